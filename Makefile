@@ -1,0 +1,122 @@
+# `make` lists the targets; .ci/run runs the same ones.
+#
+# PYTHON is the interpreter to make virtual environments with, VENV where the one of most targets is,
+# PACKAGES what to install there, ONLY the tests to run.
+PYTHON ?= python3
+VENV ?= .venv
+PACKAGES ?= .[test,lint]
+FUZZ_TIME ?= 60
+ONLY ?=
+
+bin := $(VENV)/bin
+core := $(wildcard csrc/core/*.c)
+binding := $(wildcard csrc/py/*.c)
+c_files := $(wildcard csrc/*/*.[ch] tests/*/*.[ch] fuzz/*.[ch])
+c_flags := -std=c11 -D_GNU_SOURCE -Icsrc/core -Icsrc/py
+# Warnings are for our own code: Python's headers are a system's.
+python_flags = -isystem $$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
+# Those of the core (tests/core/Makefile) but for -Wconversion and -Wwrite-strings, which do not go with CPython's API.
+warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -Wstrict-prototypes \
+            -Wundef -Wvla -Wformat=2
+# An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
+tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
+
+.PHONY: help build venv core clean test test-core test-stdlib asan-ubsan tsan asan-python soak fuzz-short bench \
+        lint lint-c lint-python stubs fix
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+# Building
+
+build: ## install the package into VENV, editable: Python changes show at once, C changes after `make build`
+	@$(MAKE) --no-print-directory venv EDITABLE=-e
+
+# One build at a time, since all share build/; and nothing of an earlier one is left in it.
+venv:
+	test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || \
+	    { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(bin)/python install -q pip; }
+	mkdir -p build && flock build/lock sh -c 'rm -rf build/lib.* build/bdist.* build/temp.* && \
+	    $(bin)/python -m pip install -q $(EDITABLE) $(PACKAGES)'
+
+core: ## the core as a static library, without Python's headers
+	$(MAKE) -C tests/core lib
+
+clean: ## remove what was built, but for VENV
+	rm -rf build dist *.egg-info cpool/*.so
+
+# Testing
+
+test: build ## the whole Python suite; ONLY=path::test for a part
+	$(bin)/pytest $(ONLY)
+
+test-core: ## the C unit tests, with epoll and pidfd and without
+	$(MAKE) -C tests/core test ONLY="$(ONLY)"
+	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=portable
+
+test-stdlib: ## CPython's own pool tests, on PYTHON
+	venv=build/venv-$(tag) && $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
+	    $$venv/bin/pytest --confcutdir=tests/stdlib tests/stdlib
+
+asan-ubsan: ## the C unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=asan
+
+tsan: ## the C unit tests under ThreadSanitizer
+	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=tsan CC=clang
+
+# A report of a worker process goes to a file, or else it could be taken for a worker's death that a test asked for.
+# Signals that tests send on purpose must do what they do elsewhere. What is freed stays unused for 4 MB, no longer,
+# or else tests that measure memory would see it grow.
+asan_log := $(CURDIR)/build/asan
+asan_fork := $(CURDIR)/build/asan_fork.so
+asan_options := detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0:log_path=$(asan_log)/asan
+asan_options := $(asan_options):quarantine_size_mb=4:thread_local_quarantine_size_kb=64
+asan_options := $(asan_options):handle_segv=0:handle_abort=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0
+
+$(asan_fork): tests/sanitize/asan_fork.c
+	mkdir -p $(@D)
+	gcc -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fPIC -shared -o $@ $< "$$(gcc -print-file-name=libasan.so)" -lpthread
+
+asan-python: $(asan_fork) ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
+	rm -rf $(asan_log) && mkdir $(asan_log)
+	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
+	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \
+	build/venv-asan/bin/pytest $(ONLY); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
+
+soak: build ## the long chaos test
+	$(bin)/python tests/soak.py
+
+fuzz-short: ## every fuzz target for FUZZ_TIME seconds
+	$(MAKE) -j8 -C fuzz run FUZZ_TIME=$(FUZZ_TIME)
+
+bench: ## the benchmarks
+	@$(MAKE) --no-print-directory venv EDITABLE=-e PACKAGES='.[bench]'
+	$(bin)/python -m benchmarks
+
+# Linting
+
+lint: lint-c lint-python stubs ## all of the linters
+
+lint-c: build
+	clang-format --dry-run -Werror $(c_files)
+	$(MAKE) -C tests/core lib
+	$(MAKE) -C tests/core lib CC=clang
+	for file in $(binding); do gcc $(c_flags) $(python_flags) $(warnings) -fsyntax-only $$file || exit 1; done
+	printf '%s\n' $(core) $(binding) | xargs -P 2 -I FILE clang-tidy --quiet FILE -- $(c_flags) $(python_flags)
+
+lint-python: build
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy --strict cpool
+
+# From elsewhere, so that it looks at the package as it is installed.
+stubs: build ## the stub of the C module against the module
+	cd $(VENV) && bin/stubtest cpool._core
+
+fix: build ## mend what the linters can mend
+	clang-format -i $(c_files)
+	$(bin)/ruff check --fix
+	$(bin)/ruff format

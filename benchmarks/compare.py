@@ -1,0 +1,62 @@
+"""What got slower against a saved run, beyond noise.
+
+multiprocessing and the limit ran in the same turns, and did not change: by as much as they moved,
+the machine did. cpool got slower in a case when its rounds moved (the lower quartile is above the
+former upper one) and its median moved by TOLERANCE more than either of them, and than not at all.
+"""
+
+from benchmarks.peers import REFERENCE, SUBJECT
+from benchmarks.results import Document, measured
+
+TOLERANCE = 0.10
+SAME = ("quick", "processor", "cores", "python")
+
+
+def differences(baseline: Document, document: Document) -> list[str]:
+    """Why the two runs cannot be held against each other."""
+    return [
+        f"{key}: {baseline[key]} then, {document[key]} now"
+        for key in SAME
+        if baseline[key] != document[key]
+    ]
+
+
+def factor(baseline: Document, document: Document, case: str, contender: str) -> float | None:
+    """The new median as a multiple of the old one."""
+    old, new = measured(baseline, case, contender), measured(document, case, contender)
+    return float(new["median"] / old["median"]) if old and new else None
+
+
+def judge(baseline: Document, document: Document, case: str) -> str:
+    old, new = measured(baseline, case, SUBJECT), measured(document, case, SUBJECT)
+    if old is None:
+        return "not in the baseline"
+    if new is None:
+        return "FAILED"
+    moved = new["median"] / old["median"]
+    drifts = [factor(baseline, document, case, control) for control in (REFERENCE, "limit")]
+    drift = [1.0, *(value for value in drifts if value is not None)]
+    if new["low"] > old["high"] and moved > max(drift) * (1 + TOLERANCE):
+        return "SLOWER"
+    if new["high"] < old["low"] and moved < min(drift) / (1 + TOLERANCE):
+        return "faster"
+    return "same"
+
+
+def print_comparison(baseline: Document, document: Document) -> bool:
+    """True when cpool got slower, or failed, in some case."""
+    names = (SUBJECT, REFERENCE, "limit")
+    print(f"\nNew medians as multiples of those of {baseline['time']}, {baseline['commit']}")
+    # Other work on the machine is the noise that no number of rounds takes out.
+    print(f"(load {baseline['load']:.1f} then, {document['load']:.1f} now):\n")
+    print(f"{'case':<16}" + "".join(f"{name:>16}" for name in names))
+    worse = False
+    for case in document["cases"]:
+        factors = [factor(baseline, document, case, name) for name in names]
+        verdict = judge(baseline, document, case)
+        cells = "".join(
+            f"{'-' if value is None else format(value, '.2f'):>16}" for value in factors
+        )
+        print(f"{case:<16}{cells}  {verdict}")
+        worse = worse or verdict in ("SLOWER", "FAILED")
+    return worse

@@ -1,0 +1,123 @@
+"""The process in which one contender runs one case: it imports that peer alone.
+
+The harness (rounds.py) starts it, writes a line for every round that it wants and reads one line of
+JSON for each; the end of its input ends it.
+"""
+
+import copy
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TextIO
+
+from benchmarks.cases import CASES, Size, Work
+from benchmarks.interface import Peer
+from benchmarks.limits import LIMITS, Limit
+from benchmarks.meter import CpuMeter, pss_of_parent, pss_of_workers
+from benchmarks.peers import PEERS
+
+# What a pool does after its last result (a worker that spins, a thread that tidies up) counts too.
+SETTLE = 0.005
+
+
+class WrongResult(Exception):
+    """What came back is not what the case expects."""
+
+
+def check(work: Work, results: list[Any]) -> None:
+    if work.call == "imap_unordered":
+        results = sorted(results)
+    if len(results) != len(work.expected):
+        raise WrongResult(f"{len(results)} results for {len(work.expected)} items")
+    if results != work.expected:
+        pairs = enumerate(zip(results, work.expected, strict=True))
+        at, (got, expected) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
+        raise WrongResult(f"item {at}: {got!r:.80} where {expected!r:.80} is right")
+
+
+class Runner:
+    """Runs the rounds. The pool lives through all of them, but where the case wants it fresh."""
+
+    def __init__(self, open_pool: Callable[[], Peer | Limit], work: Work) -> None:
+        self.open_pool = open_pool
+        self.work = work
+        self.pool: Peer | Limit | None = None
+
+    def run_fresh(self, work: Work) -> list[Any]:
+        pool = self.open_pool()
+        try:
+            return pool.run(work)
+        finally:
+            pool.close()
+
+    def round(self) -> dict[str, float]:
+        if self.pool is None and not self.work.fresh:
+            self.pool = self.open_pool()
+        # A callable that carries data is a new one in each round (a plain function stays what it
+        # is): a pool may keep the one that it had last.
+        work = replace(self.work, function=copy.copy(self.work.function))
+        cpu = CpuMeter()
+        start = time.perf_counter()
+        results = self.run_fresh(work) if self.pool is None else self.pool.run(work)
+        seconds = time.perf_counter() - start
+        time.sleep(SETTLE)
+        cost = {"seconds": seconds, "cpu": cpu.stop()}
+        check(self.work, results)
+        del results
+        if self.work.measure == "parent_bytes":
+            cost["parent_bytes"] = pss_of_parent()
+        elif self.work.measure == "worker_bytes":
+            cost["worker_bytes"] = pss_of_workers()
+        return cost
+
+    def close(self) -> None:
+        if self.pool is not None:
+            self.pool.close()
+
+
+def opener(name: str, work: Work) -> Callable[[], Peer | Limit]:
+    if name == "limit":
+        return lambda: LIMITS[work.limit](work)
+    return lambda: PEERS[name](work.workers)
+
+
+def serve(name: str, work: Work, orders: TextIO, answers: TextIO) -> None:
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    runner = Runner(opener(name, work), work)
+    answer({"ready": True})
+    for _ in orders:
+        try:
+            answer(runner.round())
+        except Exception as error:
+            answer({"error": type(error).__name__, "text": str(error)})
+            os._exit(1)  # a pool that failed cannot be trusted to close
+    runner.close()
+
+
+def probe(name: str) -> None:
+    """Says on standard output which version of a peer there is, or why there is none."""
+    try:
+        answer = {"version": PEERS[name].version()}
+    except Exception as error:
+        answer = {"missing": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer))
+
+
+def main() -> None:
+    arguments: dict[str, Any] = json.loads(sys.argv[1])
+    if "case" not in arguments:
+        probe(arguments["name"])
+        return
+    for descriptor in (arguments["orders"], arguments["answers"]):
+        os.set_inheritable(
+            descriptor, False
+        )  # pools that start fresh interpreters need not pass them on
+    work = CASES[arguments["case"]].build(Size(arguments["quick"], arguments["loops_50us"]))
+    with os.fdopen(arguments["orders"]) as orders, os.fdopen(arguments["answers"], "w") as answers:
+        serve(arguments["name"], work, orders, answers)

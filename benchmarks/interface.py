@@ -1,0 +1,82 @@
+"""What a peer is to the harness, and what all peers share."""
+
+import importlib
+import platform
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
+
+from benchmarks.cases import Work
+from benchmarks.work import spin
+
+Results = list[Any]
+
+
+class Unsupported(Exception):
+    """The peer has no such call."""
+
+
+class Started(Protocol):
+    """An asynchronous map under way."""
+
+    def ready(self) -> bool: ...
+
+    def get(self) -> Any: ...
+
+
+class Peer:
+    """A pool of worker processes.
+
+    The methods that Work.call may name take the work and return the results; not all have them all.
+    """
+
+    module: ClassVar[str]
+    about: ClassVar[str]
+
+    def __init__(self, workers: int) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def version(cls) -> str:
+        """Also the test whether the peer is there: it raises whatever the import raises."""
+        module = importlib.import_module(cls.module)
+        if module.__file__ is None:
+            raise ImportError("there is only a folder of that name")
+        if cls.module in ("multiprocessing", "concurrent.futures"):
+            return platform.python_version()
+        if hasattr(module, "__version__"):
+            return str(module.__version__)
+        # Not at the top: every contender would pay for it, in time and memory.
+        metadata = importlib.import_module("importlib.metadata")
+        return str(metadata.version(cls.module))
+
+    def run(self, work: Work) -> Results:
+        method: Callable[[Work], Results] | None = getattr(self, work.call, None)
+        if method is None:
+            raise Unsupported(f"no call for {work.call}")
+        return method(work)
+
+    def close(self) -> None:
+        """Returns when the workers have ended."""
+        raise NotImplementedError
+
+
+def compute_until_ready(started: Started) -> Results:
+    while not started.ready():
+        spin(20_000)  # about a millisecond in which the GIL is given up only when asked for
+    return list(started.get())
+
+
+class StartedItems:
+    """One asynchronous call an item, done in about the order in which they were started."""
+
+    def __init__(self, done: list[Callable[[], bool]], results: list[Callable[[], Any]]) -> None:
+        self.pending = done
+        self.results = results
+
+    def ready(self) -> bool:
+        while self.pending and self.pending[-1]():
+            self.pending.pop()
+        return not self.pending
+
+    def get(self) -> Results:
+        return [result() for result in self.results]

@@ -1,0 +1,202 @@
+"""What the machine can do: the least that a case takes, in plain Python, by forks and pipes.
+
+There is no chunk to size, no order to keep, no error to carry and no worker to replace here, so a
+pool comes near a limit and does not pass it, but where C does what is Python here (`stream` most of
+all).
+"""
+
+import io
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any, BinaryIO, ClassVar
+
+from benchmarks.cases import Work
+
+LENGTH = struct.Struct("<Q")
+NUMBER = struct.Struct("<q")
+BATCH = 100
+
+
+def send(file: BinaryIO, message: bytes) -> None:
+    file.write(LENGTH.pack(len(message)))
+    file.write(message)
+    file.flush()
+
+
+def receive(file: BinaryIO) -> bytes | None:
+    """The next message; None at the end."""
+    header = file.read(LENGTH.size)
+    if not header:
+        return None
+    message = file.read(LENGTH.unpack(header)[0])
+    return message
+
+
+class Child:
+    """A forked process with a pipe to it and one from it."""
+
+    requests: BinaryIO
+    replies: BinaryIO
+
+    def __init__(self, serve: Callable[[BinaryIO, BinaryIO], None], others: list["Child"]) -> None:
+        from_parent, to_child = os.pipe()
+        from_child, to_parent = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.close(to_child)
+                os.close(from_child)
+                # Else this one would hold their pipes open, and they would never see the end.
+                for other in others:
+                    other.requests.close()
+                    other.replies.close()
+                with (
+                    os.fdopen(from_parent, "rb") as requests,
+                    os.fdopen(to_parent, "wb") as replies,
+                ):
+                    serve(requests, replies)
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(from_parent)
+        os.close(to_parent)
+        self.requests = os.fdopen(to_child, "wb")
+        self.replies = os.fdopen(from_child, "rb")
+
+    def answer(self) -> bytes:
+        reply = receive(self.replies)
+        if reply is None:
+            raise RuntimeError(f"the limit's process {self.pid} ended early")
+        return reply
+
+    def close(self) -> None:
+        self.requests.close()
+        self.replies.close()
+        os.waitpid(self.pid, 0)
+
+
+class Limit:
+    """The children and the work; a subclass says what they tell each other."""
+
+    about: ClassVar[str]
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.children: list[Child] = []
+        for _ in range(self.count_children()):
+            self.children.append(Child(self.serve, self.children))
+
+    def count_children(self) -> int:
+        return self.work.workers
+
+    def call(self, item: Any) -> Any:
+        return self.work.function(*item) if self.work.star else self.work.function(item)
+
+    def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
+        raise NotImplementedError
+
+    def run(self, work: Work) -> list[Any]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        for child in self.children:
+            child.requests.close()  # all first: they end side by side
+        for child in self.children:
+            child.close()
+
+
+class PingPong(Limit):
+    about = "eight bytes to a forked process and eight back, one after the other"
+
+    def count_children(self) -> int:
+        return 1
+
+    def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
+        source, target = requests.fileno(), replies.fileno()
+        while message := os.read(source, NUMBER.size):
+            os.write(target, NUMBER.pack(self.call(NUMBER.unpack(message)[0])))
+
+    def run(self, work: Work) -> list[Any]:
+        (child,) = self.children
+        source, target = child.replies.fileno(), child.requests.fileno()
+        results = []
+        for item in work.items:
+            os.write(target, NUMBER.pack(item))
+            results.append(NUMBER.unpack(os.read(source, NUMBER.size))[0])
+        return results
+
+
+class Stream(Limit):
+    about = "a pickle an item each way, a hundred of them in a write, to forked processes in turn"
+
+    def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
+        while (message := receive(requests)) is not None:
+            batch, results = io.BytesIO(message), []
+            while batch.tell() < len(message):
+                results.append(pickle.dumps(self.call(pickle.load(batch))))
+            send(replies, b"".join(results))
+
+    def run(self, work: Work) -> list[Any]:
+        results: list[Any] = []
+        # A child is sent a batch when its last one has been read, so that the two never wait for
+        # each other to empty a pipe.
+        for turn, start in enumerate(range(0, len(work.items), BATCH)):
+            child = self.children[turn % len(self.children)]
+            if turn >= len(self.children):
+                self.read_into(results, child)
+            batch = work.items[start : start + BATCH]
+            send(child.requests, b"".join([pickle.dumps(item) for item in batch]))
+        batches = -(-len(work.items) // BATCH)
+        for turn in range(max(0, batches - len(self.children)), batches):
+            self.read_into(results, self.children[turn % len(self.children)])
+        return results
+
+    @staticmethod
+    def read_into(results: list[Any], child: Child) -> None:
+        message = child.answer()
+        batch = io.BytesIO(message)
+        while batch.tell() < len(message):
+            results.append(pickle.load(batch))
+
+
+class Split(Limit):
+    about = "one pickle with an equal share of the items to each forked process, and one back"
+
+    def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
+        while (message := receive(requests)) is not None:
+            function, items = pickle.loads(message)
+            if self.work.star:
+                results = [function(*item) for item in items]
+            else:
+                results = [function(item) for item in items]
+            send(replies, pickle.dumps(results))
+
+    def run(self, work: Work) -> list[Any]:
+        count = len(self.children)
+        for turn, child in enumerate(self.children):
+            send(child.requests, pickle.dumps((work.function, work.items[turn::count])))
+        results: list[Any] = [None] * len(work.items)
+        for turn, child in enumerate(self.children):
+            results[turn::count] = pickle.loads(child.answer())
+        return results
+
+
+class Copy(Limit):
+    about = "the bytes copied once for the way in and once for the way out"
+
+    def count_children(self) -> int:
+        return 0
+
+    def run(self, work: Work) -> list[Any]:
+        return [bytes(bytearray(item)) for item in work.items]
+
+
+LIMITS: dict[str, type[Limit]] = {
+    "ping_pong": PingPong,
+    "stream": Stream,
+    "split": Split,
+    "copy": Copy,
+}

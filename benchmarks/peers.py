@@ -1,0 +1,245 @@
+"""The pools that are compared, each behind the same few calls, as its documentation recommends it.
+
+A peer is imported only in the process that measures it. What a peer has no call for it has no
+method for, and the table says so. One that has no chunk size of its own for a long input is given
+the standard library's.
+"""
+
+import importlib
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from benchmarks.cases import Work
+from benchmarks.interface import Peer, Results, StartedItems, Unsupported, compute_until_ready
+
+SUBJECT = "cpool"
+REFERENCE = "multiprocessing"
+
+
+class StdlibPool(Peer):
+    """multiprocessing.Pool, and base of the pools that have its interface."""
+
+    module = "multiprocessing"
+    about = "multiprocessing.Pool, fork"
+
+    def __init__(self, workers: int) -> None:
+        self.pool: Any = importlib.import_module(self.module).get_context("fork").Pool(workers)
+
+    def apply(self, work: Work) -> Results:
+        return [self.pool.apply(work.function, (item,)) for item in work.items]
+
+    def map(self, work: Work) -> Results:
+        return list(self.pool.map(work.function, work.items, work.chunksize))
+
+    def starmap(self, work: Work) -> Results:
+        return list(self.pool.starmap(work.function, work.items, work.chunksize))
+
+    def starmap_async(self, work: Work) -> Results:
+        return list(self.pool.starmap_async(work.function, work.items, work.chunksize).get())
+
+    def imap(self, work: Work) -> Results:
+        return list(self.pool.imap(work.function, work.items))
+
+    def imap_unordered(self, work: Work) -> Results:
+        return list(self.pool.imap_unordered(work.function, work.items))
+
+    def burst(self, work: Work) -> Results:
+        results = [self.pool.apply_async(work.function, (item,)) for item in work.items]
+        return [result.get() for result in results]
+
+    def busy_main(self, work: Work) -> Results:
+        return compute_until_ready(self.pool.map_async(work.function, work.items, work.chunksize))
+
+    def close(self) -> None:
+        self.pool.close()
+        self.pool.join()
+
+
+class Cpool(StdlibPool):
+    module = "cpool"
+    about = "cpool.Pool"
+
+    def __init__(self, workers: int) -> None:
+        self.pool = importlib.import_module("cpool").Pool(workers)
+        if hasattr(self.pool, "_task_handler"):
+            raise RuntimeError("the pool runs on the engine that it inherits, not on cpool's own")
+
+
+class Billiard(StdlibPool):
+    module = "billiard"
+    about = "billiard.Pool, fork"
+
+
+class Multiprocess(StdlibPool):
+    module = "multiprocess"
+    about = "multiprocess.Pool, fork"
+
+
+class Executor(Peer):
+    """concurrent.futures, and base of what has its futures."""
+
+    module = "concurrent.futures"
+    about = "concurrent.futures.ProcessPoolExecutor, fork"
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.futures: Any = importlib.import_module("concurrent.futures")
+        self.pool: Any = self.make(workers, multiprocessing.get_context("fork"))
+
+    def make(self, workers: int, context: Any) -> Any:
+        return self.futures.ProcessPoolExecutor(workers, mp_context=context)
+
+    def submit_item(self, work: Work, item: Any) -> Any:
+        return self.pool.submit(work.function, item)
+
+    def submit(self, work: Work) -> list[Any]:
+        return [self.submit_item(work, item) for item in work.items]
+
+    def chunksize_for(self, work: Work) -> int:
+        return work.chunksize or -(-len(work.items) // (4 * self.workers))
+
+    def iterate(self, work: Work, columns: Iterable[Any]) -> Iterator[Any]:
+        chunksize = self.chunksize_for(work)
+        return iter(self.pool.map(work.function, *columns, chunksize=chunksize))
+
+    def apply(self, work: Work) -> Results:
+        return [self.submit_item(work, item).result() for item in work.items]
+
+    def map(self, work: Work) -> Results:
+        return list(self.iterate(work, [work.items]))
+
+    def starmap(self, work: Work) -> Results:
+        return list(self.iterate(work, zip(*work.items, strict=True)))
+
+    # map() here has submitted everything when it returns, and what it returns is read lazily.
+    starmap_async = starmap
+    imap = map
+
+    def imap_unordered(self, work: Work) -> Results:
+        return [future.result() for future in self.futures.as_completed(self.submit(work))]
+
+    def burst(self, work: Work) -> Results:
+        return [future.result() for future in self.submit(work)]
+
+    def busy_main(self, work: Work) -> Results:
+        calls = self.submit(work)
+        return compute_until_ready(StartedItems([c.done for c in calls], [c.result for c in calls]))
+
+    def close(self) -> None:
+        self.pool.shutdown(wait=True)
+
+
+class Pebble(Executor):
+    module = "pebble"
+    about = "pebble.ProcessPool, fork"
+
+    def make(self, workers: int, context: Any) -> Any:
+        pebble: Any = importlib.import_module("pebble")
+        return pebble.ProcessPool(max_workers=workers, context=context)
+
+    def submit_item(self, work: Work, item: Any) -> Any:
+        return self.pool.schedule(work.function, args=(item,))
+
+    def iterate(self, work: Work, columns: Iterable[Any]) -> Iterator[Any]:
+        results = self.pool.map(work.function, *columns, chunksize=self.chunksize_for(work))
+        return iter(results.result())
+
+    def close(self) -> None:
+        self.pool.close()
+        self.pool.join()
+
+
+class Joblib(Peer):
+    module = "joblib"
+    about = "joblib.Parallel, loky"
+
+    def __init__(self, workers: int) -> None:
+        if workers == 1:
+            raise Unsupported("one job runs in the calling process")
+        self.workers = workers
+        self.joblib: Any = importlib.import_module("joblib")
+
+    def parallel(self, calls: Iterator[Any], chunksize: int | None, kind: str = "list") -> Results:
+        # Every Parallel of one size takes the same workers from loky, so they are started once.
+        run = self.joblib.Parallel(
+            n_jobs=self.workers, backend="loky", batch_size=chunksize or "auto", return_as=kind
+        )
+        return list(run(calls))
+
+    def calls(self, work: Work) -> Iterator[Any]:
+        call = self.joblib.delayed(work.function)
+        if work.star:
+            return (call(*item) for item in work.items)
+        return (call(item) for item in work.items)
+
+    def apply(self, work: Work) -> Results:
+        return [self.parallel(iter([call]), 1)[0] for call in self.calls(work)]
+
+    def map(self, work: Work) -> Results:
+        return self.parallel(self.calls(work), work.chunksize)
+
+    starmap = map
+
+    def imap(self, work: Work) -> Results:
+        return self.parallel(self.calls(work), 1, "generator")
+
+    def imap_unordered(self, work: Work) -> Results:
+        return self.parallel(self.calls(work), 1, "generator_unordered")
+
+    def close(self) -> None:
+        loky: Any = importlib.import_module("joblib.externals.loky")
+        loky.get_reusable_executor().shutdown(wait=True)
+
+
+class Mpire(Peer):
+    """Its map unpacks a tuple into arguments by itself, and a dict into keyword arguments."""
+
+    module = "mpire"
+    about = "mpire.WorkerPool, fork, keep_alive"
+
+    def __init__(self, workers: int) -> None:
+        mpire: Any = importlib.import_module("mpire")
+        self.pool: Any = mpire.WorkerPool(n_jobs=workers, start_method="fork", keep_alive=True)
+
+    def submit(self, work: Work) -> list[Any]:
+        return [self.pool.apply_async(work.function, (item,)) for item in work.items]
+
+    def apply(self, work: Work) -> Results:
+        return [self.pool.apply(work.function, (item,)) for item in work.items]
+
+    def map(self, work: Work) -> Results:
+        items = work.items
+        if isinstance(items[0], dict):
+            items = [(item,) for item in items]
+        return list(self.pool.map(work.function, items, chunk_size=work.chunksize))
+
+    starmap = map
+
+    def imap(self, work: Work) -> Results:
+        return list(self.pool.imap(work.function, work.items, chunk_size=1))
+
+    def imap_unordered(self, work: Work) -> Results:
+        return list(self.pool.imap_unordered(work.function, work.items, chunk_size=1))
+
+    def burst(self, work: Work) -> Results:
+        return [result.get() for result in self.submit(work)]
+
+    def busy_main(self, work: Work) -> Results:
+        calls = self.submit(work)
+        return compute_until_ready(StartedItems([c.ready for c in calls], [c.get for c in calls]))
+
+    def close(self) -> None:
+        self.pool.stop_and_join()
+
+
+PEERS: dict[str, type[Peer]] = {
+    SUBJECT: Cpool,
+    REFERENCE: StdlibPool,
+    "executor": Executor,
+    "joblib": Joblib,
+    "mpire": Mpire,
+    "pebble": Pebble,
+    "billiard": Billiard,
+    "multiprocess": Multiprocess,
+}

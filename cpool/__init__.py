@@ -1,0 +1,44 @@
+"""A process pool with the interface of multiprocessing.Pool, written in C.
+
+from cpool import Pool
+
+with Pool() as pool:
+    print(pool.map(abs, [-1, -2]))
+"""
+
+from __future__ import annotations
+
+import os as _os
+from multiprocessing import TimeoutError
+
+from . import _popen
+from ._results import AsyncResult
+from ._size import default_processes
+from ._swap import install, uninstall
+from .errors import (
+    InitializerError,
+    PoolError,
+    PoolTerminated,
+    RemoteError,
+    WorkerLostError,
+)
+from .pool import Pool, ThreadPool
+
+__all__ = [
+    "AsyncResult",
+    "InitializerError",
+    "Pool",
+    "PoolError",
+    "PoolTerminated",
+    "RemoteError",
+    "ThreadPool",
+    "TimeoutError",
+    "WorkerLostError",
+    "default_processes",
+    "install",
+    "uninstall",
+]
+
+__version__ = "0.1.0"
+
+_os.register_at_fork(after_in_child=_popen.after_fork_in_child)

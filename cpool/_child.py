@@ -1,0 +1,91 @@
+"""A worker's life, around the loop in C: what runs once a process."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import faulthandler
+import gc
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import util
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import _remote
+
+if TYPE_CHECKING:
+    from ._core import Worker
+
+# User handlers of atexit run in children from 3.13 on, by popen_fork's own hand.
+_RUNS_ATEXIT = sys.version_info >= (3, 13)
+
+
+def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
+    """The child's part of starting a process by fork. Signals are blocked when it begins."""
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(-1)
+        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
+        if _RUNS_ATEXIT:
+            atexit._clear()
+            atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        code = process._bootstrap(  # type: ignore[attr-defined]
+            parent_sentinel=worker.parent_sentinel
+        )
+    finally:
+        if _RUNS_ATEXIT:
+            atexit._run_exitfuncs()
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C stops a task or the initializer; a worker that starts or ends prints nothing of it."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None:  # None: not Python's own, leave it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets one that has come already
+        signal.signal(signal.SIGINT, handler)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        yield
+    except KeyboardInterrupt:
+        raise SystemExit(1) from None
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _initialize(
+    worker: Worker, initializer: Callable[..., object], initargs: Iterable[Any]
+) -> None:
+    try:
+        initializer(*initargs)
+    except BaseException as exc:
+        worker.report_init_error(_remote.pack_error(exc, None))
+        if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
+            sys.stderr.write("cpool: the initializer raised in a worker:\n")
+            traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def main(
+    worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
+) -> None:
+    """The target of a worker process: initialise, then run tasks until told to end."""
+    with contextlib.suppress(Exception):  # no stderr to write to
+        if not faulthandler.is_enabled():
+            faulthandler.enable()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()  # as the stdlib does for `random`
+    # What fork shared stays shared: no collection here touches what was there before.
+    gc.freeze()
+    with _interruptible():
+        if initializer is not None:
+            _initialize(worker, initializer, initargs)
+        done = worker.serve()
+    util.debug("worker exiting after %d tasks", done)

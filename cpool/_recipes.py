@@ -1,0 +1,67 @@
+"""For programs that put tasks of their own making into a pool's `_taskqueue`.
+
+The widely copied `istarmap` does: it makes an iterator of results, and puts a generator of the
+stdlib's task tuples into the queue together with the iterator's `_set_length`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from . import _core
+from ._results import IMapIterator
+from .errors import InitializerError, PoolError, PoolTerminated
+
+
+class TaskQueue:
+    """Where recipes put `(iterable of task tuples, set_length)` of their own making."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def put(self, entry: tuple[Iterable[Any], Callable[[int], object] | None]) -> None:
+        tasks, set_length = entry
+        result = getattr(set_length, "__self__", None)
+        if result is None:
+            tasks = iter(tasks)
+            first = next(tasks, None)
+            if first is None:
+                return
+            result = self._pool._cache[first[0]]
+            tasks = itertools.chain([first], tasks)
+        if isinstance(result, (_core.Result, _core.Stream)):
+            self._pool._feed(result, None, tasks, 1, _core.MAP_ONE, -1, False)
+        else:
+            self._serve_stranger(result, tasks, set_length)
+
+    def _serve_stranger(
+        self, result: Any, tasks: Iterable[Any], set_length: Callable[[int], object] | None
+    ) -> None:
+        """A result of the stdlib's own class, which wants to be told of each item by `_set`."""
+        items = IMapIterator(self._pool)
+        self._pool._feed(items, None, tasks, 1, _core.MAP_ONE, -1, False)
+        self._pool._start_thread("cpool-passing-on", _pass_on, items, result, set_length)
+
+    def qsize(self) -> int:
+        engine = self._pool._engine
+        return 0 if engine is None else engine.counts()[1]
+
+
+def _pass_on(items: Iterator[Any], result: Any, set_length: Callable[[int], object] | None) -> None:
+    for number in itertools.count():
+        try:
+            result._set(number, (True, next(items)))
+        except StopIteration:
+            if set_length is not None:
+                set_length(number)
+            return
+        except PoolError as exc:
+            result._set(number, (False, exc))
+            if isinstance(exc, (PoolTerminated, InitializerError)):
+                if set_length is not None:
+                    set_length(number + 1)
+                return
+        except Exception as exc:
+            result._set(number, (False, exc))

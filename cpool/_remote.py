@@ -1,0 +1,211 @@
+"""What happens once a failure, on both sides of the pipe; called by the extension.
+
+A worker turns what a task raised into bytes (`pack_error`), the parent turns them into an
+exception again (`unpack_error`). The bytes hold plain strings first, so that something can be
+told even if the exception itself cannot be rebuilt.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import struct
+import threading
+from collections.abc import Callable
+from multiprocessing import TimeoutError
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, NoReturn
+
+from ._stdlib import pool as stdlib
+from .errors import (
+    InitializerError,
+    PoolError,
+    PoolTerminated,
+    RemoteError,
+    WorkerLostError,
+)
+
+__all__ = ["PoolError", "TimeoutError"]
+
+_LENGTH = struct.Struct("=Q")
+_NO_FRAMES = "Traceback (most recent call last):\n"
+
+
+def _safe_repr(obj: object) -> str:
+    try:
+        return repr(obj)
+    except Exception as exc:
+        return f"<{type(obj).__name__} object, repr() raised {type(exc).__name__}>"
+
+
+def _with_traceback(exc: BaseException) -> Any:
+    wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
+    if exc.__traceback__ is None:
+        # Raised by a builtin, with no frame to show: it still reads as a traceback.
+        wrapped.tb = wrapped.tb.replace('\n"""\n', '\n"""\n' + _NO_FRAMES, 1)
+    return wrapped
+
+
+def _summary(exc: BaseException, text: str) -> bytes:
+    kind = type(exc)
+    name = kind.__qualname__
+    if kind.__module__ not in ("builtins", "__main__"):
+        name = f"{kind.__module__}.{name}"
+    try:
+        args = _safe_repr(exc.args)
+        message = str(exc)
+    except Exception:
+        args, message = "()", ""
+    summary = pickle.dumps((name, args, message, text))
+    return _LENGTH.pack(len(summary)) + summary
+
+
+def _dumps(obj: object) -> bytes:
+    return bytes(ForkingPickler.dumps(obj, 5))
+
+
+def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
+    """What a task raised, as bytes; the traceback goes along as text."""
+    bare = func is stdlib._helper_reraises_exception
+    wrapped: Any = exc if bare else _with_traceback(exc)
+    summary = _summary(exc, "" if bare else wrapped.tb)
+    try:
+        return summary + _dumps(wrapped)
+    except Exception as reason:
+        return _pack_encoding_error(reason, wrapped)
+
+
+def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> bytes:
+    """The report that a result could not be pickled, in the words of the stdlib."""
+    return _pack_encoding_error(reason, [value] if listed else value)
+
+
+class _Shown:
+    """Its repr() is a text that was made before, so that it cannot fail."""
+
+    def __init__(self, obj: object) -> None:
+        self.text = _safe_repr(obj)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
+    error = stdlib.MaybeEncodingError(_Shown(reason), _Shown(value))
+    return _summary(error, "") + _dumps(error)
+
+
+def unpack_error(data: memoryview) -> BaseException:
+    """The exception that a worker reported, or a RemoteError in its place."""
+    try:
+        (size,) = _LENGTH.unpack_from(data)
+        name, args, message, text = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
+        payload = bytes(data[_LENGTH.size + size :])
+    except Exception as exc:
+        return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
+    try:
+        error = pickle.loads(payload)
+        if isinstance(error, BaseException):
+            return error
+        reason: object = f"it unpickles as {type(error).__name__}"
+    except Exception as exc:
+        reason = _safe_repr(exc)
+    remote = RemoteError(
+        f"{name}: {message} (raised in a worker; it cannot be rebuilt here: {reason})", name, args
+    )
+    remote.__cause__ = stdlib.RemoteTraceback(text)
+    return remote
+
+
+def _name_of(func: object) -> str:
+    module = getattr(func, "__module__", None)
+    name = getattr(func, "__qualname__", None)
+    if not isinstance(name, str):
+        return _safe_repr(func)
+    return f"{module}.{name}" if module not in (None, "builtins", "__main__") else name
+
+
+def _how_it_ended(exitcode: int) -> str:
+    if exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        return f"signal {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"signal {-exitcode}"
+
+
+def lost(pid: int, exitcode: int, func: Callable[..., Any] | None) -> BaseException:
+    """The failure of a task whose worker died."""
+    what = "a task" if func is None else _name_of(func)
+    return WorkerLostError(
+        f"worker {pid} ended with {_how_it_ended(exitcode)} while it ran {what}; "
+        "the task is lost, the pool goes on",
+        pid,
+        exitcode,
+    )
+
+
+def broken(cause: BaseException | None) -> BaseException:
+    """The failure of a job whose pool cannot run anything."""
+    if isinstance(cause, PoolError):
+        return cause
+    error = InitializerError("the initializer raised in a worker, so that the pool runs nothing")
+    error.__cause__ = cause
+    return error
+
+
+def terminated() -> BaseException:
+    return PoolTerminated("the pool was terminated before this result came")
+
+
+def raise_foreign() -> NoReturn:
+    error = ValueError("Pool not running")
+    error.add_note(f"it was inherited by a fork: process {os.getpid()} is not the one that made it")
+    raise error
+
+
+class Unretrieved:
+    """What `sys.unraisablehook` is told of a failure that nobody has asked for."""
+
+    def __init__(self, result: object, func: object, exc: BaseException) -> None:
+        remote = "" if exc.__cause__ is None else str(exc.__cause__)
+        self.text = f"{result!r} of {_name_of(func)}: exception was never retrieved{remote}"
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def refuse_timeout(timeout: Any) -> None:
+    """A timeout that no clock can count: the error is the one of the interpreter's own waits."""
+    threading.Event().wait(timeout)
+
+
+def call(func: Callable[..., Any], args: Any, kwds: Any = {}) -> Any:  # noqa: B006
+    """A call with arguments of unusual types, so that Python says what is wrong with them."""
+    return func(*args, **kwds)
+
+
+def reraised_by(task: tuple[Any, ...]) -> BaseException | None:
+    """The exception that a task of the stdlib's making only carries to the other side."""
+    _, _, func, args, _ = task
+    return args[0] if func is stdlib._helper_reraises_exception else None
+
+
+def leave(exc: BaseException) -> NoReturn:
+    """End the worker whose task raised this, after it has been reported."""
+    code = exc.code if isinstance(exc, SystemExit) else 1
+    raise SystemExit(code if code is None or isinstance(code, int) else 1)
+
+
+def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
+    """A callable that plain pickle refused with `exc`: by cloudpickle, if there is one."""
+    try:
+        import cloudpickle
+    except ImportError:
+        exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
+        raise exc from None
+    try:
+        return bytes(cloudpickle.dumps(func, 5))
+    except Exception:
+        raise exc from None

@@ -1,0 +1,127 @@
+"""What a submission returns: the stdlib's classes, over the extension's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NoReturn
+
+from . import _core
+from ._stdlib import pool as _stdlib
+
+
+def _not_picklable(self: object) -> NoReturn:
+    raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+class Cache(MutableMapping[int, Any]):
+    """The results that are not ready, by number; recipes put results of the stdlib's there."""
+
+    def __init__(self) -> None:
+        self.engine: _core.Engine | None = None
+        self.strangers: dict[int, Any] = {}
+
+    def _all(self) -> dict[int, Any]:
+        jobs = {} if self.engine is None else self.engine.jobs()
+        return self.strangers | jobs
+
+    def __getitem__(self, number: int) -> Any:
+        return self._all()[number]
+
+    def __setitem__(self, number: int, result: Any) -> None:
+        self.strangers[number] = result
+
+    def __delitem__(self, number: int) -> None:
+        del self.strangers[number]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+
+class _Event:
+    """Stands in for the threading.Event that the stdlib's results have."""
+
+    def __init__(self, result: ApplyResult) -> None:
+        self._result = result
+
+    def is_set(self) -> bool:
+        return self._result.ready()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._result.wait(timeout)
+        return self._result.ready()
+
+
+class ApplyResult(_core.Result, _stdlib.ApplyResult):
+    """What `apply_async` returns; also under the name `AsyncResult`.
+
+    `get(timeout=None)` returns the value or raises what the task raised, always the same exception
+    object, with the worker's traceback as its `__cause__`; `multiprocessing.TimeoutError` after
+    `timeout` seconds; `WorkerLostError` if the worker died. `wait(timeout=None)` waits,
+    `ready()` says whether the result is there, `successful()` whether it is a value
+    (`ValueError` before it is ready).
+    """
+
+    @property
+    def _event(self) -> _Event:
+        return _Event(self)
+
+    @property
+    def _cache(self) -> Mapping[int, Any]:
+        return self._engine.cache
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_success", "_value"):  # there once the result is
+            found = self._look()
+            if found is not None:
+                return found[name == "_value"]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    __reduce__ = _not_picklable
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult):
+    """What `map_async` and `starmap_async` return: the value is the list of all results."""
+
+    def __init__(
+        self,
+        pool: Any,
+        chunksize: int,
+        length: int,
+        callback: Callable[[list[Any]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        _core.Result.__init__(self, pool, callback, error_callback, chunksize, length)
+        self._chunksize = chunksize
+
+    @property
+    def _number_left(self) -> int:
+        return self._left()
+
+
+class IMapIterator(_core.Stream, _stdlib.IMapIterator):
+    """What `imap` returns: an iterator over results in the order of the input.
+
+    `next(timeout=None)` raises what the task of that item raised, and goes on after it;
+    `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    """
+
+    next = __next__ = _core.Stream.next
+
+    @property
+    def _cache(self) -> Mapping[int, Any]:
+        return self._engine.cache
+
+    __reduce__ = _not_picklable
+
+
+class IMapUnorderedIterator(IMapIterator):
+    """What `imap_unordered` returns: results in the order in which they come."""
+
+    def __init__(self, pool: Any) -> None:
+        _core.Stream.__init__(self, pool, False)

@@ -1,0 +1,590 @@
+"""The drop-in for multiprocessing.pool: the same names, with `Pool` on cpool's engine.
+
+What runs once a task is in the extension (`cpool._core`); here is what runs once a pool, and the
+private attributes of the stdlib's class that programs are known to use. Where a pool cannot run
+on the engine, because its context does not fork or because a subclass replaces parts of the
+stdlib's machinery, the stdlib's inherited engine runs it.
+"""
+
+from __future__ import annotations
+
+# ruff: noqa: F401  (the names that importers of multiprocessing.pool find there)
+import collections
+import itertools
+import operator
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+import types
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from multiprocessing import TimeoutError, get_context, util
+from multiprocessing import context as _context
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import Any, NoReturn
+
+from . import _child, _core, _popen, _remote
+from ._recipes import TaskQueue
+from ._results import (
+    ApplyResult,
+    AsyncResult,
+    Cache,
+    IMapIterator,
+    IMapUnorderedIterator,
+    MapResult,
+)
+from ._size import default_processes
+from ._stdlib import pool as _stdlib
+from .errors import PoolError, PoolTerminated
+
+__all__ = ["Pool", "ThreadPool"]
+
+INIT = _stdlib.INIT
+RUN = _stdlib.RUN
+CLOSE = _stdlib.CLOSE
+TERMINATE = _stdlib.TERMINATE
+
+# These travel in pickles under the name multiprocessing.pool.X: the very same objects.
+RemoteTraceback = _stdlib.RemoteTraceback
+ExceptionWithTraceback = _stdlib.ExceptionWithTraceback
+rebuild_exc = _stdlib.rebuild_exc
+MaybeEncodingError = _stdlib.MaybeEncodingError
+mapstar = _stdlib.mapstar
+starmapstar = _stdlib.starmapstar
+worker = _stdlib.worker
+job_counter = _stdlib.job_counter
+_helper_reraises_exception = _stdlib._helper_reraises_exception
+_PoolCache = _stdlib._PoolCache
+ThreadPool = _stdlib.ThreadPool
+
+# Replacing one of these means to run on the stdlib's queues and threads.
+_HOOKS = (
+    "_setup_queues",
+    "_repopulate_pool",
+    "_repopulate_pool_static",
+    "_join_exited_workers",
+    "_maintain_pool",
+    "_handle_workers",
+    "_handle_tasks",
+    "_handle_results",
+    "_get_sentinels",
+    "_get_worker_sentinels",
+    "_wait_for_updates",
+    "_help_stuff_finish",
+    "_terminate_pool",
+)
+
+# Workers that end before they are ready, in a row and for each one that there should be. The
+# engine waits longer each time, so this is after more than a second.
+_MAX_FAILED_STARTS = 8
+
+# terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
+_GRACE_S = 0.5
+_LAST_GRACE_S = 0.2
+
+_FORK_WARNING = (
+    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
+)
+
+
+def _shut_down(
+    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
+) -> None:
+    """The end of a pool, by terminate(), by collection or at exit: runs once."""
+    if util.is_exiting():
+        _core._exiting()
+    engine.end()
+    if not engine.wait_ended(_GRACE_S):
+        engine.signal(signal.SIGTERM)
+        if not engine.wait_ended(_LAST_GRACE_S):
+            engine.signal(signal.SIGKILL)
+            engine.wait_ended(None)
+    _clean_up(engine, workers, threads)
+
+
+def _clean_up(
+    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
+) -> None:
+    """All workers have ended: take in what they left."""
+    engine.stop_standby()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            # It may sit in the user's iterable or callback for ever: it is left behind.
+            thread.join(_LAST_GRACE_S)
+    engine.close_fds()
+    for process in workers:
+        if process._popen is not None:  # type: ignore[attr-defined]
+            process.join()
+            process._popen.close()  # type: ignore[attr-defined]
+
+
+_HELPER = "cpool-helper"
+_FEEDER = "cpool-feeder"
+
+
+def _default_context() -> Any:
+    """Linux forks where nobody has chosen a start method, whatever the interpreter's default."""
+    from multiprocessing import get_start_method
+
+    if sys.platform == "linux" and get_start_method(allow_none=True) is None:
+        return get_context("fork")
+    return get_context()
+
+
+def _has_threads() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) > 1
+    except OSError:
+        return threading.active_count() > 1
+
+
+class Pool(_stdlib.Pool):
+    """A pool of worker processes, with the interface of `multiprocessing.Pool`.
+
+    `processes` is the number of workers, by default `default_processes()`. Each worker calls
+    `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` tasks.
+    `context` is a multiprocessing context. Raises `ValueError` for less than one process or a
+    `maxtasksperchild` that is no positive int, `TypeError` for an initializer that cannot be
+    called, and `OSError` where no process can be started; then nothing is left behind.
+
+    Every job ends: with its results, with what a task raised, with `WorkerLostError` where
+    a worker died, with `InitializerError` where the initializer raised, or with `PoolTerminated`.
+    """
+
+    _engine: _core.Engine | None = None
+    _workers: list[BaseProcess]
+    _start_error: BaseException | None = None  # the last one
+    _state = INIT
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        self._workers = []
+        self._state = INIT
+        context = context or _default_context()
+        if processes is None:
+            processes = default_processes()
+        if not self._fits(context):
+            super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+            return
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._ctx = context
+        self._processes = operator.index(processes)
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        self._start()
+
+    def _fits(self, context: Any) -> bool:
+        """Can the engine run this pool?"""
+        mro = type(self).__mro__
+        subclasses = mro[: mro.index(Pool)]
+        return (
+            isinstance(context, _context.BaseContext)
+            and context.get_start_method() == "fork"
+            and not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
+        )
+
+    def _start(self) -> None:
+        import weakref
+
+        if sys.version_info >= (3, 12) and _has_threads():
+            warnings.warn(_FORK_WARNING.format(os.getpid()), DeprecationWarning, stacklevel=3)
+        self._cache = Cache()
+        self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
+        self._cache.engine = self._engine
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.RLock()
+        self._taskqueue = TaskQueue(weakref.proxy(self))
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            _shut_down(self._engine, self._workers, self._threads)
+            raise
+        self._terminate = util.Finalize(
+            self, _shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
+        )
+        self._state = RUN
+
+    # ---- submitting ----
+
+    def _check_running(self) -> None:
+        super()._check_running()
+        if self._engine is not None and not self._engine.is_ours:
+            _remote.raise_foreign()
+
+    def apply(
+        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> Any:
+        """Return `func(*args, **kwds)`, called in a worker; raise what it raises."""
+        if self._engine is None or type(self).apply_async is not Pool.apply_async:
+            return self.apply_async(func, args, kwds).get()
+        self._check_running()
+        result = ApplyResult(self)
+        self._engine.submit(result, func, args, kwds, True)
+        return result.get()
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Any:
+        """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
+
+        `callback(value)` or `error_callback(exception)` runs on a thread of the pool's, before the
+        result is ready; what it raises becomes the result.
+        """
+        if self._engine is None:
+            return super().apply_async(func, args, kwds, callback, error_callback)
+        self._check_running()
+        if not self._threads:
+            self._start_threads()
+        result = ApplyResult(self, callback, error_callback)
+        self._engine.submit(result, func, args, kwds, False)
+        return result
+
+    def map(
+        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
+    ) -> list[Any]:
+        """Return `[func(x) for x in iterable]`, computed by the workers, in order.
+
+        Items are sent `chunksize` at a time, by default about a fourth of a worker's share. Waits
+        for all of them, then raises the first exception that arrived, if any.
+        """
+        results: list[Any] = self._map(func, iterable, mapstar, chunksize)
+        return results
+
+    def map_async(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Any:
+        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
+        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
+
+    def starmap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[Any]:
+        """Return `[func(*x) for x in iterable]`, as `map` does."""
+        results: list[Any] = self._map(func, iterable, starmapstar, chunksize)
+        return results
+
+    def starmap_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Any:
+        """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
+
+    def imap(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Return an iterator over `func(x) for x in iterable`, in order.
+
+        The work goes on whether or not `next` is called; the iterable is pulled as fast as the
+        workers take items. With `buffersize` no more than that many chunks are under way or wait
+        to be read, until the pool is closed. `ValueError` for a `chunksize` or `buffersize` below
+        1.
+        """
+        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, "{0:n}")
+
+    def imap_unordered(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int = 1,
+        *,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """`imap` whose results come in the order in which they are ready."""
+        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}")
+
+    def _map(
+        self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
+    ) -> Any:
+        if self._engine is None or type(self)._map_async is not Pool._map_async:
+            return self._map_async(func, iterable, mapper, chunksize).get()
+        return self._submit_map(func, iterable, mapper, chunksize, None, None, True).get()
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mapper: Any,
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Any:
+        if self._engine is None:
+            return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
+        return self._submit_map(func, iterable, mapper, chunksize, callback, error_callback, False)
+
+    def _submit_map(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mapper: Any,
+        chunksize: int | None,
+        callback: Callable[[list[Any]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        blocking: bool,
+    ) -> MapResult:
+        self._check_running()
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        length = len(iterable)  # type: ignore[arg-type]
+        if chunksize is None:
+            chunksize, extra = divmod(length, self._processes * 4)
+            if extra:
+                chunksize += 1
+        if length == 0 or chunksize <= 0:
+            chunksize = 0
+        chunksize = operator.index(chunksize)
+        result = MapResult(self, chunksize, length, callback, error_callback)
+        if chunksize == 0:
+            return result
+        if mapper is mapstar:
+            mode = _core.MAP_ONE if chunksize == 1 else _core.MAP
+        elif mapper is starmapstar:
+            mode = _core.STAR_ONE if chunksize == 1 else _core.STAR
+        else:
+            iterable = self._guarded_task_generation(
+                result._job, mapper, self._get_tasks(func, iterable, chunksize)
+            )
+            self._feed(result, None, iterable, 1, _core.MAP_ONE, -1, blocking)
+            return result
+        self._feed(result, func, iterable, chunksize, mode | _core.LISTED, length, blocking)
+        return result
+
+    def _imap(
+        self,
+        kind: type[IMapIterator],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        shown: str,
+    ) -> Iterator[Any]:
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        limit = buffersize or 0
+        if self._engine is None:
+            if limit:
+                raise ValueError("buffersize needs a pool that runs on cpool's engine")
+            method = super().imap if kind is IMapIterator else super().imap_unordered
+            items: Iterator[Any] = method(func, iterable, chunksize)
+            return items
+        self._check_running()
+        if chunksize == 1:
+            result = kind(self)
+            self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, False, limit)
+            return result
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
+        chunksize = operator.index(chunksize)
+        result = kind(self)
+        self._feed(result, func, iterable, chunksize, _core.MAP, -1, False, limit)
+        return (item for chunk in result for item in chunk)
+
+    def _feed(
+        self,
+        result: Any,
+        func: Callable[..., Any] | None,
+        iterable: Iterable[Any],
+        chunksize: int,
+        mode: int,
+        length: int,
+        blocking: bool,
+        limit: int = 0,
+    ) -> None:
+        """Start to turn the items into tasks; what is not pulled now, a thread pulls."""
+        assert self._engine is not None
+        if not blocking and not self._threads:
+            self._start_threads()
+        if self._engine.feed(result, func, iterable, chunksize, mode, length, blocking, limit):
+            self._start_thread(_FEEDER, self._engine.feed_rest, result)
+
+    # ---- threads ----
+
+    def _start_threads(self) -> None:
+        """The first asynchronous job: from now on something goes on while nobody waits."""
+        assert self._engine is not None
+        with self._lock:
+            if not self._threads:
+                self._engine.start_standby()
+                self._start_thread(_HELPER, self._engine.help)
+
+    def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        with self._lock:
+            # In place: the finalizer has this very list.
+            self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
+            thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+            self._threads.append(thread)  # first: what it runs may ask whether it is one of ours
+            try:
+                thread.start()
+            except BaseException:
+                self._threads.remove(thread)
+                raise
+
+    # ---- workers ----
+
+    @property
+    def _pool(self) -> list[BaseProcess]:
+        """The live list of worker processes."""
+        if self._engine is not None and self._state == RUN and self._engine.is_ours:
+            self._engine.wait_ended(0)  # replaces who has died meanwhile
+        return self._workers
+
+    @_pool.setter
+    def _pool(self, workers: list[BaseProcess]) -> None:
+        self._workers = workers
+
+    def _add_worker(self) -> None:
+        assert self._engine is not None
+        worker = self._engine.worker(self._maxtasksperchild)
+        process = self.Process(
+            self._ctx, target=_child.main, args=(worker, self._initializer, self._initargs)
+        )
+        process.name = process.name.replace("Process", "PoolWorker")
+        process.daemon = True
+        # On the instance: whatever class the context or `Process` gave stays as it is.
+        process._Popen = _popen.starter(worker)
+        try:
+            process.start()
+        finally:
+            del process._Popen
+            if process.pid is not None:  # even if a signal's handler raised then
+                self._workers.append(process)
+        util.debug("added worker")
+
+    def _repopulate_pool(self) -> None:
+        """Start workers until there are as many as there should be."""
+        if self._engine is None:
+            super()._repopulate_pool()
+            return
+        with self._lock:
+            self._engine.set_target(self._processes)
+            for _ in range(self._processes - len(self._workers)):
+                self._add_worker()
+
+    def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
+        """Let go of workers that have ended; True if there were any."""
+        gone = [process for process in self._workers if process.exitcode is not None]
+        for process in gone:
+            process.join()
+            process._popen.close()  # type: ignore[attr-defined]
+            self._workers.remove(process)
+        return bool(gone)
+
+    def _replace_workers(self) -> None:
+        """Called by whoever waits, when the engine has seen workers end."""
+        assert self._engine is not None
+        with self._lock:
+            if self._state not in (RUN, CLOSE):
+                return
+            self._join_exited_workers()
+            try:
+                self._check_starts()
+                self._repopulate_pool()
+            except PoolTerminated:
+                pass  # it has ended meanwhile
+            except PoolError as exc:
+                self._engine.break_pool(_remote.pack_error(exc, None))
+            except (OSError, MemoryError) as exc:
+                self._start_error = exc.with_traceback(None)
+                self._engine.not_started()
+            except BaseException:  # of a signal handler, or of the program's own Process class
+                self._engine.not_started()
+                raise
+
+    def _check_starts(self) -> None:
+        """Give up where nothing has come of starting workers for long, and none is at work."""
+        assert self._engine is not None
+        _, _, ready, failed = self._engine.counts()
+        if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
+            error = PoolError(f"no worker can be started: {failed} in a row were never ready")
+            raise error from self._start_error
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Take no more work. The workers end when all that was submitted is done."""
+        if self._engine is None:
+            super().close()
+            return
+        util.debug("closing pool")
+        if self._state == RUN and self._engine.is_ours:
+            self._state = CLOSE
+            self._engine.close()
+
+    def terminate(self) -> None:
+        """End now. Idle workers end by themselves, busy ones by SIGTERM, and by SIGKILL soon after.
+
+        What is not done fails with `PoolTerminated`, also for threads that wait for it already.
+        """
+        if self._engine is None:
+            super().terminate()
+            return
+        util.debug("terminating pool")
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the workers to end; `close()` or `terminate()` comes first.
+
+        Raises `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after
+        `timeout` seconds; it can be called again.
+        """
+        if self._engine is None:
+            super().join()
+            return
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if not self._engine.is_ours:
+            _remote.raise_foreign()
+        if timeout is None and self._state == CLOSE and threading.current_thread() in self._threads:
+            raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
+        if not self._engine.wait_ended(timeout):
+            raise TimeoutError
+        _clean_up(self._engine, self._workers, self._threads)

@@ -1,0 +1,188 @@
+/* Descriptors, noted so that forked copies can close them; see cp_fd.h. */
+#include "cp_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+#include <unistd.h>
+#if defined(__linux__) && !defined(CP_PORTABLE)
+#    include <sys/eventfd.h>
+#    define CP_HAVE_EVENTFD 1
+#endif
+
+/*
+ * One bit for each descriptor number. It has to be process-wide: a forked copy
+ * must find the descriptors of pools that it has no pointer to. Numbers
+ * beyond the table (above the highest RLIMIT_NOFILE in use) are not
+ * noted; end-of-file then comes later, when the copy ends.
+ */
+#define NOTED_MAX (1u << 20)
+#define NOTED_WORDS (NOTED_MAX / 64u)
+static _Atomic uint64_t noted[NOTED_WORDS]; /* lint-ok: see above */
+static _Atomic uint32_t noted_words;        /* lint-ok: words in use */
+
+void
+cp_fd_note(int fd)
+{
+    uint32_t n = (uint32_t)fd;
+    if (n >= NOTED_MAX) {
+        return;
+    }
+    uint32_t high = atomic_load(&noted_words);
+    while (high <= n / 64u
+           && !atomic_compare_exchange_weak(&noted_words, &high, n / 64u + 1)) {
+    }
+    (void)atomic_fetch_or(&noted[n / 64u], UINT64_C(1) << (n % 64u));
+}
+
+void
+cp_fd_close(int *fd)
+{
+    if (*fd < 0) {
+        return;
+    }
+    int saved = errno;
+    uint32_t n = (uint32_t)*fd;
+    if (n < NOTED_MAX) {
+        (void)atomic_fetch_and(&noted[n / 64u], ~(UINT64_C(1) << (n % 64u)));
+    }
+    (void)close(*fd);
+    *fd = -1;
+    errno = saved;
+}
+
+void
+cp_fd_close_all(const int *keep, int n_keep)
+{
+    uint32_t words = atomic_load(&noted_words);
+    for (uint32_t w = 0; w < words; w++) {
+        uint64_t bits = atomic_exchange(&noted[w], 0);
+        while (bits != 0) {
+            int fd = (int)(w * 64u) + __builtin_ctzll(bits);
+            bits &= bits - 1;
+            bool kept = false;
+            for (int i = 0; i < n_keep; i++) {
+                kept = kept || keep[i] == fd;
+            }
+            if (!kept) {
+                (void)close(fd);
+            }
+        }
+    }
+}
+
+int
+cp_fd_pipe(int fds[2])
+{
+#ifdef __linux__
+    int r = pipe2(fds, O_CLOEXEC);
+#else
+    int r = pipe(fds);
+    if (r == 0) {
+        (void)fcntl(fds[0], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(fds[1], F_SETFD, FD_CLOEXEC);
+    }
+#endif
+    if (r != 0) {
+        int e = errno;
+        fds[0] = fds[1] = -1;
+        return CP_ERRNO(e);
+    }
+    cp_fd_note(fds[0]);
+    cp_fd_note(fds[1]);
+    return 0;
+}
+
+int
+cp_fd_set_nonblock(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        return CP_ERRNO(errno);
+    }
+    return 0;
+}
+
+static ssize_t
+io_error(void)
+{
+    switch (errno) {
+        case EAGAIN: return 0;
+        case EINTR: return CP_EINTR;
+        case EPIPE: return CP_ECLOSED;
+        default: return CP_ERRNO(errno);
+    }
+}
+
+ssize_t
+cp_fd_read(int fd, void *dst, size_t n)
+{
+    ssize_t r = read(fd, dst, n);
+    if (r > 0) {
+        return r;
+    }
+    return r == 0 ? CP_ECLOSED : io_error();
+}
+
+ssize_t
+cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
+{
+    ssize_t r = writev(fd, parts, n_parts);
+    return r >= 0 ? r : io_error();
+}
+
+int
+cp_wake_init(struct cp_wake *wake)
+{
+    wake->fds[0] = wake->fds[1] = -1;
+#ifdef CP_HAVE_EVENTFD
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0) {
+        return CP_ERRNO(errno);
+    }
+    cp_fd_note(fd);
+    wake->fds[0] = wake->fds[1] = fd;
+    return 0;
+#else
+    int r = cp_fd_pipe(wake->fds);
+    if (r == 0 && (r = cp_fd_set_nonblock(wake->fds[0])) == 0) {
+        r = cp_fd_set_nonblock(wake->fds[1]);
+    }
+    if (r != 0) {
+        cp_wake_fini(wake);
+    }
+    return r;
+#endif
+}
+
+void
+cp_wake_fini(struct cp_wake *wake)
+{
+    if (wake->fds[1] != wake->fds[0]) {
+        cp_fd_close(&wake->fds[1]);
+    }
+    cp_fd_close(&wake->fds[0]);
+    wake->fds[1] = -1;
+}
+
+void
+cp_wake_notify(struct cp_wake *wake)
+{
+    uint64_t one = 1;
+    ssize_t r;
+    do {
+        /* EAGAIN means that a notification is waiting already. */
+        r = write(wake->fds[1], &one, sizeof(one));
+    } while (r < 0 && errno == EINTR);
+}
+
+void
+cp_wake_drain(struct cp_wake *wake)
+{
+    uint8_t bytes[64];
+    ssize_t r;
+    do {
+        r = read(wake->fds[0], bytes, sizeof(bytes));
+    } while (r == (ssize_t)sizeof(bytes) || (r < 0 && errno == EINTR));
+}

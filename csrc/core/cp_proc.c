@@ -1,0 +1,197 @@
+/* One child process: reaped by its own pid only, never signalled after. */
+#include "cp_proc.h"
+
+#include "cp_fd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#if defined(__linux__) && defined(SYS_pidfd_open) && !defined(CP_PORTABLE)
+static int
+pidfd_open(pid_t pid)
+{
+    return (int)syscall(SYS_pidfd_open, pid, 0u);
+}
+
+/* Old kernels and some sandboxes refuse it: find out before the fork. */
+static bool
+has_pidfd(void)
+{
+    int fd = pidfd_open(getpid());
+    if (fd < 0) {
+        return errno == EMFILE || errno == ENFILE;
+    }
+    (void)close(fd);
+    return true;
+}
+#else
+static int
+pidfd_open(pid_t pid)
+{
+    (void)pid;
+    errno = ENOSYS;
+    return -1;
+}
+
+static bool
+has_pidfd(void)
+{
+    return false;
+}
+#endif
+
+int
+cp_proc_init(struct cp_proc *proc)
+{
+    proc->pid = 0;
+    proc->sentinel = proc->child_end = -1;
+    proc->ended = false;
+    proc->exitcode = 0;
+    int r = cp_lock_init(&proc->lock);
+    if (r != 0 || has_pidfd()) {
+        return r;
+    }
+    int fds[2];
+    r = cp_fd_pipe(fds);
+    if (r != 0) {
+        cp_lock_fini(&proc->lock);
+        return r;
+    }
+    proc->sentinel = fds[0];
+    proc->child_end = fds[1];
+    return 0;
+}
+
+int
+cp_proc_started(struct cp_proc *proc, pid_t pid)
+{
+    proc->pid = pid;
+    if (proc->child_end >= 0) {
+        cp_fd_close(&proc->child_end);
+        return 0;
+    }
+    int fd = pidfd_open(pid);
+    if (fd < 0) {
+        return CP_ERRNO(errno);
+    }
+    cp_fd_note(fd);
+    proc->sentinel = fd;
+    return 0;
+}
+
+void
+cp_proc_close_sentinel(struct cp_proc *proc)
+{
+    cp_fd_close(&proc->child_end);
+    cp_fd_close(&proc->sentinel);
+}
+
+void
+cp_proc_fini(struct cp_proc *proc)
+{
+    cp_proc_close_sentinel(proc);
+    cp_lock_fini(&proc->lock);
+}
+
+static int
+exitcode_of(int status)
+{
+    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+int
+cp_proc_poll(struct cp_proc *proc, int *exitcode)
+{
+    cp_lock_acquire(&proc->lock);
+    if (!proc->ended && proc->pid > 0) {
+        int status = 0;
+        pid_t r;
+        do {
+            r = waitpid(proc->pid, &status, WNOHANG);
+        } while (r < 0 && errno == EINTR);
+        if (r == proc->pid) {
+            proc->ended = true;
+            proc->exitcode = exitcode_of(status);
+        } else if (r < 0) {
+            /* ECHILD: the program ignores SIGCHLD, or waits for anybody. */
+            proc->ended = kill(proc->pid, 0) != 0;
+            proc->exitcode = CP_EXIT_UNKNOWN;
+        }
+    }
+    int ended = proc->ended ? 1 : 0;
+    if (ended != 0 && exitcode != NULL) {
+        *exitcode = proc->exitcode;
+    }
+    cp_lock_release(&proc->lock);
+    return ended;
+}
+
+int
+cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode)
+{
+    for (;;) {
+        if (cp_proc_poll(proc, exitcode) == 1) {
+            return 1;
+        }
+        int64_t now = cp_now();
+        if (now >= deadline) {
+            return 0;
+        }
+        /* Where the sentinel is closed or shows readable a little before the
+         * process can be reaped, look again after a moment. */
+        struct pollfd pfd = {proc->sentinel, POLLIN, 0};
+        int64_t ms =
+            deadline == CP_NEVER ? 1000 : (deadline - now + CP_MS - 1) / CP_MS;
+        if (proc->sentinel < 0) {
+            ms = 1;
+        }
+        int r =
+            poll(&pfd, proc->sentinel < 0 ? 0 : 1, ms > 1000 ? 1000 : (int)ms);
+        if (r < 0 && errno == EINTR) {
+            return cp_proc_poll(proc, exitcode) == 1 ? 1 : CP_EINTR;
+        }
+        if (r > 0 && cp_proc_poll(proc, exitcode) == 0) {
+            (void)poll(NULL, 0, 1);
+        }
+    }
+}
+
+int
+cp_proc_kill(struct cp_proc *proc, int signal)
+{
+    int r = 0;
+    cp_lock_acquire(&proc->lock);
+    if (!proc->ended && proc->pid > 0 && kill(proc->pid, signal) != 0
+        && errno != ESRCH) {
+        r = CP_ERRNO(errno);
+    }
+    cp_lock_release(&proc->lock);
+    return r;
+}
+
+void
+cp_proc_tie_to_pipe(int life_fd)
+{
+#if defined(F_SETSIG) && defined(O_ASYNC)
+    /* The pipe never carries data, so its only event is the hang-up. The
+     * owner comes last: without one nothing is sent. */
+    int flags = fcntl(life_fd, F_GETFL);
+    if (flags < 0 || fcntl(life_fd, F_SETSIG, SIGKILL) < 0
+        || fcntl(life_fd, F_SETFL, flags | O_ASYNC) < 0
+        || fcntl(life_fd, F_SETOWN, getpid()) < 0) {
+        return;
+    }
+    /* The parent may have gone before the owner was set. */
+    struct pollfd pfd = {life_fd, POLLIN, 0};
+    if (poll(&pfd, 1, 0) > 0) {
+        _exit(1);
+    }
+#else
+    (void)life_fd;
+#endif
+}

@@ -1,0 +1,55 @@
+/*
+ * One child process: has it ended, with what code, signal it.
+ *
+ * Nobody else reaps the child, so its pid is ours until cp_proc_poll() has
+ * said that it ended, and no signal goes out after that. The lock inside is a
+ * leaf; all functions are [any] unless marked.
+ */
+#ifndef CP_PROC_H
+#define CP_PROC_H
+
+#include "cp_base.h"
+#include "cp_lock.h"
+
+#include <sys/types.h>
+
+/* The exit code where somebody else's wait() took the real one from us. */
+#define CP_EXIT_UNKNOWN 255
+
+struct cp_proc {
+    struct cp_lock lock;
+    pid_t pid;     /* 0 before the fork */
+    int sentinel;  /* readable once the process has ended; -1 when closed */
+    int child_end; /* where a pipe stands in for a pidfd: the child's end */
+    bool ended;    /* guarded by lock, as is: */
+    int exitcode;  /* as Process.exitcode: negative for a signal */
+};
+
+/* Before the fork: 0 or a system error. */
+int cp_proc_init(struct cp_proc *proc);
+
+/* In the parent, after the fork: 0 or a system error. */
+int cp_proc_started(struct cp_proc *proc, pid_t pid);
+
+/* Does not touch the process. Idempotent. */
+void cp_proc_fini(struct cp_proc *proc);
+
+/* Close the sentinel; the rest stays usable. */
+void cp_proc_close_sentinel(struct cp_proc *proc);
+
+/* 1 and *exitcode where the process has ended, 0 where it runs. */
+int cp_proc_poll(struct cp_proc *proc, int *exitcode);
+
+/* The same, after waiting until the deadline or a signal (CP_EINTR). */
+int cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode);
+
+/* Send a signal; nothing happens where the process has ended. 0 or a system
+ * error. */
+int cp_proc_kill(struct cp_proc *proc, int signal);
+
+/* [child] Have the kernel kill this process when the only writer of the pipe
+ * that life_fd reads is gone. Where the system cannot, nothing happens:
+ * end-of-file on the task pipe still ends an idle worker. */
+void cp_proc_tie_to_pipe(int life_fd);
+
+#endif

@@ -1,0 +1,300 @@
+/*
+ * Which worker gets which task: windows, levels, and taking back.
+ *
+ * A worker is given as many tasks as fill about a millisecond of its time, so
+ * that it never waits for us; only one while tasks are long or nothing is
+ * known. What was given too early is taken back through the claims as soon as
+ * another worker would idle. The pool's lock is held in all of this.
+ */
+#include "cp_state.h"
+
+/* Work that a worker may have ahead of it, in ns. */
+#define AHEAD CP_MS
+/* Tasks from here on go one at a time: waiting for us costs them nothing. */
+#define LONG_TASK (10 * CP_MS)
+/* A task that runs for longer is no reason to wait for its worker. */
+#define STUCK CP_MS
+/* Bytes that are written at once though the worker is busy. */
+#define WRITE_NOW 4096u
+
+static uint64_t
+min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t *
+measure_of(struct cp_job *job)
+{
+    bool single = (job->flags & CP_JOB_SINGLE) != 0;
+    return single && job->func != NULL ? &job->func->avg_ns : &job->avg_ns;
+}
+
+static uint32_t
+window_of(struct cp_job *job)
+{
+    int64_t avg = *measure_of(job);
+    if (avg < 0 || avg > LONG_TASK) {
+        return 1;
+    }
+    int64_t n = AHEAD / (avg + 1) + 1;
+    return n < 2 ? 2 : n > CP_WINDOW ? CP_WINDOW : (uint32_t)n;
+}
+
+void
+cp_sched_measure(struct cp_job *job, int64_t ns)
+{
+    cp_avg_follow(measure_of(job), ns);
+}
+
+void
+cp_sched_ready(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    if (job->is_ready) {
+        return;
+    }
+    /* In order of submission. A job mostly comes in at one of the ends. */
+    struct cp_job *after = pool->ready_last;
+    if (after != NULL && after->id > job->id) {
+        after = NULL;
+        for (struct cp_job *j = pool->ready_first; j->id < job->id;
+             j = j->ready_next) {
+            after = j;
+        }
+    }
+    struct cp_job *before =
+        after != NULL ? after->ready_next : pool->ready_first;
+    job->ready_prev = after;
+    job->ready_next = before;
+    *(after != NULL ? &after->ready_next : &pool->ready_first) = job;
+    *(before != NULL ? &before->ready_prev : &pool->ready_last) = job;
+    job->is_ready = true;
+}
+
+void
+cp_sched_unready(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    if (!job->is_ready) {
+        return;
+    }
+    struct cp_job *prev = job->ready_prev, *next = job->ready_next;
+    *(prev != NULL ? &prev->ready_next : &pool->ready_first) = next;
+    *(next != NULL ? &next->ready_prev : &pool->ready_last) = prev;
+    job->ready_next = job->ready_prev = NULL;
+    job->is_ready = false;
+}
+
+static bool
+is_stuck(const struct cp_worker *w, int64_t now)
+{
+    return atomic_load_explicit(&w->row->running, memory_order_relaxed) != 0
+           && now - atomic_load_explicit(&w->row->since, memory_order_relaxed)
+                  > STUCK;
+}
+
+/* May w be given a task now, idle or not? */
+static bool
+is_open(const struct cp_worker *w, int64_t now)
+{
+    return cp_worker_accepts(w) && (w->under_way == 0 || !is_stuck(w, now));
+}
+
+/* Is there a worker that has started and is open? Then those that still run
+ * their initializer, maybe for ever, are given nothing. */
+static bool
+any_started(const struct cp_pool *pool, int64_t now)
+{
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && !(w->hello && is_open(w, now))) {
+        w = w->next;
+    }
+    return w != NULL;
+}
+
+/* Give w tasks until it has `level` under way: how many it got. */
+static uint32_t
+fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
+{
+    uint32_t given = 0;
+    struct cp_job *job;
+    while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
+           && w->under_way < level && w->under_way < window_of(job)) {
+        struct cp_task *task = job->first;
+        int r = cp_worker_send_task(w, task);
+        if (r == CP_ENOMEM) {
+            cp_job_finish(job, CP_END_NOMEM);
+            continue;
+        }
+        if (r != 1) {
+            break;
+        }
+        (void)cp_job_dequeue(job);
+        pool->queued--;
+        job->running++;
+        given++;
+        if (job->queued == 0) {
+            cp_sched_unready(job);
+            cp_cond_broadcast(&pool->feed);
+        }
+    }
+    return given;
+}
+
+/* Fill w up, and write it out where that should not wait. */
+static void
+hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
+{
+    bool idle = w->under_way == 0;
+    bool again;
+    do {
+        (void)fill(pool, w, level);
+        bool func_first = w->big_func != NULL;
+        /* A busy worker's tasks go out with the next ones: it will not look
+         * at them before it has answered, and then the driver is awake. */
+        if (cp_worker_has_out(w)
+            && (idle || w->big != NULL || cp_buf_len(&w->out) >= WRITE_NOW)) {
+            cp_watch_flush(pool, w);
+        }
+        /* A big callable goes alone. Now that it is out, its tasks can go. */
+        again = func_first && cp_worker_accepts(w);
+    } while (again);
+}
+
+void
+cp_sched_hand_out(struct cp_pool *pool)
+{
+    if (pool->ready_first == NULL) {
+        return;
+    }
+    int64_t now = cp_now();
+    bool started = any_started(pool, now);
+    uint64_t n = 0, under_way = 0;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (is_open(w, now) && (w->hello || !started)) {
+            n++;
+            under_way += w->under_way;
+        }
+    }
+    if (n == 0) {
+        return;
+    }
+    uint64_t level = (under_way + pool->queued + n - 1) / n;
+    for (struct cp_worker *w = pool->workers;
+         w != NULL && pool->ready_first != NULL; w = w->next) {
+        if (is_open(w, now) && (w->hello || !started)) {
+            hand_to(pool, w, level);
+        }
+    }
+    if (pool->asleep && !pool->ticking && cp_sched_wants_tick(pool)) {
+        cp_drive_wake(pool); /* it sleeps for longer than it may now */
+    }
+}
+
+/* Tasks that w has not begun, and what they are worth in ns. */
+static uint32_t
+not_begun(const struct cp_worker *w, int64_t *worth)
+{
+    uint32_t n = 0;
+    *worth = 0;
+    for (uint64_t seq = w->tail; seq > w->head; seq--) {
+        struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
+        if (task == NULL) {
+            continue;
+        }
+        if (cp_worker_has_begun(w, seq - 1)) {
+            break;
+        }
+        int64_t avg = *measure_of(task->job);
+        *worth += avg > 0 ? avg : 0;
+        n++;
+    }
+    return n;
+}
+
+/* Worth a trip: below this the worker is through before we have moved them. */
+#define MOVE_WORTH (50 * CP_US)
+
+/* How many tasks may be taken from w. waits: it has not started, and another
+ * one that has is idle. */
+static uint32_t
+movable(const struct cp_worker *w, bool waits, int64_t now)
+{
+    int64_t worth;
+    if (w->under_way < 2 && !waits) {
+        return 0;
+    }
+    uint32_t n = not_begun(w, &worth);
+    if (waits || is_stuck(w, now)) {
+        return n;
+    }
+    return worth >= MOVE_WORTH ? (n + 1) / 2 : 0;
+}
+
+bool
+cp_sched_even_out(struct cp_pool *pool)
+{
+    bool idle = false, started = false;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->under_way == 0 && cp_worker_accepts(w)) {
+            idle = true;
+            started = started || w->hello;
+        }
+    }
+    if (!idle || pool->ready_first != NULL) {
+        return false;
+    }
+    int64_t now = cp_now();
+    struct cp_worker *from = NULL;
+    uint32_t n = 0;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint32_t here = movable(w, started && !w->hello, now);
+        if (here > n) {
+            n = here;
+            from = w;
+        }
+    }
+    if (from == NULL) {
+        return false;
+    }
+    struct cp_task *task = cp_worker_recall(from, &n);
+    while (task != NULL) {
+        struct cp_task *next = task->next;
+        cp_job_queue_back(task->job, task);
+        task = next;
+    }
+    cp_sched_hand_out(pool);
+    return n > 0;
+}
+
+bool
+cp_sched_wants_tick(const struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->under_way > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Is it time for more? Not for every task, but before the workers run dry. */
+bool
+cp_sched_wants_feed(struct cp_job *job)
+{
+    return !job->fed && cp_sched_room(job->pool, job) > job->queued;
+}
+
+uint64_t
+cp_sched_room(const struct cp_pool *pool, struct cp_job *job)
+{
+    uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
+    uint64_t room = n * (window_of(job) + (uint64_t)1);
+    uint64_t have = job->queued + job->running;
+    if (job->limit > 0 && pool->state == CP_RUN) {
+        have += job->arrived - job->taken;
+        room = min_u64(room, job->limit);
+    }
+    return have < room ? room - have : 0;
+}

@@ -1,0 +1,129 @@
+/*
+ * The pool's state, for cp_pool.c, cp_sched.c, cp_watch.c and cp_drive.c
+ * alone. Everything is guarded by `lock`, but for what is marked.
+ */
+#ifndef CP_STATE_H
+#define CP_STATE_H
+
+#include "cp_fd.h"
+#include "cp_lock.h"
+#include "cp_poller.h"
+#include "cp_pool.h"
+
+#define CP_INTERNED 64u
+
+enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
+
+/* A thread that waits while another drives. On that thread's stack. */
+struct cp_waiter {
+    struct cp_waiter *next;
+    struct cp_job *job; /* NULL: waits for the end of the workers */
+    struct cp_cond cond;
+};
+
+struct cp_pool {
+    struct cp_lock lock;
+    _Atomic uint32_t refs;
+    pid_t owner; /* never changes */
+    enum cp_pool_state state;
+    struct cp_result *broken; /* why nothing can run */
+    bool is_broken;
+
+    struct cp_worker *workers;
+    uint32_t n_workers, target;
+    uint64_t next_worker_id;
+    uint32_t failed_starts;
+    int64_t restart_at; /* no worker is to be started before */
+    bool lacks_workers; /* somebody should replace them; not asked yet */
+
+    struct cp_job *ready_first, *ready_last; /* have queued tasks */
+    struct cp_job *all_first, *all_last;     /* are not done */
+    struct cp_job *call_first, *call_last;   /* callbacks are to be run */
+    struct cp_job *ended_first, *ended_last; /* done, not handed over */
+    uint64_t pending, queued, next_job_id;
+
+    struct cp_func **slots;
+    uint32_t n_slots;
+    struct cp_func *interned[CP_INTERNED];
+
+    struct cp_common *common;
+    uint32_t n_cpus;
+    int64_t task_ns; /* time of a task, whichever job's; -1: unknown */
+    uint32_t spin_misses, spin_rest;
+    struct cp_poller *poller;
+    struct cp_wake wake;
+    bool driving;            /* somebody has the seat */
+    bool standby_drives;     /* and it is the standby thread */
+    struct cp_job *seat_job; /* what whoever has the seat waits for */
+    bool asleep;             /* the driver waits in the poller */
+    bool ticking;            /* and looks up at tick_at at the latest */
+    int64_t tick_at;
+    int64_t poll_at; /* by then the poller is asked, however looking goes */
+    uint64_t drives; /* counts every taking of the seat */
+    struct cp_waiter *waiters;
+    uint32_t feeders;      /* threads in cp_job_wait_wants() */
+    struct cp_cond feed;   /* for them */
+    struct cp_cond events; /* for cp_pool_next() */
+    bool has_helper;       /* somebody calls cp_pool_next() */
+    struct cp_cond standby;
+    pthread_t standby_thread;
+    bool has_standby, stop_standby;
+    int64_t standby_tick;
+};
+
+/* cp_pool.c, cp_func.c, cp_jobs.c */
+void cp_job_finish_if_done(struct cp_job *job);
+void cp_job_finish(struct cp_job *job, enum cp_end end);
+void cp_job_on_result_take(struct cp_job *job, struct cp_result *result);
+/* A task that a worker was given and did not begin. */
+void cp_job_queue_back(struct cp_job *job, struct cp_task *task);
+void cp_job_unref(struct cp_job *job);
+void cp_func_unref(struct cp_pool *pool, struct cp_func *func);
+void cp_pool_finish_all(struct cp_pool *pool, enum cp_end end);
+void cp_pool_notify(struct cp_pool *pool); /* those who wait in cp_pool_next */
+
+/* cp_sched.c: give queued tasks to workers; even out what was given. */
+void cp_sched_hand_out(struct cp_pool *pool);
+void cp_sched_unready(struct cp_job *job);
+void cp_sched_ready(struct cp_job *job);
+bool cp_sched_wants_tick(const struct cp_pool *pool);
+uint64_t cp_sched_room(const struct cp_pool *pool, struct cp_job *job);
+bool cp_sched_wants_feed(struct cp_job *job);
+void cp_sched_measure(struct cp_job *job, int64_t ns);
+bool cp_sched_even_out(struct cp_pool *pool); /* moved any? */
+
+/* cp_watch.c: what the workers do. */
+void cp_watch_flush(struct cp_pool *pool, struct cp_worker *w);
+void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
+void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
+/* Should somebody replace workers now? Else *at is lowered to when to look
+ * again. */
+bool cp_watch_needs_workers(const struct cp_pool *pool, int64_t *at);
+bool cp_watch_harvest(struct cp_pool *pool);
+void cp_watch_tell_end_all(struct cp_pool *pool);
+
+/* cp_spin.c */
+uint32_t cp_spin_count_cpus(void);
+/* How long a worker that is given a task now should look for the next one. */
+uint32_t cp_spin_worker_us(const struct cp_pool *pool);
+/* Look for results for a few microseconds, if that is worth it; the lock is
+ * released meanwhile. True: some have come and been taken in. */
+bool cp_spin(struct cp_pool *pool, int64_t deadline);
+
+/* cp_drive.c */
+void cp_drive_wake(struct cp_pool *pool);
+void cp_drive_signal_job(struct cp_pool *pool, struct cp_job *job);
+void cp_drive_signal_all(struct cp_pool *pool);
+
+/* Tags of the poller. */
+#define CP_TAG_WAKE UINT64_C(0)
+#define CP_TAG_RX 1u
+#define CP_TAG_TX 2u
+#define CP_TAG_PROC 3u
+static inline uint64_t
+cp_tag(const struct cp_worker *w, unsigned what)
+{
+    return w->id << 2 | what;
+}
+
+#endif

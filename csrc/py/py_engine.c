@@ -1,0 +1,561 @@
+/*
+ * _core.Engine: the Python pool's handle on the core's pool. What runs once a
+ * pool is in cpool/pool.py; here is what a submission needs, and the bodies of
+ * the helper and feeder threads.
+ */
+#include "py_error.h"
+#include "py_feed.h"
+#include "py_settle.h"
+#include "py_timeout.h"
+#include "py_worker.h"
+
+#include <signal.h>
+#include <string.h>
+
+int
+py_engine_check(EngineObject *engine)
+{
+    if (engine->pool == NULL || !py_is_ours(engine->state, engine->pool)) {
+        PyObject *none =
+            PyObject_CallMethod(engine->state->remote, "raise_foreign", NULL);
+        Py_XDECREF(none);
+        return -1;
+    }
+    return 0;
+}
+
+void
+py_engine_collect(EngineObject *engine)
+{
+    struct cp_job *job = cp_pool_ended(engine->pool);
+    while (job != NULL) {
+        struct cp_job *next = job->call_next;
+        ResultObject *result = job->user;
+        py_result_release(result);
+        Py_DECREF(result);
+        cp_job_close(job);
+        job = next;
+    }
+}
+
+int
+py_engine_replace_workers(EngineObject *engine)
+{
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    if (owner == NULL || owner == Py_None) {
+        Py_XDECREF(owner);
+        return owner != NULL ? 0 : -1;
+    }
+    PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
+    Py_DECREF(owner);
+    Py_XDECREF(none);
+    return none != NULL ? 0 : -1;
+}
+
+static PyObject *
+engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"target", "owner", "cache", NULL};
+    unsigned int target;
+    PyObject *owner, *cache;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO:Engine", names, &target,
+                                     &owner, &cache)) {
+        return NULL;
+    }
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a cpool.Pool can only be made in the main "
+                        "interpreter: fork is not supported in others");
+        return NULL;
+    }
+    EngineObject *self = (EngineObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = py_state_of_type(type);
+    self->owner = Py_NewRef(owner);
+    self->cache = Py_NewRef(cache);
+    int r = cp_pool_new(target, &self->pool);
+    if (r != 0) {
+        struct py_state *state = self->state;
+        Py_DECREF(self);
+        return py_raise(state, r);
+    }
+    return (PyObject *)self;
+}
+
+static int
+engine_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->owner);
+    Py_VISIT(self->cache);
+    Py_VISIT(self->func_seen);
+    return 0;
+}
+
+static int
+engine_clear(PyObject *op)
+{
+    EngineObject *self = (EngineObject *)op;
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->cache);
+    Py_CLEAR(self->func_seen);
+    return 0;
+}
+
+/* The pool was ended by its finalizer before (cpool/pool.py); if it was not,
+ * because making it failed, there is little to end. */
+static void
+engine_dealloc(PyObject *op)
+{
+    EngineObject *self = (EngineObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)engine_clear(op);
+    if (self->pool != NULL && py_is_ours(self->state, self->pool)) {
+        if (self->func_seen_core != NULL) {
+            cp_func_close(self->pool, self->func_seen_core);
+        }
+        cp_pool_end(self->pool);
+        cp_pool_signal(self->pool, SIGKILL);
+        Py_BEGIN_ALLOW_THREADS(void)
+        cp_pool_wait(self->pool, NULL, cp_now() + CP_SECOND, 0);
+        cp_pool_stop_standby(self->pool);
+        Py_END_ALLOW_THREADS
+        py_engine_collect(self);
+        cp_pool_unref(self->pool);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+#define ENGINE(op) ((EngineObject *)(op))
+
+static PyObject *
+none_or_raise(EngineObject *self, int r)
+{
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static ResultObject *
+result_arg(EngineObject *self, PyObject *op)
+{
+    ResultObject *result = (ResultObject *)op;
+    if (!PyObject_TypeCheck(op, self->state->result_type)
+        && !PyObject_TypeCheck(op, self->state->stream_type)) {
+        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
+        return NULL;
+    }
+    if (result->engine != self || result->submitted) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the result is of another pool, or has its tasks");
+        return NULL;
+    }
+    result->submitted = 1;
+    return result;
+}
+
+/* ---- workers ---- */
+
+static PyObject *
+engine_worker(PyObject *op, PyObject *maxtasks)
+{
+    EngineObject *self = ENGINE(op);
+    uint64_t budget = UINT64_MAX;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    if (maxtasks != Py_None) {
+        budget = PyLong_AsUnsignedLongLong(maxtasks);
+        if (budget == UINT64_MAX && PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+                return NULL;
+            }
+            PyErr_Clear(); /* more tasks than will ever be run */
+        }
+    }
+    return py_worker_new(self->state, self->pool, budget);
+}
+
+static PyObject *
+engine_set_target(PyObject *op, PyObject *arg)
+{
+    unsigned long n = PyLong_AsUnsignedLong(arg);
+    if ((n == (unsigned long)-1 && PyErr_Occurred())
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_set_target(ENGINE(op)->pool, (uint32_t)n);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_not_started(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_not_started(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_signal(PyObject *op, PyObject *arg)
+{
+    long signal = PyLong_AsLong(arg);
+    if (signal == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    cp_pool_signal(ENGINE(op)->pool, (int)signal);
+    Py_RETURN_NONE;
+}
+
+/* ---- submitting ---- */
+
+static PyObject *
+engine_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    EngineObject *self = ENGINE(op);
+    if (nargs != 5) {
+        PyErr_SetString(PyExc_TypeError,
+                        "submit(result, func, args, kwds, blocking)");
+        return NULL;
+    }
+    ResultObject *result = result_arg(self, args[0]);
+    int blocking = PyObject_IsTrue(args[4]);
+    if (result == NULL || blocking < 0) {
+        return NULL;
+    }
+    result->blocking = (char)blocking;
+    return none_or_raise(self, py_feed_call(result, args[1], args[2], args[3]));
+}
+
+static PyObject *
+engine_feed(PyObject *op, PyObject *args)
+{
+    EngineObject *self = ENGINE(op);
+    PyObject *result_op, *func, *iterable;
+    Py_ssize_t chunksize, length;
+    unsigned int mode;
+    int blocking;
+    Py_ssize_t limit;
+    if (!PyArg_ParseTuple(args, "OOOnInpn:feed", &result_op, &func, &iterable,
+                          &chunksize, &mode, &length, &blocking, &limit)) {
+        return NULL;
+    }
+    ResultObject *result = result_arg(self, result_op);
+    if (result == NULL) {
+        return NULL;
+    }
+    result->blocking = (char)blocking;
+    if (limit > 0) {
+        cp_job_set_limit(result->job, (uint64_t)limit);
+    }
+    if (py_feed_open(result, func == Py_None ? NULL : func, iterable, chunksize,
+                     mode, length)
+        < 0) {
+        return NULL;
+    }
+    int more = 1;
+    if (blocking || (result->source.plain && limit <= 0)) {
+        more = py_feed(result, 0);
+    } else if (result->source.iterator == NULL) {
+        more = 0;
+    }
+    return more < 0 ? NULL : PyBool_FromLong(more && !blocking);
+}
+
+/* The body of a feeder thread. */
+static PyObject *
+engine_feed_rest(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = ENGINE(op);
+    ResultObject *result = (ResultObject *)arg;
+    if (!PyObject_TypeCheck(arg, self->state->result_type)
+        && !PyObject_TypeCheck(arg, self->state->stream_type)) {
+        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
+        return NULL;
+    }
+    for (;;) {
+        int r;
+        uint64_t n = 0;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_job_wait_wants(result->job);
+        if (r == 1) {
+            n = cp_job_wants(result->job);
+        }
+        Py_END_ALLOW_THREADS
+        if (r == 0) {
+            break;
+        }
+        r = py_feed(result, n > 0 ? n : 1);
+        if (r < 0) {
+            return NULL;
+        }
+        if (r == 0) {
+            break;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the helper thread ---- */
+
+static void
+run_callbacks(EngineObject *self, struct cp_job *job)
+{
+    ResultObject *result = job->user;
+    Py_INCREF(result);
+    py_result_call(result);
+    cp_job_called(job);
+    cp_job_close(job);
+    Py_DECREF(result);
+    py_engine_collect(self);
+}
+
+static PyObject *
+engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    self->helper = PyThread_get_thread_ident();
+    for (;;) {
+        struct cp_job *job;
+        int r;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_next(self->pool, &job);
+        Py_END_ALLOW_THREADS
+        switch (r) {
+            case CP_WAIT_CALL: run_callbacks(self, job); break;
+            case CP_WAIT_WORKERS:
+                if (py_engine_replace_workers(self) < 0) {
+                    PyErr_WriteUnraisable(op);
+                }
+                break;
+            case CP_WAIT_IDLE: py_engine_collect(self); break;
+            default: py_engine_collect(self); Py_RETURN_NONE;
+        }
+    }
+}
+
+static PyObject *
+engine_start_standby(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return none_or_raise(ENGINE(op), cp_pool_start_standby(ENGINE(op)->pool));
+}
+
+static PyObject *
+engine_stop_standby(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_BEGIN_ALLOW_THREADS
+    cp_pool_stop_standby(ENGINE(op)->pool);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* ---- the end ---- */
+
+static PyObject *
+engine_close_fds(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_close_fds(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_close(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_end(ENGINE(op)->pool);
+    py_engine_collect(ENGINE(op));
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_break_pool(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = ENGINE(op);
+    Py_buffer view;
+    if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    struct cp_result *why = cp_result_new(0, CP_RAISED, (size_t)view.len);
+    if (why != NULL) {
+        memcpy(why->body, view.buf, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+    cp_pool_break_take(self->pool, why);
+    Py_RETURN_NONE;
+}
+
+/* Drive until all workers have ended, or until the time is over. */
+static PyObject *
+engine_wait_ended(PyObject *op, PyObject *timeout)
+{
+    EngineObject *self = ENGINE(op);
+    int64_t deadline;
+    if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
+        return NULL;
+    }
+    for (;;) {
+        int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
+        int r;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
+        Py_END_ALLOW_THREADS
+        if (r == CP_WAIT_READY) {
+            py_engine_collect(self);
+            Py_RETURN_TRUE;
+        }
+        if (r == CP_WAIT_WORKERS) {
+            if (py_engine_replace_workers(self) < 0) {
+                return NULL;
+            }
+        } else if (r != CP_WAIT_TIMEOUT && r != CP_EINTR) {
+            return py_raise(self->state, r);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (r == CP_WAIT_TIMEOUT && until == deadline) {
+            Py_RETURN_FALSE;
+        }
+    }
+}
+
+/* ---- looking ---- */
+
+static PyObject *
+engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct cp_counts c;
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_count(ENGINE(op)->pool, &c);
+    return Py_BuildValue("KKII", (unsigned long long)c.pending,
+                         (unsigned long long)c.queued, c.ready,
+                         c.failed_starts);
+}
+
+struct job_list {
+    PyObject **results;
+    uint64_t n, cap;
+};
+
+static void
+visit_job(struct cp_job *job, void *arg)
+{
+    struct job_list *list = arg;
+    if (list->n < list->cap) {
+        /* Safe: a job that is listed holds its result. */
+        list->results[list->n++] = Py_NewRef((PyObject *)job->user);
+    }
+}
+
+/* The jobs that are not done: {number: result}. */
+static PyObject *
+engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_counts c;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    cp_pool_count(self->pool, &c);
+    struct job_list list = {.cap = c.pending};
+    PyObject *dict = PyDict_New();
+    list.results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
+    if (dict == NULL || list.results == NULL) {
+        PyMem_Free(list.results);
+        Py_XDECREF(dict);
+        return PyErr_NoMemory();
+    }
+    cp_pool_each_job(self->pool, visit_job, &list);
+    for (uint64_t i = 0; i < list.n; i++) {
+        ResultObject *result = (ResultObject *)list.results[i];
+        PyObject *key = result->job == NULL
+                            ? NULL
+                            : PyLong_FromUnsignedLongLong(result->job->id);
+        if (key == NULL || PyDict_SetItem(dict, key, (PyObject *)result) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(key);
+        Py_DECREF(result);
+    }
+    PyMem_Free(list.results);
+    return dict;
+}
+
+static PyObject *
+engine_get_is_ours(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(py_is_ours(ENGINE(op)->state, ENGINE(op)->pool));
+}
+
+static PyObject *
+engine_get_cache(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(ENGINE(op)->cache);
+}
+
+static PyGetSetDef engine_getset[] = {
+    {"is_ours", engine_get_is_ours, NULL, NULL, NULL},
+    {"cache", engine_get_cache, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef engine_methods[] = {
+    {"worker", engine_worker, METH_O, NULL},
+    {"set_target", engine_set_target, METH_O, NULL},
+    {"not_started", engine_not_started, METH_NOARGS, NULL},
+    {"signal", engine_signal, METH_O, NULL},
+    {"submit", (PyCFunction)(void (*)(void))engine_submit, METH_FASTCALL, NULL},
+    {"feed", engine_feed, METH_VARARGS, NULL},
+    {"feed_rest", engine_feed_rest, METH_O, NULL},
+    {"help", engine_help, METH_NOARGS, NULL},
+    {"start_standby", engine_start_standby, METH_NOARGS, NULL},
+    {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
+    {"close", engine_close, METH_NOARGS, NULL},
+    {"close_fds", engine_close_fds, METH_NOARGS, NULL},
+    {"end", engine_end, METH_NOARGS, NULL},
+    {"break_pool", engine_break_pool, METH_O, NULL},
+    {"wait_ended", engine_wait_ended, METH_O, NULL},
+    {"counts", engine_counts, METH_NOARGS, NULL},
+    {"jobs", engine_jobs, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot engine_slots[] = {
+    {Py_tp_new, engine_new},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_clear, engine_clear},
+    {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_methods, engine_methods},
+    {Py_tp_getset, engine_getset},
+    {0, NULL},
+};
+
+static PyType_Spec engine_spec = {
+    .name = "cpool._core.Engine",
+    .basicsize = sizeof(EngineObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = engine_slots,
+};
+
+int
+py_engine_add_types(PyObject *module, struct py_state *state)
+{
+    state->engine_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &engine_spec, NULL);
+    return state->engine_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->engine_type);
+}

@@ -1,0 +1,400 @@
+/*
+ * From items to tasks. What goes wrong with an item (it cannot be pickled, the
+ * iterable raises) becomes the failure of its task, kept on our side.
+ */
+#include "py_feed.h"
+
+#include "py_error.h"
+#include "py_pickle.h"
+
+#include <string.h>
+
+/* Queue this many at a time, so that the workers start early. */
+#define SLICE 64
+/* A block: enough to keep workers busy while nobody feeds. */
+#define BLOCK_TASKS 8192
+#define BLOCK_BYTES CP_KIB(512)
+
+/* Is iterating over this known not to run anybody's code? */
+static bool
+is_plain(PyObject *it)
+{
+    return PyList_CheckExact(it) || PyTuple_CheckExact(it) || PyRange_Check(it)
+           || PyDict_CheckExact(it) || PyAnySet_CheckExact(it)
+           || PyUnicode_CheckExact(it) || PyBytes_CheckExact(it)
+           || Py_TYPE(it) == &PyDictKeys_Type
+           || Py_TYPE(it) == &PyDictValues_Type
+           || Py_TYPE(it) == &PyDictItems_Type;
+}
+
+/* ---- the callable ---- */
+
+/* Does it pickle as a name, so that one unpickling serves all tasks? */
+static int
+is_immutable(struct py_state *state, PyObject *func)
+{
+    PyTypeObject *type = Py_TYPE(func);
+    bool named = PyFunction_Check(func) || type == &PyType_Type
+                 || (PyCFunction_CheckExact(func)
+                     && (PyCFunction_GET_SELF(func) == NULL
+                         || PyModule_Check(PyCFunction_GET_SELF(func))));
+    if (!named) {
+        return 0;
+    }
+    int r = PyDict_Contains(state->extra_reducers, (PyObject *)type);
+    return r < 0 ? -1 : !r;
+}
+
+/* Plain pickle first; then what cpool._remote offers (cloudpickle). */
+static int
+dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
+          int *immutable)
+{
+    *immutable = is_immutable(state, func);
+    if (*immutable >= 0 && py_dumps(state, func, out) == 0) {
+        return 0;
+    }
+    *immutable = 0;
+    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyObject *exc = py_error_fetch();
+    PyObject *bytes =
+        PyObject_CallMethod(state->remote, "dump_callable", "OO", func, exc);
+    Py_DECREF(exc);
+    if (bytes == NULL) {
+        return -1;
+    }
+    int r = cp_buf_put(out, PyBytes_AS_STRING(bytes),
+                       (size_t)PyBytes_GET_SIZE(bytes));
+    Py_DECREF(bytes);
+    if (r != 0) {
+        (void)PyErr_NoMemory();
+    }
+    return r != 0 ? -1 : 0;
+}
+
+/* Give the job its callable. A callable that cannot be pickled poisons the
+ * source: each task fails with that. -1: MemoryError. */
+static int
+set_func(ResultObject *self, PyObject *func)
+{
+    EngineObject *engine = self->engine;
+    self->source.func = Py_NewRef(func);
+    if (engine->func_seen == func) {
+        cp_job_set_func(self->job, engine->func_seen_core);
+        return 0;
+    }
+    struct cp_buf buf = {0};
+    int immutable;
+    if (dump_func(self->state, func, &buf, &immutable) < 0) {
+        self->source.poison = py_error_fetch();
+        cp_buf_fini(&buf);
+        return 0;
+    }
+    struct cp_func *core =
+        cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf),
+                     immutable ? CP_KEEP : 0);
+    cp_buf_fini(&buf);
+    if (core == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    cp_job_set_func(self->job, core);
+    if (!immutable) {
+        cp_func_close(engine->pool, core);
+        return 0;
+    }
+    PyObject *old = engine->func_seen;
+    struct cp_func *old_core = engine->func_seen_core;
+    engine->func_seen = Py_NewRef(func);
+    engine->func_seen_core = core;
+    if (old_core != NULL) {
+        cp_func_close(engine->pool, old_core);
+    }
+    Py_XDECREF(old);
+    return 0;
+}
+
+/* ---- tasks ---- */
+
+/* Tasks that are ready to be queued. */
+struct batch {
+    struct cp_task *first, *last;
+    struct cp_buf scratch;
+    size_t n, bytes;
+};
+
+static void
+batch_add(struct batch *batch, struct cp_task *task)
+{
+    if (batch->last != NULL) {
+        batch->last->next = task;
+    } else {
+        batch->first = task;
+    }
+    batch->last = task;
+    batch->n++;
+    batch->bytes += task->len;
+}
+
+static void
+batch_flush(ResultObject *self, struct batch *batch, bool fed)
+{
+    struct cp_task *list = batch->first;
+    batch->first = batch->last = NULL;
+    batch->n = 0;
+    cp_job_put_take(self->job, list, fed);
+}
+
+/* The task with this index failed on our side; steals exc. last: the iterable
+ * failed, there will be no more. */
+static int
+fail_here_take(ResultObject *self, uint64_t index, PyObject *exc, bool last)
+{
+    PyObject *key = PyLong_FromUnsignedLongLong(index);
+    int r = -1;
+    if (self->failures == NULL) {
+        self->failures = PyDict_New();
+    }
+    struct cp_result *result = cp_result_new(index, CP_LOCAL, 0);
+    if (key != NULL && self->failures != NULL && result != NULL) {
+        r = PyDict_SetItem(self->failures, key, exc);
+    }
+    Py_XDECREF(key);
+    Py_DECREF(exc);
+    if (r < 0) {
+        cp_result_free(result);
+        if (!PyErr_Occurred()) {
+            (void)PyErr_NoMemory();
+        }
+        return -1;
+    }
+    if (last) {
+        cp_job_put_farewell_take(self->job, result);
+    } else {
+        cp_job_put_result_take(self->job, result);
+    }
+    return 0;
+}
+
+/* Make a task of payload. 0, or -1 with MemoryError. */
+static int
+add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
+         PyObject *payload)
+{
+    cp_buf_reset(&batch->scratch, BLOCK_BYTES);
+    if (self->source.poison != NULL) {
+        return fail_here_take(self, index, Py_NewRef(self->source.poison),
+                              false);
+    }
+    if (py_dumps(self->state, payload, &batch->scratch) < 0) {
+        return fail_here_take(self, index, py_error_fetch(), false);
+    }
+    size_t len = cp_buf_len(&batch->scratch);
+    struct cp_task *task = cp_task_new(index, (uint16_t)mode, len);
+    if (task == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    memcpy(task->body, cp_buf_head(&batch->scratch), len);
+    batch_add(batch, task);
+    return 0;
+}
+
+int
+py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
+{
+    struct batch batch = {0};
+    if (set_func(self, func) < 0) {
+        return -1;
+    }
+    bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
+    PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
+    int r = payload == NULL ? -1
+                            : add_task(self, &batch, 0,
+                                       plain ? PY_CALL : PY_CALL_KW, payload);
+    Py_XDECREF(payload);
+    cp_buf_fini(&batch.scratch);
+    batch_flush(self, &batch, true);
+    return r;
+}
+
+/* ---- sources ---- */
+
+int
+py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
+             Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
+{
+    struct py_source *src = &self->source;
+    src->chunksize = chunksize;
+    src->length = length;
+    src->mode = mode;
+    src->plain = func != NULL && is_plain(iterable);
+    PyObject *callable =
+        func != NULL ? Py_NewRef(func)
+                     : PyObject_GetAttrString(self->state->remote, "call");
+    if (callable == NULL) {
+        return -1;
+    }
+    int r = set_func(self, callable);
+    Py_DECREF(callable);
+    if (r < 0) {
+        return -1;
+    }
+    if (func == NULL) {
+        Py_CLEAR(src->func);
+    }
+    src->iterator = PyObject_GetIter(iterable);
+    if (src->iterator == NULL) {
+        /* Told by the first result, as the stdlib does. */
+        PyObject *exc = py_error_fetch();
+        return fail_here_take(self, 0, exc, true);
+    }
+    return 0;
+}
+
+/* The next item: 1, 0 at the end, -1 with an exception. Sees to it that there
+ * are as many as there have to be. */
+static int
+pull_item(struct py_source *src, PyObject **item)
+{
+    *item = PyIter_Next(src->iterator);
+    if (*item == NULL && PyErr_Occurred()) {
+        return -1;
+    }
+    if (src->length >= 0
+        && (*item == NULL ? src->pulled < src->length
+                          : src->pulled >= src->length)) {
+        PyErr_Format(PyExc_ValueError,
+                     "the iterable gave %s items than its length, %zd",
+                     *item == NULL ? "fewer" : "more", src->length);
+        Py_CLEAR(*item);
+        return -1;
+    }
+    if (*item == NULL) {
+        return 0;
+    }
+    src->pulled++;
+    return 1;
+}
+
+/* The next chunk, as a tuple: 1, 0 at the end, -1 with an exception. */
+static int
+pull_chunk(struct py_source *src, PyObject **chunk)
+{
+    PyObject *list = PyList_New(0);
+    int r = list != NULL ? 1 : -1;
+    while (r == 1 && PyList_GET_SIZE(list) < src->chunksize) {
+        PyObject *item;
+        r = pull_item(src, &item);
+        if (r == 1) {
+            r = PyList_Append(list, item) < 0 ? -1 : 1;
+            Py_DECREF(item);
+        }
+    }
+    if (r >= 0 && PyList_GET_SIZE(list) > 0) {
+        *chunk = PyList_AsTuple(list);
+        r = *chunk != NULL ? 1 : -1;
+    }
+    Py_XDECREF(list);
+    return r;
+}
+
+/* One of the stdlib's task tuples: (job, i, func, args, kwds). */
+static int
+add_stdlib_task(ResultObject *self, struct batch *batch, PyObject *item)
+{
+    PyObject *tuple = PySequence_Tuple(item);
+    if (tuple == NULL) {
+        return fail_here_take(self, self->source.index, py_error_fetch(),
+                              false);
+    }
+    PyObject *reraised =
+        PyObject_CallMethod(self->state->remote, "reraised_by", "(O)", tuple);
+    int r;
+    if (reraised == NULL) {
+        r = fail_here_take(self, self->source.index, py_error_fetch(), false);
+    } else if (reraised != Py_None) {
+        r = fail_here_take(self, self->source.index, Py_NewRef(reraised),
+                           false);
+    } else {
+        PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
+        r = call == NULL
+                ? -1
+                : add_task(self, batch, self->source.index, PY_CALL, call);
+        Py_XDECREF(call);
+    }
+    Py_XDECREF(reraised);
+    Py_DECREF(tuple);
+    return r;
+}
+
+/* Pull one task's worth: 1, 0 at the end, -1 with MemoryError. */
+static int
+feed_one(ResultObject *self, struct batch *batch)
+{
+    struct py_source *src = &self->source;
+    PyObject *payload = NULL;
+    unsigned mode = src->mode & PY_MODE;
+    bool one = mode == PY_MAP_ONE || mode == PY_STAR_ONE || src->func == NULL;
+    int r = one ? pull_item(src, &payload) : pull_chunk(src, &payload);
+    if (r < 0) {
+        /* The iterable raised: that is the last task's failure. */
+        PyObject *exc = py_error_fetch();
+        batch_flush(self, batch, false);
+        return fail_here_take(self, src->index++, exc, true);
+    }
+    if (r == 0) {
+        return 0;
+    }
+    r = src->func == NULL
+            ? add_stdlib_task(self, batch, payload)
+            : add_task(self, batch, src->index, src->mode, payload);
+    Py_DECREF(payload);
+    src->index++;
+    return r < 0 ? -1 : 1;
+}
+
+int
+py_feed(ResultObject *self, uint64_t n)
+{
+    struct py_source *src = &self->source;
+    struct batch batch = {0};
+    size_t tasks = 0;
+    int r = 1;
+    if (src->iterator == NULL) {
+        return 0;
+    }
+    /* Kept over calls of user code, which may end the job. */
+    PyObject *iterator = Py_NewRef(src->iterator);
+    bool ahead = (src->plain && self->job->limit == 0) || src->length >= 0;
+    bool block = n == 0 || n > BLOCK_TASKS || ahead;
+    size_t limit = block ? BLOCK_TASKS : (size_t)n;
+    while (r == 1 && tasks < limit && batch.bytes < BLOCK_BYTES) {
+        if (src->iterator == NULL || atomic_load(&self->job->done)) {
+            r = 0;
+            break;
+        }
+        r = feed_one(self, &batch);
+        tasks++;
+        if (batch.n >= (src->plain ? SLICE : 1)) {
+            batch_flush(self, &batch, false);
+        }
+    }
+    cp_buf_fini(&batch.scratch);
+    batch_flush(self, &batch, r == 0);
+    if (r < 0) { /* no memory: that is the last task's failure */
+        PyObject *exc = py_error_fetch();
+        if (fail_here_take(self, src->index++, exc, true) < 0) {
+            PyErr_Clear();
+            cp_job_cancel(self->job);
+        }
+        r = 0;
+    }
+    Py_DECREF(iterator);
+    if (r <= 0) {
+        Py_CLEAR(src->iterator);
+    }
+    return r;
+}

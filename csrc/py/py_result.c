@@ -1,0 +1,449 @@
+/*
+ * _core.Result: the handle of one apply or map, as Python sees it; and what it
+ * has in common with _core.Stream. How it gets its value is in py_settle.c.
+ */
+#include "py_result.h"
+
+#include "py_error.h"
+#include "py_settle.h"
+#include "py_timeout.h"
+
+static bool
+is_done(ResultObject *self)
+{
+    return self->settled || atomic_load(&self->job->done);
+}
+
+/* A subclass may not have called __init__; and in a forked copy of the process
+ * there is nobody to wait for. */
+static int
+check_usable(ResultObject *self)
+{
+    if (self->engine == NULL) {
+        PyErr_Format(PyExc_AttributeError,
+                     "'%.200s' object has no attribute '_event'",
+                     Py_TYPE(self)->tp_name);
+        return -1;
+    }
+    return self->settled ? 0 : py_engine_check(self->engine);
+}
+
+/* ---- methods ---- */
+
+static PyObject *
+result_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (check_usable(self) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(is_done(self));
+}
+
+/* It would be a wait for ever: this thread is the one to run the callbacks. */
+static bool
+waits_for_itself(ResultObject *self)
+{
+    return (self->job->flags & CP_JOB_CALLS) != 0
+           && self->engine->helper == PyThread_get_thread_ident();
+}
+
+/* 1 ready, 0 not in time, -1 an exception. */
+static int
+wait_for(ResultObject *self, PyObject *timeout)
+{
+    int64_t deadline;
+    if (check_usable(self) < 0) {
+        return -1;
+    }
+    if (self->settled) {
+        return 1;
+    }
+    if (is_done(self)) {
+        deadline = CP_NEVER; /* another thread decodes, at most */
+    } else if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
+        return -1;
+    } else if (deadline == CP_NEVER && waits_for_itself(self)) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a callback cannot wait for a result that has "
+                        "callbacks: they run one after the other");
+        return -1;
+    }
+    return py_result_wait(self, deadline);
+}
+
+static PyObject *
+result_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    PyObject *timeout;
+    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0
+        || wait_for((ResultObject *)op, timeout) < 0) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* The value, or NULL with the failure raised. */
+static PyObject *
+outcome(ResultObject *self)
+{
+    self->retrieved = 1;
+    if (self->success) {
+        return Py_NewRef(self->value);
+    }
+    py_error_restore(self->value);
+    return NULL;
+}
+
+static PyObject *
+result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+           PyObject *kwnames)
+{
+    ResultObject *self = (ResultObject *)op;
+    PyObject *timeout;
+    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0) {
+        return NULL;
+    }
+    int r = wait_for(self, timeout);
+    if (r < 0) {
+        if (self->blocking && self->job != NULL) {
+            /* The call that would have waited is over: so is its job. */
+            cp_job_cancel(self->job);
+        }
+        return NULL;
+    }
+    if (r == 0) {
+        return py_timeout_raise(self->state);
+    }
+    return outcome(self);
+}
+
+static PyObject *
+result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (check_usable(self) < 0) {
+        return NULL;
+    }
+    if (!is_done(self)) {
+        PyErr_Format(PyExc_ValueError, "%R not ready", op);
+        return NULL;
+    }
+    if (wait_for(self, NULL) < 0) {
+        return NULL;
+    }
+    self->retrieved = 1;
+    return PyBool_FromLong(self->success);
+}
+
+/* ---- attributes ---- */
+
+/* Decode what is there: (success, value), or None before the first result. */
+static PyObject *
+result_look(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->engine != NULL && !self->settled) {
+        if (py_engine_check(self->engine) < 0 || py_result_absorb(self) < 0) {
+            return NULL;
+        }
+    }
+    if (self->engine == NULL || self->value == NULL) {
+        Py_RETURN_NONE;
+    }
+    self->retrieved = 1;
+    return Py_BuildValue("NO", PyBool_FromLong(self->success), self->value);
+}
+
+static PyObject *
+result_get_job(PyObject *op, void *Py_UNUSED(closure))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->job == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromUnsignedLongLong(self->job->id);
+}
+
+/* How many chunks have not come back. */
+static PyObject *
+result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->job == NULL || self->chunksize <= 0 || is_done(self)) {
+        return PyLong_FromLong(0);
+    }
+    if (py_engine_check(self->engine) < 0) {
+        return NULL;
+    }
+    uint64_t chunks =
+        (uint64_t)((self->length + self->chunksize - 1) / self->chunksize);
+    uint64_t arrived = cp_job_arrived(self->job, NULL);
+    return PyLong_FromUnsignedLongLong(arrived < chunks ? chunks - arrived : 0);
+}
+
+/* ---- life ---- */
+
+int
+py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
+{
+    PyObject *engine = PyObject_GetAttrString(pool, "_engine");
+    if (engine == NULL) {
+        return -1;
+    }
+    if (!PyObject_TypeCheck(engine, self->state->engine_type)
+        || self->engine != NULL) {
+        Py_DECREF(engine);
+        PyErr_SetString(PyExc_TypeError,
+                        "a result is made once, for a cpool.Pool");
+        return -1;
+    }
+    EngineObject *e = (EngineObject *)engine;
+    if (py_engine_check(e) < 0) {
+        Py_DECREF(engine);
+        return -1;
+    }
+    py_engine_collect(e);
+    int r = cp_job_open(e->pool, NULL, flags, Py_NewRef((PyObject *)self),
+                        &self->job);
+    if (r != 0) {
+        Py_DECREF(self);
+        Py_DECREF(engine);
+        (void)py_raise(self->state, r);
+        return -1;
+    }
+    self->engine = e;
+    self->pool = Py_NewRef(pool);
+    return 0;
+}
+
+static int
+is_true(PyObject *callback)
+{
+    return callback == NULL || callback == Py_None ? 0
+                                                   : PyObject_IsTrue(callback);
+}
+
+static PyObject *
+none_list(Py_ssize_t n)
+{
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        PyList_SET_ITEM(list, i, Py_NewRef(Py_None));
+    }
+    return list;
+}
+
+int
+py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"pool",      "callback", "error_callback",
+                            "chunksize", "length",   NULL};
+    ResultObject *self = (ResultObject *)op;
+    PyObject *pool, *callback = Py_None, *error_callback = Py_None;
+    Py_ssize_t chunksize = 0, length = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|OOnn:Result", names, &pool,
+                                     &callback, &error_callback, &chunksize,
+                                     &length)) {
+        return -1;
+    }
+    int on_value = is_true(callback), on_error = is_true(error_callback);
+    if (on_value < 0 || on_error < 0) {
+        return -1;
+    }
+    uint32_t flags = (length < 0 ? CP_JOB_SINGLE : 0u)
+                     | (on_value || on_error ? CP_JOB_CALLS : 0u);
+    if (length >= 0 && chunksize <= 0) {
+        flags &= ~CP_JOB_CALLS; /* nothing runs, so nobody is called */
+    }
+    self->callback = Py_NewRef(callback);
+    self->error_callback = Py_NewRef(error_callback);
+    self->length = length;
+    self->chunksize = chunksize;
+    if (length >= 0) {
+        self->value = none_list(length);
+        self->success = 1;
+        if (self->value == NULL) {
+            return -1;
+        }
+    }
+    if (py_result_open(self, pool, flags) < 0) {
+        return -1;
+    }
+    if (length >= 0 && chunksize <= 0) {
+        cp_job_put_take(self->job, NULL, true);
+        self->settled = 1;
+        py_result_release(self);
+    }
+    return 0;
+}
+
+static PyObject *
+result_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+           PyObject *Py_UNUSED(kwds))
+{
+    ResultObject *self = (ResultObject *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->state = py_state_of_type(type);
+        self->length = -1;
+        self->source.length = -1;
+    }
+    return (PyObject *)self;
+}
+
+int
+py_result_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ResultObject *self = (ResultObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->engine);
+    Py_VISIT(self->pool);
+    Py_VISIT(self->callback);
+    Py_VISIT(self->error_callback);
+    Py_VISIT(self->value);
+    Py_VISIT(self->failures);
+    Py_VISIT(self->source.iterator);
+    Py_VISIT(self->source.func);
+    Py_VISIT(self->source.poison);
+    return 0;
+}
+
+int
+py_result_clear(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    Py_CLEAR(self->pool);
+    Py_CLEAR(self->callback);
+    Py_CLEAR(self->error_callback);
+    Py_CLEAR(self->value);
+    Py_CLEAR(self->failures);
+    Py_CLEAR(self->source.iterator);
+    Py_CLEAR(self->source.func);
+    Py_CLEAR(self->source.poison);
+    return 0;
+}
+
+static bool
+has_error_callback(ResultObject *self)
+{
+    return self->error_callback != NULL && self->error_callback != Py_None;
+}
+
+/* A failure that nobody has asked for, and nobody will: say so, as asyncio does
+ * for its futures. Pools that are ended early are no failure of the task. */
+static void
+result_finalize(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->job == NULL || self->retrieved || has_error_callback(self)
+        || !py_is_ours(self->state, self->job->pool)
+        || !atomic_load(&self->job->done)
+        || atomic_load(&self->job->end) != CP_END_NONE
+        || self->state->exit_thread != 0) {
+        return;
+    }
+    uint64_t failed;
+    (void)cp_job_arrived(self->job, &failed);
+    if (failed == 0 && (!self->settled || self->success)) {
+        return;
+    }
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    int r = py_result_absorb(self);
+    if (r < 0) {
+        PyErr_WriteUnraisable(op);
+    }
+    /* An interrupt is the program's, which knows of it without us. */
+    if (r == 1 && !self->success
+        && !PyErr_GivenExceptionMatches(self->value, PyExc_KeyboardInterrupt)) {
+        PyObject *func = self->source.func;
+        PyObject *what =
+            PyObject_CallMethod(self->state->remote, "Unretrieved", "OOO", op,
+                                func != NULL ? func : Py_None, self->value);
+        if (what == NULL) {
+            PyErr_Clear();
+        }
+        py_error_restore(self->value);
+        PyErr_WriteUnraisable(what);
+        Py_XDECREF(what);
+    }
+    PyErr_Restore(type, value, tb);
+}
+
+void
+py_result_dealloc(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* the hook has kept it */
+    }
+    PyObject_GC_UnTrack(op);
+    (void)py_result_clear(op);
+    if (self->job != NULL && py_is_ours(self->state, self->job->pool)) {
+        cp_job_close(self->job);
+    }
+    Py_CLEAR(self->engine);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+PyMemberDef py_result_members[] = {
+    {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
+    {"_callback", T_OBJECT, offsetof(ResultObject, callback), READONLY, NULL},
+    {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
+    {"_error_callback", T_OBJECT, offsetof(ResultObject, error_callback),
+     READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef result_getset[] = {
+    {"_job", result_get_job, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef result_methods[] = {
+    {"_look", result_look, METH_NOARGS, NULL},
+    {"_left", result_left, METH_NOARGS, NULL},
+    {"ready", result_ready, METH_NOARGS, NULL},
+    {"successful", result_successful, METH_NOARGS, NULL},
+    {"wait", (PyCFunction)(void (*)(void))result_wait,
+     METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"get", (PyCFunction)(void (*)(void))result_get,
+     METH_FASTCALL | METH_KEYWORDS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot result_slots[] = {
+    {Py_tp_new, result_new},
+    {Py_tp_init, py_result_init},
+    {Py_tp_traverse, py_result_traverse},
+    {Py_tp_clear, py_result_clear},
+    {Py_tp_dealloc, py_result_dealloc},
+    {Py_tp_finalize, result_finalize},
+    {Py_tp_methods, result_methods},
+    {Py_tp_members, py_result_members},
+    {Py_tp_getset, result_getset},
+    {0, NULL},
+};
+
+static PyType_Spec result_spec = {
+    .name = "cpool._core.Result",
+    .basicsize = sizeof(ResultObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = result_slots,
+};
+
+int
+py_result_add_types(PyObject *module, struct py_state *state)
+{
+    state->result_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &result_spec, NULL);
+    if (state->result_type == NULL
+        || PyModule_AddType(module, state->result_type) < 0) {
+        return -1;
+    }
+    return py_stream_add_type(module, state);
+}

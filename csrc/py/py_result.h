@@ -1,0 +1,20 @@
+/*
+ * What a submission returns. _core.Result stands under ApplyResult and
+ * MapResult, _core.Stream under the iterators; the Python classes over them
+ * (cpool/pool.py) add what runs seldom. [attached]
+ */
+#ifndef PY_RESULT_H
+#define PY_RESULT_H
+
+#include "py_state.h"
+
+/* py_stream.c */
+int py_stream_add_type(PyObject *module, struct py_state *state);
+int py_result_init(PyObject *op, PyObject *args, PyObject *kwds);
+int py_result_traverse(PyObject *op, visitproc visit, void *arg);
+int py_result_clear(PyObject *op);
+void py_result_dealloc(PyObject *op);
+int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
+extern PyMemberDef py_result_members[];
+
+#endif

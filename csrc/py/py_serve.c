@@ -1,0 +1,357 @@
+/*
+ * The worker's loop: a task in, the function called, the answer out. Runs in
+ * the worker process, on its main thread, attached but for the wait.
+ *
+ * Nothing of a task is kept when the loop waits: not its arguments, not its
+ * result. A global function is unpickled once; any other callable afresh for
+ * each task, so that state which it changes never reaches the next one.
+ */
+#include "py_error.h"
+#include "py_pickle.h"
+#include "py_worker.h"
+
+#include <string.h>
+
+#define KEEP_SCRATCH (1u << 20)
+
+/* The callables that the parent has sent, by slot. */
+struct func_entry {
+    PyObject *object; /* kept: CP_KEEP */
+    uint8_t *bytes;   /* else its pickle */
+    size_t len;
+    bool keep;
+};
+
+struct loop {
+    struct py_state *state;
+    struct cp_serve *serve;
+    struct func_entry *funcs;
+    uint32_t n_funcs;
+    struct cp_buf scratch;
+    uint64_t left; /* tasks that may still be run */
+    int64_t now;   /* when the last task ended; 0: unknown */
+    bool last;     /* the process ends now */
+};
+
+int
+py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
+                const uint8_t *body)
+{
+    int r = cp_serve_put(serve, frame, body, cp_now());
+    if (r == 0) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    r = r == 1 ? cp_serve_flush(serve) : cp_serve_send(serve, frame, body);
+    Py_END_ALLOW_THREADS
+    return r;
+}
+
+static void
+entry_clear(struct func_entry *entry)
+{
+    Py_CLEAR(entry->object);
+    PyMem_RawFree(entry->bytes);
+    memset(entry, 0, sizeof(*entry));
+}
+
+/* 0, or a negative code. */
+static int
+store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
+{
+    if (frame->arg >= loop->n_funcs) {
+        uint32_t n = frame->arg + 16;
+        struct func_entry *funcs =
+            PyMem_RawRealloc(loop->funcs, n * sizeof(*funcs));
+        if (funcs == NULL) {
+            return CP_ENOMEM;
+        }
+        memset(funcs + loop->n_funcs, 0, (n - loop->n_funcs) * sizeof(*funcs));
+        loop->funcs = funcs;
+        loop->n_funcs = n;
+    }
+    struct func_entry *entry = &loop->funcs[frame->arg];
+    entry_clear(entry);
+    entry->bytes = PyMem_RawMalloc(frame->len > 0 ? (size_t)frame->len : 1);
+    if (entry->bytes == NULL) {
+        return CP_ENOMEM;
+    }
+    memcpy(entry->bytes, body, (size_t)frame->len);
+    entry->len = (size_t)frame->len;
+    entry->keep = (frame->flags & CP_KEEP) != 0;
+    return 0;
+}
+
+/* The callable of a slot: a new reference, or NULL with an exception. */
+static PyObject *
+load_func(struct loop *loop, uint32_t slot)
+{
+    CP_ASSERT(slot < loop->n_funcs && loop->funcs[slot].bytes != NULL);
+    struct func_entry *entry = &loop->funcs[slot];
+    if (entry->object != NULL) {
+        return Py_NewRef(entry->object);
+    }
+    PyObject *func = py_loads(loop->state, entry->bytes, entry->len);
+    if (func != NULL && entry->keep) {
+        entry->object = Py_NewRef(func);
+    }
+    return func;
+}
+
+/* Anything but plain arguments: Python's own call gives Python's errors. */
+static PyObject *
+call_oddly(struct py_state *state, PyObject *func, PyObject *args,
+           PyObject *kwds)
+{
+    return PyObject_CallMethod(state->remote, "call",
+                               kwds != NULL ? "OOO" : "OO", func, args, kwds);
+}
+
+static PyObject *
+call_star(PyObject *func, PyObject *item)
+{
+    if (PyTuple_CheckExact(item)) {
+        return PyObject_Call(func, item, NULL);
+    }
+    PyObject *args = PySequence_Tuple(item);
+    if (args == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Call(func, args, NULL);
+    Py_DECREF(args);
+    return result;
+}
+
+static PyObject *
+call_each(PyObject *func, PyObject *items, bool star)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(items);
+    PyObject *results = PyList_New(n);
+    for (Py_ssize_t i = 0; results != NULL && i < n; i++) {
+        PyObject *item = PyTuple_GET_ITEM(items, i);
+        PyObject *result =
+            star ? call_star(func, item) : PyObject_CallOneArg(func, item);
+        if (result == NULL) {
+            Py_CLEAR(results);
+        } else {
+            PyList_SET_ITEM(results, i, result);
+        }
+    }
+    return results;
+}
+
+static PyObject *
+call_func(struct py_state *state, unsigned mode, PyObject *func,
+          PyObject *payload)
+{
+    switch (mode) {
+        case PY_CALL:
+            return PyTuple_CheckExact(payload)
+                       ? PyObject_Call(func, payload, NULL)
+                       : call_oddly(state, func, payload, NULL);
+        case PY_CALL_KW: {
+            PyObject *args = PyTuple_GET_ITEM(payload, 0);
+            PyObject *kwds = PyTuple_GET_ITEM(payload, 1);
+            return PyTuple_CheckExact(args) && PyDict_CheckExact(kwds)
+                       ? PyObject_Call(func, args, kwds)
+                       : call_oddly(state, func, args, kwds);
+        }
+        case PY_MAP: return call_each(func, payload, false);
+        case PY_STAR: return call_each(func, payload, true);
+        case PY_MAP_ONE: return PyObject_CallOneArg(func, payload);
+        default: return call_star(func, payload);
+    }
+}
+
+/* Run the task: its result, or NULL with the exception that is its answer. */
+static PyObject *
+run(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
+    PyObject **func_out)
+{
+    PyObject *func = load_func(loop, frame->arg);
+    *func_out = func;
+    if (func == NULL) {
+        return NULL;
+    }
+    PyObject *payload = py_loads(loop->state, body, (size_t)frame->len);
+    if (payload == NULL) {
+        return NULL;
+    }
+    PyObject *result =
+        call_func(loop->state, frame->flags & PY_MODE, func, payload);
+    Py_DECREF(payload);
+    return result;
+}
+
+/* The pending exception as the body of an answer: bytes, or NULL where not
+ * even that can be made. Says whether the process is to end. */
+static PyObject *
+pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
+{
+    PyObject *exc = py_error_fetch();
+    bool ends = !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
+    PyObject *bytes =
+        PyObject_CallMethod(loop->state->remote, "pack_error", "OO", exc,
+                            func != NULL ? func : Py_None);
+    if (ends) {
+        Py_XSETREF(*fatal, exc);
+    } else {
+        Py_DECREF(exc);
+    }
+    return bytes;
+}
+
+/* The result would not pickle: the report of that. */
+static PyObject *
+pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
+{
+    PyObject *exc = py_error_fetch();
+    PyObject *bytes =
+        PyObject_CallMethod(loop->state->remote, "pack_unpicklable", "OOO", exc,
+                            result, listed ? Py_True : Py_False);
+    Py_DECREF(exc);
+    return bytes;
+}
+
+static int
+answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
+{
+    int64_t now = cp_now();
+    int64_t ns = now - loop->now;
+    loop->now = now;
+    frame->arg = ns < 0 ? 0 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+    int r = cp_serve_put(loop->serve, frame, body, now);
+    if (r == 0) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    r = r == 1 ? cp_serve_flush(loop->serve)
+               : cp_serve_send(loop->serve, frame, body);
+    Py_END_ALLOW_THREADS
+    loop->now = cp_now();
+    return r;
+}
+
+/* One task: 0, a core code, or -1 with the exception that ends the process. */
+static int
+do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
+{
+    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
+    PyObject *func = NULL, *report = NULL, *fatal = NULL;
+    if (loop->now == 0) {
+        loop->now = cp_now();
+    }
+    cp_serve_begin(loop->serve, task->seq, loop->now);
+    PyObject *result = run(loop, task, body, &func);
+    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
+    if (loop->state->forked > 0) {
+        /* The task forked, and this is the copy: it is no worker. */
+        Py_XDECREF(func);
+        Py_XDECREF(result);
+        return result == NULL ? -1 : CP_ECLOSED;
+    }
+    if (result == NULL) {
+        report = pack_error(loop, func, &fatal);
+    } else if (py_dumps(loop->state, result, &loop->scratch) < 0) {
+        report = pack_unpicklable(loop, result, (task->flags & PY_LISTED) != 0);
+    }
+    Py_XDECREF(func);
+    Py_XDECREF(result);
+    if (report == NULL && PyErr_Occurred()) {
+        Py_XDECREF(fatal);
+        return -1; /* out of memory, at the least: the task counts as lost */
+    }
+    int r;
+    if (--loop->left == 0 || fatal != NULL) {
+        frame.flags |= CP_LAST;
+        loop->last = true;
+    }
+    if (report != NULL) {
+        frame.kind = CP_ERROR;
+        frame.len = (uint64_t)PyBytes_GET_SIZE(report);
+        r = answer(loop, &frame, (const uint8_t *)PyBytes_AS_STRING(report));
+        Py_DECREF(report);
+    } else {
+        frame.len = cp_buf_len(&loop->scratch);
+        r = answer(loop, &frame, cp_buf_head(&loop->scratch));
+    }
+    if (fatal != NULL && r == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_serve_flush(loop->serve);
+        Py_END_ALLOW_THREADS
+        PyObject *none =
+            PyObject_CallMethod(loop->state->remote, "leave", "O", fatal);
+        Py_XDECREF(none);
+        r = -1;
+    }
+    Py_XDECREF(fatal);
+    return r;
+}
+
+/* Wait for more. An interrupt between tasks concerns nobody; one that came with
+ * a task came before it. */
+static int
+wait_for_more(struct loop *loop)
+{
+    int r;
+    loop->now = 0;
+    Py_BEGIN_ALLOW_THREADS
+    r = cp_serve_wait(loop->serve);
+    Py_END_ALLOW_THREADS
+    if (r != 0 && r != CP_EINTR) {
+        return r;
+    }
+    if (PyErr_CheckSignals() < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+static int
+loop_once(struct loop *loop)
+{
+    struct cp_frame frame;
+    const uint8_t *body;
+    int r = cp_serve_next(loop->serve, &frame, &body);
+    if (r <= 0) {
+        return r < 0 ? r : wait_for_more(loop);
+    }
+    switch (frame.kind) {
+        case CP_FUNC: return store_func(loop, &frame, body);
+        case CP_FORGET:
+            if (frame.arg < loop->n_funcs) {
+                entry_clear(&loop->funcs[frame.arg]);
+            }
+            return 0;
+        default: return do_task(loop, &frame, body);
+    }
+}
+
+PyObject *
+py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
+{
+    struct loop loop = {.state = state, .serve = serve, .left = budget};
+    struct cp_frame hello = {.kind = CP_HELLO};
+    int r = py_serve_answer(serve, &hello, NULL);
+    while (r == 0 && !loop.last) {
+        r = loop_once(&loop);
+    }
+    if (r == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_serve_flush(serve);
+        Py_END_ALLOW_THREADS
+    }
+    for (uint32_t i = 0; i < loop.n_funcs; i++) {
+        entry_clear(&loop.funcs[i]);
+    }
+    PyMem_RawFree(loop.funcs);
+    cp_buf_fini(&loop.scratch);
+    if (r == 0 || r == CP_ECLOSED) {
+        /* All is done, or the parent is gone, or does not want more. */
+        return PyLong_FromUnsignedLongLong(budget - loop.left);
+    }
+    return py_raise(state, r);
+}

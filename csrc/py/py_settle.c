@@ -1,0 +1,264 @@
+/*
+ * From bytes to a settled result. Results arrive as bytes and are decoded here,
+ * by the thread that asks for them, or by the helper where callbacks are to be
+ * run; then the object is settled: value and success do not change any more.
+ */
+#include "py_settle.h"
+
+#include "py_error.h"
+#include "py_feed.h"
+#include "py_pickle.h"
+
+#include <poll.h>
+
+/* A thread that waits comes up for air this often: a signal ends the system
+ * calls of the main thread, but not if it comes just before one. */
+#define SIGNAL_TICK (100 * CP_MS)
+
+PyObject *
+py_result_error(ResultObject *self, const struct cp_result *r)
+{
+    if (r->outcome != CP_LOCAL) {
+        return py_error_of_result(self->state, r, self->source.func);
+    }
+    PyObject *key = PyLong_FromUnsignedLongLong(r->index);
+    PyObject *exc = NULL;
+    if (key != NULL) {
+        exc = PyObject_GetItem(self->failures, key);
+        Py_DECREF(key);
+    }
+    return exc;
+}
+
+/* Keep the first failure; steals exc. */
+static void
+fail_take(ResultObject *self, PyObject *exc)
+{
+    if (self->success == 1 || self->value == NULL) {
+        self->success = 0;
+        Py_XSETREF(self->value, exc);
+    } else {
+        Py_DECREF(exc);
+    }
+}
+
+/* Put the results of chunk `index` in their places. -1: an exception. */
+static int
+place_chunk(ResultObject *self, uint64_t index, PyObject *part)
+{
+    Py_ssize_t at = (Py_ssize_t)index * self->chunksize;
+    Py_ssize_t n = self->length - at;
+    n = n < self->chunksize ? n : self->chunksize;
+    if (self->chunksize == 1) {
+        return PyList_SetItem(self->value, at, Py_NewRef(part));
+    }
+    if (!PyList_CheckExact(part) || PyList_GET_SIZE(part) != n) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a worker answered with a wrong number of results");
+        return -1;
+    }
+    return PyList_SetSlice(self->value, at, at + n, part);
+}
+
+/* The value of one result, or its failure. What is raised meanwhile is the
+ * failure as well; but if it does not come again, it was a signal's handler that
+ * raised it: then it is *interrupt, for whoever waits. */
+static PyObject *
+decode(ResultObject *self, const struct cp_result *r, bool *is_value,
+       PyObject **interrupt)
+{
+    PyObject *first = NULL;
+    for (;;) {
+        *is_value = r->outcome == CP_OK;
+        PyObject *obj = *is_value ? py_loads(self->state, r->body, r->len)
+                                  : py_result_error(self, r);
+        if (obj != NULL) {
+            *interrupt = first;
+            return obj;
+        }
+        obj = py_error_fetch();
+        if (first != NULL) {
+            Py_DECREF(first);
+            *is_value = false;
+            return obj;
+        }
+        first = obj;
+    }
+}
+
+/* 0, or -1 with the exception of a signal's handler. */
+static int
+absorb_one(ResultObject *self, const struct cp_result *r)
+{
+    bool is_map = self->length >= 0;
+    if (is_map && self->success == 0) {
+        return 0; /* only the first failure is shown */
+    }
+    bool is_value;
+    PyObject *interrupt = NULL;
+    PyObject *obj = decode(self, r, &is_value, &interrupt);
+    if (!is_value) {
+        fail_take(self, obj);
+    } else if (!is_map) {
+        self->success = 1;
+        Py_XSETREF(self->value, obj);
+    } else {
+        if (place_chunk(self, r->index, obj) < 0) {
+            fail_take(self, py_error_fetch());
+        }
+        Py_DECREF(obj);
+    }
+    if (interrupt != NULL) {
+        py_error_restore(interrupt);
+        Py_DECREF(interrupt);
+    }
+    return interrupt != NULL ? -1 : 0;
+}
+
+/* 0, or -1 with the exception of a signal's handler; call again then. */
+static int
+decode_all(ResultObject *self)
+{
+    struct cp_result *list = cp_job_take_all(self->job);
+    if (list == NULL) {
+        return 0;
+    }
+    int r = 0;
+    while (list != NULL && r == 0) {
+        struct cp_result *next = list->next;
+        r = absorb_one(self, list);
+        cp_result_free(list);
+        list = next;
+    }
+    cp_job_decoded(self->job, list);
+    return r;
+}
+
+int
+py_result_absorb(ResultObject *self)
+{
+    if (self->settled) {
+        return 1;
+    }
+    if ((self->job->flags & CP_JOB_CALLS) != 0
+        && !atomic_load(&self->job->done)) {
+        return 0; /* the helper decodes, and calls back */
+    }
+    if (decode_all(self) < 0) {
+        return -1;
+    }
+    if (!cp_job_is_drained(self->job)) {
+        return 0;
+    }
+    if (atomic_load(&self->job->end) != CP_END_NONE) {
+        PyObject *exc = py_error_of_end(self->engine, self->job);
+        if (exc == NULL) {
+            exc = py_error_fetch();
+        }
+        /* A single value that had come in is not taken back. */
+        if (self->length >= 0 || self->value == NULL) {
+            fail_take(self, exc);
+        } else {
+            Py_DECREF(exc);
+        }
+    }
+    self->settled = 1;
+    py_result_release(self);
+    return 1;
+}
+
+/* The interpreter ends, and this is a daemon thread that waits: it is to wait
+ * until the process is gone. With an error it would print, and a daemon thread
+ * that prints now brings the interpreter down. */
+static void
+sleep_if_exiting(struct py_state *state)
+{
+    unsigned long last = state->exit_thread;
+    if (last == 0 || last == PyThread_get_thread_ident()) {
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (;;) {
+        (void)poll(NULL, 0, -1);
+    }
+    Py_END_ALLOW_THREADS
+}
+
+/* What a wait of the core came back with, dealt with: 0 to go on, or -1. */
+static int
+handle_news(ResultObject *self, int r)
+{
+    switch (r) {
+        case CP_WAIT_TIMEOUT:
+        case CP_EINTR: return PyErr_CheckSignals();
+        case CP_WAIT_WORKERS: return py_engine_replace_workers(self->engine);
+        case CP_WAIT_FEED: return py_feed(self, 0) < 0 ? -1 : 0;
+        case CP_WAIT_READY: return 0;
+        default: (void)py_raise(self->state, r); return -1;
+    }
+}
+
+int
+py_result_wait(ResultObject *self, int64_t deadline)
+{
+    bool stream = PyObject_TypeCheck(self, self->state->stream_type);
+    unsigned can = CP_CAN_FORK | (self->blocking ? CP_CAN_FEED : 0u);
+    for (;;) {
+        int r = stream ? 0 : py_result_absorb(self);
+        if (r != 0) {
+            return r;
+        }
+        int64_t until = cp_clock_min(deadline, cp_now() + SIGNAL_TICK);
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_wait(self->engine->pool, self->job, until, can);
+        Py_END_ALLOW_THREADS
+        sleep_if_exiting(self->state);
+        if (handle_news(self, r) < 0) {
+            return -1;
+        }
+        if (r == CP_WAIT_READY && stream) {
+            return 1;
+        }
+        if (r == CP_WAIT_TIMEOUT && until == deadline) {
+            return stream ? 0 : py_result_absorb(self);
+        }
+    }
+}
+
+void
+py_result_release(ResultObject *self)
+{
+    PyObject *pool = self->pool;
+    self->pool = NULL;
+    Py_CLEAR(self->source.iterator);
+    Py_XDECREF(pool);
+}
+
+static int
+call_back(ResultObject *self, PyObject *callback)
+{
+    PyObject *none = PyObject_CallOneArg(callback, self->value);
+    Py_XDECREF(none);
+    return none != NULL ? 0 : -1;
+}
+
+void
+py_result_call(ResultObject *self)
+{
+    while (decode_all(self) < 0) {
+        PyErr_Clear(); /* signals have their handlers on another thread */
+    }
+    enum cp_end end = atomic_load(&self->job->end);
+    if (end != CP_END_NONE) {
+        PyObject *exc = py_error_of_end(self->engine, self->job);
+        fail_take(self, exc != NULL ? exc : py_error_fetch());
+    }
+    PyObject *callback = self->success ? self->callback : self->error_callback;
+    int truth = callback == NULL ? 0 : PyObject_IsTrue(callback);
+    if (truth < 0 || (truth == 1 && call_back(self, callback) < 0)) {
+        /* As 3.16 does: the error of a callback is the job's result. */
+        self->success = 0;
+        Py_XSETREF(self->value, py_error_fetch());
+    }
+    self->settled = 1;
+}

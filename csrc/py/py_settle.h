@@ -1,0 +1,30 @@
+/*
+ * Waiting for a job, and decoding what comes back. [attached; waiting detaches]
+ */
+#ifndef PY_SETTLE_H
+#define PY_SETTLE_H
+
+#include "py_state.h"
+
+/* Decode what has arrived, and settle the object if that was all: 1 where it
+ * is settled, 0 where not, -1 with an exception of a signal handler. What cannot
+ * be decoded is the job's failure. */
+int py_result_absorb(ResultObject *self);
+
+/* Wait until the job is settled (a Result) or has a result (a Stream), or
+ * until the deadline: 1, 0, or -1 with an exception of a signal handler. Feeds
+ * a blocking job, and replaces workers, meanwhile. */
+int py_result_wait(ResultObject *self, int64_t deadline);
+
+/* The helper: decode the value, run the callbacks. An exception of theirs
+ * becomes the result. */
+void py_result_call(ResultObject *self);
+
+/* The job is done: let go of what only a pending one needs. */
+void py_result_release(ResultObject *self);
+
+/* The exception for a result that is no value; a new reference, or NULL with
+ * an exception set. */
+PyObject *py_result_error(ResultObject *self, const struct cp_result *r);
+
+#endif

@@ -1,0 +1,118 @@
+/*
+ * The binding's module state and object layouts.
+ *
+ * Everything in csrc/py runs attached to the interpreter, but for the parts
+ * between Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS. The core's lock is
+ * only taken inside core functions, never across a call into Python.
+ */
+#ifndef PY_STATE_H
+#define PY_STATE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h> // PyMemberDef, before 3.12
+
+#include "cp_clock.h"
+#include "cp_pool.h"
+#include "cp_serve.h"
+
+/* How the body of a task is to be applied: flags of CP_TASK. */
+#define PY_CALL 0x0u     /* func(*args); body: args */
+#define PY_CALL_KW 0x1u  /* func(*args, **kwds); body: (args, kwds) */
+#define PY_MAP 0x2u      /* [func(x) for x in items]; body: tuple of items */
+#define PY_STAR 0x3u     /* [func(*x) for x in items]; body: likewise */
+#define PY_MAP_ONE 0x4u  /* func(x); body: x */
+#define PY_STAR_ONE 0x5u /* func(*x); body: x */
+#define PY_MODE 0xfu
+/* The answer to a single item stands for a list of one (error texts). */
+#define PY_LISTED 0x10u
+
+/* A pickler that is used again and again; see py_pickle.h. */
+struct py_pickler {
+    PyObject *pickler;
+    PyObject *sink;
+    PyObject *copyreg_seen, *extra_seen; /* what its table was made from */
+    int busy;
+};
+
+struct py_state {
+    PyTypeObject *engine_type;
+    PyTypeObject *worker_type;
+    PyTypeObject *result_type;
+    PyTypeObject *stream_type;
+    PyTypeObject *sink_type;
+    PyObject *pickle_loads;   /* _pickle.loads */
+    PyObject *pickler_class;  /* _pickle.Pickler */
+    PyObject *copyreg_table;  /* copyreg.dispatch_table */
+    PyObject *extra_reducers; /* ForkingPickler._extra_reducers */
+    PyObject *remote;         /* module cpool._remote */
+    PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
+    struct py_pickler pickler; /* the one that is kept */
+    struct cp_serve *serving;  /* in a worker: its side of the pipes */
+    int forked;                /* this is a copy that somebody forked */
+    long pid;                  /* of this process; asking the kernel is slow */
+    unsigned long exit_thread; /* the thread that ends the interpreter */
+};
+
+typedef struct {
+    PyObject_HEAD
+    struct py_state *state;
+    struct cp_pool *pool; /* NULL once disposed of */
+    PyObject *owner;      /* weak reference to the Python pool */
+    PyObject *cache;      /* its _cache */
+    PyObject *func_seen;  /* the callable that was pickled last, if immutable */
+    struct cp_func *func_seen_core;
+    _Atomic unsigned long helper; /* the thread that runs callbacks, or 0 */
+} EngineObject;
+
+/* What tasks are made from. */
+struct py_source {
+    PyObject *iterator; /* NULL: exhausted, or there is none */
+    PyObject *func;     /* NULL: items are (job, i, func, args, kwds) */
+    PyObject *poison;   /* the callable could not be pickled: why */
+    Py_ssize_t chunksize;
+    Py_ssize_t length; /* how many items there have to be; -1: unknown */
+    Py_ssize_t pulled; /* items so far */
+    uint64_t index;    /* the next task's */
+    unsigned mode;
+    char plain; /* iterating runs nobody's code: feed in blocks */
+};
+
+/* ApplyResult, MapResult and the iterators are Python classes over this. */
+typedef struct {
+    PyObject_HEAD
+    struct py_state *state;
+    EngineObject *engine; /* strong; NULL: __init__ was not called */
+    struct cp_job *job;
+    PyObject *pool; /* the Python pool, until the job is done */
+    PyObject *callback, *error_callback;
+    PyObject *value;    /* the value, the list, or the exception */
+    PyObject *failures; /* index -> exception that arose on our side */
+    struct py_source source;
+    Py_ssize_t chunksize, length; /* of a map; length -1: not a map */
+    char success;                 /* meaningful once settled; of a map always */
+    char settled;                 /* value and success are final */
+    char blocking;                /* whoever waits feeds it */
+    char submitted;
+    char retrieved; /* somebody has seen the value, or the failure */
+} ResultObject;
+
+struct py_state *py_state_of_module(PyObject *module);
+struct py_state *py_state_of_type(PyTypeObject *type);
+
+/* Was this pool made in this process, and not in one that it was forked from? */
+int py_is_ours(const struct py_state *state, const struct cp_pool *pool);
+
+/* Add the types of one file to the module: 0, or -1 with an exception. */
+int py_engine_add_types(PyObject *module, struct py_state *state);
+int py_worker_add_types(PyObject *module, struct py_state *state);
+int py_result_add_types(PyObject *module, struct py_state *state);
+int py_pickle_add_types(PyObject *module, struct py_state *state);
+
+/* py_engine.c: run what the core hands to us; used by whoever waits. */
+void py_engine_collect(EngineObject *engine);
+int py_engine_replace_workers(EngineObject *engine);
+/* 0, or -1 with ValueError("Pool not running") or a PoolError. */
+int py_engine_check(EngineObject *engine);
+
+#endif

@@ -1,0 +1,308 @@
+/*
+ * The type _core.Worker. It is the only place that forks, and the only one
+ * that answers for the process after: Popen (cpool/_popen.py) asks here.
+ */
+#include "py_worker.h"
+
+#include "py_error.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+PyObject *
+py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
+{
+    WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = state;
+    self->worker = NULL;
+    self->pool = NULL;
+    int r = cp_worker_new(budget, &self->worker);
+    if (r != 0) {
+        Py_DECREF(self);
+        return py_raise(state, r);
+    }
+    cp_pool_ref(pool);
+    self->pool = pool;
+    self->worker->common = cp_pool_common(pool);
+    return (PyObject *)self;
+}
+
+static void
+worker_dealloc(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    cp_worker_unref(self->worker);
+    if (self->pool != NULL) {
+        cp_pool_unref(self->pool);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static int
+check_can_fork(struct cp_worker *w)
+{
+    if (w->proc.pid != 0 || w->child_rx < 0) {
+        PyErr_SetString(PyExc_ValueError, "the worker was started before");
+        return -1;
+    }
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a cpool.Pool can only be made in the main "
+                        "interpreter: fork is not supported in others");
+        return -1;
+    }
+    return PySys_Audit("os.fork", NULL);
+}
+
+/* Signals stay blocked in the child until Python has reset its handlers:
+ * nothing of the parent's may run there. */
+static pid_t
+fork_blocked(struct cp_worker *w, int *saved_errno)
+{
+    sigset_t all, old;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    pid_t pid = fork();
+    if (pid == 0) {
+        cp_worker_in_child(w);
+        return 0;
+    }
+    *saved_errno = errno;
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return pid;
+}
+
+static PyObject *
+raise_terminated(struct py_state *state)
+{
+    PyObject *exc = PyObject_CallMethod(state->remote, "terminated", NULL);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    }
+    return NULL;
+}
+
+static PyObject *
+worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    struct py_state *state = self->state;
+    if (check_can_fork(w) < 0) {
+        return NULL;
+    }
+    int saved_errno = 0;
+    PyOS_BeforeFork();
+    int was_forked = state->forked;
+    state->forked = -1; /* our own at-fork hook is to leave this one alone */
+    pid_t pid = fork_blocked(w, &saved_errno);
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+        state->forked = 0;
+        state->serving = PyMem_RawMalloc(sizeof(*state->serving));
+        if (state->serving == NULL) {
+            return PyErr_NoMemory();
+        }
+        cp_serve_init(state->serving, w);
+        return PyLong_FromLong(0);
+    }
+    state->forked = was_forked;
+    PyOS_AfterFork_Parent();
+    int r = cp_worker_started(w, pid);
+    if (pid < 0) {
+        errno = saved_errno;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (r == 0) {
+        r = cp_pool_add_worker(self->pool, w);
+    }
+    if (r != 0) {
+        (void)cp_proc_kill(&w->proc, SIGKILL);
+        Py_BEGIN_ALLOW_THREADS(void)
+        cp_proc_wait(&w->proc, CP_NEVER, NULL);
+        Py_END_ALLOW_THREADS
+        cp_worker_close(w);
+        cp_proc_close_sentinel(&w->proc);
+        return r == CP_ECLOSED ? raise_terminated(state) : py_raise(state, r);
+    }
+    return PyLong_FromLong((long)pid);
+}
+
+static PyObject *
+worker_poll(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    int code;
+    if (cp_proc_poll(&((WorkerObject *)op)->worker->proc, &code) != 1) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(code);
+}
+
+static PyObject *
+worker_wait(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    int64_t deadline = CP_NEVER;
+    if (arg != Py_None) {
+        double seconds = PyFloat_AsDouble(arg);
+        if (seconds == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        deadline = seconds >= 1e9 ? CP_NEVER
+                   : seconds > 0  ? cp_now() + (int64_t)(seconds * 1e9)
+                                  : 0;
+    }
+    int code = 0, r;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_proc_wait(&self->worker->proc, deadline, &code);
+        Py_END_ALLOW_THREADS
+        if (r == CP_EINTR && PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    } while (r == CP_EINTR);
+    if (r == 0) {
+        Py_RETURN_NONE;
+    }
+    return r == 1 ? PyLong_FromLong(code) : py_raise(self->state, r);
+}
+
+static PyObject *
+worker_kill(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    long signal = PyLong_AsLong(arg);
+    if (signal == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (!py_is_ours(self->state, self->pool)) {
+        Py_RETURN_NONE; /* inherited by a fork: it belongs to the parent */
+    }
+    int r = cp_proc_kill(&self->worker->proc, (int)signal);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (py_is_ours(self->state, self->pool)) {
+        cp_pool_let_go(self->pool, self->worker);
+    }
+    Py_RETURN_NONE;
+}
+
+static struct cp_serve *
+serving(WorkerObject *self)
+{
+    if (self->state->serving == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is not a worker");
+    }
+    return self->state->serving;
+}
+
+static PyObject *
+worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_serve *serve = serving(self);
+    return serve != NULL ? py_serve(self->state, serve, self->worker->budget)
+                         : NULL;
+}
+
+static PyObject *
+worker_report_init_error(PyObject *op, PyObject *arg)
+{
+    struct cp_serve *serve = serving((WorkerObject *)op);
+    Py_buffer view;
+    if (serve == NULL || PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    struct cp_frame frame = {.kind = CP_INIT_ERROR, .len = (uint64_t)view.len};
+    int r = py_serve_answer(serve, &frame, view.buf);
+    PyBuffer_Release(&view);
+    if (r != 0) {
+        return py_raise(((WorkerObject *)op)->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct cp_worker *w = ((WorkerObject *)op)->worker;
+    return PyBool_FromLong(cp_common_is_first(w->common));
+}
+
+static PyObject *
+worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong((long)((WorkerObject *)op)->worker->proc.pid);
+}
+
+static PyObject *
+worker_get_sentinel(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((WorkerObject *)op)->worker->proc.sentinel);
+}
+
+static PyObject *
+worker_get_parent_sentinel(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((WorkerObject *)op)->worker->child_life);
+}
+
+static PyMethodDef worker_methods[] = {
+    {"fork", worker_fork, METH_NOARGS, NULL},
+    {"poll", worker_poll, METH_NOARGS, NULL},
+    {"wait", worker_wait, METH_O, NULL},
+    {"kill", worker_kill, METH_O, NULL},
+    {"close", worker_close, METH_NOARGS, NULL},
+    {"serve", worker_serve, METH_NOARGS, NULL},
+    {"report_init_error", worker_report_init_error, METH_O, NULL},
+    {"is_first_failure", worker_is_first_failure, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef worker_getset[] = {
+    {"pid", worker_get_pid, NULL, NULL, NULL},
+    {"sentinel", worker_get_sentinel, NULL, NULL, NULL},
+    {"parent_sentinel", worker_get_parent_sentinel, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_dealloc, worker_dealloc},
+    {Py_tp_methods, worker_methods},
+    {Py_tp_getset, worker_getset},
+    {0, NULL},
+};
+
+static PyType_Spec worker_spec = {
+    .name = "cpool._core.Worker",
+    .basicsize = sizeof(WorkerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = worker_slots,
+};
+
+int
+py_worker_add_types(PyObject *module, struct py_state *state)
+{
+    state->worker_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &worker_spec, NULL);
+    return state->worker_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->worker_type);
+}

@@ -1,0 +1,62 @@
+"""Builds cpool._core from csrc/; everything else about the package is in pyproject.toml.
+
+Switches, from the environment:
+    CPOOL_DEBUG=1           no optimization, assertions on
+    CPOOL_SANITIZE=LIST     address,undefined or thread, as the compiler's -fsanitize takes it
+    CPOOL_COVERAGE=1        count the lines run, for gcov
+    CPOOL_WERROR=1          warnings are errors
+    CPOOL_PORTABLE=1        poll and waitpid in place of epoll and pidfd
+"""
+
+import os
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def is_on(switch):
+    return os.environ.get(switch, "0") not in ("", "0")
+
+
+class BuildExtension(build_ext):
+    """Compiles everything each time: what is left of a build may be one with other switches."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.force = True
+
+
+compile_flags = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing"]
+compile_flags += ["-Wall", "-Wextra", "-Wshadow"]
+link_flags = ["-lpthread"]
+macros = [("_GNU_SOURCE", None)]
+
+if is_on("CPOOL_DEBUG"):
+    compile_flags += ["-O0", "-g3", "-UNDEBUG"]
+if sanitizers := os.environ.get("CPOOL_SANITIZE"):
+    sanitize = [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    compile_flags += ["-O1", "-g", "-UNDEBUG", "-fno-omit-frame-pointer", *sanitize]
+    link_flags += sanitize
+if is_on("CPOOL_COVERAGE"):
+    compile_flags += ["-O0", "--coverage"]
+    link_flags += ["--coverage"]
+if is_on("CPOOL_WERROR"):
+    compile_flags += ["-Werror"]
+if is_on("CPOOL_PORTABLE"):
+    macros += [("CP_PORTABLE", "1")]
+
+setup(
+    cmdclass={"build_ext": BuildExtension},
+    ext_modules=[
+        Extension(
+            "cpool._core",
+            sources=sorted(glob("csrc/core/*.c") + glob("csrc/py/*.c")),
+            depends=sorted(glob("csrc/*/*.h")),
+            include_dirs=["csrc/core", "csrc/py"],
+            define_macros=macros,
+            extra_compile_args=compile_flags,
+            extra_link_args=link_flags,
+        )
+    ],
+)

@@ -1,0 +1,259 @@
+"""What every test gets: a deadline, pools that are put away, a look at what is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import engine
+import hypothesis
+import pytest
+import tasks
+from gates import Diary, Gate
+from leftovers import children, open_files, settled, threads
+from watchdog import Watchdog
+
+hypothesis.settings.register_profile(
+    "cpool",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=40,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("cpool")
+
+LIMIT = 2 * engine.DEADLINE  # seconds for a test
+
+FAILED = pytest.StashKey[bool]()
+WATCHDOG = pytest.StashKey[Watchdog]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "better: what cpool does on purpose otherwise than multiprocessing.pool"
+    )
+    # Said by os.fork() from 3.12 on when threads run, such as those of the tests' shared pool.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
+    )
+    config.stash[WATCHDOG] = Watchdog()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[WATCHDOG].close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LIMIT, method="signal"))
+    if engine.STDLIB:
+        better = [item for item in items if item.get_closest_marker("better")]
+        config.hook.pytest_deselected(items=better)
+        items[:] = [item for item in items if item not in better]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The second deadline: a test that does not even hear the first one's signal ends the run."""
+    marker = item.get_closest_marker("timeout")
+    limit = float(marker.args[0]) if marker and marker.args else LIMIT
+    watchdog = item.config.stash[WATCHDOG]
+    watchdog.expect(limit + LIMIT)
+    try:
+        return (yield)
+    finally:
+        watchdog.expect(0)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        item.stash[FAILED] = True
+    return report
+
+
+def has_failed(request: pytest.FixtureRequest) -> bool:
+    return bool(request.node.stash.get(FAILED, False))
+
+
+def put_away(pool: Any, failed: bool = False) -> None:
+    """End a pool; after a failure by force, since it may be one that hangs."""
+    if not failed:
+        pool.terminate()
+        pool.join()
+        return
+    for worker in list(pool._pool):
+        if worker.pid is not None and worker.exitcode is None:
+            os.kill(worker.pid, signal.SIGKILL)
+
+    def end() -> None:
+        pool.terminate()
+        pool.join()
+
+    thread = threading.Thread(target=end, daemon=True)
+    thread.start()
+    thread.join(2)
+
+
+# Pools
+
+
+class Shared:
+    """The pool that a module's tests share, made anew after a failure."""
+
+    def __init__(self) -> None:
+        self.pool: Any = None
+
+    def get(self) -> Any:
+        if self.pool is None:
+            self.pool = engine.Pool(2)
+            # Whatever it starts at the first need is there before a test looks.
+            self.pool.apply_async(tasks.add, (1, 2), callback=id).get(engine.DEADLINE)
+            assert self.pool.map(tasks.square, range(4), 1) == [0, 1, 4, 9]
+        return self.pool
+
+    def drop(self, failed: bool) -> None:
+        pool, self.pool = self.pool, None
+        if pool is not None:
+            put_away(pool, failed)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Shared]:
+    holder = Shared()
+    yield holder
+    holder.drop(failed=False)
+
+
+@pytest.fixture
+def pool(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A running pool of two workers, for tests that leave it as it was."""
+    yield shared.get()
+    if has_failed(request):
+        shared.drop(failed=True)
+
+
+@pytest.fixture
+def make_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes pools of the test's own: make_pool(2), make_pool(1, initializer, ...)."""
+    pools: list[Any] = []
+
+    def make(*args: Any, cls: Any = engine.Pool, **kwds: Any) -> Any:
+        pools.append(cls(*args, **kwds))
+        return pools[-1]
+
+    yield make
+    while pools:
+        put_away(pools.pop(), has_failed(request))
+
+
+# Helpers
+
+
+@pytest.fixture
+def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
+    gates: list[Gate] = []
+
+    def make() -> Gate:
+        folder = tmp_path / f"gate{len(gates)}"
+        folder.mkdir()
+        gates.append(Gate(folder))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.close()
+
+
+@pytest.fixture
+def gate(make_gate: Callable[[], Gate]) -> Iterator[Gate]:
+    """A gate that is open when the test's pools are put away."""
+    gate = make_gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def diary(tmp_path: Path) -> Diary:
+    return Diary(tmp_path / "diary")
+
+
+@pytest.fixture
+def warned() -> Iterator[list[str]]:
+    """The texts of the warnings. What pytest records would keep a warning's source alive."""
+    texts: list[str] = []
+
+    def show(message: Any, category: type[Warning], *_: Any) -> None:
+        texts.append(f"{category.__name__}: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield texts
+
+
+# What is left behind
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves a process, a thread or a descriptor of ours behind."""
+    if "pool" in request.fixturenames:
+        request.getfixturevalue("pool")  # what it holds is there before and after
+    before = children(), threads(), open_files()
+    yield
+    if has_failed(request):
+        for child in children() - before[0]:
+            child.kill()
+            child.join(2)
+        return
+    extra = [
+        settled(look, was)
+        for look, was in zip((children, threads, open_files), before, strict=True)
+    ]
+    for child in extra[0]:
+        child.kill()
+        child.join(2)
+    assert extra == [set(), set(), set()], "left behind: processes, threads, descriptors"
+
+
+@pytest.fixture
+def in_threads() -> Callable[..., list[Any]]:
+    """in_threads(work, items): work(item) in a thread each, at once; the results in order."""
+
+    def run(work: Callable[[Any], Any], items: Any) -> list[Any]:
+        outcomes: dict[int, Any] = {}
+        errors: list[BaseException] = []
+
+        def call(index: int, item: Any) -> None:
+            try:
+                outcomes[index] = work(item)
+            except BaseException as error:
+                errors.append(error)
+
+        started = [
+            threading.Thread(target=call, args=pair, daemon=True) for pair in enumerate(items)
+        ]
+        for thread in started:
+            thread.start()
+        end = time.monotonic() + engine.DEADLINE
+        for thread in started:
+            thread.join(max(0.0, end - time.monotonic()))
+            assert not thread.is_alive(), "a thread never came back"
+        if errors:
+            raise errors[0]
+        return [outcomes[index] for index in range(len(started))]
+
+    return run

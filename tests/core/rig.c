@@ -1,0 +1,295 @@
+/* A whole pool for tests; see rig.h. */
+#include "rig.h"
+
+#include "cp_state.h"
+#include "cp_test.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+void
+rig_open(struct rig *rig, uint32_t n)
+{
+    memset(rig, 0, sizeof(*rig));
+    CHECK_EQ(cp_pool_new(n, &rig->pool), 0);
+    rig->target = n;
+    rig->budget = UINT64_MAX;
+    CHECK_EQ(pthread_mutex_init(&rig->forking, NULL), 0);
+    rig->func = cp_func_open(rig->pool, "func", 4, CP_KEEP);
+    CHECK(rig->func != NULL);
+    CHECK_EQ(pipe(rig->begun), 0);
+    CHECK_EQ(pipe(rig->gate), 0);
+    rig->shared = mmap(NULL, sizeof(*rig->shared), PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    CHECK(rig->shared != MAP_FAILED);
+    rig_fill(rig);
+}
+
+static int
+fork_one(struct rig *rig)
+{
+    struct cp_worker *w;
+    CHECK_EQ(cp_worker_new(rig->budget, &w), 0);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        rig_worker_main(rig, w);
+    }
+    CHECK_EQ(cp_worker_started(w, pid), 0);
+    int r = cp_pool_add_worker(rig->pool, w);
+    if (r != 0) {
+        CHECK_EQ(r, CP_ECLOSED);
+        CHECK_EQ(cp_proc_kill(&w->proc, SIGKILL), 0);
+        CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, NULL), 1);
+        pid = 0;
+    }
+    cp_worker_unref(w);
+    (void)atomic_fetch_add(&rig->forks, 1);
+    atomic_store(&rig->last_pid, pid);
+    return pid;
+}
+
+int
+rig_fork(struct rig *rig)
+{
+    CHECK_EQ(pthread_mutex_lock(&rig->forking), 0);
+    int pid = fork_one(rig);
+    CHECK_EQ(pthread_mutex_unlock(&rig->forking), 0);
+    return pid;
+}
+
+void
+rig_fill(struct rig *rig)
+{
+    struct cp_counts counts;
+    CHECK_EQ(pthread_mutex_lock(&rig->forking), 0);
+    cp_pool_count(rig->pool, &counts);
+    for (uint32_t n = counts.workers; n < rig->target; n++) {
+        (void)fork_one(rig);
+    }
+    CHECK_EQ(pthread_mutex_unlock(&rig->forking), 0);
+}
+
+int
+rig_collect(struct rig *rig)
+{
+    int n = 0;
+    struct cp_job *job = cp_pool_ended(rig->pool);
+    while (job != NULL) {
+        struct cp_job *next = job->call_next;
+        cp_job_close(job);
+        job = next;
+        n++;
+    }
+    return n;
+}
+
+void
+rig_join(struct rig *rig)
+{
+    CHECK_EQ(rig_wait(rig, NULL, CP_NEVER), CP_WAIT_READY);
+    struct cp_counts counts;
+    cp_pool_count(rig->pool, &counts);
+    CHECK_EQ(counts.workers, 0);
+}
+
+void
+rig_release(struct rig *rig)
+{
+    struct cp_counts counts;
+    cp_pool_count(rig->pool, &counts);
+    CHECK_EQ(counts.pending, 0);
+    CHECK_EQ(counts.queued, 0);
+    (void)rig_collect(rig);
+    /* Ours, and that of the table of those that are found again. */
+    CHECK(rig->func->refs == 1 || rig->func->refs == 2);
+    cp_func_close(rig->pool, rig->func);
+    CHECK_EQ(atomic_load(&rig->pool->refs), 1);
+    cp_pool_unref(rig->pool);
+    CHECK_EQ(pthread_mutex_destroy(&rig->forking), 0);
+    for (int i = 0; i < 2; i++) {
+        (void)close(rig->begun[i]);
+        (void)close(rig->gate[i]);
+    }
+    (void)munmap(rig->shared, sizeof(*rig->shared));
+}
+
+void
+rig_close(struct rig *rig)
+{
+    cp_pool_end(rig->pool);
+    rig_join(rig);
+    rig_release(rig);
+}
+
+struct order *
+batch_add_long(struct batch *batch, enum op op, uint32_t arg, size_t len)
+{
+    struct cp_task *task = cp_task_new(batch->n, 0, ORDER_LEN + len);
+    CHECK(task != NULL);
+    struct order order = {
+        .op = (uint32_t)op, .arg = arg, .index = batch->n, .ns = 0};
+    memcpy(task->body, &order, ORDER_LEN);
+    rig_pattern(task->body + ORDER_LEN, len, batch->n);
+    batch->n++;
+    if (batch->last != NULL) {
+        batch->last->next = task;
+    } else {
+        batch->first = task;
+    }
+    batch->last = task;
+    return (struct order *)(void *)task->body;
+}
+
+struct order *
+batch_add(struct batch *batch, enum op op, uint32_t arg)
+{
+    return batch_add_long(batch, op, arg, 0);
+}
+
+void
+batch_put(struct batch *batch, struct cp_job *job, bool fed)
+{
+    cp_job_put_take(job, batch->first, fed);
+    batch->first = batch->last = NULL;
+}
+
+struct cp_job *
+rig_job(struct rig *rig, uint32_t flags)
+{
+    struct cp_job *job;
+    CHECK_EQ(cp_job_open(rig->pool, rig->func, flags, rig, &job), 0);
+    return job;
+}
+
+int
+rig_wait(struct rig *rig, struct cp_job *job, int64_t deadline)
+{
+    for (;;) {
+        int r = cp_pool_wait(rig->pool, job, deadline, CP_CAN_FORK);
+        if (r == CP_WAIT_WORKERS) {
+            rig_fill(rig);
+        } else if (r != CP_EINTR) {
+            return r;
+        }
+    }
+}
+
+struct cp_result *
+rig_take(struct rig *rig, struct cp_job *job)
+{
+    for (;;) {
+        bool done = atomic_load(&job->done);
+        struct cp_result *result = cp_job_take(job);
+        if (result != NULL || done) {
+            return result;
+        }
+        CHECK_EQ(rig_wait(rig, job, CP_NEVER), CP_WAIT_READY);
+    }
+}
+
+void
+rig_check_echo(const struct cp_result *result)
+{
+    struct order order;
+    CHECK(result != NULL);
+    CHECK_EQ(result->outcome, CP_OK);
+    CHECK(result->len >= ORDER_LEN);
+    memcpy(&order, result->body, ORDER_LEN);
+    CHECK_EQ(order.index, result->index);
+    size_t n = result->len - ORDER_LEN;
+    uint8_t *should = malloc(n + 1);
+    CHECK(should != NULL);
+    rig_pattern(should, n, order.index);
+    CHECK_BYTES(result->body + ORDER_LEN, should, n);
+    free(should);
+}
+
+void
+rig_check_lost(struct cp_result *result, uint64_t index, int exitcode)
+{
+    CHECK(result != NULL);
+    CHECK_EQ(result->outcome, CP_LOST);
+    CHECK_EQ(result->index, index);
+    CHECK_EQ(result->exitcode, exitcode);
+    CHECK(result->pid > 0);
+    CHECK_EQ(result->len, 0);
+    cp_result_free(result);
+}
+
+void
+rig_finish(struct rig *rig, struct cp_job *job, uint64_t n)
+{
+    bool *seen = calloc(n + 1, sizeof(bool));
+    CHECK(seen != NULL);
+    for (uint64_t i = 0; i < n; i++) {
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        CHECK(result->index < n && !seen[result->index]);
+        CHECK((job->flags & CP_JOB_ORDERED) == 0 || result->index == i);
+        seen[result->index] = true;
+        cp_result_free(result);
+    }
+    free(seen);
+    CHECK(rig_take(rig, job) == NULL);
+    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
+    cp_job_close(job);
+}
+
+struct cp_result *
+rig_call(struct rig *rig, enum op op, uint32_t arg)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, CP_JOB_SINGLE);
+    (void)batch_add(&batch, op, arg);
+    batch_put(&batch, job, true);
+    struct cp_result *result = rig_take(rig, job);
+    CHECK(result != NULL);
+    CHECK_EQ(rig_wait(rig, job, CP_NEVER), CP_WAIT_READY);
+    cp_job_close(job);
+    return result;
+}
+
+void
+rig_await_begun(struct rig *rig, int n)
+{
+    char byte;
+    for (int i = 0; i < n; i++) {
+        CHECK_EQ(read(rig->begun[0], &byte, 1), 1);
+    }
+}
+
+void
+rig_let_through(struct rig *rig, int n)
+{
+    for (int i = 0; i < n; i++) {
+        CHECK_EQ(write(rig->gate[1], "g", 1), 1);
+    }
+}
+
+void
+rig_await_started(struct rig *rig)
+{
+    for (bool all = false; !all;) {
+        CHECK_EQ(rig_wait(rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
+        all = true;
+        cp_lock_acquire(&rig->pool->lock);
+        for (struct cp_worker *w = rig->pool->workers; w != NULL; w = w->next) {
+            all = all && w->hello;
+        }
+        cp_lock_release(&rig->pool->lock);
+    }
+}
+
+void
+rig_await_asleep(struct rig *rig)
+{
+    for (bool asleep = false; !asleep; (void)sched_yield()) {
+        cp_lock_acquire(&rig->pool->lock);
+        asleep = rig->pool->asleep;
+        cp_lock_release(&rig->pool->lock);
+    }
+}

@@ -1,0 +1,290 @@
+/* The worker of the rig: does what its tasks tell it to, nonsense too. */
+#include "cp_fd.h"
+#include "cp_serve.h"
+#include "cp_test.h"
+#include "cp_worker.h"
+#include "rig.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SLOTS 256u
+
+struct worker {
+    struct rig *rig;
+    struct cp_serve s;
+    struct cp_worker *w;
+    struct func {
+        uint8_t *bytes;
+        size_t len;
+    } slots[SLOTS];
+    struct order order; /* of the task that runs */
+    uint64_t budget;    /* tasks that it may still run */
+    bool ends;
+};
+
+void
+rig_pattern(uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint64_t state = seed + 1;
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] = (uint8_t)cp_test_random(&state);
+    }
+}
+
+/* The pool goes away, or has gone: so do we. */
+static void
+check_io(int r)
+{
+    if (r == CP_ECLOSED) {
+        _exit(0);
+    }
+    CHECK_EQ(r, 0);
+}
+
+static void
+write_raw(struct worker *me, const void *bytes, size_t n)
+{
+    const char *at = bytes;
+    while (n > 0) {
+        ssize_t r = write(me->s.tx, at, n);
+        if (r < 0 && errno == EPIPE) {
+            _exit(0);
+        }
+        CHECK(r > 0);
+        at += r;
+        n -= (size_t)r;
+    }
+}
+
+/* task: NULL for what is no answer to one. */
+static void
+answer(struct worker *me, const struct cp_frame *task, unsigned kind,
+       const void *body, size_t len)
+{
+    struct cp_frame frame = {.kind = (uint16_t)kind, .len = len};
+    bool quiet = false;
+    if (task != NULL) {
+        frame.seq = task->seq;
+        frame.arg = me->order.ns;
+        frame.flags = me->ends ? CP_LAST : 0;
+        quiet = me->order.op == OP_QUIET;
+    }
+    int r = cp_serve_put(&me->s, &frame, body, cp_now());
+    if (r == CP_EREMOVED) {
+        check_io(cp_serve_send(&me->s, &frame, body));
+    } else if (r == 1 && !quiet) {
+        check_io(cp_serve_flush(&me->s));
+    }
+}
+
+static void
+say_begun(struct worker *me)
+{
+    CHECK_EQ(write(me->rig->begun[1], "b", 1), 1);
+}
+
+static void
+pass_gate(struct worker *me)
+{
+    char byte;
+    CHECK_EQ(read(me->rig->gate[0], &byte, 1), 1);
+}
+
+static void
+keep_func(struct worker *me, const struct cp_frame *frame, const uint8_t *body)
+{
+    CHECK(frame->arg < SLOTS);
+    struct func *func = &me->slots[frame->arg];
+    free(func->bytes);
+    func->bytes = malloc((size_t)frame->len + 1);
+    CHECK(func->bytes != NULL);
+    memcpy(func->bytes, body, (size_t)frame->len);
+    func->len = (size_t)frame->len;
+}
+
+static void
+forget_func(struct worker *me, uint32_t slot)
+{
+    CHECK(slot < SLOTS && me->slots[slot].bytes != NULL);
+    free(me->slots[slot].bytes);
+    me->slots[slot].bytes = NULL;
+}
+
+static void
+answer_big(struct worker *me, const struct cp_frame *task)
+{
+    uint8_t *bytes = malloc(me->order.arg + 1u);
+    CHECK(bytes != NULL);
+    rig_pattern(bytes, me->order.arg, me->order.index);
+    answer(me, task, CP_RESULT, bytes, me->order.arg);
+    free(bytes);
+}
+
+static void
+answer_slots(struct worker *me, const struct cp_frame *task)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        n += me->slots[i].bytes != NULL;
+    }
+    answer(me, task, CP_RESULT, &n, sizeof(n));
+}
+
+static void
+die_half_way(struct worker *me, const struct cp_frame *task, uint32_t len)
+{
+    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq, .len = len};
+    uint8_t *bytes = calloc(1, len);
+    CHECK(bytes != NULL);
+    check_io(cp_serve_flush(&me->s));
+    write_raw(me, &frame, CP_HEADER);
+    write_raw(me, bytes, len / 2);
+    (void)raise(SIGKILL);
+}
+
+/* What breaks the protocol. The parent has to kill us for it: the task never
+ * ends in another way. */
+static _Noreturn void
+break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
+{
+    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
+    check_io(cp_serve_flush(&me->s));
+    switch (op) {
+        case OP_TWICE: write_raw(me, &frame, CP_HEADER); break;
+        case OP_UNCLAIMED: frame.seq++; break;
+        case OP_KIND: frame.kind = CP_TASK; break;
+        case OP_LENGTH: frame.len = CP_FRAME_MAX + 1; break;
+        case OP_RUBBISH:
+            write_raw(me, "Traceback (most recent call last):\n", 35);
+            break;
+        case OP_BREAK: frame.kind = CP_INIT_ERROR; break;
+        case OP_RING:
+            memset(me->w->row->ring, 0x5a, CP_RING);
+            atomic_store(&me->w->row->committed,
+                         atomic_load(&me->w->row->flushed) + 1000);
+            (void)raise(SIGKILL); /* the ring is looked at now */
+            break;
+        case OP_CLOSE_TX: (void)close(me->s.tx); break;
+        default: CHECK(false);
+    }
+    if (op != OP_CLOSE_TX && op != OP_RUBBISH) {
+        write_raw(me, &frame, CP_HEADER);
+    }
+    for (;;) {
+        (void)pause();
+    }
+}
+
+/* Does the order; true where the task's own bytes are the answer. */
+static bool
+obey(struct worker *me, const struct cp_frame *task, const struct func *func)
+{
+    int pid = getpid();
+    volatile bool spins = true;
+    switch (me->order.op) {
+        case OP_ECHO:
+        case OP_LAST:
+        case OP_QUIET: return true;
+        case OP_GATE:
+            say_begun(me);
+            pass_gate(me);
+            return true;
+        case OP_BUSY:
+            say_begun(me);
+            while (spins) {
+            }
+            return false;
+        case OP_BIG: answer_big(me, task); return false;
+        case OP_SLOTS: answer_slots(me, task); return false;
+        case OP_FUNC:
+            answer(me, task, CP_RESULT, func->bytes, func->len);
+            return false;
+        case OP_PID:
+            answer(me, task, CP_RESULT, &pid, sizeof(pid));
+            return false;
+        case OP_DIE: (void)raise((int)me->order.arg); return true;
+        case OP_EXIT: _exit((int)me->order.arg);
+        case OP_HALF: die_half_way(me, task, me->order.arg); return false;
+        default: break_rules(me, task, me->order.op);
+    }
+}
+
+static void
+run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
+{
+    CHECK(task->len >= ORDER_LEN && task->arg < SLOTS);
+    memcpy(&me->order, body, ORDER_LEN);
+    const struct func *func = &me->slots[task->arg];
+    CHECK(func->bytes != NULL);
+    me->ends = --me->budget == 0 || me->order.op == OP_LAST;
+    cp_serve_begin(&me->s, task->seq, cp_now());
+    if ((me->order.flags & ORDER_COUNT) != 0) {
+        (void)atomic_fetch_add(&me->rig->shared->runs[me->order.index], 1);
+    }
+    if (me->order.op == OP_RAISE) {
+        answer(me, task, CP_ERROR, body, (size_t)task->len);
+    } else if (me->order.op == OP_CLOSE_RX) {
+        (void)close(me->s.rx);
+        me->ends = true;
+        say_begun(me);
+        pass_gate(me);
+        answer(me, task, CP_RESULT, body, (size_t)task->len);
+    } else if (obey(me, task, func)) {
+        answer(me, task, CP_RESULT, body, (size_t)task->len);
+    }
+}
+
+static void
+run_initializer(struct worker *me)
+{
+    switch (me->rig->start) {
+        case START_WELL: break;
+        case START_STUBBORN: (void)signal(SIGTERM, SIG_IGN); break;
+        case START_INIT_ERROR:
+            answer(me, NULL, CP_INIT_ERROR, "no luck", 7);
+            check_io(cp_serve_flush(&me->s));
+            _exit(1);
+        case START_DIES: (void)raise(SIGKILL); break;
+        case START_WAITS:
+            say_begun(me);
+            pass_gate(me);
+            break;
+    }
+    answer(me, NULL, CP_HELLO, NULL, 0);
+}
+
+void
+rig_worker_main(struct rig *rig, struct cp_worker *w)
+{
+    static struct worker me;
+    cp_worker_in_child(w);
+    me.rig = rig;
+    me.w = w;
+    me.budget = w->budget;
+    cp_serve_init(&me.s, w);
+    run_initializer(&me);
+    while (!me.ends) {
+        struct cp_frame frame;
+        const uint8_t *body;
+        int r = cp_serve_next(&me.s, &frame, &body);
+        if (r == 0) {
+            r = cp_serve_wait(&me.s);
+            if (r != CP_EINTR) {
+                check_io(r);
+            }
+            continue;
+        }
+        CHECK_EQ(r, 1);
+        switch (frame.kind) {
+            case CP_FUNC: keep_func(&me, &frame, body); break;
+            case CP_FORGET: forget_func(&me, frame.arg); break;
+            default: run_task(&me, &frame, body); break;
+        }
+    }
+    check_io(cp_serve_flush(&me.s));
+    _exit(0);
+}

@@ -1,0 +1,112 @@
+/* The growable run of bytes. */
+#include "cp_buf.h"
+#include "cp_test.h"
+
+#include <string.h>
+
+TEST(buf_zeroed_struct_is_empty)
+{
+    struct cp_buf buf = {0};
+    CHECK_EQ(cp_buf_len(&buf), 0);
+    CHECK_EQ(cp_buf_room(&buf), 0);
+    cp_buf_consume(&buf, 0);
+    cp_buf_reset(&buf, 0);
+    CHECK_EQ(cp_buf_put(&buf, "", 0), 0);
+    CHECK_EQ(cp_buf_len(&buf), 0);
+    CHECK_EQ(cp_buf_put(&buf, "abc", 3), 0);
+    CHECK_BYTES(cp_buf_head(&buf), "abc", 3);
+    cp_buf_fini(&buf);
+    cp_buf_fini(&buf);
+    CHECK_EQ(cp_buf_len(&buf), 0);
+}
+
+TEST(buf_is_usable_after_fini)
+{
+    struct cp_buf buf;
+    cp_buf_init(&buf);
+    CHECK_EQ(cp_buf_put(&buf, "abc", 3), 0);
+    cp_buf_fini(&buf);
+    CHECK_EQ(cp_buf_put(&buf, "def", 3), 0);
+    CHECK_EQ(cp_buf_len(&buf), 3);
+    CHECK_BYTES(cp_buf_head(&buf), "def", 3);
+    cp_buf_fini(&buf);
+}
+
+TEST(buf_reuses_what_was_consumed)
+{
+    struct cp_buf buf = {0};
+    CHECK_EQ(cp_buf_reserve(&buf, 1000), 0);
+    size_t cap = buf.cap;
+    memset(cp_buf_tail(&buf), 'x', cap);
+    cp_buf_add(&buf, cap);
+    cp_buf_consume(&buf, cap - 1);
+    CHECK_EQ(cp_buf_room(&buf), 0);
+    CHECK_EQ(cp_buf_reserve(&buf, cap - 1), 0);
+    CHECK_EQ(buf.cap, cap);
+    CHECK_EQ(cp_buf_len(&buf), 1);
+    CHECK_EQ(*cp_buf_head(&buf), 'x');
+    /* All consumed: back at the start without moving anything. */
+    cp_buf_consume(&buf, 1);
+    CHECK_EQ(cp_buf_room(&buf), cap);
+    cp_buf_fini(&buf);
+}
+
+TEST(buf_refuses_absurd_sizes_unchanged)
+{
+    struct cp_buf buf = {0};
+    CHECK_EQ(cp_buf_reserve(&buf, SIZE_MAX), CP_ENOMEM);
+    CHECK_EQ(cp_buf_put(&buf, "abcdef", 6), 0);
+    cp_buf_consume(&buf, 2);
+    CHECK_EQ(cp_buf_reserve(&buf, SIZE_MAX), CP_ENOMEM);
+    CHECK_EQ(cp_buf_reserve(&buf, SIZE_MAX / 2), CP_ENOMEM);
+    CHECK_EQ(cp_buf_put(&buf, "", SIZE_MAX - 3), CP_ENOMEM);
+    CHECK_EQ(cp_buf_len(&buf), 4);
+    CHECK_BYTES(cp_buf_head(&buf), "cdef", 4);
+    cp_buf_fini(&buf);
+}
+
+TEST(buf_reset_gives_back_only_what_is_above_keep)
+{
+    struct cp_buf buf = {0};
+    CHECK_EQ(cp_buf_reserve(&buf, 100000), 0);
+    cp_buf_add(&buf, 10);
+    cp_buf_reset(&buf, 200000);
+    CHECK_EQ(cp_buf_len(&buf), 0);
+    CHECK(buf.cap >= 100000);
+    cp_buf_reset(&buf, 50000);
+    CHECK_EQ(buf.cap, 0);
+    CHECK(buf.data == NULL);
+}
+
+/* Against the plainest model: a number that counts what was put, and one that
+ * counts what was consumed; the byte at place n is a function of n. */
+TEST(buf_keeps_its_bytes_in_order)
+{
+    struct cp_buf buf = {0};
+    uint64_t seed = 1;
+    size_t put = 0, consumed = 0;
+    uint8_t bytes[3000];
+    for (int i = 0; i < 20000; i++) {
+        size_t n = cp_test_random(&seed) % sizeof(bytes);
+        if (cp_test_random(&seed) % 2 == 0) {
+            for (size_t k = 0; k < n; k++) {
+                bytes[k] = (uint8_t)((put + k) * 31 >> 3);
+            }
+            CHECK_EQ(cp_buf_put(&buf, bytes, n), 0);
+            put += n;
+        } else {
+            n = n < put - consumed ? n : put - consumed;
+            for (size_t k = 0; k < n; k++) {
+                bytes[k] = (uint8_t)((consumed + k) * 31 >> 3);
+            }
+            if (n > 0) {
+                CHECK_BYTES(cp_buf_head(&buf), bytes, n);
+            }
+            cp_buf_consume(&buf, n);
+            consumed += n;
+        }
+        CHECK_EQ(cp_buf_len(&buf), put - consumed);
+    }
+    CHECK(put > 1000000);
+    cp_buf_fini(&buf);
+}

@@ -1,0 +1,493 @@
+/* Workers that die, at any stage, and workers that break the rules. */
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+/* A job whose tasks are known to be quick, so that a worker gets many ahead. */
+static struct cp_job *
+quick_job(struct rig *rig, struct batch *batch)
+{
+    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
+    (void)batch_add(batch, OP_ECHO, 0);
+    batch_put(batch, job, false);
+    struct cp_result *result = rig_take(rig, job);
+    rig_check_echo(result);
+    cp_result_free(result);
+    return job;
+}
+
+static void
+take_echoes(struct rig *rig, struct cp_job *job, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        cp_result_free(result);
+    }
+}
+
+/* Until all that died have shown, and were made good. */
+static void
+await_forks(struct rig *rig, int n)
+{
+    while (rig->forks < n) {
+        CHECK_EQ(rig_wait(rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
+    }
+    CHECK_EQ(rig->forks, n);
+}
+
+/* The pool works, with as many workers as it should have. */
+static void
+check_works(struct rig *rig)
+{
+    struct batch batch = {0};
+    struct cp_counts counts;
+    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
+    for (int i = 0; i < 40; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_finish(rig, job, 40);
+    cp_pool_count(rig->pool, &counts);
+    CHECK_EQ(counts.workers, rig->target);
+    CHECK_EQ(counts.pending, 0);
+}
+
+static void
+close_job(struct rig *rig, struct cp_job *job)
+{
+    CHECK(rig_take(rig, job) == NULL);
+    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
+    cp_job_close(job);
+}
+
+/* One task alone that ends its worker: it is lost, and only it. Quick ones have
+ * come before, so that the driver looks for the answer before it sleeps. */
+static void
+check_lost(enum op op, uint32_t arg, int exitcode)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    for (int i = 0; i < 20; i++) {
+        cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    }
+    struct cp_result *result = rig_call(&rig, op, arg);
+    rig_check_lost(result, 0, exitcode);
+    await_forks(&rig, 3);
+    check_works(&rig);
+    CHECK_EQ(rig.forks, 3);
+    rig_close(&rig);
+}
+
+TEST(death_in_a_task)
+{
+    check_lost(OP_DIE, SIGKILL, -SIGKILL);
+    check_lost(OP_DIE, SIGTERM, -SIGTERM);
+    check_lost(OP_EXIT, 0, 0);
+    check_lost(OP_EXIT, 3, 3);
+}
+
+TEST(death_half_way_through_an_answer)
+{
+    check_lost(OP_HALF, 100, -SIGKILL);
+    check_lost(OP_HALF, 4 * 1000 * 1000, -SIGKILL);
+}
+
+TEST(death_for_breaking_the_rules)
+{
+    check_lost(OP_UNCLAIMED, 0, -SIGKILL);
+    check_lost(OP_KIND, 0, -SIGKILL);
+    check_lost(OP_LENGTH, 0, -SIGKILL);
+    check_lost(OP_RUBBISH, 0, -SIGKILL);
+    check_lost(OP_BREAK, 0, -SIGKILL);
+    check_lost(OP_RING, 0, -SIGKILL);
+    check_lost(OP_CLOSE_TX, 0, -SIGKILL);
+}
+
+TEST(death_for_answering_twice)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct cp_result *result = rig_call(&rig, OP_TWICE, 0);
+    CHECK_EQ(result->outcome, CP_OK); /* the first answer counts */
+    cp_result_free(result);
+    await_forks(&rig, 3);
+    check_works(&rig);
+    rig_close(&rig);
+}
+
+TEST(death_while_idle)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    check_works(&rig);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    await_forks(&rig, 3);
+    check_works(&rig);
+    rig_close(&rig);
+}
+
+/* The other one answers all the time, and the driver hardly ever sleeps. */
+TEST(death_is_seen_in_traffic)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    while (rig.forks < 3) {
+        cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    }
+    check_works(&rig);
+    rig_close(&rig);
+}
+
+/* Nobody has noticed yet that all of them are dead when work comes. */
+TEST(death_unnoticed_loses_nothing)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    check_works(&rig);
+    for (struct cp_worker *w = rig.pool->workers; w != NULL; w = w->next) {
+        siginfo_t info;
+        CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
+        CHECK_EQ(waitid(P_PID, (id_t)w->proc.pid, &info, WEXITED | WNOWAIT), 0);
+    }
+    check_works(&rig);
+    await_forks(&rig, 4);
+    rig_close(&rig);
+}
+
+TEST(death_of_a_busy_worker)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    int pid = rig.last_pid;
+    CHECK_EQ(kill(pid, SIGKILL), 0);
+    struct cp_result *result = rig_take(&rig, job);
+    CHECK_EQ(result->pid, pid);
+    rig_check_lost(result, 0, -SIGKILL);
+    take_echoes(&rig, job, 1);
+    close_job(&rig, job);
+    check_works(&rig);
+    rig_close(&rig);
+}
+
+/* Answers that were finished but stood in the ring are delivered; what the worker
+ * had not begun goes to the next one. */
+TEST(death_keeps_what_was_finished)
+{
+    for (int flushed = 0; flushed < 2; flushed++) {
+        struct rig rig;
+        struct batch batch = {0};
+        rig_open(&rig, 1);
+        struct cp_job *job = quick_job(&rig, &batch);
+        for (int i = 0; i < 5; i++) {
+            (void)batch_add(&batch, OP_QUIET, 0);
+        }
+        if (flushed != 0) { /* some of them are in the pipe already */
+            (void)batch_add(&batch, OP_RAISE, 0);
+            (void)batch_add(&batch, OP_QUIET, 0);
+        }
+        uint64_t dies = batch.n;
+        (void)batch_add(&batch, OP_DIE, SIGKILL);
+        for (int i = 0; i < 5; i++) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+        }
+        for (struct cp_task *t = batch.first; t != NULL; t = t->next) {
+            ((struct order *)(void *)t->body)->flags = ORDER_COUNT;
+        }
+        batch_put(&batch, job, true);
+        take_echoes(&rig, job, 5);
+        if (flushed != 0) {
+            struct cp_result *result = rig_take(&rig, job);
+            CHECK_EQ(result->outcome, CP_RAISED);
+            cp_result_free(result);
+            take_echoes(&rig, job, 1);
+        }
+        rig_check_lost(rig_take(&rig, job), dies, -SIGKILL);
+        take_echoes(&rig, job, 5);
+        close_job(&rig, job);
+        CHECK_EQ(rig.forks, 2);
+        for (uint64_t i = 1; i < batch.n; i++) {
+            CHECK_EQ(rig.shared->runs[i], 1);
+        }
+        rig_close(&rig);
+    }
+}
+
+TEST(death_puts_tasks_back_in_order)
+{
+    enum { N = 400 };
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < N; i++) {
+        (void)batch_add(&batch, i == 0 ? OP_BUSY : OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    rig_check_lost(rig_take(&rig, job), 1, -SIGKILL);
+    uint64_t index = 2; /* no worker is there to take one */
+    for (struct cp_task *task = job->first; task != NULL; task = task->next) {
+        CHECK_EQ(task->index, index++);
+    }
+    CHECK_EQ(index, N + 1);
+    take_echoes(&rig, job, N - 1);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* The same, where nobody reads in time: the worker is dead for long. */
+TEST(death_long_ago_keeps_what_was_finished)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    siginfo_t info;
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < 200; i++) {
+        (void)batch_add_long(&batch, OP_QUIET, 0, 100);
+    }
+    (void)batch_add(&batch, OP_DIE, SIGKILL);
+    batch_put(&batch, job, true);
+    CHECK_EQ(waitid(P_PID, (id_t)rig.last_pid, &info, WEXITED | WNOWAIT), 0);
+    take_echoes(&rig, job, 200);
+    rig_check_lost(rig_take(&rig, job), 201, -SIGKILL);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+TEST(death_before_any_sign_of_life)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct cp_counts counts;
+    rig_open(&rig, 0);
+    rig.target = 1;
+    rig.start = START_DIES;
+    cp_pool_set_target(rig.pool, 1);
+    rig_fill(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    do {
+        int r = cp_pool_wait(rig.pool, job, CP_NEVER, CP_CAN_FORK);
+        CHECK_EQ(r, CP_WAIT_WORKERS);
+        rig_fill(&rig);
+        cp_pool_count(rig.pool, &counts);
+    } while (counts.failed_starts < 3);
+    rig.start = START_WELL;
+    rig_finish(&rig, job, 1); /* no try has cost the task anything */
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.failed_starts, 0);
+    rig_close(&rig);
+}
+
+/* Workers that die again and again are not replaced again and again at once. */
+TEST(death_at_every_start_is_no_storm)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.target = 2;
+    rig.start = START_DIES;
+    cp_pool_set_target(rig.pool, 2);
+    rig_fill(&rig);
+    int64_t start = cp_now(), rounds = 0;
+    while (cp_now() < start + 100 * CP_MS) {
+        int r = cp_pool_wait(rig.pool, NULL, cp_now() + CP_MS, CP_CAN_FORK);
+        if (r == CP_WAIT_WORKERS) {
+            rig_fill(&rig);
+            rounds++;
+        }
+    }
+    CHECK(rounds >= 1 && rounds <= 10); /* after 0, 10, 20, 40, 80 ms */
+    rig_close(&rig);
+}
+
+TEST(death_in_the_initializer)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.target = 1;
+    rig.start = START_WAITS;
+    cp_pool_set_target(rig.pool, 1);
+    rig_fill(&rig);
+    rig_await_begun(&rig, 1);
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    rig.start = START_WELL;
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    rig_finish(&rig, job, 1);
+    CHECK_EQ(rig.forks, 2);
+    rig_close(&rig);
+}
+
+/* The worker sits in its initializer and dies with half of a big body in its
+ * pipe: the task was not begun, and is sent again. */
+TEST(death_in_the_middle_of_a_big_task)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.target = 1;
+    rig.start = START_WAITS;
+    cp_pool_set_target(rig.pool, 1);
+    rig_fill(&rig);
+    rig_await_begun(&rig, 1);
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add_long(&batch, OP_ECHO, 0, 3 * 1000 * 1000);
+    batch_put(&batch, job, true);
+    CHECK_EQ(rig.pool->workers->under_way, 1);
+    CHECK(rig.pool->workers->big != NULL);
+    rig.start = START_WELL;
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
+TEST(death_in_the_middle_of_a_big_callable)
+{
+    struct rig rig;
+    uint8_t *bytes = calloc(1, 1000 * 1000);
+    CHECK(bytes != NULL);
+    rig_open(&rig, 0);
+    rig.target = 1;
+    rig.start = START_WAITS;
+    cp_pool_set_target(rig.pool, 1);
+    rig_fill(&rig);
+    rig_await_begun(&rig, 1);
+    struct cp_func *small = rig.func;
+    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    CHECK(rig.pool->workers->big_func == rig.func);
+    cp_func_close(rig.pool, rig.func);
+    rig.func = small;
+    rig.start = START_WELL;
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    rig_finish(&rig, job, 1);
+    free(bytes);
+    rig_close(&rig);
+}
+
+/* It reads no more, but goes on with its task: what was sent to it since goes to
+ * another one, and its answer counts. */
+TEST(death_of_a_worker_that_reads_no_more)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < 50; i++) {
+        (void)batch_add_long(&batch, i == 0 ? OP_CLOSE_RX : OP_ECHO, 0, 1000);
+    }
+    batch_put(&batch, job, false);
+    rig_await_begun(&rig, 1);
+    for (int i = 0; i < 50; i++) {
+        (void)batch_add_long(&batch, OP_ECHO, 0, 1000);
+    }
+    batch_put(&batch, job, true);
+    rig_let_through(&rig, 1);
+    take_echoes(&rig, job, 100);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+TEST(death_of_all_at_once)
+{
+    enum { N = 4 };
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, N);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&batch, i < N ? OP_BUSY : OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, N);
+    cp_pool_signal(rig.pool, SIGKILL);
+    for (uint64_t i = 0; i < N; i++) {
+        rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
+    }
+    take_echoes(&rig, job, 20 - N);
+    close_job(&rig, job);
+    await_forks(&rig, 2 * N);
+    rig_close(&rig);
+}
+
+/* Tasks that end by CP_LAST, as those do that use up a worker's budget. */
+TEST(death_of_old_age_loses_nothing)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < 300; i++) {
+        (void)batch_add(&batch, i % 10 == 0 ? OP_LAST : OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    take_echoes(&rig, job, 300);
+    close_job(&rig, job);
+    CHECK(rig.forks > 20);
+    rig_close(&rig);
+}
+
+/* Many tasks, of all kinds, some of which end their worker in some way: lost
+ * are those, and each of the others is answered, and run once. */
+TEST(death_at_random)
+{
+    enum { N = 3000 };
+    static const enum op bad[] = {OP_DIE,       OP_EXIT,    OP_HALF,
+                                  OP_UNCLAIMED, OP_RUBBISH, OP_RING};
+    struct rig rig;
+    struct batch batch = {0};
+    uint64_t seed = 12;
+    static bool lost[N];
+    rig_open(&rig, 4);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (int i = 0; i < N; i++) {
+        uint32_t dice = cp_test_random(&seed) % 200;
+        lost[i] = dice < 6;
+        enum op op = lost[i]     ? bad[dice]
+                     : dice < 50 ? OP_QUIET
+                     : dice < 60 ? OP_LAST
+                                 : OP_ECHO;
+        size_t len = dice % 20 == 19 ? cp_test_random(&seed) % 100000
+                                     : cp_test_random(&seed) % 100;
+        uint32_t arg = op == OP_DIE ? SIGKILL : len + 1000;
+        batch_add_long(&batch, op, arg, len)->flags = ORDER_COUNT;
+    }
+    batch_put(&batch, job, true);
+    int n_lost = 0;
+    for (int i = 0; i < N; i++) {
+        struct cp_result *result = rig_take(&rig, job);
+        CHECK_EQ(result->index, i);
+        CHECK_EQ(result->outcome, lost[i] ? CP_LOST : CP_OK);
+        CHECK_EQ(rig.shared->runs[i], 1);
+        n_lost += lost[i];
+        cp_result_free(result);
+    }
+    CHECK(n_lost > 50);
+    close_job(&rig, job);
+    check_works(&rig);
+    rig_close(&rig);
+}

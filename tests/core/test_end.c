@@ -1,0 +1,549 @@
+/* How a pool ends: closed, terminated, broken, copied, or with its parent. */
+#include "cp_fd.h"
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct cp_job *
+put_job(struct rig *rig, uint32_t flags, enum op op, int n)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, flags);
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(&batch, op, 0);
+    }
+    batch_put(&batch, job, true);
+    return job;
+}
+
+/* The worker forked last, with a reference. */
+static struct cp_worker *
+last_worker(struct rig *rig)
+{
+    cp_lock_acquire(&rig->pool->lock);
+    struct cp_worker *w = rig->pool->workers;
+    while (w->next != NULL) {
+        w = w->next;
+    }
+    cp_worker_ref(w);
+    cp_lock_release(&rig->pool->lock);
+    return w;
+}
+
+static void
+check_end(struct cp_job *job, enum cp_end end)
+{
+    CHECK(atomic_load(&job->done));
+    CHECK_EQ(atomic_load(&job->end), end);
+    cp_job_close(job);
+}
+
+TEST(end_close_runs_what_was_put)
+{
+    struct rig rig;
+    struct cp_job *late;
+    rig_open(&rig, 2);
+    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 300);
+    cp_pool_close(rig.pool);
+    cp_pool_close(rig.pool);
+    CHECK_EQ(cp_job_open(rig.pool, rig.func, 0, NULL, &late), CP_ECLOSED);
+    CHECK(late == NULL);
+    rig_finish(&rig, job, 300);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(end_close_lets_an_open_job_be_fed)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, 0);
+    cp_pool_close(rig.pool);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, false);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    rig_finish(&rig, job, 2);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(end_workers_of_a_closed_pool_exit_well)
+{
+    struct rig rig;
+    int code = -1;
+    rig_open(&rig, 1);
+    struct cp_worker *w = last_worker(&rig);
+    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    cp_pool_close(rig.pool);
+    rig_join(&rig);
+    CHECK_EQ(cp_proc_poll(&w->proc, &code), 1);
+    CHECK_EQ(code, 0);
+    cp_worker_unref(w);
+    rig_release(&rig);
+}
+
+TEST(end_terminates_what_is_pending)
+{
+    struct rig rig;
+    struct cp_counts counts;
+    rig_open(&rig, 2);
+    struct cp_job *running = put_job(&rig, 0, OP_GATE, 10);
+    struct cp_job *queued = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 10);
+    struct cp_job *open = rig_job(&rig, 0);
+    rig_await_begun(&rig, 2);
+    cp_pool_end(rig.pool);
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.pending, 0);
+    CHECK_EQ(counts.queued, 0);
+    /* What is put now is dropped. */
+    struct batch batch = {0};
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, open, true);
+    cp_job_put_result_take(open, cp_result_new(1, CP_RAISED, 0));
+    CHECK(cp_job_take(open) == NULL);
+    check_end(running, CP_END_TERMINATED);
+    check_end(queued, CP_END_TERMINATED);
+    check_end(open, CP_END_TERMINATED);
+    cp_pool_end(rig.pool);
+    rig_join(&rig); /* nobody has opened the gate */
+    CHECK_EQ(rig_collect(&rig), 3);
+    rig_release(&rig);
+}
+
+TEST(end_spares_idle_workers)
+{
+    struct rig rig;
+    int code = -1;
+    rig_open(&rig, 1);
+    struct cp_worker *idle = last_worker(&rig);
+    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    (void)rig_fork(&rig);
+    struct cp_worker *busy = last_worker(&rig);
+    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 1); /* to the idle one */
+    rig_await_begun(&rig, 1);
+    struct cp_job *quick = put_job(&rig, 0, OP_ECHO, 1);
+    rig_finish(&rig, quick, 1);
+    cp_pool_end(rig.pool);
+    check_end(job, CP_END_TERMINATED);
+    rig_join(&rig);
+    CHECK_EQ(cp_proc_poll(&idle->proc, &code), 1);
+    CHECK_EQ(code, -SIGTERM);
+    CHECK_EQ(cp_proc_poll(&busy->proc, &code), 1);
+    CHECK_EQ(code, 0);
+    cp_worker_unref(idle);
+    cp_worker_unref(busy);
+    rig_release(&rig);
+}
+
+TEST(end_of_stubborn_workers_takes_more)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.start = START_STUBBORN;
+    rig.target = 2;
+    cp_pool_set_target(rig.pool, 2);
+    rig_fill(&rig);
+    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 2);
+    rig_await_begun(&rig, 2);
+    cp_pool_end(rig.pool);
+    check_end(job, CP_END_TERMINATED);
+    CHECK_EQ(rig_wait(&rig, NULL, cp_now() + 5 * CP_MS), CP_WAIT_TIMEOUT);
+    cp_pool_signal(rig.pool, SIGKILL);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(end_before_the_workers_have_started)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.start = START_WAITS;
+    rig.target = 2;
+    rig_fill(&rig);
+    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
+    rig_await_begun(&rig, 2); /* their initializers, that is */
+    cp_pool_end(rig.pool);
+    check_end(job, CP_END_TERMINATED);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(end_in_the_middle_of_big_bodies)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *gate = put_job(&rig, 0, OP_GATE, 1);
+    rig_await_begun(&rig, 1);
+    (void)rig_fork(&rig);
+    struct batch batch = {0};
+    struct cp_job *down = rig_job(&rig, 0);
+    (void)batch_add_long(&batch, OP_ECHO, 0, 4 * 1000 * 1000);
+    batch_put(&batch, down, true);
+    (void)rig_fork(&rig);
+    uint8_t *bytes = calloc(1, 1000 * 1000);
+    CHECK(bytes != NULL);
+    struct cp_func *func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
+    struct cp_job *called;
+    struct batch one = {0};
+    CHECK_EQ(cp_job_open(rig.pool, func, 0, NULL, &called), 0);
+    (void)batch_add(&one, OP_ECHO, 0);
+    batch_put(&one, called, true);
+    cp_func_close(rig.pool, func);
+    free(bytes);
+    cp_pool_end(rig.pool);
+    check_end(gate, CP_END_TERMINATED);
+    check_end(down, CP_END_TERMINATED);
+    check_end(called, CP_END_TERMINATED);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+/* Results that came before stay: they can be taken after the end. */
+TEST(end_keeps_what_has_come)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, true);
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    cp_pool_end(rig.pool);
+    CHECK(!cp_job_is_drained(job));
+    struct cp_result *result = cp_job_take(job);
+    rig_check_echo(result);
+    cp_result_free(result);
+    CHECK(cp_job_is_drained(job));
+    check_end(job, CP_END_TERMINATED);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(end_of_one_job_is_its_own)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
+    struct cp_job *other = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5);
+    rig_await_begun(&rig, 1);
+    cp_job_cancel(job);
+    cp_job_cancel(job);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, other, 5);
+    CHECK(cp_job_take(job) == NULL);
+    CHECK(cp_job_is_drained(job));
+    check_end(job, CP_END_TERMINATED);
+    rig_close(&rig);
+}
+
+TEST(end_broken_pool_runs_nothing)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    CHECK(cp_pool_broken(rig.pool) == NULL);
+    struct cp_job *job = put_job(&rig, 0, OP_GATE, 5);
+    rig_await_begun(&rig, 2);
+    struct cp_result *why = cp_result_new(0, CP_RAISED, 0);
+    cp_pool_break_take(rig.pool, why);
+    cp_pool_break_take(rig.pool, cp_result_new(0, CP_RAISED, 0));
+    cp_pool_break_take(rig.pool, NULL);
+    CHECK(cp_pool_broken(rig.pool) == why);
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    check_end(job, CP_END_BROKEN);
+    struct cp_job *late = put_job(&rig, 0, OP_ECHO, 1);
+    CHECK_EQ(rig_wait(&rig, late, CP_NEVER), CP_WAIT_READY);
+    check_end(late, CP_END_BROKEN);
+    rig_close(&rig);
+}
+
+TEST(end_failed_initializer_breaks_the_pool)
+{
+    struct rig rig;
+    struct cp_counts counts;
+    rig_open(&rig, 0);
+    rig.start = START_INIT_ERROR;
+    rig.target = 3;
+    cp_pool_set_target(rig.pool, 3);
+    rig_fill(&rig);
+    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    check_end(job, CP_END_BROKEN);
+    const struct cp_result *why = cp_pool_broken(rig.pool);
+    CHECK_EQ(why->len, 7);
+    CHECK_BYTES(why->body, "no luck", 7);
+    rig_join(&rig); /* they end, and nobody replaces them */
+    CHECK_EQ(rig.forks, 3);
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.failed_starts, 0);
+    rig_close(&rig);
+}
+
+TEST(end_late_worker_is_not_taken)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    cp_pool_end(rig.pool);
+    CHECK_EQ(rig_fork(&rig), 0);
+    rig_join(&rig);
+    CHECK_EQ(rig_fork(&rig), 0);
+    rig_release(&rig);
+}
+
+/* It was forked for work that is done when it comes: it is told to end. */
+TEST(end_late_worker_of_a_closed_pool_ends)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    cp_pool_close(rig.pool);
+    CHECK(rig_fork(&rig) != 0);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+/* Somebody else has seen that a worker is gone, and lets go of it. */
+TEST(end_worker_can_be_let_go)
+{
+    struct rig rig;
+    struct cp_counts counts;
+    int code = 0;
+    rig_open(&rig, 2);
+    struct cp_worker *w = last_worker(&rig);
+    cp_pool_let_go(rig.pool, w); /* it lives: nothing happens */
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.workers, 2);
+    CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
+    CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, &code), 1);
+    cp_pool_let_go(rig.pool, w);
+    cp_pool_let_go(rig.pool, w);
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.workers, 1);
+    CHECK_EQ(w->proc.sentinel, -1);
+    cp_worker_unref(w);
+    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 10), 10);
+    rig_close(&rig);
+}
+
+TEST(end_closes_all_descriptors)
+{
+    struct rig rig;
+    int before = cp_test_descriptors();
+    rig_open(&rig, 2);
+    cp_pool_close(rig.pool);
+    rig_join(&rig);
+    cp_pool_close_fds(rig.pool);
+    cp_pool_close_fds(rig.pool);
+    CHECK_EQ(cp_test_descriptors(), before + 4); /* the rig's own pipes */
+    CHECK_EQ(cp_pool_wait(rig.pool, NULL, CP_NEVER, 0), CP_WAIT_READY);
+    CHECK_EQ(rig_fork(&rig), 0);
+    cp_pool_end(rig.pool);
+    rig_release(&rig);
+}
+
+struct waiting {
+    struct rig *rig;
+    struct cp_job *job;
+};
+
+static void *
+wait_for_it(void *arg)
+{
+    struct waiting *me = arg;
+    CHECK_EQ(rig_wait(me->rig, me->job, CP_NEVER), CP_WAIT_READY);
+    return NULL;
+}
+
+static void *
+call_next(void *arg)
+{
+    struct cp_job *job;
+    int r;
+    do {
+        r = cp_pool_next(((struct rig *)arg)->pool, &job);
+        if (r == CP_WAIT_IDLE) {
+            (void)rig_collect(arg);
+        }
+    } while (r == CP_WAIT_IDLE);
+    CHECK_EQ(r, CP_WAIT_ENDED);
+    return NULL;
+}
+
+TEST(end_wakes_all_who_wait)
+{
+    enum { N = 4 };
+    struct rig rig;
+    struct waiting waiting[N];
+    pthread_t threads[N + 1];
+    rig_open(&rig, 1);
+    for (int i = 0; i < N; i++) {
+        waiting[i] = (struct waiting){
+            &rig, i == 0 ? NULL : put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2)};
+        threads[i] = cp_test_start(wait_for_it, &waiting[i]);
+    }
+    threads[N] = cp_test_start(call_next, &rig);
+    rig_await_begun(&rig, 1);
+    rig_await_asleep(&rig);
+    cp_pool_end(rig.pool);
+    for (int i = 0; i <= N; i++) {
+        (void)cp_test_join(threads[i]);
+    }
+    for (int i = 1; i < N; i++) {
+        check_end(waiting[i].job, CP_END_TERMINATED);
+    }
+    rig_release(&rig);
+}
+
+/* There is no worker, and the last job ends in another way. */
+TEST(end_of_the_last_job_wakes_who_waits_for_workers)
+{
+    for (int i = 0; i < 2; i++) {
+        struct rig rig;
+        rig_open(&rig, 0);
+        struct waiting waiting = {&rig, NULL};
+        struct cp_job *job =
+            put_job(&rig, i == 0 ? 0 : CP_JOB_CALLS, OP_ECHO, 1);
+        cp_pool_close(rig.pool);
+        pthread_t thread = cp_test_start(wait_for_it, &waiting);
+        rig_await_asleep(&rig);
+        if (i == 0) {
+            cp_job_cancel(job);
+            (void)cp_test_join(thread);
+        } else { /* the pool waits for no callbacks */
+            struct cp_job *called;
+            cp_pool_break_take(rig.pool, NULL);
+            (void)cp_test_join(thread);
+            CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+            cp_job_called(called);
+            cp_job_close(called);
+        }
+        cp_job_close(job);
+        rig_release(&rig);
+    }
+}
+
+/* It has half of a callable when nobody wants that any more. The pipe is closed
+ * for good, though somebody sleeps who wanted to write to it. */
+TEST(end_close_in_the_middle_of_a_big_callable)
+{
+    struct rig rig;
+    uint8_t *bytes = calloc(1, 1000 * 1000);
+    CHECK(bytes != NULL);
+    rig_open(&rig, 0);
+    rig.start = START_WAITS;
+    (void)rig_fork(&rig);
+    rig_await_begun(&rig, 1);
+    struct cp_func *small = rig.func;
+    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
+    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 1);
+    cp_func_close(rig.pool, rig.func);
+    rig.func = small;
+    free(bytes);
+    struct waiting waiting = {&rig, NULL};
+    pthread_t thread = cp_test_start(wait_for_it, &waiting);
+    rig_await_asleep(&rig);
+    cp_job_cancel(job);
+    cp_job_close(job);
+    cp_pool_close(rig.pool);
+    rig_let_through(&rig, 1);
+    (void)cp_test_join(thread);
+    rig_release(&rig);
+}
+
+/* All workers are gone, or there never was one: who helps hears of the end. */
+TEST(end_helper_hears_of_it_without_workers)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    pthread_t thread = cp_test_start(call_next, &rig);
+    cp_lock_acquire(&rig.pool->lock);
+    while (!rig.pool->has_helper) {
+        cp_lock_release(&rig.pool->lock);
+        cp_lock_acquire(&rig.pool->lock);
+    }
+    cp_lock_release(&rig.pool->lock); /* it waits now */
+    cp_pool_close(rig.pool);
+    (void)cp_test_join(thread);
+    rig_release(&rig);
+}
+
+/* ---- a copy of the pool in a forked process ---- */
+
+TEST(end_copy_is_inert)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct cp_worker *w = last_worker(&rig);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        CHECK(!cp_pool_is_ours(rig.pool));
+        int numbers[] = {w->tx, w->rx, w->life, w->proc.sentinel};
+        cp_fd_close_all(NULL, 0);
+        for (int i = 0; i < 4;
+             i++) { /* what has these numbers now is not ours */
+            CHECK_EQ(dup2(0, numbers[i]), numbers[i]);
+        }
+        cp_worker_unref(w);
+        cp_worker_unref(w);
+        cp_pool_unref(rig.pool);
+        for (int i = 0; i < 4; i++) {
+            CHECK(fcntl(numbers[i], F_GETFD) >= 0);
+        }
+        _exit(7);
+    }
+    CHECK_EQ(cp_test_reap(pid), 7);
+    cp_worker_unref(w);
+    rig_finish(&rig, put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
+    rig_close(&rig);
+}
+
+/* ---- the parent dies ---- */
+
+static void *
+open_and_use(void *arg)
+{
+    struct rig *rig = arg;
+    rig_open(rig, 3);
+    (void)put_job(rig, 0, OP_BUSY, 1);
+    (void)put_job(rig, 0, OP_GATE, 1);
+    rig_await_begun(rig, 2);
+    return NULL;
+}
+
+/* One worker computes, one waits for something else, and one is idle. The
+ * thread that forked them has ended. All of them hold a pipe that tells when the
+ * last one is gone. */
+TEST(end_no_worker_outlives_the_parent)
+{
+    int alive[2], ready[2];
+    char byte;
+    CHECK_EQ(pipe(alive), 0);
+    CHECK_EQ(pipe(ready), 0);
+    int parent = cp_test_fork();
+    if (parent == 0) {
+        static struct rig rig;
+        pthread_t thread;
+        thread = cp_test_start(open_and_use, &rig);
+        (void)cp_test_join(thread);
+        CHECK_EQ(write(ready[1], "r", 1), 1);
+        for (;;) {
+            (void)pause();
+        }
+    }
+    (void)close(alive[1]);
+    CHECK_EQ(read(ready[0], &byte, 1), 1);
+    CHECK_EQ(kill(parent, SIGKILL), 0);
+    CHECK_EQ(cp_test_reap(parent), -SIGKILL);
+    CHECK_EQ(read(alive[0], &byte, 1), 0);
+    (void)close(alive[0]);
+    (void)close(ready[0]);
+    (void)close(ready[1]);
+}

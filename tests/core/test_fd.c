@@ -1,0 +1,236 @@
+/* Descriptors and the wake-up. */
+#include "cp_fd.h"
+#include "cp_test.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+static void
+open_pipe(int fds[2])
+{
+    CHECK_EQ(cp_fd_pipe(fds), 0);
+}
+
+static void
+close_pipe(int fds[2])
+{
+    cp_fd_close(&fds[0]);
+    cp_fd_close(&fds[1]);
+}
+
+static bool
+is_open(int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0;
+}
+
+TEST(fd_pipe_is_closed_on_exec)
+{
+    int fds[2];
+    open_pipe(fds);
+    CHECK_EQ(fcntl(fds[0], F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    CHECK_EQ(fcntl(fds[1], F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    close_pipe(fds);
+}
+
+TEST(fd_close_is_idempotent_and_keeps_errno)
+{
+    int fds[2];
+    open_pipe(fds);
+    int was = fds[0];
+    errno = EXDEV;
+    cp_fd_close(&fds[0]);
+    CHECK_EQ(errno, EXDEV);
+    CHECK_EQ(fds[0], -1);
+    CHECK(!is_open(was));
+    cp_fd_close(&fds[0]);
+    close_pipe(fds);
+}
+
+TEST(fd_lack_of_descriptors_is_told)
+{
+    struct rlimit old;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+    struct rlimit low = {(rlim_t)dup(0), old.rlim_max};
+    (void)close((int)low.rlim_cur);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+    int fds[2] = {7, 7};
+    struct cp_wake wake;
+    CHECK_EQ(cp_fd_pipe(fds), CP_ERRNO(EMFILE));
+    CHECK_EQ(fds[0], -1);
+    CHECK_EQ(fds[1], -1);
+    CHECK_EQ(cp_wake_init(&wake), CP_ERRNO(EMFILE));
+    cp_wake_fini(&wake);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+    open_pipe(fds);
+    close_pipe(fds);
+}
+
+TEST(fd_read_and_write)
+{
+    int fds[2];
+    open_pipe(fds);
+    CHECK_EQ(cp_fd_set_nonblock(fds[0]), 0);
+    CHECK_EQ(cp_fd_set_nonblock(fds[1]), 0);
+    char bytes[16];
+    CHECK_EQ(cp_fd_read(fds[0], bytes, sizeof(bytes)), 0);
+    char text[] = "abcde";
+    struct iovec parts[3] = {{text, 2}, {NULL, 0}, {text + 2, 3}};
+    CHECK_EQ(cp_fd_writev(fds[1], parts, 3), 5);
+    CHECK_EQ(cp_fd_read(fds[0], bytes, 4), 4);
+    CHECK_BYTES(bytes, "abcd", 4);
+    CHECK_EQ(cp_fd_read(fds[0], bytes, sizeof(bytes)), 1);
+    CHECK_EQ(cp_fd_read(fds[0], bytes, sizeof(bytes)), 0);
+    cp_fd_close(&fds[1]);
+    CHECK_EQ(cp_fd_read(fds[0], bytes, sizeof(bytes)), CP_ECLOSED);
+    close_pipe(fds);
+}
+
+TEST(fd_full_pipe_is_not_now)
+{
+    int fds[2];
+    open_pipe(fds);
+    CHECK_EQ(cp_fd_set_nonblock(fds[1]), 0);
+    static char bytes[1 << 16];
+    struct iovec part = {bytes, sizeof(bytes)};
+    ssize_t n, sum = 0;
+    while ((n = cp_fd_writev(fds[1], &part, 1)) > 0) {
+        sum += n;
+    }
+    CHECK_EQ(n, 0);
+    CHECK(sum > 0);
+    close_pipe(fds);
+}
+
+TEST(fd_writing_to_nobody_is_closed)
+{
+    int fds[2];
+    open_pipe(fds);
+    cp_fd_close(&fds[0]);
+    char byte = 'x';
+    struct iovec part = {&byte, 1};
+    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), CP_ECLOSED);
+    close_pipe(fds);
+}
+
+TEST(fd_errors_are_codes)
+{
+    char byte;
+    struct iovec part = {&byte, 1};
+    CHECK_EQ(cp_fd_read(-1, &byte, 1), CP_ERRNO(EBADF));
+    CHECK_EQ(cp_fd_writev(-1, &part, 1), CP_ERRNO(EBADF));
+    CHECK_EQ(cp_fd_set_nonblock(-1), CP_ERRNO(EBADF));
+    CHECK_EQ(CP_ERRNO_OF(CP_ERRNO(EBADF)), EBADF);
+    CHECK_EQ(CP_ERRNO_OF(CP_EREMOVED), 0);
+    CHECK_EQ(CP_ERRNO_OF(0), 0);
+}
+
+static void
+on_alarm(int signal_number)
+{
+    (void)signal_number;
+}
+
+TEST(fd_blocking_read_is_interrupted_by_a_signal)
+{
+    int fds[2];
+    open_pipe(fds);
+    struct sigaction act = {.sa_handler = on_alarm};
+    CHECK_EQ(sigaction(SIGALRM, &act, NULL), 0);
+    struct itimerval often = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
+    CHECK_EQ(setitimer(ITIMER_REAL, &often, NULL), 0);
+    char byte;
+    CHECK_EQ(cp_fd_read(fds[0], &byte, 1), CP_EINTR);
+    CHECK_EQ(setitimer(ITIMER_REAL, &never, NULL), 0);
+    close_pipe(fds);
+}
+
+/* In a forked copy all noted descriptors go, but for those kept, and no others. */
+TEST(fd_copies_close_what_is_noted)
+{
+    int a[2], b[2], foreign[2];
+    open_pipe(a);
+    open_pipe(b);
+    CHECK_EQ(pipe(foreign), 0);
+    int high = fcntl(foreign[1], F_DUPFD_CLOEXEC, 500);
+    CHECK(high >= 500);
+    cp_fd_note(high);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        int keep[] = {-1, b[0], a[1]};
+        cp_fd_close_all(keep, 3);
+        CHECK(!is_open(a[0]) && is_open(a[1]));
+        CHECK(is_open(b[0]) && !is_open(b[1]));
+        CHECK(is_open(foreign[0]) && is_open(foreign[1]));
+        CHECK(!is_open(high));
+        /* They are forgotten: what has their number now is not ours. */
+        CHECK(dup2(foreign[0], a[0]) >= 0);
+        cp_fd_close_all(NULL, 0);
+        CHECK(is_open(a[0]) && is_open(a[1]) && is_open(b[0]));
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    CHECK(is_open(a[0]) && is_open(b[1]) && is_open(high));
+    close_pipe(a);
+    close_pipe(b);
+    cp_fd_close(&high);
+    (void)close(foreign[0]);
+    (void)close(foreign[1]);
+}
+
+TEST(fd_end_of_file_comes_in_spite_of_copies)
+{
+    int fds[2], ready[2];
+    char byte;
+    open_pipe(fds);
+    CHECK_EQ(pipe(ready), 0);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        cp_fd_close_all(NULL, 0);
+        CHECK_EQ(write(ready[1], "x", 1), 1);
+        for (;;) {
+            (void)pause();
+        }
+    }
+    CHECK_EQ(read(ready[0], &byte, 1), 1);
+    cp_fd_close(&fds[1]);
+    CHECK_EQ(cp_fd_read(fds[0], &byte, 1), CP_ECLOSED);
+    close_pipe(fds);
+    (void)close(ready[0]);
+    (void)close(ready[1]);
+    CHECK_EQ(kill(pid, SIGKILL), 0);
+    CHECK_EQ(cp_test_reap(pid), -SIGKILL);
+}
+
+static bool
+is_readable(int fd)
+{
+    struct pollfd pfd = {fd, POLLIN, 0};
+    CHECK(poll(&pfd, 1, 0) >= 0);
+    return pfd.revents != 0;
+}
+
+TEST(wake_is_seen_once_however_often_notified)
+{
+    struct cp_wake wake;
+    CHECK_EQ(cp_wake_init(&wake), 0);
+    CHECK(!is_readable(wake.fds[0]));
+    cp_wake_drain(&wake);
+    for (int i = 0; i < 100000; i++) {
+        cp_wake_notify(&wake); /* more than a pipe can hold */
+    }
+    CHECK(is_readable(wake.fds[0]));
+    cp_wake_drain(&wake);
+    CHECK(!is_readable(wake.fds[0]));
+    cp_wake_notify(&wake);
+    CHECK(is_readable(wake.fds[0]));
+    cp_wake_fini(&wake);
+    CHECK_EQ(wake.fds[0], -1);
+    CHECK_EQ(wake.fds[1], -1);
+    cp_wake_fini(&wake);
+}

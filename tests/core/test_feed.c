@@ -1,0 +1,281 @@
+/* Feeding jobs bit by bit: by who waits for them, or by a thread. */
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+TEST(feed_by_who_waits)
+{
+    enum { N = 3000 };
+    struct rig rig;
+    struct batch batch = {0};
+    uint64_t most = 0;
+    rig_open(&rig, 2);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (uint64_t i = 0; i < N;) {
+        struct cp_result *result = cp_job_take(job);
+        if (result != NULL) {
+            rig_check_echo(result);
+            CHECK_EQ(result->index, i);
+            cp_result_free(result);
+            i++;
+            continue;
+        }
+        int r = cp_pool_wait(rig.pool, job, CP_NEVER, CP_CAN_FEED);
+        if (r == CP_WAIT_FEED) {
+            uint64_t n = cp_job_wants(job);
+            CHECK(n > 0);
+            most = n > most ? n : most;
+            while (n-- > 0 && batch.n < N) {
+                (void)batch_add(&batch, OP_ECHO, 0);
+            }
+            batch_put(&batch, job, batch.n == N);
+        } else {
+            CHECK_EQ(r, CP_WAIT_READY);
+        }
+    }
+    CHECK(most < N / 2); /* as many as it is worth, not all */
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+struct feeder {
+    struct cp_job *job;
+    uint64_t n;     /* tasks to put */
+    uint64_t limit; /* not taken, at most; 0: none */
+    uint32_t phase; /* every so many tasks get slow, or quick again */
+};
+
+static void *
+feed(void *arg)
+{
+    struct feeder *feeder = arg;
+    struct batch batch = {0};
+    while (cp_job_wait_wants(feeder->job) == 1) {
+        uint64_t n = cp_job_wants(feeder->job);
+        CHECK(n > 0);
+        while (n-- > 0 && batch.n < feeder->n) {
+            bool slow = feeder->phase > 0 && batch.n / feeder->phase % 2 == 1;
+            batch_add(&batch, OP_ECHO, 0)->ns = slow ? 100 * 1000 * 1000 : 0;
+        }
+        batch_put(&batch, feeder->job, batch.n == feeder->n);
+    }
+    return NULL;
+}
+
+TEST(feed_by_a_thread)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct feeder feeder = {.job = rig_job(&rig, CP_JOB_ORDERED), .n = 5000};
+    pthread_t thread = cp_test_start(feed, &feeder);
+    rig_finish(&rig, feeder.job, feeder.n);
+    (void)cp_test_join(thread);
+    rig_close(&rig);
+}
+
+static void *
+wait_until_wanted(void *job)
+{
+    CHECK_EQ(cp_job_wait_wants(job), 1);
+    return NULL;
+}
+
+/* All tasks were handed out while they were thought to be quick. They are not,
+ * so that nothing more is wanted until most of them are done. */
+TEST(feed_is_wanted_once_slow_tasks_are_done)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, false);
+    cp_result_free(rig_take(&rig, job));
+    for (uint32_t i = 0; i < CP_WINDOW; i++) {
+        batch_add(&batch, i == 1 ? OP_GATE : OP_ECHO, 0)->ns = 1000000000;
+    }
+    batch_put(&batch, job, false);
+    rig_await_begun(&rig, 1);
+    cp_result_free(rig_take(&rig, job)); /* the first that tells */
+    CHECK_EQ(cp_job_wants(job), 0);
+    pthread_t thread = cp_test_start(wait_until_wanted, job);
+    for (bool waits = false; !waits; (void)sched_yield()) {
+        cp_lock_acquire(&rig.pool->lock);
+        waits = rig.pool->feeders == 1;
+        cp_lock_release(&rig.pool->lock);
+    }
+    rig_let_through(&rig, 1);
+    for (uint32_t i = 1; i < CP_WINDOW; i++) {
+        cp_result_free(rig_take(&rig, job));
+    }
+    (void)cp_test_join(thread);
+    cp_job_put_take(job, NULL, true);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+/* The same in the large: the windows get small and large by turns. */
+TEST(feed_goes_on_where_tasks_get_slow)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct feeder feeder = {
+        .job = rig_job(&rig, CP_JOB_ORDERED), .n = 6000, .phase = 300};
+    pthread_t thread = cp_test_start(feed, &feeder);
+    rig_finish(&rig, feeder.job, feeder.n);
+    (void)cp_test_join(thread);
+    rig_close(&rig);
+}
+
+/* Whoever takes slowly is not flooded: what was put and not taken is limited. */
+TEST(feed_keeps_to_the_limit)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct feeder feeder = {
+        .job = rig_job(&rig, CP_JOB_ORDERED), .n = 500, .limit = 5};
+    cp_job_set_limit(feeder.job, feeder.limit);
+    pthread_t thread = cp_test_start(feed, &feeder);
+    for (uint64_t i = 0; i < feeder.n; i++) {
+        struct cp_result *result = rig_take(&rig, feeder.job);
+        rig_check_echo(result);
+        cp_result_free(result);
+        cp_lock_acquire(&rig.pool->lock);
+        CHECK(feeder.job->put - feeder.job->taken <= feeder.limit);
+        cp_lock_release(&rig.pool->lock);
+    }
+    (void)cp_test_join(thread);
+    CHECK(rig_take(&rig, feeder.job) == NULL);
+    cp_job_close(feeder.job);
+    rig_close(&rig);
+}
+
+/* Nobody takes any more, but the pool is closed: all of it is fed. */
+TEST(feed_limit_does_not_keep_a_pool_from_closing)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    struct feeder feeder = {
+        .job = rig_job(&rig, CP_JOB_ORDERED), .n = 500, .limit = 5};
+    cp_job_set_limit(feeder.job, feeder.limit);
+    pthread_t thread = cp_test_start(feed, &feeder);
+    cp_pool_close(rig.pool);
+    rig_join(&rig);
+    (void)cp_test_join(thread);
+    CHECK_EQ(cp_job_arrived(feeder.job, NULL), 500);
+    cp_job_close(feeder.job);
+    rig_release(&rig);
+}
+
+/* A result that comes last, whatever is still running when it is put. */
+TEST(feed_farewell_comes_last)
+{
+    for (uint32_t flags = 0; flags <= CP_JOB_ORDERED; flags += CP_JOB_ORDERED) {
+        struct rig rig;
+        struct batch batch = {0};
+        rig_open(&rig, 1);
+        struct cp_job *job = rig_job(&rig, flags);
+        (void)batch_add(&batch, OP_GATE, 0);
+        (void)batch_add(&batch, OP_ECHO, 0);
+        batch_put(&batch, job, false);
+        rig_await_begun(&rig, 1);
+        cp_job_put_farewell_take(job, cp_result_new(2, CP_RAISED, 0));
+        cp_job_put_farewell_take(job, cp_result_new(2, CP_RAISED, 0)); /* no */
+        CHECK_EQ(cp_job_wants(job), 0);
+        rig_let_through(&rig, 1);
+        for (uint64_t i = 0; i < 3; i++) {
+            struct cp_result *result = rig_take(&rig, job);
+            CHECK_EQ(result->index, i);
+            CHECK_EQ(result->outcome, i == 2 ? CP_RAISED : CP_OK);
+            cp_result_free(result);
+        }
+        CHECK(rig_take(&rig, job) == NULL);
+        cp_job_close(job);
+        job = rig_job(&rig, flags); /* nothing else to wait for */
+        cp_job_put_farewell_take(job, cp_result_new(0, CP_RAISED, 0));
+        cp_result_free(rig_take(&rig, job));
+        CHECK(rig_take(&rig, job) == NULL);
+        cp_job_close(job);
+        rig_close(&rig);
+    }
+}
+
+static void *
+take_one(void *arg)
+{
+    struct rig *rig = ((void **)arg)[0];
+    struct cp_job *job = ((void **)arg)[1];
+    return rig_take(rig, job);
+}
+
+/* Somebody waits, and drives, and sleeps, since nothing is under way. Then the
+ * feeder has something for it. */
+static struct cp_result *
+take_while_feeding(struct rig *rig, struct cp_job *job, int what)
+{
+    void *args[2] = {rig, job};
+    void *result;
+    pthread_t thread = cp_test_start(take_one, args);
+    rig_await_asleep(rig);
+    if (what == 0) {
+        cp_job_put_take(job, NULL, true);
+    } else {
+        cp_job_put_result_take(job, cp_result_new(0, CP_RAISED, 0));
+    }
+    result = cp_test_join(thread);
+    return result;
+}
+
+TEST(feed_end_wakes_who_drives)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    CHECK(take_while_feeding(&rig, job, 0) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+TEST(feed_result_wakes_who_drives)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    struct cp_result *result = take_while_feeding(&rig, job, 1);
+    CHECK(result != NULL && result->outcome == CP_RAISED);
+    cp_result_free(result);
+    cp_job_put_take(job, NULL, true);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+static void *
+wait_wants(void *arg)
+{
+    CHECK_EQ(cp_job_wait_wants(arg), 0);
+    return NULL;
+}
+
+TEST(feed_ends_with_the_pool)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, 0);
+    for (int i = 0; i < 500; i++) {
+        (void)batch_add(&batch, OP_GATE, 0);
+    }
+    batch_put(&batch, job, false);
+    pthread_t thread =
+        cp_test_start(wait_wants, job); /* nothing is wanted now */
+    rig_await_begun(&rig, 1);
+    cp_pool_end(rig.pool);
+    (void)cp_test_join(thread);
+    CHECK_EQ(cp_job_wants(job), 0);
+    cp_job_close(job);
+    rig_close(&rig);
+}

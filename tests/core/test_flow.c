@@ -1,0 +1,363 @@
+/* Callbacks, and what becomes of tasks behind a slow one. */
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- callbacks ---- */
+
+struct helper {
+    struct rig *rig;
+    struct cp_job *waits_for; /* whose driver is to sleep before it is called */
+    _Atomic int calls, idles;
+};
+
+/* Runs "callbacks", replaces workers, and collects, until the end. */
+static void *
+help(void *arg)
+{
+    struct helper *helper = arg;
+    struct cp_job *job;
+    for (;;) {
+        switch (cp_pool_next(helper->rig->pool, &job)) {
+            case CP_WAIT_CALL:
+                if (job == helper->waits_for) {
+                    rig_await_asleep(helper->rig);
+                }
+                CHECK(!atomic_load(&job->done));
+                (void)atomic_fetch_add(&helper->calls, 1);
+                cp_job_called(job);
+                cp_job_close(job);
+                break;
+            case CP_WAIT_WORKERS: rig_fill(helper->rig); break;
+            case CP_WAIT_IDLE:
+                (void)rig_collect(helper->rig);
+                (void)atomic_fetch_add(&helper->idles, 1);
+                break;
+            case CP_WAIT_ENDED: return NULL;
+            default: CHECK(false);
+        }
+    }
+}
+
+TEST(flow_done_comes_after_the_callbacks)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    struct cp_job *job = rig_job(&rig, CP_JOB_CALLS);
+    struct helper helper = {.rig = &rig, .waits_for = job};
+    (void)batch_add(&batch, OP_ECHO, 0);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    pthread_t thread = cp_test_start(help, &helper);
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    CHECK_EQ(atomic_load(&helper.calls), 1);
+    CHECK(atomic_load(&job->done));
+    rig_finish(&rig, job, 2);
+    cp_pool_end(rig.pool);
+    (void)cp_test_join(thread);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+TEST(flow_callbacks_of_many_jobs)
+{
+    enum { N = 200 };
+    static struct cp_job *jobs[N];
+    struct rig rig;
+    struct helper helper = {.rig = &rig};
+    rig_open(&rig, 2);
+    pthread_t thread = cp_test_start(help, &helper);
+    for (int i = 0; i < N; i++) {
+        struct batch batch = {0};
+        jobs[i] = rig_job(&rig, CP_JOB_CALLS | CP_JOB_SINGLE);
+        (void)batch_add(&batch, OP_ECHO, 0);
+        batch_put(&batch, jobs[i], true);
+    }
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(rig_wait(&rig, jobs[i], CP_NEVER), CP_WAIT_READY);
+        rig_finish(&rig, jobs[i], 1);
+    }
+    CHECK_EQ(atomic_load(&helper.calls), N);
+    while (atomic_load(&helper.idles) == 0) {
+        (void)sched_yield(); /* what has ended is collected now */
+    }
+    cp_pool_close(rig.pool);
+    rig_join(&rig);
+    (void)cp_test_join(thread);
+    rig_release(&rig);
+}
+
+/* Two tasks run when their job ends early; what they answer later is nothing
+ * that callbacks are run for once more. */
+TEST(flow_callbacks_are_run_once)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct cp_job *called;
+    rig_open(&rig, 2);
+    struct cp_job *job = rig_job(&rig, CP_JOB_CALLS);
+    (void)batch_add(&batch, OP_GATE, 0);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 2);
+    cp_pool_break_take(rig.pool, NULL);
+    CHECK_EQ(atomic_load(&job->end), CP_END_BROKEN);
+    CHECK(!atomic_load(&job->done));
+    rig_let_through(&rig, 2);
+    while (cp_job_arrived(job, NULL) < 2) {
+        CHECK_EQ(cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0),
+                 CP_WAIT_TIMEOUT);
+    }
+    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    CHECK(called == job);
+    cp_job_called(job);
+    cp_job_close(job);
+    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_IDLE);
+    CHECK_EQ(rig_collect(&rig), 1);
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+/* The results are there, the callbacks are not through yet, and the pool is
+ * terminated: those who wait go on, and have the results. */
+TEST(flow_end_while_callbacks_are_run)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct cp_job *called;
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_CALLS);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    while (cp_job_arrived(job, NULL) == 0) {
+        (void)cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0);
+    }
+    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    cp_pool_end(rig.pool);
+    CHECK_EQ(cp_pool_wait(rig.pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    rig_finish(&rig, job, 1);
+    cp_job_called(called);
+    cp_job_called(called); /* nothing more happens */
+    CHECK_EQ(rig_collect(&rig), 1);
+    cp_job_close(called);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
+/* ---- behind a slow task ---- */
+
+/* A job whose tasks are known to be quick, so that workers get many ahead. */
+static struct cp_job *
+quick_job(struct rig *rig, struct batch *batch)
+{
+    struct cp_job *job = rig_job(rig, 0);
+    for (int i = 0; i < 4; i++) {
+        (void)batch_add(batch, OP_ECHO, 0);
+    }
+    batch_put(batch, job, false);
+    for (int i = 0; i < 4; i++) {
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        cp_result_free(result);
+    }
+    return job;
+}
+
+static void
+take_echoes(struct rig *rig, struct cp_job *job, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        cp_result_free(result);
+    }
+}
+
+/* Workers have half of the tasks each; the first one is slow. The tasks behind
+ * it go to the other worker, and each of them is run once. */
+TEST(flow_slow_task_holds_up_nobody)
+{
+    enum { N = 100 };
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < N; i++) {
+        batch_add(&batch, i == 0 ? OP_GATE : OP_ECHO, 0)->flags = ORDER_COUNT;
+    }
+    batch_put(&batch, job, true);
+    cp_lock_acquire(&rig.pool->lock);
+    CHECK_EQ(rig.pool->workers->under_way, N / 2);
+    CHECK_EQ(rig.pool->workers->next->under_way, N / 2);
+    cp_lock_release(&rig.pool->lock);
+    rig_await_begun(&rig, 1);
+    take_echoes(&rig, job, N - 1);
+    rig_let_through(&rig, 1);
+    take_echoes(&rig, job, 1);
+    CHECK(rig_take(&rig, job) == NULL);
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(rig.shared->runs[4 + i], 1);
+    }
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+/* Workers are given tasks before they have started. One of them never starts:
+ * the other does its tasks too. */
+TEST(flow_worker_that_does_not_start_holds_up_nobody)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 0);
+    rig.start = START_WAITS;
+    (void)rig_fork(&rig);
+    (void)rig_fork(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (int i = 0; i < 20; i++) {
+        batch_add(&batch, OP_ECHO, 0)->flags = ORDER_COUNT;
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 2); /* their initializers, that is */
+    cp_lock_acquire(&rig.pool->lock);
+    CHECK_EQ(rig.pool->workers->under_way, 1);
+    CHECK_EQ(rig.pool->workers->next->under_way, 1);
+    cp_lock_release(&rig.pool->lock);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 20);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(rig.shared->runs[i], 1);
+    }
+    rig_close(&rig);
+}
+
+TEST(flow_long_tasks_go_one_at_a_time)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct cp_counts counts;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, 0);
+    batch_add(&batch, OP_ECHO, 0)->ns = 1000 * 1000 * 1000;
+    batch_put(&batch, job, false);
+    take_echoes(&rig, job, 1);
+    for (int i = 0; i < 10; i++) {
+        (void)batch_add(&batch, OP_GATE, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 2);
+    CHECK_EQ(rig_wait(&rig, job, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.queued, 8);
+    rig_let_through(&rig, 10);
+    take_echoes(&rig, job, 10);
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+/* Answers that stand in the ring of a worker which has begun something slow. */
+TEST(flow_answers_before_a_slow_task_are_seen)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < 6; i++) {
+        (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    take_echoes(&rig, job, 5);
+    rig_let_through(&rig, 1);
+    take_echoes(&rig, job, 1);
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+/* The same while the other worker answers all the time: it has got the first
+ * three of these tasks, and gets all that follow. */
+TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
+{
+    static const enum op ops[] = {OP_ECHO,  OP_ECHO,  OP_ECHO,
+                                  OP_QUIET, OP_QUIET, OP_GATE};
+    struct rig rig;
+    struct batch batch = {0}, traffic = {0};
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *other = rig_job(&rig, 0);
+    for (int i = 0; i < 6; i++) {
+        (void)batch_add(&batch, ops[i], 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    while (cp_job_arrived(job, NULL) < 4 + 5) {
+        (void)batch_add(&traffic, OP_ECHO, 0);
+        batch_put(&traffic, other, false);
+        take_echoes(&rig, other, 1);
+    }
+    cp_job_put_take(other, NULL, true);
+    cp_job_close(other);
+    rig_let_through(&rig, 1);
+    take_echoes(&rig, job, 6);
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
+static void *
+take_one(void *arg)
+{
+    struct rig *rig = ((void **)arg)[0];
+    struct cp_job *job = ((void **)arg)[1];
+    return rig_take(rig, job);
+}
+
+/* The driver sleeps without any reason to look up, until another thread hands
+ * out tasks of which the last one is slow. */
+TEST(flow_answers_are_seen_though_the_driver_slept_before)
+{
+    struct rig rig;
+    struct batch one = {0}, batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *slow = rig_job(&rig, 0);
+    (void)batch_add(&one, OP_GATE, 0);
+    batch_put(&one, slow, true);
+    rig_await_begun(&rig, 1);
+    for (int64_t end = cp_now() + 2 * CP_MS; cp_now() < end;) {
+        /* From now on that worker is known to be stuck. */
+    }
+    (void)rig_fork(&rig);
+    void *args[2] = {&rig, slow}, *result;
+    pthread_t thread = cp_test_start(take_one, args);
+    rig_await_asleep(&rig);
+    for (int i = 0; i < 6; i++) {
+        (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    while (cp_job_arrived(job, NULL) < 4 + 5) {
+        (void)sched_yield(); /* without driving */
+    }
+    rig_let_through(&rig, 2);
+    result = cp_test_join(thread);
+    rig_check_echo(result);
+    cp_result_free(result);
+    take_echoes(&rig, job, 6);
+    CHECK(rig_take(&rig, job) == NULL);
+    cp_job_close(job);
+    CHECK(rig_take(&rig, slow) == NULL);
+    cp_job_close(slow);
+    rig_close(&rig);
+}

@@ -1,0 +1,427 @@
+/* The parent's side of one worker: what is sent, taken back, and received. */
+#include "cp_fd.h"
+#include "cp_test.h"
+#include "lone.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+static void
+check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint8_t *should = malloc(n + 1);
+    CHECK(should != NULL);
+    lone_pattern(should, n, seed);
+    CHECK_BYTES(bytes, should, n);
+    free(should);
+}
+
+TEST(worker_without_a_fork_leaves_nothing)
+{
+    struct cp_worker *w;
+    int before = cp_test_descriptors();
+    CHECK_EQ(cp_worker_new(UINT64_MAX, &w), 0);
+    CHECK_EQ(cp_worker_started(w, -1), 0);
+    CHECK_EQ(cp_test_descriptors(), before);
+    cp_worker_close(w);
+    cp_worker_ref(w);
+    cp_worker_unref(w);
+    cp_worker_unref(w);
+    cp_worker_unref(NULL);
+}
+
+TEST(worker_lack_of_descriptors_leaves_nothing)
+{
+    struct rlimit old;
+    int before = cp_test_descriptors();
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+    int lowest = dup(0);
+    (void)close(lowest);
+    int failed = 0;
+    for (int spare = 0;; spare++) {
+        struct cp_worker *w;
+        struct rlimit low = {(rlim_t)(lowest + spare), old.rlim_max};
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+        int r = cp_worker_new(1, &w);
+        CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+        if (r == 0) {
+            cp_worker_unref(w);
+            break;
+        }
+        CHECK_EQ(r, CP_ERRNO(EMFILE));
+        CHECK(w == NULL);
+        CHECK_EQ(cp_test_descriptors(), before);
+        failed++;
+    }
+    CHECK(failed >= 6);
+}
+
+TEST(worker_task_goes_down_and_result_comes_up)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 50);
+    CHECK(!cp_worker_has_out(lone.w));
+    CHECK_EQ(lone_send(&lone, 41, 100), 1);
+    CHECK(cp_worker_has_out(lone.w));
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK(!cp_worker_has_out(lone.w));
+    CHECK_EQ(atomic_load(&lone.w->row->sent), 50 + 100 + 2 * CP_HEADER);
+
+    lone_next(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_FUNC);
+    CHECK_EQ(frame.flags, CP_KEEP);
+    CHECK_EQ(frame.arg, 3);
+    CHECK_EQ(frame.len, 50);
+    check_pattern(body, 50, 999);
+    CHECK(!cp_worker_has_begun(lone.w, 0));
+    lone_next(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_TASK);
+    CHECK_EQ(frame.flags, 0x1234);
+    CHECK_EQ(frame.arg, 3);
+    CHECK_EQ(frame.seq, 0);
+    check_pattern(body, 100, 41);
+    CHECK(cp_worker_has_begun(lone.w, 0));
+
+    CHECK_EQ(lone_answer(&lone, 0, 30, 7), 0);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 0);
+    CHECK_EQ(cp_serve_flush(&lone.s), 0);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 1);
+    CHECK_EQ(lone.last_index, 41);
+    CHECK_EQ(lone.last_ns, 10);
+    CHECK_EQ(lone.last->outcome, CP_OK);
+    CHECK_EQ(lone.last->len, 30);
+    check_pattern(lone.last->body, 30, 7);
+    CHECK_EQ(lone.w->under_way, 0);
+    lone_close(&lone);
+}
+
+TEST(worker_callable_goes_once)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 50);
+    cp_worker_forget(lone.w, 3); /* never sent: nothing to say */
+    cp_worker_forget(lone.w, 1000);
+    CHECK(!cp_worker_has_out(lone.w));
+    CHECK_EQ(lone_send(&lone, 0, 0), 1);
+    CHECK_EQ(lone_send(&lone, 1, 0), 1);
+    cp_worker_forget(lone.w, 3);
+    cp_worker_forget(lone.w, 3);
+    CHECK_EQ(lone_send(&lone, 2, 0), 1);
+    static const int kinds[] = {CP_FUNC,   CP_TASK, CP_TASK,
+                                CP_FORGET, CP_FUNC, CP_TASK};
+    for (int i = 0; i < 6; i++) {
+        lone_next(&lone, &frame, &body);
+        CHECK_EQ(frame.kind, kinds[i]);
+        CHECK_EQ(frame.arg, 3);
+    }
+    CHECK_EQ(cp_serve_next(&lone.s, &frame, &body), 0);
+    lone_close(&lone);
+}
+
+TEST(worker_budget_is_kept)
+{
+    struct lone lone;
+    lone_open(&lone, 2, 5);
+    CHECK(cp_worker_accepts(lone.w));
+    CHECK_EQ(lone_send(&lone, 0, 0), 1);
+    CHECK_EQ(lone_send(&lone, 1, 0), 1);
+    CHECK(!cp_worker_accepts(lone.w));
+    uint32_t n = 1;
+    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    CHECK_EQ(n, 1);
+    CHECK_EQ(task->index, 1);
+    cp_task_free(task);
+    CHECK(cp_worker_accepts(lone.w));
+    CHECK_EQ(lone_send(&lone, 2, 0), 1);
+    CHECK(!cp_worker_accepts(lone.w));
+    lone_close(&lone);
+}
+
+TEST(worker_window_has_an_end)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    lone_open(&lone, UINT64_MAX, 5);
+    for (uint64_t i = 0; i < CP_WINDOW; i++) {
+        CHECK(cp_worker_accepts(lone.w));
+        CHECK_EQ(lone_send(&lone, i, 0), 1);
+    }
+    CHECK(!cp_worker_accepts(lone.w));
+    CHECK_EQ(lone.w->under_way, CP_WINDOW);
+    lone_next_task(&lone, &frame);
+    (void)lone_answer(&lone, frame.seq, 0, 0);
+    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_accepts(lone.w));
+    CHECK_EQ(lone_send(&lone, 0, 0), 1);
+    CHECK(!cp_worker_accepts(lone.w));
+    lone_close(&lone);
+}
+
+TEST(worker_takes_no_more_than_fits_between_two_writes)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    int n = 0;
+    while (cp_worker_accepts(lone.w)) {
+        CHECK_EQ(lone_send(&lone, 0, CP_BIG - 1), 1);
+        n++;
+    }
+    CHECK(n >= 2 && n <= 3);
+    lone_close(&lone);
+}
+
+/* Move everything down, whatever the size: fill the pipe, empty it. */
+static void
+pump(struct lone *lone, struct cp_frame *frame, const uint8_t **body)
+{
+    for (;;) {
+        CHECK_EQ(cp_worker_flush(lone->w), 0);
+        int r = cp_serve_next(&lone->s, frame, body);
+        CHECK(r >= 0);
+        if (r == 1) {
+            return;
+        }
+        CHECK_EQ(cp_serve_wait(&lone->s), 0);
+    }
+}
+
+TEST(worker_big_task_goes_without_a_copy)
+{
+    enum { LEN = 5 * 1000 * 1000 };
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 5);
+    CHECK_EQ(lone_send(&lone, 6, LEN), 1);
+    CHECK(lone.w->big == lone.w->window[0]->body);
+    CHECK(cp_buf_len(&lone.w->out) < 1000);
+    CHECK(!cp_worker_accepts(lone.w));
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK(cp_worker_has_out(lone.w)); /* the pipe is full */
+    uint32_t n = 5;
+    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK_EQ(n, 0);
+    pump(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_FUNC);
+    pump(&lone, &frame, &body);
+    CHECK_EQ(frame.len, LEN);
+    check_pattern(body, LEN, 6);
+    CHECK(cp_worker_accepts(lone.w));
+    /* Small ones may follow, another big one not: it would block the pipe. */
+    CHECK_EQ(lone_send(&lone, 7, 10), 1);
+    CHECK_EQ(lone_send(&lone, 8, CP_BIG), 0);
+    CHECK_EQ(lone.w->under_way, 2);
+    /* The worker's memory goes back once the frame is done with. */
+    lone_next_task(&lone, &frame);
+    CHECK_EQ(lone_send(&lone, 9, 10), 1);
+    lone_next_task(&lone, &frame);
+    CHECK(lone.s.in.cap < LEN / 4);
+    lone_close(&lone);
+}
+
+TEST(worker_big_callable_goes_first_and_alone)
+{
+    enum { LEN = 3 * 1000 * 1000 };
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, LEN);
+    CHECK_EQ(lone_send(&lone, 0, 10), 0);
+    CHECK_EQ(lone.func->refs, 2);
+    CHECK(!cp_worker_accepts(lone.w));
+    CHECK_EQ(lone.w->under_way, 0);
+    pump(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_FUNC);
+    check_pattern(body, LEN, 999);
+    CHECK_EQ(lone.funcs_sent, 1);
+    CHECK_EQ(lone.func->refs, 1);
+    CHECK_EQ(lone_send(&lone, 1, 10), 1);
+    pump(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_TASK);
+    lone_close(&lone);
+}
+
+TEST(worker_big_callable_is_released_where_it_does_not_go)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 1000 * 1000);
+    CHECK_EQ(lone_send(&lone, 0, 10), 0);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK_EQ(lone.func->refs, 2);
+    cp_worker_tell_end(lone.w);
+    CHECK_EQ(lone.func->refs, 1);
+    CHECK(!cp_worker_has_out(lone.w));
+    lone_close(&lone);
+}
+
+TEST(worker_recall_takes_the_newest_not_begun)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 5);
+    for (uint64_t i = 0; i < 6; i++) {
+        CHECK_EQ(lone_send(&lone, i, 10), 1);
+    }
+    lone_next_task(&lone, &frame); /* 0 has begun */
+    uint32_t n = 2;
+    struct cp_task *list = cp_worker_recall(lone.w, &n);
+    CHECK_EQ(n, 2);
+    CHECK_EQ(list->index, 5);
+    CHECK_EQ(list->next->index, 4);
+    CHECK(list->next->next == NULL);
+    cp_task_free(list->next);
+    cp_task_free(list);
+    CHECK_EQ(lone.w->under_way, 4);
+    /* Those in between are still the worker's. */
+    lone_next_task(&lone, &frame);
+    CHECK_EQ(frame.seq, 1);
+    n = 100;
+    list = cp_worker_recall(lone.w, &n);
+    CHECK_EQ(n, 2);
+    CHECK_EQ(list->index, 3);
+    CHECK_EQ(list->next->index, 2);
+    cp_task_free(list->next);
+    cp_task_free(list);
+    CHECK_EQ(lone_send(&lone, 6, 10), 1);
+    /* What was taken back was sent already: the worker passes over it. */
+    lone_next(&lone, &frame, &body);
+    CHECK_EQ(frame.seq, 6);
+    check_pattern(body, 10, 6);
+    n = 100;
+    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK_EQ(n, 0);
+    lone_close(&lone);
+}
+
+/* Results are seen once, whether they come from the ring or from the pipe, or
+ * from the ring first and from the pipe later. */
+TEST(worker_harvest_runs_ahead_of_the_pipe)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    lone_open(&lone, UINT64_MAX, 5);
+    for (uint64_t i = 0; i < 4; i++) {
+        CHECK_EQ(lone_send(&lone, i, 0), 1);
+    }
+    for (uint64_t i = 0; i < 4; i++) {
+        lone_next_task(&lone, &frame);
+        (void)lone_answer(&lone, i, 1000, i);
+        if (i == 1) {
+            CHECK(cp_worker_harvest(lone.w));
+            CHECK(!cp_worker_harvest(lone.w));
+            CHECK_EQ(lone.results, 2);
+        }
+    }
+    CHECK_EQ(cp_serve_flush(&lone.s), 0);
+    CHECK(!cp_worker_harvest(lone.w)); /* the rest is in the pipe */
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 4);
+    CHECK_EQ(lone.last_index, 3);
+    check_pattern(lone.last->body, 1000, 3);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 4);
+    lone_close(&lone);
+}
+
+/* A worker that died in the middle of a write: the first part of the frame is in
+ * the pipe, not counted as flushed, and the rest stands in the ring. */
+TEST(worker_harvest_completes_what_the_pipe_begins)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    lone_open(&lone, UINT64_MAX, 5);
+    CHECK_EQ(lone_send(&lone, 0, 0), 1);
+    CHECK_EQ(lone_send(&lone, 1, 0), 1);
+    lone_next_task(&lone, &frame);
+    lone_next_task(&lone, &frame);
+    (void)lone_answer(&lone, 0, 500, 20);
+    (void)lone_answer(&lone, 1, 500, 21);
+    lone_write(&lone, lone.w->row->ring, 600);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 1);
+    CHECK(cp_worker_harvest(lone.w));
+    CHECK_EQ(lone.results, 2);
+    check_pattern(lone.last->body, 500, 21);
+    lone_close(&lone);
+}
+
+TEST(worker_last_task_closes_the_window)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    lone_open(&lone, UINT64_MAX, 5);
+    CHECK_EQ(lone_send(&lone, 0, 0), 1);
+    lone_next_task(&lone, &frame);
+    struct cp_frame last = {.kind = CP_ERROR, .flags = CP_LAST};
+    CHECK_EQ(cp_serve_put(&lone.s, &last, NULL, 0), 1);
+    CHECK(cp_worker_harvest(lone.w));
+    CHECK_EQ(lone.results, 1);
+    CHECK_EQ(lone.last->outcome, CP_RAISED);
+    CHECK_EQ(lone.last->len, 0);
+    CHECK(lone.w->last && !cp_worker_accepts(lone.w));
+    lone_close(&lone);
+}
+
+TEST(worker_end_is_told_by_end_of_file)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 5);
+    CHECK_EQ(lone_send(&lone, 0, 10), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK_EQ(lone_send(&lone, 1, 10), 1); /* not written: dropped */
+    cp_worker_tell_end(lone.w);
+    CHECK(!cp_worker_accepts(lone.w));
+    cp_worker_forget(lone.w, 3);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    lone_next_task(&lone, &frame);
+    CHECK_EQ(cp_serve_next(&lone.s, &frame, &body), 0);
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_ECLOSED);
+    lone_close(&lone);
+}
+
+TEST(worker_that_reads_no_more_is_told_by_flush)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    cp_fd_close(&lone.w->child_rx);
+    CHECK_EQ(lone_send(&lone, 0, 10), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), CP_ECLOSED);
+    lone_close(&lone);
+}
+
+TEST(worker_hello_and_init_error)
+{
+    struct lone lone;
+    struct cp_frame hello = {.kind = CP_HELLO};
+    lone_open(&lone, UINT64_MAX, 5);
+    lone_write(&lone, &hello, CP_HEADER);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.hellos, 1);
+    CHECK(lone.w->hello);
+    cp_fd_close(&lone.w->child_tx);
+    CHECK_EQ(cp_worker_recv(lone.w), CP_ECLOSED);
+    lone_close(&lone);
+
+    struct cp_frame error = {.kind = CP_INIT_ERROR, .len = 4};
+    lone_open(&lone, UINT64_MAX, 5);
+    lone_write(&lone, &error, CP_HEADER);
+    lone_write(&lone, "oops", 4);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.init_errors, 1);
+    CHECK_BYTES(lone.last->body, "oops", 4);
+    CHECK(!lone.w->hello && !cp_worker_accepts(lone.w));
+    lone_close(&lone);
+}

@@ -1,0 +1,37 @@
+"""The pool under test: cpool's or, with CPOOL_TEST_ENGINE=stdlib, the one that cpool is held to.
+
+Every test that does not carry the marker `better` describes what both do, so that the suite can be
+checked against multiprocessing.pool itself. Scripts that tests run in a fresh interpreter import
+their pool from here as well.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+from typing import Any
+
+STDLIB = os.environ.get("CPOOL_TEST_ENGINE") == "stdlib"
+
+# Seconds after which what a test waits for is a failure; the test as a whole has twice as long.
+# Slow builds raise it.
+DEADLINE = float(os.environ.get("CPOOL_TEST_DEADLINE", "10"))
+
+pool_module: Any
+if STDLIB:
+    # cpool forks where nobody chose, on 3.14 and later too.
+    if multiprocessing.get_all_start_methods()[0] != "fork" and (
+        multiprocessing.get_start_method(allow_none=True) is None
+    ):
+        multiprocessing.set_start_method("fork")
+    pool_module = importlib.import_module("multiprocessing.pool")
+    errors: Any = None
+else:
+    pool_module = importlib.import_module("cpool.pool")
+    errors = importlib.import_module("cpool")
+
+Pool: Any = pool_module.Pool
+AsyncResult: Any = pool_module.AsyncResult
+RemoteTraceback: Any = pool_module.RemoteTraceback
+MaybeEncodingError: Any = pool_module.MaybeEncodingError

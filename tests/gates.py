@@ -1,0 +1,138 @@
+"""Meeting points between a test and its tasks, made of named pipes that any process can use."""
+
+from __future__ import annotations
+
+import os
+import select
+import struct
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from engine import DEADLINE
+
+_PID = struct.Struct("i")
+
+
+def _open(path: str) -> int:
+    # For reading and writing, so that opening does not wait for the other side.
+    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _read(fd: int, size: int, what: str) -> bytes:
+    """Read size bytes that were written in one piece, or fail at the deadline."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    end = time.monotonic() + DEADLINE
+    while (left := end - time.monotonic()) > 0:
+        if poll.poll(left * 1000):
+            try:
+                return os.read(fd, size)
+            except BlockingIOError:
+                continue  # another process was quicker
+    raise TimeoutError(what)
+
+
+class Gate:
+    """Tasks report that they are in, and stay until the test opens the gate.
+
+    The test's own copy holds both pipes open, so that what is in them outlives any task.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.arrivals = os.path.join(folder, "arrivals")
+        self.opening = os.path.join(folder, "opening")
+        os.mkfifo(self.arrivals)
+        os.mkfifo(self.opening)
+        self._fds = [_open(self.arrivals), _open(self.opening)]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _task_side, (self.arrivals, self.opening)
+
+    # In a task.
+
+    def enter(self) -> None:
+        fd = _open(self.arrivals)
+        try:
+            os.write(fd, _PID.pack(os.getpid()))
+        finally:
+            os.close(fd)
+
+    def wait(self) -> None:
+        fd = _open(self.opening)
+        try:
+            _read(fd, 1, "the gate was never opened")
+            os.write(fd, b"!")  # for the next one
+        finally:
+            os.close(fd)
+
+    def hold(self, value: Any = None) -> Any:
+        self.enter()
+        self.wait()
+        return value
+
+    # In the test.
+
+    def arrived(self, count: int = 1) -> list[int]:
+        """Wait until count tasks are in; the ids of their processes."""
+        what = f"fewer than {count} tasks came to the gate"
+        return [_PID.unpack(_read(self._fds[0], _PID.size, what))[0] for _ in range(count)]
+
+    def open(self) -> None:
+        os.write(self._fds[1], b"!")
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+
+def _task_side(arrivals: str, opening: str) -> Gate:
+    gate = Gate.__new__(Gate)
+    gate.arrivals, gate.opening, gate._fds = arrivals, opening, []
+    return gate
+
+
+class Diary:
+    """A file to which any process appends lines, in the order in which things happen."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = os.fspath(path)
+
+    def write(self, line: object) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    def lines(self) -> list[str]:
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                return file.read().splitlines()
+        except FileNotFoundError:
+            return []
+
+
+def eventually(condition: Callable[[], Any], what: str = "it never became true") -> Any:
+    """Wait for what sends no message (the end of a process, say); its value, or a failure."""
+    end = time.monotonic() + DEADLINE
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(what)
+        time.sleep(0.002)
+    return value
+
+
+def all_gone(pids: Iterable[int]) -> None:
+    """Wait until the processes have ended."""
+    for pid in pids:
+        eventually(partial(gone, pid), f"process {pid} lives on")
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended. One that nobody has waited for has ended as well."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,75 @@
+"""Programs in a fresh interpreter: what only happens once in a process, or at its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import engine
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment in which a script finds the suite's helpers and the package under test."""
+    places = [str(TESTS)]
+    if not engine.STDLIB:
+        places.append(str(Path(engine.errors.__file__).parent.parent))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "", **changes}
+    env.pop("PYTHONWARNINGS", None)
+    return {name: value for name, value in env.items() if value}
+
+
+def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) -> Any:
+    """Start python with these arguments, its output captured as text."""
+    # Not here, where `python -m` would find the sources and not what is installed.
+    options.setdefault("cwd", tempfile.gettempdir())
+    return subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        env=environment(**(env or {})),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a group of its own, to be signalled as a terminal would
+        **options,
+    )
+
+
+def finish(process: Any, seconds: float = engine.DEADLINE) -> subprocess.CompletedProcess[str]:
+    """Wait for a started program, whose end and whose workers' end must come in time."""
+    with process:
+        try:
+            # The pipes end when the last process that holds them does, workers included.
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def run(
+    *argv: str | Path, seconds: float = engine.DEADLINE, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    return finish(start(*argv, **options), seconds)
+
+
+def run_source(folder: Path, source: str, *args: str, **options: Any) -> Any:
+    """Run a program given as text; it is written to a file, so that spawn can import it again."""
+    path = folder / "program.py"
+    path.write_text(source, encoding="utf-8")
+    return run(path, *args, **options)
+
+
+def output(folder: Path, source: str, *args: str, **options: Any) -> list[str]:
+    """The lines that a program prints, which must end well and complain of nothing."""
+    done = run_source(folder, source, *args, **options)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    lines: list[str] = done.stdout.splitlines()
+    return lines

@@ -1,0 +1,245 @@
+"""Workers that die at the worst of moments; those that die in a task of their own doing are in
+test_failures.py."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import signal
+import struct
+import termios
+import threading
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE
+from gates import Diary, Gate, eventually
+
+pytestmark = pytest.mark.better
+
+errors = engine.errors
+
+
+def failure(result: Any) -> Any:
+    result.wait(DEADLINE)
+    assert result.ready(), "it never ended"
+    assert not result.successful()
+    return result._value
+
+
+def whole_again(pool: Any, size: int) -> None:
+    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
+    results = pool.map_async(tasks.square, range(20), 1)
+    assert results.get(DEADLINE) == [x * x for x in range(20)]
+
+
+# In the middle of writing and reading
+
+
+def pipes_to_write() -> dict[int, str]:
+    """The write ends of pipes that this process has, and which pipes they are."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            pipe = os.readlink(f"/proc/self/fd/{name}")
+            flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+        except OSError:
+            continue  # the one that listed them
+        if pipe.startswith("pipe:") and flags & os.O_ACCMODE == os.O_WRONLY:
+            found[int(name)] = pipe
+    return found
+
+
+def fill(fd: int) -> int:
+    """How many bytes are in a pipe."""
+    found: int = struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, bytes(4)))[0]
+    return found
+
+
+def die_when_it_is_being_written(theirs: set[str], size: int) -> bytes:
+    """Return that many bytes, and die when some of them, but not all, are in the pipe."""
+    [fd] = [fd for fd, pipe in pipes_to_write().items() if pipe not in theirs]
+
+    def watch() -> None:
+        while fill(fd) < 4096:
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return bytes(size)
+
+
+def test_half_way_through_writing_a_result(make_pool: Any) -> None:
+    theirs = set(pipes_to_write().values())
+    pool = make_pool(1)
+    before = pool.apply_async(tasks.square, (3,))
+    half = pool.apply_async(die_when_it_is_being_written, (theirs, 100_000_000))
+    behind = pool.apply_async(tasks.square, (4,))
+    assert type(failure(half)) is errors.WorkerLostError
+    assert half._value.exitcode == -signal.SIGKILL
+    assert [before.get(0), behind.get(DEADLINE)] == [9, 16]
+    whole_again(pool, 1)
+
+
+def test_half_way_through_reading_a_task(make_pool: Any) -> None:
+    """It had not begun: another worker runs it, and nothing is lost."""
+    ours = set(pipes_to_write().values())
+    pool = make_pool(1)
+    pool.apply(tasks.nothing)
+    [worker] = pool._pool
+    os.kill(worker.pid, signal.SIGSTOP)
+    result = pool.apply_async(tasks.size, (bytes(8_000_000),))
+    fds = [fd for fd, pipe in pipes_to_write().items() if pipe not in ours]
+    eventually(lambda: any(fill(fd) >= 4096 for fd in fds), "nothing is sent")
+    worker.kill()
+    assert result.get(DEADLINE) == 8_000_000
+    whole_again(pool, 1)
+
+
+# All at once
+
+
+def test_all_workers_at_once(make_pool: Any, gate: Gate) -> None:
+    """Each takes the one task along that it was running (bpo-22393, gh-66587)."""
+    pool = make_pool(3)
+    held = [pool.apply_async(gate.hold) for _ in range(3)]
+    pids = gate.arrived(3)
+    rest = pool.map_async(tasks.square, range(50), 1)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    assert sorted(failure(result).pid for result in held) == sorted(pids)
+    assert rest.get(DEADLINE) == [x * x for x in range(50)]
+    whole_again(pool, 3)
+
+
+# Before the first sign of life
+
+DIES_WHILE_IT_STARTS = """
+import os, signal, sys
+from engine import DEADLINE, Pool
+from gates import eventually
+import tasks
+
+def lives():
+    return os.path.getsize(sys.argv[1])
+
+def cost_a_life():
+    if lives():
+        os.truncate(sys.argv[1], lives() - 1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def give(count):
+    with open(sys.argv[1], "wb") as file:
+        file.write(bytes(count))
+
+def work():
+    assert pool.map_async(tasks.square, range(20), 1).get(DEADLINE) == [x * x for x in range(20)]
+    print(lives())
+
+give(3)
+os.register_at_fork(after_in_child=cost_a_life)
+pool = Pool(2)
+work()
+give(2)
+pool._pool[0].kill()
+eventually(lambda: lives() == 0)
+work()
+pool.terminate()
+"""
+
+
+def test_before_the_first_sign_of_life_and_while_being_replaced(tmp_path: Path) -> None:
+    """Those that replace the dead ones die as well, for a while."""
+    lives = tmp_path / "lives"
+    assert scripts.output(tmp_path, DIES_WHILE_IT_STARTS, str(lives)) == ["0", "0"]
+
+
+# In the initializer
+
+
+def die_once(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    tasks.die()
+
+
+def test_in_the_initializer(make_pool: Any, tmp_path: Path) -> None:
+    pool = make_pool(2, die_once, (str(tmp_path / "died"),))
+    assert pool.map_async(tasks.square, range(20), 1).get(DEADLINE) == [x * x for x in range(20)]
+    whole_again(pool, 2)
+
+
+def noted_exit(diary: Diary) -> None:
+    diary.write(os.getpid())
+    os._exit(3)
+
+
+def test_in_the_initializer_every_time(make_pool: Any, diary: Diary) -> None:
+    """They are replaced more and more slowly, and then the pool gives up, for all jobs."""
+    pool = make_pool(1, noted_exit, (diary,))
+    jobs = [
+        pool.apply_async(tasks.nothing),
+        pool.map_async(tasks.square, range(5)),
+    ]
+    for job in jobs:
+        error = failure(job)
+        assert type(error) is errors.PoolError
+        assert re.search(r"no worker can be started", str(error))
+    assert 2 <= len(diary.lines()) < 20
+    assert type(failure(pool.apply_async(tasks.nothing))) is errors.PoolError
+    with pytest.raises(errors.PoolError):
+        pool.imap(tasks.square, [1]).next(DEADLINE)
+    pool.close()
+    pool.join(timeout=DEADLINE)
+
+
+def hold_first(gate: Gate, path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return
+    gate.hold()
+
+
+def test_an_initializer_that_hangs_holds_up_no_other_worker(
+    make_pool: Any, gate: Gate, tmp_path: Path
+) -> None:
+    pool = make_pool(2, hold_first, (gate, str(tmp_path / "held")))
+    gate.arrived()
+    results = pool.map_async(tasks.square, range(50), 1)
+    assert results.get(DEADLINE) == [x * x for x in range(50)]
+
+
+def test_initializers_that_hang_are_ended(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2, tasks.hold, (gate,))
+    result = pool.apply_async(tasks.nothing)
+    gate.arrived(2)
+    pool.terminate()
+    assert type(failure(result)) is errors.PoolTerminated
+    pool.join(timeout=DEADLINE)
+    assert [worker.exitcode for worker in pool._pool] == [-signal.SIGTERM] * 2
+
+
+# What a crash leaves behind
+
+
+@pytest.mark.parametrize(
+    ("how", "title"), [("SIGSEGV", "Segmentation fault"), ("SIGABRT", "Aborted")]
+)
+def test_a_crash_shows_where_it_was(tmp_path: Path, how: str, title: str) -> None:
+    done = scripts.run_source(
+        tmp_path,
+        "from engine import Pool\nimport tasks\n"
+        "with Pool(1) as pool:\n"
+        f"    pool.apply_async(tasks.die, ('{how}',)).wait()\n",
+    )
+    assert done.returncode == 0
+    assert f"Fatal Python error: {title}\n" in done.stderr
+    assert re.search(r'File ".*tasks\.py", line \d+ in die\n', done.stderr)

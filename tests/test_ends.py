@@ -1,0 +1,299 @@
+"""Pools and programs that end in the middle of things: at once, and with nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+from engine import DEADLINE
+from gates import Gate, all_gone
+
+pytestmark = pytest.mark.better
+
+errors = engine.errors
+
+A_SECOND = DEADLINE / 10
+
+# terminate()
+
+
+def ignore_and_hold(gate: Gate) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gate.hold()
+
+
+def block_and_hold(gate: Gate) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGKILL})
+    gate.hold()
+
+
+def compute(gate: Gate) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: None)  # it never comes to be called
+    gate.enter()
+    sum(range(10**15))
+
+
+def leave_a_thread(gate: Gate) -> None:
+    """The process would wait for it at its end."""
+    threading.Thread(target=gate.hold).start()
+
+
+def exit_slowly(gate: Gate) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: time.sleep(DEADLINE))
+    gate.hold()
+
+
+STUBBORN = [ignore_and_hold, block_and_hold, compute, leave_a_thread, exit_slowly]
+
+
+def quickest(attempt: Callable[[], float]) -> float:
+    """Of three, since this is about what we wait for and not about what else is running here."""
+    times = []
+    while len(times) < 3 and min(times, default=A_SECOND) >= A_SECOND:
+        times.append(attempt())
+    return min(times)
+
+
+@pytest.mark.parametrize(
+    ("work", "in_initializer"), [*((work, False) for work in STUBBORN), (ignore_and_hold, True)]
+)
+def test_terminate_takes_less_than_a_second(
+    make_pool: Any, make_gate: Callable[[], Gate], work: Any, in_initializer: bool
+) -> None:
+    """gh-73945, gh-78178: in the stdlib it can take for ever."""
+
+    def attempt() -> float:
+        gate = make_gate()
+        pool = make_pool(2, work, (gate,)) if in_initializer else make_pool(2)
+        results = [pool.apply_async(work, (gate,)) for _ in range(3)]
+        gate.arrived(2)
+        began = time.monotonic()
+        pool.terminate()
+        passed = time.monotonic() - began
+        pool.join(timeout=DEADLINE)
+        assert not any(worker.is_alive() for worker in pool._pool)
+        assert all(result.ready() for result in results)
+        return passed
+
+    assert quickest(attempt) < A_SECOND
+
+
+def test_terminate_ends_workers_that_are_stopped(make_pool: Any, gate: Gate) -> None:
+    def attempt() -> float:
+        pool = make_pool(2)
+        held = pool.apply_async(gate.hold)
+        gate.arrived()
+        for worker in pool._pool:
+            os.kill(worker.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        pool.terminate()
+        passed = time.monotonic() - began
+        assert type(held._value) is errors.PoolTerminated
+        pool.join(timeout=DEADLINE)
+        return passed
+
+    assert quickest(attempt) < A_SECOND
+
+
+# The end of the program
+
+PREFIX = """
+import atexit, os, signal, sys, threading, time
+from engine import DEADLINE, Pool, errors
+from gates import Gate, eventually
+import tasks, test_ends as bad
+
+gate = Gate(sys.argv[1])
+
+def show():
+    print(*[worker.pid for worker in pool._pool], flush=True)
+"""
+
+
+def program(tmp_path: Path, source: str) -> Any:
+    """Run a program that calls show() once: its workers' end must be its own."""
+    path = tmp_path / "program.py"
+    path.write_text(PREFIX + source, encoding="utf-8")
+    (tmp_path / "gate").mkdir()
+    done = scripts.run(path, str(tmp_path / "gate"))
+    pids, _, done.stdout = done.stdout.partition("\n")
+    assert pids, done.stderr
+    all_gone(map(int, pids.split()))
+    return done
+
+
+AT_WORK = {
+    "a callback that blocks": """
+pool = Pool(1)
+show()
+pool.apply_async(abs, (1,), callback=lambda _: gate.hold())
+gate.arrived()
+""",
+    "an iterable that blocks": """
+def items():
+    yield 1
+    gate.hold()
+
+pool = Pool(1)
+show()
+results = pool.imap(abs, items())
+gate.arrived()
+""",
+    "an iterable without end": """
+import itertools
+pool = Pool(1)
+show()
+results = pool.imap(abs, itertools.count())
+next(results)
+""",
+    "initializers that hang": """
+pool = Pool(2, gate.hold)
+show()
+result = pool.apply_async(abs, (1,))
+gate.arrived(2)
+""",
+    "workers that ignore SIGTERM": """
+pool = Pool(2)
+show()
+pool.map_async(bad.ignore_and_hold, [gate] * 2, 1)
+gate.arrived(2)
+""",
+    "workers that are being replaced": """
+pool = Pool(2)
+show()
+deaths = pool.map_async(tasks.die, ["SIGKILL"] * 100, 1)
+pool.apply_async(tasks.nothing).wait()
+""",
+    "threads that wait for results": """
+pool = Pool(2)
+show()
+held = pool.apply_async(gate.hold)
+items = pool.imap(gate.hold, [1])
+waits = [held.get, held.wait, items.next, lambda: pool.map(abs, [1] * 100),
+         lambda: pool.apply(abs, (1,)), lambda: list(pool.imap_unordered(abs, [1] * 100))]
+for wait in waits:
+    threading.Thread(target=wait, daemon=True).start()
+gate.arrived(2)
+""",
+    "a pool that a thread has made": """
+def make():
+    global pool
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    pool = Pool(2)
+
+thread = threading.Thread(target=make)
+thread.start()
+thread.join()
+show()
+pool.map_async(gate.hold, range(2), 1)
+gate.arrived(2)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        *((name, "") for name in AT_WORK),
+        ("an iterable that blocks", "pool.close()"),
+        ("workers that are being replaced", "pool.close()"),
+    ],
+)
+def test_a_program_ends_in_the_middle_of_work(tmp_path: Path, name: str, last: str) -> None:
+    done = program(tmp_path, AT_WORK[name] + last)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_thread_goes_on_with_the_pool_when_the_main_thread_has_ended(tmp_path: Path) -> None:
+    """The program is not over before, and so neither is the pool."""
+    done = program(
+        tmp_path,
+        """
+def work():
+    main.join()
+    print(pool.map(abs, range(-3, 0)), pool.apply_async(abs, (-5,)).get(DEADLINE))
+    with Pool(1) as other:
+        print(other.map(abs, [-1]))
+
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+main = threading.main_thread()
+pool = Pool(2)
+show()
+threading.Thread(target=work).start()
+""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[3, 2, 1] 5\n[1]\n", "")
+
+
+def test_exit_handlers_on_both_sides_of_the_pools_end(tmp_path: Path) -> None:
+    """Those registered before multiprocessing was imported run after it: the pool is over then."""
+    path = tmp_path / "program.py"
+    path.write_text(
+        """
+import atexit
+
+def after():
+    print(pool._state, held.ready(), type(held._value).__name__)
+    try:
+        pool.map(abs, [1])
+    except ValueError as error:
+        print(error)
+
+atexit.register(after)
+import sys
+from engine import Pool
+from gates import Gate
+import tasks
+
+@atexit.register
+def before():
+    print(pool._state, pool.map(abs, [-1]), held.ready())
+
+gate = Gate(sys.argv[1])
+pool = Pool(2)
+held = pool.apply_async(gate.hold)
+gate.arrived()
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "gate").mkdir()
+    done = scripts.run(path, str(tmp_path / "gate"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "RUN [1] False",
+        "RUN True PoolTerminated",
+        "Pool not running",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("last", "status"), [("sys.exit(3)", 0), ("os._exit(4)", 4), ("raise SystemExit", 0)]
+)
+def test_exit_from_a_thread(tmp_path: Path, last: str, status: int) -> None:
+    done = program(
+        tmp_path,
+        f"""
+pool = Pool(2)
+show()
+result = pool.map_async(gate.hold, range(2), 1)
+gate.arrived(2)
+
+def leave():
+    {last}
+
+thread = threading.Thread(target=leave)
+thread.start()
+thread.join()
+""",
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")

@@ -1,0 +1,117 @@
+"""Every program of examples/ runs, and prints what it is there to show."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import engine
+import pytest
+import scripts
+
+Run = Callable[..., list[str]]
+
+EXAMPLES = scripts.ROOT / "examples"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run an example and give its lines. On the stdlib's engine a cpool of two lines stands in."""
+    env: dict[str, str] = {}
+    if engine.STDLIB:
+        shim = "import os\nfrom multiprocessing import Pool\ndefault_processes = os.cpu_count\n"
+        (tmp_path / "cpool.py").write_text(shim, encoding="utf-8")
+        env["PYTHONPATH"] = str(tmp_path)
+
+    def run(name: str | Path, *args: str | Path) -> list[str]:
+        done = scripts.run(EXAMPLES / name, *args, env=env, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        found: list[str] = done.stdout.splitlines()
+        return found
+
+    return run
+
+
+def values() -> list[float]:
+    """The waits of the tutorial's programs, which seed the generator."""
+    generator = random.Random(1)
+    return [generator.random() / 10 for _ in range(10)]
+
+
+TASKS = [f"Task {i}, done with {value:.3f}" for i, value in enumerate(values())]
+RESULTS = [f"Result {i}: {value * 2:.3f}" for i, value in enumerate(values())]
+
+
+@pytest.mark.parametrize("name", ["starmap_results.py", "starmap_chunksize.py"])
+def test_starmap_with_results(run: Run, name: str) -> None:
+    lines = run(name)
+    assert sorted(lines[:10]) == TASKS
+    assert lines[10:] == RESULTS
+
+
+def test_starmap_without_results(run: Run) -> None:
+    lines = run("starmap_no_return.py")
+    assert sorted(lines[:-1]) == TASKS
+    assert lines[-1] == "All tasks are done"
+
+
+def test_starmap_async_with_callbacks(run: Run) -> None:
+    lines = run("starmap_async_callbacks.py")
+    callbacks = [f"Callback, {line[0].lower()}{line[1:]}" for line in RESULTS]
+    start = lines.index(callbacks[0])
+    assert lines[start : start + 10] == callbacks
+    free = "The main thread is free while the tasks run"
+    assert sorted(lines[:start]) == sorted([*TASKS, free])
+    assert sorted(lines[start + 10 : -1]) == TASKS[:9]
+    assert lines[-1] == "Error callback: ValueError: item 9 cannot be done"
+
+
+def test_map(run: Run) -> None:
+    lines = run("map_basic.py")
+    assert sorted(lines[:10]) == sorted(f"Task done with {value:.3f}" for value in values())
+    assert lines[10:] == [f"Result for {value:.3f}: {value * 2:.3f}" for value in values()]
+
+
+def test_imap_unordered(run: Run) -> None:
+    lines = run("imap_unordered_basic.py")
+    assert sorted(lines) == sorted([*TASKS, *RESULTS])
+    for task, result in zip(TASKS, RESULTS, strict=True):
+        assert lines.index(task) < lines.index(result)
+
+
+SMALL = """
+import runpy, sys, sysconfig
+sysconfig.get_path = lambda name: sys.argv[2]
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_word_count(run: Run, tmp_path: Path) -> None:
+    """On a library of fifty files, so that what it counts is known and takes no time."""
+    library = tmp_path / "library"
+    for number in range(50):
+        folder = library / ("package" if number % 2 else "site-packages")
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"import a_b  # {number} is a Number\n" + "odd = odd\n" * number
+        (folder / f"file{number}.py").write_text(text, encoding="utf-8")
+    (tmp_path / "small.py").write_text(SMALL, encoding="utf-8")
+    lines = run(tmp_path / "small.py", EXAMPLES / "word_count.py", library)
+    assert re.fullmatch(r"25 files, 0\.0 MB, \d+ processes", lines[0])
+    names = ["serial loop", "multiprocessing.Pool", "cpool.Pool"]
+    for name, line in zip(names, lines[1:4], strict=True):
+        assert re.fullmatch(rf"{re.escape(name)} +\d+\.\d\d s", line)
+    odd = 2 * sum(range(1, 50, 2))
+    assert lines[4] == f"The three counts are equal: {odd + 150:,} words, 6 different ones."
+    found = [tuple(line.split()) for line in lines[5:]]
+    expected = {"odd": odd, "a": 50, "b": 25, "import": 25, "is": 25, "number": 25}
+    assert found == [(f"{count:,}", word) for word, count in expected.items()]
+
+
+def test_no_example_is_forgotten() -> None:
+    """Each program of the folder is named in a test above."""
+    text = Path(__file__).read_text(encoding="utf-8")
+    programs = [path.name for path in EXAMPLES.glob("*.py")]
+    assert programs
+    assert [name for name in programs if f'"{name}"' not in text] == []

@@ -1,0 +1,176 @@
+"""The end of the interpreter while there is a pool: each case a program of its own."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+from gates import all_gone
+
+PREFIX = """
+import atexit, os, sys, threading, time
+from engine import Pool
+from gates import Gate
+import tasks
+"""
+
+
+def program(tmp_path: Path, source: str, *flags: str) -> Any:
+    """Run a program that prints its workers' process ids first; they must end with it."""
+    path = tmp_path / "program.py"
+    path.write_text(PREFIX + source, encoding="utf-8")
+    (tmp_path / "gate").mkdir()
+    done = scripts.run(*flags, path, str(tmp_path / "gate"))
+    assert done.stdout, done.stderr
+    all_gone(map(int, done.stdout.splitlines()[0].split()))
+    return done
+
+
+SHOW = "print(*[worker.pid for worker in pool._pool], flush=True)\n"
+BUSY = """
+gate = Gate(sys.argv[1])
+result = pool.map_async(gate.hold, range(100), 1)
+gate.arrived(2)
+"""
+
+
+@pytest.mark.parametrize(
+    "work", ["", "pool.map(tasks.square, range(9))\n", BUSY], ids=["fresh", "idle", "busy"]
+)
+@pytest.mark.parametrize(
+    ("last", "status", "complaint"),
+    [
+        ("", 0, ""),
+        ("sys.exit(3)", 3, ""),
+        ("raise SystemExit('bye')", 1, "bye\n"),
+        ("1 / 0", 1, r"Traceback .*\nZeroDivisionError: division by zero\n"),
+        ("del pool", 0, ""),
+        ("pool.close()", 0, ""),
+        ("pool.terminate()", 0, ""),
+        ("atexit.register(pool.terminate)", 0, ""),
+    ],
+)
+def test_the_program_ends_with_its_own_status(
+    tmp_path: Path, work: str, last: str, status: int, complaint: str
+) -> None:
+    done = program(tmp_path, f"pool = Pool(2)\n{SHOW}{work}{last}\n")
+    assert done.returncode == status
+    assert re.fullmatch(complaint, done.stderr, re.DOTALL)
+
+
+def test_a_closed_pool_finishes_before_the_program_ends(tmp_path: Path) -> None:
+    source = "pool = Pool(2)\n" + SHOW + "r = pool.map_async(tasks.square, range(99), 1)\n"
+    done = program(tmp_path, source + "pool.close()\npool.join()\nprint(r.get(0)[-1:])\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("[9604]\n")
+
+
+def test_an_open_pool_is_mentioned_at_the_end_if_warnings_are_on(tmp_path: Path) -> None:
+    source = "pool = Pool(2)\n" + SHOW + "pool.map(tasks.square, range(9))\n"
+    done = program(tmp_path, source, "-W", "default::ResourceWarning")
+    assert done.returncode == 0
+    assert "ResourceWarning: unclosed running multiprocessing pool <" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_exit_handlers_of_the_program_find_the_pool_at_work(tmp_path: Path) -> None:
+    """Registered after the import, they run before the pool is ended."""
+    source = f"""
+def last():
+    print(pool._state, pool.map(tasks.square, [1, 2, 3]))
+
+atexit.register(last)
+pool = Pool(2)
+{SHOW}
+"""
+    done = program(tmp_path, source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("RUN [1, 4, 9]\n")
+
+
+def test_exit_handlers_may_end_the_pool(tmp_path: Path) -> None:
+    source = f"""
+pool = Pool(2)
+{SHOW}
+@atexit.register
+def last():
+    pool.close()
+    pool.join()
+    print(*[worker.exitcode for worker in pool._pool])
+"""
+    done = program(tmp_path, source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("\n0 0\n")
+
+
+def test_a_pool_in_an_object_of_the_module_ends_well(tmp_path: Path) -> None:
+    """CPython's own case (bpo-39360): the object is destroyed as the interpreter goes."""
+    source = f"""
+class Owner:
+    def __init__(self):
+        self.pool = Pool(1)
+
+owner = Owner()
+pool = owner.pool
+{SHOW}
+owner.pool.map(tasks.square, range(3))
+del pool
+"""
+    done = program(tmp_path, source)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_thread_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    source = f"""
+pool = Pool(2)
+{SHOW}
+{BUSY}
+threading.Thread(target=result.get, daemon=True).start()
+threading.Thread(target=pool.apply, args=(tasks.nothing,), daemon=True).start()
+"""
+    done = program(tmp_path, source)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        pytest.param("", id="fresh"),
+        pytest.param("pool.apply(tasks.nothing)\n", id="idle"),
+        # In the stdlib a busy worker lives on until it has a result to send.
+        pytest.param(BUSY, id="busy", marks=pytest.mark.better),
+    ],
+)
+@pytest.mark.parametrize(
+    ("how", "status"), [("os._exit(5)", 5), ("os.kill(os.getpid(), 9)", -signal.SIGKILL)]
+)
+def test_workers_do_not_outlive_a_parent_that_is_gone(
+    tmp_path: Path, work: str, how: str, status: int
+) -> None:
+    done = program(tmp_path, f"pool = Pool(2)\n{SHOW}{work}{how}\n")
+    assert done.returncode == status
+
+
+def test_the_thread_that_made_the_pool_may_end(tmp_path: Path) -> None:
+    """Nothing in a worker hangs on that thread (as PR_SET_PDEATHSIG would)."""
+    source = f"""
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside a thread, from 3.12 on
+made = []
+thread = threading.Thread(target=lambda: made.append(Pool(2)))
+thread.start()
+thread.join()
+[pool] = made
+{SHOW}
+print(pool.map(tasks.square, [1, 2, 3]))
+pool.close()
+pool.join()
+print(*[worker.exitcode for worker in pool._pool])
+"""
+    done = program(tmp_path, source)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("[1, 4, 9]\n0 0\n")

@@ -1,0 +1,536 @@
+"""What goes wrong in a task, a worker, an initializer or an iterable: every job ends all the same.
+
+In each of these the stdlib's pool waits for ever, loses its workers, or breaks down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import re
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE, Pool, RemoteTraceback
+from gates import Diary, Gate, eventually
+
+pytestmark = pytest.mark.better
+
+errors = engine.errors
+
+
+def failure(wait: Callable[..., Any]) -> BaseException:
+    """What the job failed with. A timeout is none: that would be the stdlib's waiting."""
+    with pytest.raises(BaseException) as caught:
+        wait(DEADLINE)
+    assert not isinstance(caught.value, multiprocessing.TimeoutError), "it never ended"
+    return caught.value
+
+
+def whole_again(pool: Any, size: int) -> None:
+    """The pool has all its workers, and they work."""
+    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
+    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+
+
+def kill_one(pool: Any, number: int) -> None:
+    """Kill a worker of a list that others change; one that is dead already counts as killed."""
+    workers = list(pool._pool)
+    if workers:
+        workers[number % len(workers)].kill()
+
+
+def failed_call(pool: Any) -> BaseException:
+    """What a call fails with, be it at once or by its result."""
+    return failure(lambda timeout: pool.apply_async(tasks.nothing).get(timeout))
+
+
+# The exceptions
+
+
+def test_the_classes_of_exceptions() -> None:
+    assert issubclass(errors.PoolError, RuntimeError)
+    for name in "WorkerLostError", "InitializerError", "PoolTerminated":
+        assert issubclass(getattr(errors, name), errors.PoolError)
+    assert issubclass(errors.RemoteError, Exception)
+
+
+def test_a_lost_worker_can_be_told_to_another_process() -> None:
+    with Pool(1) as pool:
+        error: Any = failure(pool.apply_async(tasks.die).get)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is errors.WorkerLostError
+    assert (str(copy), copy.pid, copy.exitcode) == (str(error), error.pid, error.exitcode)
+
+
+# Workers that die
+
+
+@pytest.mark.parametrize(
+    ("how", "exitcode", "named"),
+    [
+        ("SIGKILL", -signal.SIGKILL, "SIGKILL"),
+        ("SIGSEGV", -signal.SIGSEGV, "SIGSEGV"),
+        ("SIGABRT", -signal.SIGABRT, "SIGABRT"),
+        ("exit 7", 7, "7"),
+        ("exit 0", 0, "0"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_death_of_a_worker_fails_its_task(
+    make_pool: Any, size: int, how: str, exitcode: int, named: str
+) -> None:
+    """bpo-22393, gh-66587."""
+    pool = make_pool(size)
+    pids = {worker.pid for worker in pool._pool}
+    error: Any = failure(pool.apply_async(tasks.die, (how,)).get)
+    assert type(error) is errors.WorkerLostError
+    assert error.pid in pids
+    assert error.exitcode == exitcode
+    assert re.search(rf"\b{named}\b", str(error))
+    assert re.search(r"\bdie\b", str(error))  # the function
+    whole_again(pool, size)
+    assert error.pid not in {worker.pid for worker in pool._pool}
+
+
+@pytest.mark.parametrize("method", ["apply", "map", "starmap"])
+def test_blocking_calls_end_too(make_pool: Any, method: str) -> None:
+    pool = make_pool(1)
+    calls: dict[str, Callable[[], Any]] = {
+        "apply": lambda: pool.apply(tasks.die),
+        "map": lambda: pool.map(tasks.die, ["SIGKILL"]),
+        "starmap": lambda: pool.starmap(tasks.die_on, [(1, i) for i in range(3)], 1),
+    }
+    with pytest.raises(errors.WorkerLostError):
+        calls[method]()
+    whole_again(pool, 1)
+
+
+def test_the_error_callback_is_told(make_pool: Any) -> None:
+    pool = make_pool(1)
+    seen: list[Any] = []
+    result = pool.apply_async(tasks.die, callback=seen.append, error_callback=seen.append)
+    error = failure(result.get)
+    assert seen == [error]
+    assert result.successful() is False
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_only_the_task_that_ran_is_lost(make_pool: Any, size: int) -> None:
+    """Those that were handed to the worker behind it run elsewhere, each once."""
+    pool = make_pool(size)
+    results = [pool.apply_async(tasks.die_on, (20, i)) for i in range(60)]
+    lost = [i for i, result in enumerate(results) if not finished(result)]
+    assert lost == [20]
+    assert [r.get(0) for i, r in enumerate(results) if i != 20] == [i for i in range(60) if i != 20]
+    whole_again(pool, size)
+
+
+def finished(result: Any) -> bool:
+    result.wait(DEADLINE)
+    assert result.ready()
+    return bool(result.successful())
+
+
+def test_tasks_behind_a_lost_one_run_once(make_pool: Any, diary: Diary, gate: Gate) -> None:
+    pool = make_pool(1)
+    held = pool.apply_async(gate.hold)
+    [pid] = gate.arrived()
+    rest = pool.starmap_async(tasks.noted, [(diary, i) for i in range(30)], 1)
+    os.kill(pid, signal.SIGKILL)
+    assert type(failure(held.get)) is errors.WorkerLostError
+    assert rest.get(DEADLINE) == list(range(30))
+    assert sorted(map(int, diary.lines())) == list(range(30))
+
+
+def test_a_lost_chunk_fails_map_and_the_others_run(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(2)
+    items = [(diary, 3, i) for i in range(12)]
+    error = failure(pool.starmap_async(tasks.noted_then_die_on, items, 2).get)
+    assert type(error) is errors.WorkerLostError
+    # Item 2 shared the chunk of item 3 and was done; nothing else was lost.
+    assert sorted(map(int, diary.lines())) == list(range(12))
+    whole_again(pool, 2)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_an_iterator_goes_on_behind_a_lost_item(make_pool: Any, method: str) -> None:
+    pool = make_pool(2)
+    results = getattr(pool, method)(tasks.die_on_pair, [(3, i) for i in range(10)])
+    found, lost = [], []
+    while True:
+        try:
+            found.append(results.next(DEADLINE))
+        except StopIteration:
+            break
+        except errors.WorkerLostError as error:
+            lost.append(error)
+    assert sorted(found) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+    assert len(lost) == 1
+
+
+def test_an_idle_worker_may_die(make_pool: Any) -> None:
+    """In the stdlib it may hold the lock of the queue, and nobody ever reads that again."""
+    pool = make_pool(2)
+    pool.map(tasks.square, range(10), 1)
+    for worker in list(pool._pool):
+        os.kill(worker.pid, signal.SIGKILL)
+    assert pool.map(tasks.square, range(100), 1) == [x * x for x in range(100)]
+    whole_again(pool, 2)
+
+
+def test_a_worker_may_die_before_it_began(make_pool: Any) -> None:
+    pool = make_pool(2)
+    for worker in list(pool._pool):
+        os.kill(worker.pid, signal.SIGKILL)
+    whole_again(pool, 2)
+
+
+def test_workers_may_die_again_and_again(make_pool: Any) -> None:
+    pool = make_pool(2)
+    for _ in range(10):
+        assert type(failure(pool.apply_async(tasks.die).get)) is errors.WorkerLostError
+    whole_again(pool, 2)
+
+
+@pytest.mark.parametrize("thing", [tasks.DiesOnArrival(), None])
+def test_a_worker_may_die_while_it_unpickles_or_pickles(make_pool: Any, thing: Any) -> None:
+    pool = make_pool(1)
+    if thing is None:
+        result = pool.apply_async(tasks.dies_on_leaving)
+    else:
+        result = pool.apply_async(tasks.identity, (thing,))
+    assert type(failure(result.get)) is errors.WorkerLostError
+    whole_again(pool, 1)
+
+
+def test_a_finished_result_outlives_its_worker(make_pool: Any) -> None:
+    """It is in the pipe when the worker dies of the next task."""
+    pool = make_pool(1)
+    results = [pool.apply_async(tasks.die_on, (1, i)) for i in range(3)]
+    assert [finished(result) for result in results] == [True, False, True]
+
+
+def test_close_and_join_end_though_workers_die(make_pool: Any) -> None:
+    pool = make_pool(2)
+    results = [pool.apply_async(tasks.die_on, (i % 3, i)) for i in range(9)]
+    pool.close()
+    pool.join()
+    outcomes = [result.successful() for result in results]
+    assert outcomes == [False] * 3 + [True] * 6
+
+
+def test_a_worker_killed_in_the_middle_of_a_large_result(make_pool: Any) -> None:
+    """Whatever arrives is whole."""
+    pool = make_pool(2)
+    for _ in range(5):
+        result = pool.map_async(tasks.zeros, [3_000_000] * 4, 1)
+        kill_one(pool, 0)
+        result.wait(DEADLINE)
+        assert result.ready()
+        if result.successful():
+            assert result.get() == [bytes(3_000_000)] * 4
+        else:
+            assert type(result._value) is errors.WorkerLostError
+    whole_again(pool, 2)
+
+
+def test_random_deaths_under_load(make_pool: Any) -> None:
+    """No more is lost than workers were killed, nothing is wrong, and nothing waits."""
+    pool = make_pool(3)
+    kills = 0
+    results = [pool.apply_async(tasks.identity, (i,)) for i in range(2000)]
+    for result in results[::100]:
+        result.wait(DEADLINE)
+        kill_one(pool, kills)
+        kills += 1
+    lost = 0
+    for i, result in enumerate(results):
+        if finished(result):
+            assert result.get(0) == i
+        else:
+            assert type(failure(result.get)) is errors.WorkerLostError
+            lost += 1
+    assert lost <= kills
+    whole_again(pool, 3)
+
+
+def test_a_worker_that_ends_its_life_after_so_many_tasks_may_die_too(make_pool: Any) -> None:
+    pool = make_pool(1, maxtasksperchild=2)
+    results = [pool.apply_async(tasks.die_on, (i % 3 or -1, i)) for i in range(9)]
+    outcomes = [finished(result) for result in results]
+    assert outcomes == [True, False, False] + [True] * 6
+    whole_again(pool, 1)
+
+
+# Tasks that end their worker
+
+
+@pytest.mark.parametrize("status", [3, None, "bye", 0])
+def test_sys_exit_is_the_tasks_failure(
+    make_pool: Any, status: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = make_pool(1)
+    before = pool.apply(os.getpid)
+    error = failure(pool.apply_async(tasks.exit_with, (status,)).get)
+    assert type(error) is SystemExit
+    assert error.code == status
+    assert pool.apply(os.getpid) != before
+    whole_again(pool, 1)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt("now"), GeneratorExit(), tasks.Abandon("enough", 1)]
+)
+def test_any_exception_is_the_tasks_failure(make_pool: Any, error: BaseException) -> None:
+    pool = make_pool(2)
+    seen: list[Any] = []
+    results = [
+        pool.apply_async(tasks.raise_, (error,), error_callback=seen.append),
+        pool.map_async(tasks.raise_, [error], error_callback=seen.append),
+    ]
+    for result in results:
+        found = failure(result.get)
+        assert type(found) is type(error)
+        assert found.args == error.args
+        cause: Any = found.__cause__
+        assert type(cause) is RemoteTraceback
+        assert "raise error" in cause.tb
+    assert [type(found) for found in seen] == [type(error)] * 2
+    items = pool.imap(tasks.raise_, [error, ValueError("next")])
+    assert type(failure(items.next)) is type(error)
+    assert type(failure(items.next)) is ValueError
+    whole_again(pool, 2)
+
+
+def test_tasks_behind_an_exit_run(make_pool: Any) -> None:
+    pool = make_pool(1)
+    results = [pool.apply_async(tasks.exit_on, (2, i)) for i in range(6)]
+    assert [finished(result) for result in results] == [True, True, False, True, True, True]
+    assert [result.get(0) for result in results[3:]] == [3, 4, 5]
+
+
+# Exceptions, arguments and results that do not survive the journey
+
+
+def test_an_exception_that_does_not_unpickle_is_described(make_pool: Any) -> None:
+    pool = make_pool(1)
+    error: Any = failure(pool.apply_async(tasks.make_and_raise, (tasks.NeedsTwo, 4, "why")).get)
+    assert type(error) is errors.RemoteError
+    assert error.type_name.rpartition(".")[2] == "NeedsTwo"
+    assert error.args_repr == repr(("why (4)",))
+    assert "why (4)" in str(error)
+    assert type(error.__cause__) is RemoteTraceback
+    assert "raise cls(*args)" in error.__cause__.tb
+    assert "NeedsTwo: why (4)" in error.__cause__.tb
+    whole_again(pool, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "read"), [("map_async", "get"), ("imap", "next"), ("imap_unordered", "next")]
+)
+def test_such_an_exception_in_every_method(make_pool: Any, method: str, read: str) -> None:
+    pool = make_pool(1)
+    result = getattr(pool, method)(tasks.needs_two, [1])
+    assert type(failure(getattr(result, read))) is errors.RemoteError
+    whole_again(pool, 1)
+
+
+def test_a_result_that_does_not_unpickle(make_pool: Any) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(tasks.breaks_on_arrival)
+    error = failure(result.get)
+    assert "lost on the way" in "".join(traceback.format_exception(error))
+    assert result.successful() is False
+    whole_again(pool, 1)
+
+
+def test_an_argument_that_does_not_unpickle(make_pool: Any) -> None:
+    pool = make_pool(1)
+    [before] = [worker.pid for worker in pool._pool]
+    for result in (
+        pool.apply_async(tasks.identity, (tasks.BreaksOnArrival(),)),
+        pool.map_async(tasks.identity, [1, tasks.BreaksOnArrival(), 3], 1),
+    ):
+        error = failure(result.get)
+        assert type(error) is LookupError
+        assert error.args == ("lost on the way",)
+    assert [worker.pid for worker in pool._pool] == [before]
+    whole_again(pool, 1)
+
+
+def test_such_an_item_of_an_iterator(make_pool: Any) -> None:
+    pool = make_pool(1)
+    items = pool.imap(tasks.identity, [1, tasks.BreaksOnArrival(), 3])
+    assert items.next(DEADLINE) == 1
+    assert type(failure(items.next)) is LookupError
+    assert items.next(DEADLINE) == 3
+
+
+def test_a_function_that_the_workers_do_not_know(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was defined when they had been forked."""
+    pool = make_pool(1)
+
+    def late(x: Any) -> Any:
+        return x
+
+    late.__module__, late.__qualname__ = "tasks", "late"
+    monkeypatch.setattr(tasks, "late", late, raising=False)
+    for result in pool.apply_async(late, (1,)), pool.map_async(late, [1, 2], 1):
+        error = failure(result.get)
+        assert type(error) is AttributeError
+        assert "late" in str(error)
+    whole_again(pool, 1)
+
+
+# Iterables that lie
+
+
+@pytest.mark.parametrize("method", ["map_async", "starmap_async"])
+@pytest.mark.parametrize("length", [2, 4, 20])
+@pytest.mark.parametrize("chunksize", [None, 1, 2])
+def test_a_length_that_is_not_true_fails_the_job(
+    pool: Any, method: str, length: int, chunksize: int | None
+) -> None:
+    items = tasks.Sized([(1,), (2,), (3,)], length=length)
+    failure(getattr(pool, method)(tasks.identity, items, chunksize).get)
+    assert pool.map(tasks.square, [1, 2]) == [1, 4]
+
+
+@pytest.mark.parametrize("error", [LookupError("half-way"), tasks.Abandon("half-way")])
+@pytest.mark.parametrize("length", [2, 3, 100])
+def test_a_sized_iterable_that_raises_fails_the_job(pool: Any, error: Any, length: int) -> None:
+    items = tasks.Sized([1, 2], length=length, error=error)
+    found = failure(pool.map_async(tasks.square, items, 1).get)
+    assert type(found) is type(error)
+    assert found.args == error.args
+    assert pool.map(tasks.square, [1, 2]) == [1, 4]
+
+
+@pytest.mark.parametrize("length", [-1, "a", 2.5])
+def test_a_length_that_is_none_is_refused(pool: Any, length: Any) -> None:
+    items = tasks.Sized([1, 2], length=length)
+    with pytest.raises((TypeError, ValueError)):
+        len(items)
+    with pytest.raises((TypeError, ValueError)):
+        pool.map_async(tasks.square, items).get(DEADLINE)
+    assert pool.map(tasks.square, [1, 2]) == [1, 4]
+
+
+# Initializers
+
+
+def test_a_failing_initializer_fails_every_job(
+    make_pool: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In the stdlib workers are made and fail without end, and no task ever runs."""
+    pool = make_pool(2, tasks.fail, ("database",))
+    for method, args in (
+        ("apply_async", ()),
+        ("map_async", ([1, 2],)),
+        ("starmap_async", ([()],)),
+    ):
+        with pytest.raises(errors.InitializerError) as caught:
+            getattr(pool, method)(tasks.nothing, *args).get(DEADLINE)
+        told = "".join(traceback.format_exception(caught.value))
+        assert "ValueError: no database" in told
+        assert caught.value.__cause__ is not None
+    for method in "imap", "imap_unordered":
+        with pytest.raises(errors.InitializerError):
+            getattr(pool, method)(tasks.square, [1]).next(DEADLINE)
+    pool.close()
+    pool.join()
+    assert not any(worker.is_alive() for worker in pool._pool)
+    assert capfd.readouterr().err.count("ValueError: no database") == 1
+
+
+def test_jobs_that_wait_for_a_failing_initializer_fail(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(1, tasks.held_then_fail, (gate, "database"))
+    seen: list[Any] = []
+    results = [pool.apply_async(tasks.nothing, error_callback=seen.append) for _ in range(3)]
+    gate.arrived()
+    gate.open()
+    for result in results:
+        assert type(failure(result.get)) is errors.InitializerError
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), tasks.Abandon("enough")])
+def test_an_initializer_may_raise_anything(make_pool: Any, error: BaseException) -> None:
+    pool = make_pool(1, tasks.raise_, (error,))
+    assert type(failed_call(pool)) is errors.InitializerError
+
+
+@pytest.mark.parametrize("initargs", [5, None, (1, 2, 3)])
+def test_initargs_that_do_not_fit_are_the_initializers_failure(
+    make_pool: Any, initargs: Any
+) -> None:
+    pool = make_pool(1, tasks.fail, initargs)
+    error = failed_call(pool)
+    assert type(error) is errors.InitializerError
+    assert "TypeError" in "".join(traceback.format_exception(error))
+
+
+def test_the_workers_of_a_failing_initializer_are_not_made_again(
+    make_pool: Any, diary: Diary
+) -> None:
+    def initializer() -> None:
+        diary.write("tried")
+        raise ValueError("no database")
+
+    pool = make_pool(2, initializer)
+    for _ in range(20):
+        assert type(failed_call(pool)) is errors.InitializerError
+    pool.terminate()
+    pool.join()
+    assert 1 <= len(diary.lines()) <= 2
+
+
+def test_with_and_a_failing_initializer() -> None:
+    started = time.monotonic()
+    with pytest.raises(errors.InitializerError), Pool(2, tasks.fail) as pool:
+        pool.map(tasks.square, range(100))
+    assert time.monotonic() - started < 5
+    pool.join()
+
+
+# The terminal
+
+
+def test_a_crash_leaves_the_pools_program_alive(tmp_path: Path) -> None:
+    done = scripts.run_source(
+        tmp_path,
+        "import sys\n"
+        "from engine import Pool\n"
+        "import tasks\n"
+        "with Pool(2) as pool:\n"
+        "    try:\n"
+        "        pool.map(tasks.die, ['SIGSEGV'])\n"
+        "    except Exception as error:\n"
+        "        print(type(error).__name__)\n"
+        "    print(pool.map(abs, [-1]))\n",
+    )
+    assert (done.returncode, done.stdout) == (0, "WorkerLostError\n[1]\n")
+
+
+def test_a_failed_program_says_what_was_lost(tmp_path: Path) -> None:
+    done = scripts.run_source(
+        tmp_path,
+        "from engine import Pool\nimport tasks\nwith Pool(1) as pool:\n    pool.apply(tasks.die)\n",
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"cpool\.(\w+\.)*WorkerLostError: .*SIGKILL.*", done.stderr.splitlines()[-1]
+    )

@@ -1,0 +1,317 @@
+"""A process that the program forks has copies of its pools, and none of them does anything."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE
+from gates import Diary, Gate, all_gone, eventually, gone
+
+pytestmark = pytest.mark.better
+
+
+def in_copy(work: Callable[[], None], diary: Diary) -> None:
+    """Run work in a forked copy of this process, which ends at once then, whatever happens."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        except BaseException as error:
+            diary.write(f"{type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
+    ended = eventually(lambda: os.waitpid(child, os.WNOHANG)[0], "the copy hangs")
+    assert ended == child
+
+
+# What a copy can do
+
+
+def test_results_in_a_copy_are_never_ready(make_pool: Any, diary: Diary, gate: Gate) -> None:
+    """Nobody there could make them so: it says so, and does not wait."""
+    pool = make_pool(1)
+    held = pool.map_async(gate.hold, [5])
+    items = pool.imap(tasks.square, [2])
+    gate.arrived()
+    looks: dict[str, Callable[[], Any]] = {
+        "ready": held.ready,
+        "successful": held.successful,
+        "wait": held.wait,
+        "get": held.get,
+        "number left": lambda: held._number_left,
+        "value": lambda: held._value,
+        "next": items.next,
+        "pending": lambda: len(pool._cache),
+        "waiting": pool._taskqueue.qsize,
+        "more workers": pool._repopulate_pool,
+    }
+
+    def work() -> None:
+        for name, look in looks.items():
+            try:
+                look()
+            except ValueError as error:
+                assert str(error) == "Pool not running", name
+                assert f"process {os.getpid()}" in error.__notes__[0]
+                diary.write(name)
+
+    in_copy(work, diary)
+    assert diary.lines() == list(looks)
+    gate.open()
+    assert held.get(DEADLINE) == [5]
+    assert items.next(DEADLINE) == 4
+
+
+def test_results_that_were_read_before_stay(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    result = pool.map_async(tasks.square, [2, 3])
+    assert result.get(DEADLINE) == [4, 9]
+    in_copy(lambda: diary.write((result.ready(), result.get(), result.successful())), diary)
+    assert diary.lines() == ["(True, [4, 9], True)"]
+
+
+def test_a_copy_signals_no_worker(make_pool: Any, diary: Diary, gate: Gate) -> None:
+    pool = make_pool(2)
+    held = pool.map_async(gate.hold, range(2), 1)
+    pids = gate.arrived(2)
+
+    def work() -> None:
+        for worker in pool._pool:
+            worker.kill()
+            worker.terminate()
+        pool.terminate()
+        diary.write("done")
+
+    in_copy(work, diary)
+    assert diary.lines() == ["done"]
+    gate.open()
+    assert held.get(DEADLINE) == [0, 1]
+    assert sorted(worker.pid for worker in pool._pool) == sorted(pids)
+
+
+def test_a_process_of_the_program_leaves_the_pool_alone(make_pool: Any, diary: Diary) -> None:
+    """One made with multiprocessing, which ends what it takes for its children."""
+    pool = make_pool(2)
+    pids = [worker.pid for worker in pool._pool]
+
+    def work() -> None:
+        try:
+            pool.map(tasks.square, [1])
+        except ValueError as error:
+            diary.write(error)
+
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    child.join(DEADLINE)
+    assert child.exitcode == 0
+    assert diary.lines() == ["Pool not running"]
+    assert pool.map(tasks.square, range(10), 1) == [x * x for x in range(10)]
+    assert [worker.pid for worker in pool._pool] == pids
+
+
+EXITS = """
+import os, sys
+from engine import Pool
+import tasks
+
+def main():
+    pool = Pool(2)
+    result = pool.map_async(tasks.square, range(100), 1)
+    pids = [worker.pid for worker in pool._pool]
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        {last}
+        return
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    assert result.get() == [x * x for x in range(100)]
+    assert [worker.pid for worker in pool._pool] == pids
+    print(pool.map(tasks.square, [1, 2, 3]))
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status"), [("pass", 0), ("sys.exit(3)", 3), ("del pool", 0), ("pool.terminate()", 0)]
+)
+def test_a_copy_may_end_in_the_ordinary_way(tmp_path: Path, last: str, status: int) -> None:
+    """In the stdlib its end is the workers' end, since it takes them for its own children."""
+    lines = scripts.output(tmp_path, EXITS.format(last=last))
+    assert lines == [str(status), "[1, 4, 9]"]
+
+
+COPIED_AT_ANY_MOMENT = """
+import os, threading, warnings
+from engine import Pool
+from gates import eventually
+import tasks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+
+stop = threading.Event()
+
+def load():
+    while not stop.is_set():
+        assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+        assert list(pool.imap_unordered(abs, [3] * 20)) == [3] * 20
+
+def refused(func, *args):
+    try:
+        func(*args)
+    except ValueError:
+        return
+    raise AssertionError(func)
+
+def use():
+    refused(pool.map, abs, [1])
+    refused(pool.apply_async, abs, (1,))
+    refused(pool.imap, abs, [1])
+    refused(result.get)
+    refused(len, pool._cache)
+    refused(pool.join, 0)
+    pool.terminate()
+    repr(pool)
+
+pool = Pool(2)
+result = pool.apply_async(__import__("time").sleep, (3600,))
+threads = [threading.Thread(target=load) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for _ in range(30):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            use()
+            status = 0
+        finally:
+            os._exit(status)
+    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
+    assert status == 0
+stop.set()
+for thread in threads:
+    thread.join()
+print(pool.map(abs, [-1]))
+pool.terminate()
+"""
+
+
+def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
+    """Other threads drive the pool, and may be anywhere when the process forks."""
+    assert scripts.output(tmp_path, COPIED_AT_ANY_MOMENT) == ["[1]"]
+
+
+# What a copy keeps
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_a_copy_that_lives_on_does_not_keep_the_pool_from_ending(
+    make_pool: Any, gate: Gate, how: str
+) -> None:
+    """It holds no end of a worker's pipes."""
+    pool = make_pool(2)
+    workers = list(pool._pool)
+    child = os.fork()
+    if child == 0:
+        try:
+            gate.hold()
+        finally:
+            os._exit(0)
+    gate.arrived()
+    try:
+        error = pool.apply_async(tasks.die)
+        error.wait(DEADLINE)
+        assert error.ready(), "the worker's death is not seen"
+        assert not error.successful()
+        getattr(pool, how)()
+        pool.join(timeout=DEADLINE)
+        assert all(gone(worker.pid) for worker in workers)
+    finally:
+        gate.open()
+        assert os.waitpid(child, 0) == (child, 0)
+
+
+ORPHANS = """
+import os, sys, time
+from engine import Pool
+from gates import Gate
+
+gate = Gate(sys.argv[1])
+pool = Pool(2)
+held = pool.map_async(gate.hold, range(2), 1)
+pids = gate.arrived(2)
+child = os.fork()
+if child == 0:
+    gate.hold()
+    os._exit(0)
+gate.arrived()
+print(child, *pids, flush=True)
+held.get()
+"""
+
+
+def test_a_copy_that_lives_on_does_not_keep_the_workers_alive(tmp_path: Path) -> None:
+    """They end with the process that made them."""
+    (tmp_path / "gate").mkdir()
+    path = tmp_path / "program.py"
+    path.write_text(ORPHANS, encoding="utf-8")
+    process = scripts.start(path, str(tmp_path / "gate"))
+    copy, *workers = map(int, process.stdout.readline().split())
+    try:
+        os.kill(process.pid, signal.SIGKILL)
+        all_gone(workers)
+        assert not gone(copy)
+    finally:
+        os.kill(copy, signal.SIGKILL)
+        scripts.finish(process)
+
+
+# Forks of our own
+
+MANY_THREADS = """
+import logging, queue, threading, time, warnings
+from engine import Pool
+import tasks
+
+warnings.simplefilter("error", DeprecationWarning)
+pool = Pool(2, maxtasksperchild=1)
+first = {worker.pid for worker in pool._pool}
+stop = threading.Event()
+things = queue.Queue()
+
+with open("/dev/null", "w") as devnull:
+    logging.basicConfig(stream=devnull, level=logging.INFO)
+
+    def work():
+        while not stop.is_set():
+            things.put(1)
+            things.get()
+            logging.info("busy")
+            print("busy", file=devnull)
+            time.sleep(0)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    print(pool.map(tasks.square, range(40), 1) == [x * x for x in range(40)])
+    print(len(set(pool.map(tasks.pid, range(10), 1)) - first))
+    stop.set()
+    for thread in threads:
+        thread.join()
+    pool.close()
+    pool.join()
+"""
+
+
+def test_workers_are_replaced_in_a_process_with_many_threads(tmp_path: Path) -> None:
+    """Whatever lock one of them holds at that moment; and no warning is given."""
+    assert scripts.output(tmp_path, MANY_THREADS) == ["True", "10"]

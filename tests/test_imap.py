@@ -1,0 +1,412 @@
+"""imap and imap_unordered: results one by one, while the others are still being computed."""
+
+from __future__ import annotations
+
+import itertools
+import time
+import types
+from typing import Any
+
+import engine
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import tasks
+from engine import DEADLINE, RemoteTraceback
+from gates import Diary, Gate, eventually
+
+METHODS = ["imap", "imap_unordered"]
+both = pytest.mark.parametrize("method", METHODS)
+
+
+def iterator_class(method: str) -> Any:
+    name = {"imap": "IMapIterator", "imap_unordered": "IMapUnorderedIterator"}[method]
+    return getattr(engine.pool_module, name)
+
+
+@both
+@pytest.mark.parametrize("chunksize", [1, 2, 3, 10, 36, 37, 100])
+@pytest.mark.parametrize("length", [0, 1, 37])
+def test_every_result_comes(pool: Any, method: str, chunksize: int, length: int) -> None:
+    expected = [x * x for x in range(length)]
+    for iterable in range(length), iter(range(length)):
+        found = list(getattr(pool, method)(tasks.square, iterable, chunksize))
+        assert (found if method == "imap" else sorted(found)) == expected
+
+
+@hypothesis.given(items=st.lists(st.integers()), chunksize=st.integers(1, 20))
+def test_imap_equals_the_builtin_for_any_list(pool: Any, items: Any, chunksize: int) -> None:
+    assert list(pool.imap(tasks.square, items, chunksize)) == [x * x for x in items]
+    unordered = pool.imap_unordered(tasks.square, items, chunksize)
+    assert sorted(unordered) == sorted(x * x for x in items)
+
+
+@both
+def test_parameters_have_the_documented_names(pool: Any, method: str) -> None:
+    assert list(getattr(pool, method)(func=tasks.square, iterable=[3], chunksize=1)) == [9]
+
+
+@both
+@pytest.mark.parametrize("args", [(), (1,), (True,), (1.0,)])
+def test_chunksize_one_gives_the_iterator_itself(pool: Any, method: str, args: Any) -> None:
+    result = getattr(pool, method)(tasks.square, [1, 2], *args)
+    assert type(result) is iterator_class(method)
+    assert iter(result) is result
+    assert sorted(result) == [1, 4]
+
+
+@both
+def test_larger_chunks_give_a_generator(pool: Any, method: str) -> None:
+    result = getattr(pool, method)(tasks.square, [1, 2, 3], 2)
+    assert type(result) is types.GeneratorType
+    assert sorted(result) == [1, 4, 9]
+
+
+def test_the_unordered_iterator_is_an_ordered_one() -> None:
+    assert issubclass(engine.pool_module.IMapUnorderedIterator, engine.pool_module.IMapIterator)
+
+
+@both
+@pytest.mark.parametrize(
+    ("chunksize", "error", "text"),
+    [
+        (0, ValueError, "Chunksize must be 1+, not 0"),
+        (-2, ValueError, "Chunksize must be 1+, not -2"),
+        (0.5, ValueError, "Chunksize must be 1+, not 0.5"),
+        (None, TypeError, "'<' not supported between instances of 'NoneType' and 'int'"),
+        ("a", TypeError, "'<' not supported between instances of 'str' and 'int'"),
+    ],
+)
+def test_a_wrong_chunksize_is_refused_at_once(
+    pool: Any, method: str, chunksize: Any, error: Any, text: str
+) -> None:
+    with pytest.raises(error) as caught:
+        getattr(pool, method)(tasks.square, [1], chunksize)
+    assert str(caught.value) == text
+
+
+def test_the_two_name_a_wrong_chunksize_each_in_its_way(pool: Any) -> None:
+    """One as a number, the other as an object: the stdlib's texts, to the letter."""
+    with pytest.raises(ValueError, match="^Chunksize must be 1\\+, not 0$"):
+        pool.imap(tasks.square, [1], False)
+    with pytest.raises(ValueError, match="^Chunksize must be 1\\+, not False$"):
+        pool.imap_unordered(tasks.square, [1], False)
+
+
+# Order, and what is there early
+
+
+def test_imap_gives_results_in_the_order_of_the_items(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    results = pool.imap(tasks.await_first, [(gate, i) for i in range(5)])
+    with pytest.raises(engine.pool_module.TimeoutError):
+        results.next(0.02)  # the first is not done, the others may be
+    gate.open()
+    assert list(results) == list(range(5))
+
+
+def test_imap_unordered_gives_results_as_they_come(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    results = pool.imap_unordered(tasks.await_first, [(gate, i) for i in range(5)])
+    assert sorted(results.next(DEADLINE) for _ in range(4)) == [1, 2, 3, 4]
+    gate.open()
+    assert results.next(DEADLINE) == 0
+    with pytest.raises(StopIteration):
+        results.next(DEADLINE)
+
+
+@both
+def test_a_result_comes_before_the_iterable_ends(make_pool: Any, method: str) -> None:
+    """The iterable waits for a result of its own items."""
+    pool = make_pool(2)
+    seen: list[Any] = []
+
+    def items() -> Any:
+        yield 2
+        eventually(lambda: seen)
+        yield 3
+
+    results = getattr(pool, method)(tasks.square, items())
+    seen.append(results.next(DEADLINE))
+    assert [*seen, *results] == [4, 9]
+
+
+@both
+def test_every_item_runs_though_nobody_asks(make_pool: Any, method: str, diary: Diary) -> None:
+    pool = make_pool(2)
+    results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in range(500)))
+    eventually(lambda: len(diary.lines()) == 500, "not every item has run")
+    assert sorted(results) == list(range(500))
+
+
+@both
+def test_close_and_join_wait_for_items_that_nobody_reads(
+    make_pool: Any, method: str, diary: Diary
+) -> None:
+    pool = make_pool(2)
+    results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in range(200)))
+    pool.close()
+    pool.join()
+    assert len(diary.lines()) == 200
+    assert sorted(results) == list(range(200))
+
+
+@both
+def test_several_iterators_at_once(pool: Any, method: str) -> None:
+    make = getattr(pool, method)
+    rows = [make(tasks.square, range(n, n + 50)) for n in (0, 100, 200)]
+    found = [list(row) for row in zip(*rows, strict=True)]
+    assert [sorted(row) for row in zip(*found, strict=True)] == [
+        [x * x for x in range(n, n + 50)] for n in (0, 100, 200)
+    ]
+
+
+# next and its end
+
+
+@both
+def test_next_is_a_method_with_a_timeout(make_pool: Any, method: str, gate: Gate) -> None:
+    pool = make_pool(1)
+    results = getattr(pool, method)(tasks.call, [tasks.nothing])
+    assert results.next() is None
+    results = getattr(pool, method)(gate.hold, [1])
+    gate.arrived()
+    for wait, args, kwds in (
+        (results.next, (0.01,), {}),
+        (results.next, (), {"timeout": 0}),
+        (results.__next__, (0.01,), {}),
+    ):
+        with pytest.raises(engine.pool_module.TimeoutError) as caught:
+            wait(*args, **kwds)
+        assert caught.value.args == ()
+    gate.open()
+    assert next(results) == 1
+
+
+@both
+def test_at_the_end_it_stops_again_and_again(pool: Any, method: str) -> None:
+    results = getattr(pool, method)(tasks.square, [2])
+    assert results.next(DEADLINE) == 4
+    for _ in range(3):
+        with pytest.raises(StopIteration):
+            next(results)
+        with pytest.raises(StopIteration):
+            results.next(0)
+
+
+def test_next_is_dunder_next() -> None:
+    cls = engine.pool_module.IMapIterator
+    assert cls.next is cls.__next__
+
+
+@pytest.mark.better
+@both
+def test_two_threads_read_one_iterator(make_pool: Any, method: str, in_threads: Any) -> None:
+    """The stdlib wakes one of the two at the end, and leaves the other waiting."""
+    pool = make_pool(2)
+    for _ in range(20):
+        results = getattr(pool, method)(tasks.square, range(50), 1)
+        parts = in_threads(lambda _, results=results: list(results), range(3))
+        assert sorted(itertools.chain(*parts)) == [x * x for x in range(50)]
+
+
+@pytest.mark.better
+@both
+def test_two_threads_wait_for_the_last_item(
+    make_pool: Any, method: str, gate: Gate, in_threads: Any
+) -> None:
+    pool = make_pool(1)
+    results = getattr(pool, method)(gate.hold, [7])
+    gate.arrived()
+
+    def read(number: int) -> Any:
+        if number == 0:
+            gate.open()
+        return list(results)
+
+    assert sorted(in_threads(read, range(3))) == [[], [], [7]]
+
+
+# Failures
+
+
+@both
+def test_after_a_failed_item_the_others_come(pool: Any, method: str) -> None:
+    results = getattr(pool, method)(tasks.fail_on_pair, [(2, i) for i in range(5)])
+    found, errors = [], []
+    while True:
+        try:
+            found.append(results.next(DEADLINE))
+        except StopIteration:
+            break
+        except ValueError as error:
+            errors.append(error)
+    assert sorted(found) == [0, 1, 3, 4]
+    assert [str(error) for error in errors] == ["no 2"]
+    assert type(errors[0].__cause__) is RemoteTraceback
+
+
+def test_a_failed_item_has_its_place(pool: Any) -> None:
+    results = pool.imap(tasks.fail_on_pair, [(2, i) for i in range(4)])
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="^no 2$"):
+        next(results)
+    assert list(results) == [3]
+
+
+@both
+def test_a_failure_ends_the_generator_of_larger_chunks(make_pool: Any, method: str) -> None:
+    pool = make_pool(1)
+    results = getattr(pool, method)(tasks.fail_on_pair, [(3, i) for i in range(8)], 2)
+    assert [next(results), next(results)] == [0, 1]
+    with pytest.raises(ValueError, match="^no 3$"):
+        next(results)
+    assert list(results) == []
+
+
+@both
+@pytest.mark.parametrize(("chunksize", "delivered"), [(1, 5), (2, 4), (3, 3), (7, 0)])
+def test_a_failing_iterable_delivers_what_came_before(
+    make_pool: Any, method: str, chunksize: int, delivered: int
+) -> None:
+    """Whole chunks, that is; the failure is the iterable's own and comes from no worker."""
+    pool = make_pool(1)
+    items = tasks.then_raise(range(5), LookupError("half-way"))
+    results = getattr(pool, method)(tasks.square, items, chunksize)
+    found = []
+    with pytest.raises(LookupError, match="^half-way$") as caught:
+        for result in results:
+            found.append(result)
+    assert found == [x * x for x in range(delivered)]
+    assert caught.value.__cause__ is None
+    with pytest.raises(StopIteration):
+        next(results)
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+@both
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_what_is_not_iterable_fails_at_the_first_next(
+    pool: Any, method: str, chunksize: int
+) -> None:
+    results = getattr(pool, method)(tasks.square, 5, chunksize)
+    with pytest.raises(TypeError) as caught:
+        next(results)
+    assert str(caught.value) == "'int' object is not iterable"
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+@both
+def test_an_item_that_cannot_be_pickled_fails_alone(make_pool: Any, method: str) -> None:
+    pool = make_pool(1)
+    items = [1, tasks.Unpicklable(), 3]
+    results = getattr(pool, method)(tasks.identity, items)
+    found: list[Any] = []
+    for _ in items:
+        try:
+            found.append(results.next(DEADLINE))
+        except RuntimeError as error:
+            found.append(str(error))
+            assert error.__cause__ is None
+    assert sorted(found, key=str) == [1, 3, "not for sending"]
+    with pytest.raises(StopIteration):
+        next(results)
+
+
+@pytest.mark.better
+@both
+def test_an_iterable_may_raise_anything(make_pool: Any, method: str) -> None:
+    """A BaseException ends the stdlib's thread that feeds the workers, and with it the pool."""
+    pool = make_pool(1)
+    results = getattr(pool, method)(tasks.square, tasks.then_raise([2], tasks.Abandon("enough")))
+    assert next(results) == 4
+    with pytest.raises(tasks.Abandon, match="^enough$"):
+        next(results)
+    assert pool.apply(tasks.square, (3,)) == 9
+
+
+# How far the iterable is read
+
+
+class Counted:
+    """An endless iterable that knows how much of it was taken."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Any:
+        while True:
+            self.taken += 1
+            yield self.taken
+
+
+@pytest.mark.better
+@both
+def test_the_iterable_is_read_only_as_fast_as_workers_take_items(
+    make_pool: Any, method: str, gate: Gate
+) -> None:
+    """The stdlib reads an endless iterable until memory ends."""
+    pool = make_pool(2)
+    items = Counted()
+    results = getattr(pool, method)(gate.hold, items)
+    gate.arrived(2)
+
+    def still() -> bool:
+        before = items.taken
+        time.sleep(0.05)
+        assert items.taken < 10_000
+        return items.taken == before
+
+    eventually(still, "it is read without end")
+    gate.open()
+    found = [results.next(DEADLINE) for _ in range(100)]
+    assert len(set(found)) == 100
+    if method == "imap":
+        assert found == list(range(1, 101))
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_buffersize_bounds_what_is_taken_and_not_read(
+    make_pool: Any, method: str, size: int
+) -> None:
+    pool = make_pool(2)
+    items = Counted()
+    results = getattr(pool, method)(tasks.identity, items, buffersize=size)
+    for read in range(1, 40):
+        results.next(DEADLINE)
+        assert items.taken <= read + size
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("size", [1, 2, 100, None])
+def test_buffersize_changes_no_result(
+    pool: Any, method: str, size: int | None, chunksize: int
+) -> None:
+    results = getattr(pool, method)(tasks.square, range(30), chunksize, buffersize=size)
+    assert sorted(results) == [x * x for x in range(30)]
+
+
+@pytest.mark.better
+@both
+def test_a_full_buffer_does_not_hang_the_end(make_pool: Any, method: str, diary: Diary) -> None:
+    """After close nobody may read any more, and join must come back all the same."""
+    pool = make_pool(2)
+    items = ((diary, i) for i in range(50))
+    results = getattr(pool, method)(tasks.note_item, items, buffersize=2)
+    pool.close()
+    pool.join()
+    assert sorted(results) == list(range(50))
+    assert len(diary.lines()) == 50
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (-1, ValueError), ("a", TypeError)])
+def test_a_wrong_buffersize_is_refused(pool: Any, method: str, size: Any, error: Any) -> None:
+    with pytest.raises(error):
+        getattr(pool, method)(tasks.square, [1], buffersize=size)

@@ -1,0 +1,322 @@
+"""map and map_async: a function over the items of an iterable, in order."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import tasks
+from engine import DEADLINE, RemoteTraceback
+from gates import Diary, Gate, eventually
+
+
+def in_both(pool: Any, *args: Any, **kwds: Any) -> Any:
+    """map's result, which map_async must have as well."""
+    result = pool.map(*args, **kwds)
+    assert pool.map_async(*args, **kwds).get(DEADLINE) == result
+    return result
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 2, 3, 7, 10, 11, 1000, True])
+@pytest.mark.parametrize("length", [0, 1, 2, 10, 37])
+def test_map_equals_the_builtin(pool: Any, length: int, chunksize: Any) -> None:
+    expected = [x * x for x in range(length)]
+    assert in_both(pool, tasks.square, range(length), chunksize) == expected
+    assert pool.map(tasks.square, iter(range(length)), chunksize) == expected
+
+
+@hypothesis.given(items=st.lists(st.integers() | st.text()), chunksize=st.none() | st.integers(1))
+def test_map_equals_the_builtin_for_any_list(pool: Any, items: Any, chunksize: Any) -> None:
+    assert pool.map(tasks.kind, items, chunksize) == list(map(tasks.kind, items))
+
+
+@pytest.mark.parametrize(
+    "iterable",
+    [
+        [3, 1, 2],
+        (3, 1, 2),
+        {3: "a", 1: "b"},
+        {5},
+        "text",
+        b"\x01\x02",
+        range(0, 100, 7),
+        {1: 2}.items(),
+        tasks.Sized([1, 2, 3]),
+    ],
+    ids=repr,
+)
+def test_any_iterable_will_do(pool: Any, iterable: Any) -> None:
+    assert in_both(pool, tasks.identity, iterable) == list(iterable)
+
+
+def test_many_small_items(pool: Any) -> None:
+    assert pool.map(tasks.square, range(5000), 1) == [x * x for x in range(5000)]
+
+
+def test_parameters_have_the_documented_names(pool: Any) -> None:
+    assert pool.map(func=tasks.square, iterable=[2], chunksize=1) == [4]
+    seen: list[Any] = []
+    pool.map_async(
+        func=tasks.square,
+        iterable=[2, 3],
+        chunksize=1,
+        callback=seen.append,
+        error_callback=seen.append,
+    ).wait(DEADLINE)
+    assert seen == [[4, 9]]
+
+
+def test_callbacks_by_position(pool: Any) -> None:
+    good: list[Any] = []
+    bad: list[Any] = []
+    pool.map_async(tasks.square, [2], 1, good.append, bad.append).wait(DEADLINE)
+    pool.map_async(tasks.fail, [2], 1, good.append, bad.append).wait(DEADLINE)
+    assert good == [[4]]
+    assert [error.args for error in bad] == [("no 2",)]
+
+
+def test_the_result_is_a_list_of_the_callers_own(pool: Any) -> None:
+    result = pool.map(tasks.square, (1, 2))
+    assert type(result) is list
+    result.append(0)
+    assert pool.map(tasks.square, (1, 2)) == [1, 4]
+
+
+# Chunks
+
+
+@pytest.mark.parametrize(
+    ("length", "chunksize"), [(1, 1), (11, 1), (12, 1), (13, 2), (24, 2), (25, 3), (100, 9)]
+)
+def test_the_default_chunksize_makes_four_chunks_a_worker(
+    make_pool: Any, length: int, chunksize: int
+) -> None:
+    pool = make_pool(3)
+    result = pool.map_async(tasks.square, range(length))
+    assert result._chunksize == chunksize
+    assert result.get(DEADLINE) == [x * x for x in range(length)]
+
+
+def test_a_chunk_runs_in_one_worker(make_pool: Any) -> None:
+    pool = make_pool(3)
+    pids = pool.map(tasks.pid, range(60), 20)
+    for start in 0, 20, 40:
+        assert len(set(pids[start : start + 20])) == 1
+
+
+def test_chunks_run_in_different_workers(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(3)
+    result = pool.map_async(tasks.held_pid, [gate] * 3, 1)
+    assert set(gate.arrived(3)) == {worker.pid for worker in pool._pool}
+    gate.open()
+    assert len(set(result.get(DEADLINE))) == 3
+
+
+def test_the_items_of_a_chunk_run_in_order(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    pool.starmap(tasks.noted, [(diary, i) for i in range(10)], 4)
+    assert diary.lines() == [str(i) for i in range(10)]
+
+
+@pytest.mark.parametrize("chunksize", [0, -1, -5, False])
+def test_a_chunksize_below_one_runs_nothing(pool: Any, diary: Diary, chunksize: int) -> None:
+    items = [(diary, i) for i in range(3)]
+    assert pool.starmap(tasks.noted, items, chunksize) == [None] * 3
+    result = pool.map_async(tasks.fail, range(3), chunksize)
+    assert result.ready()
+    assert result.successful()
+    assert result.get() == [None] * 3
+    assert diary.lines() == []
+
+
+@pytest.mark.parametrize(
+    ("chunksize", "text"),
+    [
+        ("a", "'<=' not supported between instances of 'str' and 'int'"),
+        ([1], "'<=' not supported between instances of 'list' and 'int'"),
+    ],
+)
+def test_a_chunksize_that_is_no_number_is_refused(
+    make_pool: Any, chunksize: Any, text: str
+) -> None:
+    pool = make_pool(1)
+    for method in pool.map, pool.map_async, pool.starmap, pool.starmap_async:
+        with pytest.raises(TypeError) as caught:
+            method(tasks.square, [(1,)], chunksize)
+        assert str(caught.value) == text
+
+
+@pytest.mark.better
+def test_a_refused_call_leaves_no_job(make_pool: Any) -> None:
+    """The stdlib waits at the end for the results of these."""
+    pool = make_pool(1)
+    with pytest.raises(TypeError):
+        pool.map(tasks.square, [1], "a")
+    assert not pool._cache
+    pool.close()
+    pool.join()
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("chunksize", [1.5, 2.0, 0.5])
+def test_a_fraction_is_no_chunksize(pool: Any, chunksize: float) -> None:
+    """The stdlib accepts it, and its result never becomes ready."""
+    for method in pool.map, pool.map_async, pool.starmap, pool.starmap_async:
+        with pytest.raises(TypeError):
+            method(tasks.square, [(1,), (2,), (3,)], chunksize)
+    assert pool.map(tasks.square, [1, 2, 3]) == [1, 4, 9]
+
+
+# No items
+
+
+@pytest.mark.parametrize("chunksize", [None, 0, 1, 5])
+@pytest.mark.parametrize("iterable", [[], (), "", iter(())], ids=repr)
+def test_no_items_is_a_result_that_is_ready(pool: Any, iterable: Any, chunksize: Any) -> None:
+    called: list[Any] = []
+    result = pool.map_async(tasks.square, iterable, chunksize, called.append, called.append)
+    assert result.ready()
+    assert result.successful()
+    assert result.get(0) == []
+    assert pool.map(tasks.square, iterable, chunksize) == []
+    assert called == []
+
+
+def test_no_items_and_no_function_either(pool: Any) -> None:
+    """Nothing is called, so nothing is looked at."""
+    assert pool.map(None, []) == []
+
+
+# The iterable
+
+
+@pytest.mark.parametrize("method", ["map", "map_async", "starmap", "starmap_async"])
+def test_what_is_not_iterable_is_refused_at_once(pool: Any, method: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        getattr(pool, method)(tasks.square, 5)
+    assert str(caught.value) == "'int' object is not iterable"
+
+
+@pytest.mark.parametrize("method", ["map", "map_async", "starmap", "starmap_async"])
+def test_a_generator_is_listed_by_the_caller(pool: Any, method: str) -> None:
+    """Its exception is the call's own, nothing is submitted, and it comes from no worker."""
+    threads = []
+
+    def items() -> Any:
+        threads.append(threading.get_ident())
+        yield (1,)
+        raise LookupError("half-way")
+
+    eventually(lambda: not pool._cache)
+    with pytest.raises(LookupError, match="^half-way$") as caught:
+        getattr(pool, method)(tasks.square, items())
+    assert caught.value.__cause__ is None
+    assert threads == [threading.get_ident()]
+    assert not pool._cache
+
+
+def test_a_sized_iterable_is_iterated_once(pool: Any) -> None:
+    class Once(tasks.Sized):
+        iterations = 0
+
+        def __iter__(self) -> Any:
+            self.iterations += 1
+            return super().__iter__()
+
+    items = Once(range(10))
+    assert pool.map(tasks.square, items, 3) == [x * x for x in range(10)]
+    assert items.iterations == 1
+
+
+def test_the_failure_of_a_sized_iterable_is_the_jobs(pool: Any) -> None:
+    items = tasks.Sized([], length=1, error=LookupError("half-way"))
+    with pytest.raises(LookupError, match="^half-way$"):
+        pool.map_async(tasks.square, items).get(DEADLINE)
+
+
+# Failures
+
+
+def test_the_exception_of_an_item_is_raised(pool: Any) -> None:
+    with pytest.raises(ValueError, match="^no 3$") as caught:
+        pool.starmap(tasks.fail_on, [(3, i) for i in range(6)], 2)
+    cause: Any = caught.value.__cause__
+    assert type(cause) is RemoteTraceback
+    assert "in fail_on" in cause.tb
+
+
+def test_the_first_failure_to_arrive_is_raised(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    late = (tasks.held_then_fail, (gate, "late"))
+    early = (tasks.fail, ("early",))
+    errors: list[Any] = []
+    result = pool.starmap_async(tasks.call, [late, early], 1, error_callback=errors.append)
+    gate.arrived()
+    # The second worker's failure is there before this one's answer.
+    pool.apply(tasks.nothing)
+    assert not result.ready()
+    gate.open()
+    with pytest.raises(ValueError, match="^no early$"):
+        result.get(DEADLINE)
+    assert [str(error) for error in errors] == ["no early"]
+
+
+def test_a_failure_waits_for_the_other_chunks(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    calls = [(tasks.fail, (0,)), (tasks.held, (gate, 1))]
+    result = pool.starmap_async(tasks.call, calls, 1)
+    gate.arrived()
+    with pytest.raises(Exception) as caught:
+        result.get(0.01)
+    assert type(caught.value).__name__ == "TimeoutError"
+    gate.open()
+    with pytest.raises(ValueError, match="^no 0$"):
+        result.get(DEADLINE)
+
+
+@pytest.mark.parametrize(
+    ("chunksize", "calls"), [(6, "01"), (3, "01345"), (2, "012345"), (1, "012345")]
+)
+def test_a_failure_ends_its_chunk_and_no_other(
+    make_pool: Any, diary: Diary, chunksize: int, calls: str
+) -> None:
+    """The stdlib's rule: what stands behind the failing item in its chunk is not run."""
+    pool = make_pool(1)
+    items = [(diary, 1, i) for i in range(6)]
+    with pytest.raises(ValueError, match="^no 1$"):
+        pool.starmap(tasks.noted_then_fail_on, items, chunksize)
+    assert "".join(diary.lines()) == calls
+
+
+def test_an_item_that_cannot_be_pickled_fails_its_chunk_alone(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    items = [(diary, 0), (diary, 1), (diary, tasks.Unpicklable()), (diary, 3), (diary, 4)]
+    with pytest.raises(RuntimeError) as caught:
+        pool.starmap(tasks.noted, items, 1)
+    assert str(caught.value) == "not for sending"
+    assert caught.value.__cause__ is None
+    assert diary.lines() == ["0", "1", "3", "4"]
+    assert pool.map(tasks.square, [1, 2]) == [1, 4]
+
+
+def test_two_jobs_at_once_do_not_mix(pool: Any, in_threads: Any) -> None:
+    def work(number: int) -> Any:
+        return pool.map(tasks.square, range(number, number + 300), 1)
+
+    starts = [0, 1000, 2000, 3000]
+    assert in_threads(work, starts) == [[x * x for x in range(s, s + 300)] for s in starts]
+
+
+def test_objects_in_a_job_are_released_with_it(pool: Any) -> None:
+    """Neither the arguments nor the results stay behind in the pool."""
+    items = [tasks.Point(i, i) for i in range(20)]
+    results = pool.map(tasks.identity, items, 3)
+    assert results == items
+    kept = [weakref.ref(thing) for thing in (*items, *results)]
+    del items, results
+    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in kept), "objects are kept")

@@ -1,0 +1,459 @@
+"""Tasks that do to their worker what no task should: it costs that task, or nothing at all."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import engine
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE, MaybeEncodingError, RemoteTraceback
+from gates import Diary, Gate, eventually, gone
+
+pytestmark = pytest.mark.better
+
+errors = engine.errors
+
+
+def failure(result: Any) -> Any:
+    result.wait(DEADLINE)
+    assert result.ready(), "it never ended"
+    assert not result.successful()
+    return result._value
+
+
+def whole_again(pool: Any, size: int) -> None:
+    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
+    results = pool.map_async(tasks.square, range(20), 1)
+    assert results.get(DEADLINE) == [x * x for x in range(20)]
+
+
+# Exceptions that are hard to tell of
+
+
+class NoText(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+class ExitsOnArrival(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (3,)
+
+
+class NotAnException(Exception):
+    """It arrives as something that cannot be raised."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (5,)
+
+
+class Recursive(Exception):
+    def __init__(self) -> None:
+        super().__init__()
+        self.args = (self,)
+
+
+def raise_class(cls: type[BaseException]) -> NoReturn:
+    raise cls()
+
+
+def overflow() -> None:
+    overflow()
+
+
+@pytest.mark.parametrize(
+    ("cls", "arrives_as"),
+    [
+        (NoText, NoText),
+        (ExitsOnArrival, SystemExit),
+        (NotAnException, errors and errors.RemoteError),
+        (Recursive, MaybeEncodingError),
+        (MemoryError, MemoryError),
+        (StopIteration, StopIteration),
+        (GeneratorExit, GeneratorExit),
+    ],
+)
+def test_an_exception_of_any_kind_arrives(make_pool: Any, cls: Any, arrives_as: Any) -> None:
+    pool = make_pool(1)
+    results = [
+        pool.apply_async(raise_class, (cls,)),
+        pool.map_async(raise_class, [cls]),
+    ]
+    assert [type(failure(result)) for result in results] == [arrives_as] * 2
+    whole_again(pool, 1)
+
+
+def test_an_endless_recursion_is_told(make_pool: Any) -> None:
+    error = failure(make_pool(1).apply_async(overflow))
+    assert type(error) is RecursionError
+    assert type(error.__cause__) is RemoteTraceback
+    assert "in overflow" in error.__cause__.tb
+
+
+def deeper_than_pickle_goes() -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+def test_a_result_that_is_too_deep_to_be_sent(make_pool: Any) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    error = failure(pool.apply_async(deeper_than_pickle_goes))
+    assert type(error) is MaybeEncodingError
+    assert "RecursionError" in str(error)
+    assert pool._pool == [worker]
+    whole_again(pool, 1)
+
+
+# Descriptors
+
+
+def ours() -> list[int]:
+    """All descriptors but the standard ones; those that are the worker's are among them."""
+    return [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
+
+
+def close_all(value: Any) -> Any:
+    os.closerange(3, max(ours()) + 1)
+    return value
+
+
+def replace_all(path: str, value: Any) -> Any:
+    """Put a file of its own in the place of every descriptor."""
+    with open(path, "ab") as file:
+        for fd in ours():
+            if fd != file.fileno():
+                os.dup2(file.fileno(), fd)
+    return value
+
+
+def write_to_all(value: Any) -> Any:
+    for fd in ours():
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, False)
+            os.write(fd, b"rubbish " * 100)
+    return value
+
+
+def read_from_all(value: Any) -> Any:
+    for fd in ours():
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, False)
+            os.read(fd, 100)
+    return value
+
+
+def write_into_its_tasks(value: Any) -> Any:
+    """Into the pipe that its tasks come from, by the other end."""
+    for fd in ours():
+        with contextlib.suppress(OSError):
+            # Not the one that tells of the parent's end: whatever comes there is the worker's.
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_ASYNC) == os.O_RDONLY:
+                end = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+                os.write(end, b"rubbish " * 100)
+                os.close(end)
+    return value
+
+
+def make_nonblocking(value: Any) -> Any:
+    for fd in ours():
+        with contextlib.suppress(OSError):
+            os.set_blocking(fd, False)
+    return value
+
+
+DESCRIPTORS = """
+import os, sys
+from functools import partial
+from engine import DEADLINE, Pool, errors
+from gates import eventually
+import tasks, test_misbehaving_tasks as bad
+
+def outcome(result):
+    try:
+        return result.get(DEADLINE)
+    except errors.WorkerLostError as error:
+        return error
+
+work = {work}
+pool = Pool(2)
+for size in 10, 3_000_000:
+    results = [pool.apply_async(tasks.identity, (n,)) for n in range(50)]
+    found = outcome(pool.apply_async(work, (bytes(size),)))
+    results += [pool.apply_async(tasks.identity, (n,)) for n in range(50, 100)]
+    assert found == bytes(size) or isinstance(found, errors.WorkerLostError)
+    # Not by print(): what is in a buffer when a worker is forked beside us is the worker's too.
+    os.write(1, b"kept\\n" if found == bytes(size) else b"lost\\n")
+    for number, result in enumerate(results):
+        other = outcome(result)
+        # What that worker began and could not send is gone as well, and nothing else.
+        assert other == number or other.pid == found.pid, other
+pool.map(abs, range(-50, 0), 1)
+eventually(lambda: len(pool._pool) == 2)
+pool.close()
+pool.join(timeout=DEADLINE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        # What was finished is in memory that both sides share, so that it need not be sent; if the
+        # pool has not ended the worker before.
+        ("bad.close_all", "(kept|lost) lost"),
+        ("partial(bad.replace_all, sys.argv[1])", "lost lost"),
+        ("bad.write_to_all", "lost lost"),
+        ("bad.read_from_all", "kept kept"),
+        ("bad.write_into_its_tasks", "kept kept"),
+        ("bad.make_nonblocking", "kept kept"),
+    ],
+)
+def test_whatever_is_done_to_the_descriptors(tmp_path: Path, work: str, told: str) -> None:
+    done = scripts.run_source(tmp_path, DESCRIPTORS.format(work=work), str(tmp_path / "file"))
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(told, " ".join(done.stdout.split())), done.stderr
+
+
+# Output
+
+
+def print_to_closed_stdout() -> None:
+    sys.stdout.close()
+    print("hello")
+
+
+def print_to_nowhere() -> None:
+    """Into a pipe that nobody reads: that shows when the worker ends."""
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.close(reading)
+    os.close(writing)
+    print("hello" * 10, end="")
+
+
+OUTPUT = """
+import sys
+from engine import DEADLINE, Pool
+import tasks, test_misbehaving_tasks as bad
+
+pool = Pool(1)
+result = pool.apply_async(bad.{work})
+result.wait(DEADLINE)
+print("done" if result.successful() else repr(result._value))
+print(pool.map(abs, [-1]))
+pool.close()
+pool.join(timeout=DEADLINE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "told"),
+    [
+        ("print_to_closed_stdout", "ValueError('I/O operation on closed file.')"),
+        ("print_to_nowhere", "done"),
+    ],
+)
+def test_printing_to_a_closed_stdout(tmp_path: Path, work: str, told: str) -> None:
+    assert scripts.output(tmp_path, OUTPUT.format(work=work)) == [told, "[1]"]
+
+
+# Processes and threads
+
+
+def fork_and_return_twice(diary: Diary) -> str:
+    """Parent and child both come back: the child is no worker."""
+    child = os.fork()
+    diary.write("child" if child == 0 else "parent")
+    return "child" if child == 0 else "parent"
+
+
+def fork_and_raise_twice(diary: Diary) -> NoReturn:
+    child = os.fork()
+    diary.write("child" if child == 0 else "parent")
+    raise ValueError("child" if child == 0 else "parent")
+
+
+def leave_a_child(gate: Gate) -> int:
+    """A process that outlives the task, the worker and the pool."""
+    child = os.fork()
+    if child == 0:
+        try:
+            gate.hold()
+        finally:
+            os._exit(0)
+    return child
+
+
+def run_a_program() -> str:
+    return subprocess.run(["echo", "hello"], capture_output=True, text=True, check=True).stdout
+
+
+def start_thread(daemon: bool) -> int:
+    threading.Thread(target=time.sleep, args=(3600,), daemon=daemon).start()
+    return threading.active_count()
+
+
+def test_a_task_that_forks_and_returns_in_both(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    for _ in range(3):
+        assert pool.apply_async(fork_and_return_twice, (diary,)).get(DEADLINE) == "parent"
+    eventually(lambda: sorted(diary.lines()) == ["child"] * 3 + ["parent"] * 3)
+    assert pool._pool == [worker]
+    whole_again(pool, 1)
+
+
+def test_a_task_that_forks_and_raises_in_both(
+    make_pool: Any, diary: Diary, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pool = make_pool(1)
+    assert failure(pool.apply_async(fork_and_raise_twice, (diary,))).args == ("parent",)
+    eventually(lambda: sorted(diary.lines()) == ["child", "parent"])
+    whole_again(pool, 1)
+    pool.close()
+    pool.join(timeout=DEADLINE)
+    eventually(lambda: "ValueError: child" in capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("how", ["close", "terminate"])
+def test_a_child_of_a_task_keeps_nothing_from_ending(make_pool: Any, gate: Gate, how: str) -> None:
+    pool = make_pool(1)
+    child = pool.apply_async(leave_a_child, (gate,)).get(DEADLINE)
+    gate.arrived()
+    try:
+        assert type(failure(pool.apply_async(tasks.die))) is errors.WorkerLostError
+        whole_again(pool, 1)
+        getattr(pool, how)()
+        pool.join(timeout=DEADLINE)
+        assert not gone(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_a_task_that_runs_a_program(make_pool: Any) -> None:
+    assert make_pool(1).apply_async(run_a_program).get(DEADLINE) == "hello\n"
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_a_thread_that_a_task_leaves_behind(make_pool: Any, daemon: bool) -> None:
+    """terminate() does not wait for it."""
+    pool = make_pool(1)
+    assert pool.apply_async(start_thread, (daemon,)).get(DEADLINE) == 2
+    whole_again(pool, 1)
+    pool.terminate()
+    pool.join(timeout=DEADLINE)
+
+
+# Signals
+
+
+def interrupted_by_its_own_timer() -> None:
+    def raise_it(*_: Any) -> NoReturn:
+        raise TimeoutError("too slow")
+
+    signal.signal(signal.SIGALRM, raise_it)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    signal.pause()
+
+
+def leave_a_handler_that_raises(number: int) -> int:
+    def raise_it(*_: Any) -> NoReturn:
+        raise LookupError("not now")
+
+    signal.signal(number, raise_it)
+    return os.getpid()
+
+
+def ignore_everything(value: Any = None) -> Any:
+    everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, everything)
+    return value
+
+
+def test_a_task_that_sets_an_alarm(make_pool: Any) -> None:
+    pool = make_pool(1)
+    error = failure(pool.apply_async(interrupted_by_its_own_timer))
+    assert type(error) is TimeoutError
+    assert error.args == ("too slow",)
+    whole_again(pool, 1)
+
+
+def test_a_handler_that_raises_between_two_tasks(
+    make_pool: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It ends the worker, as it would end any program, and costs no task."""
+    pool = make_pool(1)
+    pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
+
+    def interrupted() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+        return gone(pid)
+
+    eventually(interrupted)  # once it waits for the next task
+    whole_again(pool, 1)
+    told: list[str] = []
+
+    def is_told() -> bool:  # what a worker prints comes in pieces
+        told.append(capfd.readouterr().err)
+        return "LookupError: not now" in "".join(told)
+
+    eventually(is_told)
+
+
+def test_a_task_that_blocks_all_signals(make_pool: Any) -> None:
+    pool = make_pool(1)
+    assert pool.apply_async(ignore_everything, (5,)).get(DEADLINE) == 5
+    whole_again(pool, 1)
+    pool.close()
+    pool.join(timeout=DEADLINE)
+
+
+# The rest of the process
+
+
+def forget_modules() -> None:
+    names = "cpool", "multiprocessing", "pickle", "copyreg", "traceback"
+    for name in [name for name in sys.modules if name.startswith(names)]:
+        del sys.modules[name]
+
+
+def leave_no_room_to_call() -> None:
+    sys.setrecursionlimit(30)
+
+
+def break_pickle() -> None:
+    pickle.loads = pickle.dumps = None
+
+
+@pytest.mark.parametrize("work", [forget_modules, leave_no_room_to_call, break_pickle])
+def test_a_worker_that_was_tampered_with(make_pool: Any, work: Callable[[], None]) -> None:
+    """Its tasks may fail, and with them the worker: they end all the same."""
+    pool = make_pool(1)
+    results = [pool.apply_async(work)]
+    results += [pool.apply_async(tasks.fail, (n,)) for n in range(10)]
+    results += [pool.apply_async(tasks.Point(1, 2).moved, (n,)) for n in range(10)]
+    for result in results:
+        result.wait(DEADLINE)
+        assert result.ready(), "it never ended"
+        assert result.successful() or isinstance(result._value, Exception)
+    pool._pool[0].kill()
+    whole_again(pool, 1)

@@ -1,0 +1,503 @@
+"""AsyncResult and MapResult: what a job's result can be asked, and when."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import fractions
+import multiprocessing
+import pickle
+import sys
+import threading
+import types
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import engine
+import pytest
+import tasks
+from engine import DEADLINE, AsyncResult, pool_module
+from gates import Gate, eventually
+
+MapResult = pool_module.MapResult
+Start = Callable[..., Any]
+
+# A pending result of either kind: start(pool, gate, callback, error_callback).
+PENDING: dict[str, Start] = {
+    "apply_async": lambda pool, gate, *back: pool.apply_async(gate.hold, (5,), {}, *back),
+    "map_async": lambda pool, gate, *back: pool.map_async(gate.hold, [5], 1, *back),
+    "starmap_async": lambda pool, gate, *back: pool.starmap_async(gate.hold, [(5,)], 1, *back),
+}
+VALUES: dict[str, Any] = {"apply_async": 5, "map_async": [5], "starmap_async": [5]}
+each_kind = pytest.mark.parametrize("kind", PENDING)
+
+
+@pytest.fixture
+def pending(make_pool: Any, gate: Gate) -> Start:
+    """pending(kind, ...) starts a job whose task has begun and stays until the gate opens."""
+
+    def start(kind: str, *callbacks: Any) -> Any:
+        result = PENDING[kind](make_pool(1), gate, *callbacks)
+        gate.arrived()
+        return result
+
+    return start
+
+
+@each_kind
+def test_a_pending_result_becomes_ready(pending: Start, gate: Gate, kind: str) -> None:
+    result = pending(kind)
+    assert result.ready() is False
+    assert result.wait(0.01) is None
+    assert result.ready() is False
+    gate.open()
+    assert result.wait(DEADLINE) is None
+    assert result.ready() is True
+    assert result.successful() is True
+    assert result.get() == VALUES[kind]
+
+
+def test_the_classes(pool: Any) -> None:
+    applied = pool.apply_async(tasks.square, (2,))
+    mapped = pool.map_async(tasks.square, [2])
+    assert type(applied) is AsyncResult
+    assert type(mapped) is type(pool.starmap_async(tasks.square, [(2,)])) is MapResult
+    assert issubclass(MapResult, AsyncResult)
+    assert (applied.get(DEADLINE), mapped.get(DEADLINE)) == (4, [4])
+
+
+def test_apply_result_is_the_old_name() -> None:
+    assert pool_module.ApplyResult is pool_module.AsyncResult
+    assert AsyncResult.__name__ == "ApplyResult"
+
+
+@pytest.mark.parametrize("cls", [AsyncResult, MapResult])
+def test_annotations_may_name_the_value(cls: Any) -> None:
+    alias = cls[int]
+    assert isinstance(alias, types.GenericAlias)
+    assert alias.__origin__ is cls
+    assert alias.__args__ == (int,)
+
+
+@pytest.mark.parametrize("name", ["IMapIterator", "IMapUnorderedIterator", "Pool"])
+def test_iterators_and_pools_are_not_generic(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^type '{name}' is not subscriptable$"):
+        getattr(pool_module, name)[int]
+
+
+# Waiting
+
+
+@each_kind
+@pytest.mark.parametrize("timeout", [0, 0.0, -1, 0.01, -float("inf"), False])
+def test_get_gives_up_after_the_timeout(
+    pending: Start, gate: Gate, kind: str, timeout: float
+) -> None:
+    result = pending(kind)
+    with pytest.raises(multiprocessing.TimeoutError) as caught:
+        result.get(timeout)
+    assert type(caught.value) is multiprocessing.TimeoutError
+    assert caught.value.args == ()
+    assert str(caught.value) == ""
+    assert not isinstance(caught.value, TimeoutError)
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.get(timeout=timeout)
+    gate.open()
+    assert result.get(DEADLINE) == VALUES[kind]
+
+
+@pytest.mark.parametrize("timeout", [None, 3600, 0xFFFFFFFF, threading.TIMEOUT_MAX, 1e8])
+def test_get_with_a_long_timeout_waits(pending: Start, gate: Gate, timeout: Any) -> None:
+    result = pending("apply_async")
+    opener = threading.Timer(0.02, gate.open)
+    opener.start()
+    assert result.get(timeout) == 5
+    opener.join()
+
+
+@each_kind
+@pytest.mark.parametrize(
+    "timeout", ["a", [], 1e20, float("nan"), -1e20], ids=lambda value: repr(value)[:5]
+)
+def test_an_odd_timeout_is_what_it_is_to_an_event(
+    pending: Start, gate: Gate, kind: str, timeout: Any
+) -> None:
+    """Errors and texts are those of threading, and differ from version to version."""
+    expected: Exception = multiprocessing.TimeoutError()
+    try:
+        threading.Event().wait(timeout)
+    except Exception as error:
+        expected = error
+    result = pending(kind)
+    with pytest.raises(type(expected)) as caught:
+        result.get(timeout)
+    assert type(caught.value) is type(expected)
+    assert str(caught.value) == str(expected)
+    if not isinstance(expected, multiprocessing.TimeoutError):
+        with pytest.raises(type(expected)):
+            result.wait(timeout)
+    gate.open()
+    assert result.get(DEADLINE) == VALUES[kind]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="real numbers as timeouts are new in 3.15")
+@pytest.mark.parametrize("timeout", [decimal.Decimal("0.01"), fractions.Fraction(1, 100)])
+def test_any_real_number_is_a_timeout(pending: Start, timeout: Any) -> None:
+    with pytest.raises(multiprocessing.TimeoutError):
+        pending("apply_async").get(timeout)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e20, "a", datetime.timedelta(1)])
+def test_the_timeout_of_a_ready_result_is_not_looked_at(pool: Any, timeout: Any) -> None:
+    result = pool.apply_async(tasks.square, (3,))
+    result.wait(DEADLINE)
+    assert result.get(timeout) == 9
+
+
+@each_kind
+def test_several_threads_wait_for_one_result(
+    pending: Start, gate: Gate, kind: str, in_threads: Any
+) -> None:
+    result = pending(kind)
+
+    def read(number: int) -> Any:
+        if number == 0:
+            gate.open()
+        return result.get(DEADLINE)
+
+    assert in_threads(read, range(4)) == [VALUES[kind]] * 4
+
+
+def test_a_result_comes_though_nobody_waits(make_pool: Any, gate: Gate) -> None:
+    """The callback tells; no thread of the program is in the pool."""
+    pool = make_pool(1)
+    told = threading.Event()
+    pool.apply_async(gate.hold, (5,), callback=lambda _: told.set())
+    gate.arrived()
+    gate.open()
+    assert told.wait(DEADLINE)
+
+
+@each_kind
+def test_successful_is_refused_before_the_end(pending: Start, gate: Gate, kind: str) -> None:
+    result = pending(kind)
+    with pytest.raises(ValueError) as caught:
+        result.successful()
+    assert str(caught.value) == f"{result!r} not ready"
+    name = f"{type(result).__module__}.{type(result).__name__}"
+    assert str(caught.value).startswith(f"<{name} object at 0x")
+    gate.open()
+    result.wait(DEADLINE)
+
+
+# Values and failures
+
+
+def test_a_value_is_the_same_object_each_time(pool: Any) -> None:
+    result = pool.apply_async(tasks.identity, ([1],))
+    assert result.get(DEADLINE) is result.get()
+    result = pool.map_async(tasks.identity, [[1]])
+    assert result.get(DEADLINE) is result.get()
+
+
+@pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async"])
+def test_a_failure_is_the_same_object_each_time(pool: Any, method: str) -> None:
+    argument = (1,) if method == "apply_async" else [(1,)]
+    result = getattr(pool, method)(tasks.fail, argument)
+    result.wait(DEADLINE)
+    assert result.ready()
+    assert result.successful() is False
+    caught = []
+    for _ in range(3):
+        with pytest.raises(ValueError, match="^no ") as error:
+            result.get()
+        caught.append(error.value)
+    assert caught[0] is caught[1] is caught[2]
+
+
+# Callbacks
+
+
+@each_kind
+def test_the_callback_runs_before_the_result_is_ready(
+    pending: Start, gate: Gate, kind: str
+) -> None:
+    seen: list[Any] = []
+    result: Any = None
+
+    def callback(value: Any) -> None:
+        seen.append((value, result.ready(), threading.current_thread()))
+
+    result = pending(kind, callback, seen.append)
+    gate.open()
+    result.wait(DEADLINE)
+    [(value, ready, thread)] = seen
+    assert value == VALUES[kind] == result.get()
+    assert ready is False
+    assert thread is not threading.current_thread()
+
+
+@pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async"])
+def test_the_error_callback_gets_the_failure_itself(pool: Any, method: str) -> None:
+    seen: list[Any] = []
+    values: list[Any] = []
+    argument = (1,) if method == "apply_async" else [(1,), (2,), (3,)]
+    result = getattr(pool, method)(
+        tasks.fail, argument, callback=values.append, error_callback=seen.append
+    )
+    with pytest.raises(ValueError) as caught:
+        result.get(DEADLINE)
+    assert values == []
+    assert len(seen) == 1
+    assert seen[0] is caught.value
+
+
+def test_a_callback_without_its_counterpart(pool: Any) -> None:
+    seen: list[Any] = []
+    with pytest.raises(ValueError):
+        pool.apply_async(tasks.fail, (1,), callback=seen.append).get(DEADLINE)
+    assert pool.apply_async(tasks.square, (2,), error_callback=seen.append).get(DEADLINE) == 4
+    assert seen == []
+
+
+def test_callbacks_come_in_the_order_of_the_results(make_pool: Any) -> None:
+    pool = make_pool(1)
+    seen: list[int] = []
+    results = [pool.apply_async(tasks.identity, (i,), callback=seen.append) for i in range(100)]
+    for result in results:
+        result.wait(DEADLINE)
+    assert seen == list(range(100))
+
+
+def test_a_callback_may_submit(pool: Any) -> None:
+    results: list[Any] = []
+
+    def again(value: int) -> None:
+        if value < 5:
+            results.append(pool.apply_async(tasks.add, (value, 1), callback=again))
+        else:
+            done.set()
+
+    done = threading.Event()
+    again(0)
+    assert done.wait(DEADLINE)
+    assert [result.get(DEADLINE) for result in results] == [1, 2, 3, 4, 5]
+
+
+def test_a_callback_may_close_the_pool(make_pool: Any) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(tasks.square, (2,), callback=lambda _: pool.close())
+    assert result.get(DEADLINE) == 4
+    pool.join()
+    assert pool._state == "CLOSE"
+
+
+def test_a_callback_that_is_false_is_not_called(pool: Any) -> None:
+    """The stdlib asks for the callback's truth, and an empty container of its own says no."""
+
+    class Empty:
+        called = False
+
+        def __len__(self) -> int:
+            return 0
+
+        def __call__(self, value: Any) -> None:
+            self.called = True
+
+    good, bad = Empty(), Empty()
+    assert pool.apply_async(tasks.square, (2,), {}, good, bad).get(DEADLINE) == 4
+    assert pool.map_async(tasks.square, [2], 1, good, bad).get(DEADLINE) == [4]
+    with pytest.raises(ValueError):
+        pool.apply_async(tasks.fail, (2,), {}, good, bad).get(DEADLINE)
+    assert not good.called
+    assert not bad.called
+
+
+@pytest.mark.parametrize("callback", [None, 0, False, "", ()])
+def test_a_false_value_is_no_callback(pool: Any, callback: Any) -> None:
+    assert pool.apply_async(tasks.square, (2,), {}, callback, callback).get(DEADLINE) == 4
+
+
+@pytest.mark.better
+@each_kind
+def test_an_error_in_a_callback_is_the_jobs_result(pending: Start, gate: Gate, kind: str) -> None:
+    """In the stdlib it ends the thread of the results, and with it every job."""
+
+    def callback(_: Any) -> None:
+        raise LookupError("in the callback")
+
+    result = pending(kind, callback)
+    gate.open()
+    with pytest.raises(LookupError, match="^in the callback$"):
+        result.get(DEADLINE)
+    assert result.successful() is False
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("error", [LookupError("in the callback"), tasks.Abandon("in it")])
+def test_an_error_in_an_error_callback_is_the_jobs_result(pool: Any, error: Any) -> None:
+    def callback(_: Any) -> None:
+        raise error
+
+    for result in (
+        pool.apply_async(tasks.fail, (1,), error_callback=callback),
+        pool.map_async(tasks.fail, [1, 2, 3], 1, error_callback=callback),
+    ):
+        with pytest.raises(type(error)) as caught:
+            result.get(DEADLINE)
+        assert caught.value is error
+    assert pool.apply(tasks.square, (2,)) == 4
+
+
+@pytest.mark.better
+def test_a_slow_callback_delays_no_other_result(make_pool: Any) -> None:
+    """Nor does one that waits for another job, which in the stdlib waits for ever."""
+    pool = make_pool(2)
+    inner: list[Any] = []
+
+    def callback(value: Any) -> None:
+        inner.append(pool.apply_async(tasks.square, (value,)).get(DEADLINE))
+
+    result = pool.apply_async(tasks.square, (2,), callback=callback)
+    assert result.get(DEADLINE) == 4
+    assert inner == [16]
+
+
+# Attributes that programs read
+
+
+def test_attributes_of_an_apply_result(pending: Start, gate: Gate) -> None:
+    def callback(value: Any) -> None: ...
+
+    def error_callback(error: Any) -> None: ...
+
+    result = pending("apply_async", callback, error_callback)
+    pool, job = result._pool, result._job
+    assert pool._cache[job] is result
+    assert result._cache[job] is result
+    assert result._callback is callback
+    assert result._error_callback is error_callback
+    assert result._event.is_set() is False
+    for name in "_success", "_value":
+        with pytest.raises(AttributeError):
+            getattr(result, name)
+    gate.open()
+    assert result.get(DEADLINE) == 5
+    assert result._event.is_set() is True
+    assert (result._success, result._value) == (True, 5)
+    # The result is ready a moment before the pool lets go of it.
+    eventually(lambda: result._pool is None and job not in pool._cache)
+
+
+def test_attributes_of_a_failed_result(pool: Any) -> None:
+    result = pool.apply_async(tasks.fail, (1,))
+    with pytest.raises(ValueError) as caught:
+        result.get(DEADLINE)
+    assert result._success is False
+    assert result._value is caught.value
+    eventually(lambda: result._pool is None)
+
+
+def test_attributes_of_a_map_result(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(1)
+    result = pool.starmap_async(tasks.held_if, [(gate, 3, i) for i in range(7)], 3)
+    gate.arrived()
+    assert pool._cache[result._job] is result
+    assert result._chunksize == 3
+    assert result._success is True
+    gate.open()
+    assert result.get(DEADLINE) == list(range(7))
+    assert result._number_left == 0
+    assert result._value == list(range(7))
+    eventually(lambda: result._pool is None and result._job not in pool._cache)
+
+
+def is_left(result: Any, number: int) -> bool:
+    return bool(result._number_left == number)
+
+
+def test_number_left_counts_down_by_chunks(make_pool: Any, make_gate: Callable[[], Gate]) -> None:
+    pool = make_pool(1)
+    gates = [make_gate() for _ in range(4)]
+    result = pool.map_async(tasks.hold, gates, 1)
+    for number, gate in enumerate(gates):
+        gate.arrived()
+        # This task may have begun before the last one's result was read.
+        eventually(partial(is_left, result, 4 - number))
+        gate.open()
+    result.wait(DEADLINE)
+    assert result._number_left == 0
+
+
+@pytest.mark.parametrize(
+    ("length", "chunksize", "left"), [(7, 1, 7), (7, 3, 3), (6, 3, 2), (7, 100, 1)]
+)
+def test_number_left_starts_with_the_number_of_chunks(
+    make_pool: Any, gate: Gate, length: int, chunksize: int, left: int
+) -> None:
+    pool = make_pool(1)
+    result = pool.map_async(tasks.hold, [gate] * length, chunksize)
+    gate.arrived()
+    assert result._number_left == left
+    assert (result._chunksize, result._value) == (chunksize, [None] * length)
+    gate.open()
+    assert result.get(DEADLINE) == [None] * length
+
+
+def test_a_map_result_without_chunks_has_none_left(pool: Any) -> None:
+    for items, chunksize in ([], None), ([1, 2], 0):
+        result = pool.map_async(tasks.square, items, chunksize)
+        assert (result._number_left, result._chunksize) == (0, 0)
+        assert result._job not in pool._cache
+
+
+def test_jobs_are_numbered_upwards(pool: Any) -> None:
+    jobs = []
+    for _ in range(5):
+        result = pool.apply_async(tasks.nothing)
+        result.wait(DEADLINE)
+        jobs.append(result._job)
+    assert jobs == sorted(set(jobs))
+
+
+# Subclassed
+
+
+def test_a_subclass_need_not_call_init() -> None:
+    """As one that gathers several results in one does."""
+
+    class Gathered(AsyncResult):  # type: ignore[misc]
+        def __init__(self, parts: list[Any]) -> None:
+            self.parts = parts
+
+        def ready(self) -> bool:
+            return all(part.ready() for part in self.parts)
+
+        def get(self, timeout: float | None = None) -> list[Any]:
+            return [part.get(timeout) for part in self.parts]
+
+    with engine.Pool(1) as pool:
+        gathered = Gathered([pool.apply_async(tasks.square, (i,)) for i in range(3)])
+        assert gathered.get(DEADLINE) == [0, 1, 4]
+        assert gathered.ready()
+        assert isinstance(gathered, AsyncResult)
+        pool.close()
+        pool.join()
+
+
+def test_a_result_takes_attributes(pool: Any) -> None:
+    result = pool.apply_async(tasks.nothing)
+    result.label = "mine"
+    result.wait(DEADLINE)
+    assert result.label == "mine"
+
+
+@each_kind
+def test_a_pending_result_cannot_be_pickled(pending: Start, gate: Gate, kind: str) -> None:
+    result = pending(kind)
+    with pytest.raises(NotImplementedError) as caught:
+        pickle.dumps(result)
+    assert str(caught.value) == ("pool objects cannot be passed between processes or pickled")
+    gate.open()
+    result.wait(DEADLINE)

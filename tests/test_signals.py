@@ -1,0 +1,276 @@
+"""Ctrl-C and other signals, in a program of its own each, since they go to all its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+from gates import all_gone, eventually
+
+pytestmark = pytest.mark.better
+
+# Seconds from the key to the exception.
+AT_ONCE = 0.2 * engine.DEADLINE / 10
+
+PREFIX = """
+import os, signal, sys, threading, time
+from engine import DEADLINE, Pool, errors
+from gates import Gate, eventually
+import tasks
+
+gate = Gate(sys.argv[1])
+
+def pids(pool):
+    return sorted(worker.pid for worker in pool._pool)
+
+def say(*words):
+    print(*words, flush=True)
+
+def work(number=0):
+    gate.enter()
+    # In steps, so that a signal is noticed soon that came just before it began to sleep.
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        time.sleep(0.002)
+"""
+
+
+def begin(tmp_path: Path, source: str) -> Any:
+    """Start a program, and wait for the first line that it prints."""
+    path = tmp_path / "program.py"
+    path.write_text(PREFIX + source, encoding="utf-8")
+    (tmp_path / "gate").mkdir()
+    process = scripts.start(path, str(tmp_path / "gate"))
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def press_ctrl_c(process: Any) -> None:
+    """As the terminal does it: parent and workers, all at once."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+# What the program waits in, with two tasks that run and one that waits for a worker.
+WAITS = {
+    "map": "pool.map(work, range(3), 1)",
+    "starmap": "pool.starmap(work, [(1,), (2,), (3,)], 1)",
+    "apply": "pool.apply_async(work); pool.apply(work)",
+    "get": "pool.map_async(work, range(3), 1).get()",
+    "wait": "pool.map_async(work, range(3), 1).wait()",
+    "next": "next(pool.imap(work, range(3)))",
+    "imap_unordered": "list(pool.imap_unordered(work, iter(range(3))))",
+    "join": "pool.map_async(work, range(3), 1); pool.close(); pool.join()",
+}
+
+INTERRUPTED = """
+pool = Pool(2)
+first = pids(pool)
+
+def ready():
+    gate.arrived(2)
+    say("ready")
+
+threading.Thread(target=ready, daemon=True).start()
+try:
+    {wait}
+except KeyboardInterrupt:
+    say(time.monotonic())
+if pool._state == "RUN":
+    # Those that ran a task have made way for others, that know of nothing.
+    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+    eventually(lambda: len(pids(pool)) == 2 and not set(first) & set(pids(pool)))
+pool.terminate()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_ctrl_c_is_one_exception_at_once_wherever_it_waits(tmp_path: Path, name: str) -> None:
+    """bpo-8296. No worker prints anything, and what ran is over; the pool can be used again."""
+    process = begin(tmp_path, INTERRUPTED.format(wait=WAITS[name]))
+    pressed = time.monotonic()
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stderr) == (0, "")
+    [raised] = done.stdout.split()
+    assert float(raised) - pressed < AT_ONCE
+
+
+IDLE = """
+pool = Pool(3)
+pool.map(tasks.square, range(20), 1)
+first = pids(pool)
+try:
+    say("ready")
+    time.sleep(DEADLINE)
+except KeyboardInterrupt:
+    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+    say(pids(pool) == first)
+pool.close()
+pool.join()
+"""
+
+
+def test_idle_workers_do_not_care_about_ctrl_c(tmp_path: Path) -> None:
+    process = begin(tmp_path, IDLE)
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+STARTING = """
+pool = Pool(2, gate.hold)
+gate.arrived(2)
+try:
+    result = pool.apply_async(tasks.nothing)
+    say("ready")
+    result.get()
+except KeyboardInterrupt:
+    say("interrupted")
+pool.terminate()
+pool.join()
+"""
+
+
+def test_ctrl_c_in_the_initializers(tmp_path: Path) -> None:
+    process = begin(tmp_path, STARTING)
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+IMPATIENT = """
+with Pool(3) as pool:
+    first = pids(pool)
+    results = pool.map_async(work, range(50), 1)
+    gate.arrived(3)
+    say("ready")
+    results.get()
+"""
+
+
+def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
+    process = begin(tmp_path, IMPATIENT)
+    while process.poll() is None:
+        press_ctrl_c(process)
+        eventually(lambda: True)
+    done = scripts.finish(process)
+    assert done.returncode == -signal.SIGINT
+    assert "PoolWorker" not in done.stderr
+
+
+# Other signals, and handlers of the program's own
+
+HANDLERS = """
+def handler(*_):
+    {handler}
+
+signal.signal(signal.SIGUSR1, handler)
+pool = Pool(2)
+threading.Thread(target=lambda: (gate.arrived(2), say("ready")), daemon=True).start()
+try:
+    say(pool.map(gate.hold, range(2), 1))
+except LookupError:
+    say("raised")
+pool.terminate()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize(
+    ("handler", "told"),
+    [
+        ("raise LookupError", "raised\n"),
+        ("gate.open()", "[0, 1]\n"),
+        # The handler runs in the middle of the wait, and the pool is as good there as elsewhere.
+        ("say(pool.apply_async(abs, (-3,)).ready()); gate.open()", "False\n[0, 1]\n"),
+        (
+            "extra = Pool(1); say(extra.map(abs, [-3])); extra.terminate(); gate.open()",
+            "[3]\n[0, 1]\n",
+        ),
+    ],
+)
+def test_handlers_run_while_the_program_waits(tmp_path: Path, handler: str, told: str) -> None:
+    process = begin(tmp_path, HANDLERS.format(handler=handler))
+    os.kill(process.pid, signal.SIGUSR1)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+
+
+SERVER = """
+import asyncio
+
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    with Pool(2) as pool:
+        result = pool.map_async(gate.hold, range(2), 1)
+        gate.arrived(2)
+        for worker in pool._pool:
+            os.kill(worker.pid, signal.SIGTERM)
+        await asyncio.to_thread(result.wait)
+        say("ready")
+        assert not stop.is_set()
+        await stop.wait()
+        say("stopped")
+
+asyncio.run(main())
+"""
+
+
+def test_sigterm_of_a_worker_is_no_sigterm_of_the_server(tmp_path: Path) -> None:
+    process = begin(tmp_path, SERVER)
+    os.kill(process.pid, signal.SIGTERM)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout) == (0, "stopped\n")
+
+
+# The end of the parent
+
+ORPHANS = """
+import itertools
+
+def compute(number):
+    if number == 1:  # nothing that could be blocked is of any help
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {{signal.SIGKILL}})
+    gate.enter()
+    sum(itertools.repeat(1, 10**15))
+
+made = []
+def make():
+    made.append(Pool(3))
+if {in_a_thread}:
+    import warnings
+    warnings.simplefilter("ignore", DeprecationWarning)
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+else:
+    make()
+[pool] = made
+result = pool.map_async(compute, range(2), 1)
+gate.arrived(2)
+say("ready")
+say(*pids(pool))
+result.get()
+"""
+
+
+@pytest.mark.parametrize("in_a_thread", [False, True])
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread: bool) -> None:
+    """Not even one that computes and looks at nothing else; with PR_SET_PDEATHSIG they would have
+    died with the thread that made the pool."""
+    process = begin(tmp_path, ORPHANS.format(in_a_thread=in_a_thread))
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 3
+    killed = time.monotonic()
+    os.kill(process.pid, signal.SIGKILL)
+    all_gone(pids)
+    assert time.monotonic() - killed < 2
+    scripts.finish(process)

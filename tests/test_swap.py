@@ -1,0 +1,380 @@
+"""Unchanged programs on cpool: install(), and python -m cpool in front of the script."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+from engine import STDLIB, pool_module
+
+# What stands between python and the program. The stdlib's own pool needs nothing.
+LAUNCH = [] if STDLIB else ["-m", "cpool"]
+
+
+def launch(folder: Path, source: str, *args: str, **options: Any) -> Any:
+    """Run a program that knows nothing of cpool."""
+    path = folder / "program.py"
+    path.write_text(source, encoding="utf-8")
+    return scripts.run(*LAUNCH, path, *args, **options)
+
+
+def lines(done: Any) -> list[str]:
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    found: list[str] = done.stdout.splitlines()
+    return found
+
+
+# python -m cpool SCRIPT
+
+SCRIPT = """
+import multiprocessing, sys
+from multiprocessing import Pool
+from multiprocessing.pool import ThreadPool
+import multiprocessing.pool
+
+def square(x):
+    return x * x
+
+class Thing:
+    def __init__(self, x):
+        self.x = x
+
+if __name__ == "__main__":
+    with Pool(2) as pool:
+        print(type(pool).__module__, isinstance(pool, multiprocessing.pool.Pool))
+        print(pool.map(square, range(5)), pool.apply(Thing, (4,)).x)
+    with multiprocessing.pool.Pool(1, context=multiprocessing.get_context("spawn")) as pool:
+        print(type(pool).__module__, pool.map(square, [3]), pool.apply(Thing, (5,)).x)
+    with ThreadPool(2) as pool:
+        print(pool.map(square, [4]))
+"""
+
+
+def test_a_program_runs_unchanged(tmp_path: Path) -> None:
+    name = pool_module.__name__
+    assert lines(launch(tmp_path, SCRIPT)) == [
+        f"{name} True",
+        "[0, 1, 4, 9, 16] 4",
+        f"{name} [9] 5",
+        "[16]",
+    ]
+
+
+MAIN = """
+import os, sys
+print(__name__, __file__, sys.argv)
+print(sys.path[0])
+print(sys.modules["__main__"].__dict__ is globals(), __spec__, __package__)
+print("cpool" in sys.argv[0], sys.flags.isolated)
+"""
+
+
+def test_a_program_finds_itself(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    args = ["a", "--flag", "-m", "-h", "--", ""]
+    assert lines(launch(tmp_path, MAIN, *args)) == [
+        f"__main__ {path} {[str(path), *args]}",
+        str(tmp_path),
+        "True None None",
+        "False 0",
+    ]
+
+
+def test_a_program_with_a_relative_path(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("value = 5\n", encoding="utf-8")
+    path = tmp_path / "program.py"
+    path.write_text("import sys, beside\nprint(sys.argv, beside.value)\n", encoding="utf-8")
+    done = scripts.run(*LAUNCH, "program.py", "x", cwd=tmp_path)
+    assert lines(done) == ["['program.py', 'x'] 5"]
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "complaint"),
+    [
+        ("", 0, ""),
+        ("import sys; sys.exit(3)", 3, ""),
+        ("import sys; sys.exit()", 0, ""),
+        ("import sys; sys.exit('bye')", 1, "bye"),
+        ("raise ValueError('no')", 1, "ValueError: no"),
+        ("import os; os._exit(5)", 5, ""),
+        ("import os; os.kill(os.getpid(), 9)", -9, ""),
+        ("x = = 1", 1, "SyntaxError: invalid syntax"),
+        ("raise KeyboardInterrupt", -2, "KeyboardInterrupt"),
+    ],
+)
+def test_a_program_ends_with_its_own_status(
+    tmp_path: Path, source: str, status: int, complaint: str
+) -> None:
+    done = launch(tmp_path, source + "\n")
+    assert done.returncode == status
+    assert done.stderr.splitlines()[-1:] == ([complaint] if complaint else [])
+
+
+def test_the_traceback_is_that_of_the_program(tmp_path: Path) -> None:
+    done = launch(tmp_path, "def f():\n    raise ValueError('no')\n\nf()\n")
+    assert f'File "{tmp_path / "program.py"}", line 4, in <module>' in done.stderr
+    assert f'File "{tmp_path / "program.py"}", line 2, in f' in done.stderr
+
+
+def test_stdin_is_the_programs(tmp_path: Path) -> None:
+    done = launch(tmp_path, "import sys\nprint(repr(sys.stdin.read()))\n")
+    assert lines(done) == ["''"]
+
+
+# python -m cpool -m MODULE
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    folder = tmp_path / "somewhere" / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "__main__.py").write_text("print(__name__, __package__)\n", encoding="utf-8")
+    (folder / "other.py").write_text("value = 7\n", encoding="utf-8")
+    (folder / "tool.py").write_text(
+        "import sys\n"
+        "from multiprocessing import Pool\n"
+        "from . import other\n"
+        "def add(x):\n"
+        "    return x + other.value\n"
+        "if __name__ == '__main__':\n"
+        "    with Pool(2) as pool:\n"
+        "        print(type(pool).__module__, pool.map(add, [1, 2]))\n"
+        "    print(sys.argv, __package__, __spec__.name)\n"
+        "    sys.exit(len(sys.argv))\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_a_module_runs_unchanged(package: Path) -> None:
+    done = scripts.run(*LAUNCH, "-m", "package.tool", "a", "-m", "--b", cwd=package.parent)
+    assert done.stderr == ""
+    assert done.returncode == 4
+    assert done.stdout.splitlines() == [
+        f"{pool_module.__name__} [8, 9]",
+        f"{[str(package / 'tool.py'), 'a', '-m', '--b']} package package.tool",
+    ]
+
+
+def test_a_package_runs_by_its_main_module(package: Path) -> None:
+    done = scripts.run(*LAUNCH, "-m", "package", cwd=package.parent)
+    assert lines(done) == ["__main__ package"]
+
+
+def test_a_module_that_there_is_not(tmp_path: Path) -> None:
+    done = scripts.run(*LAUNCH, "-m", "no_such_module", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "No module named no_such_module" in done.stderr.replace("'", "")
+
+
+def test_a_script_that_there_is_not(tmp_path: Path) -> None:
+    done = scripts.run(*LAUNCH, tmp_path / "nothing.py")
+    assert done.returncode != 0
+    assert "nothing.py" in done.stderr
+    assert "No such file or directory" in done.stderr
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("args", [(), ("-m",), ("--nonsense",)])
+def test_a_wrong_command_line_shows_the_usage(args: Any) -> None:
+    done = scripts.run("-m", "cpool", *args)
+    assert done.returncode == 2
+    assert "usage: python -m cpool" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.better
+def test_help_goes_to_stdout() -> None:
+    done = scripts.run("-m", "cpool", "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage: python -m cpool" in done.stdout
+
+
+# Other ways to a pool
+
+WAYS = """
+import multiprocessing
+import multiprocessing.dummy
+import multiprocessing.pool
+
+def square(x):
+    return x * x
+
+if __name__ == "__main__":
+    for name in "fork", "spawn", "forkserver":
+        with multiprocessing.get_context(name).Pool(1) as pool:
+            print(type(pool).__module__, pool._ctx.get_start_method(), pool.map(square, [2, 3]))
+    with multiprocessing.dummy.Pool(2) as pool:
+        print(type(pool).__name__, pool.map(lambda x: x + 1, [1]))
+    try:
+        multiprocessing.Pool(context=multiprocessing.get_context("fork"))
+    except TypeError as error:
+        print(error)
+    default = multiprocessing.get_all_start_methods()[0]
+    with multiprocessing.Pool(1) as pool:
+        print(pool._ctx.get_start_method() == default)
+"""
+
+
+def test_contexts_and_dummies(tmp_path: Path) -> None:
+    name = pool_module.__name__
+    assert lines(launch(tmp_path, WAYS)) == [
+        f"{name} fork [4, 9]",
+        f"{name} spawn [4, 9]",
+        f"{name} forkserver [4, 9]",
+        "ThreadPool [2]",
+        "BaseContext.Pool() got an unexpected keyword argument 'context'",
+        "True",
+    ]
+
+
+MANAGER = """
+import multiprocessing, operator
+from multiprocessing.managers import SyncManager
+
+def fail(x):
+    raise ValueError(f"no {x}")
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Manager() as manager:
+        pool = manager.Pool(2)
+        print(type(pool).__name__, pool.apply(abs, (-1,)), pool.map(abs, [-1, -2]))
+        print(pool.starmap(operator.add, [(1, 2)]), pool.apply_async(abs, (-3,)).get(10))
+        print(list(pool.imap(abs, [-1, -2])), sorted(pool.imap_unordered(abs, [-1, -2])))
+        result = pool.map_async(abs, [-4])
+        result.wait(10)
+        print(result.ready(), result.successful(), result.get())
+        try:
+            pool.apply(fail, (5,))
+        except ValueError as error:
+            print(error)
+        try:
+            manager.Pool(0)
+        except multiprocessing.managers.RemoteError as error:
+            print("Number of processes must be at least 1" in str(error))
+        pool.close()
+        pool.join()
+        other = manager.Pool(1)
+        other.terminate()
+        other.join()
+    print(SyncManager._registry["Pool"][0].__module__)
+"""
+
+
+def test_a_managers_pool(tmp_path: Path) -> None:
+    assert lines(launch(tmp_path, MANAGER)) == [
+        "PoolProxy 1 [1, 2]",
+        "[3] 3",
+        "[1, 2] [1, 2]",
+        "True True [4]",
+        "no 5",
+        "True",
+        pool_module.__name__,
+    ]
+
+
+# install and uninstall
+
+INSTALL = """
+import sys
+import multiprocessing, multiprocessing.pool
+from multiprocessing.pool import Pool as Captured, ThreadPool
+import cpool, cpool.pool
+
+original = sys.modules["multiprocessing.pool"]
+
+def where():
+    from multiprocessing.pool import Pool
+    with multiprocessing.Pool(1) as pool:
+        print(
+            type(pool).__module__,
+            Pool.__module__,
+            multiprocessing.pool.__name__,
+            sys.modules["multiprocessing.pool"].__name__,
+            isinstance(pool, Captured),
+            pool.map(abs, [-1]),
+        )
+
+class Mine(Captured):
+    pass
+
+def subclass():
+    with Mine(1) as pool, ThreadPool(1) as threads:
+        print(pool.map(abs, [-1]), threads.map(abs, [-1]))
+
+cpool.uninstall()  # nothing to take back
+where()
+for _ in range(2):
+    cpool.install()
+    where()
+subclass()
+for _ in range(2):
+    cpool.uninstall()
+    where()
+subclass()
+cpool.install()
+where()
+with cpool.pool.ThreadPool(1) as pool:
+    print(pool.apply(abs, (-1,)))
+cpool.uninstall()
+print(sys.modules["multiprocessing.pool"] is multiprocessing.pool is original)
+"""
+
+
+@pytest.mark.better
+def test_install_and_uninstall(tmp_path: Path) -> None:
+    theirs = "multiprocessing.pool multiprocessing.pool multiprocessing.pool multiprocessing.pool"
+    theirs += " True [1]"
+    ours = "cpool.pool cpool.pool cpool.pool cpool.pool True [1]"
+    assert scripts.output(tmp_path, INSTALL) == [
+        theirs,
+        *[ours] * 2,
+        "[1] [1]",
+        *[theirs] * 2,
+        "[1] [1]",
+        ours,
+        "1",
+        "True",
+    ]
+
+
+@pytest.mark.better
+def test_importing_cpool_swaps_nothing(tmp_path: Path) -> None:
+    source = (
+        "import sys, multiprocessing.pool\n"
+        "before = multiprocessing.pool\n"
+        "import cpool, cpool.pool\n"
+        "from cpool import Pool\n"
+        "print(multiprocessing.pool is before is sys.modules['multiprocessing.pool'])\n"
+        "print(cpool.Pool is cpool.pool.Pool, multiprocessing.pool.Pool is Pool)\n"
+    )
+    assert scripts.output(tmp_path, source) == ["True", "True False"]
+
+
+@pytest.mark.better
+def test_the_package_has_its_names() -> None:
+    import cpool
+
+    for name in (
+        "AsyncResult",
+        "InitializerError",
+        "Pool",
+        "PoolError",
+        "PoolTerminated",
+        "RemoteError",
+        "ThreadPool",
+        "TimeoutError",
+        "WorkerLostError",
+        "__version__",
+        "default_processes",
+        "install",
+        "uninstall",
+    ):
+        assert hasattr(cpool, name)
+    assert cpool.Pool is pool_module.Pool
+    assert set(cpool.__all__) <= set(dir(cpool))
+    assert sys.modules["cpool.pool"] is pool_module

@@ -1,0 +1,81 @@
+"""A failure that nobody asks for is told when its result goes, as asyncio does for futures."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tasks
+from engine import DEADLINE
+from gates import eventually
+
+pytestmark = pytest.mark.better
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What came to sys.unraisablehook."""
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda args: seen.append((args.exc_value, repr(args.object)))
+    )
+    yield seen
+
+
+@pytest.mark.parametrize(
+    "submit",
+    [lambda pool: pool.apply_async(tasks.fail), lambda pool: pool.map_async(tasks.fail, [1])],
+    ids=["apply_async", "map_async"],
+)
+def test_it_is_told_once_when_the_result_goes(pool: Any, told: list[Any], submit: Any) -> None:
+    result = submit(pool)
+    result.wait(DEADLINE)
+    assert told == []
+    del result
+    gc.collect()
+    [(error, text)] = told
+    assert isinstance(error, (ValueError, TypeError))
+    assert "tasks.fail: exception was never retrieved" in text
+    assert "Traceback (most recent call last)" in text
+
+
+def test_it_is_told_of_a_result_that_nobody_kept(pool: Any, told: list[Any]) -> None:
+    pool.apply_async(tasks.fail)
+    pool.apply(tasks.nothing)
+
+    def collected() -> bool:
+        pool.apply_async(tasks.nothing).wait(DEADLINE)
+        return len(told) == 1
+
+    eventually(collected)
+
+
+@pytest.mark.parametrize("how", ["get", "successful", "_value", "error_callback"])
+def test_who_has_asked_is_not_told_again(pool: Any, told: list[Any], how: str) -> None:
+    callback = tasks.identity if how == "error_callback" else None
+    result = pool.apply_async(tasks.fail, error_callback=callback)
+    result.wait(DEADLINE)
+    if how == "get":
+        with pytest.raises(ValueError):
+            result.get()
+    elif how == "successful":
+        assert not result.successful()
+    elif how == "_value":
+        assert isinstance(result._value, ValueError)
+    del result
+    gc.collect()
+    assert told == []
+
+
+def test_what_worked_or_was_terminated_is_no_failure(make_pool: Any, told: list[Any]) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(tasks.nothing)
+    result.wait(DEADLINE)
+    pending = [pool.apply_async(tasks.nothing) for _ in range(20)]
+    pool.terminate()
+    del result, pending
+    gc.collect()
+    assert told == []

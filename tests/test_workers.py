@@ -1,0 +1,570 @@
+"""A worker as user code sees it: the process that it is, what it inherits, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import multiprocessing.process
+import os
+import random
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing import connection, util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE, Pool
+from gates import Diary, Gate, all_gone, eventually
+
+FORK = multiprocessing.get_context("fork")
+EXIT_HANDLERS = sys.version_info >= (3, 13)  # since then a worker runs those of atexit
+
+
+# The process
+
+
+def test_a_worker_describes_itself(make_pool: Any) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    seen = pool.apply(tasks.describe)
+    me = multiprocessing.current_process()
+    assert re.fullmatch(r"ForkPoolWorker-\d+", seen["name"])
+    [number] = seen["identity"]
+    assert seen["name"] == worker.name == f"ForkPoolWorker-{number}"
+    assert seen["class"] == type(worker).__name__ == "ForkProcess"
+    assert seen["daemon"] is worker.daemon is True
+    assert seen["repr"] == f"<ForkProcess name='{worker.name}' parent={os.getpid()} started daemon>"
+    assert (seen["pid"], seen["ppid"]) == (worker.pid, os.getpid())
+    assert (seen["parent_name"], seen["parent_pid"]) == (me.name, os.getpid())
+    assert seen["alive_parent"] is True
+    assert seen["authkey"] == bytes(me.authkey)
+    assert seen["config"] == sorted({"authkey", "daemon", "semprefix", *me._config})  # type: ignore[attr-defined]
+    assert seen["start_method"] == "fork"
+    assert seen["active_children"] == []
+    assert seen["threads"] == ["MainThread"]
+    assert seen["native_id"] == seen["pid"]
+    assert seen["tasks"] == 1
+    assert seen["group"] == os.getpgrp()
+    assert seen["cwd"] == os.getcwd()
+    assert seen["environ"] == dict(os.environ)
+    assert seen["sys.argv"] == sys.argv
+    assert seen["limit"] == sys.getrecursionlimit()
+    for name in "cmdline", "comm":
+        assert seen[name] == Path(f"/proc/self/{name}").read_text(encoding="utf-8")
+
+
+def test_a_worker_is_a_process_object(make_pool: Any) -> None:
+    pool = make_pool(2)
+    assert all(isinstance(worker, FORK.Process) for worker in pool._pool)
+    assert set(pool._pool) <= set(multiprocessing.active_children())
+    one, two = pool._pool
+    assert (one.is_alive(), one.exitcode) == (True, None)
+    assert {one.pid, two.pid} == {one.ident, two.ident}
+    assert connection.wait([one.sentinel, two.sentinel], 0) == []
+    pool.close()
+    pool.join()
+    assert (one.is_alive(), one.exitcode, two.exitcode) == (False, 0, 0)
+    assert set(connection.wait([one.sentinel, two.sentinel], 0)) == {one.sentinel, two.sentinel}
+    assert repr(one).startswith(f"<ForkProcess name='{one.name}' pid={one.pid} ")
+    assert repr(one).endswith(" stopped exitcode=0 daemon>")
+
+
+def numbers(pool: Any) -> list[int]:
+    return [worker._identity[0] for worker in pool._pool]
+
+
+def test_numbers_go_on_through_the_process(make_pool: Any) -> None:
+    first = make_pool(3)
+    one, two, three = numbers(first)
+    assert (two, three) == (one + 1, one + 2)
+    assert numbers(make_pool(2)) == [one + 3, one + 4]
+    other = FORK.Process(target=tasks.nothing)
+    assert other.name == f"ForkProcess-{one + 5}"
+    assert [worker.name for worker in first._pool] == [
+        f"ForkPoolWorker-{n}" for n in numbers(first)
+    ]
+
+
+def test_a_replacement_has_a_number_of_its_own(make_pool: Any) -> None:
+    pool = make_pool(1, maxtasksperchild=1)
+    [start] = numbers(pool)
+    found = [pool.apply(tasks.describe) for _ in range(3)]
+    assert [seen["identity"] for seen in found] == [(start,), (start + 1,), (start + 2,)]
+    assert [seen["name"] for seen in found] == [f"ForkPoolWorker-{start + i}" for i in range(3)]
+
+
+def test_names_in_a_child_process(diary: Diary) -> None:
+    def work() -> None:
+        with Pool(1) as pool:
+            seen = pool.apply(tasks.describe)
+            diary.write(seen["name"])
+            diary.write(seen["parent_name"])
+            pool.close()
+            pool.join()
+
+    child = FORK.Process(target=work)
+    child.start()
+    child.join(DEADLINE)
+    number = child._identity[0]
+    assert diary.lines() == [f"ForkPoolWorker-{number}:1", f"ForkProcess-{number}"]
+
+
+@pytest.mark.parametrize("kind", ["pool", "process"])
+def test_a_daemon_may_have_no_children(make_pool: Any, kind: str) -> None:
+    pool = make_pool(1)
+    with pytest.raises(AssertionError) as caught:
+        pool.apply({"pool": tasks.pool_inside, "process": tasks.process_inside}[kind])
+    assert str(caught.value) == "daemonic processes are not allowed to have children"
+
+
+def test_a_pool_of_threads_works_in_a_worker(make_pool: Any) -> None:
+    assert make_pool(1).apply(tasks.thread_pool_inside, ([1, 2, 3],)) == [1, 4, 9]
+
+
+def test_log_records_name_the_worker(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    assert pool.apply(tasks.log_format, ("%(processName)s",)) == pool._pool[0].name
+    assert logging.getLogger("tasks").handlers == []
+
+
+def test_wrapping_bootstrap_reaches_every_worker(
+    monkeypatch: pytest.MonkeyPatch, diary: Diary
+) -> None:
+    """The hook of coverage tools and profilers."""
+    original = multiprocessing.process.BaseProcess._bootstrap  # type: ignore[attr-defined]
+
+    def wrapped(self: Any, *args: Any, **kwds: Any) -> Any:
+        diary.write(f"begin {self.name}")
+        try:
+            return original(self, *args, **kwds)
+        finally:
+            diary.write(f"end {self.name}")
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "_bootstrap", wrapped)
+    with Pool(2, maxtasksperchild=1) as pool:
+        first = [worker.name for worker in pool._pool]
+        assert pool.map(tasks.square, range(4), 1) == [0, 1, 4, 9]
+        pool.close()
+        pool.join()
+    lines = diary.lines()
+    begun = [line.split()[1] for line in lines if line.startswith("begin")]
+    ended = [line.split()[1] for line in lines if line.startswith("end")]
+    assert set(first) <= set(begun)
+    assert len(begun) == len(set(begun)) >= 4
+    assert sorted(begun) == sorted(ended)
+
+
+def test_run_is_the_process_classs_own(make_pool: Any, diary: Diary) -> None:
+    class Told(FORK.Process):  # type: ignore[name-defined, misc]
+        def run(self) -> None:
+            diary.write("before")
+            super().run()
+            diary.write("after")
+
+    class Context(type(FORK)):  # type: ignore[misc]
+        Process = Told
+
+    pool = make_pool(1, context=Context())
+    assert pool.apply(tasks.square, (3,)) == 9
+    pool.close()
+    pool.join()
+    assert diary.lines() == ["before", "after"]
+    assert type(pool._pool[0]) is Told
+    assert re.fullmatch(r"Told-\d+", pool._pool[0].name)
+
+
+# What happens around the fork
+
+HOOKS = """
+import os, sys
+from multiprocessing import util
+from engine import Pool
+import tasks
+
+def say(word):
+    print(word, flush=True)
+
+os.register_at_fork(before=lambda: say("before"), after_in_child=lambda: say("child"))
+os.register_at_fork(after_in_parent=lambda: None)
+
+class Registered:
+    pass
+
+kept = Registered()
+util.register_after_fork(kept, lambda found: say(f"registered {found is kept}"))
+with Pool(1) as pool:
+    pool.apply(tasks.nothing)
+    pool.close()
+    pool.join()
+"""
+
+
+def test_fork_hooks_run(tmp_path: Path) -> None:
+    assert scripts.output(tmp_path, HOOKS) == ["before", "child", "registered True"]
+
+
+def test_hooks_in_the_parent_run_once_a_worker(make_pool: Any) -> None:
+    seen: list[int] = []
+    active = [True]
+    # It cannot be taken back, but made to do nothing.
+    os.register_at_fork(after_in_parent=lambda: seen.append(1) if active else None)
+    make_pool(3)
+    active.clear()
+    assert len(seen) == 3
+
+
+def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:
+    random.seed(5)
+    expected = random.Random(5).random()
+    pool = make_pool(3)
+    results = [pool.apply_async(tasks.held_random, (gate,)) for _ in range(3)]
+    gate.arrived(3)
+    gate.open()
+    assert len({expected, *(result.get(DEADLINE) for result in results)}) == 4
+
+
+@pytest.mark.better
+def test_memory_that_is_shared_is_left_to_no_collection(make_pool: Any) -> None:
+    """A collection in a worker does not touch, and so does not copy, what the parent made."""
+    assert make_pool(1).apply(tasks.frozen_objects) > 1000
+
+
+def test_finalizers_of_the_parent_do_not_run_in_workers(diary: Diary) -> None:
+    finalizer = util.Finalize(None, diary.write, args=("ran",), exitpriority=1)
+    try:
+        for how in "close", "terminate":
+            with Pool(2) as pool:
+                pool.map(tasks.square, range(9), 1)
+                getattr(pool, how)()
+                pool.join()
+        assert diary.lines() == []
+    finally:
+        finalizer.cancel()
+
+
+# Signals
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The parent's signals are set back after the test."""
+    names = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
+    before = [(name, signal.getsignal(name)) for name in names]
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    yield
+    for name, handler in before:
+        signal.signal(name, handler)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def test_handlers_are_inherited(make_pool: Any, handlers: None, diary: Diary) -> None:
+    signal.signal(signal.SIGUSR1, lambda *_: diary.write("heard"))
+    pool = make_pool(1)
+    assert pool.apply(tasks.signal_self, (signal.SIGUSR1,)) == 1
+    assert diary.lines() == ["heard"]
+
+
+@pytest.mark.better
+def test_sigterm_has_its_default_in_a_worker(
+    make_pool: Any, handlers: None, diary: Diary, gate: Gate
+) -> None:
+    """A server's own handler never runs in a worker, and terminate needs no force."""
+    signal.signal(signal.SIGTERM, lambda *_: diary.write("heard"))
+    pool = make_pool(1)
+    assert pool.apply(tasks.has_default, (signal.SIGTERM,))
+    pool.apply_async(gate.hold)
+    gate.arrived()
+    pool.terminate()
+    pool.join()
+    assert pool._pool[0].exitcode == -signal.SIGTERM
+    assert diary.lines() == []
+
+
+@pytest.mark.better
+def test_no_signal_is_blocked_in_a_worker(make_pool: Any, handlers: None) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1, signal.SIGTERM])
+    pool = make_pool(1)
+    assert pool.apply(tasks.blocked_signals) == []
+    assert {signal.SIGUSR1, signal.SIGTERM} <= signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.mark.better
+def test_a_workers_signals_do_not_wake_the_parent(make_pool: Any, handlers: None) -> None:
+    """An event loop's wake-up descriptor is shared by the fork, and unset in the worker."""
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    os.set_blocking(theirs, False)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    before = signal.set_wakeup_fd(theirs)
+    try:
+        pool = make_pool(1)
+        assert pool.apply(tasks.signal_self, (signal.SIGUSR1,)) == 1
+        with pytest.raises(BlockingIOError):
+            os.read(ours, 1)
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(ours)
+        os.close(theirs)
+
+
+INTERRUPTED = """
+import sys
+from engine import Pool
+from gates import Gate
+import tasks
+
+gate = Gate(sys.argv[1])
+with Pool(3) as pool:
+    results = pool.map_async(gate.hold, range(2), 1)
+    gate.arrived(2)
+    print(*[worker.pid for worker in pool._pool], flush=True)
+    results.get()
+"""
+
+
+def interrupt(tmp_path: Path) -> Any:
+    """Ctrl-C on the terminal: the signal goes to the parent and to every worker."""
+    (tmp_path / "gate").mkdir()
+    path = tmp_path / "program.py"
+    path.write_text(INTERRUPTED, encoding="utf-8")
+    process = scripts.start(path, str(tmp_path / "gate"))
+    pids = [int(word) for word in process.stdout.readline().split()]
+    os.killpg(process.pid, signal.SIGINT)
+    done = scripts.finish(process)
+    assert len(pids) == 3, done.stderr
+    all_gone(pids)
+    return done
+
+
+@pytest.mark.better
+def test_an_interrupt_is_reported_once(tmp_path: Path) -> None:
+    """In the stdlib each worker prints a traceback of its own, and an idle one may take the lock
+    of the queue along, so that the program never ends.
+    """
+    done = interrupt(tmp_path)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr.endswith("\nKeyboardInterrupt\n")
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert "PoolWorker" not in done.stderr
+
+
+# Descriptors
+
+
+def test_stdin_is_empty_and_descriptor_zero_stays(make_pool: Any) -> None:
+    text, fd, first = make_pool(1).apply(tasks.stdin)
+    assert text == ""
+    assert fd > 2
+    assert first == os.readlink("/proc/self/fd/0")
+
+
+def test_descriptors_are_inherited(make_pool: Any) -> None:
+    ours, theirs = os.pipe()
+    try:
+        pool = make_pool(1)
+        assert pool.apply(os.write, (theirs, b"hello")) == 5
+        assert os.read(ours, 5) == b"hello"
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.better
+def test_a_worker_holds_nothing_of_the_other_workers(make_pool: Any) -> None:
+    """Or the end of one would not be seen while another lives."""
+    counts = []
+    for processes in 1, 6:
+        pool = make_pool(processes)
+        counts.append(max(pool.map(tasks.count_descriptors, range(50), 1)))
+        pool.terminate()
+        pool.join()
+    assert counts[0] == counts[1]
+
+
+OUTPUT = """
+import sys
+from engine import Pool
+from gates import Gate
+
+gate = Gate(sys.argv[1])
+
+def work(x):
+    print(x, end=" ")
+    return x
+
+def work_and_hold(x):
+    print(x, end=" ")
+    gate.hold()
+
+print("parent", end=" ")
+with Pool(1) as pool:
+    {work}
+    pool.join()
+print("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "text"),
+    [
+        ("pool.map(work, range(5)); pool.close()", "parent 0 1 2 3 4 end\n"),
+        # One that is ended by force flushes nothing, not even what it had from the parent.
+        ("pool.apply_async(work_and_hold, (1,)); gate.arrived(); pool.terminate()", "parent end\n"),
+    ],
+    ids=["closed", "terminated"],
+)
+def test_what_a_worker_prints_is_flushed_when_it_ends(tmp_path: Path, work: str, text: str) -> None:
+    (tmp_path / "gate").mkdir()
+    source = OUTPUT.replace("{work}", work)
+    done = scripts.run_source(tmp_path, source, str(tmp_path / "gate"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
+
+
+# The end of a worker
+
+ENDING = """
+import atexit, os, sys, threading, time
+from multiprocessing import util
+from engine import Pool
+
+def note(word):
+    with open(sys.argv[1], "a") as file:
+        file.write(word + "\\n")
+
+class Kept:
+    def __del__(self):
+        note("del")
+
+def initializer():
+    global kept
+    kept = Kept()
+    util.Finalize(None, note, args=("finalizer",), exitpriority=1)
+    atexit.register(note, "atexit first")
+    atexit.register(note, "atexit last")
+    threading.Thread(target=thread).start()
+
+def thread():
+    threading.main_thread().join()  # which is at its end when it waits for the other threads
+    note("thread")
+
+with Pool(1, initializer) as pool:
+    pool.apply(os.getpid)
+    pool.close()
+    pool.join()
+    print(pool._pool[0].exitcode)
+"""
+
+
+def test_the_order_of_a_workers_end(tmp_path: Path) -> None:
+    """No interpreter is finalized: objects that are left are not destroyed."""
+    path = tmp_path / "notes"
+    lines = scripts.output(tmp_path, ENDING, str(path))
+    assert lines == ["0"]
+    found = path.read_text(encoding="utf-8").splitlines()
+    if EXIT_HANDLERS:
+        assert found == ["thread", "atexit last", "atexit first", "finalizer"]
+    else:
+        assert found == ["finalizer", "thread"]
+
+
+@pytest.mark.parametrize("pending", [True, False])
+def test_close_ends_workers_with_zero(make_pool: Any, pending: bool) -> None:
+    pool = make_pool(3)
+    if pending:
+        pool.map_async(tasks.square, range(100), 1)
+    pool.close()
+    pool.join()
+    assert [worker.exitcode for worker in pool._pool] == [0, 0, 0]
+
+
+# maxtasksperchild
+
+
+@pytest.mark.parametrize(("chunksize", "workers"), [(1, 4), (2, 2), (4, 1), (3, 2)])
+def test_a_worker_ends_after_so_many_chunks(make_pool: Any, chunksize: int, workers: int) -> None:
+    pool = make_pool(1, maxtasksperchild=2)
+    pids = pool.map(tasks.pid, range(8), chunksize)
+    assert len(pids) == 8
+    assert len(set(pids)) == workers
+    assert pids == sorted(pids, key=pids.index)  # one after the other
+
+
+def test_calls_are_tasks_too(make_pool: Any) -> None:
+    pool = make_pool(1, maxtasksperchild=2)
+    pids = [pool.apply(tasks.pid) for _ in range(6)]
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
+    assert len(set(pids)) == 3
+
+
+def test_a_failed_task_counts(make_pool: Any) -> None:
+    pool = make_pool(1, maxtasksperchild=1)
+    [before] = [worker.pid for worker in pool._pool]
+    with pytest.raises(ValueError):
+        pool.apply(tasks.fail)
+    assert pool.apply(tasks.pid) != before
+
+
+def test_workers_are_replaced_in_the_same_list(make_pool: Any) -> None:
+    pool = make_pool(2, maxtasksperchild=1)
+    workers = pool._pool
+    before = list(workers)
+    pool.map(tasks.square, range(2), 1)
+    pool.map(tasks.square, range(10), 1)
+    eventually(lambda: len(workers) == 2 and not set(workers) & set(before))
+    assert pool._pool is workers
+    assert [worker.exitcode for worker in before] == [0, 0]
+    assert numbers(pool) == sorted(numbers(pool))
+
+
+def test_workers_are_replaced_after_close(make_pool: Any) -> None:
+    """There are more tasks than the workers of the moment may run."""
+    pool = make_pool(3, maxtasksperchild=1)
+    results = [pool.apply_async(tasks.identity, (i,)) for i in range(6)]
+    mapped = pool.map_async(tasks.pid, range(10), 1)
+    pool.close()
+    pool.join()
+    assert [result.get(0) for result in results] == list(range(6))
+    assert len(set(mapped.get(0))) == 10
+
+
+def test_no_task_is_lost_or_doubled_at_a_replacement(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(2, maxtasksperchild=3)
+    pool.starmap(tasks.noted, [(diary, i) for i in range(60)], 1)
+    assert sorted(map(int, diary.lines())) == list(range(60))
+
+
+def test_the_debug_log_tells_of_workers(tmp_path: Path) -> None:
+    done = scripts.run_source(
+        tmp_path,
+        "import multiprocessing\n"
+        "from engine import Pool\n"
+        "multiprocessing.log_to_stderr(10)\n"
+        "with Pool(1, maxtasksperchild=2) as pool:\n"
+        "    for i in range(2):\n"
+        "        pool.apply(abs, (i,))\n"
+        "    pool.close()\n"
+        "    pool.join()\n",
+    )
+    assert done.returncode == 0
+    assert "[DEBUG/MainProcess] added worker" in done.stderr
+    assert re.search(r"\[DEBUG/ForkPoolWorker-1\] worker exiting after 2 tasks", done.stderr)
+    assert "[INFO/ForkPoolWorker-1] child process calling self.run()" in done.stderr
+    assert "[INFO/ForkPoolWorker-1] process exiting with exitcode 0" in done.stderr
+
+
+def test_threads_of_the_parent_are_not_in_the_worker(make_pool: Any) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, name="of the parent")
+    thread.start()
+    try:
+        seen = make_pool(1).apply(tasks.describe)
+    finally:
+        stop.set()
+        thread.join()
+    assert (seen["threads"], seen["tasks"]) == (["MainThread"], 1)

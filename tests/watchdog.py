@@ -1,0 +1,48 @@
+"""The suite's last deadline: a process that aborts the tests when one of them does not end.
+
+A test that hears its deadline's signal fails in the ordinary way. One that is stuck in C does not
+hear it. A thread could watch as well, but would make every fork of the suite one with threads.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+
+
+class Watchdog:
+    def __init__(self) -> None:
+        command = [sys.executable, "-I", __file__, str(os.getpid())]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+
+    def expect(self, seconds: float) -> None:
+        """Abort, with the tracebacks of all threads, unless called again within so many seconds.
+
+        Zero is for ever.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{seconds}\n".encode())
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def watch(pid: int) -> None:
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    limit = 0.0
+    while poll.poll(limit * 1000 or None):
+        data = os.read(0, 4096)
+        if not data:
+            return
+        limit = float(data.split()[-1])
+    os.kill(pid, signal.SIGABRT)
+
+
+if __name__ == "__main__":
+    watch(int(sys.argv[1]))
