@@ -106,8 +106,9 @@ def unpack_error(data: memoryview) -> BaseException:
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
         error = pickle.loads(payload)
-        if isinstance(error, BaseException):
-            return error
+        if issubclass(type(error), BaseException):  # isinstance() would ask the object
+            found: BaseException = error
+            return found
         reason: object = f"it unpickles as {type(error).__name__}"
     except Exception as exc:
         reason = _safe_repr(exc)

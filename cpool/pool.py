@@ -99,12 +99,18 @@ def _shut_down(
     if util.is_exiting():
         _core._exiting()
     engine.end()
-    if not engine.wait_ended(_GRACE_S):
-        engine.signal(signal.SIGTERM)
-        if not engine.wait_ended(_LAST_GRACE_S):
-            engine.signal(signal.SIGKILL)
-            engine.wait_ended(None)
-    _clean_up(engine, workers, threads)
+    try:
+        if not engine.wait_ended(_GRACE_S):
+            engine.signal(signal.SIGTERM)
+            if not engine.wait_ended(_LAST_GRACE_S):
+                engine.signal(signal.SIGKILL)
+                engine.wait_ended(None)
+        _clean_up(engine, workers, threads)
+    except BaseException:  # Ctrl-C: no more patience, but the end all the same
+        engine.signal(signal.SIGKILL)
+        engine.wait_ended(None)
+        _clean_up(engine, workers, threads)
+        raise
 
 
 def _clean_up(
@@ -112,12 +118,12 @@ def _clean_up(
 ) -> None:
     """All workers have ended: take in what they left."""
     engine.stop_standby()
-    for thread in threads:
+    for thread in list(threads):
         if thread is not threading.current_thread():
             # It may sit in the user's iterable or callback for ever: it is left behind.
             thread.join(_LAST_GRACE_S)
     engine.close_fds()
-    for process in workers:
+    for process in list(workers):
         if process._popen is not None:  # type: ignore[attr-defined]
             process.join()
             process._popen.close()  # type: ignore[attr-defined]
@@ -531,9 +537,6 @@ class Pool(_stdlib.Pool):
             except (OSError, MemoryError) as exc:
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
-            except BaseException:  # of a signal handler, or of the program's own Process class
-                self._engine.not_started()
-                raise
 
     def _check_starts(self) -> None:
         """Give up where nothing has come of starting workers for long, and none is at work."""

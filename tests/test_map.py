@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -13,6 +15,9 @@ import pytest
 import tasks
 from engine import DEADLINE, RemoteTraceback
 from gates import Diary, Gate, eventually
+
+from cpool.errors import PoolError, PoolTerminated
+from cpool.pool import ApplyResult
 
 
 def in_both(pool: Any, *args: Any, **kwds: Any) -> Any:
@@ -320,3 +325,40 @@ def test_objects_in_a_job_are_released_with_it(pool: Any) -> None:
     kept = [weakref.ref(thing) for thing in (*items, *results)]
     del items, results
     eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in kept), "objects are kept")
+
+
+def copy_all_lists(_: int) -> int:
+    """Look at every list that the collector knows of, as a debugger may."""
+    return len([list(found) for found in gc.get_objects() if type(found) is list])
+
+
+def test_a_task_may_look_at_every_list(make_pool: Any) -> None:
+    """Among them must be none of the pool's own that is half full."""
+    assert len(make_pool(1).map(copy_all_lists, range(6), 3)) == 6
+
+
+def test_an_iterable_that_ends_the_pool_within_a_chunk(make_pool: Any) -> None:
+    pool = make_pool(1)
+
+    def items() -> Iterator[int]:
+        yield 1
+        pool.terminate()
+        yield 2
+
+    with pytest.raises(PoolTerminated):
+        list(pool.imap(abs, items(), chunksize=4))
+
+
+def test_a_job_that_was_given_no_task(make_pool: Any) -> None:
+    pool = make_pool(1)
+    result = ApplyResult(pool)
+    pool._taskqueue.put((iter(()), result.wait))
+    with pytest.raises(PoolError, match="without a result"):
+        result.get()
+
+
+def test_chunks_left_of_a_huge_chunksize(make_pool: Any) -> None:
+    pool = make_pool(1)
+    result = pool.map_async(abs, [-1, -2], chunksize=sys.maxsize)
+    assert result._number_left <= 1
+    assert result.get() == [1, 2]

@@ -219,7 +219,18 @@ void
 cp_job_cancel(struct cp_job *job)
 {
     cp_lock_acquire(&job->pool->lock);
+    if (!job->calling) {
+        job->flags &= ~CP_JOB_CALLS;
+    }
     cp_job_finish(job, CP_END_TERMINATED);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
+cp_job_fail(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_job_finish(job, CP_END_NOMEM);
     cp_lock_release(&job->pool->lock);
 }
 

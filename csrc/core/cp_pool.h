@@ -102,8 +102,12 @@ void cp_job_decoded(struct cp_job *job, struct cp_result *rest);
 bool cp_job_is_drained(struct cp_job *job);
 
 /* Nobody wants it any more: it is done now, with CP_END_TERMINATED. What runs
- * goes on, and its results are dropped. */
+ * goes on, its results are dropped, and no callbacks are run. */
 void cp_job_cancel(struct cp_job *job);
+
+/* There is no memory for one of its tasks: it is done now, with
+ * CP_END_NOMEM. */
+void cp_job_fail(struct cp_job *job);
 
 /* A job with CP_JOB_CALLS: the callbacks have been run, it is done. */
 void cp_job_called(struct cp_job *job);

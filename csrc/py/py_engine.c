@@ -48,8 +48,12 @@ py_engine_replace_workers(EngineObject *engine)
     }
     PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
     Py_DECREF(owner);
-    Py_XDECREF(none);
-    return none != NULL ? 0 : -1;
+    if (none == NULL) {
+        cp_pool_not_started(engine->pool); /* whatever it was: asked again */
+        return -1;
+    }
+    Py_DECREF(none);
+    return 0;
 }
 
 static PyObject *

@@ -207,6 +207,7 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
 {
     struct batch batch = {0};
     if (set_func(self, func) < 0) {
+        cp_job_cancel(self->job);
         return -1;
     }
     bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
@@ -216,8 +217,12 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
                                        plain ? PY_CALL : PY_CALL_KW, payload);
     Py_XDECREF(payload);
     cp_buf_fini(&batch.scratch);
+    if (r < 0) {
+        cp_job_cancel(self->job);
+        return -1;
+    }
     batch_flush(self, &batch, true);
-    return r;
+    return 0;
 }
 
 /* ---- sources ---- */
@@ -259,7 +264,13 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
 static int
 pull_item(struct py_source *src, PyObject **item)
 {
-    *item = PyIter_Next(src->iterator);
+    *item = NULL;
+    if (src->iterator == NULL) {
+        return 0; /* the job was ended while user code ran */
+    }
+    PyObject *iterator = Py_NewRef(src->iterator);
+    *item = PyIter_Next(iterator);
+    Py_DECREF(iterator);
     if (*item == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -384,12 +395,9 @@ py_feed(ResultObject *self, uint64_t n)
     }
     cp_buf_fini(&batch.scratch);
     batch_flush(self, &batch, r == 0);
-    if (r < 0) { /* no memory: that is the last task's failure */
-        PyObject *exc = py_error_fetch();
-        if (fail_here_take(self, src->index++, exc, true) < 0) {
-            PyErr_Clear();
-            cp_job_cancel(self->job);
-        }
+    if (r < 0) { /* no memory: a task is missing, so nothing else counts */
+        PyErr_Clear();
+        cp_job_fail(self->job);
         r = 0;
     }
     Py_DECREF(iterator);

@@ -141,6 +141,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->extra_reducers);
     Py_VISIT(state->remote);
     Py_VISIT(state->pickler.pickler);
+    Py_VISIT(state->pickler.copyreg_seen);
+    Py_VISIT(state->pickler.extra_seen);
     return 0;
 }
 

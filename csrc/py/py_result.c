@@ -116,6 +116,9 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (r == 0) {
         return py_timeout_raise(self->state);
     }
+    if (self->blocking) {
+        py_engine_collect(self->engine); /* nobody but the caller has it now */
+    }
     return outcome(self);
 }
 
@@ -177,8 +180,8 @@ result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (py_engine_check(self->engine) < 0) {
         return NULL;
     }
-    uint64_t chunks =
-        (uint64_t)((self->length + self->chunksize - 1) / self->chunksize);
+    uint64_t chunks = (uint64_t)(self->length / self->chunksize)
+                      + (self->length % self->chunksize != 0 ? 1u : 0u);
     uint64_t arrived = cp_job_arrived(self->job, NULL);
     return PyLong_FromUnsignedLongLong(arrived < chunks ? chunks - arrived : 0);
 }
@@ -246,6 +249,11 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
     if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|OOnn:Result", names, &pool,
                                      &callback, &error_callback, &chunksize,
                                      &length)) {
+        return -1;
+    }
+    if (self->engine != NULL) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a result is made once, for a cpool.Pool");
         return -1;
     }
     int on_value = is_true(callback), on_error = is_true(error_callback);

@@ -127,6 +127,9 @@ call_each(PyObject *func, PyObject *items, bool star)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(items);
     PyObject *results = PyList_New(n);
+    if (results != NULL) {
+        PyObject_GC_UnTrack(results); /* user code must not find it half full */
+    }
     for (Py_ssize_t i = 0; results != NULL && i < n; i++) {
         PyObject *item = PyTuple_GET_ITEM(items, i);
         PyObject *result =
@@ -136,6 +139,9 @@ call_each(PyObject *func, PyObject *items, bool star)
         } else {
             PyList_SET_ITEM(results, i, result);
         }
+    }
+    if (results != NULL) {
+        PyObject_GC_Track(results);
     }
     return results;
 }

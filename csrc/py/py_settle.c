@@ -134,6 +134,25 @@ decode_all(ResultObject *self)
     return r;
 }
 
+/* Somebody gave the job no task at all: then there is nothing to return. */
+static int
+settle_without_result(ResultObject *self)
+{
+    PyObject *cls = PyObject_GetAttrString(self->state->remote, "PoolError");
+    PyObject *exc = cls == NULL ? NULL
+                                : PyObject_CallFunction(
+                                    cls, "s",
+                                    "the job ended without a result: no task "
+                                    "was submitted for it");
+    Py_XDECREF(cls);
+    if (exc == NULL) {
+        return -1;
+    }
+    self->success = 0;
+    self->value = exc;
+    return 0;
+}
+
 int
 py_result_absorb(ResultObject *self)
 {
@@ -161,6 +180,9 @@ py_result_absorb(ResultObject *self)
         } else {
             Py_DECREF(exc);
         }
+    }
+    if (self->value == NULL && settle_without_result(self) < 0) {
+        return -1;
     }
     self->settled = 1;
     py_result_release(self);
@@ -245,6 +267,17 @@ call_back(ResultObject *self, PyObject *callback)
 void
 py_result_call(ResultObject *self)
 {
+    if (self->settled) {
+        /* terminate() came between, and who waited has seen why: the callback
+         * is told the same, and its errors change nothing any more. */
+        PyObject *callback =
+            self->success ? self->callback : self->error_callback;
+        if (callback != NULL && callback != Py_None
+            && call_back(self, callback) < 0) {
+            PyErr_WriteUnraisable(callback);
+        }
+        return;
+    }
     while (decode_all(self) < 0) {
         PyErr_Clear(); /* signals have their handlers on another thread */
     }
