@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -43,22 +43,6 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
         os._exit(code)
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C stops a task or the initializer; a worker that starts or ends prints nothing of it."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not None:  # None: not Python's own, leave it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # forgets one that has come already
-        signal.signal(signal.SIGINT, handler)
-    try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(1) from None
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-
-
 def _initialize(
     worker: Worker, initializer: Callable[..., object], initargs: Iterable[Any]
 ) -> None:
@@ -70,6 +54,14 @@ def _initialize(
             sys.stderr.write("cpool: the initializer raised in a worker:\n")
             traceback.print_exc()
         raise SystemExit(1) from None
+
+
+def _forget_interrupt() -> None:
+    """One that came while the process started, and SIGINT was blocked, concerns nobody."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not None:  # None: not Python's own, leave it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, handler)
 
 
 def main(
@@ -84,8 +76,11 @@ def main(
         numpy_random.seed()  # as the stdlib does for `random`
     # What fork shared stays shared: no collection here touches what was there before.
     gc.freeze()
-    with _interruptible():
+
+    def work() -> int:
         if initializer is not None:
             _initialize(worker, initializer, initargs)
-        done = worker.serve()
-    util.debug("worker exiting after %d tasks", done)
+        return worker.serve()
+
+    _forget_interrupt()
+    util.debug("worker exiting after %d tasks", worker.interruptible(work))

@@ -221,6 +221,52 @@ worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
                          : NULL;
 }
 
+static void
+set_sigint_blocked(bool blocked)
+{
+    sigset_t only;
+    (void)sigemptyset(&only);
+    (void)sigaddset(&only, SIGINT);
+    (void)pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, NULL);
+}
+
+/* An interrupt ends the process, and nothing is printed of it. */
+static void
+leave_if_interrupted(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        PyObject *code = PyLong_FromLong(1);
+        PyErr_Clear();
+        if (code != NULL) {
+            PyErr_SetObject(PyExc_SystemExit, code);
+            Py_DECREF(code);
+        }
+    }
+}
+
+/* Call work(), while Ctrl-C can stop it: not before, and not after. In C,
+ * since a handler runs between any two lines of Python. */
+static PyObject *
+worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
+{
+    set_sigint_blocked(false);
+    PyObject *result = PyObject_CallNoArgs(work);
+    set_sigint_blocked(true);
+    if (result == NULL) {
+        leave_if_interrupted();
+        PyObject *exc = py_error_fetch();
+        if (PyErr_CheckSignals() < 0) {
+            PyErr_Clear(); /* it ends already */
+        }
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    } else if (PyErr_CheckSignals() < 0) {
+        Py_CLEAR(result);
+        leave_if_interrupted();
+    }
+    return result;
+}
+
 static PyObject *
 worker_report_init_error(PyObject *op, PyObject *arg)
 {
@@ -270,6 +316,7 @@ static PyMethodDef worker_methods[] = {
     {"kill", worker_kill, METH_O, NULL},
     {"close", worker_close, METH_NOARGS, NULL},
     {"serve", worker_serve, METH_NOARGS, NULL},
+    {"interruptible", worker_interruptible, METH_O, NULL},
     {"report_init_error", worker_report_init_error, METH_O, NULL},
     {"is_first_failure", worker_is_first_failure, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
