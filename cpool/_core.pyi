@@ -54,9 +54,16 @@ class Engine:
         func: Callable[..., Any],
         args: Iterable[Any],
         kwds: Mapping[str, Any],
-        blocking: bool,
         /,
     ) -> None: ...
+    def apply(
+        self,
+        result: Result,
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        /,
+    ) -> Any: ...
     def feed(
         self,
         result: Result | Stream,
@@ -65,10 +72,20 @@ class Engine:
         chunksize: int,
         mode: int,
         length: int,
-        blocking: bool,
         limit: int,
         /,
     ) -> bool: ...
+    def run(
+        self,
+        result: Result,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        mode: int,
+        length: int,
+        /,
+    ) -> Any: ...
+    def cancel(self, result: Result | Stream, /) -> None: ...
     def feed_rest(self, result: Result | Stream, /) -> None: ...
     def help(self) -> None: ...
     def start_standby(self) -> None: ...

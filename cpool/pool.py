@@ -28,7 +28,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
-from . import _child, _core, _popen, _remote
+from . import _child, _core, _end, _popen, _remote
 from ._recipes import TaskQueue
 from ._results import (
     ApplyResult,
@@ -83,51 +83,16 @@ _HOOKS = (
 # engine waits longer each time, so this is after more than a second.
 _MAX_FAILED_STARTS = 8
 
-# terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
-_GRACE_S = 0.5
-_LAST_GRACE_S = 0.2
-
 _FORK_WARNING = (
     "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
 )
 
 
-def _shut_down(
-    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
-) -> None:
-    """The end of a pool, by terminate(), by collection or at exit: runs once."""
-    if util.is_exiting():
-        _core._exiting()
-    engine.end()
-    try:
-        if not engine.wait_ended(_GRACE_S):
-            engine.signal(signal.SIGTERM)
-            if not engine.wait_ended(_LAST_GRACE_S):
-                engine.signal(signal.SIGKILL)
-                engine.wait_ended(None)
-        _clean_up(engine, workers, threads)
-    except BaseException:  # Ctrl-C: no more patience, but the end all the same
-        engine.signal(signal.SIGKILL)
-        engine.wait_ended(None)
-        _clean_up(engine, workers, threads)
-        raise
-
-
-def _clean_up(
-    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
-) -> None:
-    """All workers have ended: take in what they left."""
-    engine.stop_standby()
-    for thread in list(threads):
-        if thread is not threading.current_thread():
-            # It may sit in the user's iterable or callback for ever: it is left behind.
-            thread.join(_LAST_GRACE_S)
-    engine.close_fds()
-    for process in list(workers):
-        if process._popen is not None:  # type: ignore[attr-defined]
-            process.join()
-            process._popen.close()  # type: ignore[attr-defined]
-
+# How a chunk is applied, and a single item.
+_MODES = {
+    mapstar: (_core.MAP | _core.LISTED, _core.MAP_ONE | _core.LISTED),
+    starmapstar: (_core.STAR | _core.LISTED, _core.STAR_ONE | _core.LISTED),
+}
 
 _HELPER = "cpool-helper"
 _FEEDER = "cpool-feeder"
@@ -222,10 +187,10 @@ class Pool(_stdlib.Pool):
         try:
             self._repopulate_pool()
         except BaseException:
-            _shut_down(self._engine, self._workers, self._threads)
+            _end.shut_down(self._engine, self._workers, self._threads)
             raise
         self._terminate = util.Finalize(
-            self, _shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
+            self, _end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
         )
         self._state = RUN
 
@@ -243,9 +208,7 @@ class Pool(_stdlib.Pool):
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
             return self.apply_async(func, args, kwds).get()
         self._check_running()
-        result = ApplyResult(self)
-        self._engine.submit(result, func, args, kwds, True)
-        return result.get()
+        return self._engine.apply(ApplyResult(self), func, args, kwds)
 
     def apply_async(
         self,
@@ -266,7 +229,7 @@ class Pool(_stdlib.Pool):
         if not self._threads:
             self._start_threads()
         result = ApplyResult(self, callback, error_callback)
-        self._engine.submit(result, func, args, kwds, False)
+        self._engine.submit(result, func, args, kwds)
         return result
 
     def map(
@@ -343,9 +306,19 @@ class Pool(_stdlib.Pool):
     def _map(
         self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
     ) -> Any:
-        if self._engine is None or type(self)._map_async is not Pool._map_async:
+        if (
+            self._engine is None
+            or type(self)._map_async is not Pool._map_async
+            or mapper not in _MODES
+        ):
             return self._map_async(func, iterable, mapper, chunksize).get()
-        return self._submit_map(func, iterable, mapper, chunksize, None, None, True).get()
+        self._check_running()
+        iterable, length, chunksize = self._measure(iterable, chunksize)
+        result = MapResult(self, chunksize, length, None, None)
+        if chunksize == 0:
+            return result.get()
+        mode = _MODES[mapper][chunksize == 1]
+        return self._engine.run(result, func, iterable, chunksize, mode, length)
 
     def _map_async(
         self,
@@ -358,19 +331,26 @@ class Pool(_stdlib.Pool):
     ) -> Any:
         if self._engine is None:
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
-        return self._submit_map(func, iterable, mapper, chunksize, callback, error_callback, False)
-
-    def _submit_map(
-        self,
-        func: Callable[..., Any],
-        iterable: Iterable[Any],
-        mapper: Any,
-        chunksize: int | None,
-        callback: Callable[[list[Any]], object] | None,
-        error_callback: Callable[[BaseException], object] | None,
-        blocking: bool,
-    ) -> MapResult:
         self._check_running()
+        iterable, length, chunksize = self._measure(iterable, chunksize)
+        result = MapResult(self, chunksize, length, callback, error_callback)
+        if chunksize == 0:
+            return result
+        if mapper in _MODES:
+            mode = _MODES[mapper][chunksize == 1]
+            self._feed(result, func, iterable, chunksize, mode, length)
+            return result
+        tasks = self._guarded_task_generation(
+            result._job, mapper, self._get_tasks(func, iterable, chunksize)
+        )
+        self._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
+        return result
+
+    def _measure(
+        self, iterable: Iterable[Any], chunksize: int | None
+    ) -> tuple[Iterable[Any], int, int]:
+        """What `map` works on: the iterable, how long it is, and the size of its chunks (0: there
+        is nothing to do)."""
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         length = len(iterable)  # type: ignore[arg-type]
@@ -380,22 +360,7 @@ class Pool(_stdlib.Pool):
                 chunksize += 1
         if length == 0 or chunksize <= 0:
             chunksize = 0
-        chunksize = operator.index(chunksize)
-        result = MapResult(self, chunksize, length, callback, error_callback)
-        if chunksize == 0:
-            return result
-        if mapper is mapstar:
-            mode = _core.MAP_ONE if chunksize == 1 else _core.MAP
-        elif mapper is starmapstar:
-            mode = _core.STAR_ONE if chunksize == 1 else _core.STAR
-        else:
-            iterable = self._guarded_task_generation(
-                result._job, mapper, self._get_tasks(func, iterable, chunksize)
-            )
-            self._feed(result, None, iterable, 1, _core.MAP_ONE, -1, blocking)
-            return result
-        self._feed(result, func, iterable, chunksize, mode | _core.LISTED, length, blocking)
-        return result
+        return iterable, length, operator.index(chunksize)
 
     def _imap(
         self,
@@ -421,13 +386,13 @@ class Pool(_stdlib.Pool):
         self._check_running()
         if chunksize == 1:
             result = kind(self)
-            self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, False, limit)
+            self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, limit)
             return result
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         chunksize = operator.index(chunksize)
         result = kind(self)
-        self._feed(result, func, iterable, chunksize, _core.MAP, -1, False, limit)
+        self._feed(result, func, iterable, chunksize, _core.MAP, -1, limit)
         return (item for chunk in result for item in chunk)
 
     def _feed(
@@ -438,15 +403,18 @@ class Pool(_stdlib.Pool):
         chunksize: int,
         mode: int,
         length: int,
-        blocking: bool,
         limit: int = 0,
     ) -> None:
         """Start to turn the items into tasks; what is not pulled now, a thread pulls."""
         assert self._engine is not None
-        if not blocking and not self._threads:
-            self._start_threads()
-        if self._engine.feed(result, func, iterable, chunksize, mode, length, blocking, limit):
-            self._start_thread(_FEEDER, self._engine.feed_rest, result)
+        try:
+            if not self._threads:
+                self._start_threads()
+            if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
+                self._start_thread(_FEEDER, self._engine.feed_rest, result)
+        except BaseException:
+            self._engine.cancel(result)  # nobody else would end it
+            raise
 
     # ---- threads ----
 
@@ -568,6 +536,9 @@ class Pool(_stdlib.Pool):
             return
         util.debug("terminating pool")
         self._state = TERMINATE
+        if self._engine.is_ours:
+            # First: whatever interrupts what follows, join() comes to an end then.
+            self._engine.end()
         self._terminate()
 
     def join(self, timeout: float | None = None) -> None:
@@ -590,4 +561,4 @@ class Pool(_stdlib.Pool):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
-        _clean_up(self._engine, self._workers, self._threads)
+        _end.clean_up(self._engine, self._workers, self._threads)

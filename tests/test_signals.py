@@ -165,6 +165,39 @@ def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
     assert "PoolWorker" not in done.stderr
 
 
+TERMINATING = """
+def stubborn():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    work()
+
+def press():
+    eventually(lambda: pool._state == "TERMINATE")
+    os.kill(os.getpid(), signal.SIGINT)
+
+pool = Pool(1)
+pool.apply_async(stubborn)
+gate.arrived(1)
+[pid] = pids(pool)
+say("ready")
+thread = threading.Thread(target=press)
+thread.start()
+try:
+    pool.terminate()
+    thread.join()
+except KeyboardInterrupt:
+    say("interrupted")
+pool.join()
+os.kill(pid, 0)
+"""
+
+
+def test_ctrl_c_in_terminate_ends_the_workers_all_the_same(tmp_path: Path) -> None:
+    done = scripts.finish(begin(tmp_path, TERMINATING))
+    assert done.stdout == "interrupted\n"
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("ProcessLookupError")
+
+
 # Other signals, and handlers of the program's own
 
 HANDLERS = """

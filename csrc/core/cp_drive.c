@@ -59,6 +59,17 @@ hand_on(struct cp_pool *pool)
     }
 }
 
+/* Write out what was left for the next round. */
+static void
+flush_all(struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (cp_worker_has_out(w) && !w->wants_out) {
+            cp_watch_flush(pool, w);
+        }
+    }
+}
+
 /* One round of the loop; the caller has the seat. 0, or a negative code. */
 static int
 step(struct cp_pool *pool, int64_t deadline)
@@ -67,11 +78,7 @@ step(struct cp_pool *pool, int64_t deadline)
     if (pool->poller == NULL) {
         return CP_ECLOSED; /* ended; and every job has */
     }
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (cp_worker_has_out(w) && !w->wants_out) {
-            cp_watch_flush(pool, w);
-        }
-    }
+    flush_all(pool);
     if (deadline != 0 && cp_spin(pool, deadline)) {
         hand_on(pool);
         return 0;
@@ -120,6 +127,9 @@ leave_seat(struct cp_pool *pool)
 {
     pool->driving = false;
     pool->seat_job = NULL;
+    if (pool->poller != NULL) {
+        flush_all(pool); /* nobody may drive for a while */
+    }
     if (pool->waiters != NULL) {
         cp_cond_signal(&pool->waiters->cond);
     } else if (pool->standby_tick > 2 * STANDBY_MIN) {

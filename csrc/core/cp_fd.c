@@ -1,6 +1,8 @@
 /* Descriptors, noted so that forked copies can close them; see cp_fd.h. */
 #include "cp_fd.h"
 
+#include "cp_lock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -21,6 +23,20 @@
 #define NOTED_WORDS (NOTED_MAX / 64u)
 static _Atomic uint64_t noted[NOTED_WORDS]; /* lint-ok: see above */
 static _Atomic uint32_t noted_words;        /* lint-ok: words in use */
+/* Held from opening to noting, and from forgetting to closing. */
+static struct cp_lock lock = {PTHREAD_MUTEX_INITIALIZER}; /* lint-ok: too */
+
+void
+cp_fd_before_fork(void)
+{
+    cp_lock_acquire(&lock);
+}
+
+void
+cp_fd_after_fork(void)
+{
+    cp_lock_release(&lock);
+}
 
 void
 cp_fd_note(int fd)
@@ -44,17 +60,20 @@ cp_fd_close(int *fd)
     }
     int saved = errno;
     uint32_t n = (uint32_t)*fd;
+    cp_lock_acquire(&lock);
     if (n < NOTED_MAX) {
         (void)atomic_fetch_and(&noted[n / 64u], ~(UINT64_C(1) << (n % 64u)));
     }
     (void)close(*fd);
+    cp_lock_release(&lock);
     *fd = -1;
     errno = saved;
 }
 
 void
-cp_fd_close_all(const int *keep, int n_keep)
+cp_fd_in_child(const int *keep, int n_keep)
 {
+    (void)cp_lock_init(&lock); /* some thread of the parent's had it */
     uint32_t words = atomic_load(&noted_words);
     for (uint32_t w = 0; w < words; w++) {
         uint64_t bits = atomic_exchange(&noted[w], 0);
@@ -72,8 +91,8 @@ cp_fd_close_all(const int *keep, int n_keep)
     }
 }
 
-int
-cp_fd_pipe(int fds[2])
+static int
+open_pipe(int fds[2])
 {
 #ifdef __linux__
     int r = pipe2(fds, O_CLOEXEC);
@@ -92,6 +111,15 @@ cp_fd_pipe(int fds[2])
     cp_fd_note(fds[0]);
     cp_fd_note(fds[1]);
     return 0;
+}
+
+int
+cp_fd_pipe(int fds[2])
+{
+    cp_lock_acquire(&lock);
+    int r = open_pipe(fds);
+    cp_lock_release(&lock);
+    return r;
 }
 
 int

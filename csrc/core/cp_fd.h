@@ -3,9 +3,8 @@
  *
  * Every descriptor of the core is opened and closed here, and noted in one
  * process-wide table of atomics. A process that was forked from this one
- * closes all of them by cp_fd_close_all(), so that end-of-file comes when
- * the real owner goes. The table needs no lock, so a fork at any moment finds
- * it whole. EINTR is handled here, once.
+ * closes all of them by cp_fd_in_child(), so that end-of-file comes when
+ * the real owner goes. EINTR is handled here, once.
  */
 #ifndef CP_FD_H
 #define CP_FD_H
@@ -38,9 +37,14 @@ ssize_t cp_fd_read(int fd, void *dst, size_t n);
  * process, which ignores it. [any] */
 ssize_t cp_fd_writev(int fd, const struct iovec *parts, int n_parts);
 
+/* Around a fork of our own, so that it finds the table right: meanwhile no
+ * descriptor is opened or closed. [any] */
+void cp_fd_before_fork(void);
+void cp_fd_after_fork(void); /* in the parent */
+
 /* Close every noted descriptor but the n in keep, and forget them all.
- * [the child, first thing after a fork; async-signal-safe] */
-void cp_fd_close_all(const int *keep, int n);
+ * [the child, first thing after a fork, whoever forked] */
+void cp_fd_in_child(const int *keep, int n);
 
 /* A wake-up: one side notifies, the other finds fds[0] readable. */
 struct cp_wake {

@@ -24,7 +24,7 @@ hash_bytes(const uint8_t *bytes, size_t len)
 static int
 take_slot(struct cp_pool *pool, struct cp_func *func)
 {
-    uint32_t i = 0;
+    uint32_t i = pool->free_slot;
     while (i < pool->n_slots && pool->slots[i] != NULL) {
         i++;
     }
@@ -39,6 +39,7 @@ take_slot(struct cp_pool *pool, struct cp_func *func)
         pool->n_slots = n;
     }
     pool->slots[i] = func;
+    pool->free_slot = i + 1;
     func->slot = i;
     return 0;
 }
@@ -97,6 +98,9 @@ cp_func_unref(struct cp_pool *pool, struct cp_func *func)
         cp_worker_forget(w, func->slot);
     }
     pool->slots[func->slot] = NULL;
+    if (func->slot < pool->free_slot) {
+        pool->free_slot = func->slot;
+    }
     free(func);
 }
 

@@ -17,6 +17,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->job = NULL;
         task->index = index;
         task->flags = flags;
+        task->deaths = 0;
         task->len = len;
     }
     return task;

@@ -31,6 +31,7 @@ struct cp_task {
     struct cp_job *job; /* holds a reference once it is put */
     uint64_t index;     /* place within the job, from 0 */
     uint16_t flags;     /* the binding's own; travel in the frame */
+    uint8_t deaths;     /* of workers that had it next, and did not begin it */
     size_t len;
     uint8_t body[];
 };

@@ -71,6 +71,19 @@ cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
     return r;
 }
 
+bool
+cp_job_hold(struct cp_job *job, void *user)
+{
+    cp_lock_acquire(&job->pool->lock);
+    bool held = job->is_listed;
+    if (held) {
+        CP_ASSERT(job->user == NULL);
+        job->user = user;
+    }
+    cp_lock_release(&job->pool->lock);
+    return held;
+}
+
 void
 cp_job_set_func(struct cp_job *job, struct cp_func *func)
 {

@@ -1,6 +1,7 @@
 /*
- * Mutex and condition, thin over pthread. Mutexes are leaves: whoever holds
- * one takes no other, makes no callback and does not block. The conditions
+ * Mutex and condition, thin over pthread. Whoever holds a mutex makes no
+ * callback and does not block. The order is: a pool's, then a process's, a
+ * poller's or that of the descriptors, which are leaves. The conditions
  * count on the monotonic clock. [any]
  */
 #ifndef CP_LOCK_H

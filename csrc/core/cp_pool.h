@@ -59,11 +59,16 @@ void cp_func_ref(struct cp_pool *pool, struct cp_func *func);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);
 
 /* A job with one reference for the caller, or a negative code. It keeps a
- * reference to func, and user until cp_pool_ended() hands it over. On a pool
- * that is broken the job is done at once. CP_ECLOSED: not running. */
+ * reference to func, and user (NULL: see cp_job_hold()) until cp_pool_ended()
+ * hands it over. On a pool that is broken the job is done at once. CP_ECLOSED:
+ * not running. */
 int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                 void *user, struct cp_job **job);
 void cp_job_close(struct cp_job *job); /* the caller's reference */
+
+/* Set user, where it is NULL: from now on the job keeps it. False where the job
+ * is done, and will hand over nothing; user is the caller's then. */
+bool cp_job_hold(struct cp_job *job, void *user);
 
 /* Set the callable of a job that was opened without one. */
 void cp_job_set_func(struct cp_job *job, struct cp_func *func);

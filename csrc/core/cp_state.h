@@ -43,7 +43,7 @@ struct cp_pool {
     uint64_t pending, queued, next_job_id;
 
     struct cp_func **slots;
-    uint32_t n_slots;
+    uint32_t n_slots, free_slot; /* none is free below free_slot */
     struct cp_func *interned[CP_INTERNED];
 
     struct cp_common *common;

@@ -9,6 +9,9 @@
 #include <stdlib.h>
 
 #define RESTART_FIRST (5 * CP_MS)
+/* A task that so many workers have died of before they could begin it, for lack
+ * of memory say, would go on to kill all others. */
+#define MAX_DEATHS 3
 
 static void
 on_hello(struct cp_worker *w)
@@ -160,7 +163,9 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         if (task == NULL) {
             continue;
         }
-        if (!cp_worker_has_begun(w, seq - 1)) {
+        bool was_next = w->hello && seq - 1 == w->head;
+        if (!cp_worker_has_begun(w, seq - 1)
+            && !(was_next && ++task->deaths >= MAX_DEATHS)) {
             cp_job_queue_back(task->job, task);
             continue;
         }

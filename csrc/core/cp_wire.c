@@ -23,7 +23,7 @@ cp_wire_get(const uint8_t *bytes, size_t len, bool up, struct cp_frame *frame)
     }
     memcpy(frame, bytes, CP_HEADER);
     if (!(up ? is_up(frame->kind) : is_down(frame->kind))
-        || frame->len > CP_FRAME_MAX) {
+        || frame->len > CP_FRAME_MAX || frame->len > SIZE_MAX / 2) {
         return CP_EPROTO;
     }
     if ((frame->kind == CP_HELLO || frame->kind == CP_FORGET)

@@ -126,7 +126,7 @@ void
 cp_worker_in_child(struct cp_worker *w)
 {
     int keep[] = {w->child_rx, w->child_tx, w->child_life, w->proc.child_end};
-    cp_fd_close_all(keep, (int)(sizeof(keep) / sizeof(keep[0])));
+    cp_fd_in_child(keep, (int)(sizeof(keep) / sizeof(keep[0])));
     for (size_t i = 0; i < sizeof(keep) / sizeof(keep[0]); i++) {
         if (keep[i] >= 0) {
             cp_fd_note(keep[i]); /* for processes that this one forks */

@@ -1,11 +1,11 @@
 /*
  * _core.Engine: the Python pool's handle on the core's pool. What runs once a
- * pool is in cpool/pool.py; here is what a submission needs, and the bodies of
- * the helper and feeder threads.
+ * pool is in cpool/pool.py; submitting is in py_submit.c. Here are the workers, the
+ * body of the helper thread, and the end.
  */
 #include "py_error.h"
-#include "py_feed.h"
 #include "py_settle.h"
+#include "py_submit.h"
 #include "py_timeout.h"
 #include "py_worker.h"
 
@@ -31,8 +31,10 @@ py_engine_collect(EngineObject *engine)
     while (job != NULL) {
         struct cp_job *next = job->call_next;
         ResultObject *result = job->user;
-        py_result_release(result);
-        Py_DECREF(result);
+        if (result != NULL) {
+            py_result_release(result);
+            Py_DECREF(result);
+        }
         cp_job_close(job);
         job = next;
     }
@@ -146,24 +148,6 @@ none_or_raise(EngineObject *self, int r)
     Py_RETURN_NONE;
 }
 
-static ResultObject *
-result_arg(EngineObject *self, PyObject *op)
-{
-    ResultObject *result = (ResultObject *)op;
-    if (!PyObject_TypeCheck(op, self->state->result_type)
-        && !PyObject_TypeCheck(op, self->state->stream_type)) {
-        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
-        return NULL;
-    }
-    if (result->engine != self || result->submitted) {
-        PyErr_SetString(PyExc_ValueError,
-                        "the result is of another pool, or has its tasks");
-        return NULL;
-    }
-    result->submitted = 1;
-    return result;
-}
-
 /* ---- workers ---- */
 
 static PyObject *
@@ -216,106 +200,19 @@ engine_signal(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* ---- submitting ---- */
-
-static PyObject *
-engine_submit(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
-{
-    EngineObject *self = ENGINE(op);
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError,
-                        "submit(result, func, args, kwds, blocking)");
-        return NULL;
-    }
-    ResultObject *result = result_arg(self, args[0]);
-    int blocking = PyObject_IsTrue(args[4]);
-    if (result == NULL || blocking < 0) {
-        return NULL;
-    }
-    result->blocking = (char)blocking;
-    return none_or_raise(self, py_feed_call(result, args[1], args[2], args[3]));
-}
-
-static PyObject *
-engine_feed(PyObject *op, PyObject *args)
-{
-    EngineObject *self = ENGINE(op);
-    PyObject *result_op, *func, *iterable;
-    Py_ssize_t chunksize, length;
-    unsigned int mode;
-    int blocking;
-    Py_ssize_t limit;
-    if (!PyArg_ParseTuple(args, "OOOnInpn:feed", &result_op, &func, &iterable,
-                          &chunksize, &mode, &length, &blocking, &limit)) {
-        return NULL;
-    }
-    ResultObject *result = result_arg(self, result_op);
-    if (result == NULL) {
-        return NULL;
-    }
-    result->blocking = (char)blocking;
-    if (limit > 0) {
-        cp_job_set_limit(result->job, (uint64_t)limit);
-    }
-    if (py_feed_open(result, func == Py_None ? NULL : func, iterable, chunksize,
-                     mode, length)
-        < 0) {
-        return NULL;
-    }
-    int more = 1;
-    if (blocking || (result->source.plain && limit <= 0)) {
-        more = py_feed(result, 0);
-    } else if (result->source.iterator == NULL) {
-        more = 0;
-    }
-    return more < 0 ? NULL : PyBool_FromLong(more && !blocking);
-}
-
-/* The body of a feeder thread. */
-static PyObject *
-engine_feed_rest(PyObject *op, PyObject *arg)
-{
-    EngineObject *self = ENGINE(op);
-    ResultObject *result = (ResultObject *)arg;
-    if (!PyObject_TypeCheck(arg, self->state->result_type)
-        && !PyObject_TypeCheck(arg, self->state->stream_type)) {
-        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
-        return NULL;
-    }
-    for (;;) {
-        int r;
-        uint64_t n = 0;
-        Py_BEGIN_ALLOW_THREADS
-        r = cp_job_wait_wants(result->job);
-        if (r == 1) {
-            n = cp_job_wants(result->job);
-        }
-        Py_END_ALLOW_THREADS
-        if (r == 0) {
-            break;
-        }
-        r = py_feed(result, n > 0 ? n : 1);
-        if (r < 0) {
-            return NULL;
-        }
-        if (r == 0) {
-            break;
-        }
-    }
-    Py_RETURN_NONE;
-}
-
 /* ---- the helper thread ---- */
 
 static void
 run_callbacks(EngineObject *self, struct cp_job *job)
 {
     ResultObject *result = job->user;
-    Py_INCREF(result);
-    py_result_call(result);
+    if (result != NULL) {
+        Py_INCREF(result);
+        py_result_call(result);
+    }
     cp_job_called(job);
     cp_job_close(job);
-    Py_DECREF(result);
+    Py_XDECREF(result);
     py_engine_collect(self);
 }
 
@@ -458,8 +355,8 @@ static void
 visit_job(struct cp_job *job, void *arg)
 {
     struct job_list *list = arg;
-    if (list->n < list->cap) {
-        /* Safe: a job that is listed holds its result. */
+    if (list->n < list->cap && job->user != NULL) {
+        /* Safe: a job that is listed holds its result, where it has one. */
         list->results[list->n++] = Py_NewRef((PyObject *)job->user);
     }
 }
@@ -521,9 +418,14 @@ static PyMethodDef engine_methods[] = {
     {"set_target", engine_set_target, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
-    {"submit", (PyCFunction)(void (*)(void))engine_submit, METH_FASTCALL, NULL},
-    {"feed", engine_feed, METH_VARARGS, NULL},
-    {"feed_rest", engine_feed_rest, METH_O, NULL},
+    {"submit", (PyCFunction)(void (*)(void))py_submit_call, METH_FASTCALL,
+     NULL},
+    {"apply", (PyCFunction)(void (*)(void))py_submit_apply, METH_FASTCALL,
+     NULL},
+    {"feed", py_submit_feed, METH_VARARGS, NULL},
+    {"run", py_submit_run, METH_VARARGS, NULL},
+    {"cancel", py_submit_cancel, METH_O, NULL},
+    {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},
     {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},

@@ -45,6 +45,14 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
+/* Is the pending exception none that a task can be said to have failed with, but
+ * one that is to end what this thread does (Ctrl-C, SystemExit)? */
+static bool
+is_interrupt(void)
+{
+    return PyErr_ExceptionMatches(PyExc_Exception) == 0;
+}
+
 /* Plain pickle first; then what cpool._remote offers (cloudpickle). */
 static int
 dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
@@ -55,7 +63,7 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         return 0;
     }
     *immutable = 0;
-    if (!PyErr_ExceptionMatches(PyExc_Exception)) {
+    if (is_interrupt()) {
         return -1;
     }
     PyObject *exc = py_error_fetch();
@@ -75,7 +83,7 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
 }
 
 /* Give the job its callable. A callable that cannot be pickled poisons the
- * source: each task fails with that. -1: MemoryError. */
+ * source: each task fails with that. -1: MemoryError, or an interrupt. */
 static int
 set_func(ResultObject *self, PyObject *func)
 {
@@ -88,6 +96,10 @@ set_func(ResultObject *self, PyObject *func)
     struct cp_buf buf = {0};
     int immutable;
     if (dump_func(self->state, func, &buf, &immutable) < 0) {
+        if (is_interrupt()) {
+            cp_buf_fini(&buf);
+            return -1;
+        }
         self->source.poison = py_error_fetch();
         cp_buf_fini(&buf);
         return 0;
@@ -123,6 +135,7 @@ struct batch {
     struct cp_task *first, *last;
     struct cp_buf scratch;
     size_t n, bytes;
+    bool in_call; /* made by the thread of the call itself */
 };
 
 static void
@@ -146,6 +159,11 @@ batch_flush(ResultObject *self, struct batch *batch, bool fed)
     batch->n = 0;
     cp_job_put_take(self->job, list, fed);
 }
+
+/* The pending exception is the failure of the task with this index; see
+ * fail_here_take(). But an interrupt of the call is the call's own: -1. */
+static int fail_here(ResultObject *self, struct batch *batch, uint64_t index,
+                     bool last);
 
 /* The task with this index failed on our side; steals exc. last: the iterable
  * failed, there will be no more. */
@@ -178,7 +196,20 @@ fail_here_take(ResultObject *self, uint64_t index, PyObject *exc, bool last)
     return 0;
 }
 
-/* Make a task of payload. 0, or -1 with MemoryError. */
+static int
+fail_here(ResultObject *self, struct batch *batch, uint64_t index, bool last)
+{
+    if (batch->in_call && is_interrupt()) {
+        return -1;
+    }
+    PyObject *exc = py_error_fetch();
+    if (last) {
+        batch_flush(self, batch, false);
+    }
+    return fail_here_take(self, index, exc, last);
+}
+
+/* Make a task of payload. 0, or -1 with MemoryError or an interrupt. */
 static int
 add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
          PyObject *payload)
@@ -189,7 +220,7 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
                               false);
     }
     if (py_dumps(self->state, payload, &batch->scratch) < 0) {
-        return fail_here_take(self, index, py_error_fetch(), false);
+        return fail_here(self, batch, index, false);
     }
     size_t len = cp_buf_len(&batch->scratch);
     struct cp_task *task = cp_task_new(index, (uint16_t)mode, len);
@@ -205,7 +236,7 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
 int
 py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
 {
-    struct batch batch = {0};
+    struct batch batch = {.in_call = true};
     if (set_func(self, func) < 0) {
         cp_job_cancel(self->job);
         return -1;
@@ -253,8 +284,8 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     src->iterator = PyObject_GetIter(iterable);
     if (src->iterator == NULL) {
         /* Told by the first result, as the stdlib does. */
-        PyObject *exc = py_error_fetch();
-        return fail_here_take(self, 0, exc, true);
+        struct batch none = {.in_call = true};
+        return fail_here(self, &none, 0, true);
     }
     return 0;
 }
@@ -318,14 +349,13 @@ add_stdlib_task(ResultObject *self, struct batch *batch, PyObject *item)
 {
     PyObject *tuple = PySequence_Tuple(item);
     if (tuple == NULL) {
-        return fail_here_take(self, self->source.index, py_error_fetch(),
-                              false);
+        return fail_here(self, batch, self->source.index, false);
     }
     PyObject *reraised =
         PyObject_CallMethod(self->state->remote, "reraised_by", "(O)", tuple);
     int r;
     if (reraised == NULL) {
-        r = fail_here_take(self, self->source.index, py_error_fetch(), false);
+        r = fail_here(self, batch, self->source.index, false);
     } else if (reraised != Py_None) {
         r = fail_here_take(self, self->source.index, Py_NewRef(reraised),
                            false);
@@ -341,7 +371,7 @@ add_stdlib_task(ResultObject *self, struct batch *batch, PyObject *item)
     return r;
 }
 
-/* Pull one task's worth: 1, 0 at the end, -1 with MemoryError. */
+/* Pull one task's worth: 1, 0 at the end, -1 with MemoryError or an interrupt. */
 static int
 feed_one(ResultObject *self, struct batch *batch)
 {
@@ -352,9 +382,7 @@ feed_one(ResultObject *self, struct batch *batch)
     int r = one ? pull_item(src, &payload) : pull_chunk(src, &payload);
     if (r < 0) {
         /* The iterable raised: that is the last task's failure. */
-        PyObject *exc = py_error_fetch();
-        batch_flush(self, batch, false);
-        return fail_here_take(self, src->index++, exc, true);
+        return fail_here(self, batch, src->index++, true);
     }
     if (r == 0) {
         return 0;
@@ -371,7 +399,7 @@ int
 py_feed(ResultObject *self, uint64_t n)
 {
     struct py_source *src = &self->source;
-    struct batch batch = {0};
+    struct batch batch = {.in_call = n == 0};
     size_t tasks = 0;
     int r = 1;
     if (src->iterator == NULL) {
@@ -395,7 +423,8 @@ py_feed(ResultObject *self, uint64_t n)
     }
     cp_buf_fini(&batch.scratch);
     batch_flush(self, &batch, r == 0);
-    if (r < 0) { /* no memory: a task is missing, so nothing else counts */
+    if (r < 0 && !is_interrupt()) {
+        /* No memory: a task is missing, so nothing else counts. */
         PyErr_Clear();
         cp_job_fail(self->job);
         r = 0;

@@ -20,7 +20,7 @@ int py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
 
 /* Queue up to n tasks, or a block of a good size: for n = 0, and where pulling
  * further ahead is seen by nobody. 1 there is more, 0 that was all, -1 with an
- * exception (MemoryError). */
+ * interrupt: for n = 0, where it is the thread of the call that feeds. */
 int py_feed(ResultObject *self, uint64_t n);
 
 #endif

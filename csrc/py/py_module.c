@@ -41,7 +41,7 @@ module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
         /* Somebody else's fork: the pools in here are copies. With our ends of
          * their pipes closed, end-of-file comes when the owner goes. */
         state->forked = 1;
-        cp_fd_close_all(NULL, 0);
+        cp_fd_in_child(NULL, 0);
     }
     Py_RETURN_NONE;
 }

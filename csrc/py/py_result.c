@@ -107,18 +107,20 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     }
     int r = wait_for(self, timeout);
     if (r < 0) {
-        if (self->blocking && self->job != NULL) {
-            /* The call that would have waited is over: so is its job. */
-            cp_job_cancel(self->job);
-        }
         return NULL;
     }
-    if (r == 0) {
-        return py_timeout_raise(self->state);
+    return r == 0 ? py_timeout_raise(self->state) : outcome(self);
+}
+
+PyObject *
+py_result_await(ResultObject *self)
+{
+    if (py_result_wait(self, CP_NEVER) < 0) {
+        /* The call that would have waited is over: so is its job. */
+        cp_job_cancel(self->job);
+        return NULL;
     }
-    if (self->blocking) {
-        py_engine_collect(self->engine); /* nobody but the caller has it now */
-    }
+    py_engine_collect(self->engine); /* nobody but the caller has it now */
     return outcome(self);
 }
 
@@ -163,10 +165,7 @@ static PyObject *
 result_get_job(PyObject *op, void *Py_UNUSED(closure))
 {
     ResultObject *self = (ResultObject *)op;
-    if (self->job == NULL) {
-        Py_RETURN_NONE;
-    }
-    return PyLong_FromUnsignedLongLong(self->job->id);
+    return py_result_number(self);
 }
 
 /* How many chunks have not come back. */
@@ -188,6 +187,29 @@ result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* ---- life ---- */
 
+void
+py_result_hold(ResultObject *self)
+{
+    if (!self->held) {
+        Py_INCREF(self);
+        self->held = 1;
+        if (!cp_job_hold(self->job, self)) {
+            Py_DECREF(self);
+        }
+    }
+}
+
+PyObject *
+py_result_number(ResultObject *self)
+{
+    if (self->job == NULL) {
+        Py_RETURN_NONE;
+    }
+    /* By its number somebody may look it up, and has nothing else of it. */
+    py_result_hold(self);
+    return PyLong_FromUnsignedLongLong(self->job->id);
+}
+
 int
 py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
 {
@@ -208,10 +230,8 @@ py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
         return -1;
     }
     py_engine_collect(e);
-    int r = cp_job_open(e->pool, NULL, flags, Py_NewRef((PyObject *)self),
-                        &self->job);
+    int r = cp_job_open(e->pool, NULL, flags, NULL, &self->job);
     if (r != 0) {
-        Py_DECREF(self);
         Py_DECREF(engine);
         (void)py_raise(self->state, r);
         return -1;
@@ -338,6 +358,17 @@ has_error_callback(ResultObject *self)
     return self->error_callback != NULL && self->error_callback != Py_None;
 }
 
+/* There may be no modules any more to rebuild an exception with. */
+static bool
+is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 /* A failure that nobody has asked for, and nobody will: say so, as asyncio does
  * for its futures. Pools that are ended early are no failure of the task. */
 static void
@@ -348,7 +379,7 @@ result_finalize(PyObject *op)
         || !py_is_ours(self->state, self->job->pool)
         || !atomic_load(&self->job->done)
         || atomic_load(&self->job->end) != CP_END_NONE
-        || self->state->exit_thread != 0) {
+        || self->state->exit_thread != 0 || is_finalizing()) {
         return;
     }
     uint64_t failed;
@@ -390,6 +421,9 @@ py_result_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)py_result_clear(op);
     if (self->job != NULL && py_is_ours(self->state, self->job->pool)) {
+        if (!self->submitted) {
+            cp_job_cancel(self->job); /* there will be no tasks */
+        }
         cp_job_close(self->job);
     }
     Py_CLEAR(self->engine);

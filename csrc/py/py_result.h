@@ -15,6 +15,8 @@ int py_result_traverse(PyObject *op, visitproc visit, void *arg);
 int py_result_clear(PyObject *op);
 void py_result_dealloc(PyObject *op);
 int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
+/* Its number, or None: a new reference. From then on the job holds it. */
+PyObject *py_result_number(ResultObject *self);
 extern PyMemberDef py_result_members[];
 
 #endif

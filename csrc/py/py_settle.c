@@ -60,33 +60,41 @@ place_chunk(ResultObject *self, uint64_t index, PyObject *part)
     return PyList_SetSlice(self->value, at, at + n, part);
 }
 
-/* The value of one result, or its failure. What is raised meanwhile is the
- * failure as well; but if it does not come again, it was a signal's handler that
- * raised it: then it is *interrupt, for whoever waits. */
+static PyObject *
+decode_once(ResultObject *self, const struct cp_result *r)
+{
+    return r->outcome == CP_OK ? py_loads(self->state, r->body, r->len)
+                               : py_result_error(self, r);
+}
+
+/* The value of one result, or its failure. An exception that is raised meanwhile
+ * is the failure as well; but one that is no Exception, and does not come again,
+ * was raised by a signal's handler (Ctrl-C, sys.exit()): then it is *interrupt,
+ * for whoever waits. */
 static PyObject *
 decode(ResultObject *self, const struct cp_result *r, bool *is_value,
        PyObject **interrupt)
 {
-    PyObject *first = NULL;
-    for (;;) {
-        *is_value = r->outcome == CP_OK;
-        PyObject *obj = *is_value ? py_loads(self->state, r->body, r->len)
-                                  : py_result_error(self, r);
+    *interrupt = NULL;
+    *is_value = r->outcome == CP_OK;
+    PyObject *obj = decode_once(self, r);
+    if (obj == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyObject *first = py_error_fetch();
+        obj = decode_once(self, r);
         if (obj != NULL) {
             *interrupt = first;
-            return obj;
-        }
-        obj = py_error_fetch();
-        if (first != NULL) {
+        } else {
             Py_DECREF(first);
-            *is_value = false;
-            return obj;
         }
-        first = obj;
     }
+    if (obj == NULL) {
+        *is_value = false;
+        obj = py_error_fetch();
+    }
+    return obj;
 }
 
-/* 0, or -1 with the exception of a signal's handler. */
+/* 0, or -1 with an interrupt. */
 static int
 absorb_one(ResultObject *self, const struct cp_result *r)
 {
@@ -95,7 +103,7 @@ absorb_one(ResultObject *self, const struct cp_result *r)
         return 0; /* only the first failure is shown */
     }
     bool is_value;
-    PyObject *interrupt = NULL;
+    PyObject *interrupt;
     PyObject *obj = decode(self, r, &is_value, &interrupt);
     if (!is_value) {
         fail_take(self, obj);
@@ -115,7 +123,7 @@ absorb_one(ResultObject *self, const struct cp_result *r)
     return interrupt != NULL ? -1 : 0;
 }
 
-/* 0, or -1 with the exception of a signal's handler; call again then. */
+/* 0, or -1 with an interrupt; call again then. */
 static int
 decode_all(ResultObject *self)
 {

@@ -93,7 +93,8 @@ typedef struct {
     char success;                 /* meaningful once settled; of a map always */
     char settled;                 /* value and success are final */
     char blocking;                /* whoever waits feeds it */
-    char submitted;
+    char submitted;               /* it was given its tasks */
+    char held;                    /* the job has a reference to this */
     char retrieved; /* somebody has seen the value, or the failure */
 } ResultObject;
 
@@ -108,6 +109,13 @@ int py_engine_add_types(PyObject *module, struct py_state *state);
 int py_worker_add_types(PyObject *module, struct py_state *state);
 int py_result_add_types(PyObject *module, struct py_state *state);
 int py_pickle_add_types(PyObject *module, struct py_state *state);
+
+/* py_result.c: the job holds its result from its submission on, so that one that
+ * is never submitted ends its job when it goes. */
+void py_result_hold(ResultObject *self);
+/* Wait for the job that only the caller knows of: the value, or NULL with an
+ * exception; where that is no task's, the job is cancelled. */
+PyObject *py_result_await(ResultObject *self);
 
 /* py_engine.c: run what the core hands to us; used by whoever waits. */
 void py_engine_collect(EngineObject *engine);

@@ -133,11 +133,7 @@ stream_set_length(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(length))
 static PyObject *
 stream_get_job(PyObject *op, void *Py_UNUSED(closure))
 {
-    ResultObject *self = (ResultObject *)op;
-    if (self->job == NULL) {
-        Py_RETURN_NONE;
-    }
-    return PyLong_FromUnsignedLongLong(self->job->id);
+    return py_result_number((ResultObject *)op);
 }
 
 static PyGetSetDef stream_getset[] = {

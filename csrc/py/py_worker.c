@@ -4,6 +4,7 @@
  */
 #include "py_worker.h"
 
+#include "cp_fd.h"
 #include "py_error.h"
 
 #include <errno.h>
@@ -69,12 +70,14 @@ fork_blocked(struct cp_worker *w, int *saved_errno)
     sigset_t all, old;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    cp_fd_before_fork();
     pid_t pid = fork();
     if (pid == 0) {
         cp_worker_in_child(w);
         return 0;
     }
     *saved_errno = errno;
+    cp_fd_after_fork();
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     return pid;
 }
@@ -99,6 +102,11 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_can_fork(w) < 0) {
         return NULL;
     }
+    /* Made here, where it can still be said that there is no memory. */
+    struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
+    if (serve == NULL) {
+        return PyErr_NoMemory();
+    }
     int saved_errno = 0;
     PyOS_BeforeFork();
     int was_forked = state->forked;
@@ -107,15 +115,13 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (pid == 0) {
         PyOS_AfterFork_Child();
         state->forked = 0;
-        state->serving = PyMem_RawMalloc(sizeof(*state->serving));
-        if (state->serving == NULL) {
-            return PyErr_NoMemory();
-        }
-        cp_serve_init(state->serving, w);
+        cp_serve_init(serve, w);
+        state->serving = serve;
         return PyLong_FromLong(0);
     }
     state->forked = was_forked;
     PyOS_AfterFork_Parent();
+    PyMem_RawFree(serve);
     int r = cp_worker_started(w, pid);
     if (pid < 0) {
         errno = saved_errno;
@@ -126,8 +132,9 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     if (r != 0) {
         (void)cp_proc_kill(&w->proc, SIGKILL);
-        Py_BEGIN_ALLOW_THREADS(void)
-        cp_proc_wait(&w->proc, CP_NEVER, NULL);
+        Py_BEGIN_ALLOW_THREADS
+        while (cp_proc_wait(&w->proc, CP_NEVER, NULL) == CP_EINTR) {
+        }
         Py_END_ALLOW_THREADS
         cp_worker_close(w);
         cp_proc_close_sentinel(&w->proc);

@@ -486,7 +486,7 @@ TEST(end_copy_is_inert)
     if (pid == 0) {
         CHECK(!cp_pool_is_ours(rig.pool));
         int numbers[] = {w->tx, w->rx, w->life, w->proc.sentinel};
-        cp_fd_close_all(NULL, 0);
+        cp_fd_in_child(NULL, 0);
         for (int i = 0; i < 4;
              i++) { /* what has these numbers now is not ours */
             CHECK_EQ(dup2(0, numbers[i]), numbers[i]);

@@ -163,14 +163,14 @@ TEST(fd_copies_close_what_is_noted)
     int pid = cp_test_fork();
     if (pid == 0) {
         int keep[] = {-1, b[0], a[1]};
-        cp_fd_close_all(keep, 3);
+        cp_fd_in_child(keep, 3);
         CHECK(!is_open(a[0]) && is_open(a[1]));
         CHECK(is_open(b[0]) && !is_open(b[1]));
         CHECK(is_open(foreign[0]) && is_open(foreign[1]));
         CHECK(!is_open(high));
         /* They are forgotten: what has their number now is not ours. */
         CHECK(dup2(foreign[0], a[0]) >= 0);
-        cp_fd_close_all(NULL, 0);
+        cp_fd_in_child(NULL, 0);
         CHECK(is_open(a[0]) && is_open(a[1]) && is_open(b[0]));
         _exit(0);
     }
@@ -191,7 +191,7 @@ TEST(fd_end_of_file_comes_in_spite_of_copies)
     CHECK_EQ(pipe(ready), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
-        cp_fd_close_all(NULL, 0);
+        cp_fd_in_child(NULL, 0);
         CHECK_EQ(write(ready[1], "x", 1), 1);
         for (;;) {
             (void)pause();

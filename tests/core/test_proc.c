@@ -20,7 +20,7 @@ start(struct cp_proc *proc, int gate[2], int code)
     int pid = cp_test_fork();
     if (pid == 0) {
         int keep[] = {gate[0], proc->child_end};
-        cp_fd_close_all(keep, 2);
+        cp_fd_in_child(keep, 2);
         char byte;
         while (read(gate[0], &byte, 1) != 0) {
         }
@@ -199,7 +199,7 @@ start_tied(int life[2])
     int pid = cp_test_fork();
     if (pid == 0) {
         int keep[] = {life[0], ready[1]};
-        cp_fd_close_all(keep, 2);
+        cp_fd_in_child(keep, 2);
         sigset_t all;
         (void)sigfillset(&all);
         (void)sigprocmask(SIG_SETMASK, &all, NULL);

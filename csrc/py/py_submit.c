@@ -1,0 +1,170 @@
+/* Submitting jobs: methods of _core.Engine; and the body of a feeder thread. */
+#include "py_submit.h"
+
+#include "py_feed.h"
+#include "py_state.h"
+
+static ResultObject *
+result_arg(EngineObject *self, PyObject *op)
+{
+    ResultObject *result = (ResultObject *)op;
+    if (!PyObject_TypeCheck(op, self->state->result_type)
+        && !PyObject_TypeCheck(op, self->state->stream_type)) {
+        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
+        return NULL;
+    }
+    if (result->engine != self || result->submitted) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the result is of another pool, or has its tasks");
+        return NULL;
+    }
+    result->submitted = 1;
+    py_result_hold(result);
+    return result;
+}
+
+static ResultObject *
+submit_call(EngineObject *self, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 4) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a result, func, args and kwds are needed");
+        return NULL;
+    }
+    ResultObject *result = result_arg(self, args[0]);
+    if (result == NULL || py_feed_call(result, args[1], args[2], args[3]) < 0) {
+        return NULL;
+    }
+    return result;
+}
+
+PyObject *
+py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (submit_call((EngineObject *)op, args, nargs) == NULL) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Submitting and waiting in one go: in between no signal's handler can leave a
+ * job behind that nobody waits for. */
+PyObject *
+py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    ResultObject *result = submit_call((EngineObject *)op, args, nargs);
+    return result != NULL ? py_result_await(result) : NULL;
+}
+
+/* Open the source and feed what can be fed now: 1 there is more, 0, or -1 with
+ * an exception, and then the job is cancelled. */
+static int
+feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
+           Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
+{
+    int r = py_feed_open(result, func == Py_None ? NULL : func, iterable,
+                         chunksize, mode, length);
+    if (r == 0) {
+        r = result->source.iterator != NULL;
+    }
+    if (r > 0
+        && (result->blocking
+            || (result->source.plain && result->job->limit == 0))) {
+        r = py_feed(result, 0);
+    }
+    if (r < 0) {
+        cp_job_cancel(result->job);
+    }
+    return r;
+}
+
+PyObject *
+py_submit_feed(PyObject *op, PyObject *args)
+{
+    PyObject *result_op, *func, *iterable;
+    Py_ssize_t chunksize, length, limit;
+    unsigned int mode;
+    if (!PyArg_ParseTuple(args, "OOOnInn:feed", &result_op, &func, &iterable,
+                          &chunksize, &mode, &length, &limit)) {
+        return NULL;
+    }
+    ResultObject *result = result_arg((EngineObject *)op, result_op);
+    if (result == NULL) {
+        return NULL;
+    }
+    if (limit > 0) {
+        cp_job_set_limit(result->job, (uint64_t)limit);
+    }
+    int more = feed_first(result, func, iterable, chunksize, mode, length);
+    return more < 0 ? NULL : PyBool_FromLong(more);
+}
+
+/* Feeding and waiting in one go, as py_submit_apply() does. */
+PyObject *
+py_submit_run(PyObject *op, PyObject *args)
+{
+    PyObject *result_op, *func, *iterable;
+    Py_ssize_t chunksize, length;
+    unsigned int mode;
+    if (!PyArg_ParseTuple(args, "OOOnIn:run", &result_op, &func, &iterable,
+                          &chunksize, &mode, &length)) {
+        return NULL;
+    }
+    ResultObject *result = result_arg((EngineObject *)op, result_op);
+    if (result == NULL) {
+        return NULL;
+    }
+    result->blocking = 1;
+    if (feed_first(result, func, iterable, chunksize, mode, length) < 0) {
+        return NULL;
+    }
+    return py_result_await(result);
+}
+
+/* The thread that was to feed it cannot be started. */
+PyObject *
+py_submit_cancel(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    ResultObject *result = (ResultObject *)arg;
+    if ((PyObject_TypeCheck(arg, self->state->result_type)
+         || PyObject_TypeCheck(arg, self->state->stream_type))
+        && result->engine == self) {
+        cp_job_cancel(result->job);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The body of a feeder thread. */
+PyObject *
+py_submit_feed_rest(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    ResultObject *result = (ResultObject *)arg;
+    if (!PyObject_TypeCheck(arg, self->state->result_type)
+        && !PyObject_TypeCheck(arg, self->state->stream_type)) {
+        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
+        return NULL;
+    }
+    for (;;) {
+        int r;
+        uint64_t n = 0;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_job_wait_wants(result->job);
+        if (r == 1) {
+            n = cp_job_wants(result->job);
+        }
+        Py_END_ALLOW_THREADS
+        if (r == 0) {
+            break;
+        }
+        r = py_feed(result, n > 0 ? n : 1);
+        if (r < 0) {
+            return NULL;
+        }
+        if (r == 0) {
+            break;
+        }
+    }
+    Py_RETURN_NONE;
+}

@@ -1,0 +1,252 @@
+"""What goes wrong in the middle of a call is the call's own, and leaves no job behind that nobody
+would ever end: the pool can be used, closed and joined as before."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE, errors
+from gates import eventually
+
+from cpool.pool import ApplyResult, IMapIterator, MapResult
+
+pytestmark = pytest.mark.better
+
+
+def ends(pool: Any) -> None:
+    """It works, and then it ends; a job that nobody ends would keep it."""
+    assert pool.map(tasks.square, range(5), 1) == [0, 1, 4, 9, 16]
+    assert len(pool._cache) == 0
+    pool.close()
+    pool.join(DEADLINE)
+
+
+class Interrupts:
+    """Ctrl-C while it is being pickled."""
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+INTERRUPTED = [
+    lambda pool: pool.apply(tasks.identity, (Interrupts(),)),
+    lambda pool: pool.apply(Interrupts().__reduce__),
+    lambda pool: pool.apply_async(tasks.identity, (Interrupts(),), callback=print),
+    lambda pool: pool.map(tasks.identity, [1, Interrupts()], 1),
+    lambda pool: pool.map(tasks.identity, [1, Interrupts()], 2),
+    lambda pool: pool.map_async(tasks.identity, [1, Interrupts()], error_callback=print),
+    lambda pool: pool.starmap(tasks.add, [(1, 2), (Interrupts(), 1)]),
+    lambda pool: pool.imap(tasks.identity, [1, Interrupts()]),
+    lambda pool: pool.imap_unordered(tasks.identity, [1, Interrupts()], 2),
+    lambda pool: pool.map(tasks.identity, Items(KeyboardInterrupt)),
+    lambda pool: pool.map(tasks.identity, Items(KeyboardInterrupt), 1),
+]
+
+
+class Items:
+    """Four items, as far as one knows; Ctrl-C while the third is being made."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[int]:
+        yield from (1, 2)
+        raise self.error
+
+
+@pytest.mark.parametrize("call", INTERRUPTED)
+def test_ctrl_c_while_items_are_pickled(make_pool: Any, call: Any) -> None:
+    pool = make_pool(2)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        call(pool)
+    ends(pool)
+    del kept  # whose frames hold all that the call was about
+
+
+def test_what_a_feeding_thread_meets_is_the_failure_of_its_task(make_pool: Any) -> None:
+    pool = make_pool(1)
+    items = pool.imap(tasks.identity, iter([1, Interrupts(), 3]))
+    assert next(items) == 1
+    with pytest.raises(KeyboardInterrupt):
+        next(items)
+    assert next(items) == 3
+    result = pool.map_async(tasks.identity, Items(LookupError), 1)
+    with pytest.raises(LookupError):
+        result.get(DEADLINE)
+    ends(pool)
+
+
+@pytest.mark.parametrize(
+    "options", [{"chunksize": 2**70}, {"buffersize": 2**70}, {"chunksize": 2, "buffersize": 2**70}]
+)
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_sizes_beyond_all_bounds(make_pool: Any, method: str, options: dict[str, int]) -> None:
+    pool = make_pool(1)
+    with pytest.raises(OverflowError) as kept:
+        getattr(pool, method)(tasks.square, range(3), **options)
+    ends(pool)
+    del kept
+
+
+@pytest.mark.parametrize("has_helper", [False, True])
+@pytest.mark.parametrize("method", ["imap", "map_async", "starmap_async"])
+def test_a_thread_that_cannot_be_started(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, method: str, has_helper: bool
+) -> None:
+    pool = make_pool(1)
+    if has_helper:
+        pool.apply_async(tasks.nothing).get(DEADLINE)
+
+    def refuse(thread: threading.Thread) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start") as kept:
+            getattr(pool, method)(tasks.square, Items(LookupError))
+    ends(pool)
+    del kept
+
+
+def test_a_result_that_is_given_no_task_ends_with_its_last_reference(make_pool: Any) -> None:
+    pool = make_pool(1)
+    made = [ApplyResult(pool), MapResult(pool, 2, 4, None, print), IMapIterator(pool)]
+    assert len(pool._cache) == 0
+    del made
+    ends(pool)
+
+
+def test_a_result_whose_number_is_known_is_found_by_it(make_pool: Any) -> None:
+    pool = make_pool(1)
+    number = IMapIterator(pool)._job
+    items = pool._cache[number]
+    pool._taskqueue.put(
+        (((number, i, tasks.square, (i,), {}) for i in range(3)), items._set_length)
+    )
+    assert list(items) == [0, 1, 4]
+    ends(pool)
+
+
+class InterruptsOnArrival:
+    """Ctrl-C while it is being unpickled, the first time."""
+
+    seen = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return arrive, ()
+
+
+def arrive() -> str:
+    InterruptsOnArrival.seen += 1
+    if InterruptsOnArrival.seen == 1:
+        raise KeyboardInterrupt
+    return "arrived"
+
+
+def make_interrupt(_: object = None) -> InterruptsOnArrival:
+    return InterruptsOnArrival()
+
+
+@pytest.mark.parametrize("ask", ["wait", "get"])
+def test_ctrl_c_while_the_value_is_unpickled(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    pool = make_pool(1)
+    monkeypatch.setattr(InterruptsOnArrival, "seen", 0)
+    result = pool.apply_async(make_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(result, ask)(DEADLINE)
+    assert result.get(DEADLINE) == "arrived"
+    monkeypatch.setattr(InterruptsOnArrival, "seen", 0)
+    result = pool.map_async(make_interrupt, range(3), 1)
+    with pytest.raises(KeyboardInterrupt):
+        getattr(result, ask)(DEADLINE)
+    assert result.get(DEADLINE) == ["arrived"] * 3
+    ends(pool)
+
+
+def test_a_value_that_cannot_be_unpickled_is_tried_once(make_pool: Any) -> None:
+    pool = make_pool(1)
+    Refuses.tried = 0
+    with pytest.raises(LookupError):
+        pool.apply(Refuses)
+    assert Refuses.tried == 1
+
+
+class Refuses:
+    tried = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refuse_to_arrive, ()
+
+
+def refuse_to_arrive() -> NoReturn:
+    Refuses.tried += 1
+    raise LookupError("it does not want to")
+
+
+# Workers
+
+
+def limit_memory(extra: int) -> None:
+    """This process may take extra bytes more than it has."""
+    import resource
+
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[0])
+    size = pages * resource.getpagesize() + extra
+    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+def test_a_task_that_no_worker_can_take_in_fails(make_pool: Any) -> None:
+    """It is not handed from worker to worker for ever, each of which would end of it."""
+    pool = make_pool(1, limit_memory, (1 << 24,))
+    with pytest.raises(errors.WorkerLostError):
+        pool.apply(tasks.size, (bytes(1 << 26),))
+    ends(pool)
+
+
+def test_replacing_workers_goes_on_after_an_interrupt(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    repopulate = pool._repopulate_pool
+
+    def interrupted() -> NoReturn:
+        pool._repopulate_pool = repopulate
+        raise KeyboardInterrupt
+
+    pool._repopulate_pool = interrupted
+    worker.kill()
+    with pytest.raises(KeyboardInterrupt):
+        eventually(lambda: pool.apply(tasks.nothing))
+    ends(pool)
+
+
+UNREAD = """
+from engine import Pool, DEADLINE
+import tasks
+
+with Pool(1) as pool:
+    result = pool.apply_async(tasks.fail)
+    result.wait(DEADLINE)
+"""
+
+
+def test_what_is_never_read_is_not_told_while_the_modules_go(tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text(UNREAD, encoding="utf-8")
+    done = scripts.run(path)
+    assert (done.returncode, done.stderr) == (0, "")
