@@ -6,12 +6,14 @@ from weakref import ReferenceType
 
 from typing_extensions import disjoint_base
 
-# How a task's items are applied; LISTED: the answer to one item stands for a list of one.
+# How a task's items are applied; LISTED: the answer to one item stands for a list of one; FIT:
+# chunks may be of other sizes, by what items take.
 MAP: int
 STAR: int
 MAP_ONE: int
 STAR_ONE: int
 LISTED: int
+FIT: int
 
 @final
 class Worker:

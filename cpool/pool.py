@@ -313,12 +313,12 @@ class Pool(_stdlib.Pool):
         ):
             return self._map_async(func, iterable, mapper, chunksize).get()
         self._check_running()
-        iterable, length, chunksize = self._measure(iterable, chunksize)
-        result = MapResult(self, chunksize, length, None, None)
-        if chunksize == 0:
+        iterable, length, size = self._measure(iterable, chunksize)
+        result = MapResult(self, size, length, None, None)
+        if size == 0:
             return result.get()
-        mode = _MODES[mapper][chunksize == 1]
-        return self._engine.run(result, func, iterable, chunksize, mode, length)
+        mode = self._mode(mapper, chunksize, size)
+        return self._engine.run(result, func, iterable, size, mode, length)
 
     def _map_async(
         self,
@@ -332,16 +332,15 @@ class Pool(_stdlib.Pool):
         if self._engine is None:
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
-        iterable, length, chunksize = self._measure(iterable, chunksize)
-        result = MapResult(self, chunksize, length, callback, error_callback)
-        if chunksize == 0:
+        iterable, length, size = self._measure(iterable, chunksize)
+        result = MapResult(self, size, length, callback, error_callback)
+        if size == 0:
             return result
         if mapper in _MODES:
-            mode = _MODES[mapper][chunksize == 1]
-            self._feed(result, func, iterable, chunksize, mode, length)
+            self._feed(result, func, iterable, size, self._mode(mapper, chunksize, size), length)
             return result
         tasks = self._guarded_task_generation(
-            result._job, mapper, self._get_tasks(func, iterable, chunksize)
+            result._job, mapper, self._get_tasks(func, iterable, size)
         )
         self._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
         return result
@@ -361,6 +360,12 @@ class Pool(_stdlib.Pool):
         if length == 0 or chunksize <= 0:
             chunksize = 0
         return iterable, length, operator.index(chunksize)
+
+    def _mode(self, mapper: Any, asked: int | None, size: int) -> int:
+        """How chunks are applied. Those that nobody asked for may be cut otherwise, unless that
+        would show: a worker's tasks are counted."""
+        mode = _MODES[mapper][size == 1]
+        return mode | _core.FIT if asked is None and self._maxtasksperchild is None else mode
 
     def _imap(
         self,

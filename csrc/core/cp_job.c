@@ -16,6 +16,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->next = NULL;
         task->job = NULL;
         task->index = index;
+        task->items = 1;
         task->flags = flags;
         task->deaths = 0;
         task->len = len;
@@ -39,6 +40,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
     if (result != NULL) {
         result->next = NULL;
         result->index = index;
+        result->items = 1;
         result->outcome = outcome;
         result->pid = 0;
         result->exitcode = 0;
@@ -74,7 +76,7 @@ cp_job_alloc(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
         job->flags = flags;
         job->user = user;
         job->refs = 1;
-        job->avg_ns = -1;
+        job->avg_ns = job->item_ns = -1;
     }
     return job;
 }

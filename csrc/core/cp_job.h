@@ -30,6 +30,7 @@ struct cp_task {
     struct cp_task *next;
     struct cp_job *job; /* holds a reference once it is put */
     uint64_t index;     /* place within the job, from 0 */
+    uint32_t items;     /* of the user's, that it has; 1 at first */
     uint16_t flags;     /* the binding's own; travel in the frame */
     uint8_t deaths;     /* of workers that had it next, and did not begin it */
     size_t len;
@@ -46,6 +47,7 @@ enum cp_outcome {
 struct cp_result {
     struct cp_result *next;
     uint64_t index;
+    uint32_t items; /* of the task; 1 at first */
     enum cp_outcome outcome;
     int pid;
     int exitcode;
@@ -76,7 +78,7 @@ struct cp_job {
     struct cp_task *first, *last; /* queued, not handed out */
     uint64_t queued, running;     /* how many tasks */
     uint64_t put;                 /* tasks so far; the next index */
-    uint64_t arrived;             /* results so far */
+    uint64_t arrived, items;      /* results so far, and items of them */
     uint64_t failed;              /* of them, not CP_OK */
     bool fed;                     /* no more tasks will be put */
 
@@ -89,6 +91,7 @@ struct cp_job {
     bool decoding;  /* one thread has taken results and is not back yet */
 
     int64_t avg_ns;          /* time of a task; -1: nothing measured */
+    int64_t item_ns;         /* of an item, following faster; likewise */
     _Atomic bool done;       /* readable without the lock */
     _Atomic enum cp_end end; /* likewise */
     struct cp_job *ready_next, *ready_prev; /* jobs with queued tasks */

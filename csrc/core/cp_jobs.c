@@ -273,6 +273,7 @@ void
 cp_job_on_result_take(struct cp_job *job, struct cp_result *result)
 {
     job->arrived++;
+    job->items += result->items;
     if (atomic_load(&job->end) != CP_END_NONE) {
         cp_result_free(result);
         return;
@@ -384,6 +385,24 @@ cp_job_arrived(struct cp_job *job, uint64_t *failed)
     if (failed != NULL) {
         *failed = job->failed;
     }
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+uint64_t
+cp_job_items(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = job->items;
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+uint64_t
+cp_job_share(struct cp_job *job, uint64_t left)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = cp_sched_share(job->pool, job, left);
     cp_lock_release(&job->pool->lock);
     return n;
 }

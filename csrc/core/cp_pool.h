@@ -94,6 +94,13 @@ uint64_t cp_job_wants(struct cp_job *job);
 /* Results so far, and how many of them are not CP_OK. */
 uint64_t cp_job_arrived(struct cp_job *job, uint64_t *failed);
 
+/* How many items the results so far had. */
+uint64_t cp_job_items(struct cp_job *job);
+
+/* How many of the items that are left the next task should have, going by what
+ * items have taken so far: large first, small last, 1 while nothing is known. */
+uint64_t cp_job_share(struct cp_job *job, uint64_t left);
+
 /* Take the next result; NULL where there is none now. */
 struct cp_result *cp_job_take(struct cp_job *job);
 

@@ -10,6 +10,11 @@
 
 /* Work that a worker may have ahead of it, in ns. */
 #define AHEAD CP_MS
+/* Chunks of the pool's own choice: what they take at most, and at least, in ns;
+ * a worker's share of what is left is cut into so many of them. */
+#define MOST_SHARE (2 * CP_MS)
+#define LEAST_SHARE (50 * CP_US)
+#define PARTS 4u
 /* Tasks from here on go one at a time: waiting for us costs them nothing. */
 #define LONG_TASK (10 * CP_MS)
 /* A task that runs for longer is no reason to wait for its worker. */
@@ -42,9 +47,24 @@ window_of(struct cp_job *job)
 }
 
 void
-cp_sched_measure(struct cp_job *job, int64_t ns)
+cp_sched_measure(struct cp_job *job, int64_t ns, uint32_t items)
 {
     cp_avg_follow(measure_of(job), ns);
+    int64_t each = ns / (items > 0 ? items : 1);
+    job->item_ns = job->item_ns < 0 ? each : (job->item_ns + each) / 2;
+}
+
+uint64_t
+cp_sched_share(const struct cp_pool *pool, const struct cp_job *job,
+               uint64_t left)
+{
+    if (job->item_ns < 0) {
+        return 1;
+    }
+    uint64_t each = (uint64_t)job->item_ns + 1;
+    uint64_t fair = left / (PARTS * ((uint64_t)pool->target + 1)) + 1;
+    uint64_t least = LEAST_SHARE / each + 1;
+    return min_u64(MOST_SHARE / each + 1, fair > least ? fair : least);
 }
 
 void

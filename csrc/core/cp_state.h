@@ -89,7 +89,9 @@ void cp_sched_ready(struct cp_job *job);
 bool cp_sched_wants_tick(const struct cp_pool *pool);
 uint64_t cp_sched_room(const struct cp_pool *pool, struct cp_job *job);
 bool cp_sched_wants_feed(struct cp_job *job);
-void cp_sched_measure(struct cp_job *job, int64_t ns);
+void cp_sched_measure(struct cp_job *job, int64_t ns, uint32_t items);
+uint64_t cp_sched_share(const struct cp_pool *pool, const struct cp_job *job,
+                        uint64_t left);
 bool cp_sched_even_out(struct cp_pool *pool); /* moved any? */
 
 /* cp_watch.c: what the workers do. */

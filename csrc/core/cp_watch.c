@@ -26,7 +26,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
     (void)w;
     struct cp_job *job = task->job;
     cp_task_free(task);
-    cp_sched_measure(job, ns);
+    cp_sched_measure(job, ns, result->items);
     cp_avg_follow(&job->pool->task_ns, ns);
     if (atomic_load(&job->end) == CP_END_NONE) {
         job->running--;
@@ -171,6 +171,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         }
         struct cp_job *job = task->job;
         struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
+        uint32_t items = task->items;
         cp_task_free(task);
         if (atomic_load(&job->end) == CP_END_NONE) {
             job->running--;
@@ -178,6 +179,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         if (lost == NULL) {
             cp_job_finish(job, CP_END_NOMEM);
         } else {
+            lost->items = items;
             lost->pid = (int)w->proc.pid;
             lost->exitcode = exitcode;
             cp_job_on_result_take(job, lost);

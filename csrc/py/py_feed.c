@@ -14,6 +14,8 @@
 /* A block: enough to keep workers busy while nobody feeds. */
 #define BLOCK_TASKS 8192
 #define BLOCK_BYTES CP_KIB(512)
+/* Into so many chunks the usual one is cut, where time is not measured. */
+#define FINER 16
 
 /* Is iterating over this known not to run anybody's code? */
 static bool
@@ -135,7 +137,8 @@ struct batch {
     struct cp_task *first, *last;
     struct cp_buf scratch;
     size_t n, bytes;
-    bool in_call; /* made by the thread of the call itself */
+    uint32_t items; /* of the task that is being made */
+    bool in_call;   /* made by the thread of the call itself */
 };
 
 static void
@@ -168,7 +171,8 @@ static int fail_here(ResultObject *self, struct batch *batch, uint64_t index,
 /* The task with this index failed on our side; steals exc. last: the iterable
  * failed, there will be no more. */
 static int
-fail_here_take(ResultObject *self, uint64_t index, PyObject *exc, bool last)
+fail_here_take(ResultObject *self, const struct batch *batch, uint64_t index,
+               PyObject *exc, bool last)
 {
     PyObject *key = PyLong_FromUnsignedLongLong(index);
     int r = -1;
@@ -188,6 +192,7 @@ fail_here_take(ResultObject *self, uint64_t index, PyObject *exc, bool last)
         }
         return -1;
     }
+    result->items = batch->items;
     if (last) {
         cp_job_put_farewell_take(self->job, result);
     } else {
@@ -206,7 +211,7 @@ fail_here(ResultObject *self, struct batch *batch, uint64_t index, bool last)
     if (last) {
         batch_flush(self, batch, false);
     }
-    return fail_here_take(self, index, exc, last);
+    return fail_here_take(self, batch, index, exc, last);
 }
 
 /* Make a task of payload. 0, or -1 with MemoryError or an interrupt. */
@@ -216,8 +221,8 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
 {
     cp_buf_reset(&batch->scratch, BLOCK_BYTES);
     if (self->source.poison != NULL) {
-        return fail_here_take(self, index, Py_NewRef(self->source.poison),
-                              false);
+        return fail_here_take(self, batch, index,
+                              Py_NewRef(self->source.poison), false);
     }
     if (py_dumps(self->state, payload, &batch->scratch) < 0) {
         return fail_here(self, batch, index, false);
@@ -228,6 +233,7 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
         (void)PyErr_NoMemory();
         return -1;
     }
+    task->items = batch->items;
     memcpy(task->body, cp_buf_head(&batch->scratch), len);
     batch_add(batch, task);
     return 0;
@@ -236,7 +242,7 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
 int
 py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
 {
-    struct batch batch = {.in_call = true};
+    struct batch batch = {.items = 1, .in_call = true};
     if (set_func(self, func) < 0) {
         cp_job_cancel(self->job);
         return -1;
@@ -265,7 +271,10 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     struct py_source *src = &self->source;
     src->chunksize = chunksize;
     src->length = length;
-    src->mode = mode;
+    src->mode = mode & ~PY_FIT;
+    src->one =
+        func != NULL
+        && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
     src->plain = func != NULL && is_plain(iterable);
     PyObject *callable =
         func != NULL ? Py_NewRef(func)
@@ -281,10 +290,14 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     if (func == NULL) {
         Py_CLEAR(src->func);
     }
+    /* A callable that is unpickled for each task would be unpickled more often,
+     * and what it keeps from item to item lost. */
+    src->fit = (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
+               && (self->job->func->flags & CP_KEEP) != 0;
     src->iterator = PyObject_GetIter(iterable);
     if (src->iterator == NULL) {
         /* Told by the first result, as the stdlib does. */
-        struct batch none = {.in_call = true};
+        struct batch none = {.items = 1, .in_call = true};
         return fail_here(self, &none, 0, true);
     }
     return 0;
@@ -321,13 +334,31 @@ pull_item(struct py_source *src, PyObject **item)
     return 1;
 }
 
-/* The next chunk, as a tuple: 1, 0 at the end, -1 with an exception. */
+/* How many items the next chunk is to have. Where nobody waits and feeds, all
+ * chunks are made at once: then they are some parts of the usual ones. */
+static Py_ssize_t
+next_size(const ResultObject *self)
+{
+    const struct py_source *src = &self->source;
+    if (!src->fit) {
+        return src->chunksize;
+    }
+    if (!self->blocking) {
+        return src->chunksize / FINER > 0 ? src->chunksize / FINER : 1;
+    }
+    Py_ssize_t left = src->length - src->pulled;
+    uint64_t n = cp_job_share(self->job, left > 0 ? (uint64_t)left : 0);
+    return n < UINT32_MAX ? (Py_ssize_t)n : (Py_ssize_t)UINT32_MAX;
+}
+
+/* The next chunk, of n items, as a tuple: 1, 0 at the end, -1 with an
+ * exception. */
 static int
-pull_chunk(struct py_source *src, PyObject **chunk)
+pull_chunk(struct py_source *src, Py_ssize_t n, PyObject **chunk)
 {
     PyObject *list = PyList_New(0);
     int r = list != NULL ? 1 : -1;
-    while (r == 1 && PyList_GET_SIZE(list) < src->chunksize) {
+    while (r == 1 && PyList_GET_SIZE(list) < n) {
         PyObject *item;
         r = pull_item(src, &item);
         if (r == 1) {
@@ -345,30 +376,52 @@ pull_chunk(struct py_source *src, PyObject **chunk)
 
 /* One of the stdlib's task tuples: (job, i, func, args, kwds). */
 static int
-add_stdlib_task(ResultObject *self, struct batch *batch, PyObject *item)
+add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
+                PyObject *item)
 {
     PyObject *tuple = PySequence_Tuple(item);
     if (tuple == NULL) {
-        return fail_here(self, batch, self->source.index, false);
+        return fail_here(self, batch, index, false);
     }
     PyObject *reraised =
         PyObject_CallMethod(self->state->remote, "reraised_by", "(O)", tuple);
     int r;
     if (reraised == NULL) {
-        r = fail_here(self, batch, self->source.index, false);
+        r = fail_here(self, batch, index, false);
     } else if (reraised != Py_None) {
-        r = fail_here_take(self, self->source.index, Py_NewRef(reraised),
-                           false);
+        r = fail_here_take(self, batch, index, Py_NewRef(reraised), false);
     } else {
         PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
-        r = call == NULL
-                ? -1
-                : add_task(self, batch, self->source.index, PY_CALL, call);
+        r = call == NULL ? -1 : add_task(self, batch, index, PY_CALL, call);
         Py_XDECREF(call);
     }
     Py_XDECREF(reraised);
     Py_DECREF(tuple);
     return r;
+}
+
+/* How many items of a map this task has. */
+static uint32_t
+items_of(const ResultObject *self, bool stdlib, PyObject *payload)
+{
+    Py_ssize_t n;
+    if (stdlib) { /* one of the usual chunks */
+        Py_ssize_t left =
+            self->length - (Py_ssize_t)self->source.index * self->chunksize;
+        n = left < self->chunksize ? left : self->chunksize;
+    } else {
+        n = PyTuple_GET_SIZE(payload);
+    }
+    return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+/* Where in the list of a map its results begin. */
+static uint64_t
+place_of(const ResultObject *self, bool stdlib, uint32_t items)
+{
+    const struct py_source *src = &self->source;
+    return stdlib ? src->index * (uint64_t)self->chunksize
+                  : (uint64_t)src->pulled - items;
 }
 
 /* Pull one task's worth: 1, 0 at the end, -1 with MemoryError or an interrupt. */
@@ -377,19 +430,27 @@ feed_one(ResultObject *self, struct batch *batch)
 {
     struct py_source *src = &self->source;
     PyObject *payload = NULL;
-    unsigned mode = src->mode & PY_MODE;
-    bool one = mode == PY_MAP_ONE || mode == PY_STAR_ONE || src->func == NULL;
-    int r = one ? pull_item(src, &payload) : pull_chunk(src, &payload);
+    bool stdlib = src->func == NULL;
+    uint64_t index = src->index;
+    batch->items = 1;
+    int r = src->one || stdlib ? pull_item(src, &payload)
+                               : pull_chunk(src, next_size(self), &payload);
+    if (r == 1 && !src->one && self->length >= 0) {
+        batch->items = items_of(self, stdlib, payload);
+    }
     if (r < 0) {
         /* The iterable raised: that is the last task's failure. */
-        return fail_here(self, batch, src->index++, true);
+        index = self->length >= 0 ? (uint64_t)src->pulled : index;
+        return fail_here(self, batch, index, true);
     }
     if (r == 0) {
         return 0;
     }
-    r = src->func == NULL
-            ? add_stdlib_task(self, batch, payload)
-            : add_task(self, batch, src->index, src->mode, payload);
+    if (self->length >= 0) {
+        index = place_of(self, stdlib, batch->items);
+    }
+    r = stdlib ? add_stdlib_task(self, batch, index, payload)
+               : add_task(self, batch, index, src->mode, payload);
     Py_DECREF(payload);
     src->index++;
     return r < 0 ? -1 : 1;
@@ -410,6 +471,9 @@ py_feed(ResultObject *self, uint64_t n)
     bool ahead = (src->plain && self->job->limit == 0) || src->length >= 0;
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
+    if (src->fit && self->blocking) {
+        limit = (size_t)cp_job_wants(self->job) + 1; /* sizes follow results */
+    }
     while (r == 1 && tasks < limit && batch.bytes < BLOCK_BYTES) {
         if (src->iterator == NULL || atomic_load(&self->job->done)) {
             r = 0;

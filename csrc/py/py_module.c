@@ -104,6 +104,7 @@ add_modes(PyObject *module)
                    || PyModule_AddIntConstant(module, "STAR_ONE", PY_STAR_ONE)
                           < 0
                    || PyModule_AddIntConstant(module, "LISTED", PY_LISTED) < 0
+                   || PyModule_AddIntConstant(module, "FIT", PY_FIT) < 0
                ? -1
                : 0;
 }

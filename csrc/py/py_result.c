@@ -179,10 +179,10 @@ result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (py_engine_check(self->engine) < 0) {
         return NULL;
     }
-    uint64_t chunks = (uint64_t)(self->length / self->chunksize)
-                      + (self->length % self->chunksize != 0 ? 1u : 0u);
-    uint64_t arrived = cp_job_arrived(self->job, NULL);
-    return PyLong_FromUnsignedLongLong(arrived < chunks ? chunks - arrived : 0);
+    uint64_t all = (uint64_t)self->length, size = (uint64_t)self->chunksize;
+    uint64_t items = cp_job_items(self->job);
+    uint64_t left = items < all ? all - items : 0;
+    return PyLong_FromUnsignedLongLong(left / size + (left % size != 0));
 }
 
 /* ---- life ---- */

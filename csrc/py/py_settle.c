@@ -42,14 +42,12 @@ fail_take(ResultObject *self, PyObject *exc)
     }
 }
 
-/* Put the results of chunk `index` in their places. -1: an exception. */
+/* Put the results of a chunk in their places. -1: an exception. */
 static int
-place_chunk(ResultObject *self, uint64_t index, PyObject *part)
+place_chunk(ResultObject *self, const struct cp_result *r, PyObject *part)
 {
-    Py_ssize_t at = (Py_ssize_t)index * self->chunksize;
-    Py_ssize_t n = self->length - at;
-    n = n < self->chunksize ? n : self->chunksize;
-    if (self->chunksize == 1) {
+    Py_ssize_t at = (Py_ssize_t)r->index, n = (Py_ssize_t)r->items;
+    if (self->source.one) {
         return PyList_SetItem(self->value, at, Py_NewRef(part));
     }
     if (!PyList_CheckExact(part) || PyList_GET_SIZE(part) != n) {
@@ -111,7 +109,7 @@ absorb_one(ResultObject *self, const struct cp_result *r)
         self->success = 1;
         Py_XSETREF(self->value, obj);
     } else {
-        if (place_chunk(self, r->index, obj) < 0) {
+        if (place_chunk(self, r, obj) < 0) {
             fail_take(self, py_error_fetch());
         }
         Py_DECREF(obj);

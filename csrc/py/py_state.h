@@ -26,6 +26,9 @@
 #define PY_MODE 0xfu
 /* The answer to a single item stands for a list of one (error texts). */
 #define PY_LISTED 0x10u
+/* Of a submission: chunks of the pool's own choice, where that changes nothing
+ * that anybody could see. */
+#define PY_FIT 0x20u
 
 /* A pickler that is used again and again; see py_pickle.h. */
 struct py_pickler {
@@ -76,6 +79,8 @@ struct py_source {
     uint64_t index;    /* the next task's */
     unsigned mode;
     char plain; /* iterating runs nobody's code: feed in blocks */
+    char one;   /* a task is one item, and its result not a list */
+    char fit;   /* chunks may have other sizes than chunksize */
 };
 
 /* ApplyResult, MapResult and the iterators are Python classes over this. */
