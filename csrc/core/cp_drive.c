@@ -247,7 +247,7 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     return r;
 }
 
-int
+uint64_t
 cp_job_wait_wants(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
@@ -257,9 +257,9 @@ cp_job_wait_wants(struct cp_job *job)
         cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
     }
     pool->feeders--;
-    bool wants = !job->fed;
+    uint64_t n = job->fed ? 0 : cp_sched_room(pool, job);
     cp_lock_release(&pool->lock);
-    return wants ? 1 : 0;
+    return n;
 }
 
 int

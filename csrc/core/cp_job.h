@@ -22,9 +22,20 @@ struct cp_func {
     uint32_t slot;  /* its place in every worker's table */
     uint16_t flags; /* CP_KEEP */
     int64_t avg_ns; /* of jobs with one task; -1: nothing measured */
+    /* Workers that ended while they took it in, since the last one that ran it,
+     * and how the last of them ended. */
+    uint32_t deaths;
+    int lost_pid, lost_exitcode;
     size_t len;
     uint8_t bytes[];
 };
+
+/* A body from here on is sent without a copy, to a worker that has nothing else
+ * to do; and taking it in needs memory of the worker's that it may not have. */
+#define CP_BIG CP_KIB(32)
+/* A task or callable that so many workers have ended of while they took it in
+ * would go on to end all others. */
+#define CP_MAX_DEATHS 3u
 
 struct cp_task {
     struct cp_task *next;
@@ -32,7 +43,7 @@ struct cp_task {
     uint64_t index;     /* place within the job, from 0 */
     uint32_t items;     /* of the user's, that it has; 1 at first */
     uint16_t flags;     /* the binding's own; travel in the frame */
-    uint8_t deaths;     /* of workers that had it next, and did not begin it */
+    uint8_t deaths;     /* of workers that were to take it in; if it is big */
     size_t len;
     uint8_t body[];
 };

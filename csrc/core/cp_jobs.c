@@ -305,6 +305,29 @@ cp_job_queue_back(struct cp_job *job, struct cp_task *task)
 }
 
 void
+cp_job_lose_take(struct cp_task *task, int pid, int exitcode)
+{
+    struct cp_job *job = task->job;
+    struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
+    if (lost != NULL) {
+        lost->items = task->items;
+        lost->pid = pid;
+        lost->exitcode = exitcode;
+    }
+    cp_task_free(task);
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        job->running--;
+    }
+    if (lost == NULL) {
+        cp_job_finish(job, CP_END_NOMEM);
+    } else {
+        cp_job_on_result_take(job, lost);
+        cp_job_finish_if_done(job);
+    }
+    cp_job_unref(job);
+}
+
+void
 cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed)
 {
     struct cp_pool *pool = job->pool;

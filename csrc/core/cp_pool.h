@@ -146,8 +146,9 @@ enum cp_wait {
 int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                  unsigned can);
 
-/* Wait until the job wants to be fed (1), or is done (0). Never drives. */
-int cp_job_wait_wants(struct cp_job *job);
+/* Wait until it is worth it to queue more tasks: how many; 0 when the job is done.
+ * Never drives. */
+uint64_t cp_job_wait_wants(struct cp_job *job);
 
 /* The helper's wait: for what needs an interpreter. Never drives. With
  * CP_WAIT_CALL, *job is the job, with a reference for the caller. */

@@ -133,15 +133,33 @@ any_started(const struct cp_pool *pool, int64_t now)
     return w != NULL;
 }
 
-/* Give w tasks until it has `level` under way: how many it got. */
-static uint32_t
+/* The job's first task leaves the queue. */
+static void
+take_first(struct cp_job *job)
+{
+    (void)cp_job_dequeue(job);
+    job->pool->queued--;
+    job->running++;
+    if (job->queued == 0) {
+        cp_sched_unready(job);
+        cp_cond_broadcast(&job->pool->feed);
+    }
+}
+
+/* Give w tasks until it has `level` under way. */
+static void
 fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
 {
-    uint32_t given = 0;
     struct cp_job *job;
     while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
            && w->under_way < level && w->under_way < window_of(job)) {
         struct cp_task *task = job->first;
+        const struct cp_func *func = job->func;
+        if (func->deaths >= CP_MAX_DEATHS) {
+            take_first(job);
+            cp_job_lose_take(task, func->lost_pid, func->lost_exitcode);
+            continue;
+        }
         int r = cp_worker_send_task(w, task);
         if (r == CP_ENOMEM) {
             cp_job_finish(job, CP_END_NOMEM);
@@ -150,16 +168,8 @@ fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
         if (r != 1) {
             break;
         }
-        (void)cp_job_dequeue(job);
-        pool->queued--;
-        job->running++;
-        given++;
-        if (job->queued == 0) {
-            cp_sched_unready(job);
-            cp_cond_broadcast(&pool->feed);
-        }
+        take_first(job);
     }
-    return given;
 }
 
 /* Fill w up, and write it out where that should not wait. */
@@ -169,7 +179,7 @@ hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
     bool idle = w->under_way == 0;
     bool again;
     do {
-        (void)fill(pool, w, level);
+        fill(pool, w, level);
         bool func_first = w->big_func != NULL;
         /* A busy worker's tasks go out with the next ones: it will not look
          * at them before it has answered, and then the driver is awake. */

@@ -8,19 +8,21 @@
 #include <string.h>
 
 #define GULP CP_KIB(64)
+/* More than a small frame that has come in part, and a gulp. */
 #define KEEP_IN CP_KIB(256)
 /* A task that took this long has made the parent wait; tell it at once. */
 #define SLOW (50 * CP_US)
 /* No result waits in the ring for longer, while tasks are being finished. */
 #define LINGER (200 * CP_US)
 
-void
+int
 cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
 {
     memset(s, 0, sizeof(*s));
     s->rx = w->child_rx;
     s->tx = w->child_tx;
     s->row = w->row;
+    return cp_buf_reserve(&s->in, KEEP_IN);
 }
 
 void

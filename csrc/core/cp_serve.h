@@ -24,8 +24,9 @@ struct cp_serve {
     uint64_t got;   /* bytes of the task stream so far */
 };
 
-/* Take over the child's ends of w. */
-void cp_serve_init(struct cp_serve *s, const struct cp_worker *w);
+/* Take over the child's ends of w: 0 or CP_ENOMEM. What it then has is enough to
+ * read whatever is not big. */
+int cp_serve_init(struct cp_serve *s, const struct cp_worker *w);
 void cp_serve_fini(struct cp_serve *s);
 
 /*

@@ -77,6 +77,8 @@ void cp_job_finish(struct cp_job *job, enum cp_end end);
 void cp_job_on_result_take(struct cp_job *job, struct cp_result *result);
 /* A task that a worker was given and did not begin. */
 void cp_job_queue_back(struct cp_job *job, struct cp_task *task);
+/* A task that was lost with its worker, which ended so. */
+void cp_job_lose_take(struct cp_task *task, int pid, int exitcode);
 void cp_job_unref(struct cp_job *job);
 void cp_func_unref(struct cp_pool *pool, struct cp_func *func);
 void cp_pool_finish_all(struct cp_pool *pool, enum cp_end end);

@@ -9,9 +9,6 @@
 #include <stdlib.h>
 
 #define RESTART_FIRST (5 * CP_MS)
-/* A task that so many workers have died of before they could begin it, for lack
- * of memory say, would go on to kill all others. */
-#define MAX_DEATHS 3
 
 static void
 on_hello(struct cp_worker *w)
@@ -26,6 +23,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
     (void)w;
     struct cp_job *job = task->job;
     cp_task_free(task);
+    job->func->deaths = 0;
     cp_sched_measure(job, ns, result->items);
     cp_avg_follow(&job->pool->task_ns, ns);
     if (atomic_load(&job->end) == CP_END_NONE) {
@@ -152,6 +150,36 @@ cp_pool_set_target(struct cp_pool *pool, uint32_t target)
     cp_lock_release(&pool->lock);
 }
 
+/* The task that it was to take in next, and had not begun, or NULL. One that was
+ * through with its work when it ended, or had not got to any, ended of neither. */
+static struct cp_task *
+taken_in_last(const struct cp_worker *w)
+{
+    if (!w->hello || w->last || w->head == w->tail
+        || cp_worker_has_begun(w, w->head)) {
+        return NULL;
+    }
+    return w->window[w->head & (CP_WINDOW - 1)];
+}
+
+/* It may have ended of what it was to take in, for lack of memory say: count. */
+static void
+suspect(const struct cp_worker *w, int exitcode)
+{
+    struct cp_task *task = taken_in_last(w);
+    struct cp_func *func = w->hello && !w->last ? w->big_func : NULL;
+    if (task != NULL && task->len >= CP_BIG) {
+        task->deaths++;
+    } else if (task != NULL && task->job->func->len >= CP_BIG) {
+        func = task->job->func;
+    }
+    if (func != NULL) {
+        func->deaths++;
+        func->lost_pid = (int)w->proc.pid;
+        func->lost_exitcode = exitcode;
+    }
+}
+
 /* What it had not begun goes back in line; what it had is lost. */
 static void
 give_up_tasks(struct cp_worker *w, int exitcode)
@@ -163,29 +191,11 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         if (task == NULL) {
             continue;
         }
-        bool was_next = w->hello && seq - 1 == w->head;
-        if (!cp_worker_has_begun(w, seq - 1)
-            && !(was_next && ++task->deaths >= MAX_DEATHS)) {
-            cp_job_queue_back(task->job, task);
-            continue;
-        }
-        struct cp_job *job = task->job;
-        struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
-        uint32_t items = task->items;
-        cp_task_free(task);
-        if (atomic_load(&job->end) == CP_END_NONE) {
-            job->running--;
-        }
-        if (lost == NULL) {
-            cp_job_finish(job, CP_END_NOMEM);
+        if (cp_worker_has_begun(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
+            cp_job_lose_take(task, (int)w->proc.pid, exitcode);
         } else {
-            lost->items = items;
-            lost->pid = (int)w->proc.pid;
-            lost->exitcode = exitcode;
-            cp_job_on_result_take(job, lost);
-            cp_job_finish_if_done(job);
+            cp_job_queue_back(task->job, task);
         }
-        cp_job_unref(job);
     }
     w->under_way = 0;
     w->head = w->tail;
@@ -234,6 +244,7 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     if (!w->eof) {
         cp_poller_del(pool->poller, w->rx);
     }
+    suspect(w, exitcode);
     tell_end(pool, w);
     cp_worker_close(w);
     if (!w->hello && !pool->is_broken) {
@@ -252,7 +263,6 @@ condemn(struct cp_pool *pool, struct cp_worker *w)
 {
     if (!w->eof) {
         w->eof = true;
-        w->last = true;
         cp_poller_del(pool->poller, w->rx);
         (void)cp_proc_kill(&w->proc, SIGKILL);
     }

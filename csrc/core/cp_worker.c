@@ -100,15 +100,6 @@ close_child_ends(struct cp_worker *w)
     cp_fd_close(&w->child_life);
 }
 
-void
-cp_worker_close(struct cp_worker *w)
-{
-    close_child_ends(w);
-    cp_fd_close(&w->tx);
-    cp_fd_close(&w->rx);
-    cp_fd_close(&w->life);
-}
-
 int
 cp_worker_started(struct cp_worker *w, pid_t pid)
 {
@@ -141,8 +132,8 @@ cp_worker_in_child(struct cp_worker *w)
 bool
 cp_worker_accepts(const struct cp_worker *w)
 {
-    return w->tx >= 0 && !w->last && !w->bad && !w->told && w->budget > 0
-           && w->big == NULL && w->tail - w->head < CP_WINDOW
+    return w->tx >= 0 && !w->last && !w->bad && !w->eof && !w->told
+           && w->budget > 0 && w->big == NULL && w->tail - w->head < CP_WINDOW
            && cp_buf_len(&w->out) < OUT_LIMIT;
 }
 
@@ -339,6 +330,17 @@ cp_worker_tell_end(struct cp_worker *w)
 {
     w->told = true;
     cp_buf_fini(&w->out);
-    big_done(w);
+    w->big = NULL;
+    w->big_left = 0;
     cp_fd_close(&w->tx);
+}
+
+void
+cp_worker_close(struct cp_worker *w)
+{
+    close_child_ends(w);
+    cp_fd_close(&w->tx);
+    cp_fd_close(&w->rx);
+    cp_fd_close(&w->life);
+    big_done(w);
 }

@@ -15,8 +15,6 @@
 #include "cp_proc.h"
 #include "cp_wire.h"
 
-#define CP_BIG CP_KIB(32) /* a body from here on is sent without a copy */
-
 struct cp_worker;
 
 /* Called with the pool's lock held. */
@@ -58,7 +56,8 @@ struct cp_worker {
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a body that follows out, not copied */
     size_t big_left;
-    struct cp_func *big_func; /* its owner, where it is a callable's */
+    struct cp_func *big_func; /* its owner, where it is a callable's; after
+                                 cp_worker_tell_end() what did not go out */
     bool wants_out;           /* the poller watches tx */
     uint8_t *has_func;        /* by slot */
     uint32_t has_func_n;
@@ -128,7 +127,8 @@ bool cp_worker_has_begun(const struct cp_worker *w, uint64_t seq);
  * not written yet is dropped. */
 void cp_worker_tell_end(struct cp_worker *w);
 
-/* Close all descriptors but the sentinel. Idempotent. */
+/* Close all descriptors but the sentinel, and release a big callable that did
+ * not go out. Idempotent. */
 void cp_worker_close(struct cp_worker *w);
 
 #endif

@@ -147,18 +147,14 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         return NULL;
     }
     for (;;) {
-        int r;
-        uint64_t n = 0;
+        uint64_t n;
         Py_BEGIN_ALLOW_THREADS
-        r = cp_job_wait_wants(result->job);
-        if (r == 1) {
-            n = cp_job_wants(result->job);
-        }
+        n = cp_job_wait_wants(result->job);
         Py_END_ALLOW_THREADS
-        if (r == 0) {
+        if (n == 0) {
             break;
         }
-        r = py_feed(result, n > 0 ? n : 1);
+        int r = py_feed(result, n);
         if (r < 0) {
             return NULL;
         }

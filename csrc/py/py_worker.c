@@ -115,7 +115,9 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (pid == 0) {
         PyOS_AfterFork_Child();
         state->forked = 0;
-        cp_serve_init(serve, w);
+        if (cp_serve_init(serve, w) != 0) {
+            _exit(1); /* an exception would run on in a copy of the caller */
+        }
         state->serving = serve;
         return PyLong_FromLong(0);
     }

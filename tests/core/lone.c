@@ -69,7 +69,7 @@ lone_open(struct lone *lone, uint64_t budget, size_t func_len)
     the = lone;
     CHECK_EQ(cp_worker_new(budget, &lone->w), 0);
     lone->w->ops = &ops;
-    cp_serve_init(&lone->s, lone->w);
+    CHECK_EQ(cp_serve_init(&lone->s, lone->w), 0);
     lone->func = malloc(sizeof(*lone->func) + func_len);
     CHECK(lone->func != NULL);
     *lone->func = (struct cp_func){

@@ -57,6 +57,7 @@ enum start {
     START_INIT_ERROR, /* its initializer fails */
     START_DIES,       /* before any sign of life */
     START_WAITS,      /* in its initializer, at the gate */
+    START_CHOKES,     /* well, but dies of a big body before it takes it */
 };
 
 #define RIG_RUNS 4096u

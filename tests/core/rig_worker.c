@@ -253,6 +253,7 @@ run_initializer(struct worker *me)
             say_begun(me);
             pass_gate(me);
             break;
+        case START_CHOKES: break;
     }
     answer(me, NULL, CP_HELLO, NULL, 0);
 }
@@ -265,7 +266,7 @@ rig_worker_main(struct rig *rig, struct cp_worker *w)
     me.rig = rig;
     me.w = w;
     me.budget = w->budget;
-    cp_serve_init(&me.s, w);
+    CHECK_EQ(cp_serve_init(&me.s, w), 0);
     run_initializer(&me);
     while (!me.ends) {
         struct cp_frame frame;
@@ -275,6 +276,9 @@ rig_worker_main(struct rig *rig, struct cp_worker *w)
             r = cp_serve_wait(&me.s);
             if (r != CP_EINTR) {
                 check_io(r);
+            }
+            if (rig->start == START_CHOKES && cp_buf_len(&me.s.in) >= CP_BIG) {
+                (void)raise(SIGKILL);
             }
             continue;
         }

@@ -389,6 +389,63 @@ TEST(death_in_the_middle_of_a_big_callable)
     rig_close(&rig);
 }
 
+/* A big task that no worker lives to begin fails, after a few of them; the others
+ * are done. */
+TEST(death_of_a_big_task_again_and_again)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.target = 1;
+    rig.start = START_CHOKES;
+    cp_pool_set_target(rig.pool, 1);
+    rig_fill(&rig);
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add_long(&batch, OP_ECHO, 0, i == 7 ? 1000 * 1000 : 10);
+    }
+    batch_put(&batch, job, true);
+    take_echoes(&rig, job, 7);
+    rig_check_lost(rig_take(&rig, job), 7, -SIGKILL);
+    take_echoes(&rig, job, 12);
+    CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* The same of a callable: then all that needs it fails, however much that is. */
+TEST(death_of_a_big_callable_again_and_again)
+{
+    for (int size = 100 * 1000; size <= 3000 * 1000; size *= 30) {
+        struct rig rig;
+        uint8_t *bytes = calloc(1, (size_t)size);
+        CHECK(bytes != NULL);
+        rig_open(&rig, 0);
+        rig.target = 1;
+        rig.start = START_CHOKES;
+        cp_pool_set_target(rig.pool, 1);
+        rig_fill(&rig);
+        struct cp_func *small = rig.func;
+        rig.func = cp_func_open(rig.pool, bytes, (size_t)size, 0);
+        struct batch batch = {0};
+        struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+        for (int i = 0; i < 500; i++) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+        }
+        batch_put(&batch, job, true);
+        cp_func_close(rig.pool, rig.func);
+        rig.func = small;
+        for (uint64_t i = 0; i < 500; i++) {
+            rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
+        }
+        CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
+        close_job(&rig, job);
+        check_works(&rig);
+        free(bytes);
+        rig_close(&rig);
+    }
+}
+
 /* It reads no more, but goes on with its task: what was sent to it since goes to
  * another one, and its answer counts. */
 TEST(death_of_a_worker_that_reads_no_more)
@@ -448,6 +505,23 @@ TEST(death_of_old_age_loses_nothing)
     take_echoes(&rig, job, 300);
     close_job(&rig, job);
     CHECK(rig.forks > 20);
+    rig_close(&rig);
+}
+
+/* The same with tasks that are next again and again when a worker ends: they are
+ * none the worse for that. */
+TEST(death_of_old_age_costs_others_nothing)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 4);
+    struct cp_job *job = quick_job(&rig, &batch);
+    for (int i = 0; i < 600; i++) {
+        (void)batch_add(&batch, i % 3 == 0 ? OP_ECHO : OP_LAST, 0);
+    }
+    batch_put(&batch, job, true);
+    take_echoes(&rig, job, 600);
+    close_job(&rig, job);
     rig_close(&rig);
 }
 
