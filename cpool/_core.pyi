@@ -1,10 +1,12 @@
 """The engine, in C: what runs once a task. Not public; `cpool.pool` is."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, final
+from typing import Any, TypeVar, final
 from weakref import ReferenceType
 
 from typing_extensions import disjoint_base
+
+R = TypeVar("R", bound=Result)
 
 # How a task's items are applied; LISTED: the answer to one item stands for a list of one; FIT:
 # chunks may be of other sizes, by what items take.
@@ -52,15 +54,19 @@ class Engine:
     def signal(self, signal: int, /) -> None: ...
     def submit(
         self,
-        result: Result,
+        kind: type[R],
+        pool: Any,
         func: Callable[..., Any],
         args: Iterable[Any],
         kwds: Mapping[str, Any],
+        callback: Callable[[Any], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
         /,
-    ) -> None: ...
+    ) -> R: ...
     def apply(
         self,
-        result: Result,
+        kind: type[Result],
+        pool: Any,
         func: Callable[..., Any],
         args: Iterable[Any],
         kwds: Mapping[str, Any],

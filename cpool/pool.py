@@ -197,7 +197,8 @@ class Pool(_stdlib.Pool):
     # ---- submitting ----
 
     def _check_running(self) -> None:
-        super()._check_running()
+        if self._state != RUN:
+            raise ValueError("Pool not running")
         if self._engine is not None and not self._engine.is_ours:
             _remote.raise_foreign()
 
@@ -208,7 +209,7 @@ class Pool(_stdlib.Pool):
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
             return self.apply_async(func, args, kwds).get()
         self._check_running()
-        return self._engine.apply(ApplyResult(self), func, args, kwds)
+        return self._engine.apply(ApplyResult, self, func, args, kwds)
 
     def apply_async(
         self,
@@ -228,9 +229,7 @@ class Pool(_stdlib.Pool):
         self._check_running()
         if not self._threads:
             self._start_threads()
-        result = ApplyResult(self, callback, error_callback)
-        self._engine.submit(result, func, args, kwds)
-        return result
+        return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
         self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None

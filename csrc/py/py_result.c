@@ -210,35 +210,60 @@ py_result_number(ResultObject *self)
     return PyLong_FromUnsignedLongLong(self->job->id);
 }
 
+static PyObject *
+result_alloc(PyTypeObject *type, struct py_state *state)
+{
+    ResultObject *self = (ResultObject *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->state = state;
+        self->length = -1;
+        self->source.length = -1;
+    }
+    return (PyObject *)self;
+}
+
+PyObject *
+py_result_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+              PyObject *Py_UNUSED(kwds))
+{
+    return result_alloc(type, py_state_of_type(type));
+}
+
+static int
+open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
+         uint32_t flags)
+{
+    if (py_engine_check(engine) < 0) {
+        return -1;
+    }
+    py_engine_collect(engine);
+    int r = cp_job_open(engine->pool, NULL, flags, NULL, &self->job);
+    if (r != 0) {
+        (void)py_raise(self->state, r);
+        return -1;
+    }
+    self->engine = (EngineObject *)Py_NewRef(engine);
+    self->pool = Py_NewRef(pool);
+    return 0;
+}
+
 int
 py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
 {
     PyObject *engine = PyObject_GetAttrString(pool, "_engine");
+    int r = -1;
     if (engine == NULL) {
         return -1;
     }
     if (!PyObject_TypeCheck(engine, self->state->engine_type)
         || self->engine != NULL) {
-        Py_DECREF(engine);
         PyErr_SetString(PyExc_TypeError,
                         "a result is made once, for a cpool.Pool");
-        return -1;
+    } else {
+        r = open_job(self, (EngineObject *)engine, pool, flags);
     }
-    EngineObject *e = (EngineObject *)engine;
-    if (py_engine_check(e) < 0) {
-        Py_DECREF(engine);
-        return -1;
-    }
-    py_engine_collect(e);
-    int r = cp_job_open(e->pool, NULL, flags, NULL, &self->job);
-    if (r != 0) {
-        Py_DECREF(engine);
-        (void)py_raise(self->state, r);
-        return -1;
-    }
-    self->engine = e;
-    self->pool = Py_NewRef(pool);
-    return 0;
+    Py_DECREF(engine);
+    return r;
 }
 
 static int
@@ -246,6 +271,41 @@ is_true(PyObject *callback)
 {
     return callback == NULL || callback == Py_None ? 0
                                                    : PyObject_IsTrue(callback);
+}
+
+/* Keep the callbacks, and add to *flags whether there are any to run. */
+static int
+set_callbacks(ResultObject *self, PyObject *callback, PyObject *error_callback,
+              uint32_t *flags)
+{
+    int on_value = is_true(callback), on_error = is_true(error_callback);
+    if (on_value < 0 || on_error < 0) {
+        return -1;
+    }
+    *flags |= on_value || on_error ? CP_JOB_CALLS : 0u;
+    self->callback = Py_NewRef(callback);
+    self->error_callback = Py_NewRef(error_callback);
+    return 0;
+}
+
+ResultObject *
+py_result_make(EngineObject *engine, PyObject *kind, PyObject *pool,
+               PyObject *callback, PyObject *error_callback)
+{
+    struct py_state *state = engine->state;
+    PyTypeObject *type = (PyTypeObject *)kind;
+    if (!PyType_Check(kind) || !PyType_IsSubtype(type, state->result_type)) {
+        PyErr_SetString(PyExc_TypeError, "a class of cpool results is needed");
+        return NULL;
+    }
+    ResultObject *self = (ResultObject *)result_alloc(type, state);
+    uint32_t flags = CP_JOB_SINGLE;
+    if (self != NULL
+        && (set_callbacks(self, callback, error_callback, &flags) < 0
+            || open_job(self, engine, pool, flags) < 0)) {
+        Py_CLEAR(self);
+    }
+    return self;
 }
 
 static PyObject *
@@ -276,17 +336,13 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
                         "a result is made once, for a cpool.Pool");
         return -1;
     }
-    int on_value = is_true(callback), on_error = is_true(error_callback);
-    if (on_value < 0 || on_error < 0) {
+    uint32_t flags = length < 0 ? CP_JOB_SINGLE : 0u;
+    if (set_callbacks(self, callback, error_callback, &flags) < 0) {
         return -1;
     }
-    uint32_t flags = (length < 0 ? CP_JOB_SINGLE : 0u)
-                     | (on_value || on_error ? CP_JOB_CALLS : 0u);
     if (length >= 0 && chunksize <= 0) {
         flags &= ~CP_JOB_CALLS; /* nothing runs, so nobody is called */
     }
-    self->callback = Py_NewRef(callback);
-    self->error_callback = Py_NewRef(error_callback);
     self->length = length;
     self->chunksize = chunksize;
     if (length >= 0) {
@@ -305,19 +361,6 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
         py_result_release(self);
     }
     return 0;
-}
-
-static PyObject *
-result_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
-           PyObject *Py_UNUSED(kwds))
-{
-    ResultObject *self = (ResultObject *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->state = py_state_of_type(type);
-        self->length = -1;
-        self->source.length = -1;
-    }
-    return (PyObject *)self;
 }
 
 int
@@ -458,16 +501,11 @@ static PyMethodDef result_methods[] = {
 };
 
 static PyType_Slot result_slots[] = {
-    {Py_tp_new, result_new},
-    {Py_tp_init, py_result_init},
-    {Py_tp_traverse, py_result_traverse},
-    {Py_tp_clear, py_result_clear},
-    {Py_tp_dealloc, py_result_dealloc},
-    {Py_tp_finalize, result_finalize},
-    {Py_tp_methods, result_methods},
-    {Py_tp_members, py_result_members},
-    {Py_tp_getset, result_getset},
-    {0, NULL},
+    {Py_tp_new, py_result_new},           {Py_tp_init, py_result_init},
+    {Py_tp_traverse, py_result_traverse}, {Py_tp_clear, py_result_clear},
+    {Py_tp_dealloc, py_result_dealloc},   {Py_tp_finalize, result_finalize},
+    {Py_tp_methods, result_methods},      {Py_tp_members, py_result_members},
+    {Py_tp_getset, result_getset},        {0, NULL},
 };
 
 static PyType_Spec result_spec = {

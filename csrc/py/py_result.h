@@ -10,11 +10,19 @@
 
 /* py_stream.c */
 int py_stream_add_type(PyObject *module, struct py_state *state);
+PyObject *py_result_new(PyTypeObject *type, PyObject *args, PyObject *kwds);
 int py_result_init(PyObject *op, PyObject *args, PyObject *kwds);
 int py_result_traverse(PyObject *op, visitproc visit, void *arg);
 int py_result_clear(PyObject *op);
 void py_result_dealloc(PyObject *op);
 int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
+
+/* The result of one call, as kind(pool, callback, error_callback) makes it; kind is
+ * a class over _core.Result. */
+ResultObject *py_result_make(EngineObject *engine, PyObject *kind,
+                             PyObject *pool, PyObject *callback,
+                             PyObject *error_callback);
+
 /* Its number, or None: a new reference. From then on the job holds it. */
 PyObject *py_result_number(ResultObject *self);
 extern PyMemberDef py_result_members[];

@@ -24,19 +24,6 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
 }
 
-static PyObject *
-stream_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
-           PyObject *Py_UNUSED(kwds))
-{
-    ResultObject *self = (ResultObject *)type->tp_alloc(type, 0);
-    if (self != NULL) {
-        self->state = py_state_of_type(type);
-        self->length = -1;
-        self->source.length = -1;
-    }
-    return (PyObject *)self;
-}
-
 /* The item, or NULL with what its task raised. Consumes r. */
 static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
@@ -149,7 +136,7 @@ static PyMethodDef stream_methods[] = {
 };
 
 static PyType_Slot stream_slots[] = {
-    {Py_tp_new, stream_new},
+    {Py_tp_new, py_result_new},
     {Py_tp_init, stream_init},
     {Py_tp_traverse, py_result_traverse},
     {Py_tp_clear, py_result_clear},

@@ -2,7 +2,7 @@
 #include "py_submit.h"
 
 #include "py_feed.h"
-#include "py_state.h"
+#include "py_result.h"
 
 static ResultObject *
 result_arg(EngineObject *self, PyObject *op)
@@ -23,17 +23,20 @@ result_arg(EngineObject *self, PyObject *op)
     return result;
 }
 
+/* kind, pool, func, args, kwds: make the result and submit its one task. */
 static ResultObject *
-submit_call(EngineObject *self, PyObject *const *args, Py_ssize_t nargs)
+submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
+            PyObject *error_callback)
 {
-    if (nargs != 4) {
-        PyErr_SetString(PyExc_TypeError,
-                        "a result, func, args and kwds are needed");
+    ResultObject *result = py_result_make((EngineObject *)engine, args[0],
+                                          args[1], callback, error_callback);
+    if (result == NULL) {
         return NULL;
     }
-    ResultObject *result = result_arg(self, args[0]);
-    if (result == NULL || py_feed_call(result, args[1], args[2], args[3]) < 0) {
-        return NULL;
+    result->submitted = 1;
+    py_result_hold(result);
+    if (py_feed_call(result, args[2], args[3], args[4]) < 0) {
+        Py_CLEAR(result);
     }
     return result;
 }
@@ -41,10 +44,12 @@ submit_call(EngineObject *self, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (submit_call((EngineObject *)op, args, nargs) == NULL) {
+    if (nargs != 7) {
+        PyErr_Format(PyExc_TypeError, "submit() takes 7 arguments, not %zd",
+                     nargs);
         return NULL;
     }
-    Py_RETURN_NONE;
+    return (PyObject *)submit_call(op, args, args[5], args[6]);
 }
 
 /* Submitting and waiting in one go: in between no signal's handler can leave a
@@ -52,8 +57,15 @@ py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    ResultObject *result = submit_call((EngineObject *)op, args, nargs);
-    return result != NULL ? py_result_await(result) : NULL;
+    if (nargs != 5) {
+        PyErr_Format(PyExc_TypeError, "apply() takes 5 arguments, not %zd",
+                     nargs);
+        return NULL;
+    }
+    ResultObject *result = submit_call(op, args, Py_None, Py_None);
+    PyObject *value = result != NULL ? py_result_await(result) : NULL;
+    Py_XDECREF(result);
+    return value;
 }
 
 /* Open the source and feed what can be fed now: 1 there is more, 0, or -1 with

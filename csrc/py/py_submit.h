@@ -7,11 +7,12 @@
 
 #include "py_state.h"
 
-/* submit(result, func, args, kwds): one call. */
+/* submit(kind, pool, func, args, kwds, callback, error_callback): one call; the
+ * result, of this kind. */
 PyObject *py_submit_call(PyObject *engine, PyObject *const *args,
                          Py_ssize_t nargs);
 
-/* apply(result, func, args, kwds): likewise, and wait: what the call returns. */
+/* apply(kind, pool, func, args, kwds): likewise, and wait: what the call returns. */
 PyObject *py_submit_apply(PyObject *engine, PyObject *const *args,
                           Py_ssize_t nargs);
 
