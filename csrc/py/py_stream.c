@@ -5,8 +5,8 @@
  * all get to the end.
  */
 #include "py_error.h"
-#include "py_pickle.h"
 #include "py_result.h"
+#include "py_run.h"
 #include "py_settle.h"
 #include "py_timeout.h"
 
@@ -30,7 +30,7 @@ item_take(ResultObject *self, struct cp_result *r)
 {
     PyObject *item = NULL;
     if (r->outcome == CP_OK) {
-        item = py_loads(self->state, r->body, r->len);
+        item = py_body_get(self->state, r->body, r->len);
     } else {
         PyObject *exc = py_result_error(self, r);
         if (exc != NULL) {
