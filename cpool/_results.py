@@ -40,6 +40,20 @@ class Cache(MutableMapping[int, Any]):
         return len(self._all())
 
 
+class _Readable:
+    """An attribute that the stdlib's results have, and that subclasses may use for themselves.
+
+    One that gathers several results or wraps one often never calls `__init__`, and stores what it
+    likes under these names. So they are no properties: what the instance has comes first.
+    """
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
+    def __get__(self, result: object, owner: type | None = None) -> Any:
+        return self if result is None else self._read(result)
+
+
 class _Event:
     """Stands in for the threading.Event that the stdlib's results have."""
 
@@ -64,11 +78,13 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
     (`ValueError` before it is ready).
     """
 
-    @property
-    def _event(self) -> _Event:
-        return _Event(self)
+    _pool = _Readable(_core.Result._pool.__get__)
+    _job = _Readable(_core.Result._job.__get__)
+    _callback = _Readable(_core.Result._callback.__get__)
+    _error_callback = _Readable(_core.Result._error_callback.__get__)
+    _event = _Readable(_Event)
 
-    @property
+    @_Readable
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
@@ -99,7 +115,7 @@ class MapResult(ApplyResult):
         _core.Result.__init__(self, pool, callback, error_callback, chunksize, length)
         self._chunksize = chunksize
 
-    @property
+    @_Readable
     def _number_left(self) -> int:
         return self._left()
 
@@ -112,8 +128,10 @@ class IMapIterator(_core.Stream, _stdlib.IMapIterator):
     """
 
     next = __next__ = _core.Stream.next
+    _pool = _Readable(_core.Stream._pool.__get__)
+    _job = _Readable(_core.Stream._job.__get__)
 
-    @property
+    @_Readable
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 

@@ -21,6 +21,7 @@ from engine import DEADLINE, AsyncResult, pool_module
 from gates import Gate, eventually
 
 MapResult = pool_module.MapResult
+IMapIterator = pool_module.IMapIterator
 Start = Callable[..., Any]
 
 # A pending result of either kind: start(pool, gate, callback, error_callback).
@@ -484,6 +485,26 @@ def test_a_subclass_need_not_call_init() -> None:
         assert isinstance(gathered, AsyncResult)
         pool.close()
         pool.join()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "_pool _event _job _cache _callback _error_callback _success _value _number_left".split(),
+)
+@pytest.mark.parametrize(
+    "cls", [AsyncResult, MapResult, IMapIterator], ids=lambda cls: cls.__name__
+)
+def test_a_subclass_has_the_private_names_to_itself(cls: Any, name: str) -> None:
+    """As parmap's, which wraps a result and keeps its pool as `_pool`."""
+
+    class Wrapped(cls):  # type: ignore[misc]
+        def __init__(self) -> None:
+            setattr(self, name, "mine")
+
+    wrapped = Wrapped()
+    assert getattr(wrapped, name) == "mine"
+    setattr(wrapped, name, None)
+    assert getattr(wrapped, name) is None
 
 
 def test_a_result_takes_attributes(pool: Any) -> None:
