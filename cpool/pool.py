@@ -30,14 +30,12 @@ from typing import Any, NoReturn
 
 from . import _child, _core, _end, _popen, _remote
 from ._recipes import TaskQueue
-from ._results import (
-    ApplyResult,
-    AsyncResult,
-    Cache,
-    IMapIterator,
-    IMapUnorderedIterator,
-    MapResult,
-)
+from ._results import ApplyResult as ApplyResult
+from ._results import AsyncResult as AsyncResult
+from ._results import Cache
+from ._results import IMapIterator as IMapIterator
+from ._results import IMapUnorderedIterator as IMapUnorderedIterator
+from ._results import MapResult as MapResult
 from ._size import default_processes
 from ._stdlib import pool as _stdlib
 from .errors import PoolError, PoolTerminated
