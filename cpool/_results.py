@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _core
-from ._stdlib import pool as _stdlib
+from . import _core, _stdlib
+from ._stdlib import T
 
 
 def _not_picklable(self: object) -> NoReturn:
@@ -57,7 +57,7 @@ class _Readable:
 class _Event:
     """Stands in for the threading.Event that the stdlib's results have."""
 
-    def __init__(self, result: ApplyResult) -> None:
+    def __init__(self, result: ApplyResult[Any]) -> None:
         self._result = result
 
     def is_set(self) -> bool:
@@ -68,7 +68,7 @@ class _Event:
         return self._result.ready()
 
 
-class ApplyResult(_core.Result, _stdlib.ApplyResult):
+class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
@@ -77,6 +77,10 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
     `ready()` says whether the result is there, `successful()` whether it is a value
     (`ValueError` before it is ready).
     """
+
+    if TYPE_CHECKING:
+
+        def get(self, timeout: float | None = None) -> T: ...
 
     _pool = _Readable(_core.Result._pool.__get__)
     _job = _Readable(_core.Result._job.__get__)
@@ -88,12 +92,19 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_success", "_value"):  # there once the result is
-            found = self._look()
-            if found is not None:
-                return found[name == "_value"]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @_Readable
+    def _success(self) -> bool:
+        return self._found("_success")[0]
+
+    @_Readable
+    def _value(self) -> Any:
+        return self._found("_value")[1]
+
+    def _found(self, name: str) -> tuple[bool, Any]:
+        found = self._look()
+        if found is None:  # there once the result is
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return found
 
     __reduce__ = _not_picklable
 
@@ -101,7 +112,7 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
     """What `map_async` and `starmap_async` return: the value is the list of all results."""
 
     def __init__(
@@ -109,7 +120,7 @@ class MapResult(ApplyResult):
         pool: Any,
         chunksize: int,
         length: int,
-        callback: Callable[[list[Any]], object] | None,
+        callback: Callable[[list[T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         _core.Result.__init__(self, pool, callback, error_callback, chunksize, length)
@@ -120,14 +131,19 @@ class MapResult(ApplyResult):
         return self._left()
 
 
-class IMapIterator(_core.Stream, _stdlib.IMapIterator):
+class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
     `next(timeout=None)` raises what the task of that item raised, and goes on after it;
     `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     """
 
-    next = __next__ = _core.Stream.next
+    if TYPE_CHECKING:
+
+        def __next__(self, timeout: float | None = None) -> T: ...
+        def next(self, timeout: float | None = None) -> T: ...
+    else:
+        next = __next__ = _core.Stream.next
     _pool = _Readable(_core.Stream._pool.__get__)
     _job = _Readable(_core.Stream._job.__get__)
 
@@ -138,7 +154,7 @@ class IMapIterator(_core.Stream, _stdlib.IMapIterator):
     __reduce__ = _not_picklable
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
     """What `imap_unordered` returns: results in the order in which they come."""
 
     def __init__(self, pool: Any) -> None:

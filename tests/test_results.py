@@ -6,6 +6,7 @@ import datetime
 import decimal
 import fractions
 import multiprocessing
+import multiprocessing.pool as stdlib_pool
 import pickle
 import sys
 import threading
@@ -66,6 +67,19 @@ def test_the_classes(pool: Any) -> None:
     assert type(mapped) is type(pool.starmap_async(tasks.square, [(2,)])) is MapResult
     assert issubclass(MapResult, AsyncResult)
     assert (applied.get(DEADLINE), mapped.get(DEADLINE)) == (4, [4])
+
+
+def test_results_are_of_the_stdlibs_classes(pool: Any) -> None:
+    """Those that a program has imported before the swap."""
+
+    mapped, ordered = pool.map_async(tasks.square, [2]), pool.imap(tasks.square, [2])
+    unordered = pool.imap_unordered(tasks.square, [2])
+    assert isinstance(mapped, stdlib_pool.MapResult)
+    assert isinstance(mapped, stdlib_pool.AsyncResult)
+    assert isinstance(ordered, stdlib_pool.IMapIterator)
+    assert not isinstance(ordered, stdlib_pool.IMapUnorderedIterator)
+    assert isinstance(unordered, stdlib_pool.IMapUnorderedIterator)
+    assert (mapped.get(DEADLINE), list(ordered), list(unordered)) == ([4], [4], [4])
 
 
 def test_apply_result_is_the_old_name() -> None:
