@@ -113,8 +113,8 @@ lint-python: build
 	$(bin)/mypy --strict cpool examples tests/test_typing.py
 
 # From elsewhere, so that it looks at the package as it is installed.
-stubs: build ## the stubs and the annotations against what is there
-	cd $(VENV) && bin/stubtest cpool
+stubs: build ## the stub of the C module against the module
+	cd $(VENV) && bin/stubtest cpool._core
 
 fix: build ## mend what the linters can mend
 	clang-format -i $(c_files)
