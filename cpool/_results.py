@@ -92,19 +92,14 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    @_Readable
-    def _success(self) -> bool:
-        return self._found("_success")[0]
+    if not TYPE_CHECKING:  # which would take every misspelt name for one of these
 
-    @_Readable
-    def _value(self) -> Any:
-        return self._found("_value")[1]
-
-    def _found(self, name: str) -> tuple[bool, Any]:
-        found = self._look()
-        if found is None:  # there once the result is
+        def __getattr__(self, name: str) -> Any:
+            if name in ("_success", "_value"):  # there once the result is
+                found = self._look()
+                if found is not None:
+                    return found[name == "_value"]
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return found
 
     __reduce__ = _not_picklable
 

@@ -521,6 +521,15 @@ def test_a_subclass_has_the_private_names_to_itself(cls: Any, name: str) -> None
     assert getattr(wrapped, name) is None
 
 
+@each_kind
+def test_a_result_has_what_dir_says(pending: Start, gate: Gate, kind: str) -> None:
+    """Managers read all of it, before the result is there as well."""
+    result = pending(kind)
+    assert [name for name in dir(result) if not hasattr(result, name)] == []
+    gate.open()
+    result.wait(DEADLINE)
+
+
 def test_a_result_takes_attributes(pool: Any) -> None:
     result = pool.apply_async(tasks.nothing)
     result.label = "mine"
