@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.modules["cpool._core"] = None
     sys.platform = "win32"
     for module, names in (
-        (os, "register_at_fork sched_getaffinity"),
+        (os, "register_at_fork"),
         (signal, "SIGKILL"),
     ):
         for name in names.split():
