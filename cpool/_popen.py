@@ -80,6 +80,9 @@ def after_fork_in_child() -> None:
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
 
 
+os.register_at_fork(after_in_child=after_fork_in_child)
+
+
 def starter(worker: Worker) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of one Process object."""
 

@@ -123,6 +123,12 @@ stream_get_job(PyObject *op, void *Py_UNUSED(closure))
     return py_result_number((ResultObject *)op);
 }
 
+static PyMemberDef stream_members[] = {
+    {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
+    {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyGetSetDef stream_getset[] = {
     {"_job", stream_get_job, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -144,7 +150,7 @@ static PyType_Slot stream_slots[] = {
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, stream_iternext},
     {Py_tp_methods, stream_methods},
-    {Py_tp_members, py_result_members},
+    {Py_tp_members, stream_members},
     {Py_tp_getset, stream_getset},
     {0, NULL},
 };
