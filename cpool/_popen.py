@@ -74,7 +74,8 @@ class Popen(popen_fork.Popen):
 
 def after_fork_in_child() -> None:
     """A process that somebody forks has copies of our pools, and none of their workers."""
-    _core._after_fork_in_child()
+    if not _core._after_fork_in_child():
+        return
     # Or multiprocessing would end and join them when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])

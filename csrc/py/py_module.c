@@ -33,18 +33,20 @@ py_is_ours(const struct py_state *state, const struct cp_pool *pool)
     return cp_pool_owner(pool) == state->pid;
 }
 
+/* Whether somebody else has forked, and the pools in here are copies. */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
     state->pid = (long)getpid();
-    if (state->forked >= 0) {
-        /* Somebody else's fork: the pools in here are copies. With our ends of
-         * their pipes closed, end-of-file comes when the owner goes. */
-        state->forked = 1;
-        cp_fd_in_child(NULL, 0);
+    if (state->forked < 0) {
+        Py_RETURN_FALSE;
     }
-    Py_RETURN_NONE;
+    /* With our ends of their pipes closed, end-of-file comes when the owner
+     * goes. */
+    state->forked = 1;
+    cp_fd_in_child(NULL, 0);
+    Py_RETURN_TRUE;
 }
 
 static PyObject *
