@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _signal  # without the enums of `signal`, whose lookups cost more than all else here
+# Without the enums of `signal`, whose lookups cost more than all else here.
+import _signal  # type: ignore[import-not-found]
 import atexit
 import faulthandler
 import gc
