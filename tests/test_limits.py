@@ -195,6 +195,9 @@ calls = [
     lambda: pool.apply_async(tasks.size, (large,)).get(DEADLINE),
     lambda: pool.map(tasks.size, [large, large], 1),
     lambda: next(pool.imap(tasks.size, [large])),
+    lambda: len(pool.apply(tasks.zeros, (40_000_000,))),
+    lambda: pool.apply_async(tasks.zeros, (40_000_000,)).get(DEADLINE),
+    lambda: next(pool.imap_unordered(tasks.zeros, [40_000_000])),
 ]
 print([told(call) for call in calls])
 print(len(pool._cache))
@@ -209,7 +212,7 @@ pool.join(timeout=DEADLINE)
 
 def test_a_task_for_which_there_is_no_memory_fails_alone(tmp_path: Path) -> None:
     lines = scripts.output(tmp_path, PREFIX + NO_MEMORY)
-    assert lines == [str(["MemoryError: "] * 4), "0", "40000000", "True"]
+    assert lines == [str(["MemoryError: "] * 7), "0", "40000000", "True"]
 
 
 # Shared memory

@@ -65,11 +65,12 @@ struct cp_worker {
     uint8_t *has_func;        /* by slot */
     uint32_t has_func_n;
 
-    struct cp_buf in;       /* results, not parsed yet */
-    uint64_t read_bytes;    /* of the result stream, read from the pipe */
-    uint64_t seen_bytes;    /* of it, put into `in`; more where the ring
+    struct cp_buf in;    /* results, not parsed yet */
+    uint64_t read_bytes; /* of the result stream, read from the pipe */
+    uint64_t seen_bytes; /* of it, put into `in`; more where the ring
                                  was read ahead of the pipe */
-    struct cp_result *part; /* a big body that is coming in */
+    struct cp_result
+        *part; /* a body that is coming in; CP_NOMEM: it is dropped */
     struct cp_frame part_frame;
     size_t part_got;
 };
