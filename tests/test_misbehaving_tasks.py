@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -428,6 +429,27 @@ def test_a_task_that_blocks_all_signals(make_pool: Any) -> None:
     whole_again(pool, 1)
     pool.close()
     pool.join(timeout=DEADLINE)
+
+
+def limit_itself(name: str) -> None:
+    number = getattr(resource, name)
+    resource.setrlimit(number, (0, resource.getrlimit(number)[1]))
+
+
+@pytest.mark.parametrize("name", ["RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_NPROC"])
+def test_a_task_that_lowers_its_workers_limits(make_pool: Any, name: str) -> None:
+    """What later tasks need and do not get is their failure or their worker's."""
+    pool = make_pool(1)
+    pool.apply_async(limit_itself, (name,)).get(DEADLINE)
+    results = [pool.apply_async(tasks.zeros, (size,)) for size in (10, 40_000_000, 10)]
+    for result in results:
+        result.wait(DEADLINE)
+        assert result.ready(), "it never ended"
+        assert result.successful() or isinstance(
+            result._value, (MemoryError, MaybeEncodingError, errors.WorkerLostError)
+        )
+    pool._pool[0].kill()
+    whole_again(pool, 1)
 
 
 # Ends that take too long
