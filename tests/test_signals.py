@@ -147,8 +147,8 @@ def test_ctrl_c_in_the_initializers(tmp_path: Path) -> None:
 
 STUBBORN = """
 def catch(number):
-    gate.enter()
     try:
+        gate.enter()
         signal.pause()
     except KeyboardInterrupt:
         return number
