@@ -148,8 +148,7 @@ def test_ctrl_c_in_the_initializers(tmp_path: Path) -> None:
 STUBBORN = """
 def catch(number):
     try:
-        gate.enter()
-        signal.pause()
+        work()
     except KeyboardInterrupt:
         return number
 
