@@ -9,6 +9,7 @@ import faulthandler
 import gc
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing import util
@@ -64,6 +65,10 @@ def _forget_interrupt() -> None:
         _signal.signal(_signal.SIGINT, handler)
 
 
+def _wait_for_no_thread() -> None:
+    pass
+
+
 def main(
     worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
 ) -> None:
@@ -85,4 +90,11 @@ def main(
         return worker.serve()
 
     _forget_interrupt()
-    util.debug("worker exiting after %d tasks", worker.interruptible(work))
+    try:
+        tasks = worker.interruptible(work)
+    except Exception:
+        # It breaks off, and the parent learns from its end alone what that costs: no thread that a
+        # task has left behind may hold it up.
+        threading._shutdown = _wait_for_no_thread  # type: ignore[attr-defined]
+        raise
+    util.debug("worker exiting after %d tasks", tasks)

@@ -52,6 +52,11 @@ class Popen(popen_fork.Popen):
         self.finalizer = util.Finalize(self, self._worker.close)
         self.sentinel = self._worker.sentinel
 
+    @property
+    def is_leaving(self) -> bool:
+        """It was through long ago, and something keeps it from ending."""
+        return self._worker.is_leaving
+
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         if self.returncode is None:
             code = self._worker.poll() if flag == os.WNOHANG else self._worker.wait(None)

@@ -116,6 +116,11 @@ def _has_threads() -> bool:
         return threading.active_count() > 1
 
 
+def _is_leaving(process: BaseProcess) -> bool:
+    leaving: bool = process._popen.is_leaving  # type: ignore[attr-defined]
+    return leaving
+
+
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
@@ -460,6 +465,9 @@ class Pool(_StdlibPool):
         """The live list of worker processes."""
         if self._engine is not None and self._state == RUN and self._engine.is_ours:
             self._engine.wait_ended(0)  # replaces who has died meanwhile
+            if any(map(_is_leaving, self._workers)):
+                with self._lock:
+                    self._join_exited_workers()  # who was replaced before it had ended
         return self._workers
 
     @_pool.setter
@@ -491,7 +499,8 @@ class Pool(_StdlibPool):
             return
         with self._lock:
             self._engine.set_target(self._processes)
-            for _ in range(self._processes - len(self._workers)):
+            leaving = sum(map(_is_leaving, self._workers))
+            for _ in range(self._processes - len(self._workers) + leaving):
                 self._add_worker()
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:

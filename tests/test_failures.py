@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import engine
 import pytest
@@ -272,6 +272,26 @@ def test_a_worker_that_ends_its_life_after_so_many_tasks_may_die_too(make_pool: 
     whole_again(pool, 1)
 
 
+def test_a_program_that_reaps_all_children_is_told_less(tmp_path: Path) -> None:
+    """Where SIGCHLD is ignored nobody learns how a worker ended; all else is as ever."""
+    lines = scripts.output(
+        tmp_path,
+        "import signal\n"
+        "from engine import DEADLINE, Pool, errors\n"
+        "import tasks\n"
+        "signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+        "with Pool(2) as pool:\n"
+        "    results = [pool.apply_async(tasks.die_on, (2, n)) for n in range(5)]\n"
+        "    for result in results:\n"
+        "        result.wait(DEADLINE)\n"
+        "    print([result.successful() for result in results])\n"
+        "    print(type(results[2]._value).__name__, results[2]._value.exitcode)\n"
+        "    print(pool.map(abs, [-1]))\n"
+        "pool.join()\n",
+    )
+    assert lines == ["[True, True, False, True, True]", "WorkerLostError 255", "[1]"]
+
+
 # Tasks that end their worker
 
 
@@ -318,6 +338,83 @@ def test_tasks_behind_an_exit_run(make_pool: Any) -> None:
     results = [pool.apply_async(tasks.exit_on, (2, i)) for i in range(6)]
     assert [finished(result) for result in results] == [True, True, False, True, True, True]
     assert [result.get(0) for result in results[3:]] == [3, 4, 5]
+
+
+# What comes along with an exception
+
+
+def raise_from() -> NoReturn:
+    try:
+        raise KeyError("the first")
+    except KeyError as error:
+        raise ValueError("the second") from error
+
+
+def raise_while_handling() -> NoReturn:
+    try:
+        raise KeyError("the first")
+    except KeyError:
+        raise ValueError("the second")  # noqa: B904
+
+
+def raise_with_note() -> NoReturn:
+    error = ValueError("noted")
+    error.add_note("a note of the task")
+    raise error
+
+
+def raise_group() -> NoReturn:
+    raise ExceptionGroup("several", [KeyError(1), ExceptionGroup("inner", [LookupError(2)])])
+
+
+def raise_in_a_circle() -> NoReturn:
+    error: Any = ValueError("round")
+    error.itself = [error]
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("func", "told"),
+    [
+        (raise_from, "The above exception was the direct cause of the following exception"),
+        (raise_while_handling, "During handling of the above exception, another"),
+    ],
+)
+def test_the_cause_of_an_exception_is_told(make_pool: Any, func: Any, told: str) -> None:
+    error = failure(make_pool(1).apply_async(func).get)
+    assert (type(error), error.args) == (ValueError, ("the second",))
+    text = str(error.__cause__)
+    assert text.index("KeyError: 'the first'") < text.index(told)
+    assert text.index(told) < text.index("ValueError: the second")
+
+
+def test_notes_of_an_exception_arrive(make_pool: Any) -> None:
+    error = failure(make_pool(1).apply_async(raise_with_note).get)
+    assert error.__notes__ == ["a note of the task"]
+    assert "a note of the task" in str(error.__cause__)
+
+
+def test_a_group_of_exceptions_arrives(make_pool: Any) -> None:
+    error: Any = failure(make_pool(1).apply_async(raise_group).get)
+    assert type(error) is ExceptionGroup
+    first, inner = error.exceptions
+    assert (type(first), first.args) == (KeyError, (1,))
+    assert (type(inner.exceptions[0]), inner.exceptions[0].args) == (LookupError, (2,))
+    assert "ExceptionGroup: inner (1 sub-exception)" in str(error.__cause__)
+
+
+def test_an_exception_that_refers_to_itself_arrives(make_pool: Any) -> None:
+    error: Any = failure(make_pool(1).apply_async(raise_in_a_circle).get)
+    assert type(error) is ValueError
+    assert error.itself[0] is error
+
+
+def test_details_of_an_exception_arrive(make_pool: Any) -> None:
+    pool = make_pool(1)
+    error: Any = failure(pool.apply_async(compile, ("a = = 1", "its.py", "exec")).get)
+    assert (type(error), error.filename, error.lineno) == (SyntaxError, "its.py", 1)
+    error = failure(pool.apply_async(open, ("/nonexistent/file",)).get)
+    assert (type(error), error.filename) == (FileNotFoundError, "/nonexistent/file")
 
 
 # Exceptions, arguments and results that do not survive the journey
@@ -504,6 +601,28 @@ def test_with_and_a_failing_initializer() -> None:
         pool.map(tasks.square, range(100))
     assert time.monotonic() - started < 5
     pool.join()
+
+
+def fail_in_the_second(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        raise ValueError("no database") from None
+
+
+def test_an_initializer_that_raises_in_one_worker_breaks_the_pool(
+    make_pool: Any, tmp_path: Path
+) -> None:
+    """Work would else go on with fewer workers than it should, and nobody would know."""
+    pool = make_pool(2, fail_in_the_second, (str(tmp_path / "once"),))
+    eventually(lambda: type(failed_or_done(pool)) is errors.InitializerError)
+    assert type(failed_call(pool)) is errors.InitializerError
+
+
+def failed_or_done(pool: Any) -> Any:
+    result = pool.apply_async(tasks.nothing)
+    result.wait(DEADLINE)
+    return result._value
 
 
 # The terminal

@@ -210,6 +210,53 @@ def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, COPIED_AT_ANY_MOMENT) == ["[1]"]
 
 
+LEFT_AT_ANY_MOMENT = """
+import gc, os, sys, threading, warnings
+from engine import Pool
+from gates import eventually
+import tasks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+
+stop = threading.Event()
+
+def load(pool):
+    while not stop.is_set():
+        assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+        assert pool.apply_async(abs, (-1,), callback=id).get() == 1
+
+pools = [Pool(2), Pool(1)]
+held = [pools[0].apply_async(__import__("time").sleep, (3600,)), pools[1].imap(abs, [1, 2])]
+threads = [threading.Thread(target=load, args=(pools[n % 2],)) for n in range(4)]
+for thread in threads:
+    thread.start()
+for number in range(18):
+    child = os.fork()
+    if child == 0:
+        if number % 3 == 0:  # its copies are collected
+            del pools, held
+            gc.collect()
+        elif number % 3 == 1:  # it has a pool of its own, beside them
+            with Pool(1) as own:
+                assert own.map(abs, [-1]) == [1]
+            own.join()
+        sys.exit(0)
+    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
+    assert status == 0
+stop.set()
+for thread in threads:
+    thread.join()
+print(pools[0].map(abs, [-1]), list(held[1]))
+for pool in pools:
+    pool.terminate()
+"""
+
+
+def test_a_copy_made_at_any_moment_ends_in_the_ordinary_way(tmp_path: Path) -> None:
+    """Whatever lock of ours another thread held at that moment."""
+    assert scripts.output(tmp_path, LEFT_AT_ANY_MOMENT) == ["[1] [1, 2]"]
+
+
 # What a copy keeps
 
 

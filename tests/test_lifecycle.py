@@ -162,6 +162,21 @@ def test_after_join_the_pool_itself_holds_no_descriptor(how: str) -> None:
     assert open_files() == before
 
 
+@pytest.mark.better
+def test_a_collected_pool_holds_no_descriptor_though_its_results_live() -> None:
+    before = open_files()
+    pool = Pool(2)
+    results = [pool.apply_async(tasks.square, (3,), callback=id), pool.map_async(abs, [-1])]
+    items = pool.imap(tasks.square, iter([1, 2]))
+    assert [result.get(DEADLINE) for result in results] == [9, [1]]
+    assert list(items) == [1, 4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del pool
+        assert settled(open_files, before) == set()
+    assert [result.get(0) for result in results] == [9, [1]]
+
+
 def test_results_outlive_the_pool(make_pool: Any) -> None:
     pool = make_pool(2)
     result = pool.map_async(tasks.square, range(5))

@@ -137,6 +137,20 @@ def test_a_callback_that_blocks_holds_up_no_end(make_pool: Any) -> None:
     told.get()
 
 
+def test_callbacks_run_one_after_another(make_pool: Any) -> None:
+    """One that blocks holds up jobs that have callbacks of their own, and no others."""
+    pool = make_pool(2)
+    told = Told(lambda: None)
+    first = pool.apply_async(tasks.square, (3,), callback=told)
+    behind = pool.apply_async(tasks.square, (4,), callback=id)
+    assert pool.map_async(tasks.square, range(9), 1).get(DEADLINE)[-1] == 64
+    assert list(pool.imap(tasks.square, range(9))) == pool.map(tasks.square, range(9))
+    assert not first.ready()
+    assert not behind.ready()
+    told.get()
+    assert [first.get(DEADLINE), behind.get(DEADLINE)] == [9, 16]
+
+
 def test_join_waits_for_a_callback_that_blocks(make_pool: Any) -> None:
     pool = make_pool(1)
     told = Told(lambda: "told")

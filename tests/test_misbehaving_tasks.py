@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import multiprocessing
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -427,6 +429,105 @@ def test_a_task_that_blocks_all_signals(make_pool: Any) -> None:
     whole_again(pool, 1)
     pool.close()
     pool.join(timeout=DEADLINE)
+
+
+def limit_itself(name: str) -> None:
+    number = getattr(resource, name)
+    resource.setrlimit(number, (0, resource.getrlimit(number)[1]))
+
+
+@pytest.mark.parametrize("name", ["RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_NPROC"])
+def test_a_task_that_lowers_its_workers_limits(make_pool: Any, name: str) -> None:
+    """What later tasks need and do not get is their failure or their worker's."""
+    pool = make_pool(1)
+    pool.apply_async(limit_itself, (name,)).get(DEADLINE)
+    results = [pool.apply_async(tasks.zeros, (size,)) for size in (10, 40_000_000, 10)]
+    for result in results:
+        result.wait(DEADLINE)
+        assert result.ready(), "it never ended"
+        assert result.successful() or isinstance(
+            result._value, (MemoryError, MaybeEncodingError, errors.WorkerLostError)
+        )
+    pool._pool[0].kill()
+    whole_again(pool, 1)
+
+
+# Ends that take too long
+
+
+def leave_thread_and_exit(gate: Gate, how: str) -> None:
+    """The interpreter waits for the thread at its end; nothing ends the thread."""
+    threading.Thread(target=gate.wait).start()
+    if how == "exit":
+        sys.exit(3)
+
+
+@pytest.mark.parametrize(("how", "options"), [("exit", {}), ("age", {"maxtasksperchild": 1})])
+def test_a_worker_that_does_not_come_to_its_end_is_replaced(
+    make_pool: Any, gate: Gate, how: str, options: Any
+) -> None:
+    """A thread of a task's holds it up; it is left alone, and counts no more. In the stdlib the
+    pool has a worker less from then on, and none in the end."""
+    pool = make_pool(1, **options)
+    [worker] = pool._pool
+    first = pool.apply_async(leave_thread_and_exit, (gate, how))
+    rest = [pool.apply_async(tasks.square, (n,)) for n in range(6)]
+    assert [result.get(DEADLINE) for result in rest] == [0, 1, 4, 9, 16, 25]
+    assert first.ready()
+    assert isinstance(first._value, SystemExit) == (how == "exit")
+    assert worker.is_alive()
+    gate.open()
+    eventually(lambda: worker not in pool._pool)
+    whole_again(pool, 1)
+
+
+def test_join_waits_for_such_a_thread_and_terminate_does_not(make_pool: Any, gate: Gate) -> None:
+    """As the interpreter does at its own end."""
+    pool = make_pool(1)
+    pool.apply_async(leave_thread_and_exit, (gate, "return")).get(DEADLINE)
+    pool.close()
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.join(timeout=0.05)
+    pool.terminate()
+    pool.join(timeout=DEADLINE)
+
+
+def test_a_worker_that_breaks_off_waits_for_no_thread(
+    make_pool: Any, gate: Gate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Or what it had claimed would be nobody's for as long."""
+    pool = make_pool(1)
+    pool.apply_async(leave_thread_and_exit, (gate, "return")).get(DEADLINE)
+    pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
+
+    def interrupted() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+        return gone(pid)
+
+    eventually(interrupted)
+    whole_again(pool, 1)
+
+
+def exit_in_a_thread() -> None:
+    threading.Thread(target=os._exit, args=(9,)).start()
+    signal.pause()
+
+
+def sys_exit_in_a_thread() -> str:
+    thread = threading.Thread(target=sys.exit, args=(9,))
+    thread.start()
+    thread.join()
+    return "fine"
+
+
+def test_a_thread_of_a_task_that_exits(make_pool: Any) -> None:
+    """os._exit() ends the process, sys.exit() the thread alone."""
+    pool = make_pool(1)
+    assert pool.apply_async(sys_exit_in_a_thread).get(DEADLINE) == "fine"
+    error = failure(pool.apply_async(exit_in_a_thread))
+    assert (type(error), error.exitcode) == (errors.WorkerLostError, 9)
+    whole_again(pool, 1)
 
 
 # The rest of the process

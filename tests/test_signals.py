@@ -145,6 +145,44 @@ def test_ctrl_c_in_the_initializers(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
 
+STUBBORN = """
+def catch(number):
+    try:
+        work()
+    except KeyboardInterrupt:
+        return number
+
+def ignore(number):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gate.hold()
+    return number
+
+pool = Pool(2)
+result = pool.map_async({how}, range(2), 1)
+gate.arrived(2)
+try:
+    say("ready")
+    result.get()
+except KeyboardInterrupt:
+    gate.open()
+    say("interrupted", result.get(DEADLINE))
+first = pids(pool)
+assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+assert pids(pool) == first
+pool.terminate()
+pool.join()
+"""
+
+
+@pytest.mark.parametrize("how", ["catch", "ignore"])
+def test_tasks_that_catch_or_ignore_ctrl_c_go_on(tmp_path: Path, how: str) -> None:
+    """The parent is interrupted all the same, and their results come."""
+    process = begin(tmp_path, STUBBORN.format(how=how))
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted [0, 1]\n", "")
+
+
 IMPATIENT = """
 with Pool(3) as pool:
     first = pids(pool)
@@ -300,6 +338,30 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread:
     """Not even one that computes and looks at nothing else; with PR_SET_PDEATHSIG they would have
     died with the thread that made the pool."""
     process = begin(tmp_path, ORPHANS.format(in_a_thread=in_a_thread))
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 3
+    killed = time.monotonic()
+    os.kill(process.pid, signal.SIGKILL)
+    all_gone(pids)
+    assert time.monotonic() - killed < 2
+    scripts.finish(process)
+
+
+STOPPED = """
+pool = Pool(3)
+pool.map(tasks.square, range(20), 1)
+result = pool.apply_async(work)
+gate.arrived(1)
+for worker in pool._pool:
+    os.kill(worker.pid, signal.SIGSTOP)
+say("ready")
+say(*pids(pool))
+result.get()
+"""
+
+
+def test_workers_that_are_stopped_do_not_outlive_it_either(tmp_path: Path) -> None:
+    process = begin(tmp_path, STOPPED)
     pids = [int(word) for word in process.stdout.readline().split()]
     assert len(pids) == 3
     killed = time.monotonic()

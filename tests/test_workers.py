@@ -16,6 +16,7 @@ from multiprocessing import connection, util
 from pathlib import Path
 from typing import Any
 
+import numpy.random
 import pytest
 import scripts
 import tasks
@@ -233,6 +234,50 @@ def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:
 def test_memory_that_is_shared_is_left_to_no_collection(make_pool: Any) -> None:
     """A collection in a worker does not touch, and so does not copy, what the parent made."""
     assert make_pool(1).apply(tasks.frozen_objects) > 1000
+
+
+@pytest.mark.better
+def test_a_collection_copies_nothing(tmp_path: Path) -> None:
+    """Of 40 MB that it shares with its parent, less than a tenth becomes its own (bpo-31558)."""
+    [line] = scripts.output(
+        tmp_path,
+        """
+import gc
+from engine import Pool
+
+heap = [{"key": [n]} for n in range(150_000)]
+
+def own():
+    with open("/proc/self/smaps_rollup") as file:
+        return sum(int(line.split()[1]) for line in file if line.startswith("Private_Dirty"))
+
+def grown():
+    before = own()
+    gc.collect()
+    return own() - before
+
+with Pool(1) as pool:
+    print(pool.apply(grown))
+""",
+    )
+    assert int(line) < 2000  # kilobytes
+
+
+@pytest.mark.better
+def test_random_numbers_of_numpy_differ(make_pool: Any, gate: Gate) -> None:
+    """In the stdlib all workers draw the same ones."""
+    numpy.random.seed(5)
+    expected = float(numpy.random.RandomState(5).random_sample())
+    pool = make_pool(3)
+    results = [pool.apply_async(held_numpy_random, (gate,)) for _ in range(3)]
+    gate.arrived(3)
+    gate.open()
+    assert len({expected, *(result.get(DEADLINE) for result in results)}) == 4
+
+
+def held_numpy_random(gate: Gate) -> float:
+    gate.hold()
+    return float(numpy.random.random_sample())
 
 
 def test_finalizers_of_the_parent_do_not_run_in_workers(diary: Diary) -> None:

@@ -53,6 +53,7 @@ enum cp_outcome {
     CP_RAISED, /* body: what it raised */
     CP_LOST,   /* the worker died; pid and exitcode tell how */
     CP_LOCAL,  /* it failed on this side; the binding knows why */
+    CP_NOMEM,  /* it came, and there was no memory for it; no body */
 };
 
 struct cp_result {

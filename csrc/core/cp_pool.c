@@ -132,13 +132,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     pool->state = CP_ENDED;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        uint32_t all = UINT32_MAX;
-        struct cp_task *task = cp_worker_recall(w, &all);
-        while (task != NULL) {
-            struct cp_task *next = task->next;
-            cp_job_queue_back(task->job, task);
-            task = next;
-        }
+        (void)cp_sched_take_back(w, UINT32_MAX);
     }
     cp_pool_finish_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -205,9 +199,10 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     counts->pending = pool->pending;
     counts->queued = pool->queued;
     counts->workers = pool->n_workers;
+    counts->leaving = pool->n_leaving;
     counts->ready = 0;
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        counts->ready += w->hello ? 1 : 0;
+        counts->ready += w->hello && !w->leaving ? 1 : 0;
     }
     counts->failed_starts = pool->failed_starts;
     cp_lock_release(&pool->lock);

@@ -186,11 +186,11 @@ void cp_pool_break_take(struct cp_pool *pool, struct cp_result *why);
 /* Why, or NULL. Lives as long as the pool. */
 const struct cp_result *cp_pool_broken(struct cp_pool *pool);
 
-/* How many jobs are not done, tasks not handed out, workers alive, and those of
- * them that have been ready for work. */
+/* How many jobs are not done, tasks not handed out, workers alive; and how many of
+ * these have been ready for work, or are through and should be gone long ago. */
 struct cp_counts {
     uint64_t pending, queued;
-    uint32_t workers, ready;
+    uint32_t workers, ready, leaving;
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);

@@ -262,6 +262,18 @@ movable(const struct cp_worker *w, bool waits, int64_t now)
     return worth >= MOVE_WORTH ? (n + 1) / 2 : 0;
 }
 
+uint32_t
+cp_sched_take_back(struct cp_worker *w, uint32_t n)
+{
+    struct cp_task *task = cp_worker_recall(w, &n);
+    while (task != NULL) {
+        struct cp_task *next = task->next;
+        cp_job_queue_back(task->job, task);
+        task = next;
+    }
+    return n;
+}
+
 bool
 cp_sched_even_out(struct cp_pool *pool)
 {
@@ -288,12 +300,7 @@ cp_sched_even_out(struct cp_pool *pool)
     if (from == NULL) {
         return false;
     }
-    struct cp_task *task = cp_worker_recall(from, &n);
-    while (task != NULL) {
-        struct cp_task *next = task->next;
-        cp_job_queue_back(task->job, task);
-        task = next;
-    }
+    n = cp_sched_take_back(from, n);
     cp_sched_hand_out(pool);
     return n > 0;
 }

@@ -31,6 +31,8 @@ struct cp_pool {
 
     struct cp_worker *workers;
     uint32_t n_workers, target;
+    uint32_t n_last;    /* workers that are through, and should be gone soon */
+    uint32_t n_leaving; /* workers that should have gone long ago */
     uint64_t next_worker_id;
     uint32_t failed_starts;
     int64_t restart_at; /* no worker is to be started before */
@@ -95,6 +97,8 @@ void cp_sched_measure(struct cp_job *job, int64_t ns, uint32_t items);
 uint64_t cp_sched_share(const struct cp_pool *pool, const struct cp_job *job,
                         uint64_t left);
 bool cp_sched_even_out(struct cp_pool *pool); /* moved any? */
+/* The newest n tasks that w has not begun go back in line: how many did. */
+uint32_t cp_sched_take_back(struct cp_worker *w, uint32_t n);
 
 /* cp_watch.c: what the workers do. */
 void cp_watch_flush(struct cp_pool *pool, struct cp_worker *w);
@@ -102,7 +106,7 @@ void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
 void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
 /* Should somebody replace workers now? Else *at is lowered to when to look
  * again. */
-bool cp_watch_needs_workers(const struct cp_pool *pool, int64_t *at);
+bool cp_watch_needs_workers(struct cp_pool *pool, int64_t *at);
 bool cp_watch_harvest(struct cp_pool *pool);
 void cp_watch_tell_end_all(struct cp_pool *pool);
 

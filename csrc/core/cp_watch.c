@@ -9,6 +9,9 @@
 #include <stdlib.h>
 
 #define RESTART_FIRST (5 * CP_MS)
+/* A worker that is through has so long to end before another one takes its place:
+ * exit handlers and threads that its tasks left behind may hold it up for ever. */
+#define LINGER CP_SECOND
 
 static void
 on_hello(struct cp_worker *w)
@@ -17,10 +20,22 @@ on_hello(struct cp_worker *w)
 }
 
 static void
+on_last(struct cp_worker *w)
+{
+    if (w->last_at == 0) {
+        w->last_at = cp_now();
+        w->pool->n_last++;
+        cp_pool_notify(w->pool); /* the helper is to look again in time */
+    }
+}
+
+static void
 on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
           int64_t ns)
 {
-    (void)w;
+    if (w->last) {
+        on_last(w);
+    }
     struct cp_job *job = task->job;
     cp_task_free(task);
     job->func->deaths = 0;
@@ -125,12 +140,44 @@ cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w)
     return r;
 }
 
-bool
-cp_watch_needs_workers(const struct cp_pool *pool, int64_t *at)
+static uint32_t
+n_at_work(const struct cp_pool *pool)
 {
+    return pool->n_workers - pool->n_leaving;
+}
+
+/* Those that have lingered for too long count no more. *at is lowered to when
+ * the next one has. */
+static void
+let_leave(struct cp_pool *pool, int64_t *at)
+{
+    int64_t now = cp_now();
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->last_at == 0 || w->leaving) {
+            continue;
+        }
+        if (now < w->last_at + LINGER) {
+            *at = cp_clock_min(*at, w->last_at + LINGER);
+        } else {
+            w->leaving = true;
+            pool->n_last--;
+            pool->n_leaving++;
+            pool->lacks_workers = true;
+            (void)cp_sched_take_back(w, UINT32_MAX);
+        }
+    }
+    cp_sched_hand_out(pool);
+}
+
+bool
+cp_watch_needs_workers(struct cp_pool *pool, int64_t *at)
+{
+    if (pool->n_last > 0) {
+        let_leave(pool, at);
+    }
     /* Is there anything that a new worker could do? */
     if (!pool->lacks_workers || pool->is_broken
-        || pool->n_workers >= pool->target
+        || n_at_work(pool) >= pool->target
         || !(pool->state == CP_RUN
              || (pool->state == CP_CLOSING && pool->pending > 0))) {
         return false;
@@ -223,8 +270,8 @@ void
 cp_pool_not_started(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    if (pool->n_workers < pool->target) {
-        pool->failed_starts += pool->target - pool->n_workers;
+    if (n_at_work(pool) < pool->target) {
+        pool->failed_starts += pool->target - n_at_work(pool);
         back_off(pool);
         ask_for_workers(pool);
     }
@@ -240,6 +287,11 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     }
     *at = w->next;
     pool->n_workers--;
+    if (w->leaving) {
+        pool->n_leaving--;
+    } else if (w->last_at != 0) {
+        pool->n_last--;
+    }
     cp_poller_del(pool->poller, w->proc.sentinel);
     if (!w->eof) {
         cp_poller_del(pool->poller, w->rx);

@@ -44,6 +44,9 @@ struct cp_worker {
 
     bool hello;      /* it has run its initializer */
     bool last;       /* it ends after what it runs now: nothing more to it */
+    int64_t last_at; /* when that was through; 0: not yet */
+    _Atomic bool
+        leaving;     /* long ago, and it lives on: it counts no more [any] */
     bool bad;        /* it broke the protocol: nothing it sends counts */
     bool eof;        /* it closed its pipe, by ending or otherwise */
     bool told;       /* the task pipe was closed: it ends when it is through */
@@ -62,11 +65,12 @@ struct cp_worker {
     uint8_t *has_func;        /* by slot */
     uint32_t has_func_n;
 
-    struct cp_buf in;       /* results, not parsed yet */
-    uint64_t read_bytes;    /* of the result stream, read from the pipe */
-    uint64_t seen_bytes;    /* of it, put into `in`; more where the ring
+    struct cp_buf in;    /* results, not parsed yet */
+    uint64_t read_bytes; /* of the result stream, read from the pipe */
+    uint64_t seen_bytes; /* of it, put into `in`; more where the ring
                                  was read ahead of the pipe */
-    struct cp_result *part; /* a big body that is coming in */
+    struct cp_result
+        *part; /* a body that is coming in; CP_NOMEM: it is dropped */
     struct cp_frame part_frame;
     size_t part_got;
 };

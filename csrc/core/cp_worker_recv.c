@@ -67,11 +67,23 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     struct cp_task *task = take_from_window(w, frame->seq);
     result->index = task->index;
     result->items = task->items;
-    result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
+    if (result->outcome != CP_NOMEM) {
+        result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
+    }
     if ((frame->flags & CP_LAST) != 0) {
         w->last = true;
     }
     w->ops->on_result(w, task, result, frame->arg);
+}
+
+/* Where the body of this frame goes, or NULL. An absurd length fails here, and
+ * memory is only touched as bytes come in. A body for which there is no memory
+ * is dropped as it comes, for its task alone is to fail of that. */
+static struct cp_result *
+new_result(const struct cp_frame *frame)
+{
+    struct cp_result *result = cp_result_new(0, CP_OK, (size_t)frame->len);
+    return result != NULL ? result : cp_result_new(0, CP_NOMEM, 0);
 }
 
 /* Parse what stands in `in`: 0 or a negative code. */
@@ -80,13 +92,15 @@ parse(struct cp_worker *w)
 {
     for (;;) {
         if (w->part != NULL) {
-            size_t missing = w->part->len - w->part_got;
+            size_t missing = (size_t)w->part_frame.len - w->part_got;
             size_t n =
                 cp_buf_len(&w->in) < missing ? cp_buf_len(&w->in) : missing;
-            memcpy(w->part->body + w->part_got, cp_buf_head(&w->in), n);
+            if (w->part->outcome != CP_NOMEM) {
+                memcpy(w->part->body + w->part_got, cp_buf_head(&w->in), n);
+            }
             cp_buf_consume(&w->in, n);
             w->part_got += n;
-            if (w->part_got < w->part->len) {
+            if (w->part_got < w->part_frame.len) {
                 return 0;
             }
             struct cp_result *result = w->part;
@@ -111,9 +125,7 @@ parse(struct cp_worker *w)
         cp_buf_consume(&w->in, CP_HEADER);
         struct cp_result *result = NULL;
         if (frame.kind != CP_HELLO) {
-            /* An absurd length fails here; memory is only touched as bytes
-             * come in. */
-            result = cp_result_new(0, CP_OK, (size_t)frame.len);
+            result = new_result(&frame);
             if (result == NULL) {
                 return CP_ENOMEM;
             }
@@ -141,7 +153,8 @@ seen_already(const struct cp_worker *w, size_t n)
 static ssize_t
 gulp(struct cp_worker *w)
 {
-    bool direct = w->part != NULL && cp_buf_len(&w->in) == 0
+    bool direct = w->part != NULL && w->part->outcome != CP_NOMEM
+                  && cp_buf_len(&w->in) == 0
                   && w->part->len - w->part_got >= GULP
                   && w->seen_bytes == w->read_bytes;
     if (direct) {

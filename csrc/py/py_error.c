@@ -71,6 +71,10 @@ py_error_of_result(struct py_state *state, const struct cp_result *result,
                                    result->exitcode,
                                    func != NULL ? func : Py_None);
     }
+    if (result->outcome == CP_NOMEM) {
+        PyErr_NoMemory();
+        return py_error_fetch();
+    }
     PyObject *view = py_pickle_view(result->body, result->len);
     if (view == NULL) {
         return NULL;

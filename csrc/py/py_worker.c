@@ -307,6 +307,12 @@ worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((WorkerObject *)op)->worker->leaving);
+}
+
+static PyObject *
 worker_get_sentinel(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyLong_FromLong(((WorkerObject *)op)->worker->proc.sentinel);
@@ -333,6 +339,7 @@ static PyMethodDef worker_methods[] = {
 
 static PyGetSetDef worker_getset[] = {
     {"pid", worker_get_pid, NULL, NULL, NULL},
+    {"is_leaving", worker_get_is_leaving, NULL, NULL, NULL},
     {"sentinel", worker_get_sentinel, NULL, NULL, NULL},
     {"parent_sentinel", worker_get_parent_sentinel, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

@@ -17,18 +17,19 @@
  * nothing else is said. */
 enum op {
     OP_ECHO,
-    OP_QUIET, /* leave the answer in the ring, due or not */
-    OP_GATE,  /* say "begun", then wait for the gate */
-    OP_BUSY,  /* say "begun", then compute for ever */
-    OP_RAISE, /* answer by CP_ERROR */
-    OP_BIG,   /* answer with arg bytes of pattern `index` */
-    OP_LAST,  /* answer, and end after that */
-    OP_FUNC,  /* answer with the callable's bytes */
-    OP_SLOTS, /* answer with the number of callables kept (uint32_t) */
-    OP_PID,   /* answer with the worker's pid (int) */
-    OP_DIE,   /* by signal arg */
-    OP_EXIT,  /* with code arg */
-    OP_HALF,  /* die half-way through an answer of arg bytes */
+    OP_QUIET,  /* leave the answer in the ring, due or not */
+    OP_GATE,   /* say "begun", then wait for the gate */
+    OP_BUSY,   /* say "begun", then compute for ever */
+    OP_RAISE,  /* answer by CP_ERROR */
+    OP_BIG,    /* answer with arg bytes of pattern `index` */
+    OP_LAST,   /* answer, and end after that */
+    OP_LINGER, /* the same, but only when let through the gate */
+    OP_FUNC,   /* answer with the callable's bytes */
+    OP_SLOTS,  /* answer with the number of callables kept (uint32_t) */
+    OP_PID,    /* answer with the worker's pid (int) */
+    OP_DIE,    /* by signal arg */
+    OP_EXIT,   /* with code arg */
+    OP_HALF,   /* die half-way through an answer of arg bytes */
     /* what no worker may do */
     OP_TWICE,     /* answer twice */
     OP_UNCLAIMED, /* answer a task that is not ours */

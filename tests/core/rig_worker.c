@@ -188,6 +188,7 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
     switch (me->order.op) {
         case OP_ECHO:
         case OP_LAST:
+        case OP_LINGER:
         case OP_QUIET: return true;
         case OP_GATE:
             say_begun(me);
@@ -220,7 +221,8 @@ run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
     memcpy(&me->order, body, ORDER_LEN);
     const struct func *func = &me->slots[task->arg];
     CHECK(func->bytes != NULL);
-    me->ends = --me->budget == 0 || me->order.op == OP_LAST;
+    me->ends = --me->budget == 0 || me->order.op == OP_LAST
+               || me->order.op == OP_LINGER;
     cp_serve_begin(&me->s, task->seq, cp_now());
     if ((me->order.flags & ORDER_COUNT) != 0) {
         (void)atomic_fetch_add(&me->rig->shared->runs[me->order.index], 1);
@@ -290,5 +292,8 @@ rig_worker_main(struct rig *rig, struct cp_worker *w)
         }
     }
     check_io(cp_serve_flush(&me.s));
+    if (me.order.op == OP_LINGER) {
+        pass_gate(&me);
+    }
     _exit(0);
 }

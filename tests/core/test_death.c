@@ -525,6 +525,34 @@ TEST(death_of_old_age_costs_others_nothing)
     rig_close(&rig);
 }
 
+/* A worker that is through and does not come to an end: another takes its place,
+ * and the tasks behind; the pool has ended when it has, too. */
+TEST(death_that_does_not_come_is_not_waited_for)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct cp_counts counts;
+    rig_open(&rig, 1);
+    struct cp_job *job = quick_job(&rig, &batch);
+    (void)batch_add(&batch, OP_LINGER, 0);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    take_echoes(&rig, job, 21);
+    close_job(&rig, job);
+    CHECK_EQ(rig.forks, 2);
+    cp_pool_count(rig.pool, &counts);
+    CHECK_EQ(counts.workers, 2);
+    CHECK_EQ(counts.leaving, 1);
+    cp_pool_close(rig.pool);
+    CHECK_EQ(cp_pool_wait(rig.pool, NULL, cp_now() + 10 * CP_MS, 0),
+             CP_WAIT_TIMEOUT);
+    rig_let_through(&rig, 1);
+    rig_join(&rig);
+    rig_release(&rig);
+}
+
 /* Many tasks, of all kinds, some of which end their worker in some way: lost
  * are those, and each of the others is answered, and run once. */
 TEST(death_at_random)

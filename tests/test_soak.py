@@ -1,0 +1,30 @@
+"""The long test (soak.py), for a few seconds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import scripts
+from engine import DEADLINE
+
+pytestmark = [pytest.mark.better, pytest.mark.timeout(8 * DEADLINE, method="signal")]
+
+
+def soak(*args: str) -> dict[str, int]:
+    done = scripts.run(scripts.TESTS / "soak.py", *args, seconds=4 * DEADLINE)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    summary: dict[str, int] = json.loads(done.stdout)
+    return summary
+
+
+def test_workers_die_at_random_under_load() -> None:
+    """Every result arrives or is lost with a worker that was killed, and nothing is left."""
+    summary = soak("--kills", "100", "--cycles", "0")
+    assert summary["kills"] == 100
+    assert summary["lost"] <= 100 < summary["arrived"]
+
+
+def test_pools_come_and_go_in_several_threads() -> None:
+    """With work of all kinds, and ended in all ways at all moments."""
+    assert soak("--kills", "0", "--cycles", "200")["cycles"] == 200
