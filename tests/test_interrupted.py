@@ -15,7 +15,7 @@ import tasks
 from engine import DEADLINE, errors
 from gates import eventually
 
-from cpool.pool import ApplyResult, IMapIterator, MapResult
+from cpool.pool import ApplyResult, IMapIterator, MapResult, MaybeEncodingError
 
 pytestmark = pytest.mark.better
 
@@ -214,6 +214,19 @@ def test_a_task_that_no_worker_can_take_in_fails(make_pool: Any) -> None:
     pool = make_pool(1, limit_memory, (1 << 24,))
     with pytest.raises(errors.WorkerLostError):
         pool.apply(tasks.size, (bytes(1 << 26),))
+    ends(pool)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+@pytest.mark.parametrize("chunksize", [1, 2])
+def test_a_result_that_there_is_no_memory_to_send_is_reported(
+    make_pool: Any, chunksize: int
+) -> None:
+    pool = make_pool(1, limit_memory, (3 << 24,))
+    [pid] = {worker.pid for worker in pool._pool}
+    with pytest.raises(MaybeEncodingError, match="MemoryError"):
+        pool.map(tasks.zeros, [1 << 25, 1], chunksize)
+    assert pool.map(tasks.pid, [1]) == [pid]
     ends(pool)
 
 

@@ -374,7 +374,8 @@ pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
     PyObject *iterator = src->iterator;
     Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
     most = most < n ? most : n;
-    while (run->n < most) {
+    /* The job may have been ended while items were freed. */
+    while (iterator != NULL && run->n < most) {
         PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
         if (item == NULL) {
             break;

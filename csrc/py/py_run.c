@@ -111,10 +111,16 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
 {
     *list = NULL;
     int r = py_codec_put_run(out, run->slots, run->n);
-    if (r != 0) {
-        return r < 0 ? -1 : 0;
+    if (r == 1) {
+        return 0;
     }
+    PyObject *exc = r < 0 ? py_error_fetch() : NULL;
     *list = py_run_take_list(run);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+        return -1;
+    }
     return *list != NULL ? py_dumps(state, *list, out) : -1;
 }
 
