@@ -222,10 +222,10 @@ def test_a_task_that_no_worker_can_take_in_fails(make_pool: Any) -> None:
 def test_a_result_that_there_is_no_memory_to_send_is_reported(
     make_pool: Any, chunksize: int
 ) -> None:
-    pool = make_pool(1, limit_memory, (3 << 24,))
+    pool = make_pool(1, limit_memory, (3 << 27,))
     [pid] = {worker.pid for worker in pool._pool}
     with pytest.raises(MaybeEncodingError, match="MemoryError"):
-        pool.map(tasks.zeros, [1 << 25, 1], chunksize)
+        pool.map(tasks.zeros, [1 << 28, 1], chunksize)
     assert pool.map(tasks.pid, [1]) == [pid]
     ends(pool)
 
