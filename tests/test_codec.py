@@ -196,7 +196,8 @@ def test_what_is_not_exactly_of_these_types_is_pickles(pool: Any, value: Any) ->
 
 def test_tuples_are_nested_so_deep_and_deeper_ones_are_pickles(pool: Any) -> None:
     assert through(nest(DEEPEST, 1)) == nest(DEEPEST, 1)
-    assert through([nest(DEEPEST - 1, 1)] * 2) == [nest(DEEPEST - 1, 1)] * 2
+    two = [nest(DEEPEST - 1, 1), nest(DEEPEST - 1, 1)]
+    assert through(two) == two
     assert _core._encode(nest(DEEPEST + 1, 1)) is None
     assert _core._encode([nest(DEEPEST, 1)] * 2) is None
     for levels in (DEEPEST - 1, DEEPEST, DEEPEST + 1, 50):
@@ -280,7 +281,70 @@ def test_memory_and_bytes_are_near_to_those_of_pickle() -> None:
             assert len({id(label) for label in last}) == len(set(last))
 
 
+@pytest.mark.parametrize("big", [tuple(range(100_000)), ((1, 2), (3, 4))], ids=["long", "nested"])
+def test_a_tuple_that_would_multiply_is_one_object_after(pool: Any, big: Any) -> None:
+    for body in ((big, big), (big, (1, big)), ((big, 1), (big, 2)), (1, big, [big])):
+        assert _core._encode(body) is None
+        assert _core._encode(list(body)) is None
+    found = pool.map(tasks.identity, [(big, i) for i in range(4)], 4)
+    assert found == [(big, i) for i in range(4)]
+    assert len({id(one) for one, _ in found}) == 1
+
+
+def test_tuples_that_hold_each_other_again_and_again_do_not_multiply() -> None:
+    """Written out, this would be 16**7 tuples."""
+    one, two = (1,) * 16, (2,) * 16
+    for _ in range(6):
+        one, two = (one,) * 15 + (two,), (two,) * 15 + (one,)
+    assert _core._encode([one, two]) is None
+
+
+@pytest.mark.parametrize("first", [None, True, 1, 1.5])
+def test_a_column_of_few_objects_may_begin_with_another(first: Any) -> None:
+    labels = [f"label {number}" * 4 for number in range(10)]
+    items = [first] + [labels[i * i % 10] for i in range(1000)]
+    data = _core._encode(items)
+    assert data is not None
+    assert len(data) < 2 * len(pickle.dumps(items, 5))
+    found = _core._decode(data)
+    assert canon(found) == canon(items)
+    assert len({id(label) for label in found[1:]}) == len(set(items[1:]))
+
+
+def test_numbers_that_are_the_same_objects_do_not_make_a_column_pickles() -> None:
+    items = [value for i in range(1000) for value in (None, 1, i / 3)]
+    assert canon(through(items)) == canon(items)
+
+
 # Lists and dicts
+
+
+@with_gil
+@pytest.mark.parametrize("count", [16, 17, 100, 255])
+def test_records_of_many_fields_share_their_keys(count: int) -> None:
+    records = [{f"field {key}": key * i for key in range(count)} for i in range(100)]
+    data = _core._encode(records)
+    assert data is not None
+    assert len(data) < len(pickle.dumps(records, 5))
+    found = _core._decode(data)
+    assert canon(found) == canon(records)
+    assert len({id(key) for one in found for key in one}) == count
+
+
+@with_gil
+def test_many_keys_in_dicts_of_several_shapes_are_pickles(pool: Any) -> None:
+    """Pickle sends a key once, however many dicts have it."""
+    for records in (
+        [{f"field {key}": i for key in range(10) if key != i % 10} for i in range(100)],
+        [{f"field {key}": i for key in range(256)} for i in range(2)],
+        [(i, {"a": 1} if i % 2 else {"b": 1}) for i in range(100)],
+    ):
+        assert _core._encode(records) is None
+        assert pool.map(tasks.identity, records, len(records)) == records
+    one = {str(i): i for i in range(1000)}
+    assert canon(through((one,))) == canon((one,))
+    numbers = [{key: i for key in range(i)} for i in range(100)]
+    assert canon(through(numbers)) == canon(numbers)
 
 
 @with_gil

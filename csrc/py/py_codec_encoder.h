@@ -18,7 +18,9 @@
 struct py_encoder {
     struct cp_buf *out;
     int depth;
-    int large; /* large strings so far */
+    int large;       /* large strings so far */
+    size_t held;     /* tuples, lists and dicts, or columns of them */
+    Py_ssize_t keys; /* of dicts that are not in a column of one shape */
     struct py_codec_seen seen;
 };
 

@@ -263,10 +263,10 @@ clear(PyObject **slots, size_t n)
 }
 
 static int
-get_arity(struct decoder *d, size_t *arity)
+get_arity(struct decoder *d, size_t most, size_t *arity)
 {
     unsigned byte;
-    if (get_byte(d, &byte) < 0 || byte == 0 || byte > ARITY_MAX) {
+    if (get_byte(d, &byte) < 0 || byte == 0 || byte > most) {
         return CP_EPROTO;
     }
     *arity = byte;
@@ -342,13 +342,17 @@ get_each_of_rows(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
                  size_t stride)
 {
     size_t arity;
-    PyObject *keys[ARITY_MAX] = {NULL};
-    if (get_arity(d, &arity) < 0 || n > left(d) / arity) {
+    PyObject *keys[KEYS_MAX];
+    size_t most = tag == TAG_DICT ? KEYS_MAX : ARITY_MAX;
+    if (get_arity(d, most, &arity) < 0 || n > left(d) / arity) {
         return CP_EPROTO;
     }
     PyObject **rows = new_slots(n * arity);
     if (rows == NULL) {
         return -1;
+    }
+    for (size_t i = 0; i < arity; i++) {
+        keys[i] = NULL;
     }
     int r = tag == TAG_DICT ? get_column(d, arity, keys, 1) : 0;
     r = r == 0 ? get_rows(d, n, arity, rows) : r;
@@ -545,8 +549,8 @@ py_codec_row_width(const uint8_t *bytes, size_t len)
     size_t n, arity;
     unsigned tag;
     bool has = open_run(&d, bytes, len, &n) == 0 && get_byte(&d, &tag) == 0
-               && tag == TAG_TUPLE && get_arity(&d, &arity) == 0
-               && n <= left(&d) / arity;
+               && tag == TAG_TUPLE && get_arity(&d, ARITY_MAX, &arity) == 0
+               && n > 0 && n <= left(&d) / arity;
     return has ? (Py_ssize_t)arity : 0;
 }
 
@@ -566,7 +570,7 @@ py_codec_get_rows(const uint8_t *bytes, size_t len, PyObject **slots)
     size_t n, arity;
     unsigned tag;
     if (open_run(&d, bytes, len, &n) < 0 || get_byte(&d, &tag) < 0
-        || tag != TAG_TUPLE || get_arity(&d, &arity) < 0) {
+        || tag != TAG_TUPLE || get_arity(&d, ARITY_MAX, &arity) < 0) {
         return CP_EPROTO;
     }
     d.depth = 1;

@@ -10,6 +10,8 @@
 /* where a column has so many; if one in so many is the same, it is one of a few. */
 #define RECENT_FROM 8
 #define RECENT_SHARE 4
+/* So many keys are written one by one; with more, pickle's memo of strings tells. */
+#define KEYS_ALONE 64
 /* Of a table for PICK_MAX objects; a power of two. */
 #define PLACES ((size_t)1024)
 
@@ -24,7 +26,8 @@ no_memory(void)
     return -1;
 }
 
-/* Lists and dicts may be met once. */
+/* Lists and dicts may be met once; and so may tuples that have more than ARITY_MAX
+ * items or hold others, since written again and again they multiply. */
 static int
 all_new(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 {
@@ -38,13 +41,27 @@ all_new(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 /* ---- columns of few objects ---- */
 
 static bool
+is_number(int tag)
+{
+    return tag == TAG_INT8 || tag == TAG_FLOAT || tag == TAG_ONES;
+}
+
+/* Is there nothing to gain by writing it once only? */
+static bool
+is_small(PyObject *obj)
+{
+    return PyLong_CheckExact(obj) || PyFloat_CheckExact(obj) || obj == Py_None
+           || PyBool_Check(obj);
+}
+
+static bool
 are_repeated(PyObject *const *items, Py_ssize_t n)
 {
     const PyObject *recent[RECENT] = {NULL};
     Py_ssize_t same = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         const PyObject **slot = &recent[((uintptr_t)items[i] >> 4) % RECENT];
-        same += *slot == items[i];
+        same += *slot == items[i] && !is_small(items[i]);
         *slot = items[i];
     }
     return same > n / RECENT_SHARE;
@@ -122,6 +139,7 @@ put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
             return OTHER_KIND;
         }
     }
+    size_t held = e->held++;
     int r = tag == TAG_LIST ? all_new(e, items, n) : 1;
     PyObject **column = r == 1 ? PyMem_New(PyObject *, n) : NULL;
     if (r != 1 || column == NULL || py_codec_room(e, 2) < 0) {
@@ -137,7 +155,9 @@ put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
         r = put_column(e, column, n);
     }
     PyMem_Free(column);
-    return r;
+    return r == 1 && tag == TAG_TUPLE && e->held > held + 1
+               ? all_new(e, items, n)
+               : r;
 }
 
 static bool
@@ -169,7 +189,7 @@ static int
 collect_dicts(PyObject *const *items, Py_ssize_t n, Py_ssize_t arity,
               PyObject **keys, PyObject **values)
 {
-    PyObject *own[ARITY_MAX];
+    PyObject *own[KEYS_MAX];
     for (Py_ssize_t i = 0; i < n; i++) {
         if (!PyDict_CheckExact(items[i])
             || PyDict_GET_SIZE(items[i]) != arity) {
@@ -191,10 +211,11 @@ static int
 put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 {
     Py_ssize_t arity = PyDict_GET_SIZE(items[0]);
-    PyObject *keys[ARITY_MAX];
-    if (arity == 0 || arity > ARITY_MAX) {
+    PyObject *keys[KEYS_MAX];
+    if (arity == 0 || arity > KEYS_MAX) {
         return OTHER_KIND;
     }
+    e->held++;
     PyObject **values = PyMem_New(PyObject *, n * arity);
     if (values == NULL || py_codec_room(e, 2) < 0) {
         PyMem_Free(values);
@@ -233,7 +254,7 @@ put_mixed(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 static int
 put_alike(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
 {
-    if (tag == TAG_INT8 || tag == TAG_FLOAT || tag == TAG_ONES) {
+    if (is_number(tag)) {
         return py_codec_put_atoms(e, items, n, tag);
     }
     if (n >= RECENT_FROM && are_repeated(items, n)) {
@@ -264,7 +285,8 @@ put_column(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
     if (r == OTHER_KIND) {
         e->out->end = e->out->start + before;
         e->large = large;
-        r = put_mixed(e, items, n);
+        bool few = is_number(tag) && n >= RECENT_FROM && are_repeated(items, n);
+        r = few ? put_picked(e, items, n) : put_mixed(e, items, n);
     }
     e->depth--;
     return r;
@@ -275,13 +297,16 @@ put_column(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 static int
 put_sequence(struct py_encoder *e, PyObject *obj, int tag)
 {
-    int r = tag == TAG_LIST ? all_new(e, &obj, 1) : 1;
+    size_t held = e->held++;
+    bool is_once = tag == TAG_LIST || Py_SIZE(obj) > ARITY_MAX;
+    int r = is_once ? all_new(e, &obj, 1) : 1;
     if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
         return r != 1 ? r : -1;
     }
     py_codec_add_byte(e, (unsigned)tag);
     py_codec_add_size(e, (size_t)Py_SIZE(obj));
-    return put_column(e, items_of(obj), Py_SIZE(obj));
+    r = put_column(e, items_of(obj), Py_SIZE(obj));
+    return r == 1 && !is_once && e->held > held + 1 ? all_new(e, &obj, 1) : r;
 }
 
 static int
@@ -293,14 +318,19 @@ put_dict(struct py_encoder *e, PyObject *dict)
     if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
         return r != 1 ? r : -1;
     }
+    e->held++;
     PyObject **items = n <= ARITY_MAX ? few : PyMem_New(PyObject *, 2 * n);
     if (items == NULL) {
         return no_memory();
     }
     (void)items_of_dict(dict, n, items, items + n, 1);
+    if (n > 0 && PyUnicode_CheckExact(items[0])) {
+        r = e->keys > KEYS_ALONE ? 0 : 1;
+        e->keys += n;
+    }
     py_codec_add_byte(e, TAG_DICT);
     py_codec_add_size(e, (size_t)n);
-    r = put_column(e, items, n);
+    r = r == 1 ? put_column(e, items, n) : r;
     r = r == 1 ? put_column(e, items + n, n) : r;
     if (items != few) {
         PyMem_Free(items);

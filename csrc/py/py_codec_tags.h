@@ -4,8 +4,8 @@
  *   value   tag, then what values of that tag have (below)
  *   column  tag, then for each of n values what it has, without a tag; of MIXED:
  *           n values; of ONES: n tags; of TUPLE and LIST: arity in one byte, 1
- *           to ARITY_MAX, then so many columns of n; of DICT: arity, a column of
- *           so many keys, then as many columns of n; of PICK: how many objects
+ *           to ARITY_MAX, then so many columns of n; of DICT: the same, to KEYS_MAX,
+ *           but first a column of so many keys, then as many columns of n; of PICK: how many objects
  *           there are in one byte, not 0, a column of them, then n bytes that
  *           say which
  *   run     RUN, size, column
@@ -53,6 +53,7 @@ enum py_codec_tag {
 
 #define WIDE 255u
 #define ARITY_MAX 16
+#define KEYS_MAX 255
 #define PICK_MAX 255
 /* Columns in columns. Each level multiplies what a byte can ask for in memory. */
 #define DEPTH_MAX 8
