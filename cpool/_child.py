@@ -43,6 +43,16 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
         os._exit(code)
 
 
+def attach(ends: list[Any], budget: int) -> Worker:
+    """In a process that was not forked, as its Process object is unpickled: its worker."""
+    from . import _core
+
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
+    return _core._attach(rx, tx, life, row, common, proc, budget)
+
+
 def _initialize(
     worker: Worker, initializer: Callable[..., object], initargs: Iterable[Any]
 ) -> None:

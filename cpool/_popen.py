@@ -1,4 +1,4 @@
-"""What stands under a pool's Process objects in place of multiprocessing.popen_fork.Popen."""
+"""What stands under a pool's Process objects in place of multiprocessing's own Popen classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from multiprocessing import popen_fork, util
+from multiprocessing import (
+    context,
+    popen_fork,
+    popen_spawn_posix,
+    reduction,
+    resource_tracker,
+    util,
+)
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any
@@ -38,19 +45,11 @@ def _tracker_stays() -> AbstractContextManager[None]:
 
 
 class Popen(popen_fork.Popen):
-    """A worker process: forked and reaped by the extension, which also watches its end."""
+    """A worker process: reaped by the extension, which also watches its end."""
 
     def __init__(self, process: BaseProcess, worker: Worker) -> None:
         self._worker = worker
         super().__init__(process)
-
-    def _launch(self, process: BaseProcess) -> None:
-        with _tracker_stays():
-            self.pid = self._worker.fork()
-        if self.pid == 0:
-            _child.run_forked(process, self._worker)
-        self.finalizer = util.Finalize(self, self._worker.close)
-        self.sentinel = self._worker.sentinel
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         if self.returncode is None:
@@ -72,6 +71,70 @@ class Popen(popen_fork.Popen):
         self._send_signal(signal.SIGINT)
 
 
+class ForkPopen(Popen):
+    """Forked by the extension."""
+
+    def _launch(self, process: BaseProcess) -> None:
+        with _tracker_stays():
+            self.pid = self._worker.fork()
+        if self.pid == 0:
+            _child.run_forked(process, self._worker)
+        self.finalizer = util.Finalize(self, self._worker.close)
+        self.sentinel = self._worker.sentinel
+
+
+class SpawnPopen(Popen, popen_spawn_posix.Popen):
+    """Spawned by multiprocessing's own launcher, and the extension's from then on."""
+
+    pid: int | None = None
+
+    def _launch(self, process: BaseProcess) -> None:
+        # Not in the pickle of the process, which would pickle this pool's worker twice over.
+        process.__dict__.pop("_Popen", None)
+        resource_tracker.ensure_running()  # which unblocks SIGINT, if it has to start
+        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays
+        # over exec.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            popen_spawn_posix.Popen._launch(self, process)
+            assert self.pid is not None
+            self._worker.started(self.pid)
+        except BaseException:
+            self._not_started()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        # The launcher's pipes: the child sees our end by one of them.
+        pipes = self.finalizer
+        self.finalizer = util.Finalize(self, _close_both, args=(self._worker, pipes))
+        self.sentinel = self._worker.sentinel
+
+    def _not_started(self) -> None:
+        # A child that the extension has taken over is reaped there already.
+        if self.pid is not None and self._worker.pid == 0:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        self.pid = None
+        self._worker.started(-1)
+        if self.finalizer is not None:
+            self.finalizer()
+
+
+def _close_both(worker: Worker, pipes: util.Finalize) -> None:
+    worker.close()
+    pipes()
+
+
+def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
+    context.assert_spawning(worker)
+    *fds, budget = worker.ends()
+    ends = [reduction.DupFd(fd) if fd >= 0 else None for fd in fds]
+    return _child.attach, (ends, budget)
+
+
+reduction.ForkingPickler.register(_core.Worker, _reduce_worker)
+
+
 def after_fork_in_child() -> None:
     """A process that somebody forks has copies of our pools, and none of their workers."""
     _core._after_fork_in_child()
@@ -80,10 +143,12 @@ def after_fork_in_child() -> None:
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
 
 
-def starter(worker: Worker) -> Callable[[BaseProcess], Popen]:
+def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of one Process object."""
 
+    kind = ForkPopen if method == "fork" else SpawnPopen
+
     def start(process: BaseProcess) -> Popen:
-        return Popen(process, worker)
+        return kind(process, worker)
 
     return start

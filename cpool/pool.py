@@ -169,17 +169,20 @@ class Pool(_stdlib.Pool):
         subclasses = mro[: mro.index(Pool)]
         return (
             isinstance(context, _context.BaseContext)
-            and context.get_start_method() == "fork"
+            and context.get_start_method() in ("fork", "spawn")
             and not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
         )
 
     def _start(self) -> None:
         import weakref
 
-        if sys.version_info >= (3, 12) and _has_threads():
+        forks = self._ctx.get_start_method() == "fork"
+        if forks and sys.version_info >= (3, 12) and _has_threads():
             warnings.warn(_FORK_WARNING.format(os.getpid()), DeprecationWarning, stacklevel=3)
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
+        if not forks:
+            self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()
@@ -464,11 +467,11 @@ class Pool(_stdlib.Pool):
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
         # On the instance: whatever class the context or `Process` gave stays as it is.
-        process._Popen = _popen.starter(worker)
+        process._Popen = _popen.starter(worker, self._ctx.get_start_method())
         try:
             process.start()
         finally:
-            del process._Popen
+            process.__dict__.pop("_Popen", None)
             if process.pid is not None:  # even if a signal's handler raised then
                 self._workers.append(process)
         util.debug("added worker")
@@ -506,7 +509,7 @@ class Pool(_stdlib.Pool):
                 pass  # it has ended meanwhile
             except PoolError as exc:
                 self._engine.break_pool(_remote.pack_error(exc, None))
-            except (OSError, MemoryError) as exc:
+            except Exception as exc:
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
 

@@ -1,6 +1,7 @@
 /* The module cpool._core: state, types, and what runs in forked copies. */
 #include "py_error.h"
 #include "py_pickle.h"
+#include "py_worker.h"
 
 #include "cp_fd.h"
 
@@ -55,6 +56,7 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
 
 static PyMethodDef module_methods[] = {
     {"_exiting", module_exiting, METH_NOARGS, NULL},
+    {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -24,7 +24,7 @@ TEST(worker_without_a_fork_leaves_nothing)
 {
     struct cp_worker *w;
     int before = cp_test_descriptors();
-    CHECK_EQ(cp_worker_new(UINT64_MAX, &w), 0);
+    CHECK_EQ(cp_worker_new(UINT64_MAX, false, &w), 0);
     CHECK_EQ(cp_worker_started(w, -1), 0);
     CHECK_EQ(cp_test_descriptors(), before);
     cp_worker_close(w);
@@ -46,7 +46,7 @@ TEST(worker_lack_of_descriptors_leaves_nothing)
         struct cp_worker *w;
         struct rlimit low = {(rlim_t)(lowest + spare), old.rlim_max};
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
-        int r = cp_worker_new(1, &w);
+        int r = cp_worker_new(1, false, &w);
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
         if (r == 0) {
             cp_worker_unref(w);
