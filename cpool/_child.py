@@ -49,6 +49,7 @@ def attach(ends: list[Any], budget: int) -> Worker:
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
     return _core._attach(rx, tx, life, row, common, proc, budget)
 

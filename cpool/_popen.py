@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import (
     context,
     popen_fork,
+    popen_forkserver,
     popen_spawn_posix,
     reduction,
     resource_tracker,
@@ -83,41 +84,73 @@ class ForkPopen(Popen):
         self.sentinel = self._worker.sentinel
 
 
-class SpawnPopen(Popen, popen_spawn_posix.Popen):
-    """Spawned by multiprocessing's own launcher, and the extension's from then on."""
+class _LaunchedPopen(Popen):
+    """Started by one of multiprocessing's own launchers, the next class in line, and the
+    extension's from then on."""
 
     pid: int | None = None
+    sentinel: int
 
     def _launch(self, process: BaseProcess) -> None:
-        # Not in the pickle of the process, which would pickle this pool's worker twice over.
+        # Not in the pickle of the process: it is for this process only.
         process.__dict__.pop("_Popen", None)
-        resource_tracker.ensure_running()  # which unblocks SIGINT, if it has to start
-        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays
-        # over exec.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            popen_spawn_posix.Popen._launch(self, process)
+            self._launch_blocked(process)
             assert self.pid is not None
-            self._worker.started(self.pid)
+            self._worker.started(self.pid, self._status())
         except BaseException:
             self._not_started()
             raise
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         # The launcher's pipes: the child sees our end by one of them.
         pipes = self.finalizer
         self.finalizer = util.Finalize(self, _close_both, args=(self._worker, pipes))
         self.sentinel = self._worker.sentinel
 
+    def _launch_blocked(self, process: BaseProcess) -> None:
+        super()._launch(process)
+
+    def _status(self) -> int:
+        """The pipe that tells how the process ended, where it is no child of ours."""
+        return -1
+
     def _not_started(self) -> None:
         # A child that the extension has taken over is reaped there already.
         if self.pid is not None and self._worker.pid == 0:
             os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            if self._status() < 0:
+                os.waitpid(self.pid, 0)
         self.pid = None
-        self._worker.started(-1)
+        self._worker.started(-1, -1)
         if self.finalizer is not None:
             self.finalizer()
+
+
+class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
+    """A worker that is a new program."""
+
+    def _launch_blocked(self, process: BaseProcess) -> None:
+        resource_tracker.ensure_running()  # which unblocks SIGINT, if it has to start
+        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays
+        # over exec.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super()._launch_blocked(process)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
+    """A worker that the fork server forked."""
+
+    def _status(self) -> int:
+        return self.sentinel
+
+
+_KINDS: dict[str, type[Popen]] = {
+    "fork": ForkPopen,
+    "spawn": SpawnPopen,
+    "forkserver": ForkServerPopen,
+}
 
 
 def _close_both(worker: Worker, pipes: util.Finalize) -> None:
@@ -146,7 +179,7 @@ def after_fork_in_child() -> None:
 def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of one Process object."""
 
-    kind = ForkPopen if method == "fork" else SpawnPopen
+    kind = _KINDS[method]
 
     def start(process: BaseProcess) -> Popen:
         return kind(process, worker)

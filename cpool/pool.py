@@ -169,7 +169,7 @@ class Pool(_stdlib.Pool):
         subclasses = mro[: mro.index(Pool)]
         return (
             isinstance(context, _context.BaseContext)
-            and context.get_start_method() in ("fork", "spawn")
+            and context.get_start_method() in ("fork", "spawn", "forkserver")
             and not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
         )
 

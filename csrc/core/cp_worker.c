@@ -125,6 +125,14 @@ cp_worker_started(struct cp_worker *w, pid_t pid)
 }
 
 void
+cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd)
+{
+    close_child_ends(w);
+    cp_row_hide(w->row);
+    cp_proc_served(&w->proc, pid, status_fd);
+}
+
+void
 cp_worker_in_child(struct cp_worker *w)
 {
     int keep[] = {w->child_rx, w->child_tx, w->child_life, w->proc.child_end};

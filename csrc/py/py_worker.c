@@ -8,6 +8,7 @@
 #include "py_error.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -104,10 +105,9 @@ raise_terminated(struct py_state *state)
 
 /* The process is there: the pool watches it from now on. */
 static PyObject *
-adopt(WorkerObject *self, pid_t pid)
+adopt(WorkerObject *self, pid_t pid, int r)
 {
     struct cp_worker *w = self->worker;
-    int r = cp_worker_started(w, pid);
     if (r == 0) {
         r = cp_pool_add_worker(self->pool, w);
     }
@@ -161,23 +161,36 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         errno = saved_errno;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return adopt(self, pid);
+    return adopt(self, pid, cp_worker_started(w, pid));
 }
 
-/* It was started otherwise; a pid below 0: it was not, after all. */
+/* started(pid, status): it was started otherwise, by a fork server if there is a
+ * status pipe, which stays the caller's; a pid below 0: it was not, after all. */
 static PyObject *
-worker_started(PyObject *op, PyObject *arg)
+worker_started(PyObject *op, PyObject *args)
 {
     WorkerObject *self = (WorkerObject *)op;
-    long pid = PyLong_AsLong(arg);
-    if (pid == -1 && PyErr_Occurred()) {
+    struct cp_worker *w = self->worker;
+    int pid, status;
+    if (!PyArg_ParseTuple(args, "ii:started", &pid, &status)) {
         return NULL;
     }
     if (pid < 0) {
-        (void)cp_worker_started(self->worker, -1);
+        (void)cp_worker_started(w, -1);
         Py_RETURN_NONE;
     }
-    return check_not_started(self->worker) < 0 ? NULL : adopt(self, (pid_t)pid);
+    if (check_not_started(w) < 0) {
+        return NULL;
+    }
+    if (status < 0) {
+        return adopt(self, (pid_t)pid, cp_worker_started(w, (pid_t)pid));
+    }
+    int own = fcntl(status, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    cp_worker_served(w, (pid_t)pid, own);
+    return adopt(self, (pid_t)pid, 0);
 }
 
 /* What the child is to be given: (rx, tx, life, row, common, proc, budget). */
@@ -413,7 +426,7 @@ worker_get_parent_sentinel(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef worker_methods[] = {
     {"fork", worker_fork, METH_NOARGS, NULL},
-    {"started", worker_started, METH_O, NULL},
+    {"started", worker_started, METH_VARARGS, NULL},
     {"ends", worker_ends, METH_NOARGS, NULL},
     {"poll", worker_poll, METH_NOARGS, NULL},
     {"wait", worker_wait, METH_O, NULL},
