@@ -88,7 +88,7 @@ class _LaunchedPopen(Popen):
     """Started by one of multiprocessing's own launchers, the next class in line, and the
     extension's from then on."""
 
-    pid: int | None = None
+    pid = 0
     sentinel: int
 
     def _launch(self, process: BaseProcess) -> None:
@@ -96,7 +96,6 @@ class _LaunchedPopen(Popen):
         process.__dict__.pop("_Popen", None)
         try:
             self._launch_blocked(process)
-            assert self.pid is not None
             self._worker.started(self.pid, self._status())
         except BaseException:
             self._not_started()
@@ -107,7 +106,7 @@ class _LaunchedPopen(Popen):
         self.sentinel = self._worker.sentinel
 
     def _launch_blocked(self, process: BaseProcess) -> None:
-        super()._launch(process)
+        super()._launch(process)  # type: ignore[misc]
 
     def _status(self) -> int:
         """The pipe that tells how the process ended, where it is no child of ours."""
@@ -115,11 +114,11 @@ class _LaunchedPopen(Popen):
 
     def _not_started(self) -> None:
         # A child that the extension has taken over is reaped there already.
-        if self.pid is not None and self._worker.pid == 0:
+        if self.pid != 0 and self._worker.pid == 0:
             os.kill(self.pid, signal.SIGKILL)
             if self._status() < 0:
                 os.waitpid(self.pid, 0)
-        self.pid = None
+        self.pid = 0
         self._worker.started(-1, -1)
         if self.finalizer is not None:
             self.finalizer()

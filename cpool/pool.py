@@ -2,8 +2,8 @@
 
 What runs once a task is in the extension (`cpool._core`); here is what runs once a pool, and the
 private attributes of the stdlib's class that programs are known to use. Where a pool cannot run
-on the engine, because its context does not fork or because a subclass replaces parts of the
-stdlib's machinery, the stdlib's inherited engine runs it.
+on the engine, because its context is none of multiprocessing's or because a subclass replaces parts
+of the stdlib's machinery, the stdlib's inherited engine runs it.
 """
 
 from __future__ import annotations

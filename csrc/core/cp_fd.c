@@ -1,6 +1,7 @@
 /* Descriptors, noted so that forked copies can close them; see cp_fd.h. */
 #include "cp_fd.h"
 
+#include "cp_clock.h"
 #include "cp_lock.h"
 
 #include <errno.h>
@@ -135,12 +136,11 @@ open_memory(void)
 static int
 open_memory(void)
 {
-    static atomic_uint counter;
     char name[32];
     int fd;
     do {
         (void)snprintf(name, sizeof(name), "/cpool-%lx-%x", (long)getpid(),
-                       atomic_fetch_add(&counter, 1));
+                       (unsigned)cp_now());
         fd =
             shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600); /* close-on-exec */
     } while (fd < 0 && errno == EEXIST);

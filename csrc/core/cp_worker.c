@@ -165,6 +165,10 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     int r = w != NULL ? cp_proc_init(&w->proc) : CP_ENOMEM;
     if (r == 0) {
         cp_proc_close_sentinel(&w->proc); /* that was for a child of ours */
+        /* What it holds is closed by the end of the process and not before: the
+         * parent takes end-of-file for that, while the interpreter still winds
+         * up. */
+        w->owner = 0;
         w->proc.child_end = e.proc;
         w->child_rx = e.rx;
         w->child_tx = e.tx;
