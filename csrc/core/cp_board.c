@@ -78,7 +78,7 @@ cp_common_share(struct cp_common **common, int *fd)
     void *p;
     int r = share(sizeof(**common), fd, &p);
     *common = p;
-    if (r == 0) {
+    if (*common != NULL) {
         (*common)->magic = MAGIC;
         (*common)->format = CP_FORMAT;
         (*common)->row_size = sizeof(struct cp_row);
@@ -92,7 +92,7 @@ cp_common_attach(struct cp_common **common, int fd)
     void *p;
     int r = map_fd(sizeof(**common), fd, &p);
     *common = p;
-    if (r == 0
+    if (*common != NULL
         && ((*common)->magic != MAGIC || (*common)->format != CP_FORMAT
             || (*common)->row_size != sizeof(struct cp_row))) {
         cp_common_close(*common);
