@@ -223,3 +223,18 @@ def test_another_build_is_refused(tmp_path: Path) -> None:
             os.close(fd)
     assert done.returncode == 1
     assert "another build" in done.stderr
+
+
+PRELOADED = """
+import multiprocessing
+from engine import Pool
+
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload(["cpool"])
+    with Pool(2, context=multiprocessing.get_context("forkserver")) as pool:
+        print(pool.map(abs, range(-3, 0), 1))
+"""
+
+
+def test_a_fork_server_may_have_imported_cpool(tmp_path: Path) -> None:
+    assert scripts.output(tmp_path, PRELOADED) == ["[3, 2, 1]"]

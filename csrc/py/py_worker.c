@@ -248,6 +248,7 @@ py_worker_attach(PyObject *module, PyObject *args)
         return NULL;
     }
     state->serving = serve;
+    state->forked = 0; /* a copy of a fork server that had imported us */
     return (PyObject *)self;
 }
 
