@@ -21,7 +21,7 @@ warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -
 # An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
 tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
-.PHONY: help build venv core clean test test-core test-stdlib asan-ubsan tsan asan-python soak fuzz-short bench \
+.PHONY: help build venv core sdist clean test test-core test-stdlib asan-ubsan tsan asan-python soak fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
 
@@ -42,6 +42,11 @@ venv:
 
 core: ## the core as a static library, without Python's headers
 	$(MAKE) -C tests/core lib
+
+sdist: ## the source distribution, and what is in it, under build/sdist
+	$(MAKE) --no-print-directory venv VENV=build/venv-sdist PACKAGES=build
+	rm -rf build/sdist && build/venv-sdist/bin/python -m build --sdist --outdir build/sdist
+	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
 clean: ## remove what was built, but for VENV
 	rm -rf build dist *.egg-info cpool/*.so
@@ -110,7 +115,7 @@ lint-c: build
 lint-python: build
 	$(bin)/ruff check
 	$(bin)/ruff format --check
-	$(bin)/mypy --strict cpool
+	$(bin)/mypy --strict cpool examples tests/test_typing.py
 
 # From elsewhere, so that it looks at the package as it is installed.
 stubs: build ## the stub of the C module against the module

@@ -6,9 +6,12 @@ Switches, from the environment:
     CPOOL_COVERAGE=1        count the lines run, for gcov
     CPOOL_WERROR=1          warnings are errors
     CPOOL_PORTABLE=1        poll and waitpid in place of epoll and pidfd
+
+On Windows nothing is built: the package uses the standard library's pool there.
 """
 
 import os
+import sys
 from glob import glob
 
 from setuptools import Extension, setup
@@ -46,17 +49,16 @@ if is_on("CPOOL_WERROR"):
 if is_on("CPOOL_PORTABLE"):
     macros += [("CP_PORTABLE", "1")]
 
+core = Extension(
+    "cpool._core",
+    sources=sorted(glob("csrc/core/*.c") + glob("csrc/py/*.c")),
+    depends=sorted(glob("csrc/*/*.h")),
+    include_dirs=["csrc/core", "csrc/py"],
+    define_macros=macros,
+    extra_compile_args=compile_flags,
+    extra_link_args=link_flags,
+)
 setup(
     cmdclass={"build_ext": BuildExtension},
-    ext_modules=[
-        Extension(
-            "cpool._core",
-            sources=sorted(glob("csrc/core/*.c") + glob("csrc/py/*.c")),
-            depends=sorted(glob("csrc/*/*.h")),
-            include_dirs=["csrc/core", "csrc/py"],
-            define_macros=macros,
-            extra_compile_args=compile_flags,
-            extra_link_args=link_flags,
-        )
-    ],
+    ext_modules=[] if sys.platform == "win32" else [core],
 )

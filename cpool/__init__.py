@@ -8,11 +8,13 @@ with Pool() as pool:
 
 from __future__ import annotations
 
-import os as _os
 from multiprocessing import TimeoutError
 
-from . import _popen
-from ._results import AsyncResult
+from . import _fallback
+
+_fallback.find_engine()
+
+# ruff: noqa: E402  (what they import depends on what was found)
 from ._size import default_processes
 from ._swap import install, uninstall
 from .errors import (
@@ -22,7 +24,7 @@ from .errors import (
     RemoteError,
     WorkerLostError,
 )
-from .pool import Pool, ThreadPool
+from .pool import AsyncResult, Pool, ThreadPool
 
 __all__ = [
     "AsyncResult",
@@ -40,5 +42,3 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
-
-_os.register_at_fork(after_in_child=_popen.after_fork_in_child)

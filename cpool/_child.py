@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+# Without the enums of `signal`, whose lookups cost more than all else here.
+import _signal  # type: ignore[import-not-found]
 import atexit
-import contextlib
 import faulthandler
 import gc
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -28,9 +28,9 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
     """The child's part of starting a process by fork. Signals are blocked when it begins."""
     code = 1
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _signal.set_wakeup_fd(-1)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, (_signal.SIGINT,))
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
@@ -47,9 +47,9 @@ def attach(ends: list[Any], budget: int) -> Worker:
     """In a process that was not forked, as its Process object is unpickled: its worker."""
     from . import _core
 
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.set_wakeup_fd(-1)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
     rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
     return _core._attach(rx, tx, life, row, common, proc, budget)
 
@@ -69,19 +69,21 @@ def _initialize(
 
 def _forget_interrupt() -> None:
     """One that came while the process started, and SIGINT was blocked, concerns nobody."""
-    handler = signal.getsignal(signal.SIGINT)
+    handler = _signal.getsignal(_signal.SIGINT)
     if handler is not None:  # None: not Python's own, leave it
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, handler)
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+        _signal.signal(_signal.SIGINT, handler)
 
 
 def main(
     worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
 ) -> None:
     """The target of a worker process: initialise, then run tasks until told to end."""
-    with contextlib.suppress(Exception):  # no stderr to write to
+    try:
         if not faulthandler.is_enabled():
             faulthandler.enable()
+    except Exception:  # no stderr to write to
+        pass
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # as the stdlib does for `random`

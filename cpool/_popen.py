@@ -169,10 +169,14 @@ reduction.ForkingPickler.register(_core.Worker, _reduce_worker)
 
 def after_fork_in_child() -> None:
     """A process that somebody forks has copies of our pools, and none of their workers."""
-    _core._after_fork_in_child()
+    if not _core._after_fork_in_child():
+        return
     # Or multiprocessing would end and join them when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
+
+
+os.register_at_fork(after_in_child=after_fork_in_child)
 
 
 def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:

@@ -40,7 +40,7 @@ class TaskQueue:
         self, result: Any, tasks: Iterable[Any], set_length: Callable[[int], object] | None
     ) -> None:
         """A result of the stdlib's own class, which wants to be told of each item by `_set`."""
-        items = IMapIterator(self._pool)
+        items: IMapIterator[Any] = IMapIterator(self._pool)
         self._pool._feed(items, None, tasks, 1, _core.MAP_ONE, -1)
         self._pool._start_thread("cpool-passing-on", _pass_on, items, result, set_length)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import _core
-from ._stdlib import pool as _stdlib
+from . import _core, _stdlib
+from ._stdlib import T
 
 
 def _not_picklable(self: object) -> NoReturn:
@@ -40,10 +40,24 @@ class Cache(MutableMapping[int, Any]):
         return len(self._all())
 
 
+class _Readable:
+    """An attribute that the stdlib's results have, and that subclasses may use for themselves.
+
+    One that gathers several results or wraps one often never calls `__init__`, and stores what it
+    likes under these names. So they are no properties: what the instance has comes first.
+    """
+
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self._read = read
+
+    def __get__(self, result: object, owner: type | None = None) -> Any:
+        return self if result is None else self._read(result)
+
+
 class _Event:
     """Stands in for the threading.Event that the stdlib's results have."""
 
-    def __init__(self, result: ApplyResult) -> None:
+    def __init__(self, result: ApplyResult[Any]) -> None:
         self._result = result
 
     def is_set(self) -> bool:
@@ -54,7 +68,7 @@ class _Event:
         return self._result.ready()
 
 
-class ApplyResult(_core.Result, _stdlib.ApplyResult):
+class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
@@ -64,20 +78,28 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
     (`ValueError` before it is ready).
     """
 
-    @property
-    def _event(self) -> _Event:
-        return _Event(self)
+    if TYPE_CHECKING:
 
-    @property
+        def get(self, timeout: float | None = None) -> T: ...
+
+    _pool = _Readable(_core.Result._pool.__get__)
+    _job = _Readable(_core.Result._job.__get__)
+    _callback = _Readable(_core.Result._callback.__get__)
+    _error_callback = _Readable(_core.Result._error_callback.__get__)
+    _event = _Readable(_Event)
+
+    @_Readable
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("_success", "_value"):  # there once the result is
-            found = self._look()
-            if found is not None:
-                return found[name == "_value"]
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # which would take every misspelt name for one of these
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("_success", "_value"):  # there once the result is
+                found = self._look()
+                if found is not None:
+                    return found[name == "_value"]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     __reduce__ = _not_picklable
 
@@ -85,7 +107,7 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult):
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult):
+class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
     """What `map_async` and `starmap_async` return: the value is the list of all results."""
 
     def __init__(
@@ -93,34 +115,41 @@ class MapResult(ApplyResult):
         pool: Any,
         chunksize: int,
         length: int,
-        callback: Callable[[list[Any]], object] | None,
+        callback: Callable[[list[T]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
     ) -> None:
         _core.Result.__init__(self, pool, callback, error_callback, chunksize, length)
         self._chunksize = chunksize
 
-    @property
+    @_Readable
     def _number_left(self) -> int:
         return self._left()
 
 
-class IMapIterator(_core.Stream, _stdlib.IMapIterator):
+class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
     `next(timeout=None)` raises what the task of that item raised, and goes on after it;
     `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     """
 
-    next = __next__ = _core.Stream.next
+    if TYPE_CHECKING:
 
-    @property
+        def __next__(self, timeout: float | None = None) -> T: ...
+        def next(self, timeout: float | None = None) -> T: ...
+    else:
+        next = __next__ = _core.Stream.next
+    _pool = _Readable(_core.Stream._pool.__get__)
+    _job = _Readable(_core.Stream._job.__get__)
+
+    @_Readable
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
     __reduce__ = _not_picklable
 
 
-class IMapUnorderedIterator(IMapIterator):
+class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
     """What `imap_unordered` returns: results in the order in which they come."""
 
     def __init__(self, pool: Any) -> None:

@@ -7,9 +7,35 @@ travel in pickles by name, still come from the original.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["pool"]
+__all__ = ["ApplyResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Pool", "T", "pool"]
 
 # Any: half of what is used of it has no place in the stubs.
 pool: Any = import_module("multiprocessing.pool")
+
+T = TypeVar("T")
+
+# The bases of cpool's own classes, which type checkers then take for what they are. Of the results
+# they know the value's type as well: `ApplyResult[T]` in a list of bases is the class itself when
+# the program runs.
+if TYPE_CHECKING:
+    from multiprocessing import pool as _typed
+    from multiprocessing.pool import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
+
+    class Pool(_typed.Pool):
+        """With what typeshed leaves out."""
+
+        @staticmethod
+        def Process(ctx: Any, *args: Any, **kwds: Any) -> Any: ...
+        def _repopulate_pool(self) -> None: ...
+        def _map_async(self, *args: Any) -> Any: ...
+        def _get_tasks(self, *args: Any) -> Any: ...
+        def _guarded_task_generation(self, *args: Any) -> Any: ...
+
+else:
+    Pool = pool.Pool
+    ApplyResult = {T: pool.ApplyResult}
+    MapResult = {T: pool.MapResult}
+    IMapIterator = {T: pool.IMapIterator}
+    IMapUnorderedIterator = {T: pool.IMapUnorderedIterator}

@@ -26,23 +26,25 @@ from multiprocessing import TimeoutError, get_context, util
 from multiprocessing import context as _context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar, cast
 
 from . import _child, _core, _end, _popen, _remote
 from ._recipes import TaskQueue
-from ._results import (
-    ApplyResult,
-    AsyncResult,
-    Cache,
-    IMapIterator,
-    IMapUnorderedIterator,
-    MapResult,
-)
+from ._results import ApplyResult as ApplyResult
+from ._results import AsyncResult as AsyncResult
+from ._results import Cache
+from ._results import IMapIterator as IMapIterator
+from ._results import IMapUnorderedIterator as IMapUnorderedIterator
+from ._results import MapResult as MapResult
 from ._size import default_processes
+from ._stdlib import Pool as _StdlibPool
+from ._stdlib import T
 from ._stdlib import pool as _stdlib
 from .errors import PoolError, PoolTerminated
 
 __all__ = ["Pool", "ThreadPool"]
+
+S = TypeVar("S")
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
@@ -114,7 +116,7 @@ def _has_threads() -> bool:
         return threading.active_count() > 1
 
 
-class Pool(_stdlib.Pool):
+class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
     `processes` is the number of workers, by default `default_processes()`. Each worker calls
@@ -206,85 +208,93 @@ class Pool(_stdlib.Pool):
             _remote.raise_foreign()
 
     def apply(
-        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
-    ) -> Any:
+        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> T:
         """Return `func(*args, **kwds)`, called in a worker; raise what it raises."""
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
             return self.apply_async(func, args, kwds).get()
         self._check_running()
-        return self._engine.apply(ApplyResult, self, func, args, kwds)
+        value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
+        return value
 
     def apply_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        callback: Callable[[Any], object] | None = None,
+        callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> Any:
+    ) -> AsyncResult[T]:
         """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
         `callback(value)` or `error_callback(exception)` runs on a thread of the pool's, before the
         result is ready; what it raises becomes the result.
         """
         if self._engine is None:
-            return super().apply_async(func, args, kwds, callback, error_callback)
+            theirs = super().apply_async(func, args, kwds, callback, error_callback)
+            return cast("AsyncResult[T]", theirs)
         self._check_running()
         if not self._threads:
             self._start_threads()
         return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
-        self, func: Callable[[Any], Any], iterable: Iterable[Any], chunksize: int | None = None
-    ) -> list[Any]:
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
         Items are sent `chunksize` at a time, by default about a fourth of a worker's share. Waits
         for all of them, then raises the first exception that arrived, if any.
         """
-        results: list[Any] = self._map(func, iterable, mapstar, chunksize)
+        results: list[T] = self._map(func, iterable, mapstar, chunksize)
         return results
 
     def map_async(
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], T],
+        iterable: Iterable[S],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], object] | None = None,
+        callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> Any:
+    ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
-        return self._map_async(func, iterable, mapstar, chunksize, callback, error_callback)
+        return cast(
+            "MapResult[T]",
+            self._map_async(func, iterable, mapstar, chunksize, callback, error_callback),
+        )
 
     def starmap(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-    ) -> list[Any]:
+    ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
-        results: list[Any] = self._map(func, iterable, starmapstar, chunksize)
+        results: list[T] = self._map(func, iterable, starmapstar, chunksize)
         return results
 
     def starmap_async(
         self,
-        func: Callable[..., Any],
+        func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callable[[list[Any]], object] | None = None,
+        callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> Any:
+    ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
-        return self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback)
+        return cast(
+            "MapResult[T]",
+            self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback),
+        )
 
-    def imap(
+    def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], T],
+        iterable: Iterable[S],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
         The work goes on whether or not `next` is called; the iterable is pulled as fast as the
@@ -292,18 +302,20 @@ class Pool(_stdlib.Pool):
         to be read, until the pool is closed. `ValueError` for a `chunksize` or `buffersize` below
         1.
         """
-        return self._imap(IMapIterator, func, iterable, chunksize, buffersize, "{0:n}")
+        items = self._imap(IMapIterator, func, iterable, chunksize, buffersize, "{0:n}")
+        return cast("IMapIterator[T]", items)
 
-    def imap_unordered(
+    def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
         self,
-        func: Callable[[Any], Any],
-        iterable: Iterable[Any],
+        func: Callable[[S], T],
+        iterable: Iterable[S],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> IMapIterator[T]:
         """`imap` whose results come in the order in which they are ready."""
-        return self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}")
+        items = self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}")
+        return cast("IMapIterator[T]", items)
 
     def _map(
         self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
@@ -316,7 +328,7 @@ class Pool(_stdlib.Pool):
             return self._map_async(func, iterable, mapper, chunksize).get()
         self._check_running()
         iterable, length, size = self._measure(iterable, chunksize)
-        result = MapResult(self, size, length, None, None)
+        result: MapResult[Any] = MapResult(self, size, length, None, None)
         if size == 0:
             return result.get()
         mode = self._mode(mapper, chunksize, size)
@@ -335,7 +347,7 @@ class Pool(_stdlib.Pool):
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
         iterable, length, size = self._measure(iterable, chunksize)
-        result = MapResult(self, size, length, callback, error_callback)
+        result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
         if mapper in _MODES:
@@ -371,13 +383,13 @@ class Pool(_stdlib.Pool):
 
     def _imap(
         self,
-        kind: type[IMapIterator],
+        kind: type[IMapIterator[Any]],
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,
         shown: str,
-    ) -> Iterator[Any]:
+    ) -> Any:
         if buffersize is not None:
             if not isinstance(buffersize, int):
                 raise TypeError("buffersize must be an integer or None")
@@ -388,8 +400,7 @@ class Pool(_stdlib.Pool):
             if limit:
                 raise ValueError("buffersize needs a pool that runs on cpool's engine")
             method = super().imap if kind is IMapIterator else super().imap_unordered
-            items: Iterator[Any] = method(func, iterable, chunksize)
-            return items
+            return method(func, iterable, chunksize)
         self._check_running()
         if chunksize == 1:
             result = kind(self)

@@ -6,6 +6,7 @@ import datetime
 import decimal
 import fractions
 import multiprocessing
+import multiprocessing.pool as stdlib_pool
 import pickle
 import sys
 import threading
@@ -21,6 +22,7 @@ from engine import DEADLINE, AsyncResult, pool_module
 from gates import Gate, eventually
 
 MapResult = pool_module.MapResult
+IMapIterator = pool_module.IMapIterator
 Start = Callable[..., Any]
 
 # A pending result of either kind: start(pool, gate, callback, error_callback).
@@ -65,6 +67,19 @@ def test_the_classes(pool: Any) -> None:
     assert type(mapped) is type(pool.starmap_async(tasks.square, [(2,)])) is MapResult
     assert issubclass(MapResult, AsyncResult)
     assert (applied.get(DEADLINE), mapped.get(DEADLINE)) == (4, [4])
+
+
+def test_results_are_of_the_stdlibs_classes(pool: Any) -> None:
+    """Those that a program has imported before the swap."""
+
+    mapped, ordered = pool.map_async(tasks.square, [2]), pool.imap(tasks.square, [2])
+    unordered = pool.imap_unordered(tasks.square, [2])
+    assert isinstance(mapped, stdlib_pool.MapResult)
+    assert isinstance(mapped, stdlib_pool.AsyncResult)
+    assert isinstance(ordered, stdlib_pool.IMapIterator)
+    assert not isinstance(ordered, stdlib_pool.IMapUnorderedIterator)
+    assert isinstance(unordered, stdlib_pool.IMapUnorderedIterator)
+    assert (mapped.get(DEADLINE), list(ordered), list(unordered)) == ([4], [4], [4])
 
 
 def test_apply_result_is_the_old_name() -> None:
@@ -484,6 +499,35 @@ def test_a_subclass_need_not_call_init() -> None:
         assert isinstance(gathered, AsyncResult)
         pool.close()
         pool.join()
+
+
+@pytest.mark.parametrize(
+    "name",
+    "_pool _event _job _cache _callback _error_callback _success _value _number_left".split(),
+)
+@pytest.mark.parametrize(
+    "cls", [AsyncResult, MapResult, IMapIterator], ids=lambda cls: cls.__name__
+)
+def test_a_subclass_has_the_private_names_to_itself(cls: Any, name: str) -> None:
+    """As parmap's, which wraps a result and keeps its pool as `_pool`."""
+
+    class Wrapped(cls):  # type: ignore[misc]
+        def __init__(self) -> None:
+            setattr(self, name, "mine")
+
+    wrapped = Wrapped()
+    assert getattr(wrapped, name) == "mine"
+    setattr(wrapped, name, None)
+    assert getattr(wrapped, name) is None
+
+
+@each_kind
+def test_a_result_has_what_dir_says(pending: Start, gate: Gate, kind: str) -> None:
+    """Managers read all of it, before the result is there as well."""
+    result = pending(kind)
+    assert [name for name in dir(result) if not hasattr(result, name)] == []
+    gate.open()
+    result.wait(DEADLINE)
 
 
 def test_a_result_takes_attributes(pool: Any) -> None:

@@ -6,6 +6,7 @@
 
 #include "py_error.h"
 #include "py_pickle.h"
+#include "py_run.h"
 
 #include <string.h>
 
@@ -136,6 +137,7 @@ set_func(ResultObject *self, PyObject *func)
 struct batch {
     struct cp_task *first, *last;
     struct cp_buf scratch;
+    struct py_run run; /* the chunk that is being made */
     size_t n, bytes;
     uint32_t items; /* of the task that is being made */
     bool in_call;   /* made by the thread of the call itself */
@@ -214,17 +216,23 @@ fail_here(ResultObject *self, struct batch *batch, uint64_t index, bool last)
     return fail_here_take(self, batch, index, exc, last);
 }
 
-/* Make a task of payload. 0, or -1 with MemoryError or an interrupt. */
+/* Make a task of payload, or of the run where that is NULL. 0, or -1 with
+ * MemoryError or an interrupt. */
 static int
 add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
          PyObject *payload)
 {
+    PyObject *list = NULL;
     cp_buf_reset(&batch->scratch, BLOCK_BYTES);
     if (self->source.poison != NULL) {
         return fail_here_take(self, batch, index,
                               Py_NewRef(self->source.poison), false);
     }
-    if (py_dumps(self->state, payload, &batch->scratch) < 0) {
+    int r = payload != NULL
+                ? py_body_put(self->state, payload, &batch->scratch)
+                : py_run_put(self->state, &batch->run, &batch->scratch, &list);
+    Py_XDECREF(list);
+    if (r < 0) {
         return fail_here(self, batch, index, false);
     }
     size_t len = cp_buf_len(&batch->scratch);
@@ -237,6 +245,13 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
     memcpy(task->body, cp_buf_head(&batch->scratch), len);
     batch_add(batch, task);
     return 0;
+}
+
+static void
+batch_fini(struct batch *batch)
+{
+    cp_buf_fini(&batch->scratch);
+    py_run_fini(&batch->run);
 }
 
 int
@@ -253,7 +268,7 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
                             : add_task(self, &batch, 0,
                                        plain ? PY_CALL : PY_CALL_KW, payload);
     Py_XDECREF(payload);
-    cp_buf_fini(&batch.scratch);
+    batch_fini(&batch);
     if (r < 0) {
         cp_job_cancel(self->job);
         return -1;
@@ -351,27 +366,41 @@ next_size(const ResultObject *self)
     return n < UINT32_MAX ? (Py_ssize_t)n : (Py_ssize_t)UINT32_MAX;
 }
 
-/* The next chunk, of n items, as a tuple: 1, 0 at the end, -1 with an
- * exception. */
+/* Up to n items of what runs nobody's code when it is iterated, and not more than
+ * there have to be. 0, or -1 with an exception. */
 static int
-pull_chunk(struct py_source *src, Py_ssize_t n, PyObject **chunk)
+pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
-    PyObject *list = PyList_New(0);
-    int r = list != NULL ? 1 : -1;
-    while (r == 1 && PyList_GET_SIZE(list) < n) {
-        PyObject *item;
-        r = pull_item(src, &item);
-        if (r == 1) {
-            r = PyList_Append(list, item) < 0 ? -1 : 1;
-            Py_DECREF(item);
+    PyObject *iterator = src->iterator;
+    Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
+    most = most < n ? most : n;
+    while (run->n < most) {
+        PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
+        if (item == NULL) {
+            break;
+        }
+        if (py_run_add_take(run, item) < 0) {
+            return -1;
         }
     }
-    if (r >= 0 && PyList_GET_SIZE(list) > 0) {
-        *chunk = PyList_AsTuple(list);
-        r = *chunk != NULL ? 1 : -1;
+    src->pulled += run->n;
+    return PyErr_Occurred() != NULL ? -1 : 0;
+}
+
+/* The next chunk, of n items: 1, 0 at the end, -1 with an exception. */
+static int
+pull_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
+{
+    py_run_clear(run);
+    int r = src->plain && pull_plain(src, n, run) < 0 ? -1 : 1;
+    while (r == 1 && run->n < n) {
+        PyObject *item;
+        r = pull_item(src, &item);
+        if (r == 1 && py_run_add_take(run, item) < 0) {
+            r = -1;
+        }
     }
-    Py_XDECREF(list);
-    return r;
+    return r == 0 && run->n > 0 ? 1 : r;
 }
 
 /* One of the stdlib's task tuples: (job, i, func, args, kwds). */
@@ -402,15 +431,13 @@ add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
 
 /* How many items of a map this task has. */
 static uint32_t
-items_of(const ResultObject *self, bool stdlib, PyObject *payload)
+items_of(const ResultObject *self, const struct batch *batch)
 {
-    Py_ssize_t n;
-    if (stdlib) { /* one of the usual chunks */
+    Py_ssize_t n = batch->run.n;
+    if (self->source.func == NULL) { /* one of the usual chunks */
         Py_ssize_t left =
             self->length - (Py_ssize_t)self->source.index * self->chunksize;
         n = left < self->chunksize ? left : self->chunksize;
-    } else {
-        n = PyTuple_GET_SIZE(payload);
     }
     return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 }
@@ -434,10 +461,7 @@ feed_one(ResultObject *self, struct batch *batch)
     uint64_t index = src->index;
     batch->items = 1;
     int r = src->one || stdlib ? pull_item(src, &payload)
-                               : pull_chunk(src, next_size(self), &payload);
-    if (r == 1 && !src->one && self->length >= 0) {
-        batch->items = items_of(self, stdlib, payload);
-    }
+                               : pull_chunk(src, next_size(self), &batch->run);
     if (r < 0) {
         /* The iterable raised: that is the last task's failure. */
         index = self->length >= 0 ? (uint64_t)src->pulled : index;
@@ -447,11 +471,12 @@ feed_one(ResultObject *self, struct batch *batch)
         return 0;
     }
     if (self->length >= 0) {
+        batch->items = src->one ? 1 : items_of(self, batch);
         index = place_of(self, stdlib, batch->items);
     }
     r = stdlib ? add_stdlib_task(self, batch, index, payload)
                : add_task(self, batch, index, src->mode, payload);
-    Py_DECREF(payload);
+    Py_XDECREF(payload);
     src->index++;
     return r < 0 ? -1 : 1;
 }
@@ -485,7 +510,7 @@ py_feed(ResultObject *self, uint64_t n)
             batch_flush(self, &batch, false);
         }
     }
-    cp_buf_fini(&batch.scratch);
+    batch_fini(&batch);
     batch_flush(self, &batch, r == 0);
     if (r < 0 && !is_interrupt()) {
         /* No memory: a task is missing, so nothing else counts. */

@@ -1,4 +1,5 @@
 /* The module cpool._core: state, types, and what runs in forked copies. */
+#include "py_codec.h"
 #include "py_error.h"
 #include "py_pickle.h"
 #include "py_worker.h"
@@ -33,18 +34,20 @@ py_is_ours(const struct py_state *state, const struct cp_pool *pool)
     return cp_pool_owner(pool) == state->pid;
 }
 
+/* Whether somebody else has forked, and the pools in here are copies. */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
     state->pid = (long)getpid();
-    if (state->forked >= 0) {
-        /* Somebody else's fork: the pools in here are copies. With our ends of
-         * their pipes closed, end-of-file comes when the owner goes. */
-        state->forked = 1;
-        cp_fd_in_child(NULL, 0);
+    if (state->forked < 0) {
+        Py_RETURN_FALSE;
     }
-    Py_RETURN_NONE;
+    /* With our ends of their pipes closed, end-of-file comes when the owner
+     * goes. */
+    state->forked = 1;
+    cp_fd_in_child(NULL, 0);
+    Py_RETURN_TRUE;
 }
 
 static PyObject *
@@ -54,7 +57,47 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* The codec alone, for those who check or measure it. */
+static PyObject *
+module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
+{
+    struct cp_buf buf = {0};
+    int r;
+    if (PyList_CheckExact(obj)) {
+        PyObject *items = PyList_AsTuple(obj);
+        r = items == NULL
+                ? -1
+                : py_codec_put_run(&buf, ((PyTupleObject *)items)->ob_item,
+                                   PyTuple_GET_SIZE(items));
+        Py_XDECREF(items);
+    } else {
+        r = py_codec_put(&buf, obj);
+    }
+    PyObject *bytes =
+        r < 0    ? NULL
+        : r == 0 ? Py_NewRef(Py_None)
+                 : PyBytes_FromStringAndSize((char *)cp_buf_head(&buf),
+                                             (Py_ssize_t)cp_buf_len(&buf));
+    cp_buf_fini(&buf);
+    return bytes;
+}
+
+static PyObject *
+module_decode(PyObject *module, PyObject *bytes)
+{
+    if (!PyBytes_CheckExact(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "_decode() takes bytes");
+        return NULL;
+    }
+    PyObject *obj;
+    int r = py_codec_get((const uint8_t *)PyBytes_AS_STRING(bytes),
+                         (size_t)PyBytes_GET_SIZE(bytes), &obj);
+    return r == 0 ? obj : py_raise(py_state_of_module(module), r);
+}
+
 static PyMethodDef module_methods[] = {
+    {"_encode", module_encode, METH_O, NULL},
+    {"_decode", module_decode, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
@@ -142,10 +185,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->pickler_class);
     Py_VISIT(state->copyreg_table);
     Py_VISIT(state->extra_reducers);
+    Py_VISIT(state->reducers);
     Py_VISIT(state->remote);
     Py_VISIT(state->pickler.pickler);
-    Py_VISIT(state->pickler.copyreg_seen);
-    Py_VISIT(state->pickler.extra_seen);
+    Py_VISIT(state->pickler.sink);
     return 0;
 }
 
@@ -165,6 +208,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->pickler_class);
     Py_CLEAR(state->copyreg_table);
     Py_CLEAR(state->extra_reducers);
+    Py_CLEAR(state->reducers);
     Py_CLEAR(state->remote);
     Py_CLEAR(state->str_dump);
     Py_CLEAR(state->str_clear_memo);

@@ -2,12 +2,17 @@
  * Pickling. Making a pickler costs more than pickling a small object, so one
  * is kept and used again, its memo cleared each time; whoever finds it busy
  * (another thread, or a reducer that comes back to us) makes one for itself.
+ *
+ * Clearing a memo takes the time of the largest pickle that was made with it: a
+ * pickler is not kept beyond a large one.
  */
 #include "py_pickle.h"
 
 #include "py_error.h"
 
 #include <string.h>
+
+#define KEEP_PICKLER CP_KIB(4)
 
 /* Where a pickler writes to: appends to a cp_buf. */
 typedef struct {
@@ -62,12 +67,105 @@ static PyType_Spec sink_spec = {
     .slots = sink_slots,
 };
 
+/* The reducers that ForkingPickler would find, as they are at the time: those of
+ * multiprocessing first, and then copyreg's. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *extra, *copyreg; /* dicts */
+} TableObject;
+
+/* A new reference, or NULL, with or without an exception. */
+static PyObject *
+look_up(PyObject *dict, PyObject *key)
+{
+    PyObject *value;
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PyDict_GetItemRef(dict, key, &value);
+#else
+    value = PyDict_GetItemWithError(dict, key); /* lint-ok: held below */
+    Py_XINCREF(value);
+#endif
+    return value;
+}
+
+static PyObject *
+table_subscript(PyObject *op, PyObject *type)
+{
+    TableObject *self = (TableObject *)op;
+    PyObject *reducer = look_up(self->extra, type);
+    if (reducer == NULL && !PyErr_Occurred()) {
+        reducer = look_up(self->copyreg, type);
+    }
+    if (reducer == NULL && !PyErr_Occurred()) {
+        PyErr_SetObject(PyExc_KeyError, type);
+    }
+    return reducer;
+}
+
+static int
+table_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    TableObject *self = (TableObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->extra);
+    Py_VISIT(self->copyreg);
+    return 0;
+}
+
+static int
+table_clear(PyObject *op)
+{
+    TableObject *self = (TableObject *)op;
+    Py_CLEAR(self->extra);
+    Py_CLEAR(self->copyreg);
+    return 0;
+}
+
+static void
+table_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)table_clear(op);
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot table_slots[] = {
+    {Py_tp_dealloc, table_dealloc},
+    {Py_tp_traverse, table_traverse},
+    {Py_tp_clear, table_clear},
+    {Py_mp_subscript, table_subscript},
+    {0, NULL},
+};
+
+static PyType_Spec table_spec = {
+    .name = "cpool._core._Table",
+    .basicsize = sizeof(TableObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = table_slots,
+};
+
 int
 py_pickle_add_types(PyObject *module, struct py_state *state)
 {
     state->sink_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &sink_spec, NULL);
-    return state->sink_type != NULL ? 0 : -1;
+    PyTypeObject *type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &table_spec, NULL);
+    TableObject *table =
+        type != NULL ? PyObject_GC_New(TableObject, type) : NULL;
+    Py_XDECREF(type);
+    if (table == NULL || state->sink_type == NULL) {
+        Py_XDECREF(table);
+        return -1;
+    }
+    table->extra = Py_NewRef(state->extra_reducers);
+    table->copyreg = Py_NewRef(state->copyreg_table);
+    PyObject_GC_Track(table);
+    state->reducers = (PyObject *)table;
+    return 0;
 }
 
 void
@@ -75,29 +173,6 @@ py_pickler_clear(struct py_pickler *p)
 {
     Py_CLEAR(p->pickler);
     Py_CLEAR(p->sink);
-    Py_CLEAR(p->copyreg_seen);
-    Py_CLEAR(p->extra_seen);
-}
-
-/* Give the pickler the table that ForkingPickler would have. */
-static int
-set_table(struct py_state *state, struct py_pickler *p)
-{
-    PyObject *copyreg = PyDict_Copy(state->copyreg_table);
-    PyObject *extra = PyDict_Copy(state->extra_reducers);
-    PyObject *table = copyreg != NULL ? PyDict_Copy(copyreg) : NULL;
-    int r = -1;
-    if (table != NULL && extra != NULL && PyDict_Update(table, extra) == 0
-        && PyObject_SetAttr(p->pickler, state->str_dispatch_table, table)
-               == 0) {
-        Py_XSETREF(p->copyreg_seen, Py_NewRef(copyreg));
-        Py_XSETREF(p->extra_seen, Py_NewRef(extra));
-        r = 0;
-    }
-    Py_XDECREF(copyreg);
-    Py_XDECREF(extra);
-    Py_XDECREF(table);
-    return r;
 }
 
 static int
@@ -110,31 +185,20 @@ make_pickler(struct py_state *state, struct py_pickler *p)
     sink->buf = NULL;
     p->sink = (PyObject *)sink;
     p->pickler = PyObject_CallFunction(state->pickler_class, "Oi", p->sink, 5);
-    return p->pickler != NULL ? set_table(state, p) : -1;
-}
-
-/* Reducers may be registered at any time. */
-static int
-refresh(struct py_state *state, struct py_pickler *p)
-{
-    int same =
-        PyObject_RichCompareBool(p->copyreg_seen, state->copyreg_table, Py_EQ);
-    if (same == 1) {
-        same = PyObject_RichCompareBool(p->extra_seen, state->extra_reducers,
-                                        Py_EQ);
-    }
-    if (same < 0) {
-        return -1;
-    }
-    return same == 1 ? 0 : set_table(state, p);
+    return p->pickler == NULL
+                   || PyObject_SetAttr(p->pickler, state->str_dispatch_table,
+                                       state->reducers)
+                          < 0
+               ? -1
+               : 0;
 }
 
 static int
 dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
           struct cp_buf *out)
 {
-    if (p->pickler == NULL ? make_pickler(state, p) < 0
-                           : refresh(state, p) < 0) {
+    if (p->pickler == NULL && make_pickler(state, p) < 0) {
+        py_pickler_clear(p);
         return -1;
     }
     SinkObject *sink = (SinkObject *)p->sink;
@@ -153,6 +217,10 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
         return -1;
     }
     Py_DECREF(none);
+    if (cp_buf_len(out) - before > KEEP_PICKLER) {
+        py_pickler_clear(p);
+        return 0;
+    }
     none = PyObject_CallMethodNoArgs(p->pickler, state->str_clear_memo);
     Py_XDECREF(none);
     return none != NULL ? 0 : -1;

@@ -474,7 +474,7 @@ py_result_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-PyMemberDef py_result_members[] = {
+static PyMemberDef result_members[] = {
     {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
     {"_callback", T_OBJECT, offsetof(ResultObject, callback), READONLY, NULL},
     {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
@@ -504,7 +504,7 @@ static PyType_Slot result_slots[] = {
     {Py_tp_new, py_result_new},           {Py_tp_init, py_result_init},
     {Py_tp_traverse, py_result_traverse}, {Py_tp_clear, py_result_clear},
     {Py_tp_dealloc, py_result_dealloc},   {Py_tp_finalize, result_finalize},
-    {Py_tp_methods, result_methods},      {Py_tp_members, py_result_members},
+    {Py_tp_methods, result_methods},      {Py_tp_members, result_members},
     {Py_tp_getset, result_getset},        {0, NULL},
 };
 

@@ -25,6 +25,5 @@ ResultObject *py_result_make(EngineObject *engine, PyObject *kind,
 
 /* Its number, or None: a new reference. From then on the job holds it. */
 PyObject *py_result_number(ResultObject *self);
-extern PyMemberDef py_result_members[];
 
 #endif

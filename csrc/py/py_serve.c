@@ -8,6 +8,7 @@
  */
 #include "py_error.h"
 #include "py_pickle.h"
+#include "py_run.h"
 #include "py_worker.h"
 
 #include <string.h>
@@ -28,9 +29,10 @@ struct loop {
     struct func_entry *funcs;
     uint32_t n_funcs;
     struct cp_buf scratch;
-    uint64_t left; /* tasks that may still be run */
-    int64_t now;   /* when the last task ended; 0: unknown */
-    bool last;     /* the process ends now */
+    struct py_run run; /* items of the chunk, and then what became of them */
+    uint64_t left;     /* tasks that may still be run */
+    int64_t now;       /* when the last task ended; 0: unknown */
+    bool last;         /* the process ends now */
 };
 
 int
@@ -122,28 +124,28 @@ call_star(PyObject *func, PyObject *item)
     return result;
 }
 
-static PyObject *
-call_each(PyObject *func, PyObject *items, bool star)
+/* Put in the place of each item what func makes of it. */
+static int
+call_each(PyObject *func, struct py_run *run, bool star)
 {
-    Py_ssize_t n = PyTuple_GET_SIZE(items);
-    PyObject *results = PyList_New(n);
-    if (results != NULL) {
-        PyObject_GC_UnTrack(results); /* user code must not find it half full */
-    }
-    for (Py_ssize_t i = 0; results != NULL && i < n; i++) {
-        PyObject *item = PyTuple_GET_ITEM(items, i);
-        PyObject *result =
-            star ? call_star(func, item) : PyObject_CallOneArg(func, item);
-        if (result == NULL) {
-            Py_CLEAR(results);
-        } else {
-            PyList_SET_ITEM(results, i, result);
+    Py_ssize_t width = run->width > 0 ? run->width : 1;
+    for (Py_ssize_t i = 0; i < run->n; i++) {
+        PyObject **args = run->slots + i * width;
+        size_t n = (size_t)width | PY_VECTORCALL_ARGUMENTS_OFFSET;
+        PyObject *result = star && run->width == 0
+                               ? call_star(func, args[0])
+                               : PyObject_Vectorcall(func, args, n, NULL);
+        for (Py_ssize_t j = 0; j < width; j++) {
+            Py_CLEAR(args[j]);
         }
+        if (result == NULL) {
+            return -1;
+        }
+        run->slots[i] = result;
     }
-    if (results != NULL) {
-        PyObject_GC_Track(results);
-    }
-    return results;
+    run->used = run->n;
+    run->width = 0;
+    return 0;
 }
 
 static PyObject *
@@ -162,31 +164,34 @@ call_func(struct py_state *state, unsigned mode, PyObject *func,
                        ? PyObject_Call(func, args, kwds)
                        : call_oddly(state, func, args, kwds);
         }
-        case PY_MAP: return call_each(func, payload, false);
-        case PY_STAR: return call_each(func, payload, true);
         case PY_MAP_ONE: return PyObject_CallOneArg(func, payload);
         default: return call_star(func, payload);
     }
 }
 
-/* Run the task: its result, or NULL with the exception that is its answer. */
-static PyObject *
-run(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
-    PyObject **func_out)
+/* Run the task: 0, and its result is in *result, or in the run where that is
+ * NULL; or -1 with the exception that is its answer. */
+static int
+run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
+         PyObject *func, PyObject **result)
 {
-    PyObject *func = load_func(loop, frame->arg);
-    *func_out = func;
-    if (func == NULL) {
-        return NULL;
+    struct py_state *state = loop->state;
+    unsigned mode = frame->flags & PY_MODE;
+    *result = NULL;
+    if (mode == PY_MAP || mode == PY_STAR) {
+        bool star = mode == PY_STAR;
+        return py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run)
+                       < 0
+                   ? -1
+                   : call_each(func, &loop->run, star);
     }
-    PyObject *payload = py_loads(loop->state, body, (size_t)frame->len);
+    PyObject *payload = py_body_get(state, body, (size_t)frame->len);
     if (payload == NULL) {
-        return NULL;
+        return -1;
     }
-    PyObject *result =
-        call_func(loop->state, frame->flags & PY_MODE, func, payload);
+    *result = call_func(state, mode, func, payload);
     Py_DECREF(payload);
-    return result;
+    return *result != NULL ? 0 : -1;
 }
 
 /* The pending exception as the body of an answer: bytes, or NULL where not
@@ -219,6 +224,26 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
     return bytes;
 }
 
+/* The result into the scratch buffer; or else *report says why not. 0, or -1
+ * with an exception where there is neither. */
+static int
+pack_result(struct loop *loop, PyObject *result, bool listed, PyObject **report)
+{
+    PyObject *list = NULL;
+    int r = result != NULL
+                ? py_body_put(loop->state, result, &loop->scratch)
+                : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
+    if (r < 0) {
+        *report = result == NULL && list == NULL
+                      ? NULL
+                      : pack_unpicklable(loop, result != NULL ? result : list,
+                                         listed);
+        r = *report != NULL ? 0 : -1;
+    }
+    Py_XDECREF(list);
+    return r;
+}
+
 static int
 answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
 {
@@ -238,50 +263,29 @@ answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
     return r;
 }
 
-/* One task: 0, a core code, or -1 with the exception that ends the process. */
+/* Send what the task came to: its result, or *report. */
 static int
-do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
+answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
+            bool last)
 {
-    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
-    PyObject *func = NULL, *report = NULL, *fatal = NULL;
-    if (loop->now == 0) {
-        loop->now = cp_now();
-    }
-    cp_serve_begin(loop->serve, task->seq, loop->now);
-    PyObject *result = run(loop, task, body, &func);
-    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
-    if (loop->state->forked > 0) {
-        /* The task forked, and this is the copy: it is no worker. */
-        Py_XDECREF(func);
-        Py_XDECREF(result);
-        return result == NULL ? -1 : CP_ECLOSED;
-    }
-    if (result == NULL) {
-        report = pack_error(loop, func, &fatal);
-    } else if (py_dumps(loop->state, result, &loop->scratch) < 0) {
-        report = pack_unpicklable(loop, result, (task->flags & PY_LISTED) != 0);
-    }
-    Py_XDECREF(func);
-    Py_XDECREF(result);
-    if (report == NULL && PyErr_Occurred()) {
-        Py_XDECREF(fatal);
-        return -1; /* out of memory, at the least: the task counts as lost */
-    }
-    int r;
-    if (--loop->left == 0 || fatal != NULL) {
-        frame.flags |= CP_LAST;
+    if (--loop->left == 0 || last) {
+        frame->flags |= CP_LAST;
         loop->last = true;
     }
-    if (report != NULL) {
-        frame.kind = CP_ERROR;
-        frame.len = (uint64_t)PyBytes_GET_SIZE(report);
-        r = answer(loop, &frame, (const uint8_t *)PyBytes_AS_STRING(report));
-        Py_DECREF(report);
-    } else {
-        frame.len = cp_buf_len(&loop->scratch);
-        r = answer(loop, &frame, cp_buf_head(&loop->scratch));
+    if (report == NULL) {
+        frame->len = cp_buf_len(&loop->scratch);
+        return answer(loop, frame, cp_buf_head(&loop->scratch));
     }
-    if (fatal != NULL && r == 0) {
+    frame->kind = CP_ERROR;
+    frame->len = (uint64_t)PyBytes_GET_SIZE(report);
+    return answer(loop, frame, (const uint8_t *)PyBytes_AS_STRING(report));
+}
+
+/* The task raised what ends the process; its answer was sent with code r. */
+static int
+leave(struct loop *loop, int r, PyObject *fatal)
+{
+    if (r == 0) {
         Py_BEGIN_ALLOW_THREADS
         r = cp_serve_flush(loop->serve);
         Py_END_ALLOW_THREADS
@@ -290,6 +294,41 @@ do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
         Py_XDECREF(none);
         r = -1;
     }
+    return r;
+}
+
+/* One task: 0, a core code, or -1 with the exception that ends the process. */
+static int
+do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
+{
+    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
+    PyObject *result = NULL, *report = NULL, *fatal = NULL;
+    if (loop->now == 0) {
+        loop->now = cp_now();
+    }
+    cp_serve_begin(loop->serve, task->seq, loop->now);
+    PyObject *func = load_func(loop, task->arg);
+    int r = func != NULL ? run_task(loop, task, body, func, &result) : -1;
+    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
+    bool is_copy = loop->state->forked > 0; /* the task forked: no worker */
+    if (is_copy) {
+        r = r == 0 ? CP_ECLOSED : -1;
+    } else if (r < 0) {
+        report = pack_error(loop, func, &fatal);
+        r = report != NULL ? 0 : -1;
+    } else {
+        bool listed = (task->flags & PY_LISTED) != 0;
+        r = pack_result(loop, result, listed, &report);
+    }
+    Py_XDECREF(func);
+    Py_XDECREF(result);
+    py_run_clear(&loop->run);
+    /* Out of memory, at the least: the task counts as lost. */
+    if (r == 0) {
+        r = answer_task(loop, &frame, report, fatal != NULL);
+        r = fatal != NULL ? leave(loop, r, fatal) : r;
+    }
+    Py_XDECREF(report);
     Py_XDECREF(fatal);
     return r;
 }
@@ -355,6 +394,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     }
     PyMem_RawFree(loop.funcs);
     cp_buf_fini(&loop.scratch);
+    py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
         /* All is done, or the parent is gone, or does not want more. */
         return PyLong_FromUnsignedLongLong(budget - loop.left);

@@ -7,7 +7,7 @@
 
 #include "py_error.h"
 #include "py_feed.h"
-#include "py_pickle.h"
+#include "py_run.h"
 
 #include <poll.h>
 
@@ -42,27 +42,63 @@ fail_take(ResultObject *self, PyObject *exc)
     }
 }
 
-/* Put the results of a chunk in their places. -1: an exception. */
+/* Put the results of a chunk in their places: the run gets what stood there. No
+ * code of anybody's runs meanwhile. -1: an exception. */
 static int
-place_chunk(ResultObject *self, const struct cp_result *r, PyObject *part)
+place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
 {
-    Py_ssize_t at = (Py_ssize_t)r->index, n = (Py_ssize_t)r->items;
-    if (self->source.one) {
-        return PyList_SetItem(self->value, at, Py_NewRef(part));
+    Py_ssize_t at = (Py_ssize_t)r->index;
+    PyObject *list = self->value;
+    int is_done = -1;
+    Py_BEGIN_CRITICAL_SECTION(list);
+    if (PyList_CheckExact(list) && PyList_GET_SIZE(list) - at >= run->n) {
+        for (Py_ssize_t i = 0; i < run->n; i++) {
+            PyObject *old = PyList_GET_ITEM(list, at + i); /* lint-ok: moved */
+            PyList_SET_ITEM(list, at + i, run->slots[i]);
+            run->slots[i] = old;
+        }
+        is_done = 0;
     }
-    if (!PyList_CheckExact(part) || PyList_GET_SIZE(part) != n) {
+    Py_END_CRITICAL_SECTION();
+    if (is_done < 0) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "a worker answered with a wrong number of results");
-        return -1;
+                        "the list of results was changed while it was filled");
     }
-    return PyList_SetSlice(self->value, at, at + n, part);
+    return is_done;
 }
 
+/* Decode what a task of a map gave into its places. */
+static int
+place(ResultObject *self, const struct cp_result *r)
+{
+    if (self->source.one) {
+        PyObject *value = py_body_get(self->state, r->body, r->len);
+        return value == NULL
+                   ? -1
+                   : PyList_SetItem(self->value, (Py_ssize_t)r->index, value);
+    }
+    struct py_run run = {0};
+    int n = py_run_get(self->state, r->body, r->len, (Py_ssize_t)r->items,
+                       false, &run);
+    if (n == 0) {
+        n = place_run(self, r, &run);
+    }
+    py_run_fini(&run);
+    return n;
+}
+
+/* The value, or None where it is in its place; or the failure. NULL with an
+ * exception. */
 static PyObject *
 decode_once(ResultObject *self, const struct cp_result *r)
 {
-    return r->outcome == CP_OK ? py_loads(self->state, r->body, r->len)
-                               : py_result_error(self, r);
+    if (r->outcome != CP_OK) {
+        return py_result_error(self, r);
+    }
+    if (self->length < 0) {
+        return py_body_get(self->state, r->body, r->len);
+    }
+    return place(self, r) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 /* The value of one result, or its failure. An exception that is raised meanwhile
@@ -105,14 +141,11 @@ absorb_one(ResultObject *self, const struct cp_result *r)
     PyObject *obj = decode(self, r, &is_value, &interrupt);
     if (!is_value) {
         fail_take(self, obj);
-    } else if (!is_map) {
+    } else if (is_map) {
+        Py_DECREF(obj);
+    } else {
         self->success = 1;
         Py_XSETREF(self->value, obj);
-    } else {
-        if (place_chunk(self, r, obj) < 0) {
-            fail_take(self, py_error_fetch());
-        }
-        Py_DECREF(obj);
     }
     if (interrupt != NULL) {
         py_error_restore(interrupt);

@@ -16,10 +16,15 @@
 #include "cp_pool.h"
 #include "cp_serve.h"
 
+#ifndef Py_BEGIN_CRITICAL_SECTION // before 3.13
+#    define Py_BEGIN_CRITICAL_SECTION(op) ((void)(op))
+#    define Py_END_CRITICAL_SECTION() ((void)0)
+#endif
+
 /* How the body of a task is to be applied: flags of CP_TASK. */
 #define PY_CALL 0x0u     /* func(*args); body: args */
 #define PY_CALL_KW 0x1u  /* func(*args, **kwds); body: (args, kwds) */
-#define PY_MAP 0x2u      /* [func(x) for x in items]; body: tuple of items */
+#define PY_MAP 0x2u      /* [func(x) for x in items]; body: run of items */
 #define PY_STAR 0x3u     /* [func(*x) for x in items]; body: likewise */
 #define PY_MAP_ONE 0x4u  /* func(x); body: x */
 #define PY_STAR_ONE 0x5u /* func(*x); body: x */
@@ -34,7 +39,6 @@
 struct py_pickler {
     PyObject *pickler;
     PyObject *sink;
-    PyObject *copyreg_seen, *extra_seen; /* what its table was made from */
     int busy;
 };
 
@@ -48,6 +52,7 @@ struct py_state {
     PyObject *pickler_class;  /* _pickle.Pickler */
     PyObject *copyreg_table;  /* copyreg.dispatch_table */
     PyObject *extra_reducers; /* ForkingPickler._extra_reducers */
+    PyObject *reducers;       /* both, as a pickler's dispatch_table */
     PyObject *remote;         /* module cpool._remote */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     struct py_pickler pickler; /* the one that is kept */

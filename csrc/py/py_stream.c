@@ -5,8 +5,8 @@
  * all get to the end.
  */
 #include "py_error.h"
-#include "py_pickle.h"
 #include "py_result.h"
+#include "py_run.h"
 #include "py_settle.h"
 #include "py_timeout.h"
 
@@ -30,7 +30,7 @@ item_take(ResultObject *self, struct cp_result *r)
 {
     PyObject *item = NULL;
     if (r->outcome == CP_OK) {
-        item = py_loads(self->state, r->body, r->len);
+        item = py_body_get(self->state, r->body, r->len);
     } else {
         PyObject *exc = py_result_error(self, r);
         if (exc != NULL) {
@@ -123,6 +123,12 @@ stream_get_job(PyObject *op, void *Py_UNUSED(closure))
     return py_result_number((ResultObject *)op);
 }
 
+static PyMemberDef stream_members[] = {
+    {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
+    {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyGetSetDef stream_getset[] = {
     {"_job", stream_get_job, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -144,7 +150,7 @@ static PyType_Slot stream_slots[] = {
     {Py_tp_iter, PyObject_SelfIter},
     {Py_tp_iternext, stream_iternext},
     {Py_tp_methods, stream_methods},
-    {Py_tp_members, py_result_members},
+    {Py_tp_members, stream_members},
     {Py_tp_getset, stream_getset},
     {0, NULL},
 };

@@ -1,0 +1,535 @@
+/*
+ * From bytes to values; see py_codec.h. Nothing is believed: a tag, a size, a
+ * count or a character that no encoder of ours would have written is CP_EPROTO,
+ * before memory is asked for.
+ */
+#include "py_codec.h"
+#include "py_codec_tags.h"
+
+#include <string.h>
+
+struct decoder {
+    const uint8_t *at, *end;
+    int depth;
+};
+
+/* All of these: 0, CP_EPROTO, or -1 with an exception. */
+
+static size_t
+left(const struct decoder *d)
+{
+    return (size_t)(d->end - d->at);
+}
+
+static int
+get_byte(struct decoder *d, unsigned *byte)
+{
+    if (left(d) < 1) {
+        return CP_EPROTO;
+    }
+    *byte = *d->at++;
+    return 0;
+}
+
+/* So many more bytes, at *bytes. */
+static int
+get_raw(struct decoder *d, size_t n, const uint8_t **bytes)
+{
+    if (left(d) < n) {
+        return CP_EPROTO;
+    }
+    *bytes = d->at;
+    d->at += n;
+    return 0;
+}
+
+/* A size of what takes `each` bytes or more. */
+static int
+get_size(struct decoder *d, size_t each, size_t *size)
+{
+    unsigned byte;
+    if (get_byte(d, &byte) < 0) {
+        return CP_EPROTO;
+    }
+    uint64_t wide = byte;
+    if (byte == WIDE) {
+        const uint8_t *bytes;
+        if (get_raw(d, sizeof(wide), &bytes) < 0) {
+            return CP_EPROTO;
+        }
+        memcpy(&wide, bytes, sizeof(wide));
+    }
+    if (wide > left(d) / each) {
+        return CP_EPROTO;
+    }
+    *size = (size_t)wide;
+    return 0;
+}
+
+static int
+made(PyObject *obj)
+{
+    return obj != NULL ? 0 : -1;
+}
+
+/* ---- what values have ---- */
+
+static PyObject *
+int_from(unsigned tag, const uint8_t *bytes)
+{
+    int16_t v2;
+    int32_t v4;
+    int64_t v8;
+    switch (tag) {
+        case TAG_INT1: return PyLong_FromLong((int8_t)*bytes);
+        case TAG_INT2: memcpy(&v2, bytes, 2); return PyLong_FromLong(v2);
+        case TAG_INT4: memcpy(&v4, bytes, 4); return PyLong_FromLong(v4);
+        default:
+            memcpy(&v8, bytes, 8);
+            return sizeof(long) == 8 ? PyLong_FromLong((long)v8)
+                                     : PyLong_FromLongLong(v8);
+    }
+}
+
+static int
+get_wide_int(struct decoder *d, PyObject **obj)
+{
+    size_t n;
+    const uint8_t *bytes;
+    if (get_size(d, 1, &n) < 0 || get_raw(d, n, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+#if PY_VERSION_HEX >= 0x030D0000
+    *obj = PyLong_FromNativeBytes(bytes, n, Py_ASNATIVEBYTES_NATIVE_ENDIAN);
+#else
+    *obj = _PyLong_FromByteArray(bytes, n, PY_LITTLE_ENDIAN, 1);
+#endif
+    return made(*obj);
+}
+
+static PyObject *
+float_from(const uint8_t *bytes)
+{
+    double value;
+    memcpy(&value, bytes, sizeof(value));
+    return PyFloat_FromDouble(value);
+}
+
+struct kind {
+    size_t width;
+    Py_UCS4 least, most; /* between them lies the highest character */
+};
+
+static struct kind
+kind_of(unsigned tag)
+{
+    switch (tag) {
+        case TAG_ASCII: return (struct kind){1, 0, 0x7f};
+        case TAG_UCS1: return (struct kind){1, 0x80, 0xff};
+        case TAG_UCS2: return (struct kind){2, 0x100, 0xffff};
+        default: return (struct kind){4, 0x10000, 0x10ffff};
+    }
+}
+
+/* The highest character, or something of the same kind that is above it. */
+static Py_UCS4
+highest(const void *data, size_t width, size_t n)
+{
+    Py_UCS4 all = 0, most = 0;
+    if (width == 1) {
+        for (size_t i = 0; i < n; i++) {
+            all |= ((const Py_UCS1 *)data)[i];
+        }
+    } else if (width == 2) {
+        for (size_t i = 0; i < n; i++) {
+            all |= ((const Py_UCS2 *)data)[i];
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            Py_UCS4 c = ((const Py_UCS4 *)data)[i];
+            most = c > most ? c : most;
+        }
+    }
+    return all | most;
+}
+
+static int
+get_str(struct decoder *d, unsigned tag, PyObject **obj)
+{
+    struct kind kind = kind_of(tag);
+    size_t n;
+    const uint8_t *bytes;
+    if (get_size(d, kind.width, &n) < 0
+        || get_raw(d, n * kind.width, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    if (n == 1 && kind.width == 1) { /* there is one object for each */
+        if (*bytes > kind.most || *bytes < kind.least) {
+            return CP_EPROTO;
+        }
+        *obj = PyUnicode_FromOrdinal(*bytes);
+        return made(*obj);
+    }
+    if (n == 0 && tag != TAG_ASCII) {
+        return CP_EPROTO;
+    }
+    PyObject *str = PyUnicode_New((Py_ssize_t)n, kind.most);
+    if (str == NULL) {
+        return -1;
+    }
+    if (n > 0) {
+        memcpy(PyUnicode_DATA(str), bytes, n * kind.width);
+        Py_UCS4 top = highest(PyUnicode_DATA(str), kind.width, n);
+        if (top > kind.most || top < kind.least) {
+            Py_DECREF(str);
+            return CP_EPROTO;
+        }
+    }
+    *obj = str;
+    return 0;
+}
+
+static int
+get_bytes(struct decoder *d, PyObject **obj)
+{
+    size_t n;
+    const uint8_t *bytes;
+    if (get_size(d, 1, &n) < 0 || get_raw(d, n, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
+    return made(*obj);
+}
+
+static PyObject *
+one_of(unsigned tag)
+{
+    return tag == TAG_NONE    ? Py_None
+           : tag == TAG_FALSE ? Py_False
+           : tag == TAG_TRUE  ? Py_True
+                              : NULL;
+}
+
+/* ---- columns: into every stride-th slot ---- */
+
+static int get_value(struct decoder *d, PyObject **obj);
+static int get_column(struct decoder *d, size_t n, PyObject **slots,
+                      size_t stride);
+
+static int
+get_ints(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
+         size_t stride)
+{
+    size_t width = (size_t)1 << (tag - TAG_INT1);
+    const uint8_t *bytes;
+    if (n > left(d) / width || get_raw(d, n * width, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    for (size_t i = 0; i < n; i++) {
+        slots[i * stride] = int_from(tag, bytes + i * width);
+        if (slots[i * stride] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+get_floats(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+{
+    const uint8_t *bytes;
+    if (n > left(d) / 8 || get_raw(d, n * 8, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    for (size_t i = 0; i < n; i++) {
+        slots[i * stride] = float_from(bytes + i * 8);
+        if (slots[i * stride] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static int
+get_ones(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+{
+    const uint8_t *bytes;
+    if (get_raw(d, n, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    for (size_t i = 0; i < n; i++) {
+        PyObject *one = one_of(bytes[i]);
+        if (one == NULL) {
+            return CP_EPROTO;
+        }
+        slots[i * stride] = Py_NewRef(one);
+    }
+    return 0;
+}
+
+static void
+clear(PyObject **slots, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        Py_XDECREF(slots[i]);
+    }
+}
+
+static int
+get_arity(struct decoder *d, size_t *arity)
+{
+    unsigned byte;
+    if (get_byte(d, &byte) < 0 || byte == 0 || byte > ARITY_MAX) {
+        return CP_EPROTO;
+    }
+    *arity = byte;
+    return 0;
+}
+
+/* Items of n rows, into slots of `arity` each. */
+static int
+get_rows(struct decoder *d, size_t n, size_t arity, PyObject **slots)
+{
+    int r = 0;
+    for (size_t j = 0; j < arity && r == 0; j++) {
+        r = get_column(d, n, slots + j, arity);
+    }
+    return r;
+}
+
+/* A tuple is made only when there is all that goes into it: once it exists, the
+ * collector's callers can find it. */
+static int
+get_tuples(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+{
+    size_t arity;
+    if (get_arity(d, &arity) < 0 || n > left(d) / arity) {
+        return CP_EPROTO;
+    }
+    PyObject **rows = PyMem_Calloc(n * arity, sizeof(*rows));
+    if (rows == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    int r = get_rows(d, n, arity, rows);
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject *tuple = PyTuple_New((Py_ssize_t)arity);
+        if (tuple == NULL) {
+            r = -1;
+            break;
+        }
+        for (size_t j = 0; j < arity; j++) {
+            PyTuple_SET_ITEM(tuple, (Py_ssize_t)j, rows[i * arity + j]);
+            rows[i * arity + j] = NULL;
+        }
+        slots[i * stride] = tuple;
+    }
+    clear(rows, n * arity);
+    PyMem_Free(rows);
+    return r;
+}
+
+static int
+get_each(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
+         size_t stride)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject **slot = &slots[i * stride];
+        r = tag == TAG_MIXED   ? get_value(d, slot)
+            : tag == TAG_BYTES ? get_bytes(d, slot)
+                               : get_str(d, tag, slot);
+    }
+    return r;
+}
+
+static int
+get_column(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+{
+    unsigned tag;
+    if (d->depth == DEPTH_MAX || get_byte(d, &tag) < 0 || n > left(d)) {
+        return CP_EPROTO;
+    }
+    d->depth++;
+    int r;
+    switch (tag) {
+        case TAG_INT1:
+        case TAG_INT2:
+        case TAG_INT4:
+        case TAG_INT8: r = get_ints(d, tag, n, slots, stride); break;
+        case TAG_FLOAT: r = get_floats(d, n, slots, stride); break;
+        case TAG_ONES: r = get_ones(d, n, slots, stride); break;
+        case TAG_TUPLE: r = get_tuples(d, n, slots, stride); break;
+        case TAG_ASCII:
+        case TAG_UCS1:
+        case TAG_UCS2:
+        case TAG_UCS4:
+        case TAG_BYTES:
+        case TAG_MIXED: r = get_each(d, tag, n, slots, stride); break;
+        default: r = CP_EPROTO; break;
+    }
+    d->depth--;
+    return r;
+}
+
+/* ---- values ---- */
+
+static int
+get_tuple(struct decoder *d, PyObject **obj)
+{
+    size_t n;
+    if (get_size(d, 1, &n) < 0) {
+        return CP_EPROTO;
+    }
+    PyObject **items = PyMem_Calloc(n > 0 ? n : 1, sizeof(*items));
+    if (items == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    int r = get_column(d, n, items, 1);
+    if (r == 0) {
+        *obj = PyTuple_New((Py_ssize_t)n);
+        r = made(*obj);
+    }
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyTuple_SET_ITEM(*obj, (Py_ssize_t)i, items[i]);
+        items[i] = NULL;
+    }
+    clear(items, n);
+    PyMem_Free(items);
+    return r;
+}
+
+static int
+get_value(struct decoder *d, PyObject **obj)
+{
+    unsigned tag;
+    if (get_byte(d, &tag) < 0) {
+        return CP_EPROTO;
+    }
+    switch (tag) {
+        case TAG_NONE:
+        case TAG_FALSE:
+        case TAG_TRUE: *obj = Py_NewRef(one_of(tag)); return 0;
+        case TAG_INT1:
+        case TAG_INT2:
+        case TAG_INT4:
+        case TAG_INT8: return get_ints(d, tag, 1, obj, 1);
+        case TAG_INT: return get_wide_int(d, obj);
+        case TAG_FLOAT: return get_floats(d, 1, obj, 1);
+        case TAG_ASCII:
+        case TAG_UCS1:
+        case TAG_UCS2:
+        case TAG_UCS4: return get_str(d, tag, obj);
+        case TAG_BYTES: return get_bytes(d, obj);
+        case TAG_TUPLE: return get_tuple(d, obj);
+        default: return CP_EPROTO;
+    }
+}
+
+/* ---- runs ---- */
+
+static int
+open_run(struct decoder *d, const uint8_t *bytes, size_t len, size_t *n)
+{
+    unsigned tag;
+    *d = (struct decoder){.at = bytes, .end = bytes + len};
+    return get_byte(d, &tag) < 0 || tag != TAG_RUN ? CP_EPROTO
+                                                   : get_size(d, 1, n);
+}
+
+static int
+whole(const struct decoder *d, int r)
+{
+    return r == 0 && left(d) > 0 ? CP_EPROTO : r;
+}
+
+int
+py_codec_owns(const uint8_t *bytes, size_t len)
+{
+    return len > 0 && bytes[0] < TAG_END;
+}
+
+Py_ssize_t
+py_codec_run_length(const uint8_t *bytes, size_t len)
+{
+    struct decoder d;
+    size_t n;
+    return open_run(&d, bytes, len, &n) == 0 ? (Py_ssize_t)n : -1;
+}
+
+Py_ssize_t
+py_codec_row_width(const uint8_t *bytes, size_t len)
+{
+    struct decoder d;
+    size_t n, arity;
+    unsigned tag;
+    bool has = open_run(&d, bytes, len, &n) == 0 && get_byte(&d, &tag) == 0
+               && tag == TAG_TUPLE && get_arity(&d, &arity) == 0
+               && n <= left(&d) / arity;
+    return has ? (Py_ssize_t)arity : 0;
+}
+
+int
+py_codec_get_run(const uint8_t *bytes, size_t len, PyObject **slots)
+{
+    struct decoder d;
+    size_t n;
+    int r = open_run(&d, bytes, len, &n);
+    return whole(&d, r == 0 ? get_column(&d, n, slots, 1) : r);
+}
+
+int
+py_codec_get_rows(const uint8_t *bytes, size_t len, PyObject **slots)
+{
+    struct decoder d;
+    size_t n, arity;
+    unsigned tag;
+    if (open_run(&d, bytes, len, &n) < 0 || get_byte(&d, &tag) < 0
+        || tag != TAG_TUPLE || get_arity(&d, &arity) < 0) {
+        return CP_EPROTO;
+    }
+    d.depth = 1;
+    return whole(&d, get_rows(&d, n, arity, slots));
+}
+
+static int
+get_list(const uint8_t *bytes, size_t len, PyObject **obj)
+{
+    Py_ssize_t n = py_codec_run_length(bytes, len);
+    if (n < 0) {
+        return CP_EPROTO;
+    }
+    PyObject **items = PyMem_Calloc(n > 0 ? (size_t)n : 1, sizeof(*items));
+    if (items == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    int r = py_codec_get_run(bytes, len, items);
+    if (r == 0) {
+        *obj = PyList_New(n);
+        r = made(*obj);
+    }
+    for (Py_ssize_t i = 0; i < n && r == 0; i++) {
+        PyList_SET_ITEM(*obj, i, items[i]);
+        items[i] = NULL;
+    }
+    clear(items, (size_t)n);
+    PyMem_Free(items);
+    return r;
+}
+
+int
+py_codec_get(const uint8_t *bytes, size_t len, PyObject **obj)
+{
+    *obj = NULL;
+    if (len > 0 && bytes[0] == TAG_RUN) {
+        return get_list(bytes, len, obj);
+    }
+    struct decoder d = {.at = bytes, .end = bytes + len};
+    int r = whole(&d, get_value(&d, obj));
+    if (r != 0) {
+        Py_CLEAR(*obj);
+    }
+    return r;
+}

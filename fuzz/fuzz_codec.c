@@ -1,0 +1,157 @@
+/*
+ * Encoded values: any bytes. Decoding must not crash, must not ask for memory
+ * that the bytes cannot fill, and refuses with a code, not with an exception.
+ * What it makes is encoded and decoded again to the same; as a value, as the
+ * values of a run, and as the rows of one.
+ */
+#include "py_codec.h"
+
+#include "fuzz.h"
+
+int LLVMFuzzerInitialize(int *argc, char ***argv);
+
+/* Every object in memory of its own, so that the sanitizer sees its ends. */
+int
+LLVMFuzzerInitialize(int *argc, char ***argv)
+{
+    (void)argc;
+    (void)argv;
+    PyPreConfig pre;
+    PyPreConfig_InitIsolatedConfig(&pre);
+    pre.allocator = PYMEM_ALLOCATOR_MALLOC;
+    FUZZ_CHECK(!PyStatus_Exception(Py_PreInitialize(&pre)));
+    PyConfig config;
+    PyConfig_InitIsolatedConfig(&config);
+    config.site_import = 0;
+    FUZZ_CHECK(!PyStatus_Exception(Py_InitializeFromConfig(&config)));
+    PyConfig_Clear(&config);
+    return 0;
+}
+
+static bool same(PyObject *one, PyObject *two);
+
+static bool
+same_items(PyObject *one, PyObject *two)
+{
+    Py_ssize_t n = PySequence_Size(one);
+    bool r = n == PySequence_Size(two);
+    for (Py_ssize_t i = 0; i < n && r; i++) {
+        PyObject *a = PySequence_GetItem(one, i);
+        PyObject *b = PySequence_GetItem(two, i);
+        r = same(a, b);
+        Py_DECREF(a);
+        Py_DECREF(b);
+    }
+    return r;
+}
+
+/* Of one type, and equal to the last bit. */
+static bool
+same(PyObject *one, PyObject *two)
+{
+    if (Py_TYPE(one) != Py_TYPE(two)) {
+        return false;
+    }
+    if (PyTuple_Check(one) || PyList_Check(one)) {
+        return same_items(one, two);
+    }
+    if (PyFloat_Check(one)) {
+        double a = PyFloat_AS_DOUBLE(one), b = PyFloat_AS_DOUBLE(two);
+        return memcmp(&a, &b, sizeof(a)) == 0;
+    }
+    return PyObject_RichCompareBool(one, two, Py_EQ) == 1;
+}
+
+/* 1, or 0 where it is left to pickle. */
+static int
+encode(struct cp_buf *buf, PyObject *obj)
+{
+    if (!PyList_Check(obj)) {
+        return py_codec_put(buf, obj);
+    }
+    PyObject *items = PyList_AsTuple(obj);
+    FUZZ_CHECK(items != NULL);
+    int r = py_codec_put_run(buf, ((PyTupleObject *)items)->ob_item,
+                             PyTuple_GET_SIZE(items));
+    Py_DECREF(items);
+    return r;
+}
+
+static void
+check_round_trip(PyObject *obj)
+{
+    struct cp_buf buf = {0};
+    int r = encode(&buf, obj);
+    FUZZ_CHECK(r >= 0);
+    if (r == 1) {
+        PyObject *again;
+        FUZZ_CHECK(py_codec_owns(cp_buf_head(&buf), cp_buf_len(&buf)));
+        FUZZ_CHECK(py_codec_get(cp_buf_head(&buf), cp_buf_len(&buf), &again)
+                   == 0);
+        FUZZ_CHECK(same(obj, again));
+        Py_DECREF(again);
+    }
+    cp_buf_fini(&buf);
+}
+
+/* Item i of the list, or item j of that; a new reference. */
+static PyObject *
+item_of(PyObject *list, Py_ssize_t i, Py_ssize_t width, Py_ssize_t j)
+{
+    PyObject *item = PySequence_GetItem(list, i);
+    if (width == 0) {
+        return item;
+    }
+    PyObject *inner = PySequence_GetItem(item, j);
+    Py_DECREF(item);
+    return inner;
+}
+
+/* The slots of a run hold what its list does. */
+static void
+check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
+{
+    Py_ssize_t n = py_codec_run_length(data, size);
+    Py_ssize_t width = rows ? py_codec_row_width(data, size) : 0;
+    Py_ssize_t each = width > 0 ? width : 1;
+    if (n < 0 || (rows && width == 0)) {
+        FUZZ_CHECK(rows || list == NULL);
+        return;
+    }
+    PyObject **slots = calloc((size_t)(n * each) + 1, sizeof(*slots));
+    FUZZ_CHECK(slots != NULL);
+    int r = rows ? py_codec_get_rows(data, size, slots)
+                 : py_codec_get_run(data, size, slots);
+    FUZZ_CHECK((r == 0) == (list != NULL));
+    for (Py_ssize_t i = 0; i < n * each; i++) {
+        if (r == 0) {
+            PyObject *item = item_of(list, i / each, width, i % each);
+            FUZZ_CHECK(same(slots[i], item));
+            Py_DECREF(item);
+        }
+        Py_XDECREF(slots[i]);
+    }
+    free(slots);
+}
+
+int
+LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    if (!py_codec_owns(data, size)) {
+        return 0;
+    }
+    PyObject *obj;
+    int r = py_codec_get(data, size, &obj);
+    FUZZ_CHECK(r == 0 || r == CP_EPROTO);
+    FUZZ_CHECK(PyErr_Occurred() == NULL && (r == 0) == (obj != NULL));
+    PyObject *list = r == 0 && PyList_Check(obj) ? obj : NULL;
+    if (r < 0 || list != NULL) {
+        check_run(data, size, list, false);
+        check_run(data, size, list, true);
+    }
+    if (r == 0) {
+        check_round_trip(obj);
+        Py_DECREF(obj);
+    }
+    return 0;
+}
