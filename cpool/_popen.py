@@ -7,7 +7,9 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from multiprocessing import (
+    connection,
     context,
+    forkserver,
     popen_fork,
     popen_forkserver,
     popen_spawn_posix,
@@ -106,43 +108,55 @@ class _LaunchedPopen(Popen):
         self.sentinel = self._worker.sentinel
 
     def _launch_blocked(self, process: BaseProcess) -> None:
-        super()._launch(process)  # type: ignore[misc]
+        self._prepare()
+        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays over
+        # exec. And none of the launcher's steps is interrupted, in the main thread.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            super()._launch(process)  # type: ignore[misc]
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _prepare(self) -> None:
+        """Start what is to start without a blocked SIGINT, or would unblock it."""
+        resource_tracker.ensure_running()
 
     def _status(self) -> int:
         """The pipe that tells how the process ended, where it is no child of ours."""
         return -1
 
     def _not_started(self) -> None:
-        # A child that the extension has taken over is reaped there already.
+        # A child that the extension has taken over is reaped there already. One whose pid was
+        # never told finds its pipes closed, and ends.
         if self.pid != 0 and self._worker.pid == 0:
-            os.kill(self.pid, signal.SIGKILL)
-            if self._status() < 0:
-                os.waitpid(self.pid, 0)
+            self._kill()
         self.pid = 0
         self._worker.started(-1, -1)
         if self.finalizer is not None:
             self.finalizer()
 
+    def _kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
 
 class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
     """A worker that is a new program."""
-
-    def _launch_blocked(self, process: BaseProcess) -> None:
-        resource_tracker.ensure_running()  # which unblocks SIGINT, if it has to start
-        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays
-        # over exec.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            super()._launch_blocked(process)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
     """A worker that the fork server forked."""
 
+    def _prepare(self) -> None:
+        forkserver.ensure_running()
+
     def _status(self) -> int:
         return self.sentinel
+
+    def _kill(self) -> None:
+        # What has been waited for may be another process by now.
+        if not connection.wait([self.sentinel], 0):
+            os.kill(self.pid, signal.SIGKILL)
 
 
 _KINDS: dict[str, type[Popen]] = {

@@ -155,29 +155,6 @@ def test_a_killed_fork_server_is_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "255\n1\n"), done.stderr
 
 
-ORPHANS = """
-import multiprocessing, os, signal, sys
-from engine import Pool
-from gates import Gate
-
-if __name__ == "__main__":
-    pool = Pool(2, context=multiprocessing.get_context(sys.argv[2]))
-    gate = Gate(sys.argv[1])
-    pool.map_async(gate.hold, range(1))
-    gate.arrived(1)
-    print(*[worker.pid for worker in pool._pool], flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_no_worker_outlives_its_parent(tmp_path: Path, method: str) -> None:
-    (tmp_path / "gate").mkdir()
-    done = scripts.run_source(tmp_path, ORPHANS, str(tmp_path / "gate"), method)
-    pids = [int(word) for word in done.stdout.split()]
-    assert (done.returncode, len(pids)) == (-signal.SIGKILL, 2), done.stderr
-    all_gone(pids)
-
-
 NO_DAEMON = """
 import multiprocessing, sys
 from engine import Pool
