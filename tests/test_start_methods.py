@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import engine
 import pytest
 import scripts
 import tasks
@@ -122,7 +123,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("name", ["spawn", "forkserver"])
 def test_workers_that_cannot_begin_end_the_job(tmp_path: Path, name: str) -> None:
-    done = scripts.run_source(tmp_path, NEVER_READY, name)
+    # Many processes, one after the other.
+    done = scripts.run_source(tmp_path, NEVER_READY, name, seconds=1.8 * engine.DEADLINE)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 

@@ -174,7 +174,7 @@ def test_an_interrupted_launch_leaves_no_worker(tmp_path: Path, method: str) -> 
 def test_kills_at_any_moment(method: str) -> None:
     dice = random.Random(7)
     pool = Pool(2, context=multiprocessing.get_context(method))
-    for _ in range(8):
+    for _ in range(5):
         result = pool.map_async(tasks.square, range(300), 1)
         victim = dice.choice(pool._pool)
         if victim.pid is not None:
