@@ -55,6 +55,13 @@ same(PyObject *one, PyObject *two)
     if (PyTuple_Check(one) || PyList_Check(one)) {
         return same_items(one, two);
     }
+    if (PyDict_Check(one)) {
+        PyObject *a = PyDict_Items(one), *b = PyDict_Items(two);
+        bool r = same_items(a, b);
+        Py_DECREF(a);
+        Py_DECREF(b);
+        return r;
+    }
     if (PyFloat_Check(one)) {
         double a = PyFloat_AS_DOUBLE(one), b = PyFloat_AS_DOUBLE(two);
         return memcmp(&a, &b, sizeof(a)) == 0;
@@ -144,8 +151,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int r = py_codec_get(data, size, &obj);
     FUZZ_CHECK(r == 0 || r == CP_EPROTO);
     FUZZ_CHECK(PyErr_Occurred() == NULL && (r == 0) == (obj != NULL));
-    PyObject *list = r == 0 && PyList_Check(obj) ? obj : NULL;
-    if (r < 0 || list != NULL) {
+    bool is_run = py_codec_run_length(data, size) >= 0;
+    PyObject *list = r == 0 && is_run ? obj : NULL;
+    if (r < 0 || is_run) {
         check_run(data, size, list, false);
         check_run(data, size, list, true);
     }

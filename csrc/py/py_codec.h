@@ -1,7 +1,7 @@
 /*
- * Values of exact built-in immutable types as bytes, and back: None, bool, int,
- * float, str, bytes, and tuples of them. What arrives is equal in value and type
- * to what pickle would have delivered; other objects are pickle's.
+ * Values of exact built-in types as bytes, and back: None, bool, int, float, str,
+ * bytes, and tuples, lists and dicts of them. What arrives is equal in value, type
+ * and shape to what pickle would have delivered; other objects are pickle's.
  *
  * Needs nothing of the pool, and runs nobody's code but what freeing or
  * allocating objects may run. What is decoded is checked like any outside input:

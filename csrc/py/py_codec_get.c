@@ -216,33 +216,20 @@ static int get_value(struct decoder *d, PyObject **obj);
 static int get_column(struct decoder *d, size_t n, PyObject **slots,
                       size_t stride);
 
+/* Ints of one width, or floats. */
 static int
-get_ints(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
-         size_t stride)
+get_numbers(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
+            size_t stride)
 {
-    size_t width = (size_t)1 << (tag - TAG_INT1);
+    size_t width = tag == TAG_FLOAT ? 8 : (size_t)1 << (tag - TAG_INT1);
     const uint8_t *bytes;
     if (n > left(d) / width || get_raw(d, n * width, &bytes) < 0) {
         return CP_EPROTO;
     }
     for (size_t i = 0; i < n; i++) {
-        slots[i * stride] = int_from(tag, bytes + i * width);
-        if (slots[i * stride] == NULL) {
-            return -1;
-        }
-    }
-    return 0;
-}
-
-static int
-get_floats(struct decoder *d, size_t n, PyObject **slots, size_t stride)
-{
-    const uint8_t *bytes;
-    if (n > left(d) / 8 || get_raw(d, n * 8, &bytes) < 0) {
-        return CP_EPROTO;
-    }
-    for (size_t i = 0; i < n; i++) {
-        slots[i * stride] = float_from(bytes + i * 8);
+        const uint8_t *at = bytes + i * width;
+        slots[i * stride] =
+            tag == TAG_FLOAT ? float_from(at) : int_from(tag, at);
         if (slots[i * stride] == NULL) {
             return -1;
         }
@@ -297,35 +284,109 @@ get_rows(struct decoder *d, size_t n, size_t arity, PyObject **slots)
     return r;
 }
 
-/* A tuple is made only when there is all that goes into it: once it exists, the
- * collector's callers can find it. */
+static PyObject **
+new_slots(size_t n)
+{
+    PyObject **slots = PyMem_Calloc(n > 0 ? n : 1, sizeof(*slots));
+    if (slots == NULL) {
+        (void)PyErr_NoMemory();
+    }
+    return slots;
+}
+
+/* Of n values, which it takes over. Made only when there is all that goes into
+ * it: once it exists, the collector's callers can find it. */
+static PyObject *
+sequence_of(unsigned tag, PyObject **values, size_t n)
+{
+    bool is_list = tag == TAG_LIST;
+    PyObject *obj =
+        is_list ? PyList_New((Py_ssize_t)n) : PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; obj != NULL && i < n; i++) {
+        if (is_list) {
+            PyList_SET_ITEM(obj, (Py_ssize_t)i, values[i]);
+        } else {
+            PyTuple_SET_ITEM(obj, (Py_ssize_t)i, values[i]);
+        }
+        values[i] = NULL;
+    }
+    return obj;
+}
+
+/* 0, or CP_EPROTO where a key cannot be one. */
 static int
-get_tuples(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+dict_of(PyObject *const *keys, PyObject *const *values, size_t n,
+        PyObject **obj)
+{
+    PyObject *dict = PyDict_New();
+    if (dict == NULL) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (PyDict_SetItem(dict, keys[i], values[i]) < 0) {
+            Py_DECREF(dict);
+            if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+                return -1;
+            }
+            PyErr_Clear();
+            return CP_EPROTO;
+        }
+    }
+    *obj = dict;
+    return 0;
+}
+
+/* Tuples, lists or dicts of `arity` items each. */
+static int
+get_each_of_rows(struct decoder *d, unsigned tag, size_t n, PyObject **slots,
+                 size_t stride)
 {
     size_t arity;
+    PyObject *keys[ARITY_MAX] = {NULL};
     if (get_arity(d, &arity) < 0 || n > left(d) / arity) {
         return CP_EPROTO;
     }
-    PyObject **rows = PyMem_Calloc(n * arity, sizeof(*rows));
+    PyObject **rows = new_slots(n * arity);
     if (rows == NULL) {
-        (void)PyErr_NoMemory();
         return -1;
     }
-    int r = get_rows(d, n, arity, rows);
+    int r = tag == TAG_DICT ? get_column(d, arity, keys, 1) : 0;
+    r = r == 0 ? get_rows(d, n, arity, rows) : r;
     for (size_t i = 0; i < n && r == 0; i++) {
-        PyObject *tuple = PyTuple_New((Py_ssize_t)arity);
-        if (tuple == NULL) {
-            r = -1;
-            break;
+        PyObject **row = rows + i * arity;
+        if (tag == TAG_DICT) {
+            r = dict_of(keys, row, arity, &slots[i * stride]);
+        } else {
+            slots[i * stride] = sequence_of(tag, row, arity);
+            r = made(slots[i * stride]);
         }
-        for (size_t j = 0; j < arity; j++) {
-            PyTuple_SET_ITEM(tuple, (Py_ssize_t)j, rows[i * arity + j]);
-            rows[i * arity + j] = NULL;
-        }
-        slots[i * stride] = tuple;
     }
+    clear(keys, arity);
     clear(rows, n * arity);
     PyMem_Free(rows);
+    return r;
+}
+
+/* Some objects, and then which of them each value is. */
+static int
+get_picked(struct decoder *d, size_t n, PyObject **slots, size_t stride)
+{
+    unsigned count;
+    const uint8_t *which;
+    PyObject *picked[PICK_MAX] = {NULL};
+    if (get_byte(d, &count) < 0 || count == 0) {
+        return CP_EPROTO;
+    }
+    int r = get_column(d, count, picked, 1);
+    r = r == 0 ? get_raw(d, n, &which) : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        if (which[i] < count) {
+            slots[i * stride] = Py_NewRef(picked[which[i]]);
+        } else {
+            r = CP_EPROTO;
+        }
+    }
+    clear(picked, count);
     return r;
 }
 
@@ -356,10 +417,13 @@ get_column(struct decoder *d, size_t n, PyObject **slots, size_t stride)
         case TAG_INT1:
         case TAG_INT2:
         case TAG_INT4:
-        case TAG_INT8: r = get_ints(d, tag, n, slots, stride); break;
-        case TAG_FLOAT: r = get_floats(d, n, slots, stride); break;
+        case TAG_INT8:
+        case TAG_FLOAT: r = get_numbers(d, tag, n, slots, stride); break;
         case TAG_ONES: r = get_ones(d, n, slots, stride); break;
-        case TAG_TUPLE: r = get_tuples(d, n, slots, stride); break;
+        case TAG_PICK: r = get_picked(d, n, slots, stride); break;
+        case TAG_TUPLE:
+        case TAG_LIST:
+        case TAG_DICT: r = get_each_of_rows(d, tag, n, slots, stride); break;
         case TAG_ASCII:
         case TAG_UCS1:
         case TAG_UCS2:
@@ -375,27 +439,41 @@ get_column(struct decoder *d, size_t n, PyObject **slots, size_t stride)
 /* ---- values ---- */
 
 static int
-get_tuple(struct decoder *d, PyObject **obj)
+get_sequence(struct decoder *d, unsigned tag, PyObject **obj)
 {
     size_t n;
     if (get_size(d, 1, &n) < 0) {
         return CP_EPROTO;
     }
-    PyObject **items = PyMem_Calloc(n > 0 ? n : 1, sizeof(*items));
+    PyObject **items = new_slots(n);
     if (items == NULL) {
-        (void)PyErr_NoMemory();
         return -1;
     }
     int r = get_column(d, n, items, 1);
     if (r == 0) {
-        *obj = PyTuple_New((Py_ssize_t)n);
+        *obj = sequence_of(tag, items, n);
         r = made(*obj);
     }
-    for (size_t i = 0; i < n && r == 0; i++) {
-        PyTuple_SET_ITEM(*obj, (Py_ssize_t)i, items[i]);
-        items[i] = NULL;
-    }
     clear(items, n);
+    PyMem_Free(items);
+    return r;
+}
+
+static int
+get_dict(struct decoder *d, PyObject **obj)
+{
+    size_t n;
+    if (get_size(d, 2, &n) < 0) {
+        return CP_EPROTO;
+    }
+    PyObject **items = new_slots(2 * n);
+    if (items == NULL) {
+        return -1;
+    }
+    int r = get_column(d, n, items, 1);
+    r = r == 0 ? get_column(d, n, items + n, 1) : r;
+    r = r == 0 ? dict_of(items, items + n, n, obj) : r;
+    clear(items, 2 * n);
     PyMem_Free(items);
     return r;
 }
@@ -414,15 +492,17 @@ get_value(struct decoder *d, PyObject **obj)
         case TAG_INT1:
         case TAG_INT2:
         case TAG_INT4:
-        case TAG_INT8: return get_ints(d, tag, 1, obj, 1);
+        case TAG_INT8:
+        case TAG_FLOAT: return get_numbers(d, tag, 1, obj, 1);
         case TAG_INT: return get_wide_int(d, obj);
-        case TAG_FLOAT: return get_floats(d, 1, obj, 1);
         case TAG_ASCII:
         case TAG_UCS1:
         case TAG_UCS2:
         case TAG_UCS4: return get_str(d, tag, obj);
         case TAG_BYTES: return get_bytes(d, obj);
-        case TAG_TUPLE: return get_tuple(d, obj);
+        case TAG_TUPLE:
+        case TAG_LIST: return get_sequence(d, tag, obj);
+        case TAG_DICT: return get_dict(d, obj);
         default: return CP_EPROTO;
     }
 }
@@ -493,41 +573,15 @@ py_codec_get_rows(const uint8_t *bytes, size_t len, PyObject **slots)
     return whole(&d, get_rows(&d, n, arity, slots));
 }
 
-static int
-get_list(const uint8_t *bytes, size_t len, PyObject **obj)
-{
-    Py_ssize_t n = py_codec_run_length(bytes, len);
-    if (n < 0) {
-        return CP_EPROTO;
-    }
-    PyObject **items = PyMem_Calloc(n > 0 ? (size_t)n : 1, sizeof(*items));
-    if (items == NULL) {
-        (void)PyErr_NoMemory();
-        return -1;
-    }
-    int r = py_codec_get_run(bytes, len, items);
-    if (r == 0) {
-        *obj = PyList_New(n);
-        r = made(*obj);
-    }
-    for (Py_ssize_t i = 0; i < n && r == 0; i++) {
-        PyList_SET_ITEM(*obj, i, items[i]);
-        items[i] = NULL;
-    }
-    clear(items, (size_t)n);
-    PyMem_Free(items);
-    return r;
-}
-
 int
 py_codec_get(const uint8_t *bytes, size_t len, PyObject **obj)
 {
     *obj = NULL;
-    if (len > 0 && bytes[0] == TAG_RUN) {
-        return get_list(bytes, len, obj);
-    }
     struct decoder d = {.at = bytes, .end = bytes + len};
-    int r = whole(&d, get_value(&d, obj));
+    bool is_run = len > 0 && bytes[0] == TAG_RUN;
+    d.at += is_run ? 1 : 0;
+    int r = whole(
+        &d, is_run ? get_sequence(&d, TAG_LIST, obj) : get_value(&d, obj));
     if (r != 0) {
         Py_CLEAR(*obj);
     }

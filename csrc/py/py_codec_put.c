@@ -3,393 +3,136 @@
  * takes the type of the first for that of all, and starts again, as a column of
  * mixed values, where one is of another.
  */
-#include "py_codec.h"
-#include "py_codec_tags.h"
+#include "py_codec_encoder.h"
 
-#include <string.h>
+/* Look for the same object among the last so many, */
+#define RECENT 256u
+/* where a column has so many; if one in so many is the same, it is one of a few. */
+#define RECENT_FROM 8
+#define RECENT_SHARE 4
+/* Of a table for PICK_MAX objects; a power of two. */
+#define PLACES ((size_t)1024)
 
-/* Pickle sends an object once, however often it stands in a chunk, and all of
- * them are one object after. From here on a string is worth that. */
-#define LARGE 256
-/* Of smaller objects, look for the same among the last so many, */
-#define SEEN 256u
-/* where a column has so many; one in so many may be the same. */
-#define SEEN_FROM 8
-#define SEEN_SHARE 4
-
-struct encoder {
-    struct cp_buf *out;
-    int depth;
-    int large; /* large strings so far */
-};
-
-/* All of these: 1, 0 none of ours, -1 an exception. */
+static int put_value(struct py_encoder *e, PyObject *obj);
+static int put_column(struct py_encoder *e, PyObject *const *items,
+                      Py_ssize_t n);
 
 static int
-room(struct encoder *e, size_t n)
+no_memory(void)
 {
-    if (cp_buf_reserve(e->out, n) == 0) {
-        return 1;
-    }
     (void)PyErr_NoMemory();
     return -1;
 }
 
-/* The bytes were reserved. */
-static void
-add(struct encoder *e, const void *bytes, size_t n)
-{
-    memcpy(cp_buf_tail(e->out), bytes, n);
-    cp_buf_add(e->out, n);
-}
-
-static void
-add_byte(struct encoder *e, unsigned byte)
-{
-    *cp_buf_tail(e->out) = (uint8_t)byte;
-    cp_buf_add(e->out, 1);
-}
-
-#define SIZE_ROOM 9u
-
-static void
-add_size(struct encoder *e, size_t size)
-{
-    if (size < WIDE) {
-        add_byte(e, (unsigned)size);
-    } else {
-        uint64_t wide = size;
-        add_byte(e, WIDE);
-        add(e, &wide, sizeof(wide));
-    }
-}
-
-/* ---- what values have ---- */
-
+/* Lists and dicts may be met once. */
 static int
-fits_int8(PyObject *obj, int64_t *value)
+all_new(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 {
-#if PY_VERSION_HEX >= 0x030C0000
-    if (CP_LIKELY(PyUnstable_Long_IsCompact((PyLongObject *)obj))) {
-        *value = PyUnstable_Long_CompactValue((PyLongObject *)obj);
-        return 1;
-    }
-#else
-    Py_ssize_t digits = Py_SIZE(obj);
-    if (CP_LIKELY(digits >= -1 && digits <= 1)) {
-        *value = digits * (Py_ssize_t)((PyLongObject *)obj)->ob_digit[0];
-        return 1;
-    }
-#endif
-    int overflow;
-    *value = PyLong_AsLongLongAndOverflow(obj, &overflow);
-    return overflow == 0;
-}
-
-/* The width of the tag that has room for all bits of value ^ (value >> 63). */
-static unsigned
-int_tag(uint64_t bits)
-{
-    return bits < 0x80         ? TAG_INT1
-           : bits < 0x8000     ? TAG_INT2
-           : bits < 0x80000000 ? TAG_INT4
-                               : TAG_INT8;
-}
-
-static void
-add_int(struct encoder *e, unsigned tag, int64_t value)
-{
-    int8_t v1 = (int8_t)value;
-    int16_t v2 = (int16_t)value;
-    int32_t v4 = (int32_t)value;
-    switch (tag) {
-        case TAG_INT1: add(e, &v1, 1); break;
-        case TAG_INT2: add(e, &v2, 2); break;
-        case TAG_INT4: add(e, &v4, 4); break;
-        default: add(e, &value, 8); break;
-    }
-}
-
-static uint64_t
-int_bits(int64_t value)
-{
-    return (uint64_t)(value < 0 ? ~value : value);
-}
-
-static int
-int_to_bytes(PyObject *obj, uint8_t *bytes, size_t n)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    return PyLong_AsNativeBytes(obj, bytes, (Py_ssize_t)n, -1) < 0 ? -1 : 0;
-#else
-    int little = PY_LITTLE_ENDIAN;
-    return _PyLong_AsByteArray((PyLongObject *)obj, bytes, n, little, 1);
-#endif
-}
-
-/* How many bytes hold it and its sign. */
-static Py_ssize_t
-int_size(PyObject *obj)
-{
-#if PY_VERSION_HEX >= 0x030D0000
-    return PyLong_AsNativeBytes(obj, NULL, 0, -1);
-#else
-    size_t bits = _PyLong_NumBits(obj);
-    return bits == (size_t)-1 && PyErr_Occurred() ? -1
-                                                  : (Py_ssize_t)(bits / 8 + 1);
-#endif
-}
-
-static int
-put_wide_int(struct encoder *e, PyObject *obj)
-{
-    Py_ssize_t n = int_size(obj);
-    if (n < 0 || room(e, 1 + SIZE_ROOM + (size_t)n) < 0) {
-        return -1;
-    }
-    add_byte(e, TAG_INT);
-    add_size(e, (size_t)n);
-    if (int_to_bytes(obj, cp_buf_tail(e->out), (size_t)n) < 0) {
-        return -1;
-    }
-    cp_buf_add(e->out, (size_t)n);
-    return 1;
-}
-
-static int
-put_int(struct encoder *e, PyObject *obj)
-{
-    int64_t value;
-    if (!fits_int8(obj, &value)) {
-        return put_wide_int(e, obj);
-    }
-    unsigned tag = int_tag(int_bits(value));
-    if (room(e, 9) < 0) {
-        return -1;
-    }
-    add_byte(e, tag);
-    add_int(e, tag, value);
-    return 1;
-}
-
-static void
-add_float(struct encoder *e, PyObject *obj)
-{
-    add(e, &((PyFloatObject *)obj)->ob_fval, 8);
-}
-
-static unsigned
-str_tag(PyObject *obj)
-{
-    return PyUnicode_IS_ASCII(obj)                       ? TAG_ASCII
-           : PyUnicode_KIND(obj) == PyUnicode_1BYTE_KIND ? TAG_UCS1
-           : PyUnicode_KIND(obj) == PyUnicode_2BYTE_KIND ? TAG_UCS2
-                                                         : TAG_UCS4;
-}
-
-/* A string or bytes of n bytes; size is what stands before them. */
-static int
-put_text(struct encoder *e, const void *bytes, size_t size, size_t n)
-{
-    if (n >= LARGE && e->large++ > 0) {
-        return 0;
-    }
-    if (room(e, SIZE_ROOM + n) < 0) {
-        return -1;
-    }
-    add_size(e, size);
-    add(e, bytes, n);
-    return 1;
-}
-
-static int
-put_str(struct encoder *e, PyObject *obj)
-{
-    size_t size = (size_t)PyUnicode_GET_LENGTH(obj);
-    return put_text(e, PyUnicode_DATA(obj), size,
-                    size * (size_t)PyUnicode_KIND(obj));
-}
-
-static int
-put_bytes(struct encoder *e, PyObject *obj)
-{
-    size_t n = (size_t)PyBytes_GET_SIZE(obj);
-    return put_text(e, PyBytes_AS_STRING(obj), n, n);
-}
-
-/* ---- columns ---- */
-
-static int put_value(struct encoder *e, PyObject *obj);
-static int put_column(struct encoder *e, PyObject *const *items, Py_ssize_t n);
-
-static int
-is_ready(PyObject *str)
-{
-#if PY_VERSION_HEX < 0x030C0000
-    return PyUnicode_READY(str);
-#else
-    (void)str;
-    return 0;
-#endif
-}
-
-/* What a column of this value's like would have as its tag; 0: none of ours,
- * -1: an exception. */
-static int
-tag_of(PyObject *obj)
-{
-    if (PyLong_CheckExact(obj)) {
-        return TAG_INT8;
-    }
-    if (PyUnicode_CheckExact(obj)) {
-        return is_ready(obj) < 0 ? -1 : (int)str_tag(obj);
-    }
-    if (PyFloat_CheckExact(obj)) {
-        return TAG_FLOAT;
-    }
-    if (PyTuple_CheckExact(obj)) {
-        return TAG_TUPLE;
-    }
-    if (obj == Py_None || PyBool_Check(obj)) {
-        return TAG_ONES;
-    }
-    return PyBytes_CheckExact(obj) ? TAG_BYTES : 0;
-}
-
-/* Are many of them the same objects? Then pickle, which keeps that, is better. */
-static bool
-are_repeated(PyObject *const *items, Py_ssize_t n)
-{
-    const PyObject *seen[SEEN] = {NULL};
-    Py_ssize_t same = 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const PyObject **slot = &seen[((uintptr_t)items[i] >> 4) % SEEN];
-        same += *slot == items[i];
-        *slot = items[i];
-    }
-    return same > n / SEEN_SHARE;
-}
-
-/* The columns put their values, and answer 2 where one is of another kind. */
-#define OTHER_KIND 2
-
-/* They are written at full width, and then moved together. */
-static int
-put_ints(struct encoder *e, PyObject *const *items, Py_ssize_t n)
-{
-    if (room(e, 1 + 8 * (size_t)n) < 0) {
-        return -1;
-    }
-    uint8_t *tag_at = cp_buf_tail(e->out);
-    uint8_t *to = tag_at + 1;
-    uint64_t bits = 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        int64_t value;
-        if (!PyLong_CheckExact(items[i]) || !fits_int8(items[i], &value)) {
-            return OTHER_KIND;
-        }
-        bits |= int_bits(value);
-        memcpy(to + 8 * i, &value, 8);
-    }
-    unsigned tag = int_tag(bits);
-    add_byte(e, tag);
-    if (tag == TAG_INT8) {
-        cp_buf_add(e->out, 8 * (size_t)n);
-        return 1;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        int64_t value;
-        memcpy(&value, to + 8 * i, 8);
-        add_int(e, tag, value);
-    }
-    return 1;
-}
-
-static int
-put_floats(struct encoder *e, PyObject *const *items, Py_ssize_t n)
-{
-    if (room(e, 1 + 8 * (size_t)n) < 0) {
-        return -1;
-    }
-    add_byte(e, TAG_FLOAT);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (!PyFloat_CheckExact(items[i])) {
-            return OTHER_KIND;
-        }
-        add_float(e, items[i]);
-    }
-    return 1;
-}
-
-static unsigned
-one_tag(PyObject *obj)
-{
-    return obj == Py_None    ? TAG_NONE
-           : obj == Py_False ? TAG_FALSE
-           : obj == Py_True  ? TAG_TRUE
-                             : 0;
-}
-
-static int
-put_ones(struct encoder *e, PyObject *const *items, Py_ssize_t n)
-{
-    if (room(e, 1 + (size_t)n) < 0) {
-        return -1;
-    }
-    add_byte(e, TAG_ONES);
-    for (Py_ssize_t i = 0; i < n; i++) {
-        unsigned tag = one_tag(items[i]);
-        if (tag == 0) {
-            return OTHER_KIND;
-        }
-        add_byte(e, tag);
-    }
-    return 1;
-}
-
-static int
-put_texts(struct encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
-{
-    if (room(e, 1) < 0) {
-        return -1;
-    }
-    add_byte(e, (unsigned)tag);
     int r = 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        int own = tag_of(items[i]);
-        if (own != tag) {
-            return own < 0 ? -1 : OTHER_KIND;
-        }
-        r = tag == TAG_BYTES ? put_bytes(e, items[i]) : put_str(e, items[i]);
+        r = py_codec_seen_add(&e->seen, items[i]);
     }
     return r;
 }
 
-/* Tuples of one length: their first items, their second ones, and so on. */
-static int
-put_tuples(struct encoder *e, PyObject *const *items, Py_ssize_t n)
+/* ---- columns of few objects ---- */
+
+static bool
+are_repeated(PyObject *const *items, Py_ssize_t n)
 {
-    Py_ssize_t arity = PyTuple_GET_SIZE(items[0]);
+    const PyObject *recent[RECENT] = {NULL};
+    Py_ssize_t same = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const PyObject **slot = &recent[((uintptr_t)items[i] >> 4) % RECENT];
+        same += *slot == items[i];
+        *slot = items[i];
+    }
+    return same > n / RECENT_SHARE;
+}
+
+/* The objects, each once, and which of them each item is; how many, or 0 where
+ * they are more than PICK_MAX. */
+static unsigned
+pick(PyObject *const *items, Py_ssize_t n, PyObject **picked, uint8_t *which)
+{
+    uint16_t table[PLACES] = {0}; /* 1 + number */
+    unsigned count = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        size_t at = ((uintptr_t)items[i] >> 4) % PLACES;
+        while (table[at] != 0 && picked[table[at] - 1] != items[i]) {
+            at = (at + 1) % PLACES;
+        }
+        if (table[at] == 0) {
+            if (count == PICK_MAX) {
+                return 0;
+            }
+            picked[count++] = items[i];
+            table[at] = (uint16_t)count;
+        }
+        which[i] = (uint8_t)(table[at] - 1);
+    }
+    return count;
+}
+
+/* Each object once, as pickle would send it; after, they are the same ones again. */
+static int
+put_picked(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
+{
+    PyObject *picked[PICK_MAX];
+    uint8_t *which = PyMem_Malloc((size_t)n);
+    if (which == NULL) {
+        return no_memory();
+    }
+    unsigned count = pick(items, n, picked, which);
+    int r = count == 0 ? 0 : py_codec_room(e, 2);
+    if (r == 1) {
+        py_codec_add_byte(e, TAG_PICK);
+        py_codec_add_byte(e, count);
+        r = put_column(e, picked, (Py_ssize_t)count);
+    }
+    r = r == 1 ? py_codec_room(e, (size_t)n) : r;
+    if (r == 1) {
+        py_codec_add(e, which, (size_t)n);
+    }
+    PyMem_Free(which);
+    return r;
+}
+
+/* ---- columns of what holds others ---- */
+
+static PyObject *const *
+items_of(PyObject *sequence)
+{
+    return PyTuple_Check(sequence) ? ((PyTupleObject *)sequence)->ob_item
+                                   : ((PyListObject *)sequence)->ob_item;
+}
+
+/* Tuples or lists of one length: their first items, their second ones, and so
+ * on. */
+static int
+put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
+{
+    Py_ssize_t arity = Py_SIZE(items[0]);
     if (arity == 0 || arity > ARITY_MAX) {
         return OTHER_KIND;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (!PyTuple_CheckExact(items[i])
-            || PyTuple_GET_SIZE(items[i]) != arity) {
+        if (Py_TYPE(items[i]) != Py_TYPE(items[0])
+            || Py_SIZE(items[i]) != arity) {
             return OTHER_KIND;
         }
     }
-    PyObject **column = PyMem_New(PyObject *, n);
-    if (column == NULL || room(e, 2) < 0) {
+    int r = tag == TAG_LIST ? all_new(e, items, n) : 1;
+    PyObject **column = r == 1 ? PyMem_New(PyObject *, n) : NULL;
+    if (r != 1 || column == NULL || py_codec_room(e, 2) < 0) {
         PyMem_Free(column);
-        return PyErr_Occurred() ? -1 : (PyErr_NoMemory(), -1);
+        return r != 1 ? r : no_memory();
     }
-    add_byte(e, TAG_TUPLE);
-    add_byte(e, (unsigned)arity);
-    int r = 1;
+    py_codec_add_byte(e, (unsigned)tag);
+    py_codec_add_byte(e, (unsigned)arity);
     for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
         for (Py_ssize_t i = 0; i < n; i++) {
-            column[i] = PyTuple_GET_ITEM(items[i], j);
+            column[i] = items_of(items[i])[j];
         }
         r = put_column(e, column, n);
     }
@@ -397,13 +140,89 @@ put_tuples(struct encoder *e, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-static int
-put_mixed(struct encoder *e, PyObject *const *items, Py_ssize_t n)
+static bool
+is_same_key(PyObject *a, PyObject *b)
 {
-    if (room(e, 1) < 0) {
+    return a == b
+           || (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b)
+               && py_codec_is_ready(a) == 0 && py_codec_is_ready(b) == 0
+               && PyUnicode_Compare(a, b) == 0);
+}
+
+/* The keys and values of a dict, every stride-th; at most n, and how many. */
+static Py_ssize_t
+items_of_dict(PyObject *dict, Py_ssize_t n, PyObject **keys, PyObject **values,
+              Py_ssize_t stride)
+{
+    Py_ssize_t at = 0, i = 0;
+    PyObject *key, *value;
+    /* lint-ok: nothing runs that could change it */
+    while (i < n && PyDict_Next(dict, &at, &key, &value)) { /* lint-ok: same */
+        keys[i] = key;
+        values[i++ * stride] = value;
+    }
+    return i;
+}
+
+/* The values of n dicts, as columns; OTHER_KIND where the keys differ. */
+static int
+collect_dicts(PyObject *const *items, Py_ssize_t n, Py_ssize_t arity,
+              PyObject **keys, PyObject **values)
+{
+    PyObject *own[ARITY_MAX];
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (!PyDict_CheckExact(items[i])
+            || PyDict_GET_SIZE(items[i]) != arity) {
+            return OTHER_KIND;
+        }
+        (void)items_of_dict(items[i], arity, i == 0 ? keys : own, values + i,
+                            n);
+        for (Py_ssize_t j = 0; j < arity && i > 0; j++) {
+            if (!is_same_key(keys[j], own[j])) {
+                return OTHER_KIND;
+            }
+        }
+    }
+    return 1;
+}
+
+/* Dicts of the same keys in the same order: these once, then columns. */
+static int
+put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
+{
+    Py_ssize_t arity = PyDict_GET_SIZE(items[0]);
+    PyObject *keys[ARITY_MAX];
+    if (arity == 0 || arity > ARITY_MAX) {
+        return OTHER_KIND;
+    }
+    PyObject **values = PyMem_New(PyObject *, n * arity);
+    if (values == NULL || py_codec_room(e, 2) < 0) {
+        PyMem_Free(values);
+        return no_memory();
+    }
+    int r = collect_dicts(items, n, arity, keys, values);
+    r = r == 1 ? all_new(e, items, n) : r;
+    if (r == 1) {
+        py_codec_add_byte(e, TAG_DICT);
+        py_codec_add_byte(e, (unsigned)arity);
+        r = put_column(e, keys, arity);
+    }
+    for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
+        r = put_column(e, values + j * n, n);
+    }
+    PyMem_Free(values);
+    return r;
+}
+
+/* ---- any column ---- */
+
+static int
+put_mixed(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
+{
+    if (py_codec_room(e, 1) < 0) {
         return -1;
     }
-    add_byte(e, TAG_MIXED);
+    py_codec_add_byte(e, TAG_MIXED);
     int r = 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
         r = put_value(e, items[i]);
@@ -412,29 +231,28 @@ put_mixed(struct encoder *e, PyObject *const *items, Py_ssize_t n)
 }
 
 static int
-put_alike(struct encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
+put_alike(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
 {
+    if (tag == TAG_INT8 || tag == TAG_FLOAT || tag == TAG_ONES) {
+        return py_codec_put_atoms(e, items, n, tag);
+    }
+    if (n >= RECENT_FROM && are_repeated(items, n)) {
+        return put_picked(e, items, n);
+    }
     switch (tag) {
-        case TAG_INT8: return put_ints(e, items, n);
-        case TAG_FLOAT: return put_floats(e, items, n);
-        case TAG_ONES: return put_ones(e, items, n);
         case TAG_TUPLE:
-            return n >= SEEN_FROM && are_repeated(items, n)
-                       ? 0
-                       : put_tuples(e, items, n);
-        default:
-            return n >= SEEN_FROM && are_repeated(items, n)
-                       ? 0
-                       : put_texts(e, items, n, tag);
+        case TAG_LIST: return put_rows(e, items, n, tag);
+        case TAG_DICT: return put_dicts(e, items, n);
+        default: return py_codec_put_atoms(e, items, n, tag);
     }
 }
 
 static int
-put_column(struct encoder *e, PyObject *const *items, Py_ssize_t n)
+put_column(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 {
     size_t before = cp_buf_len(e->out);
     int large = e->large;
-    int tag = n > 0 ? tag_of(items[0]) : TAG_MIXED;
+    int tag = n > 0 ? py_codec_tag_of(items[0]) : TAG_MIXED;
     if (tag <= 0) {
         return tag;
     }
@@ -455,70 +273,82 @@ put_column(struct encoder *e, PyObject *const *items, Py_ssize_t n)
 /* ---- values ---- */
 
 static int
-put_tuple(struct encoder *e, PyObject *obj)
+put_sequence(struct py_encoder *e, PyObject *obj, int tag)
 {
-    Py_ssize_t n = PyTuple_GET_SIZE(obj);
-    if (room(e, 1 + SIZE_ROOM) < 0) {
-        return -1;
+    int r = tag == TAG_LIST ? all_new(e, &obj, 1) : 1;
+    if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
+        return r != 1 ? r : -1;
     }
-    add_byte(e, TAG_TUPLE);
-    add_size(e, (size_t)n);
-    return put_column(e, ((PyTupleObject *)obj)->ob_item, n);
+    py_codec_add_byte(e, (unsigned)tag);
+    py_codec_add_size(e, (size_t)Py_SIZE(obj));
+    return put_column(e, items_of(obj), Py_SIZE(obj));
 }
 
 static int
-put_value(struct encoder *e, PyObject *obj)
+put_dict(struct py_encoder *e, PyObject *dict)
 {
-    int tag = tag_of(obj);
-    if (tag == TAG_INT8) {
-        return put_int(e, obj);
+    PyObject *few[2 * ARITY_MAX];
+    Py_ssize_t n = PyDict_GET_SIZE(dict);
+    int r = all_new(e, &dict, 1);
+    if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
+        return r != 1 ? r : -1;
     }
-    if (tag == TAG_TUPLE) {
-        return put_tuple(e, obj);
+    PyObject **items = n <= ARITY_MAX ? few : PyMem_New(PyObject *, 2 * n);
+    if (items == NULL) {
+        return no_memory();
     }
-    if (tag <= 0) {
-        return tag;
+    (void)items_of_dict(dict, n, items, items + n, 1);
+    py_codec_add_byte(e, TAG_DICT);
+    py_codec_add_size(e, (size_t)n);
+    r = put_column(e, items, n);
+    r = r == 1 ? put_column(e, items + n, n) : r;
+    if (items != few) {
+        PyMem_Free(items);
     }
-    if (room(e, 9) < 0) {
-        return -1;
-    }
-    add_byte(e, tag == TAG_ONES ? one_tag(obj) : (unsigned)tag);
+    return r;
+}
+
+static int
+put_value(struct py_encoder *e, PyObject *obj)
+{
+    int tag = py_codec_tag_of(obj);
     switch (tag) {
-        case TAG_ONES: return 1;
-        case TAG_FLOAT: add_float(e, obj); return 1;
-        case TAG_BYTES: return put_bytes(e, obj);
-        default: return put_str(e, obj);
+        case TAG_TUPLE:
+        case TAG_LIST: return put_sequence(e, obj, tag);
+        case TAG_DICT: return put_dict(e, obj);
+        default: return tag > 0 ? py_codec_put_atom(e, obj, tag) : tag;
     }
 }
 
 /* What was put stays only if all of it was. */
 static int
-whole(struct cp_buf *out, size_t before, int r)
+finish(struct py_encoder *e, size_t before, int r)
 {
     if (r != 1) {
-        out->end = out->start + before;
+        e->out->end = e->out->start + before;
     }
+    py_codec_seen_fini(&e->seen);
     return r;
 }
 
 int
 py_codec_put(struct cp_buf *out, PyObject *obj)
 {
-    struct encoder e = {.out = out};
+    struct py_encoder e = {.out = out};
     size_t before = cp_buf_len(out);
-    return whole(out, before, put_value(&e, obj));
+    return finish(&e, before, put_value(&e, obj));
 }
 
 int
 py_codec_put_run(struct cp_buf *out, PyObject *const *items, Py_ssize_t n)
 {
-    struct encoder e = {.out = out};
+    struct py_encoder e = {.out = out};
     size_t before = cp_buf_len(out);
-    int r = room(&e, 1 + SIZE_ROOM);
+    int r = py_codec_room(&e, 1 + SIZE_ROOM);
     if (r == 1) {
-        add_byte(&e, TAG_RUN);
-        add_size(&e, (size_t)n);
+        py_codec_add_byte(&e, TAG_RUN);
+        py_codec_add_size(&e, (size_t)n);
         r = put_column(&e, items, n);
     }
-    return whole(out, before, r);
+    return finish(&e, before, r);
 }

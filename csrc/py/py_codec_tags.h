@@ -1,10 +1,13 @@
 /*
- * The encoding, for py_codec_put.c and py_codec_get.c alone.
+ * The encoding, for the py_codec files alone.
  *
  *   value   tag, then what values of that tag have (below)
  *   column  tag, then for each of n values what it has, without a tag; of MIXED:
- *           n values; of ONES: n tags; of TUPLE: arity in one byte, 1 to
- *           ARITY_MAX, then so many columns of n
+ *           n values; of ONES: n tags; of TUPLE and LIST: arity in one byte, 1
+ *           to ARITY_MAX, then so many columns of n; of DICT: arity, a column of
+ *           so many keys, then as many columns of n; of PICK: how many objects
+ *           there are in one byte, not 0, a column of them, then n bytes that
+ *           say which
  *   run     RUN, size, column
  *
  *   NONE FALSE TRUE              nothing
@@ -13,7 +16,8 @@
  *   FLOAT                        8 bytes
  *   ASCII UCS1 UCS2 UCS4         size in characters, the characters
  *   BYTES                        size, the bytes
- *   TUPLE                        size, column
+ *   TUPLE LIST                   size, column
+ *   DICT                         size, column of keys, column of values
  *
  * A size is one byte below WIDE, or WIDE and 8 bytes. Numbers are in native
  * order and not aligned. Each value of a column takes a byte or more, so that a
@@ -38,7 +42,10 @@ enum py_codec_tag {
     TAG_UCS4,
     TAG_BYTES,
     TAG_TUPLE,
+    TAG_LIST,
+    TAG_DICT,
     TAG_ONES,
+    TAG_PICK,
     TAG_MIXED,
     TAG_RUN,
     TAG_END
@@ -46,7 +53,8 @@ enum py_codec_tag {
 
 #define WIDE 255u
 #define ARITY_MAX 16
-/* Tuples in tuples. Each level multiplies what a byte can ask for in memory. */
+#define PICK_MAX 255
+/* Columns in columns. Each level multiplies what a byte can ask for in memory. */
 #define DEPTH_MAX 8
 
 #endif

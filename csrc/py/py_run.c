@@ -148,10 +148,10 @@ no_run(struct py_state *state, Py_ssize_t n)
 }
 
 static int
-unpickle_run(struct py_state *state, const uint8_t *bytes, size_t len,
-             Py_ssize_t n, struct py_run *run)
+run_of_list(struct py_state *state, const uint8_t *bytes, size_t len,
+            Py_ssize_t n, struct py_run *run)
 {
-    PyObject *list = py_loads(state, bytes, len);
+    PyObject *list = py_body_get(state, bytes, len);
     if (list == NULL) {
         return -1;
     }
@@ -167,11 +167,11 @@ py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
            Py_ssize_t n, bool rows, struct py_run *run)
 {
     CP_ASSERT(run->used == 0);
-    if (!py_codec_owns(bytes, len)) {
-        return unpickle_run(state, bytes, len, n, run);
-    }
     Py_ssize_t own = py_codec_run_length(bytes, len);
-    if (own < 0 || (n >= 0 && own != n)) {
+    if (own < 0) {
+        return run_of_list(state, bytes, len, n, run);
+    }
+    if (n >= 0 && own != n) {
         return no_run(state, n);
     }
     run->n = own;
