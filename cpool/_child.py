@@ -44,6 +44,17 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
         os._exit(code)
 
 
+def attach(ends: list[Any], budget: int) -> Worker:
+    """In a process that was not forked, as its Process object is unpickled: its worker."""
+    from . import _core
+
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    _signal.set_wakeup_fd(-1)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
+    rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
+    return _core._attach(rx, tx, life, row, common, proc, budget)
+
+
 def _initialize(
     worker: Worker, initializer: Callable[..., object], initargs: Iterable[Any]
 ) -> None:

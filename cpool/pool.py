@@ -2,8 +2,8 @@
 
 What runs once a task is in the extension (`cpool._core`); here is what runs once a pool, and the
 private attributes of the stdlib's class that programs are known to use. Where a pool cannot run
-on the engine, because its context does not fork or because a subclass replaces parts of the
-stdlib's machinery, the stdlib's inherited engine runs it.
+on the engine, because its context is none of multiprocessing's or because a subclass replaces parts
+of the stdlib's machinery, the stdlib's inherited engine runs it.
 """
 
 from __future__ import annotations
@@ -176,17 +176,20 @@ class Pool(_StdlibPool):
         subclasses = mro[: mro.index(Pool)]
         return (
             isinstance(context, _context.BaseContext)
-            and context.get_start_method() == "fork"
+            and context.get_start_method() in ("fork", "spawn", "forkserver")
             and not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
         )
 
     def _start(self) -> None:
         import weakref
 
-        if sys.version_info >= (3, 12) and _has_threads():
+        forks = self._ctx.get_start_method() == "fork"
+        if forks and sys.version_info >= (3, 12) and _has_threads():
             warnings.warn(_FORK_WARNING.format(os.getpid()), DeprecationWarning, stacklevel=3)
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
+        if not forks:
+            self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()
@@ -483,11 +486,11 @@ class Pool(_StdlibPool):
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
         # On the instance: whatever class the context or `Process` gave stays as it is.
-        process._Popen = _popen.starter(worker)
+        process._Popen = _popen.starter(worker, self._ctx.get_start_method())
         try:
             process.start()
         finally:
-            del process._Popen
+            process.__dict__.pop("_Popen", None)
             if process.pid is not None:  # even if a signal's handler raised then
                 self._workers.append(process)
         util.debug("added worker")
@@ -526,7 +529,7 @@ class Pool(_StdlibPool):
                 pass  # it has ended meanwhile
             except PoolError as exc:
                 self._engine.break_pool(_remote.pack_error(exc, None))
-            except (OSError, MemoryError) as exc:
+            except Exception as exc:
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
 

@@ -68,7 +68,7 @@ static struct cp_worker *
 prepare(const struct fuzz_input *in, struct cp_func *func)
 {
     struct cp_worker *w;
-    FUZZ_CHECK(cp_worker_new(UINT64_MAX, &w) == 0);
+    FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, &w) == 0);
     w->ops = &ops;
     the_job.func = func;
     for (unsigned i = 0; i < in->n_tasks; i++) {

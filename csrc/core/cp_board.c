@@ -1,13 +1,18 @@
 /* The board's rows: claims and the out ring; see cp_board.h for who may call. */
 #include "cp_board.h"
 
+#include "cp_fd.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #ifndef MAP_ANONYMOUS
 #    define MAP_ANONYMOUS MAP_ANON
 #endif
+
+#define MAGIC UINT64_C(0x64616f62706f6f63)
 
 enum claim { OFFERED = 1, TAKEN = 2, RECALLED = 3 };
 
@@ -34,6 +39,85 @@ map_shared(size_t size, void **out)
                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     *out = p != MAP_FAILED ? p : NULL;
     return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
+}
+
+static int
+map_fd(size_t size, int fd, void **out)
+{
+    struct stat st;
+    *out = NULL;
+    if (fstat(fd, &st) != 0) {
+        return CP_ERRNO(errno);
+    }
+    if (st.st_size != (off_t)size) {
+        return CP_EPROTO;
+    }
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *out = p != MAP_FAILED ? p : NULL;
+    return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
+}
+
+/* A file in memory that has no name, or none any more. */
+static int
+share(size_t size, int *fd, void **out)
+{
+    *out = NULL;
+    int r = cp_fd_memory(size, fd);
+    if (r == 0) {
+        r = map_fd(size, *fd, out);
+        if (r != 0) {
+            cp_fd_close(fd);
+        }
+    }
+    return r;
+}
+
+int
+cp_common_share(struct cp_common **common, int *fd)
+{
+    void *p;
+    int r = share(sizeof(**common), fd, &p);
+    *common = p;
+    if (*common != NULL) {
+        (*common)->magic = MAGIC;
+        (*common)->format = CP_FORMAT;
+        (*common)->row_size = sizeof(struct cp_row);
+    }
+    return r;
+}
+
+int
+cp_common_attach(struct cp_common **common, int fd)
+{
+    void *p;
+    int r = map_fd(sizeof(**common), fd, &p);
+    *common = p;
+    if (*common != NULL
+        && ((*common)->magic != MAGIC || (*common)->format != CP_FORMAT
+            || (*common)->row_size != sizeof(struct cp_row))) {
+        cp_common_close(*common);
+        *common = NULL;
+        return CP_EPROTO;
+    }
+    return r;
+}
+
+int
+cp_row_share(struct cp_row **row, int *fd)
+{
+    void *p;
+    int r = share(sizeof(**row), fd, &p);
+    *row = p;
+    return r;
+}
+
+int
+cp_row_attach(struct cp_row **row, int fd)
+{
+    void *p;
+    int r = map_fd(sizeof(**row), fd, &p);
+    *row = p;
+    return r;
 }
 
 int

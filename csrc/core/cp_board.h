@@ -47,11 +47,26 @@ struct cp_row {
 /* Shared by all workers of a pool. */
 struct cp_common {
     _Atomic uint32_t failures; /* of initializers; any worker writes */
+    uint32_t format;           /* of a shared one: who attaches checks them */
+    uint64_t magic, row_size;
 };
+
+/* To be raised with each change of the board, the frames or their meaning. */
+#define CP_FORMAT 1u
 
 /* Map a zeroed one into *common; 0, or a system error. NULL may be closed. */
 int cp_common_open(struct cp_common **common);
 void cp_common_close(struct cp_common *common);
+
+/*
+ * The same two, for a worker that starts by exec: the memory has a descriptor,
+ * close-on-exec, to be handed over, and is mapped by attaching. 0 or a system
+ * error; attaching also CP_EPROTO where another build made it.
+ */
+int cp_common_share(struct cp_common **common, int *fd);
+int cp_common_attach(struct cp_common **common, int fd);
+int cp_row_share(struct cp_row **row, int *fd);
+int cp_row_attach(struct cp_row **row, int fd);
 
 /* A worker's initializer failed: is it the first? One is told so. */
 bool cp_common_is_first(struct cp_common *common);

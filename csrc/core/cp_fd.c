@@ -1,11 +1,14 @@
 /* Descriptors, noted so that forked copies can close them; see cp_fd.h. */
 #include "cp_fd.h"
 
+#include "cp_clock.h"
 #include "cp_lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdio.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
@@ -119,6 +122,53 @@ cp_fd_pipe(int fds[2])
     cp_lock_acquire(&lock);
     int r = open_pipe(fds);
     cp_lock_release(&lock);
+    return r;
+}
+
+#if defined(__linux__) && !defined(CP_PORTABLE)
+static int
+open_memory(void)
+{
+    return memfd_create("cpool", MFD_CLOEXEC);
+}
+#else
+/* It has a name for as long as it takes to open it. */
+static int
+open_memory(void)
+{
+    char name[32];
+    int fd;
+    do {
+        (void)snprintf(name, sizeof(name), "/cpool-%lx-%x", (long)getpid(),
+                       (unsigned)cp_now());
+        fd =
+            shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600); /* close-on-exec */
+    } while (fd < 0 && errno == EEXIST);
+    if (fd >= 0) {
+        (void)shm_unlink(name);
+    }
+    return fd;
+}
+#endif
+
+int
+cp_fd_memory(size_t size, int *fd)
+{
+    int r = 0;
+    cp_lock_acquire(&lock);
+    *fd = open_memory();
+    if (*fd < 0) {
+        r = CP_ERRNO(errno);
+    } else {
+        cp_fd_note(*fd);
+        if (ftruncate(*fd, (off_t)size) != 0) {
+            r = CP_ERRNO(errno);
+        }
+    }
+    cp_lock_release(&lock);
+    if (r != 0) {
+        cp_fd_close(fd);
+    }
     return r;
 }
 

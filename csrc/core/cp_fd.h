@@ -16,6 +16,10 @@
 /* A pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
 int cp_fd_pipe(int fds[2]);
 
+/* A file of `size` zeros in memory, to be mapped; it has no name. 0 or a system
+ * error. [any] */
+int cp_fd_memory(size_t size, int *fd);
+
 /* Note a descriptor that was opened elsewhere (a pidfd). [any] */
 void cp_fd_note(int fd);
 

@@ -27,6 +27,7 @@ cp_pool_new(uint32_t target, struct cp_pool **out)
     pool->task_ns = -1;
     pool->next_worker_id = 1;
     pool->wake.fds[0] = pool->wake.fds[1] = -1;
+    pool->common_fd = -1;
     atomic_init(&pool->refs, 1);
     int r;
     if ((r = cp_lock_init(&pool->lock)) != 0
@@ -81,6 +82,7 @@ cp_pool_unref(struct cp_pool *pool)
     }
     free(pool->slots);
     cp_common_close(pool->common);
+    cp_fd_close(&pool->common_fd);
     cp_poller_free(pool->poller);
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);
@@ -89,6 +91,24 @@ cp_pool_unref(struct cp_pool *pool)
     cp_cond_fini(&pool->standby);
     cp_lock_fini(&pool->lock);
     free(pool);
+}
+
+int
+cp_pool_share(struct cp_pool *pool)
+{
+    struct cp_common *common;
+    int r = cp_common_share(&common, &pool->common_fd);
+    if (r == 0) {
+        cp_common_close(pool->common);
+        pool->common = common;
+    }
+    return r;
+}
+
+int
+cp_pool_common_fd(const struct cp_pool *pool)
+{
+    return pool->common_fd;
 }
 
 struct cp_common *

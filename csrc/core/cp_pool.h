@@ -46,6 +46,12 @@ void cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w);
 /* What all workers share; lives as long as the pool. */
 struct cp_common *cp_pool_common(struct cp_pool *pool);
 
+/* Workers will start by exec: before the first one is made. 0 or a system error. */
+int cp_pool_share(struct cp_pool *pool);
+
+/* The descriptor of what all workers share, the pool's; -1 where they fork. */
+int cp_pool_common_fd(const struct cp_pool *pool);
+
 /* How many workers there should be. */
 void cp_pool_set_target(struct cp_pool *pool, uint32_t target);
 

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
@@ -50,7 +51,7 @@ cp_proc_init(struct cp_proc *proc)
 {
     proc->pid = 0;
     proc->sentinel = proc->child_end = -1;
-    proc->ended = false;
+    proc->ended = proc->is_served = false;
     proc->exitcode = 0;
     int r = cp_lock_init(&proc->lock);
     if (r != 0 || has_pidfd()) {
@@ -85,6 +86,16 @@ cp_proc_started(struct cp_proc *proc, pid_t pid)
 }
 
 void
+cp_proc_served(struct cp_proc *proc, pid_t pid, int status_fd)
+{
+    cp_proc_close_sentinel(proc); /* the stand-in for a pidfd, if any */
+    cp_fd_note(status_fd);
+    proc->pid = pid;
+    proc->sentinel = status_fd;
+    proc->is_served = true;
+}
+
+void
 cp_proc_close_sentinel(struct cp_proc *proc)
 {
     cp_fd_close(&proc->child_end);
@@ -104,23 +115,56 @@ exitcode_of(int status)
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+/* Ask the kernel. */
+static void
+poll_child(struct cp_proc *proc)
+{
+    int status = 0;
+    pid_t r;
+    do {
+        r = waitpid(proc->pid, &status, WNOHANG);
+    } while (r < 0 && errno == EINTR);
+    if (r == proc->pid) {
+        proc->ended = true;
+        proc->exitcode = exitcode_of(status);
+    } else if (r < 0) {
+        /* ECHILD: the program ignores SIGCHLD, or waits for anybody. */
+        proc->ended = kill(proc->pid, 0) != 0;
+        proc->exitcode = CP_EXIT_UNKNOWN;
+    }
+}
+
+/* Ask the fork server's pipe. */
+static void
+poll_served(struct cp_proc *proc)
+{
+    struct pollfd pfd = {proc->sentinel, POLLIN, 0};
+    if (proc->sentinel >= 0 && poll(&pfd, 1, 0) <= 0) {
+        return;
+    }
+    int64_t code = 0;
+    /* The server writes the number at once, and a pipe keeps that whole. */
+    ssize_t n = proc->sentinel >= 0
+                    ? cp_fd_read(proc->sentinel, &code, sizeof(code))
+                    : CP_ECLOSED;
+    if (n == CP_EINTR) {
+        return;
+    }
+    bool is_told =
+        n == (ssize_t)sizeof(code) && code >= -1000 && code <= INT_MAX;
+    proc->ended = true;
+    proc->exitcode = is_told ? (int)code : CP_EXIT_UNKNOWN;
+}
+
 int
 cp_proc_poll(struct cp_proc *proc, int *exitcode)
 {
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
-        int status = 0;
-        pid_t r;
-        do {
-            r = waitpid(proc->pid, &status, WNOHANG);
-        } while (r < 0 && errno == EINTR);
-        if (r == proc->pid) {
-            proc->ended = true;
-            proc->exitcode = exitcode_of(status);
-        } else if (r < 0) {
-            /* ECHILD: the program ignores SIGCHLD, or waits for anybody. */
-            proc->ended = kill(proc->pid, 0) != 0;
-            proc->exitcode = CP_EXIT_UNKNOWN;
+        if (proc->is_served) {
+            poll_served(proc);
+        } else {
+            poll_child(proc);
         }
     }
     int ended = proc->ended ? 1 : 0;

@@ -18,11 +18,12 @@
 
 struct cp_proc {
     struct cp_lock lock;
-    pid_t pid;     /* 0 before the fork */
-    int sentinel;  /* readable once the process has ended; -1 when closed */
-    int child_end; /* where a pipe stands in for a pidfd: the child's end */
-    bool ended;    /* guarded by lock, as is: */
-    int exitcode;  /* as Process.exitcode: negative for a signal */
+    pid_t pid;      /* 0 before the fork */
+    int sentinel;   /* readable once the process has ended; -1 when closed */
+    int child_end;  /* where a pipe stands in for a pidfd: the child's end */
+    bool is_served; /* a fork server's child: see cp_proc_served() */
+    bool ended;     /* guarded by lock, as is: */
+    int exitcode;   /* as Process.exitcode: negative for a signal */
 };
 
 /* Before the fork: 0 or a system error. */
@@ -30,6 +31,14 @@ int cp_proc_init(struct cp_proc *proc);
 
 /* In the parent, after the fork: 0 or a system error. */
 int cp_proc_started(struct cp_proc *proc, pid_t pid);
+
+/*
+ * The same for the child of a fork server: status_fd, from now on ours, is the
+ * pipe by which the server tells the exit code, as multiprocessing.forkserver
+ * writes it (a native 64 bit integer). Where the server dies, nobody can tell:
+ * the process counts as ended with CP_EXIT_UNKNOWN. Never fails.
+ */
+void cp_proc_served(struct cp_proc *proc, pid_t pid, int status_fd);
 
 /* Does not touch the process. Idempotent. */
 void cp_proc_fini(struct cp_proc *proc);

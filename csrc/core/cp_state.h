@@ -49,6 +49,7 @@ struct cp_pool {
     struct cp_func *interned[CP_INTERNED];
 
     struct cp_common *common;
+    int common_fd; /* -1 where workers fork */
     uint32_t n_cpus;
     int64_t task_ns; /* time of a task, whichever job's; -1: unknown */
     uint32_t spin_misses, spin_rest;

@@ -6,6 +6,7 @@
 
 #include "cp_fd.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -39,25 +40,34 @@ open_pipes(struct cp_worker *w)
     return r != 0 ? r : cp_fd_set_nonblock(w->rx);
 }
 
+static struct cp_worker *
+alloc_worker(uint64_t budget)
+{
+    struct cp_worker *w = calloc(1, sizeof(*w));
+    if (w != NULL) {
+        w->tx = w->rx = w->life = -1;
+        w->child_rx = w->child_tx = w->child_life = w->child_row = -1;
+        w->budget = budget;
+        w->owner = getpid();
+        atomic_init(&w->refs, 1);
+    }
+    return w;
+}
+
 int
-cp_worker_new(uint64_t budget, struct cp_worker **out)
+cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out)
 {
     *out = NULL;
-    struct cp_worker *w = calloc(1, sizeof(*w));
+    struct cp_worker *w = alloc_worker(budget);
     if (w == NULL) {
         return CP_ENOMEM;
     }
-    w->tx = w->rx = w->life = -1;
-    w->child_rx = w->child_tx = w->child_life = -1;
-    w->budget = budget;
-    w->owner = getpid();
-    atomic_init(&w->refs, 1);
     int r = cp_proc_init(&w->proc);
     if (r != 0) {
         free(w);
         return r;
     }
-    r = cp_row_open(&w->row);
+    r = execs ? cp_row_share(&w->row, &w->child_row) : cp_row_open(&w->row);
     if (r == 0) {
         r = open_pipes(w);
     }
@@ -98,6 +108,7 @@ close_child_ends(struct cp_worker *w)
     cp_fd_close(&w->child_rx);
     cp_fd_close(&w->child_tx);
     cp_fd_close(&w->child_life);
+    cp_fd_close(&w->child_row);
 }
 
 int
@@ -114,6 +125,14 @@ cp_worker_started(struct cp_worker *w, pid_t pid)
 }
 
 void
+cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd)
+{
+    close_child_ends(w);
+    cp_row_hide(w->row);
+    cp_proc_served(&w->proc, pid, status_fd);
+}
+
+void
 cp_worker_in_child(struct cp_worker *w)
 {
     int keep[] = {w->child_rx, w->child_tx, w->child_life, w->proc.child_end};
@@ -127,6 +146,47 @@ cp_worker_in_child(struct cp_worker *w)
     w->proc.pid = 0;
     w->proc.sentinel = -1;
     cp_proc_tie_to_pipe(w->child_life);
+}
+
+int
+cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
+                 struct cp_worker **out)
+{
+    struct cp_worker_ends e = *ends;
+    int fds[] = {e.rx, e.tx, e.life, e.row, e.common, e.proc};
+    for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
+        if (fds[i] >= 0) {
+            cp_fd_note(fds[i]);
+            (void)fcntl(fds[i], F_SETFD, FD_CLOEXEC);
+        }
+    }
+    *out = NULL;
+    struct cp_worker *w = alloc_worker(budget);
+    int r = w != NULL ? cp_proc_init(&w->proc) : CP_ENOMEM;
+    if (r == 0) {
+        cp_proc_close_sentinel(&w->proc); /* that was for a child of ours */
+        /* What it holds is closed by the end of the process and not before: the
+         * parent takes end-of-file for that, while the interpreter still winds
+         * up. */
+        w->owner = 0;
+        w->proc.child_end = e.proc;
+        w->child_rx = e.rx;
+        w->child_tx = e.tx;
+        w->child_life = e.life;
+        r = cp_common_attach(&w->common, e.common);
+    }
+    if (r == 0) {
+        r = cp_row_attach(&w->row, e.row);
+    }
+    cp_fd_close(&e.row);
+    cp_fd_close(&e.common);
+    if (r != 0) {
+        /* The process ends by that: what else it holds is closed then. */
+        return r;
+    }
+    cp_proc_tie_to_pipe(w->child_life);
+    *out = w;
+    return 0;
 }
 
 bool

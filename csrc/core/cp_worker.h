@@ -41,6 +41,7 @@ struct cp_worker {
     struct cp_common *common; /* the pool's; the binding sets it */
     int tx, rx, life;         /* the parent's ends: tasks, results, life line */
     int child_rx, child_tx, child_life; /* the child's; -1 in the parent */
+    int child_row; /* the row's descriptor, where the child starts by exec */
 
     bool hello;      /* it has run its initializer */
     bool last;       /* it ends after what it runs now: nothing more to it */
@@ -77,9 +78,21 @@ struct cp_worker {
 
 /*
  * Make the pipes and the row. 0 and *out with one reference, or a negative code.
- * Before the fork. budget: tasks it may run, UINT64_MAX for no limit.
+ * Before the fork. budget: tasks it may run, UINT64_MAX for no limit. execs: the
+ * child will be another program, which is given its ends and attaches.
  */
-int cp_worker_new(uint64_t budget, struct cp_worker **out);
+int cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out);
+
+/* What a worker that starts by exec is given: its ends, and shared memory. */
+struct cp_worker_ends {
+    int rx, tx, life, row, common;
+    int proc; /* keeps the sentinel quiet while open; -1 where not needed */
+};
+
+/* In such a child: take over the ends, map what is shared, and tie our life to the
+ * parent's. The ends are consumed. CP_EPROTO: the parent is another build. */
+int cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
+                     struct cp_worker **out);
 
 void cp_worker_ref(struct cp_worker *w); /* [any] */
 /* [any] NULL is fine. In a forked copy it frees nothing: the descriptors and the
@@ -90,6 +103,9 @@ void cp_worker_unref(struct cp_worker *w);
  * (pid < 0) everything is closed. 0 or a system error, and then the child
  * is to be killed. */
 int cp_worker_started(struct cp_worker *w, pid_t pid);
+
+/* The same where a fork server made it; status_fd as for cp_proc_served(). */
+void cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd);
 
 /* In the child: close everything of every pool but our own three ends, and
  * tie our life to the parent's. First thing after the fork. */

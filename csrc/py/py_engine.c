@@ -171,6 +171,17 @@ engine_worker(PyObject *op, PyObject *maxtasks)
 }
 
 static PyObject *
+engine_share(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    int r = cp_pool_share(self->pool);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 engine_set_target(PyObject *op, PyObject *arg)
 {
     unsigned long n = PyLong_AsUnsignedLong(arg);
@@ -415,6 +426,7 @@ static PyGetSetDef engine_getset[] = {
 
 static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_O, NULL},
+    {"share", engine_share, METH_NOARGS, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},

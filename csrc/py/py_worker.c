@@ -8,6 +8,7 @@
 #include "py_error.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,7 +23,7 @@ py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
     self->state = state;
     self->worker = NULL;
     self->pool = NULL;
-    int r = cp_worker_new(budget, &self->worker);
+    int r = cp_worker_new(budget, cp_pool_common_fd(pool) >= 0, &self->worker);
     if (r != 0) {
         Py_DECREF(self);
         return py_raise(state, r);
@@ -47,10 +48,19 @@ worker_dealloc(PyObject *op)
 }
 
 static int
-check_can_fork(struct cp_worker *w)
+check_not_started(struct cp_worker *w)
 {
     if (w->proc.pid != 0 || w->child_rx < 0) {
         PyErr_SetString(PyExc_ValueError, "the worker was started before");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+check_can_fork(struct cp_worker *w)
+{
+    if (check_not_started(w) < 0) {
         return -1;
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
@@ -93,6 +103,28 @@ raise_terminated(struct py_state *state)
     return NULL;
 }
 
+/* The process is there: the pool watches it from now on. */
+static PyObject *
+adopt(WorkerObject *self, pid_t pid, int r)
+{
+    struct cp_worker *w = self->worker;
+    if (r == 0) {
+        r = cp_pool_add_worker(self->pool, w);
+    }
+    if (r == 0) {
+        return PyLong_FromLong((long)pid);
+    }
+    (void)cp_proc_kill(&w->proc, SIGKILL);
+    Py_BEGIN_ALLOW_THREADS
+    while (cp_proc_wait(&w->proc, CP_NEVER, NULL) == CP_EINTR) {
+    }
+    Py_END_ALLOW_THREADS
+    cp_worker_close(w);
+    cp_proc_close_sentinel(&w->proc);
+    return r == CP_ECLOSED ? raise_terminated(self->state)
+                           : py_raise(self->state, r);
+}
+
 static PyObject *
 worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -124,25 +156,100 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     state->forked = was_forked;
     PyOS_AfterFork_Parent();
     PyMem_RawFree(serve);
-    int r = cp_worker_started(w, pid);
     if (pid < 0) {
+        (void)cp_worker_started(w, pid);
         errno = saved_errno;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
+    return adopt(self, pid, cp_worker_started(w, pid));
+}
+
+/* started(pid, status): it was started otherwise, by a fork server if there is a
+ * status pipe, which stays the caller's; a pid below 0: it was not, after all. */
+static PyObject *
+worker_started(PyObject *op, PyObject *args)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    int pid, status;
+    if (!PyArg_ParseTuple(args, "ii:started", &pid, &status)) {
+        return NULL;
+    }
+    if (pid < 0) {
+        (void)cp_worker_started(w, -1);
+        Py_RETURN_NONE;
+    }
+    if (check_not_started(w) < 0) {
+        return NULL;
+    }
+    if (status < 0) {
+        return adopt(self, (pid_t)pid, cp_worker_started(w, (pid_t)pid));
+    }
+    int own = fcntl(status, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    cp_worker_served(w, (pid_t)pid, own);
+    return adopt(self, (pid_t)pid, 0);
+}
+
+/* What the child is to be given: (rx, tx, life, row, common, proc, budget). */
+static PyObject *
+worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    if (w->child_row < 0 || check_not_started(w) < 0) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "the worker is to be forked");
+        }
+        return NULL;
+    }
+    return Py_BuildValue("(iiiiiiK)", w->child_rx, w->child_tx, w->child_life,
+                         w->child_row, cp_pool_common_fd(self->pool),
+                         w->proc.child_end, (unsigned long long)w->budget);
+}
+
+PyObject *
+py_worker_attach(PyObject *module, PyObject *args)
+{
+    struct py_state *state = py_state_of_module(module);
+    struct cp_worker_ends e;
+    unsigned long long budget;
+    if (!PyArg_ParseTuple(args, "iiiiiiK:_attach", &e.rx, &e.tx, &e.life,
+                          &e.row, &e.common, &e.proc, &budget)) {
+        return NULL;
+    }
+    if (state->serving != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is a worker already");
+        return NULL;
+    }
+    WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
+    struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
+    int r = CP_ENOMEM;
+    if (self != NULL) {
+        self->state = state;
+        self->pool = NULL;
+        self->worker = NULL;
+        r = serve == NULL ? r : cp_worker_attach(budget, &e, &self->worker);
+    }
     if (r == 0) {
-        r = cp_pool_add_worker(self->pool, w);
+        r = cp_serve_init(serve, self->worker);
     }
     if (r != 0) {
-        (void)cp_proc_kill(&w->proc, SIGKILL);
-        Py_BEGIN_ALLOW_THREADS
-        while (cp_proc_wait(&w->proc, CP_NEVER, NULL) == CP_EINTR) {
+        PyMem_RawFree(serve);
+        Py_XDECREF(self);
+        if (r != CP_EPROTO) {
+            return py_raise(state, r);
         }
-        Py_END_ALLOW_THREADS
-        cp_worker_close(w);
-        cp_proc_close_sentinel(&w->proc);
-        return r == CP_ECLOSED ? raise_terminated(state) : py_raise(state, r);
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the process that made this pool runs another build "
+                        "of cpool than its worker: both must import the same");
+        return NULL;
     }
-    return PyLong_FromLong((long)pid);
+    state->serving = serve;
+    state->forked = 0; /* a copy of a fork server that had imported us */
+    return (PyObject *)self;
 }
 
 static PyObject *
@@ -192,7 +299,7 @@ worker_kill(PyObject *op, PyObject *arg)
     if (signal == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (!py_is_ours(self->state, self->pool)) {
+    if (self->pool == NULL || !py_is_ours(self->state, self->pool)) {
         Py_RETURN_NONE; /* inherited by a fork: it belongs to the parent */
     }
     int r = cp_proc_kill(&self->worker->proc, (int)signal);
@@ -206,7 +313,7 @@ static PyObject *
 worker_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     WorkerObject *self = (WorkerObject *)op;
-    if (py_is_ours(self->state, self->pool)) {
+    if (self->pool != NULL && py_is_ours(self->state, self->pool)) {
         cp_pool_let_go(self->pool, self->worker);
     }
     Py_RETURN_NONE;
@@ -326,6 +433,8 @@ worker_get_parent_sentinel(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef worker_methods[] = {
     {"fork", worker_fork, METH_NOARGS, NULL},
+    {"started", worker_started, METH_VARARGS, NULL},
+    {"ends", worker_ends, METH_NOARGS, NULL},
     {"poll", worker_poll, METH_NOARGS, NULL},
     {"wait", worker_wait, METH_O, NULL},
     {"kill", worker_kill, METH_O, NULL},

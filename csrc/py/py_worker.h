@@ -18,6 +18,10 @@ typedef struct {
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
                         uint64_t budget);
 
+/* _core._attach(): the worker that this process is, from what ends() gave, where it
+ * was not forked. */
+PyObject *py_worker_attach(PyObject *module, PyObject *args);
+
 /*
  * In the child: run tasks until the pool ends this worker, or `budget` tasks
  * have been run. Their number, or NULL with the exception that ends the process.

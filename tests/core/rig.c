@@ -33,7 +33,7 @@ static int
 fork_one(struct rig *rig)
 {
     struct cp_worker *w;
-    CHECK_EQ(cp_worker_new(rig->budget, &w), 0);
+    CHECK_EQ(cp_worker_new(rig->budget, false, &w), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
         rig_worker_main(rig, w);

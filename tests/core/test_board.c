@@ -1,6 +1,7 @@
 /* The board's rows: claims and the out ring, across processes as in earnest. */
 #include "cp_board.h"
 #include "cp_clock.h"
+#include "cp_fd.h"
 #include "cp_test.h"
 
 #include <errno.h>
@@ -269,4 +270,79 @@ TEST(board_hidden_row_is_not_inherited)
     }
     atomic_store(&row->sent, 1); /* still ours */
     cp_row_close(row);
+}
+
+/* Rows and pages with a descriptor, as workers that start by exec get them. */
+
+TEST(board_shared_row_is_one_memory)
+{
+    struct cp_row *row, *same;
+    int fd;
+    CHECK_EQ(cp_row_share(&row, &fd), 0);
+    CHECK_EQ(atomic_load(&row->committed), 0);
+    CHECK_EQ(cp_row_attach(&same, fd), 0);
+    CHECK(same != row);
+    cp_fd_close(&fd);
+    cp_claim_offer(row, 5);
+    CHECK(cp_claim_take(same, 5));
+    CHECK(!cp_claim_recall(row, 5));
+    put_bytes(same, 1000);
+    CHECK_EQ(atomic_load(&row->committed), 1000);
+    cp_row_close(row);
+    CHECK_EQ(cp_ring_room(same), CP_RING - 1000);
+    cp_row_close(same);
+}
+
+TEST(board_shared_page_is_one_memory)
+{
+    struct cp_common *common, *same;
+    int fd;
+    CHECK_EQ(cp_common_share(&common, &fd), 0);
+    CHECK_EQ(cp_common_attach(&same, fd), 0);
+    cp_fd_close(&fd);
+    CHECK(cp_common_is_first(same));
+    CHECK(!cp_common_is_first(common));
+    cp_common_close(common);
+    cp_common_close(same);
+}
+
+static void
+check_refused(int fd)
+{
+    struct cp_common *common;
+    CHECK_EQ(cp_common_attach(&common, fd), CP_EPROTO);
+    CHECK(common == NULL);
+}
+
+TEST(board_of_another_build_is_refused)
+{
+    struct cp_common *common, *same;
+    int fd;
+    CHECK_EQ(cp_common_share(&common, &fd), 0);
+    common->format++;
+    check_refused(fd);
+    common->format--;
+    common->magic++;
+    check_refused(fd);
+    common->magic--;
+    common->row_size++;
+    check_refused(fd);
+    common->row_size--;
+    CHECK_EQ(cp_common_attach(&same, fd), 0);
+    cp_common_close(same);
+    cp_common_close(common);
+    cp_fd_close(&fd);
+}
+
+TEST(board_of_another_size_is_refused)
+{
+    struct cp_row *row;
+    int fd;
+    CHECK_EQ(cp_fd_memory(sizeof(*row) + 1, &fd), 0);
+    CHECK_EQ(cp_row_attach(&row, fd), CP_EPROTO);
+    CHECK(row == NULL);
+    check_refused(fd);
+    cp_fd_close(&fd);
+    CHECK_EQ(cp_row_attach(&row, fd), CP_ERRNO(EBADF));
+    CHECK(row == NULL);
 }

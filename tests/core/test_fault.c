@@ -95,7 +95,7 @@ static int
 add_worker(struct rig *rig)
 {
     struct cp_worker *w;
-    int r = cp_worker_new(UINT64_MAX, &w);
+    int r = cp_worker_new(UINT64_MAX, false, &w);
     if (r != 0) {
         return r;
     }

@@ -6,7 +6,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -233,4 +235,48 @@ TEST(wake_is_seen_once_however_often_notified)
     CHECK_EQ(wake.fds[0], -1);
     CHECK_EQ(wake.fds[1], -1);
     cp_wake_fini(&wake);
+}
+
+TEST(fd_memory_is_zeros_without_a_name)
+{
+    int fd;
+    CHECK_EQ(cp_fd_memory(10000, &fd), 0);
+    CHECK_EQ(fcntl(fd, F_GETFD) & FD_CLOEXEC, FD_CLOEXEC);
+    struct stat st;
+    CHECK_EQ(fstat(fd, &st), 0);
+    CHECK_EQ(st.st_size, 10000);
+    CHECK_EQ(st.st_nlink, 0);
+    uint8_t *bytes =
+        mmap(NULL, 10000, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(bytes != MAP_FAILED);
+    for (int i = 0; i < 10000; i++) {
+        CHECK_EQ(bytes[i], 0);
+    }
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        cp_fd_in_child(NULL, 0); /* it is noted */
+        CHECK(!is_open(fd));
+        bytes[9999] = 7;
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    CHECK_EQ(bytes[9999], 7);
+    CHECK_EQ(munmap(bytes, 10000), 0);
+    cp_fd_close(&fd);
+}
+
+TEST(fd_memory_that_cannot_be_leaves_nothing)
+{
+    int before = cp_test_descriptors(), fd = 7;
+    CHECK(cp_fd_memory(SIZE_MAX, &fd) < 0);
+    CHECK_EQ(fd, -1);
+    struct rlimit old;
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
+    struct rlimit low = {(rlim_t)dup(0), old.rlim_max};
+    (void)close((int)low.rlim_cur);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+    CHECK_EQ(cp_fd_memory(10, &fd), CP_ERRNO(EMFILE));
+    CHECK_EQ(fd, -1);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+    CHECK_EQ(cp_test_descriptors(), before);
 }

@@ -186,6 +186,69 @@ TEST(proc_unused_is_released)
     cp_proc_fini(&proc);
 }
 
+/* A fork server's child, as the pipe tells of it; the process itself is nobody. */
+static int
+start_served(struct cp_proc *proc)
+{
+    int status[2];
+    CHECK_EQ(cp_proc_init(proc), 0);
+    CHECK_EQ(cp_fd_pipe(status), 0);
+    cp_proc_served(proc, getpid(), status[0]);
+    CHECK_EQ(proc->sentinel, status[0]);
+    CHECK_EQ(cp_proc_poll(proc, NULL), 0);
+    CHECK_EQ(cp_proc_wait(proc, cp_now() + CP_MS, NULL), 0);
+    return status[1];
+}
+
+/* What it says at its end; then no signal is sent, or we would be dead. */
+static void
+check_served_end(struct cp_proc *proc, int exitcode)
+{
+    int code = 77;
+    CHECK_EQ(cp_proc_wait(proc, CP_NEVER, &code), 1);
+    CHECK_EQ(code, exitcode);
+    CHECK_EQ(cp_proc_kill(proc, SIGKILL), 0);
+    cp_proc_close_sentinel(proc);
+    code = 77;
+    CHECK_EQ(cp_proc_poll(proc, &code), 1);
+    CHECK_EQ(code, exitcode);
+    cp_proc_fini(proc);
+}
+
+TEST(proc_served_exit_codes_come_by_the_pipe)
+{
+    int64_t codes[] = {0, 3, -SIGKILL};
+    for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
+        struct cp_proc proc;
+        int tell = start_served(&proc);
+        CHECK_EQ(write(tell, &codes[i], sizeof(codes[i])), sizeof(codes[i]));
+        check_served_end(&proc, (int)codes[i]);
+        cp_fd_close(&tell);
+    }
+}
+
+/* The server was killed, or is none. */
+TEST(proc_served_without_a_number_is_unknown)
+{
+    int64_t absurd = INT64_MIN;
+    for (size_t n = 0; n <= sizeof(absurd); n += 4) {
+        struct cp_proc proc;
+        int tell = start_served(&proc);
+        CHECK_EQ(write(tell, &absurd, n), n);
+        cp_fd_close(&tell);
+        check_served_end(&proc, CP_EXIT_UNKNOWN);
+    }
+}
+
+TEST(proc_served_without_a_pipe_is_unknown)
+{
+    struct cp_proc proc;
+    int tell = start_served(&proc);
+    cp_proc_close_sentinel(&proc);
+    check_served_end(&proc, CP_EXIT_UNKNOWN);
+    cp_fd_close(&tell);
+}
+
 static volatile bool spins = true;
 
 /* A child, busy and with all signals blocked, that is tied to the pipe. */

@@ -4,7 +4,9 @@
 #include "lone.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -24,7 +26,7 @@ TEST(worker_without_a_fork_leaves_nothing)
 {
     struct cp_worker *w;
     int before = cp_test_descriptors();
-    CHECK_EQ(cp_worker_new(UINT64_MAX, &w), 0);
+    CHECK_EQ(cp_worker_new(UINT64_MAX, false, &w), 0);
     CHECK_EQ(cp_worker_started(w, -1), 0);
     CHECK_EQ(cp_test_descriptors(), before);
     cp_worker_close(w);
@@ -46,7 +48,7 @@ TEST(worker_lack_of_descriptors_leaves_nothing)
         struct cp_worker *w;
         struct rlimit low = {(rlim_t)(lowest + spare), old.rlim_max};
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
-        int r = cp_worker_new(1, &w);
+        int r = cp_worker_new(1, false, &w);
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
         if (r == 0) {
             cp_worker_unref(w);
@@ -426,4 +428,127 @@ TEST(worker_hello_and_init_error)
     CHECK_BYTES(lone.last->body, "oops", 4);
     CHECK(!lone.w->hello && !cp_worker_accepts(lone.w));
     lone_close(&lone);
+}
+
+/* A worker that starts by exec, up to what it is handed. */
+static struct cp_worker_ends
+open_ends(struct cp_worker **w, struct cp_common **common)
+{
+    struct cp_worker_ends ends;
+    CHECK_EQ(cp_common_share(common, &ends.common), 0);
+    CHECK_EQ(cp_worker_new(5, true, w), 0);
+    ends.rx = (*w)->child_rx;
+    ends.tx = (*w)->child_tx;
+    ends.life = (*w)->child_life;
+    ends.row = (*w)->child_row;
+    ends.proc = (*w)->proc.child_end;
+    return ends;
+}
+
+/* In a child that has nothing else of ours. */
+static int
+attach(const struct cp_worker_ends *ends, struct cp_worker **w)
+{
+    int keep[] = {ends->rx,  ends->tx,     ends->life,
+                  ends->row, ends->common, ends->proc};
+    cp_fd_in_child(keep, 6);
+    return cp_worker_attach(5, ends, w);
+}
+
+TEST(worker_attached_is_tied_and_shares_its_row)
+{
+    struct cp_worker *w;
+    struct cp_common *common;
+    struct cp_worker_ends ends = open_ends(&w, &common);
+    cp_claim_offer(w->row, 1);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        struct cp_worker *mine;
+        struct cp_serve serve;
+        CHECK_EQ(attach(&ends, &mine), 0);
+        CHECK_EQ(mine->budget, 5);
+        CHECK(cp_common_is_first(mine->common));
+        CHECK(cp_claim_take(mine->row, 1));
+        CHECK_EQ(cp_serve_init(&serve, mine), 0);
+        CHECK_EQ(write(mine->child_tx, "x", 1), 1);
+        for (;;) {
+            (void)pause();
+        }
+    }
+    CHECK_EQ(cp_worker_started(w, pid), 0);
+    CHECK_EQ(w->child_row, -1);
+    struct pollfd pfd = {w->rx, POLLIN, 0};
+    CHECK_EQ(poll(&pfd, 1, -1), 1);
+    char byte = 0;
+    CHECK_EQ(cp_fd_read(w->rx, &byte, 1), 1);
+    CHECK_EQ(byte, 'x');
+    CHECK(!cp_claim_recall(w->row, 1));
+    CHECK(!cp_common_is_first(common));
+    int code = 0;
+    CHECK_EQ(cp_proc_poll(&w->proc, NULL), 0);
+    cp_worker_close(w);
+    CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, &code), 1);
+    CHECK_EQ(code, -SIGKILL);
+    cp_worker_unref(w);
+    cp_common_close(common);
+    cp_fd_close(&ends.common);
+}
+
+TEST(worker_of_another_build_is_refused)
+{
+    struct cp_worker *w;
+    struct cp_common *common;
+    struct cp_worker_ends ends = open_ends(&w, &common);
+    common->format++;
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        struct cp_worker *mine = w;
+        CHECK_EQ(attach(&ends, &mine), CP_EPROTO);
+        CHECK(mine == NULL);
+        _exit(6);
+    }
+    CHECK_EQ(cp_test_reap(pid), 6);
+    CHECK_EQ(cp_worker_started(w, -1), 0);
+    cp_worker_unref(w);
+    cp_common_close(common);
+    cp_fd_close(&ends.common);
+}
+
+TEST(worker_attached_too_late_ends_at_once)
+{
+    struct cp_worker *w;
+    struct cp_common *common;
+    struct cp_worker_ends ends = open_ends(&w, &common);
+    cp_fd_close(&w->life); /* as the parent's end would */
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        struct cp_worker *mine;
+        (void)attach(&ends, &mine);
+        _exit(20);
+    }
+    CHECK_EQ(cp_test_reap(pid), 1);
+    cp_worker_unref(w);
+    cp_common_close(common);
+    cp_fd_close(&ends.common);
+}
+
+TEST(worker_served_gives_its_ends_away)
+{
+    struct cp_worker *w;
+    struct cp_common *common;
+    struct cp_worker_ends ends = open_ends(&w, &common);
+    int status[2], code = 0;
+    int64_t told = 9;
+    CHECK_EQ(cp_fd_pipe(status), 0);
+    cp_worker_served(w, getpid(), status[0]);
+    CHECK(w->child_rx < 0 && w->child_tx < 0 && w->child_life < 0);
+    CHECK(w->child_row < 0 && w->proc.child_end < 0);
+    CHECK_EQ(cp_proc_poll(&w->proc, &code), 0);
+    CHECK_EQ(write(status[1], &told, sizeof(told)), sizeof(told));
+    CHECK_EQ(cp_proc_poll(&w->proc, &code), 1);
+    CHECK_EQ(code, 9);
+    cp_fd_close(&status[1]);
+    cp_worker_unref(w);
+    cp_common_close(common);
+    cp_fd_close(&ends.common);
 }

@@ -1,0 +1,290 @@
+"""Interrupts, kills and ends where workers are spawned, or forked by a fork server."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+import tasks
+from engine import Pool
+from gates import Gate, all_gone
+
+from cpool import WorkerLostError
+
+pytestmark = pytest.mark.better
+
+
+@pytest.fixture(params=["spawn", "forkserver"])
+def method(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+PREFIX = """
+import gc, multiprocessing, os, pickle, signal, sys, time
+from engine import DEADLINE, Pool
+from gates import Gate, all_gone
+import tasks
+
+context = multiprocessing.get_context(sys.argv[1])
+
+def pids(pool):
+    return sorted(worker.pid for worker in pool._pool)
+
+def say(*words):
+    print(*words, flush=True)
+
+def work(gate):
+    gate.enter()
+    end = time.monotonic() + DEADLINE
+    while time.monotonic() < end:
+        time.sleep(0.002)
+"""
+
+
+def begin(tmp_path: Path, source: str, method: str) -> Any:
+    path = tmp_path / "program.py"
+    path.write_text(PREFIX + source, encoding="utf-8")
+    (tmp_path / "gate").mkdir()
+    return scripts.start(path, method, str(tmp_path / "gate"))
+
+
+def press_ctrl_c(process: Any) -> None:
+    """Once the program says that it is ready; as the terminal does it, all processes at once."""
+    assert process.stdout.readline() == "ready\n"
+    os.killpg(process.pid, signal.SIGINT)
+
+
+# Ctrl-C
+
+BUSY = """
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    pool = Pool(2, context=context)
+    first = pids(pool)
+    result = pool.map_async(work, [gate] * 3, 1)
+    gate.arrived(2)
+    try:
+        say("ready")
+        result.get()
+    except KeyboardInterrupt:
+        say("interrupted")
+    say(pool.map(abs, [-1, -2], 1))
+    pool.terminate()
+    pool.join()
+    all_gone(first)
+"""
+
+
+def test_ctrl_c_is_one_exception_and_workers_print_nothing(tmp_path: Path, method: str) -> None:
+    process = begin(tmp_path, BUSY, method)
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "interrupted\n[1, 2]\n"
+
+
+STARTING = """
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    os.environ["GATE"] = pickle.dumps(gate).hex()
+    multiprocessing.set_forkserver_preload([])
+    pool = Pool(2, context=context)
+    first = gate.arrived(2)
+    try:
+        say("ready")
+        pool.apply(tasks.nothing)
+    except KeyboardInterrupt:
+        say("interrupted")
+    pool.terminate()
+    pool.join()
+    all_gone(first)
+else:
+    pickle.loads(bytes.fromhex(os.environ["GATE"])).hold()
+"""
+
+
+def test_ctrl_c_while_workers_import_the_main_module(tmp_path: Path, method: str) -> None:
+    process = begin(tmp_path, STARTING, method)
+    press_ctrl_c(process)
+    done = scripts.finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
+
+
+INTERRUPTED_LAUNCH = """
+from multiprocessing import forkserver, resource_tracker, util
+
+def interrupt(module, name, how):
+    # What tells the new process's pid: interrupted when the process is there.
+    real = getattr(module, name)
+    def launch(*args):
+        setattr(module, name, real)
+        made.append(real(*args))
+        how()
+        return made[0]
+    setattr(module, name, launch)
+
+def fail():
+    raise KeyboardInterrupt
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    resource_tracker.ensure_running()
+    if sys.argv[1] == "forkserver":
+        forkserver.ensure_running()
+    for how in fail, press:
+        made = []
+        if sys.argv[1] == "forkserver":
+            interrupt(forkserver, "read_signed", how)
+        else:
+            interrupt(util, "spawnv_passfds", how)
+        before = set(os.listdir("/dev/fd"))
+        try:
+            Pool(2, context=context)
+        except KeyboardInterrupt:
+            say("interrupted")
+        all_gone(made)
+        gc.collect()
+        say(len(made), set(os.listdir("/dev/fd")) - before, multiprocessing.active_children())
+    with Pool(1, context=context) as pool:
+        say(pool.apply(abs, (-1,)))
+"""
+
+
+def test_an_interrupted_launch_leaves_no_worker(tmp_path: Path, method: str) -> None:
+    """Whether or not the pid of the new process is known by then."""
+    done = scripts.finish(begin(tmp_path, INTERRUPTED_LAUNCH, method))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "interrupted\n1 set() []\n" * 2 + "1\n"
+
+
+# Kills
+
+
+def test_kills_at_any_moment(method: str) -> None:
+    dice = random.Random(7)
+    pool = Pool(2, context=multiprocessing.get_context(method))
+    for _ in range(5):
+        result = pool.map_async(tasks.square, range(300), 1)
+        victim = dice.choice(pool._pool)
+        if victim.pid is not None:
+            os.kill(victim.pid, signal.SIGKILL)
+        try:
+            assert result.get(engine.DEADLINE) == [x * x for x in range(300)]
+        except WorkerLostError as lost:
+            assert lost.exitcode == -signal.SIGKILL
+    assert pool.map(tasks.square, range(300), 1) == [x * x for x in range(300)]
+    pool.close()
+    pool.join()
+
+
+# Ends
+
+
+def _stubborn(gate: Gate) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    gate.hold()
+
+
+def test_terminate_takes_no_longer_for_workers_that_do_not_listen(method: str, gate: Gate) -> None:
+    """One is stopped and one ignores SIGTERM; one is idle."""
+    pool = Pool(3, context=multiprocessing.get_context(method))
+    pool.map_async(_stubborn, [gate, gate], 1)
+    pids = [worker.pid for worker in pool._pool]
+    os.kill(gate.arrived(2)[0], signal.SIGSTOP)
+    began = time.monotonic()
+    pool.terminate()
+    pool.join()
+    assert time.monotonic() - began < 0.3 * engine.DEADLINE
+    all_gone(pid for pid in pids if pid is not None)
+
+
+@pytest.mark.parametrize(
+    "work",
+    ["", "pool.map(tasks.square, range(9))", "pool.map_async(work, [gate] * 9); gate.arrived(2)"],
+    ids=["fresh", "idle", "busy"],
+)
+def test_a_program_may_end_with_an_open_pool(tmp_path: Path, method: str, work: str) -> None:
+    source = f"""
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    pool = Pool(2, context=context)
+    say(*pids(pool))
+    {work}
+"""
+    done = scripts.finish(begin(tmp_path, source, method))
+    assert (done.returncode, done.stderr) == (0, "")
+    all_gone(map(int, done.stdout.split()))
+
+
+FORKED = """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    pool = Pool(2, context=context)
+    result = pool.map_async(gate.hold, range(2), 1)
+    gate.arrived(2)
+    before = pids(pool)
+    child = os.fork()
+    if child == 0:
+        try:
+            result.get()
+        except ValueError:
+            pool.terminate()
+            sys.exit(3)
+        os._exit(4)
+    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    gate.open()
+    say(result.get(DEADLINE), pids(pool) == before)
+    pool.close()
+    pool.join()
+    say(*[worker.exitcode for worker in pool._pool])
+"""
+
+
+def test_a_copy_of_the_program_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
+    done = scripts.finish(begin(tmp_path, FORKED, method))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "3\n[0, 1] True\n0 0\n"
+
+
+ORPHANS = """
+def compute(gate):
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {signal.SIGKILL})
+    gate.enter()
+    while True:
+        pass
+
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    pool = Pool(2, context=context)
+    pool.apply_async(compute, (gate,))
+    gate.arrived(1)
+    pool.apply(tasks.nothing)
+    say(*pids(pool))
+    time.sleep(DEADLINE)
+"""
+
+
+def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
+    """Neither an idle one nor one that computes with all signals blocked."""
+    process = begin(tmp_path, ORPHANS, method)
+    pids = [int(word) for word in process.stdout.readline().split()]
+    assert len(pids) == 2
+    killed = time.monotonic()
+    os.kill(process.pid, signal.SIGKILL)
+    all_gone(pids)
+    assert time.monotonic() - killed < 2
+    scripts.finish(process)
