@@ -343,7 +343,7 @@ def test_many_keys_in_dicts_of_several_shapes_are_pickles(pool: Any) -> None:
         assert pool.map(tasks.identity, records, len(records)) == records
     one = {str(i): i for i in range(1000)}
     assert canon(through((one,))) == canon((one,))
-    numbers = [{key: i for key in range(i)} for i in range(100)]
+    numbers = [dict.fromkeys(range(i), i) for i in range(100)]
     assert canon(through(numbers)) == canon(numbers)
 
 
