@@ -15,8 +15,8 @@ import engine
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
-# Warnings are errors in programs too, but for those that the stdlib's pool has in the same place: of
-# a pool that is not closed, and what os.fork() says from 3.12 on where threads run. That
+# Warnings are errors in programs too, but for those that the stdlib's pool has in the same place:
+# of a pool that is not closed, and what os.fork() says from 3.12 on where threads run. That
 # importing the extension switches the GIL on is said by a free-threaded build.
 WARNINGS = ",".join(
     [

@@ -125,7 +125,9 @@ def make_swapped_environment(directory):
     quiet = ""
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
         # That the extension switches the GIL on is said on stderr, which tests want to be empty.
-        quiet = "import warnings; warnings.filterwarnings('ignore', 'The global interpreter lock'); "
+        quiet = (
+            "import warnings; warnings.filterwarnings('ignore', 'The global interpreter lock'); "
+        )
     swap.write_text(f"{package_parent}\n{quiet}import cpool; cpool.install()\n")
     return python
 
