@@ -21,7 +21,8 @@ warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -
 # An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
 tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
-.PHONY: help build venv core sdist clean test test-core test-stdlib asan-ubsan tsan asan-python soak fuzz-short bench \
+.PHONY: help build venv core sdist clean test test-core test-portable test-stdlib asan-ubsan tsan asan-python soak \
+        fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
 
@@ -59,6 +60,10 @@ test: build ## the whole Python suite; ONLY=path::test for a part
 test-core: ## the C unit tests, with epoll and pidfd and without
 	$(MAKE) -C tests/core test ONLY="$(ONLY)"
 	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=portable
+
+test-portable: ## the whole Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
+	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
+	CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
 
 test-stdlib: ## CPython's own pool tests, on PYTHON
 	venv=build/venv-$(tag) && $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \

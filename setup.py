@@ -5,7 +5,7 @@ Switches, from the environment:
     CPOOL_SANITIZE=LIST     address,undefined or thread, as the compiler's -fsanitize takes it
     CPOOL_COVERAGE=1        count the lines run, for gcov
     CPOOL_WERROR=1          warnings are errors
-    CPOOL_PORTABLE=1        poll and waitpid in place of epoll and pidfd
+    CPOOL_PORTABLE=1        plain POSIX: no epoll, pidfd, memfd, eventfd and F_SETSIG
 
 On Windows nothing is built: the package uses the standard library's pool there.
 """

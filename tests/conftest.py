@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -202,6 +203,14 @@ def warned() -> Iterator[list[str]]:
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         warnings.showwarning = show  # type: ignore[assignment]
         yield texts
+
+
+@pytest.fixture(autouse=True)
+def start_method() -> Iterator[None]:
+    """Whatever asks multiprocessing for its default settles it, for the whole process: not here."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    yield
+    multiprocessing.set_start_method(method, force=True)
 
 
 # What is left behind

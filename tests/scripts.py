@@ -15,14 +15,31 @@ import engine
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
+# Warnings are errors in programs too, but for those that the stdlib's pool has in the same place:
+# of a pool that is not closed, and what os.fork() says from 3.12 on where threads run. That
+# importing the extension switches the GIL on is said by a free-threaded build.
+WARNINGS = ",".join(
+    [
+        "error",
+        "ignore::ResourceWarning",
+        "ignore:This process (pid=:DeprecationWarning",
+        "ignore:The global interpreter lock:RuntimeWarning",
+    ]
+)
+
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment in which a script finds the suite's helpers and the package under test."""
     places = [str(TESTS)]
     if not engine.STDLIB:
         places.append(str(Path(engine.errors.__file__).parent.parent))
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "", **changes}
-    env.pop("PYTHONWARNINGS", None)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(places),
+        "PYTHONUNBUFFERED": "",
+        "PYTHONWARNINGS": WARNINGS,
+        **changes,
+    }
     return {name: value for name, value in env.items() if value}
 
 

@@ -316,7 +316,7 @@ with Pool(2) as pool:
         once()
     before = kilobytes()
     descriptors = len(os.listdir("/proc/self/fd"))
-    for _ in range(8):
+    for _ in range(24):
         once()
     print(kilobytes() - before, len(os.listdir("/proc/self/fd")) - descriptors)
     print(*[int(open(f"/proc/{w.pid}/statm").read().split()[1]) * 4 for w in pool._pool])
@@ -326,6 +326,7 @@ with Pool(2) as pool:
 def test_large_values_leave_nothing(tmp_path: Path) -> None:
     grown, workers = scripts.output(tmp_path, LARGE)
     memory, descriptors = map(int, grown.split())
-    assert memory < 20_000  # a tenth of what went through
+    # A tenth of the 670 MB that went through is what the allocator of free-threaded builds keeps.
+    assert memory < (60_000 if sysconfig.get_config_var("Py_GIL_DISABLED") else 20_000)
     assert descriptors <= 0
     assert all(int(size) < 200_000 for size in workers.split())

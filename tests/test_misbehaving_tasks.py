@@ -10,6 +10,7 @@ import pickle
 import re
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -167,6 +168,8 @@ def write_into_its_tasks(value: Any) -> Any:
     """Into the pipe that its tasks come from, by the other end."""
     for fd in ours():
         with contextlib.suppress(OSError):
+            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+                continue  # a file that is not ours: libffi has its own library open
             # Not the one that tells of the parent's end: whatever comes there is the worker's.
             if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_ASYNC) == os.O_RDONLY:
                 end = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)

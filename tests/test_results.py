@@ -8,7 +8,6 @@ import fractions
 import multiprocessing
 import multiprocessing.pool as stdlib_pool
 import pickle
-import sys
 import threading
 import types
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import engine
+import numpy
 import pytest
 import tasks
 from engine import DEADLINE, AsyncResult, pool_module
@@ -156,11 +156,68 @@ def test_an_odd_timeout_is_what_it_is_to_an_event(
     assert result.get(DEADLINE) == VALUES[kind]
 
 
-@pytest.mark.skipif(sys.version_info < (3, 15), reason="real numbers as timeouts are new in 3.15")
-@pytest.mark.parametrize("timeout", [decimal.Decimal("0.01"), fractions.Fraction(1, 100)])
-def test_any_real_number_is_a_timeout(pending: Start, timeout: Any) -> None:
-    with pytest.raises(multiprocessing.TimeoutError):
-        pending("apply_async").get(timeout)
+class Seconds:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __gt__(self, other: float) -> bool:
+        return self.value > other
+
+    def __le__(self, other: float) -> bool:
+        return self.value <= other
+
+
+class FloatSeconds(Seconds):
+    def __float__(self) -> float:
+        return self.value
+
+
+class IndexSeconds(Seconds):
+    def __index__(self) -> int:
+        return int(self.value)
+
+
+REAL_NUMBERS = [
+    decimal.Decimal("0.01"),
+    decimal.Decimal(-1),
+    fractions.Fraction(1, 100),
+    numpy.float32(0.01),
+    numpy.int64(-1),
+    numpy.array(0.01),
+    False,
+    FloatSeconds(0.01),
+    IndexSeconds(-1),
+]
+
+
+@pytest.mark.better  # before 3.15 the stdlib takes ints and floats only
+@pytest.mark.parametrize("timeout", REAL_NUMBERS, ids=lambda number: type(number).__name__)
+def test_any_real_number_is_a_timeout(make_pool: Any, gate: Gate, timeout: Any) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(gate.hold)
+    items = pool.imap(tasks.identity, [1])
+    gate.arrived()
+    pool.close()
+    assert result.wait(timeout) is None
+    for wait in result.get, items.next, pool.join:
+        with pytest.raises(multiprocessing.TimeoutError):
+            wait(timeout)
+    gate.open()
+    assert items.next(decimal.Decimal(DEADLINE)) == 1
+    pool.join(fractions.Fraction(DEADLINE))
+
+
+@pytest.mark.better
+def test_a_real_number_that_no_clock_counts_is_refused(pending: Start) -> None:
+    result = pending("apply_async")
+    for timeout in decimal.Decimal("1e30"), fractions.Fraction(10**400), numpy.float64("inf"):
+        with pytest.raises(OverflowError):
+            result.get(timeout)
+    with pytest.raises(decimal.InvalidOperation):
+        result.get(decimal.Decimal("NaN"))
+    for timeout in 1j, b"1", object(), "1":
+        with pytest.raises(TypeError, match="not supported between instances of"):
+            result.get(timeout)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e20, "a", datetime.timedelta(1)])

@@ -285,6 +285,7 @@ import multiprocessing, multiprocessing.pool
 from multiprocessing.pool import Pool as Captured, ThreadPool
 import cpool, cpool.pool
 
+multiprocessing.set_start_method("fork")  # swapped in, the interpreter's own default holds
 original = sys.modules["multiprocessing.pool"]
 
 def where():

@@ -13,7 +13,7 @@
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
 #    include <sys/eventfd.h>
-#    define CP_HAVE_EVENTFD 1
+#    define CP_LINUX 1
 #endif
 
 /*
@@ -97,7 +97,7 @@ cp_fd_in_child(const int *keep, int n_keep)
 static int
 open_pipe(int fds[2])
 {
-#ifdef __linux__
+#ifdef CP_LINUX
     int r = pipe2(fds, O_CLOEXEC);
 #else
     int r = pipe(fds);
@@ -214,7 +214,7 @@ int
 cp_wake_init(struct cp_wake *wake)
 {
     wake->fds[0] = wake->fds[1] = -1;
-#ifdef CP_HAVE_EVENTFD
+#ifdef CP_LINUX
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fd < 0) {
         return CP_ERRNO(errno);

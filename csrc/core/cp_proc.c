@@ -8,11 +8,13 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(__linux__) && !defined(CP_PORTABLE)
+#    include <sys/syscall.h>
+#endif
 
-#if defined(__linux__) && defined(SYS_pidfd_open) && !defined(CP_PORTABLE)
+#ifdef SYS_pidfd_open
 static int
 pidfd_open(pid_t pid)
 {
@@ -218,10 +220,18 @@ cp_proc_kill(struct cp_proc *proc, int signal)
     return r;
 }
 
+/* Is the other end of the pipe closed already? */
+static bool
+is_hung_up(int life_fd)
+{
+    struct pollfd pfd = {life_fd, POLLIN, 0};
+    return poll(&pfd, 1, 0) > 0;
+}
+
+#if defined(F_SETSIG) && defined(O_ASYNC) && !defined(CP_PORTABLE)
 void
 cp_proc_tie_to_pipe(int life_fd)
 {
-#if defined(F_SETSIG) && defined(O_ASYNC)
     /* The pipe never carries data, so its only event is the hang-up. The
      * owner comes last: without one nothing is sent. */
     int flags = fcntl(life_fd, F_GETFL);
@@ -231,11 +241,51 @@ cp_proc_tie_to_pipe(int life_fd)
         return;
     }
     /* The parent may have gone before the owner was set. */
-    struct pollfd pfd = {life_fd, POLLIN, 0};
-    if (poll(&pfd, 1, 0) > 0) {
+    if (is_hung_up(life_fd)) {
         _exit(1);
     }
-#else
-    (void)life_fd;
-#endif
 }
+#else
+/* A thread that does nothing but wait for the hang-up. What a task does to the
+ * descriptor must not look like one: bytes in the pipe count for nothing, and
+ * where it was closed or replaced there is nothing to wait for any more. */
+static void *
+watch_life(void *arg)
+{
+    int life_fd = (int)(intptr_t)arg;
+    struct pollfd pfd = {life_fd, POLLIN, 0};
+    uint8_t bytes[64];
+    for (;;) {
+        ssize_t r = read(life_fd, bytes, sizeof(bytes));
+        if (r == 0) {
+            (void)kill(getpid(), SIGKILL);
+        } else if (r < 0 && errno == EAGAIN) {
+            (void)poll(&pfd, 1, -1);
+        } else if (r < 0 && errno != EINTR) {
+            return NULL;
+        }
+    }
+}
+
+void
+cp_proc_tie_to_pipe(int life_fd)
+{
+    if (is_hung_up(life_fd)) {
+        _exit(1);
+    }
+    sigset_t all, old;
+    pthread_attr_t attr;
+    pthread_t thread;
+    if (pthread_attr_init(&attr) != 0) {
+        return;
+    }
+    /* Signals go to the thread that runs tasks. */
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    (void)pthread_attr_setstacksize(&attr, CP_KIB(64));
+    (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    (void)pthread_create(&thread, &attr, watch_life, (void *)(intptr_t)life_fd);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    (void)pthread_attr_destroy(&attr);
+}
+#endif

@@ -56,9 +56,10 @@ int cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode);
  * error. */
 int cp_proc_kill(struct cp_proc *proc, int signal);
 
-/* [child] Have the kernel kill this process when the only writer of the pipe
- * that life_fd reads is gone. Where the system cannot, nothing happens:
- * end-of-file on the task pipe still ends an idle worker. */
+/* [child] Have this process killed when the only writer of the pipe that life_fd
+ * reads is gone: by the kernel where there is F_SETSIG, elsewhere by a thread
+ * that waits for it. Where neither can be had nothing happens: end-of-file on
+ * the task pipe still ends an idle worker. */
 void cp_proc_tie_to_pipe(int life_fd);
 
 #endif

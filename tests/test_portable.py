@@ -1,0 +1,32 @@
+"""What of the operating system the build under test uses: Linux's own calls, or POSIX's."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from leftovers import open_files
+
+# The build with CPOOL_PORTABLE=1, which `make test-portable` makes and runs the suite on.
+PORTABLE = os.environ.get("CPOOL_TEST_PORTABLE") == "1"
+
+pytestmark = pytest.mark.better
+
+
+def kernel_objects() -> set[str]:
+    """What this process has open that is neither file nor pipe: {"9 -> anon_inode:[pidfd]"}."""
+    return {file for file in open_files() if "anon_inode" in file}
+
+
+def own_threads() -> int:
+    return len(os.listdir("/proc/self/task"))
+
+
+def test_the_build_is_what_it_is_said_to_be(make_pool: Any) -> None:
+    before = kernel_objects()
+    pool = make_pool(2)
+    kinds = {file.rpartition(":")[2] for file in kernel_objects() - before}
+    assert kinds == (set() if PORTABLE else {"[eventfd]", "[eventpoll]", "[pidfd]"})
+    # What ends a busy worker whose parent is gone: a thread of the worker's, or the kernel.
+    assert pool.apply(own_threads) == (2 if PORTABLE else 1)
