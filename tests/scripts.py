@@ -59,6 +59,17 @@ def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) 
     )
 
 
+def line(process: Any) -> str:
+    """The next line that a started program prints.
+
+    Byte by byte, since what readline() has read ahead is lost to finish().
+    """
+    found = b""
+    while not found.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
+        found += byte
+    return found.decode()
+
+
 def finish(process: Any, seconds: float = engine.DEADLINE) -> subprocess.CompletedProcess[str]:
     """Wait for a started program, whose end and whose workers' end must come in time."""
     with process:

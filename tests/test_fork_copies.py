@@ -312,7 +312,7 @@ def test_a_copy_that_lives_on_does_not_keep_the_workers_alive(tmp_path: Path) ->
     path = tmp_path / "program.py"
     path.write_text(ORPHANS, encoding="utf-8")
     process = scripts.start(path, str(tmp_path / "gate"))
-    copy, *workers = map(int, process.stdout.readline().split())
+    copy, *workers = map(int, scripts.line(process).split())
     try:
         os.kill(process.pid, signal.SIGKILL)
         all_gone(workers)

@@ -47,7 +47,7 @@ def begin(tmp_path: Path, source: str) -> Any:
     path.write_text(PREFIX + source, encoding="utf-8")
     (tmp_path / "gate").mkdir()
     process = scripts.start(path, str(tmp_path / "gate"))
-    assert process.stdout.readline() == "ready\n"
+    assert scripts.line(process) == "ready\n"
     return process
 
 
@@ -338,7 +338,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread:
     """Not even one that computes and looks at nothing else; with PR_SET_PDEATHSIG they would have
     died with the thread that made the pool."""
     process = begin(tmp_path, ORPHANS.format(in_a_thread=in_a_thread))
-    pids = [int(word) for word in process.stdout.readline().split()]
+    pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
     killed = time.monotonic()
     os.kill(process.pid, signal.SIGKILL)
@@ -362,7 +362,7 @@ result.get()
 
 def test_workers_that_are_stopped_do_not_outlive_it_either(tmp_path: Path) -> None:
     process = begin(tmp_path, STOPPED)
-    pids = [int(word) for word in process.stdout.readline().split()]
+    pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
     killed = time.monotonic()
     os.kill(process.pid, signal.SIGKILL)

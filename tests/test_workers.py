@@ -379,7 +379,7 @@ def interrupt(tmp_path: Path) -> Any:
     path = tmp_path / "program.py"
     path.write_text(INTERRUPTED, encoding="utf-8")
     process = scripts.start(path, str(tmp_path / "gate"))
-    pids = [int(word) for word in process.stdout.readline().split()]
+    pids = [int(word) for word in scripts.line(process).split()]
     os.killpg(process.pid, signal.SIGINT)
     done = scripts.finish(process)
     assert len(pids) == 3, done.stderr
