@@ -93,6 +93,7 @@ def test_workers_are_replaced_once_there_are_descriptors_again(tmp_path: Path) -
 AS_A_USER = (
     PREFIX
     + """
+import tokenize  # of tracebacks; he may have no right to read it later
 if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(54321, 54321, 54321)
