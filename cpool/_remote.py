@@ -12,6 +12,7 @@ import pickle
 import signal
 import struct
 import threading
+import traceback
 from collections.abc import Callable
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
@@ -29,6 +30,7 @@ from .errors import (
 __all__ = ["PoolError", "TimeoutError"]
 
 _LENGTH = struct.Struct("=Q")
+_CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _NO_FRAMES = "Traceback (most recent call last):\n"
 
 
@@ -39,8 +41,29 @@ def _safe_repr(obj: object) -> str:
         return f"<{type(obj).__name__} object, repr() raised {type(exc).__name__}>"
 
 
+def _bare_traceback(exc: BaseException) -> str:
+    """The traceback without lines of source."""
+    cause = exc.__cause__
+    before = "" if cause is None else _bare_traceback(cause) + _CAUSED
+    frames = [
+        f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+        for frame, line in traceback.walk_tb(exc.__traceback__)
+    ]
+    try:
+        message = str(exc)
+    except Exception:
+        message = "<exception str() failed>"
+    return f"{before}{_NO_FRAMES}{''.join(frames)}{type(exc).__qualname__}: {message}\n"
+
+
 def _with_traceback(exc: BaseException) -> Any:
-    wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
+    try:
+        wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
+    except Exception:
+        # Reading the source imports modules and opens files, for which there may be no descriptor.
+        bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
+        bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
+        return bare
     if exc.__traceback__ is None:
         # Raised by a builtin, with no frame to show: it still reads as a traceback.
         wrapped.tb = wrapped.tb.replace('\n"""\n', '\n"""\n' + _NO_FRAMES, 1)

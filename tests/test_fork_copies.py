@@ -118,9 +118,11 @@ def test_a_process_of_the_program_leaves_the_pool_alone(make_pool: Any, diary: D
 
 
 EXITS = """
-import os, sys
+import os, sys, warnings
 from engine import Pool
 import tasks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 
 def main():
     pool = Pool(2)

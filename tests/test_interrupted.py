@@ -175,6 +175,28 @@ def test_ctrl_c_while_the_value_is_unpickled(
     ends(pool)
 
 
+class InterruptsOnLeaving(Exception):
+    """Ctrl-C in the worker, while the failure of a task is being pickled."""
+
+    def __reduce__(self) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+def fail_with_interrupt() -> NoReturn:
+    raise InterruptsOnLeaving
+
+
+def test_ctrl_c_while_a_failure_is_pickled(
+    make_pool: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It ends the worker, and nothing is printed of it."""
+    pool = make_pool(1)
+    with pytest.raises(errors.WorkerLostError):
+        pool.apply(fail_with_interrupt)
+    ends(pool)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_value_that_cannot_be_unpickled_is_tried_once(make_pool: Any) -> None:
     pool = make_pool(1)
     Refuses.tried = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import linecache
 import multiprocessing
 import os
 import pickle
@@ -453,6 +454,25 @@ def test_a_task_that_lowers_its_workers_limits(make_pool: Any, name: str) -> Non
         )
     pool._pool[0].kill()
     whole_again(pool, 1)
+
+
+def fail_without_source() -> NoReturn:
+    linecache.clearcache()
+    linecache.updatecache = None  # type: ignore[assignment]
+    try:
+        raise KeyError("the first")
+    except KeyError as error:
+        raise ValueError("the second") from error
+
+
+def test_a_failure_is_told_though_no_source_can_be_read(make_pool: Any) -> None:
+    """It is read from files, by modules that may be imported only then: without descriptors, say,
+    that fails."""
+    error = failure(make_pool(1).apply_async(fail_without_source))
+    assert (type(error), error.args) == (ValueError, ("the second",))
+    text = str(error.__cause__)
+    assert "in fail_without_source\nKeyError: 'the first'" in text
+    assert "in fail_without_source\nValueError: the second" in text
 
 
 # Ends that take too long
