@@ -251,7 +251,7 @@ fail_each(uint32_t flags, uint64_t func_len)
         CHECK_EQ(cp_test_descriptors(), descriptors);
         if (!failed) {
             CHECK(n > TASKS);
-            CHECK(n_dropped >= TASKS);
+            CHECK(n_dropped > 0);
             return;
         }
     }
