@@ -30,10 +30,10 @@ refuse(struct py_state *state, PyObject *timeout, double seconds)
 {
     PyObject *known = PyLong_Check(timeout) ? Py_NewRef(timeout)
                                             : PyFloat_FromDouble(seconds);
-    PyObject *none = known == NULL
-                         ? NULL
-                         : PyObject_CallMethod(state->remote, "refuse_timeout",
-                                               "O", known);
+    PyObject *none =
+        known == NULL
+            ? NULL
+            : PyObject_CallMethod(state->remote, "refuse_timeout", "O", known);
     Py_XDECREF(known);
     Py_XDECREF(none);
     return none != NULL ? 0 : -1;
