@@ -77,7 +77,8 @@ tsan: ## the C unit tests under ThreadSanitizer
 
 # A report of a worker process goes to a file, or else it could be taken for a worker's death that a test asked for.
 # Signals that tests send on purpose must do what they do elsewhere. What is freed stays unused for 4 MB, no longer,
-# or else tests that measure memory would see it grow.
+# or else tests that measure memory would see it grow. CPython's own tests run with fork only: an interpreter that starts
+# afresh under the sanitizer takes a second.
 asan_log := $(CURDIR)/build/asan
 asan_fork := $(CURDIR)/build/asan_fork.so
 asan_options := detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0:log_path=$(asan_log)/asan
@@ -91,6 +92,7 @@ $(asan_fork): tests/sanitize/asan_fork.c
 asan-python: $(asan_fork) ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 	rm -rf $(asan_log) && mkdir $(asan_log)
+	CPOOL_TEST_START_METHODS=fork \
 	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
 	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \

@@ -23,7 +23,7 @@ import pytest
 import cpool
 
 HERE = Path(__file__).parent
-START_METHODS = ["fork", "spawn", "forkserver"]
+START_METHODS = os.environ.get("CPOOL_TEST_START_METHODS", "fork spawn forkserver").split()
 GROUP_SECONDS = 180
 # Some tests pass although they had to wait for what they should have ended. What they would have to
 # wait for takes longer than this.
