@@ -37,11 +37,13 @@ class Told:
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.call = call
+        self.called = threading.Event()
         self.begin = threading.Event()
         self.done = threading.Event()
         self.told: Any = None
 
     def __call__(self, _: Any) -> None:
+        self.called.set()
         assert self.begin.wait(DEADLINE)
         try:
             self.told = self.call()
@@ -142,6 +144,7 @@ def test_callbacks_run_one_after_another(make_pool: Any) -> None:
     pool = make_pool(2)
     told = Told(lambda: None)
     first = pool.apply_async(tasks.square, (3,), callback=told)
+    assert told.called.wait(DEADLINE)
     behind = pool.apply_async(tasks.square, (4,), callback=id)
     assert pool.map_async(tasks.square, range(9), 1).get(DEADLINE)[-1] == 64
     assert list(pool.imap(tasks.square, range(9))) == pool.map(tasks.square, range(9))
