@@ -164,9 +164,9 @@ let_leave(struct cp_pool *pool, int64_t *at)
             pool->n_leaving++;
             pool->lacks_workers = true;
             (void)cp_sched_take_back(w, UINT32_MAX);
+            cp_sched_hand_out(pool);
         }
     }
-    cp_sched_hand_out(pool);
 }
 
 bool
