@@ -1,6 +1,8 @@
 /* A growable run of bytes; see cp_buf.h. No locks, no threads of its own. */
 #include "cp_buf.h"
 
+#include "cp_mem.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +51,7 @@ cp_buf_reserve(struct cp_buf *buf, size_t n)
     if (data == NULL) {
         return CP_ENOMEM;
     }
+    cp_mem_expect(data, cap);
     buf->data = data;
     buf->cap = cap;
     return 0;
@@ -76,6 +79,15 @@ cp_buf_consume(struct cp_buf *buf, size_t n)
     if (buf->start == buf->end) {
         buf->start = buf->end = 0;
     }
+}
+
+void *
+cp_buf_take(struct cp_buf *buf, uint8_t **start)
+{
+    void *data = buf->data;
+    *start = cp_buf_head(buf);
+    cp_buf_init(buf);
+    return data;
 }
 
 void

@@ -67,6 +67,10 @@ int cp_buf_put(struct cp_buf *buf, const void *bytes, size_t n);
 /* Drop n bytes from the head. */
 void cp_buf_consume(struct cp_buf *buf, size_t n);
 
+/* The memory, which is the caller's to free(), and the buffer is empty: the bytes
+ * stand at *start. */
+void *cp_buf_take(struct cp_buf *buf, uint8_t **start);
+
 /* Empty the buffer, and give back its memory where it is above keep bytes. */
 void cp_buf_reset(struct cp_buf *buf, size_t keep);
 

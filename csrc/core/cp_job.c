@@ -2,6 +2,8 @@
  * functions that take a job. */
 #include "cp_job.h"
 
+#include "cp_mem.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +22,28 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->flags = flags;
         task->deaths = 0;
         task->len = len;
+        task->body = task->own;
+        task->taken = NULL;
+    }
+    return task;
+}
+
+struct cp_task *
+cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
+{
+    size_t len = cp_buf_len(body);
+    /* A buffer that is mostly empty would be a waste while the task waits. */
+    bool takes = len >= CP_BIG && len >= body->cap / 2;
+    struct cp_task *task = cp_task_new(index, flags, takes ? 0 : len);
+    if (task == NULL) {
+        return NULL;
+    }
+    if (takes) {
+        task->len = len;
+        task->taken = cp_buf_take(body, &task->body);
+    } else {
+        memcpy(task->body, cp_buf_head(body), len);
+        cp_buf_consume(body, len);
     }
     return task;
 }
@@ -27,7 +51,10 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
 void
 cp_task_free(struct cp_task *task)
 {
-    free(task);
+    if (task != NULL) {
+        free(task->taken);
+        free(task);
+    }
 }
 
 struct cp_result *
@@ -38,6 +65,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
     }
     struct cp_result *result = malloc(sizeof(*result) + len);
     if (result != NULL) {
+        cp_mem_expect(result->body, len);
         result->next = NULL;
         result->index = index;
         result->items = 1;

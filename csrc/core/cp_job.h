@@ -10,6 +10,7 @@
 #define CP_JOB_H
 
 #include "cp_base.h"
+#include "cp_buf.h"
 
 #include <stdatomic.h>
 
@@ -45,7 +46,9 @@ struct cp_task {
     uint16_t flags;     /* the binding's own; travel in the frame */
     uint8_t deaths;     /* of workers that were to take it in; if it is big */
     size_t len;
-    uint8_t body[];
+    uint8_t *body; /* in `own`, or in memory that was taken over */
+    void *taken;   /* that memory, or NULL */
+    uint8_t own[];
 };
 
 enum cp_outcome {
@@ -115,6 +118,10 @@ struct cp_job {
 
 /* A task with room for len bytes of body, or NULL. [any] */
 struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
+/* A task whose body is what the buffer holds; that is empty then, where it
+ * worked. NULL: no memory, and nothing was changed. [any] */
+struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
+                                 struct cp_buf *body);
 void cp_task_free(struct cp_task *task); /* not put yet; NULL is fine */
 
 /* A result with room for len bytes, or NULL. [any] */

@@ -50,14 +50,14 @@ cp_serve_next(struct cp_serve *s, struct cp_frame *frame, const uint8_t **body)
     }
 }
 
-/* How many bytes to ask for: the rest of a frame that has begun, or a gulp. */
+/* How many bytes to ask for: the rest of a large frame that has begun, or a gulp. */
 static size_t
 missing(const struct cp_serve *s)
 {
     struct cp_frame frame;
     size_t have = cp_buf_len(&s->in);
     if (cp_wire_get(cp_buf_head(&s->in), have, false, &frame) == 1
-        && frame.len + CP_HEADER > have + GULP) {
+        && frame.len > GULP && frame.len + CP_HEADER > have) {
         return (size_t)frame.len + CP_HEADER - have;
     }
     return GULP;

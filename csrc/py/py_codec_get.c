@@ -4,6 +4,8 @@
  * before memory is asked for.
  */
 #include "py_codec.h"
+
+#include "cp_mem.h"
 #include "py_codec_tags.h"
 
 #include <string.h>
@@ -178,6 +180,7 @@ get_str(struct decoder *d, unsigned tag, PyObject **obj)
         return -1;
     }
     if (n > 0) {
+        cp_mem_expect(PyUnicode_DATA(str), n * kind.width);
         memcpy(PyUnicode_DATA(str), bytes, n * kind.width);
         Py_UCS4 top = highest(PyUnicode_DATA(str), kind.width, n);
         if (top > kind.most || top < kind.least) {
@@ -197,8 +200,17 @@ get_bytes(struct decoder *d, PyObject **obj)
     if (get_size(d, 1, &n) < 0 || get_raw(d, n, &bytes) < 0) {
         return CP_EPROTO;
     }
-    *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
-    return made(*obj);
+    if (n < CP_MEM_LARGE) {
+        *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
+        return made(*obj);
+    }
+    *obj = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+    if (*obj == NULL) {
+        return -1;
+    }
+    cp_mem_expect(PyBytes_AS_STRING(*obj), n);
+    memcpy(PyBytes_AS_STRING(*obj), bytes, n);
+    return 0;
 }
 
 static PyObject *

@@ -235,14 +235,13 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
     if (r < 0) {
         return fail_here(self, batch, index, false);
     }
-    size_t len = cp_buf_len(&batch->scratch);
-    struct cp_task *task = cp_task_new(index, (uint16_t)mode, len);
+    struct cp_task *task =
+        cp_task_new_take(index, (uint16_t)mode, &batch->scratch);
     if (task == NULL) {
         (void)PyErr_NoMemory();
         return -1;
     }
     task->items = batch->items;
-    memcpy(task->body, cp_buf_head(&batch->scratch), len);
     batch_add(batch, task);
     return 0;
 }

@@ -1,7 +1,9 @@
 /* The growable run of bytes. */
 #include "cp_buf.h"
+#include "cp_mem.h"
 #include "cp_test.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 TEST(buf_zeroed_struct_is_empty)
@@ -80,6 +82,47 @@ TEST(buf_reset_gives_back_only_what_is_above_keep)
 
 /* Against the plainest model: a number that counts what was put, and one that
  * counts what was consumed; the byte at place n is a function of n. */
+TEST(buf_hands_its_memory_over)
+{
+    struct cp_buf buf = {0};
+    CHECK_EQ(cp_buf_put(&buf, "abcdef", 6), 0);
+    cp_buf_consume(&buf, 2);
+    uint8_t *start;
+    void *memory = cp_buf_take(&buf, &start);
+    CHECK_BYTES(start, "cdef", 4);
+    CHECK_EQ(cp_buf_len(&buf), 0);
+    CHECK_EQ(cp_buf_put(&buf, "new", 3), 0); /* it has none of the old memory */
+    CHECK_BYTES(start, "cdef", 4);
+    free(memory);
+    CHECK(cp_buf_take(&(struct cp_buf){0}, &start) == NULL);
+    cp_buf_fini(&buf);
+}
+
+/* As it grows it stays what it was, also where it asks for large pages. */
+TEST(buf_grows_large)
+{
+    struct cp_buf buf = {0};
+    uint32_t n = 0;
+    for (size_t len = CP_KIB(64); len <= CP_KIB(16 << 10); len *= 2) {
+        while (cp_buf_len(&buf) < len) {
+            CHECK_EQ(cp_buf_put(&buf, &n, sizeof(n)), 0);
+            n++;
+        }
+        cp_buf_consume(&buf, sizeof(n)); /* the head is not the start */
+    }
+    CHECK(buf.cap >= CP_MEM_LARGE);
+    uint32_t first;
+    memcpy(&first, cp_buf_head(&buf), sizeof(first));
+    for (uint32_t i = first; i < n; i++) {
+        uint32_t got;
+        memcpy(&got, cp_buf_head(&buf), sizeof(got));
+        CHECK_EQ(got, i);
+        cp_buf_consume(&buf, sizeof(got));
+    }
+    CHECK_EQ(cp_buf_len(&buf), 0);
+    cp_buf_fini(&buf);
+}
+
 TEST(buf_keeps_its_bytes_in_order)
 {
     struct cp_buf buf = {0};

@@ -3,6 +3,7 @@
 #include "cp_test.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static struct cp_job *
 open_job(uint32_t flags)
@@ -63,6 +64,31 @@ TEST(job_absurd_sizes_are_refused)
     cp_task_free(NULL);
     cp_result_free(NULL);
     cp_result_free_list(NULL);
+}
+
+/* The memory of a large body is taken over as it is, unless it is mostly empty. */
+TEST(job_task_takes_a_large_body_over)
+{
+    for (size_t len = CP_BIG - 1; len <= CP_BIG; len++) {
+        for (size_t cap = len; cap <= 4 * len; cap += 3 * len) {
+            struct cp_buf buf = {0};
+            CHECK_EQ(cp_buf_reserve(&buf, cap), 0);
+            memset(cp_buf_tail(&buf), 'x', len);
+            cp_buf_add(&buf, len);
+            const uint8_t *memory = buf.data;
+            struct cp_task *task = cp_task_new_take(7, 3, &buf);
+            CHECK(task != NULL);
+            CHECK_EQ(cp_buf_len(&buf), 0);
+            CHECK_EQ(task->index, 7);
+            CHECK_EQ(task->flags, 3);
+            CHECK_EQ(task->len, len);
+            CHECK_EQ(task->body == memory, len == CP_BIG && cap == len);
+            CHECK_EQ(task->body[0], 'x');
+            CHECK_EQ(task->body[len - 1], 'x');
+            cp_task_free(task);
+            cp_buf_fini(&buf);
+        }
+    }
 }
 
 TEST(job_queue_keeps_order_with_both_ends)
