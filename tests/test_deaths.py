@@ -63,10 +63,11 @@ def fill(fd: int) -> int:
 
 def die_when_it_is_being_written(theirs: set[str], size: int) -> bytes:
     """Return that many bytes, and die when some of them, but not all, are in the pipe."""
-    [fd] = [fd for fd, pipe in pipes_to_write().items() if pipe not in theirs]
+    # That of the results, and where there is no pidfd one that only tells the worker's end.
+    fds = [fd for fd, pipe in pipes_to_write().items() if pipe not in theirs]
 
     def watch() -> None:
-        while fill(fd) < 4096:
+        while all(fill(fd) < 4096 for fd in fds):
             pass
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -134,16 +135,19 @@ from gates import eventually
 import tasks
 
 def lives():
-    return os.path.getsize(sys.argv[1])
+    return len(os.listdir(sys.argv[1]))
 
 def cost_a_life():
-    if lives():
-        os.truncate(sys.argv[1], lives() - 1)
+    for name in os.listdir(sys.argv[1]):
+        try:
+            os.unlink(os.path.join(sys.argv[1], name))
+        except FileNotFoundError:
+            continue  # another one died of it
         os.kill(os.getpid(), signal.SIGKILL)
 
 def give(count):
-    with open(sys.argv[1], "wb") as file:
-        file.write(bytes(count))
+    for number in range(count):
+        open(os.path.join(sys.argv[1], str(number)), "w").close()
 
 def work():
     assert pool.map_async(tasks.square, range(20), 1).get(DEADLINE) == [x * x for x in range(20)]
@@ -164,6 +168,7 @@ pool.terminate()
 def test_before_the_first_sign_of_life_and_while_being_replaced(tmp_path: Path) -> None:
     """Those that replace the dead ones die as well, for a while."""
     lives = tmp_path / "lives"
+    lives.mkdir()
     assert scripts.output(tmp_path, DIES_WHILE_IT_STARTS, str(lives)) == ["0", "0"]
 
 

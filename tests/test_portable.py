@@ -6,10 +6,8 @@ import os
 from typing import Any
 
 import pytest
+from engine import PORTABLE, WORKER_THREADS
 from leftovers import open_files
-
-# The build with CPOOL_PORTABLE=1, which `make test-portable` makes and runs the suite on.
-PORTABLE = os.environ.get("CPOOL_TEST_PORTABLE") == "1"
 
 pytestmark = pytest.mark.better
 
@@ -28,5 +26,4 @@ def test_the_build_is_what_it_is_said_to_be(make_pool: Any) -> None:
     pool = make_pool(2)
     kinds = {file.rpartition(":")[2] for file in kernel_objects() - before}
     assert kinds == (set() if PORTABLE else {"[eventfd]", "[eventpoll]", "[pidfd]"})
-    # What ends a busy worker whose parent is gone: a thread of the worker's, or the kernel.
-    assert pool.apply(own_threads) == (2 if PORTABLE else 1)
+    assert pool.apply(own_threads) == WORKER_THREADS

@@ -20,7 +20,7 @@ import numpy.random
 import pytest
 import scripts
 import tasks
-from engine import DEADLINE, Pool
+from engine import DEADLINE, WORKER_THREADS, Pool
 from gates import Diary, Gate, all_gone, eventually
 
 FORK = multiprocessing.get_context("fork")
@@ -50,7 +50,7 @@ def test_a_worker_describes_itself(make_pool: Any) -> None:
     assert seen["active_children"] == []
     assert seen["threads"] == ["MainThread"]
     assert seen["native_id"] == seen["pid"]
-    assert seen["tasks"] == 1
+    assert seen["tasks"] == WORKER_THREADS
     assert seen["group"] == os.getpgrp()
     assert seen["cwd"] == os.getcwd()
     assert seen["environ"] == dict(os.environ)
@@ -612,4 +612,4 @@ def test_threads_of_the_parent_are_not_in_the_worker(make_pool: Any) -> None:
     finally:
         stop.set()
         thread.join()
-    assert (seen["threads"], seen["tasks"]) == (["MainThread"], 1)
+    assert (seen["threads"], seen["tasks"]) == (["MainThread"], WORKER_THREADS)

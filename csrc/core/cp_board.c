@@ -8,7 +8,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#ifndef MAP_ANONYMOUS
+#if !defined(MAP_ANONYMOUS) && defined(MAP_ANON)
 #    define MAP_ANONYMOUS MAP_ANON
 #endif
 
@@ -30,15 +30,6 @@ static _Atomic uint64_t *
 slot(struct cp_row *row, uint64_t seq)
 {
     return &row->claim[seq & (CP_WINDOW - 1)];
-}
-
-static int
-map_shared(size_t size, void **out)
-{
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    *out = p != MAP_FAILED ? p : NULL;
-    return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
 }
 
 static int
@@ -71,6 +62,27 @@ share(size_t size, int *fd, void **out)
     }
     return r;
 }
+
+/* Memory that processes forked from now on share. */
+#ifdef MAP_ANONYMOUS
+static int
+map_shared(size_t size, void **out)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    *out = p != MAP_FAILED ? p : NULL;
+    return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
+}
+#else
+static int
+map_shared(size_t size, void **out)
+{
+    int fd;
+    int r = share(size, &fd, out);
+    cp_fd_close(&fd);
+    return r;
+}
+#endif
 
 int
 cp_common_share(struct cp_common **common, int *fd)

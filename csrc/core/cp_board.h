@@ -77,7 +77,8 @@ int cp_row_open(struct cp_row **row);
 /* Unmap; NULL is fine. [any] */
 void cp_row_close(struct cp_row *row);
 
-/* Keep the row out of processes forked from now on. [any] */
+/* Keep the row out of processes forked from now on, where the system has a way
+ * (madvise()). [any] */
 void cp_row_hide(struct cp_row *row);
 
 /* The parent, before it sends task seq. */

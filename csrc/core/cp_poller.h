@@ -37,7 +37,8 @@ void cp_poller_del(struct cp_poller *poller, int fd);
 bool cp_poller_needs_wake(void);
 
 /* Wait until something is ready or the deadline: how many of ready[max] were
- * filled, CP_EINTR, or a system error. */
+ * filled, CP_EINTR, or a system error. What is said to be ready may not be: the
+ * descriptors are such that do not block. */
 int cp_poller_wait(struct cp_poller *poller, struct cp_ready *ready, int max,
                    int64_t deadline);
 

@@ -11,6 +11,8 @@
 #    include <stdlib.h>
 #    include <string.h>
 
+#    define GUESS_MS 1
+
 struct watched {
     int fd;
     unsigned events;
@@ -149,6 +151,33 @@ copy_list(struct cp_poller *poller)
     return (int)n;
 }
 
+static int
+timeout_ms(int64_t deadline)
+{
+    if (deadline == CP_NEVER) {
+        return -1;
+    }
+    int64_t left = deadline == 0 ? 0 : deadline - cp_now();
+    left = left <= 0 ? 0 : (left + CP_MS - 1) / CP_MS;
+    return left > INT32_MAX ? INT32_MAX : (int)left;
+}
+
+/* poll() looks at no more descriptors than the program may open now, and it may
+ * have lowered that since. Then nobody can tell which are ready: any may be. */
+static int
+guess(struct pollfd *fds, int n, int timeout)
+{
+    int r =
+        poll(NULL, 0, timeout < 0 || timeout > GUESS_MS ? GUESS_MS : timeout);
+    if (r < 0) {
+        return r;
+    }
+    for (int i = 0; i < n; i++) {
+        fds[i].revents = POLLHUP; /* counts whatever the events are */
+    }
+    return n;
+}
+
 int
 cp_poller_wait(struct cp_poller *poller, struct cp_ready *ready, int max,
                int64_t deadline)
@@ -159,13 +188,11 @@ cp_poller_wait(struct cp_poller *poller, struct cp_ready *ready, int max,
     if (n < 0) {
         return n;
     }
-    int timeout = -1;
-    if (deadline != CP_NEVER) {
-        int64_t left = deadline == 0 ? 0 : deadline - cp_now();
-        left = left <= 0 ? 0 : (left + CP_MS - 1) / CP_MS;
-        timeout = left > INT32_MAX ? INT32_MAX : (int)left;
-    }
+    int timeout = timeout_ms(deadline);
     int r = poll(poller->fds, (nfds_t)n, timeout);
+    if (r < 0 && errno == EINVAL) {
+        r = guess(poller->fds, n, timeout);
+    }
     if (r < 0) {
         return errno == EINTR ? CP_EINTR : CP_ERRNO(errno);
     }

@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -146,6 +147,40 @@ TEST(poller_starves_nobody)
         }
     }
     CHECK_EQ(n_seen, MANY);
+    close_rig(&rig);
+}
+
+/* The program may open fewer files now than are watched already. */
+TEST(poller_counts_on_no_limit)
+{
+    struct rig rig;
+    struct cp_ready ready[8];
+    struct rlimit limit;
+    open_rig(&rig, 3);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(cp_poller_add(rig.poller, rig.fds[i][0], i > 0 ? CP_IN : 0,
+                               (uint64_t)i),
+                 0);
+    }
+    CHECK_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    rlim_t before = limit.rlim_cur;
+    limit.rlim_cur = 1;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    cp_fd_close(&rig.fds[0][1]); /* a hang-up */
+    fill(&rig, 2);
+    bool seen[3] = {false};
+    while (!seen[0] || !seen[2]) {
+        int n = cp_poller_wait(rig.poller, ready, 1, CP_NEVER);
+        CHECK_EQ(n, 1);
+        CHECK(ready[0].tag < 3);
+        seen[ready[0].tag] = true;
+    }
+    int64_t deadline = cp_now() + 3 * CP_MS / 2;
+    while (cp_now() < deadline) {
+        CHECK(cp_poller_wait(rig.poller, ready, 8, deadline) >= 2);
+    }
+    limit.rlim_cur = before;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
     close_rig(&rig);
 }
 
