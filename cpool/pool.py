@@ -37,6 +37,7 @@ from ._results import IMapIterator as IMapIterator
 from ._results import IMapUnorderedIterator as IMapUnorderedIterator
 from ._results import MapResult as MapResult
 from ._size import default_processes
+from ._start_method import default_context
 from ._stdlib import Pool as _StdlibPool
 from ._stdlib import T
 from ._stdlib import pool as _stdlib
@@ -100,15 +101,6 @@ _HELPER = "cpool-helper"
 _FEEDER = "cpool-feeder"
 
 
-def _default_context() -> Any:
-    """Linux forks where nobody has chosen a start method, whatever the interpreter's default."""
-    from multiprocessing import get_start_method
-
-    if sys.platform == "linux" and get_start_method(allow_none=True) is None:
-        return get_context("fork")
-    return get_context()
-
-
 def _has_threads() -> bool:
     try:
         return len(os.listdir("/proc/self/task")) > 1
@@ -149,7 +141,7 @@ class Pool(_StdlibPool):
     ) -> None:
         self._workers = []
         self._state = INIT
-        context = context or _default_context()
+        context = context or default_context()
         if processes is None:
             processes = default_processes()
         if not self._fits(context):
