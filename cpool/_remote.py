@@ -183,6 +183,14 @@ def terminated() -> BaseException:
     return PoolTerminated("the pool was terminated before this result came")
 
 
+def not_read() -> BaseException:
+    return PoolError(
+        "the pool was joined while the buffersize of this imap() was used up by results that"
+        " nobody had read: there may be items that were not taken from the iterable, and not"
+        " run; read all results before join()"
+    )
+
+
 def raise_foreign() -> NoReturn:
     error = ValueError("Pool not running")
     error.add_note(f"it was inherited by a fork: process {os.getpid()} is not the one that made it")

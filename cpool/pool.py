@@ -37,6 +37,7 @@ from ._results import IMapIterator as IMapIterator
 from ._results import IMapUnorderedIterator as IMapUnorderedIterator
 from ._results import MapResult as MapResult
 from ._size import default_processes
+from ._start_method import default_context
 from ._stdlib import Pool as _StdlibPool
 from ._stdlib import T
 from ._stdlib import pool as _stdlib
@@ -100,15 +101,6 @@ _HELPER = "cpool-helper"
 _FEEDER = "cpool-feeder"
 
 
-def _default_context() -> Any:
-    """Linux forks where nobody has chosen a start method, whatever the interpreter's default."""
-    from multiprocessing import get_start_method
-
-    if sys.platform == "linux" and get_start_method(allow_none=True) is None:
-        return get_context("fork")
-    return get_context()
-
-
 def _has_threads() -> bool:
     try:
         return len(os.listdir("/proc/self/task")) > 1
@@ -149,7 +141,7 @@ class Pool(_StdlibPool):
     ) -> None:
         self._workers = []
         self._state = INIT
-        context = context or _default_context()
+        context = context or default_context()
         if processes is None:
             processes = default_processes()
         if not self._fits(context):
@@ -297,15 +289,15 @@ class Pool(_StdlibPool):
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int = 1,
-        *,
         buffersize: int | None = None,
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
         The work goes on whether or not `next` is called; the iterable is pulled as fast as the
         workers take items. With `buffersize` no more than that many chunks are under way or wait
-        to be read, until the pool is closed. `ValueError` for a `chunksize` or `buffersize` below
-        1.
+        to be read, after `close()` too; `join()` then ends the input where nobody reads, and the
+        last `next` raises `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1,
+        `TypeError` for one that is no number, or no int.
         """
         items = self._imap(IMapIterator, func, iterable, chunksize, buffersize, "{0:n}")
         return cast("IMapIterator[T]", items)
@@ -315,7 +307,6 @@ class Pool(_StdlibPool):
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int = 1,
-        *,
         buffersize: int | None = None,
     ) -> IMapIterator[T]:
         """`imap` whose results come in the order in which they are ready."""
@@ -395,6 +386,9 @@ class Pool(_StdlibPool):
         buffersize: int | None,
         shown: str,
     ) -> Any:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
             if not isinstance(buffersize, int):
                 raise TypeError("buffersize must be an integer or None")
@@ -406,13 +400,10 @@ class Pool(_StdlibPool):
                 raise ValueError("buffersize needs a pool that runs on cpool's engine")
             method = super().imap if kind is IMapIterator else super().imap_unordered
             return method(func, iterable, chunksize)
-        self._check_running()
         if chunksize == 1:
             result = kind(self)
             self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, limit)
             return result
-        if chunksize < 1:
-            raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         chunksize = operator.index(chunksize)
         result = kind(self)
         self._feed(result, func, iterable, chunksize, _core.MAP, -1, limit)
@@ -571,6 +562,7 @@ class Pool(_StdlibPool):
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
 
+        An `imap` with a `buffersize` whose results nobody reads takes no more input then.
         Raises `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after
         `timeout` seconds; it can be called again.
         """

@@ -228,6 +228,8 @@ import warnings
 warnings.simplefilter("ignore", DeprecationWarning)
 main = threading.main_thread()
 pool = Pool(2)
+if (3, 12) <= sys.version_info < (3, 12, 2):  # by then it starts no more threads (gh-113964)
+    pool.apply_async(abs, (-4,)).get(DEADLINE)
 show()
 threading.Thread(target=work).start()
 """,

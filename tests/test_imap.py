@@ -393,15 +393,135 @@ def test_buffersize_changes_no_result(
 
 @pytest.mark.better
 @both
-def test_a_full_buffer_does_not_hang_the_end(make_pool: Any, method: str, diary: Diary) -> None:
-    """After close nobody may read any more, and join must come back all the same."""
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_buffersize_counts_chunks(make_pool: Any, method: str, chunksize: int) -> None:
     pool = make_pool(2)
-    items = ((diary, i) for i in range(50))
-    results = getattr(pool, method)(tasks.note_item, items, buffersize=2)
+    items = Counted()
+    results = getattr(pool, method)(tasks.identity, items, chunksize, 2)
+    for read in range(1, 40):
+        next(results)
+        assert items.taken <= (read // chunksize + 3) * chunksize
+
+
+@pytest.mark.better
+@both
+def test_the_buffer_is_bounded_though_nobody_reads(
+    make_pool: Any, method: str, diary: Diary
+) -> None:
+    """However long the input is: what is taken of it stays the same."""
+    pool = make_pool(2)
+    items = Counted()
+    results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in items), buffersize=7)
+    eventually(lambda: len(diary.lines()) == 7)
+    for _ in range(100):  # the pool is at work, and has room
+        pool.apply(tasks.nothing)
+    assert items.taken == 7
+    assert sorted(results.next(DEADLINE) for _ in range(7)) == list(range(1, 8))
+
+
+# The end of a pool, and a full buffer
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("chunksize", [1, 3])
+@pytest.mark.parametrize("joins", [False, True])
+def test_results_can_be_read_to_the_end_after_close(
+    make_pool: Any, method: str, chunksize: int, joins: bool
+) -> None:
+    """The bound holds all the time."""
+    pool = make_pool(2)
+    items = Counted()
+    limited = itertools.islice(items, 60)
+    results = getattr(pool, method)(tasks.identity, limited, chunksize, 2)
+    pool.close()
+    found = []
+    for result in results:
+        found.append(result)
+        assert items.taken <= (len(found) // chunksize + 3) * chunksize
+    assert sorted(found) == list(range(1, 61))
+    if joins:
+        pool.join()
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("read", [0, 1, 4])
+def test_join_ends_an_input_whose_results_nobody_reads(
+    make_pool: Any, method: str, read: int
+) -> None:
+    """Neither waits for the other; what was taken is done, and the rest is not silently lost."""
+    pool = make_pool(2)
+    items = Counted()
+    results = getattr(pool, method)(tasks.identity, items, buffersize=3)
+    found = [results.next(DEADLINE) for _ in range(read)]
     pool.close()
     pool.join()
-    assert sorted(results) == list(range(50))
-    assert len(diary.lines()) == 50
+    with pytest.raises(engine.errors.PoolError, match="nobody had read"):
+        for result in results:
+            found.append(result)
+    assert sorted(found) == list(range(1, items.taken + 1))
+    assert items.taken == read + 3
+    assert list(results) == []
+
+
+@pytest.mark.better
+@both
+def test_the_buffer_may_be_full_only_while_join_waits(
+    make_pool: Any, method: str, gate: Gate, in_threads: Any
+) -> None:
+    pool = make_pool(1)
+    results = getattr(pool, method)(gate.hold, Counted(), buffersize=1)
+    gate.arrived()
+    pool.close()
+
+    def end(number: int) -> None:
+        if number == 0:
+            pool.join()
+        else:
+            gate.open()
+
+    in_threads(end, range(2))
+    assert results.next(DEADLINE) == 1
+    with pytest.raises(engine.errors.PoolError, match="nobody had read"):
+        next(results)
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("size", [3, 4])
+def test_join_waits_for_an_input_that_the_buffer_has_room_for(
+    make_pool: Any, method: str, size: int
+) -> None:
+    for items in [1, 2, 3], iter((1, 2, 3)) if size > 3 else range(1, 4):
+        pool = make_pool(1)
+        results = getattr(pool, method)(tasks.identity, items, buffersize=size)
+        pool.close()
+        pool.join()
+        assert sorted(results) == [1, 2, 3]
+
+
+@pytest.mark.better
+@both
+def test_terminate_does_not_wait_for_a_full_buffer(make_pool: Any, method: str) -> None:
+    pool = make_pool(1)
+    items = Counted()
+    results = getattr(pool, method)(tasks.identity, items, buffersize=2)
+    eventually(lambda: items.taken == 2)
+    pool.terminate()
+    pool.join()
+    assert items.taken == 2
+    del results
+
+
+@pytest.mark.better
+@both
+def test_a_closed_pool_says_so_first(make_pool: Any, method: str) -> None:
+    pool = make_pool(1)
+    pool.close()
+    for args in ([1], 0, 0), ([1], 1, 0), ([1], 1, "a"):
+        with pytest.raises(ValueError, match="^Pool not running$"):
+            getattr(pool, method)(tasks.identity, *args)
 
 
 @pytest.mark.better

@@ -211,6 +211,10 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
              unsigned can)
 {
     cp_lock_acquire(&pool->lock);
+    if (job == NULL) {
+        pool->joiners++;
+        cp_cond_broadcast(&pool->feed);
+    }
     int r;
     bool seated = false;
     bool last_look = false;
@@ -243,23 +247,30 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
         pool->state = CP_ENDED;
         cp_pool_notify(pool);
     }
+    pool->joiners -= job == NULL ? 1 : 0;
     cp_lock_release(&pool->lock);
     return r;
 }
 
-uint64_t
-cp_job_wait_wants(struct cp_job *job)
+int
+cp_job_wait_wants(struct cp_job *job, uint64_t *n)
 {
     struct cp_pool *pool = job->pool;
+    int r = 0;
     cp_lock_acquire(&pool->lock);
     pool->feeders++;
-    while (!job->fed && !cp_sched_wants_feed(job)) {
+    while (!job->fed && !cp_sched_wants_feed(job)
+           && !cp_sched_is_held_up(job)) {
         cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
     }
     pool->feeders--;
-    uint64_t n = job->fed ? 0 : cp_sched_room(pool, job);
+    *n = 0;
+    if (!job->fed) {
+        *n = cp_sched_room(pool, job);
+        r = cp_sched_is_held_up(job) ? CP_ECLOSED : 1;
+    }
     cp_lock_release(&pool->lock);
-    return n;
+    return r;
 }
 
 int

@@ -288,6 +288,10 @@ cp_job_on_result_take(struct cp_job *job, struct cp_result *result)
     if (cp_job_has_result(job)) {
         cp_drive_signal_job(job->pool, job);
     }
+    if (job->pool->feeders > 0
+        && (cp_sched_wants_feed(job) || cp_sched_is_held_up(job))) {
+        cp_cond_broadcast(&job->pool->feed);
+    }
 }
 
 void

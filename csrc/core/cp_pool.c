@@ -131,7 +131,6 @@ cp_pool_close(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     if (pool->state == CP_RUN) {
         pool->state = CP_CLOSING;
-        cp_cond_broadcast(&pool->feed); /* limits do not hold any more */
         if (pool->pending == 0) {
             cp_watch_tell_end_all(pool);
         }

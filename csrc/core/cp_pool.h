@@ -91,7 +91,8 @@ void cp_job_put_result_take(struct cp_job *job, struct cp_result *result);
 void cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result);
 
 /* Queued and running tasks and results that were not taken are never more than
- * this together, as far as cp_job_wants() has a say. 0: no limit. */
+ * this together, as far as cp_job_wants() has a say; of a closed pool too, until
+ * somebody waits for it to end (see cp_job_wait_wants()). 0: no limit. */
 void cp_job_set_limit(struct cp_job *job, uint64_t limit);
 
 /* How many more tasks it is worth to queue now; 0 when it is done. */
@@ -152,9 +153,10 @@ enum cp_wait {
 int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                  unsigned can);
 
-/* Wait until it is worth it to queue more tasks: how many; 0 when the job is done.
- * Never drives. */
-uint64_t cp_job_wait_wants(struct cp_job *job);
+/* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
+ * is done. CP_ECLOSED: the job is at its limit, and somebody waits for the closed
+ * pool to end; the caller ends the job's input. Never drives. */
+int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
 
 /* The helper's wait: for what needs an interpreter. Never drives. With
  * CP_WAIT_CALL, *job is the job, with a reference for the caller. */

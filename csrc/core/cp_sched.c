@@ -323,13 +323,22 @@ cp_sched_wants_feed(struct cp_job *job)
     return !job->fed && cp_sched_room(job->pool, job) > job->queued;
 }
 
+bool
+cp_sched_is_held_up(struct cp_job *job)
+{
+    const struct cp_pool *pool = job->pool;
+    return pool->joiners > 0 && pool->state == CP_CLOSING && job->limit > 0
+           && !job->fed && job->queued + job->running == 0
+           && job->arrived - job->taken >= job->limit;
+}
+
 uint64_t
 cp_sched_room(const struct cp_pool *pool, struct cp_job *job)
 {
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
-    if (job->limit > 0 && pool->state == CP_RUN) {
+    if (job->limit > 0) {
         have += job->arrived - job->taken;
         room = min_u64(room, job->limit);
     }

@@ -64,6 +64,7 @@ struct cp_pool {
     int64_t poll_at; /* by then the poller is asked, however looking goes */
     uint64_t drives; /* counts every taking of the seat */
     struct cp_waiter *waiters;
+    uint32_t joiners;      /* threads that wait for the workers to end */
     uint32_t feeders;      /* threads in cp_job_wait_wants() */
     struct cp_cond feed;   /* for them */
     struct cp_cond events; /* for cp_pool_next() */
@@ -94,6 +95,9 @@ void cp_sched_ready(struct cp_job *job);
 bool cp_sched_wants_tick(const struct cp_pool *pool);
 uint64_t cp_sched_room(const struct cp_pool *pool, struct cp_job *job);
 bool cp_sched_wants_feed(struct cp_job *job);
+/* Does the job wait for somebody to take results, and somebody for the end of
+ * the closed pool, so that each could wait for ever? */
+bool cp_sched_is_held_up(struct cp_job *job);
 void cp_sched_measure(struct cp_job *job, int64_t ns, uint32_t items);
 uint64_t cp_sched_share(const struct cp_pool *pool, const struct cp_job *job,
                         uint64_t left);

@@ -46,9 +46,6 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
     }
     cp_job_on_result_take(job, result);
     cp_job_finish_if_done(job);
-    if (job->pool->feeders > 0 && cp_sched_wants_feed(job)) {
-        cp_cond_broadcast(&job->pool->feed);
-    }
     cp_job_unref(job);
 }
 

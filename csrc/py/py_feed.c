@@ -481,6 +481,37 @@ feed_one(ResultObject *self, struct batch *batch)
     return r < 0 ? -1 : 1;
 }
 
+/* Is it known that there are no more items? An iterable that is somebody's code
+ * is not asked: it may wait for ever, and whoever joins the pool with it. */
+static bool
+is_at_end(struct py_source *src)
+{
+    PyObject *item = NULL;
+    bool ends =
+        src->iterator == NULL || (src->plain && pull_item(src, &item) == 0);
+    Py_XDECREF(item);
+    PyErr_Clear(); /* a container that was changed meanwhile: more or less */
+    return ends;
+}
+
+void
+py_feed_cut(ResultObject *self)
+{
+    struct py_source *src = &self->source;
+    struct batch none = {.items = 1};
+    PyObject *exc;
+    if (is_at_end(src)) {
+        batch_flush(self, &none, true);
+    } else if ((exc =
+                    PyObject_CallMethod(self->state->remote, "not_read", NULL))
+                   == NULL
+               || fail_here_take(self, &none, src->index, exc, true) < 0) {
+        PyErr_Clear(); /* no memory to say so */
+        cp_job_fail(self->job);
+    }
+    Py_CLEAR(src->iterator);
+}
+
 int
 py_feed(ResultObject *self, uint64_t n)
 {

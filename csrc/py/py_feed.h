@@ -23,4 +23,9 @@ int py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
  * interrupt: for n = 0, where it is the thread of the call that feeds. */
 int py_feed(ResultObject *self, uint64_t n);
 
+/* The pool's end waits for a job that is at its limit, and nobody takes results:
+ * its input ends here. What was pulled is run; then comes an error, unless it is
+ * known that there was nothing left. */
+void py_feed_cut(ResultObject *self);
+
 #endif

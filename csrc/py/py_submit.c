@@ -160,13 +160,18 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
     }
     for (;;) {
         uint64_t n;
+        int r;
         Py_BEGIN_ALLOW_THREADS
-        n = cp_job_wait_wants(result->job);
+        r = cp_job_wait_wants(result->job, &n);
         Py_END_ALLOW_THREADS
-        if (n == 0) {
+        if (r < 0) {
+            py_feed_cut(result);
             break;
         }
-        int r = py_feed(result, n);
+        if (r == 0) {
+            break;
+        }
+        r = py_feed(result, n);
         if (r < 0) {
             return NULL;
         }

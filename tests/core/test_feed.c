@@ -44,6 +44,7 @@ TEST(feed_by_who_waits)
 
 struct feeder {
     struct cp_job *job;
+    bool cut;       /* out: it was told to end the input */
     uint64_t n;     /* tasks to put */
     uint64_t limit; /* not taken, at most; 0: none */
     uint32_t phase; /* every so many tasks get slow, or quick again */
@@ -55,12 +56,19 @@ feed(void *arg)
     struct feeder *feeder = arg;
     struct batch batch = {0};
     uint64_t n;
-    while ((n = cp_job_wait_wants(feeder->job)) > 0) {
+    int r;
+    while ((r = cp_job_wait_wants(feeder->job, &n)) > 0) {
         while (n-- > 0 && batch.n < feeder->n) {
             bool slow = feeder->phase > 0 && batch.n / feeder->phase % 2 == 1;
             batch_add(&batch, OP_ECHO, 0)->ns = slow ? 100 * 1000 * 1000 : 0;
         }
         batch_put(&batch, feeder->job, batch.n == feeder->n);
+    }
+    if (r != 0) {
+        CHECK_EQ(r, CP_ECLOSED);
+        feeder->cut = true;
+        cp_job_put_farewell_take(feeder->job,
+                                 cp_result_new(batch.n, CP_RAISED, 0));
     }
     return NULL;
 }
@@ -79,7 +87,9 @@ TEST(feed_by_a_thread)
 static void *
 wait_until_wanted(void *job)
 {
-    CHECK(cp_job_wait_wants(job) > 0);
+    uint64_t n;
+    CHECK_EQ(cp_job_wait_wants(job, &n), 1);
+    CHECK(n > 0);
     return NULL;
 }
 
@@ -130,8 +140,10 @@ TEST(feed_goes_on_where_tasks_get_slow)
     rig_close(&rig);
 }
 
-/* Whoever takes slowly is not flooded: what was put and not taken is limited. */
-TEST(feed_keeps_to_the_limit)
+/* Whoever takes slowly is not flooded: what was put and not taken is limited,
+ * when the pool is closed as well. */
+static void
+keep_to_the_limit(bool close)
 {
     struct rig rig;
     rig_open(&rig, 2);
@@ -139,6 +151,9 @@ TEST(feed_keeps_to_the_limit)
         .job = rig_job(&rig, CP_JOB_ORDERED), .n = 500, .limit = 5};
     cp_job_set_limit(feeder.job, feeder.limit);
     pthread_t thread = cp_test_start(feed, &feeder);
+    if (close) {
+        cp_pool_close(rig.pool);
+    }
     for (uint64_t i = 0; i < feeder.n; i++) {
         struct cp_result *result = rig_take(&rig, feeder.job);
         rig_check_echo(result);
@@ -153,8 +168,15 @@ TEST(feed_keeps_to_the_limit)
     rig_close(&rig);
 }
 
-/* Nobody takes any more, but the pool is closed: all of it is fed. */
-TEST(feed_limit_does_not_keep_a_pool_from_closing)
+TEST(feed_keeps_to_the_limit)
+{
+    keep_to_the_limit(false);
+    keep_to_the_limit(true);
+}
+
+/* Nobody takes any more, and somebody waits for the closed pool: the input ends,
+ * and what is to come last tells of it. */
+TEST(feed_limit_does_not_keep_a_pool_from_ending)
 {
     struct rig rig;
     rig_open(&rig, 2);
@@ -165,8 +187,54 @@ TEST(feed_limit_does_not_keep_a_pool_from_closing)
     cp_pool_close(rig.pool);
     rig_join(&rig);
     (void)cp_test_join(thread);
-    CHECK_EQ(cp_job_arrived(feeder.job, NULL), 500);
+    CHECK(feeder.cut);
+    for (uint64_t i = 0; i <= 5; i++) {
+        struct cp_result *result = rig_take(&rig, feeder.job);
+        CHECK_EQ(result->outcome, i < 5 ? CP_OK : CP_RAISED);
+        cp_result_free(result);
+    }
+    CHECK(rig_take(&rig, feeder.job) == NULL);
     cp_job_close(feeder.job);
+    rig_release(&rig);
+}
+
+static void *
+join_rig(void *rig)
+{
+    rig_join(rig);
+    return NULL;
+}
+
+/* The last task is done, and the limit reached, while somebody waits already; of
+ * waiting for a job nothing of the kind comes. */
+TEST(feed_is_cut_when_the_last_task_is_done)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    uint64_t n;
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, 0);
+    cp_job_set_limit(job, 2);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, false);
+    cp_pool_close(rig.pool);
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(cp_job_wants(job), 0);
+    pthread_t thread = cp_test_start(join_rig, &rig);
+    for (bool waits = false; !waits; (void)sched_yield()) {
+        cp_lock_acquire(&rig.pool->lock);
+        waits = rig.pool->joiners == 1;
+        CHECK(!cp_sched_is_held_up(job));
+        cp_lock_release(&rig.pool->lock);
+    }
+    rig_let_through(&rig, 1);
+    CHECK_EQ(cp_job_wait_wants(job, &n), CP_ECLOSED);
+    CHECK_EQ(n, 0);
+    cp_job_put_take(job, NULL, true);
+    (void)cp_test_join(thread);
+    cp_job_close(job);
     rig_release(&rig);
 }
 
@@ -255,7 +323,8 @@ TEST(feed_result_wakes_who_drives)
 static void *
 wait_wants(void *arg)
 {
-    CHECK_EQ(cp_job_wait_wants(arg), 0);
+    uint64_t n;
+    CHECK_EQ(cp_job_wait_wants(arg, &n), 0);
     return NULL;
 }
 

@@ -1,0 +1,54 @@
+"""Which context a pool has where none is given.
+
+Linux forks where nobody has chosen a start method, whatever the interpreter's own default. From
+3.14 on that is another one, and anything that asks multiprocessing for its default settles it, such
+as a Queue or a ThreadPool: after that its state is the same as if somebody had chosen that method.
+The difference is whether `set_start_method()` has run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import sysconfig
+from multiprocessing import context
+from types import CodeType
+from typing import Any
+
+
+def default_context() -> Any:
+    """The context of a pool that is given none: fork on Linux, unless another was chosen."""
+    if sys.platform == "linux" and not _is_chosen():
+        return multiprocessing.get_context("fork")
+    return multiprocessing.get_context()
+
+
+def _is_chosen() -> bool:
+    """Has the program chosen a method? A child process goes on with the one that made it."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None:
+        return False
+    return (
+        method != multiprocessing.get_all_start_methods()[0]
+        or multiprocessing.parent_process() is not None
+        or _may_have_run(context.DefaultContext.set_start_method)
+    )
+
+
+def _may_have_run(function: Any) -> bool:
+    """False where it is certain that the function has not run in this process.
+
+    CPython from 3.13 on puts another instruction in the place of a function's first one when that
+    runs for the first time, under a tracer too. Where it does not, as this function itself shows,
+    or not for all threads, nothing is certain.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return True
+    return _is_new(_may_have_run.__code__) or not _is_new(code)
+
+
+def _is_new(code: CodeType) -> bool:
+    """Is the first instruction still as it was compiled?"""
+    now: bytes = getattr(code, "_co_code_adaptive", code.co_code)
+    return now[0] == code.co_code[0]
