@@ -152,6 +152,14 @@ is_ready(const struct cp_pool *pool, struct cp_job *job)
            && cp_job_has_result(job);
 }
 
+/* Has all ended but for another thread that decodes the job's results? There is
+ * nothing to drive, and that thread will tell. */
+static bool
+is_over(const struct cp_pool *pool, const struct cp_job *job)
+{
+    return pool->poller == NULL && job != NULL && atomic_load(&job->done);
+}
+
 /* What a wait for this job returns now, or CP_WAIT_TIMEOUT to go on, and look
  * again then. */
 static int
@@ -224,7 +232,7 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
         /* Past the deadline there is one more round, which does not block, so
          * that asking with no time at all still finds what has come. */
         last_look = cp_now() >= deadline;
-        if (seated || !pool->driving) {
+        if (seated || (!pool->driving && !is_over(pool, job))) {
             if (!seated) {
                 take_seat(pool, job);
                 seated = true;

@@ -85,9 +85,9 @@ enum cp_end {
 struct cp_job {
     struct cp_pool *pool;
     uint32_t refs;
-    uint32_t flags;
-    uint64_t id;
-    void *user; /* the binding's; the core only keeps it */
+    _Atomic uint32_t flags; /* readable without the lock */
+    uint64_t id;            /* never changes */
+    void *user;             /* the binding's; the core only keeps it */
     struct cp_func *func;
 
     struct cp_task *first, *last; /* queued, not handed out */

@@ -75,9 +75,8 @@ bool
 cp_job_hold(struct cp_job *job, void *user)
 {
     cp_lock_acquire(&job->pool->lock);
-    bool held = job->is_listed;
+    bool held = job->is_listed && job->user == NULL;
     if (held) {
-        CP_ASSERT(job->user == NULL);
         job->user = user;
     }
     cp_lock_release(&job->pool->lock);

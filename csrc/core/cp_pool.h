@@ -72,8 +72,8 @@ int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                 void *user, struct cp_job **job);
 void cp_job_close(struct cp_job *job); /* the caller's reference */
 
-/* Set user, where it is NULL: from now on the job keeps it. False where the job
- * is done, and will hand over nothing; user is the caller's then. */
+/* Set user: from now on the job keeps it. False where the job has one, or is done
+ * and will hand over nothing; user is the caller's then. */
 bool cp_job_hold(struct cp_job *job, void *user);
 
 /* Set the callable of a job that was opened without one. */

@@ -101,7 +101,9 @@ void
 cp_proc_close_sentinel(struct cp_proc *proc)
 {
     cp_fd_close(&proc->child_end);
-    cp_fd_close(&proc->sentinel);
+    /* Another thread may be about to wait for it, in cp_proc_wait(). */
+    int sentinel = atomic_exchange(&proc->sentinel, -1);
+    cp_fd_close(&sentinel);
 }
 
 void
@@ -190,14 +192,13 @@ cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode)
         }
         /* Where the sentinel is closed or shows readable a little before the
          * process can be reaped, look again after a moment. */
-        struct pollfd pfd = {proc->sentinel, POLLIN, 0};
+        struct pollfd pfd = {atomic_load(&proc->sentinel), POLLIN, 0};
         int64_t ms =
             deadline == CP_NEVER ? 1000 : (deadline - now + CP_MS - 1) / CP_MS;
-        if (proc->sentinel < 0) {
+        if (pfd.fd < 0) {
             ms = 1;
         }
-        int r =
-            poll(&pfd, proc->sentinel < 0 ? 0 : 1, ms > 1000 ? 1000 : (int)ms);
+        int r = poll(&pfd, pfd.fd < 0 ? 0 : 1, ms > 1000 ? 1000 : (int)ms);
         if (r < 0 && errno == EINTR) {
             return cp_proc_poll(proc, exitcode) == 1 ? 1 : CP_EINTR;
         }

@@ -11,6 +11,7 @@
 #include "cp_base.h"
 #include "cp_lock.h"
 
+#include <stdatomic.h>
 #include <sys/types.h>
 
 /* The exit code where somebody else's wait() took the real one from us. */
@@ -18,8 +19,8 @@
 
 struct cp_proc {
     struct cp_lock lock;
-    pid_t pid;      /* 0 before the fork */
-    int sentinel;   /* readable once the process has ended; -1 when closed */
+    pid_t pid;            /* 0 before the fork; then it never changes */
+    _Atomic int sentinel; /* readable once the process has ended; -1: closed */
     int child_end;  /* where a pipe stands in for a pidfd: the child's end */
     bool is_served; /* a fork server's child: see cp_proc_served() */
     bool ended;     /* guarded by lock, as is: */

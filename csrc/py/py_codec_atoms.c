@@ -179,14 +179,12 @@ py_codec_tag_of(PyObject *obj)
     if (obj == Py_None || PyBool_Check(obj)) {
         return TAG_ONES;
     }
-#ifndef Py_GIL_DISABLED /* else another thread may be changing it */
     if (PyDict_CheckExact(obj)) {
         return TAG_DICT;
     }
     if (PyList_CheckExact(obj)) {
         return TAG_LIST;
     }
-#endif
     return PyBytes_CheckExact(obj) ? TAG_BYTES : 0;
 }
 

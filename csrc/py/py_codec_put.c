@@ -115,6 +115,64 @@ put_picked(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
+/* ---- what another thread may change meanwhile ---- */
+
+#ifdef Py_GIL_DISABLED
+/* A list as a tuple, or a dict as another: what it holds now, and is kept alive. */
+static PyObject *
+copy_of(PyObject *obj)
+{
+    return PyList_CheckExact(obj) ? PyList_AsTuple(obj) : PyDict_Copy(obj);
+}
+
+static Py_ssize_t
+size_of(PyObject *obj)
+{
+    return PyList_CheckExact(obj) ? PyList_GET_SIZE(obj) : PyDict_GET_SIZE(obj);
+}
+#endif
+
+static void
+thaw(PyObject **copies, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; copies != NULL && i < n; i++) {
+        Py_DECREF(copies[i]);
+    }
+    PyMem_Free(copies);
+}
+
+/* Where there is no GIL, copies of the lists or dicts; else, and of tuples, none,
+ * which is NULL: there nothing changes. 1, OTHER_KIND where they are not of one
+ * type and length, or -1 with MemoryError. */
+static int
+freeze(PyObject *const *items, Py_ssize_t n, PyObject ***copies)
+{
+    *copies = NULL;
+#ifdef Py_GIL_DISABLED
+    if (PyTuple_CheckExact(items[0])) {
+        return 1;
+    }
+    PyObject **made = PyMem_New(PyObject *, n);
+    if (made == NULL) {
+        return no_memory();
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        bool alike = Py_TYPE(items[i]) == Py_TYPE(items[0])
+                     && size_of(items[i]) == size_of(items[0]);
+        made[i] = alike ? copy_of(items[i]) : NULL;
+        if (made[i] == NULL) {
+            thaw(made, i);
+            return alike ? -1 : OTHER_KIND;
+        }
+    }
+    *copies = made;
+#else
+    (void)items;
+    (void)n;
+#endif
+    return 1;
+}
+
 /* ---- columns of what holds others ---- */
 
 static PyObject *const *
@@ -125,17 +183,17 @@ items_of(PyObject *sequence)
 }
 
 /* Tuples or lists of one length: their first items, their second ones, and so
- * on. */
+ * on. rows: they, or copies. */
 static int
-put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
+put_frozen_rows(struct py_encoder *e, PyObject *const *items,
+                PyObject *const *rows, Py_ssize_t n, int tag)
 {
-    Py_ssize_t arity = Py_SIZE(items[0]);
+    Py_ssize_t arity = Py_SIZE(rows[0]);
     if (arity == 0 || arity > ARITY_MAX) {
         return OTHER_KIND;
     }
     for (Py_ssize_t i = 0; i < n; i++) {
-        if (Py_TYPE(items[i]) != Py_TYPE(items[0])
-            || Py_SIZE(items[i]) != arity) {
+        if (Py_TYPE(rows[i]) != Py_TYPE(rows[0]) || Py_SIZE(rows[i]) != arity) {
             return OTHER_KIND;
         }
     }
@@ -150,7 +208,7 @@ put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
     py_codec_add_byte(e, (unsigned)arity);
     for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
         for (Py_ssize_t i = 0; i < n; i++) {
-            column[i] = items_of(items[i])[j];
+            column[i] = items_of(rows[i])[j];
         }
         r = put_column(e, column, n);
     }
@@ -158,6 +216,18 @@ put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
     return r == 1 && tag == TAG_TUPLE && e->held > held + 1
                ? all_new(e, items, n)
                : r;
+}
+
+static int
+put_rows(struct py_encoder *e, PyObject *const *items, Py_ssize_t n, int tag)
+{
+    PyObject **copies;
+    int r = freeze(items, n, &copies);
+    if (r == 1) {
+        r = put_frozen_rows(e, items, copies != NULL ? copies : items, n, tag);
+    }
+    thaw(copies, n);
+    return r;
 }
 
 static bool
@@ -176,8 +246,8 @@ items_of_dict(PyObject *dict, Py_ssize_t n, PyObject **keys, PyObject **values,
 {
     Py_ssize_t at = 0, i = 0;
     PyObject *key, *value;
-    /* lint-ok: nothing runs that could change it */
-    while (i < n && PyDict_Next(dict, &at, &key, &value)) { /* lint-ok: same */
+    while (i < n
+           && PyDict_Next(dict, &at, &key, &value)) { /* lint-ok: frozen */
         keys[i] = key;
         values[i++ * stride] = value;
     }
@@ -206,11 +276,13 @@ collect_dicts(PyObject *const *items, Py_ssize_t n, Py_ssize_t arity,
     return 1;
 }
 
-/* Dicts of the same keys in the same order: these once, then columns. */
+/* Dicts of the same keys in the same order: these once, then columns. dicts: the
+ * items, or copies. */
 static int
-put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
+put_frozen_dicts(struct py_encoder *e, PyObject *const *items,
+                 PyObject *const *dicts, Py_ssize_t n)
 {
-    Py_ssize_t arity = PyDict_GET_SIZE(items[0]);
+    Py_ssize_t arity = PyDict_GET_SIZE(dicts[0]);
     PyObject *keys[KEYS_MAX];
     if (arity == 0 || arity > KEYS_MAX) {
         return OTHER_KIND;
@@ -221,7 +293,7 @@ put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
         PyMem_Free(values);
         return no_memory();
     }
-    int r = collect_dicts(items, n, arity, keys, values);
+    int r = collect_dicts(dicts, n, arity, keys, values);
     r = r == 1 ? all_new(e, items, n) : r;
     if (r == 1) {
         py_codec_add_byte(e, TAG_DICT);
@@ -232,6 +304,18 @@ put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
         r = put_column(e, values + j * n, n);
     }
     PyMem_Free(values);
+    return r;
+}
+
+static int
+put_dicts(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
+{
+    PyObject **copies;
+    int r = freeze(items, n, &copies);
+    if (r == 1) {
+        r = put_frozen_dicts(e, items, copies != NULL ? copies : items, n);
+    }
+    thaw(copies, n);
     return r;
 }
 
@@ -294,27 +378,29 @@ put_column(struct py_encoder *e, PyObject *const *items, Py_ssize_t n)
 
 /* ---- values ---- */
 
+/* frozen: the sequence, or a copy. */
 static int
-put_sequence(struct py_encoder *e, PyObject *obj, int tag)
+put_sequence(struct py_encoder *e, PyObject *obj, PyObject *frozen, int tag)
 {
     size_t held = e->held++;
-    bool is_once = tag == TAG_LIST || Py_SIZE(obj) > ARITY_MAX;
+    Py_ssize_t n = Py_SIZE(frozen);
+    bool is_once = tag == TAG_LIST || n > ARITY_MAX;
     int r = is_once ? all_new(e, &obj, 1) : 1;
     if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
         return r != 1 ? r : -1;
     }
     py_codec_add_byte(e, (unsigned)tag);
-    py_codec_add_size(e, (size_t)Py_SIZE(obj));
-    r = put_column(e, items_of(obj), Py_SIZE(obj));
+    py_codec_add_size(e, (size_t)n);
+    r = put_column(e, items_of(frozen), n);
     return r == 1 && !is_once && e->held > held + 1 ? all_new(e, &obj, 1) : r;
 }
 
 static int
-put_dict(struct py_encoder *e, PyObject *dict)
+put_dict(struct py_encoder *e, PyObject *obj, PyObject *frozen)
 {
     PyObject *few[2 * ARITY_MAX];
-    Py_ssize_t n = PyDict_GET_SIZE(dict);
-    int r = all_new(e, &dict, 1);
+    Py_ssize_t n = PyDict_GET_SIZE(frozen);
+    int r = all_new(e, &obj, 1);
     if (r != 1 || py_codec_room(e, 1 + SIZE_ROOM) < 0) {
         return r != 1 ? r : -1;
     }
@@ -323,7 +409,7 @@ put_dict(struct py_encoder *e, PyObject *dict)
     if (items == NULL) {
         return no_memory();
     }
-    (void)items_of_dict(dict, n, items, items + n, 1);
+    (void)items_of_dict(frozen, n, items, items + n, 1);
     if (n > 0 && PyUnicode_CheckExact(items[0])) {
         r = e->keys > KEYS_ALONE ? 0 : 1;
         e->keys += n;
@@ -339,13 +425,27 @@ put_dict(struct py_encoder *e, PyObject *dict)
 }
 
 static int
+put_holder(struct py_encoder *e, PyObject *obj, int tag)
+{
+    PyObject **copies;
+    if (freeze(&obj, 1, &copies) < 0) {
+        return -1;
+    }
+    PyObject *frozen = copies != NULL ? copies[0] : obj;
+    int r = tag == TAG_DICT ? put_dict(e, obj, frozen)
+                            : put_sequence(e, obj, frozen, tag);
+    thaw(copies, 1);
+    return r;
+}
+
+static int
 put_value(struct py_encoder *e, PyObject *obj)
 {
     int tag = py_codec_tag_of(obj);
     switch (tag) {
         case TAG_TUPLE:
-        case TAG_LIST: return put_sequence(e, obj, tag);
-        case TAG_DICT: return put_dict(e, obj);
+        case TAG_LIST:
+        case TAG_DICT: return put_holder(e, obj, tag);
         default: return tag > 0 ? py_codec_put_atom(e, obj, tag) : tag;
     }
 }

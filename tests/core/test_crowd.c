@@ -1,0 +1,220 @@
+/*
+ * Many threads that share one job: its results are given out once each, one of
+ * them decodes at a time, one becomes its user. With a feeder and the standby
+ * thread beside them, and jobs of each one's own.
+ */
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <unistd.h>
+
+#define CROWD 8
+#define TASKS 3000u
+
+struct crowd {
+    struct rig rig;
+    struct cp_job *job;
+    _Atomic uint32_t taken[TASKS];
+    _Atomic uint32_t decoders; /* that are at it now */
+    _Atomic uint32_t users;
+    pthread_barrier_t start;
+};
+
+static void
+note_take(struct crowd *crowd, struct cp_result *result)
+{
+    rig_check_echo(result);
+    CHECK_EQ(atomic_fetch_add(&crowd->taken[result->index], 1), 0);
+    cp_result_free(result);
+}
+
+/* As an iterator is shared. */
+static void
+take_one_by_one(struct crowd *crowd)
+{
+    struct cp_result *result;
+    while ((result = rig_take(&crowd->rig, crowd->job)) != NULL) {
+        note_take(crowd, result);
+    }
+}
+
+/* As a result is shared: whoever comes decodes what is there, and some give back
+ * what they have not got to. */
+static void
+decode_together(struct crowd *crowd, uint64_t seed)
+{
+    while (!cp_job_is_drained(crowd->job)) {
+        CHECK_EQ(rig_wait(&crowd->rig, crowd->job, CP_NEVER), CP_WAIT_READY);
+        struct cp_result *list = cp_job_take_all(crowd->job);
+        if (list == NULL) {
+            continue;
+        }
+        CHECK_EQ(atomic_fetch_add(&crowd->decoders, 1), 0);
+        uint32_t n = 1 + cp_test_random(&seed) % 50;
+        while (list != NULL && n-- > 0) {
+            struct cp_result *next = list->next;
+            note_take(crowd, list);
+            list = next;
+        }
+        (void)atomic_fetch_sub(&crowd->decoders, 1);
+        cp_job_decoded(crowd->job, list);
+    }
+}
+
+static void *
+share(void *arg)
+{
+    struct crowd *crowd = arg;
+    (void)pthread_barrier_wait(&crowd->start);
+    if (cp_job_hold(crowd->job, crowd)) {
+        (void)atomic_fetch_add(&crowd->users, 1);
+    }
+    cp_result_free(rig_call(&crowd->rig, OP_ECHO, 0)); /* one of its own */
+    if ((crowd->job->flags & CP_JOB_ORDERED) != 0) {
+        take_one_by_one(crowd);
+    } else {
+        decode_together(crowd, (uint64_t)(uintptr_t)&arg);
+    }
+    cp_result_free(rig_call(&crowd->rig, OP_ECHO, 0));
+    return NULL;
+}
+
+static void *
+feed(void *arg)
+{
+    struct crowd *crowd = arg;
+    struct batch batch = {0};
+    uint64_t n;
+    while ((n = cp_job_wait_wants(crowd->job)) > 0) {
+        while (n-- > 0 && batch.n < TASKS) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+        }
+        batch_put(&batch, crowd->job, batch.n == TASKS);
+    }
+    return NULL;
+}
+
+static void
+gather(uint32_t flags)
+{
+    static struct crowd crowd;
+    pthread_t threads[CROWD + 1];
+    rig_open(&crowd.rig, 3);
+    CHECK_EQ(pthread_barrier_init(&crowd.start, NULL, CROWD), 0);
+    CHECK_EQ(
+        cp_job_open(crowd.rig.pool, crowd.rig.func, flags, NULL, &crowd.job),
+        0);
+    CHECK_EQ(cp_pool_start_standby(crowd.rig.pool), 0);
+    threads[CROWD] = cp_test_start(feed, &crowd);
+    for (int i = 0; i < CROWD; i++) {
+        threads[i] = cp_test_start(share, &crowd);
+    }
+    for (int i = 0; i <= CROWD; i++) {
+        (void)cp_test_join(threads[i]);
+    }
+    CHECK_EQ(atomic_load(&crowd.users), 1);
+    for (uint32_t i = 0; i < TASKS; i++) {
+        CHECK_EQ(atomic_load(&crowd.taken[i]), 1);
+    }
+    cp_job_close(crowd.job);
+    cp_pool_stop_standby(crowd.rig.pool);
+    CHECK_EQ(pthread_barrier_destroy(&crowd.start), 0);
+    rig_close(&crowd.rig);
+}
+
+TEST(crowd_shares_one_iterator)
+{
+    gather(CP_JOB_ORDERED);
+}
+
+TEST(crowd_shares_one_result)
+{
+    gather(0);
+}
+
+/* ---- the end, while others are at it ---- */
+
+static void *
+wait_for_it(void *arg)
+{
+    struct crowd *crowd = arg;
+    CHECK_EQ(cp_pool_wait(crowd->rig.pool, crowd->job, CP_NEVER, 0),
+             CP_WAIT_READY);
+    CHECK(cp_job_is_drained(crowd->job));
+    return NULL;
+}
+
+static bool
+has_waiter(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    bool has = pool->waiters != NULL;
+    cp_lock_release(&pool->lock);
+    return has;
+}
+
+/* One decodes for long. The pool is ended meanwhile, and has no descriptors any
+ * more; who waits for that thread still hears of it. */
+TEST(crowd_waits_for_who_decodes_when_all_has_ended)
+{
+    static struct crowd crowd;
+    struct batch batch = {0};
+    rig_open(&crowd.rig, 1);
+    crowd.job = rig_job(&crowd.rig, 0);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, crowd.job, true);
+    CHECK_EQ(rig_wait(&crowd.rig, crowd.job, CP_NEVER), CP_WAIT_READY);
+    struct cp_result *list = cp_job_take_all(crowd.job);
+    cp_pool_end(crowd.rig.pool);
+    rig_join(&crowd.rig);
+    cp_pool_close_fds(crowd.rig.pool);
+    pthread_t thread = cp_test_start(wait_for_it, &crowd);
+    while (!has_waiter(crowd.rig.pool)) {
+        (void)sched_yield();
+    }
+    rig_check_echo(list);
+    cp_result_free(list);
+    cp_job_decoded(crowd.job, NULL);
+    (void)cp_test_join(thread);
+    CHECK_EQ(cp_pool_wait(crowd.rig.pool, crowd.job, 0, 0), CP_WAIT_READY);
+    cp_job_close(crowd.job);
+    rig_release(&crowd.rig);
+}
+
+static void *
+wait_for_process(void *arg)
+{
+    int code;
+    CHECK_EQ(cp_proc_wait(arg, CP_NEVER, &code), 1);
+    CHECK_EQ(code, -SIGKILL);
+    return NULL;
+}
+
+/* Several wait for one process while its sentinel is closed. */
+TEST(crowd_waits_for_one_process)
+{
+    pthread_t threads[CROWD];
+    struct cp_proc proc;
+    CHECK_EQ(cp_proc_init(&proc), 0);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        for (;;) {
+            (void)pause();
+        }
+    }
+    CHECK_EQ(cp_proc_started(&proc, pid), 0);
+    for (int i = 0; i < CROWD; i++) {
+        threads[i] = cp_test_start(wait_for_process, &proc);
+    }
+    CHECK_EQ(cp_proc_kill(&proc, SIGKILL), 0);
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, NULL), 1);
+    cp_proc_close_sentinel(&proc);
+    for (int i = 0; i < CROWD; i++) {
+        (void)cp_test_join(threads[i]);
+    }
+    cp_proc_fini(&proc);
+}
