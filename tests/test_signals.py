@@ -349,9 +349,8 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread:
 
 STOPPED = """
 pool = Pool(3)
-pool.map(tasks.square, range(20), 1)
-result = pool.apply_async(work)
-gate.arrived(1)
+result = pool.map_async(work, range(3), 1)
+gate.arrived(3)  # one that is stopped as it starts has not tied its life to ours yet
 for worker in pool._pool:
     os.kill(worker.pid, signal.SIGSTOP)
 say("ready")
