@@ -146,6 +146,17 @@ take_first(struct cp_job *job)
     }
 }
 
+struct cp_task *
+cp_sched_take(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->ready_first;
+    struct cp_task *task = job != NULL ? job->first : NULL;
+    if (task != NULL) {
+        take_first(job);
+    }
+    return task;
+}
+
 /* Give w tasks until it has `level` under way. */
 static void
 fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
@@ -196,6 +207,10 @@ void
 cp_sched_hand_out(struct cp_pool *pool)
 {
     if (pool->ready_first == NULL) {
+        return;
+    }
+    if (cp_pool_has_threads(pool)) {
+        cp_threads_on_queued(pool);
         return;
     }
     int64_t now = cp_now();

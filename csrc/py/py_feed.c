@@ -6,7 +6,7 @@
 
 #include "py_error.h"
 #include "py_pickle.h"
-#include "py_run.h"
+#include "py_refs.h"
 
 #include <string.h>
 
@@ -92,6 +92,9 @@ set_func(ResultObject *self, PyObject *func)
 {
     EngineObject *engine = self->engine;
     self->source.func = Py_NewRef(func);
+    if (engine->threads) {
+        return 0; /* each task has it */
+    }
     if (engine->func_seen == func) {
         cp_job_set_func(self->job, engine->func_seen_core);
         return 0;
@@ -216,6 +219,33 @@ fail_here(ResultObject *self, struct batch *batch, uint64_t index, bool last)
     return fail_here_take(self, batch, index, exc, last);
 }
 
+/* A task of references: the callable's arguments, or the run where args is NULL, whose
+ * values move to it. 0, or -1 with MemoryError. */
+static int
+add_refs(struct batch *batch, uint64_t index, unsigned mode, PyObject *func,
+         PyObject *args, PyObject *kwds)
+{
+    struct py_run *run = &batch->run;
+    Py_ssize_t n = args == NULL ? run->n : kwds != NULL ? 2 : 1;
+    struct cp_task *task = py_refs_task(index, mode, func, n);
+    if (task == NULL) {
+        return -1;
+    }
+    PyObject **slots = py_refs_of_task(task)->slots;
+    if (args == NULL) {
+        memcpy(slots, run->slots, (size_t)n * sizeof(PyObject *));
+        run->n = run->used = 0;
+    } else {
+        slots[0] = Py_NewRef(args);
+    }
+    if (kwds != NULL) {
+        slots[1] = Py_NewRef(kwds);
+    }
+    task->items = batch->items;
+    batch_add(batch, task);
+    return 0;
+}
+
 /* Make a task of payload, or of the run where that is NULL. 0, or -1 with
  * MemoryError or an interrupt. */
 static int
@@ -223,6 +253,9 @@ add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
          PyObject *payload)
 {
     PyObject *list = NULL;
+    if (self->engine->threads) {
+        return add_refs(batch, index, mode, self->source.func, payload, NULL);
+    }
     cp_buf_reset(&batch->scratch, BLOCK_BYTES);
     if (self->source.poison != NULL) {
         return fail_here_take(self, batch, index,
@@ -263,11 +296,16 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
         return -1;
     }
     bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
-    PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
-    int r = payload == NULL ? -1
-                            : add_task(self, &batch, 0,
-                                       plain ? PY_CALL : PY_CALL_KW, payload);
-    Py_XDECREF(payload);
+    int r;
+    if (plain) {
+        r = add_task(self, &batch, 0, PY_CALL, args);
+    } else if (self->engine->threads) {
+        r = add_refs(&batch, 0, PY_CALL_KW, func, args, kwds);
+    } else {
+        PyObject *pair = PyTuple_Pack(2, args, kwds);
+        r = pair == NULL ? -1 : add_task(self, &batch, 0, PY_CALL_KW, pair);
+        Py_XDECREF(pair);
+    }
     batch_fini(&batch);
     if (r < 0) {
         cp_job_cancel(self->job);
@@ -307,8 +345,9 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     }
     /* A callable that is unpickled for each task would be unpickled more often,
      * and what it keeps from item to item lost. */
-    src->fit = (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
-               && (self->job->func->flags & CP_KEEP) != 0;
+    src->fit =
+        (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
+        && (self->engine->threads || (self->job->func->flags & CP_KEEP) != 0);
     src->iterator = PyObject_GetIter(iterable);
     if (src->iterator == NULL) {
         /* Told by the first result, as the stdlib does. */
@@ -349,8 +388,17 @@ pull_item(struct py_source *src, PyObject **item)
     return 1;
 }
 
-/* How many items the next chunk is to have. Where nobody waits and feeds, all
- * chunks are made at once: then they are some parts of the usual ones. */
+/* Do the sizes of chunks follow the time that items take? Where nobody waits and
+ * feeds they do not, nor where workers are threads: who waits would have to come
+ * back among them for each chunk. */
+static bool
+follows(const ResultObject *self)
+{
+    return self->source.fit && self->blocking && !self->engine->threads;
+}
+
+/* How many items the next chunk is to have. Where all chunks are made at once, they
+ * are some parts of the usual ones. */
 static Py_ssize_t
 next_size(const ResultObject *self)
 {
@@ -358,7 +406,7 @@ next_size(const ResultObject *self)
     if (!src->fit) {
         return src->chunksize;
     }
-    if (!self->blocking) {
+    if (!follows(self)) {
         return src->chunksize / FINER > 0 ? src->chunksize / FINER : 1;
     }
     Py_ssize_t left = src->length - src->pulled;
@@ -404,6 +452,22 @@ pull_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
     return r == 0 && run->n > 0 ? 1 : r;
 }
 
+static int
+add_stdlib_call(ResultObject *self, struct batch *batch, uint64_t index,
+                PyObject *tuple)
+{
+    PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
+    if (call == NULL) {
+        return -1;
+    }
+    int r = self->engine->threads
+                ? add_refs(batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
+                           PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
+                : add_task(self, batch, index, PY_CALL, call);
+    Py_DECREF(call);
+    return r;
+}
+
 /* One of the stdlib's task tuples: (job, i, func, args, kwds). */
 static int
 add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
@@ -421,9 +485,7 @@ add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
     } else if (reraised != Py_None) {
         r = fail_here_take(self, batch, index, Py_NewRef(reraised), false);
     } else {
-        PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
-        r = call == NULL ? -1 : add_task(self, batch, index, PY_CALL, call);
-        Py_XDECREF(call);
+        r = add_stdlib_call(self, batch, index, tuple);
     }
     Py_XDECREF(reraised);
     Py_DECREF(tuple);
@@ -497,7 +559,7 @@ py_feed(ResultObject *self, uint64_t n)
     bool ahead = (src->plain && self->job->limit == 0) || src->length >= 0;
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
-    if (src->fit && self->blocking) {
+    if (follows(self)) {
         limit = (size_t)cp_job_wants(self->job) + 1; /* sizes follow results */
     }
     while (r == 1 && tasks < limit && batch.bytes < BLOCK_BYTES) {
