@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
-import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable
@@ -21,25 +21,35 @@ from .pool import _HOOKS, CLOSE, RUN, TERMINATE, Pool
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 
+def _leave(ticket: list[Callable[[], None]]) -> None:
+    """Once for each thread: by itself, or by who was interrupted in its start."""
+    with contextlib.suppress(IndexError):
+        ticket.pop()()
+
+
 def worker(
     engine: _core.Engine,
+    ticket: list[Callable[[], None]],
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
-    failures: list[BaseException],
+    to_tell: list[bool],
 ) -> None:
     """The target of a worker thread: initialise, then run tasks until the pool ends."""
-    if initializer is not None:
-        try:
+    try:
+        if initializer is not None:
             initializer(*initargs)
-        except BaseException as exc:
-            failures.append(exc)
-            engine.break_pool(exc)
-            if failures[0] is exc and sys.stderr is not None:
+    except BaseException as exc:
+        engine.break_pool(exc)
+        with contextlib.suppress(IndexError):
+            to_tell.pop()  # the first one takes it
+            if sys.stderr is not None:
                 sys.stderr.write(_FAILED)
                 traceback.print_exc()
-            return
-    tasks = engine.work()
-    util.debug("worker exiting after %d tasks", tasks)
+    else:
+        tasks = engine.work()
+        util.debug("worker exiting after %d tasks", tasks)
+    finally:
+        _leave(ticket)
 
 
 class ThreadPool(Pool, _StdlibThreadPool):
@@ -84,7 +94,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._cache.engine = self._engine
         self._threads = []
         self._lock = threading.RLock()
-        self._failures: list[BaseException] = []  # of the initializer
+        self._to_tell = [True]  # what the initializer raises, once
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
@@ -110,14 +120,21 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._workers = workers
 
     def _add_worker(self) -> None:
+        assert self._engine is not None
+        ticket = [self._engine.leave]
         thread = self.Process(
             self._ctx,
             target=worker,
-            args=(self._engine, self._initializer, self._initargs, self._failures),
+            args=(self._engine, ticket, self._initializer, self._initargs, self._to_tell),
         )
         thread.name = thread.name.replace("Process", "PoolWorker")
         thread.daemon = True
-        thread.start()
+        self._engine.enter()
+        try:
+            thread.start()
+        except BaseException:
+            _leave(ticket)
+            raise
         self._workers.append(thread)
         util.debug("added worker")
 
@@ -162,13 +179,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
         workers: list[Any] = list(self._workers)
         if current in workers or (timeout is None and current in self._threads):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
-        end = None if timeout is None else time.monotonic() + timeout
-        for member in workers:
-            member.join(None if end is None else max(0.0, end - time.monotonic()))
-            if member.is_alive():
-                raise TimeoutError
+        # Not by Thread.join(), which takes a thread for ended once Ctrl-C has interrupted it.
+        if not self._engine.wait_ended(timeout):
+            raise TimeoutError
         self._engine.end()  # all is done; the helper ends
-        for thread in list(self._threads):
+        for thread in [*workers, *self._threads]:
             if thread is not current:
                 # It may sit in the user's iterable or callback for ever: it is left behind.
                 thread.join(_end.LAST_GRACE_S)

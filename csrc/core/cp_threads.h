@@ -20,9 +20,10 @@ struct cp_turn {
     bool dropped;         /* cp_pool_release_dropped() has something to do */
 };
 
-/* A worker begins: 0, or CP_ECLOSED where the pool has ended. [detached or not] */
+/* A worker will begin, or begins: 0, or CP_ECLOSED where the pool has ended. The
+ * pool's end is waited for until it has left. */
 int cp_threads_enter(struct cp_pool *pool);
-void cp_threads_leave(struct cp_pool *pool); /* and ends */
+void cp_threads_leave(struct cp_pool *pool);
 
 /*
  * Hand in what became of turn->task, if there is one: the result, or NULL where

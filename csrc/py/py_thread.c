@@ -119,24 +119,50 @@ clean_up(struct loop *loop, int r)
     }
 }
 
+static int
+check(EngineObject *engine)
+{
+    if (!engine->threads) {
+        PyErr_SetString(PyExc_TypeError, "this pool has no worker threads");
+        return -1;
+    }
+    return py_engine_check(engine);
+}
+
+PyObject *
+py_thread_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (check(engine) < 0) {
+        return NULL;
+    }
+    int r = cp_threads_enter(engine->pool);
+    if (r != 0) {
+        return py_raise(engine->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (py_is_ours(engine->state, engine->pool)) {
+        cp_threads_leave(engine->pool);
+    }
+    Py_RETURN_NONE;
+}
+
 PyObject *
 py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EngineObject *engine = (EngineObject *)op;
     struct py_state *state = engine->state;
-    if (!engine->threads) {
-        PyErr_SetString(PyExc_TypeError, "this pool has no worker threads");
-        return NULL;
-    }
-    if (py_engine_check(engine) < 0) {
+    if (check(engine) < 0) {
         return NULL;
     }
     struct loop loop = {.engine = engine, .pool = engine->pool};
-    int r = cp_threads_enter(loop.pool);
-    if (r != 0) {
-        return PyLong_FromLong(0);
-    }
-    cp_pool_ref(loop.pool);
+    int r;
     struct cp_result *result = NULL;
     while ((r = swap(&loop, result)) >= 0) {
         clean_up(&loop, r);
@@ -151,7 +177,5 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
     }
     clean_up(&loop, r);
-    cp_threads_leave(loop.pool);
-    cp_pool_unref(loop.pool);
     return PyLong_FromUnsignedLongLong(loop.n);
 }

@@ -103,11 +103,7 @@ work(void *arg)
     struct team *team = arg;
     struct cp_turn turn = {0};
     struct cp_result *result = NULL;
-    int r = cp_threads_enter(team->pool);
-    if (r != 0) {
-        CHECK_EQ(r, CP_ECLOSED);
-        return NULL;
-    }
+    int r;
     do {
         bool wait = !cp_threads_has_queued(team->pool);
         r = cp_threads_swap(team->pool, &turn, result, wait);
@@ -131,6 +127,7 @@ static void
 team_add(struct team *team, uint32_t n)
 {
     while (n-- > 0) {
+        CHECK_EQ(cp_threads_enter(team->pool), 0);
         team->threads[team->n++] = cp_test_start(work, team);
     }
 }
@@ -635,7 +632,7 @@ TEST(threads_end_at_once)
     CHECK_EQ(cp_pool_next(team.pool, &none), CP_WAIT_ENDED);
     let_through(&team, 2);
     cp_job_close(job);
-    team_add(&team, 1); /* too late: it leaves at once */
+    CHECK_EQ(cp_threads_enter(team.pool), CP_ECLOSED);
     team_join(&team);
     CHECK_EQ(atomic_load(&team.ran), 2);
 }
