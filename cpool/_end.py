@@ -11,7 +11,7 @@ from . import _core
 
 # terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
 _GRACE_S = 0.5
-_LAST_GRACE_S = 0.2
+LAST_GRACE_S = 0.2
 
 
 def shut_down(
@@ -24,7 +24,7 @@ def shut_down(
     try:
         if not engine.wait_ended(_GRACE_S):
             engine.signal(signal.SIGTERM)
-            if not engine.wait_ended(_LAST_GRACE_S):
+            if not engine.wait_ended(LAST_GRACE_S):
                 engine.signal(signal.SIGKILL)
                 engine.wait_ended(None)
         clean_up(engine, workers, threads)
@@ -35,6 +35,13 @@ def shut_down(
         raise
 
 
+def shut_down_threads(engine: _core.Engine) -> None:
+    """The same for a pool of threads, which cannot be ended: they go when their tasks are done."""
+    if util.is_exiting():
+        _core._exiting()
+    engine.end()
+
+
 def clean_up(
     engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
 ) -> None:
@@ -43,7 +50,7 @@ def clean_up(
     for thread in list(threads):
         if thread is not threading.current_thread():
             # It may sit in the user's iterable or callback for ever: it is left behind.
-            thread.join(_LAST_GRACE_S)
+            thread.join(LAST_GRACE_S)
     engine.close_fds()
     for process in list(workers):
         if process._popen is not None:  # type: ignore[attr-defined]

@@ -9,7 +9,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["ApplyResult", "IMapIterator", "IMapUnorderedIterator", "MapResult", "Pool", "T", "pool"]
+__all__ = [
+    "ApplyResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "Pool",
+    "T",
+    "ThreadPool",
+    "pool",
+]
 
 # Any: half of what is used of it has no place in the stubs.
 pool: Any = import_module("multiprocessing.pool")
@@ -33,8 +42,12 @@ if TYPE_CHECKING:
         def _get_tasks(self, *args: Any) -> Any: ...
         def _guarded_task_generation(self, *args: Any) -> Any: ...
 
+    class ThreadPool(Pool):
+        def __init__(self, *args: Any) -> None: ...
+
 else:
     Pool = pool.Pool
+    ThreadPool = pool.ThreadPool
     ApplyResult = {T: pool.ApplyResult}
     MapResult = {T: pool.MapResult}
     IMapIterator = {T: pool.IMapIterator}

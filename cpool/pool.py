@@ -63,7 +63,6 @@ worker = _stdlib.worker
 job_counter = _stdlib.job_counter
 _helper_reraises_exception = _stdlib._helper_reraises_exception
 _PoolCache = _stdlib._PoolCache
-ThreadPool = _stdlib.ThreadPool
 
 # Replacing one of these means to run on the stdlib's queues and threads.
 _HOOKS = (
@@ -581,3 +580,6 @@ class Pool(_StdlibPool):
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
         _end.clean_up(self._engine, self._workers, self._threads)
+
+
+from ._threadpool import ThreadPool as ThreadPool  # noqa: E402  (it is a Pool)

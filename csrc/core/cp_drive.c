@@ -40,6 +40,16 @@ cp_drive_signal_job(struct cp_pool *pool, struct cp_job *job)
 }
 
 void
+cp_drive_signal_feeder(struct cp_pool *pool, struct cp_job *job)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        if (it->job == job && it->feeds && cp_sched_wants_feed(job)) {
+            cp_cond_signal(&it->cond);
+        }
+    }
+}
+
+void
 cp_drive_signal_all(struct cp_pool *pool)
 {
     for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
@@ -148,7 +158,7 @@ is_ready(const struct cp_pool *pool, struct cp_job *job)
     if (atomic_load(&job->done)) {
         return !job->decoding;
     }
-    return !job->decoding && (job->flags & CP_JOB_CALLS) == 0
+    return !job->decoding && (job->flags & (CP_JOB_CALLS | CP_JOB_WHOLE)) == 0
            && cp_job_has_result(job);
 }
 
@@ -184,11 +194,12 @@ news(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
     return CP_WAIT_TIMEOUT;
 }
 
-/* Sleep while another thread drives. */
+/* Sleep while another thread drives, or workers that are threads work. */
 static int
-wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline)
+wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+            unsigned can)
 {
-    struct cp_waiter me = {.job = job};
+    struct cp_waiter me = {.job = job, .feeds = (can & CP_CAN_FEED) != 0};
     int r = cp_cond_init(&me.cond);
     if (r != 0) {
         return r;
@@ -218,6 +229,7 @@ int
 cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
              unsigned can)
 {
+    (void)atomic_fetch_add(&pool->threads.n_waiting, 1);
     cp_lock_acquire(&pool->lock);
     if (job == NULL) {
         pool->joiners++;
@@ -225,7 +237,7 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     }
     int r;
     bool seated = false;
-    bool last_look = false;
+    bool last_look = false, in_vain = false;
     int64_t again;
     while ((r = news(pool, job, can, &again)) == CP_WAIT_TIMEOUT
            && !last_look) {
@@ -238,8 +250,9 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                 seated = true;
             }
             r = step(pool, last_look ? 0 : cp_clock_min(deadline, again));
-        } else if (!last_look) {
-            r = wait_behind(pool, job, cp_clock_min(deadline, again));
+        } else if (!last_look
+                   && !cp_threads_look(pool, job, deadline, &in_vain)) {
+            r = wait_behind(pool, job, cp_clock_min(deadline, again), can);
         }
         if (r != 0) {
             break;
@@ -257,6 +270,7 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     }
     pool->joiners -= job == NULL ? 1 : 0;
     cp_lock_release(&pool->lock);
+    (void)atomic_fetch_sub(&pool->threads.n_waiting, 1);
     return r;
 }
 
@@ -311,7 +325,8 @@ cp_pool_next(struct cp_pool *pool, struct cp_job **job)
             r = CP_WAIT_WORKERS;
             break;
         }
-        if (pool->pending == 0 && pool->ended_first != NULL) {
+        if (pool->pending == 0 && pool->ended_first != NULL
+            && !cp_pool_has_threads(pool)) {
             r = CP_WAIT_IDLE;
             break;
         }
@@ -386,7 +401,8 @@ cp_pool_start_standby(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
     int e = 0;
-    if (!pool->has_standby && !pool->stop_standby) {
+    if (!pool->has_standby && !pool->stop_standby
+        && !cp_pool_has_threads(pool)) {
         pool->standby_tick = STANDBY_MIN;
         /* It runs no handlers: signals are for the threads that run Python. */
         sigset_t all, old;

@@ -113,11 +113,7 @@ void
 cp_job_free(struct cp_job *job)
 {
     CP_ASSERT(job->refs == 0 && job->first == NULL && !job->is_listed);
-    cp_result_free_list(job->in_first);
-    cp_result_free(job->farewell);
-    for (size_t i = 0; i < job->order_cap; i++) {
-        free(job->in_order[i]);
-    }
+    cp_result_free_list(cp_job_inbox_clear(job));
     free(job->in_order);
     free(job);
 }
@@ -191,13 +187,12 @@ order_grow(struct cp_job *job, uint64_t index)
 }
 
 int
-cp_job_inbox_put_take(struct cp_job *job, struct cp_result *result)
+cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
 {
     if ((job->flags & CP_JOB_ORDERED) != 0) {
         CP_ASSERT(result->index >= job->taken);
         int r = order_grow(job, result->index);
         if (r != 0) {
-            free(result);
             return r;
         }
         job->in_order[result->index % job->order_cap] = result;
@@ -256,6 +251,44 @@ cp_job_inbox_get_all(struct cp_job *job)
     }
     job->in_first = job->in_last = NULL;
     return list;
+}
+
+struct cp_result *
+cp_job_inbox_clear(struct cp_job *job)
+{
+    struct cp_result *list = job->in_first;
+    job->in_first = job->in_last = NULL;
+    for (size_t i = 0; i < job->order_cap; i++) {
+        struct cp_result *result = job->in_order[i];
+        if (result != NULL) {
+            job->in_order[i] = NULL;
+            result->next = list;
+            list = result;
+        }
+    }
+    if (job->farewell != NULL) {
+        job->farewell->next = list;
+        list = job->farewell;
+        job->farewell = NULL;
+    }
+    return list;
+}
+
+int
+cp_job_inbox_each(struct cp_job *job,
+                  int (*visit)(struct cp_result *result, void *arg), void *arg)
+{
+    int stop = job->farewell != NULL ? visit(job->farewell, arg) : 0;
+    for (struct cp_result *r = job->in_first; r != NULL && stop == 0;
+         r = r->next) {
+        stop = visit(r, arg);
+    }
+    for (size_t i = 0; i < job->order_cap && stop == 0; i++) {
+        if (job->in_order[i] != NULL) {
+            stop = visit(job->in_order[i], arg);
+        }
+    }
+    return stop;
 }
 
 void

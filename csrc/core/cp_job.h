@@ -81,6 +81,8 @@ enum cp_end {
 #define CP_JOB_ORDERED 0x1u /* results are taken in the order of the tasks */
 #define CP_JOB_SINGLE 0x2u  /* one task; its time counts for the callable */
 #define CP_JOB_CALLS 0x4u /* somebody has to run callbacks before it is done */
+#define CP_JOB_WHOLE \
+    0x8u /* whoever waits for it is not told before it is done */
 
 struct cp_job {
     struct cp_pool *pool;
@@ -140,9 +142,8 @@ void cp_job_queue_last(struct cp_job *job, struct cp_task *task);
 void cp_job_queue_first(struct cp_job *job, struct cp_task *task);
 struct cp_task *cp_job_dequeue(struct cp_job *job); /* NULL where empty */
 
-/* Keep the result for whoever asks. Consumes it; 0, or CP_ENOMEM, and then
- * the result is lost. */
-int cp_job_inbox_put_take(struct cp_job *job, struct cp_result *result);
+/* Keep the result for whoever asks: 0, and it is the job's, or CP_ENOMEM. */
+int cp_job_inbox_put(struct cp_job *job, struct cp_result *result);
 
 /* Is there a result that may be taken now? */
 bool cp_job_has_result(const struct cp_job *job);
@@ -152,6 +153,14 @@ struct cp_result *cp_job_inbox_get(struct cp_job *job);
 
 /* All of them, as a list; not for CP_JOB_ORDERED. */
 struct cp_result *cp_job_inbox_get_all(struct cp_job *job);
+
+/* Empty it, in no order, of what may not be taken yet as well: a list. */
+struct cp_result *cp_job_inbox_clear(struct cp_job *job);
+
+/* Call visit for each result in there, until it returns other than 0: that. */
+int cp_job_inbox_each(struct cp_job *job,
+                      int (*visit)(struct cp_result *result, void *arg),
+                      void *arg);
 
 /* A time was measured: follow it. */
 void cp_avg_follow(int64_t *avg_ns, int64_t ns);

@@ -102,6 +102,7 @@ cp_job_unref(struct cp_job *job)
     if (job->func != NULL) {
         cp_func_unref(job->pool, job->func);
     }
+    cp_pool_drop_results(job->pool, cp_job_inbox_clear(job));
     cp_job_free(job);
 }
 
@@ -111,7 +112,7 @@ cp_job_close(struct cp_job *job)
     struct cp_pool *pool = job->pool;
     cp_lock_acquire(&pool->lock);
     cp_job_unref(job);
-    cp_lock_release(&pool->lock);
+    cp_pool_unlock(pool);
     cp_pool_unref(pool);
 }
 
@@ -148,7 +149,7 @@ drop_queued(struct cp_job *job)
     cp_sched_unready(job);
     job->pool->queued -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
-        cp_task_free(task);
+        cp_pool_drop_task(job->pool, task);
         cp_job_unref(job); /* never the last: the job is listed */
     }
 }
@@ -235,7 +236,7 @@ cp_job_cancel(struct cp_job *job)
         job->flags &= ~CP_JOB_CALLS;
     }
     cp_job_finish(job, CP_END_TERMINATED);
-    cp_lock_release(&job->pool->lock);
+    cp_pool_unlock(job->pool);
 }
 
 void
@@ -243,7 +244,7 @@ cp_job_fail(struct cp_job *job)
 {
     cp_lock_acquire(&job->pool->lock);
     cp_job_finish(job, CP_END_NOMEM);
-    cp_lock_release(&job->pool->lock);
+    cp_pool_unlock(job->pool);
 }
 
 void
@@ -274,23 +275,47 @@ cp_job_on_result_take(struct cp_job *job, struct cp_result *result)
     job->arrived++;
     job->items += result->items;
     if (atomic_load(&job->end) != CP_END_NONE) {
-        cp_result_free(result);
+        cp_pool_drop_results(job->pool, result);
         return;
     }
     if (result->outcome != CP_OK) {
         job->failed++;
     }
-    if (cp_job_inbox_put_take(job, result) != 0) {
+    result->next = NULL;
+    if (cp_job_inbox_put(job, result) != 0) {
+        cp_pool_drop_results(job->pool, result);
         cp_job_finish(job, CP_END_NOMEM);
         return;
     }
-    if (cp_job_has_result(job)) {
+    if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
         cp_drive_signal_job(job->pool, job);
     }
     if (job->pool->feeders > 0
         && (cp_sched_wants_feed(job) || cp_sched_is_held_up(job))) {
         cp_cond_broadcast(&job->pool->feed);
     }
+}
+
+void
+cp_job_on_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
+                      uint32_t items)
+{
+    struct cp_pool *pool = job->pool;
+    cp_sched_measure(job, ns, items);
+    cp_avg_follow(&pool->task_ns, ns);
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        job->running--;
+    }
+    if (result != NULL) {
+        cp_job_on_result_take(job, result);
+        cp_job_finish_if_done(job);
+    } else {
+        cp_job_finish(job, CP_END_NOMEM);
+    }
+    if ((job->flags & CP_JOB_WHOLE) != 0 && pool->waiters != NULL) {
+        cp_drive_signal_feeder(pool, job);
+    }
+    cp_job_unref(job);
 }
 
 void
@@ -339,7 +364,7 @@ cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed)
     while (list != NULL) {
         struct cp_task *next = list->next;
         if (ended) {
-            cp_task_free(list);
+            cp_pool_drop_task(pool, list);
         } else {
             list->job = job;
             job->refs++;
@@ -359,7 +384,7 @@ cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed)
         }
         cp_sched_hand_out(pool);
     }
-    cp_lock_release(&pool->lock);
+    cp_pool_unlock(pool);
 }
 
 void
@@ -368,7 +393,7 @@ cp_job_put_result_take(struct cp_job *job, struct cp_result *result)
     cp_lock_acquire(&job->pool->lock);
     job->put++;
     cp_job_on_result_take(job, result);
-    cp_lock_release(&job->pool->lock);
+    cp_pool_unlock(job->pool);
 }
 
 void
@@ -376,14 +401,14 @@ cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result)
 {
     cp_lock_acquire(&job->pool->lock);
     if (job->fed) {
-        cp_result_free(result);
+        cp_pool_drop_results(job->pool, result);
     } else {
         job->put++;
         job->farewell = result;
         job->fed = true;
         cp_job_finish_if_done(job);
     }
-    cp_lock_release(&job->pool->lock);
+    cp_pool_unlock(job->pool);
 }
 
 void
@@ -481,6 +506,24 @@ cp_job_decoded(struct cp_job *job, struct cp_result *rest)
     job->decoding = false;
     cp_drive_signal_job(job->pool, job);
     cp_lock_release(&job->pool->lock);
+}
+
+int
+cp_job_each_result(struct cp_job *job,
+                   int (*visit)(struct cp_result *result, void *arg), void *arg)
+{
+    cp_lock_acquire(&job->pool->lock);
+    int stop = cp_job_inbox_each(job, visit, arg);
+    cp_lock_release(&job->pool->lock);
+    return stop;
+}
+
+void
+cp_job_drop_results(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_pool_drop_results(job->pool, cp_job_inbox_clear(job));
+    cp_pool_unlock(job->pool);
 }
 
 struct cp_job *

@@ -13,8 +13,9 @@
 #include <string.h>
 #include <unistd.h>
 
-int
-cp_pool_new(uint32_t target, struct cp_pool **out)
+/* What all pools have. */
+static int
+pool_alloc(uint32_t target, struct cp_pool **out)
 {
     *out = NULL;
     struct cp_pool *pool = calloc(1, sizeof(*pool));
@@ -33,8 +34,22 @@ cp_pool_new(uint32_t target, struct cp_pool **out)
     if ((r = cp_lock_init(&pool->lock)) != 0
         || (r = cp_cond_init(&pool->feed)) != 0
         || (r = cp_cond_init(&pool->events)) != 0
-        || (r = cp_cond_init(&pool->standby)) != 0) {
+        || (r = cp_cond_init(&pool->standby)) != 0
+        || (r = cp_cond_init(&pool->threads.work)) != 0) {
         free(pool); /* these fail before they allocate, or never */
+        return r;
+    }
+    *out = pool;
+    return 0;
+}
+
+int
+cp_pool_new(uint32_t target, struct cp_pool **out)
+{
+    struct cp_pool *pool;
+    int r = pool_alloc(target, &pool);
+    *out = NULL;
+    if (r != 0) {
         return r;
     }
     if ((r = cp_common_open(&pool->common)) != 0
@@ -48,6 +63,21 @@ cp_pool_new(uint32_t target, struct cp_pool **out)
     }
     *out = pool;
     return 0;
+}
+
+int
+cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
+                    struct cp_pool **out)
+{
+    int r = pool_alloc(target, out);
+    if (r == 0) {
+        (*out)->threads.release = release;
+        (*out)->threads.take_turns = take_turns;
+        /* The workers take in their results themselves: nobody else gets the
+         * seat. */
+        (*out)->driving = true;
+    }
+    return r;
 }
 
 bool
@@ -75,6 +105,7 @@ cp_pool_unref(struct cp_pool *pool)
         return;
     }
     CP_ASSERT(pool->workers == NULL && pool->all_first == NULL);
+    CP_ASSERT(pool->threads.tasks == NULL && pool->threads.results == NULL);
     for (uint32_t i = 0; i < CP_INTERNED; i++) {
         if (pool->interned[i] != NULL) {
             cp_func_unref(pool, pool->interned[i]);
@@ -89,6 +120,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
     cp_cond_fini(&pool->standby);
+    cp_cond_fini(&pool->threads.work);
     cp_lock_fini(&pool->lock);
     free(pool);
 }
@@ -162,7 +194,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_watch_tell_end_all(pool);
     cp_drive_signal_all(pool);
     cp_pool_notify(pool);
-    cp_lock_release(&pool->lock);
+    cp_pool_unlock(pool);
 }
 
 void
@@ -198,7 +230,7 @@ cp_pool_break_take(struct cp_pool *pool, struct cp_result *why)
     }
     pool->is_broken = true;
     cp_pool_finish_all(pool, CP_END_BROKEN);
-    cp_lock_release(&pool->lock);
+    cp_pool_unlock(pool);
     cp_result_free(why);
 }
 

@@ -21,6 +21,18 @@ struct cp_pool;
 
 /* 0 and *pool with one reference, or a negative code. */
 int cp_pool_new(uint32_t target, struct cp_pool **pool);
+
+/* Releases and frees lists of tasks and of results, either of which may be NULL. */
+typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
+
+/*
+ * The same, and its workers are threads (cp_threads.h), whose tasks and results
+ * hold what only the caller can release. Those that are dropped it is given by
+ * the very call that drops them, when the lock is released. take_turns: only
+ * one thread at a time can run tasks.
+ */
+int cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
+                        struct cp_pool **pool);
 void cp_pool_ref(struct cp_pool *pool);
 /* The last one frees the pool; it must have ended, or have no workers. In a
  * forked copy it frees nothing. */
@@ -119,6 +131,15 @@ void cp_job_decoded(struct cp_job *job, struct cp_result *rest);
 
 /* Is it done, and has every result been taken and decoded? */
 bool cp_job_is_drained(struct cp_job *job);
+
+/* Call visit for each result that was not taken, with the lock held: visit does
+ * nothing but look, and returns other than 0 to stop: that is returned. */
+int cp_job_each_result(struct cp_job *job,
+                       int (*visit)(struct cp_result *result, void *arg),
+                       void *arg);
+
+/* Drop all results that were not taken. */
+void cp_job_drop_results(struct cp_job *job);
 
 /* Nobody wants it any more: it is done now, with CP_END_TERMINATED. What runs
  * goes on, its results are dropped, and no callbacks are run. */

@@ -146,6 +146,17 @@ take_first(struct cp_job *job)
     }
 }
 
+struct cp_task *
+cp_sched_take(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->ready_first;
+    struct cp_task *task = job != NULL ? job->first : NULL;
+    if (task != NULL) {
+        take_first(job);
+    }
+    return task;
+}
+
 /* Give w tasks until it has `level` under way. */
 static void
 fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
@@ -196,6 +207,10 @@ void
 cp_sched_hand_out(struct cp_pool *pool)
 {
     if (pool->ready_first == NULL) {
+        return;
+    }
+    if (cp_pool_has_threads(pool)) {
+        cp_threads_on_queued(pool);
         return;
     }
     int64_t now = cp_now();
@@ -338,9 +353,10 @@ cp_sched_room(const struct cp_pool *pool, struct cp_job *job)
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
+    room = have < room ? room - have : 0;
     if (job->limit > 0) {
         have += job->arrived - job->taken;
-        room = min_u64(room, job->limit);
+        room = have < job->limit ? min_u64(room, job->limit - have) : 0;
     }
-    return have < room ? room - have : 0;
+    return room;
 }

@@ -9,6 +9,7 @@
 #include "cp_lock.h"
 #include "cp_poller.h"
 #include "cp_pool.h"
+#include "cp_threads.h"
 
 #define CP_INTERNED 64u
 
@@ -18,6 +19,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 struct cp_waiter {
     struct cp_waiter *next;
     struct cp_job *job; /* NULL: waits for the end of the workers */
+    bool feeds;         /* and is to be told when the job wants tasks */
     struct cp_cond cond;
 };
 
@@ -73,12 +75,39 @@ struct cp_pool {
     pthread_t standby_thread;
     bool has_standby, stop_standby;
     int64_t standby_tick;
+    struct cp_threads threads;
 };
+
+/* Are its workers threads? [any] */
+static inline bool
+cp_pool_has_threads(const struct cp_pool *pool)
+{
+    return pool->threads.release != NULL;
+}
+
+/* cp_threads.c */
+/* Nobody wants it any more: free it, or keep it for cp_pool_unlock(). NULL is
+ * fine. The results with all that follow. */
+void cp_pool_drop_task(struct cp_pool *pool, struct cp_task *task);
+void cp_pool_drop_results(struct cp_pool *pool, struct cp_result *list);
+/* Release the lock, and then what was dropped: may call up. */
+void cp_pool_unlock(struct cp_pool *pool);
+void cp_threads_on_queued(struct cp_pool *pool); /* tasks: wake workers */
+void cp_threads_on_end(struct cp_pool *pool);    /* wake all of them */
+/* Look for news of the job instead of sleeping, where that is worth it. True: the
+ * lock was released meanwhile, so that the caller has to see what there is before
+ * it sleeps. in_vain is the caller's, false at first: once in vain is enough. */
+bool cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+                     bool *in_vain);
 
 /* cp_pool.c, cp_func.c, cp_jobs.c */
 void cp_job_finish_if_done(struct cp_job *job);
 void cp_job_finish(struct cp_job *job, enum cp_end end);
 void cp_job_on_result_take(struct cp_job *job, struct cp_result *result);
+/* A worker has run a task of the job's, which took ns; NULL: there was no memory
+ * for its result. Consumes the task's reference to the job. */
+void cp_job_on_answer_take(struct cp_job *job, struct cp_result *result,
+                           int64_t ns, uint32_t items);
 /* A task that a worker was given and did not begin. */
 void cp_job_queue_back(struct cp_job *job, struct cp_task *task);
 /* A task that was lost with its worker, which ended so. */
@@ -90,6 +119,8 @@ void cp_pool_notify(struct cp_pool *pool); /* those who wait in cp_pool_next */
 
 /* cp_sched.c: give queued tasks to workers; even out what was given. */
 void cp_sched_hand_out(struct cp_pool *pool);
+/* The next task, which counts as running now; or NULL. */
+struct cp_task *cp_sched_take(struct cp_pool *pool);
 void cp_sched_unready(struct cp_job *job);
 void cp_sched_ready(struct cp_job *job);
 bool cp_sched_wants_tick(const struct cp_pool *pool);
@@ -127,6 +158,8 @@ bool cp_spin(struct cp_pool *pool, int64_t deadline);
 void cp_drive_wake(struct cp_pool *pool);
 void cp_drive_signal_job(struct cp_pool *pool, struct cp_job *job);
 void cp_drive_signal_all(struct cp_pool *pool);
+/* Who waits for the job and feeds it, if it wants tasks now. */
+void cp_drive_signal_feeder(struct cp_pool *pool, struct cp_job *job);
 
 /* Tags of the poller. */
 #define CP_TAG_WAKE UINT64_C(0)

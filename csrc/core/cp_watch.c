@@ -39,14 +39,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
     struct cp_job *job = task->job;
     cp_task_free(task);
     job->func->deaths = 0;
-    cp_sched_measure(job, ns, result->items);
-    cp_avg_follow(&job->pool->task_ns, ns);
-    if (atomic_load(&job->end) == CP_END_NONE) {
-        job->running--;
-    }
-    cp_job_on_result_take(job, result);
-    cp_job_finish_if_done(job);
-    cp_job_unref(job);
+    cp_job_on_answer_take(job, result, ns, result->items);
 }
 
 static void
@@ -436,6 +429,10 @@ cp_watch_harvest(struct cp_pool *pool)
 void
 cp_watch_tell_end_all(struct cp_pool *pool)
 {
+    if (cp_pool_has_threads(pool)) {
+        cp_threads_on_end(pool);
+        return;
+    }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (!w->told) {
             tell_end(pool, w);

@@ -5,7 +5,9 @@
  */
 #include "py_error.h"
 #include "py_settle.h"
+#include "py_refs.h"
 #include "py_submit.h"
+#include "py_thread.h"
 #include "py_timeout.h"
 #include "py_worker.h"
 
@@ -61,17 +63,21 @@ py_engine_replace_workers(EngineObject *engine)
 static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"target", "owner", "cache", NULL};
+    static char *names[] = {"target", "owner", "cache", "threads", NULL};
     unsigned int target;
     PyObject *owner, *cache;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO:Engine", names, &target,
-                                     &owner, &cache)) {
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|p:Engine", names, &target,
+                                     &owner, &cache, &threads)) {
         return NULL;
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "a cpool.Pool can only be made in the main "
-                        "interpreter: fork is not supported in others");
+                        threads ? "a cpool.ThreadPool can only be made in the "
+                                  "main interpreter"
+                                : "a cpool.Pool can only be made in the main "
+                                  "interpreter: fork is not supported in "
+                                  "others");
         return NULL;
     }
     EngineObject *self = (EngineObject *)type->tp_alloc(type, 0);
@@ -81,7 +87,10 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->state = py_state_of_type(type);
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
-    int r = cp_pool_new(target, &self->pool);
+    self->threads = threads != 0;
+    int r = threads ? cp_pool_new_threads(target, py_refs_release,
+                                          py_thread_takes_turns(), &self->pool)
+                    : cp_pool_new(target, &self->pool);
     if (r != 0) {
         struct py_state *state = self->state;
         Py_DECREF(self);
@@ -98,6 +107,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->cache);
     Py_VISIT(self->func_seen);
+    Py_VISIT(self->why);
     return 0;
 }
 
@@ -108,6 +118,7 @@ engine_clear(PyObject *op)
     Py_CLEAR(self->owner);
     Py_CLEAR(self->cache);
     Py_CLEAR(self->func_seen);
+    Py_CLEAR(self->why);
     return 0;
 }
 
@@ -290,10 +301,36 @@ engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Threads: the exception itself is kept, the first one. */
+static PyObject *
+break_by(EngineObject *self, PyObject *exc)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->why == NULL) {
+        self->why = Py_NewRef(exc);
+    }
+    Py_END_CRITICAL_SECTION();
+    cp_pool_break_take(self->pool, NULL);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_engine_why(EngineObject *self)
+{
+    PyObject *why;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    why = Py_XNewRef(self->why);
+    Py_END_CRITICAL_SECTION();
+    return why;
+}
+
 static PyObject *
 engine_break_pool(PyObject *op, PyObject *arg)
 {
     EngineObject *self = ENGINE(op);
+    if (self->threads) {
+        return break_by(self, arg);
+    }
     Py_buffer view;
     if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
@@ -439,6 +476,9 @@ static PyMethodDef engine_methods[] = {
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
+    {"enter", py_thread_enter, METH_NOARGS, NULL},
+    {"work", py_thread_work, METH_NOARGS, NULL},
+    {"leave", py_thread_leave, METH_NOARGS, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},
     {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
     {"close", engine_close, METH_NOARGS, NULL},

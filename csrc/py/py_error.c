@@ -85,16 +85,26 @@ py_error_of_result(struct py_state *state, const struct cp_result *result,
     return exc;
 }
 
+/* What broke the pool, or None. NULL with an exception. */
+static PyObject *
+cause_of_end(EngineObject *engine)
+{
+    PyObject *raised = py_engine_why(engine);
+    const struct cp_result *why = cp_pool_broken(engine->pool);
+    if (raised != NULL) {
+        return raised;
+    }
+    return why == NULL ? Py_NewRef(Py_None)
+                       : py_error_of_result(engine->state, why, NULL);
+}
+
 PyObject *
 py_error_of_end(EngineObject *engine, struct cp_job *job)
 {
     struct py_state *state = engine->state;
     switch (atomic_load(&job->end)) {
         case CP_END_BROKEN: {
-            const struct cp_result *why = cp_pool_broken(engine->pool);
-            PyObject *cause = why == NULL
-                                  ? Py_NewRef(Py_None)
-                                  : py_error_of_result(state, why, NULL);
+            PyObject *cause = cause_of_end(engine);
             if (cause == NULL) {
                 return NULL;
             }

@@ -23,6 +23,14 @@ PyObject *py_error_of_end(EngineObject *engine, struct cp_job *job);
  * error indicator is clear after. A new reference, never NULL. */
 PyObject *py_error_fetch(void);
 
+/* Is the pending exception none that a task can be said to have failed with, but
+ * one that is to end what this thread does (Ctrl-C, SystemExit)? */
+static inline bool
+py_error_is_interrupt(void)
+{
+    return PyErr_ExceptionMatches(PyExc_Exception) == 0;
+}
+
 /* Raise this object again (keeps the caller's reference). */
 void py_error_restore(PyObject *exc);
 

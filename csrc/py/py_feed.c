@@ -4,9 +4,9 @@
  */
 #include "py_feed.h"
 
+#include "py_batch.h"
 #include "py_error.h"
 #include "py_pickle.h"
-#include "py_run.h"
 
 #include <string.h>
 
@@ -14,7 +14,6 @@
 #define SLICE 64
 /* A block: enough to keep workers busy while nobody feeds. */
 #define BLOCK_TASKS 8192
-#define BLOCK_BYTES CP_KIB(512)
 /* Into so many chunks the usual one is cut, where time is not measured. */
 #define FINER 16
 
@@ -48,14 +47,6 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* Is the pending exception none that a task can be said to have failed with, but
- * one that is to end what this thread does (Ctrl-C, SystemExit)? */
-static bool
-is_interrupt(void)
-{
-    return PyErr_ExceptionMatches(PyExc_Exception) == 0;
-}
-
 /* Plain pickle first; then what cpool._remote offers (cloudpickle). */
 static int
 dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
@@ -66,7 +57,7 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         return 0;
     }
     *immutable = 0;
-    if (is_interrupt()) {
+    if (py_error_is_interrupt()) {
         return -1;
     }
     PyObject *exc = py_error_fetch();
@@ -92,6 +83,9 @@ set_func(ResultObject *self, PyObject *func)
 {
     EngineObject *engine = self->engine;
     self->source.func = Py_NewRef(func);
+    if (engine->threads) {
+        return 0; /* each task has it */
+    }
     if (engine->func_seen == func) {
         cp_job_set_func(self->job, engine->func_seen_core);
         return 0;
@@ -99,7 +93,7 @@ set_func(ResultObject *self, PyObject *func)
     struct cp_buf buf = {0};
     int immutable;
     if (dump_func(self->state, func, &buf, &immutable) < 0) {
-        if (is_interrupt()) {
+        if (py_error_is_interrupt()) {
             cp_buf_fini(&buf);
             return -1;
         }
@@ -133,146 +127,32 @@ set_func(ResultObject *self, PyObject *func)
 
 /* ---- tasks ---- */
 
-/* Tasks that are ready to be queued. */
-struct batch {
-    struct cp_task *first, *last;
-    struct cp_buf scratch;
-    struct py_run run; /* the chunk that is being made */
-    size_t n, bytes;
-    uint32_t items; /* of the task that is being made */
-    bool in_call;   /* made by the thread of the call itself */
-};
-
-static void
-batch_add(struct batch *batch, struct cp_task *task)
-{
-    if (batch->last != NULL) {
-        batch->last->next = task;
-    } else {
-        batch->first = task;
-    }
-    batch->last = task;
-    batch->n++;
-    batch->bytes += task->len;
-}
-
-static void
-batch_flush(ResultObject *self, struct batch *batch, bool fed)
-{
-    struct cp_task *list = batch->first;
-    batch->first = batch->last = NULL;
-    batch->n = 0;
-    cp_job_put_take(self->job, list, fed);
-}
-
-/* The pending exception is the failure of the task with this index; see
- * fail_here_take(). But an interrupt of the call is the call's own: -1. */
-static int fail_here(ResultObject *self, struct batch *batch, uint64_t index,
-                     bool last);
-
-/* The task with this index failed on our side; steals exc. last: the iterable
- * failed, there will be no more. */
-static int
-fail_here_take(ResultObject *self, const struct batch *batch, uint64_t index,
-               PyObject *exc, bool last)
-{
-    PyObject *key = PyLong_FromUnsignedLongLong(index);
-    int r = -1;
-    if (self->failures == NULL) {
-        self->failures = PyDict_New();
-    }
-    struct cp_result *result = cp_result_new(index, CP_LOCAL, 0);
-    if (key != NULL && self->failures != NULL && result != NULL) {
-        r = PyDict_SetItem(self->failures, key, exc);
-    }
-    Py_XDECREF(key);
-    Py_DECREF(exc);
-    if (r < 0) {
-        cp_result_free(result);
-        if (!PyErr_Occurred()) {
-            (void)PyErr_NoMemory();
-        }
-        return -1;
-    }
-    result->items = batch->items;
-    if (last) {
-        cp_job_put_farewell_take(self->job, result);
-    } else {
-        cp_job_put_result_take(self->job, result);
-    }
-    return 0;
-}
-
-static int
-fail_here(ResultObject *self, struct batch *batch, uint64_t index, bool last)
-{
-    if (batch->in_call && is_interrupt()) {
-        return -1;
-    }
-    PyObject *exc = py_error_fetch();
-    if (last) {
-        batch_flush(self, batch, false);
-    }
-    return fail_here_take(self, batch, index, exc, last);
-}
-
-/* Make a task of payload, or of the run where that is NULL. 0, or -1 with
- * MemoryError or an interrupt. */
-static int
-add_task(ResultObject *self, struct batch *batch, uint64_t index, unsigned mode,
-         PyObject *payload)
-{
-    PyObject *list = NULL;
-    cp_buf_reset(&batch->scratch, BLOCK_BYTES);
-    if (self->source.poison != NULL) {
-        return fail_here_take(self, batch, index,
-                              Py_NewRef(self->source.poison), false);
-    }
-    int r = payload != NULL
-                ? py_body_put(self->state, payload, &batch->scratch)
-                : py_run_put(self->state, &batch->run, &batch->scratch, &list);
-    Py_XDECREF(list);
-    if (r < 0) {
-        return fail_here(self, batch, index, false);
-    }
-    struct cp_task *task =
-        cp_task_new_take(index, (uint16_t)mode, &batch->scratch);
-    if (task == NULL) {
-        (void)PyErr_NoMemory();
-        return -1;
-    }
-    task->items = batch->items;
-    batch_add(batch, task);
-    return 0;
-}
-
-static void
-batch_fini(struct batch *batch)
-{
-    cp_buf_fini(&batch->scratch);
-    py_run_fini(&batch->run);
-}
-
 int
 py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
 {
-    struct batch batch = {.items = 1, .in_call = true};
+    struct py_batch batch = {.items = 1, .in_call = true};
     if (set_func(self, func) < 0) {
         cp_job_cancel(self->job);
         return -1;
     }
     bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
-    PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
-    int r = payload == NULL ? -1
-                            : add_task(self, &batch, 0,
-                                       plain ? PY_CALL : PY_CALL_KW, payload);
-    Py_XDECREF(payload);
-    batch_fini(&batch);
+    int r;
+    if (plain) {
+        r = py_batch_add_task(self, &batch, 0, PY_CALL, args);
+    } else if (self->engine->threads) {
+        r = py_batch_add_refs(&batch, 0, PY_CALL_KW, func, args, kwds);
+    } else {
+        PyObject *pair = PyTuple_Pack(2, args, kwds);
+        r = pair == NULL ? -1
+                         : py_batch_add_task(self, &batch, 0, PY_CALL_KW, pair);
+        Py_XDECREF(pair);
+    }
+    py_batch_fini(&batch);
     if (r < 0) {
         cp_job_cancel(self->job);
         return -1;
     }
-    batch_flush(self, &batch, true);
+    py_batch_flush(self, &batch, true);
     return 0;
 }
 
@@ -306,13 +186,14 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     }
     /* A callable that is unpickled for each task would be unpickled more often,
      * and what it keeps from item to item lost. */
-    src->fit = (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
-               && (self->job->func->flags & CP_KEEP) != 0;
+    src->fit =
+        (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
+        && (self->engine->threads || (self->job->func->flags & CP_KEEP) != 0);
     src->iterator = PyObject_GetIter(iterable);
     if (src->iterator == NULL) {
         /* Told by the first result, as the stdlib does. */
-        struct batch none = {.items = 1, .in_call = true};
-        return fail_here(self, &none, 0, true);
+        struct py_batch none = {.items = 1, .in_call = true};
+        return py_batch_fail(self, &none, 0, true);
     }
     return 0;
 }
@@ -348,8 +229,17 @@ pull_item(struct py_source *src, PyObject **item)
     return 1;
 }
 
-/* How many items the next chunk is to have. Where nobody waits and feeds, all
- * chunks are made at once: then they are some parts of the usual ones. */
+/* Do the sizes of chunks follow the time that items take? Where nobody waits and
+ * feeds they do not, nor where workers are threads: who waits would have to come
+ * back among them for each chunk. */
+static bool
+follows(const ResultObject *self)
+{
+    return self->source.fit && self->blocking && !self->engine->threads;
+}
+
+/* How many items the next chunk is to have. Where all chunks are made at once, they
+ * are some parts of the usual ones. */
 static Py_ssize_t
 next_size(const ResultObject *self)
 {
@@ -357,7 +247,7 @@ next_size(const ResultObject *self)
     if (!src->fit) {
         return src->chunksize;
     }
-    if (!self->blocking) {
+    if (!follows(self)) {
         return src->chunksize / FINER > 0 ? src->chunksize / FINER : 1;
     }
     Py_ssize_t left = src->length - src->pulled;
@@ -403,26 +293,41 @@ pull_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
     return r == 0 && run->n > 0 ? 1 : r;
 }
 
+static int
+add_stdlib_call(ResultObject *self, struct py_batch *batch, uint64_t index,
+                PyObject *tuple)
+{
+    PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
+    if (call == NULL) {
+        return -1;
+    }
+    int r = self->engine->threads
+                ? py_batch_add_refs(
+                    batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
+                    PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
+                : py_batch_add_task(self, batch, index, PY_CALL, call);
+    Py_DECREF(call);
+    return r;
+}
+
 /* One of the stdlib's task tuples: (job, i, func, args, kwds). */
 static int
-add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
+add_stdlib_task(ResultObject *self, struct py_batch *batch, uint64_t index,
                 PyObject *item)
 {
     PyObject *tuple = PySequence_Tuple(item);
     if (tuple == NULL) {
-        return fail_here(self, batch, index, false);
+        return py_batch_fail(self, batch, index, false);
     }
     PyObject *reraised =
         PyObject_CallMethod(self->state->remote, "reraised_by", "(O)", tuple);
     int r;
     if (reraised == NULL) {
-        r = fail_here(self, batch, index, false);
+        r = py_batch_fail(self, batch, index, false);
     } else if (reraised != Py_None) {
-        r = fail_here_take(self, batch, index, Py_NewRef(reraised), false);
+        r = py_batch_fail_take(self, batch, index, Py_NewRef(reraised), false);
     } else {
-        PyObject *call = PyTuple_GetSlice(tuple, 2, 5);
-        r = call == NULL ? -1 : add_task(self, batch, index, PY_CALL, call);
-        Py_XDECREF(call);
+        r = add_stdlib_call(self, batch, index, tuple);
     }
     Py_XDECREF(reraised);
     Py_DECREF(tuple);
@@ -431,7 +336,7 @@ add_stdlib_task(ResultObject *self, struct batch *batch, uint64_t index,
 
 /* How many items of a map this task has. */
 static uint32_t
-items_of(const ResultObject *self, const struct batch *batch)
+items_of(const ResultObject *self, const struct py_batch *batch)
 {
     Py_ssize_t n = batch->run.n;
     if (self->source.func == NULL) { /* one of the usual chunks */
@@ -453,7 +358,7 @@ place_of(const ResultObject *self, bool stdlib, uint32_t items)
 
 /* Pull one task's worth: 1, 0 at the end, -1 with MemoryError or an interrupt. */
 static int
-feed_one(ResultObject *self, struct batch *batch)
+feed_one(ResultObject *self, struct py_batch *batch)
 {
     struct py_source *src = &self->source;
     PyObject *payload = NULL;
@@ -465,7 +370,7 @@ feed_one(ResultObject *self, struct batch *batch)
     if (r < 0) {
         /* The iterable raised: that is the last task's failure. */
         index = self->length >= 0 ? (uint64_t)src->pulled : index;
-        return fail_here(self, batch, index, true);
+        return py_batch_fail(self, batch, index, true);
     }
     if (r == 0) {
         return 0;
@@ -475,7 +380,7 @@ feed_one(ResultObject *self, struct batch *batch)
         index = place_of(self, stdlib, batch->items);
     }
     r = stdlib ? add_stdlib_task(self, batch, index, payload)
-               : add_task(self, batch, index, src->mode, payload);
+               : py_batch_add_task(self, batch, index, src->mode, payload);
     Py_XDECREF(payload);
     src->index++;
     return r < 0 ? -1 : 1;
@@ -498,14 +403,14 @@ void
 py_feed_cut(ResultObject *self)
 {
     struct py_source *src = &self->source;
-    struct batch none = {.items = 1};
+    struct py_batch none = {.items = 1};
     PyObject *exc;
     if (is_at_end(src)) {
-        batch_flush(self, &none, true);
+        py_batch_flush(self, &none, true);
     } else if ((exc =
                     PyObject_CallMethod(self->state->remote, "not_read", NULL))
                    == NULL
-               || fail_here_take(self, &none, src->index, exc, true) < 0) {
+               || py_batch_fail_take(self, &none, src->index, exc, true) < 0) {
         PyErr_Clear(); /* no memory to say so */
         cp_job_fail(self->job);
     }
@@ -516,7 +421,7 @@ int
 py_feed(ResultObject *self, uint64_t n)
 {
     struct py_source *src = &self->source;
-    struct batch batch = {.in_call = n == 0};
+    struct py_batch batch = {.in_call = n == 0};
     size_t tasks = 0;
     int r = 1;
     if (src->iterator == NULL) {
@@ -527,10 +432,10 @@ py_feed(ResultObject *self, uint64_t n)
     bool ahead = (src->plain && self->job->limit == 0) || src->length >= 0;
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
-    if (src->fit && self->blocking) {
+    if (follows(self)) {
         limit = (size_t)cp_job_wants(self->job) + 1; /* sizes follow results */
     }
-    while (r == 1 && tasks < limit && batch.bytes < BLOCK_BYTES) {
+    while (r == 1 && tasks < limit && batch.bytes < PY_BATCH_BYTES) {
         if (src->iterator == NULL || atomic_load(&self->job->done)) {
             r = 0;
             break;
@@ -538,12 +443,12 @@ py_feed(ResultObject *self, uint64_t n)
         r = feed_one(self, &batch);
         tasks++;
         if (batch.n >= (src->plain ? SLICE : 1)) {
-            batch_flush(self, &batch, false);
+            py_batch_flush(self, &batch, false);
         }
     }
-    batch_fini(&batch);
-    batch_flush(self, &batch, r == 0);
-    if (r < 0 && !is_interrupt()) {
+    py_batch_fini(&batch);
+    py_batch_flush(self, &batch, r == 0);
+    if (r < 0 && !py_error_is_interrupt()) {
         /* No memory: a task is missing, so nothing else counts. */
         PyErr_Clear();
         cp_job_fail(self->job);

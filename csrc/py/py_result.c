@@ -5,6 +5,7 @@
 #include "py_result.h"
 
 #include "py_error.h"
+#include "py_refs.h"
 #include "py_settle.h"
 #include "py_timeout.h"
 
@@ -237,6 +238,10 @@ open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
         return -1;
     }
     py_engine_collect(engine);
+    if (engine->threads
+        && !PyObject_TypeCheck(self, self->state->stream_type)) {
+        flags |= CP_JOB_WHOLE; /* to decode what has come costs no time */
+    }
     int r = cp_job_open(engine->pool, NULL, flags, NULL, &self->job);
     if (r != 0) {
         (void)py_raise(self->state, r);
@@ -363,6 +368,14 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
     return 0;
 }
 
+/* Objects may wait in the job's inbox. In a forked copy they stay there. */
+static bool
+holds_refs(const ResultObject *self)
+{
+    return self->job != NULL && self->engine != NULL && self->engine->threads
+           && py_is_ours(self->state, self->job->pool);
+}
+
 int
 py_result_traverse(PyObject *op, visitproc visit, void *arg)
 {
@@ -377,7 +390,7 @@ py_result_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->source.iterator);
     Py_VISIT(self->source.func);
     Py_VISIT(self->source.poison);
-    return 0;
+    return holds_refs(self) ? py_refs_traverse(self->job, visit, arg) : 0;
 }
 
 int
@@ -392,6 +405,9 @@ py_result_clear(PyObject *op)
     Py_CLEAR(self->source.iterator);
     Py_CLEAR(self->source.func);
     Py_CLEAR(self->source.poison);
+    if (holds_refs(self)) {
+        cp_job_drop_results(self->job);
+    }
     return 0;
 }
 

@@ -153,11 +153,11 @@ no_run(struct py_state *state, Py_ssize_t n)
     return -1;
 }
 
+/* Steals list, which nobody else has; NULL: an exception is set. */
 static int
-run_of_list(struct py_state *state, const uint8_t *bytes, size_t len,
-            Py_ssize_t n, struct py_run *run)
+run_of_list_take(struct py_state *state, PyObject *list, Py_ssize_t n,
+                 struct py_run *run)
 {
-    PyObject *list = py_body_get(state, bytes, len);
     if (list == NULL) {
         return -1;
     }
@@ -169,13 +169,25 @@ run_of_list(struct py_state *state, const uint8_t *bytes, size_t len,
 }
 
 int
+py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,
+            struct py_run *run)
+{
+    CP_ASSERT(run->used == 0);
+    return run_of_list_take(state,
+                            PyList_CheckExact(list)
+                                ? PyList_GetSlice(list, 0, PY_SSIZE_T_MAX)
+                                : Py_NewRef(list),
+                            n, run);
+}
+
+int
 py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
            Py_ssize_t n, bool rows, struct py_run *run)
 {
     CP_ASSERT(run->used == 0);
     Py_ssize_t own = py_codec_run_length(bytes, len);
     if (own < 0) {
-        return run_of_list(state, bytes, len, n, run);
+        return run_of_list_take(state, py_body_get(state, bytes, len), n, run);
     }
     if (n >= 0 && own != n) {
         return no_run(state, n);

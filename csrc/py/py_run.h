@@ -58,4 +58,8 @@ int py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
 int py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
                Py_ssize_t n, bool rows, struct py_run *run);
 
+/* The same with what stands in a list, of which any other object is an error. */
+int py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,
+                struct py_run *run);
+
 #endif

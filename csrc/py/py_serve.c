@@ -6,9 +6,9 @@
  * result. A global function is unpickled once; any other callable afresh for
  * each task, so that state which it changes never reaches the next one.
  */
+#include "py_call.h"
 #include "py_error.h"
 #include "py_pickle.h"
-#include "py_run.h"
 #include "py_worker.h"
 
 #include <string.h>
@@ -100,75 +100,6 @@ load_func(struct loop *loop, uint32_t slot)
     return func;
 }
 
-/* Anything but plain arguments: Python's own call gives Python's errors. */
-static PyObject *
-call_oddly(struct py_state *state, PyObject *func, PyObject *args,
-           PyObject *kwds)
-{
-    return PyObject_CallMethod(state->remote, "call",
-                               kwds != NULL ? "OOO" : "OO", func, args, kwds);
-}
-
-static PyObject *
-call_star(PyObject *func, PyObject *item)
-{
-    if (PyTuple_CheckExact(item)) {
-        return PyObject_Call(func, item, NULL);
-    }
-    PyObject *args = PySequence_Tuple(item);
-    if (args == NULL) {
-        return NULL;
-    }
-    PyObject *result = PyObject_Call(func, args, NULL);
-    Py_DECREF(args);
-    return result;
-}
-
-/* Put in the place of each item what func makes of it. */
-static int
-call_each(PyObject *func, struct py_run *run, bool star)
-{
-    Py_ssize_t width = run->width > 0 ? run->width : 1;
-    for (Py_ssize_t i = 0; i < run->n; i++) {
-        PyObject **args = run->slots + i * width;
-        size_t n = (size_t)width | PY_VECTORCALL_ARGUMENTS_OFFSET;
-        PyObject *result = star && run->width == 0
-                               ? call_star(func, args[0])
-                               : PyObject_Vectorcall(func, args, n, NULL);
-        for (Py_ssize_t j = 0; j < width; j++) {
-            Py_CLEAR(args[j]);
-        }
-        if (result == NULL) {
-            return -1;
-        }
-        run->slots[i] = result;
-    }
-    run->used = run->n;
-    run->width = 0;
-    return 0;
-}
-
-static PyObject *
-call_func(struct py_state *state, unsigned mode, PyObject *func,
-          PyObject *payload)
-{
-    switch (mode) {
-        case PY_CALL:
-            return PyTuple_CheckExact(payload)
-                       ? PyObject_Call(func, payload, NULL)
-                       : call_oddly(state, func, payload, NULL);
-        case PY_CALL_KW: {
-            PyObject *args = PyTuple_GET_ITEM(payload, 0);
-            PyObject *kwds = PyTuple_GET_ITEM(payload, 1);
-            return PyTuple_CheckExact(args) && PyDict_CheckExact(kwds)
-                       ? PyObject_Call(func, args, kwds)
-                       : call_oddly(state, func, args, kwds);
-        }
-        case PY_MAP_ONE: return PyObject_CallOneArg(func, payload);
-        default: return call_star(func, payload);
-    }
-}
-
 /* Run the task: 0, and its result is in *result, or in the run where that is
  * NULL; or -1 with the exception that is its answer. */
 static int
@@ -183,13 +114,18 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
         return py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run)
                        < 0
                    ? -1
-                   : call_each(func, &loop->run, star);
+                   : py_call_each(func, &loop->run, star);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len);
     if (payload == NULL) {
         return -1;
     }
-    *result = call_func(state, mode, func, payload);
+    PyObject *arg = payload, *kwds = NULL;
+    if (mode == PY_CALL_KW) {
+        arg = PyTuple_GET_ITEM(payload, 0);
+        kwds = PyTuple_GET_ITEM(payload, 1);
+    }
+    *result = py_call_one(state, mode, func, arg, kwds);
     Py_DECREF(payload);
     return *result != NULL ? 0 : -1;
 }

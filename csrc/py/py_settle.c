@@ -7,7 +7,7 @@
 
 #include "py_error.h"
 #include "py_feed.h"
-#include "py_run.h"
+#include "py_refs.h"
 
 #include <poll.h>
 
@@ -16,8 +16,11 @@
 #define SIGNAL_TICK (100 * CP_MS)
 
 PyObject *
-py_result_error(ResultObject *self, const struct cp_result *r)
+py_result_error(ResultObject *self, struct cp_result *r)
 {
+    if (r->outcome == CP_RAISED && self->engine->threads) {
+        return py_refs_first(r);
+    }
     if (r->outcome != CP_LOCAL) {
         return py_error_of_result(self->state, r, self->source.func);
     }
@@ -28,6 +31,34 @@ py_result_error(ResultObject *self, const struct cp_result *r)
         Py_DECREF(key);
     }
     return exc;
+}
+
+/* Do the tasks have chunks? Of the stdlib's own tasks nobody knows. */
+static bool
+has_chunks(const ResultObject *self)
+{
+    unsigned mode = self->source.mode & PY_MODE;
+    return mode == PY_MAP || mode == PY_STAR;
+}
+
+PyObject *
+py_result_value(ResultObject *self, struct cp_result *r)
+{
+    if (self->engine->threads) {
+        return has_chunks(self) ? py_refs_take_list(r) : py_refs_first(r);
+    }
+    return py_body_get(self->state, r->body, r->len);
+}
+
+void
+py_result_free(ResultObject *self, struct cp_result *r)
+{
+    if (self->engine->threads) {
+        r->next = NULL;
+        py_refs_release(NULL, r);
+    } else {
+        cp_result_free(r);
+    }
 }
 
 /* Keep the first failure; steals exc. */
@@ -69,17 +100,27 @@ place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
 
 /* Decode what a task of a map gave into its places. */
 static int
-place(ResultObject *self, const struct cp_result *r)
+place(ResultObject *self, struct cp_result *r)
 {
     if (self->source.one) {
-        PyObject *value = py_body_get(self->state, r->body, r->len);
+        PyObject *value = py_result_value(self, r);
         return value == NULL
                    ? -1
                    : PyList_SetItem(self->value, (Py_ssize_t)r->index, value);
     }
     struct py_run run = {0};
-    int n = py_run_get(self->state, r->body, r->len, (Py_ssize_t)r->items,
+    int n;
+    if (!self->engine->threads) {
+        n = py_run_get(self->state, r->body, r->len, (Py_ssize_t)r->items,
                        false, &run);
+    } else if (has_chunks(self)) {
+        run = py_refs_view(r);
+        return place_run(self, r, &run);
+    } else {
+        PyObject *list = py_refs_first(r);
+        n = py_run_copy(self->state, list, (Py_ssize_t)r->items, &run);
+        Py_DECREF(list);
+    }
     if (n == 0) {
         n = place_run(self, r, &run);
     }
@@ -90,13 +131,13 @@ place(ResultObject *self, const struct cp_result *r)
 /* The value, or None where it is in its place; or the failure. NULL with an
  * exception. */
 static PyObject *
-decode_once(ResultObject *self, const struct cp_result *r)
+decode_once(ResultObject *self, struct cp_result *r)
 {
     if (r->outcome != CP_OK) {
         return py_result_error(self, r);
     }
     if (self->length < 0) {
-        return py_body_get(self->state, r->body, r->len);
+        return py_result_value(self, r);
     }
     return place(self, r) < 0 ? NULL : Py_NewRef(Py_None);
 }
@@ -106,7 +147,7 @@ decode_once(ResultObject *self, const struct cp_result *r)
  * was raised by a signal's handler (Ctrl-C, sys.exit()): then it is *interrupt,
  * for whoever waits. */
 static PyObject *
-decode(ResultObject *self, const struct cp_result *r, bool *is_value,
+decode(ResultObject *self, struct cp_result *r, bool *is_value,
        PyObject **interrupt)
 {
     *interrupt = NULL;
@@ -130,7 +171,7 @@ decode(ResultObject *self, const struct cp_result *r, bool *is_value,
 
 /* 0, or -1 with an interrupt. */
 static int
-absorb_one(ResultObject *self, const struct cp_result *r)
+absorb_one(ResultObject *self, struct cp_result *r)
 {
     bool is_map = self->length >= 0;
     if (is_map && self->success == 0) {
@@ -166,7 +207,7 @@ decode_all(ResultObject *self)
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);
-        cp_result_free(list);
+        py_result_free(self, list);
         list = next;
     }
     cp_job_decoded(self->job, list);

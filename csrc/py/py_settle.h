@@ -25,6 +25,12 @@ void py_result_release(ResultObject *self);
 
 /* The exception for a result that is no value; a new reference, or NULL with
  * an exception set. */
-PyObject *py_result_error(ResultObject *self, const struct cp_result *r);
+PyObject *py_result_error(ResultObject *self, struct cp_result *r);
+
+/* The value of a result with one; a new reference, or NULL with an exception. */
+PyObject *py_result_value(ResultObject *self, struct cp_result *r);
+
+/* Free a result that was taken. */
+void py_result_free(ResultObject *self, struct cp_result *r);
 
 #endif

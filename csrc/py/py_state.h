@@ -15,6 +15,7 @@
 #include "cp_clock.h"
 #include "cp_pool.h"
 #include "cp_serve.h"
+#include "cp_threads.h"
 
 #ifndef Py_BEGIN_CRITICAL_SECTION // before 3.13
 #    define Py_BEGIN_CRITICAL_SECTION(op) ((void)(op))
@@ -71,6 +72,9 @@ typedef struct {
     PyObject *func_seen;  /* the callable that was pickled last, if immutable */
     struct cp_func *func_seen_core;
     _Atomic unsigned long helper; /* the thread that runs callbacks, or 0 */
+    char threads;                 /* the workers are threads; never changes */
+    PyObject *why; /* of threads: what the initializer raised, or NULL; guarded
+                      by the engine's critical section */
 } EngineObject;
 
 /* What tasks are made from. */
@@ -129,6 +133,8 @@ PyObject *py_result_await(ResultObject *self);
 
 /* py_engine.c: run what the core hands to us; used by whoever waits. */
 void py_engine_collect(EngineObject *engine);
+/* What the initializer raised in a worker thread: a new reference, or NULL. */
+PyObject *py_engine_why(EngineObject *engine);
 int py_engine_replace_workers(EngineObject *engine);
 /* 0, or -1 with ValueError("Pool not running") or a PoolError. */
 int py_engine_check(EngineObject *engine);

@@ -30,7 +30,7 @@ item_take(ResultObject *self, struct cp_result *r)
 {
     PyObject *item = NULL;
     if (r->outcome == CP_OK) {
-        item = py_body_get(self->state, r->body, r->len);
+        item = py_result_value(self, r);
     } else {
         PyObject *exc = py_result_error(self, r);
         if (exc != NULL) {
@@ -38,7 +38,7 @@ item_take(ResultObject *self, struct cp_result *r)
             Py_DECREF(exc);
         }
     }
-    cp_result_free(r);
+    py_result_free(self, r);
     return item;
 }
 

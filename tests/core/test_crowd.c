@@ -89,7 +89,7 @@ feed(void *arg)
     struct crowd *crowd = arg;
     struct batch batch = {0};
     uint64_t n;
-    while ((n = cp_job_wait_wants(crowd->job)) > 0) {
+    while (cp_job_wait_wants(crowd->job, &n) == 1) {
         while (n-- > 0 && batch.n < TASKS) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }

@@ -174,6 +174,31 @@ TEST(feed_keeps_to_the_limit)
     keep_to_the_limit(true);
 }
 
+/* The limit is for what nobody has taken; how many tasks it is worth to have under
+ * way, which are few while they are slow, is another matter. */
+TEST(feed_slow_tasks_fill_the_limit_as_well)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct feeder feeder = {.job = rig_job(&rig, CP_JOB_ORDERED), .n = 500};
+    cp_job_set_limit(feeder.job, 9);
+    cp_lock_acquire(&rig.pool->lock);
+    cp_sched_measure(feeder.job, 1000000000, 1);
+    cp_lock_release(&rig.pool->lock);
+    pthread_t thread = cp_test_start(feed, &feeder);
+    struct cp_job *other = rig_job(&rig, CP_JOB_ORDERED);
+    while (cp_job_arrived(feeder.job, NULL) < 9) {
+        CHECK_EQ(cp_pool_wait(rig.pool, other, cp_now() + CP_MS, 0),
+                 CP_WAIT_TIMEOUT);
+    }
+    cp_job_put_take(other, NULL, true);
+    cp_job_close(other);
+    cp_job_cancel(feeder.job);
+    (void)cp_test_join(thread);
+    cp_job_close(feeder.job);
+    rig_close(&rig);
+}
+
 /* Nobody takes any more, and somebody waits for the closed pool: the input ends,
  * and what is to come last tells of it. */
 TEST(feed_limit_does_not_keep_a_pool_from_ending)

@@ -1,0 +1,189 @@
+"""`cpool.pool.ThreadPool`: the same pool, whose workers are threads of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Callable, Iterable
+from multiprocessing import TimeoutError, util
+from typing import Any
+
+from . import _core, _end, _remote
+from ._recipes import TaskQueue
+from ._results import Cache
+from ._size import default_processes
+from ._stdlib import ThreadPool as _StdlibThreadPool
+from .pool import _HOOKS, CLOSE, RUN, TERMINATE, Pool
+
+_FAILED = "cpool: the initializer raised in a worker thread:\n"
+
+
+def _leave(ticket: list[Callable[[], None]]) -> None:
+    """Once for each thread: by itself, or by who was interrupted in its start."""
+    with contextlib.suppress(IndexError):
+        ticket.pop()()
+
+
+def worker(
+    engine: _core.Engine,
+    ticket: list[Callable[[], None]],
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    to_tell: list[bool],
+) -> None:
+    """The target of a worker thread: initialise, then run tasks until the pool ends."""
+    try:
+        if initializer is not None:
+            initializer(*initargs)
+    except BaseException as exc:
+        engine.break_pool(exc)
+        with contextlib.suppress(IndexError):
+            to_tell.pop()  # the first one takes it
+            if sys.stderr is not None:
+                sys.stderr.write(_FAILED)
+                traceback.print_exc()
+    else:
+        tasks = engine.work()
+        util.debug("worker exiting after %d tasks", tasks)
+    finally:
+        _leave(ticket)
+
+
+class ThreadPool(Pool, _StdlibThreadPool):
+    """A pool of worker threads, with the interface of `Pool`; nothing is pickled.
+
+    `processes` is the number of threads, by default `default_processes()`. Each thread calls
+    `initializer(*initargs)` when it starts. Arguments, results and exceptions are passed as they
+    are: what `get()` returns or raises is the object that the task returned or raised. Raises
+    `ValueError` for less than one thread, `TypeError` for an initializer that cannot be called,
+    and `RuntimeError` where a thread cannot be started; then nothing is left behind.
+
+    Whatever a task raises is its result, `SystemExit` included, and costs no thread. If the
+    initializer raises, every job fails with `InitializerError`. `terminate()` returns at once, and
+    what is not done fails with `PoolTerminated`; tasks that run go on, and `join()` waits for
+    them. The program's end does not.
+    """
+
+    __module__ = "cpool.pool"
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        if self._fits(None):
+            Pool.__init__(self, processes, initializer, initargs)
+            return
+        self._workers = []
+        if processes is None:
+            processes = default_processes()
+        _StdlibThreadPool.__init__(self, processes, initializer, initargs)
+
+    def _fits(self, context: Any) -> bool:
+        mro = type(self).__mro__
+        subclasses = mro[: mro.index(ThreadPool)]
+        return not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
+
+    def _start(self) -> None:
+        self._cache = Cache()
+        self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
+        self._cache.engine = self._engine
+        self._threads = []
+        self._lock = threading.RLock()
+        self._to_tell = [True]  # what the initializer raises, once
+        self._taskqueue = TaskQueue(weakref.proxy(self))
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            self._engine.end()
+            for thread in self._workers:
+                thread.join(_end.LAST_GRACE_S)  # it may sit in the initializer for ever
+            raise
+        self._terminate = util.Finalize(
+            self, _end.shut_down_threads, args=(self._engine,), exitpriority=15
+        )
+        self._state = RUN
+
+    # ---- workers ----
+
+    @property
+    def _pool(self) -> list[Any]:
+        """The live list of worker threads."""
+        return self._workers
+
+    @_pool.setter
+    def _pool(self, workers: list[Any]) -> None:
+        self._workers = workers
+
+    def _add_worker(self) -> None:
+        assert self._engine is not None
+        ticket = [self._engine.leave]
+        thread = self.Process(
+            self._ctx,
+            target=worker,
+            args=(self._engine, ticket, self._initializer, self._initargs, self._to_tell),
+        )
+        thread.name = thread.name.replace("Process", "PoolWorker")
+        thread.daemon = True
+        self._engine.enter()
+        try:
+            thread.start()
+        except BaseException:
+            _leave(ticket)
+            raise
+        self._workers.append(thread)
+        util.debug("added worker")
+
+    def _repopulate_pool(self) -> None:
+        """Start threads until there are as many as there should be."""
+        if self._engine is None:
+            _StdlibThreadPool._repopulate_pool(self)
+            return
+        with self._lock:
+            self._engine.set_target(self._processes)
+            for _ in range(self._processes - len(self._workers)):
+                self._add_worker()
+
+    def _join_exited_workers(self, workers: Any = None) -> bool:
+        """Let go of threads that have ended; True if there were any."""
+        gone = [thread for thread in self._workers if thread.exitcode is not None]
+        for thread in gone:
+            thread.join()
+            self._workers.remove(thread)
+        return bool(gone)
+
+    # ---- the end ----
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the threads to end; `close()` or `terminate()` comes first.
+
+        Tasks that run are waited for, after `terminate()` as well. Raises `ValueError` for a pool
+        that is running, `RuntimeError` in a task or callback of the pool, which would wait for
+        itself, and `multiprocessing.TimeoutError` after `timeout` seconds; it can be called again.
+        """
+        if self._engine is None:
+            _StdlibThreadPool.join(self)
+            return
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if not self._engine.is_ours:
+            _remote.raise_foreign()
+        current = threading.current_thread()
+        workers: list[Any] = list(self._workers)
+        if current in workers or (timeout is None and current in self._threads):
+            raise RuntimeError("a task or callback cannot join the pool that waits for it")
+        # Not by Thread.join(), which takes a thread for ended once Ctrl-C has interrupted it.
+        if not self._engine.wait_ended(timeout):
+            raise TimeoutError
+        self._engine.end()  # all is done; the helper ends
+        for thread in [*workers, *self._threads]:
+            if thread is not current:
+                # It may sit in the user's iterable or callback for ever: it is left behind.
+                thread.join(_end.LAST_GRACE_S)

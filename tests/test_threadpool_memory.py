@@ -1,0 +1,345 @@
+"""Pools of threads keep nothing: neither objects nor threads, nor themselves. And the swap."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sysconfig
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+from engine import DEADLINE, pool_module
+from gates import eventually
+from leftovers import settled, threads
+
+ThreadPool: Any = pool_module.ThreadPool
+
+uncounted = pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without the GIL, objects are freed late and references are not counted at once",
+)
+
+
+class Thing:
+    def __init__(self) -> None:
+        self.other: Any = None
+
+
+def identity(x: Any) -> Any:
+    return x
+
+
+def fail(x: Any) -> None:
+    raise ValueError(x)
+
+
+def all_freed(refs: list[Any]) -> None:
+    def freed() -> bool:
+        gc.collect()
+        return all(ref() is None for ref in refs)
+
+    eventually(freed, "an object is kept")
+
+
+@pytest.fixture
+def crew(make_pool: Callable[..., Any]) -> Any:
+    return make_pool(2, cls=ThreadPool)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pool, things: pool.map(identity, things, 2),
+        lambda pool, things: pool.map_async(identity, things, 1, callback=id).get(DEADLINE),
+        lambda pool, things: list(pool.imap(identity, iter(things))),
+        lambda pool, things: list(pool.imap_unordered(identity, things, 3)),
+        lambda pool, things: [pool.apply(identity, (thing,)) for thing in things],
+        lambda pool, things: [pool.apply_async(dict, (), {"x": thing}) for thing in things],
+        lambda pool, things: pool.starmap_async(identity, zip(things), 1).wait(DEADLINE),
+        lambda pool, things: next(pool.imap(identity, things)),
+        lambda pool, things: [pool.imap(identity, things) for _ in range(3)] and None,
+    ],
+)
+def test_arguments_and_results_are_let_go(crew: Any, use: Any) -> None:
+    """While the pool lives on, and idle."""
+    things = [Thing() for _ in range(10)]
+    refs = [weakref.ref(thing) for thing in things]
+    use(crew, things)
+    del things
+    all_freed(refs)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda pool, thing: pool.map(fail, [thing] * 5, 2),
+        lambda pool, thing: pool.apply(fail, (thing,)),
+        lambda pool, thing: pool.apply_async(fail, (thing,)).get(DEADLINE),
+        lambda pool, thing: list(pool.imap(fail, [thing] * 5)),
+    ],
+)
+def test_failures_are_let_go(crew: Any, use: Any) -> None:
+    thing = Thing()
+    ref = weakref.ref(thing)
+    with pytest.raises(ValueError):
+        use(crew, thing)
+    del thing
+    all_freed([ref])
+
+
+@pytest.mark.better
+def test_what_a_pool_that_was_ended_had_is_let_go() -> None:
+    hold = threading.Event()
+    begun = threading.Event()
+    things = [Thing() for _ in range(20)]
+    refs = [weakref.ref(thing) for thing in things]
+
+    def task(thing: Any) -> Any:
+        begun.set()
+        hold.wait(DEADLINE)
+        return thing
+
+    pool = ThreadPool(1)
+    results = [
+        pool.map_async(task, things, 1),
+        pool.imap(task, things, 3),
+        pool.apply_async(task, things[:1], {}),
+        pool.imap(task, iter(things)),
+    ]
+    assert begun.wait(DEADLINE)
+    pool.terminate()
+    del things
+    hold.set()
+    pool.join()
+    all_freed(refs)
+    del results
+
+
+def test_a_result_that_refers_to_itself_is_collected(crew: Any) -> None:
+    """It has come, and nobody has asked for it: the collector finds it where it waits."""
+    for submit in (
+        lambda things: crew.apply_async(things.pop),
+        lambda things: crew.map_async(identity, things, 1),
+        lambda things: crew.imap(identity, things),
+        lambda things: crew.imap_unordered(identity, things, 2),
+    ):
+        things = [Thing() for _ in range(3)]
+        refs = [weakref.ref(thing) for thing in things]
+        for thing in things:
+            thing.other = things
+        result = submit(things)
+        things.append(result)
+        del thing, things, result
+        eventually(lambda: not crew._cache)
+        all_freed(refs)
+
+
+@uncounted
+def test_a_pool_goes_with_its_last_reference(warned: list[str]) -> None:
+    before = threads()
+    gc.collect()
+    gc.disable()
+    try:
+        with ThreadPool(2) as pool:
+            assert pool.map(identity, range(10), 1) == list(range(10))
+            assert pool.apply_async(identity, (1,)).get(DEADLINE) == 1
+        ref = weakref.ref(pool)
+        del pool
+        assert ref() is None
+        assert warned == []
+    finally:
+        gc.enable()
+    assert settled(threads, before) == set()
+
+
+def test_a_pool_that_nobody_ended_warns_and_goes(warned: list[str]) -> None:
+    before = threads()
+    pool = ThreadPool(2)
+    assert pool.map(identity, range(10)) == list(range(10))
+    del pool
+    gc.collect()
+    [text] = eventually(lambda: warned)
+    assert text.startswith("ResourceWarning: unclosed running multiprocessing pool <")
+    assert settled(threads, before) == set()
+
+
+def test_work_goes_on_though_nobody_keeps_the_pool(warned: list[str]) -> None:
+    before = threads()
+    hold, ran = threading.Event(), threading.Semaphore(0)
+
+    def task(_: int) -> None:
+        assert hold.wait(DEADLINE)
+        ran.release()
+
+    ThreadPool(2).map_async(task, range(10), 1)
+    gc.collect()
+    assert warned == []
+    hold.set()
+    for _ in range(10):
+        assert ran.acquire(timeout=DEADLINE)
+
+    def gone() -> bool:
+        gc.collect()
+        return not threads() - before
+
+    eventually(gone, "the pool never went")
+    assert len(warned) == 1
+
+
+POOLS = """
+import gc, json, os, sys
+from engine import DEADLINE, pool_module
+from gates import eventually
+
+ENDS = [
+    lambda pool: (pool.close(), pool.join()),
+    lambda pool: (pool.terminate(), pool.join()),
+    lambda pool: pool.__exit__(None, None, None),
+]
+
+def fail(x):
+    raise ValueError(x)
+
+def one(number):
+    pool = pool_module.ThreadPool(2, len, ([],))
+    things = [object() for _ in range(50)]
+    assert pool.map(id, things, 1) == list(map(id, things))
+    assert list(pool.imap(id, iter(things), 3)) == list(map(id, things))
+    assert pool.map_async(id, things, callback=id).get(DEADLINE) == list(map(id, things))
+    try:
+        pool.apply(fail, (1,))
+    except ValueError:
+        pass
+    unread = pool.imap(id, things)
+    assert next(unread) == id(things[0])
+    dropped = pool.map_async(id, things, 1)
+    ENDS[number % 3](pool)
+
+def now():
+    gc.collect()
+    eventually(lambda: len(os.listdir("/proc/self/task")) == 1, "a thread is left")
+    gc.collect()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return {
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "blocks": sys.getallocatedblocks(),
+        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+    }
+
+for number in range(30):
+    one(number)
+before = now()
+for number in range(int(sys.argv[1])):
+    one(number)
+after = now()
+print(json.dumps({name: after[name] - before[name] for name in before}))
+"""
+
+
+@pytest.mark.timeout(5 * DEADLINE, method="signal")
+def test_two_hundred_pools_leave_nothing(tmp_path: Path) -> None:
+    count = 30 if engine.STDLIB else 200
+    [line] = scripts.output(tmp_path, POOLS, str(count), seconds=4 * DEADLINE)
+    grown = json.loads(line)
+    assert grown["descriptors"] == 0
+    assert grown["blocks"] < 10 * count
+    assert grown["kilobytes"] < 4096
+
+
+CALLS = """
+import gc, json, os, sys
+from engine import DEADLINE, pool_module
+
+def fail(x):
+    raise ValueError(x)
+
+pool = pool_module.ThreadPool(2)
+
+def one():
+    pool.map(str, range(1000), 1)
+    list(pool.imap(str, (x for x in range(1000)), 1))
+    [result.get() for result in [pool.apply_async(str, (x,), {}) for x in range(1000)]]
+    for call in (lambda: pool.map(fail, [1, 2], 2), lambda: pool.apply(fail, (1,))):
+        try:
+            call()
+        except ValueError:
+            pass
+
+def now():
+    gc.collect()
+    pages = int(open("/proc/self/statm").read().split()[1])
+    return sys.getallocatedblocks(), pages * os.sysconf("SC_PAGE_SIZE") // 1024
+
+for _ in range(10):
+    one()
+before = now()
+for _ in range(40):
+    one()
+after = now()
+pool.terminate()
+print(json.dumps([after[0] - before[0], after[1] - before[1]]))
+"""
+
+
+@pytest.mark.timeout(5 * DEADLINE, method="signal")
+def test_many_calls_leave_nothing(tmp_path: Path) -> None:
+    [line] = scripts.output(tmp_path, CALLS, seconds=4 * DEADLINE)
+    blocks, kilobytes = json.loads(line)
+    assert blocks < 1000  # one a call would be a hundred times as many
+    assert kilobytes < 4096
+
+
+# The swap
+
+SWAPPED = """
+import multiprocessing.dummy, multiprocessing.pool
+from multiprocessing.pool import ThreadPool
+Captured = ThreadPool
+{install}
+from multiprocessing.pool import ThreadPool
+import multiprocessing.managers
+import cpool.pool
+
+def shown(pool):
+    thing = object()
+    with pool:
+        return (
+            isinstance(pool, cpool.pool.ThreadPool),
+            isinstance(pool, Captured),
+            isinstance(pool, multiprocessing.pool.Pool),
+            pool.apply(lambda: thing) is thing,
+        )
+
+print(*shown(ThreadPool(2)))
+print(*shown(multiprocessing.dummy.Pool(2)))
+print(*shown(multiprocessing.dummy.Pool(2, len, ([],))))
+"""
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("how", ["install", "run"])
+def test_swapped_in_both_ways_to_make_one_give_ours(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "program.py"
+    install = "import cpool; cpool.install()" if how == "install" else ""
+    path.write_text(SWAPPED.format(install=install), encoding="utf-8")
+    done = scripts.run(*(["-m", "cpool"] if how == "run" else []), path)
+    assert (done.stdout, done.stderr) == ("True True True True\n" * 3, "")
+
+
+@pytest.mark.better
+def test_threads_settle_no_start_method(tmp_path: Path) -> None:
+    """A pool of processes that is made later forks, where nobody chose."""
+    source = (
+        "import multiprocessing\n"
+        "from cpool import Pool, ThreadPool\n"
+        "with ThreadPool(1) as pool:\n"
+        "    pool.map(abs, [-1])\n"
+        "print(multiprocessing.get_start_method(allow_none=True))\n"
+    )
+    assert scripts.output(tmp_path, source) == ["None"]
