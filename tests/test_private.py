@@ -8,11 +8,9 @@ import multiprocessing.pool
 import multiprocessing.queues
 import os
 import signal
-import threading
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-import engine
 import pytest
 import tasks
 from engine import DEADLINE, Pool, pool_module
@@ -503,12 +501,3 @@ def test_other_subclasses_stay_on_the_own_engine(make_pool: Any) -> None:
     for cls in LoggingPool, NestablePool:
         with pytest.raises(AttributeError):
             make_pool(1, cls=cls)._inqueue  # noqa: B018
-
-
-def test_threads_of_the_program_are_left_alone(make_pool: Any) -> None:
-    """A pool of threads is a Pool of the stdlib, and stays what it was."""
-    with engine.pool_module.ThreadPool(2) as pool:
-        assert pool.map(lambda x: x + 1, [1, 2]) == [2, 3]
-        assert pool.apply(threading.current_thread) is not threading.main_thread()
-        pool.close()
-        pool.join()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +106,25 @@ def test_terminate_releases_whoever_waits(name: str, door: Door, in_threads: Any
     door.opened.set()
     pool.join()
     assert results == []
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a thread does not wait for a turn"
+)
+def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
+    """A worker had taken it, and does nothing before it may, when the pool is terminated."""
+    pool = ThreadPool(2)
+    assert pool.map(identity, range(10), 1) == list(range(10))
+    ran: list[int] = []
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(DEADLINE)
+    try:
+        pool.map_async(ran.append, range(10), 1)
+        pool.terminate()
+    finally:
+        sys.setswitchinterval(interval)
+    pool.join()
+    assert ran == []
 
 
 def test_leaving_the_with_block_does_not_wait(door: Door) -> None:

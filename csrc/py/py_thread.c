@@ -81,6 +81,17 @@ run_task(struct py_state *state, struct cp_task *task)
     return result;
 }
 
+/* The pool may have been terminated while the thread waited for its turn. */
+static struct cp_result *
+run_if_wanted(struct py_state *state, struct cp_task *task)
+{
+    if (atomic_load(&task->job->end) == CP_END_NONE) {
+        return run_task(state, task);
+    }
+    py_refs_clear_task(task);
+    return NULL;
+}
+
 struct loop {
     EngineObject *engine;
     struct cp_pool *pool;
@@ -168,7 +179,7 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
         clean_up(&loop, r);
         result = NULL;
         if (r == 1) {
-            result = run_task(state, loop.turn.task);
+            result = run_if_wanted(state, loop.turn.task);
             loop.n++;
         }
         if (!py_is_ours(state, loop.pool)) {
