@@ -70,8 +70,9 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "a cpool.Pool can only be made in the main "
-                        "interpreter: fork is not supported in others");
+                        "a cpool.Pool cannot be made in a subinterpreter, "
+                        "which has no child processes: make it in the main "
+                        "interpreter");
         return NULL;
     }
     EngineObject *self = (EngineObject *)type->tp_alloc(type, 0);
