@@ -5,7 +5,6 @@ from __future__ import annotations
 # Without the enums of `signal`, whose lookups cost more than all else here.
 import _signal  # type: ignore[import-not-found]
 import atexit
-import faulthandler
 import gc
 import os
 import sys
@@ -85,6 +84,8 @@ def main(
 ) -> None:
     """The target of a worker process: initialise, then run tasks until told to end."""
     try:
+        import faulthandler  # not in every interpreter that imports this
+
         if not faulthandler.is_enabled():
             faulthandler.enable()
     except Exception:  # no stderr to write to

@@ -528,7 +528,8 @@ class Pool(_StdlibPool):
         assert self._engine is not None
         _, _, ready, failed = self._engine.counts()
         if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
-            error = PoolError(f"no worker can be started: {failed} in a row were never ready")
+            why = "" if self._start_error is None else f", the last error: {self._start_error}"
+            error = PoolError(f"no worker can be started: {failed} in a row were never ready{why}")
             raise error from self._start_error
 
     # ---- the end ----

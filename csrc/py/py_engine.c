@@ -73,11 +73,13 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
-                        threads ? "a cpool.ThreadPool can only be made in the "
-                                  "main interpreter"
-                                : "a cpool.Pool can only be made in the main "
-                                  "interpreter: fork is not supported in "
-                                  "others");
+                        threads ? "a cpool.ThreadPool cannot be made in a "
+                                  "subinterpreter: make it in the main "
+                                  "interpreter"
+                                : "a cpool.Pool cannot be made in a "
+                                  "subinterpreter, which has no child "
+                                  "processes: make it in the main "
+                                  "interpreter");
         return NULL;
     }
     EngineObject *self = (EngineObject *)type->tp_alloc(type, 0);

@@ -63,10 +63,13 @@ check_can_fork(struct cp_worker *w)
     if (check_not_started(w) < 0) {
         return -1;
     }
-    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    /* The newest one comes first. What looks further may meet one that goes. */
+    if (PyInterpreterState_Head() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
-                        "a cpool.Pool can only be made in the main "
-                        "interpreter: fork is not supported in others");
+                        "cpool cannot fork a worker while there are "
+                        "subinterpreters, which no fork of CPython survives: "
+                        "close them before, or give the pool "
+                        "context=multiprocessing.get_context(\"spawn\")");
         return -1;
     }
     return PySys_Audit("os.fork", NULL);
