@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import signal
-import threading
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
 from . import _core
+from ._thread import Thread
 
 # terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
 _GRACE_S = 0.5
 LAST_GRACE_S = 0.2
 
 
-def shut_down(
-    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
-) -> None:
+def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
     """The end of a pool, by terminate(), by collection or at exit: runs once."""
     if util.is_exiting():
         _core._exiting()
@@ -42,13 +40,11 @@ def shut_down_threads(engine: _core.Engine) -> None:
     engine.end()
 
 
-def clean_up(
-    engine: _core.Engine, workers: list[BaseProcess], threads: list[threading.Thread]
-) -> None:
+def clean_up(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
     """All workers have ended: take in what they left."""
     engine.stop_standby()
     for thread in list(threads):
-        if thread is not threading.current_thread():
+        if not thread.is_current():
             # It may sit in the user's iterable or callback for ever: it is left behind.
             thread.join(LAST_GRACE_S)
     engine.close_fds()

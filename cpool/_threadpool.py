@@ -16,6 +16,7 @@ from ._recipes import TaskQueue
 from ._results import Cache
 from ._size import default_processes
 from ._stdlib import ThreadPool as _StdlibThreadPool
+from ._thread import Thread
 from .pool import _HOOKS, CLOSE, RUN, TERMINATE, Pool
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
@@ -177,13 +178,12 @@ class ThreadPool(Pool, _StdlibThreadPool):
             _remote.raise_foreign()
         current = threading.current_thread()
         workers: list[Any] = list(self._workers)
-        if current in workers or (timeout is None and current in self._threads):
+        if current in workers or (timeout is None and any(map(Thread.is_current, self._threads))):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
         # Not by Thread.join(), which takes a thread for ended once Ctrl-C has interrupted it.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
         self._engine.end()  # all is done; the helper ends
-        for thread in [*workers, *self._threads]:
-            if thread is not current:
-                # It may sit in the user's iterable or callback for ever: it is left behind.
-                thread.join(_end.LAST_GRACE_S)
+        for thread in [*workers, *(t for t in self._threads if not t.is_current())]:
+            # It may sit in the user's iterable or callback for ever: it is left behind.
+            thread.join(_end.LAST_GRACE_S)

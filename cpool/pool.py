@@ -41,6 +41,7 @@ from ._start_method import default_context
 from ._stdlib import Pool as _StdlibPool
 from ._stdlib import T
 from ._stdlib import pool as _stdlib
+from ._thread import Thread
 from .errors import PoolError, PoolTerminated
 
 __all__ = ["Pool", "ThreadPool"]
@@ -182,7 +183,7 @@ class Pool(_StdlibPool):
         if not forks:
             self._engine.share()
         self._cache.engine = self._engine
-        self._threads: list[threading.Thread] = []
+        self._threads: list[Thread] = []
         self._lock = threading.RLock()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
@@ -443,7 +444,7 @@ class Pool(_StdlibPool):
         with self._lock:
             # In place: the finalizer has this very list.
             self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
-            thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+            thread = Thread(target=target, args=args, name=name, daemon=True)
             self._threads.append(thread)  # first: what it runs may ask whether it is one of ours
             try:
                 thread.start()
@@ -576,7 +577,7 @@ class Pool(_StdlibPool):
             raise ValueError("In unknown state")
         if not self._engine.is_ours:
             _remote.raise_foreign()
-        if timeout is None and self._state == CLOSE and threading.current_thread() in self._threads:
+        if timeout is None and self._state == CLOSE and any(map(Thread.is_current, self._threads)):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError

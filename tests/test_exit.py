@@ -174,3 +174,39 @@ print(*[worker.exitcode for worker in pool._pool])
     done = program(tmp_path, source)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("[1, 4, 9]\n0 0\n")
+
+
+LATE = """
+pool = Pool(2)
+print(*[worker.pid for worker in pool._pool], flush=True)
+
+def late():
+    names = []
+    called = lambda _: names.append(threading.current_thread().name)
+    first = pool.apply_async(abs, (-1,), callback=called)
+    print(first.get(5), names, list(pool.imap(abs, (x for x in [-1, -2]))))
+    for worker in list(pool._pool):
+        worker.kill()
+    print(pool.apply_async(tasks.square, (3,)).get(5))
+    pool.close()
+    pool.join()
+    print([thread.is_alive() for thread in pool._threads if thread.name == "cpool-helper"])
+
+def live_on():
+    threading.main_thread().join()
+    late()
+"""
+
+
+@pytest.mark.better  # the name of the thread, and that its end is seen
+@pytest.mark.parametrize(
+    "start", ["atexit.register(late)", "threading.Thread(target=live_on).start()"]
+)
+def test_the_first_asynchronous_call_may_come_after_the_main_thread(
+    tmp_path: Path, start: str
+) -> None:
+    """From 3.12 on CPython starts no thread then, and the stdlib's pool has its own already."""
+    done = program(tmp_path, LATE + start)
+    assert (done.returncode, done.stderr) == (0, "")
+    _, *lines = done.stdout.splitlines()
+    assert lines == ["1 ['cpool-helper'] [1, 2]", "9", "[False]"]

@@ -1,6 +1,7 @@
 /* The module cpool._core: state, types, and what runs in forked copies. */
 #include "py_codec.h"
 #include "py_error.h"
+#include "py_late.h"
 #include "py_pickle.h"
 #include "py_worker.h"
 
@@ -99,6 +100,7 @@ static PyMethodDef module_methods[] = {
     {"_encode", module_encode, METH_O, NULL},
     {"_decode", module_decode, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
+    {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
