@@ -338,9 +338,10 @@ cp_sched_room(const struct cp_pool *pool, struct cp_job *job)
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
+    room = have < room ? room - have : 0;
     if (job->limit > 0) {
         have += job->arrived - job->taken;
-        room = min_u64(room, job->limit);
+        room = min_u64(room, have < job->limit ? job->limit - have : 0);
     }
-    return have < room ? room - have : 0;
+    return room;
 }
