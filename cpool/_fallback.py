@@ -18,6 +18,7 @@ _WARNING = (
     "cpool has no engine for Windows yet: Pool and ThreadPool are the standard library's here, "
     "without buffersize=, join(timeout) and WorkerLostError"
 )
+_NOT_BUILT = "cpool's C extension was not built: see Try it, in cpool's README"
 
 
 def _in_worker() -> bool:
@@ -34,8 +35,8 @@ def find_engine() -> None:
         if exc.name != "cpool._core":
             raise
         if sys.platform != "win32":
-            exc.add_note("cpool's C extension was not built: see Try it, in cpool's README")
-            raise
+            # Not a note: 3.15 imports cpool again to print this, fails, and leaves notes out.
+            raise ModuleNotFoundError(_NOT_BUILT, name=exc.name) from exc
     else:
         return
     sys.modules["cpool.pool"] = sys.modules["cpool"].pool = pool

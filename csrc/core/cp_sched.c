@@ -356,7 +356,7 @@ cp_sched_room(const struct cp_pool *pool, struct cp_job *job)
     room = have < room ? room - have : 0;
     if (job->limit > 0) {
         have += job->arrived - job->taken;
-        room = have < job->limit ? min_u64(room, job->limit - have) : 0;
+        room = min_u64(room, have < job->limit ? job->limit - have : 0);
     }
     return room;
 }
