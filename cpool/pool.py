@@ -137,6 +137,7 @@ class Pool(_StdlibPool):
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # the last one
+    _has_helper = False
     _state = INIT
 
     def __init__(
@@ -148,6 +149,7 @@ class Pool(_StdlibPool):
         context: Any = None,
     ) -> None:
         self._workers = []
+        self._lock = threading.RLock()
         self._state = INIT
         context = context or _default_context()
         if processes is None:
@@ -192,7 +194,6 @@ class Pool(_StdlibPool):
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[threading.Thread] = []
-        self._lock = threading.RLock()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
@@ -239,7 +240,7 @@ class Pool(_StdlibPool):
             theirs = super().apply_async(func, args, kwds, callback, error_callback)
             return cast("AsyncResult[T]", theirs)
         self._check_running()
-        if not self._threads:
+        if not self._has_helper:
             self._start_threads()
         return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
@@ -431,7 +432,7 @@ class Pool(_StdlibPool):
         """Start to turn the items into tasks; what is not pulled now, a thread pulls."""
         assert self._engine is not None
         try:
-            if not self._threads:
+            if not self._has_helper:
                 self._start_threads()
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_thread(_FEEDER, self._engine.feed_rest, result)
@@ -445,9 +446,10 @@ class Pool(_StdlibPool):
         """The first asynchronous job: from now on something goes on while nobody waits."""
         assert self._engine is not None
         with self._lock:
-            if not self._threads:
+            if not self._has_helper:
                 self._engine.start_standby()
                 self._start_thread(_HELPER, self._engine.help)
+                self._has_helper = True  # last: who sees it has no need of the lock
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         with self._lock:
@@ -468,9 +470,8 @@ class Pool(_StdlibPool):
         """The live list of worker processes."""
         if self._engine is not None and self._state == RUN and self._engine.is_ours:
             self._engine.wait_ended(0)  # replaces who has died meanwhile
-            if any(map(_is_leaving, self._workers)):
-                with self._lock:
-                    self._join_exited_workers()  # who was replaced before it had ended
+            if any(map(_is_leaving, list(self._workers))):
+                self._join_exited_workers()  # who was replaced before it had ended
         return self._workers
 
     @_pool.setter
@@ -508,11 +509,12 @@ class Pool(_StdlibPool):
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
         """Let go of workers that have ended; True if there were any."""
-        gone = [process for process in self._workers if process.exitcode is not None]
-        for process in gone:
-            process.join()
-            process._popen.close()  # type: ignore[attr-defined]
-            self._workers.remove(process)
+        with self._lock:
+            gone = [process for process in self._workers if process.exitcode is not None]
+            for process in gone:
+                process.join()
+                process._popen.close()  # type: ignore[attr-defined]
+                self._workers.remove(process)
         return bool(gone)
 
     def _replace_workers(self) -> None:

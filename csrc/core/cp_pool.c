@@ -53,13 +53,7 @@ cp_pool_new(uint32_t target, struct cp_pool **out)
 bool
 cp_pool_is_ours(const struct cp_pool *pool)
 {
-    return pool->owner == getpid();
-}
-
-long
-cp_pool_owner(const struct cp_pool *pool)
-{
-    return (long)pool->owner;
+    return pool->owner == cp_proc_self();
 }
 
 void
