@@ -98,8 +98,9 @@ asan-python: $(asan_fork) ## the whole Python suite under AddressSanitizer and U
 	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \
 	build/venv-asan/bin/pytest $(ONLY); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
 
-soak: build ## the long chaos test
+soak: build ## the long tests: chaos, and many threads
 	$(bin)/python tests/soak.py
+	$(bin)/python tests/soak_threads.py
 
 fuzz-short: ## every fuzz target for FUZZ_TIME seconds
 	$(MAKE) -j8 -C fuzz run FUZZ_TIME=$(FUZZ_TIME)

@@ -94,7 +94,6 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
         self._cache.engine = self._engine
         self._threads = []
-        self._lock = threading.RLock()
         self._to_tell = [True]  # what the initializer raises, once
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:

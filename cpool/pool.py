@@ -129,6 +129,7 @@ class Pool(_StdlibPool):
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # the last one
+    _has_helper = False
     _state = INIT
 
     def __init__(
@@ -140,6 +141,7 @@ class Pool(_StdlibPool):
         context: Any = None,
     ) -> None:
         self._workers = []
+        self._lock = threading.RLock()
         self._state = INIT
         context = context or default_context()
         if processes is None:
@@ -184,7 +186,6 @@ class Pool(_StdlibPool):
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
-        self._lock = threading.RLock()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
@@ -231,7 +232,7 @@ class Pool(_StdlibPool):
             theirs = super().apply_async(func, args, kwds, callback, error_callback)
             return cast("AsyncResult[T]", theirs)
         self._check_running()
-        if not self._threads:
+        if not self._has_helper:
             self._start_threads()
         return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
@@ -422,7 +423,7 @@ class Pool(_StdlibPool):
         """Start to turn the items into tasks; what is not pulled now, a thread pulls."""
         assert self._engine is not None
         try:
-            if not self._threads:
+            if not self._has_helper:
                 self._start_threads()
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_thread(_FEEDER, self._engine.feed_rest, result)
@@ -436,9 +437,10 @@ class Pool(_StdlibPool):
         """The first asynchronous job: from now on something goes on while nobody waits."""
         assert self._engine is not None
         with self._lock:
-            if not self._threads:
+            if not self._has_helper:
                 self._engine.start_standby()
                 self._start_thread(_HELPER, self._engine.help)
+                self._has_helper = True  # last: who sees it has no need of the lock
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         with self._lock:
@@ -459,9 +461,8 @@ class Pool(_StdlibPool):
         """The live list of worker processes."""
         if self._engine is not None and self._state == RUN and self._engine.is_ours:
             self._engine.wait_ended(0)  # replaces who has died meanwhile
-            if any(map(_is_leaving, self._workers)):
-                with self._lock:
-                    self._join_exited_workers()  # who was replaced before it had ended
+            if any(map(_is_leaving, list(self._workers))):
+                self._join_exited_workers()  # who was replaced before it had ended
         return self._workers
 
     @_pool.setter
@@ -499,11 +500,12 @@ class Pool(_StdlibPool):
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
         """Let go of workers that have ended; True if there were any."""
-        gone = [process for process in self._workers if process.exitcode is not None]
-        for process in gone:
-            process.join()
-            process._popen.close()  # type: ignore[attr-defined]
-            self._workers.remove(process)
+        with self._lock:
+            gone = [process for process in self._workers if process.exitcode is not None]
+            for process in gone:
+                process.join()
+                process._popen.close()  # type: ignore[attr-defined]
+                self._workers.remove(process)
         return bool(gone)
 
     def _replace_workers(self) -> None:

@@ -16,14 +16,12 @@ TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
 # Warnings are errors in programs too, but for those that the stdlib's pool has in the same place:
-# of a pool that is not closed, and what os.fork() says from 3.12 on where threads run. That
-# importing the extension switches the GIL on is said by a free-threaded build.
+# of a pool that is not closed, and what os.fork() says from 3.12 on where threads run.
 WARNINGS = ",".join(
     [
         "error",
         "ignore::ResourceWarning",
         "ignore:This process (pid=:DeprecationWarning",
-        "ignore:The global interpreter lock:RuntimeWarning",
     ]
 )
 

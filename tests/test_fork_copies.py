@@ -364,3 +364,45 @@ with open("/dev/null", "w") as devnull:
 def test_workers_are_replaced_in_a_process_with_many_threads(tmp_path: Path) -> None:
     """Whatever lock one of them holds at that moment; and no warning is given."""
     assert scripts.output(tmp_path, MANY_THREADS) == ["True", "10"]
+
+
+LOCAL_TO_A_THREAD = """
+import os, threading
+from engine import Pool
+
+class Probe:
+    def __init__(self, pool):
+        self.pool, self.home = pool, os.getpid()
+    def __del__(self):
+        if os.getpid() != self.home:
+            os.write(1, b"ours " if self.pool._engine.is_ours else b"copy ")
+
+def work():
+    local.probe = Probe(Pool(1))
+    ready.set()
+    go_on.wait()
+    assert local.probe.pool.apply(abs, (-1,)) == 1
+    local.probe.pool.terminate()
+
+if __name__ == "__main__":
+    local, ready, go_on = threading.local(), threading.Event(), threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    ready.wait()
+    {fork}
+    go_on.set()
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize(
+    "fork",
+    ["os.waitpid(os.fork() or os._exit(0), 0)", "Pool(1).terminate()"],
+    ids=["os.fork", "a worker of another pool"],
+)
+def test_what_a_fork_takes_from_other_threads_is_a_copy(tmp_path: Path, fork: str) -> None:
+    """The child frees what was local to them, before any hook of ours has run there."""
+    script = tmp_path / "script.py"
+    script.write_text(LOCAL_TO_A_THREAD.replace("{fork}", fork))
+    done = scripts.run(script)
+    assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["copy"])

@@ -1,4 +1,4 @@
-"""The long test (soak.py), for a few seconds."""
+"""The long tests (soak.py, soak_threads.py), for a few seconds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from engine import DEADLINE
 pytestmark = [pytest.mark.better, pytest.mark.timeout(8 * DEADLINE, method="signal")]
 
 
-def soak(*args: str) -> dict[str, int]:
-    done = scripts.run(scripts.TESTS / "soak.py", *args, seconds=4 * DEADLINE)
+def soak(*args: str, script: str = "soak.py") -> dict[str, int]:
+    done = scripts.run(scripts.TESTS / script, *args, seconds=4 * DEADLINE)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     summary: dict[str, int] = json.loads(done.stdout)
     return summary
@@ -28,3 +28,9 @@ def test_workers_die_at_random_under_load() -> None:
 def test_pools_come_and_go_in_several_threads() -> None:
     """With work of all kinds, and ended in all ways at all moments."""
     assert soak("--kills", "0", "--cycles", "200")["cycles"] == 200
+
+
+def test_threads_share_a_pool_an_iterator_and_a_result() -> None:
+    """Each item is given out once, each value is right, each callback called once."""
+    summary = soak("--seconds", "2", script="soak_threads.py")
+    assert summary["rounds"] > 1

@@ -83,13 +83,7 @@ cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
 bool
 cp_pool_is_ours(const struct cp_pool *pool)
 {
-    return pool->owner == getpid();
-}
-
-long
-cp_pool_owner(const struct cp_pool *pool)
-{
-    return (long)pool->owner;
+    return pool->owner == cp_proc_self();
 }
 
 void

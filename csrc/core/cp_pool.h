@@ -38,7 +38,6 @@ void cp_pool_ref(struct cp_pool *pool);
  * forked copy it frees nothing. */
 void cp_pool_unref(struct cp_pool *pool);
 bool cp_pool_is_ours(const struct cp_pool *pool);
-long cp_pool_owner(const struct cp_pool *pool); /* the process that made it */
 
 /* ---- workers ---- */
 

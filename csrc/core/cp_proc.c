@@ -8,6 +8,7 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
@@ -45,6 +46,57 @@ static bool
 has_pidfd(void)
 {
     return false;
+}
+#endif
+
+#if defined(MADV_WIPEONFORK) && !defined(CP_PORTABLE)
+/* A page that remembers: in a copy the kernel has it zeroed. NULL: not made yet,
+ * MAP_FAILED: an old kernel. It is the process's, and stays. */
+static _Atomic(_Atomic pid_t *) self_page; /* lint-ok: see above */
+
+static _Atomic pid_t *
+make_self_page(void)
+{
+    void *page = mmap(NULL, sizeof(pid_t), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page != MAP_FAILED
+        && madvise(page, sizeof(pid_t), MADV_WIPEONFORK) != 0) {
+        (void)munmap(page, sizeof(pid_t));
+        page = MAP_FAILED;
+    }
+    _Atomic pid_t *expected = NULL;
+    if (atomic_compare_exchange_strong(&self_page, &expected, page)) {
+        return page;
+    }
+    if (page != MAP_FAILED) {
+        (void)munmap(page, sizeof(pid_t)); /* another thread was first */
+    }
+    return expected;
+}
+
+pid_t
+cp_proc_self(void)
+{
+    _Atomic pid_t *page =
+        atomic_load_explicit(&self_page, memory_order_acquire);
+    if (page == NULL) {
+        page = make_self_page();
+    }
+    if (page == MAP_FAILED) {
+        return getpid();
+    }
+    pid_t pid = atomic_load_explicit(page, memory_order_relaxed);
+    if (pid == 0) {
+        pid = getpid();
+        atomic_store_explicit(page, pid, memory_order_relaxed);
+    }
+    return pid;
+}
+#else
+pid_t
+cp_proc_self(void)
+{
+    return getpid();
 }
 #endif
 

@@ -27,6 +27,11 @@ struct cp_proc {
     int exitcode;   /* as Process.exitcode: negative for a signal */
 };
 
+/* The number of this process, also in a forked copy, from the first instruction on,
+ * whoever forked. Where it can be had the kernel is asked once only: that takes
+ * longer than all else that is done for a small task. */
+pid_t cp_proc_self(void);
+
 /* Before the fork: 0 or a system error. */
 int cp_proc_init(struct cp_proc *proc);
 

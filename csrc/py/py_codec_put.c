@@ -409,8 +409,8 @@ put_dict(struct py_encoder *e, PyObject *obj, PyObject *frozen)
     if (items == NULL) {
         return no_memory();
     }
-    (void)items_of_dict(frozen, n, items, items + n, 1);
-    if (n > 0 && PyUnicode_CheckExact(items[0])) {
+    r = items_of_dict(frozen, n, items, items + n, 1) == n; /* nothing else */
+    if (r == 1 && n > 0 && PyUnicode_CheckExact(items[0])) {
         r = e->keys > KEYS_ALONE ? 0 : 1;
         e->keys += n;
     }

@@ -17,7 +17,7 @@
 int
 py_engine_check(EngineObject *engine)
 {
-    if (engine->pool == NULL || !py_is_ours(engine->state, engine->pool)) {
+    if (engine->pool == NULL || !cp_pool_is_ours(engine->pool)) {
         PyObject *none =
             PyObject_CallMethod(engine->state->remote, "raise_foreign", NULL);
         Py_XDECREF(none);
@@ -133,7 +133,7 @@ engine_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     (void)engine_clear(op);
-    if (self->pool != NULL && py_is_ours(self->state, self->pool)) {
+    if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
         if (self->func_seen_core != NULL) {
             cp_func_close(self->pool, self->func_seen_core);
         }
@@ -448,7 +448,7 @@ engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 engine_get_is_ours(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(py_is_ours(ENGINE(op)->state, ENGINE(op)->pool));
+    return PyBool_FromLong(cp_pool_is_ours(ENGINE(op)->pool));
 }
 
 static PyObject *

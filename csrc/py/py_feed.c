@@ -76,6 +76,38 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
     return r != 0 ? -1 : 0;
 }
 
+/* Is it the callable that was pickled last? Then the job is given it. */
+static bool
+set_func_seen(EngineObject *engine, struct cp_job *job, PyObject *func)
+{
+    bool seen;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    seen = engine->func_seen == func;
+    if (seen) {
+        cp_job_set_func(job, engine->func_seen_core);
+    }
+    Py_END_CRITICAL_SECTION();
+    return seen;
+}
+
+/* The reference to core is consumed. */
+static void
+keep_func_take(EngineObject *engine, PyObject *func, struct cp_func *core)
+{
+    PyObject *old;
+    struct cp_func *old_core;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    old = engine->func_seen;
+    old_core = engine->func_seen_core;
+    engine->func_seen = Py_NewRef(func);
+    engine->func_seen_core = core;
+    Py_END_CRITICAL_SECTION();
+    if (old_core != NULL) {
+        cp_func_close(engine->pool, old_core);
+    }
+    Py_XDECREF(old);
+}
+
 /* Give the job its callable. A callable that cannot be pickled poisons the
  * source: each task fails with that. -1: MemoryError, or an interrupt. */
 static int
@@ -86,8 +118,7 @@ set_func(ResultObject *self, PyObject *func)
     if (engine->threads) {
         return 0; /* each task has it */
     }
-    if (engine->func_seen == func) {
-        cp_job_set_func(self->job, engine->func_seen_core);
+    if (set_func_seen(engine, self->job, func)) {
         return 0;
     }
     struct cp_buf buf = {0};
@@ -110,18 +141,11 @@ set_func(ResultObject *self, PyObject *func)
         return -1;
     }
     cp_job_set_func(self->job, core);
-    if (!immutable) {
+    if (immutable) {
+        keep_func_take(engine, func, core);
+    } else {
         cp_func_close(engine->pool, core);
-        return 0;
     }
-    PyObject *old = engine->func_seen;
-    struct cp_func *old_core = engine->func_seen_core;
-    engine->func_seen = Py_NewRef(func);
-    engine->func_seen_core = core;
-    if (old_core != NULL) {
-        cp_func_close(engine->pool, old_core);
-    }
-    Py_XDECREF(old);
     return 0;
 }
 
@@ -203,13 +227,7 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
 static int
 pull_item(struct py_source *src, PyObject **item)
 {
-    *item = NULL;
-    if (src->iterator == NULL) {
-        return 0; /* the job was ended while user code ran */
-    }
-    PyObject *iterator = Py_NewRef(src->iterator);
-    *item = PyIter_Next(iterator);
-    Py_DECREF(iterator);
+    *item = PyIter_Next(src->iterator);
     if (*item == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -263,8 +281,7 @@ pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
     PyObject *iterator = src->iterator;
     Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
     most = most < n ? most : n;
-    /* The job may have been ended while items were freed. */
-    while (iterator != NULL && run->n < most) {
+    while (run->n < most) {
         PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
         if (item == NULL) {
             break;
@@ -427,8 +444,6 @@ py_feed(ResultObject *self, uint64_t n)
     if (src->iterator == NULL) {
         return 0;
     }
-    /* Kept over calls of user code, which may end the job. */
-    PyObject *iterator = Py_NewRef(src->iterator);
     bool ahead = (src->plain && self->job->limit == 0) || src->length >= 0;
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
@@ -436,7 +451,7 @@ py_feed(ResultObject *self, uint64_t n)
         limit = (size_t)cp_job_wants(self->job) + 1; /* sizes follow results */
     }
     while (r == 1 && tasks < limit && batch.bytes < PY_BATCH_BYTES) {
-        if (src->iterator == NULL || atomic_load(&self->job->done)) {
+        if (atomic_load(&self->job->done)) {
             r = 0;
             break;
         }
@@ -454,7 +469,6 @@ py_feed(ResultObject *self, uint64_t n)
         cp_job_fail(self->job);
         r = 0;
     }
-    Py_DECREF(iterator);
     if (r <= 0) {
         Py_CLEAR(src->iterator);
     }

@@ -8,7 +8,6 @@
 #include "cp_fd.h"
 
 #include <string.h>
-#include <unistd.h>
 
 static struct PyModuleDef module_def;
 
@@ -29,18 +28,11 @@ py_state_of_type(PyTypeObject *type)
     return py_state_of_module(module);
 }
 
-int
-py_is_ours(const struct py_state *state, const struct cp_pool *pool)
-{
-    return cp_pool_owner(pool) == state->pid;
-}
-
 /* Whether somebody else has forked, and the pools in here are copies. */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
-    state->pid = (long)getpid();
     if (state->forked < 0) {
         Py_RETURN_FALSE;
     }
@@ -160,7 +152,6 @@ static int
 module_exec(PyObject *module)
 {
     struct py_state *state = py_state_of_module(module);
-    state->pid = (long)getpid();
     if (import_needed(state) < 0 || add_modes(module) < 0
         || py_pickle_add_types(module, state) < 0
         || py_worker_add_types(module, state) < 0
@@ -229,6 +220,9 @@ static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #ifdef Py_mod_multiple_interpreters
     {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED}, /* docs/threads.md says why */
 #endif
     {0, NULL},
 };

@@ -85,11 +85,17 @@ result_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
-/* The value, or NULL with the failure raised. */
+static void
+set_retrieved(ResultObject *self)
+{
+    atomic_store_explicit(&self->retrieved, 1, memory_order_relaxed);
+}
+
+/* The value, or NULL with the failure raised. It is settled. */
 static PyObject *
 outcome(ResultObject *self)
 {
-    self->retrieved = 1;
+    set_retrieved(self);
     if (self->success) {
         return Py_NewRef(self->value);
     }
@@ -116,7 +122,9 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 PyObject *
 py_result_await(ResultObject *self)
 {
-    if (py_result_wait(self, CP_NEVER) < 0) {
+    int r = py_result_wait_and_feed(self);
+    Py_CLEAR(self->source.iterator);
+    if (r < 0) {
         /* The call that would have waited is over: so is its job. */
         cp_job_cancel(self->job);
         return NULL;
@@ -139,7 +147,7 @@ result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (wait_for(self, NULL) < 0) {
         return NULL;
     }
-    self->retrieved = 1;
+    set_retrieved(self);
     return PyBool_FromLong(self->success);
 }
 
@@ -155,11 +163,25 @@ result_look(PyObject *op, PyObject *Py_UNUSED(ignored))
             return NULL;
         }
     }
-    if (self->engine == NULL || self->value == NULL) {
+    char success;
+    PyObject *value = py_result_peek(self, &success);
+    if (self->engine == NULL || value == NULL) {
+        Py_XDECREF(value);
         Py_RETURN_NONE;
     }
-    self->retrieved = 1;
-    return Py_BuildValue("NO", PyBool_FromLong(self->success), self->value);
+    set_retrieved(self);
+    return Py_BuildValue("NN", PyBool_FromLong(success), value);
+}
+
+PyObject *
+py_result_get_pool(PyObject *op, void *Py_UNUSED(closure))
+{
+    ResultObject *self = (ResultObject *)op;
+    PyObject *pool;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    pool = Py_NewRef(self->pool != NULL ? self->pool : Py_None);
+    Py_END_CRITICAL_SECTION();
+    return pool;
 }
 
 static PyObject *
@@ -191,12 +213,9 @@ result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
 void
 py_result_hold(ResultObject *self)
 {
-    if (!self->held) {
-        Py_INCREF(self);
-        self->held = 1;
-        if (!cp_job_hold(self->job, self)) {
-            Py_DECREF(self);
-        }
+    Py_INCREF(self);
+    if (!cp_job_hold(self->job, self)) {
+        Py_DECREF(self);
     }
 }
 
@@ -247,9 +266,21 @@ open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
         (void)py_raise(self->state, r);
         return -1;
     }
-    self->engine = (EngineObject *)Py_NewRef(engine);
     self->pool = Py_NewRef(pool);
+    /* Who sees this sees what was written before. */
+    atomic_store_explicit(&self->engine, (EngineObject *)Py_NewRef(engine),
+                          memory_order_release);
     return 0;
+}
+
+int
+py_result_begin(ResultObject *self)
+{
+    if (atomic_exchange(&self->begun, 1) == 0) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_TypeError, "a result is made once, for a cpool.Pool");
+    return -1;
 }
 
 int
@@ -260,8 +291,7 @@ py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
     if (engine == NULL) {
         return -1;
     }
-    if (!PyObject_TypeCheck(engine, self->state->engine_type)
-        || self->engine != NULL) {
+    if (!PyObject_TypeCheck(engine, self->state->engine_type)) {
         PyErr_SetString(PyExc_TypeError,
                         "a result is made once, for a cpool.Pool");
     } else {
@@ -336,9 +366,7 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
                                      &length)) {
         return -1;
     }
-    if (self->engine != NULL) {
-        PyErr_SetString(PyExc_TypeError,
-                        "a result is made once, for a cpool.Pool");
+    if (py_result_begin(self) < 0) {
         return -1;
     }
     uint32_t flags = length < 0 ? CP_JOB_SINGLE : 0u;
@@ -362,7 +390,7 @@ py_result_init(PyObject *op, PyObject *args, PyObject *kwds)
     }
     if (length >= 0 && chunksize <= 0) {
         cp_job_put_take(self->job, NULL, true);
-        self->settled = 1;
+        (void)py_result_settle_take(self, NULL);
         py_result_release(self);
     }
     return 0;
@@ -435,8 +463,7 @@ result_finalize(PyObject *op)
 {
     ResultObject *self = (ResultObject *)op;
     if (self->job == NULL || self->retrieved || has_error_callback(self)
-        || !py_is_ours(self->state, self->job->pool)
-        || !atomic_load(&self->job->done)
+        || !cp_pool_is_ours(self->job->pool) || !atomic_load(&self->job->done)
         || atomic_load(&self->job->end) != CP_END_NONE
         || self->state->exit_thread != 0 || is_finalizing()) {
         return;
@@ -479,7 +506,7 @@ py_result_dealloc(PyObject *op)
     }
     PyObject_GC_UnTrack(op);
     (void)py_result_clear(op);
-    if (self->job != NULL && py_is_ours(self->state, self->job->pool)) {
+    if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
             cp_job_cancel(self->job); /* there will be no tasks */
         }
@@ -491,7 +518,6 @@ py_result_dealloc(PyObject *op)
 }
 
 static PyMemberDef result_members[] = {
-    {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
     {"_callback", T_OBJECT, offsetof(ResultObject, callback), READONLY, NULL},
     {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
     {"_error_callback", T_OBJECT, offsetof(ResultObject, error_callback),
@@ -501,6 +527,7 @@ static PyMemberDef result_members[] = {
 
 static PyGetSetDef result_getset[] = {
     {"_job", result_get_job, NULL, NULL, NULL},
+    {"_pool", py_result_get_pool, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -15,7 +15,10 @@ int py_result_init(PyObject *op, PyObject *args, PyObject *kwds);
 int py_result_traverse(PyObject *op, visitproc visit, void *arg);
 int py_result_clear(PyObject *op);
 void py_result_dealloc(PyObject *op);
+/* What __init__ begins with, once: 0, or -1 with TypeError. */
+int py_result_begin(ResultObject *self);
 int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
+PyObject *py_result_get_pool(PyObject *op, void *closure);
 
 /* The result of one call, as kind(pool, callback, error_callback) makes it; kind is
  * a class over _core.Result. */

@@ -61,16 +61,67 @@ py_result_free(ResultObject *self, struct cp_result *r)
     }
 }
 
+PyObject *
+py_result_peek(ResultObject *self, char *success)
+{
+    PyObject *value;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    value = Py_XNewRef(self->value);
+    *success = self->success;
+    Py_END_CRITICAL_SECTION();
+    return value;
+}
+
+/* The value of the one task; steals it. */
+static void
+set_value_take(ResultObject *self, PyObject *value)
+{
+    PyObject *old;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    old = self->value;
+    self->value = value;
+    self->success = 1;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
+}
+
+/* In the critical section: what is to be released of the two. */
+static PyObject *
+swap_failure(ResultObject *self, PyObject *exc)
+{
+    PyObject *old = self->value;
+    self->value = exc;
+    self->success = 0;
+    return old;
+}
+
 /* Keep the first failure; steals exc. */
 static void
 fail_take(ResultObject *self, PyObject *exc)
 {
-    if (self->success == 1 || self->value == NULL) {
-        self->success = 0;
-        Py_XSETREF(self->value, exc);
-    } else {
-        Py_DECREF(exc);
+    PyObject *old = exc;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (!self->settled && (self->success == 1 || self->value == NULL)) {
+        old = swap_failure(self, exc);
     }
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
+}
+
+bool
+py_result_settle_take(ResultObject *self, PyObject *exc)
+{
+    PyObject *old = exc;
+    bool first;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    first = !self->settled;
+    if (first && exc != NULL) {
+        old = swap_failure(self, exc);
+    }
+    atomic_store_explicit(&self->settled, 1, memory_order_release);
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(old);
+    return first;
 }
 
 /* Put the results of a chunk in their places: the run gets what stood there. No
@@ -185,8 +236,7 @@ absorb_one(ResultObject *self, struct cp_result *r)
     } else if (is_map) {
         Py_DECREF(obj);
     } else {
-        self->success = 1;
-        Py_XSETREF(self->value, obj);
+        set_value_take(self, obj);
     }
     if (interrupt != NULL) {
         py_error_restore(interrupt);
@@ -215,8 +265,8 @@ decode_all(ResultObject *self)
 }
 
 /* Somebody gave the job no task at all: then there is nothing to return. */
-static int
-settle_without_result(ResultObject *self)
+static PyObject *
+error_of_no_result(ResultObject *self)
 {
     PyObject *cls = PyObject_GetAttrString(self->state->remote, "PoolError");
     PyObject *exc = cls == NULL ? NULL
@@ -225,12 +275,29 @@ settle_without_result(ResultObject *self)
                                     "the job ended without a result: no task "
                                     "was submitted for it");
     Py_XDECREF(cls);
-    if (exc == NULL) {
-        return -1;
+    return exc;
+}
+
+/* All results have come and are decoded: the failure that makes of the job, or
+ * NULL where there is none but what value tells. */
+static PyObject *
+failure_at_end(ResultObject *self)
+{
+    char success;
+    PyObject *value = py_result_peek(self, &success);
+    PyObject *exc = NULL;
+    /* A single value that had come in is not taken back, nor the first failure. */
+    bool is_told = value != NULL && (self->length < 0 || success == 0);
+    if (!is_told) {
+        bool ended = atomic_load(&self->job->end) != CP_END_NONE;
+        if (ended || value == NULL) {
+            exc = ended ? py_error_of_end(self->engine, self->job)
+                        : error_of_no_result(self);
+            exc = exc != NULL ? exc : py_error_fetch();
+        }
     }
-    self->success = 0;
-    self->value = exc;
-    return 0;
+    Py_XDECREF(value);
+    return exc;
 }
 
 int
@@ -249,22 +316,8 @@ py_result_absorb(ResultObject *self)
     if (!cp_job_is_drained(self->job)) {
         return 0;
     }
-    if (atomic_load(&self->job->end) != CP_END_NONE) {
-        PyObject *exc = py_error_of_end(self->engine, self->job);
-        if (exc == NULL) {
-            exc = py_error_fetch();
-        }
-        /* A single value that had come in is not taken back. */
-        if (self->length >= 0 || self->value == NULL) {
-            fail_take(self, exc);
-        } else {
-            Py_DECREF(exc);
-        }
-    }
-    if (self->value == NULL && settle_without_result(self) < 0) {
-        return -1;
-    }
-    self->settled = 1;
+    /* Several threads may come to this at once. */
+    (void)py_result_settle_take(self, failure_at_end(self));
     py_result_release(self);
     return 1;
 }
@@ -300,11 +353,10 @@ handle_news(ResultObject *self, int r)
     }
 }
 
-int
-py_result_wait(ResultObject *self, int64_t deadline)
+static int
+wait_until(ResultObject *self, int64_t deadline, unsigned can)
 {
     bool stream = PyObject_TypeCheck(self, self->state->stream_type);
-    unsigned can = CP_CAN_FORK | (self->blocking ? CP_CAN_FEED : 0u);
     for (;;) {
         int r = stream ? 0 : py_result_absorb(self);
         if (r != 0) {
@@ -327,51 +379,83 @@ py_result_wait(ResultObject *self, int64_t deadline)
     }
 }
 
+int
+py_result_wait(ResultObject *self, int64_t deadline)
+{
+    return wait_until(self, deadline, CP_CAN_FORK);
+}
+
+int
+py_result_wait_and_feed(ResultObject *self)
+{
+    unsigned can = CP_CAN_FORK | (self->blocking ? CP_CAN_FEED : 0u);
+    return wait_until(self, CP_NEVER, can);
+}
+
 void
 py_result_release(ResultObject *self)
 {
-    PyObject *pool = self->pool;
+    PyObject *pool;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    pool = self->pool;
     self->pool = NULL;
-    Py_CLEAR(self->source.iterator);
+    Py_END_CRITICAL_SECTION();
     Py_XDECREF(pool);
 }
 
+/* 0, or -1 with an exception. */
 static int
-call_back(ResultObject *self, PyObject *callback)
+call_back(PyObject *callback, PyObject *value)
 {
-    PyObject *none = PyObject_CallOneArg(callback, self->value);
+    int truth = callback == NULL ? 0 : PyObject_IsTrue(callback);
+    if (truth <= 0) {
+        return truth;
+    }
+    PyObject *none = PyObject_CallOneArg(callback, value);
     Py_XDECREF(none);
     return none != NULL ? 0 : -1;
+}
+
+/* terminate() came between, and whoever waited does not wait for the callbacks: they
+ * are told the same, and their errors change nothing any more. */
+static void
+call_late(ResultObject *self)
+{
+    if (py_result_wait(self, CP_NEVER) < 0) {
+        PyErr_WriteUnraisable((PyObject *)self);
+        return;
+    }
+    PyObject *callback = self->success ? self->callback : self->error_callback;
+    if (call_back(callback, self->value) < 0) {
+        PyErr_WriteUnraisable(callback);
+    }
 }
 
 void
 py_result_call(ResultObject *self)
 {
-    if (self->settled) {
-        /* terminate() came between, and who waited has seen why: the callback
-         * is told the same, and its errors change nothing any more. */
-        PyObject *callback =
-            self->success ? self->callback : self->error_callback;
-        if (callback != NULL && callback != Py_None
-            && call_back(self, callback) < 0) {
-            PyErr_WriteUnraisable(callback);
-        }
-        return;
-    }
     while (decode_all(self) < 0) {
         PyErr_Clear(); /* signals have their handlers on another thread */
     }
-    enum cp_end end = atomic_load(&self->job->end);
-    if (end != CP_END_NONE) {
-        PyObject *exc = py_error_of_end(self->engine, self->job);
-        fail_take(self, exc != NULL ? exc : py_error_fetch());
+    /* Asked after: who finds it done may have been the first to decode. */
+    if (atomic_load(&self->job->done)) {
+        call_late(self);
+        return;
     }
-    PyObject *callback = self->success ? self->callback : self->error_callback;
-    int truth = callback == NULL ? 0 : PyObject_IsTrue(callback);
-    if (truth < 0 || (truth == 1 && call_back(self, callback) < 0)) {
-        /* As 3.16 does: the error of a callback is the job's result. */
-        self->success = 0;
-        Py_XSETREF(self->value, py_error_fetch());
+    PyObject *exc = failure_at_end(self);
+    if (exc != NULL) {
+        fail_take(self, exc);
     }
-    self->settled = 1;
+    char success;
+    PyObject *value = py_result_peek(self, &success);
+    PyObject *callback = success ? self->callback : self->error_callback;
+    /* As 3.16 does: the error of a callback is the job's result. */
+    exc = call_back(callback, value) < 0 ? py_error_fetch() : NULL;
+    Py_DECREF(value);
+    Py_XINCREF(exc);
+    if (!py_result_settle_take(self, exc) && exc != NULL) {
+        py_error_restore(exc); /* too late for that: terminate() came */
+        PyErr_WriteUnraisable(callback);
+    }
+    Py_XDECREF(exc);
 }

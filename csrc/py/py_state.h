@@ -4,6 +4,10 @@
  * Everything in csrc/py runs attached to the interpreter, but for the parts
  * between Py_BEGIN_ALLOW_THREADS and Py_END_ALLOW_THREADS. The core's lock is
  * only taken inside core functions, never across a call into Python.
+ *
+ * What several threads may touch is an atomic or guarded by the critical section
+ * of its object, in which nobody's code is run; what is not marked so is written
+ * once, before others can see it. docs/threads.md has the whole list.
  */
 #ifndef PY_STATE_H
 #define PY_STATE_H
@@ -58,9 +62,8 @@ struct py_state {
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     struct py_pickler pickler; /* the one that is kept */
     struct cp_serve *serving;  /* in a worker: its side of the pipes */
-    int forked;                /* this is a copy that somebody forked */
-    long pid;                  /* of this process; asking the kernel is slow */
-    unsigned long exit_thread; /* the thread that ends the interpreter */
+    int forked; /* this is a copy that somebody forked; set while forking */
+    _Atomic unsigned long exit_thread; /* that ends the interpreter */
 };
 
 typedef struct {
@@ -69,15 +72,18 @@ typedef struct {
     struct cp_pool *pool; /* NULL once disposed of */
     PyObject *owner;      /* weak reference to the Python pool */
     PyObject *cache;      /* its _cache */
-    PyObject *func_seen;  /* the callable that was pickled last, if immutable */
-    struct cp_func *func_seen_core;
-    _Atomic unsigned long helper; /* the thread that runs callbacks, or 0 */
+    PyObject *func_seen; /* the callable that was pickled last, if immutable; */
+    struct cp_func *func_seen_core; /* both: the critical section */
+    _Atomic unsigned long helper;   /* the thread that runs callbacks, or 0 */
     char threads;                 /* the workers are threads; never changes */
     PyObject *why; /* of threads: what the initializer raised, or NULL; guarded
                       by the engine's critical section */
 } EngineObject;
 
-/* What tasks are made from. */
+/*
+ * What tasks are made from. Of the thread that feeds: that of the call, and then
+ * the feeder that it starts. Others read func and one, once there are results.
+ */
 struct py_source {
     PyObject *iterator; /* NULL: exhausted, or there is none */
     PyObject *func;     /* NULL: items are (job, i, func, args, kwds) */
@@ -96,27 +102,26 @@ struct py_source {
 typedef struct {
     PyObject_HEAD
     struct py_state *state;
-    EngineObject *engine; /* strong; NULL: __init__ was not called */
+    EngineObject *_Atomic engine; /* strong; NULL: not made yet. Set last */
     struct cp_job *job;
-    PyObject *pool; /* the Python pool, until the job is done */
+    PyObject *pool; /* the Python pool, until the job is done; guarded */
     PyObject *callback, *error_callback;
-    PyObject *value;    /* the value, the list, or the exception */
+    PyObject *value;    /* the value, the list, or the exception; guarded by the
+                           critical section until it is settled */
     PyObject *failures; /* index -> exception that arose on our side */
     struct py_source source;
     Py_ssize_t chunksize, length; /* of a map; length -1: not a map */
-    char success;                 /* meaningful once settled; of a map always */
-    char settled;                 /* value and success are final */
-    char blocking;                /* whoever waits feeds it */
-    char submitted;               /* it was given its tasks */
-    char held;                    /* the job has a reference to this */
-    char retrieved; /* somebody has seen the value, or the failure */
+    char
+        success; /* guarded like value; meaningful once settled, of a map always */
+    char blocking; /* the thread of the call waits, and feeds it meanwhile */
+    _Atomic char begun;     /* __init__ was called */
+    _Atomic char settled;   /* value and success are final */
+    _Atomic char submitted; /* it was given its tasks */
+    _Atomic char retrieved; /* somebody has seen the value, or the failure */
 } ResultObject;
 
 struct py_state *py_state_of_module(PyObject *module);
 struct py_state *py_state_of_type(PyTypeObject *type);
-
-/* Was this pool made in this process, and not in one that it was forked from? */
-int py_is_ours(const struct py_state *state, const struct cp_pool *pool);
 
 /* Add the types of one file to the module: 0, or -1 with an exception. */
 int py_engine_add_types(PyObject *module, struct py_state *state);

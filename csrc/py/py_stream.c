@@ -21,6 +21,9 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
                                      &ordered)) {
         return -1;
     }
+    if (py_result_begin(self) < 0) {
+        return -1;
+    }
     return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
 }
 
@@ -124,13 +127,13 @@ stream_get_job(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyMemberDef stream_members[] = {
-    {"_pool", T_OBJECT, offsetof(ResultObject, pool), READONLY, NULL},
     {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyGetSetDef stream_getset[] = {
     {"_job", stream_get_job, NULL, NULL, NULL},
+    {"_pool", py_result_get_pool, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

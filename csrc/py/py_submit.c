@@ -13,12 +13,11 @@ result_arg(EngineObject *self, PyObject *op)
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
-    if (result->engine != self || result->submitted) {
+    if (result->engine != self || atomic_exchange(&result->submitted, 1) != 0) {
         PyErr_SetString(PyExc_ValueError,
                         "the result is of another pool, or has its tasks");
         return NULL;
     }
-    result->submitted = 1;
     py_result_hold(result);
     return result;
 }
@@ -33,7 +32,7 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     if (result == NULL) {
         return NULL;
     }
-    result->submitted = 1;
+    atomic_store_explicit(&result->submitted, 1, memory_order_relaxed);
     py_result_hold(result);
     if (py_feed_call(result, args[2], args[3], args[4]) < 0) {
         Py_CLEAR(result);
@@ -86,6 +85,7 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     }
     if (r < 0) {
         cp_job_cancel(result->job);
+        Py_CLEAR(result->source.iterator);
     }
     return r;
 }
@@ -169,6 +169,7 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
             break;
         }
         if (r == 0) {
+            Py_CLEAR(result->source.iterator); /* the job was ended */
             break;
         }
         r = py_feed(result, n);

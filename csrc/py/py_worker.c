@@ -302,7 +302,7 @@ worker_kill(PyObject *op, PyObject *arg)
     if (signal == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (self->pool == NULL || !py_is_ours(self->state, self->pool)) {
+    if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
         Py_RETURN_NONE; /* inherited by a fork: it belongs to the parent */
     }
     int r = cp_proc_kill(&self->worker->proc, (int)signal);
@@ -316,7 +316,7 @@ static PyObject *
 worker_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     WorkerObject *self = (WorkerObject *)op;
-    if (self->pool != NULL && py_is_ours(self->state, self->pool)) {
+    if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
         cp_pool_let_go(self->pool, self->worker);
     }
     Py_RETURN_NONE;

@@ -323,3 +323,19 @@ TEST(proc_tie_outlives_the_forking_thread)
     cp_fd_close(&life[1]);
     CHECK_EQ(cp_test_reap(*(int *)pid), -SIGKILL);
 }
+
+TEST(proc_self_is_known_in_copies)
+{
+    CHECK_EQ(cp_proc_self(), getpid());
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        bool known = cp_proc_self() == getpid();
+        int inner = cp_test_fork();
+        if (inner == 0) {
+            _exit(cp_proc_self() == getpid() ? 0 : 1);
+        }
+        _exit(known && cp_test_reap(inner) == 0 ? 0 : 1);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    CHECK_EQ(cp_proc_self(), getpid());
+}

@@ -13,7 +13,6 @@ import os
 import signal
 import subprocess
 import sys
-import sysconfig
 import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -122,13 +121,7 @@ def make_swapped_environment(directory):
     packages = Path(subprocess.check_output(where, text=True).strip())
     package_parent = Path(cpool.__file__).parent.parent
     swap = packages / "cpool-swap.pth"
-    quiet = ""
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        # That the extension switches the GIL on is said on stderr, which tests want to be empty.
-        quiet = (
-            "import warnings; warnings.filterwarnings('ignore', 'The global interpreter lock'); "
-        )
-    swap.write_text(f"{package_parent}\n{quiet}import cpool; cpool.install()\n")
+    swap.write_text(f"{package_parent}\nimport cpool; cpool.install()\n")
     return python
 
 
