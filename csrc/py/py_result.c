@@ -401,7 +401,7 @@ static bool
 holds_refs(const ResultObject *self)
 {
     return self->job != NULL && self->engine != NULL && self->engine->threads
-           && py_is_ours(self->state, self->job->pool);
+           && cp_pool_is_ours(self->job->pool);
 }
 
 int

@@ -158,7 +158,7 @@ PyObject *
 py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EngineObject *engine = (EngineObject *)op;
-    if (py_is_ours(engine->state, engine->pool)) {
+    if (cp_pool_is_ours(engine->pool)) {
         cp_threads_leave(engine->pool);
     }
     Py_RETURN_NONE;
@@ -182,7 +182,7 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
             result = run_if_wanted(state, loop.turn.task);
             loop.n++;
         }
-        if (!py_is_ours(state, loop.pool)) {
+        if (!cp_pool_is_ours(loop.pool)) {
             /* The task has forked, and this is the copy: nobody wants it. */
             return PyLong_FromUnsignedLongLong(loop.n);
         }
