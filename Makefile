@@ -21,7 +21,7 @@ warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -
 # An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
 tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
-.PHONY: help build venv core sdist clean test test-core test-portable test-stdlib asan-ubsan tsan asan-python soak \
+.PHONY: help build venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-python soak \
         fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
@@ -64,6 +64,10 @@ test-core: ## the C unit tests, with epoll and pidfd and without
 test-portable: ## the whole Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
 	CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
+
+test-without-gil: ## the whole Python suite on PYTHON, a free-threaded one
+	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
+	build/venv-without-gil/bin/pytest $(ONLY)
 
 test-stdlib: ## CPython's own pool tests, on PYTHON
 	venv=build/venv-$(tag) && $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \

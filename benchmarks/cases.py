@@ -32,6 +32,7 @@ class Work:
     limit: str  # the class in limits.LIMITS that this is held against
     chunksize: int | None = 1  # None: the peer's own choice
     workers: int = WORKERS
+    start: str = "fork"  # a start method; or "threads": the workers are threads
     fresh: bool = False  # making and ending the pool belongs to what is measured
     per_item: bool = True  # the table shows the time of an item, not of the whole
     measure: str = "seconds"  # or: parent_bytes, worker_bytes
@@ -122,6 +123,41 @@ def _(size: Size) -> Work:
 @case("burst", "apply_async() for every item, then every get()")
 def _(size: Size) -> Work:
     return doubling("burst", size.pick(20_000, 500))
+
+
+# The same where workers start otherwise, or are threads.
+
+
+def started(start: str) -> None:
+    @case(f"apply_{start}", f"the round trip of apply, workers by {start}", quick=False)
+    def _(size: Size) -> Work:
+        return doubling("apply", size.pick(5_000, 100), "ping_pong", start=start)
+
+    @case(f"map_{start}", f"map() over ints, chunksize 1, workers by {start}", quick=False)
+    def _(size: Size) -> Work:
+        return doubling("map", size.pick(20_000, 500), start=start)
+
+
+started("spawn")
+started("forkserver")
+
+
+def on_threads(call: str) -> None:
+    @case(f"threads_{call}", f"the same as {call}, on a pool of threads", quick=call == "map")
+    def _(size: Size) -> Work:
+        return doubling(call, size.pick(20_000, 500), "serial", start="threads")
+
+
+for _call in ("apply", "map", "imap", "burst"):
+    on_threads(_call)
+
+
+@case("threads_50us", "tasks_50us on a pool of threads", quick=False)
+def _(size: Size) -> Work:
+    count = size.pick(20_000, 300)
+    expected = [work.spin(size.loops_50us)] * count
+    items = [size.loops_50us] * count
+    return Work("map", work.spin, items, expected, "split", start="threads")
 
 
 # Many small items, in chunks of the peer's own choice.

@@ -81,7 +81,7 @@ class Runner:
 def opener(name: str, work: Work) -> Callable[[], Peer | Limit]:
     if name == "limit":
         return lambda: LIMITS[work.limit](work)
-    return lambda: PEERS[name](work.workers)
+    return lambda: PEERS[name](work.workers, work.start)
 
 
 def serve(name: str, work: Work, orders: TextIO, answers: TextIO) -> None:

@@ -15,6 +15,11 @@ class Unsupported(Exception):
     """The peer has no such call."""
 
 
+def only_fork(start: str) -> None:
+    if start != "fork":
+        raise Unsupported(f"measured with fork only, not with {start}")
+
+
 class Started(Protocol):
     """An asynchronous map under way."""
 
@@ -24,7 +29,7 @@ class Started(Protocol):
 
 
 class Peer:
-    """A pool of worker processes.
+    """A pool of worker processes, or of threads.
 
     The methods that Work.call may name take the work and return the results; not all have them all.
     """
@@ -32,7 +37,7 @@ class Peer:
     module: ClassVar[str]
     about: ClassVar[str]
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, start: str) -> None:
         raise NotImplementedError
 
     @classmethod

@@ -184,6 +184,16 @@ class Split(Limit):
         return results
 
 
+class Serial(Limit):
+    about = "the calls in a plain loop of one thread"
+
+    def count_children(self) -> int:
+        return 0
+
+    def run(self, work: Work) -> list[Any]:
+        return [self.call(item) for item in work.items]
+
+
 class Copy(Limit):
     about = "the bytes copied once for the way in and once for the way out"
 
@@ -198,5 +208,6 @@ LIMITS: dict[str, type[Limit]] = {
     "ping_pong": PingPong,
     "stream": Stream,
     "split": Split,
+    "serial": Serial,
     "copy": Copy,
 }

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.cases import Work
-from benchmarks.interface import Peer, Results, StartedItems, Unsupported, compute_until_ready
+from benchmarks.interface import (
+    Peer,
+    Results,
+    StartedItems,
+    Unsupported,
+    compute_until_ready,
+    only_fork,
+)
 
 SUBJECT = "cpool"
 REFERENCE = "multiprocessing"
@@ -22,9 +29,17 @@ class StdlibPool(Peer):
 
     module = "multiprocessing"
     about = "multiprocessing.Pool, fork"
+    pool: Any
 
-    def __init__(self, workers: int) -> None:
-        self.pool: Any = importlib.import_module(self.module).get_context("fork").Pool(workers)
+    def __init__(self, workers: int, start: str) -> None:
+        module: Any = importlib.import_module(self.module)
+        if start == "threads":
+            self.pool = importlib.import_module(f"{self.module}.pool").ThreadPool(workers)
+        else:
+            self.pool = self.make(module, workers, start)
+
+    def make(self, module: Any, workers: int, start: str) -> Any:
+        return module.get_context(start).Pool(workers)
 
     def apply(self, work: Work) -> Results:
         return [self.pool.apply(work.function, (item,)) for item in work.items]
@@ -60,15 +75,22 @@ class Cpool(StdlibPool):
     module = "cpool"
     about = "cpool.Pool"
 
-    def __init__(self, workers: int) -> None:
-        self.pool = importlib.import_module("cpool").Pool(workers)
+    def __init__(self, workers: int, start: str) -> None:
+        super().__init__(workers, start)
         if hasattr(self.pool, "_task_handler"):
             raise RuntimeError("the pool runs on the engine that it inherits, not on cpool's own")
+
+    def make(self, module: Any, workers: int, start: str) -> Any:
+        return module.Pool(workers, context=multiprocessing.get_context(start))
 
 
 class Billiard(StdlibPool):
     module = "billiard"
     about = "billiard.Pool, fork"
+
+    def make(self, module: Any, workers: int, start: str) -> Any:
+        only_fork(start)
+        return super().make(module, workers, start)
 
 
 class Multiprocess(StdlibPool):
@@ -82,12 +104,15 @@ class Executor(Peer):
     module = "concurrent.futures"
     about = "concurrent.futures.ProcessPoolExecutor, fork"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, start: str) -> None:
         self.workers = workers
         self.futures: Any = importlib.import_module("concurrent.futures")
-        self.pool: Any = self.make(workers, multiprocessing.get_context("fork"))
+        self.pool: Any = self.make(workers, start)
 
-    def make(self, workers: int, context: Any) -> Any:
+    def make(self, workers: int, start: str) -> Any:
+        if start == "threads":
+            return self.futures.ThreadPoolExecutor(workers)
+        context = multiprocessing.get_context(start)
         return self.futures.ProcessPoolExecutor(workers, mp_context=context)
 
     def submit_item(self, work: Work, item: Any) -> Any:
@@ -134,8 +159,10 @@ class Pebble(Executor):
     module = "pebble"
     about = "pebble.ProcessPool, fork"
 
-    def make(self, workers: int, context: Any) -> Any:
+    def make(self, workers: int, start: str) -> Any:
+        only_fork(start)
         pebble: Any = importlib.import_module("pebble")
+        context = multiprocessing.get_context(start)
         return pebble.ProcessPool(max_workers=workers, context=context)
 
     def submit_item(self, work: Work, item: Any) -> Any:
@@ -154,7 +181,8 @@ class Joblib(Peer):
     module = "joblib"
     about = "joblib.Parallel, loky"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, start: str) -> None:
+        only_fork(start)
         if workers == 1:
             raise Unsupported("one job runs in the calling process")
         self.workers = workers
@@ -198,7 +226,8 @@ class Mpire(Peer):
     module = "mpire"
     about = "mpire.WorkerPool, fork, keep_alive"
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, start: str) -> None:
+        only_fork(start)
         mpire: Any = importlib.import_module("mpire")
         self.pool: Any = mpire.WorkerPool(n_jobs=workers, start_method="fork", keep_alive=True)
 

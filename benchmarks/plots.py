@@ -29,7 +29,9 @@ MESSAGES = (
     "imap_unordered",
     "burst",
 )
-PER_ITEM = (*MESSAGES, "tasks_50us", "busy_main")
+STARTED = ("apply_spawn", "map_spawn", "apply_forkserver", "map_forkserver")
+THREADS = ("threads_apply", "threads_map", "threads_imap", "threads_burst", "threads_50us")
+PER_ITEM = (*MESSAGES, *STARTED, *THREADS, "tasks_50us", "busy_main")
 IN_ALL = ("one_slow", "uneven", "bytes_64mb", "start_end")
 
 

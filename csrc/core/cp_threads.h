@@ -27,8 +27,9 @@ void cp_threads_leave(struct cp_pool *pool);
 
 /*
  * Hand in what became of turn->task, if there is one: the result, or NULL where
- * there was no memory for one, or the job has ended. Both are consumed; the task has to be empty, which
- * is to say that nothing is left in it to be released. Then take the next.
+ * there was no memory for one, or the job has ended. Both are consumed; the task
+ * has to be empty, which is to say that nothing is left in it to be released. Then
+ * take the next.
  *
  * 1: turn->task is to be run. 0: there is none now; wait: because there is
  * something to release or to collect (cp_pool_ended()) first. CP_ECLOSED: there
