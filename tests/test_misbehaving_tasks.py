@@ -336,7 +336,13 @@ def test_a_task_that_forks_and_raises_in_both(
     whole_again(pool, 1)
     pool.close()
     pool.join(timeout=DEADLINE)
-    eventually(lambda: "ValueError: child" in capfd.readouterr().err)
+    said: list[str] = []  # it may come in parts
+
+    def told() -> bool:
+        said.append(capfd.readouterr().err)
+        return "ValueError: child" in "".join(said)
+
+    eventually(told)
 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
