@@ -95,7 +95,7 @@ def put_away(pool: Any, failed: bool = False) -> None:
         pool.join()
         return
     for worker in list(pool._pool):
-        if worker.pid is not None and worker.exitcode is None:
+        if getattr(worker, "pid", None) is not None and worker.exitcode is None:
             os.kill(worker.pid, signal.SIGKILL)
 
     def end() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import engine
 import pytest
 from engine import DEADLINE, pool_module
+from gates import eventually
 
 ThreadPool: Any = pool_module.ThreadPool
 
@@ -26,8 +27,9 @@ class Thing:
 
 
 @pytest.fixture
-def crew(make_pool: Callable[..., Any]) -> Any:
-    return make_pool(2, cls=ThreadPool)
+def crew(make_pool: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Any]:
+    yield make_pool(2, cls=ThreadPool)
+    request.node.funcargs.clear()  # the stdlib's has descriptors as long as anybody has it
 
 
 def identity(x: Any) -> Any:
@@ -86,7 +88,9 @@ def test_anything_can_be_called(crew: Any) -> None:
     assert crew.apply(lock.acquire) is True
 
 
-@pytest.mark.parametrize("kind", [ValueError, RecursionError, StopIteration])
+@pytest.mark.parametrize(
+    "kind", [ValueError, RecursionError, pytest.param(StopIteration, marks=pytest.mark.better)]
+)
 def test_exceptions_are_the_same_objects(crew: Any, kind: type[Exception]) -> None:
     error = kind("x", Thing())
     for call in (
@@ -385,7 +389,7 @@ def test_many_threads_share_an_iterator_and_a_result(crew: Any, in_threads: Any)
 def test_a_task_in_c_leaves_the_others_their_turn(make_pool: Any) -> None:
     """Calls of what is written in C never come to where Python lets another thread in."""
     pool = make_pool(1, cls=ThreadPool)
-    result = pool.map_async(abs, range(3_000_000), 1)
+    result = pool.map_async(sum, [range(10_000)] * 3000, 1)
     turns = 0
     while not result.ready():
         turns += 1
@@ -411,6 +415,7 @@ def test_messages() -> None:
     assert str(caught.value) == "initializer must be a callable"
 
 
+@pytest.mark.better  # the stdlib's complains of an attribute as well
 def test_there_is_no_maxtasksperchild() -> None:
     with pytest.raises(TypeError) as caught:
         ThreadPool(1, maxtasksperchild=1)
@@ -448,7 +453,7 @@ def test_private_attributes(crew: Any) -> None:
     result = crew.apply_async(identity, (1,))
     assert result.get(DEADLINE) == 1
     assert result._success
-    assert result._pool is None
+    eventually(lambda: result._pool is None)
     assert crew._ctx.Manager
     assert crew._maxtasksperchild is None
     assert isinstance(crew._cache, dict) or len(crew._cache) == 0

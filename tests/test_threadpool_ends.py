@@ -120,11 +120,14 @@ def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
     sys.setswitchinterval(DEADLINE)
     try:
         pool.map_async(ran.append, range(10), 1)
+        end = time.monotonic() + DEADLINE / 2
+        while (queued := pool._taskqueue.qsize()) == 10 and time.monotonic() < end:
+            pass  # without letting the GIL go
         pool.terminate()
     finally:
         sys.setswitchinterval(interval)
     pool.join()
-    assert ran == []
+    assert (queued < 10, ran) == (True, [])
 
 
 def test_leaving_the_with_block_does_not_wait(door: Door) -> None:
