@@ -75,7 +75,7 @@ typedef struct {
     PyObject *func_seen; /* the callable that was pickled last, if immutable; */
     struct cp_func *func_seen_core; /* both: the critical section */
     _Atomic unsigned long helper;   /* the thread that runs callbacks, or 0 */
-    char threads;                 /* the workers are threads; never changes */
+    char threads;                   /* the workers are threads; never changes */
     PyObject *why; /* of threads: what the initializer raised, or NULL; guarded
                       by the engine's critical section */
 } EngineObject;
