@@ -128,6 +128,39 @@ adopt(WorkerObject *self, pid_t pid, int r)
                            : py_raise(self->state, r);
 }
 
+#ifdef Py_GIL_DISABLED
+static bool
+has_other_threads(void)
+{
+    PyThreadState *tstate = PyThreadState_Get();
+    PyThreadState *first = PyInterpreterState_ThreadHead(tstate->interp);
+    return first != tstate || PyThreadState_Next(first) != NULL;
+}
+
+static int
+unlock_object(PyObject *obj, void *Py_UNUSED(arg))
+{
+    if (obj->ob_mutex._bits != 0) {
+        obj->ob_mutex._bits = 0;
+    }
+    return 1;
+}
+
+/* In a forked child. An object's lock is let go of when its thread stops for the
+ * fork; but it may have been handed on to a thread that was waiting for it, and
+ * that is not there in the child: whoever locks the object next (sys.stdout, a
+ * dict of the import system) would wait for ever. Nothing of this thread's own
+ * counts, since the child never returns to where it was. */
+static void
+unlock_objects(void)
+{
+    PyUnstable_GC_VisitObjects(unlock_object, NULL);
+}
+#else
+#    define has_other_threads() false
+#    define unlock_objects() ((void)0)
+#endif
+
 static PyObject *
 worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -143,12 +176,16 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         return PyErr_NoMemory();
     }
     int saved_errno = 0;
+    bool crowded = has_other_threads();
     PyOS_BeforeFork();
     int was_forked = state->forked;
     state->forked = -1; /* our own at-fork hook is to leave this one alone */
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
         PyOS_AfterFork_Child();
+        if (crowded) {
+            unlock_objects();
+        }
         state->forked = 0;
         if (cp_serve_init(serve, w) != 0) {
             _exit(1); /* an exception would run on in a copy of the caller */
