@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -257,9 +257,9 @@ if __name__ == "__main__":
 
 def test_a_copy_of_the_program_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
     done = scripts.finish(begin(tmp_path, FORKED, method))
-    # The tracker of 3.13 without the GIL says so in any copy that ends: its process is not a child there.
-    tracker = r"Exception ignored in: <function ResourceTracker.__del__.*?\nChildProcessError: .*?\n"
-    stderr = re.sub(tracker, "", done.stderr, flags=re.DOTALL)
+    # 3.13's tracker without the GIL says so in any copy that ends: its process is no child there.
+    noise = r"Exception ignored in: <function ResourceTracker.__del__.*?\nChildProcessError: .*?\n"
+    stderr = re.sub(noise, "", done.stderr, flags=re.DOTALL)
     assert (done.returncode, stderr) == (0, "")
     assert done.stdout == "3\n[0, 1] True\n0 0\n"
 
