@@ -49,7 +49,7 @@ def print_comparison(baseline: Document, document: Document) -> bool:
     print(f"\nNew medians as multiples of those of {baseline['time']}, {baseline['commit']}")
     # Other work on the machine is the noise that no number of rounds takes out.
     print(f"(load {baseline['load']:.1f} then, {document['load']:.1f} now):\n")
-    print(f"{'case':<16}" + "".join(f"{name:>16}" for name in names))
+    print(f"{'case':<18}" + "".join(f"{name:>16}" for name in names))
     worse = False
     for case in document["cases"]:
         factors = [factor(baseline, document, case, name) for name in names]
@@ -57,6 +57,6 @@ def print_comparison(baseline: Document, document: Document) -> bool:
         cells = "".join(
             f"{'-' if value is None else format(value, '.2f'):>16}" for value in factors
         )
-        print(f"{case:<16}{cells}  {verdict}")
+        print(f"{case:<18}{cells}  {verdict}")
         worse = worse or verdict in ("SLOWER", "FAILED")
     return worse

@@ -7,12 +7,13 @@ from benchmarks.peers import PEERS, REFERENCE, SUBJECT
 from benchmarks.results import Document
 
 HEADER = (
-    f"{'case':<16}{'contender':<17}{'cost':>10}{'x stdlib':>10}{'of limit':>10}"
+    f"{'case':<18}{'contender':<17}{'cost':>10}{'x stdlib':>10}{'of limit':>10}"
     f"{'CPU':>8}{'spread':>9}{'rounds':>8}"
 )
 LEGEND = """\
 cost       median of the rounds: of one item where the line of the case says so, else of the whole
-x stdlib   how many times as fast (or as small) as multiprocessing.Pool with the fork context
+x stdlib   how many times as fast (or as small) as multiprocessing's pool of the same kind, which
+           is fork where the case does not say another
 of limit   the limit's cost as a share of this one's
 CPU        CPU seconds of the process and its workers, where multiprocessing's are 1
 spread     from the lower to the upper quartile of the rounds, as a share of the median"""
@@ -72,7 +73,7 @@ def print_case(name: str, case: dict[str, Any]) -> None:
     print(f"\n{case['about']}; {kind}")
     print(f"  limit: {LIMITS[case['limit']].about}")
     for contender in case["contenders"]:
-        print(f"{name:<16}{line_of(contender, case)}", flush=True)
+        print(f"{name:<18}{line_of(contender, case)}", flush=True)
 
 
 def failures(document: Document) -> list[str]:
