@@ -66,6 +66,7 @@ test-portable: ## the whole Python suite on the build for systems without epoll,
 	CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
 
 test-without-gil: ## the whole Python suite on PYTHON, a free-threaded one
+	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
 	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
 	build/venv-without-gil/bin/pytest $(ONLY)
 

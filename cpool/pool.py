@@ -579,7 +579,11 @@ class Pool(_StdlibPool):
             raise ValueError("In unknown state")
         if not self._engine.is_ours:
             _remote.raise_foreign()
-        if timeout is None and self._state == CLOSE and any(map(Thread.is_current, self._threads)):
+        if (
+            timeout is None
+            and self._state == CLOSE
+            and any(map(Thread.is_current, list(self._threads)))
+        ):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError

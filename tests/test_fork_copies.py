@@ -406,3 +406,21 @@ def test_what_a_fork_takes_from_other_threads_is_a_copy(tmp_path: Path, fork: st
     script.write_text(LOCAL_TO_A_THREAD.replace("{fork}", fork))
     done = scripts.run(script)
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["copy"])
+
+
+LOCKED_BY_THE_CALLER = """
+from engine import Pool
+import tasks
+
+pool = Pool(2, maxtasksperchild=1)
+print(list(pool.imap(tasks.square, range(8))) == [x * x for x in range(8)])
+print(sorted(range(6), key=lambda x: pool.apply(tasks.size, ([0] * (6 - x),))))
+pool.close()
+pool.join()
+"""
+
+
+def test_workers_are_forked_while_the_caller_has_a_container_locked(tmp_path: Path) -> None:
+    """Without the GIL list() and sort() hold the list's lock, and a worker has that of its own."""
+    done = scripts.run_source(tmp_path, LOCKED_BY_THE_CALLER)
+    assert (done.stdout, done.stderr) == ("True\n[5, 4, 3, 2, 1, 0]\n", "")

@@ -489,6 +489,27 @@ def test_the_buffer_may_be_full_only_while_join_waits(
 
 @pytest.mark.better
 @both
+@pytest.mark.parametrize("size", [1, 2, 16])
+def test_whoever_reads_gets_everything_though_another_thread_joins(
+    make_pool: Any, method: str, size: int, in_threads: Any
+) -> None:
+    """The buffer is full each time that a result has just come and not been taken yet."""
+    pool = make_pool(2)
+    results = getattr(pool, method)(tasks.identity, iter(range(300)), buffersize=size)
+
+    def end(number: int) -> list[int]:
+        if number == 0:
+            return list(results)
+        pool.close()
+        pool.join()
+        return []
+
+    found, _ = in_threads(end, range(2))
+    assert sorted(found) == list(range(300))
+
+
+@pytest.mark.better
+@both
 @pytest.mark.parametrize("size", [3, 4])
 def test_join_waits_for_an_input_that_the_buffer_has_room_for(
     make_pool: Any, method: str, size: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing.dummy
+import operator
 import pickle
 import sys
 import threading
@@ -541,3 +542,11 @@ def test_worker_threads_are_traced_like_others(make_pool: Any) -> None:
         threading.setprofile(None)
     assert seen.count("call") == 2
     assert sys.getprofile() is None
+
+
+def test_keyword_arguments_are_a_copy(crew: Any) -> None:
+    """As in any call with **kwds: what becomes of the dict afterwards is the caller's business."""
+    kwds = {"a": 1}
+    made = crew.apply(operator.methodcaller, ("f",), kwds)
+    kwds["later"] = 2
+    assert repr(made) == "operator.methodcaller('f', a=1)"

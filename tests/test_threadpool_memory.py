@@ -6,16 +6,18 @@ import gc
 import json
 import sysconfig
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import engine
+import psutil
 import pytest
 import scripts
 from engine import DEADLINE, pool_module
-from gates import eventually
+from gates import Gate, eventually
 from leftovers import settled, threads
 
 ThreadPool: Any = pool_module.ThreadPool
@@ -202,7 +204,7 @@ def test_work_goes_on_though_nobody_keeps_the_pool(warned: list[str]) -> None:
 POOLS = """
 import gc, json, os, sys
 from engine import DEADLINE, pool_module
-from gates import eventually
+from gates import Gate, eventually
 
 ENDS = [
     lambda pool: (pool.close(), pool.join()),
@@ -350,3 +352,58 @@ def test_threads_settle_no_start_method(tmp_path: Path) -> None:
         "print(multiprocessing.get_start_method(allow_none=True))\n"
     )
     assert scripts.output(tmp_path, source) == ["None"]
+
+
+# Jobs that end while all threads sleep
+
+
+def empty(pool: Any) -> None:
+    pool.imap(identity, [])
+
+
+def ended_by_its_iterable(pool: Any) -> None:
+    """The thread that feeds finds the end when all tasks are done."""
+    go_on = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        go_on.wait(DEADLINE)
+
+    assert next(pool.imap(identity, items())) == 1
+    go_on.set()
+
+
+@pytest.mark.parametrize("use", [empty, ended_by_its_iterable])
+def test_a_pool_that_is_forgotten_after_it_is_freed(use: Callable[[Any], None]) -> None:
+    pool = ThreadPool(2)
+    use(pool)
+    ref = weakref.ref(pool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del pool
+        all_freed([ref])
+
+
+@pytest.mark.better
+def test_a_value_that_nobody_has_is_freed_while_other_tasks_run(crew: Any, gate: Gate) -> None:
+    crew.apply_async(gate.hold)
+    gate.arrived()
+    thing = crew.apply_async(Thing).get(DEADLINE)
+    refs = [weakref.ref(thing)]
+    del thing
+    all_freed(refs)
+    gate.open()
+
+
+def test_tasks_that_are_written_in_c_keep_nothing(crew: Any) -> None:
+    """Their threads run no bytecode, in which the interpreter does what it has put off."""
+    process = psutil.Process()
+    size = 100_000
+    crew.map(bytes, [size] * 50, 1)
+    before = process.memory_info().rss
+    for _ in range(20):
+        crew.map(bytes, [size] * 50, 1)
+        for _ in crew.imap(len, map(bytes, [size] * 50), 1):
+            pass
+    gc.collect()
+    assert process.memory_info().rss - before < 50 * 1e6

@@ -14,6 +14,8 @@
 /* How long results may sit in a ring behind a slow task, and tasks in the
  * window of a worker that is stuck. */
 #define TICK (2 * CP_MS)
+/* With the pool about to end, whoever reads has this long to come back for more. */
+#define READ_GRACE (500 * CP_MS)
 /* The standby thread looks this often whether anybody drives. */
 #define STANDBY_MIN CP_MS
 #define STANDBY_MAX (16 * CP_MS)
@@ -279,17 +281,24 @@ cp_job_wait_wants(struct cp_job *job, uint64_t *n)
 {
     struct cp_pool *pool = job->pool;
     int r = 0;
+    int64_t until = CP_NEVER;
     cp_lock_acquire(&pool->lock);
     pool->feeders++;
-    while (!job->fed && !cp_sched_wants_feed(job)
-           && !cp_sched_is_held_up(job)) {
-        cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
+    while (!job->fed && !cp_sched_wants_feed(job)) {
+        if (!cp_sched_is_held_up(job)) {
+            until = CP_NEVER;
+        } else if (until == CP_NEVER) {
+            until = cp_now() + READ_GRACE;
+        } else if (cp_now() >= until) {
+            break;
+        }
+        cp_cond_wait(&pool->feed, &pool->lock, until);
     }
     pool->feeders--;
     *n = 0;
     if (!job->fed) {
         *n = cp_sched_room(pool, job);
-        r = cp_sched_is_held_up(job) ? CP_ECLOSED : 1;
+        r = cp_sched_wants_feed(job) ? 1 : CP_ECLOSED;
     }
     cp_lock_release(&pool->lock);
     return r;

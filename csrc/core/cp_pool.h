@@ -174,8 +174,8 @@ int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                  unsigned can);
 
 /* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
- * is done. CP_ECLOSED: the job is at its limit, and somebody waits for the closed
- * pool to end; the caller ends the job's input. Never drives. */
+ * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
+ * waits for the closed pool to end; the caller ends the job's input. Never drives. */
 int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
 
 /* The helper's wait: for what needs an interpreter. Never drives. With

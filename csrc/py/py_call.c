@@ -64,3 +64,15 @@ py_call_each(PyObject *func, struct py_run *run, bool star)
     run->width = 0;
     return 0;
 }
+
+void
+py_breathe(struct py_state *state)
+{
+    PyObject *none = PyObject_CallMethod(state->remote, "breathe", NULL);
+    if (none == NULL) {
+        /* Somebody sent this thread an exception: there is no task that it could
+         * be for. */
+        PyErr_WriteUnraisable(NULL);
+    }
+    Py_XDECREF(none);
+}

@@ -16,4 +16,9 @@ PyObject *py_call_one(struct py_state *state, unsigned mode, PyObject *func,
  * exception, and then the run holds some of both. */
 int py_call_each(PyObject *func, struct py_run *run, bool star);
 
+/* Run a little bytecode. A thread of ours that calls nothing but C would never come
+ * to what the interpreter puts off until a thread runs some: collections, and
+ * without the GIL freeing what other threads let go of. */
+void py_breathe(struct py_state *state);
+
 #endif

@@ -312,7 +312,10 @@ break_by(EngineObject *self, PyObject *exc)
         self->why = Py_NewRef(exc);
     }
     Py_END_CRITICAL_SECTION();
-    cp_pool_break_take(self->pool, NULL);
+    if (cp_pool_is_ours(self->pool)) { /* an initializer may fork */
+        cp_pool_break_take(self->pool, NULL);
+        py_engine_collect(self);
+    }
     Py_RETURN_NONE;
 }
 

@@ -116,7 +116,14 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (r < 0) {
         return NULL;
     }
-    return r == 0 ? py_timeout_raise(self->state) : outcome(self);
+    if (r == 0) {
+        return py_timeout_raise(self->state);
+    }
+    if (self->engine->threads && cp_pool_is_ours(self->engine->pool)) {
+        /* Or else a value that nobody else has would live on while others run. */
+        py_engine_collect(self->engine);
+    }
+    return outcome(self);
 }
 
 PyObject *
@@ -226,7 +233,9 @@ py_result_number(ResultObject *self)
         Py_RETURN_NONE;
     }
     /* By its number somebody may look it up, and has nothing else of it. */
-    py_result_hold(self);
+    if (cp_pool_is_ours(self->job->pool)) {
+        py_result_hold(self);
+    }
     return PyLong_FromUnsignedLongLong(self->job->id);
 }
 

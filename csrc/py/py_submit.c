@@ -1,6 +1,7 @@
 /* Submitting jobs: methods of _core.Engine; and the body of a feeder thread. */
 #include "py_submit.h"
 
+#include "py_call.h"
 #include "py_feed.h"
 #include "py_result.h"
 
@@ -67,6 +68,16 @@ py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return value;
 }
 
+/* A job of threads may have been ended by us, with all workers asleep: nobody else
+ * would let go of it. */
+static void
+collect(EngineObject *engine)
+{
+    if (engine->threads) {
+        py_engine_collect(engine);
+    }
+}
+
 /* Open the source and feed what can be fed now: 1 there is more, 0, or -1 with
  * an exception, and then the job is cancelled. */
 static int
@@ -108,6 +119,7 @@ py_submit_feed(PyObject *op, PyObject *args)
         cp_job_set_limit(result->job, (uint64_t)limit);
     }
     int more = feed_first(result, func, iterable, chunksize, mode, length);
+    collect(result->engine);
     return more < 0 ? NULL : PyBool_FromLong(more);
 }
 
@@ -141,8 +153,9 @@ py_submit_cancel(PyObject *op, PyObject *arg)
     ResultObject *result = (ResultObject *)arg;
     if ((PyObject_TypeCheck(arg, self->state->result_type)
          || PyObject_TypeCheck(arg, self->state->stream_type))
-        && result->engine == self) {
+        && result->engine == self && cp_pool_is_ours(self->pool)) {
         cp_job_cancel(result->job);
+        collect(self);
     }
     Py_RETURN_NONE;
 }
@@ -158,12 +171,14 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
+    bool failed = false;
     for (;;) {
         uint64_t n;
         int r;
         Py_BEGIN_ALLOW_THREADS
         r = cp_job_wait_wants(result->job, &n);
         Py_END_ALLOW_THREADS
+        py_breathe(self->state);
         if (r < 0) {
             py_feed_cut(result);
             break;
@@ -173,12 +188,14 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
             break;
         }
         r = py_feed(result, n);
-        if (r < 0) {
-            return NULL;
-        }
-        if (r == 0) {
+        if (r <= 0) {
+            failed = r < 0;
             break;
         }
+    }
+    collect(self);
+    if (failed) {
+        return NULL;
     }
     Py_RETURN_NONE;
 }

@@ -52,9 +52,19 @@ static int
 run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
 {
     struct py_refs *refs = py_refs_of_task(task);
-    PyObject *kwds = py_refs_count(task) > 1 ? refs->slots[1] : NULL;
+    PyObject *kwds = NULL;
+    if (py_refs_count(task) > 1) {
+        /* The caller's own, which may change it meanwhile. */
+        PyObject *theirs = refs->slots[1];
+        kwds =
+            PyDict_CheckExact(theirs) ? PyDict_Copy(theirs) : Py_NewRef(theirs);
+        if (kwds == NULL) {
+            return -1;
+        }
+    }
     PyObject *value = py_call_one(state, task->flags & PY_MODE, refs->func,
                                   refs->slots[0], kwds);
+    Py_XDECREF(kwds);
     py_refs_of_result(result)[0] = value;
     return value != NULL ? 0 : -1;
 }
@@ -113,6 +123,7 @@ swap(struct loop *loop, struct cp_result *result)
     Py_BEGIN_ALLOW_THREADS
     r = cp_threads_swap(loop->pool, &loop->turn, result, true);
     Py_END_ALLOW_THREADS
+    py_breathe(loop->engine->state);
     loop->since = loop->turn.begun = cp_now();
     return r;
 }

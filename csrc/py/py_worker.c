@@ -149,11 +149,12 @@ unlock_object(PyObject *obj, void *Py_UNUSED(arg))
 /* In a forked child. An object's lock is let go of when its thread stops for the
  * fork; but it may have been handed on to a thread that was waiting for it, and
  * that is not there in the child: whoever locks the object next (sys.stdout, a
- * dict of the import system) would wait for ever. Nothing of this thread's own
- * counts, since the child never returns to where it was. */
+ * dict of the import system) would wait for ever. What this thread itself has
+ * locked is among them; the child never returns to where that is let go of. */
 static void
 unlock_objects(void)
 {
+    PyThreadState_Get()->critical_section = 0;
     PyUnstable_GC_VisitObjects(unlock_object, NULL);
 }
 #else
@@ -176,8 +177,8 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         return PyErr_NoMemory();
     }
     int saved_errno = 0;
-    bool crowded = has_other_threads();
     PyOS_BeforeFork();
+    bool crowded = has_other_threads();
     int was_forked = state->forked;
     state->forked = -1; /* our own at-fork hook is to leave this one alone */
     pid_t pid = fork_blocked(w, &saved_errno);
