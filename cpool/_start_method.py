@@ -1,4 +1,4 @@
-"""Which context a pool has where none is given.
+"""Which context a pool has where none is given, and what is said of forking.
 
 Linux forks where nobody has chosen a start method, whatever the interpreter's own default. From
 3.14 on that is another one, and anything that asks multiprocessing for its default settles it, such
@@ -9,8 +9,11 @@ The difference is whether `set_start_method()` has run.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
 import sysconfig
+import threading
+import warnings
 from multiprocessing import context
 from types import CodeType
 from typing import Any
@@ -52,3 +55,22 @@ def _is_new(code: CodeType) -> bool:
     """Is the first instruction still as it was compiled?"""
     now: bytes = getattr(code, "_co_code_adaptive", code.co_code)
     return now[0] == code.co_code[0]
+
+
+_FORK_WARNING = (
+    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
+)
+
+
+def warn_of_threads(stacklevel: int) -> None:
+    """As os.fork() does from 3.12 on."""
+    if sys.version_info >= (3, 12) and _has_threads():
+        text = _FORK_WARNING.format(os.getpid())
+        warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+
+
+def _has_threads() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) > 1
+    except OSError:
+        return threading.active_count() > 1

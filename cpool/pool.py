@@ -37,7 +37,7 @@ from ._results import IMapIterator as IMapIterator
 from ._results import IMapUnorderedIterator as IMapUnorderedIterator
 from ._results import MapResult as MapResult
 from ._size import default_processes
-from ._start_method import default_context
+from ._start_method import default_context, warn_of_threads
 from ._stdlib import Pool as _StdlibPool
 from ._stdlib import T
 from ._stdlib import pool as _stdlib
@@ -86,10 +86,10 @@ _HOOKS = (
 # engine waits longer each time, so this is after more than a second.
 _MAX_FAILED_STARTS = 8
 
-_FORK_WARNING = (
-    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
-)
 
+# So many workers are made before the first of them is forked: each page of memory that the
+# program writes to between two forks is copied once more.
+_BATCH = 8
 
 # How a chunk is applied, and a single item.
 _MODES = {
@@ -99,13 +99,6 @@ _MODES = {
 
 _HELPER = "cpool-helper"
 _FEEDER = "cpool-feeder"
-
-
-def _has_threads() -> bool:
-    try:
-        return len(os.listdir("/proc/self/task")) > 1
-    except OSError:
-        return threading.active_count() > 1
 
 
 def _is_leaving(process: BaseProcess) -> bool:
@@ -178,8 +171,8 @@ class Pool(_StdlibPool):
         import weakref
 
         forks = self._ctx.get_start_method() == "fork"
-        if forks and sys.version_info >= (3, 12) and _has_threads():
-            warnings.warn(_FORK_WARNING.format(os.getpid()), DeprecationWarning, stacklevel=3)
+        if forks:
+            warn_of_threads(stacklevel=4)
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
         if not forks:
@@ -469,7 +462,8 @@ class Pool(_StdlibPool):
     def _pool(self, workers: list[BaseProcess]) -> None:
         self._workers = workers
 
-    def _add_worker(self) -> None:
+    def _make_worker(self) -> BaseProcess:
+        """The process object of a worker that is to be started."""
         assert self._engine is not None
         worker = self._engine.worker(self._maxtasksperchild)
         process = self.Process(
@@ -479,6 +473,9 @@ class Pool(_StdlibPool):
         process.daemon = True
         # On the instance: whatever class the context or `Process` gave stays as it is.
         process._Popen = _popen.starter(worker, self._ctx.get_start_method())
+        return cast(BaseProcess, process)
+
+    def _start_worker(self, process: BaseProcess) -> None:
         try:
             process.start()
         finally:
@@ -495,8 +492,15 @@ class Pool(_StdlibPool):
         with self._lock:
             self._engine.set_target(self._processes)
             leaving = sum(map(_is_leaving, self._workers))
-            for _ in range(self._processes - len(self._workers) + leaving):
-                self._add_worker()
+            missing = self._processes - len(self._workers) + leaving
+            while missing > 0:
+                batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
+                missing -= len(batch)
+                try:
+                    for process in batch:
+                        self._start_worker(process)
+                finally:
+                    batch.clear()  # their pipes are closed now, and not with the traceback
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
         """Let go of workers that have ended; True if there were any."""
