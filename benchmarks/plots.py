@@ -102,7 +102,7 @@ def draw_ratios(plt: Any, document: Document, path: Path) -> Path:
     axes.set_xscale("log")
     axes.margins(x=0.1)
     axes.invert_yaxis()
-    axes.set_xlabel("times as fast as multiprocessing.Pool (fork)")
+    axes.set_xlabel("times as fast as the pool of multiprocessing of the same kind")
     return save(plt, figure, path)
 
 
