@@ -32,12 +32,15 @@ def pids(pool):
 def say(*words):
     print(*words, flush=True)
 
-def work(number=0):
-    gate.enter()
+def doze():
     # In steps, so that a signal is noticed soon that came just before it began to sleep.
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         time.sleep(0.002)
+
+def work(number=0):
+    gate.enter()
+    doze()
 """
 
 
@@ -108,7 +111,7 @@ pool.map(tasks.square, range(20), 1)
 first = pids(pool)
 try:
     say("ready")
-    time.sleep(DEADLINE)
+    doze()
 except KeyboardInterrupt:
     assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
     say(pids(pool) == first)
