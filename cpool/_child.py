@@ -17,6 +17,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _remote
 
+try:
+    import faulthandler  # here, before any fork: in a child it takes as long as all of main()
+except ImportError:  # an interpreter that lets no such module in
+    faulthandler = None  # type: ignore[assignment]
+
 if TYPE_CHECKING:
     from ._core import Worker
 
@@ -84,9 +89,7 @@ def main(
 ) -> None:
     """The target of a worker process: initialise, then run tasks until told to end."""
     try:
-        import faulthandler  # not in every interpreter that imports this
-
-        if not faulthandler.is_enabled():
+        if faulthandler is not None and not faulthandler.is_enabled():
             faulthandler.enable()
     except Exception:  # no stderr to write to
         pass

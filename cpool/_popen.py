@@ -198,6 +198,30 @@ def after_fork_in_child() -> None:
 os.register_at_fork(after_in_child=after_fork_in_child)
 
 
+@contextmanager
+def started_together() -> Iterator[Callable[[BaseProcess], None]]:
+    """Gives what starts a process, without a look at those that it has started before.
+
+    multiprocessing asks all children at each start whether they still run; and after a fork, each
+    page of memory that this writes to costs a copy.
+    """
+    children = _process._children  # type: ignore[attr-defined]
+    started: list[BaseProcess] = []
+
+    def start(process: BaseProcess) -> None:
+        try:
+            process.start()
+        finally:
+            if process in children:
+                children.discard(process)
+                started.append(process)
+
+    try:
+        yield start
+    finally:
+        children.update(started)
+
+
 def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of one Process object."""
 

@@ -475,9 +475,9 @@ class Pool(_StdlibPool):
         process._Popen = _popen.starter(worker, self._ctx.get_start_method())
         return cast(BaseProcess, process)
 
-    def _start_worker(self, process: BaseProcess) -> None:
+    def _start_worker(self, process: BaseProcess, start: Callable[[BaseProcess], None]) -> None:
         try:
-            process.start()
+            start(process)
         finally:
             process.__dict__.pop("_Popen", None)
             if process.pid is not None:  # even if a signal's handler raised then
@@ -493,14 +493,15 @@ class Pool(_StdlibPool):
             self._engine.set_target(self._processes)
             leaving = sum(map(_is_leaving, self._workers))
             missing = self._processes - len(self._workers) + leaving
-            while missing > 0:
-                batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
-                missing -= len(batch)
-                try:
-                    for process in batch:
-                        self._start_worker(process)
-                finally:
-                    batch.clear()  # their pipes are closed now, and not with the traceback
+            with _popen.started_together() as start:
+                while missing > 0:
+                    batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
+                    missing -= len(batch)
+                    try:
+                        for process in batch:
+                            self._start_worker(process, start)
+                    finally:
+                        batch.clear()  # their pipes are closed now, and not with the traceback
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
         """Let go of workers that have ended; True if there were any."""

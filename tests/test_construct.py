@@ -27,6 +27,8 @@ import tasks
 from engine import DEADLINE, Pool, pool_module
 from gates import gone
 
+from cpool import _popen
+
 FORK = multiprocessing.get_context("fork")
 NOT_PICKLED = "pool objects cannot be passed between processes or pickled"
 
@@ -590,3 +592,43 @@ def test_output_of_the_parent_is_not_doubled(
         buffered.detach()
     monkeypatch.undo()
     assert (tmp_path / "out").read_text() == "once\n"
+
+
+IMPORTS = """
+import os, sys
+from engine import Pool
+import tasks
+
+def note(event, args):
+    if event == "import" and os.getpid() != parent:
+        os.write(1, (args[0] + os.linesep).encode())
+
+parent = os.getpid()
+sys.addaudithook(note)
+with Pool(2) as pool:
+    print(pool.map(tasks.square, range(4), 1), flush=True)
+    pool.close()
+    pool.join()
+"""
+
+
+@pytest.mark.better
+def test_a_worker_imports_nothing_to_start_and_to_end(tmp_path: Path) -> None:
+    """What the program has is there; another module takes each worker as long as all else."""
+    assert scripts.output(tmp_path, IMPORTS) == ["[0, 1, 4, 9]"]
+
+
+@pytest.mark.better
+def test_a_start_does_not_look_at_the_workers_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    poll = _popen.Popen.poll
+
+    def counting(self: _popen.Popen, flag: int = os.WNOHANG) -> int | None:
+        asked.append(self.pid)
+        return poll(self, flag)
+
+    monkeypatch.setattr(_popen.Popen, "poll", counting)
+    with Pool(12) as pool:
+        assert asked == []
+        workers = list(pool._pool)
+        assert set(workers) <= set(multiprocessing.active_children())

@@ -105,7 +105,8 @@ cp_proc_init(struct cp_proc *proc)
 {
     proc->pid = 0;
     proc->sentinel = proc->child_end = -1;
-    proc->ended = proc->is_served = false;
+    proc->is_served = false;
+    atomic_init(&proc->ended, false);
     proc->exitcode = 0;
     int r = cp_lock_init(&proc->lock);
     if (r != 0 || has_pidfd()) {
@@ -212,9 +213,27 @@ poll_served(struct cp_proc *proc)
     proc->exitcode = is_told ? (int)code : CP_EXIT_UNKNOWN;
 }
 
+/* Is it surely a child that runs? Without a write to memory: multiprocessing asks
+ * this of all other children before it forks one, and each page that was written
+ * to after the last fork costs a copy. */
+static bool
+is_running(struct cp_proc *proc)
+{
+    siginfo_t info = {0};
+    return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->is_served
+           && waitid(P_PID, (id_t)proc->pid, &info, WEXITED | WNOHANG | WNOWAIT)
+                  == 0
+           && info.si_pid == 0
+           /* Or else it was reaped meanwhile, and that is a newer process. */
+           && !atomic_load(&proc->ended);
+}
+
 int
 cp_proc_poll(struct cp_proc *proc, int *exitcode)
 {
+    if (is_running(proc)) {
+        return 0;
+    }
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
         if (proc->is_served) {

@@ -23,8 +23,8 @@ struct cp_proc {
     _Atomic int sentinel; /* readable once the process has ended; -1: closed */
     int child_end;  /* where a pipe stands in for a pidfd: the child's end */
     bool is_served; /* a fork server's child: see cp_proc_served() */
-    bool ended;     /* guarded by lock, as is: */
-    int exitcode;   /* as Process.exitcode: negative for a signal */
+    _Atomic bool ended; /* set under the lock, as is: */
+    int exitcode;       /* as Process.exitcode: negative for a signal */
 };
 
 /* The number of this process, also in a forked copy, from the first instruction on,
