@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 import types
 from typing import Any
@@ -389,6 +390,33 @@ def test_buffersize_changes_no_result(
 ) -> None:
     results = getattr(pool, method)(tasks.square, range(30), chunksize, buffersize=size)
     assert sorted(results) == [x * x for x in range(30)]
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_a_list_that_changes_is_read_as_its_iterator_would(
+    pool: Any, method: str, chunksize: int
+) -> None:
+    items = list(range(30))
+    results = getattr(pool, method)(tasks.identity, items, chunksize, 1)
+    found = [next(results)]
+    items.append(30)
+    found += [next(results) for _ in range(3)]
+    del items[20:]
+    found += results
+    items.append(99)  # too late
+    assert sorted(found) == list(range(20))
+    assert list(results) == []
+
+
+@both
+@pytest.mark.parametrize("items", [[], (), [1], (1, 2), tuple(range(100)), list(range(100))])
+@pytest.mark.parametrize("chunksize", [1, 7, sys.maxsize])
+def test_lists_and_tuples_end_where_they_end(
+    pool: Any, method: str, items: Any, chunksize: int
+) -> None:
+    assert sorted(getattr(pool, method)(tasks.identity, items, chunksize)) == sorted(items)
 
 
 @pytest.mark.better

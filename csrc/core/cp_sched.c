@@ -1,18 +1,20 @@
 /*
  * Which worker gets which task: windows, levels, and taking back.
  *
- * A worker is given as many tasks as fill about a millisecond of its time, so
+ * A worker is given as many tasks as fill some milliseconds of its time, so
  * that it never waits for us; only one while tasks are long or nothing is
  * known. What was given too early is taken back through the claims as soon as
  * another worker would idle. The pool's lock is held in all of this.
  */
 #include "cp_state.h"
 
-/* Work that a worker may have ahead of it, in ns. */
-#define AHEAD CP_MS
+/* Work that a worker may have ahead of it, in ns. Who feeds it decodes as well,
+ * and has no core of its own: it comes to it some milliseconds late. */
+#define AHEAD (8 * CP_MS)
 /* Chunks of the pool's own choice: what they take at most, and at least, in ns;
- * a worker's share of what is left is cut into so many of them. */
-#define MOST_SHARE (2 * CP_MS)
+ * a worker's share of what is left is cut into so many of them. The objects of
+ * larger ones would not stay in a core's cache. */
+#define MOST_SHARE CP_MS
 #define LEAST_SHARE (50 * CP_US)
 #define PARTS 4u
 /* Tasks from here on go one at a time: waiting for us costs them nothing. */

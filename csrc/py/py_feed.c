@@ -213,7 +213,10 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     src->fit =
         (mode & PY_FIT) != 0 && !src->one && src->poison == NULL
         && (self->engine->threads || (self->job->func->flags & CP_KEEP) != 0);
-    src->iterator = PyObject_GetIter(iterable);
+    /* A list is read where it stands, as its iterator would. */
+    src->is_row = PyList_CheckExact(iterable) || PyTuple_CheckExact(iterable);
+    src->iterator =
+        src->is_row ? Py_NewRef(iterable) : PyObject_GetIter(iterable);
     if (src->iterator == NULL) {
         /* Told by the first result, as the stdlib does. */
         struct py_batch none = {.items = 1, .in_call = true};
@@ -222,12 +225,33 @@ py_feed_open(ResultObject *self, PyObject *func, PyObject *iterable,
     return 0;
 }
 
+/* The items of a list or tuple from the next one on, at most n. */
+static Py_ssize_t
+copy_row(struct py_source *src, PyObject **items, Py_ssize_t n)
+{
+    PyObject *row = src->iterator;
+    Py_BEGIN_CRITICAL_SECTION(row);
+    Py_ssize_t left = PySequence_Fast_GET_SIZE(row) - src->pulled;
+    PyObject **from = PySequence_Fast_ITEMS(row); /* lint-ok: in the section */
+    n = left < n ? left : n;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        items[i] = Py_NewRef(from[src->pulled + i]);
+    }
+    Py_END_CRITICAL_SECTION();
+    return n > 0 ? n : 0;
+}
+
 /* The next item: 1, 0 at the end, -1 with an exception. Sees to it that there
  * are as many as there have to be. */
 static int
 pull_item(struct py_source *src, PyObject **item)
 {
-    *item = PyIter_Next(src->iterator);
+    *item = NULL;
+    if (!src->is_row) {
+        *item = PyIter_Next(src->iterator);
+    } else {
+        (void)copy_row(src, item, 1);
+    }
     if (*item == NULL && PyErr_Occurred()) {
         return -1;
     }
@@ -281,7 +305,15 @@ pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
     PyObject *iterator = src->iterator;
     Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
     most = most < n ? most : n;
-    while (run->n < most) {
+    if (src->is_row) {
+        Py_ssize_t left = PySequence_Fast_GET_SIZE(iterator) - src->pulled;
+        most = left < most ? left : most;
+        if (most > 0 && py_run_reserve(run, most) < 0) {
+            return -1;
+        }
+        run->n = run->used = copy_row(src, run->slots, most);
+    }
+    while (!src->is_row && run->n < most) {
         PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
         if (item == NULL) {
             break;

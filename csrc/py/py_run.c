@@ -5,7 +5,7 @@
 #include "py_error.h"
 #include "py_pickle.h"
 
-#define KEEP_SLOTS 4096
+#define KEEP_SLOTS 16384
 
 int
 py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)

@@ -93,9 +93,10 @@ struct py_source {
     Py_ssize_t pulled; /* items so far */
     uint64_t index;    /* the next task's */
     unsigned mode;
-    char plain; /* iterating runs nobody's code: feed in blocks */
-    char one;   /* a task is one item, and its result not a list */
-    char fit;   /* chunks may have other sizes than chunksize */
+    char plain;  /* iterating runs nobody's code: feed in blocks */
+    char is_row; /* iterator is no iterator, but the list or tuple itself */
+    char one;    /* a task is one item, and its result not a list */
+    char fit;    /* chunks may have other sizes than chunksize */
 };
 
 /* ApplyResult, MapResult and the iterators are Python classes over this. */
@@ -111,6 +112,7 @@ typedef struct {
     PyObject *failures; /* index -> exception that arose on our side */
     struct py_source source;
     Py_ssize_t chunksize, length; /* of a map; length -1: not a map */
+    size_t received;              /* bytes of results that were decoded */
     char
         success; /* guarded like value; meaningful once settled, of a map always */
     char blocking; /* the thread of the call waits, and feeds it meanwhile */
