@@ -1,4 +1,5 @@
 /* The module cpool._core: state, types, and what runs in forked copies. */
+#include "py_arena.h"
 #include "py_codec.h"
 #include "py_error.h"
 #include "py_late.h"
@@ -33,6 +34,7 @@ static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
+    py_arena_in_child();
     if (state->forked < 0) {
         Py_RETURN_FALSE;
     }

@@ -4,6 +4,8 @@
  */
 #include "py_result.h"
 
+#include "cp_mem.h"
+
 #include "py_error.h"
 #include "py_refs.h"
 #include "py_settle.h"
@@ -356,6 +358,10 @@ static PyObject *
 none_list(Py_ssize_t n)
 {
     PyObject *list = PyList_New(n);
+    if (list != NULL) {
+        cp_mem_expect(((PyListObject *)list)->ob_item,
+                      (size_t)n * sizeof(PyObject *));
+    }
     for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
         PyList_SET_ITEM(list, i, Py_NewRef(Py_None));
     }

@@ -5,6 +5,7 @@
  */
 #include "py_settle.h"
 
+#include "py_arena.h"
 #include "py_error.h"
 #include "py_feed.h"
 #include "py_refs.h"
@@ -245,6 +246,20 @@ absorb_one(ResultObject *self, struct cp_result *r)
     return interrupt != NULL ? -1 : 0;
 }
 
+/* What the values of the job will take at least: an object is not smaller than
+ * this, and its bytes come to memory. Worker threads have made them already. */
+#define LEAST_OBJECT 32
+
+static size_t
+memory_of(ResultObject *self, const struct cp_result *list)
+{
+    size_t n = self->length > 0 ? (size_t)self->length * LEAST_OBJECT : 0;
+    for (; list != NULL; list = list->next) {
+        self->received += list->len;
+    }
+    return self->engine->threads ? 0 : n + self->received;
+}
+
 /* 0, or -1 with an interrupt; call again then. */
 static int
 decode_all(ResultObject *self)
@@ -254,12 +269,14 @@ decode_all(ResultObject *self)
         return 0;
     }
     int r = 0;
+    bool begun = py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);
         py_result_free(self, list);
         list = next;
     }
+    py_arena_end(begun);
     cp_job_decoded(self->job, list);
     return r;
 }

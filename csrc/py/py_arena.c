@@ -1,0 +1,99 @@
+/* Large pages for the objects of a large result; see py_arena.h. */
+#include "py_arena.h"
+
+#if defined(__linux__) && !defined(CP_PORTABLE) && !defined(Py_GIL_DISABLED)
+#    include "cp_mem.h"
+
+#    include <dlfcn.h>
+#    include <sys/mman.h>
+
+/* What CPython asks for, unless it was built for large pages itself. */
+#    define ARENA (CP_MEM_PAGE / 2)
+
+/* The interpreter's own, while ours stands in for it. Both are the process's, as is
+ * what they replace. */
+static PyObjectArenaAllocator own; /* lint-ok: see above */
+/* The second half of the last page, with which the next result begins. Atomic, as
+ * an interpreter that was made meanwhile may come here as well. */
+static void *_Atomic spare; /* lint-ok: see above */
+
+static void *
+alloc_arena(void *ctx, size_t size)
+{
+    void *half = size == ARENA ? atomic_exchange(&spare, NULL) : NULL;
+    if (half != NULL) {
+        return half;
+    }
+    char *page = size == ARENA ? cp_mem_map_page() : NULL;
+    if (page == NULL) {
+        return own.alloc(ctx, size);
+    }
+    half = atomic_exchange(&spare, page + ARENA);
+    if (half != NULL) {
+        (void)munmap(half, ARENA);
+    }
+    return page;
+}
+
+/* Is it a function of the interpreter itself, which gives arenas back by munmap()?
+ * Who replaces that gets no memory to free that is not its own. */
+static bool
+is_interpreters(const void *function)
+{
+    Dl_info here, there;
+    return dladdr(function, &here) != 0
+           && dladdr((const void *)PyObject_Malloc, &there) != 0
+           && here.dli_fbase == there.dli_fbase;
+}
+
+bool
+py_arena_begin(size_t bytes)
+{
+    PyObjectArenaAllocator now;
+    if (bytes < CP_MEM_LARGE
+        || PyInterpreterState_Head() != PyInterpreterState_Main()) {
+        return false;
+    }
+    PyObject_GetArenaAllocator(&now);
+    if (now.alloc == alloc_arena || !is_interpreters((const void *)now.alloc)
+        || !is_interpreters((const void *)now.free)) {
+        return false;
+    }
+    own = now;
+    now.alloc = alloc_arena;
+    PyObject_SetArenaAllocator(&now);
+    return true;
+}
+
+void
+py_arena_end(bool begun)
+{
+    if (begun) {
+        PyObject_SetArenaAllocator(&own);
+    }
+}
+
+void
+py_arena_in_child(void)
+{
+    PyObjectArenaAllocator now;
+    PyObject_GetArenaAllocator(&now);
+    py_arena_end(now.alloc == alloc_arena);
+}
+#else
+bool
+py_arena_begin(size_t Py_UNUSED(bytes))
+{
+    return false;
+}
+
+void
+py_arena_end(bool Py_UNUSED(begun))
+{
+}
+
+void
+py_arena_in_child(void)
+{
+}
+#endif
