@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -20,6 +21,9 @@ pytestmark = [
         bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
         or os.environ.get("PYTHONMALLOC", "pymalloc") not in ("pymalloc", "pymalloc_debug"),
         reason="the interpreter has no arenas",
+    ),
+    pytest.mark.skipif(
+        sys.version_info >= (3, 15), reason="the interpreter asks for large pages for each arena"
     ),
 ]
 
