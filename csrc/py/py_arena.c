@@ -35,8 +35,6 @@ alloc_arena(void *ctx, size_t size)
     return page;
 }
 
-/* Is it a function of the interpreter itself, which gives arenas back by munmap()?
- * Who replaces that gets no memory to free that is not its own. */
 static bool
 is_interpreters(const void *function)
 {
@@ -44,6 +42,17 @@ is_interpreters(const void *function)
     return dladdr(function, &here) != 0
            && dladdr((const void *)PyObject_Malloc, &there) != 0
            && here.dli_fbase == there.dli_fbase;
+}
+
+/* Are they functions of the interpreter itself, which gives arenas back by munmap()?
+ * Who replaces that gets no memory to free that is not its own. Asking takes as
+ * long as decoding a thousand ints. */
+static bool
+is_known(const PyObjectArenaAllocator *now)
+{
+    return (now->alloc == own.alloc && now->free == own.free)
+           || (is_interpreters((const void *)now->alloc)
+               && is_interpreters((const void *)now->free));
 }
 
 bool
@@ -55,8 +64,7 @@ py_arena_begin(size_t bytes)
         return false;
     }
     PyObject_GetArenaAllocator(&now);
-    if (now.alloc == alloc_arena || !is_interpreters((const void *)now.alloc)
-        || !is_interpreters((const void *)now.free)) {
+    if (now.alloc == alloc_arena || !is_known(&now)) {
         return false;
     }
     own = now;
