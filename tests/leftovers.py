@@ -1,4 +1,5 @@
-"""What a process has at a moment: processes, threads, descriptors. Tests compare two moments."""
+"""What a process has at a moment: processes, threads, descriptors. Tests compare two moments.
+And objects: they go, or they are kept."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ import os
 import time
 from collections.abc import Callable
 from typing import Any
+
+from gates import eventually
 
 
 def open_files() -> set[str]:
@@ -44,3 +47,13 @@ def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = 2.0
         gc.collect()
         time.sleep(0.005)
     return extra
+
+
+def all_freed(refs: list[Any]) -> None:
+    """Wait until no weak reference leads to anything any more."""
+
+    def freed() -> bool:
+        gc.collect()
+        return all(ref() is None for ref in refs)
+
+    eventually(freed, "an object is kept")

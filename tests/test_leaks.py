@@ -17,7 +17,7 @@ import scripts
 import tasks
 from engine import DEADLINE, Pool, pool_module
 from gates import eventually
-from leftovers import children, open_files, settled, threads
+from leftovers import all_freed, children, open_files, settled, threads
 
 # Pools come and go
 
@@ -265,10 +265,10 @@ def test_a_finished_job_lets_go_of_everything(pool: Any, method: str, func: Any)
     result = getattr(pool, method)(func, args, callback=good, error_callback=bad)
     result.wait(DEADLINE)
     del args, argument
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
     watched = [weakref.ref(thing) for thing in (good, bad, result)]
     del good, bad, result
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
@@ -279,7 +279,7 @@ def test_an_exhausted_iterator_lets_go_of_everything(pool: Any, method: str) -> 
     [found] = results
     watched.append(weakref.ref(found))
     del items, found
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
     assert list(results) == []
 
 
@@ -289,7 +289,7 @@ def test_a_failure_is_not_kept(pool: Any) -> None:
     failure = weakref.ref(result._value)
     assert failure() is not None
     del result
-    eventually(lambda: gc.collect() >= 0 and failure() is None, "the exception is kept")
+    all_freed([failure])
 
 
 # Memory that is not Python's own

@@ -18,7 +18,7 @@ import pytest
 import scripts
 from engine import DEADLINE, pool_module
 from gates import Gate, eventually
-from leftovers import settled, threads
+from leftovers import all_freed, settled, threads
 
 ThreadPool: Any = pool_module.ThreadPool
 
@@ -44,14 +44,6 @@ def fail(x: Any) -> None:
 def unread(use: Any) -> Any:
     """Of an iterator that is not read to its end; the stdlib's pool keeps what it has."""
     return pytest.param(use, marks=pytest.mark.better)
-
-
-def all_freed(refs: list[Any]) -> None:
-    def freed() -> bool:
-        gc.collect()
-        return all(ref() is None for ref in refs)
-
-    eventually(freed, "an object is kept")
 
 
 @pytest.fixture
