@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -38,6 +39,41 @@ def threads() -> set[str]:
 
 def children() -> set[Any]:
     return set(multiprocessing.active_children())
+
+
+def resources() -> dict[str, int]:
+    """What grows where something is left behind again and again."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    return {
+        "processes": len(multiprocessing.active_children()),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "blocks": sys.getallocatedblocks(),
+        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+    }
+
+
+def alone() -> dict[str, int]:
+    """`resources()`, once no other thread is left: one that was joined may be on its way out."""
+    eventually(lambda: len(threads()) == 1, "a thread is left")
+    return resources()
+
+
+def growth(
+    work: Callable[[int], object],
+    times: int,
+    first: int = 30,
+    look: Callable[[], dict[str, int]] = resources,
+) -> dict[str, int]:
+    """What work(number) has left behind after so many times, the first ones not counted."""
+    for number in range(first):
+        work(number)
+    before = look()
+    for number in range(times):
+        work(number)
+    after = look()
+    return {name: after[name] - before[name] for name in before}
 
 
 def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = 2.0) -> set[Any]:

@@ -30,6 +30,7 @@ from typing import Any
 
 from engine import DEADLINE, Pool, errors
 from gates import eventually
+from leftovers import resources
 
 WORKERS = 4
 PAUSE = 0.001, 0.009  # seconds between two kills
@@ -481,11 +482,7 @@ def footprint() -> dict[str, int]:
 
     eventually(same_again, "it does not come to rest")
     _trim(0)  # what malloc() keeps for later is no leak
-    with open("/proc/self/statm", encoding="utf-8") as statm:
-        pages = int(statm.read().split()[1])
-    now["kilobytes"] = pages * os.sysconf("SC_PAGE_SIZE") // 1024
-    now["blocks"] = sys.getallocatedblocks()
-    return now
+    return now | resources()
 
 
 def nothing_left(before: dict[str, int], after: dict[str, int]) -> None:
