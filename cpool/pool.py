@@ -214,8 +214,10 @@ class Pool(_StdlibPool):
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
-        Items are sent `chunksize` at a time, by default about a fourth of a worker's share. Waits
-        for all of them, then raises the first exception that arrived, if any.
+        Items are sent `chunksize` at a time; by default in chunks that follow the time which items
+        take, or of about a fourth of a worker's share where its tasks are counted
+        (`maxtasksperchild`) or `func` keeps a state. Waits for all of them, then raises the first
+        exception that arrived, if any.
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize)
         return results
@@ -228,7 +230,11 @@ class Pool(_StdlibPool):
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[T]:
-        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
+        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
+
+        Chunks that could follow the time need somebody who waits: here a worker's share is cut in
+        64 chunks or more.
+        """
         return cast(
             "MapResult[T]",
             self._map_async(func, iterable, mapstar, chunksize, callback, error_callback),
