@@ -64,8 +64,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
     and `RuntimeError` where a thread cannot be started; then nothing is left behind.
 
     Without a `chunksize`, `map` and its kin cut a worker's share in 64 chunks or more, where the
-    standard library makes 4: slow neighbours are not one thread's work. All chunks are made at once, so that
-    their sizes cannot follow the time which items take, as they do in `Pool.map`.
+    standard library makes 4: slow neighbours are not one thread's work. All chunks are made at
+    once, so that their sizes cannot follow the time which items take, as they do in `Pool.map`.
 
     Whatever a task raises is its result, `SystemExit` included, and costs no thread. If the
     initializer raises, every job fails with `InitializerError`. `terminate()` returns at once, and
