@@ -17,7 +17,7 @@ from ._results import Cache
 from ._size import default_processes
 from ._stdlib import ThreadPool as _StdlibThreadPool
 from ._stdlib import replaces_parts
-from ._thread import Thread
+from ._thread import Thread, check_can_start
 from .pool import RUN, Pool
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
@@ -124,6 +124,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
 
     def _add_worker(self) -> None:
         assert self._engine is not None
+        check_can_start()
         ticket = [self._engine.leave]
         thread = self._new_worker(
             worker, self._engine, ticket, self._initializer, self._initargs, self._to_tell
