@@ -129,6 +129,9 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 void
 py_result_cancel(ResultObject *self)
 {
+    if (!cp_pool_is_ours(self->job->pool)) {
+        return; /* a signal's handler has forked, and this is the copy */
+    }
     /* What is let go of may run anybody's code. */
     PyObject *type, *value, *tb;
     PyErr_Fetch(&type, &value, &tb);

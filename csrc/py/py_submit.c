@@ -156,7 +156,7 @@ py_submit_cancel(PyObject *op, PyObject *arg)
     ResultObject *result = (ResultObject *)arg;
     if ((PyObject_TypeCheck(arg, self->state->result_type)
          || PyObject_TypeCheck(arg, self->state->stream_type))
-        && result->engine == self && cp_pool_is_ours(self->pool)) {
+        && result->engine == self) {
         py_result_cancel(result);
     }
     Py_RETURN_NONE;
