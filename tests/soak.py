@@ -364,9 +364,10 @@ class Cycle:
 
     def run(self) -> None:
         rng = self.rng
-        if rng.random() < 0.1:
+        victims = list(self.pool._pool)  # none while the only one is being replaced
+        if victims and rng.random() < 0.1:
             self.killed = True
-            rng.choice(self.pool._pool).kill()
+            rng.choice(victims).kill()
         if rng.random() < 0.5:
             time.sleep(rng.random() / 200)
         how = rng.choice([self.close, self.terminate, self.leave, self.both, self.drop])
