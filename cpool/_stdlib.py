@@ -18,12 +18,37 @@ __all__ = [
     "T",
     "ThreadPool",
     "pool",
+    "replaces_parts",
 ]
 
 # Any: half of what is used of it has no place in the stubs.
 pool: Any = import_module("multiprocessing.pool")
 
 T = TypeVar("T")
+
+# Replacing one of these means to run on the stdlib's queues and threads.
+_HOOKS = (
+    "_setup_queues",
+    "_repopulate_pool",
+    "_repopulate_pool_static",
+    "_join_exited_workers",
+    "_maintain_pool",
+    "_handle_workers",
+    "_handle_tasks",
+    "_handle_results",
+    "_get_sentinels",
+    "_get_worker_sentinels",
+    "_wait_for_updates",
+    "_help_stuff_finish",
+    "_terminate_pool",
+)
+
+
+def replaces_parts(cls: type, base: type) -> bool:
+    """Does cls, over our own class base, replace parts of the stdlib's machinery?"""
+    own = cls.__mro__[: cls.__mro__.index(base)]
+    return any(name in vars(each) for each in own for name in _HOOKS)
+
 
 # The bases of cpool's own classes, which type checkers then take for what they are. Of the results
 # they know the value's type as well: `ApplyResult[T]` in a list of bases is the class itself when

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 from . import _core
 
 
+def check_can_start() -> None:
+    """Raise `RuntimeError` while the interpreter itself goes, as in a `__del__` at the very end.
+
+    A new thread would not come to life any more, and CPython 3.11 would wait until it does.
+    """
+    if sys.is_finalizing():
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
 class Thread(threading.Thread):
     """One that may be started by exit handlers, and by threads that outlive the main one.
 
-    From 3.12 on CPython starts no thread then, so the extension does. Raises `RuntimeError` on a
-    daemon thread all the same, for which the interpreter does not wait while it starts another.
+    CPython 3.12.0 to 3.12.2 start no thread then, so the extension does; all others do, until the
+    interpreter itself goes (gh-113964). Raises `RuntimeError` from there on, and with those three
+    on a daemon thread, for which the interpreter does not wait while it starts another.
     """
 
     _over: threading.Event | None = None  # of one that the extension started
     _seen: threading.Thread | None = None  # what current_thread() is there
 
     def start(self) -> None:
+        check_can_start()
         try:
             super().start()
         except RuntimeError as exc:

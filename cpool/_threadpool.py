@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
 from typing import Any
 
-from . import _core, _end, _remote
+from . import _core, _end
 from ._recipes import TaskQueue
 from ._results import Cache
 from ._size import default_processes
 from ._stdlib import ThreadPool as _StdlibThreadPool
-from ._thread import Thread
-from .pool import _HOOKS, CLOSE, RUN, TERMINATE, Pool
+from ._stdlib import replaces_parts
+from ._thread import Thread, check_can_start
+from .pool import RUN, Pool
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
@@ -62,6 +63,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
     `ValueError` for less than one thread, `TypeError` for an initializer that cannot be called,
     and `RuntimeError` where a thread cannot be started; then nothing is left behind.
 
+    Without a `chunksize`, `map` and its kin cut a worker's share in 64 chunks or more, where the
+    standard library makes 4: slow neighbours are not one thread's work. All chunks are made at
+    once, so that their sizes cannot follow the time which items take, as they do in `Pool.map`.
+
     Whatever a task raises is its result, `SystemExit` included, and costs no thread. If the
     initializer raises, every job fails with `InitializerError`. `terminate()` returns at once, and
     what is not done fails with `PoolTerminated`; tasks that run go on, and `join()` waits for
@@ -85,9 +90,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         _StdlibThreadPool.__init__(self, processes, initializer, initargs)
 
     def _fits(self, context: Any) -> bool:
-        mro = type(self).__mro__
-        subclasses = mro[: mro.index(ThreadPool)]
-        return not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
+        return not replaces_parts(type(self), ThreadPool)
 
     def _start(self) -> None:
         self._cache = Cache()
@@ -121,14 +124,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
 
     def _add_worker(self) -> None:
         assert self._engine is not None
+        check_can_start()
         ticket = [self._engine.leave]
-        thread = self.Process(
-            self._ctx,
-            target=worker,
-            args=(self._engine, ticket, self._initializer, self._initargs, self._to_tell),
+        thread = self._new_worker(
+            worker, self._engine, ticket, self._initializer, self._initargs, self._to_tell
         )
-        thread.name = thread.name.replace("Process", "PoolWorker")
-        thread.daemon = True
         self._engine.enter()
         try:
             thread.start()
@@ -168,13 +168,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         if self._engine is None:
             _StdlibThreadPool.join(self)
             return
-        util.debug("joining pool")
-        if self._state == RUN:
-            raise ValueError("Pool is still running")
-        if self._state not in (CLOSE, TERMINATE):
-            raise ValueError("In unknown state")
-        if not self._engine.is_ours:
-            _remote.raise_foreign()
+        self._check_ending(self._engine)
         current = threading.current_thread()
         workers: list[Any] = list(self._workers)
         if current in workers or (timeout is None and any(map(Thread.is_current, self._threads))):

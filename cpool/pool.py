@@ -39,7 +39,7 @@ from ._results import MapResult as MapResult
 from ._size import default_processes
 from ._start_method import default_context, warn_of_threads
 from ._stdlib import Pool as _StdlibPool
-from ._stdlib import T
+from ._stdlib import T, replaces_parts
 from ._stdlib import pool as _stdlib
 from ._thread import Thread
 from .errors import PoolError, PoolTerminated
@@ -65,27 +65,9 @@ job_counter = _stdlib.job_counter
 _helper_reraises_exception = _stdlib._helper_reraises_exception
 _PoolCache = _stdlib._PoolCache
 
-# Replacing one of these means to run on the stdlib's queues and threads.
-_HOOKS = (
-    "_setup_queues",
-    "_repopulate_pool",
-    "_repopulate_pool_static",
-    "_join_exited_workers",
-    "_maintain_pool",
-    "_handle_workers",
-    "_handle_tasks",
-    "_handle_results",
-    "_get_sentinels",
-    "_get_worker_sentinels",
-    "_wait_for_updates",
-    "_help_stuff_finish",
-    "_terminate_pool",
-)
-
 # Workers that end before they are ready, in a row and for each one that there should be. The
 # engine waits longer each time, so this is after more than a second.
 _MAX_FAILED_STARTS = 8
-
 
 # So many workers are made before the first of them is forked: each page of memory that the
 # program writes to between two forks is copied once more.
@@ -159,12 +141,10 @@ class Pool(_StdlibPool):
 
     def _fits(self, context: Any) -> bool:
         """Can the engine run this pool?"""
-        mro = type(self).__mro__
-        subclasses = mro[: mro.index(Pool)]
         return (
             isinstance(context, _context.BaseContext)
             and context.get_start_method() in ("fork", "spawn", "forkserver")
-            and not any(name in vars(cls) for cls in subclasses for name in _HOOKS)
+            and not replaces_parts(type(self), Pool)
         )
 
     def _start(self) -> None:
@@ -234,8 +214,10 @@ class Pool(_StdlibPool):
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
-        Items are sent `chunksize` at a time, by default about a fourth of a worker's share. Waits
-        for all of them, then raises the first exception that arrived, if any.
+        Items are sent `chunksize` at a time; by default in chunks that follow the time which items
+        take, or of about a fourth of a worker's share where its tasks are counted
+        (`maxtasksperchild`) or `func` keeps a state. Waits for all of them, then raises the first
+        exception that arrived, if any.
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize)
         return results
@@ -248,7 +230,11 @@ class Pool(_StdlibPool):
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[T]:
-        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
+        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
+
+        Chunks that could follow the time need somebody who waits: here a worker's share is cut in
+        64 chunks or more.
+        """
         return cast(
             "MapResult[T]",
             self._map_async(func, iterable, mapstar, chunksize, callback, error_callback),
@@ -462,15 +448,17 @@ class Pool(_StdlibPool):
     def _pool(self, workers: list[BaseProcess]) -> None:
         self._workers = workers
 
-    def _make_worker(self) -> BaseProcess:
-        """The process object of a worker that is to be started."""
-        assert self._engine is not None
-        worker = self._engine.worker(self._maxtasksperchild)
-        process = self.Process(
-            self._ctx, target=_child.main, args=(worker, self._initializer, self._initargs)
-        )
+    def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
+        """The process, or thread, of a worker that is to be started."""
+        process = self.Process(self._ctx, target=target, args=args)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
+        return process
+
+    def _make_worker(self) -> BaseProcess:
+        assert self._engine is not None
+        worker = self._engine.worker(self._maxtasksperchild)
+        process = self._new_worker(_child.main, worker, self._initializer, self._initargs)
         # On the instance: whatever class the context or `Process` gave stays as it is.
         process._Popen = _popen.starter(worker, self._ctx.get_start_method())
         return cast(BaseProcess, process)
@@ -567,6 +555,16 @@ class Pool(_StdlibPool):
             self._engine.end()
         self._terminate()
 
+    def _check_ending(self, engine: _core.Engine) -> None:
+        """What every join() begins with."""
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if not engine.is_ours:
+            _remote.raise_foreign()
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
 
@@ -577,13 +575,7 @@ class Pool(_StdlibPool):
         if self._engine is None:
             super().join()
             return
-        util.debug("joining pool")
-        if self._state == RUN:
-            raise ValueError("Pool is still running")
-        if self._state not in (CLOSE, TERMINATE):
-            raise ValueError("In unknown state")
-        if not self._engine.is_ours:
-            _remote.raise_foreign()
+        self._check_ending(self._engine)
         if (
             timeout is None
             and self._state == CLOSE

@@ -129,6 +129,14 @@ def all_gone(pids: Iterable[int]) -> None:
         eventually(partial(gone, pid), f"process {pid} lives on")
 
 
+def kill_all(pool: Any) -> None:
+    """Kill the workers of a pool, and wait until they have ended."""
+    workers = list(pool._pool)
+    for worker in workers:
+        worker.kill()
+    eventually(lambda: not any(worker.is_alive() for worker in workers), "a worker lives on")
+
+
 def gone(pid: int) -> bool:
     """Whether a process has ended. One that nobody has waited for has ended as well."""
     try:

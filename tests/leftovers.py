@@ -1,4 +1,5 @@
-"""What a process has at a moment: processes, threads, descriptors. Tests compare two moments."""
+"""What a process has at a moment: processes, threads, descriptors. Tests compare two moments.
+And objects: they go, or they are kept."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from gates import eventually
 
 
 def open_files() -> set[str]:
@@ -37,6 +41,41 @@ def children() -> set[Any]:
     return set(multiprocessing.active_children())
 
 
+def resources() -> dict[str, int]:
+    """What grows where something is left behind again and again."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        pages = int(statm.read().split()[1])
+    return {
+        "processes": len(multiprocessing.active_children()),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "blocks": sys.getallocatedblocks(),
+        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
+    }
+
+
+def alone() -> dict[str, int]:
+    """`resources()`, once no other thread is left: one that was joined may be on its way out."""
+    eventually(lambda: len(threads()) == 1, "a thread is left")
+    return resources()
+
+
+def growth(
+    work: Callable[[int], object],
+    times: int,
+    first: int = 30,
+    look: Callable[[], dict[str, int]] = resources,
+) -> dict[str, int]:
+    """What work(number) has left behind after so many times, the first ones not counted."""
+    for number in range(first):
+        work(number)
+    before = look()
+    for number in range(times):
+        work(number)
+    after = look()
+    return {name: after[name] - before[name] for name in before}
+
+
 def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = 2.0) -> set[Any]:
     """What is there beyond what was before, once it has had its time to go."""
     end = time.monotonic() + seconds
@@ -44,3 +83,13 @@ def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = 2.0
         gc.collect()
         time.sleep(0.005)
     return extra
+
+
+def all_freed(refs: list[Any]) -> None:
+    """Wait until no weak reference leads to anything any more."""
+
+    def freed() -> bool:
+        gc.collect()
+        return all(ref() is None for ref in refs)
+
+    eventually(freed, "an object is kept")

@@ -30,6 +30,7 @@ from typing import Any
 
 from engine import DEADLINE, Pool, errors
 from gates import eventually
+from leftovers import resources
 
 WORKERS = 4
 PAUSE = 0.001, 0.009  # seconds between two kills
@@ -363,9 +364,10 @@ class Cycle:
 
     def run(self) -> None:
         rng = self.rng
-        if rng.random() < 0.1:
+        victims = list(self.pool._pool)  # none while the only one is being replaced
+        if victims and rng.random() < 0.1:
             self.killed = True
-            rng.choice(self.pool._pool).kill()
+            rng.choice(victims).kill()
         if rng.random() < 0.5:
             time.sleep(rng.random() / 200)
         how = rng.choice([self.close, self.terminate, self.leave, self.both, self.drop])
@@ -481,11 +483,7 @@ def footprint() -> dict[str, int]:
 
     eventually(same_again, "it does not come to rest")
     _trim(0)  # what malloc() keeps for later is no leak
-    with open("/proc/self/statm", encoding="utf-8") as statm:
-        pages = int(statm.read().split()[1])
-    now["kilobytes"] = pages * os.sysconf("SC_PAGE_SIZE") // 1024
-    now["blocks"] = sys.getallocatedblocks()
-    return now
+    return now | resources()
 
 
 def nothing_left(before: dict[str, int], after: dict[str, int]) -> None:

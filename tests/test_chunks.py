@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tasks
-from engine import DEADLINE
+from engine import DEADLINE, Pool, pool_module
 from gates import Gate, eventually
 
 
@@ -29,12 +29,13 @@ def hold_first_two(gate: Gate, number: int) -> int:
 
 
 @pytest.mark.better
+@pytest.mark.parametrize("cls", [Pool, pool_module.ThreadPool])
 @pytest.mark.parametrize("method", ["starmap", "starmap_async"])
 def test_slow_neighbours_do_not_wait_for_each_other(
-    make_pool: Any, gate: Gate, method: str
+    make_pool: Any, gate: Gate, method: str, cls: Any
 ) -> None:
     """Without a chunksize: in the stdlib the first 8 of these 64 are one chunk."""
-    pool = make_pool(2)
+    pool = make_pool(2, cls=cls)
     items = [(gate, number) for number in range(64)]
     found: list[Any] = []
 
@@ -44,10 +45,28 @@ def test_slow_neighbours_do_not_wait_for_each_other(
 
     thread = threading.Thread(target=call)
     thread.start()
-    assert len(set(gate.arrived(2))) == 2
+    assert len(set(gate.arrived(2))) == (2 if cls is Pool else 1)
     gate.open()
     thread.join(DEADLINE)
     assert found == list(range(64))
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("method", ["map", "map_async"])
+def test_a_thread_has_64_chunks(make_pool: Any, method: str) -> None:
+    """What stands behind a failure in its chunk is not run."""
+    pool = make_pool(2, cls=pool_module.ThreadPool)
+    done: list[int] = []
+
+    def task(number: int) -> None:
+        if number == 0:
+            raise ValueError(number)
+        done.append(number)
+
+    with pytest.raises(ValueError):
+        result = getattr(pool, method)(task, range(2 * 64 * 10))
+        result.get(DEADLINE)
+    assert sorted(done) == list(range(10, 2 * 64 * 10))
 
 
 def test_a_chunksize_is_obeyed_to_the_letter(make_pool: Any) -> None:

@@ -65,6 +65,7 @@ def test_every_file_of_tests_of_failures_is_named() -> None:
     text = FAILURES.read_text(encoding="utf-8")
     named = {file for file, _ in NAMED.findall(text)}
     assert named >= {
+        "test_at_fork_hooks.py",
         "test_deaths.py",
         "test_ends.py",
         "test_exit.py",

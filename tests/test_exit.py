@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -205,8 +206,55 @@ def live_on():
 def test_the_first_asynchronous_call_may_come_after_the_main_thread(
     tmp_path: Path, start: str
 ) -> None:
-    """From 3.12 on CPython starts no thread then, and the stdlib's pool has its own already."""
+    """The first releases of CPython 3.12 start no thread then; the stdlib's pool has its own."""
     done = program(tmp_path, LATE + start)
     assert (done.returncode, done.stderr) == (0, "")
     _, *lines = done.stdout.splitlines()
     assert lines == ["1 ['cpool-helper'] [1, 2]", "9", "[False]"]
+
+
+VERY_LAST = """
+from engine import pool_module
+
+class Last:
+    def __init__(self, make):
+        self.make = make
+        self.pool = make(1)
+
+    # What it needs is at hand, since the modules are gone by then.
+    def __del__(self, say=print, Error=Exception):
+        try:
+            {call}
+        except Error as error:
+            say(error)
+
+last = Last(pool_module.{cls})
+"""
+
+ENDED, NO_THREAD = "Pool not running", "can't create new thread at interpreter shutdown"
+
+
+@pytest.mark.better
+@pytest.mark.parametrize(
+    ("cls", "call", "error"),
+    [
+        ("Pool", "self.pool.apply_async(abs, (-1,)).get(5)", ENDED),
+        ("ThreadPool", "self.pool.apply_async(abs, (-1,)).get(5)", ENDED),
+        ("ThreadPool", "self.pool.imap(abs, (x for x in [1]))", ENDED),
+        pytest.param(
+            "ThreadPool",
+            "self.make(1)",
+            NO_THREAD,
+            marks=pytest.mark.skipif(
+                bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+                reason="without the GIL the package's own modules are gone before",
+            ),
+        ),
+    ],
+)
+def test_a_finalizer_that_runs_last_of_all_is_refused(
+    tmp_path: Path, cls: str, call: str, error: str
+) -> None:
+    """A thread that is started while the interpreter goes never lives; nobody waits for it."""
+    source = VERY_LAST.format(cls=cls, call=call)
+    assert scripts.output(tmp_path, source) == [error]

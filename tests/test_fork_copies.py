@@ -212,6 +212,61 @@ def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, COPIED_AT_ANY_MOMENT) == ["[1]"]
 
 
+COPIED_IN_A_WAIT = """
+import os, signal, sys, threading, warnings
+from engine import pool_module
+from gates import Gate, eventually
+import tasks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+
+child = None
+
+def fork(*_):
+    global child
+    child = os.fork()
+
+def press():
+    gate.arrived()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    eventually(lambda: child)
+    gate.open()
+
+signal.signal(signal.SIGUSR1, fork)
+gate = Gate(sys.argv[1])
+pool = pool_module.{cls}(1)
+threading.Thread(target=press).start()
+try:
+    print({call})
+except ValueError as error:
+    os._exit(3 if child == 0 and str(error) == "Pool not running" else 4)
+ended, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
+print(os.waitstatus_to_exitcode(status))
+pool.terminate()
+"""
+
+
+@pytest.mark.parametrize("cls", ["Pool", "ThreadPool"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "pool.apply(tasks.held, (gate, 1))",
+        "pool.starmap(tasks.held, [(gate, 1)])[0]",
+        "pool.apply_async(tasks.held, (gate, 1)).get()",
+        "next(pool.imap(gate.hold, [1]))",
+        "(pool.apply_async(tasks.held, (gate, 1)), pool.close(), pool.join())[0].get()",
+    ],
+    ids=["apply", "starmap", "get", "next", "join"],
+)
+def test_a_handler_that_forks_while_the_pool_is_waited_for(
+    tmp_path: Path, cls: str, call: str
+) -> None:
+    """In the copy nothing will come."""
+    (tmp_path / "gate").mkdir()
+    source = COPIED_IN_A_WAIT.format(cls=cls, call=call)
+    assert scripts.output(tmp_path, source, str(tmp_path / "gate")) == ["1", "3"]
+
+
 LEFT_AT_ANY_MOMENT = """
 import gc, os, sys, threading, warnings
 from engine import Pool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import time
 import types
@@ -342,6 +343,11 @@ class Counted:
             yield self.taken
 
 
+def bound(read: int, chunksize: int, buffersize: int) -> int:
+    """How many items may have been taken once so many results are read."""
+    return (math.ceil(read / chunksize) + buffersize) * chunksize
+
+
 @pytest.mark.better
 @both
 def test_the_iterable_is_read_only_as_fast_as_workers_take_items(
@@ -369,16 +375,18 @@ def test_the_iterable_is_read_only_as_fast_as_workers_take_items(
 
 @pytest.mark.better
 @both
+@pytest.mark.parametrize("chunksize", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_buffersize_bounds_what_is_taken_and_not_read(
-    make_pool: Any, method: str, size: int
+    make_pool: Any, method: str, size: int, chunksize: int
 ) -> None:
+    """In chunks."""
     pool = make_pool(2)
     items = Counted()
-    results = getattr(pool, method)(tasks.identity, items, buffersize=size)
+    results = getattr(pool, method)(tasks.identity, items, chunksize, size)
     for read in range(1, 40):
-        results.next(DEADLINE)
-        assert items.taken <= read + size
+        next(results)
+        assert items.taken <= bound(read, chunksize, size)
 
 
 @pytest.mark.better
@@ -421,18 +429,6 @@ def test_lists_and_tuples_end_where_they_end(
 
 @pytest.mark.better
 @both
-@pytest.mark.parametrize("chunksize", [1, 3])
-def test_buffersize_counts_chunks(make_pool: Any, method: str, chunksize: int) -> None:
-    pool = make_pool(2)
-    items = Counted()
-    results = getattr(pool, method)(tasks.identity, items, chunksize, 2)
-    for read in range(1, 40):
-        next(results)
-        assert items.taken <= (read // chunksize + 3) * chunksize
-
-
-@pytest.mark.better
-@both
 def test_the_buffer_is_bounded_though_nobody_reads(
     make_pool: Any, method: str, diary: Diary
 ) -> None:
@@ -466,7 +462,7 @@ def test_results_can_be_read_to_the_end_after_close(
     found = []
     for result in results:
         found.append(result)
-        assert items.taken <= (len(found) // chunksize + 3) * chunksize
+        assert items.taken <= bound(len(found), chunksize, 2)
     assert sorted(found) == list(range(1, 61))
     if joins:
         pool.join()

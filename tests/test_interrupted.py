@@ -3,20 +3,25 @@ would ever end: the pool can be used, closed and joined as before."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import scripts
 import tasks
-from engine import DEADLINE, errors
-from gates import eventually
+from engine import DEADLINE, Pool, errors
+from gates import Gate, eventually
+from leftovers import all_freed
 
-from cpool.pool import ApplyResult, IMapIterator, MapResult, MaybeEncodingError
+from cpool.pool import ApplyResult, IMapIterator, MapResult, MaybeEncodingError, ThreadPool
 
 pytestmark = pytest.mark.better
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -137,6 +142,118 @@ def test_a_result_whose_number_is_known_is_found_by_it(make_pool: Any) -> None:
     )
     assert list(items) == [0, 1, 4]
     ends(pool)
+
+
+# A pool that is forgotten after an interrupt
+
+
+def forgotten_after(cls: Any, call: Callable[..., Any], *args: Any) -> None:
+    """A pool goes that nobody has, once call(pool, *args) is interrupted."""
+    pool = cls(2)
+    ref = weakref.ref(pool)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            call(pool, *args)
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("it was not interrupted")
+        del pool
+        all_freed([ref])
+
+
+@pytest.mark.parametrize("cls", [Pool, ThreadPool])
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_it_is_freed_after_an_iterable_that_is_interrupted(cls: Any, chunksize: Any) -> None:
+    items = Items(KeyboardInterrupt)
+    kept = weakref.ref(items)
+    forgotten_after(cls, cls.map, tasks.identity, items, chunksize)
+    del items
+    all_freed([kept])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool: pool.apply(tasks.identity, (Interrupts(),)),
+        lambda pool: pool.map(tasks.identity, [1, Interrupts()], 1),
+        lambda pool: pool.apply(make_interrupt),
+        lambda pool: pool.map(make_interrupt, [1]),
+    ],
+    ids=["argument", "item", "result", "results"],
+)
+def test_it_is_freed_after_ctrl_c_while_something_is_pickled(
+    monkeypatch: pytest.MonkeyPatch, call: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setattr(InterruptsOnArrival, "seen", 0)
+    forgotten_after(Pool, call)
+
+
+@pytest.fixture
+def pressed(gate: Gate) -> Iterator[None]:
+    """Ctrl-C in the main thread once a task has come to the gate."""
+
+    def press() -> None:
+        gate.arrived()
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def interrupt(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=press)
+    thread.start()
+    yield
+    thread.join()
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("cls", [Pool, ThreadPool])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda pool, held, thing: pool.apply(held, (1,), {"thing": thing}),
+        lambda pool, held, thing: pool.map(held, [thing] * 5, 1),
+        lambda pool, held, thing: pool.starmap(held, [(thing,)] * 5),
+    ],
+    ids=["apply", "map", "starmap"],
+)
+@pytest.mark.usefixtures("pressed")
+def test_it_is_freed_while_the_task_that_was_waited_for_runs(
+    gate: Gate, cls: Any, call: Any
+) -> None:
+    """What the task itself has goes when it ends."""
+    thing = tasks.Point(1, 2)
+    kept = weakref.ref(thing)
+    forgotten_after(cls, call, Held(gate), thing)
+    del thing
+    assert (kept() is not None) == (cls is ThreadPool)  # whose task has it, and runs
+    gate.open()
+    all_freed([kept])
+
+
+class Held:
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    def __call__(self, x: Any, thing: Any = None) -> None:
+        self.gate.hold()
+
+
+def test_what_a_pool_of_threads_had_done_is_freed_with_a_result_that_was_given_no_task(
+    make_pool: Any,
+) -> None:
+    """As long as that may still be given one, the threads leave alone what is done."""
+    pool = make_pool(1, cls=ThreadPool)
+    result = ApplyResult(pool)
+    thing = tasks.Point(1, 2)
+    kept = weakref.ref(thing)
+    pool.apply_async(tasks.identity, (thing,))
+    del thing
+    eventually(lambda: not pool._cache)
+    del result
+    all_freed([kept])
 
 
 class InterruptsOnArrival:

@@ -17,14 +17,14 @@ import scripts
 import tasks
 from engine import DEADLINE, Pool, pool_module
 from gates import eventually
-from leftovers import children, open_files, settled, threads
+from leftovers import all_freed, children, open_files, settled, threads
 
 # Pools come and go
 
-POOLS = """
-import gc, json, multiprocessing, os, sys
-from engine import DEADLINE, Pool
-from gates import eventually
+PREFIX = """
+import json, sys
+from engine import DEADLINE, Pool, pool_module
+from leftovers import alone, growth
 import tasks
 
 ENDS = [
@@ -33,6 +33,21 @@ ENDS = [
     lambda pool: pool.__exit__(None, None, None),
 ]
 
+def fails(call):
+    try:
+        call()
+    except ValueError:
+        pass
+"""
+
+SUFFIX = """
+    ENDS[number % 3](pool)
+
+print(json.dumps(growth(one, int(sys.argv[1]), look=alone)))
+"""
+
+POOLS = {
+    "processes": """
 def one(number):
     pool = Pool(2, tasks.remember, (number,), maxtasksperchild=[None, 3][number % 2])
     assert pool.map(tasks.square, range(10), 1) == [x * x for x in range(10)]
@@ -40,38 +55,29 @@ def one(number):
     assert list(pool.imap(tasks.square, range(5), 2)) == [0, 1, 4, 9, 16]
     result = pool.map_async(tasks.identity, [bytes(100_000)] * 3, 1, callback=id)
     assert len(result.get(DEADLINE)) == 3
-    try:
-        pool.apply_async(tasks.fail, error_callback=id).get(DEADLINE)
-    except ValueError:
-        pass
-    ENDS[number % 3](pool)
-
-def now():
-    gc.collect()
-    # A thread that was joined may still be on its way out.
-    eventually(lambda: len(os.listdir("/proc/self/task")) == 1, "a thread is left")
-    pages = int(open("/proc/self/statm").read().split()[1])
-    return {
-        "processes": len(multiprocessing.active_children()),
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "blocks": sys.getallocatedblocks(),
-        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
-    }
-
-for number in range(30):
-    one(number)
-before = now()
-for number in range(int(sys.argv[1])):
-    one(number)
-after = now()
-print(json.dumps({name: after[name] - before[name] for name in before}))
-"""
+    fails(lambda: pool.apply_async(tasks.fail, error_callback=id).get(DEADLINE))
+""",
+    "threads": """
+def one(number):
+    pool = pool_module.ThreadPool(2, len, ([],))
+    things = [object() for _ in range(50)]
+    assert pool.map(id, things, 1) == list(map(id, things))
+    assert list(pool.imap(id, iter(things), 3)) == list(map(id, things))
+    assert pool.map_async(id, things, callback=id).get(DEADLINE) == list(map(id, things))
+    fails(lambda: pool.apply(tasks.fail, (1,)))
+    unread = pool.imap(id, things)
+    assert next(unread) == id(things[0])
+    dropped = pool.map_async(id, things, 1)
+""",
+}
 
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
-def test_two_hundred_pools_leave_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", POOLS)
+def test_two_hundred_pools_leave_nothing(tmp_path: Path, kind: str) -> None:
     count = 30 if engine.STDLIB else 200  # the stdlib's take their time to end
-    [line] = scripts.output(tmp_path, POOLS, str(count), seconds=4 * DEADLINE)
+    source = PREFIX + POOLS[kind] + SUFFIX
+    [line] = scripts.output(tmp_path, source, str(count), seconds=4 * DEADLINE)
     grown = json.loads(line)
     assert (grown["processes"], grown["descriptors"]) == (0, 0)
     assert grown["blocks"] < 10 * count  # a pool that is kept has hundreds
@@ -265,10 +271,10 @@ def test_a_finished_job_lets_go_of_everything(pool: Any, method: str, func: Any)
     result = getattr(pool, method)(func, args, callback=good, error_callback=bad)
     result.wait(DEADLINE)
     del args, argument
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
     watched = [weakref.ref(thing) for thing in (good, bad, result)]
     del good, bad, result
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
@@ -279,7 +285,7 @@ def test_an_exhausted_iterator_lets_go_of_everything(pool: Any, method: str) -> 
     [found] = results
     watched.append(weakref.ref(found))
     del items, found
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in watched), "it is kept")
+    all_freed(watched)
     assert list(results) == []
 
 
@@ -289,22 +295,17 @@ def test_a_failure_is_not_kept(pool: Any) -> None:
     failure = weakref.ref(result._value)
     assert failure() is not None
     del result
-    eventually(lambda: gc.collect() >= 0 and failure() is None, "the exception is kept")
+    all_freed([failure])
 
 
 # Memory that is not Python's own
 
 LARGE = """
-import gc, os
 from engine import Pool
+from leftovers import growth
 import tasks
 
-def kilobytes():
-    gc.collect()
-    pages = int(open("/proc/self/statm").read().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") // 1024
-
-def once():
+def once(_):
     value = bytearray(4_000_000)
     assert pool.apply(tasks.size, (value,)) == 4_000_000
     assert pool.map(tasks.identity, [value] * 2, 1) == [value] * 2
@@ -312,13 +313,8 @@ def once():
         assert len(found) == 4_000_000
 
 with Pool(2) as pool:
-    for _ in range(3):
-        once()
-    before = kilobytes()
-    descriptors = len(os.listdir("/proc/self/fd"))
-    for _ in range(24):
-        once()
-    print(kilobytes() - before, len(os.listdir("/proc/self/fd")) - descriptors)
+    grown = growth(once, 24, first=3)
+    print(grown["kilobytes"], grown["descriptors"])
     print(*[int(open(f"/proc/{w.pid}/statm").read().split()[1]) * 4 for w in pool._pool])
 """
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.better
 PREFIX = """
 import gc, multiprocessing, os, resource, sys, threading
 from engine import DEADLINE, Pool, errors
-from gates import eventually
+from gates import eventually, kill_all
 import tasks
 
 def limit(name, value=None):
@@ -45,12 +45,6 @@ def at_once(pool):
 def at_leisure(pool):
     assert pool.apply_async(abs, (-3,), callback=id).get(DEADLINE) == 3
     assert list(pool.imap(abs, iter([-1, -2]))) == [1, 2]
-
-def kill_all(pool):
-    workers = list(pool._pool)
-    for worker in workers:
-        worker.kill()
-    eventually(lambda: not any(worker.is_alive() for worker in workers))
 
 # What is opened, imported and started once in a process is there from now on.
 with Pool(2) as pool:

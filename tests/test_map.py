@@ -15,6 +15,7 @@ import pytest
 import tasks
 from engine import DEADLINE, RemoteTraceback
 from gates import Diary, Gate, eventually
+from leftovers import all_freed
 
 from cpool.errors import PoolError, PoolTerminated
 from cpool.pool import ApplyResult
@@ -324,7 +325,7 @@ def test_objects_in_a_job_are_released_with_it(pool: Any) -> None:
     assert results == items
     kept = [weakref.ref(thing) for thing in (*items, *results)]
     del items, results
-    eventually(lambda: gc.collect() >= 0 and not any(ref() for ref in kept), "objects are kept")
+    all_freed(kept)
 
 
 def copy_all_lists(_: int) -> int:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.better
 PREFIX = """
 import os, signal, sys, threading
 from engine import DEADLINE, Pool
-from gates import eventually
+from gates import kill_all
 from interpreters import Interpreter
 import cpool, tasks
 
@@ -164,12 +164,6 @@ def test_other_workers_can_be_started_beside_them(tmp_path: Path) -> None:
 
 
 REPLACED = """
-def kill_all(pool):
-    workers = list(pool._pool)
-    for worker in workers:
-        worker.kill()
-    eventually(lambda: not any(worker.is_alive() for worker in workers))
-
 with Pool(2) as pool:
     interpreter = started()
     kill_all(pool)

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import engine
 import psutil
 import pytest
 import scripts
 from engine import DEADLINE, pool_module
 from gates import Gate, eventually
-from leftovers import settled, threads
+from leftovers import all_freed, settled, threads
 
 ThreadPool: Any = pool_module.ThreadPool
 
@@ -44,14 +43,6 @@ def fail(x: Any) -> None:
 def unread(use: Any) -> Any:
     """Of an iterator that is not read to its end; the stdlib's pool keeps what it has."""
     return pytest.param(use, marks=pytest.mark.better)
-
-
-def all_freed(refs: list[Any]) -> None:
-    def freed() -> bool:
-        gc.collect()
-        return all(ref() is None for ref in refs)
-
-    eventually(freed, "an object is kept")
 
 
 @pytest.fixture
@@ -201,107 +192,36 @@ def test_work_goes_on_though_nobody_keeps_the_pool(warned: list[str]) -> None:
     assert len(warned) == 1
 
 
-POOLS = """
-import gc, json, os, sys
-from engine import DEADLINE, pool_module
-from gates import Gate, eventually
-
-ENDS = [
-    lambda pool: (pool.close(), pool.join()),
-    lambda pool: (pool.terminate(), pool.join()),
-    lambda pool: pool.__exit__(None, None, None),
-]
-
-def fail(x):
-    raise ValueError(x)
-
-def one(number):
-    pool = pool_module.ThreadPool(2, len, ([],))
-    things = [object() for _ in range(50)]
-    assert pool.map(id, things, 1) == list(map(id, things))
-    assert list(pool.imap(id, iter(things), 3)) == list(map(id, things))
-    assert pool.map_async(id, things, callback=id).get(DEADLINE) == list(map(id, things))
-    try:
-        pool.apply(fail, (1,))
-    except ValueError:
-        pass
-    unread = pool.imap(id, things)
-    assert next(unread) == id(things[0])
-    dropped = pool.map_async(id, things, 1)
-    ENDS[number % 3](pool)
-
-def now():
-    gc.collect()
-    eventually(lambda: len(os.listdir("/proc/self/task")) == 1, "a thread is left")
-    gc.collect()
-    pages = int(open("/proc/self/statm").read().split()[1])
-    return {
-        "descriptors": len(os.listdir("/proc/self/fd")),
-        "blocks": sys.getallocatedblocks(),
-        "kilobytes": pages * os.sysconf("SC_PAGE_SIZE") // 1024,
-    }
-
-for number in range(30):
-    one(number)
-before = now()
-for number in range(int(sys.argv[1])):
-    one(number)
-after = now()
-print(json.dumps({name: after[name] - before[name] for name in before}))
-"""
-
-
-@pytest.mark.timeout(5 * DEADLINE, method="signal")
-def test_two_hundred_pools_leave_nothing(tmp_path: Path) -> None:
-    count = 30 if engine.STDLIB else 200
-    [line] = scripts.output(tmp_path, POOLS, str(count), seconds=4 * DEADLINE)
-    grown = json.loads(line)
-    assert grown["descriptors"] == 0
-    assert grown["blocks"] < 10 * count
-    assert grown["kilobytes"] < 4096
-
-
 CALLS = """
-import gc, json, os, sys
-from engine import DEADLINE, pool_module
-
-def fail(x):
-    raise ValueError(x)
+import json
+from engine import pool_module
+from leftovers import growth
+import tasks
 
 pool = pool_module.ThreadPool(2)
 
-def one():
+def one(_):
     pool.map(str, range(1000), 1)
     list(pool.imap(str, (x for x in range(1000)), 1))
     [result.get() for result in [pool.apply_async(str, (x,), {}) for x in range(1000)]]
-    for call in (lambda: pool.map(fail, [1, 2], 2), lambda: pool.apply(fail, (1,))):
+    for call in (lambda: pool.map(tasks.fail, [1, 2], 2), lambda: pool.apply(tasks.fail, (1,))):
         try:
             call()
         except ValueError:
             pass
 
-def now():
-    gc.collect()
-    pages = int(open("/proc/self/statm").read().split()[1])
-    return sys.getallocatedblocks(), pages * os.sysconf("SC_PAGE_SIZE") // 1024
-
-for _ in range(10):
-    one()
-before = now()
-for _ in range(40):
-    one()
-after = now()
+grown = growth(one, 40, first=10)
 pool.terminate()
-print(json.dumps([after[0] - before[0], after[1] - before[1]]))
+print(json.dumps(grown))
 """
 
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
 def test_many_calls_leave_nothing(tmp_path: Path) -> None:
     [line] = scripts.output(tmp_path, CALLS, seconds=4 * DEADLINE)
-    blocks, kilobytes = json.loads(line)
-    assert blocks < 1000  # one a call would be a hundred times as many
-    assert kilobytes < 4096
+    grown = json.loads(line)
+    assert grown["blocks"] < 1000  # one a call would be a hundred times as many
+    assert grown["kilobytes"] < 4096
 
 
 # The swap

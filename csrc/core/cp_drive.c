@@ -409,6 +409,10 @@ int
 cp_pool_start_standby(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
+    if (pool->state == CP_ENDED) {
+        cp_lock_release(&pool->lock);
+        return CP_ECLOSED;
+    }
     int e = 0;
     if (!pool->has_standby && !pool->stop_standby
         && !cp_pool_has_threads(pool)) {

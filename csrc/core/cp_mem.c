@@ -2,20 +2,21 @@
 #include "cp_mem.h"
 
 #include <sys/mman.h>
-
-#define PAGE CP_KIB(4)
+#include <unistd.h>
 
 void
 cp_mem_expect(void *bytes, size_t n)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    /* Whole pages, outwards: with a mapping of malloc()'s in two parts, realloc()
-     * would have to copy. */
-    uintptr_t start = (uintptr_t)bytes & ~(PAGE - 1);
-    uintptr_t end = ((uintptr_t)bytes + n + PAGE - 1) & ~(PAGE - 1);
-    if (n >= CP_MEM_LARGE) {
-        (void)madvise((void *)start, end - start, MADV_HUGEPAGE);
+    if (n < CP_MEM_LARGE) {
+        return;
     }
+    /* Whole pages, outwards: with a mapping of malloc()'s in two parts, realloc()
+     * would have to copy. Some systems have larger ones than 4 KB. */
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = (uintptr_t)bytes / page * page;
+    uintptr_t end = ((uintptr_t)bytes + n + page - 1) / page * page;
+    (void)madvise((void *)start, end - start, MADV_HUGEPAGE);
 #else
     (void)bytes;
     (void)n;

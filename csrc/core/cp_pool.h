@@ -186,7 +186,8 @@ int cp_pool_next(struct cp_pool *pool, struct cp_job **job);
  * releases `user` of each, then cp_job_close()s it. */
 struct cp_job *cp_pool_ended(struct cp_pool *pool);
 
-/* Have the standby thread drive while nobody else does. Idempotent. */
+/* Have the standby thread drive while nobody else does. Idempotent. CP_ECLOSED
+ * where the pool has ended: then nothing needs a thread. */
 int cp_pool_start_standby(struct cp_pool *pool);
 
 /* End the standby thread and wait for it; not from that thread. */

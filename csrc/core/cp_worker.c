@@ -259,7 +259,8 @@ int
 cp_worker_send_task(struct cp_worker *w, struct cp_task *task)
 {
     CP_ASSERT(cp_worker_accepts(w));
-    if (task->len >= CP_BIG && w->under_way > 0) {
+    /* It could not be taken back from one that never starts. */
+    if (task->len >= CP_BIG && (w->under_way > 0 || !w->hello)) {
         return 0;
     }
     int r = send_func(w, task->job->func);

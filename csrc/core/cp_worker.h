@@ -116,7 +116,8 @@ bool cp_worker_accepts(const struct cp_worker *w);
 
 /* Send a task, after its callable where the worker lacks it. Consumes the task
  * where it returns 1. 0: not now, the callable has to go out first, or the
- * body is big and the worker not idle. CP_ENOMEM: nothing was changed. */
+ * body is big and the worker not idle, or not started: a big task cannot be
+ * recalled. CP_ENOMEM: nothing was changed. */
 int cp_worker_send_task(struct cp_worker *w, struct cp_task *task);
 
 /* A slot of the callables' table is free: tell the worker if it knows it. */

@@ -220,7 +220,9 @@ engine_signal(PyObject *op, PyObject *arg)
     if (signal == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    cp_pool_signal(ENGINE(op)->pool, (int)signal);
+    if (cp_pool_is_ours(ENGINE(op)->pool)) {
+        cp_pool_signal(ENGINE(op)->pool, (int)signal);
+    }
     Py_RETURN_NONE;
 }
 
@@ -359,6 +361,10 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
         return NULL;
     }
     for (;;) {
+        /* A signal's handler may have forked meanwhile. */
+        if (py_engine_check(self) < 0) {
+            return NULL;
+        }
         int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
         int r;
         Py_BEGIN_ALLOW_THREADS

@@ -156,7 +156,7 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
 {
     struct py_batch batch = {.items = 1, .in_call = true};
     if (set_func(self, func) < 0) {
-        cp_job_cancel(self->job);
+        py_result_cancel(self);
         return -1;
     }
     bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
@@ -173,7 +173,7 @@ py_feed_call(ResultObject *self, PyObject *func, PyObject *args, PyObject *kwds)
     }
     py_batch_fini(&batch);
     if (r < 0) {
-        cp_job_cancel(self->job);
+        py_result_cancel(self);
         return -1;
     }
     py_batch_flush(self, &batch, true);

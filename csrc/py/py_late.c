@@ -1,6 +1,6 @@
 /*
- * A thread of the interpreter's that is started by us. From 3.12 on CPython
- * starts none once the main thread has ended, lest one comes to life while the
+ * A thread of the interpreter's that is started by us. CPython 3.12.0 to 3.12.2
+ * start none once the main thread has ended, lest one comes to life while the
  * interpreter goes. Here the starter waits until it lives, and the interpreter
  * waits for the starter.
  */

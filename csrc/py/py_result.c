@@ -128,6 +128,20 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return outcome(self);
 }
 
+void
+py_result_cancel(ResultObject *self)
+{
+    if (!cp_pool_is_ours(self->job->pool)) {
+        return; /* a signal's handler has forked, and this is the copy */
+    }
+    /* What is let go of may run anybody's code. */
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    cp_job_cancel(self->job);
+    py_engine_collect(self->engine);
+    PyErr_Restore(type, value, tb);
+}
+
 PyObject *
 py_result_await(ResultObject *self)
 {
@@ -135,7 +149,7 @@ py_result_await(ResultObject *self)
     Py_CLEAR(self->source.iterator);
     if (r < 0) {
         /* The call that would have waited is over: so is its job. */
-        cp_job_cancel(self->job);
+        py_result_cancel(self);
         return NULL;
     }
     py_engine_collect(self->engine); /* nobody but the caller has it now */
@@ -523,7 +537,7 @@ py_result_dealloc(PyObject *op)
     (void)py_result_clear(op);
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
-            cp_job_cancel(self->job); /* there will be no tasks */
+            py_result_cancel(self); /* there will be no tasks */
         }
         cp_job_close(self->job);
     }

@@ -375,6 +375,10 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
 {
     bool stream = PyObject_TypeCheck(self, self->state->stream_type);
     for (;;) {
+        /* What ran meanwhile, a signal's handler say, may have forked. */
+        if (!self->settled && py_engine_check(self->engine) < 0) {
+            return -1;
+        }
         int r = stream ? 0 : py_result_absorb(self);
         if (r != 0) {
             return r;

@@ -134,6 +134,9 @@ int py_pickle_add_types(PyObject *module, struct py_state *state);
 /* py_result.c: the job holds its result from its submission on, so that one that
  * is never submitted ends its job when it goes. */
 void py_result_hold(ResultObject *self);
+/* Nobody will wait for its job: end it, and let go of what it held, for nobody else
+ * may do so. A pending exception stays. */
+void py_result_cancel(ResultObject *self);
 /* Wait for the job that only the caller knows of: the value, or NULL with an
  * exception; where that is no task's, the job is cancelled. */
 PyObject *py_result_await(ResultObject *self);

@@ -95,7 +95,7 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
         r = py_feed(result, 0);
     }
     if (r < 0) {
-        cp_job_cancel(result->job);
+        py_result_cancel(result);
         Py_CLEAR(result->source.iterator);
     }
     return r;
@@ -119,8 +119,11 @@ py_submit_feed(PyObject *op, PyObject *args)
         cp_job_set_limit(result->job, (uint64_t)limit);
     }
     int more = feed_first(result, func, iterable, chunksize, mode, length);
+    if (more < 0) {
+        return NULL;
+    }
     collect(result->engine);
-    return more < 0 ? NULL : PyBool_FromLong(more);
+    return PyBool_FromLong(more);
 }
 
 /* Feeding and waiting in one go, as py_submit_apply() does. */
@@ -153,9 +156,8 @@ py_submit_cancel(PyObject *op, PyObject *arg)
     ResultObject *result = (ResultObject *)arg;
     if ((PyObject_TypeCheck(arg, self->state->result_type)
          || PyObject_TypeCheck(arg, self->state->stream_type))
-        && result->engine == self && cp_pool_is_ours(self->pool)) {
-        cp_job_cancel(result->job);
-        collect(self);
+        && result->engine == self) {
+        py_result_cancel(result);
     }
     Py_RETURN_NONE;
 }
@@ -171,7 +173,6 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
-    bool failed = false;
     for (;;) {
         uint64_t n;
         int r;
@@ -188,14 +189,14 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
             break;
         }
         r = py_feed(result, n);
-        if (r <= 0) {
-            failed = r < 0;
+        if (r < 0) {
+            py_result_cancel(result);
+            return NULL;
+        }
+        if (r == 0) {
             break;
         }
     }
     collect(self);
-    if (failed) {
-        return NULL;
-    }
     Py_RETURN_NONE;
 }

@@ -160,3 +160,12 @@ lone_write(struct lone *lone, const void *bytes, size_t n)
 {
     CHECK_EQ(write(lone->w->child_tx, bytes, n), (int64_t)n);
 }
+
+void
+lone_start(struct lone *lone)
+{
+    struct cp_frame hello = {.kind = CP_HELLO};
+    lone_write(lone, &hello, CP_HEADER);
+    CHECK_EQ(cp_worker_recv(lone->w), 0);
+    CHECK(lone->w->hello);
+}

@@ -27,6 +27,9 @@ struct lone {
 void lone_open(struct lone *lone, uint64_t budget, size_t func_len);
 void lone_close(struct lone *lone);
 
+/* It says hello, and is heard. */
+void lone_start(struct lone *lone);
+
 /* Fill with bytes that follow from seed. */
 void lone_pattern(uint8_t *bytes, size_t n, uint64_t seed);
 

@@ -5,7 +5,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 TEST(buf_zeroed_struct_is_empty)
 {
@@ -153,21 +152,4 @@ TEST(buf_keeps_its_bytes_in_order)
     }
     CHECK(put > 1000000);
     cp_buf_fini(&buf);
-}
-
-TEST(mem_page_is_aligned_and_given_back_in_halves)
-{
-    for (int i = 0; i < 4; i++) {
-        char *page = cp_mem_map_page();
-#if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-        CHECK(page != NULL);
-        CHECK_EQ((uintptr_t)page % CP_MEM_PAGE, 0);
-        memset(page, 1, CP_MEM_PAGE);
-        CHECK_EQ(munmap(page + CP_MEM_PAGE / 2, CP_MEM_PAGE / 2), 0);
-        CHECK_EQ(page[CP_MEM_PAGE / 2 - 1], 1);
-        CHECK_EQ(munmap(page, CP_MEM_PAGE / 2), 0);
-#else
-        CHECK(page == NULL);
-#endif
-    }
 }

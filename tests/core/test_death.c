@@ -348,19 +348,18 @@ TEST(death_in_the_initializer)
 TEST(death_in_the_middle_of_a_big_task)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_WAITS;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
-    rig_await_begun(&rig, 1);
+    int status;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(kill(rig.last_pid, SIGSTOP), 0);
+    CHECK_EQ(waitpid(rig.last_pid, &status, WUNTRACED), rig.last_pid);
+    CHECK(WIFSTOPPED(status));
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add_long(&batch, OP_ECHO, 0, 3 * 1000 * 1000);
     batch_put(&batch, job, true);
     CHECK_EQ(rig.pool->workers->under_way, 1);
     CHECK(rig.pool->workers->big != NULL);
-    rig.start = START_WELL;
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_finish(&rig, job, 1);
     rig_close(&rig);

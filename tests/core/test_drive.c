@@ -286,6 +286,16 @@ TEST(drive_standby_works_alone)
     rig_close(&rig);
 }
 
+TEST(drive_standby_is_not_started_for_a_pool_that_has_ended)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    cp_pool_end(rig.pool);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), CP_ECLOSED);
+    CHECK(!rig.pool->has_standby);
+    rig_close(&rig);
+}
+
 /* It sleeps in the seat when somebody comes who wants it, and goes on when
  * that one has left. */
 TEST(drive_standby_gives_way)

@@ -275,6 +275,7 @@ TEST(recv_refuses_an_answer_to_what_has_not_gone_out)
     struct lone lone;
     struct cp_frame answer = {.kind = CP_RESULT};
     lone_open(&lone, UINT64_MAX, 5);
+    lone_start(&lone);
     CHECK_EQ(lone_send(&lone, 0, 1000 * 1000), 1);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK(cp_worker_has_out(lone.w));

@@ -204,6 +204,7 @@ TEST(worker_big_task_goes_without_a_copy)
     struct cp_frame frame;
     const uint8_t *body;
     lone_open(&lone, UINT64_MAX, 5);
+    lone_start(&lone);
     CHECK_EQ(lone_send(&lone, 6, LEN), 1);
     CHECK(lone.w->big == lone.w->window[0]->body);
     CHECK(cp_buf_len(&lone.w->out) < 1000);
@@ -228,6 +229,22 @@ TEST(worker_big_task_goes_without_a_copy)
     CHECK_EQ(lone_send(&lone, 9, 10), 1);
     lone_next_task(&lone, &frame);
     CHECK(lone.s.in.cap < LEN / 4);
+    lone_close(&lone);
+}
+
+/* One that never starts would have it for ever. */
+TEST(worker_big_task_goes_to_one_that_has_started)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    CHECK_EQ(lone_send(&lone, 0, CP_BIG), 0);
+    CHECK_EQ(lone_send(&lone, 1, CP_BIG - 1), 1);
+    uint32_t n = 1;
+    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    CHECK_EQ(n, 1);
+    cp_task_free(task);
+    lone_start(&lone);
+    CHECK_EQ(lone_send(&lone, 0, CP_BIG), 1);
     lone_close(&lone);
 }
 

@@ -1,0 +1,128 @@
+/*
+ * Threads look for a while before they sleep, without the pool's lock. What comes
+ * when they have just looked for the last time signals nobody, since nobody sleeps
+ * yet: they have to find it before they do.
+ *
+ * Who looks asks for the time. The tests stand in front of the clock: there they let
+ * it come, and the time is over.
+ */
+#include "cp_state.h"
+#include "cp_test.h"
+
+#include <time.h>
+
+/* What comes while this thread looks, once, when it asks for the time the second
+ * time: the first is to know when to stop. */
+static _Thread_local struct {
+    struct cp_pool *pool; /* NULL: nothing */
+    void (*comes)(void *arg);
+    void *arg;
+    int asked;
+} late;
+
+int __real_clock_gettime(clockid_t clock, struct timespec *ts);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ts);
+
+int
+__wrap_clock_gettime(clockid_t clock, struct timespec *ts)
+{
+    struct cp_pool *pool = late.pool;
+    int r = __real_clock_gettime(clock, ts);
+    if (pool == NULL || pthread_mutex_trylock(&pool->lock.mutex) != 0) {
+        return r; /* this thread has the lock: it does not look now */
+    }
+    cp_lock_release(&pool->lock);
+    late.asked++;
+    if (late.asked == 2) {
+        late.pool = NULL;
+        late.comes(late.arg);
+        ts->tv_sec += 1;
+    }
+    return r;
+}
+
+static void
+expect(struct cp_pool *pool, void (*comes)(void *arg), void *arg)
+{
+    late.pool = pool;
+    late.comes = comes;
+    late.arg = arg;
+    late.asked = 0;
+}
+
+static void
+release(struct cp_task *tasks, struct cp_result *results)
+{
+    CHECK(tasks == NULL && results == NULL);
+}
+
+/* A pool with one worker, which this thread plays, and in which it pays to look. */
+static struct cp_pool *
+open_pool(void)
+{
+    struct cp_pool *pool;
+    CHECK_EQ(cp_pool_new_threads(1, release, false, &pool), 0);
+    CHECK_EQ(cp_threads_enter(pool), 0);
+    pool->task_ns = 0;
+    pool->n_cpus = 2;
+    return pool;
+}
+
+static struct cp_job *
+open_job(struct cp_pool *pool)
+{
+    struct cp_job *job;
+    CHECK_EQ(cp_job_open(pool, NULL, CP_JOB_WHOLE, NULL, &job), 0);
+    return job;
+}
+
+static void
+close_pool(struct cp_pool *pool, struct cp_job *job)
+{
+    CHECK(late.pool == NULL); /* it has come */
+    cp_job_close(job);
+    CHECK(cp_pool_ended(pool) == job);
+    cp_job_close(job);
+    cp_threads_leave(pool);
+    cp_pool_unref(pool);
+}
+
+static void
+cancel(void *job)
+{
+    cp_job_cancel(job);
+}
+
+TEST(look_finds_a_job_that_ends_when_it_is_over)
+{
+    struct cp_pool *pool = open_pool();
+    struct cp_job *job = open_job(pool);
+    expect(pool, cancel, job);
+    CHECK_EQ(cp_pool_wait(pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    CHECK(atomic_load(&job->done));
+    close_pool(pool, job);
+}
+
+static void
+put_one(void *job)
+{
+    struct cp_task *task = cp_task_new(0, 0, 0);
+    CHECK(task != NULL);
+    cp_job_put_take(job, task, true);
+}
+
+TEST(look_finds_a_task_that_comes_when_it_is_over)
+{
+    struct cp_pool *pool = open_pool();
+    struct cp_job *job = open_job(pool);
+    struct cp_turn turn = {0};
+    expect(pool, put_one, job);
+    CHECK_EQ(cp_threads_swap(pool, &turn, NULL, true), 1);
+    CHECK_EQ(turn.task->index, 0);
+    struct cp_result *result = cp_result_new(0, CP_OK, 0);
+    CHECK(result != NULL);
+    CHECK_EQ(cp_threads_swap(pool, &turn, result, false), 0);
+    CHECK(atomic_load(&job->done));
+    cp_result_free(cp_job_take(job));
+    close_pool(pool, job);
+}

@@ -1,0 +1,83 @@
+/* Large pages: asking for them on a system whose pages have any size, and mapping one. */
+#include "cp_mem.h"
+#include "cp_test.h"
+
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
+#    define ASKS 1
+#else
+#    define ASKS 0
+#endif
+
+/* The page size that the system is to tell, or 0: its own. */
+static long page;
+/* What it was asked for. */
+static uintptr_t start, end;
+static int calls;
+
+long __real_sysconf(int name);
+long __wrap_sysconf(int name);
+int __real_madvise(void *at, size_t n, int advice);
+int __wrap_madvise(void *at, size_t n, int advice);
+
+long
+__wrap_sysconf(int name)
+{
+    return name == _SC_PAGESIZE && page != 0 ? page : __real_sysconf(name);
+}
+
+int
+__wrap_madvise(void *at, size_t n, int advice)
+{
+    if (page == 0) {
+        return __real_madvise(at, n, advice);
+    }
+    start = (uintptr_t)at;
+    end = start + n;
+    calls++;
+    return 0;
+}
+
+TEST(mem_large_pages_are_asked_for_in_whole_pages)
+{
+    static const long sizes[] = {4096, 16384, 65536};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        page = sizes[i];
+        uintptr_t first = 10 * 65536 + 4096 + 16, n = CP_MEM_LARGE + 5;
+        cp_mem_expect((void *)first, n);
+        CHECK_EQ(calls, ASKS * ((int)i + 1));
+        CHECK_EQ(start % (uintptr_t)page, 0);
+        CHECK_EQ(end % (uintptr_t)page, 0);
+        if (ASKS) { /* all of it, and no more pages than it touches */
+            CHECK(start <= first && first - start < (uintptr_t)page);
+            CHECK(end >= first + n && end - (first + n) < (uintptr_t)page);
+        }
+    }
+    page = 0;
+}
+
+TEST(mem_small_memory_is_left_alone)
+{
+    page = 4096;
+    cp_mem_expect((void *)4096, CP_MEM_LARGE - 1);
+    CHECK_EQ(calls, 0);
+    page = 0;
+}
+
+TEST(mem_page_is_aligned_and_given_back_in_halves)
+{
+    for (int i = 0; i < 4; i++) {
+        char *large = cp_mem_map_page();
+        CHECK_EQ(large != NULL, ASKS);
+        if (large != NULL) {
+            CHECK_EQ((uintptr_t)large % CP_MEM_PAGE, 0);
+            memset(large, 1, CP_MEM_PAGE);
+            CHECK_EQ(munmap(large + CP_MEM_PAGE / 2, CP_MEM_PAGE / 2), 0);
+            CHECK_EQ(large[CP_MEM_PAGE / 2 - 1], 1);
+            CHECK_EQ(munmap(large, CP_MEM_PAGE / 2), 0);
+        }
+    }
+}

@@ -1,0 +1,212 @@
+"""Hooks of the program's that run in a forked worker before the pool does (os.register_at_fork):
+one may end the process there, or keep it for ever, with all signals blocked."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing import TimeoutError
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE, Pool, errors
+from gates import Gate, all_gone, eventually
+
+pytestmark = pytest.mark.better
+
+Act = Callable[[], object]
+
+
+class Forks:
+    """Those of this process, counted from 1; what is to happen in the child of each."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.acts: dict[int, Act] = {}
+        self.rest: Act | None = None
+
+    def before(self) -> None:
+        self.count += 1
+
+    def in_child(self) -> None:
+        act = self.acts.get(self.count, self.rest)
+        if act is not None:
+            act()
+
+
+forks = Forks()
+os.register_at_fork(before=lambda: forks.before(), after_in_child=lambda: forks.in_child())
+
+
+@pytest.fixture(autouse=True)
+def counted() -> Iterator[None]:
+    forks.__init__()  # type: ignore[misc]
+    yield
+    forks.__init__()  # type: ignore[misc]
+
+
+def hang() -> None:
+    threading.Event().wait()
+
+
+DEATHS: dict[str, Act] = {
+    "exit 0": lambda: os._exit(0),
+    "exit 7": lambda: os._exit(7),
+    "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
+}
+
+BIG = bytes(1 << 20)  # more than a pipe holds
+
+
+def size_of(big: bytes, x: int) -> int:
+    return len(big) + x
+
+
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "apply": lambda pool: [pool.apply(tasks.square, (x,)) for x in range(4)] == [0, 1, 4, 9],
+    "map": lambda pool: pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)],
+    "default chunks": lambda pool: pool.map(abs, range(1000)) == list(range(1000)),
+    "imap": lambda pool: list(pool.imap(abs, iter(range(20)))) == list(range(20)),
+    "apply_async": lambda pool: (
+        [result.get(DEADLINE) for result in [pool.apply_async(abs, (-1,)) for _ in range(20)]]
+        == [1] * 20
+    ),
+    "big items": lambda pool: pool.map(tasks.size, [BIG] * 5, 1) == [len(BIG)] * 5,
+    "a big callable": lambda pool: (
+        pool.map(partial(size_of, BIG), range(5), 1) == [len(BIG) + x for x in range(5)]
+    ),
+}
+
+
+@pytest.mark.parametrize("which", [1, 2])
+@pytest.mark.parametrize("call", CALLS)
+def test_while_one_worker_hangs_the_other_does_all(make_pool: Any, call: str, which: int) -> None:
+    """Be it the first thing that the pool does, or be the other one ready."""
+    forks.acts[which] = hang
+    pool = make_pool(2)
+    hung = pool._pool[which - 1]
+    assert CALLS[call](pool)
+    assert CALLS[call](pool)
+    hung.kill()  # it would use up the grace of terminate()
+
+
+@pytest.mark.parametrize("item", [b"small", BIG], ids=["small", "big"])
+def test_what_comes_while_the_other_is_busy_is_left_to_it(
+    make_pool: Any, gate: Gate, item: bytes
+) -> None:
+    forks.acts[1] = hang
+    pool = make_pool(2)
+    held = pool.apply_async(gate.hold, (5,))
+    gate.arrived()
+    results = [pool.apply_async(tasks.size, (item,)) for _ in range(3)]
+    with pytest.raises(TimeoutError):
+        results[0].get(0.05)
+    gate.open()
+    assert held.get(DEADLINE) == 5
+    assert [result.get(DEADLINE) for result in results] == [len(item)] * 3
+
+
+def test_one_that_replaces_another_may_hang(make_pool: Any) -> None:
+    forks.acts[3] = hang
+    pool = make_pool(2)
+    pool._pool[0].kill()
+    for _ in range(3):
+        assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+    eventually(lambda: len(pool._pool) == 2 and forks.count == 3)
+    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+
+
+def ended_by_with(pool: Any) -> None:
+    with pool:
+        pass
+
+
+ENDS: dict[str, Callable[[Any], object]] = {
+    "terminate": lambda pool: pool.terminate(),
+    "with": ended_by_with,
+    "close": lambda pool: (pool.close(), pool.terminate()),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_they_are_ended_though_all_hang(make_pool: Any, end: str) -> None:
+    """With who waits for them."""
+    forks.rest = hang
+    pool = make_pool(2)
+    pids = [worker.pid for worker in pool._pool]
+    told: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            pool.map(tasks.size, [BIG] * 3, 1)
+        except errors.PoolTerminated as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    result = pool.apply_async(abs, (-1,), callback=id)
+    eventually(lambda: len(pool._cache) == 2)
+    ENDS[end](pool)
+    pool.join(DEADLINE)
+    thread.join(DEADLINE)
+    assert len(told) == 1
+    with pytest.raises(errors.PoolTerminated):
+        result.get(DEADLINE)
+    assert [worker.exitcode for worker in pool._pool] == [-signal.SIGKILL] * 2
+    all_gone(pids)
+
+
+def test_a_pool_that_is_forgotten_goes_though_all_hang() -> None:
+    forks.rest = hang
+    pool = Pool(2)
+    pids = [worker.pid for worker in pool._pool]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        del pool
+        gc.collect()
+    all_gone(pids)
+
+
+PROGRAM = """
+import os, threading
+from engine import Pool
+
+os.register_at_fork(after_in_child=lambda: threading.Event().wait())
+pool = Pool(2)
+result = pool.map_async(abs, [-1])
+print(*[worker.pid for worker in pool._pool])
+"""
+
+
+def test_the_program_ends_though_all_hang(tmp_path: Path) -> None:
+    [pids] = scripts.output(tmp_path, PROGRAM)
+    all_gone(map(int, pids.split()))
+
+
+@pytest.mark.parametrize("how", DEATHS)
+@pytest.mark.parametrize("call", CALLS)
+def test_one_that_dies_is_replaced(make_pool: Any, call: str, how: str) -> None:
+    """And what it was given is not lost."""
+    forks.acts[1] = forks.acts[3] = DEATHS[how]
+    pool = make_pool(2)
+    assert CALLS[call](pool)
+    eventually(lambda: len(pool._pool) == 2 and forks.count == 4)
+    assert CALLS[call](pool)
+
+
+def test_where_all_die_the_pool_says_so(make_pool: Any) -> None:
+    forks.rest = DEATHS["exit 7"]
+    pool = make_pool(2)
+    result = pool.map_async(tasks.square, range(5))
+    with pytest.raises(errors.PoolError, match="no worker can be started: .* were never ready"):
+        pool.apply(tasks.nothing)
+    with pytest.raises(errors.PoolError, match="no worker can be started"):
+        result.get(DEADLINE)
