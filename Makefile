@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PACKAGES ?= .[test,lint]
-FUZZ_TIME ?= 60
+FUZZ_TIME ?=
 ONLY ?=
 
 bin := $(VENV)/bin
@@ -21,7 +21,10 @@ warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -
 # An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
 tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
-.PHONY: help build venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-python soak \
+# Where it is set, bytecode would be made anew for each of the interpreters that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-python soak \
         fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
@@ -34,19 +37,29 @@ help: ## list the targets
 build: ## install the package into VENV, editable: Python changes show at once, C changes after `make build`
 	@$(MAKE) --no-print-directory venv EDITABLE=-e
 
-# One build at a time, since all share build/; and nothing of an earlier one is left in it.
-venv:
-	test -x $(bin)/pip || $(PYTHON) -m venv $(VENV) || \
-	    { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(bin)/python install -q pip; }
-	mkdir -p build && flock build/lock sh -c 'rm -rf build/lib.* build/bdist.* build/temp.* && \
-	    $(bin)/python -m pip install -q $(EDITABLE) $(PACKAGES)'
+# One pip serves all environments: to install one into each takes as long as all else there. Bytecode is written when something is
+# imported. What is not editable is built from a copy of its own, so that several can be built at a time, and from nothing.
+tools := build/venv-tools
+pip := $(CURDIR)/$(tools)/bin/python -m pip --python $(abspath $(bin))/python install -q --no-compile
+source := build/source/$(notdir $(VENV))
+tools:
+	mkdir -p build && flock build/lock sh -c 'test -x $(tools)/bin/pyproject-build || \
+	    { python3 -m venv $(tools) && $(tools)/bin/pip install -q -U pip build; }'
+
+venv: tools
+	test -x $(bin)/python || $(PYTHON) -m venv --without-pip $(VENV)
+ifeq ($(EDITABLE),)
+	rm -rf $(source) && mkdir -p $(source) && cp -r cpool csrc setup.py pyproject.toml README.md LICENSE $(source)
+	cd $(source) && $(pip) $(PACKAGES)
+else
+	flock build/lock $(pip) $(EDITABLE) $(PACKAGES)
+endif
 
 core: ## the core as a static library, without Python's headers
 	$(MAKE) -C tests/core lib
 
-sdist: ## the source distribution, and what is in it, under build/sdist
-	$(MAKE) --no-print-directory venv VENV=build/venv-sdist PACKAGES=build
-	rm -rf build/sdist && build/venv-sdist/bin/python -m build --sdist --outdir build/sdist
+sdist: tools ## the source distribution, and what is in it, under build/sdist
+	rm -rf build/sdist && flock build/lock $(tools)/bin/python -m build --sdist --outdir build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
 clean: ## remove what was built, but for VENV
@@ -107,7 +120,7 @@ soak: build ## the long tests: chaos, and many threads
 	$(bin)/python tests/soak.py
 	$(bin)/python tests/soak_threads.py
 
-fuzz-short: ## every fuzz target for FUZZ_TIME seconds
+fuzz-short: ## every fuzz target for FUZZ_TIME seconds, or else as many inputs as a minute is enough for
 	$(MAKE) -j8 -C fuzz run FUZZ_TIME=$(FUZZ_TIME)
 
 bench: ## the benchmarks

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from pathlib import Path
 
 __all__ = ["default_processes"]
 
@@ -17,8 +16,14 @@ def _allowed_cpus() -> int:
         return os.cpu_count() or 1
 
 
+# Without pathlib, which is a tenth of the time that importing cpool takes.
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return file.read()
+
+
 def _own_cgroup() -> str:
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
+    for line in _read("/proc/self/cgroup").splitlines():
         number, _, path = line.split(":", 2)
         if number == "0":
             return path
@@ -28,21 +33,19 @@ def _own_cgroup() -> str:
 def _quotas() -> list[float]:
     """The CPU quotas of cgroup v2 from this process's group up, then that of v1, in CPUs."""
     quotas = []
-    root = Path("/sys/fs/cgroup")
+    root = "/sys/fs/cgroup"
     with contextlib.suppress(OSError, ValueError):
-        group = root / _own_cgroup().lstrip("/")
-        for folder in [group, *group.parents]:
-            if root != folder and root not in folder.parents:
-                break
+        folder = root + _own_cgroup().rstrip("/")
+        while folder.startswith(root):
             with contextlib.suppress(OSError):
-                quota, period = (folder / "cpu.max").read_text().split()
+                quota, period = _read(f"{folder}/cpu.max").split()
                 if quota != "max":
                     quotas.append(int(quota) / int(period))
+            folder = os.path.dirname(folder)
     with contextlib.suppress(OSError, ValueError):
-        v1 = root / "cpu"
-        micros = int((v1 / "cpu.cfs_quota_us").read_text())
+        micros = int(_read(f"{root}/cpu/cpu.cfs_quota_us"))
         if micros > 0:
-            quotas.append(micros / int((v1 / "cpu.cfs_period_us").read_text()))
+            quotas.append(micros / int(_read(f"{root}/cpu/cpu.cfs_period_us")))
     return quotas
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         better = [item for item in items if item.get_closest_marker("better")]
         config.hook.pytest_deselected(items=better)
         items[:] = [item for item in items if item not in better]
+
+
+def pytest_collection_finish() -> None:
+    """No collection that a test asks for looks at what was there before all tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

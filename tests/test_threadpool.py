@@ -390,7 +390,8 @@ def test_many_threads_share_an_iterator_and_a_result(crew: Any, in_threads: Any)
 def test_a_task_in_c_leaves_the_others_their_turn(make_pool: Any) -> None:
     """Calls of what is written in C never come to where Python lets another thread in."""
     pool = make_pool(1, cls=ThreadPool)
-    result = pool.map_async(sum, [range(10_000)] * 3000, 1)
+    # Of numbers that are there already: to make them is slow where each comes from malloc().
+    result = pool.map_async(sum, [[1] * 40_000] * 3000, 1)
     turns = 0
     while not result.ready():
         turns += 1
