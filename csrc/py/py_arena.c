@@ -55,8 +55,13 @@ py_arena_begin(size_t bytes)
         return false;
     }
     PyObject_GetArenaAllocator(&now);
-    if (now.alloc == alloc_arena || !is_interpreters((const void *)now.alloc)
-        || !is_interpreters((const void *)now.free)) {
+    /* Those that were found to be so are asked no more: dladdr() goes through all
+     * names of a library. */
+    bool is_known = now.alloc == own.alloc && now.free == own.free;
+    if (now.alloc == alloc_arena
+        || !(is_known
+             || (is_interpreters((const void *)now.alloc)
+                 && is_interpreters((const void *)now.free)))) {
         return false;
     }
     own = now;
