@@ -25,6 +25,9 @@ except ImportError:  # an interpreter that lets no such module in
 if TYPE_CHECKING:
     from ._core import Worker
 
+# Without the GIL gc.freeze() writes to each object, and a worker would copy all of the parent's.
+_FREEZES = "t" not in sys.abiflags
+
 # User handlers of atexit run in children from 3.13 on, by popen_fork's own hand.
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
@@ -97,7 +100,8 @@ def main(
     if numpy_random is not None:
         numpy_random.seed()  # as the stdlib does for `random`
     # What fork shared stays shared: no collection here touches what was there before.
-    gc.freeze()
+    if _FREEZES:
+        gc.freeze()
 
     def work() -> int:
         if initializer is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import sys
+import threading
 import time
 import types
 from typing import Any
@@ -416,6 +417,30 @@ def test_a_list_that_changes_is_read_as_its_iterator_would(
     items.append(99)  # too late
     assert sorted(found) == list(range(20))
     assert list(results) == []
+
+
+class Telling:
+    """Sets the event when it is pickled, and comes to the task as 9."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.event.set()
+        return int, (9,)
+
+
+@pytest.mark.better
+@both
+def test_what_is_appended_after_the_last_chunk_comes_too_late(pool: Any, method: str) -> None:
+    """A chunk that is not full has met the end of the list."""
+    pulled = threading.Event()
+    items = [*range(9), Telling(pulled)]
+    results = getattr(pool, method)(tasks.identity, items, 3, 1)
+    found = [next(results) for _ in range(7)]  # of the third chunk: there is room for the last
+    assert pulled.wait(DEADLINE)
+    items.append(10)
+    assert sorted([*found, *results]) == list(range(10))
 
 
 @both

@@ -155,3 +155,38 @@ with Pool(2) as pool:
     print(is_large())
 """
     assert scripts.output(tmp_path, PREFIX + source) == ["0", "True"]
+
+
+def test_an_allocator_that_is_set_meanwhile_stays(tmp_path: Path) -> None:
+    source = """
+import ctypes
+
+class Allocator(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("ctx", "alloc", "free")]
+
+def get():
+    found = Allocator()
+    ctypes.pythonapi.PyObject_GetArenaAllocator(ctypes.byref(found))
+    return found
+
+own = get()
+
+class Setting:
+    def __reduce__(self):
+        return rebuild, ()
+
+def rebuild():
+    replaced.append(get().alloc != own.alloc)
+    another = Allocator(1, own.alloc, own.free)
+    ctypes.pythonapi.PyObject_SetArenaAllocator(ctypes.byref(another))
+    return 0
+
+def setting(x):
+    return Setting() if x == MANY - 1 else x
+
+replaced = []
+with Pool(2) as pool:
+    result = pool.map(setting, range(MANY))
+    print(replaced, get().ctx)
+"""
+    assert scripts.output(tmp_path, PREFIX + source) == ["[True] 1"]

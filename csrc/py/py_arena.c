@@ -76,7 +76,13 @@ py_arena_begin(size_t bytes)
 void
 py_arena_end(bool begun)
 {
-    if (begun) {
+    PyObjectArenaAllocator now;
+    if (!begun) {
+        return;
+    }
+    PyObject_GetArenaAllocator(&now);
+    /* Or else a result's own code has put another one in its place. */
+    if (now.alloc == alloc_arena) {
         PyObject_SetArenaAllocator(&own);
     }
 }
@@ -84,9 +90,7 @@ py_arena_end(bool begun)
 void
 py_arena_in_child(void)
 {
-    PyObjectArenaAllocator now;
-    PyObject_GetArenaAllocator(&now);
-    py_arena_end(now.alloc == alloc_arena);
+    py_arena_end(true);
 }
 #else
 bool

@@ -231,7 +231,8 @@ copy_row(struct py_source *src, PyObject **items, Py_ssize_t n)
 {
     PyObject *row = src->iterator;
     Py_BEGIN_CRITICAL_SECTION(row);
-    Py_ssize_t left = PySequence_Fast_GET_SIZE(row) - src->pulled;
+    Py_ssize_t left =
+        src->is_over ? 0 : PySequence_Fast_GET_SIZE(row) - src->pulled;
     PyObject **from = PySequence_Fast_ITEMS(row); /* lint-ok: in the section */
     n = left < n ? left : n;
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -249,8 +250,8 @@ pull_item(struct py_source *src, PyObject **item)
     *item = NULL;
     if (!src->is_row) {
         *item = PyIter_Next(src->iterator);
-    } else {
-        (void)copy_row(src, item, 1);
+    } else if (copy_row(src, item, 1) == 0) {
+        src->is_over = 1; /* what is appended after this comes too late */
     }
     if (*item == NULL && PyErr_Occurred()) {
         return -1;

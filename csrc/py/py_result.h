@@ -10,10 +10,13 @@
 
 /* py_stream.c */
 int py_stream_add_type(PyObject *module, struct py_state *state);
+
+/* py_result_life.c: what both types have in their slots. */
 PyObject *py_result_new(PyTypeObject *type, PyObject *args, PyObject *kwds);
 int py_result_init(PyObject *op, PyObject *args, PyObject *kwds);
 int py_result_traverse(PyObject *op, visitproc visit, void *arg);
 int py_result_clear(PyObject *op);
+void py_result_finalize(PyObject *op);
 void py_result_dealloc(PyObject *op);
 /* What __init__ begins with, once: 0, or -1 with TypeError. */
 int py_result_begin(ResultObject *self);

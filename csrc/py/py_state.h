@@ -93,10 +93,11 @@ struct py_source {
     Py_ssize_t pulled; /* items so far */
     uint64_t index;    /* the next task's */
     unsigned mode;
-    char plain;  /* iterating runs nobody's code: feed in blocks */
-    char is_row; /* iterator is no iterator, but the list or tuple itself */
-    char one;    /* a task is one item, and its result not a list */
-    char fit;    /* chunks may have other sizes than chunksize */
+    char plain;   /* iterating runs nobody's code: feed in blocks */
+    char is_row;  /* iterator is no iterator, but the list or tuple itself */
+    char is_over; /* the end of the row was met, which an iterator remembers */
+    char one;     /* a task is one item, and its result not a list */
+    char fit;     /* chunks may have other sizes than chunksize */
 };
 
 /* ApplyResult, MapResult and the iterators are Python classes over this. */
@@ -131,7 +132,7 @@ int py_worker_add_types(PyObject *module, struct py_state *state);
 int py_result_add_types(PyObject *module, struct py_state *state);
 int py_pickle_add_types(PyObject *module, struct py_state *state);
 
-/* py_result.c: the job holds its result from its submission on, so that one that
+/* py_result_life.c: the job holds its result from its submission on, so that one that
  * is never submitted ends its job when it goes. */
 void py_result_hold(ResultObject *self);
 /* Nobody will wait for its job: end it, and let go of what it held, for nobody else
