@@ -267,6 +267,67 @@ def test_a_handler_that_forks_while_the_pool_is_waited_for(
     assert scripts.output(tmp_path, source, str(tmp_path / "gate")) == ["1", "3"]
 
 
+COPIED_WITHIN = """
+import os, sys, warnings
+from engine import Pool
+from gates import eventually
+import tasks
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+children = []
+
+class Forking:
+    def __reduce__(self):
+        return fork, ()
+
+def forking(_):
+    return Forking()
+
+def fork(_=None):
+    children.append(os.fork())
+    return children[-1]
+
+def told(func):
+    try:
+        return func()
+    except ValueError as error:
+        if children and children[-1] == 0:
+            os._exit(3 if str(error).startswith("Pool not running") else 4)
+        raise
+
+with Pool(2) as pool:
+    {call}
+    print(pool.apply(abs, (-1,)))
+for child in children:
+    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
+    print(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.better
+@pytest.mark.parametrize(
+    ("call", "codes"),
+    [
+        ("told(lambda: pool.map(forking, [1, 2], 1))", ["3", "3"]),
+        ("told(pool.map_async(forking, [1], 1).get)", ["3"]),
+        ("told(lambda: pool.apply(forking, (1,)))", ["3"]),
+        ("pool.apply_async(forking, (1,), callback=id).get()", ["0"]),
+        ("pool.apply_async(abs, (1,), callback=fork).get()", ["0"]),
+        ("pool.map_async(forking, [1, 2], 1, callback=id).get()", ["0", "0"]),
+    ],
+    ids=["map", "get", "apply", "value-for-a-callback", "callback", "values-for-a-callback"],
+)
+def test_a_copy_that_is_forked_within_goes_no_further(
+    tmp_path: Path, call: str, codes: list[str]
+) -> None:
+    """By what rebuilds a value, or by a callback, and returns in both: the copied call raises.
+
+    The thread that runs callbacks ends there, and with it the copy, which has no other.
+    """
+    lines = scripts.output(tmp_path, COPIED_WITHIN.format(call=call))
+    assert lines == ["1", *codes]
+
+
 LEFT_AT_ANY_MOMENT = """
 import gc, os, sys, threading, warnings
 from engine import Pool

@@ -228,7 +228,9 @@ engine_signal(PyObject *op, PyObject *arg)
 
 /* ---- the helper thread ---- */
 
-static void
+/* Is it still our pool? Or else what was called has forked, and returns in the copy
+ * as well. */
+static bool
 run_callbacks(EngineObject *self, struct cp_job *job)
 {
     ResultObject *result = job->user;
@@ -236,10 +238,16 @@ run_callbacks(EngineObject *self, struct cp_job *job)
         Py_INCREF(result);
         py_result_call(result);
     }
-    cp_job_called(job);
-    cp_job_close(job);
+    bool is_ours = cp_pool_is_ours(self->pool);
+    if (is_ours) {
+        cp_job_called(job);
+        cp_job_close(job);
+    }
     Py_XDECREF(result);
-    py_engine_collect(self);
+    if (is_ours) {
+        py_engine_collect(self);
+    }
+    return is_ours;
 }
 
 static PyObject *
@@ -254,7 +262,11 @@ engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
         r = cp_pool_next(self->pool, &job);
         Py_END_ALLOW_THREADS
         switch (r) {
-            case CP_WAIT_CALL: run_callbacks(self, job); break;
+            case CP_WAIT_CALL:
+                if (!run_callbacks(self, job)) {
+                    Py_RETURN_NONE;
+                }
+                break;
             case CP_WAIT_WORKERS:
                 if (py_engine_replace_workers(self) < 0) {
                     PyErr_WriteUnraisable(op);

@@ -260,10 +260,14 @@ memory_of(ResultObject *self, const struct cp_result *list)
     return self->engine->threads ? 0 : n + self->received;
 }
 
-/* 0, or -1 with an interrupt; call again then. */
+/* 0, or -1 with an interrupt: call again then; or, in a copy that a value's own
+ * code has forked, with an error. The pool's lock may be held for ever there. */
 static int
 decode_all(ResultObject *self)
 {
+    if (py_engine_check(self->engine) < 0) {
+        return -1;
+    }
     struct cp_result *list = cp_job_take_all(self->job);
     if (list == NULL) {
         return 0;
@@ -277,6 +281,9 @@ decode_all(ResultObject *self)
         list = next;
     }
     py_arena_end(begun);
+    if (!cp_pool_is_ours(self->engine->pool)) {
+        return r == 0 ? py_engine_check(self->engine) : r;
+    }
     cp_job_decoded(self->job, list);
     return r;
 }
@@ -457,6 +464,9 @@ py_result_call(ResultObject *self)
 {
     while (decode_all(self) < 0) {
         PyErr_Clear(); /* signals have their handlers on another thread */
+        if (!cp_pool_is_ours(self->engine->pool)) {
+            return;
+        }
     }
     /* Asked after: who finds it done may have been the first to decode. */
     if (atomic_load(&self->job->done)) {
