@@ -203,7 +203,8 @@ def started_together() -> Iterator[Callable[[BaseProcess], None]]:
     """Gives what starts a process, without a look at those that it has started before.
 
     multiprocessing asks all children at each start whether they still run; and after a fork, each
-    page of memory that this writes to costs a copy.
+    page of memory that this writes to costs a copy. Until the last one is started,
+    `active_children()` shows none of them.
     """
     children = _process._children  # type: ignore[attr-defined]
     started: list[BaseProcess] = []

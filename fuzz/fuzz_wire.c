@@ -70,6 +70,8 @@ prepare(const struct fuzz_input *in, struct cp_func *func)
     struct cp_worker *w;
     FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, &w) == 0);
     w->ops = &ops;
+    w->hello =
+        in->n_tasks == 1; /* a big task goes to nobody who has not started */
     the_job.func = func;
     for (unsigned i = 0; i < in->n_tasks; i++) {
         struct cp_task *task =

@@ -214,7 +214,7 @@ def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
 
 COPIED_IN_A_WAIT = """
 import os, signal, sys, threading, warnings
-from engine import pool_module
+from engine import DEADLINE, pool_module
 from gates import Gate, eventually
 import tasks
 
@@ -228,12 +228,16 @@ def fork(*_):
 
 def press():
     gate.arrived()
+    assert go.wait(DEADLINE)
     os.kill(os.getpid(), signal.SIGUSR1)
     eventually(lambda: child)
     gate.open()
 
 signal.signal(signal.SIGUSR1, fork)
 gate = Gate(sys.argv[1])
+go = threading.Event()
+if "go.set()" not in {call!r}:
+    go.set()
 pool = pool_module.{cls}(1)
 threading.Thread(target=press).start()
 try:
@@ -254,7 +258,7 @@ pool.terminate()
         "pool.starmap(tasks.held, [(gate, 1)])[0]",
         "pool.apply_async(tasks.held, (gate, 1)).get()",
         "next(pool.imap(gate.hold, [1]))",
-        "(pool.apply_async(tasks.held, (gate, 1)), pool.close(), pool.join())[0].get()",
+        "(pool.apply_async(tasks.held, (gate, 1)), pool.close(), go.set(), pool.join())[0].get()",
     ],
     ids=["apply", "starmap", "get", "next", "join"],
 )

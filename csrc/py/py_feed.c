@@ -298,23 +298,24 @@ next_size(const ResultObject *self)
     return n < UINT32_MAX ? (Py_ssize_t)n : (Py_ssize_t)UINT32_MAX;
 }
 
-/* Up to n items of what runs nobody's code when it is iterated, and not more than
- * there have to be. 0, or -1 with an exception. */
 static int
-pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
+pull_row(struct py_source *src, Py_ssize_t n, struct py_run *run)
+{
+    /* What is not there needs no room; copy_row() asks again, in its section. */
+    Py_ssize_t left = PySequence_Fast_GET_SIZE(src->iterator) - src->pulled;
+    n = left < n ? left : n;
+    if (n > 0 && py_run_reserve(run, n) < 0) {
+        return -1;
+    }
+    run->n = run->used = copy_row(src, run->slots, n);
+    return 0;
+}
+
+static int
+pull_iterator(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
     PyObject *iterator = src->iterator;
-    Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
-    most = most < n ? most : n;
-    if (src->is_row) {
-        Py_ssize_t left = PySequence_Fast_GET_SIZE(iterator) - src->pulled;
-        most = left < most ? left : most;
-        if (most > 0 && py_run_reserve(run, most) < 0) {
-            return -1;
-        }
-        run->n = run->used = copy_row(src, run->slots, most);
-    }
-    while (!src->is_row && run->n < most) {
+    while (run->n < n) {
         PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
         if (item == NULL) {
             break;
@@ -323,8 +324,20 @@ pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
             return -1;
         }
     }
-    src->pulled += run->n;
     return PyErr_Occurred() != NULL ? -1 : 0;
+}
+
+/* Up to n items of what runs nobody's code when it is iterated, and not more than
+ * there have to be. 0, or -1 with an exception. */
+static int
+pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
+{
+    Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
+    most = most < n ? most : n;
+    int r =
+        src->is_row ? pull_row(src, most, run) : pull_iterator(src, most, run);
+    src->pulled += run->n;
+    return r;
 }
 
 /* The next chunk, of n items: 1, 0 at the end, -1 with an exception. */

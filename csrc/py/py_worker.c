@@ -146,6 +146,24 @@ unlock_object(PyObject *obj, void *Py_UNUSED(arg))
     return 1;
 }
 
+/* What the program has frozen (gc.freeze()) is not visited: it is thawed for that,
+ * and frozen again. */
+static void
+unlock_frozen(void)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *count =
+        gc != NULL ? PyObject_CallMethod(gc, "get_freeze_count", NULL) : NULL;
+    if (count != NULL && PyObject_IsTrue(count) == 1) {
+        Py_XDECREF(PyObject_CallMethod(gc, "unfreeze", NULL));
+        PyUnstable_GC_VisitObjects(unlock_object, NULL);
+        Py_XDECREF(PyObject_CallMethod(gc, "freeze", NULL));
+    }
+    Py_XDECREF(count);
+    Py_XDECREF(gc);
+    PyErr_Clear(); /* no memory: the child will hardly come further */
+}
+
 /* In a forked child. An object's lock is let go of when its thread stops for the
  * fork; but it may have been handed on to a thread that was waiting for it, and
  * that is not there in the child: whoever locks the object next (sys.stdout, a
@@ -156,6 +174,7 @@ unlock_objects(void)
 {
     PyThreadState_Get()->critical_section = 0;
     PyUnstable_GC_VisitObjects(unlock_object, NULL);
+    unlock_frozen();
 }
 #else
 #    define has_other_threads() false

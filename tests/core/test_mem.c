@@ -23,13 +23,21 @@ long __wrap_sysconf(int name);
 int __real_madvise(void *at, size_t n, int advice);
 int __wrap_madvise(void *at, size_t n, int advice);
 
-long
+/* ThreadSanitizer's own runtime calls them as well, before it can look at what
+ * instrumented code does. */
+#if defined(__clang__)
+#    define PLAIN __attribute__((disable_sanitizer_instrumentation))
+#else
+#    define PLAIN
+#endif
+
+PLAIN long
 __wrap_sysconf(int name)
 {
     return name == _SC_PAGESIZE && page != 0 ? page : __real_sysconf(name);
 }
 
-int
+PLAIN int
 __wrap_madvise(void *at, size_t n, int advice)
 {
     if (page == 0) {
