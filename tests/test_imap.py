@@ -465,7 +465,9 @@ def test_the_buffer_is_bounded_though_nobody_reads(
     for _ in range(100):  # the pool is at work, and has room
         pool.apply(tasks.nothing)
     assert items.taken == 7
-    assert sorted(results.next(DEADLINE) for _ in range(7)) == list(range(1, 8))
+    found = sorted(results.next(DEADLINE) for _ in range(7))
+    # Each that is read lets in another, which may come before the last of the first seven.
+    assert found == list(range(1, 8)) if method == "imap" else found[-1] < 14
 
 
 # The end of a pool, and a full buffer
