@@ -299,7 +299,7 @@ def told(func):
             os._exit(3 if str(error).startswith("Pool not running") else 4)
         raise
 
-with Pool(2) as pool:
+with Pool(1) as pool:
     {call}
     print(pool.apply(abs, (-1,)))
 for child in children:
@@ -314,19 +314,31 @@ for child in children:
     [
         ("told(lambda: pool.map(forking, [1, 2], 1))", ["3", "3"]),
         ("told(pool.map_async(forking, [1], 1).get)", ["3"]),
+        (
+            "r = pool.map_async(forking, [1, 2], 1); pool.apply(abs, (0,)); told(r.get)",
+            ["3", "3"],
+        ),
         ("told(lambda: pool.apply(forking, (1,)))", ["3"]),
         ("pool.apply_async(forking, (1,), callback=id).get()", ["0"]),
         ("pool.apply_async(abs, (1,), callback=fork).get()", ["0"]),
         ("pool.map_async(forking, [1, 2], 1, callback=id).get()", ["0", "0"]),
     ],
-    ids=["map", "get", "apply", "value-for-a-callback", "callback", "values-for-a-callback"],
+    ids=[
+        "map",
+        "get",
+        "get-of-what-has-come",
+        "apply",
+        "value-for-a-callback",
+        "callback",
+        "values-for-a-callback",
+    ],
 )
 def test_a_copy_that_is_forked_within_goes_no_further(
     tmp_path: Path, call: str, codes: list[str]
 ) -> None:
     """By what rebuilds a value, or by a callback, and returns in both: the copied call raises.
 
-    The thread that runs callbacks ends there, and with it the copy, which has no other.
+    It rebuilds none of the values that have come in as well. The thread that runs callbacks ends there, and with it the copy, which has no other.
     """
     lines = scripts.output(tmp_path, COPIED_WITHIN.format(call=call))
     assert lines == ["1", *codes]

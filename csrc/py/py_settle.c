@@ -260,8 +260,9 @@ memory_of(ResultObject *self, const struct cp_result *list)
     return self->engine->threads ? 0 : n + self->received;
 }
 
-/* 0, or -1 with an interrupt: call again then; or, in a copy that a value's own
- * code has forked, with an error. The pool's lock may be held for ever there. */
+/* 0, or -1 with an interrupt: call again then; or with an error, in a copy that a
+ * value's own code has forked. It goes no further there: the other values are the
+ * parent's to rebuild, and the pool's lock may be held for ever. */
 static int
 decode_all(ResultObject *self)
 {
@@ -279,12 +280,20 @@ decode_all(ResultObject *self)
         r = absorb_one(self, list);
         py_result_free(self, list);
         list = next;
+        if (r == 0) {
+            r = py_engine_check(self->engine);
+        }
     }
     py_arena_end(begun);
-    if (!cp_pool_is_ours(self->engine->pool)) {
-        return r == 0 ? py_engine_check(self->engine) : r;
+    if (cp_pool_is_ours(self->engine->pool)) {
+        cp_job_decoded(self->job, list);
+        return r;
     }
-    cp_job_decoded(self->job, list);
+    while (list != NULL) {
+        struct cp_result *next = list->next;
+        py_result_free(self, list);
+        list = next;
+    }
     return r;
 }
 
