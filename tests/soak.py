@@ -40,7 +40,8 @@ MAX_BLOCKS = 1000
 
 # Tasks, and what they leave behind
 
-RECORD = struct.Struct("=cQ")
+# A write that SIGKILL meets may end between two pages: no record lies across.
+RECORD = struct.Struct("=c7xQ")
 BEGUN, ENDED = b"<", b">"
 
 _log = -1  # a descriptor that every worker inherits

@@ -338,7 +338,8 @@ def test_a_copy_that_is_forked_within_goes_no_further(
 ) -> None:
     """By what rebuilds a value, or by a callback, and returns in both: the copied call raises.
 
-    It rebuilds none of the values that have come in as well. The thread that runs callbacks ends there, and with it the copy, which has no other.
+    It rebuilds none of the other values that have come in. The thread that runs callbacks ends
+    there, and with it the copy, which has no other.
     """
     lines = scripts.output(tmp_path, COPIED_WITHIN.format(call=call))
     assert lines == ["1", *codes]
