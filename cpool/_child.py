@@ -13,9 +13,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _remote
+from ._stdlib import TYPE_CHECKING
 
 try:
     import faulthandler  # here, before any fork: in a child it takes as long as all of main()
@@ -23,6 +23,8 @@ except ImportError:  # an interpreter that lets no such module in
     faulthandler = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
     from ._core import Worker
 
 # Without the GIL gc.freeze() writes to each object, and a worker would copy all of the parent's.

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from . import _core
 from ._results import IMapIterator
+from ._stdlib import TYPE_CHECKING
 from .errors import InitializerError, PoolError, PoolTerminated
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class TaskQueue:

@@ -16,8 +16,8 @@ import traceback
 from collections.abc import Callable
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, NoReturn
 
+from ._stdlib import TYPE_CHECKING
 from ._stdlib import pool as stdlib
 from .errors import (
     InitializerError,
@@ -26,6 +26,9 @@ from .errors import (
     RemoteError,
     WorkerLostError,
 )
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = ["PoolError", "TimeoutError"]
 

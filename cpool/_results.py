@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import _core, _stdlib
-from ._stdlib import T
+from ._stdlib import TYPE_CHECKING, T
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 
 def _not_picklable(self: object) -> NoReturn:
     raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
-class Cache(MutableMapping[int, Any]):
+class Cache(MutableMapping["int", "Any"]):
     """The results that are not ready, by number; recipes put results of the stdlib's there."""
 
     def __init__(self) -> None:

@@ -11,12 +11,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import sysconfig
 import threading
 import warnings
 from multiprocessing import context
 from types import CodeType
-from typing import Any
+
+from ._stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
 
 
 def default_context() -> Any:
@@ -46,7 +49,7 @@ def _may_have_run(function: Any) -> bool:
     or not for all threads, nothing is certain.
     """
     code = getattr(function, "__code__", None)
-    if code is None or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if code is None or "t" in sys.abiflags:
         return True
     return _is_new(_may_have_run.__code__) or not _is_new(code)
 

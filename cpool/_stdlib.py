@@ -7,7 +7,17 @@ travel in pickles by name, still come from the original.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+
+# typing is for type checkers alone, here and in all modules: a worker that is not forked imports
+# everything anew, and that would take a tenth longer.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
+else:
+    T = "T"
 
 __all__ = [
     "ApplyResult",
@@ -23,8 +33,6 @@ __all__ = [
 
 # Any: half of what is used of it has no place in the stubs.
 pool: Any = import_module("multiprocessing.pool")
-
-T = TypeVar("T")
 
 # Replacing one of these means to run on the stdlib's queues and threads.
 _HOOKS = (

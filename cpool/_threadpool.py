@@ -9,16 +9,18 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
-from typing import Any
 
 from . import _core, _end
 from ._recipes import TaskQueue
 from ._results import Cache
 from ._size import default_processes
+from ._stdlib import TYPE_CHECKING, replaces_parts
 from ._stdlib import ThreadPool as _StdlibThreadPool
-from ._stdlib import replaces_parts
 from ._thread import Thread, check_can_start
 from .pool import RUN, Pool
+
+if TYPE_CHECKING:
+    from typing import Any
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 

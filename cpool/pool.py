@@ -26,7 +26,6 @@ from multiprocessing import TimeoutError, get_context, util
 from multiprocessing import context as _context
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, NoReturn, TypeVar, cast
 
 from . import _child, _core, _end, _popen, _remote
 from ._recipes import TaskQueue
@@ -38,15 +37,18 @@ from ._results import IMapUnorderedIterator as IMapUnorderedIterator
 from ._results import MapResult as MapResult
 from ._size import default_processes
 from ._start_method import default_context, warn_of_threads
+from ._stdlib import TYPE_CHECKING, T, replaces_parts
 from ._stdlib import Pool as _StdlibPool
-from ._stdlib import T, replaces_parts
 from ._stdlib import pool as _stdlib
 from ._thread import Thread
 from .errors import PoolError, PoolTerminated
 
-__all__ = ["Pool", "ThreadPool"]
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, TypeVar
 
-S = TypeVar("S")
+    S = TypeVar("S")
+
+__all__ = ["Pool", "ThreadPool"]
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
@@ -202,8 +204,9 @@ class Pool(_StdlibPool):
         result is ready; what it raises becomes the result.
         """
         if self._engine is None:
-            theirs = super().apply_async(func, args, kwds, callback, error_callback)
-            return cast("AsyncResult[T]", theirs)
+            theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
+            result: AsyncResult[T] = theirs
+            return result
         self._check_running()
         if not self._has_helper:
             self._start_threads()
@@ -235,10 +238,10 @@ class Pool(_StdlibPool):
         Chunks that could follow the time need somebody who waits: here a worker's share is cut in
         64 chunks or more.
         """
-        return cast(
-            "MapResult[T]",
-            self._map_async(func, iterable, mapstar, chunksize, callback, error_callback),
+        result: MapResult[T] = self._map_async(
+            func, iterable, mapstar, chunksize, callback, error_callback
         )
+        return result
 
     def starmap(
         self,
@@ -259,10 +262,10 @@ class Pool(_StdlibPool):
         error_callback: Callable[[BaseException], object] | None = None,
     ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
-        return cast(
-            "MapResult[T]",
-            self._map_async(func, iterable, starmapstar, chunksize, callback, error_callback),
+        result: MapResult[T] = self._map_async(
+            func, iterable, starmapstar, chunksize, callback, error_callback
         )
+        return result
 
     def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
         self,
@@ -279,8 +282,10 @@ class Pool(_StdlibPool):
         last `next` raises `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1,
         `TypeError` for one that is no number, or no int.
         """
-        items = self._imap(IMapIterator, func, iterable, chunksize, buffersize, "{0:n}")
-        return cast("IMapIterator[T]", items)
+        items: IMapIterator[T] = self._imap(
+            IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
+        )
+        return items
 
     def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
         self,
@@ -290,8 +295,10 @@ class Pool(_StdlibPool):
         buffersize: int | None = None,
     ) -> IMapIterator[T]:
         """`imap` whose results come in the order in which they are ready."""
-        items = self._imap(IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}")
-        return cast("IMapIterator[T]", items)
+        items: IMapIterator[T] = self._imap(
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}"
+        )
+        return items
 
     def _map(
         self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
@@ -461,7 +468,8 @@ class Pool(_StdlibPool):
         process = self._new_worker(_child.main, worker, self._initializer, self._initargs)
         # On the instance: whatever class the context or `Process` gave stays as it is.
         process._Popen = _popen.starter(worker, self._ctx.get_start_method())
-        return cast(BaseProcess, process)
+        made: BaseProcess = process
+        return made
 
     def _start_worker(self, process: BaseProcess, start: Callable[[BaseProcess], None]) -> None:
         try:

@@ -10,7 +10,11 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-from typing import Any
+
+# What programs of the tests and their workers import costs each of them its time.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STDLIB = os.environ.get("CPOOL_TEST_ENGINE") == "stdlib"
 

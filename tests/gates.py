@@ -8,10 +8,12 @@ import struct
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from engine import DEADLINE
+from engine import DEADLINE, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import Any
 
 _PID = struct.Struct("i")
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import logging
 import multiprocessing
 import os
 import random
@@ -13,9 +11,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
-from typing import Any, NoReturn
 
+from engine import TYPE_CHECKING
 from gates import Diary, Gate
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 # Plain functions
 
@@ -251,9 +252,16 @@ def raise_local(_: Any = None) -> NoReturn:
 
 # Ends of a worker
 
+
+def read_nowhere() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
 DEATHS: dict[str, Callable[[], object]] = {
     "SIGKILL": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "SIGSEGV": lambda: ctypes.string_at(0),
+    "SIGSEGV": read_nowhere,
     "SIGABRT": os.abort,
     "exit 7": lambda: os._exit(7),
     "exit 0": lambda: os._exit(0),
@@ -440,6 +448,8 @@ def thread_pool_inside(items: list[int]) -> list[int]:
 
 
 def log_format(layout: str) -> str:
+    import logging
+
     record = logging.getLogger(__name__).makeRecord("x", logging.INFO, "", 0, "", (), None)
     return logging.Formatter(layout).format(record)
 
