@@ -83,8 +83,8 @@ test-without-gil: ## the whole Python suite on PYTHON, a free-threaded one
 	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
 	build/venv-without-gil/bin/pytest $(ONLY)
 
-test-stdlib: ## CPython's own pool tests, on PYTHON
-	venv=build/venv-$(tag) && $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
+test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions
+	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
 	    $$venv/bin/pytest --confcutdir=tests/stdlib tests/stdlib
 
 asan-ubsan: ## the C unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
