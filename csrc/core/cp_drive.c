@@ -95,7 +95,8 @@ step(struct cp_pool *pool, int64_t deadline)
         hand_on(pool);
         return 0;
     }
-    bool ticks = cp_sched_wants_tick(pool);
+    flush_all(pool);
+    bool ticks = pool->stirred || cp_sched_wants_tick(pool);
     if (ticks) {
         if (!pool->ticking) {
             pool->tick_at = cp_now() + TICK;
@@ -121,7 +122,9 @@ step(struct cp_pool *pool, int64_t deadline)
     if (ticks && now >= pool->tick_at) {
         pool->tick_at = now + TICK;
         (void)cp_watch_harvest(pool);
+        pool->stirred = false;
     }
+    pool->stirred = pool->stirred || n > 0;
     hand_on(pool);
     return 0;
 }

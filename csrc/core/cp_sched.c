@@ -23,6 +23,8 @@
 #define STUCK CP_MS
 /* Bytes that are written at once though the worker is busy. */
 #define WRITE_NOW 4096u
+/* Tasks below this take no longer than waking somebody does. */
+#define SHORT_TASK (20 * CP_US)
 
 static uint64_t
 min_u64(uint64_t a, uint64_t b)
@@ -108,6 +110,12 @@ cp_sched_unready(struct cp_job *job)
     job->is_ready = false;
 }
 
+bool
+cp_sched_is_short(const struct cp_pool *pool)
+{
+    return pool->task_ns >= 0 && pool->task_ns <= SHORT_TASK;
+}
+
 static bool
 is_stuck(const struct cp_worker *w, int64_t now)
 {
@@ -185,12 +193,32 @@ fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
     }
 }
 
+/* Will a worker wake the driver at once, who then writes out what is left? For
+ * whoever submits tiny tasks in a row, to wake a worker for each of them would be
+ * most of the cost. At the latest the next tick comes. */
+static bool
+driver_comes_soon(const struct cp_pool *pool, int64_t now)
+{
+    if (!pool->asleep || !pool->ticking || !cp_sched_is_short(pool)) {
+        return false;
+    }
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->under_way == 0 || w->is_left || is_stuck(w, now))) {
+        w = w->next;
+    }
+    return w != NULL;
+}
+
 /* Fill w up, and write it out where that should not wait. */
 static void
-hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
+hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
 {
     bool idle = w->under_way == 0;
     bool again;
+    if (idle && driver_comes_soon(pool, now)) {
+        idle = false;
+        w->is_left = true;
+    }
     do {
         fill(pool, w, level);
         bool func_first = w->big_func != NULL;
@@ -231,7 +259,7 @@ cp_sched_hand_out(struct cp_pool *pool)
     for (struct cp_worker *w = pool->workers;
          w != NULL && pool->ready_first != NULL; w = w->next) {
         if (is_open(w, now) && (w->hello || !started)) {
-            hand_to(pool, w, level);
+            hand_to(pool, w, level, now);
         }
     }
     if (pool->asleep && !pool->ticking && cp_sched_wants_tick(pool)) {

@@ -10,8 +10,6 @@
 #include <sched.h>
 #include <unistd.h>
 
-/* Tasks below this are worth looking for their results. */
-#define SHORT_TASK (20 * CP_US)
 /* How long to look: longer than it takes to wake a worker and run the task. */
 #define LOOK (50 * CP_US)
 #define LOOK_US 50u
@@ -38,7 +36,7 @@ cp_spin_count_cpus(void)
 static bool
 is_worth_it(const struct cp_pool *pool)
 {
-    if (pool->task_ns < 0 || pool->task_ns > SHORT_TASK) {
+    if (!cp_sched_is_short(pool)) {
         return false;
     }
     uint32_t busy = 0;

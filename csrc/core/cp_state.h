@@ -62,6 +62,7 @@ struct cp_pool {
     struct cp_job *seat_job; /* what whoever has the seat waits for */
     bool asleep;             /* the driver waits in the poller */
     bool ticking;            /* and looks up at tick_at at the latest */
+    bool stirred;            /* there was something since the last tick */
     int64_t tick_at;
     int64_t poll_at; /* by then the poller is asked, however looking goes */
     uint64_t drives; /* counts every taking of the seat */
@@ -123,6 +124,8 @@ void cp_sched_hand_out(struct cp_pool *pool);
 struct cp_task *cp_sched_take(struct cp_pool *pool);
 void cp_sched_unready(struct cp_job *job);
 void cp_sched_ready(struct cp_job *job);
+/* Have tasks lately taken less than what it takes to wake somebody? */
+bool cp_sched_is_short(const struct cp_pool *pool);
 bool cp_sched_wants_tick(const struct cp_pool *pool);
 uint64_t cp_sched_room(const struct cp_pool *pool, struct cp_job *job);
 bool cp_sched_wants_feed(struct cp_job *job);

@@ -6,7 +6,6 @@
 
 /* As in cp_spin.c: waking a thread takes longer than what it is woken for, so
  * whoever waits for something short looks for it first, while that pays. */
-#define SHORT_TASK (20 * CP_US)
 #define LOOK (50 * CP_US)
 #define MISSES 3u
 #define REST 64u
@@ -130,12 +129,6 @@ n_up(const struct cp_pool *pool)
 }
 
 static bool
-is_short(const struct cp_pool *pool)
-{
-    return pool->task_ns >= 0 && pool->task_ns <= SHORT_TASK;
-}
-
-static bool
 has_patience(struct cp_patience *patience)
 {
     if (patience->rest > 0) {
@@ -184,7 +177,7 @@ static bool
 look_for_task(struct cp_pool *pool)
 {
     struct cp_threads *t = &pool->threads;
-    if (!is_short(pool) || t->looking > 0 || n_up(pool) > pool->n_cpus
+    if (!cp_sched_is_short(pool) || t->looking > 0 || n_up(pool) > pool->n_cpus
         || pool->n_cpus < 2 || !has_patience(&t->for_task)) {
         return false;
     }
@@ -210,7 +203,7 @@ cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
         *in_vain = false;
         return false;
     }
-    if (!cp_pool_has_threads(pool) || job == NULL || !is_short(pool)
+    if (!cp_pool_has_threads(pool) || job == NULL || !cp_sched_is_short(pool)
         || (job->flags & CP_JOB_CALLS) != 0
         || pool->queued > t->looking + t->woken || n_up(pool) == 0
         || n_up(pool) >= pool->n_cpus || !has_patience(&t->for_result)) {

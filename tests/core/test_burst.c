@@ -1,0 +1,180 @@
+/*
+ * Tasks that are submitted one by one while a driver sleeps: whom they wake.
+ *
+ * The driver is the test itself, which says that it sleeps; and the time at which a
+ * worker began is set where it decides.
+ */
+#include "cp_state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <poll.h>
+
+struct burst {
+    struct rig rig;
+    struct cp_job *job;
+    struct batch batch;
+    struct cp_worker *busy, *idle;
+    uint64_t taken;
+};
+
+static void
+submit(struct burst *b)
+{
+    (void)batch_add(&b->batch, OP_ECHO, 0);
+    batch_put(&b->batch, b->job, false);
+}
+
+/* Take a result, driving. */
+static void
+take(struct burst *b)
+{
+    b->rig.pool->asleep = false;
+    struct cp_result *result = rig_take(&b->rig, b->job);
+    rig_check_echo(result);
+    cp_result_free(result);
+    b->taken++;
+}
+
+/* Two workers, one of which has begun a task of a job whose tasks are short. */
+static void
+open_burst(struct burst *b)
+{
+    *b = (struct burst){0};
+    rig_open(&b->rig, 2);
+    rig_await_started(&b->rig);
+    b->job = rig_job(&b->rig, 0);
+    submit(b);
+    take(b);
+    (void)batch_add(&b->batch, OP_GATE, 0);
+    batch_put(&b->batch, b->job, false);
+    rig_await_begun(&b->rig, 1);
+    struct cp_pool *pool = b->rig.pool;
+    b->busy = pool->workers;
+    b->idle = b->busy->next;
+    if (b->busy->under_way == 0) {
+        b->idle = b->busy;
+        b->busy = b->busy->next;
+    }
+    CHECK_EQ(b->busy->under_way, 1);
+    CHECK_EQ(b->idle->under_way, 0);
+    atomic_store(&b->busy->row->since, cp_now() + 3600 * CP_SECOND);
+}
+
+/* The driver sleeps; tasks lately took so long. */
+static void
+sleeps(struct burst *b, bool ticking, int64_t task_ns)
+{
+    b->rig.pool->asleep = true;
+    b->rig.pool->ticking = ticking;
+    b->rig.pool->task_ns = task_ns;
+}
+
+static bool
+is_woken(struct burst *b)
+{
+    struct pollfd fd = {.fd = b->rig.pool->wake.fds[0], .events = POLLIN};
+    return poll(&fd, 1, 0) == 1;
+}
+
+static void
+close_burst(struct burst *b)
+{
+    cp_job_put_take(b->job, NULL, true);
+    rig_let_through(&b->rig, 1);
+    while (b->taken < b->batch.n) {
+        take(b);
+    }
+    CHECK(rig_take(&b->rig, b->job) == NULL);
+    cp_job_close(b->job);
+    rig_close(&b->rig);
+}
+
+TEST(burst_a_task_for_an_idle_worker_is_left_to_a_driver_who_comes_soon)
+{
+    struct burst b;
+    open_burst(&b);
+    sleeps(&b, true, CP_US);
+    uint64_t sent = atomic_load(&b.idle->row->sent);
+    submit(&b);
+    CHECK_EQ(b.idle->under_way, 1);
+    CHECK(b.idle->is_left);
+    CHECK_EQ(atomic_load(&b.idle->row->sent), sent);
+    submit(&b);
+    submit(&b);
+    CHECK_EQ(atomic_load(&b.idle->row->sent), sent);
+    CHECK(!is_woken(&b));
+    take(&b);
+    CHECK(!b.idle->is_left);
+    close_burst(&b);
+}
+
+TEST(burst_tasks_that_come_to_much_are_written_at_once)
+{
+    struct burst b;
+    open_burst(&b);
+    sleeps(&b, true, CP_US);
+    for (int i = 0; i < 1000 && (i == 0 || b.idle->is_left); i++) {
+        submit(&b);
+    }
+    CHECK(!b.idle->is_left);
+    close_burst(&b);
+}
+
+/* What keeps the driver from coming soon: each alone is enough. */
+enum hindrance { AWAKE, NO_TICK, LONG_TASKS, UNKNOWN, STUCK, LEFT, HINDRANCES };
+
+TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
+{
+    for (int what = 0; what < HINDRANCES; what++) {
+        struct burst b;
+        open_burst(&b);
+        sleeps(&b, what != NO_TICK,
+               what == LONG_TASKS ? CP_MS
+               : what == UNKNOWN  ? -1
+                                  : CP_US);
+        if (what == AWAKE) {
+            b.rig.pool->asleep = false;
+        } else if (what == STUCK) {
+            atomic_store(&b.busy->row->since, cp_now() - CP_SECOND);
+        } else if (what == LEFT) {
+            b.busy->is_left = true;
+        }
+        uint64_t sent = atomic_load(&b.idle->row->sent);
+        submit(&b);
+        CHECK_EQ(b.idle->under_way, 1);
+        CHECK(!b.idle->is_left);
+        CHECK(atomic_load(&b.idle->row->sent) > sent);
+        CHECK(!is_woken(&b));
+        close_burst(&b);
+    }
+}
+
+/* Who submits wakes the driver for no other reason than that it sleeps for longer
+ * than it may now. */
+TEST(burst_a_driver_without_a_tick_is_woken_once_there_is_more_than_one_task)
+{
+    struct burst b;
+    open_burst(&b);
+    sleeps(&b, false, CP_US);
+    submit(&b);
+    CHECK(!is_woken(&b));
+    submit(&b);
+    CHECK(is_woken(&b));
+    close_burst(&b);
+}
+
+/* So it sleeps with a tick for as long as something comes, and for one tick more. */
+TEST(burst_a_driver_ticks_while_something_comes)
+{
+    struct burst b;
+    open_burst(&b);
+    submit(&b);
+    take(&b);
+    CHECK(b.rig.pool->stirred);
+    CHECK_EQ(cp_pool_wait(b.rig.pool, b.job, cp_now() + 20 * CP_MS, 0),
+             CP_WAIT_TIMEOUT);
+    CHECK(!b.rig.pool->stirred);
+    CHECK(!b.rig.pool->ticking);
+    close_burst(&b);
+}
