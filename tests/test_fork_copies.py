@@ -546,10 +546,13 @@ from engine import Pool
 import tasks
 
 pool = Pool(2, maxtasksperchild=1)
-print(list(pool.imap(tasks.square, range(8))) == [x * x for x in range(8)])
-print(sorted(range(6), key=lambda x: pool.apply(tasks.size, ([0] * (6 - x),))))
+squares = list(pool.imap(tasks.square, range(8)))
+order = sorted(range(6), key=lambda x: pool.apply(tasks.size, ([0] * (6 - x),)))
 pool.close()
 pool.join()
+# Not before: a worker that another thread forks in the middle of it would print it again.
+print(squares == [x * x for x in range(8)])
+print(order)
 """
 
 
