@@ -23,18 +23,23 @@ def _open(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def _read(fd: int, size: int, what: str) -> bytes:
-    """Read size bytes that were written in one piece, or fail at the deadline."""
+def _await(fd: int, end: float, what: str) -> None:
+    """Wait until there is something to read, or fail at the time end."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
+    if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
+        raise TimeoutError(what)
+
+
+def _read(fd: int, size: int, what: str) -> bytes:
+    """Read size bytes that were written in one piece, or fail at the deadline."""
     end = time.monotonic() + DEADLINE
-    while (left := end - time.monotonic()) > 0:
-        if poll.poll(left * 1000):
-            try:
-                return os.read(fd, size)
-            except BlockingIOError:
-                continue  # another process was quicker
-    raise TimeoutError(what)
+    while True:
+        _await(fd, end, what)
+        try:
+            return os.read(fd, size)
+        except BlockingIOError:
+            continue  # another process was quicker
 
 
 class Gate:
@@ -65,8 +70,8 @@ class Gate:
     def wait(self) -> None:
         fd = _open(self.opening)
         try:
-            _read(fd, 1, "the gate was never opened")
-            os.write(fd, b"!")  # for the next one
+            # It is not read: one that dies with it in its hands would leave the gate closed.
+            _await(fd, time.monotonic() + DEADLINE, "the gate was never opened")
         finally:
             os.close(fd)
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from engine import DEADLINE
 from gates import eventually
 
 
@@ -76,7 +77,7 @@ def growth(
     return {name: after[name] - before[name] for name in before}
 
 
-def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = 2.0) -> set[Any]:
+def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = DEADLINE) -> set[Any]:
     """What is there beyond what was before, once it has had its time to go."""
     end = time.monotonic() + seconds
     while (extra := look() - before) and time.monotonic() < end:

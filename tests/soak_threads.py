@@ -177,15 +177,17 @@ class Crowd:
 def soak(seconds: float, threads: int, seed: int) -> dict[str, Any]:
     empty = footprint()
     crowd = Crowd(threads, seed)
+    crowd.pool.apply_async(abs, (1,)).get(DEADLINE)
+    idle = footprint()
     crowd.run(seconds / 4)
-    first = footprint()
+    first = footprint(idle)
     crowd.run(seconds * 3 / 4)
-    last = footprint()
+    last = footprint(idle)
     crowd.pool.close()
     crowd.pool.join(timeout=DEADLINE)
     summary = {**crowd.done, "threads": threads, "grown": growth(first, last)}
     crowd.pool = crowd.stream = crowd.result = None
-    nothing_left(empty, footprint())
+    nothing_left(empty, footprint(empty))
     return summary
 
 

@@ -169,8 +169,10 @@ gate.arrived(2)
     "workers that are being replaced": """
 pool = Pool(2)
 show()
+first = pool.apply_async(tasks.die)
 deaths = pool.map_async(tasks.die, ["SIGKILL"] * 100, 1)
-pool.apply_async(tasks.nothing).wait()
+first.wait()
+assert not first.successful()
 """,
     "threads that wait for results": """
 pool = Pool(2)

@@ -462,6 +462,7 @@ def test_terminate_tells_the_error_callbacks(make_pool: Any, gate: Gate) -> None
     pool.map_async(tasks.square, [1, 2], error_callback=seen.append)
     pool.terminate()
     pool.join()
+    eventually(lambda: len(seen) == 2)  # join() does not wait for callbacks then
     assert [type(error) for error in seen] == [engine.errors.PoolTerminated] * 2
 
 

@@ -37,7 +37,7 @@ def watch(pid: int) -> None:
     poll.register(0, select.POLLIN)
     limit = 0.0
     while poll.poll(limit * 1000 or None):
-        data = os.read(0, 4096)
+        data = os.read(0, 1 << 16)  # all that a pipe holds, or else the last line may be cut
         if not data:
             return
         limit = float(data.split()[-1])
