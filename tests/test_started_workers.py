@@ -17,7 +17,7 @@ import pytest
 import scripts
 import tasks
 from engine import Pool
-from gates import Gate, all_gone
+from gates import Gate, all_gone, eventually
 
 from cpool import WorkerLostError
 
@@ -178,7 +178,8 @@ def test_kills_at_any_moment(method: str) -> None:
     pool = Pool(2, context=multiprocessing.get_context(method))
     for _ in range(5):
         result = pool.map_async(tasks.square, range(300), 1)
-        victim = dice.choice(pool._pool)
+        # A copy: the list is shorter, or empty, while another thread replaces workers.
+        victim = dice.choice(eventually(lambda: list(pool._pool)))
         with contextlib.suppress(ProcessLookupError):  # it may have been the last one's victim too
             os.kill(victim.pid, signal.SIGKILL)
         try:

@@ -114,11 +114,12 @@ def test_terminate_releases_whoever_waits(name: str, door: Door, in_threads: Any
 def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
     """A worker had taken it, and does nothing before it may, when the pool is terminated."""
     pool = ThreadPool(2)
-    assert pool.map(identity, range(10), 1) == list(range(10))
+    open_job = pool_module.ApplyResult(pool)  # until it is over, no worker comes in to tidy up
     ran: list[int] = []
     interval = sys.getswitchinterval()
     sys.setswitchinterval(DEADLINE)
     try:
+        assert pool.map(identity, range(10), 1) == list(range(10))
         pool.map_async(ran.append, range(10), 1)
         end = time.monotonic() + DEADLINE / 2
         while (queued := pool._taskqueue.qsize()) == 10 and time.monotonic() < end:
@@ -127,6 +128,7 @@ def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
     finally:
         sys.setswitchinterval(interval)
     pool.join()
+    del open_job
     assert (queued < 10, ran) == (True, [])
 
 
@@ -248,13 +250,13 @@ def test_an_initializer_that_raises(capsys: Any) -> None:
 def test_an_initializer_that_exits_and_one_that_raises_late(door: Door) -> None:
     local = threading.local()
 
-    def initialise(turn: Iterator[int]) -> None:
-        local.number = next(turn)
+    def initialise(turns: list[int]) -> None:
+        local.number = turns.pop()  # an iterator may give one twice without the GIL
         if local.number == 1:
             door.hold()
             raise SystemExit(3)
 
-    pool = ThreadPool(2, initialise, (iter(range(2)),))
+    pool = ThreadPool(2, initialise, ([1, 0],))
     assert pool.apply(identity, (5,)) == 5
     door.arrived()
     door.opened.set()

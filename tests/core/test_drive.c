@@ -317,6 +317,7 @@ TEST(drive_standby_gives_way)
     cp_pool_close(rig.pool);
     struct cp_counts counts;
     do {
+        (void)sched_yield();
         cp_pool_count(rig.pool, &counts);
     } while (counts.workers > 0);
     cp_pool_stop_standby(rig.pool);

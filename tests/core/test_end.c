@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -467,6 +468,7 @@ TEST(end_helper_hears_of_it_without_workers)
     cp_lock_acquire(&rig.pool->lock);
     while (!rig.pool->has_helper) {
         cp_lock_release(&rig.pool->lock);
+        (void)sched_yield();
         cp_lock_acquire(&rig.pool->lock);
     }
     cp_lock_release(&rig.pool->lock); /* it waits now */
