@@ -15,6 +15,7 @@ from typing import Any
 
 import engine
 import hypothesis
+import hypothesis.strategies as st
 import pytest
 import tasks
 from gates import Diary, Gate
@@ -66,7 +67,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """No collection that a test asks for looks at what was there before all tests."""
+    """Before any test: tables of all characters, which take a slow build ten seconds.
+
+    And no collection that a test asks for looks at what was there before all tests.
+    """
+    st.text().validate()
     gc.collect()
     gc.freeze()
 

@@ -134,9 +134,6 @@ nested = st.recursive(
     ),
     max_leaves=20,
 )
-# Now, as tests are collected, and not in one that has a deadline: in a fresh checkout hypothesis
-# makes tables of all characters first, which takes ten seconds of a slow build.
-nested.validate()
 
 
 @hypothesis.given(value=nested)
