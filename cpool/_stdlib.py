@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 else:
-    T = "T"
+    T = object  # annotations of public methods can be evaluated
 
 __all__ = [
     "ApplyResult",

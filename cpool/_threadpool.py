@@ -21,6 +21,8 @@ from .pool import RUN, Pool
 
 if TYPE_CHECKING:
     from typing import Any
+else:
+    Any = object
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, TypeVar
 
     S = TypeVar("S")
+else:
+    Any = NoReturn = S = object
 
 __all__ = ["Pool", "ThreadPool"]
 

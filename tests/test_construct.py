@@ -18,7 +18,7 @@ import unittest.mock
 import warnings
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import engine
 import pytest
@@ -425,6 +425,12 @@ def test_signatures(name: str) -> None:
     expected = SIGNATURES[name]
     assert found[: len(expected)] == expected
     assert all(p.default is not p.empty for p in parameters[len(expected) :])
+
+
+@pytest.mark.parametrize("name", ["apply", "apply_async", "map", "map_async", "starmap"])
+def test_annotations_can_be_evaluated(name: str) -> None:
+    """By tools that ask at run time, though cpool imports no typing."""
+    assert get_type_hints(getattr(Pool, name)) or engine.STDLIB
 
 
 @pytest.mark.parametrize("name", ["apply", "apply_async", "map", "starmap", "imap", "__init__"])
