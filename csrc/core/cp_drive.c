@@ -82,6 +82,13 @@ flush_all(struct cp_pool *pool)
     }
 }
 
+static void
+next_tick(struct cp_pool *pool, int64_t now)
+{
+    pool->tick_at = now + TICK;
+    pool->woken = 0;
+}
+
 /* One round of the loop; the caller has the seat. 0, or a negative code. */
 static int
 step(struct cp_pool *pool, int64_t deadline)
@@ -99,7 +106,7 @@ step(struct cp_pool *pool, int64_t deadline)
     bool ticks = pool->stirred || cp_sched_wants_tick(pool);
     if (ticks) {
         if (!pool->ticking) {
-            pool->tick_at = cp_now() + TICK;
+            next_tick(pool, cp_now());
         }
         deadline = cp_clock_min(deadline, pool->tick_at);
     }
@@ -120,7 +127,7 @@ step(struct cp_pool *pool, int64_t deadline)
     /* By the clock: where others answer all the time, the poller never says
      * that there is nothing. */
     if (ticks && now >= pool->tick_at) {
-        pool->tick_at = now + TICK;
+        next_tick(pool, now);
         (void)cp_watch_harvest(pool);
         pool->stirred = false;
     }

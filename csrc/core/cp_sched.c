@@ -25,6 +25,8 @@
 #define WRITE_NOW 4096u
 /* Tasks below this take no longer than waking somebody does. */
 #define SHORT_TASK (20 * CP_US)
+/* So many workers that were woken for one task each, within a tick, are a row. */
+#define ROW 8u
 
 static uint64_t
 min_u64(uint64_t a, uint64_t b)
@@ -193,18 +195,25 @@ fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
     }
 }
 
-/* Will a worker wake the driver at once, who then writes out what is left? For
- * whoever submits tiny tasks in a row, to wake a worker for each of them would be
- * most of the cost. At the latest the next tick comes. */
+/* May an idle worker's tasks be left to the driver? For whoever submits tiny tasks
+ * in a row, to wake a worker for each of them would be most of the cost; but the
+ * first ones do, since nobody knows that it is a row. Another worker will answer at
+ * once, which wakes the driver, who writes out what is left; or else the tick. */
 static bool
-driver_comes_soon(const struct cp_pool *pool, int64_t now)
+may_leave(struct cp_pool *pool, int64_t now)
 {
     if (!pool->asleep || !pool->ticking || !cp_sched_is_short(pool)) {
         return false;
     }
     const struct cp_worker *w = pool->workers;
-    while (w != NULL && (w->under_way == 0 || w->is_left || is_stuck(w, now))) {
+    while (
+        w != NULL
+        && (w->under_way == 0 || !w->hello || w->is_left || is_stuck(w, now))) {
         w = w->next;
+    }
+    if (w != NULL && pool->woken < ROW) {
+        pool->woken++;
+        return false;
     }
     return w != NULL;
 }
@@ -215,7 +224,7 @@ hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
 {
     bool idle = w->under_way == 0;
     bool again;
-    if (idle && driver_comes_soon(pool, now)) {
+    if (idle && may_leave(pool, now)) {
         idle = false;
         w->is_left = true;
     }

@@ -63,6 +63,7 @@ struct cp_pool {
     bool asleep;             /* the driver waits in the poller */
     bool ticking;            /* and looks up at tick_at at the latest */
     bool stirred;            /* there was something since the last tick */
+    uint32_t woken; /* idle workers that others than the driver woke since */
     int64_t tick_at;
     int64_t poll_at; /* by then the poller is asked, however looking goes */
     uint64_t drives; /* counts every taking of the seat */

@@ -68,6 +68,7 @@ sleeps(struct burst *b, bool ticking, int64_t task_ns)
     b->rig.pool->asleep = true;
     b->rig.pool->ticking = ticking;
     b->rig.pool->task_ns = task_ns;
+    b->rig.pool->woken = 1000;
 }
 
 static bool
@@ -122,7 +123,17 @@ TEST(burst_tasks_that_come_to_much_are_written_at_once)
 }
 
 /* What keeps the driver from coming soon: each alone is enough. */
-enum hindrance { AWAKE, NO_TICK, LONG_TASKS, UNKNOWN, STUCK, LEFT, HINDRANCES };
+enum hindrance {
+    AWAKE,
+    NO_TICK,
+    LONG_TASKS,
+    UNKNOWN,
+    STUCK,
+    LEFT,
+    STARTING,
+    FIRST,
+    HINDRANCES
+};
 
 TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
 {
@@ -139,6 +150,10 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
             atomic_store(&b.busy->row->since, cp_now() - CP_SECOND);
         } else if (what == LEFT) {
             b.busy->is_left = true;
+        } else if (what == STARTING) {
+            b.busy->hello = false;
+        } else if (what == FIRST) {
+            b.rig.pool->woken = 0;
         }
         uint64_t sent = atomic_load(&b.idle->row->sent);
         submit(&b);
@@ -146,6 +161,7 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
         CHECK(!b.idle->is_left);
         CHECK(atomic_load(&b.idle->row->sent) > sent);
         CHECK(!is_woken(&b));
+        b.busy->hello = true;
         close_burst(&b);
     }
 }
