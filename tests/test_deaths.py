@@ -117,13 +117,13 @@ def test_all_workers_at_once(make_pool: Any, gate: Gate) -> None:
     whole_again(pool, 3)
 
 
-@pytest.mark.timeout(4 * DEADLINE, method="signal")  # it forks eighty times
+@pytest.mark.timeout(4 * DEADLINE, method="signal")  # it forks 128 times
 def test_many_of_many_workers(make_pool: Any) -> None:
-    pool = make_pool(40)
-    lost = [pool.apply_async(tasks.die) for _ in range(40)]
-    assert [type(failure(result)) for result in lost] == [errors.WorkerLostError] * 40
-    assert len({result._value.pid for result in lost}) == 40
-    whole_again(pool, 40)
+    pool = make_pool(64)
+    lost = [pool.apply_async(tasks.die) for _ in range(64)]
+    assert [type(failure(result)) for result in lost] == [errors.WorkerLostError] * 64
+    assert len({result._value.pid for result in lost}) == 64
+    whole_again(pool, 64)
 
 
 # Before the first sign of life

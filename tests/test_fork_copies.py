@@ -365,7 +365,7 @@ held = [pools[0].apply_async(__import__("time").sleep, (3600,)), pools[1].imap(a
 threads = [threading.Thread(target=load, args=(pools[n % 2],)) for n in range(4)]
 for thread in threads:
     thread.start()
-for number in range(9):
+for number in range(18):
     child = os.fork()
     if child == 0:
         if number % 3 == 0:  # its copies are collected
@@ -387,9 +387,10 @@ for pool in pools:
 """
 
 
+@pytest.mark.timeout(5 * DEADLINE, method="signal")
 def test_a_copy_made_at_any_moment_ends_in_the_ordinary_way(tmp_path: Path) -> None:
     """Whatever lock of ours another thread held at that moment."""
-    assert scripts.output(tmp_path, LEFT_AT_ANY_MOMENT) == ["[1] [1, 2]"]
+    assert scripts.output(tmp_path, LEFT_AT_ANY_MOMENT, seconds=4 * DEADLINE) == ["[1] [1, 2]"]
 
 
 # What a copy keeps
@@ -481,10 +482,10 @@ with open("/dev/null", "w") as devnull:
             print("busy", file=devnull)
             time.sleep(0)
 
-    threads = [threading.Thread(target=work) for _ in range(4)]
+    threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    print(pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)])
+    print(pool.map(tasks.square, range(40), 1) == [x * x for x in range(40)])
     print(len(set(pool.map(tasks.pid, range(10), 1)) - first))
     stop.set()
     for thread in threads:
@@ -494,9 +495,10 @@ with open("/dev/null", "w") as devnull:
 """
 
 
+@pytest.mark.timeout(5 * DEADLINE, method="signal")
 def test_workers_are_replaced_in_a_process_with_many_threads(tmp_path: Path) -> None:
     """Whatever lock one of them holds at that moment; and no warning is given."""
-    assert scripts.output(tmp_path, MANY_THREADS) == ["True", "10"]
+    assert scripts.output(tmp_path, MANY_THREADS, seconds=4 * DEADLINE) == ["True", "10"]
 
 
 LOCAL_TO_A_THREAD = """

@@ -102,7 +102,7 @@ step(struct cp_pool *pool, int64_t deadline)
         hand_on(pool);
         return 0;
     }
-    flush_all(pool);
+    flush_all(pool); /* what was left to us while we looked */
     bool ticks = pool->stirred || cp_sched_wants_tick(pool);
     if (ticks) {
         if (!pool->ticking) {

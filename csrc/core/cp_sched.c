@@ -222,10 +222,10 @@ may_leave(struct cp_pool *pool, int64_t now)
 static void
 hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
 {
-    bool idle = w->under_way == 0;
+    bool at_once = w->under_way == 0;
     bool again;
-    if (idle && may_leave(pool, now)) {
-        idle = false;
+    if (at_once && may_leave(pool, now)) {
+        at_once = false;
         w->is_left = true;
     }
     do {
@@ -234,7 +234,8 @@ hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
         /* A busy worker's tasks go out with the next ones: it will not look
          * at them before it has answered, and then the driver is awake. */
         if (cp_worker_has_out(w)
-            && (idle || w->big != NULL || cp_buf_len(&w->out) >= WRITE_NOW)) {
+            && (at_once || w->big != NULL
+                || cp_buf_len(&w->out) >= WRITE_NOW)) {
             cp_watch_flush(pool, w);
         }
         /* A big callable goes alone. Now that it is out, its tasks can go. */
