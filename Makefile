@@ -9,10 +9,10 @@ FUZZ_TIME ?=
 ONLY ?=
 
 bin := $(VENV)/bin
-core := $(wildcard csrc/core/*.c)
-binding := $(wildcard csrc/py/*.c)
-c_files := $(wildcard csrc/*/*.[ch] tests/*/*.[ch] fuzz/*.[ch])
-c_flags := -std=c11 -D_GNU_SOURCE -Icsrc/core -Icsrc/py
+core := $(wildcard csrc/core/*/*.c)
+binding := $(wildcard csrc/py/*/*.c)
+c_files := $(wildcard csrc/*/*/*.[ch] tests/*/*.[ch] fuzz/*.[ch])
+c_flags := -std=c11 -D_GNU_SOURCE -Icsrc -Icsrc/core -Icsrc/py
 # Warnings are for our own code: Python's headers are a system's.
 python_flags = -isystem $$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
 # Those of the core (tests/core/Makefile) but for -Wconversion and -Wwrite-strings, which do not go with CPython's API.

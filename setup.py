@@ -51,9 +51,9 @@ if is_on("CPOOL_PORTABLE"):
 
 core = Extension(
     "cpool._core",
-    sources=sorted(glob("csrc/core/*.c") + glob("csrc/py/*.c")),
-    depends=sorted(glob("csrc/*/*.h")),
-    include_dirs=["csrc/core", "csrc/py"],
+    sources=sorted(glob("csrc/*/*/*.c")),
+    depends=sorted(glob("csrc/*/*/*.h")),
+    include_dirs=["csrc", "csrc/core", "csrc/py"],
     define_macros=macros,
     extra_compile_args=compile_flags,
     extra_link_args=link_flags,

@@ -5,7 +5,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-#include "cp_wire.h"
+#include "link/wire.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * What it makes is encoded and decoded again to the same; as a value, as the
  * values of a run, and as the rows of one.
  */
-#include "py_codec.h"
+#include "value/codec.h"
 
 #include "fuzz.h"
 

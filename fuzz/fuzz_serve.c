@@ -3,9 +3,9 @@
  * crash, must not run what it has not claimed, and has to make the same of the
  * bytes however they come.
  */
-#include "cp_fd.h"
-#include "cp_serve.h"
-#include "cp_worker.h"
+#include "os/fd.h"
+#include "link/serve.h"
+#include "link/worker.h"
 #include "fuzz.h"
 
 #include <sys/ioctl.h>

@@ -3,7 +3,7 @@
  * ring, or through both. The parent's side must not crash, must not take what no
  * worker may send, and has to make the same of the bytes however they come.
  */
-#include "cp_worker.h"
+#include "link/worker.h"
 #include "fuzz.h"
 
 enum way { PIPE, RING, BOTH };

@@ -6,8 +6,8 @@
 #ifndef LONE_H
 #define LONE_H
 
-#include "cp_serve.h"
-#include "cp_worker.h"
+#include "link/serve.h"
+#include "link/worker.h"
 
 struct lone {
     struct cp_worker *w;

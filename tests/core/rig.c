@@ -1,7 +1,7 @@
 /* A whole pool for tests; see rig.h. */
 #include "rig.h"
 
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 
 #include <sched.h>

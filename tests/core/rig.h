@@ -8,7 +8,7 @@
 #ifndef RIG_H
 #define RIG_H
 
-#include "cp_pool.h"
+#include "pool/pool.h"
 
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,8 +1,8 @@
 /* The worker of the rig: does what its tasks tell it to, nonsense too. */
-#include "cp_fd.h"
-#include "cp_serve.h"
+#include "os/fd.h"
+#include "link/serve.h"
 #include "cp_test.h"
-#include "cp_worker.h"
+#include "link/worker.h"
 #include "rig.h"
 
 #include <errno.h>

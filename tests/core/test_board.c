@@ -1,7 +1,7 @@
 /* The board's rows: claims and the out ring, across processes as in earnest. */
-#include "cp_board.h"
-#include "cp_clock.h"
-#include "cp_fd.h"
+#include "link/board.h"
+#include "base/clock.h"
+#include "os/fd.h"
 #include "cp_test.h"
 
 #include <errno.h>

@@ -1,6 +1,6 @@
 /* The growable run of bytes. */
-#include "cp_buf.h"
-#include "cp_mem.h"
+#include "base/buf.h"
+#include "base/mem.h"
 #include "cp_test.h"
 
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * The driver is the test itself, which says that it sleeps; and the time at which a
  * worker began is set where it decides.
  */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

@@ -3,7 +3,7 @@
  * them decodes at a time, one becomes its user. With a feeder and the standby
  * thread beside them, and jobs of each one's own.
  */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

@@ -1,5 +1,5 @@
 /* Workers that die, at any stage, and workers that break the rules. */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

@@ -2,7 +2,7 @@
  * The driving seat: many threads that submit, wait, close and end at once, with
  * the standby thread and a helper. What ThreadSanitizer looks at above all.
  */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

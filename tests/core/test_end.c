@@ -1,6 +1,6 @@
 /* How a pool ends: closed, terminated, broken, copied, or with its parent. */
-#include "cp_fd.h"
-#include "cp_state.h"
+#include "os/fd.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

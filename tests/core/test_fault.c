@@ -20,7 +20,7 @@
 
 #if defined(FAULTS) && FAULTS
 
-#    include "cp_state.h"
+#    include "pool/state.h"
 #    include "rig.h"
 
 #    include <errno.h>

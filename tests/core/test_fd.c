@@ -1,5 +1,5 @@
 /* Descriptors and the wake-up. */
-#include "cp_fd.h"
+#include "os/fd.h"
 #include "cp_test.h"
 
 #include <errno.h>

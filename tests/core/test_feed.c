@@ -1,5 +1,5 @@
 /* Feeding jobs bit by bit: by who waits for them, or by a thread. */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

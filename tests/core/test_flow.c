@@ -1,5 +1,5 @@
 /* Callbacks, and what becomes of tasks behind a slow one. */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 

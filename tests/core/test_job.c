@@ -1,5 +1,5 @@
 /* Jobs, tasks and results: the queue and the inbox. */
-#include "cp_job.h"
+#include "pool/job.h"
 #include "cp_test.h"
 
 #include <stdlib.h>

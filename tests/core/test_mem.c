@@ -1,5 +1,5 @@
 /* Large pages: asking for them on a system whose pages have any size, and mapping one. */
-#include "cp_mem.h"
+#include "base/mem.h"
 #include "cp_test.h"
 
 #include <string.h>

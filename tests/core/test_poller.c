@@ -1,7 +1,7 @@
 /* Which descriptors are ready: the same tests for epoll and for poll(). */
-#include "cp_clock.h"
-#include "cp_fd.h"
-#include "cp_poller.h"
+#include "base/clock.h"
+#include "os/fd.h"
+#include "os/poller.h"
 #include "cp_test.h"
 
 #include <pthread.h>

@@ -1,6 +1,6 @@
 /* One child process: its end, signals to it, and its tie to the parent. */
-#include "cp_fd.h"
-#include "cp_proc.h"
+#include "os/fd.h"
+#include "os/proc.h"
 #include "cp_test.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* What the parent's side takes from a worker, and what it does not take. */
-#include "cp_fd.h"
+#include "os/fd.h"
 #include "cp_test.h"
 #include "lone.h"
 

@@ -1,6 +1,6 @@
 /* The worker's side of the pipes. */
-#include "cp_clock.h"
-#include "cp_fd.h"
+#include "base/clock.h"
+#include "os/fd.h"
 #include "cp_test.h"
 #include "lone.h"
 

@@ -1,5 +1,5 @@
 /* Workers that are threads: taking turns, what is dropped, the end. */
-#include "cp_state.h"
+#include "pool/state.h"
 #include "cp_test.h"
 
 #include <pthread.h>

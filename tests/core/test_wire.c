@@ -1,6 +1,6 @@
 /* Frame headers. */
 #include "cp_test.h"
-#include "cp_wire.h"
+#include "link/wire.h"
 
 #include <string.h>
 

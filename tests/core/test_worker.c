@@ -1,5 +1,5 @@
 /* The parent's side of one worker: what is sent, taken back, and received. */
-#include "cp_fd.h"
+#include "os/fd.h"
 #include "cp_test.h"
 #include "lone.h"
 

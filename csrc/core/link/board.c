@@ -1,0 +1,266 @@
+/* The board's rows: claims and the out ring; see link/board.h for who may call. */
+#include "link/board.h"
+
+#include "os/fd.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#if !defined(MAP_ANONYMOUS) && defined(MAP_ANON)
+#    define MAP_ANONYMOUS MAP_ANON
+#endif
+
+#define MAGIC UINT64_C(0x64616f62706f6f63)
+
+enum claim { OFFERED = 1, TAKEN = 2, RECALLED = 3 };
+
+_Static_assert((CP_WINDOW & (CP_WINDOW - 1)) == 0, "slots are seq modulo it");
+_Static_assert((CP_RING & (CP_RING - 1)) == 0, "places are offset modulo it");
+_Static_assert(sizeof(struct cp_row) % CP_CACHE_LINE == 0, "whole lines");
+
+static uint64_t
+word(uint64_t seq, enum claim state)
+{
+    return seq << 2 | (uint64_t)state;
+}
+
+static _Atomic uint64_t *
+slot(struct cp_row *row, uint64_t seq)
+{
+    return &row->claim[seq & (CP_WINDOW - 1)];
+}
+
+static int
+map_fd(size_t size, int fd, void **out)
+{
+    struct stat st;
+    *out = NULL;
+    if (fstat(fd, &st) != 0) {
+        return CP_ERRNO(errno);
+    }
+    if (st.st_size != (off_t)size) {
+        return CP_EPROTO;
+    }
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    *out = p != MAP_FAILED ? p : NULL;
+    return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
+}
+
+/* A file in memory that has no name, or none any more. */
+static int
+share(size_t size, int *fd, void **out)
+{
+    *out = NULL;
+    int r = cp_fd_memory(size, fd);
+    if (r == 0) {
+        r = map_fd(size, *fd, out);
+        if (r != 0) {
+            cp_fd_close(fd);
+        }
+    }
+    return r;
+}
+
+/* Memory that processes forked from now on share. */
+#ifdef MAP_ANONYMOUS
+static int
+map_shared(size_t size, void **out)
+{
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    *out = p != MAP_FAILED ? p : NULL;
+    return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
+}
+#else
+static int
+map_shared(size_t size, void **out)
+{
+    int fd;
+    int r = share(size, &fd, out);
+    cp_fd_close(&fd);
+    return r;
+}
+#endif
+
+int
+cp_common_share(struct cp_common **common, int *fd)
+{
+    void *p;
+    int r = share(sizeof(**common), fd, &p);
+    *common = p;
+    if (*common != NULL) {
+        (*common)->magic = MAGIC;
+        (*common)->format = CP_FORMAT;
+        (*common)->row_size = sizeof(struct cp_row);
+    }
+    return r;
+}
+
+int
+cp_common_attach(struct cp_common **common, int fd)
+{
+    void *p;
+    int r = map_fd(sizeof(**common), fd, &p);
+    *common = p;
+    if (*common != NULL
+        && ((*common)->magic != MAGIC || (*common)->format != CP_FORMAT
+            || (*common)->row_size != sizeof(struct cp_row))) {
+        cp_common_close(*common);
+        *common = NULL;
+        return CP_EPROTO;
+    }
+    return r;
+}
+
+int
+cp_row_share(struct cp_row **row, int *fd)
+{
+    void *p;
+    int r = share(sizeof(**row), fd, &p);
+    *row = p;
+    return r;
+}
+
+int
+cp_row_attach(struct cp_row **row, int fd)
+{
+    void *p;
+    int r = map_fd(sizeof(**row), fd, &p);
+    *row = p;
+    return r;
+}
+
+int
+cp_common_open(struct cp_common **common)
+{
+    void *p;
+    int r = map_shared(sizeof(**common), &p);
+    *common = p;
+    return r;
+}
+
+void
+cp_common_close(struct cp_common *common)
+{
+    if (common != NULL) {
+        (void)munmap(common, sizeof(*common));
+    }
+}
+
+bool
+cp_common_is_first(struct cp_common *common)
+{
+    return atomic_fetch_add(&common->failures, 1) == 0;
+}
+
+int
+cp_row_open(struct cp_row **row)
+{
+    void *p;
+    int r = map_shared(sizeof(**row), &p);
+    *row = p;
+    return r;
+}
+
+void
+cp_row_close(struct cp_row *row)
+{
+    if (row != NULL) {
+        (void)munmap(row, sizeof(*row));
+    }
+}
+
+void
+cp_row_hide(struct cp_row *row)
+{
+#ifdef MADV_DONTFORK
+    (void)madvise(row, sizeof(*row), MADV_DONTFORK);
+#else
+    (void)row;
+#endif
+}
+
+void
+cp_claim_offer(struct cp_row *row, uint64_t seq)
+{
+    atomic_store_explicit(slot(row, seq), word(seq, OFFERED),
+                          memory_order_release);
+}
+
+static bool
+claim_swap(struct cp_row *row, uint64_t seq, enum claim to)
+{
+    uint64_t expected = word(seq, OFFERED);
+    return atomic_compare_exchange_strong(slot(row, seq), &expected,
+                                          word(seq, to));
+}
+
+bool
+cp_claim_take(struct cp_row *row, uint64_t seq)
+{
+    return claim_swap(row, seq, TAKEN);
+}
+
+bool
+cp_claim_recall(struct cp_row *row, uint64_t seq)
+{
+    return claim_swap(row, seq, RECALLED);
+}
+
+bool
+cp_claim_is_taken(const struct cp_row *row, uint64_t seq)
+{
+    return atomic_load(&row->claim[seq & (CP_WINDOW - 1)]) == word(seq, TAKEN);
+}
+
+size_t
+cp_ring_room(const struct cp_row *row)
+{
+    uint64_t used = atomic_load_explicit(&row->committed, memory_order_relaxed)
+                    - atomic_load_explicit(&row->flushed, memory_order_relaxed);
+    return CP_RING - (size_t)used;
+}
+
+void
+cp_ring_put(struct cp_row *row, const struct iovec *parts, int n_parts)
+{
+    uint64_t at = atomic_load_explicit(&row->committed, memory_order_relaxed);
+    /* Who sees what is written here sees what was flushed before. */
+    atomic_thread_fence(memory_order_release);
+    for (int i = 0; i < n_parts; i++) {
+        const uint8_t *p = parts[i].iov_base;
+        size_t left = parts[i].iov_len;
+        while (left > 0) {
+            size_t place = (size_t)(at & (CP_RING - 1));
+            size_t n = CP_RING - place < left ? CP_RING - place : left;
+            memcpy(row->ring + place, p, n);
+            p += n;
+            at += n;
+            left -= n;
+        }
+    }
+    atomic_store_explicit(&row->committed, at, memory_order_release);
+}
+
+size_t
+cp_ring_peek(const struct cp_row *row, uint64_t from, uint8_t *dst, size_t cap)
+{
+    uint64_t flushed =
+        atomic_load_explicit(&row->flushed, memory_order_acquire);
+    uint64_t end = atomic_load_explicit(&row->committed, memory_order_acquire);
+    if (from < flushed || end <= from || end - from > CP_RING) {
+        return 0;
+    }
+    size_t n = (size_t)(end - from) < cap ? (size_t)(end - from) : cap;
+    size_t place = (size_t)(from & (CP_RING - 1));
+    size_t first = CP_RING - place < n ? CP_RING - place : n;
+    memcpy(dst, row->ring + place, first);
+    memcpy(dst + first, row->ring, n - first);
+    /* The worker may have flushed meanwhile, and then it writes over what we
+     * copied, before it commits that. */
+    atomic_thread_fence(memory_order_acquire);
+    flushed = atomic_load_explicit(&row->flushed, memory_order_relaxed);
+    return from < flushed ? 0 : n;
+}

@@ -1,0 +1,266 @@
+/* Descriptors, noted so that forked copies can close them; see os/fd.h. */
+#include "os/fd.h"
+
+#include "base/clock.h"
+#include "base/lock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/types.h>
+#include <unistd.h>
+#if defined(__linux__) && !defined(CP_PORTABLE)
+#    include <sys/eventfd.h>
+#    define CP_LINUX 1
+#endif
+
+/*
+ * One bit for each descriptor number. It has to be process-wide: a forked copy
+ * must find the descriptors of pools that it has no pointer to. Numbers
+ * beyond the table (above the highest RLIMIT_NOFILE in use) are not
+ * noted; end-of-file then comes later, when the copy ends.
+ */
+#define NOTED_MAX (1u << 20)
+#define NOTED_WORDS (NOTED_MAX / 64u)
+static _Atomic uint64_t noted[NOTED_WORDS]; /* lint-ok: see above */
+static _Atomic uint32_t noted_words;        /* lint-ok: words in use */
+/* Held from opening to noting, and from forgetting to closing. */
+static struct cp_lock lock = {PTHREAD_MUTEX_INITIALIZER}; /* lint-ok: too */
+
+void
+cp_fd_before_fork(void)
+{
+    cp_lock_acquire(&lock);
+}
+
+void
+cp_fd_after_fork(void)
+{
+    cp_lock_release(&lock);
+}
+
+void
+cp_fd_note(int fd)
+{
+    uint32_t n = (uint32_t)fd;
+    if (n >= NOTED_MAX) {
+        return;
+    }
+    uint32_t high = atomic_load(&noted_words);
+    while (high <= n / 64u
+           && !atomic_compare_exchange_weak(&noted_words, &high, n / 64u + 1)) {
+    }
+    (void)atomic_fetch_or(&noted[n / 64u], UINT64_C(1) << (n % 64u));
+}
+
+void
+cp_fd_close(int *fd)
+{
+    if (*fd < 0) {
+        return;
+    }
+    int saved = errno;
+    uint32_t n = (uint32_t)*fd;
+    cp_lock_acquire(&lock);
+    if (n < NOTED_MAX) {
+        (void)atomic_fetch_and(&noted[n / 64u], ~(UINT64_C(1) << (n % 64u)));
+    }
+    (void)close(*fd);
+    cp_lock_release(&lock);
+    *fd = -1;
+    errno = saved;
+}
+
+void
+cp_fd_in_child(const int *keep, int n_keep)
+{
+    (void)cp_lock_init(&lock); /* some thread of the parent's had it */
+    uint32_t words = atomic_load(&noted_words);
+    for (uint32_t w = 0; w < words; w++) {
+        uint64_t bits = atomic_exchange(&noted[w], 0);
+        while (bits != 0) {
+            int fd = (int)(w * 64u) + __builtin_ctzll(bits);
+            bits &= bits - 1;
+            bool kept = false;
+            for (int i = 0; i < n_keep; i++) {
+                kept = kept || keep[i] == fd;
+            }
+            if (!kept) {
+                (void)close(fd);
+            }
+        }
+    }
+}
+
+static int
+open_pipe(int fds[2])
+{
+#ifdef CP_LINUX
+    int r = pipe2(fds, O_CLOEXEC);
+#else
+    int r = pipe(fds);
+    if (r == 0) {
+        (void)fcntl(fds[0], F_SETFD, FD_CLOEXEC);
+        (void)fcntl(fds[1], F_SETFD, FD_CLOEXEC);
+    }
+#endif
+    if (r != 0) {
+        int e = errno;
+        fds[0] = fds[1] = -1;
+        return CP_ERRNO(e);
+    }
+    cp_fd_note(fds[0]);
+    cp_fd_note(fds[1]);
+    return 0;
+}
+
+int
+cp_fd_pipe(int fds[2])
+{
+    cp_lock_acquire(&lock);
+    int r = open_pipe(fds);
+    cp_lock_release(&lock);
+    return r;
+}
+
+#if defined(__linux__) && !defined(CP_PORTABLE)
+static int
+open_memory(void)
+{
+    return memfd_create("cpool", MFD_CLOEXEC);
+}
+#else
+/* It has a name for as long as it takes to open it. */
+static int
+open_memory(void)
+{
+    char name[32];
+    int fd;
+    do {
+        (void)snprintf(name, sizeof(name), "/cpool-%lx-%x", (long)getpid(),
+                       (unsigned)cp_now());
+        fd =
+            shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600); /* close-on-exec */
+    } while (fd < 0 && errno == EEXIST);
+    if (fd >= 0) {
+        (void)shm_unlink(name);
+    }
+    return fd;
+}
+#endif
+
+int
+cp_fd_memory(size_t size, int *fd)
+{
+    int r = 0;
+    cp_lock_acquire(&lock);
+    *fd = open_memory();
+    if (*fd < 0) {
+        r = CP_ERRNO(errno);
+    } else {
+        cp_fd_note(*fd);
+        if (ftruncate(*fd, (off_t)size) != 0) {
+            r = CP_ERRNO(errno);
+        }
+    }
+    cp_lock_release(&lock);
+    if (r != 0) {
+        cp_fd_close(fd);
+    }
+    return r;
+}
+
+int
+cp_fd_set_nonblock(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
+        return CP_ERRNO(errno);
+    }
+    return 0;
+}
+
+static ssize_t
+io_error(void)
+{
+    switch (errno) {
+        case EAGAIN: return 0;
+        case EINTR: return CP_EINTR;
+        case EPIPE: return CP_ECLOSED;
+        default: return CP_ERRNO(errno);
+    }
+}
+
+ssize_t
+cp_fd_read(int fd, void *dst, size_t n)
+{
+    ssize_t r = read(fd, dst, n);
+    if (r > 0) {
+        return r;
+    }
+    return r == 0 ? CP_ECLOSED : io_error();
+}
+
+ssize_t
+cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
+{
+    ssize_t r = writev(fd, parts, n_parts);
+    return r >= 0 ? r : io_error();
+}
+
+int
+cp_wake_init(struct cp_wake *wake)
+{
+    wake->fds[0] = wake->fds[1] = -1;
+#ifdef CP_LINUX
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0) {
+        return CP_ERRNO(errno);
+    }
+    cp_fd_note(fd);
+    wake->fds[0] = wake->fds[1] = fd;
+    return 0;
+#else
+    int r = cp_fd_pipe(wake->fds);
+    if (r == 0 && (r = cp_fd_set_nonblock(wake->fds[0])) == 0) {
+        r = cp_fd_set_nonblock(wake->fds[1]);
+    }
+    if (r != 0) {
+        cp_wake_fini(wake);
+    }
+    return r;
+#endif
+}
+
+void
+cp_wake_fini(struct cp_wake *wake)
+{
+    if (wake->fds[1] != wake->fds[0]) {
+        cp_fd_close(&wake->fds[1]);
+    }
+    cp_fd_close(&wake->fds[0]);
+    wake->fds[1] = -1;
+}
+
+void
+cp_wake_notify(struct cp_wake *wake)
+{
+    uint64_t one = 1;
+    ssize_t r;
+    do {
+        /* EAGAIN means that a notification is waiting already. */
+        r = write(wake->fds[1], &one, sizeof(one));
+    } while (r < 0 && errno == EINTR);
+}
+
+void
+cp_wake_drain(struct cp_wake *wake)
+{
+    uint8_t bytes[64];
+    ssize_t r;
+    do {
+        r = read(wake->fds[0], bytes, sizeof(bytes));
+    } while (r == (ssize_t)sizeof(bytes) || (r < 0 && errno == EINTR));
+}

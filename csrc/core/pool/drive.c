@@ -1,0 +1,458 @@
+/*
+ * The driving seat. One thread at a time runs the loop: the first that waits,
+ * or the standby thread while nobody does. The others sleep on a condition of
+ * their own; whoever leaves the seat passes it on to one of them.
+ *
+ * Every sleep here is ended by: a result or the end of a worker (the poller),
+ * cp_drive_wake(), a deadline, or a signal; for those without the seat by
+ * the one in it, who looks after each step for whom the news is.
+ */
+#include "pool/state.h"
+
+#include <signal.h>
+
+/* How long results may sit in a ring behind a slow task, and tasks in the
+ * window of a worker that is stuck. */
+#define TICK (2 * CP_MS)
+/* With the pool about to end, whoever reads has this long to come back for more. */
+#define READ_GRACE (500 * CP_MS)
+/* The standby thread looks this often whether anybody drives. */
+#define STANDBY_MIN CP_MS
+#define STANDBY_MAX (16 * CP_MS)
+
+void
+cp_drive_wake(struct cp_pool *pool)
+{
+    if (pool->asleep) {
+        cp_wake_notify(&pool->wake);
+    }
+}
+
+void
+cp_drive_signal_job(struct cp_pool *pool, struct cp_job *job)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        if (it->job == job) {
+            cp_cond_signal(&it->cond);
+        }
+    }
+    if (pool->seat_job == job) {
+        cp_drive_wake(pool);
+    }
+}
+
+void
+cp_drive_signal_feeder(struct cp_pool *pool, struct cp_job *job)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        if (it->job == job && it->feeds && cp_sched_wants_feed(job)) {
+            cp_cond_signal(&it->cond);
+        }
+    }
+}
+
+void
+cp_drive_signal_all(struct cp_pool *pool)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        cp_cond_signal(&it->cond);
+    }
+    cp_cond_broadcast(&pool->feed);
+    cp_drive_wake(pool);
+}
+
+/* Workers have answered: give them more, or others what they were given. */
+static void
+hand_on(struct cp_pool *pool)
+{
+    cp_sched_hand_out(pool);
+    if (pool->ready_first == NULL) {
+        (void)cp_sched_even_out(pool);
+    }
+}
+
+/* Write out what was left for the next round. */
+static void
+flush_all(struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (cp_worker_has_out(w) && !w->wants_out) {
+            cp_watch_flush(pool, w);
+        }
+    }
+}
+
+static void
+next_tick(struct cp_pool *pool, int64_t now)
+{
+    pool->tick_at = now + TICK;
+    pool->woken = 0;
+}
+
+/* One round of the loop; the caller has the seat. 0, or a negative code. */
+static int
+step(struct cp_pool *pool, int64_t deadline)
+{
+    struct cp_ready ready[64];
+    if (pool->poller == NULL) {
+        return CP_ECLOSED; /* ended; and every job has */
+    }
+    flush_all(pool);
+    if (deadline != 0 && cp_spin(pool, deadline)) {
+        hand_on(pool);
+        return 0;
+    }
+    flush_all(pool); /* what was left to us while we looked */
+    bool ticks = pool->stirred || cp_sched_wants_tick(pool);
+    if (ticks) {
+        if (!pool->ticking) {
+            next_tick(pool, cp_now());
+        }
+        deadline = cp_clock_min(deadline, pool->tick_at);
+    }
+    pool->ticking = ticks;
+    pool->asleep = true;
+    cp_lock_release(&pool->lock);
+    int n = cp_poller_wait(pool->poller, ready, 64, deadline);
+    cp_lock_acquire(&pool->lock);
+    pool->asleep = false;
+    if (n < 0) {
+        return n;
+    }
+    for (int i = 0; i < n; i++) {
+        cp_watch_on_ready(pool, ready[i].tag);
+    }
+    int64_t now = cp_now();
+    pool->poll_at = now + TICK;
+    /* By the clock: where others answer all the time, the poller never says
+     * that there is nothing. */
+    if (ticks && now >= pool->tick_at) {
+        next_tick(pool, now);
+        (void)cp_watch_harvest(pool);
+        pool->stirred = false;
+    }
+    pool->stirred = pool->stirred || n > 0;
+    hand_on(pool);
+    return 0;
+}
+
+static void
+take_seat(struct cp_pool *pool, struct cp_job *job)
+{
+    pool->driving = true;
+    pool->seat_job = job;
+    pool->drives++;
+}
+
+static void
+leave_seat(struct cp_pool *pool)
+{
+    pool->driving = false;
+    pool->seat_job = NULL;
+    if (pool->poller != NULL) {
+        flush_all(pool); /* nobody may drive for a while */
+    }
+    if (pool->waiters != NULL) {
+        cp_cond_signal(&pool->waiters->cond);
+    } else if (pool->standby_tick > 2 * STANDBY_MIN) {
+        cp_cond_signal(&pool->standby);
+    }
+}
+
+static bool
+is_ready(const struct cp_pool *pool, struct cp_job *job)
+{
+    if (job == NULL) { /* all have ended, and none will come in their place */
+        return pool->n_workers == 0
+               && (pool->state != CP_CLOSING || pool->pending == 0
+                   || pool->is_broken);
+    }
+    if (atomic_load(&job->done)) {
+        return !job->decoding;
+    }
+    return !job->decoding && (job->flags & (CP_JOB_CALLS | CP_JOB_WHOLE)) == 0
+           && cp_job_has_result(job);
+}
+
+/* Has all ended but for another thread that decodes the job's results? There is
+ * nothing to drive, and that thread will tell. */
+static bool
+is_over(const struct cp_pool *pool, const struct cp_job *job)
+{
+    return pool->poller == NULL && job != NULL && atomic_load(&job->done);
+}
+
+/* What a wait for this job returns now, or CP_WAIT_TIMEOUT to go on, and look
+ * again then. */
+static int
+news(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
+{
+    *again = CP_NEVER;
+    bool lacks = cp_watch_needs_workers(pool, again);
+    bool ready = is_ready(pool, job);
+    if (ready && !(job == NULL && lacks)) {
+        return CP_WAIT_READY;
+    }
+    if (lacks && (can & CP_CAN_FORK) != 0) {
+        pool->lacks_workers = false;
+        return CP_WAIT_WORKERS;
+    }
+    if (ready) {
+        return CP_WAIT_READY;
+    }
+    if (job != NULL && (can & CP_CAN_FEED) != 0 && cp_sched_wants_feed(job)) {
+        return CP_WAIT_FEED;
+    }
+    return CP_WAIT_TIMEOUT;
+}
+
+/* Sleep while another thread drives, or workers that are threads work. */
+static int
+wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+            unsigned can)
+{
+    struct cp_waiter me = {.job = job, .feeds = (can & CP_CAN_FEED) != 0};
+    int r = cp_cond_init(&me.cond);
+    if (r != 0) {
+        return r;
+    }
+    /* At the end: the seat is passed on to who has waited longest. */
+    struct cp_waiter **at = &pool->waiters;
+    while (*at != NULL) {
+        at = &(*at)->next;
+    }
+    *at = &me;
+    if (pool->standby_drives) {
+        cp_drive_wake(pool);
+    }
+    cp_cond_wait(&me.cond, &pool->lock, deadline);
+    at = &pool->waiters;
+    while (*at != &me) {
+        at = &(*at)->next;
+    }
+    *at = me.next;
+    cp_cond_fini(&me.cond);
+    /* The seat may have been passed to us; we look at once. But if it is
+     * free and we leave without it, the next one must hear of it. */
+    return 0;
+}
+
+int
+cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+             unsigned can)
+{
+    (void)atomic_fetch_add(&pool->threads.n_waiting, 1);
+    cp_lock_acquire(&pool->lock);
+    if (job == NULL) {
+        pool->joiners++;
+        cp_cond_broadcast(&pool->feed);
+    }
+    int r;
+    bool seated = false;
+    bool last_look = false, in_vain = false;
+    int64_t again;
+    while ((r = news(pool, job, can, &again)) == CP_WAIT_TIMEOUT
+           && !last_look) {
+        /* Past the deadline there is one more round, which does not block, so
+         * that asking with no time at all still finds what has come. */
+        last_look = cp_now() >= deadline;
+        if (seated || (!pool->driving && !is_over(pool, job))) {
+            if (!seated) {
+                take_seat(pool, job);
+                seated = true;
+            }
+            r = step(pool, last_look ? 0 : cp_clock_min(deadline, again));
+        } else if (!last_look
+                   && !cp_threads_look(pool, job, deadline, &in_vain)) {
+            r = wait_behind(pool, job, cp_clock_min(deadline, again), can);
+        }
+        if (r != 0) {
+            break;
+        }
+    }
+    if (seated) {
+        leave_seat(pool);
+    } else if (!pool->driving && pool->waiters != NULL) {
+        cp_cond_signal(&pool->waiters->cond);
+    }
+    if (job == NULL && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
+        /* A replacement that is being forked meanwhile comes too late. */
+        pool->state = CP_ENDED;
+        cp_pool_notify(pool);
+    }
+    pool->joiners -= job == NULL ? 1 : 0;
+    cp_lock_release(&pool->lock);
+    (void)atomic_fetch_sub(&pool->threads.n_waiting, 1);
+    return r;
+}
+
+int
+cp_job_wait_wants(struct cp_job *job, uint64_t *n)
+{
+    struct cp_pool *pool = job->pool;
+    int r = 0;
+    int64_t until = CP_NEVER;
+    cp_lock_acquire(&pool->lock);
+    pool->feeders++;
+    while (!job->fed && !cp_sched_wants_feed(job)) {
+        if (!cp_sched_is_held_up(job)) {
+            until = CP_NEVER;
+        } else if (until == CP_NEVER) {
+            until = cp_now() + READ_GRACE;
+        } else if (cp_now() >= until) {
+            break;
+        }
+        cp_cond_wait(&pool->feed, &pool->lock, until);
+    }
+    pool->feeders--;
+    *n = 0;
+    if (!job->fed) {
+        *n = cp_sched_room(pool, job);
+        r = cp_sched_wants_feed(job) ? 1 : CP_ECLOSED;
+    }
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
+int
+cp_pool_next(struct cp_pool *pool, struct cp_job **job)
+{
+    *job = NULL;
+    cp_lock_acquire(&pool->lock);
+    pool->has_helper = true;
+    int r;
+    for (;;) {
+        if (pool->call_first != NULL) {
+            *job = pool->call_first;
+            pool->call_first = (*job)->call_next;
+            if (pool->call_first == NULL) {
+                pool->call_last = NULL;
+            }
+            (*job)->call_next = NULL;
+            r = CP_WAIT_CALL;
+            break;
+        }
+        if (pool->state == CP_ENDED
+            || (pool->state == CP_CLOSING && pool->pending == 0
+                && pool->n_workers == 0)) {
+            r = CP_WAIT_ENDED;
+            break;
+        }
+        int64_t again = CP_NEVER;
+        if (cp_watch_needs_workers(pool, &again)) {
+            pool->lacks_workers = false;
+            r = CP_WAIT_WORKERS;
+            break;
+        }
+        if (pool->pending == 0 && pool->ended_first != NULL
+            && !cp_pool_has_threads(pool)) {
+            r = CP_WAIT_IDLE;
+            break;
+        }
+        cp_cond_wait(&pool->events, &pool->lock, again);
+    }
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
+/* ---- the standby thread ---- */
+
+static bool
+has_work(const struct cp_pool *pool)
+{
+    return pool->n_workers > 0;
+}
+
+/* Drive until somebody else wants to, or there is nothing to do: 0. Negative
+ * where that failed, as for lack of memory. */
+static int
+standby_drive(struct cp_pool *pool)
+{
+    int r = 0;
+    take_seat(pool, NULL);
+    pool->standby_drives = true;
+    while (r == 0 && !pool->stop_standby && pool->waiters == NULL
+           && has_work(pool)) {
+        r = step(pool, CP_NEVER);
+    }
+    pool->standby_drives = false;
+    leave_seat(pool);
+    return r;
+}
+
+static void *
+standby_main(void *arg)
+{
+    struct cp_pool *pool = arg;
+    uint64_t seen = UINT64_MAX; /* drive at once: work is waiting */
+    cp_lock_acquire(&pool->lock);
+    while (!pool->stop_standby) {
+        if (!has_work(pool)) {
+            pool->standby_tick = STANDBY_MAX;
+            cp_cond_wait(&pool->standby, &pool->lock, CP_NEVER);
+        } else if (pool->driving || pool->waiters != NULL
+                   || (pool->drives != seen && seen != UINT64_MAX)) {
+            /* Somebody drives, or will, or did since we last looked and is
+             * likely to do so again. */
+            seen = pool->drives;
+            cp_cond_wait(&pool->standby, &pool->lock,
+                         cp_now() + pool->standby_tick);
+            pool->standby_tick = pool->driving ? cp_clock_min(
+                                     pool->standby_tick * 2, STANDBY_MAX)
+                                               : STANDBY_MIN;
+        } else {
+            int r = standby_drive(pool);
+            seen = pool->drives;
+            pool->standby_tick = STANDBY_MIN;
+            if (r != 0) { /* not at once again: that would go round and round */
+                cp_cond_wait(&pool->standby, &pool->lock,
+                             cp_now() + STANDBY_MAX);
+            }
+        }
+    }
+    cp_lock_release(&pool->lock);
+    cp_pool_unref(pool);
+    return NULL;
+}
+
+int
+cp_pool_start_standby(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->state == CP_ENDED) {
+        cp_lock_release(&pool->lock);
+        return CP_ECLOSED;
+    }
+    int e = 0;
+    if (!pool->has_standby && !pool->stop_standby
+        && !cp_pool_has_threads(pool)) {
+        pool->standby_tick = STANDBY_MIN;
+        /* It runs no handlers: signals are for the threads that run Python. */
+        sigset_t all, old;
+        (void)sigfillset(&all);
+        (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+        /* Under the lock, so that who stops it finds it whole. */
+        e = pthread_create(&pool->standby_thread, NULL, standby_main, pool);
+        (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+        if (e == 0) {
+            pool->has_standby = true;
+            cp_pool_ref(pool); /* the thread's own */
+        }
+    }
+    cp_lock_release(&pool->lock);
+    return e == 0 ? 0 : CP_ERRNO(e);
+}
+
+void
+cp_pool_stop_standby(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    bool join = pool->has_standby && !pool->stop_standby;
+    pool->stop_standby = true;
+    cp_cond_broadcast(&pool->standby);
+    cp_drive_wake(pool);
+    cp_lock_release(&pool->lock);
+    if (join) {
+        (void)pthread_join(pool->standby_thread, NULL);
+    }
+}

@@ -1,0 +1,121 @@
+/*
+ * The callables of a pool: pickled once, kept in numbered slots that every
+ * worker has too, and short ones found again when they come again. Functions
+ * declared in pool/pool.h take the lock, the others run with it held.
+ */
+#include "pool/state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Longer ones are seldom sent twice, and would be kept for nothing. */
+#define INTERN_MAX 512u
+
+static uint32_t
+hash_bytes(const uint8_t *bytes, size_t len)
+{
+    uint32_t h = 2166136261u;
+    for (size_t i = 0; i < len; i++) {
+        h = (h ^ bytes[i]) * 16777619u;
+    }
+    return h;
+}
+
+static int
+take_slot(struct cp_pool *pool, struct cp_func *func)
+{
+    uint32_t i = pool->free_slot;
+    while (i < pool->n_slots && pool->slots[i] != NULL) {
+        i++;
+    }
+    if (i == pool->n_slots) {
+        uint32_t n = pool->n_slots == 0 ? 16 : pool->n_slots * 2;
+        struct cp_func **slots = realloc(pool->slots, n * sizeof(*slots));
+        if (slots == NULL) {
+            return CP_ENOMEM;
+        }
+        memset(slots + pool->n_slots, 0, (n - pool->n_slots) * sizeof(*slots));
+        pool->slots = slots;
+        pool->n_slots = n;
+    }
+    pool->slots[i] = func;
+    pool->free_slot = i + 1;
+    func->slot = i;
+    return 0;
+}
+
+static struct cp_func *
+func_open(struct cp_pool *pool, const void *bytes, size_t len, uint16_t flags)
+{
+    struct cp_func **place = NULL;
+    if ((flags & CP_KEEP) != 0 && len <= INTERN_MAX) {
+        place = &pool->interned[hash_bytes(bytes, len) % CP_INTERNED];
+        struct cp_func *old = *place;
+        if (old != NULL && old->len == len
+            && memcmp(old->bytes, bytes, len) == 0) {
+            old->refs++;
+            return old;
+        }
+    }
+    struct cp_func *func = malloc(sizeof(*func) + len);
+    if (func == NULL) {
+        return NULL;
+    }
+    *func =
+        (struct cp_func){.refs = 1, .flags = flags, .avg_ns = -1, .len = len};
+    memcpy(func->bytes, bytes, len);
+    if (take_slot(pool, func) != 0) {
+        free(func);
+        return NULL;
+    }
+    if (place != NULL) {
+        if (*place != NULL) {
+            cp_func_unref(pool, *place);
+        }
+        func->refs++;
+        *place = func;
+    }
+    return func;
+}
+
+struct cp_func *
+cp_func_open(struct cp_pool *pool, const void *bytes, size_t len,
+             uint16_t flags)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_func *func = func_open(pool, bytes, len, flags);
+    cp_lock_release(&pool->lock);
+    return func;
+}
+
+void
+cp_func_unref(struct cp_pool *pool, struct cp_func *func)
+{
+    if (--func->refs > 0) {
+        return;
+    }
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        cp_worker_forget(w, func->slot);
+    }
+    pool->slots[func->slot] = NULL;
+    if (func->slot < pool->free_slot) {
+        pool->free_slot = func->slot;
+    }
+    free(func);
+}
+
+void
+cp_func_ref(struct cp_pool *pool, struct cp_func *func)
+{
+    cp_lock_acquire(&pool->lock);
+    func->refs++;
+    cp_lock_release(&pool->lock);
+}
+
+void
+cp_func_close(struct cp_pool *pool, struct cp_func *func)
+{
+    cp_lock_acquire(&pool->lock);
+    cp_func_unref(pool, func);
+    cp_lock_release(&pool->lock);
+}

@@ -1,0 +1,168 @@
+/*
+ * Jobs, tasks, results and callables: what is to be done, and what came back.
+ *
+ * A job is one call of the API. Its tasks wait in a queue, are handed to
+ * workers, and come back as results in the job's inbox, where whoever asks
+ * takes them. All of it is guarded by the lock of the pool that the job
+ * belongs to, but for what is marked. The core never looks into a body.
+ */
+#ifndef CP_JOB_H
+#define CP_JOB_H
+
+#include "base/base.h"
+#include "base/buf.h"
+
+#include <stdatomic.h>
+
+struct cp_pool;
+struct cp_job;
+
+/* A pickled callable. Sent once to each worker that needs it. */
+struct cp_func {
+    uint32_t refs;
+    uint32_t slot;  /* its place in every worker's table */
+    uint16_t flags; /* CP_KEEP */
+    int64_t avg_ns; /* of jobs with one task; -1: nothing measured */
+    /* Workers that ended while they took it in, since the last one that ran it,
+     * and how the last of them ended. */
+    uint32_t deaths;
+    int lost_pid, lost_exitcode;
+    size_t len;
+    uint8_t bytes[];
+};
+
+/* A body from here on is sent without a copy, to a worker that has nothing else
+ * to do; and taking it in needs memory of the worker's that it may not have. */
+#define CP_BIG CP_KIB(32)
+/* A task or callable that so many workers have ended of while they took it in
+ * would go on to end all others. */
+#define CP_MAX_DEATHS 3u
+
+struct cp_task {
+    struct cp_task *next;
+    struct cp_job *job; /* holds a reference once it is put */
+    uint64_t index;     /* place within the job, from 0 */
+    uint32_t items;     /* of the user's, that it has; 1 at first */
+    uint16_t flags;     /* the binding's own; travel in the frame */
+    uint8_t deaths;     /* of workers that were to take it in; if it is big */
+    size_t len;
+    uint8_t *body; /* in `own`, or in memory that was taken over */
+    void *taken;   /* that memory, or NULL */
+    uint8_t own[];
+};
+
+enum cp_outcome {
+    CP_OK = 1, /* body: what the task returned */
+    CP_RAISED, /* body: what it raised */
+    CP_LOST,   /* the worker died; pid and exitcode tell how */
+    CP_LOCAL,  /* it failed on this side; the binding knows why */
+    CP_NOMEM,  /* it came, and there was no memory for it; no body */
+};
+
+struct cp_result {
+    struct cp_result *next;
+    uint64_t index;
+    uint32_t items; /* of the task; 1 at first */
+    enum cp_outcome outcome;
+    int pid;
+    int exitcode;
+    size_t len;
+    uint8_t body[];
+};
+
+/* Why a job ended without all of its results. */
+enum cp_end {
+    CP_END_NONE = 0,
+    CP_END_TERMINATED, /* the pool was terminated */
+    CP_END_BROKEN,     /* the pool cannot run anything: see cp_pool_broken() */
+    CP_END_NOMEM,      /* a result came and there was no memory for it */
+};
+
+#define CP_JOB_ORDERED 0x1u /* results are taken in the order of the tasks */
+#define CP_JOB_SINGLE 0x2u  /* one task; its time counts for the callable */
+#define CP_JOB_CALLS 0x4u /* somebody has to run callbacks before it is done */
+#define CP_JOB_WHOLE \
+    0x8u /* whoever waits for it is not told before it is done */
+
+struct cp_job {
+    struct cp_pool *pool;
+    uint32_t refs;
+    _Atomic uint32_t flags; /* readable without the lock */
+    uint64_t id;            /* never changes */
+    void *user;             /* the binding's; the core only keeps it */
+    struct cp_func *func;
+
+    struct cp_task *first, *last; /* queued, not handed out */
+    uint64_t queued, running;     /* how many tasks */
+    uint64_t put;                 /* tasks so far; the next index */
+    uint64_t arrived, items;      /* results so far, and items of them */
+    uint64_t failed;              /* of them, not CP_OK */
+    bool fed;                     /* no more tasks will be put */
+
+    struct cp_result *in_first, *in_last; /* not CP_JOB_ORDERED */
+    struct cp_result **in_order;          /* CP_JOB_ORDERED: a ring */
+    size_t order_cap;
+    uint64_t taken; /* results taken so far; the next index in order */
+    struct cp_result *farewell; /* to come after all others */
+    uint64_t limit; /* tasks and results not taken, at most; 0: none */
+    bool decoding;  /* one thread has taken results and is not back yet */
+
+    int64_t avg_ns;          /* time of a task; -1: nothing measured */
+    int64_t item_ns;         /* of an item, following faster; likewise */
+    _Atomic bool done;       /* readable without the lock */
+    _Atomic enum cp_end end; /* likewise */
+    struct cp_job *ready_next, *ready_prev; /* jobs with queued tasks */
+    struct cp_job *all_next, *all_prev;     /* jobs that are not done */
+    struct cp_job *call_next;               /* jobs that wait for callbacks */
+    bool is_ready, is_listed;
+    bool calling; /* all has come; the callbacks are to be run, or are run */
+};
+
+/* A task with room for len bytes of body, or NULL. [any] */
+struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
+/* A task whose body is what the buffer holds; that is empty then, where it
+ * worked. NULL: no memory, and nothing was changed. [any] */
+struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
+                                 struct cp_buf *body);
+void cp_task_free(struct cp_task *task); /* not put yet; NULL is fine */
+
+/* A result with room for len bytes, or NULL. [any] */
+struct cp_result *cp_result_new(uint64_t index, enum cp_outcome outcome,
+                                size_t len);
+void cp_result_free(struct cp_result *result);      /* NULL is fine */
+void cp_result_free_list(struct cp_result *result); /* with all that follow */
+
+/* Internal to the core, with the pool's lock held. */
+struct cp_job *cp_job_alloc(struct cp_pool *pool, struct cp_func *func,
+                            uint32_t flags, void *user);
+void cp_job_free(struct cp_job *job); /* no reference is left */
+
+/* Queue at the end, or back at the front (a task that was recalled). */
+void cp_job_queue_last(struct cp_job *job, struct cp_task *task);
+void cp_job_queue_first(struct cp_job *job, struct cp_task *task);
+struct cp_task *cp_job_dequeue(struct cp_job *job); /* NULL where empty */
+
+/* Keep the result for whoever asks: 0, and it is the job's, or CP_ENOMEM. */
+int cp_job_inbox_put(struct cp_job *job, struct cp_result *result);
+
+/* Is there a result that may be taken now? */
+bool cp_job_has_result(const struct cp_job *job);
+
+/* The next result that may be taken, or NULL. The caller owns it. */
+struct cp_result *cp_job_inbox_get(struct cp_job *job);
+
+/* All of them, as a list; not for CP_JOB_ORDERED. */
+struct cp_result *cp_job_inbox_get_all(struct cp_job *job);
+
+/* Empty it, in no order, of what may not be taken yet as well: a list. */
+struct cp_result *cp_job_inbox_clear(struct cp_job *job);
+
+/* Call visit for each result in there, until it returns other than 0: that. */
+int cp_job_inbox_each(struct cp_job *job,
+                      int (*visit)(struct cp_result *result, void *arg),
+                      void *arg);
+
+/* A time was measured: follow it. */
+void cp_avg_follow(int64_t *avg_ns, int64_t ns);
+
+#endif

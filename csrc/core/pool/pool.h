@@ -1,0 +1,232 @@
+/*
+ * The pool: jobs, workers, and the one loop that moves bytes between them.
+ *
+ * Nobody owns the loop. Whoever waits drives it (cp_pool_wait), one thread at
+ * a time; a standby thread drives only while nobody else does and work is under
+ * way. All state is guarded by one leaf lock, taken inside the functions here.
+ * None of them calls up: what needs an interpreter (a worker to be forked,
+ * callbacks to be run, a job to be fed) is a return value of a wait.
+ *
+ * Every function may be called from any thread, without an interpreter, in
+ * the process that made the pool and in no other: the caller checks
+ * cp_pool_is_ours() first.
+ */
+#ifndef CP_POOL_H
+#define CP_POOL_H
+
+#include "pool/job.h"
+#include "link/worker.h"
+
+struct cp_pool;
+
+/* 0 and *pool with one reference, or a negative code. */
+int cp_pool_new(uint32_t target, struct cp_pool **pool);
+
+/* Releases and frees lists of tasks and of results, either of which may be NULL. */
+typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
+
+/*
+ * The same, and its workers are threads (pool/threads.h), whose tasks and results
+ * hold what only the caller can release. Those that are dropped it is given by
+ * the very call that drops them, when the lock is released. take_turns: only
+ * one thread at a time can run tasks.
+ */
+int cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
+                        struct cp_pool **pool);
+void cp_pool_ref(struct cp_pool *pool);
+/* The last one frees the pool; it must have ended, or have no workers. In a
+ * forked copy it frees nothing. */
+void cp_pool_unref(struct cp_pool *pool);
+bool cp_pool_is_ours(const struct cp_pool *pool);
+
+/* ---- workers ---- */
+
+/* A worker was forked: watch it. The pool takes a reference of its own.
+ * Negative: the caller kills the process. CP_ECLOSED after cp_pool_end(). */
+int cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w);
+
+/* After CP_WAIT_WORKERS: those that lack could not be started. Somebody is asked
+ * again, later each time. */
+void cp_pool_not_started(struct cp_pool *pool);
+
+/* Nobody needs the worker's sentinel any more. If the process has ended the
+ * pool takes notice first; while it runs the sentinel stays, since the pool
+ * watches it. */
+void cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w);
+
+/* What all workers share; lives as long as the pool. */
+struct cp_common *cp_pool_common(struct cp_pool *pool);
+
+/* Workers will start by exec: before the first one is made. 0 or a system error. */
+int cp_pool_share(struct cp_pool *pool);
+
+/* The descriptor of what all workers share, the pool's; -1 where they fork. */
+int cp_pool_common_fd(const struct cp_pool *pool);
+
+/* How many workers there should be. */
+void cp_pool_set_target(struct cp_pool *pool, uint32_t target);
+
+/* ---- jobs ---- */
+
+/* The callable with these bytes, with one reference; NULL: no memory. Short
+ * ones with CP_KEEP are found again when they come again. */
+struct cp_func *cp_func_open(struct cp_pool *pool, const void *bytes,
+                             size_t len, uint16_t flags);
+void cp_func_ref(struct cp_pool *pool, struct cp_func *func);
+void cp_func_close(struct cp_pool *pool, struct cp_func *func);
+
+/* A job with one reference for the caller, or a negative code. It keeps a
+ * reference to func, and user (NULL: see cp_job_hold()) until cp_pool_ended()
+ * hands it over. On a pool that is broken the job is done at once. CP_ECLOSED:
+ * not running. */
+int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
+                void *user, struct cp_job **job);
+void cp_job_close(struct cp_job *job); /* the caller's reference */
+
+/* Set user: from now on the job keeps it. False where the job has one, or is done
+ * and will hand over nothing; user is the caller's then. */
+bool cp_job_hold(struct cp_job *job, void *user);
+
+/* Set the callable of a job that was opened without one. */
+void cp_job_set_func(struct cp_job *job, struct cp_func *func);
+
+/* Queue a list of tasks and hand out what can go. Consumes the list always.
+ * fed: no more will come. */
+void cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed);
+
+/* A result that no worker gave (a task that could not be pickled). Consumes
+ * result; it counts as the task with its index. */
+void cp_job_put_result_take(struct cp_job *job, struct cp_result *result);
+
+/* The same, but it arrives after all others, and no more tasks will come. */
+void cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result);
+
+/* Queued and running tasks and results that were not taken are never more than
+ * this together, as far as cp_job_wants() has a say; of a closed pool too, until
+ * somebody waits for it to end (see cp_job_wait_wants()). 0: no limit. */
+void cp_job_set_limit(struct cp_job *job, uint64_t limit);
+
+/* How many more tasks it is worth to queue now; 0 when it is done. */
+uint64_t cp_job_wants(struct cp_job *job);
+
+/* Results so far, and how many of them are not CP_OK. */
+uint64_t cp_job_arrived(struct cp_job *job, uint64_t *failed);
+
+/* How many items the results so far had. */
+uint64_t cp_job_items(struct cp_job *job);
+
+/* How many of the items that are left the next task should have, going by what
+ * items have taken so far: large first, small last, 1 while nothing is known. */
+uint64_t cp_job_share(struct cp_job *job, uint64_t left);
+
+/* Take the next result; NULL where there is none now. */
+struct cp_result *cp_job_take(struct cp_job *job);
+
+/* Take all results, in order of arrival. While the caller decodes them nobody
+ * else is given any; cp_job_decoded() ends that, and gives the rest back
+ * (NULL: none). NULL: nothing there, or another thread decodes. */
+struct cp_result *cp_job_take_all(struct cp_job *job);
+void cp_job_decoded(struct cp_job *job, struct cp_result *rest);
+
+/* Is it done, and has every result been taken and decoded? */
+bool cp_job_is_drained(struct cp_job *job);
+
+/* Call visit for each result that was not taken, with the lock held: visit does
+ * nothing but look, and returns other than 0 to stop: that is returned. */
+int cp_job_each_result(struct cp_job *job,
+                       int (*visit)(struct cp_result *result, void *arg),
+                       void *arg);
+
+/* Drop all results that were not taken. */
+void cp_job_drop_results(struct cp_job *job);
+
+/* Nobody wants it any more: it is done now, with CP_END_TERMINATED. What runs
+ * goes on, its results are dropped, and no callbacks are run. */
+void cp_job_cancel(struct cp_job *job);
+
+/* There is no memory for one of its tasks: it is done now, with
+ * CP_END_NOMEM. */
+void cp_job_fail(struct cp_job *job);
+
+/* A job with CP_JOB_CALLS: the callbacks have been run, it is done. */
+void cp_job_called(struct cp_job *job);
+
+/* ---- waiting ---- */
+
+enum cp_wait {
+    CP_WAIT_TIMEOUT = 0,
+    CP_WAIT_READY = 1,   /* there is a result, or the job is done */
+    CP_WAIT_WORKERS = 2, /* workers are missing: the caller replaces them */
+    CP_WAIT_FEED = 3,    /* the job wants tasks */
+    CP_WAIT_CALL = 4,    /* cp_pool_next() only: a job wants callbacks */
+    CP_WAIT_ENDED = 5,   /* cp_pool_next() only: nothing will come any more */
+    CP_WAIT_IDLE = 6,    /* cp_pool_next() only: collect cp_pool_ended() */
+};
+
+#define CP_CAN_FEED 0x1u
+#define CP_CAN_FORK 0x2u
+
+/*
+ * Wait for a job (NULL: for the end of all workers) and drive meanwhile.
+ * Returns enum cp_wait, CP_EINTR after a signal, or a negative code.
+ */
+int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+                 unsigned can);
+
+/* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
+ * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
+ * waits for the closed pool to end; the caller ends the job's input. Never drives. */
+int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
+
+/* The helper's wait: for what needs an interpreter. Never drives. With
+ * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
+int cp_pool_next(struct cp_pool *pool, struct cp_job **job);
+
+/* Jobs that are done and not handed over yet, linked by call_next; the caller
+ * releases `user` of each, then cp_job_close()s it. */
+struct cp_job *cp_pool_ended(struct cp_pool *pool);
+
+/* Have the standby thread drive while nobody else does. Idempotent. CP_ECLOSED
+ * where the pool has ended: then nothing needs a thread. */
+int cp_pool_start_standby(struct cp_pool *pool);
+
+/* End the standby thread and wait for it; not from that thread. */
+void cp_pool_stop_standby(struct cp_pool *pool);
+
+/* ---- the end ---- */
+
+/* No more jobs; the workers end when all is done. */
+void cp_pool_close(struct cp_pool *pool);
+
+/* End now: all jobs are done with CP_END_TERMINATED; idle workers are told to
+ * end, busy ones get SIGTERM. Does not wait. */
+void cp_pool_end(struct cp_pool *pool);
+
+/* All workers have ended: close what is left of the pool's descriptors. */
+void cp_pool_close_fds(struct cp_pool *pool);
+
+/* SIGNAL to every worker that still lives. */
+void cp_pool_signal(struct cp_pool *pool, int signal);
+
+/* Nothing can run: all jobs, also those to come, end with CP_END_BROKEN.
+ * Consumes why (NULL is fine); the first one is kept. */
+void cp_pool_break_take(struct cp_pool *pool, struct cp_result *why);
+
+/* Why, or NULL. Lives as long as the pool. */
+const struct cp_result *cp_pool_broken(struct cp_pool *pool);
+
+/* How many jobs are not done, tasks not handed out, workers alive; and how many of
+ * these have been ready for work, or are through and should be gone long ago. */
+struct cp_counts {
+    uint64_t pending, queued;
+    uint32_t workers, ready, leaving;
+    uint32_t failed_starts; /* in a row: ended before hello, or not started */
+};
+void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* Call visit for each job that is not done, with the lock held: visit does
+ * nothing but take notes. */
+void cp_pool_each_job(struct cp_pool *pool,
+                      void (*visit)(struct cp_job *job, void *arg), void *arg);
+
+#endif

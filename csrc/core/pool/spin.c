@@ -1,0 +1,139 @@
+/*
+ * Looking before sleeping. Waking a thread on another core takes tens of
+ * microseconds, looking at a shared cache line a tenth of one. So whoever waits
+ * for short tasks looks for a while first, but only while there is a core for
+ * each that works or looks, and while looking has paid lately: an idle or a
+ * busy machine pays nothing. The pool's lock is held on entry and on return.
+ */
+#include "pool/state.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+/* How long to look: longer than it takes to wake a worker and run the task. */
+#define LOOK (50 * CP_US)
+#define LOOK_US 50u
+/* After this many looks in vain there is none for as many waits as follow. */
+#define MISSES 3u
+#define REST 64u
+/* More workers than this at once: one of them will answer soon enough. */
+#define WATCHED 4u
+
+uint32_t
+cp_spin_count_cpus(void)
+{
+#ifdef CPU_COUNT
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+        return (uint32_t)CPU_COUNT(&set);
+    }
+#endif
+    long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? (uint32_t)n : 1;
+}
+
+/* Is there a core for this thread beside the workers that are busy? */
+static bool
+is_worth_it(const struct cp_pool *pool)
+{
+    if (!cp_sched_is_short(pool)) {
+        return false;
+    }
+    uint32_t busy = 0;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        busy += w->under_way > 0 ? 1 : 0;
+    }
+    return busy > 0 && busy < pool->n_cpus && busy <= WATCHED;
+}
+
+uint32_t
+cp_spin_worker_us(const struct cp_pool *pool)
+{
+    return is_worth_it(pool) ? LOOK_US : 0;
+}
+
+/* What was taken from the ring has come by the pipe too: read that, and maybe
+ * more. True where anything came. */
+static bool
+catch_up(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->under_way > 0 && !w->eof && w->read_bytes < w->seen_bytes) {
+            uint64_t before = w->read_bytes;
+            cp_watch_receive(pool, w);
+            any = any || w->read_bytes != before;
+        }
+    }
+    return any;
+}
+
+/* Hold the busy workers, so that they stay while the lock is released. */
+static uint32_t
+hold_busy(struct cp_pool *pool, struct cp_worker **held)
+{
+    uint32_t n = 0;
+    for (struct cp_worker *w = pool->workers; w != NULL && n < WATCHED;
+         w = w->next) {
+        if (w->under_way > 0 && !w->eof) {
+            cp_worker_ref(w);
+            held[n++] = w;
+        }
+    }
+    return n;
+}
+
+static bool
+look(struct cp_worker *const *held, const uint64_t *seen, uint32_t n,
+     int64_t until)
+{
+    do {
+        for (uint32_t round = 0; round < 32; round++) {
+            for (uint32_t i = 0; i < n; i++) {
+                if (atomic_load_explicit(&held[i]->row->committed,
+                                         memory_order_acquire)
+                    > seen[i]) {
+                    return true;
+                }
+            }
+            cp_relax();
+        }
+    } while (cp_now() < until);
+    return false;
+}
+
+bool
+cp_spin(struct cp_pool *pool, int64_t deadline)
+{
+    if (pool->standby_drives || !is_worth_it(pool)
+        || cp_now() >= pool->poll_at) {
+        return false;
+    }
+    if (catch_up(pool)) {
+        return true; /* that may be what the caller waits for */
+    }
+    if (pool->spin_rest > 0) {
+        pool->spin_rest--;
+        return false;
+    }
+    struct cp_worker *held[WATCHED];
+    uint64_t seen[WATCHED];
+    uint32_t n = hold_busy(pool, held);
+    for (uint32_t i = 0; i < n; i++) {
+        seen[i] = held[i]->seen_bytes;
+    }
+    pool->asleep = true; /* who wants us awake leaves a notification */
+    cp_lock_release(&pool->lock);
+    bool found = look(held, seen, n, cp_clock_min(deadline, cp_now() + LOOK));
+    cp_lock_acquire(&pool->lock);
+    pool->asleep = false;
+    for (uint32_t i = 0; i < n; i++) {
+        cp_worker_unref(held[i]);
+    }
+    pool->spin_misses = found ? 0 : pool->spin_misses + 1;
+    if (pool->spin_misses >= MISSES) {
+        pool->spin_misses = 0;
+        pool->spin_rest = REST;
+    }
+    return found && cp_watch_harvest(pool);
+}

@@ -1,0 +1,66 @@
+/*
+ * Workers that are threads of this process.
+ *
+ * Jobs, tasks and results are those of any pool, and whoever opens, feeds and
+ * waits for jobs sees no difference. But nobody drives: a worker takes its next
+ * task and hands in the result of the last one in one call, under the pool's
+ * lock, and sleeps on a condition where there is none. Sleeping workers are woken
+ * by tasks that are queued, and by the end of the pool.
+ */
+#ifndef CP_THREADS_H
+#define CP_THREADS_H
+
+#include "base/lock.h"
+#include "pool/pool.h"
+
+/* A worker's own, all zero at first. */
+struct cp_turn {
+    struct cp_task *task; /* what it runs; its job field is the pool's */
+    int64_t begun;        /* when that began; the worker may set it later */
+    bool dropped;         /* cp_pool_release_dropped() has something to do */
+};
+
+/* A worker will begin, or begins: 0, or CP_ECLOSED where the pool has ended. The
+ * pool's end is waited for until it has left. */
+int cp_threads_enter(struct cp_pool *pool);
+void cp_threads_leave(struct cp_pool *pool);
+
+/*
+ * Hand in what became of turn->task, if there is one: the result, or NULL where
+ * there was no memory for one, or the job has ended. Both are consumed; the task
+ * has to be empty, which is to say that nothing is left in it to be released. Then
+ * take the next.
+ *
+ * 1: turn->task is to be run. 0: there is none now; wait: because there is
+ * something to release or to collect (cp_pool_ended()) first. CP_ECLOSED: there
+ * will be none any more. With `wait` nothing is released here.
+ */
+int cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,
+                    struct cp_result *result, bool wait);
+
+/* Is a task waiting? A guess, without the lock. */
+bool cp_threads_has_queued(const struct cp_pool *pool);
+
+/* Release what was dropped while nobody could. */
+void cp_pool_release_dropped(struct cp_pool *pool);
+
+/* The pool's part (pool/state.h). Guarded by its lock, but for what is marked. */
+struct cp_threads {
+    cp_release *release; /* never changes; NULL: workers are processes */
+    bool take_turns;     /* never changes */
+    struct cp_cond work;
+    uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
+    uint32_t looking;       /* workers that look for a task before they sleep */
+    struct cp_task *tasks;  /* dropped, not released yet */
+    struct cp_result *results;
+    /* How often a look was in vain, in a row, and looks to leave out now: those of
+     * workers, of those who wait. */
+    struct cp_patience {
+        uint32_t misses, rest;
+    } for_task, for_result;
+    _Atomic bool has_queued;        /* readable by anybody */
+    _Atomic uint64_t n_put, n_done; /* to look at: they grow */
+    _Atomic uint32_t n_waiting;     /* in cp_pool_wait(), likewise */
+};
+
+#endif

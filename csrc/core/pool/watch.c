@@ -1,0 +1,442 @@
+/*
+ * Watching the workers: writing to them, reading from them, and what becomes
+ * of their tasks when they end. The pool's lock is held in all of this; nothing
+ * here blocks.
+ */
+#include "pool/state.h"
+
+#include <signal.h>
+#include <stdlib.h>
+
+#define RESTART_FIRST (5 * CP_MS)
+/* A worker that is through has so long to end before another one takes its place:
+ * exit handlers and threads that its tasks left behind may hold it up for ever. */
+#define LINGER CP_SECOND
+
+static void
+on_hello(struct cp_worker *w)
+{
+    w->pool->failed_starts = 0;
+}
+
+static void
+on_last(struct cp_worker *w)
+{
+    if (w->last_at == 0) {
+        w->last_at = cp_now();
+        w->pool->n_last++;
+        cp_pool_notify(w->pool); /* the helper is to look again in time */
+    }
+}
+
+static void
+on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
+          int64_t ns)
+{
+    if (w->last) {
+        on_last(w);
+    }
+    struct cp_job *job = task->job;
+    cp_task_free(task);
+    job->func->deaths = 0;
+    cp_job_on_answer_take(job, result, ns, result->items);
+}
+
+static void
+on_init_error(struct cp_worker *w, struct cp_result *result)
+{
+    struct cp_pool *pool = w->pool;
+    if (pool->broken == NULL) {
+        pool->broken = result;
+        result = NULL;
+    }
+    cp_result_free(result);
+    if (!pool->is_broken) {
+        pool->is_broken = true;
+        cp_pool_finish_all(pool, CP_END_BROKEN);
+    }
+}
+
+static void
+on_func_sent(struct cp_worker *w, struct cp_func *func)
+{
+    cp_func_unref(w->pool, func);
+}
+
+static const struct cp_worker_ops ops = {
+    .on_hello = on_hello,
+    .on_result = on_result,
+    .on_init_error = on_init_error,
+    .on_func_sent = on_func_sent,
+};
+
+static void
+tell_end(struct cp_pool *pool, struct cp_worker *w)
+{
+    if (w->wants_out) {
+        cp_poller_del(pool->poller, w->tx);
+        w->wants_out = false;
+        if (cp_poller_needs_wake()) {
+            cp_drive_wake(pool); /* a poll() under way keeps the pipe open */
+        }
+    }
+    cp_worker_tell_end(w);
+}
+
+static int
+watch(struct cp_pool *pool, struct cp_worker *w)
+{
+    int r = cp_poller_add(pool->poller, w->rx, CP_IN, cp_tag(w, CP_TAG_RX));
+    if (r != 0) {
+        return r;
+    }
+    r = cp_poller_add(pool->poller, w->proc.sentinel, CP_IN,
+                      cp_tag(w, CP_TAG_PROC));
+    if (r != 0) {
+        cp_poller_del(pool->poller, w->rx);
+    }
+    return r;
+}
+
+int
+cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w)
+{
+    cp_lock_acquire(&pool->lock);
+    int r = pool->state == CP_ENDED ? CP_ECLOSED : 0;
+    if (r == 0) {
+        w->id = pool->next_worker_id++;
+        w->pool = pool;
+        w->ops = &ops;
+        r = watch(pool, w);
+    }
+    if (r == 0) {
+        cp_worker_ref(w);
+        struct cp_worker **end = &pool->workers;
+        while (*end != NULL) {
+            end = &(*end)->next;
+        }
+        *end = w;
+        pool->n_workers++;
+        cp_cond_signal(&pool->standby);
+        if (pool->state == CP_CLOSING && pool->pending == 0) {
+            tell_end(pool, w); /* what it was forked for is done meanwhile */
+        }
+        cp_sched_hand_out(pool);
+        if (cp_poller_needs_wake()) {
+            cp_drive_wake(pool);
+        }
+    }
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
+static uint32_t
+n_at_work(const struct cp_pool *pool)
+{
+    return pool->n_workers - pool->n_leaving;
+}
+
+/* Those that have lingered for too long count no more. *at is lowered to when
+ * the next one has. */
+static void
+let_leave(struct cp_pool *pool, int64_t *at)
+{
+    int64_t now = cp_now();
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->last_at == 0 || w->leaving) {
+            continue;
+        }
+        if (now < w->last_at + LINGER) {
+            *at = cp_clock_min(*at, w->last_at + LINGER);
+        } else {
+            w->leaving = true;
+            pool->n_last--;
+            pool->n_leaving++;
+            pool->lacks_workers = true;
+            (void)cp_sched_take_back(w, UINT32_MAX);
+            cp_sched_hand_out(pool);
+        }
+    }
+}
+
+bool
+cp_watch_needs_workers(struct cp_pool *pool, int64_t *at)
+{
+    if (pool->n_last > 0) {
+        let_leave(pool, at);
+    }
+    /* Is there anything that a new worker could do? */
+    if (!pool->lacks_workers || pool->is_broken
+        || n_at_work(pool) >= pool->target
+        || !(pool->state == CP_RUN
+             || (pool->state == CP_CLOSING && pool->pending > 0))) {
+        return false;
+    }
+    if (pool->failed_starts > 0 && cp_now() < pool->restart_at) {
+        *at = cp_clock_min(*at, pool->restart_at);
+        return false;
+    }
+    return true;
+}
+
+void
+cp_pool_set_target(struct cp_pool *pool, uint32_t target)
+{
+    cp_lock_acquire(&pool->lock);
+    pool->target = target;
+    cp_lock_release(&pool->lock);
+}
+
+/* The task that it was to take in next, and had not begun, or NULL. One that was
+ * through with its work when it ended, or had not got to any, ended of neither. */
+static struct cp_task *
+taken_in_last(const struct cp_worker *w)
+{
+    if (!w->hello || w->last || w->head == w->tail
+        || cp_worker_has_begun(w, w->head)) {
+        return NULL;
+    }
+    return w->window[w->head & (CP_WINDOW - 1)];
+}
+
+/* It may have ended of what it was to take in, for lack of memory say: count. */
+static void
+suspect(const struct cp_worker *w, int exitcode)
+{
+    struct cp_task *task = taken_in_last(w);
+    struct cp_func *func = w->hello && !w->last ? w->big_func : NULL;
+    if (task != NULL && task->len >= CP_BIG) {
+        task->deaths++;
+    } else if (task != NULL && task->job->func->len >= CP_BIG) {
+        func = task->job->func;
+    }
+    if (func != NULL) {
+        func->deaths++;
+        func->lost_pid = (int)w->proc.pid;
+        func->lost_exitcode = exitcode;
+    }
+}
+
+/* What it had not begun goes back in line; what it had is lost. */
+static void
+give_up_tasks(struct cp_worker *w, int exitcode)
+{
+    for (uint64_t seq = w->tail; seq > w->head; seq--) {
+        struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
+        struct cp_task *task = *place;
+        *place = NULL;
+        if (task == NULL) {
+            continue;
+        }
+        if (cp_worker_has_begun(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
+            cp_job_lose_take(task, (int)w->proc.pid, exitcode);
+        } else {
+            cp_job_queue_back(task->job, task);
+        }
+    }
+    w->under_way = 0;
+    w->head = w->tail;
+}
+
+/* Workers that end before they are ready, or cannot be started, are replaced at
+ * once at first, then after a time that doubles with each round. */
+static void
+back_off(struct cp_pool *pool)
+{
+    uint32_t round = pool->target > 0 ? pool->failed_starts / pool->target : 0;
+    int64_t wait = round == 0 ? 0 : RESTART_FIRST << (round < 7 ? round : 7);
+    pool->restart_at = cp_now() + wait;
+}
+
+static void
+ask_for_workers(struct cp_pool *pool)
+{
+    pool->lacks_workers = true;
+    cp_pool_notify(pool);
+    cp_drive_signal_all(pool);
+}
+
+void
+cp_pool_not_started(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    if (n_at_work(pool) < pool->target) {
+        pool->failed_starts += pool->target - n_at_work(pool);
+        back_off(pool);
+        ask_for_workers(pool);
+    }
+    cp_lock_release(&pool->lock);
+}
+
+static void
+remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
+{
+    struct cp_worker **at = &pool->workers;
+    while (*at != w) {
+        at = &(*at)->next;
+    }
+    *at = w->next;
+    pool->n_workers--;
+    if (w->leaving) {
+        pool->n_leaving--;
+    } else if (w->last_at != 0) {
+        pool->n_last--;
+    }
+    cp_poller_del(pool->poller, w->proc.sentinel);
+    if (!w->eof) {
+        cp_poller_del(pool->poller, w->rx);
+    }
+    suspect(w, exitcode);
+    tell_end(pool, w);
+    cp_worker_close(w);
+    if (!w->hello && !pool->is_broken) {
+        pool->failed_starts++;
+        back_off(pool);
+    }
+    give_up_tasks(w, exitcode);
+    ask_for_workers(pool);
+    cp_worker_unref(w);
+}
+
+/* It cannot be talked to any more, though it may live: end it. The sentinel
+ * tells when it is gone. */
+static void
+condemn(struct cp_pool *pool, struct cp_worker *w)
+{
+    if (!w->eof) {
+        w->eof = true;
+        cp_poller_del(pool->poller, w->rx);
+        (void)cp_proc_kill(&w->proc, SIGKILL);
+    }
+}
+
+void
+cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
+{
+    int r = cp_worker_recv(w);
+    if (r < 0) {
+        w->bad = r != CP_ECLOSED;
+        condemn(pool, w);
+    }
+}
+
+/* The process has ended: read what it left, then let it go. */
+static void
+on_process_end(struct cp_pool *pool, struct cp_worker *w)
+{
+    int exitcode = 0;
+    if (cp_proc_poll(&w->proc, &exitcode) != 1) {
+        return;
+    }
+    int r = w->eof ? CP_ECLOSED : 1;
+    while (r == 1) {
+        r = cp_worker_recv(w);
+    }
+    if (!w->bad && (r == 0 || r == CP_ECLOSED)) {
+        (void)cp_worker_harvest(w);
+    }
+    remove_worker(pool, w, exitcode);
+}
+
+void
+cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_worker *listed = pool->workers;
+    while (listed != NULL && listed != w) {
+        listed = listed->next;
+    }
+    cp_worker_ref(w);
+    if (listed != NULL && cp_proc_poll(&w->proc, NULL) == 1) {
+        on_process_end(pool, w);
+        listed = NULL;
+    }
+    if (listed == NULL) {
+        cp_proc_close_sentinel(&w->proc);
+    }
+    cp_lock_release(&pool->lock);
+    cp_worker_unref(w);
+}
+
+void
+cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
+{
+    w->is_left = false;
+    if (w->tx < 0) {
+        return;
+    }
+    atomic_store_explicit(&w->row->spin_us, cp_spin_worker_us(pool),
+                          memory_order_relaxed);
+    if (cp_worker_flush(w) != 0) {
+        /* Nobody reads: it is ending, and its sentinel will tell. */
+        tell_end(pool, w);
+    }
+    bool wants = cp_worker_has_out(w);
+    if (wants != w->wants_out) {
+        if (wants) {
+            wants =
+                cp_poller_add(pool->poller, w->tx, CP_OUT, cp_tag(w, CP_TAG_TX))
+                == 0;
+        } else {
+            cp_poller_del(pool->poller, w->tx);
+        }
+        w->wants_out = wants;
+        if (wants && cp_poller_needs_wake()) {
+            cp_drive_wake(pool);
+        }
+    }
+}
+
+void
+cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
+{
+    if (tag == CP_TAG_WAKE) {
+        cp_wake_drain(&pool->wake);
+        return;
+    }
+    struct cp_worker *w = pool->workers;
+    while (w != NULL && w->id != tag >> 2) {
+        w = w->next;
+    }
+    if (w == NULL) {
+        return; /* it was removed after the poller had spoken */
+    }
+    switch ((unsigned)(tag & 3)) {
+        case CP_TAG_RX:
+            if (!w->eof) {
+                cp_watch_receive(pool, w);
+            }
+            break;
+        case CP_TAG_TX: cp_watch_flush(pool, w); break;
+        default: on_process_end(pool, w); break;
+    }
+}
+
+bool
+cp_watch_harvest(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->under_way > 0 && !w->eof && cp_worker_harvest(w)) {
+            any = true;
+            if (w->bad) {
+                condemn(pool, w);
+            }
+        }
+    }
+    return any;
+}
+
+void
+cp_watch_tell_end_all(struct cp_pool *pool)
+{
+    if (cp_pool_has_threads(pool)) {
+        cp_threads_on_end(pool);
+        return;
+    }
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (!w->told) {
+            tell_end(pool, w);
+        }
+    }
+}

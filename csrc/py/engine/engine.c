@@ -1,0 +1,542 @@
+/*
+ * _core.Engine: the Python pool's handle on the core's pool. What runs once a
+ * pool is in cpool/pool.py; submitting is in engine/submit.c. Here are the workers, the
+ * body of the helper thread, and the end.
+ */
+#include "base/error.h"
+#include "job/settle.h"
+#include "task/refs.h"
+#include "engine/submit.h"
+#include "worker/thread.h"
+#include "base/timeout.h"
+#include "worker/worker.h"
+
+#include <signal.h>
+#include <string.h>
+
+int
+py_engine_check(EngineObject *engine)
+{
+    if (engine->pool == NULL || !cp_pool_is_ours(engine->pool)) {
+        PyObject *none =
+            PyObject_CallMethod(engine->state->remote, "raise_foreign", NULL);
+        Py_XDECREF(none);
+        return -1;
+    }
+    return 0;
+}
+
+void
+py_engine_collect(EngineObject *engine)
+{
+    struct cp_job *job = cp_pool_ended(engine->pool);
+    while (job != NULL) {
+        struct cp_job *next = job->call_next;
+        ResultObject *result = job->user;
+        if (result != NULL) {
+            py_result_release(result);
+            Py_DECREF(result);
+        }
+        cp_job_close(job);
+        job = next;
+    }
+}
+
+int
+py_engine_replace_workers(EngineObject *engine)
+{
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    if (owner == NULL || owner == Py_None) {
+        Py_XDECREF(owner);
+        return owner != NULL ? 0 : -1;
+    }
+    PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
+    Py_DECREF(owner);
+    if (none == NULL) {
+        cp_pool_not_started(engine->pool); /* whatever it was: asked again */
+        return -1;
+    }
+    Py_DECREF(none);
+    return 0;
+}
+
+static PyObject *
+engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"target", "owner", "cache", "threads", NULL};
+    unsigned int target;
+    PyObject *owner, *cache;
+    int threads = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|p:Engine", names, &target,
+                                     &owner, &cache, &threads)) {
+        return NULL;
+    }
+    if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        threads ? "a cpool.ThreadPool cannot be made in a "
+                                  "subinterpreter: make it in the main "
+                                  "interpreter"
+                                : "a cpool.Pool cannot be made in a "
+                                  "subinterpreter, which has no child "
+                                  "processes: make it in the main "
+                                  "interpreter");
+        return NULL;
+    }
+    EngineObject *self = (EngineObject *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = py_state_of_type(type);
+    self->owner = Py_NewRef(owner);
+    self->cache = Py_NewRef(cache);
+    self->threads = threads != 0;
+    int r = threads ? cp_pool_new_threads(target, py_refs_release,
+                                          py_thread_takes_turns(), &self->pool)
+                    : cp_pool_new(target, &self->pool);
+    if (r != 0) {
+        struct py_state *state = self->state;
+        Py_DECREF(self);
+        return py_raise(state, r);
+    }
+    return (PyObject *)self;
+}
+
+static int
+engine_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->owner);
+    Py_VISIT(self->cache);
+    Py_VISIT(self->func_seen);
+    Py_VISIT(self->why);
+    return 0;
+}
+
+static int
+engine_clear(PyObject *op)
+{
+    EngineObject *self = (EngineObject *)op;
+    Py_CLEAR(self->owner);
+    Py_CLEAR(self->cache);
+    Py_CLEAR(self->func_seen);
+    Py_CLEAR(self->why);
+    return 0;
+}
+
+/* The pool was ended by its finalizer before (cpool/pool.py); if it was not,
+ * because making it failed, there is little to end. */
+static void
+engine_dealloc(PyObject *op)
+{
+    EngineObject *self = (EngineObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    (void)engine_clear(op);
+    if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
+        if (self->func_seen_core != NULL) {
+            cp_func_close(self->pool, self->func_seen_core);
+        }
+        cp_pool_end(self->pool);
+        cp_pool_signal(self->pool, SIGKILL);
+        Py_BEGIN_ALLOW_THREADS(void)
+        cp_pool_wait(self->pool, NULL, cp_now() + CP_SECOND, 0);
+        cp_pool_stop_standby(self->pool);
+        Py_END_ALLOW_THREADS
+        py_engine_collect(self);
+        cp_pool_unref(self->pool);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+#define ENGINE(op) ((EngineObject *)(op))
+
+static PyObject *
+none_or_raise(EngineObject *self, int r)
+{
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- workers ---- */
+
+static PyObject *
+engine_worker(PyObject *op, PyObject *maxtasks)
+{
+    EngineObject *self = ENGINE(op);
+    uint64_t budget = UINT64_MAX;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    if (maxtasks != Py_None) {
+        budget = PyLong_AsUnsignedLongLong(maxtasks);
+        if (budget == UINT64_MAX && PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+                return NULL;
+            }
+            PyErr_Clear(); /* more tasks than will ever be run */
+        }
+    }
+    return py_worker_new(self->state, self->pool, budget);
+}
+
+static PyObject *
+engine_share(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    int r = cp_pool_share(self->pool);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_set_target(PyObject *op, PyObject *arg)
+{
+    unsigned long n = PyLong_AsUnsignedLong(arg);
+    if ((n == (unsigned long)-1 && PyErr_Occurred())
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_set_target(ENGINE(op)->pool, (uint32_t)n);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_not_started(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_not_started(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_signal(PyObject *op, PyObject *arg)
+{
+    long signal = PyLong_AsLong(arg);
+    if (signal == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (cp_pool_is_ours(ENGINE(op)->pool)) {
+        cp_pool_signal(ENGINE(op)->pool, (int)signal);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the helper thread ---- */
+
+/* Is it still our pool? Or else what was called has forked, and returns in the copy
+ * as well. */
+static bool
+run_callbacks(EngineObject *self, struct cp_job *job)
+{
+    ResultObject *result = job->user;
+    if (result != NULL) {
+        Py_INCREF(result);
+        py_result_call(result);
+    }
+    bool is_ours = cp_pool_is_ours(self->pool);
+    if (is_ours) {
+        cp_job_called(job);
+        cp_job_close(job);
+    }
+    Py_XDECREF(result);
+    if (is_ours) {
+        py_engine_collect(self);
+    }
+    return is_ours;
+}
+
+static PyObject *
+engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    self->helper = PyThread_get_thread_ident();
+    for (;;) {
+        struct cp_job *job;
+        int r;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_next(self->pool, &job);
+        Py_END_ALLOW_THREADS
+        switch (r) {
+            case CP_WAIT_CALL:
+                if (!run_callbacks(self, job)) {
+                    Py_RETURN_NONE;
+                }
+                break;
+            case CP_WAIT_WORKERS:
+                if (py_engine_replace_workers(self) < 0) {
+                    PyErr_WriteUnraisable(op);
+                }
+                break;
+            case CP_WAIT_IDLE: py_engine_collect(self); break;
+            default: py_engine_collect(self); Py_RETURN_NONE;
+        }
+    }
+}
+
+static PyObject *
+engine_start_standby(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return none_or_raise(ENGINE(op), cp_pool_start_standby(ENGINE(op)->pool));
+}
+
+static PyObject *
+engine_stop_standby(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    Py_BEGIN_ALLOW_THREADS
+    cp_pool_stop_standby(ENGINE(op)->pool);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* ---- the end ---- */
+
+static PyObject *
+engine_close_fds(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_close_fds(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_close(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_end(ENGINE(op)->pool);
+    py_engine_collect(ENGINE(op));
+    Py_RETURN_NONE;
+}
+
+/* Threads: the exception itself is kept, the first one. */
+static PyObject *
+break_by(EngineObject *self, PyObject *exc)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->why == NULL) {
+        self->why = Py_NewRef(exc);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (cp_pool_is_ours(self->pool)) { /* an initializer may fork */
+        cp_pool_break_take(self->pool, NULL);
+        py_engine_collect(self);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_engine_why(EngineObject *self)
+{
+    PyObject *why;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    why = Py_XNewRef(self->why);
+    Py_END_CRITICAL_SECTION();
+    return why;
+}
+
+static PyObject *
+engine_break_pool(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = ENGINE(op);
+    if (self->threads) {
+        return break_by(self, arg);
+    }
+    Py_buffer view;
+    if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    struct cp_result *why = cp_result_new(0, CP_RAISED, (size_t)view.len);
+    if (why != NULL) {
+        memcpy(why->body, view.buf, (size_t)view.len);
+    }
+    PyBuffer_Release(&view);
+    cp_pool_break_take(self->pool, why);
+    Py_RETURN_NONE;
+}
+
+/* Drive until all workers have ended, or until the time is over. */
+static PyObject *
+engine_wait_ended(PyObject *op, PyObject *timeout)
+{
+    EngineObject *self = ENGINE(op);
+    int64_t deadline;
+    if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
+        return NULL;
+    }
+    for (;;) {
+        /* A signal's handler may have forked meanwhile. */
+        if (py_engine_check(self) < 0) {
+            return NULL;
+        }
+        int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
+        int r;
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
+        Py_END_ALLOW_THREADS
+        if (r == CP_WAIT_READY) {
+            py_engine_collect(self);
+            Py_RETURN_TRUE;
+        }
+        if (r == CP_WAIT_WORKERS) {
+            if (py_engine_replace_workers(self) < 0) {
+                return NULL;
+            }
+        } else if (r != CP_WAIT_TIMEOUT && r != CP_EINTR) {
+            return py_raise(self->state, r);
+        }
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        if (r == CP_WAIT_TIMEOUT && until == deadline) {
+            Py_RETURN_FALSE;
+        }
+    }
+}
+
+/* ---- looking ---- */
+
+static PyObject *
+engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct cp_counts c;
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_count(ENGINE(op)->pool, &c);
+    return Py_BuildValue("KKII", (unsigned long long)c.pending,
+                         (unsigned long long)c.queued, c.ready,
+                         c.failed_starts);
+}
+
+struct job_list {
+    PyObject **results;
+    uint64_t n, cap;
+};
+
+static void
+visit_job(struct cp_job *job, void *arg)
+{
+    struct job_list *list = arg;
+    if (list->n < list->cap && job->user != NULL) {
+        /* Safe: a job that is listed holds its result, where it has one. */
+        list->results[list->n++] = Py_NewRef((PyObject *)job->user);
+    }
+}
+
+/* The jobs that are not done: {number: result}. */
+static PyObject *
+engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_counts c;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    cp_pool_count(self->pool, &c);
+    struct job_list list = {.cap = c.pending};
+    PyObject *dict = PyDict_New();
+    list.results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
+    if (dict == NULL || list.results == NULL) {
+        PyMem_Free(list.results);
+        Py_XDECREF(dict);
+        return PyErr_NoMemory();
+    }
+    cp_pool_each_job(self->pool, visit_job, &list);
+    for (uint64_t i = 0; i < list.n; i++) {
+        ResultObject *result = (ResultObject *)list.results[i];
+        PyObject *key = result->job == NULL
+                            ? NULL
+                            : PyLong_FromUnsignedLongLong(result->job->id);
+        if (key == NULL || PyDict_SetItem(dict, key, (PyObject *)result) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(key);
+        Py_DECREF(result);
+    }
+    PyMem_Free(list.results);
+    return dict;
+}
+
+static PyObject *
+engine_get_is_ours(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(cp_pool_is_ours(ENGINE(op)->pool));
+}
+
+static PyObject *
+engine_get_cache(PyObject *op, void *Py_UNUSED(closure))
+{
+    return Py_NewRef(ENGINE(op)->cache);
+}
+
+static PyGetSetDef engine_getset[] = {
+    {"is_ours", engine_get_is_ours, NULL, NULL, NULL},
+    {"cache", engine_get_cache, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef engine_methods[] = {
+    {"worker", engine_worker, METH_O, NULL},
+    {"share", engine_share, METH_NOARGS, NULL},
+    {"set_target", engine_set_target, METH_O, NULL},
+    {"not_started", engine_not_started, METH_NOARGS, NULL},
+    {"signal", engine_signal, METH_O, NULL},
+    {"submit", (PyCFunction)(void (*)(void))py_submit_call, METH_FASTCALL,
+     NULL},
+    {"apply", (PyCFunction)(void (*)(void))py_submit_apply, METH_FASTCALL,
+     NULL},
+    {"feed", py_submit_feed, METH_VARARGS, NULL},
+    {"run", py_submit_run, METH_VARARGS, NULL},
+    {"cancel", py_submit_cancel, METH_O, NULL},
+    {"feed_rest", py_submit_feed_rest, METH_O, NULL},
+    {"help", engine_help, METH_NOARGS, NULL},
+    {"enter", py_thread_enter, METH_NOARGS, NULL},
+    {"work", py_thread_work, METH_NOARGS, NULL},
+    {"leave", py_thread_leave, METH_NOARGS, NULL},
+    {"start_standby", engine_start_standby, METH_NOARGS, NULL},
+    {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
+    {"close", engine_close, METH_NOARGS, NULL},
+    {"close_fds", engine_close_fds, METH_NOARGS, NULL},
+    {"end", engine_end, METH_NOARGS, NULL},
+    {"break_pool", engine_break_pool, METH_O, NULL},
+    {"wait_ended", engine_wait_ended, METH_O, NULL},
+    {"counts", engine_counts, METH_NOARGS, NULL},
+    {"jobs", engine_jobs, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot engine_slots[] = {
+    {Py_tp_new, engine_new},
+    {Py_tp_traverse, engine_traverse},
+    {Py_tp_clear, engine_clear},
+    {Py_tp_dealloc, engine_dealloc},
+    {Py_tp_methods, engine_methods},
+    {Py_tp_getset, engine_getset},
+    {0, NULL},
+};
+
+static PyType_Spec engine_spec = {
+    .name = "cpool._core.Engine",
+    .basicsize = sizeof(EngineObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = engine_slots,
+};
+
+int
+py_engine_add_types(PyObject *module, struct py_state *state)
+{
+    state->engine_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &engine_spec, NULL);
+    return state->engine_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->engine_type);
+}

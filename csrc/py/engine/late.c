@@ -1,0 +1,62 @@
+/*
+ * A thread of the interpreter's that is started by us. CPython 3.12.0 to 3.12.2
+ * start none once the main thread has ended, lest one comes to life while the
+ * interpreter goes. Here the starter waits until it lives, and the interpreter
+ * waits for the starter.
+ */
+#include "engine/late.h"
+
+struct late {
+    PyInterpreterState *interp;
+    PyObject *func;
+    PyThread_type_lock begun;
+    int has_state;
+};
+
+static void
+run(void *arg)
+{
+    struct late *late = arg; /* on the starter's stack, until it has begun */
+    PyObject *func = late->func;
+    PyThreadState *tstate = PyThreadState_New(late->interp);
+    late->has_state = tstate != NULL;
+    if (tstate == NULL) {
+        PyThread_release_lock(late->begun);
+        return;
+    }
+    PyEval_RestoreThread(tstate);
+    PyThread_release_lock(late->begun);
+    PyObject *none = PyObject_CallNoArgs(func);
+    if (none == NULL) {
+        PyErr_WriteUnraisable(func);
+    }
+    Py_XDECREF(none);
+    Py_DECREF(func);
+    PyThreadState_Clear(tstate);
+    PyThreadState_DeleteCurrent();
+}
+
+PyObject *
+py_late_start(PyObject *Py_UNUSED(module), PyObject *func)
+{
+    struct late late = {.interp = PyInterpreterState_Get(),
+                        .func = Py_NewRef(func),
+                        .begun = PyThread_allocate_lock()};
+    if (late.begun != NULL) {
+        (void)PyThread_acquire_lock(late.begun, WAIT_LOCK);
+        if (PyThread_start_new_thread(run, &late)
+            != PYTHREAD_INVALID_THREAD_ID) {
+            Py_BEGIN_ALLOW_THREADS(void)
+            PyThread_acquire_lock(late.begun, WAIT_LOCK);
+            Py_END_ALLOW_THREADS
+        }
+        PyThread_release_lock(late.begun);
+        PyThread_free_lock(late.begun);
+    }
+    if (!late.has_state) {
+        Py_DECREF(func);
+        PyErr_SetString(PyExc_RuntimeError, "can't start new thread");
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}

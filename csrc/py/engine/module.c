@@ -1,0 +1,250 @@
+/* The module cpool._core: state, types, and what runs in forked copies. */
+#include "value/arena.h"
+#include "value/codec.h"
+#include "base/error.h"
+#include "engine/late.h"
+#include "value/pickle.h"
+#include "worker/worker.h"
+
+#include "core/os/fd.h"
+
+#include <string.h>
+
+static struct PyModuleDef module_def;
+
+struct py_state *
+py_state_of_module(PyObject *module)
+{
+    struct py_state *state = PyModule_GetState(module);
+    CP_ASSERT(state != NULL);
+    return state;
+}
+
+/* Of a type of ours, or a Python class over one. */
+struct py_state *
+py_state_of_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &module_def);
+    CP_ASSERT(module != NULL);
+    return py_state_of_module(module);
+}
+
+/* Whether somebody else has forked, and the pools in here are copies. */
+static PyObject *
+module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct py_state *state = py_state_of_module(module);
+    py_arena_in_child();
+    if (state->forked < 0) {
+        Py_RETURN_FALSE;
+    }
+    /* With our ends of their pipes closed, end-of-file comes when the owner
+     * goes. */
+    state->forked = 1;
+    cp_fd_in_child(NULL, 0);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *
+module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    py_state_of_module(module)->exit_thread = PyThread_get_thread_ident();
+    Py_RETURN_NONE;
+}
+
+/* The codec alone, for those who check or measure it. */
+static PyObject *
+module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
+{
+    struct cp_buf buf = {0};
+    int r;
+    if (PyList_CheckExact(obj)) {
+        PyObject *items = PyList_AsTuple(obj);
+        r = items == NULL
+                ? -1
+                : py_codec_put_run(&buf, ((PyTupleObject *)items)->ob_item,
+                                   PyTuple_GET_SIZE(items));
+        Py_XDECREF(items);
+    } else {
+        r = py_codec_put(&buf, obj);
+    }
+    PyObject *bytes =
+        r < 0    ? NULL
+        : r == 0 ? Py_NewRef(Py_None)
+                 : PyBytes_FromStringAndSize((char *)cp_buf_head(&buf),
+                                             (Py_ssize_t)cp_buf_len(&buf));
+    cp_buf_fini(&buf);
+    return bytes;
+}
+
+static PyObject *
+module_decode(PyObject *module, PyObject *bytes)
+{
+    if (!PyBytes_CheckExact(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "_decode() takes bytes");
+        return NULL;
+    }
+    PyObject *obj;
+    int r = py_codec_get((const uint8_t *)PyBytes_AS_STRING(bytes),
+                         (size_t)PyBytes_GET_SIZE(bytes), &obj);
+    return r == 0 ? obj : py_raise(py_state_of_module(module), r);
+}
+
+static PyMethodDef module_methods[] = {
+    {"_encode", module_encode, METH_O, NULL},
+    {"_decode", module_decode, METH_O, NULL},
+    {"_exiting", module_exiting, METH_NOARGS, NULL},
+    {"_start_late", py_late_start, METH_O, NULL},
+    {"_attach", py_worker_attach, METH_VARARGS, NULL},
+    {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyObject *
+attribute_of(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *value =
+        module != NULL ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return value;
+}
+
+static int
+import_needed(struct py_state *state)
+{
+    PyObject *forking =
+        attribute_of("multiprocessing.reduction", "ForkingPickler");
+    if (forking == NULL) {
+        return -1;
+    }
+    state->extra_reducers = PyObject_GetAttrString(forking, "_extra_reducers");
+    Py_DECREF(forking);
+    state->copyreg_table = attribute_of("copyreg", "dispatch_table");
+    state->pickle_loads = attribute_of("pickle", "loads");
+    state->pickler_class = attribute_of("_pickle", "Pickler");
+    state->remote = PyImport_ImportModule("cpool._remote");
+    state->str_dump = PyUnicode_InternFromString("dump");
+    state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
+    state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
+    return state->extra_reducers != NULL && state->copyreg_table != NULL
+                   && state->pickle_loads != NULL
+                   && state->pickler_class != NULL && state->remote != NULL
+                   && state->str_dump != NULL && state->str_clear_memo != NULL
+                   && state->str_dispatch_table != NULL
+               ? 0
+               : -1;
+}
+
+static int
+add_modes(PyObject *module)
+{
+    return PyModule_AddIntConstant(module, "MAP", PY_MAP) < 0
+                   || PyModule_AddIntConstant(module, "STAR", PY_STAR) < 0
+                   || PyModule_AddIntConstant(module, "MAP_ONE", PY_MAP_ONE) < 0
+                   || PyModule_AddIntConstant(module, "STAR_ONE", PY_STAR_ONE)
+                          < 0
+                   || PyModule_AddIntConstant(module, "LISTED", PY_LISTED) < 0
+                   || PyModule_AddIntConstant(module, "FIT", PY_FIT) < 0
+               ? -1
+               : 0;
+}
+
+static int
+module_exec(PyObject *module)
+{
+    struct py_state *state = py_state_of_module(module);
+    if (import_needed(state) < 0 || add_modes(module) < 0
+        || py_pickle_add_types(module, state) < 0
+        || py_worker_add_types(module, state) < 0
+        || py_result_add_types(module, state) < 0
+        || py_engine_add_types(module, state) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    struct py_state *state = PyModule_GetState(module);
+    if (state == NULL) {
+        return 0;
+    }
+    Py_VISIT(state->engine_type);
+    Py_VISIT(state->worker_type);
+    Py_VISIT(state->result_type);
+    Py_VISIT(state->stream_type);
+    Py_VISIT(state->sink_type);
+    Py_VISIT(state->pickle_loads);
+    Py_VISIT(state->pickler_class);
+    Py_VISIT(state->copyreg_table);
+    Py_VISIT(state->extra_reducers);
+    Py_VISIT(state->reducers);
+    Py_VISIT(state->remote);
+    Py_VISIT(state->pickler.pickler);
+    Py_VISIT(state->pickler.sink);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    struct py_state *state = PyModule_GetState(module);
+    if (state == NULL) {
+        return 0;
+    }
+    Py_CLEAR(state->engine_type);
+    Py_CLEAR(state->worker_type);
+    Py_CLEAR(state->result_type);
+    Py_CLEAR(state->stream_type);
+    Py_CLEAR(state->sink_type);
+    Py_CLEAR(state->pickle_loads);
+    Py_CLEAR(state->pickler_class);
+    Py_CLEAR(state->copyreg_table);
+    Py_CLEAR(state->extra_reducers);
+    Py_CLEAR(state->reducers);
+    Py_CLEAR(state->remote);
+    Py_CLEAR(state->str_dump);
+    Py_CLEAR(state->str_clear_memo);
+    Py_CLEAR(state->str_dispatch_table);
+    py_pickler_clear(&state->pickler);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear((PyObject *)module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED}, /* docs/threads.md says why */
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    .m_base = PyModuleDef_HEAD_INIT,
+    .m_name = "cpool._core",
+    .m_doc = "The engine of cpool; see cpool/_core.pyi.",
+    .m_size = sizeof(struct py_state),
+    .m_methods = module_methods,
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

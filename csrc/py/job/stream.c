@@ -1,0 +1,177 @@
+/*
+ * _core.Stream: the iterator of imap and imap_unordered. Each next() takes one
+ * result from the job's inbox, in order or as they come, and decodes it. Any
+ * number of threads may take from one iterator: each gets other items, and
+ * all get to the end.
+ */
+#include "base/error.h"
+#include "job/result.h"
+#include "value/run.h"
+#include "job/settle.h"
+#include "base/timeout.h"
+
+static int
+stream_init(PyObject *op, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"pool", "ordered", NULL};
+    ResultObject *self = (ResultObject *)op;
+    PyObject *pool;
+    int ordered = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|p:Stream", names, &pool,
+                                     &ordered)) {
+        return -1;
+    }
+    if (py_result_begin(self) < 0) {
+        return -1;
+    }
+    return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
+}
+
+/* The item, or NULL with what its task raised. Consumes r. */
+static PyObject *
+item_take(ResultObject *self, struct cp_result *r)
+{
+    PyObject *item = NULL;
+    if (r->outcome == CP_OK) {
+        item = py_result_value(self, r);
+    } else {
+        PyObject *exc = py_result_error(self, r);
+        if (exc != NULL) {
+            py_error_restore(exc);
+            Py_DECREF(exc);
+        }
+    }
+    py_result_free(self, r);
+    return item;
+}
+
+/* The job is done and nothing is left: why there are no more items. */
+static PyObject *
+at_end(ResultObject *self)
+{
+    if (atomic_load(&self->job->end) != CP_END_NONE) {
+        PyObject *exc = py_error_of_end(self->engine, self->job);
+        if (exc != NULL) {
+            py_error_restore(exc);
+            Py_DECREF(exc);
+        }
+    } else {
+        py_result_release(self);
+        PyErr_SetNone(PyExc_StopIteration);
+    }
+    return NULL;
+}
+
+static PyObject *
+next_item(ResultObject *self, PyObject *timeout)
+{
+    if (self->engine == NULL) {
+        PyErr_Format(PyExc_AttributeError,
+                     "'%.200s' object has no attribute '_cond'",
+                     Py_TYPE(self)->tp_name);
+        return NULL;
+    }
+    if (py_engine_check(self->engine) < 0) {
+        return NULL;
+    }
+    int64_t deadline = -1;
+    for (;;) {
+        bool done = atomic_load(&self->job->done);
+        struct cp_result *r = cp_job_take(self->job);
+        if (r != NULL) {
+            return item_take(self, r);
+        }
+        if (done) {
+            return at_end(self);
+        }
+        if (deadline < 0
+            && py_timeout_deadline(self->state, timeout, &deadline) < 0) {
+            return NULL;
+        }
+        int ready = py_result_wait(self, deadline);
+        if (ready <= 0) {
+            return ready < 0 ? NULL : py_timeout_raise(self->state);
+        }
+    }
+}
+
+static PyObject *
+stream_next(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+            PyObject *kwnames)
+{
+    PyObject *timeout;
+    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0) {
+        return NULL;
+    }
+    return next_item((ResultObject *)op, timeout);
+}
+
+static PyObject *
+stream_iternext(PyObject *op)
+{
+    return next_item((ResultObject *)op, NULL);
+}
+
+/* The stdlib tells its iterators how many tasks there were. Here the feeder
+ * knows; the method is for those who pass it on. */
+static PyObject *
+stream_set_length(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(length))
+{
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_get_job(PyObject *op, void *Py_UNUSED(closure))
+{
+    return py_result_number((ResultObject *)op);
+}
+
+static PyMemberDef stream_members[] = {
+    {"_engine", T_OBJECT, offsetof(ResultObject, engine), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyGetSetDef stream_getset[] = {
+    {"_job", stream_get_job, NULL, NULL, NULL},
+    {"_pool", py_result_get_pool, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMethodDef stream_methods[] = {
+    {"next", (PyCFunction)(void (*)(void))stream_next,
+     METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"_set_length", stream_set_length, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot stream_slots[] = {
+    {Py_tp_new, py_result_new},
+    {Py_tp_init, stream_init},
+    {Py_tp_traverse, py_result_traverse},
+    {Py_tp_clear, py_result_clear},
+    {Py_tp_dealloc, py_result_dealloc},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, stream_iternext},
+    {Py_tp_methods, stream_methods},
+    {Py_tp_members, stream_members},
+    {Py_tp_getset, stream_getset},
+    {0, NULL},
+};
+
+static PyType_Spec stream_spec = {
+    .name = "cpool._core.Stream",
+    .basicsize = sizeof(ResultObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC
+             | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = stream_slots,
+};
+
+int
+py_stream_add_type(PyObject *module, struct py_state *state)
+{
+    state->stream_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &stream_spec, NULL);
+    return state->stream_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->stream_type);
+}

@@ -1,0 +1,78 @@
+/* See task/call.h. */
+#include "task/call.h"
+
+/* Anything but plain arguments: Python's own call gives Python's errors. */
+static PyObject *
+call_oddly(struct py_state *state, PyObject *func, PyObject *args,
+           PyObject *kwds)
+{
+    return PyObject_CallMethod(state->remote, "call",
+                               kwds != NULL ? "OOO" : "OO", func, args, kwds);
+}
+
+static PyObject *
+call_star(PyObject *func, PyObject *item)
+{
+    if (PyTuple_CheckExact(item)) {
+        return PyObject_Call(func, item, NULL);
+    }
+    PyObject *args = PySequence_Tuple(item);
+    if (args == NULL) {
+        return NULL;
+    }
+    PyObject *result = PyObject_Call(func, args, NULL);
+    Py_DECREF(args);
+    return result;
+}
+
+PyObject *
+py_call_one(struct py_state *state, unsigned mode, PyObject *func,
+            PyObject *arg, PyObject *kwds)
+{
+    switch (mode) {
+        case PY_CALL:
+            return PyTuple_CheckExact(arg) ? PyObject_Call(func, arg, NULL)
+                                           : call_oddly(state, func, arg, NULL);
+        case PY_CALL_KW:
+            return PyTuple_CheckExact(arg) && PyDict_CheckExact(kwds)
+                       ? PyObject_Call(func, arg, kwds)
+                       : call_oddly(state, func, arg, kwds);
+        case PY_MAP_ONE: return PyObject_CallOneArg(func, arg);
+        default: return call_star(func, arg);
+    }
+}
+
+int
+py_call_each(PyObject *func, struct py_run *run, bool star)
+{
+    Py_ssize_t width = run->width > 0 ? run->width : 1;
+    for (Py_ssize_t i = 0; i < run->n; i++) {
+        PyObject **args = run->slots + i * width;
+        size_t n = (size_t)width | PY_VECTORCALL_ARGUMENTS_OFFSET;
+        PyObject *result = star && run->width == 0
+                               ? call_star(func, args[0])
+                               : PyObject_Vectorcall(func, args, n, NULL);
+        for (Py_ssize_t j = 0; j < width; j++) {
+            Py_CLEAR(args[j]);
+        }
+        if (result == NULL) {
+            return -1;
+        }
+        run->slots[i] = result;
+    }
+    run->used = run->n;
+    run->width = 0;
+    return 0;
+}
+
+void
+py_breathe(struct py_state *state)
+{
+    PyObject *none = PyObject_CallMethod(state->remote, "breathe", NULL);
+    if (none == NULL) {
+        /* Somebody sent this thread an exception: there is no task that it could
+         * be for. */
+        PyErr_WriteUnraisable(NULL);
+    }
+    Py_XDECREF(none);
+}

@@ -1,0 +1,111 @@
+/* Large pages for the objects of a large result; see value/arena.h. */
+#include "value/arena.h"
+
+#if defined(__linux__) && !defined(CP_PORTABLE) && !defined(Py_GIL_DISABLED)
+#    include "core/base/mem.h"
+
+#    include <dlfcn.h>
+#    include <sys/mman.h>
+
+/* What CPython asks for, unless it was built for large pages itself. */
+#    define ARENA (CP_MEM_PAGE / 2)
+
+/* The interpreter's own, while ours stands in for it. Both are the process's, as is
+ * what they replace. */
+static PyObjectArenaAllocator own; /* lint-ok: see above */
+/* The second half of the last page, with which the next result begins. Atomic, as
+ * an interpreter that was made meanwhile may come here as well. */
+static void *_Atomic spare; /* lint-ok: see above */
+
+static void *
+alloc_arena(void *ctx, size_t size)
+{
+    void *half = size == ARENA ? atomic_exchange(&spare, NULL) : NULL;
+    if (half != NULL) {
+        return half;
+    }
+    char *page = size == ARENA ? cp_mem_map_page() : NULL;
+    if (page == NULL) {
+        return own.alloc(ctx, size);
+    }
+    half = atomic_exchange(&spare, page + ARENA);
+    if (half != NULL) {
+        (void)munmap(half, ARENA);
+    }
+    return page;
+}
+
+static bool
+is_interpreters(const void *function)
+{
+    Dl_info here, there;
+    return dladdr(function, &here) != 0
+           && dladdr((const void *)PyObject_Malloc, &there) != 0
+           && here.dli_fbase == there.dli_fbase;
+}
+
+/* Are they functions of the interpreter itself, which gives arenas back by munmap()?
+ * Who replaces that gets no memory to free that is not its own. Asking takes as
+ * long as decoding a thousand ints. */
+static bool
+is_known(const PyObjectArenaAllocator *now)
+{
+    return (now->alloc == own.alloc && now->free == own.free)
+           || (is_interpreters((const void *)now->alloc)
+               && is_interpreters((const void *)now->free));
+}
+
+bool
+py_arena_begin(size_t bytes)
+{
+    PyObjectArenaAllocator now;
+    if (bytes < CP_MEM_LARGE
+        || PyInterpreterState_Head() != PyInterpreterState_Main()) {
+        return false;
+    }
+    PyObject_GetArenaAllocator(&now);
+    if (now.alloc == alloc_arena || !is_known(&now)) {
+        return false;
+    }
+    own = now;
+    now.alloc = alloc_arena;
+    PyObject_SetArenaAllocator(&now);
+    return true;
+}
+
+void
+py_arena_end(bool begun)
+{
+    PyObjectArenaAllocator now;
+    if (!begun) {
+        return;
+    }
+    PyObject_GetArenaAllocator(&now);
+    /* Or else a result's own code has put another one in its place. */
+    if (now.alloc == alloc_arena) {
+        PyObject_SetArenaAllocator(&own);
+    }
+}
+
+void
+py_arena_in_child(void)
+{
+    py_arena_end(true);
+}
+#else
+bool
+py_arena_begin(size_t Py_UNUSED(bytes))
+{
+    return false;
+}
+
+void
+py_arena_end(bool Py_UNUSED(begun))
+{
+}
+
+void
+py_arena_in_child(void)
+{
+}
+#endif

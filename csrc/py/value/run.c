@@ -1,0 +1,206 @@
+/* Bodies and runs; see value/run.h. */
+#include "value/run.h"
+
+#include "value/codec.h"
+#include "base/error.h"
+#include "value/pickle.h"
+
+#define KEEP_SLOTS 16384
+
+int
+py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
+{
+    int r = py_codec_put(out, obj);
+    return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
+}
+
+PyObject *
+py_body_get(struct py_state *state, const uint8_t *bytes, size_t len)
+{
+    if (!py_codec_owns(bytes, len)) {
+        return py_loads(state, bytes, len);
+    }
+    PyObject *obj;
+    int r = py_codec_get(bytes, len, &obj);
+    return r == 0 ? obj : py_raise(state, r);
+}
+
+/* ---- memory ---- */
+
+int
+py_run_reserve(struct py_run *run, Py_ssize_t n)
+{
+    if (n <= run->cap) {
+        return 0;
+    }
+    Py_ssize_t cap = run->cap + run->cap / 2;
+    cap = cap < 16 ? 16 : cap;
+    cap = cap < n ? n : cap;
+    PyObject **base = run->slots != NULL ? run->slots - 1 : NULL;
+    PyObject **wider = base;
+    PyMem_Resize(wider, PyObject *, (size_t)cap + 1);
+    if (wider == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    wider[0] = NULL;
+    run->slots = wider + 1;
+    run->cap = cap;
+    return 0;
+}
+
+/* n more slots, which are NULL. */
+static int
+extend(struct py_run *run, Py_ssize_t n)
+{
+    if (py_run_reserve(run, run->used + n) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        run->slots[run->used + i] = NULL;
+    }
+    run->used += n;
+    return 0;
+}
+
+void
+py_run_clear(struct py_run *run)
+{
+    Py_ssize_t used = run->used;
+    run->n = run->width = run->used = 0;
+    for (Py_ssize_t i = 0; i < used; i++) {
+        Py_XDECREF(run->slots[i]);
+    }
+    if (run->cap > KEEP_SLOTS) {
+        py_run_fini(run);
+    }
+}
+
+void
+py_run_fini(struct py_run *run)
+{
+    if (run->used > 0) {
+        py_run_clear(run);
+    }
+    if (run->slots != NULL) {
+        PyMem_Free(run->slots - 1);
+    }
+    *run = (struct py_run){0};
+}
+
+PyObject *
+py_run_take_list(struct py_run *run)
+{
+    CP_ASSERT(run->width == 0);
+    PyObject *list = PyList_New(run->n);
+    if (list == NULL) {
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < run->n; i++) {
+        PyList_SET_ITEM(list, i, run->slots[i]);
+    }
+    run->n = run->used = 0;
+    return list;
+}
+
+/* ---- bytes ---- */
+
+int
+py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
+           PyObject **list)
+{
+    *list = NULL;
+    int r = py_codec_put_run(out, run->slots, run->n);
+    if (r == 1) {
+        return 0;
+    }
+    PyObject *exc = r < 0 ? py_error_fetch() : NULL;
+    *list = py_run_take_list(run);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+        return -1;
+    }
+    return *list != NULL ? py_dumps(state, *list, out) : -1;
+}
+
+/* Of a list that nobody else has. */
+static int
+fill_from(struct py_run *run, PyObject *list)
+{
+    Py_ssize_t n = PyList_GET_SIZE(list);
+    if (py_run_reserve(run, n) < 0) {
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *item = PyList_GET_ITEM(list, i); /* lint-ok: list is ours */
+        run->slots[i] = Py_NewRef(item);
+    }
+    run->n = run->used = n;
+    return 0;
+}
+
+/* n: how many values there had to be; -1: that it is none at all. */
+static int
+no_run(struct py_state *state, Py_ssize_t n)
+{
+    if (n < 0) {
+        (void)py_raise(state, CP_EPROTO);
+    } else {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a worker answered with a wrong number of results");
+    }
+    return -1;
+}
+
+/* Steals list, which nobody else has; NULL: an exception is set. */
+static int
+run_of_list_take(struct py_state *state, PyObject *list, Py_ssize_t n,
+                 struct py_run *run)
+{
+    if (list == NULL) {
+        return -1;
+    }
+    bool fits =
+        PyList_CheckExact(list) && (n < 0 || PyList_GET_SIZE(list) == n);
+    int r = fits ? fill_from(run, list) : no_run(state, n);
+    Py_DECREF(list);
+    return r;
+}
+
+int
+py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,
+            struct py_run *run)
+{
+    CP_ASSERT(run->used == 0);
+    return run_of_list_take(state,
+                            PyList_CheckExact(list)
+                                ? PyList_GetSlice(list, 0, PY_SSIZE_T_MAX)
+                                : Py_NewRef(list),
+                            n, run);
+}
+
+int
+py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
+           Py_ssize_t n, bool rows, struct py_run *run)
+{
+    CP_ASSERT(run->used == 0);
+    Py_ssize_t own = py_codec_run_length(bytes, len);
+    if (own < 0) {
+        return run_of_list_take(state, py_body_get(state, bytes, len), n, run);
+    }
+    if (n >= 0 && own != n) {
+        return no_run(state, n);
+    }
+    run->n = own;
+    run->width = rows ? py_codec_row_width(bytes, len) : 0;
+    if (extend(run, own * (run->width > 0 ? run->width : 1)) < 0) {
+        return -1;
+    }
+    int r = run->width > 0 ? py_codec_get_rows(bytes, len, run->slots)
+                           : py_codec_get_run(bytes, len, run->slots);
+    if (r == CP_EPROTO) {
+        (void)py_raise(state, r);
+    }
+    return r == 0 ? 0 : -1;
+}

@@ -1,0 +1,339 @@
+/*
+ * The worker's loop: a task in, the function called, the answer out. Runs in
+ * the worker process, on its main thread, attached but for the wait.
+ *
+ * Nothing of a task is kept when the loop waits: not its arguments, not its
+ * result. A global function is unpickled once; any other callable afresh for
+ * each task, so that state which it changes never reaches the next one.
+ */
+#include "task/call.h"
+#include "base/error.h"
+#include "value/pickle.h"
+#include "worker/worker.h"
+
+#include <string.h>
+
+#define KEEP_SCRATCH (1u << 20)
+
+/* The callables that the parent has sent, by slot. */
+struct func_entry {
+    PyObject *object; /* kept: CP_KEEP */
+    uint8_t *bytes;   /* else its pickle */
+    size_t len;
+    bool keep;
+};
+
+struct loop {
+    struct py_state *state;
+    struct cp_serve *serve;
+    struct func_entry *funcs;
+    uint32_t n_funcs;
+    struct cp_buf scratch;
+    struct py_run run; /* items of the chunk, and then what became of them */
+    uint64_t left;     /* tasks that may still be run */
+    int64_t now;       /* when the last task ended; 0: unknown */
+    bool last;         /* the process ends now */
+};
+
+int
+py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
+                const uint8_t *body)
+{
+    int r = cp_serve_put(serve, frame, body, cp_now());
+    if (r == 0) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    r = r == 1 ? cp_serve_flush(serve) : cp_serve_send(serve, frame, body);
+    Py_END_ALLOW_THREADS
+    return r;
+}
+
+static void
+entry_clear(struct func_entry *entry)
+{
+    Py_CLEAR(entry->object);
+    PyMem_RawFree(entry->bytes);
+    memset(entry, 0, sizeof(*entry));
+}
+
+/* 0, or a negative code. */
+static int
+store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
+{
+    if (frame->arg >= loop->n_funcs) {
+        uint32_t n = frame->arg + 16;
+        struct func_entry *funcs =
+            PyMem_RawRealloc(loop->funcs, n * sizeof(*funcs));
+        if (funcs == NULL) {
+            return CP_ENOMEM;
+        }
+        memset(funcs + loop->n_funcs, 0, (n - loop->n_funcs) * sizeof(*funcs));
+        loop->funcs = funcs;
+        loop->n_funcs = n;
+    }
+    struct func_entry *entry = &loop->funcs[frame->arg];
+    entry_clear(entry);
+    entry->bytes = PyMem_RawMalloc(frame->len > 0 ? (size_t)frame->len : 1);
+    if (entry->bytes == NULL) {
+        return CP_ENOMEM;
+    }
+    memcpy(entry->bytes, body, (size_t)frame->len);
+    entry->len = (size_t)frame->len;
+    entry->keep = (frame->flags & CP_KEEP) != 0;
+    return 0;
+}
+
+/* The callable of a slot: a new reference, or NULL with an exception. */
+static PyObject *
+load_func(struct loop *loop, uint32_t slot)
+{
+    CP_ASSERT(slot < loop->n_funcs && loop->funcs[slot].bytes != NULL);
+    struct func_entry *entry = &loop->funcs[slot];
+    if (entry->object != NULL) {
+        return Py_NewRef(entry->object);
+    }
+    PyObject *func = py_loads(loop->state, entry->bytes, entry->len);
+    if (func != NULL && entry->keep) {
+        entry->object = Py_NewRef(func);
+    }
+    return func;
+}
+
+/* Run the task: 0, and its result is in *result, or in the run where that is
+ * NULL; or -1 with the exception that is its answer. */
+static int
+run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
+         PyObject *func, PyObject **result)
+{
+    struct py_state *state = loop->state;
+    unsigned mode = frame->flags & PY_MODE;
+    *result = NULL;
+    if (mode == PY_MAP || mode == PY_STAR) {
+        bool star = mode == PY_STAR;
+        return py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run)
+                       < 0
+                   ? -1
+                   : py_call_each(func, &loop->run, star);
+    }
+    PyObject *payload = py_body_get(state, body, (size_t)frame->len);
+    if (payload == NULL) {
+        return -1;
+    }
+    PyObject *arg = payload, *kwds = NULL;
+    if (mode == PY_CALL_KW) {
+        arg = PyTuple_GET_ITEM(payload, 0);
+        kwds = PyTuple_GET_ITEM(payload, 1);
+    }
+    *result = py_call_one(state, mode, func, arg, kwds);
+    Py_DECREF(payload);
+    return *result != NULL ? 0 : -1;
+}
+
+/* The pending exception as the body of an answer: bytes, or NULL where not
+ * even that can be made. Says whether the process is to end. */
+static PyObject *
+pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
+{
+    PyObject *exc = py_error_fetch();
+    bool ends = !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
+    PyObject *bytes =
+        PyObject_CallMethod(loop->state->remote, "pack_error", "OO", exc,
+                            func != NULL ? func : Py_None);
+    if (ends) {
+        Py_XSETREF(*fatal, exc);
+    } else {
+        Py_DECREF(exc);
+    }
+    return bytes;
+}
+
+/* The result would not pickle: the report of that. */
+static PyObject *
+pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
+{
+    PyObject *exc = py_error_fetch();
+    PyObject *bytes =
+        PyObject_CallMethod(loop->state->remote, "pack_unpicklable", "OOO", exc,
+                            result, listed ? Py_True : Py_False);
+    Py_DECREF(exc);
+    return bytes;
+}
+
+/* The result into the scratch buffer; or else *report says why not. 0, or -1
+ * with an exception where there is neither. */
+static int
+pack_result(struct loop *loop, PyObject *result, bool listed, PyObject **report)
+{
+    PyObject *list = NULL;
+    int r = result != NULL
+                ? py_body_put(loop->state, result, &loop->scratch)
+                : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
+    if (r < 0) {
+        *report = result == NULL && list == NULL
+                      ? NULL
+                      : pack_unpicklable(loop, result != NULL ? result : list,
+                                         listed);
+        r = *report != NULL ? 0 : -1;
+    }
+    Py_XDECREF(list);
+    return r;
+}
+
+static int
+answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
+{
+    int64_t now = cp_now();
+    int64_t ns = now - loop->now;
+    loop->now = now;
+    frame->arg = ns < 0 ? 0 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+    int r = cp_serve_put(loop->serve, frame, body, now);
+    if (r == 0) {
+        return 0;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    r = r == 1 ? cp_serve_flush(loop->serve)
+               : cp_serve_send(loop->serve, frame, body);
+    Py_END_ALLOW_THREADS
+    loop->now = cp_now();
+    return r;
+}
+
+/* Send what the task came to: its result, or *report. */
+static int
+answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
+            bool last)
+{
+    if (--loop->left == 0 || last) {
+        frame->flags |= CP_LAST;
+        loop->last = true;
+    }
+    if (report == NULL) {
+        frame->len = cp_buf_len(&loop->scratch);
+        return answer(loop, frame, cp_buf_head(&loop->scratch));
+    }
+    frame->kind = CP_ERROR;
+    frame->len = (uint64_t)PyBytes_GET_SIZE(report);
+    return answer(loop, frame, (const uint8_t *)PyBytes_AS_STRING(report));
+}
+
+/* The task raised what ends the process; its answer was sent with code r. */
+static int
+leave(struct loop *loop, int r, PyObject *fatal)
+{
+    if (r == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_serve_flush(loop->serve);
+        Py_END_ALLOW_THREADS
+        PyObject *none =
+            PyObject_CallMethod(loop->state->remote, "leave", "O", fatal);
+        Py_XDECREF(none);
+        r = -1;
+    }
+    return r;
+}
+
+/* One task: 0, a core code, or -1 with the exception that ends the process. */
+static int
+do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
+{
+    struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
+    PyObject *result = NULL, *report = NULL, *fatal = NULL;
+    if (loop->now == 0) {
+        loop->now = cp_now();
+    }
+    cp_serve_begin(loop->serve, task->seq, loop->now);
+    PyObject *func = load_func(loop, task->arg);
+    int r = func != NULL ? run_task(loop, task, body, func, &result) : -1;
+    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
+    bool is_copy = loop->state->forked > 0; /* the task forked: no worker */
+    if (is_copy) {
+        r = r == 0 ? CP_ECLOSED : -1;
+    } else if (r < 0) {
+        report = pack_error(loop, func, &fatal);
+        r = report != NULL ? 0 : -1;
+    } else {
+        bool listed = (task->flags & PY_LISTED) != 0;
+        r = pack_result(loop, result, listed, &report);
+    }
+    Py_XDECREF(func);
+    Py_XDECREF(result);
+    py_run_clear(&loop->run);
+    /* Out of memory, at the least: the task counts as lost. */
+    if (r == 0) {
+        r = answer_task(loop, &frame, report, fatal != NULL);
+        r = fatal != NULL ? leave(loop, r, fatal) : r;
+    }
+    Py_XDECREF(report);
+    Py_XDECREF(fatal);
+    return r;
+}
+
+/* Wait for more. An interrupt between tasks concerns nobody; one that came with
+ * a task came before it. */
+static int
+wait_for_more(struct loop *loop)
+{
+    int r;
+    loop->now = 0;
+    Py_BEGIN_ALLOW_THREADS
+    r = cp_serve_wait(loop->serve);
+    Py_END_ALLOW_THREADS
+    if (r != 0 && r != CP_EINTR) {
+        return r;
+    }
+    if (PyErr_CheckSignals() < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+static int
+loop_once(struct loop *loop)
+{
+    struct cp_frame frame;
+    const uint8_t *body;
+    int r = cp_serve_next(loop->serve, &frame, &body);
+    if (r <= 0) {
+        return r < 0 ? r : wait_for_more(loop);
+    }
+    switch (frame.kind) {
+        case CP_FUNC: return store_func(loop, &frame, body);
+        case CP_FORGET:
+            if (frame.arg < loop->n_funcs) {
+                entry_clear(&loop->funcs[frame.arg]);
+            }
+            return 0;
+        default: return do_task(loop, &frame, body);
+    }
+}
+
+PyObject *
+py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
+{
+    struct loop loop = {.state = state, .serve = serve, .left = budget};
+    struct cp_frame hello = {.kind = CP_HELLO};
+    int r = py_serve_answer(serve, &hello, NULL);
+    while (r == 0 && !loop.last) {
+        r = loop_once(&loop);
+    }
+    if (r == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_serve_flush(serve);
+        Py_END_ALLOW_THREADS
+    }
+    for (uint32_t i = 0; i < loop.n_funcs; i++) {
+        entry_clear(&loop.funcs[i]);
+    }
+    PyMem_RawFree(loop.funcs);
+    cp_buf_fini(&loop.scratch);
+    py_run_fini(&loop.run);
+    if (r == 0 || r == CP_ECLOSED) {
+        /* All is done, or the parent is gone, or does not want more. */
+        return PyLong_FromUnsignedLongLong(budget - loop.left);
+    }
+    return py_raise(state, r);
+}

@@ -1,0 +1,203 @@
+/*
+ * The worker thread's loop. Where a task is waiting, it is taken without leaving the
+ * interpreter, so that short tasks run by the dozen for one hand-over of the GIL. Else
+ * the thread leaves first, and hands in its result then: whoever waits for it
+ * finds the GIL free.
+ */
+#include "worker/thread.h"
+
+#include "task/call.h"
+#include "base/error.h"
+#include "task/refs.h"
+
+#include <string.h>
+
+/* A thread that only calls what is written in C would never let another one in:
+ * it leaves the interpreter after so long, as Python's own loop does. */
+#define SLICE (5 * CP_MS)
+
+bool
+py_thread_takes_turns(void)
+{
+#ifdef Py_GIL_DISABLED
+    PyObject *sys = PyImport_ImportModule("sys");
+    PyObject *is_enabled =
+        sys != NULL ? PyObject_CallMethod(sys, "_is_gil_enabled", NULL) : NULL;
+    bool takes_turns = is_enabled != Py_False;
+    Py_XDECREF(is_enabled);
+    Py_XDECREF(sys);
+    PyErr_Clear(); /* it is only about speed */
+    return takes_turns;
+#else
+    return true;
+#endif
+}
+
+/* What the chunk comes to is moved to the result: 0, or -1 with an exception. */
+static int
+run_chunk(struct cp_task *task, struct cp_result *result, bool star)
+{
+    struct py_refs *refs = py_refs_of_task(task);
+    Py_ssize_t n = py_refs_count(task);
+    struct py_run run = {.slots = refs->slots, .n = n, .used = n, .cap = n};
+    if (py_call_each(refs->func, &run, star) < 0) {
+        return -1;
+    }
+    memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));
+    memset(refs->slots, 0, (size_t)n * sizeof(PyObject *));
+    return 0;
+}
+
+static int
+run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
+{
+    struct py_refs *refs = py_refs_of_task(task);
+    PyObject *kwds = NULL;
+    if (py_refs_count(task) > 1) {
+        /* The caller's own, which may change it meanwhile. */
+        PyObject *theirs = refs->slots[1];
+        kwds =
+            PyDict_CheckExact(theirs) ? PyDict_Copy(theirs) : Py_NewRef(theirs);
+        if (kwds == NULL) {
+            return -1;
+        }
+    }
+    PyObject *value = py_call_one(state, task->flags & PY_MODE, refs->func,
+                                  refs->slots[0], kwds);
+    Py_XDECREF(kwds);
+    py_refs_of_result(result)[0] = value;
+    return value != NULL ? 0 : -1;
+}
+
+/* Run the task, which is empty then: its result, or NULL for lack of memory. */
+static struct cp_result *
+run_task(struct py_state *state, struct cp_task *task)
+{
+    unsigned mode = task->flags & PY_MODE;
+    bool chunk = mode == PY_MAP || mode == PY_STAR;
+    Py_ssize_t n = chunk ? py_refs_count(task) : 1;
+    struct cp_result *result = py_refs_result(task->index, n > 0 ? n : 1);
+    if (result != NULL) {
+        result->items = task->items;
+        int r = chunk ? run_chunk(task, result, mode == PY_STAR)
+                      : run_one(state, task, result);
+        if (r < 0) {
+            /* Whatever it is, SystemExit too: it is what the task came to. */
+            result->outcome = CP_RAISED;
+            py_refs_of_result(result)[0] = py_error_fetch();
+        }
+    }
+    py_refs_clear_task(task);
+    return result;
+}
+
+/* The pool may have been terminated while the thread waited for its turn. */
+static struct cp_result *
+run_if_wanted(struct py_state *state, struct cp_task *task)
+{
+    if (atomic_load(&task->job->end) == CP_END_NONE) {
+        return run_task(state, task);
+    }
+    py_refs_clear_task(task);
+    return NULL;
+}
+
+struct loop {
+    EngineObject *engine;
+    struct cp_pool *pool;
+    struct cp_turn turn;
+    int64_t since; /* when the thread entered the interpreter */
+    unsigned long long n;
+};
+
+/* Hand in what the last task came to and take the next: what cp_threads_swap()
+ * returns. */
+static int
+swap(struct loop *loop, struct cp_result *result)
+{
+    if (cp_threads_has_queued(loop->pool)
+        && loop->turn.begun - loop->since < SLICE && loop->since != 0) {
+        return cp_threads_swap(loop->pool, &loop->turn, result, false);
+    }
+    int r;
+    Py_BEGIN_ALLOW_THREADS
+    r = cp_threads_swap(loop->pool, &loop->turn, result, true);
+    Py_END_ALLOW_THREADS
+    py_breathe(loop->engine->state);
+    loop->since = loop->turn.begun = cp_now();
+    return r;
+}
+
+/* What the thread may not do while it is out of the interpreter. */
+static void
+clean_up(struct loop *loop, int r)
+{
+    if (loop->turn.dropped) {
+        cp_pool_release_dropped(loop->pool);
+        loop->turn.dropped = false;
+    }
+    if (r != 1) {
+        py_engine_collect(loop->engine);
+    }
+}
+
+static int
+check(EngineObject *engine)
+{
+    if (!engine->threads) {
+        PyErr_SetString(PyExc_TypeError, "this pool has no worker threads");
+        return -1;
+    }
+    return py_engine_check(engine);
+}
+
+PyObject *
+py_thread_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (check(engine) < 0) {
+        return NULL;
+    }
+    int r = cp_threads_enter(engine->pool);
+    if (r != 0) {
+        return py_raise(engine->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (cp_pool_is_ours(engine->pool)) {
+        cp_threads_leave(engine->pool);
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    struct py_state *state = engine->state;
+    if (check(engine) < 0) {
+        return NULL;
+    }
+    struct loop loop = {.engine = engine, .pool = engine->pool};
+    int r;
+    struct cp_result *result = NULL;
+    while ((r = swap(&loop, result)) >= 0) {
+        clean_up(&loop, r);
+        result = NULL;
+        if (r == 1) {
+            result = run_if_wanted(state, loop.turn.task);
+            loop.n++;
+        }
+        if (!cp_pool_is_ours(loop.pool)) {
+            /* The task has forked, and this is the copy: nobody wants it. */
+            return PyLong_FromUnsignedLongLong(loop.n);
+        }
+    }
+    clean_up(&loop, r);
+    return PyLong_FromUnsignedLongLong(loop.n);
+}

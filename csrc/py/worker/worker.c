@@ -1,0 +1,540 @@
+/*
+ * The type _core.Worker. It is the only place that forks, and the only one
+ * that answers for the process after: Popen (cpool/_popen.py) asks here.
+ */
+#include "worker/worker.h"
+
+#include "core/os/fd.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+PyObject *
+py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
+{
+    WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->state = state;
+    self->worker = NULL;
+    self->pool = NULL;
+    int r = cp_worker_new(budget, cp_pool_common_fd(pool) >= 0, &self->worker);
+    if (r != 0) {
+        Py_DECREF(self);
+        return py_raise(state, r);
+    }
+    cp_pool_ref(pool);
+    self->pool = pool;
+    self->worker->common = cp_pool_common(pool);
+    return (PyObject *)self;
+}
+
+static void
+worker_dealloc(PyObject *op)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    cp_worker_unref(self->worker);
+    if (self->pool != NULL) {
+        cp_pool_unref(self->pool);
+    }
+    type->tp_free(op);
+    Py_DECREF(type);
+}
+
+static int
+check_not_started(struct cp_worker *w)
+{
+    if (w->proc.pid != 0 || w->child_rx < 0) {
+        PyErr_SetString(PyExc_ValueError, "the worker was started before");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+check_can_fork(struct cp_worker *w)
+{
+    if (check_not_started(w) < 0) {
+        return -1;
+    }
+    /* The newest one comes first. What looks further may meet one that goes. */
+    if (PyInterpreterState_Head() != PyInterpreterState_Main()) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "cpool cannot fork a worker while there are "
+                        "subinterpreters, which no fork of CPython survives: "
+                        "close them before, or give the pool "
+                        "context=multiprocessing.get_context(\"spawn\")");
+        return -1;
+    }
+    return PySys_Audit("os.fork", NULL);
+}
+
+/* Signals stay blocked in the child until Python has reset its handlers:
+ * nothing of the parent's may run there. */
+static pid_t
+fork_blocked(struct cp_worker *w, int *saved_errno)
+{
+    sigset_t all, old;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &old);
+    cp_fd_before_fork();
+    pid_t pid = fork();
+    if (pid == 0) {
+        cp_worker_in_child(w);
+        return 0;
+    }
+    *saved_errno = errno;
+    cp_fd_after_fork();
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return pid;
+}
+
+static PyObject *
+raise_terminated(struct py_state *state)
+{
+    PyObject *exc = PyObject_CallMethod(state->remote, "terminated", NULL);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    }
+    return NULL;
+}
+
+/* The process is there: the pool watches it from now on. */
+static PyObject *
+adopt(WorkerObject *self, pid_t pid, int r)
+{
+    struct cp_worker *w = self->worker;
+    if (r == 0) {
+        r = cp_pool_add_worker(self->pool, w);
+    }
+    if (r == 0) {
+        return PyLong_FromLong((long)pid);
+    }
+    (void)cp_proc_kill(&w->proc, SIGKILL);
+    Py_BEGIN_ALLOW_THREADS
+    while (cp_proc_wait(&w->proc, CP_NEVER, NULL) == CP_EINTR) {
+    }
+    Py_END_ALLOW_THREADS
+    cp_worker_close(w);
+    cp_proc_close_sentinel(&w->proc);
+    return r == CP_ECLOSED ? raise_terminated(self->state)
+                           : py_raise(self->state, r);
+}
+
+#ifdef Py_GIL_DISABLED
+static bool
+has_other_threads(void)
+{
+    PyThreadState *tstate = PyThreadState_Get();
+    PyThreadState *first = PyInterpreterState_ThreadHead(tstate->interp);
+    return first != tstate || PyThreadState_Next(first) != NULL;
+}
+
+static int
+unlock_object(PyObject *obj, void *Py_UNUSED(arg))
+{
+    if (obj->ob_mutex._bits != 0) {
+        obj->ob_mutex._bits = 0;
+    }
+    return 1;
+}
+
+/* What the program has frozen (gc.freeze()) is not visited: it is thawed for that,
+ * and frozen again. */
+static void
+unlock_frozen(void)
+{
+    PyObject *gc = PyImport_ImportModule("gc");
+    PyObject *count =
+        gc != NULL ? PyObject_CallMethod(gc, "get_freeze_count", NULL) : NULL;
+    if (count != NULL && PyObject_IsTrue(count) == 1) {
+        Py_XDECREF(PyObject_CallMethod(gc, "unfreeze", NULL));
+        PyUnstable_GC_VisitObjects(unlock_object, NULL);
+        Py_XDECREF(PyObject_CallMethod(gc, "freeze", NULL));
+    }
+    Py_XDECREF(count);
+    Py_XDECREF(gc);
+    PyErr_Clear(); /* no memory: the child will hardly come further */
+}
+
+/* In a forked child. An object's lock is let go of when its thread stops for the
+ * fork; but it may have been handed on to a thread that was waiting for it, and
+ * that is not there in the child: whoever locks the object next (sys.stdout, a
+ * dict of the import system) would wait for ever. What this thread itself has
+ * locked is among them; the child never returns to where that is let go of. */
+static void
+unlock_objects(void)
+{
+    PyThreadState_Get()->critical_section = 0;
+    PyUnstable_GC_VisitObjects(unlock_object, NULL);
+    unlock_frozen();
+}
+#else
+#    define has_other_threads() false
+#    define unlock_objects() ((void)0)
+#endif
+
+static PyObject *
+worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    struct py_state *state = self->state;
+    if (check_can_fork(w) < 0) {
+        return NULL;
+    }
+    /* Made here, where it can still be said that there is no memory. */
+    struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
+    if (serve == NULL) {
+        return PyErr_NoMemory();
+    }
+    int saved_errno = 0;
+    PyOS_BeforeFork();
+    bool crowded = has_other_threads();
+    int was_forked = state->forked;
+    state->forked = -1; /* our own at-fork hook is to leave this one alone */
+    pid_t pid = fork_blocked(w, &saved_errno);
+    if (pid == 0) {
+        PyOS_AfterFork_Child();
+        if (crowded) {
+            unlock_objects();
+        }
+        state->forked = 0;
+        if (cp_serve_init(serve, w) != 0) {
+            _exit(1); /* an exception would run on in a copy of the caller */
+        }
+        state->serving = serve;
+        return PyLong_FromLong(0);
+    }
+    state->forked = was_forked;
+    PyOS_AfterFork_Parent();
+    PyMem_RawFree(serve);
+    if (pid < 0) {
+        (void)cp_worker_started(w, pid);
+        errno = saved_errno;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return adopt(self, pid, cp_worker_started(w, pid));
+}
+
+/* started(pid, status): it was started otherwise, by a fork server if there is a
+ * status pipe, which stays the caller's; a pid below 0: it was not, after all. */
+static PyObject *
+worker_started(PyObject *op, PyObject *args)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    int pid, status;
+    if (!PyArg_ParseTuple(args, "ii:started", &pid, &status)) {
+        return NULL;
+    }
+    if (pid < 0) {
+        (void)cp_worker_started(w, -1);
+        Py_RETURN_NONE;
+    }
+    if (check_not_started(w) < 0) {
+        return NULL;
+    }
+    if (status < 0) {
+        return adopt(self, (pid_t)pid, cp_worker_started(w, (pid_t)pid));
+    }
+    int own = fcntl(status, F_DUPFD_CLOEXEC, 0);
+    if (own < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    cp_worker_served(w, (pid_t)pid, own);
+    return adopt(self, (pid_t)pid, 0);
+}
+
+/* What the child is to be given: (rx, tx, life, row, common, proc, budget). */
+static PyObject *
+worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_worker *w = self->worker;
+    if (w->child_row < 0 || check_not_started(w) < 0) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ValueError, "the worker is to be forked");
+        }
+        return NULL;
+    }
+    return Py_BuildValue("(iiiiiiK)", w->child_rx, w->child_tx, w->child_life,
+                         w->child_row, cp_pool_common_fd(self->pool),
+                         w->proc.child_end, (unsigned long long)w->budget);
+}
+
+PyObject *
+py_worker_attach(PyObject *module, PyObject *args)
+{
+    struct py_state *state = py_state_of_module(module);
+    struct cp_worker_ends e;
+    unsigned long long budget;
+    if (!PyArg_ParseTuple(args, "iiiiiiK:_attach", &e.rx, &e.tx, &e.life,
+                          &e.row, &e.common, &e.proc, &budget)) {
+        return NULL;
+    }
+    if (state->serving != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is a worker already");
+        return NULL;
+    }
+    WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
+    struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
+    int r = CP_ENOMEM;
+    if (self != NULL) {
+        self->state = state;
+        self->pool = NULL;
+        self->worker = NULL;
+        r = serve == NULL ? r : cp_worker_attach(budget, &e, &self->worker);
+    }
+    if (r == 0) {
+        r = cp_serve_init(serve, self->worker);
+    }
+    if (r != 0) {
+        PyMem_RawFree(serve);
+        Py_XDECREF(self);
+        if (r != CP_EPROTO) {
+            return py_raise(state, r);
+        }
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the process that made this pool runs another build "
+                        "of cpool than its worker: both must import the same");
+        return NULL;
+    }
+    state->serving = serve;
+    state->forked = 0; /* a copy of a fork server that had imported us */
+    return (PyObject *)self;
+}
+
+static PyObject *
+worker_poll(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    int code;
+    if (cp_proc_poll(&((WorkerObject *)op)->worker->proc, &code) != 1) {
+        Py_RETURN_NONE;
+    }
+    return PyLong_FromLong(code);
+}
+
+static PyObject *
+worker_wait(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    int64_t deadline = CP_NEVER;
+    if (arg != Py_None) {
+        double seconds = PyFloat_AsDouble(arg);
+        if (seconds == -1.0 && PyErr_Occurred()) {
+            return NULL;
+        }
+        deadline = seconds >= 1e9 ? CP_NEVER
+                   : seconds > 0  ? cp_now() + (int64_t)(seconds * 1e9)
+                                  : 0;
+    }
+    int code = 0, r;
+    do {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_proc_wait(&self->worker->proc, deadline, &code);
+        Py_END_ALLOW_THREADS
+        if (r == CP_EINTR && PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    } while (r == CP_EINTR);
+    if (r == 0) {
+        Py_RETURN_NONE;
+    }
+    return r == 1 ? PyLong_FromLong(code) : py_raise(self->state, r);
+}
+
+static PyObject *
+worker_kill(PyObject *op, PyObject *arg)
+{
+    WorkerObject *self = (WorkerObject *)op;
+    long signal = PyLong_AsLong(arg);
+    if (signal == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
+        Py_RETURN_NONE; /* inherited by a fork: it belongs to the parent */
+    }
+    int r = cp_proc_kill(&self->worker->proc, (int)signal);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
+        cp_pool_let_go(self->pool, self->worker);
+    }
+    Py_RETURN_NONE;
+}
+
+static struct cp_serve *
+serving(WorkerObject *self)
+{
+    if (self->state->serving == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is not a worker");
+    }
+    return self->state->serving;
+}
+
+static PyObject *
+worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    WorkerObject *self = (WorkerObject *)op;
+    struct cp_serve *serve = serving(self);
+    return serve != NULL ? py_serve(self->state, serve, self->worker->budget)
+                         : NULL;
+}
+
+static void
+set_sigint_blocked(bool blocked)
+{
+    sigset_t only;
+    (void)sigemptyset(&only);
+    (void)sigaddset(&only, SIGINT);
+    (void)pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, NULL);
+}
+
+/* An interrupt ends the process, and nothing is printed of it. */
+static void
+leave_if_interrupted(void)
+{
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
+        PyObject *code = PyLong_FromLong(1);
+        PyErr_Clear();
+        if (code != NULL) {
+            PyErr_SetObject(PyExc_SystemExit, code);
+            Py_DECREF(code);
+        }
+    }
+}
+
+/* Call work(), while Ctrl-C can stop it: not before, and not after. In C,
+ * since a handler runs between any two lines of Python. */
+static PyObject *
+worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
+{
+    set_sigint_blocked(false);
+    PyObject *result = PyObject_CallNoArgs(work);
+    set_sigint_blocked(true);
+    if (result == NULL) {
+        leave_if_interrupted();
+        PyObject *exc = py_error_fetch();
+        if (PyErr_CheckSignals() < 0) {
+            PyErr_Clear(); /* it ends already */
+        }
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    } else if (PyErr_CheckSignals() < 0) {
+        Py_CLEAR(result);
+        leave_if_interrupted();
+    }
+    return result;
+}
+
+static PyObject *
+worker_report_init_error(PyObject *op, PyObject *arg)
+{
+    struct cp_serve *serve = serving((WorkerObject *)op);
+    Py_buffer view;
+    if (serve == NULL || PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    struct cp_frame frame = {.kind = CP_INIT_ERROR, .len = (uint64_t)view.len};
+    int r = py_serve_answer(serve, &frame, view.buf);
+    PyBuffer_Release(&view);
+    if (r != 0) {
+        return py_raise(((WorkerObject *)op)->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    struct cp_worker *w = ((WorkerObject *)op)->worker;
+    return PyBool_FromLong(cp_common_is_first(w->common));
+}
+
+static PyObject *
+worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong((long)((WorkerObject *)op)->worker->proc.pid);
+}
+
+static PyObject *
+worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(((WorkerObject *)op)->worker->leaving);
+}
+
+static PyObject *
+worker_get_sentinel(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((WorkerObject *)op)->worker->proc.sentinel);
+}
+
+static PyObject *
+worker_get_parent_sentinel(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromLong(((WorkerObject *)op)->worker->child_life);
+}
+
+static PyMethodDef worker_methods[] = {
+    {"fork", worker_fork, METH_NOARGS, NULL},
+    {"started", worker_started, METH_VARARGS, NULL},
+    {"ends", worker_ends, METH_NOARGS, NULL},
+    {"poll", worker_poll, METH_NOARGS, NULL},
+    {"wait", worker_wait, METH_O, NULL},
+    {"kill", worker_kill, METH_O, NULL},
+    {"close", worker_close, METH_NOARGS, NULL},
+    {"serve", worker_serve, METH_NOARGS, NULL},
+    {"interruptible", worker_interruptible, METH_O, NULL},
+    {"report_init_error", worker_report_init_error, METH_O, NULL},
+    {"is_first_failure", worker_is_first_failure, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef worker_getset[] = {
+    {"pid", worker_get_pid, NULL, NULL, NULL},
+    {"is_leaving", worker_get_is_leaving, NULL, NULL, NULL},
+    {"sentinel", worker_get_sentinel, NULL, NULL, NULL},
+    {"parent_sentinel", worker_get_parent_sentinel, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyType_Slot worker_slots[] = {
+    {Py_tp_dealloc, worker_dealloc},
+    {Py_tp_methods, worker_methods},
+    {Py_tp_getset, worker_getset},
+    {0, NULL},
+};
+
+static PyType_Spec worker_spec = {
+    .name = "cpool._core.Worker",
+    .basicsize = sizeof(WorkerObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = worker_slots,
+};
+
+int
+py_worker_add_types(PyObject *module, struct py_state *state)
+{
+    state->worker_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &worker_spec, NULL);
+    return state->worker_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->worker_type);
+}
