@@ -4,6 +4,7 @@
  * worker may send, and has to make the same of the bytes however they come.
  */
 #include "link/worker.h"
+#include "pool/job.h"
 #include "fuzz.h"
 
 enum way { PIPE, RING, BOTH };
@@ -72,14 +73,13 @@ prepare(const struct fuzz_input *in, struct cp_func *func)
     w->ops = &ops;
     w->hello =
         in->n_tasks == 1; /* a big task goes to nobody who has not started */
-    the_job.func = func;
     for (unsigned i = 0; i < in->n_tasks; i++) {
         struct cp_task *task =
             cp_task_new(i, 0, in->n_tasks == 1 ? CP_BIG : 10);
         FUZZ_CHECK(task != NULL);
         memset(task->body, 0, task->len);
         task->job = &the_job;
-        FUZZ_CHECK(cp_worker_send_task(w, task) == 1);
+        FUZZ_CHECK(cp_worker_send_task(w, func, task) == 1);
         if ((in->bits >> i & 1) != 0) {
             FUZZ_CHECK(cp_claim_take(w->row, i));
         }

@@ -111,7 +111,7 @@ lone_send(struct lone *lone, uint64_t index, size_t len)
     CHECK(task != NULL);
     task->job = lone->job;
     lone_pattern(task->body, len, index);
-    int r = cp_worker_send_task(lone->w, task);
+    int r = cp_worker_send_task(lone->w, lone->func, task);
     if (r != 1) {
         cp_task_free(task);
     }

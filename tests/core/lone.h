@@ -8,6 +8,7 @@
 
 #include "link/serve.h"
 #include "link/worker.h"
+#include "pool/job.h"
 
 struct lone {
     struct cp_worker *w;

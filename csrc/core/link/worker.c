@@ -256,20 +256,21 @@ send_func(struct cp_worker *w, struct cp_func *func)
 }
 
 int
-cp_worker_send_task(struct cp_worker *w, struct cp_task *task)
+cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
+                    struct cp_task *task)
 {
     CP_ASSERT(cp_worker_accepts(w));
     /* It could not be taken back from one that never starts. */
     if (task->len >= CP_BIG && (w->under_way > 0 || !w->hello)) {
         return 0;
     }
-    int r = send_func(w, task->job->func);
+    int r = send_func(w, func);
     if (r != 1) {
         return r;
     }
     struct cp_frame frame = {.kind = CP_TASK,
                              .flags = task->flags,
-                             .arg = task->job->func->slot,
+                             .arg = func->slot,
                              .seq = w->tail,
                              .len = task->len};
     r = put_frame(w, &frame, task->body);

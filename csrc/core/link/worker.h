@@ -11,10 +11,11 @@
 
 #include "link/board.h"
 #include "base/buf.h"
-#include "pool/job.h"
-#include "os/proc.h"
+#include "link/task.h"
 #include "link/wire.h"
+#include "os/proc.h"
 
+struct cp_pool;
 struct cp_worker;
 
 /* Called with the pool's lock held. */
@@ -115,11 +116,12 @@ void cp_worker_in_child(struct cp_worker *w);
 /* May a task be sent now? (Not whether the window has room.) */
 bool cp_worker_accepts(const struct cp_worker *w);
 
-/* Send a task, after its callable where the worker lacks it. Consumes the task
+/* Send a task of the callable func, after func where the worker lacks it. Consumes the task
  * where it returns 1. 0: not now, the callable has to go out first, or the
  * body is big and the worker not idle, or not started: a big task cannot be
  * recalled. CP_ENOMEM: nothing was changed. */
-int cp_worker_send_task(struct cp_worker *w, struct cp_task *task);
+int cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
+                        struct cp_task *task);
 
 /* A slot of the callables' table is free: tell the worker if it knows it. */
 void cp_worker_forget(struct cp_worker *w, uint32_t slot);

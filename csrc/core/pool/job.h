@@ -1,5 +1,5 @@
 /*
- * Jobs, tasks, results and callables: what is to be done, and what came back.
+ * One job: its tasks that wait, and its results that nobody has taken yet.
  *
  * A job is one call of the API. Its tasks wait in a queue, are handed to
  * workers, and come back as results in the job's inbox, where whoever asks
@@ -10,65 +10,11 @@
 #define CP_JOB_H
 
 #include "base/base.h"
-#include "base/buf.h"
+#include "link/task.h"
 
 #include <stdatomic.h>
 
 struct cp_pool;
-struct cp_job;
-
-/* A pickled callable. Sent once to each worker that needs it. */
-struct cp_func {
-    uint32_t refs;
-    uint32_t slot;  /* its place in every worker's table */
-    uint16_t flags; /* CP_KEEP */
-    int64_t avg_ns; /* of jobs with one task; -1: nothing measured */
-    /* Workers that ended while they took it in, since the last one that ran it,
-     * and how the last of them ended. */
-    uint32_t deaths;
-    int lost_pid, lost_exitcode;
-    size_t len;
-    uint8_t bytes[];
-};
-
-/* A body from here on is sent without a copy, to a worker that has nothing else
- * to do; and taking it in needs memory of the worker's that it may not have. */
-#define CP_BIG CP_KIB(32)
-/* A task or callable that so many workers have ended of while they took it in
- * would go on to end all others. */
-#define CP_MAX_DEATHS 3u
-
-struct cp_task {
-    struct cp_task *next;
-    struct cp_job *job; /* holds a reference once it is put */
-    uint64_t index;     /* place within the job, from 0 */
-    uint32_t items;     /* of the user's, that it has; 1 at first */
-    uint16_t flags;     /* the binding's own; travel in the frame */
-    uint8_t deaths;     /* of workers that were to take it in; if it is big */
-    size_t len;
-    uint8_t *body; /* in `own`, or in memory that was taken over */
-    void *taken;   /* that memory, or NULL */
-    uint8_t own[];
-};
-
-enum cp_outcome {
-    CP_OK = 1, /* body: what the task returned */
-    CP_RAISED, /* body: what it raised */
-    CP_LOST,   /* the worker died; pid and exitcode tell how */
-    CP_LOCAL,  /* it failed on this side; the binding knows why */
-    CP_NOMEM,  /* it came, and there was no memory for it; no body */
-};
-
-struct cp_result {
-    struct cp_result *next;
-    uint64_t index;
-    uint32_t items; /* of the task; 1 at first */
-    enum cp_outcome outcome;
-    int pid;
-    int exitcode;
-    size_t len;
-    uint8_t body[];
-};
 
 /* Why a job ended without all of its results. */
 enum cp_end {
@@ -117,20 +63,6 @@ struct cp_job {
     bool is_ready, is_listed;
     bool calling; /* all has come; the callbacks are to be run, or are run */
 };
-
-/* A task with room for len bytes of body, or NULL. [any] */
-struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
-/* A task whose body is what the buffer holds; that is empty then, where it
- * worked. NULL: no memory, and nothing was changed. [any] */
-struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
-                                 struct cp_buf *body);
-void cp_task_free(struct cp_task *task); /* not put yet; NULL is fine */
-
-/* A result with room for len bytes, or NULL. [any] */
-struct cp_result *cp_result_new(uint64_t index, enum cp_outcome outcome,
-                                size_t len);
-void cp_result_free(struct cp_result *result);      /* NULL is fine */
-void cp_result_free_list(struct cp_result *result); /* with all that follow */
 
 /* Internal to the core, with the pool's lock held. */
 struct cp_job *cp_job_alloc(struct cp_pool *pool, struct cp_func *func,

@@ -177,13 +177,13 @@ fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
     while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
            && w->under_way < level && w->under_way < window_of(job)) {
         struct cp_task *task = job->first;
-        const struct cp_func *func = job->func;
+        struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
             take_first(job);
             cp_job_lose_take(task, func->lost_pid, func->lost_exitcode);
             continue;
         }
-        int r = cp_worker_send_task(w, task);
+        int r = cp_worker_send_task(w, func, task);
         if (r == CP_ENOMEM) {
             cp_job_finish(job, CP_END_NOMEM);
             continue;

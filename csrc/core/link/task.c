@@ -1,0 +1,94 @@
+/* Tasks and results: allocate and free. */
+#include "link/task.h"
+
+#include "base/mem.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct cp_task *
+cp_task_new(uint64_t index, uint16_t flags, size_t len)
+{
+    if (len > SIZE_MAX - sizeof(struct cp_task)) {
+        return NULL;
+    }
+    struct cp_task *task = malloc(sizeof(*task) + len);
+    if (task != NULL) {
+        task->next = NULL;
+        task->job = NULL;
+        task->index = index;
+        task->items = 1;
+        task->flags = flags;
+        task->deaths = 0;
+        task->len = len;
+        task->body = task->own;
+        task->taken = NULL;
+    }
+    return task;
+}
+
+struct cp_task *
+cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
+{
+    size_t len = cp_buf_len(body);
+    /* Take over the buffer's block, unless most of the block is unused: it
+     * would be wasted for as long as the task waits. */
+    bool takes = len >= CP_BIG && len >= body->cap / 2;
+    struct cp_task *task = cp_task_new(index, flags, takes ? 0 : len);
+    if (task == NULL) {
+        return NULL;
+    }
+    if (takes) {
+        task->len = len;
+        task->taken = cp_buf_take(body, &task->body);
+    } else {
+        memcpy(task->body, cp_buf_head(body), len);
+        cp_buf_consume(body, len);
+    }
+    return task;
+}
+
+void
+cp_task_free(struct cp_task *task)
+{
+    if (task != NULL) {
+        free(task->taken);
+        free(task);
+    }
+}
+
+struct cp_result *
+cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
+{
+    if (len > SIZE_MAX - sizeof(struct cp_result)) {
+        return NULL;
+    }
+    struct cp_result *result = malloc(sizeof(*result) + len);
+    if (result != NULL) {
+        cp_mem_expect(result->body, len);
+        result->next = NULL;
+        result->index = index;
+        result->items = 1;
+        result->outcome = outcome;
+        result->pid = 0;
+        result->exitcode = 0;
+        result->len = len;
+    }
+    return result;
+}
+
+void
+cp_result_free(struct cp_result *result)
+{
+    free(result);
+}
+
+void
+cp_result_free_list(struct cp_result *result)
+{
+    while (result != NULL) {
+        struct cp_result *next = result->next;
+        free(result);
+        result = next;
+    }
+}

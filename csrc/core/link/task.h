@@ -1,0 +1,83 @@
+/*
+ * What travels between the pool and one worker: callables, tasks and results.
+ *
+ * The bodies are the binding's; nothing here looks into them. A task names its
+ * job only so that the pool finds the job again.
+ */
+#ifndef CP_TASK_H
+#define CP_TASK_H
+
+#include "base/base.h"
+#include "base/buf.h"
+
+struct cp_job;
+
+/* A pickled callable. Sent once to each worker that needs it. */
+struct cp_func {
+    uint32_t refs;
+    uint32_t slot;  /* index in the callable table of every worker */
+    uint16_t flags; /* CP_KEEP */
+    int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
+    /* Workers that died while they loaded this callable, since a worker last
+     * ran it; and the pid and exit code of the last one that died. */
+    uint32_t deaths;
+    int lost_pid, lost_exitcode;
+    size_t len;
+    uint8_t bytes[];
+};
+
+/* A body of at least this size is written from its own memory instead of being
+ * copied, and only to an idle worker. The worker has to allocate for it, so the
+ * body itself may be what kills the worker. */
+#define CP_BIG CP_KIB(32)
+/* Give up on a big task or callable after it has killed this many workers;
+ * sent on, it would kill all the others too. */
+#define CP_MAX_DEATHS 3u
+
+struct cp_task {
+    struct cp_task *next;
+    struct cp_job *job; /* holds a reference once the task is queued */
+    uint64_t index;     /* position in the job, from 0 */
+    uint32_t items;     /* the user's items in this task; 1 at first */
+    uint16_t flags;     /* the binding's; sent in the frame header */
+    uint8_t deaths;     /* workers that died while they loaded it; if big */
+    size_t len;
+    uint8_t *body; /* points into `own` or into `taken` */
+    void *taken;   /* a block taken over from a buffer, or NULL */
+    uint8_t own[];
+};
+
+enum cp_outcome {
+    CP_OK = 1, /* body: what the task returned */
+    CP_RAISED, /* body: what it raised */
+    CP_LOST,   /* the worker died; see pid and exitcode */
+    CP_LOCAL,  /* it failed in this process; the binding knows why */
+    CP_NOMEM,  /* the result came, but there was no memory for its body */
+};
+
+struct cp_result {
+    struct cp_result *next;
+    uint64_t index;
+    uint32_t items; /* of the task; 1 at first */
+    enum cp_outcome outcome;
+    int pid;
+    int exitcode;
+    size_t len;
+    uint8_t body[];
+};
+
+/* A task with room for len bytes of body, or NULL. [any] */
+struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
+/* A task whose body is the buffer's contents. On success the buffer is empty.
+ * NULL: no memory, and the buffer is unchanged. [any] */
+struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
+                                 struct cp_buf *body);
+void cp_task_free(struct cp_task *task); /* not queued yet; NULL is fine */
+
+/* A result with room for len bytes, or NULL. [any] */
+struct cp_result *cp_result_new(uint64_t index, enum cp_outcome outcome,
+                                size_t len);
+void cp_result_free(struct cp_result *result);      /* NULL is fine */
+void cp_result_free_list(struct cp_result *result); /* the whole list */
+
+#endif
