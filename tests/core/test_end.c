@@ -319,13 +319,13 @@ TEST(end_worker_can_be_let_go)
     int code = 0;
     rig_open(&rig, 2);
     struct cp_worker *w = last_worker(&rig);
-    cp_pool_let_go(rig.pool, w); /* it lives: nothing happens */
+    cp_pool_release_sentinel(rig.pool, w); /* it lives: nothing happens */
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
     CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
     CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, &code), 1);
-    cp_pool_let_go(rig.pool, w);
-    cp_pool_let_go(rig.pool, w);
+    cp_pool_release_sentinel(rig.pool, w);
+    cp_pool_release_sentinel(rig.pool, w);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 1);
     CHECK_EQ(w->proc.sentinel, -1);

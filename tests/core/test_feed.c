@@ -1,5 +1,5 @@
 /* Feeding jobs bit by bit: by who waits for them, or by a thread. */
-#include "pool/state.h"
+#include "pool/plan.h"
 #include "cp_test.h"
 #include "rig.h"
 
@@ -183,7 +183,7 @@ TEST(feed_slow_tasks_fill_the_limit_as_well)
     struct feeder feeder = {.job = rig_job(&rig, CP_JOB_ORDERED), .n = 500};
     cp_job_set_limit(feeder.job, 9);
     cp_lock_acquire(&rig.pool->lock);
-    cp_sched_measure(feeder.job, 1000000000, 1);
+    cp_plan_measure(feeder.job, 1000000000, 1);
     cp_lock_release(&rig.pool->lock);
     pthread_t thread = cp_test_start(feed, &feeder);
     struct cp_job *other = rig_job(&rig, CP_JOB_ORDERED);
@@ -251,7 +251,7 @@ TEST(feed_is_cut_when_the_last_task_is_done)
     for (bool waits = false; !waits; (void)sched_yield()) {
         cp_lock_acquire(&rig.pool->lock);
         waits = rig.pool->joiners == 1;
-        CHECK(!cp_sched_is_held_up(job));
+        CHECK(!cp_plan_is_deadlocked(job));
         cp_lock_release(&rig.pool->lock);
     }
     rig_let_through(&rig, 1);

@@ -6,6 +6,7 @@
  * Who looks asks for the time. The tests stand in front of the clock: there they let
  * it come, and the time is over.
  */
+#include "pool/pool.h"
 #include "pool/state.h"
 #include "cp_test.h"
 

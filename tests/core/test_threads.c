@@ -1,4 +1,5 @@
 /* Workers that are threads: taking turns, what is dropped, the end. */
+#include "pool/pool.h"
 #include "pool/state.h"
 #include "cp_test.h"
 

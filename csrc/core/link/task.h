@@ -80,4 +80,7 @@ struct cp_result *cp_result_new(uint64_t index, enum cp_outcome outcome,
 void cp_result_free(struct cp_result *result);      /* NULL is fine */
 void cp_result_free_list(struct cp_result *result); /* the whole list */
 
+/* Releases and frees lists of tasks and of results, either of which may be NULL. */
+typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
+
 #endif

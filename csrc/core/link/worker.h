@@ -57,7 +57,8 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: finished, recalled */
     uint64_t head, tail; /* seq of the oldest unfinished, of the next */
     uint32_t under_way;  /* tasks in the window */
-    bool is_left; /* was idle, and its tasks are for the driver to write out */
+    bool is_left;        /* was idle; the driver is to write its tasks */
+    bool flush_due;      /* its output is to be written: see cp_act() */
 
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a body that follows out, not copied */

@@ -1,13 +1,21 @@
 /*
- * The driving seat. One thread at a time runs the loop: the first that waits,
+ * The driving seat. One thread at a time runs the event loop: the first that waits,
  * or the standby thread while nobody does. The others sleep on a condition of
  * their own; whoever leaves the seat passes it on to one of them.
  *
- * Every sleep here is ended by: a result or the end of a worker (the poller),
- * cp_drive_wake(), a deadline, or a signal; for those without the seat by
- * the one in it, who looks after each step for whom the news is.
+ * Every sleep here is ended by: a result or the end of a worker (the poller), a
+ * note that cp_act() acts on, a deadline, or a signal; for threads without the seat
+ * by the driver, which notes after each step whom the news concerns.
  */
-#include "pool/state.h"
+#include "pool/drive.h"
+
+#include "pool/act.h"
+#include "pool/jobs.h"
+#include "pool/plan.h"
+#include "pool/spin.h"
+#include "pool/threads.h"
+#include "pool/wake.h"
+#include "pool/watch.h"
 
 #include <signal.h>
 
@@ -20,66 +28,20 @@
 #define STANDBY_MIN CP_MS
 #define STANDBY_MAX (16 * CP_MS)
 
-void
-cp_drive_wake(struct cp_pool *pool)
-{
-    if (pool->asleep) {
-        cp_wake_notify(&pool->wake);
-    }
-}
-
-void
-cp_drive_signal_job(struct cp_pool *pool, struct cp_job *job)
-{
-    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
-        if (it->job == job) {
-            cp_cond_signal(&it->cond);
-        }
-    }
-    if (pool->seat_job == job) {
-        cp_drive_wake(pool);
-    }
-}
-
-void
-cp_drive_signal_feeder(struct cp_pool *pool, struct cp_job *job)
-{
-    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
-        if (it->job == job && it->feeds && cp_sched_wants_feed(job)) {
-            cp_cond_signal(&it->cond);
-        }
-    }
-}
-
-void
-cp_drive_signal_all(struct cp_pool *pool)
-{
-    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
-        cp_cond_signal(&it->cond);
-    }
-    cp_cond_broadcast(&pool->feed);
-    cp_drive_wake(pool);
-}
-
-/* Workers have answered: give them more, or others what they were given. */
+/* Do what is due, and what the workers' answers may have made due. */
 static void
-hand_on(struct cp_pool *pool)
+act_on_answers(struct cp_pool *pool)
 {
-    cp_sched_hand_out(pool);
-    if (pool->ready_first == NULL) {
-        (void)cp_sched_even_out(pool);
-    }
+    pool->due |= CP_DUE_TASKS | CP_DUE_EVEN;
+    cp_act(pool);
 }
 
-/* Write out what was left for the next round. */
+/* Write out what was left for the driver. */
 static void
 flush_all(struct cp_pool *pool)
 {
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (cp_worker_has_out(w) && !w->wants_out) {
-            cp_watch_flush(pool, w);
-        }
-    }
+    pool->due |= CP_DUE_FLUSH;
+    cp_act(pool);
 }
 
 static void
@@ -99,11 +61,11 @@ step(struct cp_pool *pool, int64_t deadline)
     }
     flush_all(pool);
     if (deadline != 0 && cp_spin(pool, deadline)) {
-        hand_on(pool);
+        act_on_answers(pool);
         return 0;
     }
     flush_all(pool); /* what was left to us while we looked */
-    bool ticks = pool->stirred || cp_sched_wants_tick(pool);
+    bool ticks = pool->stirred || cp_plan_wants_tick(pool);
     if (ticks) {
         if (!pool->ticking) {
             next_tick(pool, cp_now());
@@ -132,12 +94,12 @@ step(struct cp_pool *pool, int64_t deadline)
         pool->stirred = false;
     }
     pool->stirred = pool->stirred || n > 0;
-    hand_on(pool);
+    act_on_answers(pool);
     return 0;
 }
 
 static void
-take_seat(struct cp_pool *pool, struct cp_job *job)
+take_seat(struct cp_pool *pool, const struct cp_job *job)
 {
     pool->driving = true;
     pool->seat_job = job;
@@ -150,12 +112,12 @@ leave_seat(struct cp_pool *pool)
     pool->driving = false;
     pool->seat_job = NULL;
     if (pool->poller != NULL) {
-        flush_all(pool); /* nobody may drive for a while */
+        pool->due |= CP_DUE_FLUSH; /* nobody may drive for a while */
     }
     if (pool->waiters != NULL) {
-        cp_cond_signal(&pool->waiters->cond);
+        cp_note_waiter(pool, pool->waiters);
     } else if (pool->standby_tick > 2 * STANDBY_MIN) {
-        cp_cond_signal(&pool->standby);
+        cp_note_standby(pool);
     }
 }
 
@@ -183,12 +145,13 @@ is_over(const struct cp_pool *pool, const struct cp_job *job)
 }
 
 /* What a wait for this job returns now, or CP_WAIT_TIMEOUT to go on, and look
- * again then. */
+ * again at *again at the latest. */
 static int
-news(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
+look(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
 {
     *again = CP_NEVER;
-    bool lacks = cp_watch_needs_workers(pool, again);
+    cp_watch_give_up_late(pool, again);
+    bool lacks = cp_plan_needs_workers(pool, again);
     bool ready = is_ready(pool, job);
     if (ready && !(job == NULL && lacks)) {
         return CP_WAIT_READY;
@@ -200,7 +163,7 @@ news(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
     if (ready) {
         return CP_WAIT_READY;
     }
-    if (job != NULL && (can & CP_CAN_FEED) != 0 && cp_sched_wants_feed(job)) {
+    if (job != NULL && (can & CP_CAN_FEED) != 0 && cp_plan_wants_feed(job)) {
         return CP_WAIT_FEED;
     }
     return CP_WAIT_TIMEOUT;
@@ -223,8 +186,9 @@ wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     }
     *at = &me;
     if (pool->standby_drives) {
-        cp_drive_wake(pool);
+        cp_note_driver(pool);
     }
+    cp_act(pool);
     cp_cond_wait(&me.cond, &pool->lock, deadline);
     at = &pool->waiters;
     while (*at != &me) {
@@ -245,13 +209,13 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     cp_lock_acquire(&pool->lock);
     if (job == NULL) {
         pool->joiners++;
-        cp_cond_broadcast(&pool->feed);
+        cp_note_feeders(pool);
     }
     int r;
     bool seated = false;
     bool last_look = false, in_vain = false;
     int64_t again;
-    while ((r = news(pool, job, can, &again)) == CP_WAIT_TIMEOUT
+    while ((r = look(pool, job, can, &again)) == CP_WAIT_TIMEOUT
            && !last_look) {
         /* Past the deadline there is one more round, which does not block, so
          * that asking with no time at all still finds what has come. */
@@ -273,15 +237,16 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     if (seated) {
         leave_seat(pool);
     } else if (!pool->driving && pool->waiters != NULL) {
-        cp_cond_signal(&pool->waiters->cond);
+        cp_note_waiter(pool, pool->waiters);
     }
     if (job == NULL && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
         /* A replacement that is being forked meanwhile comes too late. */
         pool->state = CP_ENDED;
-        cp_pool_notify(pool);
+        cp_note_helper(pool);
     }
     pool->joiners -= job == NULL ? 1 : 0;
-    cp_lock_release(&pool->lock);
+    cp_act(pool);
+    cp_lock_release(&pool->lock); /* detached: nothing is released here */
     (void)atomic_fetch_sub(&pool->threads.n_waiting, 1);
     return r;
 }
@@ -294,8 +259,8 @@ cp_job_wait_wants(struct cp_job *job, uint64_t *n)
     int64_t until = CP_NEVER;
     cp_lock_acquire(&pool->lock);
     pool->feeders++;
-    while (!job->fed && !cp_sched_wants_feed(job)) {
-        if (!cp_sched_is_held_up(job)) {
+    while (!job->fed && !cp_plan_wants_feed(job)) {
+        if (!cp_plan_is_deadlocked(job)) {
             until = CP_NEVER;
         } else if (until == CP_NEVER) {
             until = cp_now() + READ_GRACE;
@@ -307,8 +272,8 @@ cp_job_wait_wants(struct cp_job *job, uint64_t *n)
     pool->feeders--;
     *n = 0;
     if (!job->fed) {
-        *n = cp_sched_room(pool, job);
-        r = cp_sched_wants_feed(job) ? 1 : CP_ECLOSED;
+        *n = cp_plan_room(pool, job);
+        r = cp_plan_wants_feed(job) ? 1 : CP_ECLOSED;
     }
     cp_lock_release(&pool->lock);
     return r;
@@ -322,13 +287,8 @@ cp_pool_next(struct cp_pool *pool, struct cp_job **job)
     pool->has_helper = true;
     int r;
     for (;;) {
-        if (pool->call_first != NULL) {
-            *job = pool->call_first;
-            pool->call_first = (*job)->call_next;
-            if (pool->call_first == NULL) {
-                pool->call_last = NULL;
-            }
-            (*job)->call_next = NULL;
+        *job = cp_jobs_next_call(pool);
+        if (*job != NULL) {
             r = CP_WAIT_CALL;
             break;
         }
@@ -339,7 +299,9 @@ cp_pool_next(struct cp_pool *pool, struct cp_job **job)
             break;
         }
         int64_t again = CP_NEVER;
-        if (cp_watch_needs_workers(pool, &again)) {
+        cp_watch_give_up_late(pool, &again);
+        cp_act(pool);
+        if (cp_plan_needs_workers(pool, &again)) {
             pool->lacks_workers = false;
             r = CP_WAIT_WORKERS;
             break;
@@ -377,6 +339,7 @@ standby_drive(struct cp_pool *pool)
     }
     pool->standby_drives = false;
     leave_seat(pool);
+    cp_act(pool);
     return r;
 }
 
@@ -449,8 +412,9 @@ cp_pool_stop_standby(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     bool join = pool->has_standby && !pool->stop_standby;
     pool->stop_standby = true;
-    cp_cond_broadcast(&pool->standby);
-    cp_drive_wake(pool);
+    cp_note_standby(pool);
+    cp_note_driver(pool);
+    cp_act(pool);
     cp_lock_release(&pool->lock);
     if (join) {
         (void)pthread_join(pool->standby_thread, NULL);

@@ -1,15 +1,13 @@
-/*
- * The callables of a pool: pickled once, kept in numbered slots that every
- * worker has too, and short ones found again when they come again. Functions
- * declared in pool/pool.h take the lock, the others run with it held.
- */
-#include "pool/state.h"
+/* Callables and their slots; see pool/func.h. */
+#include "pool/func.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 /* Longer ones are seldom sent twice, and would be kept for nothing. */
 #define INTERN_MAX 512u
+/* Bytes of output that wait for the next task of their worker at most. */
+#define FORGETS CP_KIB(1)
 
 static uint32_t
 hash_bytes(const uint8_t *bytes, size_t len)
@@ -44,8 +42,9 @@ take_slot(struct cp_pool *pool, struct cp_func *func)
     return 0;
 }
 
-static struct cp_func *
-func_open(struct cp_pool *pool, const void *bytes, size_t len, uint16_t flags)
+struct cp_func *
+cp_funcs_open(struct cp_pool *pool, const void *bytes, size_t len,
+              uint16_t flags)
 {
     struct cp_func **place = NULL;
     if ((flags & CP_KEEP) != 0 && len <= INTERN_MAX) {
@@ -70,7 +69,7 @@ func_open(struct cp_pool *pool, const void *bytes, size_t len, uint16_t flags)
     }
     if (place != NULL) {
         if (*place != NULL) {
-            cp_func_unref(pool, *place);
+            cp_funcs_unref(pool, *place);
         }
         func->refs++;
         *place = func;
@@ -78,44 +77,24 @@ func_open(struct cp_pool *pool, const void *bytes, size_t len, uint16_t flags)
     return func;
 }
 
-struct cp_func *
-cp_func_open(struct cp_pool *pool, const void *bytes, size_t len,
-             uint16_t flags)
-{
-    cp_lock_acquire(&pool->lock);
-    struct cp_func *func = func_open(pool, bytes, len, flags);
-    cp_lock_release(&pool->lock);
-    return func;
-}
-
 void
-cp_func_unref(struct cp_pool *pool, struct cp_func *func)
+cp_funcs_unref(struct cp_pool *pool, struct cp_func *func)
 {
     if (--func->refs > 0) {
         return;
     }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         cp_worker_forget(w, func->slot);
+        /* An idle worker may get nothing else for long: its FORGETs are written
+         * before they could fill the buffer that tasks have to go through. */
+        if (cp_buf_len(&w->out) >= FORGETS && !w->wants_out) {
+            w->flush_due = true;
+            pool->due |= CP_DUE_OUTPUT;
+        }
     }
     pool->slots[func->slot] = NULL;
     if (func->slot < pool->free_slot) {
         pool->free_slot = func->slot;
     }
     free(func);
-}
-
-void
-cp_func_ref(struct cp_pool *pool, struct cp_func *func)
-{
-    cp_lock_acquire(&pool->lock);
-    func->refs++;
-    cp_lock_release(&pool->lock);
-}
-
-void
-cp_func_close(struct cp_pool *pool, struct cp_func *func)
-{
-    cp_lock_acquire(&pool->lock);
-    cp_func_unref(pool, func);
-    cp_lock_release(&pool->lock);
 }

@@ -1,14 +1,13 @@
-/*
- * The jobs of a pool, from opening to the last result taken. Functions declared
- * in pool/pool.h take the lock, those of pool/state.h and the static ones run with
- * it held.
- *
- * A job is listed until it is done. Then its place in the list of ended jobs
- * holds it until the binding has collected what it kept for it.
- */
-#include "pool/state.h"
+/* The jobs of a pool; see pool/jobs.h. */
+#include "pool/jobs.h"
+
+#include "pool/func.h"
+#include "pool/plan.h"
+#include "pool/wake.h"
 
 #include <stdlib.h>
+
+/* ---- lists ---- */
 
 static void
 list_job(struct cp_pool *pool, struct cp_job *job)
@@ -43,86 +42,96 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     pool->pending--;
 }
 
+/* The job has queued tasks. */
+static void
+add_ready(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    pool->due |= CP_DUE_TASKS;
+    if (job->is_ready) {
+        return;
+    }
+    /* In order of submission. A job mostly comes in at one of the ends. */
+    struct cp_job *after = pool->ready_last;
+    if (after != NULL && after->id > job->id) {
+        after = NULL;
+        for (struct cp_job *j = pool->ready_first; j->id < job->id;
+             j = j->ready_next) {
+            after = j;
+        }
+    }
+    struct cp_job *before =
+        after != NULL ? after->ready_next : pool->ready_first;
+    job->ready_prev = after;
+    job->ready_next = before;
+    *(after != NULL ? &after->ready_next : &pool->ready_first) = job;
+    *(before != NULL ? &before->ready_prev : &pool->ready_last) = job;
+    job->is_ready = true;
+}
+
+static void
+del_ready(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    if (!job->is_ready) {
+        return;
+    }
+    struct cp_job *prev = job->ready_prev, *next = job->ready_next;
+    *(prev != NULL ? &prev->ready_next : &pool->ready_first) = next;
+    *(next != NULL ? &next->ready_prev : &pool->ready_last) = prev;
+    job->ready_next = job->ready_prev = NULL;
+    job->is_ready = false;
+}
+
+/* ---- opening and closing ---- */
+
 int
-cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
-            void *user, struct cp_job **out)
+cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
+             void *user, struct cp_job **out)
 {
     *out = NULL;
-    cp_lock_acquire(&pool->lock);
-    int r = pool->state == CP_RUN ? 0 : CP_ECLOSED;
-    struct cp_job *job = NULL;
-    if (r == 0) {
-        job = cp_job_alloc(pool, func, flags, user);
-        r = job != NULL ? 0 : CP_ENOMEM;
+    if (pool->state != CP_RUN) {
+        return CP_ECLOSED;
     }
-    if (r == 0) {
-        cp_pool_ref(pool);
-        if (func != NULL) {
-            func->refs++;
-        }
-        job->id = pool->next_job_id++;
-        list_job(pool, job);
-        *out = job;
-        if (pool->is_broken) {
-            cp_job_finish(job, CP_END_BROKEN);
-        }
+    struct cp_job *job = cp_job_alloc(pool, func, flags, user);
+    if (job == NULL) {
+        return CP_ENOMEM;
     }
-    cp_lock_release(&pool->lock);
-    return r;
-}
-
-bool
-cp_job_hold(struct cp_job *job, void *user)
-{
-    cp_lock_acquire(&job->pool->lock);
-    bool held = job->is_listed && job->user == NULL;
-    if (held) {
-        job->user = user;
+    cp_pool_ref(pool); /* the caller's cp_job_close() */
+    if (func != NULL) {
+        func->refs++;
     }
-    cp_lock_release(&job->pool->lock);
-    return held;
+    job->id = pool->next_job_id++;
+    list_job(pool, job);
+    *out = job;
+    if (pool->is_broken) {
+        cp_jobs_end(job, CP_END_BROKEN);
+    }
+    return 0;
 }
 
 void
-cp_job_set_func(struct cp_job *job, struct cp_func *func)
-{
-    cp_lock_acquire(&job->pool->lock);
-    CP_ASSERT(job->func == NULL);
-    func->refs++;
-    job->func = func;
-    cp_lock_release(&job->pool->lock);
-}
-
-void
-cp_job_unref(struct cp_job *job)
+cp_jobs_unref(struct cp_job *job)
 {
     if (--job->refs > 0) {
         return;
     }
     if (job->func != NULL) {
-        cp_func_unref(job->pool, job->func);
+        cp_funcs_unref(job->pool, job->func);
     }
-    cp_pool_drop_results(job->pool, cp_job_inbox_clear(job));
+    cp_drop_results(job->pool, cp_job_inbox_clear(job));
     cp_job_free(job);
 }
 
-void
-cp_job_close(struct cp_job *job)
-{
-    struct cp_pool *pool = job->pool;
-    cp_lock_acquire(&pool->lock);
-    cp_job_unref(job);
-    cp_pool_unlock(pool);
-    cp_pool_unref(pool);
-}
+/* ---- ends ---- */
 
-/* Done: nobody waits for it any more, and `user` can be handed over. */
+/* Nobody waits for the job any more, and `user` can be handed over. */
 static void
 set_done(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
     unlist_job(pool, job); /* its reference goes to the list of ended jobs */
-    cp_pool_ref(pool);     /* for the cp_job_close() of whoever collects */
+    cp_pool_ref(pool);     /* the collector's cp_job_close() */
     job->call_next = NULL;
     if (pool->ended_last != NULL) {
         pool->ended_last->call_next = job;
@@ -131,13 +140,11 @@ set_done(struct cp_job *job)
     }
     pool->ended_last = job;
     atomic_store(&job->done, true);
-    cp_drive_signal_job(pool, job);
+    cp_note_job(pool, job);
     if (pool->pending == 0) {
-        cp_pool_notify(pool);
-        cp_drive_signal_job(pool, NULL); /* no workers will come any more */
-        if (pool->state == CP_CLOSING) {
-            cp_watch_tell_end_all(pool);
-        }
+        cp_note_helper(pool);
+        cp_note_job(pool, NULL); /* no workers will come any more */
+        pool->due |= CP_DUE_END;
     }
 }
 
@@ -146,47 +153,17 @@ static void
 drop_queued(struct cp_job *job)
 {
     struct cp_task *task;
-    cp_sched_unready(job);
+    del_ready(job);
     job->pool->queued -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
-        cp_pool_drop_task(job->pool, task);
-        cp_job_unref(job); /* never the last: the job is listed */
+        cp_drop_task(job->pool, task);
+        cp_jobs_unref(job); /* never the last: the job is listed */
     }
 }
 
-void
-cp_job_finish(struct cp_job *job, enum cp_end end)
-{
-    struct cp_pool *pool = job->pool;
-    if (!job->is_listed || atomic_load(&job->end) != CP_END_NONE) {
-        return;
-    }
-    if (job->calling) {
-        /* It has its results. The helper has it, or will, and finishes it
-         * after the callbacks; those who wait do not wait for that. */
-        atomic_store(&job->done, true);
-        cp_drive_signal_job(pool, job);
-        return;
-    }
-    drop_queued(job);
-    job->fed = true;
-    atomic_store(&job->end, end);
-    cp_cond_broadcast(&pool->feed);
-    if ((job->flags & CP_JOB_CALLS) == 0) {
-        set_done(job);
-        return;
-    }
-    if (end == CP_END_TERMINATED) {
-        /* Those who wait do not wait for the callbacks. */
-        atomic_store(&job->done, true);
-        cp_drive_signal_job(pool, job);
-    }
-    job->running = 0; /* what still comes in is dropped */
-    cp_job_finish_if_done(job);
-}
-
-void
-cp_job_finish_if_done(struct cp_job *job)
+/* End the job if all of its tasks are answered. */
+static void
+end_if_complete(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
     if (!job->is_listed || job->calling || !job->fed || job->queued > 0
@@ -196,7 +173,7 @@ cp_job_finish_if_done(struct cp_job *job)
     if (job->farewell != NULL) {
         struct cp_result *farewell = job->farewell;
         job->farewell = NULL;
-        cp_job_on_result_take(job, farewell);
+        cp_jobs_add_result_take(job, farewell);
         if (!job->is_listed || job->calling) {
             return; /* no memory for it: that was the end already */
         }
@@ -215,125 +192,180 @@ cp_job_finish_if_done(struct cp_job *job)
         pool->call_first = job;
     }
     pool->call_last = job;
-    cp_pool_notify(pool);
-}
-
-bool
-cp_job_is_drained(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    bool drained =
-        atomic_load(&job->done) && !job->decoding && !cp_job_has_result(job);
-    cp_lock_release(&job->pool->lock);
-    return drained;
+    cp_note_helper(pool);
 }
 
 void
-cp_job_cancel(struct cp_job *job)
+cp_jobs_end(struct cp_job *job, enum cp_end end)
 {
-    cp_lock_acquire(&job->pool->lock);
-    if (!job->calling) {
-        job->flags &= ~CP_JOB_CALLS;
+    struct cp_pool *pool = job->pool;
+    if (!job->is_listed || atomic_load(&job->end) != CP_END_NONE) {
+        return;
     }
-    cp_job_finish(job, CP_END_TERMINATED);
-    cp_pool_unlock(job->pool);
-}
-
-void
-cp_job_fail(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    cp_job_finish(job, CP_END_NOMEM);
-    cp_pool_unlock(job->pool);
-}
-
-void
-cp_job_called(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    if (job->is_listed) {
+    if (job->calling) {
+        /* It has its results. The helper has the job, or will, and ends it after
+         * the callbacks; waiters do not wait for the callbacks. */
+        atomic_store(&job->done, true);
+        cp_note_job(pool, job);
+        return;
+    }
+    drop_queued(job);
+    job->fed = true;
+    atomic_store(&job->end, end);
+    cp_note_feeders(pool);
+    if ((job->flags & CP_JOB_CALLS) == 0) {
         set_done(job);
+        return;
     }
-    cp_lock_release(&job->pool->lock);
+    if (end == CP_END_TERMINATED) {
+        /* Waiters do not wait for the callbacks. */
+        atomic_store(&job->done, true);
+        cp_note_job(pool, job);
+    }
+    job->running = 0; /* answers that still come are dropped */
+    end_if_complete(job);
 }
 
 void
-cp_pool_finish_all(struct cp_pool *pool, enum cp_end end)
+cp_jobs_end_all(struct cp_pool *pool, enum cp_end end)
 {
     struct cp_job *job = pool->all_first;
     while (job != NULL) {
         struct cp_job *next = job->all_next;
-        cp_job_finish(job, end);
+        cp_jobs_end(job, end);
         job = next;
     }
-    cp_drive_signal_job(pool, NULL); /* those who wait for the workers */
+    cp_note_job(pool, NULL); /* those who wait for the workers */
 }
 
 void
-cp_job_on_result_take(struct cp_job *job, struct cp_result *result)
+cp_jobs_called(struct cp_job *job)
 {
-    job->arrived++;
-    job->items += result->items;
-    if (atomic_load(&job->end) != CP_END_NONE) {
-        cp_pool_drop_results(job->pool, result);
-        return;
-    }
-    if (result->outcome != CP_OK) {
-        job->failed++;
-    }
-    result->next = NULL;
-    if (cp_job_inbox_put(job, result) != 0) {
-        cp_pool_drop_results(job->pool, result);
-        cp_job_finish(job, CP_END_NOMEM);
-        return;
-    }
-    if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
-        cp_drive_signal_job(job->pool, job);
-    }
-    if (job->pool->feeders > 0
-        && (cp_sched_wants_feed(job) || cp_sched_is_held_up(job))) {
-        cp_cond_broadcast(&job->pool->feed);
+    if (job->is_listed) {
+        set_done(job);
     }
 }
 
+struct cp_job *
+cp_jobs_next_call(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->call_first;
+    if (job != NULL) {
+        pool->call_first = job->call_next;
+        if (pool->call_first == NULL) {
+            pool->call_last = NULL;
+        }
+        job->call_next = NULL;
+    }
+    return job;
+}
+
+struct cp_job *
+cp_jobs_collect(struct cp_pool *pool)
+{
+    struct cp_job *list = pool->ended_first;
+    pool->ended_first = pool->ended_last = NULL;
+    return list;
+}
+
+/* ---- tasks ---- */
+
 void
-cp_job_on_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
-                      uint32_t items)
+cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
 {
     struct cp_pool *pool = job->pool;
-    cp_sched_measure(job, ns, items);
-    cp_avg_follow(&pool->task_ns, ns);
-    if (atomic_load(&job->end) == CP_END_NONE) {
-        job->running--;
+    bool ended = atomic_load(&job->end) != CP_END_NONE;
+    while (list != NULL) {
+        struct cp_task *next = list->next;
+        if (ended) {
+            cp_drop_task(pool, list);
+        } else {
+            list->job = job;
+            job->refs++;
+            job->put++;
+            cp_job_queue_last(job, list);
+            pool->queued++;
+        }
+        list = next;
     }
-    if (result != NULL) {
-        cp_job_on_result_take(job, result);
-        cp_job_finish_if_done(job);
-    } else {
-        cp_job_finish(job, CP_END_NOMEM);
+    if (ended) {
+        return;
     }
-    if ((job->flags & CP_JOB_WHOLE) != 0 && pool->waiters != NULL) {
-        cp_drive_signal_feeder(pool, job);
+    if (job->queued > 0) {
+        add_ready(job);
     }
-    cp_job_unref(job);
+    if (fed) {
+        job->fed = true;
+        end_if_complete(job);
+    }
+}
+
+struct cp_task *
+cp_jobs_start_task(struct cp_job *job)
+{
+    struct cp_task *task = cp_job_dequeue(job);
+    if (task == NULL) {
+        return NULL;
+    }
+    job->pool->queued--;
+    job->running++;
+    if (job->queued == 0) {
+        del_ready(job);
+        cp_note_feeders(job->pool);
+    }
+    return task;
 }
 
 void
-cp_job_queue_back(struct cp_job *job, struct cp_task *task)
+cp_jobs_requeue_take(struct cp_task *task)
 {
+    struct cp_job *job = task->job;
     if (atomic_load(&job->end) != CP_END_NONE) {
         cp_task_free(task);
-        cp_job_unref(job);
+        cp_jobs_unref(job);
         return;
     }
     job->running--;
     cp_job_queue_first(job, task);
     job->pool->queued++;
-    cp_sched_ready(job);
+    add_ready(job);
+}
+
+uint32_t
+cp_jobs_recall(struct cp_worker *w, uint32_t n)
+{
+    struct cp_task *task = cp_worker_recall(w, &n);
+    while (task != NULL) {
+        struct cp_task *next = task->next;
+        cp_jobs_requeue_take(task);
+        task = next;
+    }
+    return n;
 }
 
 void
-cp_job_lose_take(struct cp_task *task, int pid, int exitcode)
+cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
+                    uint32_t items)
+{
+    cp_plan_measure(job, ns, items);
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        job->running--;
+    }
+    if (result != NULL) {
+        cp_jobs_add_result_take(job, result);
+        end_if_complete(job);
+    } else {
+        cp_jobs_end(job, CP_END_NOMEM);
+    }
+    if ((job->flags & CP_JOB_WHOLE) != 0 && job->pool->waiters != NULL
+        && cp_plan_wants_feed(job)) {
+        cp_note_feeding_waiters(job->pool, job);
+    }
+    cp_jobs_unref(job);
+}
+
+void
+cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode)
 {
     struct cp_job *job = task->job;
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
@@ -347,149 +379,82 @@ cp_job_lose_take(struct cp_task *task, int pid, int exitcode)
         job->running--;
     }
     if (lost == NULL) {
-        cp_job_finish(job, CP_END_NOMEM);
+        cp_jobs_end(job, CP_END_NOMEM);
     } else {
-        cp_job_on_result_take(job, lost);
-        cp_job_finish_if_done(job);
+        cp_jobs_add_result_take(job, lost);
+        end_if_complete(job);
     }
-    cp_job_unref(job);
+    cp_jobs_unref(job);
+}
+
+/* ---- results ---- */
+
+void
+cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
+{
+    job->arrived++;
+    job->items += result->items;
+    if (atomic_load(&job->end) != CP_END_NONE) {
+        cp_drop_results(job->pool, result);
+        return;
+    }
+    if (result->outcome != CP_OK) {
+        job->failed++;
+    }
+    result->next = NULL;
+    if (cp_job_inbox_put(job, result) != 0) {
+        cp_drop_results(job->pool, result);
+        cp_jobs_end(job, CP_END_NOMEM);
+        return;
+    }
+    if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
+        cp_note_job(job->pool, job);
+    }
+    if (job->pool->feeders > 0
+        && (cp_plan_wants_feed(job) || cp_plan_is_deadlocked(job))) {
+        cp_note_feeders(job->pool);
+    }
 }
 
 void
-cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed)
+cp_jobs_add_farewell_take(struct cp_job *job, struct cp_result *result)
 {
-    struct cp_pool *pool = job->pool;
-    cp_lock_acquire(&pool->lock);
-    bool ended = atomic_load(&job->end) != CP_END_NONE;
-    while (list != NULL) {
-        struct cp_task *next = list->next;
-        if (ended) {
-            cp_pool_drop_task(pool, list);
-        } else {
-            list->job = job;
-            job->refs++;
-            job->put++;
-            cp_job_queue_last(job, list);
-            pool->queued++;
-        }
-        list = next;
-    }
-    if (!ended) {
-        if (job->queued > 0) {
-            cp_sched_ready(job);
-        }
-        if (fed) {
-            job->fed = true;
-            cp_job_finish_if_done(job);
-        }
-        cp_sched_hand_out(pool);
-    }
-    cp_pool_unlock(pool);
-}
-
-void
-cp_job_put_result_take(struct cp_job *job, struct cp_result *result)
-{
-    cp_lock_acquire(&job->pool->lock);
-    job->put++;
-    cp_job_on_result_take(job, result);
-    cp_pool_unlock(job->pool);
-}
-
-void
-cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result)
-{
-    cp_lock_acquire(&job->pool->lock);
     if (job->fed) {
-        cp_pool_drop_results(job->pool, result);
-    } else {
-        job->put++;
-        job->farewell = result;
-        job->fed = true;
-        cp_job_finish_if_done(job);
+        cp_drop_results(job->pool, result);
+        return;
     }
-    cp_pool_unlock(job->pool);
-}
-
-void
-cp_job_set_limit(struct cp_job *job, uint64_t limit)
-{
-    cp_lock_acquire(&job->pool->lock);
-    job->limit = limit;
-    cp_lock_release(&job->pool->lock);
-}
-
-uint64_t
-cp_job_wants(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    uint64_t n = job->fed ? 0 : cp_sched_room(job->pool, job);
-    cp_lock_release(&job->pool->lock);
-    return n;
-}
-
-uint64_t
-cp_job_arrived(struct cp_job *job, uint64_t *failed)
-{
-    cp_lock_acquire(&job->pool->lock);
-    uint64_t n = job->arrived;
-    if (failed != NULL) {
-        *failed = job->failed;
-    }
-    cp_lock_release(&job->pool->lock);
-    return n;
-}
-
-uint64_t
-cp_job_items(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    uint64_t n = job->items;
-    cp_lock_release(&job->pool->lock);
-    return n;
-}
-
-uint64_t
-cp_job_share(struct cp_job *job, uint64_t left)
-{
-    cp_lock_acquire(&job->pool->lock);
-    uint64_t n = cp_sched_share(job->pool, job, left);
-    cp_lock_release(&job->pool->lock);
-    return n;
+    job->put++;
+    job->farewell = result;
+    job->fed = true;
+    end_if_complete(job);
 }
 
 struct cp_result *
-cp_job_take(struct cp_job *job)
+cp_jobs_get_result(struct cp_job *job)
 {
-    cp_lock_acquire(&job->pool->lock);
     struct cp_result *result = cp_job_inbox_get(job);
     if (result != NULL && job->limit > 0) {
-        cp_cond_broadcast(&job->pool->feed);
+        cp_note_feeders(job->pool);
     }
     if (result != NULL && cp_job_has_result(job)) {
-        cp_drive_signal_job(job->pool, job); /* one more thread can go on */
+        cp_note_job(job->pool, job); /* one more thread can go on */
     }
-    cp_lock_release(&job->pool->lock);
     return result;
 }
 
 struct cp_result *
-cp_job_take_all(struct cp_job *job)
+cp_jobs_begin_decoding(struct cp_job *job)
 {
-    cp_lock_acquire(&job->pool->lock);
-    struct cp_result *list = NULL;
-    if (!job->decoding && cp_job_has_result(job)) {
-        list = cp_job_inbox_get_all(job);
-        job->decoding = true;
+    if (job->decoding || !cp_job_has_result(job)) {
+        return NULL;
     }
-    cp_lock_release(&job->pool->lock);
-    return list;
+    job->decoding = true;
+    return cp_job_inbox_get_all(job);
 }
 
 void
-cp_job_decoded(struct cp_job *job, struct cp_result *rest)
+cp_jobs_end_decoding(struct cp_job *job, struct cp_result *rest)
 {
-    cp_lock_acquire(&job->pool->lock);
     if (rest != NULL) {
         struct cp_result *last = rest;
         job->taken--;
@@ -504,34 +469,5 @@ cp_job_decoded(struct cp_job *job, struct cp_result *rest)
         }
     }
     job->decoding = false;
-    cp_drive_signal_job(job->pool, job);
-    cp_lock_release(&job->pool->lock);
-}
-
-int
-cp_job_each_result(struct cp_job *job,
-                   int (*visit)(struct cp_result *result, void *arg), void *arg)
-{
-    cp_lock_acquire(&job->pool->lock);
-    int stop = cp_job_inbox_each(job, visit, arg);
-    cp_lock_release(&job->pool->lock);
-    return stop;
-}
-
-void
-cp_job_drop_results(struct cp_job *job)
-{
-    cp_lock_acquire(&job->pool->lock);
-    cp_pool_drop_results(job->pool, cp_job_inbox_clear(job));
-    cp_pool_unlock(job->pool);
-}
-
-struct cp_job *
-cp_pool_ended(struct cp_pool *pool)
-{
-    cp_lock_acquire(&pool->lock);
-    struct cp_job *list = pool->ended_first;
-    pool->ended_first = pool->ended_last = NULL;
-    cp_lock_release(&pool->lock);
-    return list;
+    cp_note_job(job->pool, job);
 }

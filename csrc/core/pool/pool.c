@@ -1,57 +1,29 @@
 /*
- * The pool: making and ending it. Its callables are in pool/func.c, its jobs in
- * pool/jobs.c; handing out tasks is in pool/sched.c, watching workers in
- * pool/watch.c, waiting in pool/drive.c.
- *
- * Functions declared in pool/pool.h take the lock, those of pool/state.h and the
- * static ones run with it held.
+ * The life of a pool, and its public entries, each of one shape: take the lock,
+ * change the state by functions that record, cp_act(), release the lock.
  */
-#include "pool/state.h"
+#include "pool/pool.h"
+
+#include "pool/act.h"
+#include "pool/func.h"
+#include "pool/jobs.h"
+#include "pool/plan.h"
+#include "pool/spin.h"
+#include "pool/wake.h"
+#include "pool/watch.h"
 
 #include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
-
-/* What all pools have. */
-static int
-pool_alloc(uint32_t target, struct cp_pool **out)
-{
-    *out = NULL;
-    struct cp_pool *pool = calloc(1, sizeof(*pool));
-    if (pool == NULL) {
-        return CP_ENOMEM;
-    }
-    pool->owner = getpid();
-    pool->target = target;
-    pool->n_cpus = cp_spin_count_cpus();
-    pool->task_ns = -1;
-    pool->next_worker_id = 1;
-    pool->wake.fds[0] = pool->wake.fds[1] = -1;
-    pool->common_fd = -1;
-    atomic_init(&pool->refs, 1);
-    int r;
-    if ((r = cp_lock_init(&pool->lock)) != 0
-        || (r = cp_cond_init(&pool->feed)) != 0
-        || (r = cp_cond_init(&pool->events)) != 0
-        || (r = cp_cond_init(&pool->standby)) != 0
-        || (r = cp_cond_init(&pool->threads.work)) != 0) {
-        free(pool); /* these fail before they allocate, or never */
-        return r;
-    }
-    *out = pool;
-    return 0;
-}
 
 int
 cp_pool_new(uint32_t target, struct cp_pool **out)
 {
     struct cp_pool *pool;
-    int r = pool_alloc(target, &pool);
+    int r = cp_pool_alloc(target, &pool);
     *out = NULL;
     if (r != 0) {
         return r;
     }
+    pool->n_cpus = cp_spin_count_cpus();
     if ((r = cp_common_open(&pool->common)) != 0
         || (r = cp_wake_init(&pool->wake)) != 0
         || (r = cp_poller_new(&pool->poller)) != 0
@@ -69,8 +41,9 @@ int
 cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
                     struct cp_pool **out)
 {
-    int r = pool_alloc(target, out);
+    int r = cp_pool_alloc(target, out);
     if (r == 0) {
+        (*out)->n_cpus = cp_spin_count_cpus();
         (*out)->threads.release = release;
         (*out)->threads.take_turns = take_turns;
         /* The workers take in their results themselves: nobody else gets the
@@ -78,45 +51,6 @@ cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
         (*out)->driving = true;
     }
     return r;
-}
-
-bool
-cp_pool_is_ours(const struct cp_pool *pool)
-{
-    return pool->owner == cp_proc_self();
-}
-
-void
-cp_pool_ref(struct cp_pool *pool)
-{
-    (void)atomic_fetch_add(&pool->refs, 1);
-}
-
-void
-cp_pool_unref(struct cp_pool *pool)
-{
-    if (atomic_fetch_sub(&pool->refs, 1) != 1 || !cp_pool_is_ours(pool)) {
-        return;
-    }
-    CP_ASSERT(pool->workers == NULL && pool->all_first == NULL);
-    CP_ASSERT(pool->threads.tasks == NULL && pool->threads.results == NULL);
-    for (uint32_t i = 0; i < CP_INTERNED; i++) {
-        if (pool->interned[i] != NULL) {
-            cp_func_unref(pool, pool->interned[i]);
-        }
-    }
-    free(pool->slots);
-    cp_common_close(pool->common);
-    cp_fd_close(&pool->common_fd);
-    cp_poller_free(pool->poller);
-    cp_wake_fini(&pool->wake);
-    cp_result_free(pool->broken);
-    cp_cond_fini(&pool->feed);
-    cp_cond_fini(&pool->events);
-    cp_cond_fini(&pool->standby);
-    cp_cond_fini(&pool->threads.work);
-    cp_lock_fini(&pool->lock);
-    free(pool);
 }
 
 int
@@ -143,64 +77,41 @@ cp_pool_common(struct cp_pool *pool)
     return pool->common;
 }
 
-void
-cp_pool_notify(struct cp_pool *pool)
+/* ---- workers ---- */
+
+int
+cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w)
 {
-    if (pool->has_helper) {
-        cp_cond_broadcast(&pool->events);
-    }
+    cp_lock_acquire(&pool->lock);
+    int r = pool->state == CP_ENDED ? CP_ECLOSED : cp_watch_add(pool, w);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return r;
 }
 
 void
-cp_pool_close(struct cp_pool *pool)
+cp_pool_report_start_failure(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    if (pool->state == CP_RUN) {
-        pool->state = CP_CLOSING;
-        if (pool->pending == 0) {
-            cp_watch_tell_end_all(pool);
-        }
-        cp_pool_notify(pool); /* there may be no worker to wait for */
-    }
+    cp_watch_on_start_failure(pool);
+    cp_act(pool);
     cp_lock_release(&pool->lock);
 }
 
-static bool
-is_idle(const struct cp_worker *w)
+void
+cp_pool_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
 {
-    return w->hello && w->under_way == 0;
+    cp_lock_acquire(&pool->lock);
+    cp_watch_release_sentinel(pool, w);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
 }
 
 void
-cp_pool_end(struct cp_pool *pool)
+cp_pool_set_target(struct cp_pool *pool, uint32_t target)
 {
     cp_lock_acquire(&pool->lock);
-    pool->state = CP_ENDED;
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        (void)cp_sched_take_back(w, UINT32_MAX);
-    }
-    cp_pool_finish_all(pool, CP_END_TERMINATED);
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!is_idle(w)) {
-            (void)cp_proc_kill(&w->proc, SIGTERM);
-        }
-    }
-    cp_watch_tell_end_all(pool);
-    cp_drive_signal_all(pool);
-    cp_pool_notify(pool);
-    cp_pool_unlock(pool);
-}
-
-void
-cp_pool_close_fds(struct cp_pool *pool)
-{
-    cp_lock_acquire(&pool->lock);
-    if (pool->n_workers == 0 && !pool->driving && pool->state != CP_RUN) {
-        pool->state = CP_ENDED;
-        cp_poller_free(pool->poller);
-        pool->poller = NULL;
-        cp_wake_fini(&pool->wake);
-    }
+    pool->target = target;
     cp_lock_release(&pool->lock);
 }
 
@@ -212,29 +123,6 @@ cp_pool_signal(struct cp_pool *pool, int signal)
         (void)cp_proc_kill(&w->proc, signal);
     }
     cp_lock_release(&pool->lock);
-}
-
-void
-cp_pool_break_take(struct cp_pool *pool, struct cp_result *why)
-{
-    cp_lock_acquire(&pool->lock);
-    if (pool->broken == NULL) {
-        pool->broken = why;
-        why = NULL;
-    }
-    pool->is_broken = true;
-    cp_pool_finish_all(pool, CP_END_BROKEN);
-    cp_pool_unlock(pool);
-    cp_result_free(why);
-}
-
-const struct cp_result *
-cp_pool_broken(struct cp_pool *pool)
-{
-    cp_lock_acquire(&pool->lock);
-    const struct cp_result *why = pool->broken;
-    cp_lock_release(&pool->lock);
-    return why;
 }
 
 void
@@ -253,6 +141,256 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     cp_lock_release(&pool->lock);
 }
 
+/* ---- callables ---- */
+
+struct cp_func *
+cp_func_open(struct cp_pool *pool, const void *bytes, size_t len,
+             uint16_t flags)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_func *func = cp_funcs_open(pool, bytes, len, flags);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return func;
+}
+
+void
+cp_func_close(struct cp_pool *pool, struct cp_func *func)
+{
+    cp_lock_acquire(&pool->lock);
+    cp_funcs_unref(pool, func);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+/* ---- jobs ---- */
+
+int
+cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
+            void *user, struct cp_job **out)
+{
+    cp_lock_acquire(&pool->lock);
+    int r = cp_jobs_open(pool, func, flags, user, out);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
+bool
+cp_job_hold(struct cp_job *job, void *user)
+{
+    cp_lock_acquire(&job->pool->lock);
+    bool held = job->is_listed && job->user == NULL;
+    if (held) {
+        job->user = user;
+    }
+    cp_lock_release(&job->pool->lock);
+    return held;
+}
+
+void
+cp_job_set_func(struct cp_job *job, struct cp_func *func)
+{
+    cp_lock_acquire(&job->pool->lock);
+    CP_ASSERT(job->func == NULL);
+    func->refs++;
+    job->func = func;
+    cp_lock_release(&job->pool->lock);
+}
+
+void
+cp_job_close(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_unref(job);
+    cp_act(pool);
+    cp_unlock(pool);
+    cp_pool_unref(pool);
+}
+
+void
+cp_job_put_take(struct cp_job *job, struct cp_task *list, bool fed)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_queue_take(job, list, fed);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_put_result_take(struct cp_job *job, struct cp_result *result)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    job->put++;
+    cp_jobs_add_result_take(job, result);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_add_farewell_take(job, result);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_set_limit(struct cp_job *job, uint64_t limit)
+{
+    cp_lock_acquire(&job->pool->lock);
+    job->limit = limit;
+    cp_lock_release(&job->pool->lock);
+}
+
+uint64_t
+cp_job_wants(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = job->fed ? 0 : cp_plan_room(job->pool, job);
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+uint64_t
+cp_job_arrived(struct cp_job *job, uint64_t *failed)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = job->arrived;
+    if (failed != NULL) {
+        *failed = job->failed;
+    }
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+uint64_t
+cp_job_items(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = job->items;
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+uint64_t
+cp_job_share(struct cp_job *job, uint64_t left)
+{
+    cp_lock_acquire(&job->pool->lock);
+    uint64_t n = cp_plan_share(job->pool, job, left);
+    cp_lock_release(&job->pool->lock);
+    return n;
+}
+
+struct cp_result *
+cp_job_take(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    struct cp_result *result = cp_jobs_get_result(job);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return result;
+}
+
+struct cp_result *
+cp_job_take_all(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    struct cp_result *list = cp_jobs_begin_decoding(job);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return list;
+}
+
+void
+cp_job_decoded(struct cp_job *job, struct cp_result *rest)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_end_decoding(job, rest);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+bool
+cp_job_is_drained(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    bool drained =
+        atomic_load(&job->done) && !job->decoding && !cp_job_has_result(job);
+    cp_lock_release(&job->pool->lock);
+    return drained;
+}
+
+int
+cp_job_each_result(struct cp_job *job,
+                   int (*visit)(struct cp_result *result, void *arg), void *arg)
+{
+    cp_lock_acquire(&job->pool->lock);
+    int stop = cp_job_inbox_each(job, visit, arg);
+    cp_lock_release(&job->pool->lock);
+    return stop;
+}
+
+void
+cp_job_drop_results(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_drop_results(pool, cp_job_inbox_clear(job));
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_cancel(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    if (!job->calling) {
+        job->flags &= ~CP_JOB_CALLS;
+    }
+    cp_jobs_end(job, CP_END_TERMINATED);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_fail(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_end(job, CP_END_NOMEM);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_job_called(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_jobs_called(job);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+struct cp_job *
+cp_pool_ended(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_job *list = cp_jobs_collect(pool);
+    cp_lock_release(&pool->lock);
+    return list;
+}
+
 void
 cp_pool_each_job(struct cp_pool *pool,
                  void (*visit)(struct cp_job *job, void *arg), void *arg)
@@ -263,4 +401,77 @@ cp_pool_each_job(struct cp_pool *pool,
         visit(job, arg);
     }
     cp_lock_release(&pool->lock);
+}
+
+/* ---- the end ---- */
+
+void
+cp_pool_close(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->state == CP_RUN) {
+        pool->state = CP_CLOSING;
+        pool->due |= CP_DUE_END;
+        cp_note_helper(pool); /* there may be no worker to wait for */
+    }
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+void
+cp_pool_end(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    pool->state = CP_ENDED;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        (void)cp_jobs_recall(w, UINT32_MAX);
+    }
+    cp_jobs_end_all(pool, CP_END_TERMINATED);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (!w->hello || w->under_way > 0) {
+            (void)cp_proc_kill(&w->proc, SIGTERM);
+        }
+    }
+    pool->due |= CP_DUE_END;
+    cp_note_all(pool);
+    cp_note_helper(pool);
+    cp_act(pool);
+    cp_unlock(pool);
+}
+
+void
+cp_pool_close_fds(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->n_workers == 0 && !pool->driving && pool->state != CP_RUN) {
+        pool->state = CP_ENDED;
+        cp_poller_free(pool->poller);
+        pool->poller = NULL;
+        cp_wake_fini(&pool->wake);
+    }
+    cp_lock_release(&pool->lock);
+}
+
+void
+cp_pool_break_take(struct cp_pool *pool, struct cp_result *why)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->broken == NULL) {
+        pool->broken = why;
+        why = NULL;
+    }
+    pool->is_broken = true;
+    cp_jobs_end_all(pool, CP_END_BROKEN);
+    cp_act(pool);
+    cp_unlock(pool);
+    cp_result_free(why);
+}
+
+const struct cp_result *
+cp_pool_broken(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    const struct cp_result *why = pool->broken;
+    cp_lock_release(&pool->lock);
+    return why;
 }

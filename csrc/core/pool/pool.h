@@ -14,16 +14,14 @@
 #ifndef CP_POOL_H
 #define CP_POOL_H
 
-#include "pool/job.h"
 #include "link/worker.h"
-
-struct cp_pool;
+#include "pool/drive.h"
+#include "pool/job.h"
+#include "pool/ref.h"
+#include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
 int cp_pool_new(uint32_t target, struct cp_pool **pool);
-
-/* Releases and frees lists of tasks and of results, either of which may be NULL. */
-typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
 
 /*
  * The same, and its workers are threads (pool/threads.h), whose tasks and results
@@ -33,12 +31,6 @@ typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
  */
 int cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
                         struct cp_pool **pool);
-void cp_pool_ref(struct cp_pool *pool);
-/* The last one frees the pool; it must have ended, or have no workers. In a
- * forked copy it frees nothing. */
-void cp_pool_unref(struct cp_pool *pool);
-bool cp_pool_is_ours(const struct cp_pool *pool);
-
 /* ---- workers ---- */
 
 /* A worker was forked: watch it. The pool takes a reference of its own.
@@ -47,12 +39,12 @@ int cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w);
 
 /* After CP_WAIT_WORKERS: those that lack could not be started. Somebody is asked
  * again, later each time. */
-void cp_pool_not_started(struct cp_pool *pool);
+void cp_pool_report_start_failure(struct cp_pool *pool);
 
 /* Nobody needs the worker's sentinel any more. If the process has ended the
  * pool takes notice first; while it runs the sentinel stays, since the pool
  * watches it. */
-void cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w);
+void cp_pool_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
 
 /* What all workers share; lives as long as the pool. */
 struct cp_common *cp_pool_common(struct cp_pool *pool);
@@ -72,7 +64,6 @@ void cp_pool_set_target(struct cp_pool *pool, uint32_t target);
  * ones with CP_KEEP are found again when they come again. */
 struct cp_func *cp_func_open(struct cp_pool *pool, const void *bytes,
                              size_t len, uint16_t flags);
-void cp_func_ref(struct cp_pool *pool, struct cp_func *func);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);
 
 /* A job with one reference for the caller, or a negative code. It keeps a
@@ -151,47 +142,9 @@ void cp_job_fail(struct cp_job *job);
 /* A job with CP_JOB_CALLS: the callbacks have been run, it is done. */
 void cp_job_called(struct cp_job *job);
 
-/* ---- waiting ---- */
-
-enum cp_wait {
-    CP_WAIT_TIMEOUT = 0,
-    CP_WAIT_READY = 1,   /* there is a result, or the job is done */
-    CP_WAIT_WORKERS = 2, /* workers are missing: the caller replaces them */
-    CP_WAIT_FEED = 3,    /* the job wants tasks */
-    CP_WAIT_CALL = 4,    /* cp_pool_next() only: a job wants callbacks */
-    CP_WAIT_ENDED = 5,   /* cp_pool_next() only: nothing will come any more */
-    CP_WAIT_IDLE = 6,    /* cp_pool_next() only: collect cp_pool_ended() */
-};
-
-#define CP_CAN_FEED 0x1u
-#define CP_CAN_FORK 0x2u
-
-/*
- * Wait for a job (NULL: for the end of all workers) and drive meanwhile.
- * Returns enum cp_wait, CP_EINTR after a signal, or a negative code.
- */
-int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
-                 unsigned can);
-
-/* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
- * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
- * waits for the closed pool to end; the caller ends the job's input. Never drives. */
-int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
-
-/* The helper's wait: for what needs an interpreter. Never drives. With
- * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
-int cp_pool_next(struct cp_pool *pool, struct cp_job **job);
-
 /* Jobs that are done and not handed over yet, linked by call_next; the caller
  * releases `user` of each, then cp_job_close()s it. */
 struct cp_job *cp_pool_ended(struct cp_pool *pool);
-
-/* Have the standby thread drive while nobody else does. Idempotent. CP_ECLOSED
- * where the pool has ended: then nothing needs a thread. */
-int cp_pool_start_standby(struct cp_pool *pool);
-
-/* End the standby thread and wait for it; not from that thread. */
-void cp_pool_stop_standby(struct cp_pool *pool);
 
 /* ---- the end ---- */
 

@@ -1,23 +1,17 @@
-/*
- * Looking before sleeping. Waking a thread on another core takes tens of
- * microseconds, looking at a shared cache line a tenth of one. So whoever waits
- * for short tasks looks for a while first, but only while there is a core for
- * each that works or looks, and while looking has paid lately: an idle or a
- * busy machine pays nothing. The pool's lock is held on entry and on return.
- */
-#include "pool/state.h"
+/* Looking before sleeping; see pool/spin.h. */
+#include "pool/spin.h"
+
+#include "pool/plan.h"
+#include "pool/watch.h"
 
 #include <sched.h>
 #include <unistd.h>
 
 /* How long to look: longer than it takes to wake a worker and run the task. */
 #define LOOK (50 * CP_US)
-#define LOOK_US 50u
-/* After this many looks in vain there is none for as many waits as follow. */
+/* After so many looks in vain, so many waits do without. */
 #define MISSES 3u
 #define REST 64u
-/* More workers than this at once: one of them will answer soon enough. */
-#define WATCHED 4u
 
 uint32_t
 cp_spin_count_cpus(void)
@@ -30,26 +24,6 @@ cp_spin_count_cpus(void)
 #endif
     long n = sysconf(_SC_NPROCESSORS_ONLN);
     return n > 0 ? (uint32_t)n : 1;
-}
-
-/* Is there a core for this thread beside the workers that are busy? */
-static bool
-is_worth_it(const struct cp_pool *pool)
-{
-    if (!cp_sched_is_short(pool)) {
-        return false;
-    }
-    uint32_t busy = 0;
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        busy += w->under_way > 0 ? 1 : 0;
-    }
-    return busy > 0 && busy < pool->n_cpus && busy <= WATCHED;
-}
-
-uint32_t
-cp_spin_worker_us(const struct cp_pool *pool)
-{
-    return is_worth_it(pool) ? LOOK_US : 0;
 }
 
 /* What was taken from the ring has come by the pipe too: read that, and maybe
@@ -73,7 +47,7 @@ static uint32_t
 hold_busy(struct cp_pool *pool, struct cp_worker **held)
 {
     uint32_t n = 0;
-    for (struct cp_worker *w = pool->workers; w != NULL && n < WATCHED;
+    for (struct cp_worker *w = pool->workers; w != NULL && n < CP_WATCHED;
          w = w->next) {
         if (w->under_way > 0 && !w->eof) {
             cp_worker_ref(w);
@@ -105,7 +79,7 @@ look(struct cp_worker *const *held, const uint64_t *seen, uint32_t n,
 bool
 cp_spin(struct cp_pool *pool, int64_t deadline)
 {
-    if (pool->standby_drives || !is_worth_it(pool)
+    if (pool->standby_drives || !cp_plan_spin_pays(pool)
         || cp_now() >= pool->poll_at) {
         return false;
     }
@@ -116,8 +90,8 @@ cp_spin(struct cp_pool *pool, int64_t deadline)
         pool->spin_rest--;
         return false;
     }
-    struct cp_worker *held[WATCHED];
-    uint64_t seen[WATCHED];
+    struct cp_worker *held[CP_WATCHED];
+    uint64_t seen[CP_WATCHED];
     uint32_t n = hold_busy(pool, held);
     for (uint32_t i = 0; i < n; i++) {
         seen[i] = held[i]->seen_bytes;

@@ -1,110 +1,33 @@
-/*
- * Workers that are threads; see pool/threads.h. Functions declared there take the
- * lock, those of pool/state.h and the static ones run with it held.
- */
-#include "pool/state.h"
+/* Workers that are threads; see pool/threads.h. */
+#include "pool/threads.h"
 
-/* As in pool/spin.c: waking a thread takes longer than what it is woken for, so
- * whoever waits for something short looks for it first, while that pays. */
+#include "pool/act.h"
+#include "pool/jobs.h"
+#include "pool/plan.h"
+#include "pool/sched.h"
+#include "pool/wake.h"
+
+/* As in pool/spin.c: waking a thread takes longer than what it is woken for, so a
+ * thread that waits for something short looks for it first, while that pays. */
 #define LOOK (50 * CP_US)
 #define MISSES 3u
 #define REST 64u
-/* Where threads take turns, who has put a task most likely waits for it next: the
- * worker that would be in its way until then gives it so long. */
+/* Where threads take turns, the thread that has put a task most likely waits for it
+ * next: a worker that would be in its way until then gives it so long. */
 #define AFTER_YOU (10 * CP_US)
-
-/* ---- what is dropped ---- */
-
-void
-cp_pool_drop_task(struct cp_pool *pool, struct cp_task *task)
-{
-    if (!cp_pool_has_threads(pool)) {
-        cp_task_free(task);
-    } else if (task != NULL) {
-        task->next = pool->threads.tasks;
-        pool->threads.tasks = task;
-    }
-}
-
-void
-cp_pool_drop_results(struct cp_pool *pool, struct cp_result *list)
-{
-    if (!cp_pool_has_threads(pool)) {
-        cp_result_free_list(list);
-        return;
-    }
-    while (list != NULL) {
-        struct cp_result *next = list->next;
-        list->next = pool->threads.results;
-        pool->threads.results = list;
-        list = next;
-    }
-}
-
-static bool
-has_dropped(const struct cp_pool *pool)
-{
-    return pool->threads.tasks != NULL || pool->threads.results != NULL;
-}
-
-void
-cp_pool_unlock(struct cp_pool *pool)
-{
-    struct cp_threads *t = &pool->threads;
-    if (!has_dropped(pool)) {
-        cp_lock_release(&pool->lock);
-        return;
-    }
-    struct cp_task *tasks = t->tasks;
-    struct cp_result *results = t->results;
-    t->tasks = NULL;
-    t->results = NULL;
-    cp_lock_release(&pool->lock);
-    t->release(tasks, results);
-}
 
 void
 cp_pool_release_dropped(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    cp_pool_unlock(pool);
+    cp_unlock(pool);
 }
-
-/* ---- waking ---- */
 
 bool
 cp_threads_has_queued(const struct cp_pool *pool)
 {
     return atomic_load_explicit(&pool->threads.has_queued,
                                 memory_order_relaxed);
-}
-
-static void
-note_queued(struct cp_pool *pool)
-{
-    atomic_store_explicit(&pool->threads.has_queued, pool->ready_first != NULL,
-                          memory_order_relaxed);
-}
-
-void
-cp_threads_on_queued(struct cp_pool *pool)
-{
-    struct cp_threads *t = &pool->threads;
-    note_queued(pool);
-    (void)atomic_fetch_add(&t->n_put, 1);
-    while (t->asleep > t->woken && pool->queued > t->looking + t->woken) {
-        t->woken++;
-        cp_cond_signal(&t->work);
-    }
-}
-
-void
-cp_threads_on_end(struct cp_pool *pool)
-{
-    struct cp_threads *t = &pool->threads;
-    (void)atomic_fetch_add(&t->n_put, 1);
-    t->woken = t->asleep;
-    cp_cond_broadcast(&t->work);
 }
 
 static void
@@ -177,7 +100,7 @@ static bool
 look_for_task(struct cp_pool *pool)
 {
     struct cp_threads *t = &pool->threads;
-    if (!cp_sched_is_short(pool) || t->looking > 0 || n_up(pool) > pool->n_cpus
+    if (!cp_plan_is_short(pool) || t->looking > 0 || n_up(pool) > pool->n_cpus
         || pool->n_cpus < 2 || !has_patience(&t->for_task)) {
         return false;
     }
@@ -203,7 +126,7 @@ cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
         *in_vain = false;
         return false;
     }
-    if (!cp_pool_has_threads(pool) || job == NULL || !cp_sched_is_short(pool)
+    if (!cp_pool_has_threads(pool) || job == NULL || !cp_plan_is_short(pool)
         || (job->flags & CP_JOB_CALLS) != 0
         || pool->queued > t->looking + t->woken || n_up(pool) == 0
         || n_up(pool) >= pool->n_cpus || !has_patience(&t->for_result)) {
@@ -239,9 +162,10 @@ cp_threads_leave(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     pool->n_workers--;
     if (pool->n_workers == 0) {
-        cp_pool_notify(pool);
-        cp_drive_signal_job(pool, NULL);
+        cp_note_helper(pool);
+        cp_note_job(pool, NULL);
     }
+    cp_act(pool);
     cp_lock_release(&pool->lock);
 }
 
@@ -256,15 +180,8 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
     turn->task = NULL;
     turn->begun = now;
     cp_task_free(task);
-    cp_job_on_answer_take(job, result, ns, items);
+    cp_jobs_answer_take(job, result, ns, items);
     (void)atomic_fetch_add(&pool->threads.n_done, 1);
-}
-
-static bool
-is_over(const struct cp_pool *pool)
-{
-    return pool->state == CP_ENDED
-           || (pool->state == CP_CLOSING && pool->pending == 0);
 }
 
 /* What cp_threads_swap() returns, once the result is handed in. */
@@ -273,20 +190,21 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
 {
     for (;;) {
         turn->task = cp_sched_take(pool);
-        note_queued(pool);
+        cp_publish_queued(pool);
         if (turn->task != NULL) {
             return 1;
         }
-        if (is_over(pool)) {
+        if (cp_plan_is_over(pool)) {
             return CP_ECLOSED;
         }
-        if (!wait || has_dropped(pool)) {
+        if (!wait || cp_has_dropped(pool)) {
             return 0;
         }
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->ready_first != NULL || is_over(pool) || has_dropped(pool)) {
+        if (pool->ready_first != NULL || cp_plan_is_over(pool)
+            || cp_has_dropped(pool)) {
             continue; /* it came when we stopped looking */
         }
         if (pool->pending == 0 && pool->ended_first != NULL) {
@@ -303,13 +221,15 @@ cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,
     cp_lock_acquire(&pool->lock);
     if (turn->task != NULL) {
         hand_in(pool, turn, result);
+        cp_act(pool);
     }
     int r = take_next(pool, turn, wait);
-    turn->dropped = wait && has_dropped(pool);
+    cp_act(pool);
+    turn->dropped = wait && cp_has_dropped(pool);
     if (wait) {
         cp_lock_release(&pool->lock);
     } else {
-        cp_pool_unlock(pool);
+        cp_unlock(pool);
     }
     return r;
 }

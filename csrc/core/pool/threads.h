@@ -7,13 +7,16 @@
  * lock, and sleeps on a condition where there is none. Sleeping workers are woken
  * by tasks that are queued, and by the end of the pool.
  */
-#ifndef CP_THREADS_H
-#define CP_THREADS_H
+#ifndef CP_POOL_THREADS_H
+#define CP_POOL_THREADS_H
 
-#include "base/lock.h"
-#include "pool/pool.h"
+#include "base/base.h"
+#include "link/task.h"
 
-/* A worker's own, all zero at first. */
+struct cp_job;
+struct cp_pool;
+
+/* A worker thread's own, all zero at first. */
 struct cp_turn {
     struct cp_task *task; /* what it runs; its job field is the pool's */
     int64_t begun;        /* when that began; the worker may set it later */
@@ -44,23 +47,11 @@ bool cp_threads_has_queued(const struct cp_pool *pool);
 /* Release what was dropped while nobody could. */
 void cp_pool_release_dropped(struct cp_pool *pool);
 
-/* The pool's part (pool/state.h). Guarded by its lock, but for what is marked. */
-struct cp_threads {
-    cp_release *release; /* never changes; NULL: workers are processes */
-    bool take_turns;     /* never changes */
-    struct cp_cond work;
-    uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
-    uint32_t looking;       /* workers that look for a task before they sleep */
-    struct cp_task *tasks;  /* dropped, not released yet */
-    struct cp_result *results;
-    /* How often a look was in vain, in a row, and looks to leave out now: those of
-     * workers, of those who wait. */
-    struct cp_patience {
-        uint32_t misses, rest;
-    } for_task, for_result;
-    _Atomic bool has_queued;        /* readable by anybody */
-    _Atomic uint64_t n_put, n_done; /* to look at: they grow */
-    _Atomic uint32_t n_waiting;     /* in cp_pool_wait(), likewise */
-};
+/* Look for news of the job instead of sleeping, where that is worth it. True: the
+ * lock was released meanwhile, so that the caller has to look at the state before
+ * it sleeps. in_vain is the caller's, false at first: one look in vain is enough.
+ * The lock is held. */
+bool cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+                     bool *in_vain);
 
 #endif

@@ -1,16 +1,17 @@
-/*
- * Watching the workers: writing to them, reading from them, and what becomes
- * of their tasks when they end. The pool's lock is held in all of this; nothing
- * here blocks.
- */
-#include "pool/state.h"
+/* Watching the workers; see pool/watch.h. */
+#include "pool/watch.h"
+
+#include "pool/func.h"
+#include "pool/jobs.h"
+#include "pool/plan.h"
+#include "pool/wake.h"
 
 #include <signal.h>
-#include <stdlib.h>
 
 #define RESTART_FIRST (5 * CP_MS)
-/* A worker that is through has so long to end before another one takes its place:
- * exit handlers and threads that its tasks left behind may hold it up for ever. */
+/* A worker that ran its last task has so long to exit before another one takes its
+ * place: exit handlers and threads that its tasks left behind may hold it up for
+ * ever. */
 #define LINGER CP_SECOND
 
 static void
@@ -25,7 +26,7 @@ on_last(struct cp_worker *w)
     if (w->last_at == 0) {
         w->last_at = cp_now();
         w->pool->n_last++;
-        cp_pool_notify(w->pool); /* the helper is to look again in time */
+        cp_note_helper(w->pool); /* the helper is to look again in time */
     }
 }
 
@@ -39,7 +40,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
     struct cp_job *job = task->job;
     cp_task_free(task);
     job->func->deaths = 0;
-    cp_job_on_answer_take(job, result, ns, result->items);
+    cp_jobs_answer_take(job, result, ns, result->items);
 }
 
 static void
@@ -53,14 +54,14 @@ on_init_error(struct cp_worker *w, struct cp_result *result)
     cp_result_free(result);
     if (!pool->is_broken) {
         pool->is_broken = true;
-        cp_pool_finish_all(pool, CP_END_BROKEN);
+        cp_jobs_end_all(pool, CP_END_BROKEN);
     }
 }
 
 static void
 on_func_sent(struct cp_worker *w, struct cp_func *func)
 {
-    cp_func_unref(w->pool, func);
+    cp_funcs_unref(w->pool, func);
 }
 
 static const struct cp_worker_ops ops = {
@@ -70,14 +71,14 @@ static const struct cp_worker_ops ops = {
     .on_func_sent = on_func_sent,
 };
 
-static void
-tell_end(struct cp_pool *pool, struct cp_worker *w)
+void
+cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
 {
     if (w->wants_out) {
         cp_poller_del(pool->poller, w->tx);
         w->wants_out = false;
         if (cp_poller_needs_wake()) {
-            cp_drive_wake(pool); /* a poll() under way keeps the pipe open */
+            cp_note_driver(pool); /* a poll() under way keeps the pipe open */
         }
     }
     cp_worker_tell_end(w);
@@ -99,48 +100,39 @@ watch(struct cp_pool *pool, struct cp_worker *w)
 }
 
 int
-cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w)
+cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
 {
-    cp_lock_acquire(&pool->lock);
-    int r = pool->state == CP_ENDED ? CP_ECLOSED : 0;
-    if (r == 0) {
-        w->id = pool->next_worker_id++;
-        w->pool = pool;
-        w->ops = &ops;
-        r = watch(pool, w);
+    w->id = pool->next_worker_id++;
+    w->pool = pool;
+    w->ops = &ops;
+    int r = watch(pool, w);
+    if (r != 0) {
+        return r;
     }
-    if (r == 0) {
-        cp_worker_ref(w);
-        struct cp_worker **end = &pool->workers;
-        while (*end != NULL) {
-            end = &(*end)->next;
-        }
-        *end = w;
-        pool->n_workers++;
-        cp_cond_signal(&pool->standby);
-        if (pool->state == CP_CLOSING && pool->pending == 0) {
-            tell_end(pool, w); /* what it was forked for is done meanwhile */
-        }
-        cp_sched_hand_out(pool);
-        if (cp_poller_needs_wake()) {
-            cp_drive_wake(pool);
-        }
+    cp_worker_ref(w);
+    struct cp_worker **end = &pool->workers;
+    while (*end != NULL) {
+        end = &(*end)->next;
     }
-    cp_lock_release(&pool->lock);
-    return r;
+    *end = w;
+    pool->n_workers++;
+    pool->due |= CP_DUE_TASKS;
+    cp_note_standby(pool);
+    if (pool->state == CP_CLOSING && pool->pending == 0) {
+        cp_watch_tell_end(pool, w); /* its work was done by others meanwhile */
+    }
+    if (cp_poller_needs_wake()) {
+        cp_note_driver(pool);
+    }
+    return 0;
 }
 
-static uint32_t
-n_at_work(const struct cp_pool *pool)
+void
+cp_watch_give_up_late(struct cp_pool *pool, int64_t *at)
 {
-    return pool->n_workers - pool->n_leaving;
-}
-
-/* Those that have lingered for too long count no more. *at is lowered to when
- * the next one has. */
-static void
-let_leave(struct cp_pool *pool, int64_t *at)
-{
+    if (pool->n_last == 0) {
+        return;
+    }
     int64_t now = cp_now();
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (w->last_at == 0 || w->leaving) {
@@ -153,38 +145,9 @@ let_leave(struct cp_pool *pool, int64_t *at)
             pool->n_last--;
             pool->n_leaving++;
             pool->lacks_workers = true;
-            (void)cp_sched_take_back(w, UINT32_MAX);
-            cp_sched_hand_out(pool);
+            (void)cp_jobs_recall(w, UINT32_MAX);
         }
     }
-}
-
-bool
-cp_watch_needs_workers(struct cp_pool *pool, int64_t *at)
-{
-    if (pool->n_last > 0) {
-        let_leave(pool, at);
-    }
-    /* Is there anything that a new worker could do? */
-    if (!pool->lacks_workers || pool->is_broken
-        || n_at_work(pool) >= pool->target
-        || !(pool->state == CP_RUN
-             || (pool->state == CP_CLOSING && pool->pending > 0))) {
-        return false;
-    }
-    if (pool->failed_starts > 0 && cp_now() < pool->restart_at) {
-        *at = cp_clock_min(*at, pool->restart_at);
-        return false;
-    }
-    return true;
-}
-
-void
-cp_pool_set_target(struct cp_pool *pool, uint32_t target)
-{
-    cp_lock_acquire(&pool->lock);
-    pool->target = target;
-    cp_lock_release(&pool->lock);
 }
 
 /* The task that it was to take in next, and had not begun, or NULL. One that was
@@ -229,9 +192,9 @@ give_up_tasks(struct cp_worker *w, int exitcode)
             continue;
         }
         if (cp_worker_has_begun(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
-            cp_job_lose_take(task, (int)w->proc.pid, exitcode);
+            cp_jobs_lose_take(task, (int)w->proc.pid, exitcode);
         } else {
-            cp_job_queue_back(task->job, task);
+            cp_jobs_requeue_take(task);
         }
     }
     w->under_way = 0;
@@ -252,20 +215,18 @@ static void
 ask_for_workers(struct cp_pool *pool)
 {
     pool->lacks_workers = true;
-    cp_pool_notify(pool);
-    cp_drive_signal_all(pool);
+    cp_note_helper(pool);
+    cp_note_all(pool);
 }
 
 void
-cp_pool_not_started(struct cp_pool *pool)
+cp_watch_on_start_failure(struct cp_pool *pool)
 {
-    cp_lock_acquire(&pool->lock);
-    if (n_at_work(pool) < pool->target) {
-        pool->failed_starts += pool->target - n_at_work(pool);
+    if (cp_plan_at_work(pool) < pool->target) {
+        pool->failed_starts += pool->target - cp_plan_at_work(pool);
         back_off(pool);
         ask_for_workers(pool);
     }
-    cp_lock_release(&pool->lock);
 }
 
 static void
@@ -287,7 +248,7 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
         cp_poller_del(pool->poller, w->rx);
     }
     suspect(w, exitcode);
-    tell_end(pool, w);
+    cp_watch_tell_end(pool, w);
     cp_worker_close(w);
     if (!w->hello && !pool->is_broken) {
         pool->failed_starts++;
@@ -339,9 +300,8 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
 }
 
 void
-cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w)
+cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
 {
-    cp_lock_acquire(&pool->lock);
     struct cp_worker *listed = pool->workers;
     while (listed != NULL && listed != w) {
         listed = listed->next;
@@ -354,7 +314,6 @@ cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w)
     if (listed == NULL) {
         cp_proc_close_sentinel(&w->proc);
     }
-    cp_lock_release(&pool->lock);
     cp_worker_unref(w);
 }
 
@@ -362,14 +321,15 @@ void
 cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
 {
     w->is_left = false;
+    w->flush_due = false;
     if (w->tx < 0) {
         return;
     }
-    atomic_store_explicit(&w->row->spin_us, cp_spin_worker_us(pool),
+    atomic_store_explicit(&w->row->spin_us, cp_plan_worker_spin_us(pool),
                           memory_order_relaxed);
     if (cp_worker_flush(w) != 0) {
         /* Nobody reads: it is ending, and its sentinel will tell. */
-        tell_end(pool, w);
+        cp_watch_tell_end(pool, w);
     }
     bool wants = cp_worker_has_out(w);
     if (wants != w->wants_out) {
@@ -382,7 +342,7 @@ cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
         }
         w->wants_out = wants;
         if (wants && cp_poller_needs_wake()) {
-            cp_drive_wake(pool);
+            cp_note_driver(pool);
         }
     }
 }
@@ -425,18 +385,4 @@ cp_watch_harvest(struct cp_pool *pool)
         }
     }
     return any;
-}
-
-void
-cp_watch_tell_end_all(struct cp_pool *pool)
-{
-    if (cp_pool_has_threads(pool)) {
-        cp_threads_on_end(pool);
-        return;
-    }
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->told) {
-            tell_end(pool, w);
-        }
-    }
 }

@@ -53,7 +53,7 @@ py_engine_replace_workers(EngineObject *engine)
     PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
     Py_DECREF(owner);
     if (none == NULL) {
-        cp_pool_not_started(engine->pool); /* whatever it was: asked again */
+        cp_pool_report_start_failure(engine->pool); /* whatever it was: asked again */
         return -1;
     }
     Py_DECREF(none);
@@ -209,7 +209,7 @@ engine_set_target(PyObject *op, PyObject *arg)
 static PyObject *
 engine_not_started(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    cp_pool_not_started(ENGINE(op)->pool);
+    cp_pool_report_start_failure(ENGINE(op)->pool);
     Py_RETURN_NONE;
 }
 

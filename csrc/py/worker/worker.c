@@ -374,7 +374,7 @@ worker_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     WorkerObject *self = (WorkerObject *)op;
     if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
-        cp_pool_let_go(self->pool, self->worker);
+        cp_pool_release_sentinel(self->pool, self->worker);
     }
     Py_RETURN_NONE;
 }

@@ -1,0 +1,111 @@
+/* Record, then act; see pool/act.h. */
+#include "pool/act.h"
+
+#include "pool/plan.h"
+#include "pool/sched.h"
+#include "pool/wake.h"
+#include "pool/watch.h"
+
+/* Send w as many tasks as its share and its window allow; write now if it is
+ * idle. */
+static void
+hand_to(struct cp_pool *pool, struct cp_worker *w, const struct cp_round *round)
+{
+    bool urgent = cp_sched_is_urgent(pool, w, round);
+    bool func_first;
+    do {
+        bool write = cp_sched_fill(pool, w, urgent, round);
+        func_first = w->big_func != NULL;
+        if (write) {
+            cp_watch_flush(pool, w);
+        }
+        /* A big callable goes alone. Once it is out, its tasks can go. */
+    } while (func_first && cp_worker_accepts(w));
+}
+
+static void
+hand_out(struct cp_pool *pool)
+{
+    struct cp_round round;
+    if (pool->ready_first == NULL || !cp_sched_begin(pool, &round)) {
+        return; /* a worker's answer, or a new worker, makes this due again */
+    }
+    for (struct cp_worker *w = pool->workers;
+         w != NULL && pool->ready_first != NULL; w = w->next) {
+        if (cp_sched_takes_part(w, &round)) {
+            hand_to(pool, w, &round);
+        }
+    }
+}
+
+/* all: whatever has output; else what is due. The poller watches the others. */
+static void
+flush(struct cp_pool *pool, bool all)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->flush_due || (all && !w->wants_out && cp_worker_has_out(w))) {
+            cp_watch_flush(pool, w);
+        }
+    }
+}
+
+static void
+tell_end_all(struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (!w->told) {
+            cp_watch_tell_end(pool, w);
+        }
+    }
+}
+
+static void
+act_on_processes(struct cp_pool *pool)
+{
+    while (pool->due != 0) {
+        unsigned due = pool->due;
+        pool->due = 0;
+        if ((due & CP_DUE_TASKS) != 0) {
+            hand_out(pool);
+        }
+        if ((due & CP_DUE_EVEN) != 0) {
+            cp_sched_even_out(pool);
+        }
+        if ((due & (CP_DUE_OUTPUT | CP_DUE_FLUSH)) != 0) {
+            flush(pool, (due & CP_DUE_FLUSH) != 0);
+        }
+        if ((due & CP_DUE_END) != 0 && cp_plan_is_over(pool)) {
+            tell_end_all(pool);
+        }
+    }
+    if (pool->asleep && !pool->ticking && cp_plan_wants_tick(pool)) {
+        cp_note_driver(pool); /* it sleeps for longer than it may now */
+    }
+}
+
+/* Worker threads take their tasks themselves. */
+static void
+act_on_threads(struct cp_pool *pool)
+{
+    unsigned due = pool->due;
+    pool->due = 0;
+    if ((due & CP_DUE_TASKS) != 0) {
+        cp_wake_workers(pool);
+    }
+    if ((due & CP_DUE_END) != 0 && cp_plan_is_over(pool)) {
+        cp_wake_all_workers(pool);
+    }
+}
+
+void
+cp_act(struct cp_pool *pool)
+{
+    if (cp_pool_has_threads(pool)) {
+        act_on_threads(pool);
+    } else {
+        act_on_processes(pool);
+    }
+    if (pool->noted != 0) {
+        cp_wake_noted(pool);
+    }
+}

@@ -1,0 +1,18 @@
+/*
+ * Record, then act: the one place that does what follows from a change.
+ *
+ * Every public entry takes the lock, changes the state by functions that only
+ * record, calls cp_act() and releases the lock with cp_unlock(). What cp_act()
+ * cannot do at once is left to somebody who acts when no thread is in a call; see
+ * docs/pending.md.
+ */
+#ifndef CP_POOL_ACT_H
+#define CP_POOL_ACT_H
+
+#include "pool/state.h"
+
+/* Do what is due until nothing is, then wake everybody who was noted. The lock is
+ * held and stays held. */
+void cp_act(struct cp_pool *pool);
+
+#endif

@@ -1,0 +1,49 @@
+/*
+ * Waiting for jobs, which is driving: public, like pool/pool.h. All functions
+ * take the lock.
+ */
+#ifndef CP_POOL_DRIVE_H
+#define CP_POOL_DRIVE_H
+
+#include "base/base.h"
+
+struct cp_job;
+struct cp_pool;
+
+enum cp_wait {
+    CP_WAIT_TIMEOUT = 0,
+    CP_WAIT_READY = 1,   /* there is a result, or the job is done */
+    CP_WAIT_WORKERS = 2, /* workers are missing: the caller replaces them */
+    CP_WAIT_FEED = 3,    /* the job wants tasks */
+    CP_WAIT_CALL = 4,    /* cp_pool_next() only: a job wants callbacks */
+    CP_WAIT_ENDED = 5,   /* cp_pool_next() only: nothing will come any more */
+    CP_WAIT_IDLE = 6,    /* cp_pool_next() only: collect cp_pool_ended() */
+};
+
+#define CP_CAN_FEED 0x1u
+#define CP_CAN_FORK 0x2u
+
+/*
+ * Wait for a job (NULL: for the end of all workers) and drive meanwhile.
+ * Returns enum cp_wait, CP_EINTR after a signal, or a negative code.
+ */
+int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+                 unsigned can);
+
+/* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
+ * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
+ * waits for the closed pool to end; the caller ends the job's input. Never drives. */
+int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
+
+/* The helper's wait: for what needs an interpreter. Never drives. With
+ * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
+int cp_pool_next(struct cp_pool *pool, struct cp_job **job);
+
+/* Have the standby thread drive while nobody else does. Idempotent. CP_ECLOSED
+ * where the pool has ended: then nothing needs a thread. */
+int cp_pool_start_standby(struct cp_pool *pool);
+
+/* End the standby thread and wait for it; not from that thread. */
+void cp_pool_stop_standby(struct cp_pool *pool);
+
+#endif

@@ -1,0 +1,19 @@
+/*
+ * The callables of a pool: pickled once, kept in numbered slots that every
+ * worker has too, and short ones found again when they come again. The lock is
+ * held.
+ */
+#ifndef CP_POOL_FUNC_H
+#define CP_POOL_FUNC_H
+
+#include "pool/state.h"
+
+/* The callable with these bytes, with one reference; NULL: no memory. A short one
+ * with CP_KEEP is found again when it comes again. */
+struct cp_func *cp_funcs_open(struct cp_pool *pool, const void *bytes,
+                              size_t len, uint16_t flags);
+
+/* Drop a reference. The last one tells the workers to forget the callable. */
+void cp_funcs_unref(struct cp_pool *pool, struct cp_func *func);
+
+#endif

@@ -1,0 +1,75 @@
+/*
+ * The jobs of a pool, from opening to the last result taken. The lock is held in
+ * all functions here; they record and leave the rest to cp_act().
+ *
+ * A job is listed until it is done. Then its place in the list of ended jobs
+ * holds it until the binding has collected what it kept for the job.
+ */
+#ifndef CP_POOL_JOBS_H
+#define CP_POOL_JOBS_H
+
+#include "pool/state.h"
+
+/* See cp_job_open(). */
+int cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
+                 void *user, struct cp_job **job);
+
+/* Drop a reference. */
+void cp_jobs_unref(struct cp_job *job);
+
+/* ---- tasks ---- */
+
+/* Queue a list of tasks, which is consumed. fed: no more will come. */
+void cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed);
+
+/* The job's first task leaves the queue and counts as running; the task. NULL:
+ * nothing is queued. */
+struct cp_task *cp_jobs_start_task(struct cp_job *job);
+
+/* A worker was given the task and did not begin it: queue it again, first. */
+void cp_jobs_requeue_take(struct cp_task *task);
+
+/* The newest n tasks that w has not begun are queued again: how many were. */
+uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n);
+
+/* A worker has run a task of the job, which took ns; NULL: there was no memory
+ * for the result. Consumes the task's reference to the job. */
+void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
+                         int64_t ns, uint32_t items);
+
+/* The task was lost with its worker, which ended so. */
+void cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode);
+
+/* ---- results ---- */
+
+/* A result arrives, from wherever. */
+void cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result);
+
+/* The last result, which is kept until all others are there; no more tasks will
+ * come. */
+void cp_jobs_add_farewell_take(struct cp_job *job, struct cp_result *result);
+
+/* The next result of the job, or NULL. */
+struct cp_result *cp_jobs_get_result(struct cp_job *job);
+
+/* All results that may be taken, and nobody else is given any until
+ * cp_jobs_end_decoding(); NULL where there are none, or another thread decodes. */
+struct cp_result *cp_jobs_begin_decoding(struct cp_job *job);
+void cp_jobs_end_decoding(struct cp_job *job, struct cp_result *rest);
+
+/* ---- ends ---- */
+
+/* End the job now, if it has not ended: its queued tasks are dropped. */
+void cp_jobs_end(struct cp_job *job, enum cp_end end);
+void cp_jobs_end_all(struct cp_pool *pool, enum cp_end end);
+
+/* The callbacks of the job have run: it is done. */
+void cp_jobs_called(struct cp_job *job);
+
+/* The next job whose callbacks are to run, or NULL. */
+struct cp_job *cp_jobs_next_call(struct cp_pool *pool);
+
+/* The jobs that are done and were not handed over: a list by call_next. */
+struct cp_job *cp_jobs_collect(struct cp_pool *pool);
+
+#endif

@@ -1,0 +1,76 @@
+/*
+ * Arithmetic on the state, and nothing else: windows, shares, averages, and the
+ * questions that decide what to do next. Nothing here changes more than an
+ * average. The lock is held.
+ */
+#ifndef CP_POOL_PLAN_H
+#define CP_POOL_PLAN_H
+
+#include "pool/state.h"
+
+/* ---- tasks ---- */
+
+/* A task of the job's took ns for so many items: follow that. */
+void cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items);
+
+/* The average time of the job's tasks in ns; -1: nothing was measured. */
+int64_t cp_plan_task_ns(const struct cp_job *job);
+
+/* How many of the job's tasks a worker may have under way. */
+uint32_t cp_plan_window(const struct cp_job *job);
+
+/* How many of the `left` items the next chunk of the job should have. */
+uint64_t cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
+                       uint64_t left);
+
+/* How many more tasks it is worth to queue for the job. */
+uint64_t cp_plan_room(const struct cp_pool *pool, const struct cp_job *job);
+
+/* Is it time to queue more? Not after every task, but before the workers run
+ * dry. */
+bool cp_plan_wants_feed(const struct cp_job *job);
+
+/* Does the job wait until somebody takes its results, while somebody waits for the
+ * closed pool to end? Each could wait for ever. */
+bool cp_plan_is_deadlocked(const struct cp_job *job);
+
+/* Have tasks lately taken less than it takes to wake a thread? */
+bool cp_plan_is_short(const struct cp_pool *pool);
+
+/* ---- workers ---- */
+
+/* Does w run a task that has taken long already? */
+bool cp_plan_is_stuck(const struct cp_worker *w, int64_t now);
+
+/* May w be given a task now, whether or not it is idle? */
+bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
+
+/* Has the driver to look up now and then, whatever comes: results may sit in a
+ * ring behind a slow task, tasks in the window of a worker that is stuck, and
+ * output that the poller does not watch has to be tried again. */
+bool cp_plan_wants_tick(const struct cp_pool *pool);
+
+/* Workers that are not about to exit. */
+uint32_t cp_plan_at_work(const struct cp_pool *pool);
+
+/* Should somebody replace workers now? Where that is to be asked again later, *at
+ * is lowered to when. */
+bool cp_plan_needs_workers(const struct cp_pool *pool, int64_t *at);
+
+/* Have all jobs ended, and will no more come? */
+bool cp_plan_is_over(const struct cp_pool *pool);
+
+/* ---- spinning ---- */
+
+/* With more busy workers than this, one of them will answer soon enough. */
+#define CP_WATCHED 4u
+
+/* Is there a core for a thread that looks for results, beside the busy workers, and
+ * are tasks short enough? */
+bool cp_plan_spin_pays(const struct cp_pool *pool);
+
+/* For how many microseconds a worker that is given a task now should look for the
+ * next one before it sleeps. */
+uint32_t cp_plan_worker_spin_us(const struct cp_pool *pool);
+
+#endif

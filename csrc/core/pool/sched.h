@@ -1,0 +1,45 @@
+/*
+ * Which worker gets which task.
+ *
+ * A worker is given as many tasks as fill some milliseconds of its time, so that
+ * it never waits for the parent; only one while tasks are long or nothing is
+ * known. What was given too early is taken back through the claims as soon as
+ * another worker would idle. The lock is held. For cp_act() and worker threads.
+ */
+#ifndef CP_POOL_SCHED_H
+#define CP_POOL_SCHED_H
+
+#include "pool/state.h"
+
+/* One handing out of queued tasks to the workers that are open. */
+struct cp_round {
+    int64_t now;
+    uint64_t level; /* so many tasks each of them is to have under way */
+    bool started;   /* one that is open has started: the others get nothing */
+};
+
+/* Look at the workers: true where at least one is open. */
+bool cp_sched_begin(const struct cp_pool *pool, struct cp_round *round);
+
+/* Is w to be given tasks in this round? */
+bool cp_sched_takes_part(const struct cp_worker *w,
+                         const struct cp_round *round);
+
+/* Are the tasks that w is about to be given to be written at once? A busy worker's
+ * go out with the next ones: it will not look at them before it has answered, and
+ * then the driver is awake. An idle worker's may be left to the driver. */
+bool cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
+                        const struct cp_round *round);
+
+/* Give w tasks, up to the level. True: its output is to be written now. */
+bool cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
+                   const struct cp_round *round);
+
+/* Nothing is queued: take tasks back from a worker that has many, where another
+ * one idles. They are queued again. */
+void cp_sched_even_out(struct cp_pool *pool);
+
+/* The next task for a worker thread, which counts as running now; or NULL. */
+struct cp_task *cp_sched_take(struct cp_pool *pool);
+
+#endif

@@ -1,0 +1,70 @@
+/* Allocating, counting and freeing a pool; see pool/state.h and pool/ref.h. */
+#include "pool/state.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+int
+cp_pool_alloc(uint32_t target, struct cp_pool **out)
+{
+    *out = NULL;
+    struct cp_pool *pool = calloc(1, sizeof(*pool));
+    if (pool == NULL) {
+        return CP_ENOMEM;
+    }
+    pool->owner = getpid();
+    pool->target = target;
+    pool->task_ns = -1;
+    pool->next_worker_id = 1;
+    pool->wake.fds[0] = pool->wake.fds[1] = -1;
+    pool->common_fd = -1;
+    atomic_init(&pool->refs, 1);
+    int r;
+    if ((r = cp_lock_init(&pool->lock)) != 0
+        || (r = cp_cond_init(&pool->feed)) != 0
+        || (r = cp_cond_init(&pool->events)) != 0
+        || (r = cp_cond_init(&pool->standby)) != 0
+        || (r = cp_cond_init(&pool->threads.work)) != 0) {
+        free(pool); /* these fail before they allocate, or never */
+        return r;
+    }
+    *out = pool;
+    return 0;
+}
+
+bool
+cp_pool_is_ours(const struct cp_pool *pool)
+{
+    return pool->owner == cp_proc_self();
+}
+
+void
+cp_pool_ref(struct cp_pool *pool)
+{
+    (void)atomic_fetch_add(&pool->refs, 1);
+}
+
+void
+cp_pool_unref(struct cp_pool *pool)
+{
+    if (atomic_fetch_sub(&pool->refs, 1) != 1 || !cp_pool_is_ours(pool)) {
+        return;
+    }
+    CP_ASSERT(pool->workers == NULL && pool->all_first == NULL);
+    CP_ASSERT(pool->threads.tasks == NULL && pool->threads.results == NULL);
+    for (uint32_t i = 0; i < CP_INTERNED; i++) {
+        free(pool->interned[i]); /* the last reference: all jobs are closed */
+    }
+    free(pool->slots);
+    cp_common_close(pool->common);
+    cp_fd_close(&pool->common_fd);
+    cp_poller_free(pool->poller);
+    cp_wake_fini(&pool->wake);
+    cp_result_free(pool->broken);
+    cp_cond_fini(&pool->feed);
+    cp_cond_fini(&pool->events);
+    cp_cond_fini(&pool->standby);
+    cp_cond_fini(&pool->threads.work);
+    cp_lock_fini(&pool->lock);
+    free(pool);
+}

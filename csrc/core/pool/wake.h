@@ -1,0 +1,78 @@
+/*
+ * Who sleeps where, and waking them; and what is dropped until the lock is
+ * released.
+ *
+ * A state function never wakes anybody: it notes who has to hear of the change
+ * (cp_note_*), and cp_act() wakes all of them at its end. The lock is held in
+ * all functions here.
+ *
+ *   who                             sleeps in             woken by
+ *   the driver                      the poller            the pool's eventfd
+ *   waiters, behind the driver      a condition each      the driver, cp_note_job()
+ *   feeders, cp_job_wait_wants()    pool->feed            cp_note_feeders()
+ *   the helper, cp_pool_next()      pool->events          cp_note_helper()
+ *   the standby thread              pool->standby         cp_note_standby(), a tick
+ *   worker threads                  pool->threads.work    cp_wake_workers()
+ */
+#ifndef CP_POOL_WAKE_H
+#define CP_POOL_WAKE_H
+
+#include "pool/state.h"
+
+/* The threads that wait for the job (NULL: for the end of the workers). */
+void cp_note_job(struct cp_pool *pool, const struct cp_job *job);
+/* Of these, the ones that feed the job as well. */
+void cp_note_feeding_waiters(struct cp_pool *pool, const struct cp_job *job);
+/* Every waiter, every feeder, and the driver. */
+void cp_note_all(struct cp_pool *pool);
+
+static inline void
+cp_note_driver(struct cp_pool *pool)
+{
+    pool->noted |= CP_NOTED_DRIVER;
+}
+
+static inline void
+cp_note_feeders(struct cp_pool *pool)
+{
+    pool->noted |= CP_NOTED_FEEDERS;
+}
+
+static inline void
+cp_note_helper(struct cp_pool *pool)
+{
+    pool->noted |= CP_NOTED_HELPER;
+}
+
+static inline void
+cp_note_standby(struct cp_pool *pool)
+{
+    pool->noted |= CP_NOTED_STANDBY;
+}
+
+/* One waiter, which is to look again. */
+void cp_note_waiter(struct cp_pool *pool, struct cp_waiter *waiter);
+
+/* Wake everybody who is noted. For cp_act() alone. */
+void cp_wake_noted(struct cp_pool *pool);
+
+/* Worker threads: as many as there are tasks that no other one will take; all of
+ * them. For cp_act() alone. */
+void cp_wake_workers(struct cp_pool *pool);
+void cp_wake_all_workers(struct cp_pool *pool);
+
+/* Tell who looks without the lock whether tasks are queued. */
+void cp_publish_queued(struct cp_pool *pool);
+
+/* Free a task that nobody wants; one of a worker thread's pool is kept for
+ * cp_unlock(). NULL is fine. */
+void cp_drop_task(struct cp_pool *pool, struct cp_task *task);
+/* The same for a list of results. */
+void cp_drop_results(struct cp_pool *pool, struct cp_result *list);
+bool cp_has_dropped(const struct cp_pool *pool);
+
+/* Release the lock, and then what was dropped: may call up. Nothing may be left
+ * for cp_act() to do. */
+void cp_unlock(struct cp_pool *pool);
+
+#endif

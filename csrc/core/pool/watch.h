@@ -1,0 +1,38 @@
+/*
+ * What the workers say, and that they end: writing to them, reading from them,
+ * and what becomes of their tasks. The lock is held; nothing here blocks. What
+ * follows is recorded for cp_act().
+ */
+#ifndef CP_POOL_WATCH_H
+#define CP_POOL_WATCH_H
+
+#include "pool/state.h"
+
+/* Watch a worker that has started. Takes a reference of its own; negative: it did
+ * not. */
+int cp_watch_add(struct cp_pool *pool, struct cp_worker *w);
+
+/* Write what can be written; the poller watches for the rest. */
+void cp_watch_flush(struct cp_pool *pool, struct cp_worker *w);
+
+/* Read what has come. */
+void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
+
+/* Read results that stand in the rings and not in the pipes: were there any? */
+bool cp_watch_harvest(struct cp_pool *pool);
+
+/* The poller says that this is ready. */
+void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
+
+/* Close the task pipe: the worker ends when it has run what it has. */
+void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
+
+/* Workers that ran their last task long ago and have not exited count no more: other
+ * workers take their place. *at is lowered to when the next one is late. */
+void cp_watch_give_up_late(struct cp_pool *pool, int64_t *at);
+
+/* See cp_pool_release_sentinel() and cp_pool_report_start_failure(). */
+void cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
+void cp_watch_on_start_failure(struct cp_pool *pool);
+
+#endif
