@@ -1,4 +1,4 @@
-/* Large pages for large memory; see base/mem.h. */
+/* Huge pages by madvise(); see base/mem.h. */
 #include "base/mem.h"
 
 #include <sys/mman.h>
@@ -11,8 +11,9 @@ cp_mem_expect(void *bytes, size_t n)
     if (n < CP_MEM_LARGE) {
         return;
     }
-    /* Whole pages, outwards: with a mapping of malloc()'s in two parts, realloc()
-     * would have to copy. Some systems have larger ones than 4 KB. */
+    /* Round outwards to whole pages. If the advice covered only a part of
+     * malloc()'s mapping, the kernel would split the mapping in two, and realloc()
+     * would have to copy. The page size is not 4 KB everywhere. */
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t start = (uintptr_t)bytes / page * page;
     uintptr_t end = ((uintptr_t)bytes + n + page - 1) / page * page;
@@ -27,7 +28,7 @@ void *
 cp_mem_map_page(void)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    /* Twice as much, so that a whole page is in it wherever it starts. */
+    /* Map twice the size: an aligned huge page is then in it for sure. */
     char *base = mmap(NULL, 2 * CP_MEM_PAGE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
