@@ -51,7 +51,7 @@ cp_buf_reserve(struct cp_buf *buf, size_t n)
     if (data == NULL) {
         return CP_ENOMEM;
     }
-    cp_mem_expect(data, cap);
+    cp_mem_advise_huge(data, cap);
     buf->data = data;
     buf->cap = cap;
     return 0;

@@ -5,10 +5,10 @@
 #include <unistd.h>
 
 void
-cp_mem_expect(void *bytes, size_t n)
+cp_mem_advise_huge(void *bytes, size_t n)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    if (n < CP_MEM_LARGE) {
+    if (n < CP_MEM_HUGE_MIN) {
         return;
     }
     /* Round outwards to whole pages. If the advice covered only a part of
@@ -25,22 +25,22 @@ cp_mem_expect(void *bytes, size_t n)
 }
 
 void *
-cp_mem_map_page(void)
+cp_mem_map_huge_page(void)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
     /* Map twice the size: an aligned huge page is then in it for sure. */
-    char *base = mmap(NULL, 2 * CP_MEM_PAGE, PROT_READ | PROT_WRITE,
+    char *base = mmap(NULL, 2 * CP_MEM_HUGE_PAGE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
         return NULL;
     }
-    size_t before = CP_MEM_PAGE - ((uintptr_t)base & (CP_MEM_PAGE - 1));
+    size_t before = CP_MEM_HUGE_PAGE - ((uintptr_t)base & (CP_MEM_HUGE_PAGE - 1));
     char *page = base + before;
     (void)munmap(base, before);
-    if (before < CP_MEM_PAGE) {
-        (void)munmap(page + CP_MEM_PAGE, CP_MEM_PAGE - before);
+    if (before < CP_MEM_HUGE_PAGE) {
+        (void)munmap(page + CP_MEM_HUGE_PAGE, CP_MEM_HUGE_PAGE - before);
     }
-    (void)madvise(page, CP_MEM_PAGE, MADV_HUGEPAGE);
+    (void)madvise(page, CP_MEM_HUGE_PAGE, MADV_HUGEPAGE);
     return page;
 #else
     return NULL;

@@ -11,17 +11,17 @@
 #include "base/base.h"
 
 /* Smaller blocks are not worth the madvise() call. */
-#define CP_MEM_LARGE (CP_KIB(1) << 12)
+#define CP_MEM_HUGE_MIN (CP_KIB(1) << 12)
 
 /* The size of a huge page. */
-#define CP_MEM_PAGE (CP_KIB(1) << 11)
+#define CP_MEM_HUGE_PAGE (CP_KIB(1) << 11)
 
 /* Ask for huge pages for a block that has not been written to yet. This is only a
  * hint: the contents stay, and without huge pages nothing happens. */
-void cp_mem_expect(void *bytes, size_t n);
+void cp_mem_advise_huge(void *bytes, size_t n);
 
 /* Map one huge page (a hint, as above), or NULL. Release the page with munmap(),
  * as a whole or in parts. */
-void *cp_mem_map_page(void);
+void *cp_mem_map_huge_page(void);
 
 #endif

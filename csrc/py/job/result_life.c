@@ -148,7 +148,7 @@ none_list(Py_ssize_t n)
 {
     PyObject *list = PyList_New(n);
     if (list != NULL) {
-        cp_mem_expect(((PyListObject *)list)->ob_item,
+        cp_mem_advise_huge(((PyListObject *)list)->ob_item,
                       (size_t)n * sizeof(PyObject *));
     }
     for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
