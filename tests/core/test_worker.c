@@ -557,7 +557,7 @@ TEST(worker_served_gives_its_ends_away)
     int status[2], code = 0;
     int64_t told = 9;
     CHECK_EQ(cp_fd_pipe(status), 0);
-    cp_worker_served(w, getpid(), status[0]);
+    cp_worker_started_by_server(w, getpid(), status[0]);
     CHECK(w->child_rx < 0 && w->child_tx < 0 && w->child_life < 0);
     CHECK(w->child_row < 0 && w->proc.child_end < 0);
     CHECK_EQ(cp_proc_poll(&w->proc, &code), 0);

@@ -125,11 +125,11 @@ cp_worker_started(struct cp_worker *w, pid_t pid)
 }
 
 void
-cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd)
+cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd)
 {
     close_child_ends(w);
     cp_row_hide(w->row);
-    cp_proc_served(&w->proc, pid, status_fd);
+    cp_proc_started_by_server(&w->proc, pid, status_fd);
 }
 
 void

@@ -106,8 +106,8 @@ void cp_worker_unref(struct cp_worker *w);
  * is to be killed. */
 int cp_worker_started(struct cp_worker *w, pid_t pid);
 
-/* The same where a fork server made it; status_fd as for cp_proc_served(). */
-void cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd);
+/* The same where a fork server made it; status_fd as for cp_proc_started_by_server(). */
+void cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd);
 
 /* In the child: close everything of every pool but our own three ends, and
  * tie our life to the parent's. First thing after the fork. */

@@ -106,7 +106,7 @@ cp_proc_init(struct cp_proc *proc)
 {
     proc->pid = 0;
     proc->sentinel = proc->child_end = -1;
-    proc->is_served = false;
+    proc->by_server = false;
     atomic_init(&proc->ended, false);
     proc->exitcode = 0;
     int r = cp_lock_init(&proc->lock);
@@ -142,13 +142,13 @@ cp_proc_started(struct cp_proc *proc, pid_t pid)
 }
 
 void
-cp_proc_served(struct cp_proc *proc, pid_t pid, int status_fd)
+cp_proc_started_by_server(struct cp_proc *proc, pid_t pid, int status_fd)
 {
     cp_proc_close_sentinel(proc); /* the pipe used without pidfds */
     cp_fd_note(status_fd);
     proc->pid = pid;
     proc->sentinel = status_fd;
-    proc->is_served = true;
+    proc->by_server = true;
 }
 
 void
@@ -221,7 +221,7 @@ static bool
 is_running(struct cp_proc *proc)
 {
     siginfo_t info = {0};
-    return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->is_served
+    return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->by_server
            && waitid(P_PID, (id_t)proc->pid, &info, WEXITED | WNOHANG | WNOWAIT)
                   == 0
            && info.si_pid == 0
@@ -238,7 +238,7 @@ cp_proc_poll(struct cp_proc *proc, int *exitcode)
     }
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
-        if (proc->is_served) {
+        if (proc->by_server) {
             poll_served(proc);
         } else {
             poll_child(proc);

@@ -22,7 +22,7 @@ struct cp_proc {
     pid_t pid;            /* 0 before the fork; constant afterwards */
     _Atomic int sentinel; /* readable once the process has exited; -1: closed */
     int child_end;  /* without pidfds, the child's end of the sentinel pipe */
-    bool is_served; /* started by a fork server: see cp_proc_served() */
+    bool by_server; /* started by a fork server: see cp_proc_started_by_server() */
     _Atomic bool ended; /* written under the lock, like exitcode */
     int exitcode;       /* as Process.exitcode: negative for a signal */
 };
@@ -44,7 +44,7 @@ int cp_proc_started(struct cp_proc *proc, pid_t pid);
  * multiprocessing.forkserver (a native 64-bit integer). If the server dies, the
  * process counts as ended with CP_EXIT_UNKNOWN. Never fails.
  */
-void cp_proc_served(struct cp_proc *proc, pid_t pid, int status_fd);
+void cp_proc_started_by_server(struct cp_proc *proc, pid_t pid, int status_fd);
 
 /* Free the struct's resources; the process goes on. */
 void cp_proc_fini(struct cp_proc *proc);

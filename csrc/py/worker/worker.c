@@ -249,7 +249,7 @@ worker_started(PyObject *op, PyObject *args)
     if (own < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    cp_worker_served(w, (pid_t)pid, own);
+    cp_worker_started_by_server(w, (pid_t)pid, own);
     return adopt(self, (pid_t)pid, 0);
 }
 
