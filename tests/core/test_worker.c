@@ -484,7 +484,7 @@ TEST(worker_attached_is_tied_and_shares_its_row)
         struct cp_serve serve;
         CHECK_EQ(attach(&ends, &mine), 0);
         CHECK_EQ(mine->budget, 5);
-        CHECK(cp_common_is_first(mine->common));
+        CHECK(cp_common_claim_failure(mine->common));
         CHECK(cp_claim_take(mine->row, 1));
         CHECK_EQ(cp_serve_init(&serve, mine), 0);
         CHECK_EQ(write(mine->child_tx, "x", 1), 1);
@@ -500,7 +500,7 @@ TEST(worker_attached_is_tied_and_shares_its_row)
     CHECK_EQ(cp_fd_read(w->rx, &byte, 1), 1);
     CHECK_EQ(byte, 'x');
     CHECK(!cp_claim_recall(w->row, 1));
-    CHECK(!cp_common_is_first(common));
+    CHECK(!cp_common_claim_failure(common));
     int code = 0;
     CHECK_EQ(cp_proc_poll(&w->proc, NULL), 0);
     cp_worker_close(w);

@@ -150,7 +150,7 @@ cp_common_close(struct cp_common *common)
 }
 
 bool
-cp_common_is_first(struct cp_common *common)
+cp_common_claim_failure(struct cp_common *common)
 {
     return atomic_fetch_add(&common->failures, 1) == 0;
 }

@@ -69,7 +69,7 @@ int cp_row_share(struct cp_row **row, int *fd);
 int cp_row_attach(struct cp_row **row, int fd);
 
 /* A worker's initializer failed: is it the first? One is told so. */
-bool cp_common_is_first(struct cp_common *common);
+bool cp_common_claim_failure(struct cp_common *common);
 
 /* Map a zeroed row into *row. 0, or a system error. [any] */
 int cp_row_open(struct cp_row **row);

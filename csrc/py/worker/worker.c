@@ -464,7 +464,7 @@ static PyObject *
 worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     struct cp_worker *w = ((WorkerObject *)op)->worker;
-    return PyBool_FromLong(cp_common_is_first(w->common));
+    return PyBool_FromLong(cp_common_claim_failure(w->common));
 }
 
 static PyObject *
