@@ -37,7 +37,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
 {
     /* Nothing comes of a task that the worker had not begun. */
     FUZZ_CHECK(task->job == &the_job && result->index == task->index);
-    FUZZ_CHECK(cp_worker_has_begun(w, task->index));
+    FUZZ_CHECK(cp_worker_is_claimed(w, task->index));
     log_frame(CP_RESULT, task->index, ns, result);
     cp_task_free(task);
 }

@@ -81,14 +81,14 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.len, 50);
     check_pattern(body, 50, 999);
-    CHECK(!cp_worker_has_begun(lone.w, 0));
+    CHECK(!cp_worker_is_claimed(lone.w, 0));
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_TASK);
     CHECK_EQ(frame.flags, 0x1234);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.seq, 0);
     check_pattern(body, 100, 41);
-    CHECK(cp_worker_has_begun(lone.w, 0));
+    CHECK(cp_worker_is_claimed(lone.w, 0));
 
     CHECK_EQ(lone_answer(&lone, 0, 30, 7), 0);
     CHECK_EQ(cp_worker_recv(lone.w), 0);

@@ -349,7 +349,7 @@ cp_worker_flush(struct cp_worker *w)
 }
 
 bool
-cp_worker_has_begun(const struct cp_worker *w, uint64_t seq)
+cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq)
 {
     return cp_claim_is_taken(w->row, seq);
 }

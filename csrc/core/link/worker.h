@@ -145,7 +145,7 @@ bool cp_worker_harvest(struct cp_worker *w);
 struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n);
 
 /* Has the worker begun the task with this seq? */
-bool cp_worker_has_begun(const struct cp_worker *w, uint64_t seq);
+bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 
 /* Close the task pipe: the worker ends when it has run what it has. What is
  * not written yet is dropped. */

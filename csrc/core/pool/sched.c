@@ -288,7 +288,7 @@ not_begun(const struct cp_worker *w, int64_t *worth)
         if (task == NULL) {
             continue;
         }
-        if (cp_worker_has_begun(w, seq - 1)) {
+        if (cp_worker_is_claimed(w, seq - 1)) {
             break;
         }
         int64_t avg = *measure_of(task->job);

@@ -193,7 +193,7 @@ static struct cp_task *
 taken_in_last(const struct cp_worker *w)
 {
     if (!w->hello || w->last || w->head == w->tail
-        || cp_worker_has_begun(w, w->head)) {
+        || cp_worker_is_claimed(w, w->head)) {
         return NULL;
     }
     return w->window[w->head & (CP_WINDOW - 1)];
@@ -228,7 +228,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         if (task == NULL) {
             continue;
         }
-        if (cp_worker_has_begun(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
+        if (cp_worker_is_claimed(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
             cp_job_lose_take(task, (int)w->proc.pid, exitcode);
         } else {
             cp_job_queue_back(task->job, task);
