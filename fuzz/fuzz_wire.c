@@ -93,7 +93,7 @@ release(struct cp_worker *w)
     for (unsigned i = 0; i < CP_WINDOW; i++) {
         cp_task_free(w->window[i]);
     }
-    cp_worker_tell_end(w);
+    cp_worker_close_tx(w);
     cp_worker_unref(w);
 }
 

@@ -277,7 +277,7 @@ TEST(worker_big_callable_is_released_where_it_does_not_go)
     CHECK_EQ(lone_send(&lone, 0, 10), 0);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK_EQ(lone.func->refs, 2);
-    cp_worker_tell_end(lone.w);
+    cp_worker_close_tx(lone.w);
     CHECK(!cp_worker_has_out(lone.w));
     CHECK_EQ(lone.func->refs, 2); /* it may turn out what the worker ended of */
     cp_worker_close(lone.w);
@@ -403,7 +403,7 @@ TEST(worker_end_is_told_by_end_of_file)
     CHECK_EQ(lone_send(&lone, 0, 10), 1);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK_EQ(lone_send(&lone, 1, 10), 1); /* not written: dropped */
-    cp_worker_tell_end(lone.w);
+    cp_worker_close_tx(lone.w);
     CHECK(!cp_worker_accepts(lone.w));
     cp_worker_forget(lone.w, 3);
     CHECK_EQ(cp_worker_flush(lone.w), 0);

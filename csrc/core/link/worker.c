@@ -192,7 +192,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
 bool
 cp_worker_accepts(const struct cp_worker *w)
 {
-    return w->tx >= 0 && !w->last && !w->bad && !w->eof && !w->told
+    return w->tx >= 0 && !w->last && !w->bad && !w->eof && !w->tx_closed
            && w->budget > 0 && w->big == NULL && w->tail - w->head < CP_WINDOW
            && cp_buf_len(&w->out) < OUT_LIMIT;
 }
@@ -388,9 +388,9 @@ cp_worker_recall(struct cp_worker *w, uint32_t *n)
 }
 
 void
-cp_worker_tell_end(struct cp_worker *w)
+cp_worker_close_tx(struct cp_worker *w)
 {
-    w->told = true;
+    w->tx_closed = true;
     cp_buf_fini(&w->out);
     w->big = NULL;
     w->big_left = 0;

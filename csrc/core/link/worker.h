@@ -51,7 +51,7 @@ struct cp_worker {
         leaving;     /* long ago, and it lives on: it counts no more [any] */
     bool bad;        /* it broke the protocol: nothing it sends counts */
     bool eof;        /* it closed its pipe, by ending or otherwise */
-    bool told;       /* the task pipe was closed: it ends when it is through */
+    bool tx_closed;       /* the task pipe was closed: it ends when it is through */
     uint64_t budget; /* tasks that may still be sent to it */
 
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: finished, recalled */
@@ -63,7 +63,7 @@ struct cp_worker {
     const uint8_t *big; /* a body that follows out, not copied */
     size_t big_left;
     struct cp_func *big_func; /* its owner, where it is a callable's; after
-                                 cp_worker_tell_end() what did not go out */
+                                 cp_worker_close_tx() what did not go out */
     bool wants_out;           /* the poller watches tx */
     uint8_t *has_func;        /* by slot */
     uint32_t has_func_n;
@@ -149,7 +149,7 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 
 /* Close the task pipe: the worker ends when it has run what it has. What is
  * not written yet is dropped. */
-void cp_worker_tell_end(struct cp_worker *w);
+void cp_worker_close_tx(struct cp_worker *w);
 
 /* Close all descriptors but the sentinel, and release a big callable that did
  * not go out. Idempotent. */

@@ -80,7 +80,7 @@ tell_end(struct cp_pool *pool, struct cp_worker *w)
             cp_drive_wake(pool); /* a poll() under way keeps the pipe open */
         }
     }
-    cp_worker_tell_end(w);
+    cp_worker_close_tx(w);
 }
 
 static int
@@ -435,7 +435,7 @@ cp_watch_tell_end_all(struct cp_pool *pool)
         return;
     }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->told) {
+        if (!w->tx_closed) {
             tell_end(pool, w);
         }
     }
