@@ -115,7 +115,7 @@ through_ring(struct cp_worker *w, const uint8_t *bytes, size_t n, unsigned dice)
     struct iovec part = {(void *)(uintptr_t)bytes, n};
     cp_ring_put(w->row, &part, 1);
     if (dice % 2 == 0) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
         if (w->bad) {
             return CP_EPROTO;
         }
@@ -160,7 +160,7 @@ run(const struct fuzz_input *in, uint64_t cut, enum way way)
         log.end = recv_all(w);
     }
     if (log.end == 0) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
         log.end = w->bad ? CP_EPROTO : 0;
     }
     release(w);

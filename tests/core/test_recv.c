@@ -128,14 +128,14 @@ TEST(recv_any_order_of_events)
                     CHECK_EQ(cp_serve_flush(&lone.s), 0);
                 }
                 break;
-            case 4: (void)cp_worker_harvest(lone.w); break;
+            case 4: (void)cp_worker_recv_ring(lone.w); break;
             default: CHECK(cp_worker_recv(lone.w) >= 0); break;
         }
         CHECK(!lone.w->bad);
     }
     while (cp_worker_recv(lone.w) == 1) {
     }
-    (void)cp_worker_harvest(lone.w);
+    (void)cp_worker_recv_ring(lone.w);
     CHECK_EQ(expected_n, 0);
     CHECK(lone.results > 1000);
     CHECK(lone.w->head > 4 * CP_WINDOW);
@@ -296,9 +296,9 @@ TEST(recv_refuses_lies_of_the_ring)
         open_begun(&lone);
         memset(lone.w->row->ring, 0xee, CP_RING);
         atomic_store(&lone.w->row->committed, lies[i]);
-        (void)cp_worker_harvest(lone.w);
+        (void)cp_worker_recv_ring(lone.w);
         atomic_store(&lone.w->row->flushed, lies[i] / 2);
-        (void)cp_worker_harvest(lone.w);
+        (void)cp_worker_recv_ring(lone.w);
         CHECK_EQ(lone.results, 0);
         bool shown = lies[i] >= CP_HEADER && lies[i] <= CP_RING;
         CHECK_EQ(lone.w->bad, shown);

@@ -162,7 +162,7 @@ TEST(worker_window_has_an_end)
     CHECK_EQ(lone.w->under_way, CP_WINDOW);
     lone_next_task(&lone, &frame);
     (void)lone_answer(&lone, frame.seq, 0, 0);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK(cp_worker_accepts(lone.w));
     CHECK_EQ(lone_send(&lone, 0, 0), 1);
     CHECK(!cp_worker_accepts(lone.w));
@@ -339,13 +339,13 @@ TEST(worker_harvest_runs_ahead_of_the_pipe)
         lone_next_task(&lone, &frame);
         (void)lone_answer(&lone, i, 1000, i);
         if (i == 1) {
-            CHECK(cp_worker_harvest(lone.w));
-            CHECK(!cp_worker_harvest(lone.w));
+            CHECK(cp_worker_recv_ring(lone.w));
+            CHECK(!cp_worker_recv_ring(lone.w));
             CHECK_EQ(lone.results, 2);
         }
     }
     CHECK_EQ(cp_serve_flush(&lone.s), 0);
-    CHECK(!cp_worker_harvest(lone.w)); /* the rest is in the pipe */
+    CHECK(!cp_worker_recv_ring(lone.w)); /* the rest is in the pipe */
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     CHECK_EQ(lone.last_index, 3);
@@ -371,7 +371,7 @@ TEST(worker_harvest_completes_what_the_pipe_begins)
     lone_write(&lone, lone.w->row->ring, 600);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 1);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 2);
     check_pattern(lone.last->body, 500, 21);
     lone_close(&lone);
@@ -386,7 +386,7 @@ TEST(worker_last_task_closes_the_window)
     lone_next_task(&lone, &frame);
     struct cp_frame last = {.kind = CP_ERROR, .flags = CP_LAST};
     CHECK_EQ(cp_serve_put(&lone.s, &last, NULL, 0), 1);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 1);
     CHECK_EQ(lone.last->outcome, CP_RAISED);
     CHECK_EQ(lone.last->len, 0);

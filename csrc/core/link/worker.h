@@ -138,7 +138,7 @@ int cp_worker_recv(struct cp_worker *w);
 
 /* Read results that stand in the ring and not in the pipe. True where there
  * were any. CP_EPROTO shows as w->bad. */
-bool cp_worker_harvest(struct cp_worker *w);
+bool cp_worker_recv_ring(struct cp_worker *w);
 
 /* Take back the newest n tasks that it has not begun, newest first: the list
  * and how many in *n. */

@@ -207,7 +207,7 @@ cp_worker_recv(struct cp_worker *w)
 }
 
 bool
-cp_worker_harvest(struct cp_worker *w)
+cp_worker_recv_ring(struct cp_worker *w)
 {
     if (w->bad || cp_buf_reserve(&w->in, CP_RING) != 0) {
         return false;

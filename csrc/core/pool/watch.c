@@ -333,7 +333,7 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
         r = cp_worker_recv(w);
     }
     if (!w->bad && (r == 0 || r == CP_ECLOSED)) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
     }
     remove_worker(pool, w, exitcode);
 }
@@ -417,7 +417,7 @@ cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 0 && !w->eof && cp_worker_harvest(w)) {
+        if (w->under_way > 0 && !w->eof && cp_worker_recv_ring(w)) {
             any = true;
             if (w->bad) {
                 condemn(pool, w);
