@@ -52,12 +52,12 @@ open_burst(struct burst *b)
     struct cp_pool *pool = b->rig.pool;
     b->busy = pool->workers;
     b->idle = b->busy->next;
-    if (b->busy->under_way == 0) {
+    if (b->busy->in_flight == 0) {
         b->idle = b->busy;
         b->busy = b->busy->next;
     }
-    CHECK_EQ(b->busy->under_way, 1);
-    CHECK_EQ(b->idle->under_way, 0);
+    CHECK_EQ(b->busy->in_flight, 1);
+    CHECK_EQ(b->idle->in_flight, 0);
     atomic_store(&b->busy->row->since, cp_now() + 3600 * CP_SECOND);
 }
 
@@ -98,7 +98,7 @@ TEST(burst_a_task_for_an_idle_worker_is_left_to_a_driver_who_comes_soon)
     sleeps(&b, true, CP_US);
     uint64_t sent = atomic_load(&b.idle->row->sent);
     submit(&b);
-    CHECK_EQ(b.idle->under_way, 1);
+    CHECK_EQ(b.idle->in_flight, 1);
     CHECK(b.idle->is_left);
     CHECK_EQ(atomic_load(&b.idle->row->sent), sent);
     submit(&b);
@@ -157,7 +157,7 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
         }
         uint64_t sent = atomic_load(&b.idle->row->sent);
         submit(&b);
-        CHECK_EQ(b.idle->under_way, 1);
+        CHECK_EQ(b.idle->in_flight, 1);
         CHECK(!b.idle->is_left);
         CHECK(atomic_load(&b.idle->row->sent) > sent);
         CHECK(!is_woken(&b));

@@ -360,7 +360,7 @@ TEST(death_in_the_middle_of_a_big_task)
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add_long(&batch, OP_ECHO, 0, 3 * 1000 * 1000);
     batch_put(&batch, job, true);
-    CHECK_EQ(rig.pool->workers->under_way, 1);
+    CHECK_EQ(rig.pool->workers->in_flight, 1);
     CHECK(rig.pool->workers->big != NULL);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_finish(&rig, job, 1);

@@ -101,7 +101,7 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(lone.last->outcome, CP_OK);
     CHECK_EQ(lone.last->len, 30);
     check_pattern(lone.last->body, 30, 7);
-    CHECK_EQ(lone.w->under_way, 0);
+    CHECK_EQ(lone.w->in_flight, 0);
     lone_close(&lone);
 }
 
@@ -159,7 +159,7 @@ TEST(worker_window_has_an_end)
         CHECK_EQ(lone_send(&lone, i, 0), 1);
     }
     CHECK(!cp_worker_accepts(lone.w));
-    CHECK_EQ(lone.w->under_way, CP_WINDOW);
+    CHECK_EQ(lone.w->in_flight, CP_WINDOW);
     lone_next_task(&lone, &frame);
     (void)lone_answer(&lone, frame.seq, 0, 0);
     CHECK(cp_worker_recv_ring(lone.w));
@@ -223,7 +223,7 @@ TEST(worker_big_task_goes_without_a_copy)
     /* Small ones may follow, another big one not: it would block the pipe. */
     CHECK_EQ(lone_send(&lone, 7, 10), 1);
     CHECK_EQ(lone_send(&lone, 8, CP_BIG), 0);
-    CHECK_EQ(lone.w->under_way, 2);
+    CHECK_EQ(lone.w->in_flight, 2);
     /* The worker's memory goes back once the frame is done with. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(lone_send(&lone, 9, 10), 1);
@@ -258,7 +258,7 @@ TEST(worker_big_callable_goes_first_and_alone)
     CHECK_EQ(lone_send(&lone, 0, 10), 0);
     CHECK_EQ(lone.func->refs, 2);
     CHECK(!cp_worker_accepts(lone.w));
-    CHECK_EQ(lone.w->under_way, 0);
+    CHECK_EQ(lone.w->in_flight, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
     check_pattern(body, LEN, 999);
@@ -303,7 +303,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     CHECK(list->next->next == NULL);
     cp_task_free(list->next);
     cp_task_free(list);
-    CHECK_EQ(lone.w->under_way, 4);
+    CHECK_EQ(lone.w->in_flight, 4);
     /* Those in between are still the worker's. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(frame.seq, 1);

@@ -261,7 +261,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
 {
     CP_ASSERT(cp_worker_accepts(w));
     /* It could not be taken back from one that never starts. */
-    if (task->len >= CP_BIG && (w->under_way > 0 || !w->hello)) {
+    if (task->len >= CP_BIG && (w->in_flight > 0 || !w->hello)) {
         return 0;
     }
     int r = send_func(w, func);
@@ -280,7 +280,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     cp_claim_offer(w->row, w->tail);
     w->window[w->tail & (CP_WINDOW - 1)] = task;
     w->tail++;
-    w->under_way++;
+    w->in_flight++;
     if (w->budget != UINT64_MAX) {
         w->budget--;
     }
@@ -372,7 +372,7 @@ cp_worker_recall(struct cp_worker *w, uint32_t *n)
         }
         struct cp_task *task = *place;
         *place = NULL;
-        w->under_way--;
+        w->in_flight--;
         if (w->budget != UINT64_MAX) {
             w->budget++;
         }

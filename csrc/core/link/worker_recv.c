@@ -43,7 +43,7 @@ take_from_window(struct cp_worker *w, uint64_t seq)
     struct cp_task **place = &w->window[seq & (CP_WINDOW - 1)];
     struct cp_task *task = *place;
     *place = NULL;
-    w->under_way--;
+    w->in_flight--;
     while (w->head < w->tail && w->window[w->head & (CP_WINDOW - 1)] == NULL) {
         w->head++;
     }

@@ -168,7 +168,7 @@ cp_pool_close(struct cp_pool *pool)
 static bool
 is_idle(const struct cp_worker *w)
 {
-    return w->hello && w->under_way == 0;
+    return w->hello && w->in_flight == 0;
 }
 
 void

@@ -130,7 +130,7 @@ is_stuck(const struct cp_worker *w, int64_t now)
 static bool
 is_open(const struct cp_worker *w, int64_t now)
 {
-    return cp_worker_accepts(w) && (w->under_way == 0 || !is_stuck(w, now));
+    return cp_worker_accepts(w) && (w->in_flight == 0 || !is_stuck(w, now));
 }
 
 /* Is there a worker that has started and is open? Then those that still run
@@ -175,7 +175,7 @@ fill(struct cp_pool *pool, struct cp_worker *w, uint64_t level)
 {
     struct cp_job *job;
     while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
-           && w->under_way < level && w->under_way < window_of(job)) {
+           && w->in_flight < level && w->in_flight < window_of(job)) {
         struct cp_task *task = job->first;
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
@@ -208,7 +208,7 @@ may_leave(struct cp_pool *pool, int64_t now)
     const struct cp_worker *w = pool->workers;
     while (
         w != NULL
-        && (w->under_way == 0 || !w->hello || w->is_left || is_stuck(w, now))) {
+        && (w->in_flight == 0 || !w->hello || w->is_left || is_stuck(w, now))) {
         w = w->next;
     }
     if (w != NULL && pool->woken < ROW) {
@@ -222,7 +222,7 @@ may_leave(struct cp_pool *pool, int64_t now)
 static void
 hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
 {
-    bool at_once = w->under_way == 0;
+    bool at_once = w->in_flight == 0;
     bool again;
     if (at_once && may_leave(pool, now)) {
         at_once = false;
@@ -255,17 +255,17 @@ cp_sched_hand_out(struct cp_pool *pool)
     }
     int64_t now = cp_now();
     bool started = any_started(pool, now);
-    uint64_t n = 0, under_way = 0;
+    uint64_t n = 0, in_flight = 0;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (is_open(w, now) && (w->hello || !started)) {
             n++;
-            under_way += w->under_way;
+            in_flight += w->in_flight;
         }
     }
     if (n == 0) {
         return;
     }
-    uint64_t level = (under_way + pool->queued + n - 1) / n;
+    uint64_t level = (in_flight + pool->queued + n - 1) / n;
     for (struct cp_worker *w = pool->workers;
          w != NULL && pool->ready_first != NULL; w = w->next) {
         if (is_open(w, now) && (w->hello || !started)) {
@@ -307,7 +307,7 @@ static uint32_t
 movable(const struct cp_worker *w, bool waits, int64_t now)
 {
     int64_t worth;
-    if (w->under_way < 2 && !waits) {
+    if (w->in_flight < 2 && !waits) {
         return 0;
     }
     uint32_t n = not_begun(w, &worth);
@@ -334,7 +334,7 @@ cp_sched_even_out(struct cp_pool *pool)
 {
     bool idle = false, started = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way == 0 && cp_worker_accepts(w)) {
+        if (w->in_flight == 0 && cp_worker_accepts(w)) {
             idle = true;
             started = started || w->hello;
         }
@@ -364,7 +364,7 @@ bool
 cp_sched_wants_tick(const struct cp_pool *pool)
 {
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 1) {
+        if (w->in_flight > 1) {
             return true;
         }
     }

@@ -234,7 +234,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
             cp_job_queue_back(task->job, task);
         }
     }
-    w->under_way = 0;
+    w->in_flight = 0;
     w->head = w->tail;
 }
 
@@ -417,7 +417,7 @@ cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 0 && !w->eof && cp_worker_recv_ring(w)) {
+        if (w->in_flight > 0 && !w->eof && cp_worker_recv_ring(w)) {
             any = true;
             if (w->bad) {
                 condemn(pool, w);
