@@ -57,7 +57,7 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: finished, recalled */
     uint64_t head, tail; /* seq of the oldest unfinished, of the next */
     uint32_t in_flight;  /* tasks in the window */
-    bool is_left; /* was idle, and its tasks are for the driver to write out */
+    bool flush_deferred; /* was idle, and its tasks are for the driver to write out */
 
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a body that follows out, not copied */

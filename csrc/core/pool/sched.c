@@ -208,7 +208,7 @@ may_leave(struct cp_pool *pool, int64_t now)
     const struct cp_worker *w = pool->workers;
     while (
         w != NULL
-        && (w->in_flight == 0 || !w->hello || w->is_left || is_stuck(w, now))) {
+        && (w->in_flight == 0 || !w->hello || w->flush_deferred || is_stuck(w, now))) {
         w = w->next;
     }
     if (w != NULL && pool->woken < ROW) {
@@ -226,7 +226,7 @@ hand_to(struct cp_pool *pool, struct cp_worker *w, uint64_t level, int64_t now)
     bool again;
     if (at_once && may_leave(pool, now)) {
         at_once = false;
-        w->is_left = true;
+        w->flush_deferred = true;
     }
     do {
         fill(pool, w, level);

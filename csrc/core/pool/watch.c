@@ -361,7 +361,7 @@ cp_pool_let_go(struct cp_pool *pool, struct cp_worker *w)
 void
 cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
 {
-    w->is_left = false;
+    w->flush_deferred = false;
     if (w->tx < 0) {
         return;
     }
