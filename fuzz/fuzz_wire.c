@@ -45,7 +45,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
 static void
 on_init_error(struct cp_worker *w, struct cp_result *result)
 {
-    FUZZ_CHECK(!w->hello && w->last);
+    FUZZ_CHECK(!w->hello && w->exiting);
     log_frame(CP_INIT_ERROR, 0, 0, result);
 }
 

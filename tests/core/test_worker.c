@@ -390,7 +390,7 @@ TEST(worker_last_task_closes_the_window)
     CHECK_EQ(lone.results, 1);
     CHECK_EQ(lone.last->outcome, CP_RAISED);
     CHECK_EQ(lone.last->len, 0);
-    CHECK(lone.w->last && !cp_worker_accepts(lone.w));
+    CHECK(lone.w->exiting && !cp_worker_accepts(lone.w));
     lone_close(&lone);
 }
 

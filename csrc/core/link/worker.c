@@ -192,7 +192,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
 bool
 cp_worker_accepts(const struct cp_worker *w)
 {
-    return w->tx >= 0 && !w->last && !w->bad && !w->eof && !w->tx_closed
+    return w->tx >= 0 && !w->exiting && !w->bad && !w->eof && !w->tx_closed
            && w->budget > 0 && w->big == NULL && w->tail - w->head < CP_WINDOW
            && cp_buf_len(&w->out) < OUT_LIMIT;
 }

@@ -45,10 +45,10 @@ struct cp_worker {
     int child_row; /* the row's descriptor, where the child starts by exec */
 
     bool hello;      /* it has run its initializer */
-    bool last;       /* it ends after what it runs now: nothing more to it */
-    int64_t last_at; /* when that was through; 0: not yet */
+    bool exiting;    /* it ends after what it runs now: nothing more to it */
+    int64_t exiting_since; /* when that was through; 0: not yet */
     _Atomic bool
-        leaving;     /* long ago, and it lives on: it counts no more [any] */
+        overdue;     /* long ago, and it lives on: it counts no more [any] */
     bool bad;        /* it broke the protocol: nothing it sends counts */
     bool eof;        /* it closed its pipe, by ending or otherwise */
     bool tx_closed;       /* the task pipe was closed: it ends when it is through */

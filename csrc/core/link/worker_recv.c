@@ -60,7 +60,7 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
         return;
     }
     if (frame->kind == CP_INIT_ERROR) {
-        w->last = true;
+        w->exiting = true;
         w->ops->on_init_error(w, result);
         return;
     }
@@ -71,7 +71,7 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
         result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
     }
     if ((frame->flags & CP_LAST) != 0) {
-        w->last = true;
+        w->exiting = true;
     }
     w->ops->on_result(w, task, result, frame->arg);
 }

@@ -247,7 +247,7 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     counts->leaving = pool->n_leaving;
     counts->ready = 0;
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        counts->ready += w->hello && !w->leaving ? 1 : 0;
+        counts->ready += w->hello && !w->overdue ? 1 : 0;
     }
     counts->failed_starts = pool->failed_starts;
     cp_lock_release(&pool->lock);

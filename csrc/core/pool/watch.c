@@ -22,8 +22,8 @@ on_hello(struct cp_worker *w)
 static void
 on_last(struct cp_worker *w)
 {
-    if (w->last_at == 0) {
-        w->last_at = cp_now();
+    if (w->exiting_since == 0) {
+        w->exiting_since = cp_now();
         w->pool->n_last++;
         cp_pool_notify(w->pool); /* the helper is to look again in time */
     }
@@ -33,7 +33,7 @@ static void
 on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
           int64_t ns)
 {
-    if (w->last) {
+    if (w->exiting) {
         on_last(w);
     }
     struct cp_job *job = task->job;
@@ -143,13 +143,13 @@ let_leave(struct cp_pool *pool, int64_t *at)
 {
     int64_t now = cp_now();
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->last_at == 0 || w->leaving) {
+        if (w->exiting_since == 0 || w->overdue) {
             continue;
         }
-        if (now < w->last_at + LINGER) {
-            *at = cp_clock_min(*at, w->last_at + LINGER);
+        if (now < w->exiting_since + LINGER) {
+            *at = cp_clock_min(*at, w->exiting_since + LINGER);
         } else {
-            w->leaving = true;
+            w->overdue = true;
             pool->n_last--;
             pool->n_leaving++;
             pool->lacks_workers = true;
@@ -192,7 +192,7 @@ cp_pool_set_target(struct cp_pool *pool, uint32_t target)
 static struct cp_task *
 taken_in_last(const struct cp_worker *w)
 {
-    if (!w->hello || w->last || w->head == w->tail
+    if (!w->hello || w->exiting || w->head == w->tail
         || cp_worker_is_claimed(w, w->head)) {
         return NULL;
     }
@@ -204,7 +204,7 @@ static void
 suspect(const struct cp_worker *w, int exitcode)
 {
     struct cp_task *task = taken_in_last(w);
-    struct cp_func *func = w->hello && !w->last ? w->big_func : NULL;
+    struct cp_func *func = w->hello && !w->exiting ? w->big_func : NULL;
     if (task != NULL && task->len >= CP_BIG) {
         task->deaths++;
     } else if (task != NULL && task->job->func->len >= CP_BIG) {
@@ -277,9 +277,9 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     }
     *at = w->next;
     pool->n_workers--;
-    if (w->leaving) {
+    if (w->overdue) {
         pool->n_leaving--;
-    } else if (w->last_at != 0) {
+    } else if (w->exiting_since != 0) {
         pool->n_last--;
     }
     cp_poller_del(pool->poller, w->proc.sentinel);

@@ -476,7 +476,7 @@ worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((WorkerObject *)op)->worker->leaving);
+    return PyBool_FromLong(((WorkerObject *)op)->worker->overdue);
 }
 
 static PyObject *
