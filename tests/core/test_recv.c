@@ -45,7 +45,7 @@ static void
 answer(struct lone *lone, uint64_t seq, uint64_t index, size_t len, bool big)
 {
     expect(index, len);
-    if (!big && lone_answer(lone, seq, len, index) != CP_EREMOVED) {
+    if (!big && lone_answer(lone, seq, len, index) != CP_ETOOBIG) {
         return;
     }
     static uint8_t body[1 << 16];
@@ -154,7 +154,7 @@ send_big(void *arg)
     CHECK(body != NULL);
     lone_pattern(body, BIG_LEN, 77);
     struct cp_frame frame = {.kind = CP_RESULT, .seq = 1, .len = BIG_LEN};
-    CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_EREMOVED);
+    CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_ETOOBIG);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
     free(body);
     return NULL;

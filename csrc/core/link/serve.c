@@ -121,7 +121,7 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
 {
     size_t room = cp_ring_room(s->row);
     if (frame->len + CP_HEADER > room) {
-        return CP_EREMOVED;
+        return CP_ETOOBIG;
     }
     if (room == CP_RING) {
         s->oldest = now;

@@ -46,7 +46,7 @@ void cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now);
 
 /*
  * Put an answer to the running task (or HELLO, or INIT_ERROR) into the ring:
- * 0, or 1 where cp_serve_flush() is due, or CP_EREMOVED where it does not
+ * 0, or 1 where cp_serve_flush() is due, or CP_ETOOBIG where it does not
  * fit: cp_serve_send() it then. now: the time, in ns. Never blocks.
  */
 int cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
