@@ -22,7 +22,7 @@
 #define CP_ECLOSED (-4)  /* the pool is closed or terminated; end-of-file */
 #define CP_EFOREIGN (-5) /* the pool belongs to another process */
 #define CP_EINTR (-6)    /* a signal arrived: run the signal handlers now */
-#define CP_ETOOBIG (-7) /* the task or worker no longer exists */
+#define CP_ETOOBIG (-7)  /* the frame does not fit into the ring */
 
 /* Convert an errno to a code, and back. CP_ERRNO_OF() is 0 for other codes. */
 #define CP_ERRNO(e) (-1000 - (e))

@@ -34,7 +34,8 @@ cp_mem_map_huge_page(void)
     if (base == MAP_FAILED) {
         return NULL;
     }
-    size_t before = CP_MEM_HUGE_PAGE - ((uintptr_t)base & (CP_MEM_HUGE_PAGE - 1));
+    size_t before =
+        CP_MEM_HUGE_PAGE - ((uintptr_t)base & (CP_MEM_HUGE_PAGE - 1));
     char *page = base + before;
     (void)munmap(base, before);
     if (before < CP_MEM_HUGE_PAGE) {

@@ -1,4 +1,4 @@
-/* Tasks and results: allocate and free. */
+/* Tasks and results: allocation; see link/task.h. */
 #include "link/task.h"
 
 #include "base/mem.h"

@@ -21,8 +21,9 @@ struct cp_proc {
     struct cp_lock lock;
     pid_t pid;            /* 0 before the fork; constant afterwards */
     _Atomic int sentinel; /* readable once the process has exited; -1: closed */
-    int child_end;  /* without pidfds, the child's end of the sentinel pipe */
-    bool by_server; /* started by a fork server: see cp_proc_started_by_server() */
+    int child_end; /* without pidfds, the child's end of the sentinel pipe */
+    bool
+        by_server; /* started by a fork server: see cp_proc_started_by_server() */
     _Atomic bool ended; /* written under the lock, like exitcode */
     int exitcode;       /* as Process.exitcode: negative for a signal */
 };

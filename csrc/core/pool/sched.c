@@ -206,9 +206,9 @@ may_leave(struct cp_pool *pool, int64_t now)
         return false;
     }
     const struct cp_worker *w = pool->workers;
-    while (
-        w != NULL
-        && (w->in_flight == 0 || !w->hello || w->flush_deferred || is_stuck(w, now))) {
+    while (w != NULL
+           && (w->in_flight == 0 || !w->hello || w->flush_deferred
+               || is_stuck(w, now))) {
         w = w->next;
     }
     if (w != NULL && pool->woken < ROW) {
