@@ -83,7 +83,8 @@ TEST(mem_page_is_aligned_and_given_back_in_halves)
         if (large != NULL) {
             CHECK_EQ((uintptr_t)large % CP_MEM_HUGE_PAGE, 0);
             memset(large, 1, CP_MEM_HUGE_PAGE);
-            CHECK_EQ(munmap(large + CP_MEM_HUGE_PAGE / 2, CP_MEM_HUGE_PAGE / 2), 0);
+            CHECK_EQ(munmap(large + CP_MEM_HUGE_PAGE / 2, CP_MEM_HUGE_PAGE / 2),
+                     0);
             CHECK_EQ(large[CP_MEM_HUGE_PAGE / 2 - 1], 1);
             CHECK_EQ(munmap(large, CP_MEM_HUGE_PAGE / 2), 0);
         }
