@@ -37,7 +37,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
 {
     /* Nothing comes of a task that the worker had not begun. */
     FUZZ_CHECK(task->job == &the_job && result->index == task->index);
-    FUZZ_CHECK(cp_worker_has_begun(w, task->index));
+    FUZZ_CHECK(cp_worker_is_claimed(w, task->index));
     log_frame(CP_RESULT, task->index, ns, result);
     cp_task_free(task);
 }
@@ -45,7 +45,7 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
 static void
 on_init_error(struct cp_worker *w, struct cp_result *result)
 {
-    FUZZ_CHECK(!w->hello && w->last);
+    FUZZ_CHECK(!w->hello && w->exiting);
     log_frame(CP_INIT_ERROR, 0, 0, result);
 }
 
@@ -93,7 +93,7 @@ release(struct cp_worker *w)
     for (unsigned i = 0; i < CP_WINDOW; i++) {
         cp_task_free(w->window[i]);
     }
-    cp_worker_tell_end(w);
+    cp_worker_close_tx(w);
     cp_worker_unref(w);
 }
 
@@ -115,7 +115,7 @@ through_ring(struct cp_worker *w, const uint8_t *bytes, size_t n, unsigned dice)
     struct iovec part = {(void *)(uintptr_t)bytes, n};
     cp_ring_put(w->row, &part, 1);
     if (dice % 2 == 0) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
         if (w->bad) {
             return CP_EPROTO;
         }
@@ -160,7 +160,7 @@ run(const struct fuzz_input *in, uint64_t cut, enum way way)
         log.end = recv_all(w);
     }
     if (log.end == 0) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
         log.end = w->bad ? CP_EPROTO : 0;
     }
     release(w);

@@ -85,7 +85,7 @@ lone_close(struct lone *lone)
     for (size_t i = 0; i < CP_WINDOW; i++) {
         cp_task_free(lone->w->window[i]);
     }
-    cp_worker_tell_end(lone->w);
+    cp_worker_close_tx(lone->w);
     cp_worker_unref(lone->w);
     cp_serve_fini(&lone->s);
     cp_result_free(lone->last);

@@ -74,7 +74,7 @@ answer(struct worker *me, const struct cp_frame *task, unsigned kind,
         quiet = me->order.op == OP_QUIET;
     }
     int r = cp_serve_put(&me->s, &frame, body, cp_now());
-    if (r == CP_EREMOVED) {
+    if (r == CP_ETOOBIG) {
         check_io(cp_serve_send(&me->s, &frame, body));
     } else if (r == 1 && !quiet) {
         check_io(cp_serve_flush(&me->s));

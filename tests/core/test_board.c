@@ -132,14 +132,14 @@ TEST(board_one_worker_is_the_first)
     for (int i = 0; i < N; i++) {
         pids[i] = cp_test_fork();
         if (pids[i] == 0) {
-            _exit(cp_common_is_first(common) ? 1 : 0);
+            _exit(cp_common_claim_failure(common) ? 1 : 0);
         }
     }
     for (int i = 0; i < N; i++) {
         first += cp_test_reap(pids[i]);
     }
     CHECK_EQ(first, 1);
-    CHECK(!cp_common_is_first(common));
+    CHECK(!cp_common_claim_failure(common));
     cp_common_close(common);
     cp_common_close(NULL);
 }
@@ -305,8 +305,8 @@ TEST(board_shared_page_is_one_memory)
     CHECK_EQ(cp_common_share(&common, &fd), 0);
     CHECK_EQ(cp_common_attach(&same, fd), 0);
     cp_fd_close(&fd);
-    CHECK(cp_common_is_first(same));
-    CHECK(!cp_common_is_first(common));
+    CHECK(cp_common_claim_failure(same));
+    CHECK(!cp_common_claim_failure(common));
     cp_common_close(common);
     cp_common_close(same);
 }

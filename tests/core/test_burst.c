@@ -52,12 +52,12 @@ open_burst(struct burst *b)
     struct cp_pool *pool = b->rig.pool;
     b->busy = pool->workers;
     b->idle = b->busy->next;
-    if (b->busy->under_way == 0) {
+    if (b->busy->in_flight == 0) {
         b->idle = b->busy;
         b->busy = b->busy->next;
     }
-    CHECK_EQ(b->busy->under_way, 1);
-    CHECK_EQ(b->idle->under_way, 0);
+    CHECK_EQ(b->busy->in_flight, 1);
+    CHECK_EQ(b->idle->in_flight, 0);
     atomic_store(&b->busy->row->since, cp_now() + 3600 * CP_SECOND);
 }
 
@@ -98,15 +98,15 @@ TEST(burst_a_task_for_an_idle_worker_is_left_to_a_driver_who_comes_soon)
     sleeps(&b, true, CP_US);
     uint64_t sent = atomic_load(&b.idle->row->sent);
     submit(&b);
-    CHECK_EQ(b.idle->under_way, 1);
-    CHECK(b.idle->is_left);
+    CHECK_EQ(b.idle->in_flight, 1);
+    CHECK(b.idle->flush_deferred);
     CHECK_EQ(atomic_load(&b.idle->row->sent), sent);
     submit(&b);
     submit(&b);
     CHECK_EQ(atomic_load(&b.idle->row->sent), sent);
     CHECK(!is_woken(&b));
     take(&b);
-    CHECK(!b.idle->is_left);
+    CHECK(!b.idle->flush_deferred);
     close_burst(&b);
 }
 
@@ -115,10 +115,10 @@ TEST(burst_tasks_that_come_to_much_are_written_at_once)
     struct burst b;
     open_burst(&b);
     sleeps(&b, true, CP_US);
-    for (int i = 0; i < 1000 && (i == 0 || b.idle->is_left); i++) {
+    for (int i = 0; i < 1000 && (i == 0 || b.idle->flush_deferred); i++) {
         submit(&b);
     }
-    CHECK(!b.idle->is_left);
+    CHECK(!b.idle->flush_deferred);
     close_burst(&b);
 }
 
@@ -149,7 +149,7 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
         } else if (what == STUCK) {
             atomic_store(&b.busy->row->since, cp_now() - CP_SECOND);
         } else if (what == LEFT) {
-            b.busy->is_left = true;
+            b.busy->flush_deferred = true;
         } else if (what == STARTING) {
             b.busy->hello = false;
         } else if (what == FIRST) {
@@ -157,8 +157,8 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
         }
         uint64_t sent = atomic_load(&b.idle->row->sent);
         submit(&b);
-        CHECK_EQ(b.idle->under_way, 1);
-        CHECK(!b.idle->is_left);
+        CHECK_EQ(b.idle->in_flight, 1);
+        CHECK(!b.idle->flush_deferred);
         CHECK(atomic_load(&b.idle->row->sent) > sent);
         CHECK(!is_woken(&b));
         b.busy->hello = true;

@@ -360,7 +360,7 @@ TEST(death_in_the_middle_of_a_big_task)
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add_long(&batch, OP_ECHO, 0, 3 * 1000 * 1000);
     batch_put(&batch, job, true);
-    CHECK_EQ(rig.pool->workers->under_way, 1);
+    CHECK_EQ(rig.pool->workers->in_flight, 1);
     CHECK(rig.pool->workers->big != NULL);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_finish(&rig, job, 1);
@@ -549,7 +549,7 @@ TEST(death_that_does_not_come_is_not_waited_for)
     CHECK_EQ(rig.forks, 2);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
-    CHECK_EQ(counts.leaving, 1);
+    CHECK_EQ(counts.overdue, 1);
     cp_pool_close(rig.pool);
     CHECK_EQ(cp_pool_wait(rig.pool, NULL, cp_now() + 10 * CP_MS, 0),
              CP_WAIT_TIMEOUT);

@@ -195,8 +195,8 @@ TEST(flow_slow_task_holds_up_nobody)
     }
     batch_put(&batch, job, true);
     cp_lock_acquire(&rig.pool->lock);
-    CHECK_EQ(rig.pool->workers->under_way, N / 2);
-    CHECK_EQ(rig.pool->workers->next->under_way, N / 2);
+    CHECK_EQ(rig.pool->workers->in_flight, N / 2);
+    CHECK_EQ(rig.pool->workers->next->in_flight, N / 2);
     cp_lock_release(&rig.pool->lock);
     rig_await_begun(&rig, 1);
     take_echoes(&rig, job, N - 1);
@@ -227,8 +227,8 @@ TEST(flow_worker_that_does_not_start_holds_up_nobody)
     batch_put(&batch, job, true);
     rig_await_begun(&rig, 2); /* their initializers, that is */
     cp_lock_acquire(&rig.pool->lock);
-    CHECK_EQ(rig.pool->workers->under_way, 1);
-    CHECK_EQ(rig.pool->workers->next->under_way, 1);
+    CHECK_EQ(rig.pool->workers->in_flight, 1);
+    CHECK_EQ(rig.pool->workers->next->in_flight, 1);
     cp_lock_release(&rig.pool->lock);
     rig_let_through(&rig, 1);
     rig_finish(&rig, job, 20);

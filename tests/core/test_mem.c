@@ -54,8 +54,8 @@ TEST(mem_large_pages_are_asked_for_in_whole_pages)
     static const long sizes[] = {4096, 16384, 65536};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         page = sizes[i];
-        uintptr_t first = 10 * 65536 + 4096 + 16, n = CP_MEM_LARGE + 5;
-        cp_mem_expect((void *)first, n);
+        uintptr_t first = 10 * 65536 + 4096 + 16, n = CP_MEM_HUGE_MIN + 5;
+        cp_mem_advise_huge((void *)first, n);
         CHECK_EQ(calls, ASKS * ((int)i + 1));
         CHECK_EQ(start % (uintptr_t)page, 0);
         CHECK_EQ(end % (uintptr_t)page, 0);
@@ -70,7 +70,7 @@ TEST(mem_large_pages_are_asked_for_in_whole_pages)
 TEST(mem_small_memory_is_left_alone)
 {
     page = 4096;
-    cp_mem_expect((void *)4096, CP_MEM_LARGE - 1);
+    cp_mem_advise_huge((void *)4096, CP_MEM_HUGE_MIN - 1);
     CHECK_EQ(calls, 0);
     page = 0;
 }
@@ -78,14 +78,15 @@ TEST(mem_small_memory_is_left_alone)
 TEST(mem_page_is_aligned_and_given_back_in_halves)
 {
     for (int i = 0; i < 4; i++) {
-        char *large = cp_mem_map_page();
+        char *large = cp_mem_map_huge_page();
         CHECK_EQ(large != NULL, ASKS);
         if (large != NULL) {
-            CHECK_EQ((uintptr_t)large % CP_MEM_PAGE, 0);
-            memset(large, 1, CP_MEM_PAGE);
-            CHECK_EQ(munmap(large + CP_MEM_PAGE / 2, CP_MEM_PAGE / 2), 0);
-            CHECK_EQ(large[CP_MEM_PAGE / 2 - 1], 1);
-            CHECK_EQ(munmap(large, CP_MEM_PAGE / 2), 0);
+            CHECK_EQ((uintptr_t)large % CP_MEM_HUGE_PAGE, 0);
+            memset(large, 1, CP_MEM_HUGE_PAGE);
+            CHECK_EQ(munmap(large + CP_MEM_HUGE_PAGE / 2, CP_MEM_HUGE_PAGE / 2),
+                     0);
+            CHECK_EQ(large[CP_MEM_HUGE_PAGE / 2 - 1], 1);
+            CHECK_EQ(munmap(large, CP_MEM_HUGE_PAGE / 2), 0);
         }
     }
 }

@@ -193,7 +193,7 @@ start_served(struct cp_proc *proc)
     int status[2];
     CHECK_EQ(cp_proc_init(proc), 0);
     CHECK_EQ(cp_fd_pipe(status), 0);
-    cp_proc_served(proc, getpid(), status[0]);
+    cp_proc_started_by_server(proc, getpid(), status[0]);
     CHECK_EQ(proc->sentinel, status[0]);
     CHECK_EQ(cp_proc_poll(proc, NULL), 0);
     CHECK_EQ(cp_proc_wait(proc, cp_now() + CP_MS, NULL), 0);

@@ -45,7 +45,7 @@ static void
 answer(struct lone *lone, uint64_t seq, uint64_t index, size_t len, bool big)
 {
     expect(index, len);
-    if (!big && lone_answer(lone, seq, len, index) != CP_EREMOVED) {
+    if (!big && lone_answer(lone, seq, len, index) != CP_ETOOBIG) {
         return;
     }
     static uint8_t body[1 << 16];
@@ -128,14 +128,14 @@ TEST(recv_any_order_of_events)
                     CHECK_EQ(cp_serve_flush(&lone.s), 0);
                 }
                 break;
-            case 4: (void)cp_worker_harvest(lone.w); break;
+            case 4: (void)cp_worker_recv_ring(lone.w); break;
             default: CHECK(cp_worker_recv(lone.w) >= 0); break;
         }
         CHECK(!lone.w->bad);
     }
     while (cp_worker_recv(lone.w) == 1) {
     }
-    (void)cp_worker_harvest(lone.w);
+    (void)cp_worker_recv_ring(lone.w);
     CHECK_EQ(expected_n, 0);
     CHECK(lone.results > 1000);
     CHECK(lone.w->head > 4 * CP_WINDOW);
@@ -154,7 +154,7 @@ send_big(void *arg)
     CHECK(body != NULL);
     lone_pattern(body, BIG_LEN, 77);
     struct cp_frame frame = {.kind = CP_RESULT, .seq = 1, .len = BIG_LEN};
-    CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_EREMOVED);
+    CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_ETOOBIG);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
     free(body);
     return NULL;
@@ -296,9 +296,9 @@ TEST(recv_refuses_lies_of_the_ring)
         open_begun(&lone);
         memset(lone.w->row->ring, 0xee, CP_RING);
         atomic_store(&lone.w->row->committed, lies[i]);
-        (void)cp_worker_harvest(lone.w);
+        (void)cp_worker_recv_ring(lone.w);
         atomic_store(&lone.w->row->flushed, lies[i] / 2);
-        (void)cp_worker_harvest(lone.w);
+        (void)cp_worker_recv_ring(lone.w);
         CHECK_EQ(lone.results, 0);
         bool shown = lies[i] >= CP_HEADER && lies[i] <= CP_RING;
         CHECK_EQ(lone.w->bad, shown);

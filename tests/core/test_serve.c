@@ -196,11 +196,11 @@ TEST(serve_put_refuses_what_does_not_fit)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
-    CHECK_EQ(put(&lone, CP_RESULT, 0, CP_RING - CP_HEADER + 1, 0), CP_EREMOVED);
+    CHECK_EQ(put(&lone, CP_RESULT, 0, CP_RING - CP_HEADER + 1, 0), CP_ETOOBIG);
     CHECK_EQ(cp_ring_room(lone.w->row), CP_RING);
     CHECK_EQ(put(&lone, CP_RESULT, 0, CP_RING - CP_HEADER, 0), 0);
     CHECK_EQ(cp_ring_room(lone.w->row), 0);
-    CHECK_EQ(put(&lone, CP_RESULT, 0, 0, 0), CP_EREMOVED);
+    CHECK_EQ(put(&lone, CP_RESULT, 0, 0, 0), CP_ETOOBIG);
     drain(&lone);
     CHECK_EQ(cp_ring_room(lone.w->row), CP_RING);
     /* And again, beginning in the middle of the ring. */

@@ -81,14 +81,14 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.len, 50);
     check_pattern(body, 50, 999);
-    CHECK(!cp_worker_has_begun(lone.w, 0));
+    CHECK(!cp_worker_is_claimed(lone.w, 0));
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_TASK);
     CHECK_EQ(frame.flags, 0x1234);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.seq, 0);
     check_pattern(body, 100, 41);
-    CHECK(cp_worker_has_begun(lone.w, 0));
+    CHECK(cp_worker_is_claimed(lone.w, 0));
 
     CHECK_EQ(lone_answer(&lone, 0, 30, 7), 0);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
@@ -101,7 +101,7 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(lone.last->outcome, CP_OK);
     CHECK_EQ(lone.last->len, 30);
     check_pattern(lone.last->body, 30, 7);
-    CHECK_EQ(lone.w->under_way, 0);
+    CHECK_EQ(lone.w->in_flight, 0);
     lone_close(&lone);
 }
 
@@ -159,10 +159,10 @@ TEST(worker_window_has_an_end)
         CHECK_EQ(lone_send(&lone, i, 0), 1);
     }
     CHECK(!cp_worker_accepts(lone.w));
-    CHECK_EQ(lone.w->under_way, CP_WINDOW);
+    CHECK_EQ(lone.w->in_flight, CP_WINDOW);
     lone_next_task(&lone, &frame);
     (void)lone_answer(&lone, frame.seq, 0, 0);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK(cp_worker_accepts(lone.w));
     CHECK_EQ(lone_send(&lone, 0, 0), 1);
     CHECK(!cp_worker_accepts(lone.w));
@@ -223,7 +223,7 @@ TEST(worker_big_task_goes_without_a_copy)
     /* Small ones may follow, another big one not: it would block the pipe. */
     CHECK_EQ(lone_send(&lone, 7, 10), 1);
     CHECK_EQ(lone_send(&lone, 8, CP_BIG), 0);
-    CHECK_EQ(lone.w->under_way, 2);
+    CHECK_EQ(lone.w->in_flight, 2);
     /* The worker's memory goes back once the frame is done with. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(lone_send(&lone, 9, 10), 1);
@@ -258,7 +258,7 @@ TEST(worker_big_callable_goes_first_and_alone)
     CHECK_EQ(lone_send(&lone, 0, 10), 0);
     CHECK_EQ(lone.func->refs, 2);
     CHECK(!cp_worker_accepts(lone.w));
-    CHECK_EQ(lone.w->under_way, 0);
+    CHECK_EQ(lone.w->in_flight, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
     check_pattern(body, LEN, 999);
@@ -277,7 +277,7 @@ TEST(worker_big_callable_is_released_where_it_does_not_go)
     CHECK_EQ(lone_send(&lone, 0, 10), 0);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK_EQ(lone.func->refs, 2);
-    cp_worker_tell_end(lone.w);
+    cp_worker_close_tx(lone.w);
     CHECK(!cp_worker_has_out(lone.w));
     CHECK_EQ(lone.func->refs, 2); /* it may turn out what the worker ended of */
     cp_worker_close(lone.w);
@@ -303,7 +303,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     CHECK(list->next->next == NULL);
     cp_task_free(list->next);
     cp_task_free(list);
-    CHECK_EQ(lone.w->under_way, 4);
+    CHECK_EQ(lone.w->in_flight, 4);
     /* Those in between are still the worker's. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(frame.seq, 1);
@@ -339,13 +339,13 @@ TEST(worker_harvest_runs_ahead_of_the_pipe)
         lone_next_task(&lone, &frame);
         (void)lone_answer(&lone, i, 1000, i);
         if (i == 1) {
-            CHECK(cp_worker_harvest(lone.w));
-            CHECK(!cp_worker_harvest(lone.w));
+            CHECK(cp_worker_recv_ring(lone.w));
+            CHECK(!cp_worker_recv_ring(lone.w));
             CHECK_EQ(lone.results, 2);
         }
     }
     CHECK_EQ(cp_serve_flush(&lone.s), 0);
-    CHECK(!cp_worker_harvest(lone.w)); /* the rest is in the pipe */
+    CHECK(!cp_worker_recv_ring(lone.w)); /* the rest is in the pipe */
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     CHECK_EQ(lone.last_index, 3);
@@ -371,7 +371,7 @@ TEST(worker_harvest_completes_what_the_pipe_begins)
     lone_write(&lone, lone.w->row->ring, 600);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 1);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 2);
     check_pattern(lone.last->body, 500, 21);
     lone_close(&lone);
@@ -386,11 +386,11 @@ TEST(worker_last_task_closes_the_window)
     lone_next_task(&lone, &frame);
     struct cp_frame last = {.kind = CP_ERROR, .flags = CP_LAST};
     CHECK_EQ(cp_serve_put(&lone.s, &last, NULL, 0), 1);
-    CHECK(cp_worker_harvest(lone.w));
+    CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 1);
     CHECK_EQ(lone.last->outcome, CP_RAISED);
     CHECK_EQ(lone.last->len, 0);
-    CHECK(lone.w->last && !cp_worker_accepts(lone.w));
+    CHECK(lone.w->exiting && !cp_worker_accepts(lone.w));
     lone_close(&lone);
 }
 
@@ -403,7 +403,7 @@ TEST(worker_end_is_told_by_end_of_file)
     CHECK_EQ(lone_send(&lone, 0, 10), 1);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK_EQ(lone_send(&lone, 1, 10), 1); /* not written: dropped */
-    cp_worker_tell_end(lone.w);
+    cp_worker_close_tx(lone.w);
     CHECK(!cp_worker_accepts(lone.w));
     cp_worker_forget(lone.w, 3);
     CHECK_EQ(cp_worker_flush(lone.w), 0);
@@ -484,7 +484,7 @@ TEST(worker_attached_is_tied_and_shares_its_row)
         struct cp_serve serve;
         CHECK_EQ(attach(&ends, &mine), 0);
         CHECK_EQ(mine->budget, 5);
-        CHECK(cp_common_is_first(mine->common));
+        CHECK(cp_common_claim_failure(mine->common));
         CHECK(cp_claim_take(mine->row, 1));
         CHECK_EQ(cp_serve_init(&serve, mine), 0);
         CHECK_EQ(write(mine->child_tx, "x", 1), 1);
@@ -500,7 +500,7 @@ TEST(worker_attached_is_tied_and_shares_its_row)
     CHECK_EQ(cp_fd_read(w->rx, &byte, 1), 1);
     CHECK_EQ(byte, 'x');
     CHECK(!cp_claim_recall(w->row, 1));
-    CHECK(!cp_common_is_first(common));
+    CHECK(!cp_common_claim_failure(common));
     int code = 0;
     CHECK_EQ(cp_proc_poll(&w->proc, NULL), 0);
     cp_worker_close(w);
@@ -557,7 +557,7 @@ TEST(worker_served_gives_its_ends_away)
     int status[2], code = 0;
     int64_t told = 9;
     CHECK_EQ(cp_fd_pipe(status), 0);
-    cp_worker_served(w, getpid(), status[0]);
+    cp_worker_started_by_server(w, getpid(), status[0]);
     CHECK(w->child_rx < 0 && w->child_tx < 0 && w->child_life < 0);
     CHECK(w->child_row < 0 && w->proc.child_end < 0);
     CHECK_EQ(cp_proc_poll(&w->proc, &code), 0);

@@ -1,9 +1,13 @@
 /*
- * What every file of the core shares: error codes, assertions, attributes.
+ * Error codes, assertions and compiler attributes, for every file of the core.
  *
- * Core functions return 0, or a negative CP_E* or CP_ERRNO() code. Three-way
- * calls return 1 (got one), 0 (not now, or the end) or a negative code. -1 is
- * never returned: the binding reserves it for "a Python exception is set".
+ * Core functions return 0 on success, or a negative CP_E* or CP_ERRNO() code.
+ * A function that may find nothing returns 1 (found), 0 (nothing now, or the
+ * end) or a negative code. No function returns -1: the binding reserves -1 for
+ * "a Python exception is set".
+ *
+ * [any] behind a declaration, in all headers of the core: may be called by any
+ * thread, with or without the pool's lock.
  */
 #ifndef CP_BASE_H
 #define CP_BASE_H
@@ -13,18 +17,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define CP_ENOMEM (-2)   /* no memory; nothing was changed */
-#define CP_EPROTO (-3)   /* the other side sent what it must not send */
-#define CP_ECLOSED (-4)  /* the pool takes no more work, or has ended */
+#define CP_ENOMEM (-2)   /* out of memory; nothing was changed */
+#define CP_EPROTO (-3)   /* the other side violated the protocol */
+#define CP_ECLOSED (-4)  /* the pool is closed or terminated; end-of-file */
 #define CP_EFOREIGN (-5) /* the pool belongs to another process */
-#define CP_EINTR (-6)    /* a signal arrived; its handlers should run now */
-#define CP_EREMOVED (-7) /* the task or worker is not there any more */
+#define CP_EINTR (-6)    /* a signal arrived: run the signal handlers now */
+#define CP_ETOOBIG (-7)  /* the frame does not fit into the ring */
 
-/* A system error as a code, and back. 0 where code is not a system error. */
+/* Convert an errno to a code, and back. CP_ERRNO_OF() is 0 for other codes. */
 #define CP_ERRNO(e) (-1000 - (e))
 #define CP_ERRNO_OF(code) ((code) <= -1000 ? -(code)-1000 : 0)
 
-/* A broken invariant of our own; what comes from outside is CP_EPROTO. */
+/* For our own invariants only; bad input from a worker is CP_EPROTO. */
 #define CP_ASSERT(cond) assert(cond)
 
 #define CP_LIKELY(x) __builtin_expect(!!(x), 1)
@@ -33,7 +37,7 @@
 #define CP_CACHE_LINE 64
 #define CP_KIB(n) ((size_t)(n) << 10)
 
-/* Tell the processor that this is a loop that only looks. */
+/* Hint to the processor that the caller is in a spin loop. */
 static inline void
 cp_relax(void)
 {

@@ -1,4 +1,4 @@
-/* A growable run of bytes; see base/buf.h. No locks, no threads of its own. */
+/* The growable byte queue of base/buf.h. The caller does the locking. */
 #include "base/buf.h"
 
 #include "base/mem.h"
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CP_BUF_FIRST 4096
+#define FIRST_CAP 4096
 
 void
 cp_buf_init(struct cp_buf *buf)
@@ -39,10 +39,10 @@ cp_buf_reserve(struct cp_buf *buf, size_t n)
     if (n > SIZE_MAX / 4 - len) {
         return CP_ENOMEM;
     }
-    /* Grow by half: doubling a 300 MB frame would waste 300 MB. */
+    /* Grow by half: doubling would waste up to 300 MB on a 300 MB frame. */
     size_t cap = buf->cap + buf->cap / 2;
-    if (cap < CP_BUF_FIRST) {
-        cap = CP_BUF_FIRST;
+    if (cap < FIRST_CAP) {
+        cap = FIRST_CAP;
     }
     if (cap < len + n) {
         cap = len + n;
@@ -51,7 +51,7 @@ cp_buf_reserve(struct cp_buf *buf, size_t n)
     if (data == NULL) {
         return CP_ENOMEM;
     }
-    cp_mem_expect(data, cap);
+    cp_mem_advise_huge(data, cap);
     buf->data = data;
     buf->cap = cap;
     return 0;

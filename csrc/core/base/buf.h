@@ -1,10 +1,10 @@
 /*
- * A growable run of bytes: put at the end, consume at the head.
+ * A growable byte queue: append at the tail, consume at the head.
  *
- * Owned by one structure and guarded by whatever guards that structure. A
- * pointer into it is valid until the next call that may move it (reserve,
- * put, consume). It never shares its memory and never shrinks on its own,
- * except that cp_buf_consume() of everything resets it to the start.
+ * A buffer belongs to one structure and is guarded by the lock of that
+ * structure. A pointer into the buffer is valid until the next reserve, put or
+ * consume, which may move the bytes. The buffer keeps its memory until
+ * cp_buf_fini(), cp_buf_take() or cp_buf_reset().
  */
 #ifndef CP_BUF_H
 #define CP_BUF_H
@@ -18,10 +18,10 @@ struct cp_buf {
     size_t cap;
 };
 
-/* An all-zero struct is an empty buffer too. */
+/* Optional: a zeroed struct is an empty buffer. */
 void cp_buf_init(struct cp_buf *buf);
 
-/* Release the memory; the buffer is empty and usable after. */
+/* Free the memory. The buffer is empty and can be used again. */
 void cp_buf_fini(struct cp_buf *buf);
 
 static inline size_t
@@ -30,14 +30,15 @@ cp_buf_len(const struct cp_buf *buf)
     return buf->end - buf->start;
 }
 
-/* NULL at most where the buffer is empty: C does not know NULL + 0. */
+/* The first byte not consumed. May be NULL if the buffer is empty; the check
+ * is there because NULL + 0 is undefined in C. */
 static inline uint8_t *
 cp_buf_head(const struct cp_buf *buf)
 {
     return buf->data == NULL ? NULL : buf->data + buf->start;
 }
 
-/* How many bytes can be added without growing. */
+/* How many bytes fit without a reallocation. */
 static inline size_t
 cp_buf_room(const struct cp_buf *buf)
 {
@@ -47,7 +48,7 @@ cp_buf_room(const struct cp_buf *buf)
 /* Make room for n more bytes at the end: 0 or CP_ENOMEM. */
 int cp_buf_reserve(struct cp_buf *buf, size_t n);
 
-/* Where reserved bytes go; cp_buf_add() then counts them in. */
+/* Write the reserved bytes here, then count them with cp_buf_add(). */
 static inline uint8_t *
 cp_buf_tail(const struct cp_buf *buf)
 {
@@ -67,11 +68,11 @@ int cp_buf_put(struct cp_buf *buf, const void *bytes, size_t n);
 /* Drop n bytes from the head. */
 void cp_buf_consume(struct cp_buf *buf, size_t n);
 
-/* The memory, which is the caller's to free(), and the buffer is empty: the bytes
- * stand at *start. */
+/* Move the memory block to the caller, who frees it with free(). *start points to
+ * the bytes within the block. The buffer is empty afterwards. */
 void *cp_buf_take(struct cp_buf *buf, uint8_t **start);
 
-/* Empty the buffer, and give back its memory where it is above keep bytes. */
+/* Empty the buffer. Free its memory if it has more than keep bytes. */
 void cp_buf_reset(struct cp_buf *buf, size_t keep);
 
 #endif

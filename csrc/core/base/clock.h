@@ -1,6 +1,6 @@
 /*
- * Monotonic time in nanoseconds. Deadlines are absolute, so that an
- * interrupted wait never stretches. [any]
+ * Monotonic time in nanoseconds. Deadlines are absolute, so a wait that is
+ * interrupted and resumed does not take longer. [any]
  */
 #ifndef CP_CLOCK_H
 #define CP_CLOCK_H

@@ -1,8 +1,10 @@
 /*
- * Mutex and condition, thin over pthread. Whoever holds a mutex makes no
- * callback and does not block. The order is: a pool's, then a process's, a
- * poller's or that of the descriptors, which are leaves. The conditions
- * count on the monotonic clock. [any]
+ * Mutex and condition variable: thin wrappers of pthreads. [any]
+ *
+ * A thread that holds a lock neither blocks nor runs code of the user. Lock
+ * order: the pool's lock first, then at most one of the leaf locks (a
+ * process's, a poller's, the descriptor table's). Deadlines are on the
+ * monotonic clock.
  */
 #ifndef CP_LOCK_H
 #define CP_LOCK_H
@@ -80,8 +82,8 @@ cp_cond_broadcast(struct cp_cond *cond)
     (void)pthread_cond_broadcast(&cond->cond);
 }
 
-/* Wait until signalled or until the deadline (CP_NEVER for none). Wakes early
- * without reason at times, as conditions do. */
+/* Wait until signalled or until the deadline (CP_NEVER: no deadline). Spurious
+ * wake-ups happen, as with any condition variable. */
 static inline void
 cp_cond_wait(struct cp_cond *cond, struct cp_lock *lock, int64_t deadline)
 {

@@ -1,18 +1,19 @@
-/* Large pages for large memory; see base/mem.h. */
+/* Huge pages by madvise(); see base/mem.h. */
 #include "base/mem.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 void
-cp_mem_expect(void *bytes, size_t n)
+cp_mem_advise_huge(void *bytes, size_t n)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    if (n < CP_MEM_LARGE) {
+    if (n < CP_MEM_HUGE_MIN) {
         return;
     }
-    /* Whole pages, outwards: with a mapping of malloc()'s in two parts, realloc()
-     * would have to copy. Some systems have larger ones than 4 KB. */
+    /* Round outwards to whole pages. If the advice covered only a part of
+     * malloc()'s mapping, the kernel would split the mapping in two, and realloc()
+     * would have to copy. The page size is not 4 KB everywhere. */
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t start = (uintptr_t)bytes / page * page;
     uintptr_t end = ((uintptr_t)bytes + n + page - 1) / page * page;
@@ -24,22 +25,23 @@ cp_mem_expect(void *bytes, size_t n)
 }
 
 void *
-cp_mem_map_page(void)
+cp_mem_map_huge_page(void)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    /* Twice as much, so that a whole page is in it wherever it starts. */
-    char *base = mmap(NULL, 2 * CP_MEM_PAGE, PROT_READ | PROT_WRITE,
+    /* Map twice the size: an aligned huge page is then in it for sure. */
+    char *base = mmap(NULL, 2 * CP_MEM_HUGE_PAGE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {
         return NULL;
     }
-    size_t before = CP_MEM_PAGE - ((uintptr_t)base & (CP_MEM_PAGE - 1));
+    size_t before =
+        CP_MEM_HUGE_PAGE - ((uintptr_t)base & (CP_MEM_HUGE_PAGE - 1));
     char *page = base + before;
     (void)munmap(base, before);
-    if (before < CP_MEM_PAGE) {
-        (void)munmap(page + CP_MEM_PAGE, CP_MEM_PAGE - before);
+    if (before < CP_MEM_HUGE_PAGE) {
+        (void)munmap(page + CP_MEM_HUGE_PAGE, CP_MEM_HUGE_PAGE - before);
     }
-    (void)madvise(page, CP_MEM_PAGE, MADV_HUGEPAGE);
+    (void)madvise(page, CP_MEM_HUGE_PAGE, MADV_HUGEPAGE);
     return page;
 #else
     return NULL;

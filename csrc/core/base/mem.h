@@ -1,26 +1,27 @@
 /*
- * Memory for bodies, which may be large.
+ * Huge pages for large task and result bodies.
  *
- * A page that is touched for the first time costs as much as copying it several
- * times over; Linux can give 2 MB at a time where it is asked to. [any]
+ * The page fault at the first write to a page costs several times as much as
+ * copying the page. With transparent huge pages, Linux maps 2 MB in one fault.
+ * [any]
  */
 #ifndef CP_MEM_H
 #define CP_MEM_H
 
 #include "base/base.h"
 
-/* From here on it is worth asking. */
-#define CP_MEM_LARGE (CP_KIB(1) << 12)
+/* Smaller blocks are not worth the madvise() call. */
+#define CP_MEM_HUGE_MIN (CP_KIB(1) << 12)
 
-/* The size of a large page. */
-#define CP_MEM_PAGE (CP_KIB(1) << 11)
+/* The size of a huge page. */
+#define CP_MEM_HUGE_PAGE (CP_KIB(1) << 11)
 
-/* Nothing has been touched yet of these n bytes: ask for large pages. It changes
- * nothing but what touching costs; where there are none it does nothing. */
-void cp_mem_expect(void *bytes, size_t n);
+/* Ask for huge pages for a block that has not been written to yet. This is only a
+ * hint: the contents stay, and without huge pages nothing happens. */
+void cp_mem_advise_huge(void *bytes, size_t n);
 
-/* A new mapping for which one large page was asked, or NULL. To be given back by
- * munmap(), in parts as well. */
-void *cp_mem_map_page(void);
+/* Map one huge page (a hint, as above), or NULL. Release the page with munmap(),
+ * as a whole or in parts. */
+void *cp_mem_map_huge_page(void);
 
 #endif

@@ -1,4 +1,4 @@
-/* The board's rows: claims and the out ring; see link/board.h for who may call. */
+/* The rows of the board: claims and the result ring; see link/board.h. */
 #include "link/board.h"
 
 #include "os/fd.h"
@@ -16,18 +16,19 @@
 
 enum claim { OFFERED = 1, TAKEN = 2, RECALLED = 3 };
 
-_Static_assert((CP_WINDOW & (CP_WINDOW - 1)) == 0, "slots are seq modulo it");
-_Static_assert((CP_RING & (CP_RING - 1)) == 0, "places are offset modulo it");
-_Static_assert(sizeof(struct cp_row) % CP_CACHE_LINE == 0, "whole lines");
+_Static_assert((CP_WINDOW & (CP_WINDOW - 1)) == 0, "masked with a seq");
+_Static_assert((CP_RING & (CP_RING - 1)) == 0, "masked with an offset");
+_Static_assert(sizeof(struct cp_row) % CP_CACHE_LINE == 0,
+               "rows do not share cache lines");
 
 static uint64_t
-word(uint64_t seq, enum claim state)
+claim_word(uint64_t seq, enum claim state)
 {
     return seq << 2 | (uint64_t)state;
 }
 
 static _Atomic uint64_t *
-slot(struct cp_row *row, uint64_t seq)
+claim_slot(struct cp_row *row, uint64_t seq)
 {
     return &row->claim[seq & (CP_WINDOW - 1)];
 }
@@ -48,9 +49,9 @@ map_fd(size_t size, int fd, void **out)
     return p != MAP_FAILED ? 0 : CP_ERRNO(errno);
 }
 
-/* A file in memory that has no name, or none any more. */
+/* Open and map an anonymous shared-memory file. */
 static int
-share(size_t size, int *fd, void **out)
+map_memory_file(size_t size, int *fd, void **out)
 {
     *out = NULL;
     int r = cp_fd_memory(size, fd);
@@ -63,7 +64,7 @@ share(size_t size, int *fd, void **out)
     return r;
 }
 
-/* Memory that processes forked from now on share. */
+/* Map memory that is shared with processes forked from now on. */
 #ifdef MAP_ANONYMOUS
 static int
 map_shared(size_t size, void **out)
@@ -78,7 +79,7 @@ static int
 map_shared(size_t size, void **out)
 {
     int fd;
-    int r = share(size, &fd, out);
+    int r = map_memory_file(size, &fd, out);
     cp_fd_close(&fd);
     return r;
 }
@@ -88,7 +89,7 @@ int
 cp_common_share(struct cp_common **common, int *fd)
 {
     void *p;
-    int r = share(sizeof(**common), fd, &p);
+    int r = map_memory_file(sizeof(**common), fd, &p);
     *common = p;
     if (*common != NULL) {
         (*common)->magic = MAGIC;
@@ -118,7 +119,7 @@ int
 cp_row_share(struct cp_row **row, int *fd)
 {
     void *p;
-    int r = share(sizeof(**row), fd, &p);
+    int r = map_memory_file(sizeof(**row), fd, &p);
     *row = p;
     return r;
 }
@@ -150,7 +151,7 @@ cp_common_close(struct cp_common *common)
 }
 
 bool
-cp_common_is_first(struct cp_common *common)
+cp_common_claim_failure(struct cp_common *common)
 {
     return atomic_fetch_add(&common->failures, 1) == 0;
 }
@@ -185,16 +186,16 @@ cp_row_hide(struct cp_row *row)
 void
 cp_claim_offer(struct cp_row *row, uint64_t seq)
 {
-    atomic_store_explicit(slot(row, seq), word(seq, OFFERED),
+    atomic_store_explicit(claim_slot(row, seq), claim_word(seq, OFFERED),
                           memory_order_release);
 }
 
 static bool
 claim_swap(struct cp_row *row, uint64_t seq, enum claim to)
 {
-    uint64_t expected = word(seq, OFFERED);
-    return atomic_compare_exchange_strong(slot(row, seq), &expected,
-                                          word(seq, to));
+    uint64_t expected = claim_word(seq, OFFERED);
+    return atomic_compare_exchange_strong(claim_slot(row, seq), &expected,
+                                          claim_word(seq, to));
 }
 
 bool
@@ -212,7 +213,8 @@ cp_claim_recall(struct cp_row *row, uint64_t seq)
 bool
 cp_claim_is_taken(const struct cp_row *row, uint64_t seq)
 {
-    return atomic_load(&row->claim[seq & (CP_WINDOW - 1)]) == word(seq, TAKEN);
+    return atomic_load(&row->claim[seq & (CP_WINDOW - 1)])
+           == claim_word(seq, TAKEN);
 }
 
 size_t
@@ -227,7 +229,8 @@ void
 cp_ring_put(struct cp_row *row, const struct iovec *parts, int n_parts)
 {
     uint64_t at = atomic_load_explicit(&row->committed, memory_order_relaxed);
-    /* Who sees what is written here sees what was flushed before. */
+    /* A reader that sees the bytes written below also sees the value of flushed
+     * that made room for them. */
     atomic_thread_fence(memory_order_release);
     for (int i = 0; i < n_parts; i++) {
         const uint8_t *p = parts[i].iov_base;
@@ -258,8 +261,8 @@ cp_ring_peek(const struct cp_row *row, uint64_t from, uint8_t *dst, size_t cap)
     size_t first = CP_RING - place < n ? CP_RING - place : n;
     memcpy(dst, row->ring + place, first);
     memcpy(dst + first, row->ring, n - first);
-    /* The worker may have flushed meanwhile, and then it writes over what we
-     * copied, before it commits that. */
+    /* If the worker has flushed in the meantime, it may have overwritten bytes
+     * while they were being copied: discard the copy. */
     atomic_thread_fence(memory_order_acquire);
     flushed = atomic_load_explicit(&row->flushed, memory_order_relaxed);
     return from < flushed ? 0 : n;

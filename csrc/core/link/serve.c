@@ -1,4 +1,4 @@
-/* The worker's side of the pipes; see link/serve.h. One thread of the worker. */
+/* The worker's end of the pipes and the row; see link/serve.h. */
 #include "link/serve.h"
 
 #include "base/clock.h"
@@ -7,13 +7,13 @@
 
 #include <string.h>
 
-#define GULP CP_KIB(64)
-/* More than a small frame that has come in part, and a gulp. */
-#define KEEP_IN CP_KIB(256)
-/* A task that took this long has made the parent wait; tell it at once. */
-#define SLOW (50 * CP_US)
-/* No result waits in the ring for longer, while tasks are being finished. */
-#define LINGER (200 * CP_US)
+#define READ_SIZE CP_KIB(64)
+/* Enough for an incomplete small frame and one read. */
+#define IN_SIZE CP_KIB(256)
+/* Flush at once after a task this long: the parent is waiting by now. */
+#define SLOW_TASK (50 * CP_US)
+/* Flush at the end of a task if a result has been in the ring for longer. */
+#define MAX_DELAY (200 * CP_US)
 
 int
 cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
@@ -22,7 +22,7 @@ cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
     s->rx = w->child_rx;
     s->tx = w->child_tx;
     s->row = w->row;
-    return cp_buf_reserve(&s->in, KEEP_IN);
+    return cp_buf_reserve(&s->in, IN_SIZE);
 }
 
 void
@@ -50,22 +50,22 @@ cp_serve_next(struct cp_serve *s, struct cp_frame *frame, const uint8_t **body)
     }
 }
 
-/* How many bytes to ask for: the rest of a large frame that has begun, or a gulp. */
+/* Size of the next read: the rest of an incomplete large frame, or READ_SIZE. */
 static size_t
-missing(const struct cp_serve *s)
+bytes_to_read(const struct cp_serve *s)
 {
     struct cp_frame frame;
     size_t have = cp_buf_len(&s->in);
     if (cp_wire_get(cp_buf_head(&s->in), have, false, &frame) == 1
-        && frame.len > GULP && frame.len + CP_HEADER > have) {
+        && frame.len > READ_SIZE && frame.len + CP_HEADER > have) {
         return (size_t)frame.len + CP_HEADER - have;
     }
-    return GULP;
+    return READ_SIZE;
 }
 
-/* Look for more before sleeping, if the parent thinks that it is worth it. */
+/* Spin until there is input, for as long as the parent asks for (spin_us). */
 static void
-spin(const struct cp_serve *s)
+spin_for_input(const struct cp_serve *s)
 {
     uint32_t us = atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
     if (us == 0) {
@@ -91,14 +91,14 @@ cp_serve_wait(struct cp_serve *s)
         return r;
     }
     if (cp_buf_len(&s->in) == 0) {
-        cp_buf_reset(&s->in, KEEP_IN);
+        cp_buf_reset(&s->in, IN_SIZE);
     }
-    size_t n = missing(s);
+    size_t n = bytes_to_read(s);
     r = cp_buf_reserve(&s->in, n);
     if (r != 0) {
         return r;
     }
-    spin(s);
+    spin_for_input(s);
     ssize_t got = cp_fd_read(s->rx, cp_buf_tail(&s->in), n);
     if (got < 0) {
         return (int)got;
@@ -121,7 +121,7 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
 {
     size_t room = cp_ring_room(s->row);
     if (frame->len + CP_HEADER > room) {
-        return CP_EREMOVED;
+        return CP_ETOOBIG;
     }
     if (room == CP_RING) {
         s->oldest = now;
@@ -132,12 +132,12 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
     };
     atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
     cp_ring_put(s->row, parts, 2);
-    bool due = frame->kind != CP_RESULT || frame->arg >= SLOW
-               || now - s->oldest >= LINGER || room < CP_RING / 2;
+    bool due = frame->kind != CP_RESULT || frame->arg >= SLOW_TASK
+               || now - s->oldest >= MAX_DELAY || room < CP_RING / 2;
     return due ? 1 : 0;
 }
 
-/* Write all of it, however often it takes. */
+/* Write all of it, in as many calls as it takes. count: advance flushed. */
 static int
 write_all(struct cp_serve *s, struct iovec *parts, int n_parts, bool count)
 {
@@ -198,8 +198,8 @@ cp_serve_send(struct cp_serve *s, const struct cp_frame *frame,
     if (r == 0) {
         uint64_t n = CP_HEADER + frame->len;
         atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
-        /* Both at once would be better: between the two the parent sees
-         * more flushed than committed, and looks into the pipe. */
+        /* Flushed first: in between, the parent sees flushed > committed, which
+         * only makes it read the pipe. */
         (void)atomic_fetch_add(&s->row->flushed, n);
         (void)atomic_fetch_add(&s->row->committed, n);
     }

@@ -1,10 +1,10 @@
 /*
- * The worker's side: tasks come in, results go out.
+ * The worker's end: receive tasks, send results.
  *
- * Lives in the worker process and is used by the one thread that runs tasks.
- * Results of short tasks are gathered in the row's ring and written together;
- * the ring is flushed before the worker would block, when it is half full, and
- * when the oldest result in it has waited for long enough.
+ * Used in the worker process, by the one thread that runs tasks. Results of
+ * short tasks are batched in the ring of the row. The ring is flushed before
+ * the worker blocks, when the ring is half full, and when its oldest result
+ * has waited too long.
  */
 #ifndef CP_SERVE_H
 #define CP_SERVE_H
@@ -16,46 +16,46 @@
 struct cp_worker;
 
 struct cp_serve {
-    int rx, tx; /* closed with the process */
+    int rx, tx; /* stay open until the process exits */
     struct cp_row *row;
     struct cp_buf in;
-    size_t used;    /* bytes of the frame that was handed out last */
+    size_t used;    /* size of the frame that next returned last */
     int64_t oldest; /* when the oldest result in the ring was put */
-    uint64_t got;   /* bytes of the task stream so far */
+    uint64_t got;   /* bytes of tasks received, total */
 };
 
-/* Take over the child's ends of w: 0 or CP_ENOMEM. What it then has is enough to
- * read whatever is not big. */
+/* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
+ * all frames that are not big. */
 int cp_serve_init(struct cp_serve *s, const struct cp_worker *w);
 void cp_serve_fini(struct cp_serve *s);
 
 /*
- * The next frame that is to be acted on: 1, with *body valid until the next
- * call of next or wait. A task is claimed by that: it is ours to run. 0: nothing
- * has come; cp_serve_wait(). CP_EPROTO: nonsense came.
+ * Get the next frame. 1: *body is valid until the next call of next or wait; a
+ * task has been claimed and must be run (recalled tasks are skipped). 0: no
+ * complete frame, call cp_serve_wait(). CP_EPROTO: an invalid frame.
  */
 int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
                   const uint8_t **body);
 
-/* Flush, then block until something comes: 0, CP_EINTR, CP_ECLOSED where the
- * pool wants us to end (or is gone), or a negative code. */
+/* Flush, then block until there is input. 0, CP_EINTR, CP_ECLOSED if the parent
+ * closed the task pipe (or died), or another negative code. */
 int cp_serve_wait(struct cp_serve *s);
 
-/* A task begins now; what the parent sees of it. */
+/* Publish in the row that a task starts now. */
 void cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now);
 
 /*
- * Put an answer to the running task (or HELLO, or INIT_ERROR) into the ring:
- * 0, or 1 where cp_serve_flush() is due, or CP_EREMOVED where it does not
- * fit: cp_serve_send() it then. now: the time, in ns. Never blocks.
+ * Put the answer to the running task (or HELLO, or INIT_ERROR) into the ring. 0;
+ * 1 if the caller should call cp_serve_flush(); or CP_ETOOBIG: use cp_serve_send().
+ * now: the time in ns. Never blocks.
  */
 int cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
                  const uint8_t *body, int64_t now);
 
-/* Write the ring's bytes to the pipe; may block. 0, or negative. */
+/* Write the contents of the ring to the pipe. May block. 0 or negative. */
 int cp_serve_flush(struct cp_serve *s);
 
-/* Flush, then write this frame past the ring; may block. 0, or negative. */
+/* Flush, then write a frame directly to the pipe. May block. 0 or negative. */
 int cp_serve_send(struct cp_serve *s, const struct cp_frame *frame,
                   const uint8_t *body);
 

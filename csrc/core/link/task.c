@@ -1,4 +1,4 @@
-/* Tasks and results: allocate and free. */
+/* Tasks and results: allocation; see link/task.h. */
 #include "link/task.h"
 
 #include "base/mem.h"
@@ -65,7 +65,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
     }
     struct cp_result *result = malloc(sizeof(*result) + len);
     if (result != NULL) {
-        cp_mem_expect(result->body, len);
+        cp_mem_advise_huge(result->body, len);
         result->next = NULL;
         result->index = index;
         result->items = 1;

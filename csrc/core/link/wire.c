@@ -1,4 +1,4 @@
-/* Frame headers: look, check, name. Pure functions, any thread. */
+/* Frame headers: decode and validate; see link/wire.h. */
 #include "link/wire.h"
 
 #include <string.h>

@@ -1,6 +1,9 @@
 /*
- * The parent's side of one worker: life and sending. Receiving is in
- * link/worker_recv.c. The pool's lock is held, but in new, ref and unref.
+ * The parent's end of one worker, in four parts: life (pipes, shared row,
+ * fork), the window of tasks in flight, sending, receiving.
+ *
+ * The caller holds the pool's lock, except in new, attach, ref, unref and
+ * cp_worker_in_child().
  */
 #include "link/worker.h"
 
@@ -11,8 +14,27 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Room for many small frames between two system calls. */
+/* Stop sending at this much unwritten output: enough small frames for one write. */
 #define OUT_LIMIT CP_KIB(64)
+/* Size of one read, and how many reads cp_worker_recv() does at most. */
+#define READ_SIZE CP_KIB(64)
+#define MAX_READS 4
+
+/* ---- life ---- */
+
+static struct cp_worker *
+alloc_worker(uint64_t budget)
+{
+    struct cp_worker *w = calloc(1, sizeof(*w));
+    if (w != NULL) {
+        w->tx = w->rx = w->life = -1;
+        w->child_rx = w->child_tx = w->child_life = w->child_row = -1;
+        w->budget = budget;
+        w->owner = getpid();
+        atomic_init(&w->refs, 1);
+    }
+    return w;
+}
 
 static int
 open_pipes(struct cp_worker *w)
@@ -40,20 +62,6 @@ open_pipes(struct cp_worker *w)
     return r != 0 ? r : cp_fd_set_nonblock(w->rx);
 }
 
-static struct cp_worker *
-alloc_worker(uint64_t budget)
-{
-    struct cp_worker *w = calloc(1, sizeof(*w));
-    if (w != NULL) {
-        w->tx = w->rx = w->life = -1;
-        w->child_rx = w->child_tx = w->child_life = w->child_row = -1;
-        w->budget = budget;
-        w->owner = getpid();
-        atomic_init(&w->refs, 1);
-    }
-    return w;
-}
-
 int
 cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out)
 {
@@ -79,6 +87,38 @@ cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out)
     return 0;
 }
 
+static void
+close_child_ends(struct cp_worker *w)
+{
+    cp_fd_close(&w->child_rx);
+    cp_fd_close(&w->child_tx);
+    cp_fd_close(&w->child_life);
+    cp_fd_close(&w->child_row);
+}
+
+/* The big body is written, or given up. */
+static void
+finish_big(struct cp_worker *w)
+{
+    w->big = NULL;
+    w->big_left = 0;
+    if (w->big_func != NULL) {
+        struct cp_func *func = w->big_func;
+        w->big_func = NULL;
+        w->ops->on_func_sent(w, func);
+    }
+}
+
+void
+cp_worker_close(struct cp_worker *w)
+{
+    close_child_ends(w);
+    cp_fd_close(&w->tx);
+    cp_fd_close(&w->rx);
+    cp_fd_close(&w->life);
+    finish_big(w);
+}
+
 void
 cp_worker_ref(struct cp_worker *w)
 {
@@ -102,15 +142,6 @@ cp_worker_unref(struct cp_worker *w)
     free(w);
 }
 
-static void
-close_child_ends(struct cp_worker *w)
-{
-    cp_fd_close(&w->child_rx);
-    cp_fd_close(&w->child_tx);
-    cp_fd_close(&w->child_life);
-    cp_fd_close(&w->child_row);
-}
-
 int
 cp_worker_started(struct cp_worker *w, pid_t pid)
 {
@@ -125,11 +156,11 @@ cp_worker_started(struct cp_worker *w, pid_t pid)
 }
 
 void
-cp_worker_served(struct cp_worker *w, pid_t pid, int status_fd)
+cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd)
 {
     close_child_ends(w);
     cp_row_hide(w->row);
-    cp_proc_served(&w->proc, pid, status_fd);
+    cp_proc_started_by_server(&w->proc, pid, status_fd);
 }
 
 void
@@ -139,7 +170,7 @@ cp_worker_in_child(struct cp_worker *w)
     cp_fd_in_child(keep, (int)(sizeof(keep) / sizeof(keep[0])));
     for (size_t i = 0; i < sizeof(keep) / sizeof(keep[0]); i++) {
         if (keep[i] >= 0) {
-            cp_fd_note(keep[i]); /* for processes that this one forks */
+            cp_fd_note(keep[i]); /* the worker may fork too */
         }
     }
     w->tx = w->rx = w->life = -1;
@@ -164,10 +195,10 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     struct cp_worker *w = alloc_worker(budget);
     int r = w != NULL ? cp_proc_init(&w->proc) : CP_ENOMEM;
     if (r == 0) {
-        cp_proc_close_sentinel(&w->proc); /* that was for a child of ours */
-        /* What it holds is closed by the end of the process and not before: the
-         * parent takes end-of-file for that, while the interpreter still winds
-         * up. */
+        cp_proc_close_sentinel(&w->proc); /* only a parent needs one */
+        /* owner 0: nothing is closed before the process exits. The parent would
+         * take the end-of-file for the exit, while the interpreter still
+         * finalizes. */
         w->owner = 0;
         w->proc.child_end = e.proc;
         w->child_rx = e.rx;
@@ -181,7 +212,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     cp_fd_close(&e.row);
     cp_fd_close(&e.common);
     if (r != 0) {
-        /* The process ends by that: what else it holds is closed then. */
+        /* The caller exits, which closes the rest. */
         return r;
     }
     cp_proc_tie_to_pipe(w->child_life);
@@ -189,15 +220,90 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     return 0;
 }
 
+/* ---- the window of tasks in flight ---- */
+
+/* Advance head past tasks that are finished or recalled. */
+static void
+advance_head(struct cp_worker *w)
+{
+    while (w->head < w->tail && w->window[w->head & (CP_WINDOW - 1)] == NULL) {
+        w->head++;
+    }
+}
+
 bool
 cp_worker_accepts(const struct cp_worker *w)
 {
-    return w->tx >= 0 && !w->last && !w->bad && !w->eof && !w->told
+    return w->tx >= 0 && !w->exiting && !w->bad && !w->eof && !w->tx_closed
            && w->budget > 0 && w->big == NULL && w->tail - w->head < CP_WINDOW
            && cp_buf_len(&w->out) < OUT_LIMIT;
 }
 
-/* Append a header, and the body where it is small. */
+bool
+cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq)
+{
+    return cp_claim_is_taken(w->row, seq);
+}
+
+/* Has the worker claimed this task, and not answered yet? */
+static bool
+is_awaited(const struct cp_worker *w, uint64_t seq)
+{
+    if (seq < w->head || seq >= w->tail
+        || w->window[seq & (CP_WINDOW - 1)] == NULL
+        || !cp_claim_is_taken(w->row, seq)) {
+        return false;
+    }
+    /* The worker cannot answer a big task before all of its body is written. */
+    return w->big == NULL || w->big_func != NULL || seq != w->tail - 1;
+}
+
+static struct cp_task *
+take_from_window(struct cp_worker *w, uint64_t seq)
+{
+    struct cp_task **place = &w->window[seq & (CP_WINDOW - 1)];
+    struct cp_task *task = *place;
+    *place = NULL;
+    w->in_flight--;
+    advance_head(w);
+    return task;
+}
+
+struct cp_task *
+cp_worker_recall(struct cp_worker *w, uint32_t *n)
+{
+    struct cp_task *list = NULL;
+    struct cp_task **end = &list;
+    uint32_t wanted = *n;
+    *n = 0;
+    for (uint64_t seq = w->tail; seq > w->head && *n < wanted; seq--) {
+        struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
+        /* A big body is being written from the task's memory: keep the task. */
+        if (*place == NULL || (*place)->len >= CP_BIG) {
+            continue;
+        }
+        if (!cp_claim_recall(w->row, seq - 1)) {
+            break; /* claimed, and so are all tasks before it */
+        }
+        struct cp_task *task = *place;
+        *place = NULL;
+        w->in_flight--;
+        if (w->budget != UINT64_MAX) {
+            w->budget++;
+        }
+        task->next = NULL;
+        *end = task;
+        end = &task->next;
+        (*n)++;
+    }
+    advance_head(w);
+    return list;
+}
+
+/* ---- sending ---- */
+
+/* Append a header, and the body unless it is big: a big body is written from its
+ * own memory, after out. */
 static int
 put_frame(struct cp_worker *w, const struct cp_frame *frame,
           const uint8_t *body)
@@ -217,8 +323,8 @@ put_frame(struct cp_worker *w, const struct cp_frame *frame,
     return 0;
 }
 
-/* 1: the worker has it, or will before the next frame. 0: it is big and has
- * to go out alone first. */
+/* Send the callable unless the worker has it. 1: a task may follow. 0: the
+ * callable is big, and has to be flushed first. */
 static int
 send_func(struct cp_worker *w, struct cp_func *func)
 {
@@ -260,8 +366,9 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
                     struct cp_task *task)
 {
     CP_ASSERT(cp_worker_accepts(w));
-    /* It could not be taken back from one that never starts. */
-    if (task->len >= CP_BIG && (w->under_way > 0 || !w->hello)) {
+    /* A big task cannot be recalled, so it must not be stuck in the pipe of a
+     * worker that is busy or never starts. */
+    if (task->len >= CP_BIG && (w->in_flight > 0 || !w->hello)) {
         return 0;
     }
     int r = send_func(w, func);
@@ -280,7 +387,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     cp_claim_offer(w->row, w->tail);
     w->window[w->tail & (CP_WINDOW - 1)] = task;
     w->tail++;
-    w->under_way++;
+    w->in_flight++;
     if (w->budget != UINT64_MAX) {
         w->budget--;
     }
@@ -295,8 +402,8 @@ cp_worker_forget(struct cp_worker *w, uint32_t slot)
     }
     struct cp_frame frame = {.kind = CP_FORGET, .arg = slot};
     w->has_func[slot] = 0;
-    /* A FUNC for the same slot replaces it, so losing this loses memory of
-     * the worker's at worst. A big body may be under way: it goes first. */
+    /* No frame may go in between a header and its big body. Then skip FORGET:
+     * the worker keeps some memory until a FUNC reuses the slot. */
     if (w->big == NULL) {
         (void)cp_buf_put(&w->out, &frame, CP_HEADER);
     }
@@ -306,18 +413,6 @@ bool
 cp_worker_has_out(const struct cp_worker *w)
 {
     return w->tx >= 0 && (cp_buf_len(&w->out) > 0 || w->big != NULL);
-}
-
-static void
-big_done(struct cp_worker *w)
-{
-    w->big = NULL;
-    w->big_left = 0;
-    if (w->big_func != NULL) {
-        struct cp_func *func = w->big_func;
-        w->big_func = NULL;
-        w->ops->on_func_sent(w, func);
-    }
 }
 
 int
@@ -341,68 +436,206 @@ cp_worker_flush(struct cp_worker *w)
             w->big += (size_t)n - from_out;
             w->big_left -= (size_t)n - from_out;
             if (w->big_left == 0) {
-                big_done(w);
+                finish_big(w);
             }
         }
     }
     return 0;
 }
 
-bool
-cp_worker_has_begun(const struct cp_worker *w, uint64_t seq)
-{
-    return cp_claim_is_taken(w->row, seq);
-}
-
-struct cp_task *
-cp_worker_recall(struct cp_worker *w, uint32_t *n)
-{
-    struct cp_task *list = NULL;
-    struct cp_task **end = &list;
-    uint32_t wanted = *n;
-    *n = 0;
-    for (uint64_t seq = w->tail; seq > w->head && *n < wanted; seq--) {
-        struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
-        /* A big body is being written from the task's own memory. */
-        if (*place == NULL || (*place)->len >= CP_BIG) {
-            continue;
-        }
-        if (!cp_claim_recall(w->row, seq - 1)) {
-            break; /* begun, and so are all before it */
-        }
-        struct cp_task *task = *place;
-        *place = NULL;
-        w->under_way--;
-        if (w->budget != UINT64_MAX) {
-            w->budget++;
-        }
-        task->next = NULL;
-        *end = task;
-        end = &task->next;
-        (*n)++;
-    }
-    while (w->head < w->tail && w->window[w->head & (CP_WINDOW - 1)] == NULL) {
-        w->head++;
-    }
-    return list;
-}
-
 void
-cp_worker_tell_end(struct cp_worker *w)
+cp_worker_close_tx(struct cp_worker *w)
 {
-    w->told = true;
+    w->tx_closed = true;
     cp_buf_fini(&w->out);
     w->big = NULL;
     w->big_left = 0;
     cp_fd_close(&w->tx);
 }
 
-void
-cp_worker_close(struct cp_worker *w)
+/* ---- receiving ---- */
+
+/* May the worker send this frame now? Checked as soon as the header is there:
+ * the body of a bogus frame would swallow the valid frames that follow. */
+static bool
+is_expected(const struct cp_worker *w, const struct cp_frame *frame)
 {
-    close_child_ends(w);
-    cp_fd_close(&w->tx);
-    cp_fd_close(&w->rx);
-    cp_fd_close(&w->life);
-    big_done(w);
+    if (frame->kind == CP_HELLO || frame->kind == CP_INIT_ERROR) {
+        return !w->hello; /* else a task could fake a failed initializer */
+    }
+    return is_awaited(w, frame->seq);
+}
+
+static void
+on_frame(struct cp_worker *w, const struct cp_frame *frame,
+         struct cp_result *result)
+{
+    if (frame->kind == CP_HELLO) {
+        w->hello = true;
+        w->ops->on_hello(w);
+        return;
+    }
+    if (frame->kind == CP_INIT_ERROR) {
+        w->exiting = true;
+        w->ops->on_init_error(w, result);
+        return;
+    }
+    struct cp_task *task = take_from_window(w, frame->seq);
+    result->index = task->index;
+    result->items = task->items;
+    if (result->outcome != CP_NOMEM) {
+        result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
+    }
+    if ((frame->flags & CP_LAST) != 0) {
+        w->exiting = true;
+    }
+    w->ops->on_result(w, task, result, frame->arg);
+}
+
+/* Allocate the result for this frame, or NULL. If the body is too large for the
+ * memory, the result is CP_NOMEM: the body is read and discarded, and only its
+ * task fails. */
+static struct cp_result *
+result_for(const struct cp_frame *frame)
+{
+    struct cp_result *result = cp_result_new(0, CP_OK, (size_t)frame->len);
+    return result != NULL ? result : cp_result_new(0, CP_NOMEM, 0);
+}
+
+/* Parse and handle all complete frames in `in`. 0 or a negative code. */
+static int
+parse_frames(struct cp_worker *w)
+{
+    for (;;) {
+        if (w->part != NULL) {
+            size_t missing = (size_t)w->part_frame.len - w->part_got;
+            size_t n =
+                cp_buf_len(&w->in) < missing ? cp_buf_len(&w->in) : missing;
+            if (w->part->outcome != CP_NOMEM) {
+                memcpy(w->part->body + w->part_got, cp_buf_head(&w->in), n);
+            }
+            cp_buf_consume(&w->in, n);
+            w->part_got += n;
+            if (w->part_got < w->part_frame.len) {
+                return 0;
+            }
+            struct cp_result *result = w->part;
+            w->part = NULL;
+            /* Check again: the worker can write anything into its claims. */
+            if (!is_expected(w, &w->part_frame)) {
+                cp_result_free(result);
+                return CP_EPROTO;
+            }
+            on_frame(w, &w->part_frame, result);
+            continue;
+        }
+        struct cp_frame frame;
+        int r =
+            cp_wire_get(cp_buf_head(&w->in), cp_buf_len(&w->in), true, &frame);
+        if (r <= 0) {
+            return r;
+        }
+        if (!is_expected(w, &frame)) {
+            return CP_EPROTO;
+        }
+        cp_buf_consume(&w->in, CP_HEADER);
+        struct cp_result *result = NULL;
+        if (frame.kind != CP_HELLO) {
+            result = result_for(&frame);
+            if (result == NULL) {
+                return CP_ENOMEM;
+            }
+        }
+        if (result != NULL && frame.len > 0) {
+            w->part = result;
+            w->part_frame = frame;
+            w->part_got = 0;
+            continue;
+        }
+        on_frame(w, &frame, result);
+    }
+}
+
+/* How many of the next n bytes of the pipe were read from the ring before. */
+static size_t
+already_read_from_ring(const struct cp_worker *w, size_t n)
+{
+    uint64_t ahead = w->seen_bytes - w->read_bytes;
+    return ahead < n ? (size_t)ahead : n;
+}
+
+/* One read() from the pipe, straight into the body if much of the body is missing.
+ * Returns bytes read, 0 for nothing now, negative for an error or end-of-file. */
+static ssize_t
+read_some(struct cp_worker *w)
+{
+    bool direct = w->part != NULL && w->part->outcome != CP_NOMEM
+                  && cp_buf_len(&w->in) == 0
+                  && w->part->len - w->part_got >= READ_SIZE
+                  && w->seen_bytes == w->read_bytes;
+    if (direct) {
+        ssize_t n = cp_fd_read(w->rx, w->part->body + w->part_got,
+                               w->part->len - w->part_got);
+        if (n > 0) {
+            w->part_got += (size_t)n;
+            w->read_bytes += (uint64_t)n;
+            w->seen_bytes = w->read_bytes;
+        }
+        return n;
+    }
+    int r = cp_buf_reserve(&w->in, READ_SIZE);
+    if (r != 0) {
+        return r;
+    }
+    ssize_t n = cp_fd_read(w->rx, cp_buf_tail(&w->in), READ_SIZE);
+    if (n > 0) {
+        size_t skip = already_read_from_ring(w, (size_t)n);
+        uint8_t *at = cp_buf_tail(&w->in);
+        memmove(at, at + skip, (size_t)n - skip);
+        cp_buf_add(&w->in, (size_t)n - skip);
+        w->read_bytes += (uint64_t)n;
+        if (w->seen_bytes < w->read_bytes) {
+            w->seen_bytes = w->read_bytes;
+        }
+    }
+    return n;
+}
+
+int
+cp_worker_recv(struct cp_worker *w)
+{
+    for (int i = 0; i < MAX_READS; i++) {
+        ssize_t n = read_some(w);
+        if (n <= 0) {
+            return n == CP_EINTR ? 1 : (int)n;
+        }
+        int r = parse_frames(w);
+        if (r != 0) {
+            return r;
+        }
+        if ((size_t)n < READ_SIZE) {
+            /* A short read: the pipe was empty. The poller reports more. */
+            return 0;
+        }
+    }
+    return 1;
+}
+
+bool
+cp_worker_recv_ring(struct cp_worker *w)
+{
+    if (w->bad || cp_buf_reserve(&w->in, CP_RING) != 0) {
+        return false;
+    }
+    size_t n =
+        cp_ring_peek(w->row, w->seen_bytes, cp_buf_tail(&w->in), CP_RING);
+    if (n == 0) {
+        return false;
+    }
+    cp_buf_add(&w->in, n);
+    w->seen_bytes += n;
+    if (parse_frames(w) != 0) {
+        w->bad = true;
+    }
+    return true;
 }

@@ -1,4 +1,4 @@
-/* Descriptors, noted so that forked copies can close them; see os/fd.h. */
+/* File descriptors and the table of the open ones; see os/fd.h. */
 #include "os/fd.h"
 
 #include "base/clock.h"
@@ -17,16 +17,16 @@
 #endif
 
 /*
- * One bit for each descriptor number. It has to be process-wide: a forked copy
- * must find the descriptors of pools that it has no pointer to. Numbers
- * beyond the table (above the highest RLIMIT_NOFILE in use) are not
- * noted; end-of-file then comes later, when the copy ends.
+ * The open descriptors, one bit for each number. The table is process-wide
+ * because a forked copy has no pointers to the pools whose descriptors it has
+ * to close. Numbers beyond the table, above any RLIMIT_NOFILE in use, are not
+ * recorded: the copy keeps those open until it exits.
  */
 #define NOTED_MAX (1u << 20)
 #define NOTED_WORDS (NOTED_MAX / 64u)
 static _Atomic uint64_t noted[NOTED_WORDS]; /* lint-ok: see above */
 static _Atomic uint32_t noted_words;        /* lint-ok: words in use */
-/* Held from opening to noting, and from forgetting to closing. */
+/* Held from open to record, and from erase to close. */
 static struct cp_lock lock = {PTHREAD_MUTEX_INITIALIZER}; /* lint-ok: too */
 
 void
@@ -76,7 +76,7 @@ cp_fd_close(int *fd)
 void
 cp_fd_in_child(const int *keep, int n_keep)
 {
-    (void)cp_lock_init(&lock); /* some thread of the parent's had it */
+    (void)cp_lock_init(&lock); /* a thread of the parent may have held it */
     uint32_t words = atomic_load(&noted_words);
     for (uint32_t w = 0; w < words; w++) {
         uint64_t bits = atomic_exchange(&noted[w], 0);
@@ -132,7 +132,7 @@ open_memory(void)
     return memfd_create("cpool", MFD_CLOEXEC);
 }
 #else
-/* It has a name for as long as it takes to open it. */
+/* The file has a name only until it is open. */
 static int
 open_memory(void)
 {
@@ -250,7 +250,7 @@ cp_wake_notify(struct cp_wake *wake)
     uint64_t one = 1;
     ssize_t r;
     do {
-        /* EAGAIN means that a notification is waiting already. */
+        /* EAGAIN: a notification is pending already. */
         r = write(wake->fds[1], &one, sizeof(one));
     } while (r < 0 && errno == EINTR);
 }

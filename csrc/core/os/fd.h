@@ -1,10 +1,11 @@
 /*
- * Descriptors: made close-on-exec, counted, and closed in forked copies.
+ * File descriptors: opened close-on-exec, recorded, and closed in forked copies.
  *
- * Every descriptor of the core is opened and closed here, and noted in one
- * process-wide table of atomics. A process that was forked from this one
- * closes all of them by cp_fd_in_child(), so that end-of-file comes when
- * the real owner goes. EINTR is handled here, once.
+ * The core opens and closes every descriptor here and records it in one
+ * process-wide table. A process forked from this one calls cp_fd_in_child(),
+ * which closes all of them: otherwise a pipe's end-of-file would wait until
+ * the copy exits too. Errors, including EINTR, become codes of base/base.h
+ * here.
  */
 #ifndef CP_FD_H
 #define CP_FD_H
@@ -13,51 +14,51 @@
 
 #include <sys/uio.h> // struct iovec
 
-/* A pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
+/* Open a pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
 int cp_fd_pipe(int fds[2]);
 
-/* A file of `size` zeros in memory, to be mapped; it has no name. 0 or a system
- * error. [any] */
+/* Open an anonymous shared-memory file of `size` zeroed bytes (memfd_create(), or
+ * shm_open() and unlink). 0 or a system error. [any] */
 int cp_fd_memory(size_t size, int *fd);
 
-/* Note a descriptor that was opened elsewhere (a pidfd). [any] */
+/* Record a descriptor that was opened elsewhere, such as a pidfd. [any] */
 void cp_fd_note(int fd);
 
-/* Close *fd where it is not -1, and set it to -1. Keeps errno. [any] */
+/* Close *fd unless it is -1, and set it to -1. Preserves errno. [any] */
 void cp_fd_close(int *fd);
 
-/* Reads and writes fail with EAGAIN instead of blocking. [any] */
+/* Set O_NONBLOCK: reads and writes return 0 instead of blocking. [any] */
 int cp_fd_set_nonblock(int fd);
 
 /*
- * Read at most n bytes: how many, 0 where nothing has come yet, CP_ECLOSED at
- * end-of-file, CP_EINTR where a blocking read was interrupted, or a system
- * error. [any]
+ * Read at most n bytes. Returns how many; 0 if the pipe is empty (O_NONBLOCK);
+ * CP_ECLOSED at end-of-file; CP_EINTR; or a system error. [any]
  */
 ssize_t cp_fd_read(int fd, void *dst, size_t n);
 
-/* Write: how many bytes went, 0 where none fits now, CP_ECLOSED where nobody
- * reads, CP_EINTR, or a system error. Never raises SIGPIPE in a Python
- * process, which ignores it. [any] */
+/* Write. Returns how many bytes were written; 0 if the pipe is full (O_NONBLOCK);
+ * CP_ECLOSED if the read end is closed; CP_EINTR; or a system error. Relies on
+ * Python ignoring SIGPIPE. [any] */
 ssize_t cp_fd_writev(int fd, const struct iovec *parts, int n_parts);
 
-/* Around a fork of our own, so that it finds the table right: meanwhile no
- * descriptor is opened or closed. [any] */
+/* Call around our own fork. In between no descriptor is opened or closed, so the
+ * child inherits a table that matches its descriptors. [any] */
 void cp_fd_before_fork(void);
 void cp_fd_after_fork(void); /* in the parent */
 
-/* Close every noted descriptor but the n in keep, and forget them all.
- * [the child, first thing after a fork, whoever forked] */
+/* Close every recorded descriptor except the n in keep, and clear the table.
+ * [in the child, first thing after any fork] */
 void cp_fd_in_child(const int *keep, int n);
 
-/* A wake-up: one side notifies, the other finds fds[0] readable. */
+/* A self-pipe or eventfd: cp_wake_notify() makes fds[0] readable, which ends a
+ * wait in the poller. */
 struct cp_wake {
-    int fds[2]; /* the same descriptor twice where there is eventfd */
+    int fds[2]; /* twice the same descriptor if it is an eventfd */
 };
 
 int cp_wake_init(struct cp_wake *wake); /* 0 or a system error */
 void cp_wake_fini(struct cp_wake *wake);
 void cp_wake_notify(struct cp_wake *wake); /* [any] */
-void cp_wake_drain(struct cp_wake *wake);
+void cp_wake_drain(struct cp_wake *wake);  /* clear all notifications */
 
 #endif

@@ -1,4 +1,4 @@
-/* os/poller.h by epoll. Changes reach a wait that is under way by themselves. */
+/* os/poller.h by epoll. A wait in progress notices changes by itself. */
 #include "os/poller.h"
 
 #if defined(__linux__) && !defined(CP_PORTABLE)
@@ -86,7 +86,7 @@ cp_poller_wait(struct cp_poller *poller, struct cp_ready *ready, int max,
     int timeout = -1;
     if (deadline != CP_NEVER) {
         int64_t left = deadline == 0 ? 0 : deadline - cp_now();
-        /* Round up, or the last millisecond would be a busy loop. */
+        /* Round up; rounding down would busy-loop in the last millisecond. */
         left = left <= 0 ? 0 : (left + CP_MS - 1) / CP_MS;
         timeout = left > INT32_MAX ? INT32_MAX : (int)left;
     }

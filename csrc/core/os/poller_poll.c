@@ -11,6 +11,7 @@
 #    include <stdlib.h>
 #    include <string.h>
 
+/* How long to wait where poll() itself cannot. */
 #    define GUESS_MS 1
 
 struct watched {
@@ -19,8 +20,8 @@ struct watched {
     uint64_t tag;
 };
 
-/* The list belongs to the pool's lock, but wait runs without it: wait copies
- * the list under a lock of its own. */
+/* Waiting happens without the pool's lock, so the list has a lock of its own:
+ * cp_poller_wait() copies the list under that lock. */
 struct cp_poller {
     struct cp_lock lock;
     struct watched *list;
@@ -28,7 +29,7 @@ struct cp_poller {
     struct pollfd *fds; /* the waiting thread's copy */
     uint64_t *tags;
     size_t fds_cap;
-    size_t turn; /* where the last wait stopped looking */
+    size_t next_start; /* index at which the next wait starts its scan */
 };
 
 int
@@ -162,8 +163,8 @@ timeout_ms(int64_t deadline)
     return left > INT32_MAX ? INT32_MAX : (int)left;
 }
 
-/* poll() looks at no more descriptors than the program may open now, and it may
- * have lowered that since. Then nobody can tell which are ready: any may be. */
+/* poll() fails with EINVAL for more descriptors than RLIMIT_NOFILE, which the
+ * program may have lowered since. Then report all of them as ready. */
 static int
 guess(struct pollfd *fds, int n, int timeout)
 {
@@ -173,7 +174,7 @@ guess(struct pollfd *fds, int n, int timeout)
         return r;
     }
     for (int i = 0; i < n; i++) {
-        fds[i].revents = POLLHUP; /* counts whatever the events are */
+        fds[i].revents = POLLHUP; /* ready, whatever the events */
     }
     return n;
 }
@@ -197,17 +198,17 @@ cp_poller_wait(struct cp_poller *poller, struct cp_ready *ready, int max,
         return errno == EINTR ? CP_EINTR : CP_ERRNO(errno);
     }
     int filled = 0;
-    size_t at = poller->turn;
+    size_t at = poller->next_start;
     for (int i = 0; i < n && filled < max; i++, at++) {
-        /* A descriptor that was closed meanwhile shows as POLLNVAL. */
+        /* POLLNVAL: the descriptor was closed in the meantime. */
         size_t k = at % (size_t)n;
         if ((poller->fds[k].revents & ~POLLNVAL) != 0) {
             ready[filled++].tag = poller->tags[k];
         }
     }
-    /* The next wait goes on from here, so that none is left out for ever
-     * where more than max are ready. */
-    poller->turn = n > 0 ? at % (size_t)n : 0;
+    /* Round-robin: with more than max ready descriptors, each one is reported
+     * sooner or later. */
+    poller->next_start = n > 0 ? at % (size_t)n : 0;
     return filled;
 }
 

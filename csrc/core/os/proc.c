@@ -1,4 +1,4 @@
-/* One child process: reaped by its own pid only, never signalled after. */
+/* One child process: reaped by its pid, never signalled after that. */
 #include "os/proc.h"
 
 #include "os/fd.h"
@@ -22,7 +22,8 @@ pidfd_open(pid_t pid)
     return (int)syscall(SYS_pidfd_open, pid, 0u);
 }
 
-/* Old kernels and some sandboxes refuse it: find out before the fork. */
+/* Old kernels and some sandboxes have no pidfd_open(). Find out before the fork,
+ * while a pipe can still be made. */
 static bool
 has_pidfd(void)
 {
@@ -50,8 +51,8 @@ has_pidfd(void)
 #endif
 
 #if defined(MADV_WIPEONFORK) && !defined(CP_PORTABLE)
-/* A page that remembers: in a copy the kernel has it zeroed. NULL: not made yet,
- * MAP_FAILED: an old kernel. It is the process's, and stays. */
+/* A page that holds the pid; the kernel zeroes it in a forked copy. NULL: not
+ * mapped yet. MAP_FAILED: the kernel is too old. The page is never unmapped. */
 static _Atomic(_Atomic pid_t *) self_page; /* lint-ok: see above */
 
 static _Atomic pid_t *
@@ -69,7 +70,7 @@ make_self_page(void)
         return page;
     }
     if (page != MAP_FAILED) {
-        (void)munmap(page, sizeof(pid_t)); /* another thread was first */
+        (void)munmap(page, sizeof(pid_t)); /* another thread won the race */
     }
     return expected;
 }
@@ -105,7 +106,7 @@ cp_proc_init(struct cp_proc *proc)
 {
     proc->pid = 0;
     proc->sentinel = proc->child_end = -1;
-    proc->is_served = false;
+    proc->by_server = false;
     atomic_init(&proc->ended, false);
     proc->exitcode = 0;
     int r = cp_lock_init(&proc->lock);
@@ -141,20 +142,20 @@ cp_proc_started(struct cp_proc *proc, pid_t pid)
 }
 
 void
-cp_proc_served(struct cp_proc *proc, pid_t pid, int status_fd)
+cp_proc_started_by_server(struct cp_proc *proc, pid_t pid, int status_fd)
 {
-    cp_proc_close_sentinel(proc); /* the stand-in for a pidfd, if any */
+    cp_proc_close_sentinel(proc); /* the pipe used without pidfds */
     cp_fd_note(status_fd);
     proc->pid = pid;
     proc->sentinel = status_fd;
-    proc->is_served = true;
+    proc->by_server = true;
 }
 
 void
 cp_proc_close_sentinel(struct cp_proc *proc)
 {
     cp_fd_close(&proc->child_end);
-    /* Another thread may be about to wait for it, in cp_proc_wait(). */
+    /* Atomic: cp_proc_wait() in another thread may be about to poll it. */
     int sentinel = atomic_exchange(&proc->sentinel, -1);
     cp_fd_close(&sentinel);
 }
@@ -172,7 +173,7 @@ exitcode_of(int status)
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-/* Ask the kernel. */
+/* Ask the kernel, and reap. */
 static void
 poll_child(struct cp_proc *proc)
 {
@@ -185,7 +186,7 @@ poll_child(struct cp_proc *proc)
         proc->ended = true;
         proc->exitcode = exitcode_of(status);
     } else if (r < 0) {
-        /* ECHILD: the program ignores SIGCHLD, or waits for anybody. */
+        /* ECHILD: the program ignores SIGCHLD, or called wait(-1). */
         proc->ended = kill(proc->pid, 0) != 0;
         proc->exitcode = CP_EXIT_UNKNOWN;
     }
@@ -200,31 +201,32 @@ poll_served(struct cp_proc *proc)
         return;
     }
     int64_t code = 0;
-    /* The server writes the number at once, and a pipe keeps that whole. */
+    /* The server writes the number in one write(), which is atomic. */
     ssize_t n = proc->sentinel >= 0
                     ? cp_fd_read(proc->sentinel, &code, sizeof(code))
                     : CP_ECLOSED;
     if (n == CP_EINTR) {
         return;
     }
-    bool is_told =
+    bool has_code =
         n == (ssize_t)sizeof(code) && code >= -1000 && code <= INT_MAX;
     proc->ended = true;
-    proc->exitcode = is_told ? (int)code : CP_EXIT_UNKNOWN;
+    proc->exitcode = has_code ? (int)code : CP_EXIT_UNKNOWN;
 }
 
-/* Is it surely a child that runs? Without a write to memory: multiprocessing asks
- * this of all other children before it forks one, and each page that was written
- * to after the last fork costs a copy. */
+/* Is this certainly a running child? Answered without writing to memory:
+ * multiprocessing polls all children before each fork, and each page written
+ * since the last fork costs a copy-on-write fault. */
 static bool
 is_running(struct cp_proc *proc)
 {
     siginfo_t info = {0};
-    return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->is_served
+    return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->by_server
            && waitid(P_PID, (id_t)proc->pid, &info, WEXITED | WNOHANG | WNOWAIT)
                   == 0
            && info.si_pid == 0
-           /* Or else it was reaped meanwhile, and that is a newer process. */
+           /* Check again: if the child was reaped in the meantime, waitid()
+            * has seen a newer process with the same pid. */
            && !atomic_load(&proc->ended);
 }
 
@@ -236,7 +238,7 @@ cp_proc_poll(struct cp_proc *proc, int *exitcode)
     }
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
-        if (proc->is_served) {
+        if (proc->by_server) {
             poll_served(proc);
         } else {
             poll_child(proc);
@@ -261,8 +263,8 @@ cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode)
         if (now >= deadline) {
             return 0;
         }
-        /* Where the sentinel is closed or shows readable a little before the
-         * process can be reaped, look again after a moment. */
+        /* If the sentinel is closed, poll every millisecond. A sentinel may also
+         * become readable slightly before the process can be reaped. */
         struct pollfd pfd = {atomic_load(&proc->sentinel), POLLIN, 0};
         int64_t ms =
             deadline == CP_NEVER ? 1000 : (deadline - now + CP_MS - 1) / CP_MS;
@@ -292,7 +294,7 @@ cp_proc_kill(struct cp_proc *proc, int signal)
     return r;
 }
 
-/* Is the other end of the pipe closed already? */
+/* Is the write end of the pipe closed? */
 static bool
 is_hung_up(int life_fd)
 {
@@ -304,23 +306,23 @@ is_hung_up(int life_fd)
 void
 cp_proc_tie_to_pipe(int life_fd)
 {
-    /* The pipe never carries data, so its only event is the hang-up. The
-     * owner comes last: without one nothing is sent. */
+    /* Nobody writes to the pipe, so its only event is the hang-up. Set the
+     * owner last: the kernel sends no signal without an owner. */
     int flags = fcntl(life_fd, F_GETFL);
     if (flags < 0 || fcntl(life_fd, F_SETSIG, SIGKILL) < 0
         || fcntl(life_fd, F_SETFL, flags | O_ASYNC) < 0
         || fcntl(life_fd, F_SETOWN, getpid()) < 0) {
         return;
     }
-    /* The parent may have gone before the owner was set. */
+    /* The parent may have exited before the owner was set. */
     if (is_hung_up(life_fd)) {
         _exit(1);
     }
 }
 #else
-/* A thread that does nothing but wait for the hang-up. What a task does to the
- * descriptor must not look like one: bytes in the pipe count for nothing, and
- * where it was closed or replaced there is nothing to wait for any more. */
+/* A thread that waits for the hang-up. A task may do anything to the descriptor
+ * without killing the worker: bytes in the pipe are ignored, and the thread exits
+ * if the descriptor was closed. */
 static void *
 watch_life(void *arg)
 {
@@ -351,7 +353,7 @@ cp_proc_tie_to_pipe(int life_fd)
     if (pthread_attr_init(&attr) != 0) {
         return;
     }
-    /* Signals go to the thread that runs tasks. */
+    /* Block all signals: they belong to the thread that runs tasks. */
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
     (void)pthread_attr_setstacksize(&attr, CP_KIB(64));

@@ -53,7 +53,7 @@ static void
 tell_end_all(struct cp_pool *pool)
 {
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->told) {
+        if (!w->tx_closed) {
             cp_watch_tell_end(pool, w);
         }
     }

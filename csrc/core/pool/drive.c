@@ -150,7 +150,7 @@ static int
 look(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
 {
     *again = CP_NEVER;
-    cp_watch_give_up_late(pool, again);
+    cp_watch_drop_overdue(pool, again);
     bool lacks = cp_plan_needs_workers(pool, again);
     bool ready = is_ready(pool, job);
     if (ready && !(job == NULL && lacks)) {
@@ -299,7 +299,7 @@ cp_pool_next(struct cp_pool *pool, struct cp_job **job)
             break;
         }
         int64_t again = CP_NEVER;
-        cp_watch_give_up_late(pool, &again);
+        cp_watch_drop_overdue(pool, &again);
         cp_act(pool);
         if (cp_plan_needs_workers(pool, &again)) {
             pool->lacks_workers = false;

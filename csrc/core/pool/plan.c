@@ -124,14 +124,14 @@ bool
 cp_plan_is_open(const struct cp_worker *w, int64_t now)
 {
     return cp_worker_accepts(w)
-           && (w->under_way == 0 || !cp_plan_is_stuck(w, now));
+           && (w->in_flight == 0 || !cp_plan_is_stuck(w, now));
 }
 
 bool
 cp_plan_wants_tick(const struct cp_pool *pool)
 {
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 1 || (!w->wants_out && cp_worker_has_out(w))) {
+        if (w->in_flight > 1 || (!w->wants_out && cp_worker_has_out(w))) {
             return true;
         }
     }
@@ -141,7 +141,7 @@ cp_plan_wants_tick(const struct cp_pool *pool)
 uint32_t
 cp_plan_at_work(const struct cp_pool *pool)
 {
-    return pool->n_workers - pool->n_leaving;
+    return pool->n_workers - pool->n_overdue;
 }
 
 bool
@@ -178,7 +178,7 @@ cp_plan_spin_pays(const struct cp_pool *pool)
     }
     uint32_t busy = 0;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        busy += w->under_way > 0 ? 1 : 0;
+        busy += w->in_flight > 0 ? 1 : 0;
     }
     return busy > 0 && busy < pool->n_cpus && busy <= CP_WATCHED;
 }

@@ -132,10 +132,10 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     counts->pending = pool->pending;
     counts->queued = pool->queued;
     counts->workers = pool->n_workers;
-    counts->leaving = pool->n_leaving;
+    counts->overdue = pool->n_overdue;
     counts->ready = 0;
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        counts->ready += w->hello && !w->leaving ? 1 : 0;
+        counts->ready += w->hello && !w->overdue ? 1 : 0;
     }
     counts->failed_starts = pool->failed_starts;
     cp_lock_release(&pool->lock);
@@ -428,7 +428,7 @@ cp_pool_end(struct cp_pool *pool)
     }
     cp_jobs_end_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->hello || w->under_way > 0) {
+        if (!w->hello || w->in_flight > 0) {
             (void)cp_proc_kill(&w->proc, SIGTERM);
         }
     }

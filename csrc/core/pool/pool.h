@@ -172,7 +172,7 @@ const struct cp_result *cp_pool_broken(struct cp_pool *pool);
  * these have been ready for work, or are through and should be gone long ago. */
 struct cp_counts {
     uint64_t pending, queued;
-    uint32_t workers, ready, leaving;
+    uint32_t workers, ready, overdue;
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);

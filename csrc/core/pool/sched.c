@@ -39,7 +39,7 @@ cp_sched_begin(const struct cp_pool *pool, struct cp_round *round)
     for (w = pool->workers; w != NULL; w = w->next) {
         if (cp_sched_takes_part(w, round)) {
             n++;
-            under_way += w->under_way;
+            under_way += w->in_flight;
         }
     }
     round->level = n > 0 ? (under_way + pool->queued + n - 1) / n : 0;
@@ -59,7 +59,7 @@ may_leave(struct cp_pool *pool, int64_t now)
     }
     const struct cp_worker *w = pool->workers;
     while (w != NULL
-           && (w->under_way == 0 || !w->hello || w->is_left
+           && (w->in_flight == 0 || !w->hello || w->flush_deferred
                || cp_plan_is_stuck(w, now))) {
         w = w->next;
     }
@@ -74,11 +74,11 @@ bool
 cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
                    const struct cp_round *round)
 {
-    if (w->under_way > 0) {
+    if (w->in_flight > 0) {
         return false;
     }
     if (may_leave(pool, round->now)) {
-        w->is_left = true;
+        w->flush_deferred = true;
         return false;
     }
     return true;
@@ -90,8 +90,8 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
 {
     struct cp_job *job;
     while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
-           && w->under_way < round->level
-           && w->under_way < cp_plan_window(job)) {
+           && w->in_flight < round->level
+           && w->in_flight < cp_plan_window(job)) {
         struct cp_task *task = job->first;
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
@@ -124,7 +124,7 @@ count_unclaimed(const struct cp_worker *w, int64_t *worth)
         if (task == NULL) {
             continue;
         }
-        if (cp_worker_has_begun(w, seq - 1)) {
+        if (cp_worker_is_claimed(w, seq - 1)) {
             break;
         }
         int64_t avg = cp_plan_task_ns(task->job);
@@ -140,7 +140,7 @@ static uint32_t
 count_movable(const struct cp_worker *w, bool waits, int64_t now)
 {
     int64_t worth;
-    if (w->under_way < 2 && !waits) {
+    if (w->in_flight < 2 && !waits) {
         return 0;
     }
     uint32_t n = count_unclaimed(w, &worth);
@@ -155,7 +155,7 @@ cp_sched_even_out(struct cp_pool *pool)
 {
     bool idle = false, started = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way == 0 && cp_worker_accepts(w)) {
+        if (w->in_flight == 0 && cp_worker_accepts(w)) {
             idle = true;
             started = started || w->hello;
         }

@@ -33,7 +33,7 @@ catch_up(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 0 && !w->eof && w->read_bytes < w->seen_bytes) {
+        if (w->in_flight > 0 && !w->eof && w->read_bytes < w->seen_bytes) {
             uint64_t before = w->read_bytes;
             cp_watch_receive(pool, w);
             any = any || w->read_bytes != before;
@@ -49,7 +49,7 @@ hold_busy(struct cp_pool *pool, struct cp_worker **held)
     uint32_t n = 0;
     for (struct cp_worker *w = pool->workers; w != NULL && n < CP_WATCHED;
          w = w->next) {
-        if (w->under_way > 0 && !w->eof) {
+        if (w->in_flight > 0 && !w->eof) {
             cp_worker_ref(w);
             held[n++] = w;
         }

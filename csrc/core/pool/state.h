@@ -77,8 +77,8 @@ struct cp_pool {
 
     struct cp_worker *workers;
     uint32_t n_workers, target;
-    uint32_t n_last;    /* workers that ran their last task, and should exit */
-    uint32_t n_leaving; /* workers that should have exited long ago */
+    uint32_t n_exiting; /* workers that ran their last task, and should exit */
+    uint32_t n_overdue; /* workers that should have exited long ago */
     uint64_t next_worker_id;
     uint32_t failed_starts;
     int64_t restart_at; /* no worker is to be started before */

@@ -21,11 +21,11 @@ on_hello(struct cp_worker *w)
 }
 
 static void
-on_last(struct cp_worker *w)
+on_exiting(struct cp_worker *w)
 {
-    if (w->last_at == 0) {
-        w->last_at = cp_now();
-        w->pool->n_last++;
+    if (w->exiting_since == 0) {
+        w->exiting_since = cp_now();
+        w->pool->n_exiting++;
         cp_note_helper(w->pool); /* the helper is to look again in time */
     }
 }
@@ -34,8 +34,8 @@ static void
 on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
           int64_t ns)
 {
-    if (w->last) {
-        on_last(w);
+    if (w->exiting) {
+        on_exiting(w);
     }
     struct cp_job *job = task->job;
     cp_task_free(task);
@@ -81,7 +81,7 @@ cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
             cp_note_driver(pool); /* a poll() under way keeps the pipe open */
         }
     }
-    cp_worker_tell_end(w);
+    cp_worker_close_tx(w);
 }
 
 static int
@@ -128,22 +128,22 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
 }
 
 void
-cp_watch_give_up_late(struct cp_pool *pool, int64_t *at)
+cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
 {
-    if (pool->n_last == 0) {
+    if (pool->n_exiting == 0) {
         return;
     }
     int64_t now = cp_now();
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->last_at == 0 || w->leaving) {
+        if (w->exiting_since == 0 || w->overdue) {
             continue;
         }
-        if (now < w->last_at + LINGER) {
-            *at = cp_clock_min(*at, w->last_at + LINGER);
+        if (now < w->exiting_since + LINGER) {
+            *at = cp_clock_min(*at, w->exiting_since + LINGER);
         } else {
-            w->leaving = true;
-            pool->n_last--;
-            pool->n_leaving++;
+            w->overdue = true;
+            pool->n_exiting--;
+            pool->n_overdue++;
             pool->lacks_workers = true;
             (void)cp_jobs_recall(w, UINT32_MAX);
         }
@@ -155,8 +155,8 @@ cp_watch_give_up_late(struct cp_pool *pool, int64_t *at)
 static struct cp_task *
 taken_in_last(const struct cp_worker *w)
 {
-    if (!w->hello || w->last || w->head == w->tail
-        || cp_worker_has_begun(w, w->head)) {
+    if (!w->hello || w->exiting || w->head == w->tail
+        || cp_worker_is_claimed(w, w->head)) {
         return NULL;
     }
     return w->window[w->head & (CP_WINDOW - 1)];
@@ -167,7 +167,7 @@ static void
 suspect(const struct cp_worker *w, int exitcode)
 {
     struct cp_task *task = taken_in_last(w);
-    struct cp_func *func = w->hello && !w->last ? w->big_func : NULL;
+    struct cp_func *func = w->hello && !w->exiting ? w->big_func : NULL;
     if (task != NULL && task->len >= CP_BIG) {
         task->deaths++;
     } else if (task != NULL && task->job->func->len >= CP_BIG) {
@@ -191,13 +191,13 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         if (task == NULL) {
             continue;
         }
-        if (cp_worker_has_begun(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
+        if (cp_worker_is_claimed(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
             cp_jobs_lose_take(task, (int)w->proc.pid, exitcode);
         } else {
             cp_jobs_requeue_take(task);
         }
     }
-    w->under_way = 0;
+    w->in_flight = 0;
     w->head = w->tail;
 }
 
@@ -238,10 +238,10 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     }
     *at = w->next;
     pool->n_workers--;
-    if (w->leaving) {
-        pool->n_leaving--;
-    } else if (w->last_at != 0) {
-        pool->n_last--;
+    if (w->overdue) {
+        pool->n_overdue--;
+    } else if (w->exiting_since != 0) {
+        pool->n_exiting--;
     }
     cp_poller_del(pool->poller, w->proc.sentinel);
     if (!w->eof) {
@@ -294,7 +294,7 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
         r = cp_worker_recv(w);
     }
     if (!w->bad && (r == 0 || r == CP_ECLOSED)) {
-        (void)cp_worker_harvest(w);
+        (void)cp_worker_recv_ring(w);
     }
     remove_worker(pool, w, exitcode);
 }
@@ -320,7 +320,7 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
 void
 cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
 {
-    w->is_left = false;
+    w->flush_deferred = false;
     w->flush_due = false;
     if (w->tx < 0) {
         return;
@@ -377,7 +377,7 @@ cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->under_way > 0 && !w->eof && cp_worker_harvest(w)) {
+        if (w->in_flight > 0 && !w->eof && cp_worker_recv_ring(w)) {
             any = true;
             if (w->bad) {
                 condemn(pool, w);

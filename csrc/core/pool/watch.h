@@ -29,7 +29,7 @@ void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
 
 /* Workers that ran their last task long ago and have not exited count no more: other
  * workers take their place. *at is lowered to when the next one is late. */
-void cp_watch_give_up_late(struct cp_pool *pool, int64_t *at);
+void cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at);
 
 /* See cp_pool_release_sentinel() and cp_pool_report_start_failure(). */
 void cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w);

@@ -148,8 +148,8 @@ none_list(Py_ssize_t n)
 {
     PyObject *list = PyList_New(n);
     if (list != NULL) {
-        cp_mem_expect(((PyListObject *)list)->ob_item,
-                      (size_t)n * sizeof(PyObject *));
+        cp_mem_advise_huge(((PyListObject *)list)->ob_item,
+                           (size_t)n * sizeof(PyObject *));
     }
     for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
         PyList_SET_ITEM(list, i, Py_NewRef(Py_None));

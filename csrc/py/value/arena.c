@@ -8,7 +8,7 @@
 #    include <sys/mman.h>
 
 /* What CPython asks for, unless it was built for large pages itself. */
-#    define ARENA (CP_MEM_PAGE / 2)
+#    define ARENA (CP_MEM_HUGE_PAGE / 2)
 
 /* The interpreter's own, while ours stands in for it. Both are the process's, as is
  * what they replace. */
@@ -24,7 +24,7 @@ alloc_arena(void *ctx, size_t size)
     if (half != NULL) {
         return half;
     }
-    char *page = size == ARENA ? cp_mem_map_page() : NULL;
+    char *page = size == ARENA ? cp_mem_map_huge_page() : NULL;
     if (page == NULL) {
         return own.alloc(ctx, size);
     }
@@ -59,7 +59,7 @@ bool
 py_arena_begin(size_t bytes)
 {
     PyObjectArenaAllocator now;
-    if (bytes < CP_MEM_LARGE
+    if (bytes < CP_MEM_HUGE_MIN
         || PyInterpreterState_Head() != PyInterpreterState_Main()) {
         return false;
     }

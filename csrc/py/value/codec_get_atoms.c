@@ -116,7 +116,7 @@ get_str(struct py_decoder *d, unsigned tag, PyObject **obj)
         return -1;
     }
     if (n > 0) {
-        cp_mem_expect(PyUnicode_DATA(str), n * kind.width);
+        cp_mem_advise_huge(PyUnicode_DATA(str), n * kind.width);
         memcpy(PyUnicode_DATA(str), bytes, n * kind.width);
         Py_UCS4 top = highest(PyUnicode_DATA(str), kind.width, n);
         if (top > kind.most || top < kind.least) {
@@ -136,7 +136,7 @@ get_bytes(struct py_decoder *d, PyObject **obj)
     if (py_codec_get_size(d, 1, &n) < 0 || py_codec_get_raw(d, n, &bytes) < 0) {
         return CP_EPROTO;
     }
-    if (n < CP_MEM_LARGE) {
+    if (n < CP_MEM_HUGE_MIN) {
         *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
         return made(*obj);
     }
@@ -144,7 +144,7 @@ get_bytes(struct py_decoder *d, PyObject **obj)
     if (*obj == NULL) {
         return -1;
     }
-    cp_mem_expect(PyBytes_AS_STRING(*obj), n);
+    cp_mem_advise_huge(PyBytes_AS_STRING(*obj), n);
     memcpy(PyBytes_AS_STRING(*obj), bytes, n);
     return 0;
 }

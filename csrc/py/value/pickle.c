@@ -29,11 +29,11 @@ sink_write(PyObject *op, PyObject *data)
         return NULL;
     }
     int r = self->buf == NULL
-                ? CP_EREMOVED
+                ? CP_ECLOSED
                 : cp_buf_put(self->buf, view.buf, (size_t)view.len);
     Py_ssize_t n = view.len;
     PyBuffer_Release(&view);
-    if (r == CP_EREMOVED) {
+    if (r == CP_ECLOSED) {
         PyErr_SetString(PyExc_ValueError, "the pickle is already complete");
         return NULL;
     }

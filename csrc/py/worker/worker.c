@@ -249,7 +249,7 @@ worker_started(PyObject *op, PyObject *args)
     if (own < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    cp_worker_served(w, (pid_t)pid, own);
+    cp_worker_started_by_server(w, (pid_t)pid, own);
     return adopt(self, (pid_t)pid, 0);
 }
 
@@ -464,7 +464,7 @@ static PyObject *
 worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     struct cp_worker *w = ((WorkerObject *)op)->worker;
-    return PyBool_FromLong(cp_common_is_first(w->common));
+    return PyBool_FromLong(cp_common_claim_failure(w->common));
 }
 
 static PyObject *
@@ -476,7 +476,7 @@ worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((WorkerObject *)op)->worker->leaving);
+    return PyBool_FromLong(((WorkerObject *)op)->worker->overdue);
 }
 
 static PyObject *
