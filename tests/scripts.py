@@ -28,7 +28,7 @@ WARNINGS = ",".join(
 
 def environment(**changes: str) -> dict[str, str]:
     """The environment in which a script finds the suite's helpers and the package under test."""
-    places = [str(TESTS)]
+    places = [str(TESTS), str(TESTS / "pool"), str(TESTS / "worker")]
     if not engine.STDLIB:
         places.append(str(Path(engine.errors.__file__).parent.parent))
     env = {
