@@ -141,7 +141,7 @@ lint-c: build
 lint-python: build
 	$(bin)/ruff check
 	$(bin)/ruff format --check
-	$(bin)/mypy --strict cpool examples tests/test_typing.py
+	$(bin)/mypy --strict cpool examples tests/package/test_typing.py
 
 # From elsewhere, so that it looks at the package as it is installed.
 stubs: build ## the stub of the C module against the module

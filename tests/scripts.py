@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import engine
+from gates import all_gone
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -86,11 +88,43 @@ def run(
     return finish(start(*argv, **options), seconds)
 
 
-def run_source(folder: Path, source: str, *args: str, **options: Any) -> Any:
-    """Run a program given as text; it is written to a file, so that spawn can import it again."""
+def write(folder: Path, source: str) -> Path:
+    """Write a program to a file, so that spawn can import it again."""
     path = folder / "program.py"
     path.write_text(source, encoding="utf-8")
-    return run(path, *args, **options)
+    return path
+
+
+def gate_folder(folder: Path) -> str:
+    """Make a folder for the gate of a program: the program calls Gate() with the path."""
+    path = folder / "gate"
+    path.mkdir()
+    return str(path)
+
+
+def press_ctrl_c(process: Any) -> None:
+    """Send SIGINT as a terminal does: to the program and all its workers at once."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def kill(process: Any, pids: list[int], resume: bool = False) -> None:
+    """Kill a program; its workers, with these process ids, must end within two seconds.
+
+    With resume the workers are stopped, and get SIGCONT after the kill.
+    """
+    killed = time.monotonic()
+    os.kill(process.pid, signal.SIGKILL)
+    if resume:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    all_gone(pids)
+    assert time.monotonic() - killed < 2
+    finish(process)
+
+
+def run_source(folder: Path, source: str, *args: str, **options: Any) -> Any:
+    """Run a program given as text."""
+    return run(write(folder, source), *args, **options)
 
 
 def output(folder: Path, source: str, *args: str, **options: Any) -> list[str]:

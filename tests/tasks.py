@@ -253,6 +253,15 @@ def raise_local(_: Any = None) -> NoReturn:
 # Ends of a worker
 
 
+def is_first(path: str) -> bool:
+    """Whether no other call, in any process, has been made with this path."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
 def read_nowhere() -> None:
     import ctypes
 

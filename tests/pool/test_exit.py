@@ -16,22 +16,21 @@ PREFIX = """
 import atexit, os, sys, threading, time
 from engine import DEADLINE, Pool
 from gates import Gate
+from programs import pids, say
 import tasks
 """
 
 
 def program(tmp_path: Path, source: str, *flags: str) -> Any:
     """Run a program that prints its workers' process ids first; they must end with it."""
-    path = tmp_path / "program.py"
-    path.write_text(PREFIX + source, encoding="utf-8")
-    (tmp_path / "gate").mkdir()
-    done = scripts.run(*flags, path, str(tmp_path / "gate"))
+    path = scripts.write(tmp_path, PREFIX + source)
+    done = scripts.run(*flags, path, scripts.gate_folder(tmp_path))
     assert done.stdout, done.stderr
     all_gone(map(int, done.stdout.splitlines()[0].split()))
     return done
 
 
-SHOW = "print(*[worker.pid for worker in pool._pool], flush=True)\n"
+SHOW = "say(*pids(pool))\n"
 BUSY = """
 gate = Gate(sys.argv[1])
 result = pool.map_async(gate.hold, range(100), 1)
@@ -159,8 +158,6 @@ def test_workers_do_not_outlive_a_parent_that_is_gone(
 def test_the_thread_that_made_the_pool_may_end(tmp_path: Path) -> None:
     """Nothing in a worker hangs on that thread (as PR_SET_PDEATHSIG would)."""
     source = f"""
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside a thread, from 3.12 on
 made = []
 thread = threading.Thread(target=lambda: made.append(Pool(2)))
 thread.start()
@@ -179,7 +176,7 @@ print(*[worker.exitcode for worker in pool._pool])
 
 LATE = """
 pool = Pool(2)
-print(*[worker.pid for worker in pool._pool], flush=True)
+say(*pids(pool))
 
 def late():
     names = []

@@ -15,6 +15,7 @@ import pytest
 import scripts
 from engine import DEADLINE
 from gates import Gate, all_gone
+from misbehaving import ignore_sigterm_and_hold
 
 pytestmark = pytest.mark.better
 
@@ -23,11 +24,6 @@ errors = engine.errors
 A_SECOND = DEADLINE / 10
 
 # terminate()
-
-
-def ignore_and_hold(gate: Gate) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    gate.hold()
 
 
 def block_and_hold(gate: Gate) -> None:
@@ -51,7 +47,7 @@ def exit_slowly(gate: Gate) -> None:
     gate.hold()
 
 
-STUBBORN = [ignore_and_hold, block_and_hold, compute, leave_a_thread, exit_slowly]
+STUBBORN = [ignore_sigterm_and_hold, block_and_hold, compute, leave_a_thread, exit_slowly]
 
 
 def quickest(attempt: Callable[[], float]) -> float:
@@ -63,7 +59,8 @@ def quickest(attempt: Callable[[], float]) -> float:
 
 
 @pytest.mark.parametrize(
-    ("work", "in_initializer"), [*((work, False) for work in STUBBORN), (ignore_and_hold, True)]
+    ("work", "in_initializer"),
+    [*((work, False) for work in STUBBORN), (ignore_sigterm_and_hold, True)],
 )
 def test_terminate_takes_less_than_a_second(
     make_pool: Any, make_gate: Callable[[], Gate], work: Any, in_initializer: bool
@@ -109,21 +106,19 @@ PREFIX = """
 import atexit, os, signal, sys, threading, time
 from engine import DEADLINE, Pool, errors
 from gates import Gate, eventually
-import tasks, test_ends as bad
+from programs import pids, say
+import misbehaving, tasks
 
 gate = Gate(sys.argv[1])
 
 def show():
-    print(*[worker.pid for worker in pool._pool], flush=True)
+    say(*pids(pool))
 """
 
 
 def program(tmp_path: Path, source: str) -> Any:
     """Run a program that calls show() once: its workers' end must be its own."""
-    path = tmp_path / "program.py"
-    path.write_text(PREFIX + source, encoding="utf-8")
-    (tmp_path / "gate").mkdir()
-    done = scripts.run(path, str(tmp_path / "gate"))
+    done = scripts.run_source(tmp_path, PREFIX + source, scripts.gate_folder(tmp_path))
     pids, _, done.stdout = done.stdout.partition("\n")
     assert pids, done.stderr
     all_gone(map(int, pids.split()))
@@ -163,7 +158,7 @@ gate.arrived(2)
     "workers that ignore SIGTERM": """
 pool = Pool(2)
 show()
-pool.map_async(bad.ignore_and_hold, [gate] * 2, 1)
+pool.map_async(misbehaving.ignore_sigterm_and_hold, [gate] * 2, 1)
 gate.arrived(2)
 """,
     "workers that are being replaced": """
@@ -188,8 +183,6 @@ gate.arrived(2)
     "a pool that a thread has made": """
 def make():
     global pool
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
     pool = Pool(2)
 
 thread = threading.Thread(target=make)
@@ -226,8 +219,6 @@ def work():
     with Pool(1) as other:
         print(other.map(abs, [-1]))
 
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)
 main = threading.main_thread()
 pool = Pool(2)
 if (3, 12) <= sys.version_info < (3, 12, 2):  # by then it starts no more threads (gh-113964)
@@ -241,9 +232,7 @@ threading.Thread(target=work).start()
 
 def test_exit_handlers_on_both_sides_of_the_pools_end(tmp_path: Path) -> None:
     """Those registered before multiprocessing was imported run after it: the pool is over then."""
-    path = tmp_path / "program.py"
-    path.write_text(
-        """
+    source = """
 import atexit
 
 def after():
@@ -267,13 +256,8 @@ gate = Gate(sys.argv[1])
 pool = Pool(2)
 held = pool.apply_async(gate.hold)
 gate.arrived()
-""",
-        encoding="utf-8",
-    )
-    (tmp_path / "gate").mkdir()
-    done = scripts.run(path, str(tmp_path / "gate"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+"""
+    assert scripts.output(tmp_path, source, scripts.gate_folder(tmp_path)) == [
         "RUN [1] False",
         "RUN True PoolTerminated",
         "Pool not running",

@@ -401,7 +401,5 @@ with Pool(1) as pool:
 
 
 def test_what_is_never_read_is_not_told_while_the_modules_go(tmp_path: Path) -> None:
-    path = tmp_path / "program.py"
-    path.write_text(UNREAD, encoding="utf-8")
-    done = scripts.run(path)
+    done = scripts.run_source(tmp_path, UNREAD)
     assert (done.returncode, done.stderr) == (0, "")

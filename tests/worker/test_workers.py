@@ -400,12 +400,10 @@ with Pool(3) as pool:
 
 def interrupt(tmp_path: Path) -> Any:
     """Ctrl-C on the terminal: the signal goes to the parent and to every worker."""
-    (tmp_path / "gate").mkdir()
-    path = tmp_path / "program.py"
-    path.write_text(INTERRUPTED, encoding="utf-8")
-    process = scripts.start(path, str(tmp_path / "gate"))
+    path = scripts.write(tmp_path, INTERRUPTED)
+    process = scripts.start(path, scripts.gate_folder(tmp_path))
     pids = [int(word) for word in scripts.line(process).split()]
-    os.killpg(process.pid, signal.SIGINT)
+    scripts.press_ctrl_c(process)
     done = scripts.finish(process)
     assert len(pids) == 3, done.stderr
     all_gone(pids)
@@ -490,9 +488,8 @@ print("end")
     ids=["closed", "terminated"],
 )
 def test_what_a_worker_prints_is_flushed_when_it_ends(tmp_path: Path, work: str, text: str) -> None:
-    (tmp_path / "gate").mkdir()
     source = OUTPUT.replace("{work}", work)
-    done = scripts.run_source(tmp_path, source, str(tmp_path / "gate"))
+    done = scripts.run_source(tmp_path, source, scripts.gate_folder(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
 
 

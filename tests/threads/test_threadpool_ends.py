@@ -17,8 +17,9 @@ import engine
 import pytest
 import scripts
 from engine import DEADLINE, pool_module
-from gates import eventually
 from leftovers import settled, threads
+from programs import exit_code
+from tasks import identity
 
 pytestmark = pytest.mark.better
 
@@ -48,10 +49,6 @@ def door() -> Iterator[Door]:
     door = Door()
     yield door
     door.opened.set()
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 # terminate()
@@ -382,7 +379,7 @@ def test_a_forked_copy_finds_the_pool_inert(door: Door) -> None:
         finally:
             os._exit(0)
     os.close(write)
-    assert eventually(lambda: os.waitpid(child, os.WNOHANG)[0], "the copy hangs") == child
+    assert exit_code(child) == 0
     told = os.read(read, 1000).decode()
     os.close(read)
     not_running = "Pool not running"
@@ -398,16 +395,10 @@ def test_a_task_that_forks() -> None:
     pool = ThreadPool(1)
     child = pool.apply(os.fork)
     assert child > 0
-    ended, status = eventually(lambda: wait_for(child), "the copy hangs")
-    assert (ended, status) == (child, 0)
+    assert exit_code(child) == 0
     assert pool.apply(identity, (1,)) == 1
     pool.close()
     pool.join()
-
-
-def wait_for(child: int) -> Any:
-    found = os.waitpid(child, os.WNOHANG)
-    return found if found[0] else None
 
 
 def test_processes_may_be_used_from_a_task() -> None:
@@ -492,13 +483,10 @@ print("end")
     ],
 )
 def test_ctrl_c_interrupts_who_waits(tmp_path: Path, call: str) -> None:
-    folder = tmp_path / "gate"
-    folder.mkdir()
-    path = tmp_path / "program.py"
-    path.write_text(CTRL_C.format(call=call), encoding="utf-8")
-    process = scripts.start(path, str(folder))
+    folder = scripts.gate_folder(tmp_path)
+    process = scripts.start(scripts.write(tmp_path, CTRL_C.format(call=call)), folder)
     assert scripts.line(process) == "up\n"
-    arrivals = os.open(folder / "arrivals", os.O_RDONLY)
+    arrivals = os.open(f"{folder}/arrivals", os.O_RDONLY)
     assert os.read(arrivals, 4)
     os.close(arrivals)
     process.send_signal(signal.SIGINT)

@@ -20,6 +20,7 @@ import engine
 import pytest
 import scripts
 import tasks
+from checks import whole_again
 from engine import DEADLINE, Pool, RemoteTraceback
 from gates import Diary, Gate, eventually
 
@@ -34,12 +35,6 @@ def failure(wait: Callable[..., Any]) -> BaseException:
         wait(DEADLINE)
     assert not isinstance(caught.value, multiprocessing.TimeoutError), "it never ended"
     return caught.value
-
-
-def whole_again(pool: Any, size: int) -> None:
-    """The pool has all its workers, and they work."""
-    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
-    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
 
 
 def kill_one(pool: Any, number: int) -> None:
@@ -604,10 +599,8 @@ def test_with_and_a_failing_initializer() -> None:
 
 
 def fail_in_the_second(path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        raise ValueError("no database") from None
+    if not tasks.is_first(path):
+        raise ValueError("no database")
 
 
 def test_an_initializer_that_raises_in_one_worker_breaks_the_pool(

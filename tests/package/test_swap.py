@@ -16,9 +16,7 @@ LAUNCH = [] if STDLIB else ["-m", "cpool"]
 
 def launch(folder: Path, source: str, *args: str, **options: Any) -> Any:
     """Run a program that knows nothing of cpool."""
-    path = folder / "program.py"
-    path.write_text(source, encoding="utf-8")
-    return scripts.run(*LAUNCH, path, *args, **options)
+    return scripts.run(*LAUNCH, scripts.write(folder, source), *args, **options)
 
 
 def lines(done: Any) -> list[str]:
@@ -85,8 +83,7 @@ def test_a_program_finds_itself(tmp_path: Path) -> None:
 
 def test_a_program_with_a_relative_path(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("value = 5\n", encoding="utf-8")
-    path = tmp_path / "program.py"
-    path.write_text("import sys, beside\nprint(sys.argv, beside.value)\n", encoding="utf-8")
+    scripts.write(tmp_path, "import sys, beside\nprint(sys.argv, beside.value)\n")
     done = scripts.run(*LAUNCH, "program.py", "x", cwd=tmp_path)
     assert lines(done) == ["['program.py', 'x'] 5"]
 

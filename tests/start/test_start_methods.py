@@ -156,8 +156,7 @@ if __name__ == "__main__":
 
 
 def test_a_killed_fork_server_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "gate").mkdir()
-    done = scripts.run_source(tmp_path, SERVER_KILLED, str(tmp_path / "gate"))
+    done = scripts.run_source(tmp_path, SERVER_KILLED, scripts.gate_folder(tmp_path))
     assert (done.returncode, done.stdout) == (0, "255\n1\n"), done.stderr
 
 

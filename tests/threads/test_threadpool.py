@@ -9,13 +9,14 @@ import pickle
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import engine
 import pytest
 from engine import DEADLINE, pool_module
 from gates import eventually
+from tasks import identity
 
 ThreadPool: Any = pool_module.ThreadPool
 
@@ -25,16 +26,6 @@ class Thing:
 
     def __reduce__(self) -> Any:
         raise AssertionError("somebody pickles it")
-
-
-@pytest.fixture
-def crew(make_pool: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield make_pool(2, cls=ThreadPool)
-    request.node.funcargs.clear()  # the stdlib's has descriptors as long as anybody has it
-
-
-def identity(x: Any) -> Any:
-    return x
 
 
 def both(*args: Any, **kwds: Any) -> Any:

@@ -18,6 +18,7 @@ PREFIX = """
 import gc, multiprocessing, os, resource, sys, threading
 from engine import DEADLINE, Pool, errors
 from gates import eventually, kill_all
+from programs import told
 import tasks
 
 def limit(name, value=None):
@@ -31,12 +32,6 @@ def descriptors():
 
 def threads():
     return len(os.listdir("/proc/self/task"))
-
-def told(func, *args):
-    try:
-        return func(*args)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 
 def at_once(pool):
     assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
@@ -244,8 +239,7 @@ def can_unshare() -> bool:
 @pytest.mark.parametrize("how", ["read-only", "missing"])
 def test_dev_shm_is_not_needed(tmp_path: Path, how: str) -> None:
     """In the stdlib there is no pool without it: its queues have locks that live there."""
-    path = tmp_path / "program.py"
-    path.write_text(PREFIX + NO_SHM, encoding="utf-8")
+    path = scripts.write(tmp_path, PREFIX + NO_SHM)
     hide = (
         "mount -t tmpfs -o ro none /dev/shm"
         if how == "read-only"

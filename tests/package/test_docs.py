@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 FAILURES = TESTS.parent / "docs" / "failures.md"
 
 NAMED = re.compile(r"`(test_\w+\.(?:py|c))::(\w+)`")
@@ -23,10 +23,10 @@ def rows() -> list[str]:
 
 def defines(file: str, name: str) -> bool:
     c = file.endswith(".c")
-    path = TESTS / "core" / file if c else TESTS / file
     wanted = rf"^TEST\({name}\)$" if c else rf"^def {name}\("
-    return path.is_file() and bool(
+    return any(
         re.search(wanted, path.read_text(encoding="utf-8"), re.MULTILINE)
+        for path in TESTS.glob(f"*/{file}")
     )
 
 

@@ -16,25 +16,13 @@ import engine
 import pytest
 import scripts
 import tasks
+from checks import failure, whole_again
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
 
 pytestmark = pytest.mark.better
 
 errors = engine.errors
-
-
-def failure(result: Any) -> Any:
-    result.wait(DEADLINE)
-    assert result.ready(), "it never ended"
-    assert not result.successful()
-    return result._value
-
-
-def whole_again(pool: Any, size: int) -> None:
-    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
-    results = pool.map_async(tasks.square, range(20), 1)
-    assert results.get(DEADLINE) == [x * x for x in range(20)]
 
 
 # In the middle of writing and reading
@@ -176,11 +164,8 @@ def test_before_the_first_sign_of_life_and_while_being_replaced(tmp_path: Path) 
 
 
 def die_once(path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    tasks.die()
+    if tasks.is_first(path):
+        tasks.die()
 
 
 def test_in_the_initializer(make_pool: Any, tmp_path: Path) -> None:
@@ -214,11 +199,8 @@ def test_in_the_initializer_every_time(make_pool: Any, diary: Diary) -> None:
 
 
 def hold_first(gate: Gate, path: str) -> None:
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
-    except FileExistsError:
-        return
-    gate.hold()
+    if tasks.is_first(path):
+        gate.hold()
 
 
 def test_an_initializer_that_hangs_holds_up_no_other_worker(

@@ -18,18 +18,13 @@ import os, signal, sys, threading
 from engine import DEADLINE, Pool
 from gates import kill_all
 from interpreters import Interpreter
+from programs import told
 import cpool, tasks
 
 def started(isolated=True):
     interpreter = Interpreter(isolated)
     interpreter.run(f"import sys; sys.path[:] = {sys.path}")
     return interpreter
-
-def told(func, *args, **kwds):
-    try:
-        return func(*args, **kwds)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
 """
 
 IMPORTS = """

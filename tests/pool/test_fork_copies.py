@@ -13,7 +13,8 @@ import pytest
 import scripts
 import tasks
 from engine import DEADLINE
-from gates import Diary, Gate, all_gone, eventually, gone
+from gates import Diary, Gate, all_gone, gone
+from programs import exit_code
 
 pytestmark = pytest.mark.better
 
@@ -28,8 +29,7 @@ def in_copy(work: Callable[[], None], diary: Diary) -> None:
             diary.write(f"{type(error).__name__}: {error}")
         finally:
             os._exit(0)
-    ended = eventually(lambda: os.waitpid(child, os.WNOHANG)[0], "the copy hangs")
-    assert ended == child
+    assert exit_code(child) == 0
 
 
 # What a copy can do
@@ -118,11 +118,11 @@ def test_a_process_of_the_program_leaves_the_pool_alone(make_pool: Any, diary: D
 
 
 EXITS = """
-import os, sys, warnings
+import os, sys
 from engine import Pool
+from programs import exit_code
 import tasks
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 
 def main():
     pool = Pool(2)
@@ -133,7 +133,7 @@ def main():
     if child == 0:
         {last}
         return
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(exit_code(child))
     assert result.get() == [x * x for x in range(100)]
     assert [worker.pid for worker in pool._pool] == pids
     print(pool.map(tasks.square, [1, 2, 3]))
@@ -152,12 +152,11 @@ def test_a_copy_may_end_in_the_ordinary_way(tmp_path: Path, last: str, status: i
 
 
 COPIED_AT_ANY_MOMENT = """
-import os, threading, warnings
+import os, threading
 from engine import Pool
-from gates import eventually
+from programs import exit_code
 import tasks
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 
 stop = threading.Event()
 
@@ -197,8 +196,7 @@ for _ in range(30):
             status = 0
         finally:
             os._exit(status)
-    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
-    assert status == 0
+    assert exit_code(child) == 0
 stop.set()
 for thread in threads:
     thread.join()
@@ -213,12 +211,12 @@ def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
 
 
 COPIED_IN_A_WAIT = """
-import os, signal, sys, threading, warnings
+import os, signal, sys, threading
 from engine import DEADLINE, pool_module
 from gates import Gate, eventually
+from programs import exit_code
 import tasks
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 
 child = None
 
@@ -244,8 +242,7 @@ try:
     print({call})
 except ValueError as error:
     os._exit(3 if child == 0 and str(error) == "Pool not running" else 4)
-ended, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
-print(os.waitstatus_to_exitcode(status))
+print(exit_code(child))
 pool.terminate()
 """
 
@@ -266,18 +263,16 @@ def test_a_handler_that_forks_while_the_pool_is_waited_for(
     tmp_path: Path, cls: str, call: str
 ) -> None:
     """In the copy nothing will come."""
-    (tmp_path / "gate").mkdir()
     source = COPIED_IN_A_WAIT.format(cls=cls, call=call)
-    assert scripts.output(tmp_path, source, str(tmp_path / "gate")) == ["1", "3"]
+    assert scripts.output(tmp_path, source, scripts.gate_folder(tmp_path)) == ["1", "3"]
 
 
 COPIED_WITHIN = """
-import os, sys, warnings
+import os, sys
 from engine import Pool
-from gates import eventually
+from programs import exit_code
 import tasks
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 children = []
 
 class Forking:
@@ -303,8 +298,7 @@ with Pool(1) as pool:
     {call}
     print(pool.apply(abs, (-1,)))
 for child in children:
-    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
-    print(os.waitstatus_to_exitcode(status))
+    print(exit_code(child))
 """
 
 
@@ -346,12 +340,11 @@ def test_a_copy_that_is_forked_within_goes_no_further(
 
 
 LEFT_AT_ANY_MOMENT = """
-import gc, os, sys, threading, warnings
+import gc, os, sys, threading
 from engine import Pool
-from gates import eventually
+from programs import exit_code
 import tasks
 
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
 
 stop = threading.Event()
 
@@ -376,8 +369,7 @@ for number in range(18):
                 assert own.map(abs, [-1]) == [1]
             own.join()
         sys.exit(0)
-    pid, status = eventually(lambda: (w := os.waitpid(child, os.WNOHANG))[0] and w, "it hangs")
-    assert status == 0
+    assert exit_code(child) == 0
 stop.set()
 for thread in threads:
     thread.join()
@@ -420,7 +412,7 @@ def test_a_copy_that_lives_on_does_not_keep_the_pool_from_ending(
         assert all(gone(worker.pid) for worker in workers)
     finally:
         gate.open()
-        assert os.waitpid(child, 0) == (child, 0)
+        assert exit_code(child) == 0
 
 
 ORPHANS = """
@@ -444,10 +436,8 @@ held.get()
 
 def test_a_copy_that_lives_on_does_not_keep_the_workers_alive(tmp_path: Path) -> None:
     """They end with the process that made them."""
-    (tmp_path / "gate").mkdir()
-    path = tmp_path / "program.py"
-    path.write_text(ORPHANS, encoding="utf-8")
-    process = scripts.start(path, str(tmp_path / "gate"))
+    path = scripts.write(tmp_path, ORPHANS)
+    process = scripts.start(path, scripts.gate_folder(tmp_path))
     copy, *workers = map(int, scripts.line(process).split())
     try:
         os.kill(process.pid, signal.SIGKILL)
@@ -537,9 +527,7 @@ if __name__ == "__main__":
 )
 def test_what_a_fork_takes_from_other_threads_is_a_copy(tmp_path: Path, fork: str) -> None:
     """The child frees what was local to them, before any hook of ours has run there."""
-    script = tmp_path / "script.py"
-    script.write_text(LOCAL_TO_A_THREAD.replace("{fork}", fork))
-    done = scripts.run(script)
+    done = scripts.run_source(tmp_path, LOCAL_TO_A_THREAD.replace("{fork}", fork))
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["copy"])
 
 

@@ -18,6 +18,7 @@ import scripts
 import tasks
 from engine import Pool
 from gates import Gate, all_gone, eventually
+from misbehaving import ignore_sigterm_and_hold
 
 from cpool import WorkerLostError
 
@@ -34,15 +35,10 @@ PREFIX = """
 import gc, multiprocessing, os, pickle, signal, sys, time
 from engine import DEADLINE, Pool
 from gates import Gate, all_gone
+from programs import pids, say
 import tasks
 
 context = multiprocessing.get_context(sys.argv[1])
-
-def pids(pool):
-    return sorted(worker.pid for worker in pool._pool)
-
-def say(*words):
-    print(*words, flush=True)
 
 def work(gate):
     gate.enter()
@@ -53,16 +49,14 @@ def work(gate):
 
 
 def begin(tmp_path: Path, source: str, method: str) -> Any:
-    path = tmp_path / "program.py"
-    path.write_text(PREFIX + source, encoding="utf-8")
-    (tmp_path / "gate").mkdir()
-    return scripts.start(path, method, str(tmp_path / "gate"))
+    path = scripts.write(tmp_path, PREFIX + source)
+    return scripts.start(path, method, scripts.gate_folder(tmp_path))
 
 
 def press_ctrl_c(process: Any) -> None:
-    """Once the program says that it is ready; as the terminal does it, all processes at once."""
-    assert process.stdout.readline() == "ready\n"
-    os.killpg(process.pid, signal.SIGINT)
+    """Press Ctrl-C when the program says that it is ready."""
+    assert scripts.line(process) == "ready\n"
+    scripts.press_ctrl_c(process)
 
 
 # Ctrl-C
@@ -194,15 +188,10 @@ def test_kills_at_any_moment(method: str) -> None:
 # Ends
 
 
-def _stubborn(gate: Gate) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    gate.hold()
-
-
 def test_terminate_takes_no_longer_for_workers_that_do_not_listen(method: str, gate: Gate) -> None:
     """One is stopped and one ignores SIGTERM; one is idle."""
     pool = Pool(3, context=multiprocessing.get_context(method))
-    pool.map_async(_stubborn, [gate, gate], 1)
+    pool.map_async(ignore_sigterm_and_hold, [gate, gate], 1)
     pids = [worker.pid for worker in pool._pool]
     os.kill(gate.arrived(2)[0], signal.SIGSTOP)
     began = time.monotonic()
@@ -231,8 +220,7 @@ if __name__ == "__main__":
 
 
 FORKED = """
-import warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads, from 3.12 on
+from programs import exit_code
 
 if __name__ == "__main__":
     gate = Gate(sys.argv[2])
@@ -248,7 +236,7 @@ if __name__ == "__main__":
             pool.terminate()
             sys.exit(3)
         os._exit(4)
-    say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    say(exit_code(child))
     gate.open()
     say(result.get(DEADLINE), pids(pool) == before)
     pool.close()
@@ -287,10 +275,6 @@ if __name__ == "__main__":
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
     """Neither an idle one nor one that computes with all signals blocked."""
     process = begin(tmp_path, ORPHANS, method)
-    pids = [int(word) for word in process.stdout.readline().split()]
+    pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 2
-    killed = time.monotonic()
-    os.kill(process.pid, signal.SIGKILL)
-    all_gone(pids)
-    assert time.monotonic() - killed < 2
-    scripts.finish(process)
+    scripts.kill(process, pids)

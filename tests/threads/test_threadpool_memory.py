@@ -18,6 +18,7 @@ import scripts
 from engine import DEADLINE, pool_module
 from gates import Gate, eventually
 from leftovers import all_freed, settled, threads
+from tasks import identity
 
 ThreadPool: Any = pool_module.ThreadPool
 
@@ -32,10 +33,6 @@ class Thing:
         self.other: Any = None
 
 
-def identity(x: Any) -> Any:
-    return x
-
-
 def fail(x: Any) -> None:
     raise ValueError(x)
 
@@ -43,12 +40,6 @@ def fail(x: Any) -> None:
 def unread(use: Any) -> Any:
     """Of an iterator that is not read to its end; the stdlib's pool keeps what it has."""
     return pytest.param(use, marks=pytest.mark.better)
-
-
-@pytest.fixture
-def crew(make_pool: Callable[..., Any], request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield make_pool(2, cls=ThreadPool)
-    request.node.funcargs.clear()  # the stdlib's has descriptors as long as anybody has it
 
 
 @pytest.mark.parametrize(
@@ -254,9 +245,8 @@ print(*shown(multiprocessing.dummy.Pool(2, len, ([],))))
 @pytest.mark.better
 @pytest.mark.parametrize("how", ["install", "run"])
 def test_swapped_in_both_ways_to_make_one_give_ours(tmp_path: Path, how: str) -> None:
-    path = tmp_path / "program.py"
     install = "import cpool; cpool.install()" if how == "install" else ""
-    path.write_text(SWAPPED.format(install=install), encoding="utf-8")
+    path = scripts.write(tmp_path, SWAPPED.format(install=install))
     done = scripts.run(*(["-m", "cpool"] if how == "run" else []), path)
     assert (done.stdout, done.stderr) == ("True True True True\n" * 3, "")
 

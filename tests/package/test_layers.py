@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).parent.parent
+TOP = Path(__file__).parents[2]
 
 FORBIDDEN_CALLS = {
     "exit": "runs the parent's exit functions and flushes its buffers a second time",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import linecache
 import multiprocessing
 import os
@@ -11,7 +10,6 @@ import pickle
 import re
 import resource
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -24,25 +22,13 @@ import engine
 import pytest
 import scripts
 import tasks
+from checks import failure, whole_again
 from engine import DEADLINE, MaybeEncodingError, RemoteTraceback
 from gates import Diary, Gate, eventually, gone, kill_all
 
 pytestmark = pytest.mark.better
 
 errors = engine.errors
-
-
-def failure(result: Any) -> Any:
-    result.wait(DEADLINE)
-    assert result.ready(), "it never ended"
-    assert not result.successful()
-    return result._value
-
-
-def whole_again(pool: Any, size: int) -> None:
-    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
-    results = pool.map_async(tasks.square, range(20), 1)
-    assert results.get(DEADLINE) == [x * x for x in range(20)]
 
 
 # Exceptions that are hard to tell of
@@ -73,10 +59,6 @@ class Recursive(Exception):
         self.args = (self,)
 
 
-def raise_class(cls: type[BaseException]) -> NoReturn:
-    raise cls()
-
-
 def overflow() -> None:
     overflow()
 
@@ -96,8 +78,8 @@ def overflow() -> None:
 def test_an_exception_of_any_kind_arrives(make_pool: Any, cls: Any, arrives_as: Any) -> None:
     pool = make_pool(1)
     results = [
-        pool.apply_async(raise_class, (cls,)),
-        pool.map_async(raise_class, [cls]),
+        pool.apply_async(tasks.make_and_raise, (cls,)),
+        pool.map_async(tasks.make_and_raise, [cls]),
     ]
     assert [type(failure(result)) for result in results] == [arrives_as] * 2
     whole_again(pool, 1)
@@ -129,69 +111,12 @@ def test_a_result_that_is_too_deep_to_be_sent(make_pool: Any) -> None:
 
 # Descriptors
 
-
-def ours() -> list[int]:
-    """All descriptors but the standard ones; those that are the worker's are among them."""
-    return [int(name) for name in os.listdir("/proc/self/fd") if int(name) > 2]
-
-
-def close_all(value: Any) -> Any:
-    os.closerange(3, max(ours()) + 1)
-    return value
-
-
-def replace_all(path: str, value: Any) -> Any:
-    """Put a file of its own in the place of every descriptor."""
-    with open(path, "ab") as file:
-        for fd in ours():
-            if fd != file.fileno():
-                os.dup2(file.fileno(), fd)
-    return value
-
-
-def write_to_all(value: Any) -> Any:
-    for fd in ours():
-        with contextlib.suppress(OSError):
-            os.set_blocking(fd, False)
-            os.write(fd, b"rubbish " * 100)
-    return value
-
-
-def read_from_all(value: Any) -> Any:
-    for fd in ours():
-        with contextlib.suppress(OSError):
-            os.set_blocking(fd, False)
-            os.read(fd, 100)
-    return value
-
-
-def write_into_its_tasks(value: Any) -> Any:
-    """Into the pipe that its tasks come from, by the other end."""
-    for fd in ours():
-        with contextlib.suppress(OSError):
-            if not stat.S_ISFIFO(os.fstat(fd).st_mode):
-                continue  # a file that is not ours: libffi has its own library open
-            # Not the one that tells of the parent's end: whatever comes there is the worker's.
-            if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_ASYNC) == os.O_RDONLY:
-                end = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
-                os.write(end, b"rubbish " * 100)
-                os.close(end)
-    return value
-
-
-def make_nonblocking(value: Any) -> Any:
-    for fd in ours():
-        with contextlib.suppress(OSError):
-            os.set_blocking(fd, False)
-    return value
-
-
 DESCRIPTORS = """
 import os, sys
 from functools import partial
 from engine import DEADLINE, Pool, errors
 from gates import eventually
-import tasks, test_misbehaving_tasks as bad
+import misbehaving, tasks
 
 def outcome(result):
     try:
@@ -224,12 +149,12 @@ pool.join(timeout=DEADLINE)
     [
         # What was finished is in memory that both sides share, so that it need not be sent; if the
         # pool has not ended the worker before.
-        ("bad.close_all", "(kept|lost) lost"),
-        ("partial(bad.replace_all, sys.argv[1])", "(kept|lost) lost"),
-        ("bad.write_to_all", "(kept|lost) lost"),
-        ("bad.read_from_all", "kept kept"),
-        ("bad.write_into_its_tasks", "kept kept"),
-        ("bad.make_nonblocking", "kept kept"),
+        ("misbehaving.close_all", "(kept|lost) lost"),
+        ("partial(misbehaving.replace_all, sys.argv[1])", "(kept|lost) lost"),
+        ("misbehaving.write_to_all", "(kept|lost) lost"),
+        ("misbehaving.read_from_all", "kept kept"),
+        ("misbehaving.write_into_its_tasks", "kept kept"),
+        ("misbehaving.make_nonblocking", "kept kept"),
     ],
 )
 def test_whatever_is_done_to_the_descriptors(tmp_path: Path, work: str, told: str) -> None:
@@ -240,28 +165,13 @@ def test_whatever_is_done_to_the_descriptors(tmp_path: Path, work: str, told: st
 
 # Output
 
-
-def print_to_closed_stdout() -> None:
-    sys.stdout.close()
-    print("hello")
-
-
-def print_to_nowhere() -> None:
-    """Into a pipe that nobody reads: that shows when the worker ends."""
-    reading, writing = os.pipe()
-    os.dup2(writing, 1)
-    os.close(reading)
-    os.close(writing)
-    print("hello" * 10, end="")
-
-
 OUTPUT = """
 import sys
 from engine import DEADLINE, Pool
-import tasks, test_misbehaving_tasks as bad
+import misbehaving, tasks
 
 pool = Pool(1)
-result = pool.apply_async(bad.{work})
+result = pool.apply_async(misbehaving.{work})
 result.wait(DEADLINE)
 print("done" if result.successful() else repr(result._value))
 print(pool.map(abs, [-1]))
@@ -317,6 +227,17 @@ def start_thread(daemon: bool) -> int:
     return threading.active_count()
 
 
+def await_stderr(capfd: pytest.CaptureFixture[str], text: str) -> None:
+    """Wait until a worker has printed the text. The output may come in pieces."""
+    pieces: list[str] = []
+
+    def is_printed() -> bool:
+        pieces.append(capfd.readouterr().err)
+        return text in "".join(pieces)
+
+    eventually(is_printed)
+
+
 def test_a_task_that_forks_and_returns_in_both(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
     [worker] = pool._pool
@@ -336,13 +257,7 @@ def test_a_task_that_forks_and_raises_in_both(
     whole_again(pool, 1)
     pool.close()
     pool.join(timeout=DEADLINE)
-    said: list[str] = []  # it may come in parts
-
-    def told() -> bool:
-        said.append(capfd.readouterr().err)
-        return "ValueError: child" in "".join(said)
-
-    eventually(told)
+    await_stderr(capfd, "ValueError: child")
 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
@@ -398,6 +313,15 @@ def leave_a_handler_that_raises(number: int) -> int:
     return os.getpid()
 
 
+def interrupt_until_gone(pid: int) -> None:
+    def interrupted() -> bool:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+        return gone(pid)
+
+    eventually(interrupted)
+
+
 def ignore_everything(value: Any = None) -> Any:
     everything = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
     signal.pthread_sigmask(signal.SIG_BLOCK, everything)
@@ -418,21 +342,9 @@ def test_a_handler_that_raises_between_two_tasks(
     """It ends the worker, as it would end any program, and costs no task."""
     pool = make_pool(1)
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
-
-    def interrupted() -> bool:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGUSR1)
-        return gone(pid)
-
-    eventually(interrupted)  # once it waits for the next task
+    interrupt_until_gone(pid)  # once the worker waits for the next task
     whole_again(pool, 1)
-    told: list[str] = []
-
-    def is_told() -> bool:  # what a worker prints comes in pieces
-        told.append(capfd.readouterr().err)
-        return "LookupError: not now" in "".join(told)
-
-    eventually(is_told)
+    await_stderr(capfd, "LookupError: not now")
 
 
 def test_a_task_that_blocks_all_signals(make_pool: Any) -> None:
@@ -530,13 +442,7 @@ def test_a_worker_that_breaks_off_waits_for_no_thread(
     pool = make_pool(1)
     pool.apply_async(leave_thread_and_exit, (gate, "return")).get(DEADLINE)
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
-
-    def interrupted() -> bool:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGUSR1)
-        return gone(pid)
-
-    eventually(interrupted)
+    interrupt_until_gone(pid)
     whole_again(pool, 1)
 
 

@@ -11,19 +11,13 @@ from typing import Any
 import engine
 import pytest
 import tasks
+from checks import failure
 from engine import DEADLINE
 from gates import Gate
 
 pytestmark = pytest.mark.better
 
 errors = engine.errors
-
-
-def failure(result: Any) -> Any:
-    result.wait(DEADLINE)
-    assert result.ready(), "it never ended"
-    assert not result.successful()
-    return result._value
 
 
 def works(pool: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import engine
 import pytest
 import scripts
-from gates import all_gone, eventually
+from gates import eventually
 
 pytestmark = pytest.mark.better
 
@@ -22,15 +22,10 @@ PREFIX = """
 import os, signal, sys, threading, time
 from engine import DEADLINE, Pool, errors
 from gates import Gate, eventually
+from programs import pids, say
 import tasks
 
 gate = Gate(sys.argv[1])
-
-def pids(pool):
-    return sorted(worker.pid for worker in pool._pool)
-
-def say(*words):
-    print(*words, flush=True)
 
 def doze():
     # In steps, so that a signal is noticed soon that came just before it began to sleep.
@@ -46,17 +41,10 @@ def work(number=0):
 
 def begin(tmp_path: Path, source: str) -> Any:
     """Start a program, and wait for the first line that it prints."""
-    path = tmp_path / "program.py"
-    path.write_text(PREFIX + source, encoding="utf-8")
-    (tmp_path / "gate").mkdir()
-    process = scripts.start(path, str(tmp_path / "gate"))
+    path = scripts.write(tmp_path, PREFIX + source)
+    process = scripts.start(path, scripts.gate_folder(tmp_path))
     assert scripts.line(process) == "ready\n"
     return process
-
-
-def press_ctrl_c(process: Any) -> None:
-    """As the terminal does it: parent and workers, all at once."""
-    os.killpg(process.pid, signal.SIGINT)
 
 
 # What the program waits in, with two tasks that run and one that waits for a worker.
@@ -98,7 +86,7 @@ def test_ctrl_c_is_one_exception_at_once_wherever_it_waits(tmp_path: Path, name:
     """bpo-8296. No worker prints anything, and what ran is over; the pool can be used again."""
     process = begin(tmp_path, INTERRUPTED.format(wait=WAITS[name]))
     pressed = time.monotonic()
-    press_ctrl_c(process)
+    scripts.press_ctrl_c(process)
     done = scripts.finish(process)
     assert (done.returncode, done.stderr) == (0, "")
     [raised] = done.stdout.split()
@@ -122,7 +110,7 @@ pool.join()
 
 def test_idle_workers_do_not_care_about_ctrl_c(tmp_path: Path) -> None:
     process = begin(tmp_path, IDLE)
-    press_ctrl_c(process)
+    scripts.press_ctrl_c(process)
     done = scripts.finish(process)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
@@ -143,7 +131,7 @@ pool.join()
 
 def test_ctrl_c_in_the_initializers(tmp_path: Path) -> None:
     process = begin(tmp_path, STARTING)
-    press_ctrl_c(process)
+    scripts.press_ctrl_c(process)
     done = scripts.finish(process)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\n", "")
 
@@ -181,7 +169,7 @@ pool.join()
 def test_tasks_that_catch_or_ignore_ctrl_c_go_on(tmp_path: Path, how: str) -> None:
     """The parent is interrupted all the same, and their results come."""
     process = begin(tmp_path, STUBBORN.format(how=how))
-    press_ctrl_c(process)
+    scripts.press_ctrl_c(process)
     done = scripts.finish(process)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted [0, 1]\n", "")
 
@@ -199,7 +187,7 @@ with Pool(3) as pool:
 def test_ctrl_c_again_and_again(tmp_path: Path) -> None:
     process = begin(tmp_path, IMPATIENT)
     while process.poll() is None:
-        press_ctrl_c(process)
+        scripts.press_ctrl_c(process)
         eventually(lambda: True)
     done = scripts.finish(process)
     assert done.returncode == -signal.SIGINT
@@ -320,8 +308,6 @@ made = []
 def make():
     made.append(Pool(3))
 if {in_a_thread}:
-    import warnings
-    warnings.simplefilter("ignore", DeprecationWarning)
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
@@ -343,11 +329,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread:
     process = begin(tmp_path, ORPHANS.format(in_a_thread=in_a_thread))
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
-    killed = time.monotonic()
-    os.kill(process.pid, signal.SIGKILL)
-    all_gone(pids)
-    assert time.monotonic() - killed < 2
-    scripts.finish(process)
+    scripts.kill(process, pids)
 
 
 STOPPED = """
@@ -366,12 +348,6 @@ def test_workers_that_are_stopped_do_not_outlive_it_either(tmp_path: Path) -> No
     process = begin(tmp_path, STOPPED)
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
-    killed = time.monotonic()
-    os.kill(process.pid, signal.SIGKILL)
-    if engine.PORTABLE:
-        # No thread of a stopped process runs: it ends where the kernel does it, or goes on first.
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-    all_gone(pids)
-    assert time.monotonic() - killed < 2
-    scripts.finish(process)
+    # Without Linux's own calls a thread of the worker's ends it, and no thread of a stopped process
+    # runs.
+    scripts.kill(process, pids, resume=engine.PORTABLE)

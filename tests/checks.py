@@ -1,0 +1,25 @@
+"""Checks that tests of many files make of a pool and its jobs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tasks
+from engine import DEADLINE
+from gates import eventually
+
+
+def failure(result: Any) -> Any:
+    """Wait for a job that must fail; its exception."""
+    result.wait(DEADLINE)
+    assert result.ready(), "the job never ended"
+    assert not result.successful()
+    return result._value
+
+
+def whole_again(pool: Any, size: int) -> None:
+    """Check that the pool has all its workers, and that the workers run tasks."""
+    eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))
+    squares = [x * x for x in range(20)]
+    assert pool.map_async(tasks.square, range(20), 1).get(DEADLINE) == squares
+    assert pool.map(tasks.square, range(20), 1) == squares
