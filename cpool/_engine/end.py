@@ -6,8 +6,8 @@ import signal
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
-from . import _core
-from ._thread import Thread
+from .. import _core
+from .thread import Thread
 
 # terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
 _GRACE_S = 0.5

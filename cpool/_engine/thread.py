@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 
-from . import _core
+from .. import _core
 
 
 def check_can_start() -> None:

@@ -17,15 +17,15 @@ from collections.abc import Callable
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
 
-from ._stdlib import TYPE_CHECKING
-from ._stdlib import pool as stdlib
-from .errors import (
+from ..errors import (
     InitializerError,
     PoolError,
     PoolTerminated,
     RemoteError,
     WorkerLostError,
 )
+from .stdlib import TYPE_CHECKING
+from .stdlib import pool as stdlib
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn

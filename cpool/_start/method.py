@@ -16,7 +16,7 @@ import warnings
 from multiprocessing import context
 from types import CodeType
 
-from ._stdlib import TYPE_CHECKING
+from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
-from . import _remote
-from ._stdlib import TYPE_CHECKING
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
 
 try:
     import faulthandler  # here, before any fork: in a child it takes as long as all of main()
@@ -25,7 +25,7 @@ except ImportError:  # an interpreter that lets no such module in
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from ._core import Worker
+    from .._core import Worker
 
 # Without the GIL gc.freeze() writes to each object, and a worker would copy all of the parent's.
 _FREEZES = "t" not in sys.abiflags
@@ -55,7 +55,7 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
 
 def attach(ends: list[Any], budget: int) -> Worker:
     """In a process that was not forked, as its Process object is unpickled: its worker."""
-    from . import _core
+    from .. import _core
 
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
@@ -70,7 +70,7 @@ def _initialize(
     try:
         initializer(*initargs)
     except BaseException as exc:
-        worker.report_init_error(_remote.pack_error(exc, None))
+        worker.report_init_error(failures.pack_error(exc, None))
         if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
             sys.stderr.write("cpool: the initializer raised in a worker:\n")
             traceback.print_exc()

@@ -10,14 +10,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
 
-from . import _core, _end
-from ._recipes import TaskQueue
-from ._results import Cache
-from ._size import default_processes
-from ._stdlib import TYPE_CHECKING, replaces_parts
-from ._stdlib import ThreadPool as _StdlibThreadPool
-from ._thread import Thread, check_can_start
-from .pool import RUN, Pool
+from .. import _core
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, replaces_parts
+from .._base.stdlib import ThreadPool as _StdlibThreadPool
+from . import end
+from .processes import RUN, Pool
+from .queue import TaskQueue
+from .results import Cache
+from .thread import Thread, check_can_start
 
 if TYPE_CHECKING:
     from typing import Any
@@ -108,10 +109,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
         except BaseException:
             self._engine.end()
             for thread in self._workers:
-                thread.join(_end.LAST_GRACE_S)  # it may sit in the initializer for ever
+                thread.join(end.LAST_GRACE_S)  # it may sit in the initializer for ever
             raise
         self._terminate = util.Finalize(
-            self, _end.shut_down_threads, args=(self._engine,), exitpriority=15
+            self, end.shut_down_threads, args=(self._engine,), exitpriority=15
         )
         self._state = RUN
 
@@ -183,4 +184,4 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._engine.end()  # all is done; the helper ends
         for thread in [*workers, *(t for t in self._threads if not t.is_current())]:
             # It may sit in the user's iterable or callback for ever: it is left behind.
-            thread.join(_end.LAST_GRACE_S)
+            thread.join(end.LAST_GRACE_S)

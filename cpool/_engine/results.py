@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
-from . import _core, _stdlib
-from ._stdlib import TYPE_CHECKING, T
+from .. import _core
+from .._base import stdlib
+from .._base.stdlib import TYPE_CHECKING, T
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -70,7 +71,7 @@ class _Event:
         return self._result.ready()
 
 
-class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
+class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
@@ -79,6 +80,8 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     `ready()` says whether the result is there, `successful()` whether it is a value
     (`ValueError` before it is ready).
     """
+
+    __module__ = "cpool.pool"
 
     if TYPE_CHECKING:
 
@@ -109,8 +112,10 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
+class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
     """What `map_async` and `starmap_async` return: the value is the list of all results."""
+
+    __module__ = "cpool.pool"
 
     def __init__(
         self,
@@ -128,12 +133,14 @@ class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
         return self._left()
 
 
-class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
+class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
     `next(timeout=None)` raises what the task of that item raised, and goes on after it;
     `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     """
+
+    __module__ = "cpool.pool"
 
     if TYPE_CHECKING:
 
@@ -151,8 +158,10 @@ class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
     __reduce__ = _not_picklable
 
 
-class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
+class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
     """What `imap_unordered` returns: results in the order in which they come."""
+
+    __module__ = "cpool.pool"
 
     def __init__(self, pool: Any) -> None:
         _core.Stream.__init__(self, pool, False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import sys
 
-from . import pool
-from ._stdlib import pool as _original
+from .. import pool
+from .._base.stdlib import pool as _original
 
 _NAME = "multiprocessing.pool"
 

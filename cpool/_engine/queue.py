@@ -9,10 +9,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-from . import _core
-from ._results import IMapIterator
-from ._stdlib import TYPE_CHECKING
-from .errors import InitializerError, PoolError, PoolTerminated
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from ..errors import InitializerError, PoolError, PoolTerminated
+from .results import IMapIterator
 
 if TYPE_CHECKING:
     from typing import Any

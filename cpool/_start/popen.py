@@ -11,14 +11,15 @@ from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
 
-from . import _child, _core
-from ._stdlib import TYPE_CHECKING
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from . import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ._core import Worker
+    from .._core import Worker
 
 
 @contextmanager
@@ -77,7 +78,7 @@ class ForkPopen(Popen):
         with _tracker_stays():
             self.pid = self._worker.fork()
         if self.pid == 0:
-            _child.run_forked(process, self._worker)
+            child.run_forked(process, self._worker)
         self.finalizer = util.Finalize(self, self._worker.close)
         self.sentinel = self._worker.sentinel
 
@@ -123,7 +124,7 @@ def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of one Process object."""
     kind: type[Popen] = ForkPopen
     if method != "fork":
-        from ._launched import POPENS  # here: few programs need the launchers
+        from .launchers import POPENS  # here: few programs need the launchers
 
         kind = POPENS[method]
 

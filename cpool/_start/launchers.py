@@ -16,14 +16,15 @@ from multiprocessing import (
 )
 from multiprocessing.process import BaseProcess
 
-from . import _child, _core
-from ._popen import Popen
-from ._stdlib import TYPE_CHECKING
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from . import child
+from .popen import Popen
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._core import Worker
+    from .._core import Worker
 
 
 class _LaunchedPopen(Popen):
@@ -49,7 +50,7 @@ class _LaunchedPopen(Popen):
 
     def _launch_blocked(self, process: BaseProcess) -> None:
         self._prepare()
-        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays over
+        # As a forked worker: Ctrl-C concerns it once it is in child.main(). The mask stays over
         # exec. And none of the launcher's steps is interrupted, in the main thread.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
@@ -111,7 +112,7 @@ def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
     context.assert_spawning(worker)
     *fds, budget = worker.ends()
     ends = [reduction.DupFd(fd) if fd >= 0 else None for fd in fds]
-    return _child.attach, (ends, budget)
+    return child.attach, (ends, budget)
 
 
 reduction.ForkingPickler.register(_core.Worker, _reduce_worker)

@@ -1,73 +1,48 @@
-"""The drop-in for multiprocessing.pool: the same names, with `Pool` on cpool's engine.
+"""`cpool.pool.Pool`: what runs once a pool, in Python; what runs once a task is in the extension.
 
-What runs once a task is in the extension (`cpool._core`); here is what runs once a pool, and the
-private attributes of the stdlib's class that programs are known to use. Where a pool cannot run
-on the engine, because its context is none of multiprocessing's or because a subclass replaces parts
-of the stdlib's machinery, the stdlib's inherited engine runs it.
+Also the private attributes of the stdlib's class that programs are known to use. A pool that
+cannot run on the engine, because its context is none of multiprocessing's or because a subclass
+replaces parts of the stdlib's machinery, runs on the engine that the class inherits.
 """
 
 from __future__ import annotations
 
-# ruff: noqa: F401  (the names that importers of multiprocessing.pool find there)
-import collections
-import itertools
 import operator
-import os
-import queue
-import signal
-import sys
 import threading
-import time
-import traceback
-import types
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
-from multiprocessing import TimeoutError, get_context, util
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import TimeoutError, util
 from multiprocessing import context as _context
-from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-from . import _child, _core, _end, _popen, _remote
-from ._recipes import TaskQueue
-from ._results import ApplyResult as ApplyResult
-from ._results import AsyncResult as AsyncResult
-from ._results import Cache
-from ._results import IMapIterator as IMapIterator
-from ._results import IMapUnorderedIterator as IMapUnorderedIterator
-from ._results import MapResult as MapResult
-from ._size import default_processes
-from ._start_method import default_context, warn_of_threads
-from ._stdlib import TYPE_CHECKING, T, replaces_parts
-from ._stdlib import Pool as _StdlibPool
-from ._stdlib import pool as _stdlib
-from ._thread import Thread
-from .errors import PoolError, PoolTerminated
+from .. import _core
+from .._base import failures
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
+from .._base.stdlib import Pool as _StdlibPool
+from .._base.stdlib import pool as _stdlib
+from .._start import child, popen
+from .._start.method import default_context, warn_of_threads
+from ..errors import PoolError, PoolTerminated
+from . import end
+from .queue import TaskQueue
+from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
+from .thread import Thread
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, TypeVar
+    from typing import Any, TypeVar
 
     S = TypeVar("S")
 else:
-    Any = NoReturn = S = object
-
-__all__ = ["Pool", "ThreadPool"]
+    Any = S = object
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
 CLOSE = _stdlib.CLOSE
 TERMINATE = _stdlib.TERMINATE
 
-# These travel in pickles under the name multiprocessing.pool.X: the very same objects.
-RemoteTraceback = _stdlib.RemoteTraceback
-ExceptionWithTraceback = _stdlib.ExceptionWithTraceback
-rebuild_exc = _stdlib.rebuild_exc
-MaybeEncodingError = _stdlib.MaybeEncodingError
 mapstar = _stdlib.mapstar
 starmapstar = _stdlib.starmapstar
-worker = _stdlib.worker
-job_counter = _stdlib.job_counter
-_helper_reraises_exception = _stdlib._helper_reraises_exception
-_PoolCache = _stdlib._PoolCache
 
 # Workers that end before they are ready, in a row and for each one that there should be. The
 # engine waits longer each time, so this is after more than a second.
@@ -104,6 +79,8 @@ class Pool(_StdlibPool):
     Every job ends: with its results, with what a task raised, with `WorkerLostError` where
     a worker died, with `InitializerError` where the initializer raised, or with `PoolTerminated`.
     """
+
+    __module__ = "cpool.pool"
 
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
@@ -152,8 +129,6 @@ class Pool(_StdlibPool):
         )
 
     def _start(self) -> None:
-        import weakref
-
         forks = self._ctx.get_start_method() == "fork"
         if forks:
             warn_of_threads(stacklevel=4)
@@ -167,10 +142,10 @@ class Pool(_StdlibPool):
         try:
             self._repopulate_pool()
         except BaseException:
-            _end.shut_down(self._engine, self._workers, self._threads)
+            end.shut_down(self._engine, self._workers, self._threads)
             raise
         self._terminate = util.Finalize(
-            self, _end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
+            self, end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
         )
         self._state = RUN
 
@@ -180,7 +155,7 @@ class Pool(_StdlibPool):
         if self._state != RUN:
             raise ValueError("Pool not running")
         if self._engine is not None and not self._engine.is_ours:
-            _remote.raise_foreign()
+            failures.raise_foreign()
 
     def apply(
         self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
@@ -467,9 +442,9 @@ class Pool(_StdlibPool):
     def _make_worker(self) -> BaseProcess:
         assert self._engine is not None
         worker = self._engine.worker(self._maxtasksperchild)
-        process = self._new_worker(_child.main, worker, self._initializer, self._initargs)
+        process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: whatever class the context or `Process` gave stays as it is.
-        process._Popen = _popen.starter(worker, self._ctx.get_start_method())
+        process._Popen = popen.starter(worker, self._ctx.get_start_method())
         made: BaseProcess = process
         return made
 
@@ -491,7 +466,7 @@ class Pool(_StdlibPool):
             self._engine.set_target(self._processes)
             leaving = sum(map(_is_leaving, self._workers))
             missing = self._processes - len(self._workers) + leaving
-            with _popen.started_together() as start:
+            with popen.started_together() as start:
                 while missing > 0:
                     batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
                     missing -= len(batch)
@@ -524,7 +499,7 @@ class Pool(_StdlibPool):
             except PoolTerminated:
                 pass  # it has ended meanwhile
             except PoolError as exc:
-                self._engine.break_pool(_remote.pack_error(exc, None))
+                self._engine.break_pool(failures.pack_error(exc, None))
             except Exception as exc:
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
@@ -573,7 +548,7 @@ class Pool(_StdlibPool):
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
         if not engine.is_ours:
-            _remote.raise_foreign()
+            failures.raise_foreign()
 
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
@@ -594,7 +569,4 @@ class Pool(_StdlibPool):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
-        _end.clean_up(self._engine, self._workers, self._threads)
-
-
-from ._threadpool import ThreadPool as ThreadPool  # noqa: E402  (it is a Pool)
+        end.clean_up(self._engine, self._workers, self._threads)

@@ -1,0 +1,1 @@
+"""Starting a worker process, from its Process object to its main(). Private."""
