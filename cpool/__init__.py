@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from multiprocessing import TimeoutError
 
-from ._base import fallback
+from ._program import fallback
 
 fallback.find_engine()
 

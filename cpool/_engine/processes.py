@@ -22,7 +22,7 @@ from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
-from .._start.method import default_context, warn_of_threads
+from .._start.method import default_context, popen_factory, warn_of_threads
 from ..errors import PoolError, PoolTerminated
 from . import end
 from .queue import TaskQueue
@@ -444,7 +444,7 @@ class Pool(_StdlibPool):
         worker = self._engine.worker(self._maxtasksperchild)
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: whatever class the context or `Process` gave stays as it is.
-        process._Popen = popen.starter(worker, self._ctx.get_start_method())
+        process._Popen = popen_factory(worker, self._ctx.get_start_method())
         made: BaseProcess = process
         return made
 

@@ -1,4 +1,4 @@
-"""Which context a pool has where none is given, and what is said of forking.
+"""Start methods: the context of a pool that is given none, and what starts a worker.
 
 Linux forks where nobody has chosen a start method, whatever the interpreter's own default. From
 3.14 on that is another one, and anything that asks multiprocessing for its default settles it, such
@@ -13,13 +13,18 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from multiprocessing import context
+from multiprocessing.process import BaseProcess
 from types import CodeType
 
 from .._base.stdlib import TYPE_CHECKING
+from .popen import ForkPopen, Popen
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from .._core import Worker
 
 
 def default_context() -> Any:
@@ -58,6 +63,20 @@ def _is_new(code: CodeType) -> bool:
     """Is the first instruction still as it was compiled?"""
     now: bytes = getattr(code, "_co_code_adaptive", code.co_code)
     return now[0] == code.co_code[0]
+
+
+def popen_factory(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
+    """To be set as `_Popen` of the worker's Process object, which calls it to start."""
+    kind: type[Popen] = ForkPopen
+    if method != "fork":
+        from .launchers import POPENS  # lazily: few programs need the launchers
+
+        kind = POPENS[method]
+
+    def start(process: BaseProcess) -> Popen:
+        return kind(process, worker)
+
+    return start
 
 
 _FORK_WARNING = (

@@ -118,17 +118,3 @@ def started_together() -> Iterator[Callable[[BaseProcess], None]]:
         yield start
     finally:
         children.update(started)
-
-
-def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
-    """To be set as `_Popen` of one Process object."""
-    kind: type[Popen] = ForkPopen
-    if method != "fork":
-        from .launchers import POPENS  # here: few programs need the launchers
-
-        kind = POPENS[method]
-
-    def start(process: BaseProcess) -> Popen:
-        return kind(process, worker)
-
-    return start

@@ -12,7 +12,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from .stdlib import pool
+from .._base.stdlib import pool
 
 _WARNING = (
     "cpool has no engine for Windows yet: Pool and ThreadPool are the standard library's here, "

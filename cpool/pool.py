@@ -15,14 +15,14 @@ import warnings
 from multiprocessing import TimeoutError, get_context, util
 from multiprocessing.connection import wait
 
-from .._base.stdlib import pool as _stdlib
-from .._engine.processes import Pool
-from .._engine.results import ApplyResult as ApplyResult
-from .._engine.results import AsyncResult as AsyncResult
-from .._engine.results import IMapIterator as IMapIterator
-from .._engine.results import IMapUnorderedIterator as IMapUnorderedIterator
-from .._engine.results import MapResult as MapResult
-from .._engine.threads import ThreadPool
+from ._base.stdlib import pool as _stdlib
+from ._engine.processes import Pool
+from ._engine.results import ApplyResult as ApplyResult
+from ._engine.results import AsyncResult as AsyncResult
+from ._engine.results import IMapIterator as IMapIterator
+from ._engine.results import IMapUnorderedIterator as IMapUnorderedIterator
+from ._engine.results import MapResult as MapResult
+from ._engine.threads import ThreadPool
 
 __all__ = ["Pool", "ThreadPool"]
 
