@@ -14,7 +14,7 @@ from ._program import fallback
 
 fallback.find_engine()
 
-# ruff: noqa: E402  (what they import depends on what was found)
+# ruff: noqa: E402  (`.pool` is another module where there is no extension)
 from ._base.size import default_processes
 from ._program.swap import install, uninstall
 from .errors import (

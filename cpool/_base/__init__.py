@@ -1,1 +1,1 @@
-"""What stands below the extension: the stdlib's own pool, sizes, reports of failures. Private."""
+"""Modules that the extension itself imports, or that need no extension. Private."""

@@ -1,1 +1,1 @@
-"""The two kinds of pools, on the extension. Private; `cpool.pool` has their names."""
+"""Pool and ThreadPool on the extension, their results and threads. Private: see cpool.pool."""

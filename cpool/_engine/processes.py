@@ -1,8 +1,8 @@
-"""`cpool.pool.Pool`: what runs once a pool, in Python; what runs once a task is in the extension.
+"""`cpool.pool.Pool`: the part of a pool that runs once a pool; the extension runs the tasks.
 
-Also the private attributes of the stdlib's class that programs are known to use. A pool that
-cannot run on the engine, because its context is none of multiprocessing's or because a subclass
-replaces parts of the stdlib's machinery, runs on the engine that the class inherits.
+The class keeps those private attributes of the stdlib's class that programs are known to use. A
+pool whose context is none of multiprocessing's, or whose class overrides private hooks of the
+stdlib's pool, runs on the inherited engine of the stdlib.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ TERMINATE = _stdlib.TERMINATE
 mapstar = _stdlib.mapstar
 starmapstar = _stdlib.starmapstar
 
-# Workers that end before they are ready, in a row and for each one that there should be. The
-# engine waits longer each time, so this is after more than a second.
+# The pool gives up after this many failed starts in a row, times its size. The engine waits longer
+# before each retry, so this takes more than a second.
 _MAX_FAILED_STARTS = 8
 
-# So many workers are made before the first of them is forked: each page of memory that the
-# program writes to between two forks is copied once more.
+# The number of workers that are prepared before the first of them is forked: each page that the
+# parent writes to between two forks is copied once more.
 _BATCH = 8
 
-# How a chunk is applied, and a single item.
+# The engine's modes for chunks, and for chunks of one item.
 _MODES = {
     mapstar: (_core.MAP | _core.LISTED, _core.MAP_ONE | _core.LISTED),
     starmapstar: (_core.STAR | _core.LISTED, _core.STAR_ONE | _core.LISTED),
@@ -74,17 +74,17 @@ class Pool(_StdlibPool):
     `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` tasks.
     `context` is a multiprocessing context. Raises `ValueError` for less than one process or a
     `maxtasksperchild` that is no positive int, `TypeError` for an initializer that cannot be
-    called, and `OSError` where no process can be started; then nothing is left behind.
+    called, and `OSError` if no process can be started; no process is left behind then.
 
-    Every job ends: with its results, with what a task raised, with `WorkerLostError` where
-    a worker died, with `InitializerError` where the initializer raised, or with `PoolTerminated`.
+    Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
+    died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
 
     __module__ = "cpool.pool"
 
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
-    _start_error: BaseException | None = None  # the last one
+    _start_error: BaseException | None = None  # of the last failed start
     _has_helper = False
     _state = INIT
 
@@ -121,7 +121,7 @@ class Pool(_StdlibPool):
         self._start()
 
     def _fits(self, context: Any) -> bool:
-        """Can the engine run this pool?"""
+        """Can the extension run this pool?"""
         return (
             isinstance(context, _context.BaseContext)
             and context.get_start_method() in ("fork", "spawn", "forkserver")
@@ -177,8 +177,8 @@ class Pool(_StdlibPool):
     ) -> AsyncResult[T]:
         """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
-        `callback(value)` or `error_callback(exception)` runs on a thread of the pool's, before the
-        result is ready; what it raises becomes the result.
+        `callback(value)` or `error_callback(exception)` runs on a thread of the pool, before the
+        result is ready; an exception of the callback becomes the result.
         """
         if self._engine is None:
             theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
@@ -194,10 +194,9 @@ class Pool(_StdlibPool):
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
-        Items are sent `chunksize` at a time; by default in chunks that follow the time which items
-        take, or of about a fourth of a worker's share where its tasks are counted
-        (`maxtasksperchild`) or `func` keeps a state. Waits for all of them, then raises the first
-        exception that arrived, if any.
+        Items are sent in chunks of `chunksize`. By default chunk sizes follow the measured time of
+        items; with `maxtasksperchild`, or a `func` that keeps a state, a chunk is about a fourth
+        of a worker's share. Waits for all items, then raises the first exception that arrived.
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize)
         return results
@@ -212,8 +211,8 @@ class Pool(_StdlibPool):
     ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
 
-        Chunks that could follow the time need somebody who waits: here a worker's share is cut in
-        64 chunks or more.
+        By default a worker's share is cut in 64 chunks or more: only a thread that waits, as in
+        `map`, can adapt chunk sizes to measured times.
         """
         result: MapResult[T] = self._map_async(
             func, iterable, mapstar, chunksize, callback, error_callback
@@ -253,11 +252,11 @@ class Pool(_StdlibPool):
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
-        The work goes on whether or not `next` is called; the iterable is pulled as fast as the
-        workers take items. With `buffersize` no more than that many chunks are under way or wait
-        to be read, after `close()` too; `join()` then ends the input where nobody reads, and the
-        last `next` raises `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1,
-        `TypeError` for one that is no number, or no int.
+        The pool works whether or not `next` is called, and pulls the iterable as fast as the
+        workers take items. `buffersize` bounds the chunks that are in flight or unread, after
+        `close()` too; `join()` then ends the input if nobody reads, and the last `next` raises
+        `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for one
+        that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
@@ -271,7 +270,7 @@ class Pool(_StdlibPool):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> IMapIterator[T]:
-        """`imap` whose results come in the order in which they are ready."""
+        """`imap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}"
         )
@@ -322,8 +321,7 @@ class Pool(_StdlibPool):
     def _measure(
         self, iterable: Iterable[Any], chunksize: int | None
     ) -> tuple[Iterable[Any], int, int]:
-        """What `map` works on: the iterable, how long it is, and the size of its chunks (0: there
-        is nothing to do)."""
+        """The iterable (a list if it has no length), its length, and the chunk size (0: empty)."""
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         length = len(iterable)  # type: ignore[arg-type]
@@ -336,8 +334,7 @@ class Pool(_StdlibPool):
         return iterable, length, operator.index(chunksize)
 
     def _mode(self, mapper: Any, asked: int | None, size: int) -> int:
-        """How chunks are applied. Those that nobody asked for may be cut otherwise, unless that
-        would show: a worker's tasks are counted."""
+        """The engine's mode. Default chunks may be cut anew, unless the pool counts tasks."""
         mode = _MODES[mapper][size == 1]
         return mode | _core.FIT if asked is None and self._maxtasksperchild is None else mode
 
@@ -383,7 +380,7 @@ class Pool(_StdlibPool):
         length: int,
         limit: int = 0,
     ) -> None:
-        """Start to turn the items into tasks; what is not pulled now, a thread pulls."""
+        """Start to turn items into tasks; a thread pulls the items that are not pulled now."""
         assert self._engine is not None
         try:
             if not self._has_helper:
@@ -391,26 +388,26 @@ class Pool(_StdlibPool):
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_thread(_FEEDER, self._engine.feed_rest, result)
         except BaseException:
-            self._engine.cancel(result)  # nobody else would end it
+            self._engine.cancel(result)  # or the job would never end
             raise
 
     # ---- threads ----
 
     def _start_threads(self) -> None:
-        """The first asynchronous job: from now on something goes on while nobody waits."""
+        """Before the first asynchronous job: start the threads that work while nobody waits."""
         assert self._engine is not None
         with self._lock:
             if not self._has_helper:
                 self._engine.start_standby()
                 self._start_thread(_HELPER, self._engine.help)
-                self._has_helper = True  # last: who sees it has no need of the lock
+                self._has_helper = True  # last, since readers do not take the lock
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         with self._lock:
-            # In place: the finalizer has this very list.
+            # In place: the finalizer holds the same list.
             self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
             thread = Thread(target=target, args=args, name=name, daemon=True)
-            self._threads.append(thread)  # first: what it runs may ask whether it is one of ours
+            self._threads.append(thread)  # before the start, for join() on the new thread
             try:
                 thread.start()
             except BaseException:
@@ -423,9 +420,9 @@ class Pool(_StdlibPool):
     def _pool(self) -> list[BaseProcess]:
         """The live list of worker processes."""
         if self._engine is not None and self._state == RUN and self._engine.is_ours:
-            self._engine.wait_ended(0)  # replaces who has died meanwhile
+            self._engine.wait_ended(0)  # replaces dead workers
             if any(map(_is_leaving, list(self._workers))):
-                self._join_exited_workers()  # who was replaced before it had ended
+                self._join_exited_workers()  # workers that were replaced before they exited
         return self._workers
 
     @_pool.setter
@@ -433,7 +430,7 @@ class Pool(_StdlibPool):
         self._workers = workers
 
     def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
-        """The process, or thread, of a worker that is to be started."""
+        """The Process or thread of a new worker, not started."""
         process = self.Process(self._ctx, target=target, args=args)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
@@ -443,7 +440,7 @@ class Pool(_StdlibPool):
         assert self._engine is not None
         worker = self._engine.worker(self._maxtasksperchild)
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
-        # On the instance: whatever class the context or `Process` gave stays as it is.
+        # On the instance: the class may be the program's own.
         process._Popen = popen_factory(worker, self._ctx.get_start_method())
         made: BaseProcess = process
         return made
@@ -453,7 +450,7 @@ class Pool(_StdlibPool):
             start(process)
         finally:
             process.__dict__.pop("_Popen", None)
-            if process.pid is not None:  # even if a signal's handler raised then
+            if process.pid is not None:  # also if a signal handler raised after the fork
                 self._workers.append(process)
         util.debug("added worker")
 
@@ -474,10 +471,10 @@ class Pool(_StdlibPool):
                         for process in batch:
                             self._start_worker(process, start)
                     finally:
-                        batch.clear()  # their pipes are closed now, and not with the traceback
+                        batch.clear()  # closes pipes now; a traceback would keep them open
 
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
-        """Let go of workers that have ended; True if there were any."""
+        """Join workers that have exited; True if there were any."""
         with self._lock:
             gone = [process for process in self._workers if process.exitcode is not None]
             for process in gone:
@@ -487,7 +484,7 @@ class Pool(_StdlibPool):
         return bool(gone)
 
     def _replace_workers(self) -> None:
-        """Called by whoever waits, when the engine has seen workers end."""
+        """Called by the engine, on a thread that waits or on the helper, after workers ended."""
         assert self._engine is not None
         with self._lock:
             if self._state not in (RUN, CLOSE):
@@ -497,7 +494,7 @@ class Pool(_StdlibPool):
                 self._check_starts()
                 self._repopulate_pool()
             except PoolTerminated:
-                pass  # it has ended meanwhile
+                pass  # the pool has ended meanwhile
             except PoolError as exc:
                 self._engine.break_pool(failures.pack_error(exc, None))
             except Exception as exc:
@@ -505,7 +502,7 @@ class Pool(_StdlibPool):
                 self._engine.not_started()
 
     def _check_starts(self) -> None:
-        """Give up where nothing has come of starting workers for long, and none is at work."""
+        """Raise `PoolError` if starts have failed for long and no worker is ready."""
         assert self._engine is not None
         _, _, ready, failed = self._engine.counts()
         if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
@@ -516,7 +513,7 @@ class Pool(_StdlibPool):
     # ---- the end ----
 
     def close(self) -> None:
-        """Take no more work. The workers end when all that was submitted is done."""
+        """Accept no more jobs. The workers end when all submitted jobs are done."""
         if self._engine is None:
             super().close()
             return
@@ -526,9 +523,9 @@ class Pool(_StdlibPool):
             self._engine.close()
 
     def terminate(self) -> None:
-        """End now. Idle workers end by themselves, busy ones by SIGTERM, and by SIGKILL soon after.
+        """End now. Idle workers exit by themselves, busy ones by SIGTERM, and soon by SIGKILL.
 
-        What is not done fails with `PoolTerminated`, also for threads that wait for it already.
+        Pending jobs fail with `PoolTerminated`, also in threads that already wait for them.
         """
         if self._engine is None:
             super().terminate()
@@ -536,12 +533,12 @@ class Pool(_StdlibPool):
         util.debug("terminating pool")
         self._state = TERMINATE
         if self._engine.is_ours:
-            # First: whatever interrupts what follows, join() comes to an end then.
+            # First, so that a later join() returns even if the rest is interrupted.
             self._engine.end()
         self._terminate()
 
     def _check_ending(self, engine: _core.Engine) -> None:
-        """What every join() begins with."""
+        """Raise unless the pool can be joined."""
         util.debug("joining pool")
         if self._state == RUN:
             raise ValueError("Pool is still running")
@@ -553,9 +550,9 @@ class Pool(_StdlibPool):
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
 
-        An `imap` with a `buffersize` whose results nobody reads takes no more input then.
-        Raises `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after
-        `timeout` seconds; it can be called again.
+        An `imap` whose `buffersize` is full of unread results takes no more input then. Raises
+        `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after `timeout`
+        seconds; `join()` can be called again.
         """
         if self._engine is None:
             super().join()

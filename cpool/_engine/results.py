@@ -1,4 +1,4 @@
-"""What a submission returns: the stdlib's classes, over the extension's."""
+"""The results of submissions: the stdlib's classes, on the extension's."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _not_picklable(self: object) -> NoReturn:
 
 
 class Cache(MutableMapping["int", "Any"]):
-    """The results that are not ready, by number; recipes put results of the stdlib's there."""
+    """The pending results by number; recipes add results of the stdlib's classes."""
 
     def __init__(self) -> None:
         self.engine: _core.Engine | None = None
@@ -44,10 +44,10 @@ class Cache(MutableMapping["int", "Any"]):
 
 
 class _Readable:
-    """An attribute that the stdlib's results have, and that subclasses may use for themselves.
+    """A read-only attribute of the stdlib's results that an instance attribute overrides.
 
-    One that gathers several results or wraps one often never calls `__init__`, and stores what it
-    likes under these names. So they are no properties: what the instance has comes first.
+    Subclasses that wrap or gather results often skip `__init__` and store their own values under
+    these names, which a property would forbid.
     """
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
@@ -58,7 +58,7 @@ class _Readable:
 
 
 class _Event:
-    """Stands in for the threading.Event that the stdlib's results have."""
+    """Replaces the threading.Event of the stdlib's results."""
 
     def __init__(self, result: ApplyResult[Any]) -> None:
         self._result = result
@@ -97,10 +97,10 @@ class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    if not TYPE_CHECKING:  # which would take every misspelt name for one of these
+    if not TYPE_CHECKING:  # or type checkers would accept every misspelt name
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("_success", "_value"):  # there once the result is
+            if name in ("_success", "_value"):  # present once the result is ready
                 found = self._look()
                 if found is not None:
                     return found[name == "_value"]
@@ -136,8 +136,8 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
 class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
-    `next(timeout=None)` raises what the task of that item raised, and goes on after it;
-    `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
+    next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     """
 
     __module__ = "cpool.pool"
@@ -159,7 +159,7 @@ class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
 
 
 class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
-    """What `imap_unordered` returns: results in the order in which they come."""
+    """What `imap_unordered` returns: an iterator over results in the order of their arrival."""
 
     __module__ = "cpool.pool"
 

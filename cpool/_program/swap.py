@@ -1,4 +1,4 @@
-"""Putting cpool in the place of multiprocessing.pool, for programs that are not changed."""
+"""install() and uninstall(): replacing multiprocessing.pool for unchanged programs."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ _NAME = "multiprocessing.pool"
 
 
 def install() -> None:
-    """Have `multiprocessing.pool` be `cpool.pool` from now on.
+    """Replace the module `multiprocessing.pool` by `cpool.pool`.
 
     `multiprocessing.Pool()`, `multiprocessing.get_context(...).Pool()` and every later import of
-    `multiprocessing.pool` find cpool's classes. Call it before `multiprocessing.managers` is
-    imported: managers keep the class that they find then. Calling it again does nothing.
+    `multiprocessing.pool` then use cpool's classes. Call `install()` before
+    `multiprocessing.managers` is imported: managers keep the class that they find at import. A
+    second call does nothing.
     """
     sys.modules[_NAME] = pool
     multiprocessing.pool = pool
 
 
 def uninstall() -> None:
-    """Undo `install()`. Pools that were made meanwhile go on as they are."""
+    """Undo `install()`. Existing pools are not affected."""
     sys.modules[_NAME] = _original
     multiprocessing.pool = _original

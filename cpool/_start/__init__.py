@@ -1,1 +1,1 @@
-"""Starting a worker process, from its Process object to its main(). Private."""
+"""Starting worker processes: start methods, Popen classes, the worker's main(). Private."""

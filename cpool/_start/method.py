@@ -1,9 +1,9 @@
-"""Start methods: the context of a pool that is given none, and what starts a worker.
+"""Start methods: the default context of a pool, and the Popen class of each method.
 
-Linux forks where nobody has chosen a start method, whatever the interpreter's own default. From
-3.14 on that is another one, and anything that asks multiprocessing for its default settles it, such
-as a Queue or a ThreadPool: after that its state is the same as if somebody had chosen that method.
-The difference is whether `set_start_method()` has run.
+On Linux a pool forks unless the program chose a start method, whatever the interpreter's default.
+From 3.14 on that default is another method, and whoever asks multiprocessing for it (a Queue, a
+ThreadPool) fixes it: multiprocessing's state is then the same as after `set_start_method()`. Only
+whether `set_start_method()` has run tells the two apart.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 def default_context() -> Any:
-    """The context of a pool that is given none: fork on Linux, unless another was chosen."""
+    """The context of a pool without `context=`: fork on Linux, unless the program chose another."""
     if sys.platform == "linux" and not _is_chosen():
         return multiprocessing.get_context("fork")
     return multiprocessing.get_context()
 
 
 def _is_chosen() -> bool:
-    """Has the program chosen a method? A child process goes on with the one that made it."""
+    """Has the program chosen a method? A child process keeps the method that started it."""
     method = multiprocessing.get_start_method(allow_none=True)
     if method is None:
         return False
@@ -47,11 +47,11 @@ def _is_chosen() -> bool:
 
 
 def _may_have_run(function: Any) -> bool:
-    """False where it is certain that the function has not run in this process.
+    """False if the function has certainly not run in this process.
 
-    CPython from 3.13 on puts another instruction in the place of a function's first one when that
-    runs for the first time, under a tracer too. Where it does not, as this function itself shows,
-    or not for all threads, nothing is certain.
+    CPython 3.13 and later replace a function's first instruction when the function first runs,
+    under a tracer too. Where the interpreter does not (this function itself is the probe), or only
+    for some threads (without the GIL), the answer is True.
     """
     code = getattr(function, "__code__", None)
     if code is None or "t" in sys.abiflags:
@@ -60,7 +60,7 @@ def _may_have_run(function: Any) -> bool:
 
 
 def _is_new(code: CodeType) -> bool:
-    """Is the first instruction still as it was compiled?"""
+    """Is the first instruction still the compiled one?"""
     now: bytes = getattr(code, "_co_code_adaptive", code.co_code)
     return now[0] == code.co_code[0]
 
