@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from multiprocessing import TimeoutError
 
-from . import _fallback
+from ._program import fallback
 
-_fallback.find_engine()
+fallback.find_engine()
 
-# ruff: noqa: E402  (what they import depends on what was found)
-from ._size import default_processes
-from ._swap import install, uninstall
+# ruff: noqa: E402  (`.pool` is another module where there is no extension)
+from ._base.size import default_processes
+from ._program.swap import install, uninstall
 from .errors import (
     InitializerError,
     PoolError,

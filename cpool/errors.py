@@ -12,14 +12,14 @@ __all__ = [
 
 
 class PoolError(RuntimeError):
-    """What went wrong with a pool, and not with the work that it was given."""
+    """A failure of the pool itself, not of the function that a task called."""
 
 
 class WorkerLostError(PoolError):
-    """A worker died while it ran this task; the pool goes on with another worker.
+    """The worker died while it ran this task; the pool continues with a new worker.
 
-    ``pid`` is the worker's process id, ``exitcode`` what ``Process.exitcode`` says: negative for
-    a signal.
+    ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
+    signal.
     """
 
     def __init__(self, message: str, pid: int, exitcode: int) -> None:
@@ -32,21 +32,21 @@ class WorkerLostError(PoolError):
 
 
 class InitializerError(PoolError):
-    """The initializer of the workers raised, so that no worker can run anything.
+    """The initializer raised in a worker, so the pool cannot run tasks.
 
-    What it raised is the ``__cause__``.
+    The initializer's exception is the ``__cause__``.
     """
 
 
 class PoolTerminated(PoolError):
-    """The pool was terminated before this result came."""
+    """The pool was terminated before the result arrived."""
 
 
 class RemoteError(PoolError):
-    """Stands in for an exception of a task that cannot be rebuilt in this process.
+    """Replaces an exception of a task that cannot be unpickled in this process.
 
-    ``type_name`` is the name of the exception's class, ``args_repr`` the ``repr()`` of its
-    arguments as the worker saw them. The worker's traceback is the ``__cause__``.
+    ``type_name`` is the name of the exception's class, ``args_repr`` the ``repr()`` of the
+    exception's arguments in the worker. The worker's traceback is the ``__cause__``.
     """
 
     def __init__(self, message: str, type_name: str, args_repr: str) -> None:

@@ -27,7 +27,7 @@ import tasks
 from engine import DEADLINE, Pool, pool_module
 from gates import gone
 
-from cpool import _popen
+from cpool._start import popen as _popen
 
 FORK = multiprocessing.get_context("fork")
 NOT_PICKLED = "pool objects cannot be passed between processes or pickled"

@@ -1,5 +1,5 @@
 /* Codes and reports to exceptions. The texts and classes are Python's
- * (cpool/_remote.py, cpool/errors.py): they run once a failure. [attached] */
+ * (cpool/_base/failures.py, cpool/errors.py): they run once a failure. [attached] */
 #include "base/error.h"
 
 #include "value/pickle.h"

@@ -58,7 +58,7 @@ struct py_state {
     PyObject *copyreg_table;  /* copyreg.dispatch_table */
     PyObject *extra_reducers; /* ForkingPickler._extra_reducers */
     PyObject *reducers;       /* both, as a pickler's dispatch_table */
-    PyObject *remote;         /* module cpool._remote */
+    PyObject *remote;         /* module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     struct py_pickler pickler; /* the one that is kept */
     struct cp_serve *serving;  /* in a worker: its side of the pipes */

@@ -123,7 +123,7 @@ import_needed(struct py_state *state)
     state->copyreg_table = attribute_of("copyreg", "dispatch_table");
     state->pickle_loads = attribute_of("pickle", "loads");
     state->pickler_class = attribute_of("_pickle", "Pickler");
-    state->remote = PyImport_ImportModule("cpool._remote");
+    state->remote = PyImport_ImportModule("cpool._base.failures");
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");

@@ -47,7 +47,7 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* Plain pickle first; then what cpool._remote offers (cloudpickle). */
+/* Plain pickle first; then what cpool/_base/failures.py offers (cloudpickle). */
 static int
 dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
           int *immutable)

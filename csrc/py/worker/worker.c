@@ -1,6 +1,6 @@
 /*
  * The type _core.Worker. It is the only place that forks, and the only one
- * that answers for the process after: Popen (cpool/_popen.py) asks here.
+ * that answers for the process after: Popen (cpool/_start/popen.py) asks here.
  */
 #include "worker/worker.h"
 

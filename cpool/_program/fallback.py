@@ -1,8 +1,8 @@
-"""Where there is no engine, which is on Windows: cpool.pool is the standard library's module.
+"""On Windows, where there is no extension, cpool.pool is the standard library's module.
 
-A program that says `from cpool import Pool` runs there as well, with the speed and the hangs of
-`multiprocessing.Pool`. On every other system an extension that is missing or broken is an error:
-it was not built, and nobody would see why the program is slow.
+`from cpool import Pool` works there, with the speed and the hangs of `multiprocessing.Pool`. On
+every other system a missing or broken extension is an error: a silent fallback would hide why the
+program is slow.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 import warnings
 from importlib import import_module
 
-from ._stdlib import pool
+from .._base.stdlib import pool
 
 _WARNING = (
     "cpool has no engine for Windows yet: Pool and ThreadPool are the standard library's here, "
@@ -22,20 +22,20 @@ _NOT_BUILT = "cpool's C extension was not built: see Try it, in cpool's README"
 
 
 def _in_worker() -> bool:
-    """Workers import the program again, and would say again what it has said."""
+    """Is this a worker, which imports the program again and would repeat the warning?"""
     imports_the_program = hasattr(multiprocessing.current_process(), "_inheriting")
     return imports_the_program or multiprocessing.parent_process() is not None
 
 
 def find_engine() -> None:
-    """Import the extension; put the stdlib's pool in the place of cpool's where there is none."""
+    """Import the extension, or on Windows have `cpool.pool` be the stdlib's pool."""
     try:
         import_module("cpool._core")
     except ModuleNotFoundError as exc:
         if exc.name != "cpool._core":
             raise
         if sys.platform != "win32":
-            # Not a note: 3.15 imports cpool again to print this, fails, and leaves notes out.
+            # Not as a note: 3.15 imports cpool again to print the error, and then drops notes.
             raise ModuleNotFoundError(_NOT_BUILT, name=exc.name) from exc
     else:
         return

@@ -1,4 +1,4 @@
-"""How a pool ends: what terminate(), join(), the collector and the exit of the program share."""
+"""The end of a pool, by terminate(), join(), collection or the program's exit."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import signal
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
-from . import _core
-from ._thread import Thread
+from .. import _core
+from .thread import Thread
 
-# terminate(): idle workers have this long to run their finalizers, busy ones to act on SIGTERM.
+# terminate(): seconds for idle workers to run finalizers, then for busy ones to act on SIGTERM.
 _GRACE_S = 0.5
 LAST_GRACE_S = 0.2
 
 
 def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
-    """The end of a pool, by terminate(), by collection or at exit: runs once."""
+    """End the pool and all of its processes. Runs once."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
@@ -26,7 +26,7 @@ def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Th
                 engine.signal(signal.SIGKILL)
                 engine.wait_ended(None)
         clean_up(engine, workers, threads)
-    except BaseException:  # Ctrl-C: no more patience, but the end all the same
+    except BaseException:  # Ctrl-C: end at once
         engine.signal(signal.SIGKILL)
         engine.wait_ended(None)
         clean_up(engine, workers, threads)
@@ -34,18 +34,18 @@ def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Th
 
 
 def shut_down_threads(engine: _core.Engine) -> None:
-    """The same for a pool of threads, which cannot be ended: they go when their tasks are done."""
+    """End a pool of threads, which exit after their current tasks."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
 
 
 def clean_up(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
-    """All workers have ended: take in what they left."""
+    """Join the processes and threads of a pool whose workers have ended."""
     engine.stop_standby()
     for thread in list(threads):
         if not thread.is_current():
-            # It may sit in the user's iterable or callback for ever: it is left behind.
+            # A thread may block in the user's iterable or callback for ever; abandon it then.
             thread.join(LAST_GRACE_S)
     engine.close_fds()
     for process in list(workers):

@@ -1,7 +1,7 @@
-"""For programs that put tasks of their own making into a pool's `_taskqueue`.
+"""The `_taskqueue` of a pool, for programs that submit the stdlib's task tuples themselves.
 
-The widely copied `istarmap` does: it makes an iterator of results, and puts a generator of the
-stdlib's task tuples into the queue together with the iterator's `_set_length`.
+The widely copied `istarmap` recipe makes an iterator of results, and puts a generator of task
+tuples into the queue together with the iterator's `_set_length`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-from . import _core
-from ._results import IMapIterator
-from ._stdlib import TYPE_CHECKING
-from .errors import InitializerError, PoolError, PoolTerminated
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from ..errors import InitializerError, PoolError, PoolTerminated
+from .results import IMapIterator
 
 if TYPE_CHECKING:
     from typing import Any
 
 
 class TaskQueue:
-    """Where recipes put `(iterable of task tuples, set_length)` of their own making."""
+    """Takes `(iterable of task tuples, set_length)` from recipes."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -42,7 +42,7 @@ class TaskQueue:
     def _serve_stranger(
         self, result: Any, tasks: Iterable[Any], set_length: Callable[[int], object] | None
     ) -> None:
-        """A result of the stdlib's own class, which wants to be told of each item by `_set`."""
+        """Pass each item to the `_set` of a result of the stdlib's own class."""
         items: IMapIterator[Any] = IMapIterator(self._pool)
         self._pool._feed(items, None, tasks, 1, _core.MAP_ONE, -1)
         self._pool._start_thread("cpool-passing-on", _pass_on, items, result, set_length)

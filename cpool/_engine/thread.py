@@ -1,32 +1,32 @@
-"""The threads of a pool: daemons, as the stdlib's are, that start even when the program ends."""
+"""The threads of a pool: daemons that can be started even while the program exits."""
 
 from __future__ import annotations
 
 import sys
 import threading
 
-from . import _core
+from .. import _core
 
 
 def check_can_start() -> None:
-    """Raise `RuntimeError` while the interpreter itself goes, as in a `__del__` at the very end.
+    """Raise `RuntimeError` during interpreter finalization, as in a late `__del__`.
 
-    A new thread would not come to life any more, and CPython 3.11 would wait until it does.
+    A new thread would never run then, and CPython 3.11 would wait for the thread for ever.
     """
     if sys.is_finalizing():
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
 
 class Thread(threading.Thread):
-    """One that may be started by exit handlers, and by threads that outlive the main one.
+    """A thread that exit handlers can start, and threads that outlive the main thread.
 
-    CPython 3.12.0 to 3.12.2 start no thread then, so the extension does; all others do, until the
-    interpreter itself goes (gh-113964). Raises `RuntimeError` from there on, and with those three
-    on a daemon thread, for which the interpreter does not wait while it starts another.
+    CPython 3.12.0 to 3.12.2 start no thread then (gh-113964), so the extension starts it. `start()`
+    raises `RuntimeError` during interpreter finalization; with those three versions also on a
+    daemon thread, for which the interpreter does not wait.
     """
 
-    _over: threading.Event | None = None  # of one that the extension started
-    _seen: threading.Thread | None = None  # what current_thread() is there
+    _over: threading.Event | None = None  # set at the end of a thread that the extension started
+    _seen: threading.Thread | None = None  # what current_thread() returns in such a thread
 
     def start(self) -> None:
         check_can_start()
@@ -37,8 +37,8 @@ class Thread(threading.Thread):
                 raise
             if threading.current_thread().daemon:
                 exc.add_note(
-                    "cpool: the program ends, and a daemon thread made its pool's first "
-                    "asynchronous call: make one before, or call map() or apply()"
+                    "cpool: a daemon thread made the pool's first asynchronous call while the "
+                    "program exits: make such a call before, or call map() or apply()"
                 )
                 raise
             self._over = threading.Event()
@@ -54,7 +54,7 @@ class Thread(threading.Thread):
             self._over.set()
 
     def is_current(self) -> bool:
-        """Is it the thread that asks?"""
+        """Is this the calling thread?"""
         return threading.current_thread() in (self, self._seen)
 
     def is_alive(self) -> bool:

@@ -1,15 +1,15 @@
-"""The standard library's own multiprocessing.pool, whatever stands under that name in sys.modules.
+"""The standard library's own multiprocessing.pool, also after `cpool.install()`.
 
-`cpool.install()` puts `cpool.pool` there; the classes over the stdlib's, and the functions that
-travel in pickles by name, still come from the original.
+`install()` puts `cpool.pool` under that name in sys.modules. cpool's classes still derive from the
+original classes, and functions that are pickled by name are the original ones.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-# typing is for type checkers alone, here and in all modules: a worker that is not forked imports
-# everything anew, and that would take a tenth longer.
+# No module of cpool imports typing at run time: each spawned worker imports cpool again, and typing
+# would add a tenth to the time of that import.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     T = TypeVar("T")
 else:
-    T = object  # annotations of public methods can be evaluated
+    T = object  # so that tools can evaluate the annotations of public methods
 
 __all__ = [
     "ApplyResult",
@@ -31,10 +31,10 @@ __all__ = [
     "replaces_parts",
 ]
 
-# Any: half of what is used of it has no place in the stubs.
+# Any: typeshed lacks half of the names that are used here.
 pool: Any = import_module("multiprocessing.pool")
 
-# Replacing one of these means to run on the stdlib's queues and threads.
+# A subclass that overrides one of these expects the stdlib's queues and threads.
 _HOOKS = (
     "_setup_queues",
     "_repopulate_pool",
@@ -53,20 +53,19 @@ _HOOKS = (
 
 
 def replaces_parts(cls: type, base: type) -> bool:
-    """Does cls, over our own class base, replace parts of the stdlib's machinery?"""
+    """Does cls, a subclass of cpool's class base, override private hooks of the stdlib's pool?"""
     own = cls.__mro__[: cls.__mro__.index(base)]
     return any(name in vars(each) for each in own for name in _HOOKS)
 
 
-# The bases of cpool's own classes, which type checkers then take for what they are. Of the results
-# they know the value's type as well: `ApplyResult[T]` in a list of bases is the class itself when
-# the program runs.
+# The base classes of cpool's own classes. For type checkers the results are generic in the value's
+# type; at run time `ApplyResult[T]` in a list of bases is the plain class.
 if TYPE_CHECKING:
     from multiprocessing import pool as _typed
     from multiprocessing.pool import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
 
     class Pool(_typed.Pool):
-        """With what typeshed leaves out."""
+        """The names that typeshed leaves out."""
 
         @staticmethod
         def Process(ctx: Any, *args: Any, **kwds: Any) -> Any: ...

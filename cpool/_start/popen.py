@@ -1,4 +1,4 @@
-"""What stands under a pool's Process objects in place of multiprocessing's own Popen classes."""
+"""Popen classes of a pool's Process objects, in place of multiprocessing's own."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
 
-from . import _child, _core
-from ._stdlib import TYPE_CHECKING
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from . import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from ._core import Worker
+    from .._core import Worker
 
 
 @contextmanager
-def _set(intent: Any) -> Iterator[None]:
+def _announced(intent: Any) -> Iterator[None]:
     intent.preserve_fd = True
     try:
         yield
@@ -30,16 +31,19 @@ def _set(intent: Any) -> Iterator[None]:
         intent.preserve_fd = False
 
 
-def _tracker_stays() -> AbstractContextManager[None]:
-    """gh-146313: from 3.13.14 and 3.14.5 on, a fork by multiprocessing announces itself, so that
-    the child goes on with the parent's resource tracker. There is one where that was imported."""
+def _keeping_the_tracker() -> AbstractContextManager[None]:
+    """Announce the fork to the resource tracker, if the program imported it.
+
+    gh-146313: from 3.13.14 and 3.14.5 on the child keeps the parent's tracker only if
+    multiprocessing announces the fork.
+    """
     tracker = sys.modules.get("multiprocessing.resource_tracker")
     intent = getattr(tracker, "_fork_intent", None)
-    return nullcontext() if intent is None else _set(intent)
+    return nullcontext() if intent is None else _announced(intent)
 
 
 class Popen(popen_fork.Popen):
-    """A worker process: reaped by the extension, which also watches its end."""
+    """A worker process. The extension watches and reaps the process."""
 
     def __init__(self, process: BaseProcess, worker: Worker) -> None:
         self._worker = worker
@@ -47,7 +51,7 @@ class Popen(popen_fork.Popen):
 
     @property
     def is_leaving(self) -> bool:
-        """It was through long ago, and something keeps it from ending."""
+        """Has the worker run its last task, while something delays its exit?"""
         return self._worker.is_leaving
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -62,7 +66,7 @@ class Popen(popen_fork.Popen):
         return self.returncode
 
     def _send_signal(self, sig: int) -> None:
-        # Through the extension, which knows whether the pid is still this process.
+        # By the extension, which knows whether the pid still belongs to this process.
         if self.returncode is None:
             self._worker.kill(sig)
 
@@ -71,22 +75,22 @@ class Popen(popen_fork.Popen):
 
 
 class ForkPopen(Popen):
-    """Forked by the extension."""
+    """A worker that the extension forks."""
 
     def _launch(self, process: BaseProcess) -> None:
-        with _tracker_stays():
+        with _keeping_the_tracker():
             self.pid = self._worker.fork()
         if self.pid == 0:
-            _child.run_forked(process, self._worker)
+            child.run_forked(process, self._worker)
         self.finalizer = util.Finalize(self, self._worker.close)
         self.sentinel = self._worker.sentinel
 
 
 def after_fork_in_child() -> None:
-    """A process that somebody forks has copies of our pools, and none of their workers."""
+    """A forked process has copies of the parent's pools, but no workers."""
     if not _core._after_fork_in_child():
         return
-    # Or multiprocessing would end and join them when this process exits.
+    # Or multiprocessing would terminate and join the parent's workers when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
 
@@ -96,11 +100,10 @@ os.register_at_fork(after_in_child=after_fork_in_child)
 
 @contextmanager
 def started_together() -> Iterator[Callable[[BaseProcess], None]]:
-    """Gives what starts a process, without a look at those that it has started before.
+    """Yields a function that starts a process without polling the processes started before.
 
-    multiprocessing asks all children at each start whether they still run; and after a fork, each
-    page of memory that this writes to costs a copy. Until the last one is started,
-    `active_children()` shows none of them.
+    `Process.start()` polls all children, and after a fork each page that polling writes to is
+    copied. `active_children()` shows the new processes after the last start.
     """
     children = _process._children  # type: ignore[attr-defined]
     started: list[BaseProcess] = []
@@ -117,17 +120,3 @@ def started_together() -> Iterator[Callable[[BaseProcess], None]]:
         yield start
     finally:
         children.update(started)
-
-
-def starter(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
-    """To be set as `_Popen` of one Process object."""
-    kind: type[Popen] = ForkPopen
-    if method != "fork":
-        from ._launched import POPENS  # here: few programs need the launchers
-
-        kind = POPENS[method]
-
-    def start(process: BaseProcess) -> Popen:
-        return kind(process, worker)
-
-    return start

@@ -1,4 +1,4 @@
-"""How many workers a pool gets where nobody says."""
+"""The default number of workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _allowed_cpus() -> int:
         return os.cpu_count() or 1
 
 
-# Without pathlib, which is a tenth of the time that importing cpool takes.
+# Not with pathlib, whose import would take a tenth of cpool's own.
 def _read(path: str) -> str:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
@@ -31,7 +31,7 @@ def _own_cgroup() -> str:
 
 
 def _quotas() -> list[float]:
-    """The CPU quotas of cgroup v2 from this process's group up, then that of v1, in CPUs."""
+    """The CPU quotas, in CPUs: of this process's cgroup (v2) and each parent group, then of v1."""
     quotas = []
     root = "/sys/fs/cgroup"
     with contextlib.suppress(OSError, ValueError):
@@ -52,9 +52,9 @@ def _quotas() -> list[float]:
 def default_processes() -> int:
     """The number of workers of `Pool()`.
 
-    Returns the CPUs of this process's affinity mask, but no more than the cgroup's CPU quota,
-    rounded up, and never less than 1. `PYTHON_CPU_COUNT` and `-X cpu_count` are obeyed where the
-    interpreter knows them (3.13).
+    That is the number of CPUs in this process's affinity mask, limited by the cgroup's CPU quota
+    (rounded up), and at least 1. `PYTHON_CPU_COUNT` and `-X cpu_count` count where the interpreter
+    has them (3.13).
     """
     process_cpu_count = getattr(os, "process_cpu_count", None)
     count = (process_cpu_count() or 1) if process_cpu_count is not None else _allowed_cpus()

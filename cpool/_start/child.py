@@ -1,8 +1,8 @@
-"""A worker's life, around the loop in C: what runs once a process."""
+"""The worker process around the task loop in C: everything that runs once a process."""
 
 from __future__ import annotations
 
-# Without the enums of `signal`, whose lookups cost more than all else here.
+# Not `signal`: the lookups in its enums cost more than everything else here.
 import _signal  # type: ignore[import-not-found]
 import atexit
 import gc
@@ -14,28 +14,28 @@ from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
-from . import _remote
-from ._stdlib import TYPE_CHECKING
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
 
 try:
-    import faulthandler  # here, before any fork: in a child it takes as long as all of main()
-except ImportError:  # an interpreter that lets no such module in
+    import faulthandler  # before any fork: an import in each child takes as long as main()
+except ImportError:  # a subinterpreter, or a build without the module
     faulthandler = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from ._core import Worker
+    from .._core import Worker
 
-# Without the GIL gc.freeze() writes to each object, and a worker would copy all of the parent's.
+# Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
 _FREEZES = "t" not in sys.abiflags
 
-# User handlers of atexit run in children from 3.13 on, by popen_fork's own hand.
+# From 3.13 on popen_fork runs atexit handlers in children.
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
 def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
-    """The child's part of starting a process by fork. Signals are blocked when it begins."""
+    """The child's part of a start by fork; signals are blocked when the child begins."""
     code = 1
     try:
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
@@ -54,8 +54,8 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
 
 
 def attach(ends: list[Any], budget: int) -> Worker:
-    """In a process that was not forked, as its Process object is unpickled: its worker."""
-    from . import _core
+    """The Worker of a launched process, made while the Process object is unpickled."""
+    from .. import _core
 
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
@@ -70,7 +70,7 @@ def _initialize(
     try:
         initializer(*initargs)
     except BaseException as exc:
-        worker.report_init_error(_remote.pack_error(exc, None))
+        worker.report_init_error(failures.pack_error(exc, None))
         if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
             sys.stderr.write("cpool: the initializer raised in a worker:\n")
             traceback.print_exc()
@@ -78,21 +78,21 @@ def _initialize(
 
 
 def _forget_interrupt() -> None:
-    """One that came while the process started, and SIGINT was blocked, concerns nobody."""
+    """Drop a SIGINT that arrived while the process started with SIGINT blocked."""
     handler = _signal.getsignal(_signal.SIGINT)
-    if handler is not None:  # None: not Python's own, leave it
+    if handler is not None:  # None: not installed by Python, left alone
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _signal.signal(_signal.SIGINT, handler)
 
 
-def _wait_for_no_thread() -> None:
+def _skip_shutdown() -> None:
     pass
 
 
 def main(
     worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
 ) -> None:
-    """The target of a worker process: initialise, then run tasks until told to end."""
+    """The target of a worker process: run the initializer, then tasks until the pool ends."""
     try:
         if faulthandler is not None and not faulthandler.is_enabled():
             faulthandler.enable()
@@ -101,7 +101,7 @@ def main(
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # as the stdlib does for `random`
-    # What fork shared stays shared: no collection here touches what was there before.
+    # Keeps pages shared with the parent: no collection writes to objects from before the fork.
     if _FREEZES:
         gc.freeze()
 
@@ -114,8 +114,8 @@ def main(
     try:
         tasks = worker.interruptible(work)
     except Exception:
-        # It breaks off, and the parent learns from its end alone what that costs: no thread that a
-        # task has left behind may hold it up.
-        threading._shutdown = _wait_for_no_thread  # type: ignore[attr-defined]
+        # The worker exits early, and the parent reads the cost from the exit: threads that a task
+        # left behind must not delay the exit.
+        threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
     util.debug("worker exiting after %d tasks", tasks)

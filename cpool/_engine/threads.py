@@ -1,4 +1,4 @@
-"""`cpool.pool.ThreadPool`: the same pool, whose workers are threads of this process."""
+"""`cpool.pool.ThreadPool`: a pool whose workers are threads of this process."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
 
-from . import _core, _end
-from ._recipes import TaskQueue
-from ._results import Cache
-from ._size import default_processes
-from ._stdlib import TYPE_CHECKING, replaces_parts
-from ._stdlib import ThreadPool as _StdlibThreadPool
-from ._thread import Thread, check_can_start
-from .pool import RUN, Pool
+from .. import _core
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, replaces_parts
+from .._base.stdlib import ThreadPool as _StdlibThreadPool
+from . import end
+from .processes import RUN, Pool
+from .queue import TaskQueue
+from .results import Cache
+from .thread import Thread, check_can_start
 
 if TYPE_CHECKING:
     from typing import Any
@@ -28,7 +29,7 @@ _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 
 def _leave(ticket: list[Callable[[], None]]) -> None:
-    """Once for each thread: by itself, or by who was interrupted in its start."""
+    """Deregister a worker thread once: by the thread itself, or by an interrupted start."""
     with contextlib.suppress(IndexError):
         ticket.pop()()
 
@@ -40,14 +41,14 @@ def worker(
     initargs: Iterable[Any],
     to_tell: list[bool],
 ) -> None:
-    """The target of a worker thread: initialise, then run tasks until the pool ends."""
+    """The target of a worker thread: run the initializer, then tasks until the pool ends."""
     try:
         if initializer is not None:
             initializer(*initargs)
     except BaseException as exc:
         engine.break_pool(exc)
         with contextlib.suppress(IndexError):
-            to_tell.pop()  # the first one takes it
+            to_tell.pop()  # only the first failure is printed
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED)
                 traceback.print_exc()
@@ -62,19 +63,19 @@ class ThreadPool(Pool, _StdlibThreadPool):
     """A pool of worker threads, with the interface of `Pool`; nothing is pickled.
 
     `processes` is the number of threads, by default `default_processes()`. Each thread calls
-    `initializer(*initargs)` when it starts. Arguments, results and exceptions are passed as they
-    are: what `get()` returns or raises is the object that the task returned or raised. Raises
+    `initializer(*initargs)` when it starts. Arguments, results and exceptions are passed by
+    reference: `get()` returns or raises the very object that the task returned or raised. Raises
     `ValueError` for less than one thread, `TypeError` for an initializer that cannot be called,
-    and `RuntimeError` where a thread cannot be started; then nothing is left behind.
+    and `RuntimeError` if a thread cannot be started; no thread is left behind then.
 
-    Without a `chunksize`, `map` and its kin cut a worker's share in 64 chunks or more, where the
-    standard library makes 4: slow neighbours are not one thread's work. All chunks are made at
-    once, so that their sizes cannot follow the time which items take, as they do in `Pool.map`.
+    Without a `chunksize`, `map` and the like cut a worker's share in 64 chunks or more (the
+    standard library: 4), so that neighbouring slow items spread over the threads. All chunks are
+    made at once; their sizes do not follow the measured time of items, as in `Pool.map`.
 
-    Whatever a task raises is its result, `SystemExit` included, and costs no thread. If the
-    initializer raises, every job fails with `InitializerError`. `terminate()` returns at once, and
-    what is not done fails with `PoolTerminated`; tasks that run go on, and `join()` waits for
-    them. The program's end does not.
+    A task may raise anything, `SystemExit` included: `get()` raises it, and the thread continues.
+    If the initializer raises, every job fails with `InitializerError`. `terminate()` returns at
+    once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
+    for them. The program's exit does not wait.
     """
 
     __module__ = "cpool.pool"
@@ -101,17 +102,17 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
         self._cache.engine = self._engine
         self._threads = []
-        self._to_tell = [True]  # what the initializer raises, once
+        self._to_tell = [True]  # print one failure of the initializer
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
         except BaseException:
             self._engine.end()
             for thread in self._workers:
-                thread.join(_end.LAST_GRACE_S)  # it may sit in the initializer for ever
+                thread.join(end.LAST_GRACE_S)  # the initializer may block for ever
             raise
         self._terminate = util.Finalize(
-            self, _end.shut_down_threads, args=(self._engine,), exitpriority=15
+            self, end.shut_down_threads, args=(self._engine,), exitpriority=15
         )
         self._state = RUN
 
@@ -153,7 +154,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 self._add_worker()
 
     def _join_exited_workers(self, workers: Any = None) -> bool:
-        """Let go of threads that have ended; True if there were any."""
+        """Drop threads that have ended; True if there were any."""
         gone = [thread for thread in self._workers if thread.exitcode is not None]
         for thread in gone:
             thread.join()
@@ -165,9 +166,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def join(self, timeout: float | None = None) -> None:
         """Wait for the threads to end; `close()` or `terminate()` comes first.
 
-        Tasks that run are waited for, after `terminate()` as well. Raises `ValueError` for a pool
-        that is running, `RuntimeError` in a task or callback of the pool, which would wait for
-        itself, and `multiprocessing.TimeoutError` after `timeout` seconds; it can be called again.
+        Waits for running tasks, after `terminate()` as well. Raises `ValueError` for a pool that
+        is running, `RuntimeError` in a task or callback of the pool, which would wait for itself,
+        and `multiprocessing.TimeoutError` after `timeout` seconds; `join()` can be called again.
         """
         if self._engine is None:
             _StdlibThreadPool.join(self)
@@ -177,10 +178,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
         workers: list[Any] = list(self._workers)
         if current in workers or (timeout is None and any(map(Thread.is_current, self._threads))):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
-        # Not by Thread.join(), which takes a thread for ended once Ctrl-C has interrupted it.
+        # Not by Thread.join(), which Ctrl-C can make take a running thread for an ended one.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
-        self._engine.end()  # all is done; the helper ends
+        self._engine.end()  # no task is left; ends the helper
         for thread in [*workers, *(t for t in self._threads if not t.is_current())]:
-            # It may sit in the user's iterable or callback for ever: it is left behind.
-            thread.join(_end.LAST_GRACE_S)
+            # A thread may block in the user's iterable or callback for ever; abandon it then.
+            thread.join(end.LAST_GRACE_S)

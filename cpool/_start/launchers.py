@@ -1,4 +1,4 @@
-"""Workers that multiprocessing's own launchers start. Imported where a pool has such workers."""
+"""Workers by spawn and forkserver. Imported only for pools that have such workers."""
 
 from __future__ import annotations
 
@@ -16,41 +16,42 @@ from multiprocessing import (
 )
 from multiprocessing.process import BaseProcess
 
-from . import _child, _core
-from ._popen import Popen
-from ._stdlib import TYPE_CHECKING
+from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+from . import child
+from .popen import Popen
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from ._core import Worker
+    from .._core import Worker
 
 
 class _LaunchedPopen(Popen):
-    """Started by one of multiprocessing's own launchers, the next class in line, and the
-    extension's from then on."""
+    """Started by multiprocessing's own launcher (the next class in the MRO), then handed over to
+    the extension."""
 
     pid = 0
     sentinel: int
 
     def _launch(self, process: BaseProcess) -> None:
-        # Not in the pickle of the process: it is for this process only.
+        # Not to be pickled with the Process object.
         process.__dict__.pop("_Popen", None)
         try:
             self._launch_blocked(process)
             self._worker.started(self.pid, self._status())
         except BaseException:
-            self._not_started()
+            self._undo_start()
             raise
-        # The launcher's pipes: the child sees our end by one of them.
+        # The launcher's pipes; by one of them the child notices the end of the parent.
         pipes = self.finalizer
         self.finalizer = util.Finalize(self, _close_both, args=(self._worker, pipes))
         self.sentinel = self._worker.sentinel
 
     def _launch_blocked(self, process: BaseProcess) -> None:
         self._prepare()
-        # As a forked worker: Ctrl-C concerns it once it is in _child.main(). The mask stays over
-        # exec. And none of the launcher's steps is interrupted, in the main thread.
+        # SIGINT stays blocked over exec until the child is in child.main(), as in a forked worker.
+        # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             super()._launch(process)  # type: ignore[misc]
@@ -58,16 +59,16 @@ class _LaunchedPopen(Popen):
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
-        """Start what is to start without a blocked SIGINT, or would unblock it."""
+        """Start helper processes that must not inherit a blocked SIGINT, or unblock SIGINT here."""
         resource_tracker.ensure_running()
 
     def _status(self) -> int:
-        """The pipe that tells how the process ended, where it is no child of ours."""
+        """The pipe that tells the exit code of a process that is no child of this one; or -1."""
         return -1
 
-    def _not_started(self) -> None:
-        # A child that the extension has taken over is reaped there already. One whose pid was
-        # never told finds its pipes closed, and ends.
+    def _undo_start(self) -> None:
+        # The extension reaps a child that it has taken over. A child whose pid never arrived finds
+        # its pipes closed, and exits.
         if self.pid != 0 and self._worker.pid == 0:
             self._kill()
         self.pid = 0
@@ -81,11 +82,11 @@ class _LaunchedPopen(Popen):
 
 
 class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
-    """A worker that is a new program."""
+    """A worker that is a new Python process."""
 
 
 class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
-    """A worker that the fork server forked."""
+    """A worker that the fork server forks."""
 
     def _prepare(self) -> None:
         forkserver.ensure_running()
@@ -94,7 +95,7 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
         return self.sentinel
 
     def _kill(self) -> None:
-        # What has been waited for may be another process by now.
+        # After the server has reaped the process its pid may belong to another one.
         if not connection.wait([self.sentinel], 0):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -111,7 +112,7 @@ def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
     context.assert_spawning(worker)
     *fds, budget = worker.ends()
     ends = [reduction.DupFd(fd) if fd >= 0 else None for fd in fds]
-    return _child.attach, (ends, budget)
+    return child.attach, (ends, budget)
 
 
 reduction.ForkingPickler.register(_core.Worker, _reduce_worker)

@@ -1,11 +1,12 @@
-"""What a submission returns: the stdlib's classes, over the extension's."""
+"""The results of submissions: the stdlib's classes, on the extension's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
-from . import _core, _stdlib
-from ._stdlib import TYPE_CHECKING, T
+from .. import _core
+from .._base import stdlib
+from .._base.stdlib import TYPE_CHECKING, T
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -16,7 +17,7 @@ def _not_picklable(self: object) -> NoReturn:
 
 
 class Cache(MutableMapping["int", "Any"]):
-    """The results that are not ready, by number; recipes put results of the stdlib's there."""
+    """The pending results by number; recipes add results of the stdlib's classes."""
 
     def __init__(self) -> None:
         self.engine: _core.Engine | None = None
@@ -43,10 +44,10 @@ class Cache(MutableMapping["int", "Any"]):
 
 
 class _Readable:
-    """An attribute that the stdlib's results have, and that subclasses may use for themselves.
+    """A read-only attribute of the stdlib's results that an instance attribute overrides.
 
-    One that gathers several results or wraps one often never calls `__init__`, and stores what it
-    likes under these names. So they are no properties: what the instance has comes first.
+    Subclasses that wrap or gather results often skip `__init__` and store their own values under
+    these names, which a property would forbid.
     """
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
@@ -57,7 +58,7 @@ class _Readable:
 
 
 class _Event:
-    """Stands in for the threading.Event that the stdlib's results have."""
+    """Replaces the threading.Event of the stdlib's results."""
 
     def __init__(self, result: ApplyResult[Any]) -> None:
         self._result = result
@@ -70,7 +71,7 @@ class _Event:
         return self._result.ready()
 
 
-class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
+class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
@@ -79,6 +80,8 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     `ready()` says whether the result is there, `successful()` whether it is a value
     (`ValueError` before it is ready).
     """
+
+    __module__ = "cpool.pool"
 
     if TYPE_CHECKING:
 
@@ -94,10 +97,10 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    if not TYPE_CHECKING:  # which would take every misspelt name for one of these
+    if not TYPE_CHECKING:  # or type checkers would accept every misspelt name
 
         def __getattr__(self, name: str) -> Any:
-            if name in ("_success", "_value"):  # there once the result is
+            if name in ("_success", "_value"):  # present once the result is ready
                 found = self._look()
                 if found is not None:
                     return found[name == "_value"]
@@ -109,8 +112,10 @@ class ApplyResult(_core.Result, _stdlib.ApplyResult[T]):
 AsyncResult = ApplyResult
 
 
-class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
+class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
     """What `map_async` and `starmap_async` return: the value is the list of all results."""
+
+    __module__ = "cpool.pool"
 
     def __init__(
         self,
@@ -128,12 +133,14 @@ class MapResult(ApplyResult[list[T]], _stdlib.MapResult[T]):
         return self._left()
 
 
-class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
+class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
-    `next(timeout=None)` raises what the task of that item raised, and goes on after it;
-    `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
+    next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     """
+
+    __module__ = "cpool.pool"
 
     if TYPE_CHECKING:
 
@@ -151,8 +158,10 @@ class IMapIterator(_core.Stream, _stdlib.IMapIterator[T]):
     __reduce__ = _not_picklable
 
 
-class IMapUnorderedIterator(IMapIterator, _stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
-    """What `imap_unordered` returns: results in the order in which they come."""
+class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
+    """What `imap_unordered` returns: an iterator over results in the order of their arrival."""
+
+    __module__ = "cpool.pool"
 
     def __init__(self, pool: Any) -> None:
         _core.Stream.__init__(self, pool, False)

@@ -1,8 +1,8 @@
-"""What happens once a failure, on both sides of the pipe; called by the extension.
+"""Reports of failures, in the worker and in the parent; called by the extension.
 
-A worker turns what a task raised into bytes (`pack_error`), the parent turns them into an
-exception again (`unpack_error`). The bytes hold plain strings first, so that something can be
-told even if the exception itself cannot be rebuilt.
+A worker encodes the exception of a task (`pack_error`), the parent decodes it (`unpack_error`).
+The report begins with plain strings, so that the parent can name the error even if the exception
+cannot be unpickled.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from collections.abc import Callable
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
 
-from ._stdlib import TYPE_CHECKING
-from ._stdlib import pool as stdlib
-from .errors import (
+from ..errors import (
     InitializerError,
     PoolError,
     PoolTerminated,
     RemoteError,
     WorkerLostError,
 )
+from .stdlib import TYPE_CHECKING
+from .stdlib import pool as stdlib
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
@@ -45,7 +45,7 @@ def _safe_repr(obj: object) -> str:
 
 
 def _bare_traceback(exc: BaseException) -> str:
-    """The traceback without lines of source."""
+    """The traceback without source lines."""
     cause = exc.__cause__
     before = "" if cause is None else _bare_traceback(cause) + _CAUSED
     frames = [
@@ -63,12 +63,12 @@ def _with_traceback(exc: BaseException) -> Any:
     try:
         wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
     except Exception:
-        # Reading the source imports modules and opens files, for which there may be no descriptor.
+        # Source lines need imports and open files, and the process may have no descriptor left.
         bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
     if exc.__traceback__ is None:
-        # Raised by a builtin, with no frame to show: it still reads as a traceback.
+        # A builtin raised, so there is no frame: keep the first line of a traceback all the same.
         wrapped.tb = wrapped.tb.replace('\n"""\n', '\n"""\n' + _NO_FRAMES, 1)
     return wrapped
 
@@ -92,7 +92,7 @@ def _dumps(obj: object) -> bytes:
 
 
 def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
-    """What a task raised, as bytes; the traceback goes along as text."""
+    """Encode the exception of a task, with its traceback as text."""
     bare = func is stdlib._helper_reraises_exception
     wrapped: Any = exc if bare else _with_traceback(exc)
     summary = _summary(exc, "" if bare else wrapped.tb)
@@ -103,12 +103,12 @@ def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
 
 
 def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> bytes:
-    """The report that a result could not be pickled, in the words of the stdlib."""
+    """Encode the stdlib's error for a result that cannot be pickled."""
     return _pack_encoding_error(reason, [value] if listed else value)
 
 
 class _Shown:
-    """Its repr() is a text that was made before, so that it cannot fail."""
+    """An object whose repr() is a text that was made before, and cannot fail."""
 
     def __init__(self, obj: object) -> None:
         self.text = _safe_repr(obj)
@@ -123,7 +123,7 @@ def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
 
 
 def unpack_error(data: memoryview) -> BaseException:
-    """The exception that a worker reported, or a RemoteError in its place."""
+    """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
     try:
         (size,) = _LENGTH.unpack_from(data)
         name, args, message, text = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
@@ -132,7 +132,7 @@ def unpack_error(data: memoryview) -> BaseException:
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
         error = pickle.loads(payload)
-        if issubclass(type(error), BaseException):  # isinstance() would ask the object
+        if issubclass(type(error), BaseException):  # isinstance() would call the object's code
             found: BaseException = error
             return found
         reason: object = f"it unpickles as {type(error).__name__}"
@@ -163,7 +163,7 @@ def _how_it_ended(exitcode: int) -> str:
 
 
 def lost(pid: int, exitcode: int, func: Callable[..., Any] | None) -> BaseException:
-    """The failure of a task whose worker died."""
+    """The error of a task whose worker died."""
     what = "a task" if func is None else _name_of(func)
     return WorkerLostError(
         f"worker {pid} ended with {_how_it_ended(exitcode)} while it ran {what}; "
@@ -174,10 +174,10 @@ def lost(pid: int, exitcode: int, func: Callable[..., Any] | None) -> BaseExcept
 
 
 def broken(cause: BaseException | None) -> BaseException:
-    """The failure of a job whose pool cannot run anything."""
+    """The error of each job of a pool that cannot run tasks."""
     if isinstance(cause, PoolError):
         return cause
-    error = InitializerError("the initializer raised in a worker, so that the pool runs nothing")
+    error = InitializerError("the initializer raised in a worker, so the pool cannot run tasks")
     error.__cause__ = cause
     return error
 
@@ -188,20 +188,20 @@ def terminated() -> BaseException:
 
 def not_read() -> BaseException:
     return PoolError(
-        "the pool was joined while the buffersize of this imap() was used up by results that"
-        " nobody had read: there may be items that were not taken from the iterable, and not"
-        " run; read all results before join()"
+        "the pool was joined while the buffersize of this imap() was full of results that nobody"
+        " had read: items of the iterable may be left that were not run; read all results before"
+        " join()"
     )
 
 
 def raise_foreign() -> NoReturn:
     error = ValueError("Pool not running")
-    error.add_note(f"it was inherited by a fork: process {os.getpid()} is not the one that made it")
+    error.add_note(f"the pool was made before a fork: process {os.getpid()} has only a copy of it")
     raise error
 
 
 class Unretrieved:
-    """What `sys.unraisablehook` is told of a failure that nobody has asked for."""
+    """The object that `sys.unraisablehook` gets for an error that nobody retrieved."""
 
     def __init__(self, result: object, func: object, exc: BaseException) -> None:
         remote = "" if exc.__cause__ is None else str(exc.__cause__)
@@ -212,33 +212,33 @@ class Unretrieved:
 
 
 def refuse_timeout(timeout: Any) -> None:
-    """A timeout that no clock can count: the error is the one of the interpreter's own waits."""
+    """Raise what threading's own waits raise for a timeout that is no number or too large."""
     threading.Event().wait(timeout)
 
 
 def call(func: Callable[..., Any], args: Any, kwds: Any = {}) -> Any:  # noqa: B006
-    """A call with arguments of unusual types, so that Python says what is wrong with them."""
+    """Call func; for arguments of unusual types, so that the errors are Python's own."""
     return func(*args, **kwds)
 
 
 def breathe() -> None:
-    """Bytecode, which is all that is wanted of it."""
+    """Run bytecode, so that the interpreter handles signals and hands over the GIL."""
 
 
 def reraised_by(task: tuple[Any, ...]) -> BaseException | None:
-    """The exception that a task of the stdlib's making only carries to the other side."""
+    """The exception of a stdlib task that was made only to raise it in the parent."""
     _, _, func, args, _ = task
     return args[0] if func is stdlib._helper_reraises_exception else None
 
 
 def leave(exc: BaseException) -> NoReturn:
-    """End the worker whose task raised this, after it has been reported."""
+    """Exit the worker whose task raised exc; the report has been sent."""
     code = exc.code if isinstance(exc, SystemExit) else 1
     raise SystemExit(code if code is None or isinstance(code, int) else 1)
 
 
 def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
-    """A callable that plain pickle refused with `exc`: by cloudpickle, if there is one."""
+    """Pickle a callable by cloudpickle, where plain pickle raised exc."""
     try:
         import cloudpickle
     except ImportError:

@@ -1,0 +1,1 @@
+"""Modules that the extension itself imports, or that need no extension. Private."""

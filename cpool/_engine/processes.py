@@ -1,0 +1,569 @@
+"""`cpool.pool.Pool`: the part of a pool that runs once a pool; the extension runs the tasks.
+
+The class keeps those private attributes of the stdlib's class that programs are known to use. A
+pool whose context is none of multiprocessing's, or whose class overrides private hooks of the
+stdlib's pool, runs on the inherited engine of the stdlib.
+"""
+
+from __future__ import annotations
+
+import operator
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import TimeoutError, util
+from multiprocessing import context as _context
+from multiprocessing.process import BaseProcess
+
+from .. import _core
+from .._base import failures
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
+from .._base.stdlib import Pool as _StdlibPool
+from .._base.stdlib import pool as _stdlib
+from .._start import child, popen
+from .._start.method import default_context, popen_factory, warn_of_threads
+from ..errors import PoolError, PoolTerminated
+from . import end
+from .queue import TaskQueue
+from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
+from .thread import Thread
+
+if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
+    S = TypeVar("S")
+else:
+    Any = S = object
+
+INIT = _stdlib.INIT
+RUN = _stdlib.RUN
+CLOSE = _stdlib.CLOSE
+TERMINATE = _stdlib.TERMINATE
+
+mapstar = _stdlib.mapstar
+starmapstar = _stdlib.starmapstar
+
+# The pool gives up after this many failed starts in a row, times its size. The engine waits longer
+# before each retry, so this takes more than a second.
+_MAX_FAILED_STARTS = 8
+
+# The number of workers that are prepared before the first of them is forked: each page that the
+# parent writes to between two forks is copied once more.
+_BATCH = 8
+
+# The engine's modes for chunks, and for chunks of one item.
+_MODES = {
+    mapstar: (_core.MAP | _core.LISTED, _core.MAP_ONE | _core.LISTED),
+    starmapstar: (_core.STAR | _core.LISTED, _core.STAR_ONE | _core.LISTED),
+}
+
+_HELPER = "cpool-helper"
+_FEEDER = "cpool-feeder"
+
+
+def _is_leaving(process: BaseProcess) -> bool:
+    leaving: bool = process._popen.is_leaving  # type: ignore[attr-defined]
+    return leaving
+
+
+class Pool(_StdlibPool):
+    """A pool of worker processes, with the interface of `multiprocessing.Pool`.
+
+    `processes` is the number of workers, by default `default_processes()`. Each worker calls
+    `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` tasks.
+    `context` is a multiprocessing context. Raises `ValueError` for less than one process or a
+    `maxtasksperchild` that is no positive int, `TypeError` for an initializer that cannot be
+    called, and `OSError` if no process can be started; no process is left behind then.
+
+    Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
+    died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
+    """
+
+    __module__ = "cpool.pool"
+
+    _engine: _core.Engine | None = None
+    _workers: list[BaseProcess]
+    _start_error: BaseException | None = None  # of the last failed start
+    _has_helper = False
+    _state = INIT
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: Any = None,
+    ) -> None:
+        self._workers = []
+        self._lock = threading.RLock()
+        self._state = INIT
+        context = context or default_context()
+        if processes is None:
+            processes = default_processes()
+        if not self._fits(context):
+            super().__init__(processes, initializer, initargs, maxtasksperchild, context)
+            return
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._ctx = context
+        self._processes = operator.index(processes)
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        self._start()
+
+    def _fits(self, context: Any) -> bool:
+        """Can the extension run this pool?"""
+        return (
+            isinstance(context, _context.BaseContext)
+            and context.get_start_method() in ("fork", "spawn", "forkserver")
+            and not replaces_parts(type(self), Pool)
+        )
+
+    def _start(self) -> None:
+        forks = self._ctx.get_start_method() == "fork"
+        if forks:
+            warn_of_threads(stacklevel=4)
+        self._cache = Cache()
+        self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
+        if not forks:
+            self._engine.share()
+        self._cache.engine = self._engine
+        self._threads: list[Thread] = []
+        self._taskqueue = TaskQueue(weakref.proxy(self))
+        try:
+            self._repopulate_pool()
+        except BaseException:
+            end.shut_down(self._engine, self._workers, self._threads)
+            raise
+        self._terminate = util.Finalize(
+            self, end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
+        )
+        self._state = RUN
+
+    # ---- submitting ----
+
+    def _check_running(self) -> None:
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+        if self._engine is not None and not self._engine.is_ours:
+            failures.raise_foreign()
+
+    def apply(
+        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+    ) -> T:
+        """Return `func(*args, **kwds)`, called in a worker; raise what it raises."""
+        if self._engine is None or type(self).apply_async is not Pool.apply_async:
+            return self.apply_async(func, args, kwds).get()
+        self._check_running()
+        value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
+        return value
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> AsyncResult[T]:
+        """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
+
+        `callback(value)` or `error_callback(exception)` runs on a thread of the pool, before the
+        result is ready; an exception of the callback becomes the result.
+        """
+        if self._engine is None:
+            theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
+            result: AsyncResult[T] = theirs
+            return result
+        self._check_running()
+        if not self._has_helper:
+            self._start_threads()
+        return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
+
+    def map(
+        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+    ) -> list[T]:
+        """Return `[func(x) for x in iterable]`, computed by the workers, in order.
+
+        Items are sent in chunks of `chunksize`. By default chunk sizes follow the measured time of
+        items; with `maxtasksperchild`, or a `func` that keeps a state, a chunk is about a fourth
+        of a worker's share. Waits for all items, then raises the first exception that arrived.
+        """
+        results: list[T] = self._map(func, iterable, mapstar, chunksize)
+        return results
+
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
+
+        By default a worker's share is cut in 64 chunks or more: only a thread that waits, as in
+        `map`, can adapt chunk sizes to measured times.
+        """
+        result: MapResult[T] = self._map_async(
+            func, iterable, mapstar, chunksize, callback, error_callback
+        )
+        return result
+
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[T]:
+        """Return `[func(*x) for x in iterable]`, as `map` does."""
+        results: list[T] = self._map(func, iterable, starmapstar, chunksize)
+        return results
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[T]:
+        """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        result: MapResult[T] = self._map_async(
+            func, iterable, starmapstar, chunksize, callback, error_callback
+        )
+        return result
+
+    def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> IMapIterator[T]:
+        """Return an iterator over `func(x) for x in iterable`, in order.
+
+        The pool works whether or not `next` is called, and pulls the iterable as fast as the
+        workers take items. `buffersize` bounds the chunks that are in flight or unread, after
+        `close()` too; `join()` then ends the input if nobody reads, and the last `next` raises
+        `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for one
+        that is no number, or no int.
+        """
+        items: IMapIterator[T] = self._imap(
+            IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
+        )
+        return items
+
+    def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> IMapIterator[T]:
+        """`imap` with results in the order of their arrival."""
+        items: IMapIterator[T] = self._imap(
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}"
+        )
+        return items
+
+    def _map(
+        self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
+    ) -> Any:
+        if (
+            self._engine is None
+            or type(self)._map_async is not Pool._map_async
+            or mapper not in _MODES
+        ):
+            return self._map_async(func, iterable, mapper, chunksize).get()
+        self._check_running()
+        iterable, length, size = self._measure(iterable, chunksize)
+        result: MapResult[Any] = MapResult(self, size, length, None, None)
+        if size == 0:
+            return result.get()
+        mode = self._mode(mapper, chunksize, size)
+        return self._engine.run(result, func, iterable, size, mode, length)
+
+    def _map_async(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mapper: Any,
+        chunksize: int | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> Any:
+        if self._engine is None:
+            return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
+        self._check_running()
+        iterable, length, size = self._measure(iterable, chunksize)
+        result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        if size == 0:
+            return result
+        if mapper in _MODES:
+            self._feed(result, func, iterable, size, self._mode(mapper, chunksize, size), length)
+            return result
+        tasks = self._guarded_task_generation(
+            result._job, mapper, self._get_tasks(func, iterable, size)
+        )
+        self._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
+        return result
+
+    def _measure(
+        self, iterable: Iterable[Any], chunksize: int | None
+    ) -> tuple[Iterable[Any], int, int]:
+        """The iterable (a list if it has no length), its length, and the chunk size (0: empty)."""
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        length = len(iterable)  # type: ignore[arg-type]
+        if chunksize is None:
+            chunksize, extra = divmod(length, self._processes * 4)
+            if extra:
+                chunksize += 1
+        if length == 0 or chunksize <= 0:
+            chunksize = 0
+        return iterable, length, operator.index(chunksize)
+
+    def _mode(self, mapper: Any, asked: int | None, size: int) -> int:
+        """The engine's mode. Default chunks may be cut anew, unless the pool counts tasks."""
+        mode = _MODES[mapper][size == 1]
+        return mode | _core.FIT if asked is None and self._maxtasksperchild is None else mode
+
+    def _imap(
+        self,
+        kind: type[IMapIterator[Any]],
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        chunksize: int,
+        buffersize: int | None,
+        shown: str,
+    ) -> Any:
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        limit = buffersize or 0
+        if self._engine is None:
+            if limit:
+                raise ValueError("buffersize needs a pool that runs on cpool's engine")
+            method = super().imap if kind is IMapIterator else super().imap_unordered
+            return method(func, iterable, chunksize)
+        if chunksize == 1:
+            result = kind(self)
+            self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, limit)
+            return result
+        chunksize = operator.index(chunksize)
+        result = kind(self)
+        self._feed(result, func, iterable, chunksize, _core.MAP, -1, limit)
+        return (item for chunk in result for item in chunk)
+
+    def _feed(
+        self,
+        result: Any,
+        func: Callable[..., Any] | None,
+        iterable: Iterable[Any],
+        chunksize: int,
+        mode: int,
+        length: int,
+        limit: int = 0,
+    ) -> None:
+        """Start to turn items into tasks; a thread pulls the items that are not pulled now."""
+        assert self._engine is not None
+        try:
+            if not self._has_helper:
+                self._start_threads()
+            if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
+                self._start_thread(_FEEDER, self._engine.feed_rest, result)
+        except BaseException:
+            self._engine.cancel(result)  # or the job would never end
+            raise
+
+    # ---- threads ----
+
+    def _start_threads(self) -> None:
+        """Before the first asynchronous job: start the threads that work while nobody waits."""
+        assert self._engine is not None
+        with self._lock:
+            if not self._has_helper:
+                self._engine.start_standby()
+                self._start_thread(_HELPER, self._engine.help)
+                self._has_helper = True  # last, since readers do not take the lock
+
+    def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        with self._lock:
+            # In place: the finalizer holds the same list.
+            self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
+            thread = Thread(target=target, args=args, name=name, daemon=True)
+            self._threads.append(thread)  # before the start, for join() on the new thread
+            try:
+                thread.start()
+            except BaseException:
+                self._threads.remove(thread)
+                raise
+
+    # ---- workers ----
+
+    @property
+    def _pool(self) -> list[BaseProcess]:
+        """The live list of worker processes."""
+        if self._engine is not None and self._state == RUN and self._engine.is_ours:
+            self._engine.wait_ended(0)  # replaces dead workers
+            if any(map(_is_leaving, list(self._workers))):
+                self._join_exited_workers()  # workers that were replaced before they exited
+        return self._workers
+
+    @_pool.setter
+    def _pool(self, workers: list[BaseProcess]) -> None:
+        self._workers = workers
+
+    def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
+        """The Process or thread of a new worker, not started."""
+        process = self.Process(self._ctx, target=target, args=args)
+        process.name = process.name.replace("Process", "PoolWorker")
+        process.daemon = True
+        return process
+
+    def _make_worker(self) -> BaseProcess:
+        assert self._engine is not None
+        worker = self._engine.worker(self._maxtasksperchild)
+        process = self._new_worker(child.main, worker, self._initializer, self._initargs)
+        # On the instance: the class may be the program's own.
+        process._Popen = popen_factory(worker, self._ctx.get_start_method())
+        made: BaseProcess = process
+        return made
+
+    def _start_worker(self, process: BaseProcess, start: Callable[[BaseProcess], None]) -> None:
+        try:
+            start(process)
+        finally:
+            process.__dict__.pop("_Popen", None)
+            if process.pid is not None:  # also if a signal handler raised after the fork
+                self._workers.append(process)
+        util.debug("added worker")
+
+    def _repopulate_pool(self) -> None:
+        """Start workers until there are as many as there should be."""
+        if self._engine is None:
+            super()._repopulate_pool()
+            return
+        with self._lock:
+            self._engine.set_target(self._processes)
+            leaving = sum(map(_is_leaving, self._workers))
+            missing = self._processes - len(self._workers) + leaving
+            with popen.started_together() as start:
+                while missing > 0:
+                    batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
+                    missing -= len(batch)
+                    try:
+                        for process in batch:
+                            self._start_worker(process, start)
+                    finally:
+                        batch.clear()  # closes pipes now; a traceback would keep them open
+
+    def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
+        """Join workers that have exited; True if there were any."""
+        with self._lock:
+            gone = [process for process in self._workers if process.exitcode is not None]
+            for process in gone:
+                process.join()
+                process._popen.close()  # type: ignore[attr-defined]
+                self._workers.remove(process)
+        return bool(gone)
+
+    def _replace_workers(self) -> None:
+        """Called by the engine, on a thread that waits or on the helper, after workers ended."""
+        assert self._engine is not None
+        with self._lock:
+            if self._state not in (RUN, CLOSE):
+                return
+            self._join_exited_workers()
+            try:
+                self._check_starts()
+                self._repopulate_pool()
+            except PoolTerminated:
+                pass  # the pool has ended meanwhile
+            except PoolError as exc:
+                self._engine.break_pool(failures.pack_error(exc, None))
+            except Exception as exc:
+                self._start_error = exc.with_traceback(None)
+                self._engine.not_started()
+
+    def _check_starts(self) -> None:
+        """Raise `PoolError` if starts have failed for long and no worker is ready."""
+        assert self._engine is not None
+        _, _, ready, failed = self._engine.counts()
+        if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
+            why = "" if self._start_error is None else f", the last error: {self._start_error}"
+            error = PoolError(f"no worker can be started: {failed} in a row were never ready{why}")
+            raise error from self._start_error
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Accept no more jobs. The workers end when all submitted jobs are done."""
+        if self._engine is None:
+            super().close()
+            return
+        util.debug("closing pool")
+        if self._state == RUN and self._engine.is_ours:
+            self._state = CLOSE
+            self._engine.close()
+
+    def terminate(self) -> None:
+        """End now. Idle workers exit by themselves, busy ones by SIGTERM, and soon by SIGKILL.
+
+        Pending jobs fail with `PoolTerminated`, also in threads that already wait for them.
+        """
+        if self._engine is None:
+            super().terminate()
+            return
+        util.debug("terminating pool")
+        self._state = TERMINATE
+        if self._engine.is_ours:
+            # First, so that a later join() returns even if the rest is interrupted.
+            self._engine.end()
+        self._terminate()
+
+    def _check_ending(self, engine: _core.Engine) -> None:
+        """Raise unless the pool can be joined."""
+        util.debug("joining pool")
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        if not engine.is_ours:
+            failures.raise_foreign()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the workers to end; `close()` or `terminate()` comes first.
+
+        An `imap` whose `buffersize` is full of unread results takes no more input then. Raises
+        `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after `timeout`
+        seconds; `join()` can be called again.
+        """
+        if self._engine is None:
+            super().join()
+            return
+        self._check_ending(self._engine)
+        if (
+            timeout is None
+            and self._state == CLOSE
+            and any(map(Thread.is_current, list(self._threads)))
+        ):
+            raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
+        if not self._engine.wait_ended(timeout):
+            raise TimeoutError
+        end.clean_up(self._engine, self._workers, self._threads)

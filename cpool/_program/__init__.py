@@ -1,0 +1,1 @@
+"""Running whole programs on cpool. Private."""

@@ -1,0 +1,1 @@
+"""Starting worker processes: start methods, Popen classes, the worker's main(). Private."""

@@ -1,0 +1,98 @@
+"""Start methods: the default context of a pool, and the Popen class of each method.
+
+On Linux a pool forks unless the program chose a start method, whatever the interpreter's default.
+From 3.14 on that default is another method, and whoever asks multiprocessing for it (a Queue, a
+ThreadPool) fixes it: multiprocessing's state is then the same as after `set_start_method()`. Only
+whether `set_start_method()` has run tells the two apart.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from multiprocessing import context
+from multiprocessing.process import BaseProcess
+from types import CodeType
+
+from .._base.stdlib import TYPE_CHECKING
+from .popen import ForkPopen, Popen
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .._core import Worker
+
+
+def default_context() -> Any:
+    """The context of a pool without `context=`: fork on Linux, unless the program chose another."""
+    if sys.platform == "linux" and not _is_chosen():
+        return multiprocessing.get_context("fork")
+    return multiprocessing.get_context()
+
+
+def _is_chosen() -> bool:
+    """Has the program chosen a method? A child process keeps the method that started it."""
+    method = multiprocessing.get_start_method(allow_none=True)
+    if method is None:
+        return False
+    return (
+        method != multiprocessing.get_all_start_methods()[0]
+        or multiprocessing.parent_process() is not None
+        or _may_have_run(context.DefaultContext.set_start_method)
+    )
+
+
+def _may_have_run(function: Any) -> bool:
+    """False if the function has certainly not run in this process.
+
+    CPython 3.13 and later replace a function's first instruction when the function first runs,
+    under a tracer too. Where the interpreter does not (this function itself is the probe), or only
+    for some threads (without the GIL), the answer is True.
+    """
+    code = getattr(function, "__code__", None)
+    if code is None or "t" in sys.abiflags:
+        return True
+    return _is_new(_may_have_run.__code__) or not _is_new(code)
+
+
+def _is_new(code: CodeType) -> bool:
+    """Is the first instruction still the compiled one?"""
+    now: bytes = getattr(code, "_co_code_adaptive", code.co_code)
+    return now[0] == code.co_code[0]
+
+
+def popen_factory(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
+    """To be set as `_Popen` of the worker's Process object, which calls it to start."""
+    kind: type[Popen] = ForkPopen
+    if method != "fork":
+        from .launchers import POPENS  # lazily: few programs need the launchers
+
+        kind = POPENS[method]
+
+    def start(process: BaseProcess) -> Popen:
+        return kind(process, worker)
+
+    return start
+
+
+_FORK_WARNING = (
+    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
+)
+
+
+def warn_of_threads(stacklevel: int) -> None:
+    """As os.fork() does from 3.12 on."""
+    if sys.version_info >= (3, 12) and _has_threads():
+        text = _FORK_WARNING.format(os.getpid())
+        warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
+
+
+def _has_threads() -> bool:
+    try:
+        return len(os.listdir("/proc/self/task")) > 1
+    except OSError:
+        return threading.active_count() > 1
