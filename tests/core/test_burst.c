@@ -66,7 +66,7 @@ static void
 sleeps(struct burst *b, bool ticking, int64_t task_ns)
 {
     b->rig.pool->asleep = true;
-    b->rig.pool->ticking = ticking;
+    b->rig.pool->tick_ns = ticking ? 2 * CP_MS : CP_NEVER;
     b->rig.pool->task_ns = task_ns;
     b->rig.pool->woken = 1000;
 }
@@ -191,6 +191,6 @@ TEST(burst_a_driver_ticks_while_something_comes)
     CHECK_EQ(cp_pool_wait(b.rig.pool, b.job, cp_now() + 20 * CP_MS, 0),
              CP_WAIT_TIMEOUT);
     CHECK(!b.rig.pool->stirred);
-    CHECK(!b.rig.pool->ticking);
+    CHECK(b.rig.pool->tick_ns == CP_NEVER);
     close_burst(&b);
 }

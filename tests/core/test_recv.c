@@ -94,7 +94,7 @@ static void
 recall_some(struct lone *lone, uint64_t *seed)
 {
     uint32_t n = cp_test_random(seed) % 10;
-    struct cp_task *task = cp_worker_recall(lone->w, &n);
+    struct cp_task *task = cp_worker_recall(lone->w, &n, false);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_task_free(task);
@@ -318,7 +318,7 @@ TEST(recv_refuses_lies_of_the_claims)
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     cp_claim_offer(lone.w->row, 0);
     uint32_t n = 10;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 3);
     while (task != NULL) {
         struct cp_task *next = task->next;

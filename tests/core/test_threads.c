@@ -335,24 +335,66 @@ TEST(threads_are_all_woken)
     team_close(&team);
 }
 
-TEST(threads_take_jobs_in_order)
+/* One worker, and tasks that are thought to be long: each is a turn. */
+static struct cp_job *
+open_long_job(struct team *team)
+{
+    struct cp_job *job = open_job(team, 0);
+    job->avg_ns = 1000 * CP_SECOND;
+    return job;
+}
+
+TEST(threads_give_jobs_turns)
 {
     struct team team;
     team_open(&team, 1, false);
-    struct cp_job *first = open_job(&team, 0), *second = open_job(&team, 0);
+    struct cp_job *first = open_long_job(&team);
+    struct cp_job *second = open_long_job(&team);
     struct cp_job *busy = open_job(&team, 0);
     put(busy, OP_GATE, 0, 1, true);
     await_begun(&team, 1);
-    put(second, OP_GATE, 0, 1, true);
     put(first, OP_ECHO, 0, 5, true);
+    put(second, OP_GATE, 0, 2, true);
     let_through(&team, 1);
-    await_begun(&team, 1); /* the second job runs: the first one has */
-    CHECK(atomic_load(&first->done));
-    CHECK(!atomic_load(&second->done));
+    await_begun(&team, 1); /* after one task of the first, one of the second */
+    CHECK_EQ(cp_job_arrived(first, NULL), 1);
+    let_through(&team, 1);
+    await_begun(&team, 1);
+    CHECK_EQ(cp_job_arrived(first, NULL), 2);
+    CHECK_EQ(cp_job_arrived(second, NULL), 1);
     let_through(&team, 1);
     finish(busy, 1);
     finish(first, 5);
-    finish(second, 1);
+    finish(second, 2);
+    team_close(&team);
+}
+
+TEST(threads_give_a_single_call_the_next_turn)
+{
+    struct team team;
+    team_open(&team, 1, false);
+    struct cp_job *job = open_long_job(&team);
+    put(job, OP_GATE, 0, 3, true);
+    await_begun(&team, 1);
+    struct cp_job *calls[3];
+    for (int i = 0; i < 3; i++) {
+        calls[i] = open_job(&team, CP_JOB_SINGLE);
+        calls[i]->avg_ns = 1000 * CP_SECOND;
+        put(calls[i], OP_ECHO, 0, 1, true);
+    }
+    let_through(&team, 1);
+    await_begun(&team, 1); /* one call, then a task of the job */
+    CHECK(atomic_load(&calls[0]->done));
+    CHECK(!atomic_load(&calls[1]->done));
+    let_through(&team, 1);
+    await_begun(&team, 1);
+    CHECK(atomic_load(&calls[1]->done)); /* in the order of submission */
+    CHECK(!atomic_load(&calls[2]->done));
+    let_through(&team, 1);
+    finish(job, 3);
+    for (int i = 0; i < 3; i++) {
+        finish(calls[i], 1);
+    }
     team_close(&team);
 }
 

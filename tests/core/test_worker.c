@@ -139,7 +139,7 @@ TEST(worker_budget_is_kept)
     CHECK_EQ(lone_send(&lone, 1, 0), 1);
     CHECK(!cp_worker_accepts(lone.w));
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 1);
     CHECK_EQ(task->index, 1);
     cp_task_free(task);
@@ -212,7 +212,7 @@ TEST(worker_big_task_goes_without_a_copy)
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK(cp_worker_has_out(lone.w)); /* the pipe is full */
     uint32_t n = 5;
-    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
     CHECK_EQ(n, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
@@ -240,7 +240,7 @@ TEST(worker_big_task_goes_to_one_that_has_started)
     CHECK_EQ(lone_send(&lone, 0, CP_BIG), 0);
     CHECK_EQ(lone_send(&lone, 1, CP_BIG - 1), 1);
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 1);
     cp_task_free(task);
     lone_start(&lone);
@@ -296,7 +296,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     }
     lone_next_task(&lone, &frame); /* 0 has begun */
     uint32_t n = 2;
-    struct cp_task *list = cp_worker_recall(lone.w, &n);
+    struct cp_task *list = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 5);
     CHECK_EQ(list->next->index, 4);
@@ -308,7 +308,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     lone_next_task(&lone, &frame);
     CHECK_EQ(frame.seq, 1);
     n = 100;
-    list = cp_worker_recall(lone.w, &n);
+    list = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 3);
     CHECK_EQ(list->next->index, 2);
@@ -320,7 +320,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     CHECK_EQ(frame.seq, 6);
     check_pattern(body, 10, 6);
     n = 100;
-    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
     CHECK_EQ(n, 0);
     lone_close(&lone);
 }

@@ -19,8 +19,7 @@
 
 #include <signal.h>
 
-/* How long results may sit in a ring behind a slow task, and tasks in the
- * window of a worker that is stuck. */
+/* How often to look up while things happen. */
 #define TICK (2 * CP_MS)
 /* With the pool about to end, whoever reads has this long to come back for more. */
 #define READ_GRACE (500 * CP_MS)
@@ -45,9 +44,9 @@ flush_all(struct cp_pool *pool)
 }
 
 static void
-next_tick(struct cp_pool *pool, int64_t now)
+next_tick(struct cp_pool *pool, int64_t at)
 {
-    pool->tick_at = now + TICK;
+    pool->tick_at = at;
     pool->woken = 0;
 }
 
@@ -65,14 +64,15 @@ step(struct cp_pool *pool, int64_t deadline)
         return 0;
     }
     flush_all(pool); /* what was left to us while we looked */
-    bool ticks = pool->stirred || cp_plan_wants_tick(pool);
+    int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
+    bool ticks = tick_ns != CP_NEVER;
     if (ticks) {
-        if (!pool->ticking) {
-            next_tick(pool, cp_now());
+        if (tick_ns != pool->tick_ns) {
+            next_tick(pool, cp_now() + tick_ns);
         }
         deadline = cp_clock_min(deadline, pool->tick_at);
     }
-    pool->ticking = ticks;
+    pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
     int n = cp_poller_wait(pool->poller, ready, 64, deadline);
@@ -89,7 +89,7 @@ step(struct cp_pool *pool, int64_t deadline)
     /* By the clock: where others answer all the time, the poller never says
      * that there is nothing. */
     if (ticks && now >= pool->tick_at) {
-        next_tick(pool, now);
+        next_tick(pool, now + tick_ns);
         (void)cp_watch_harvest(pool);
         pool->stirred = false;
     }

@@ -424,7 +424,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     pool->state = CP_ENDED;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        (void)cp_jobs_recall(w, UINT32_MAX);
+        (void)cp_jobs_recall(w, UINT32_MAX, false);
     }
     cp_jobs_end_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {

@@ -84,8 +84,9 @@ struct cp_pool {
     int64_t restart_at; /* no worker is to be started before */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
-    struct cp_job *ready_first, *ready_last; /* jobs with queued tasks */
-    struct cp_job *all_first, *all_last;     /* jobs that are not done */
+    struct cp_line *line_first, *line_last; /* with queued tasks, by turn */
+    struct cp_line singles;                 /* the jobs of one task */
+    struct cp_job *all_first, *all_last;    /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
@@ -105,9 +106,9 @@ struct cp_pool {
     bool standby_drives;           /* and it is the standby thread */
     const struct cp_job *seat_job; /* what the driver waits for */
     bool asleep;                   /* the driver waits in the poller */
-    bool ticking;                  /* and wakes up at tick_at at the latest */
-    bool stirred;   /* something has happened since the last tick */
-    uint32_t woken; /* idle workers that others than the driver woke since */
+    int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
+    bool stirred;    /* something has happened since the last tick */
+    uint32_t woken;  /* idle workers that others than the driver woke since */
     int64_t tick_at;
     int64_t poll_at; /* by then the poller is asked, even while spinning pays */
     uint64_t drives; /* how often the seat was taken */

@@ -73,7 +73,7 @@ cp_wake_noted(struct cp_pool *pool)
 void
 cp_publish_queued(struct cp_pool *pool)
 {
-    atomic_store_explicit(&pool->threads.has_queued, pool->ready_first != NULL,
+    atomic_store_explicit(&pool->threads.has_queued, pool->queued > 0,
                           memory_order_relaxed);
 }
 
