@@ -1,8 +1,8 @@
 /*
- * A thread of the interpreter's that is started by us. CPython 3.12.0 to 3.12.2
- * start none once the main thread has ended, lest one comes to life while the
- * interpreter goes. Here the starter waits until it lives, and the interpreter
- * waits for the starter.
+ * Starting threads after the main thread has ended; see engine/late.h. CPython
+ * 3.12.0 to 3.12.2 start no thread then, since a thread might start to run
+ * while the interpreter is finalizing. Here the thread that calls waits until
+ * the new thread runs, and the interpreter waits for the thread that calls.
  */
 #include "engine/late.h"
 
@@ -16,7 +16,7 @@ struct late {
 static void
 run(void *arg)
 {
-    struct late *late = arg; /* on the starter's stack, until it has begun */
+    struct late *late = arg; /* the caller's, until begun is released */
     PyObject *func = late->func;
     PyThreadState *tstate = PyThreadState_New(late->interp);
     late->has_state = tstate != NULL;
