@@ -14,13 +14,13 @@ py_engine_check(EngineObject *engine)
 }
 
 PyObject *
-py_engine_why(EngineObject *engine)
+py_engine_init_error(EngineObject *engine)
 {
-    PyObject *why;
+    PyObject *error;
     Py_BEGIN_CRITICAL_SECTION(engine);
-    why = Py_XNewRef(engine->why);
+    error = Py_XNewRef(engine->init_error);
     Py_END_CRITICAL_SECTION();
-    return why;
+    return error;
 }
 
 int

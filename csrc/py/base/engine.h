@@ -18,12 +18,13 @@ typedef struct {
     PyObject *cache;      /* the Python pool's _cache */
     /* The callable that was pickled last, if it is immutable. Both are guarded
      * by the engine's critical section. */
-    PyObject *func_seen;
-    struct cp_func *func_seen_core;
-    _Atomic unsigned long helper; /* the thread that runs callbacks, or 0 */
-    char threads;                 /* the workers are threads; never changes */
-    PyObject *why; /* of threads: what the initializer raised, or NULL; guarded
-                      by the engine's critical section */
+    PyObject *last_func;
+    struct cp_func *last_func_core;
+    _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
+    char threads; /* the workers are threads; never changes */
+    /* What an initializer of threads raised, or NULL. Guarded by the engine's
+     * critical section. */
+    PyObject *init_error;
 } EngineObject;
 
 /* Can this process use the engine's pool? 0, or -1 with an exception where it
@@ -31,7 +32,7 @@ typedef struct {
 int py_engine_check(EngineObject *engine);
 
 /* What the initializer raised in a worker thread: a new reference, or NULL. */
-PyObject *py_engine_why(EngineObject *engine);
+PyObject *py_engine_init_error(EngineObject *engine);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an
  * exception. Runs Python code. */

@@ -1,5 +1,6 @@
 /* Exceptions; see base/error.h. The texts and classes are in Python
- * (cpool/_base/failures.py, cpool/errors.py): this code runs once per failure. */
+ * (cpool/_base/failures.py, cpool/errors.py): this code runs once per
+ * failure. */
 #include "base/error.h"
 
 #include "core/base/base.h"

@@ -12,7 +12,7 @@
  *
  * Folders and files of csrc/py have an order, lowest first: base, value, task,
  * job, worker, engine. A file includes and calls only what comes before it.
- * tests/test_order.py has the order of the files and checks it.
+ * tests/order.py has the order, and tests/package/test_order.py checks it.
  */
 #ifndef PY_STATE_H
 #define PY_STATE_H
@@ -52,9 +52,8 @@ struct py_state {
     PyObject *failures;       /* the module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     struct py_pickler pickler; /* the pickler that is kept */
-    struct cp_serve
-        *serving; /* in a worker process: the worker's end of the pipes */
-    int forked;   /* 1: in a copy that other code forked; -1: while we fork */
+    struct cp_serve *serving;  /* in a worker process: its end of the pipes */
+    int forked; /* 1: in a copy that other code forked; -1: while we fork */
     _Atomic unsigned long exit_thread; /* it ends the interpreter; or 0 */
 };
 

@@ -68,8 +68,8 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->owner);
     Py_VISIT(self->cache);
-    Py_VISIT(self->func_seen);
-    Py_VISIT(self->why);
+    Py_VISIT(self->last_func);
+    Py_VISIT(self->init_error);
     return 0;
 }
 
@@ -79,8 +79,8 @@ engine_clear(PyObject *op)
     EngineObject *self = (EngineObject *)op;
     Py_CLEAR(self->owner);
     Py_CLEAR(self->cache);
-    Py_CLEAR(self->func_seen);
-    Py_CLEAR(self->why);
+    Py_CLEAR(self->last_func);
+    Py_CLEAR(self->init_error);
     return 0;
 }
 
@@ -94,8 +94,8 @@ engine_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)engine_clear(op);
     if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
-        if (self->func_seen_core != NULL) {
-            cp_func_close(self->pool, self->func_seen_core);
+        if (self->last_func_core != NULL) {
+            cp_func_close(self->pool, self->last_func_core);
         }
         cp_pool_end(self->pool);
         cp_pool_signal(self->pool, SIGKILL);
@@ -214,7 +214,7 @@ static PyObject *
 engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EngineObject *self = ENGINE(op);
-    self->helper = PyThread_get_thread_ident();
+    self->helper_thread = PyThread_get_thread_ident();
     for (;;) {
         struct cp_job *job;
         int r;
@@ -282,8 +282,8 @@ static PyObject *
 break_threads(EngineObject *self, PyObject *exc)
 {
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (self->why == NULL) {
-        self->why = Py_NewRef(exc);
+    if (self->init_error == NULL) {
+        self->init_error = Py_NewRef(exc);
     }
     Py_END_CRITICAL_SECTION();
     if (cp_pool_is_ours(self->pool)) { /* an initializer may fork */

@@ -34,7 +34,7 @@ reported_error(struct py_state *state, const struct cp_result *result,
 static PyObject *
 cause_of_end(EngineObject *engine)
 {
-    PyObject *raised = py_engine_why(engine);
+    PyObject *raised = py_engine_init_error(engine);
     const struct cp_result *why = cp_pool_broken(engine->pool);
     if (raised != NULL) {
         return raised;

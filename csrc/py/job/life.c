@@ -106,7 +106,7 @@ py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
 int
 py_result_begin(ResultObject *self)
 {
-    if (atomic_exchange(&self->begun, 1) == 0) {
+    if (atomic_exchange(&self->init_called, 1) == 0) {
         return 0;
     }
     PyErr_SetString(PyExc_TypeError, "a result is made once, for a cpool.Pool");
@@ -180,7 +180,7 @@ py_result_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->input.failures);
     Py_VISIT(self->input.source.iterator);
     Py_VISIT(self->input.func);
-    Py_VISIT(self->input.poison);
+    Py_VISIT(self->input.func_error);
     return holds_refs(self) ? py_refs_traverse(self->job, visit, arg) : 0;
 }
 
@@ -195,7 +195,7 @@ py_result_clear(PyObject *op)
     Py_CLEAR(self->input.failures);
     Py_CLEAR(self->input.source.iterator);
     Py_CLEAR(self->input.func);
-    Py_CLEAR(self->input.poison);
+    Py_CLEAR(self->input.func_error);
     if (holds_refs(self)) {
         cp_job_drop_results(self->job);
     }

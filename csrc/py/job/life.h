@@ -28,9 +28,9 @@ typedef struct {
     struct py_input input; /* what the job's tasks are made from */
     size_t received;       /* bytes of results that were decoded */
     char success; /* guarded like value; of a map valid even before settled */
-    _Atomic char begun;     /* __init__ was called */
-    _Atomic char settled;   /* value and success are final */
-    _Atomic char submitted; /* the job was given its tasks */
+    _Atomic char init_called; /* __init__ was called */
+    _Atomic char settled;     /* value and success are final */
+    _Atomic char submitted;   /* the job was given its tasks */
     _Atomic char retrieved; /* the program has seen the value or the failure */
 } ResultObject;
 

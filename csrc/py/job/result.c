@@ -150,7 +150,7 @@ static bool
 is_deadlock(ResultObject *self)
 {
     return (self->job->flags & CP_JOB_CALLS) != 0
-           && self->engine->helper == PyThread_get_thread_ident();
+           && self->engine->helper_thread == PyThread_get_thread_ident();
 }
 
 /* 1: settled; 0: the timeout has passed; -1: an exception. */

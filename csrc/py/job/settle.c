@@ -137,7 +137,7 @@ place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
 static int
 place(ResultObject *self, struct cp_result *r)
 {
-    if (self->input.one) {
+    if (self->input.single_items) {
         PyObject *value = py_result_value(self, r);
         return value == NULL
                    ? -1
@@ -257,7 +257,7 @@ py_result_decode(ResultObject *self)
         return 0;
     }
     int r = 0;
-    bool begun = py_arena_begin(memory_of(self, list));
+    bool is_active = py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);
@@ -267,7 +267,7 @@ py_result_decode(ResultObject *self)
             r = py_engine_check(self->engine);
         }
     }
-    py_arena_end(begun);
+    py_arena_end(is_active);
     if (cp_pool_is_ours(self->engine->pool)) {
         cp_job_decoded(self->job, list);
         return r;

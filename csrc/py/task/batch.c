@@ -108,8 +108,8 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return py_batch_add_refs(batch, index, mode, in->func, payload, NULL);
     }
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
-    if (in->poison != NULL) {
-        return py_batch_fail_take(in, batch, index, Py_NewRef(in->poison),
+    if (in->func_error != NULL) {
+        return py_batch_fail_take(in, batch, index, Py_NewRef(in->func_error),
                                   false);
     }
     int r = payload != NULL

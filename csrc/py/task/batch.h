@@ -47,7 +47,7 @@ int py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
 /* Queue the tasks of the batch. fed: no more tasks will come. */
 void py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed);
 
-/* Release the memory that tasks are made in; the batch must be flushed. */
+/* Release the memory that tasks are made in, but not the tasks. */
 void py_batch_fini(struct py_batch *batch);
 
 #endif

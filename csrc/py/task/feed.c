@@ -54,7 +54,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     in->chunksize = chunksize;
     src->length = length;
     in->mode = mode & ~PY_FIT;
-    in->one =
+    in->single_items =
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
     src->plain = func != NULL && py_source_is_plain(iterable);
@@ -75,8 +75,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     /* Other sizes would show where the callable is unpickled for each task: it
      * would be unpickled more often, and its state would not reach the next
      * item. */
-    in->fit = (mode & PY_FIT) != 0 && !in->one && in->poison == NULL
-              && (in->engine->threads || (in->job->func->flags & CP_KEEP) != 0);
+    in->may_resize =
+        (mode & PY_FIT) != 0 && !in->single_items && in->func_error == NULL
+        && (in->engine->threads || (in->job->func->flags & CP_KEEP) != 0);
     if (py_source_open(src, iterable) < 0) {
         /* The first result raises it, as with multiprocessing. */
         struct py_batch none = {.items = 1, .in_call = true};
@@ -91,7 +92,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
 static bool
 adapts(const struct py_input *in)
 {
-    return in->fit && in->blocking && !in->engine->threads;
+    return in->may_resize && in->blocking && !in->engine->threads;
 }
 
 /* How many items the next chunk should have. */
@@ -99,7 +100,7 @@ static Py_ssize_t
 next_size(const struct py_input *in)
 {
     const struct py_source *src = &in->source;
-    if (!in->fit) {
+    if (!in->may_resize) {
         return in->chunksize;
     }
     if (!adapts(in)) {
@@ -183,7 +184,7 @@ feed_one(struct py_input *in, struct py_batch *batch)
     bool stdlib = in->func == NULL;
     uint64_t index = in->index;
     batch->items = 1;
-    int r = in->one || stdlib
+    int r = in->single_items || stdlib
                 ? py_source_next(src, &payload)
                 : py_source_next_chunk(src, next_size(in), &batch->run);
     if (r < 0) {
@@ -196,7 +197,7 @@ feed_one(struct py_input *in, struct py_batch *batch)
         return 0;
     }
     if (in->map_length >= 0) {
-        batch->items = in->one ? 1 : items_of(in, batch);
+        batch->items = in->single_items ? 1 : items_of(in, batch);
         index = place_of(in, stdlib, batch->items);
     }
     r = stdlib ? add_stdlib_task(in, batch, index, payload)

@@ -21,8 +21,8 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* Pickle the callable, or else use the fallback of cpool._base.failures (cloudpickle).
- * 0, or -1 with an exception. */
+/* Pickle the callable, or else use the fallback of cpool._base.failures
+ * (cloudpickle). 0, or -1 with an exception. */
 static int
 dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
           int *immutable)
@@ -57,9 +57,9 @@ set_seen(EngineObject *engine, struct cp_job *job, PyObject *func)
 {
     bool seen;
     Py_BEGIN_CRITICAL_SECTION(engine);
-    seen = engine->func_seen == func;
+    seen = engine->last_func == func;
     if (seen) {
-        cp_job_set_func(job, engine->func_seen_core);
+        cp_job_set_func(job, engine->last_func_core);
     }
     Py_END_CRITICAL_SECTION();
     return seen;
@@ -72,10 +72,10 @@ keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)
     PyObject *old;
     struct cp_func *old_core;
     Py_BEGIN_CRITICAL_SECTION(engine);
-    old = engine->func_seen;
-    old_core = engine->func_seen_core;
-    engine->func_seen = Py_NewRef(func);
-    engine->func_seen_core = core;
+    old = engine->last_func;
+    old_core = engine->last_func_core;
+    engine->last_func = Py_NewRef(func);
+    engine->last_func_core = core;
     Py_END_CRITICAL_SECTION();
     if (old_core != NULL) {
         cp_func_close(engine->pool, old_core);
@@ -102,7 +102,7 @@ py_func_set(struct py_input *in, PyObject *func)
         if (py_error_is_interrupt()) {
             return -1;
         }
-        in->poison = py_error_fetch();
+        in->func_error = py_error_fetch();
         return 0;
     }
     struct cp_func *core =

@@ -8,7 +8,7 @@
 #include "task/input.h"
 
 /* Give the job of the input its callable. A callable that cannot be pickled is
- * the failure of each task (in->poison). 0, or -1 with MemoryError or an
+ * the failure of each task (in->func_error). 0, or -1 with MemoryError or an
  * interrupt. Runs Python code. */
 int py_func_set(struct py_input *in, PyObject *func);
 

@@ -4,8 +4,8 @@
  *
  * Only the thread that feeds the job uses it: first the thread of the call,
  * then the feeder thread that the call may start. Other threads read func,
- * mode, one, map_length and map_chunksize, which are written before the first
- * task is queued. [attached]
+ * mode, single_items, map_length and map_chunksize, which are written before
+ * the first task is queued. [attached]
  */
 #ifndef PY_INPUT_H
 #define PY_INPUT_H
@@ -17,16 +17,16 @@ struct py_source {
     PyObject *iterator; /* NULL: exhausted, or never set */
     Py_ssize_t length;  /* how many items there must be; -1: unknown */
     Py_ssize_t pulled;  /* how many items were pulled so far */
-    char plain;   /* iterating runs no Python code: tasks are made in blocks */
-    char is_row;  /* iterator is not an iterator, but the list or tuple */
-    char is_over; /* the end of the row was reached; never look again */
+    char plain; /* iterating runs no Python code: tasks are made in blocks */
+    char is_sequence; /* iterator is not an iterator, but the list or tuple */
+    char at_end;      /* the end of the list was reached; never look again */
 };
 
 struct py_input {
     EngineObject *engine; /* borrowed from the result that has this input */
     struct cp_job *job;   /* likewise */
     PyObject *func;       /* NULL: the items are the stdlib's task tuples */
-    PyObject *poison;     /* why the callable could not be pickled, or NULL */
+    PyObject *func_error; /* why the callable could not be pickled, or NULL */
     PyObject *failures;   /* index -> exception, of tasks that failed here */
     struct py_source source;
     Py_ssize_t chunksize;     /* items per task */
@@ -34,9 +34,9 @@ struct py_input {
     Py_ssize_t map_chunksize; /* the chunksize that the map was called with */
     uint64_t index;           /* of the next task */
     unsigned mode;
-    char one;      /* a task is one item, and its result is not a list */
-    char fit;      /* chunks may have other sizes than chunksize */
-    char blocking; /* the thread of the call waits, and feeds meanwhile */
+    char single_items; /* a task is one item, and its result is not a list */
+    char may_resize;   /* chunks may have other sizes than chunksize */
+    char blocking;     /* the thread of the call waits, and feeds meanwhile */
 };
 
 #endif

@@ -16,21 +16,23 @@ int
 py_source_open(struct py_source *src, PyObject *iterable)
 {
     /* A list is read in place, as its iterator would read it. */
-    src->is_row = PyList_CheckExact(iterable) || PyTuple_CheckExact(iterable);
+    src->is_sequence =
+        PyList_CheckExact(iterable) || PyTuple_CheckExact(iterable);
     src->iterator =
-        src->is_row ? Py_NewRef(iterable) : PyObject_GetIter(iterable);
+        src->is_sequence ? Py_NewRef(iterable) : PyObject_GetIter(iterable);
     return src->iterator != NULL ? 0 : -1;
 }
 
 /* Copy the next items of the list or tuple, at most n. Returns how many. */
 static Py_ssize_t
-copy_row(struct py_source *src, PyObject **items, Py_ssize_t n)
+copy_items(struct py_source *src, PyObject **items, Py_ssize_t n)
 {
-    PyObject *row = src->iterator;
-    Py_BEGIN_CRITICAL_SECTION(row);
+    PyObject *sequence = src->iterator;
+    Py_BEGIN_CRITICAL_SECTION(sequence);
     Py_ssize_t left =
-        src->is_over ? 0 : PySequence_Fast_GET_SIZE(row) - src->pulled;
-    PyObject **from = PySequence_Fast_ITEMS(row); /* lint-ok: in the section */
+        src->at_end ? 0 : PySequence_Fast_GET_SIZE(sequence) - src->pulled;
+    PyObject **from =
+        PySequence_Fast_ITEMS(sequence); /* lint-ok: in the section */
     n = left < n ? left : n;
     for (Py_ssize_t i = 0; i < n; i++) {
         items[i] = Py_NewRef(from[src->pulled + i]);
@@ -43,10 +45,10 @@ int
 py_source_next(struct py_source *src, PyObject **item)
 {
     *item = NULL;
-    if (!src->is_row) {
+    if (!src->is_sequence) {
         *item = PyIter_Next(src->iterator);
-    } else if (copy_row(src, item, 1) == 0) {
-        src->is_over = 1; /* items that are appended later are not read */
+    } else if (copy_items(src, item, 1) == 0) {
+        src->at_end = 1; /* items that are appended later are not read */
     }
     if (*item == NULL && PyErr_Occurred()) {
         return -1;
@@ -68,16 +70,16 @@ py_source_next(struct py_source *src, PyObject **item)
 }
 
 static int
-pull_row(struct py_source *src, Py_ssize_t n, struct py_run *run)
+pull_sequence(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
-    /* Make room for no more than is left; copy_row() checks again, in its
+    /* Make room for no more than is left; copy_items() checks again, in its
      * critical section. */
     Py_ssize_t left = PySequence_Fast_GET_SIZE(src->iterator) - src->pulled;
     n = left < n ? left : n;
     if (n > 0 && py_run_reserve(run, n) < 0) {
         return -1;
     }
-    run->n = run->used = copy_row(src, run->slots, n);
+    run->n = run->used = copy_items(src, run->slots, n);
     return 0;
 }
 
@@ -104,8 +106,8 @@ pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
     Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
     most = most < n ? most : n;
-    int r =
-        src->is_row ? pull_row(src, most, run) : pull_iterator(src, most, run);
+    int r = src->is_sequence ? pull_sequence(src, most, run)
+                             : pull_iterator(src, most, run);
     src->pulled += run->n;
     return r;
 }

@@ -76,10 +76,10 @@ py_arena_begin(size_t bytes)
 }
 
 void
-py_arena_end(bool begun)
+py_arena_end(bool is_active)
 {
     PyObjectArenaAllocator now;
-    if (!begun) {
+    if (!is_active) {
         return;
     }
     PyObject_GetArenaAllocator(&now);
@@ -102,7 +102,7 @@ py_arena_begin(size_t Py_UNUSED(bytes))
 }
 
 void
-py_arena_end(bool Py_UNUSED(begun))
+py_arena_end(bool Py_UNUSED(is_active))
 {
 }
 

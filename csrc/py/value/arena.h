@@ -21,8 +21,8 @@
  * py_arena_end(), arenas are in large pages. */
 bool py_arena_begin(size_t bytes);
 
-/* begun: what the matching py_arena_begin() returned. */
-void py_arena_end(bool begun);
+/* is_active: what the matching py_arena_begin() returned. */
+void py_arena_end(bool is_active);
 
 /* In a forked copy of the process, where the thread that decoded does not
  * exist. */

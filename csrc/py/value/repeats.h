@@ -11,8 +11,8 @@
 /* Shorter columns are not worth the search. */
 #define REPEATS_FROM 8
 
-/* Is it likely that the column holds only a few objects? Guessed from its
- * neighbours. */
+/* Is it likely that the column holds only a few objects? Each item is compared
+ * with one recent item. */
 bool py_repeats_are_likely(PyObject *const *items, Py_ssize_t n);
 
 /* Put each object once into picked, which has room for PICK_MAX, and into

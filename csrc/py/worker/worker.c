@@ -1,7 +1,7 @@
 /*
  * The type _core.Worker; see worker/worker.h. Only this file forks, and only
- * the core knows the state of the process afterwards: Popen (cpool/_start/popen.py)
- * asks here.
+ * the core knows the state of the process afterwards: Popen
+ * (cpool/_start/popen.py) asks here.
  */
 #include "worker/worker.h"
 
