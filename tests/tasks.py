@@ -99,6 +99,17 @@ def hold(gate: Gate) -> None:
     gate.hold()
 
 
+def fork_and_hold(gate: Gate) -> int:
+    """Fork a child that stays at the gate, whatever becomes of this process; its pid."""
+    child = os.fork()
+    if child == 0:
+        try:
+            gate.hold()
+        finally:
+            os._exit(0)
+    return child
+
+
 def first_then_hold(item: tuple[Gate, int]) -> int:
     """Pass with item 0, and wait with every other item."""
     gate, number = item

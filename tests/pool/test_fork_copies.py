@@ -393,12 +393,7 @@ def test_a_living_copy_does_not_delay_the_end_of_the_pool(
     """The copy holds no end of a worker's pipes."""
     pool = make_pool(2)
     workers = list(pool._pool)
-    child = os.fork()
-    if child == 0:
-        try:
-            gate.hold()
-        finally:
-            os._exit(0)
+    child = tasks.fork_and_hold(gate)
     gate.arrived()
     try:
         error = pool.apply_async(tasks.die)
@@ -414,18 +409,16 @@ def test_a_living_copy_does_not_delay_the_end_of_the_pool(
 
 
 ORPHANS = """
-import os, sys, time
+import sys
 from engine import Pool
 from gates import Gate
+import tasks
 
 gate = Gate(sys.argv[1])
 pool = Pool(2)
 held = pool.map_async(gate.hold, range(2), 1)
 pids = gate.arrived(2)
-child = os.fork()
-if child == 0:
-    gate.hold()
-    os._exit(0)
+child = tasks.fork_and_hold(gate)
 gate.arrived()
 print(child, *pids, flush=True)
 held.get()

@@ -207,17 +207,6 @@ def fork_and_raise_twice(diary: Diary) -> NoReturn:
     raise ValueError("child" if child == 0 else "parent")
 
 
-def leave_a_child(gate: Gate) -> int:
-    """Leave a process that outlives the task, the worker and the pool."""
-    child = os.fork()
-    if child == 0:
-        try:
-            gate.hold()
-        finally:
-            os._exit(0)
-    return child
-
-
 def run_a_program() -> str:
     return subprocess.run(["echo", "hello"], capture_output=True, text=True, check=True).stdout
 
@@ -265,7 +254,7 @@ def test_a_child_of_a_task_delays_neither_worker_nor_pool(
     make_pool: Any, gate: Gate, how: str
 ) -> None:
     pool = make_pool(1)
-    child = pool.apply_async(leave_a_child, (gate,)).get(DEADLINE)
+    child = pool.apply_async(tasks.fork_and_hold, (gate,)).get(DEADLINE)
     gate.arrived()
     try:
         assert type(failure(pool.apply_async(tasks.die))) is errors.WorkerLostError
