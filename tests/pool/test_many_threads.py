@@ -85,6 +85,7 @@ def test_many_threads_share_a_pool(pool: Any, in_threads: Callable[..., list[Any
     assert sorted(crowd.told) == called, "a callback too many, or too few"
 
 
+@pytest.mark.better
 @pytest.mark.parametrize("ordered", [True, False])
 def test_many_threads_share_an_iterator(
     pool: Any, in_threads: Callable[..., list[Any]], ordered: bool

@@ -338,6 +338,7 @@ def test_a_task_may_look_at_every_list(make_pool: Any) -> None:
     assert len(make_pool(1).map(copy_all_lists, range(6), 3)) == 6
 
 
+@pytest.mark.better
 def test_an_iterable_that_ends_the_pool_within_a_chunk(make_pool: Any) -> None:
     pool = make_pool(1)
 
@@ -350,6 +351,7 @@ def test_an_iterable_that_ends_the_pool_within_a_chunk(make_pool: Any) -> None:
         list(pool.imap(abs, items(), chunksize=4))
 
 
+@pytest.mark.better
 def test_a_job_without_a_task(make_pool: Any) -> None:
     pool = make_pool(1)
     result = ApplyResult(pool)
