@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct lone *the; /* the callbacks get no pointer of ours */
+static struct lone *the; /* callbacks have no argument for the test's pointer */
 
 static void
 on_hello(struct cp_worker *w)
@@ -102,6 +102,28 @@ lone_pattern(uint8_t *bytes, size_t n, uint64_t seed)
     for (size_t i = 0; i < n; i++) {
         bytes[i] = (uint8_t)cp_test_random(&state);
     }
+}
+
+void
+lone_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint8_t *should = malloc(n + 1);
+    CHECK(should != NULL);
+    lone_pattern(should, n, seed);
+    CHECK_BYTES(bytes, should, n);
+    free(should);
+}
+
+uint32_t
+lone_recall(struct lone *lone, uint32_t n)
+{
+    struct cp_task *task = cp_worker_recall(lone->w, &n, false);
+    while (task != NULL) {
+        struct cp_task *next = task->next;
+        cp_task_free(task);
+        task = next;
+    }
+    return n;
 }
 
 int

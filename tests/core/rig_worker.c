@@ -1,4 +1,4 @@
-/* The worker of the rig: does what its tasks tell it to, nonsense too. */
+/* The worker of the rig: does what its tasks order, nonsense included. */
 #include "os/fd.h"
 #include "link/serve.h"
 #include "cp_test.h"
@@ -21,8 +21,8 @@ struct worker {
         uint8_t *bytes;
         size_t len;
     } slots[SLOTS];
-    struct order order; /* of the task that runs */
-    uint64_t budget;    /* tasks that it may still run */
+    struct order order; /* of the running task */
+    uint64_t budget;    /* tasks that the worker may still run */
     bool ends;
 };
 
@@ -35,7 +35,7 @@ rig_pattern(uint8_t *bytes, size_t n, uint64_t seed)
     }
 }
 
-/* The pool goes away, or has gone: so do we. */
+/* Exit when the pool has closed the pipes. */
 static void
 check_io(int r)
 {
@@ -60,7 +60,7 @@ write_raw(struct worker *me, const void *bytes, size_t n)
     }
 }
 
-/* task: NULL for what is no answer to one. */
+/* task: NULL for a frame that answers no task. */
 static void
 answer(struct worker *me, const struct cp_frame *task, unsigned kind,
        const void *body, size_t len)
@@ -146,8 +146,8 @@ die_half_way(struct worker *me, const struct cp_frame *task, uint32_t len)
     (void)raise(SIGKILL);
 }
 
-/* What breaks the protocol. The parent has to kill us for it: the task never
- * ends in another way. */
+/* Break the protocol. The parent must kill this process: the task never ends
+ * otherwise. */
 static _Noreturn void
 break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
 {
@@ -179,7 +179,7 @@ break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
     }
 }
 
-/* Does the order; true where the task's own bytes are the answer. */
+/* Obey the order; true if the task's own bytes are the answer. */
 static bool
 obey(struct worker *me, const struct cp_frame *task, const struct func *func)
 {

@@ -10,12 +10,12 @@ import pytest
 import scripts
 from engine import STDLIB, pool_module
 
-# What stands between python and the program. The stdlib's own pool needs nothing.
+# The arguments between python and the program. The stdlib's own pool needs none.
 LAUNCH = [] if STDLIB else ["-m", "cpool"]
 
 
 def launch(folder: Path, source: str, *args: str, **options: Any) -> Any:
-    """Run a program that knows nothing of cpool."""
+    """Run a program that does not mention cpool."""
     return scripts.run(*LAUNCH, scripts.write(folder, source), *args, **options)
 
 
@@ -110,13 +110,13 @@ def test_a_program_ends_with_its_own_status(
     assert done.stderr.splitlines()[-1:] == ([complaint] if complaint else [])
 
 
-def test_the_traceback_is_that_of_the_program(tmp_path: Path) -> None:
+def test_the_traceback_shows_only_the_program(tmp_path: Path) -> None:
     done = launch(tmp_path, "def f():\n    raise ValueError('no')\n\nf()\n")
     assert f'File "{tmp_path / "program.py"}", line 4, in <module>' in done.stderr
     assert f'File "{tmp_path / "program.py"}", line 2, in f' in done.stderr
 
 
-def test_stdin_is_the_programs(tmp_path: Path) -> None:
+def test_the_program_reads_stdin(tmp_path: Path) -> None:
     done = launch(tmp_path, "import sys\nprint(repr(sys.stdin.read()))\n")
     assert lines(done) == ["''"]
 
@@ -162,13 +162,13 @@ def test_a_package_runs_by_its_main_module(package: Path) -> None:
     assert lines(done) == ["__main__ package"]
 
 
-def test_a_module_that_there_is_not(tmp_path: Path) -> None:
+def test_a_missing_module(tmp_path: Path) -> None:
     done = scripts.run(*LAUNCH, "-m", "no_such_module", cwd=tmp_path)
     assert done.returncode == 1
     assert "No module named no_such_module" in done.stderr.replace("'", "")
 
 
-def test_a_script_that_there_is_not(tmp_path: Path) -> None:
+def test_a_missing_script(tmp_path: Path) -> None:
     done = scripts.run(*LAUNCH, tmp_path / "nothing.py")
     assert done.returncode != 0
     assert "nothing.py" in done.stderr
@@ -282,7 +282,7 @@ import multiprocessing, multiprocessing.pool
 from multiprocessing.pool import Pool as Captured, ThreadPool
 import cpool, cpool.pool
 
-multiprocessing.set_start_method("fork")  # swapped in, the interpreter's own default holds
+multiprocessing.set_start_method("fork")  # after the swap the interpreter's own default applies
 original = sys.modules["multiprocessing.pool"]
 
 def where():
@@ -304,7 +304,7 @@ def subclass():
     with Mine(1) as pool, ThreadPool(1) as threads:
         print(pool.map(abs, [-1]), threads.map(abs, [-1]))
 
-cpool.uninstall()  # nothing to take back
+cpool.uninstall()  # nothing to undo
 where()
 for _ in range(2):
     cpool.install()

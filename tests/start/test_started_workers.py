@@ -1,4 +1,4 @@
-"""Interrupts, kills and ends where workers are spawned, or forked by a fork server."""
+"""Interrupts, kills and exits of workers that are spawned or forked by a fork server."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ INTERRUPTED_LAUNCH = """
 from multiprocessing import forkserver, resource_tracker, util
 
 def interrupt(module, name, how):
-    # What tells the new process's pid: interrupted when the process is there.
+    # Interrupt the call that returns the new pid: the process exists by then.
     real = getattr(module, name)
     def launch(*args):
         setattr(module, name, real)
@@ -158,7 +158,7 @@ if __name__ == "__main__":
 
 
 def test_an_interrupted_launch_leaves_no_worker(tmp_path: Path, method: str) -> None:
-    """Whether or not the pid of the new process is known by then."""
+    """Whether or not the pid of the new process is known already."""
     done = scripts.finish(begin(tmp_path, INTERRUPTED_LAUNCH, method))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted\n1 set() []\n" * 2 + "1\n"
@@ -174,7 +174,7 @@ def test_kills_at_any_moment(method: str) -> None:
         result = pool.map_async(tasks.square, range(300), 1)
         # A copy: the list is shorter, or empty, while another thread replaces workers.
         victim = dice.choice(eventually(lambda: list(pool._pool)))
-        with contextlib.suppress(ProcessLookupError):  # it may have been the last one's victim too
+        with contextlib.suppress(ProcessLookupError):  # the previous round may have killed it
             os.kill(victim.pid, signal.SIGKILL)
         try:
             assert result.get(engine.DEADLINE) == [x * x for x in range(300)]
@@ -188,8 +188,8 @@ def test_kills_at_any_moment(method: str) -> None:
 # Ends
 
 
-def test_terminate_takes_no_longer_for_workers_that_do_not_listen(method: str, gate: Gate) -> None:
-    """One is stopped and one ignores SIGTERM; one is idle."""
+def test_terminate_is_quick_although_workers_do_not_react(method: str, gate: Gate) -> None:
+    """One worker is stopped, one ignores SIGTERM, one is idle."""
     pool = Pool(3, context=multiprocessing.get_context(method))
     pool.map_async(ignore_sigterm_and_hold, [gate, gate], 1)
     pids = [worker.pid for worker in pool._pool]
@@ -245,9 +245,9 @@ if __name__ == "__main__":
 """
 
 
-def test_a_copy_of_the_program_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
+def test_a_forked_copy_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
     done = scripts.finish(begin(tmp_path, FORKED, method))
-    # 3.13's tracker without the GIL says so in any copy that ends: its process is no child there.
+    # Free-threaded 3.13's resource tracker complains in any copy that exits: it is no child there.
     noise = r"Exception ignored in: <function ResourceTracker.__del__.*?\nChildProcessError: .*?\n"
     stderr = re.sub(noise, "", done.stderr, flags=re.DOTALL)
     assert (done.returncode, stderr) == (0, "")
@@ -273,7 +273,7 @@ if __name__ == "__main__":
 
 
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
-    """Neither an idle one nor one that computes with all signals blocked."""
+    """Neither an idle worker nor a worker that computes with all signals blocked."""
     process = begin(tmp_path, ORPHANS, method)
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 2

@@ -1,4 +1,4 @@
-"""What may be sent, how it arrives, and what is said of what may not."""
+"""What can be sent, how values arrive, and the errors for what cannot be sent."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_many_small_results_and_a_large_one(make_pool: Any) -> None:
 # Objects within a chunk
 
 
-def test_an_object_that_is_repeated_in_a_chunk_is_one_object(make_pool: Any) -> None:
+def test_an_object_repeated_in_a_chunk_stays_one_object(make_pool: Any) -> None:
     pool = make_pool(1)
     shared: list[Any] = []
     assert pool.map(tasks.append, [shared] * 4, 4) == [[None] * 4] * 4
@@ -200,7 +200,7 @@ def test_an_object_that_is_repeated_in_a_chunk_is_one_object(make_pool: Any) -> 
     assert shared == []
 
 
-def test_results_of_a_chunk_share_what_they_shared(make_pool: Any) -> None:
+def test_results_of_a_chunk_keep_shared_objects(make_pool: Any) -> None:
     pool = make_pool(1)
     [one, two] = pool.apply(tasks.same_twice, (0,))
     assert one is two
@@ -210,7 +210,7 @@ def test_results_of_a_chunk_share_what_they_shared(make_pool: Any) -> None:
     assert two is not three
 
 
-def test_arguments_share_what_they_shared(pool: Any) -> None:
+def test_arguments_keep_shared_objects(pool: Any) -> None:
     shared = [1]
     (one, two), named = pool.apply(tasks.arguments, (shared, shared), {"three": shared})
     assert one is two is named["three"]
@@ -228,14 +228,14 @@ def test_a_callable_with_state_is_fresh_for_each_task(make_pool: Any) -> None:
         assert [pool.apply(counter) for _ in range(3)] == [1] * 3
 
 
-def test_a_global_function_is_the_same_each_time(make_pool: Any) -> None:
+def test_a_global_function_is_the_same_object_in_each_task(make_pool: Any) -> None:
     pool = make_pool(1)
     assert pool.map(tasks.count_calls, range(4), 1) == [1, 2, 3, 4]
     assert pool.map(tasks.count_calls, range(4), 2) == [5, 6, 7, 8]
     assert pool.apply(tasks.count_calls) == 9
 
 
-def test_the_state_of_the_callable_is_that_of_the_call(make_pool: Any) -> None:
+def test_the_callable_keeps_its_state_from_the_call(make_pool: Any) -> None:
     pool = make_pool(1)
     counter = tasks.Counter()
     assert pool.apply(counter) == 1
@@ -264,7 +264,7 @@ def test_every_kind_of_callable(pool: Any, func: Any, args: Any, result: Any) ->
 
 
 @pytest.mark.better
-def test_the_callable_is_pickled_once_a_job(make_pool: Any) -> None:
+def test_the_callable_is_pickled_once_per_job(make_pool: Any) -> None:
     pool = make_pool(2)
     func = tasks.CountsPickling()
     assert pool.map(func, range(20), 1) == [x * x for x in range(20)]
@@ -305,7 +305,7 @@ def test_lambdas_work_with_cloudpickle(tmp_path: Path) -> None:
     assert lines == ["[6, 7] 2", "[0, 2, 4] [1]", "[1, 2]"]
 
 
-def test_lambdas_without_cloudpickle_fail_as_pickle_says(tmp_path: Path) -> None:
+def test_lambdas_without_cloudpickle_raise_pickles_error(tmp_path: Path) -> None:
     name, text, _, rest = scripts.output(tmp_path, LAMBDAS, "without")
     with pytest.raises((AttributeError, pickle.PicklingError)) as caught:
         pickle.dumps(outer(1))
@@ -331,7 +331,7 @@ def without_address(text: str) -> str:
 
 
 def submissions(pool: Any, thing: Any) -> list[Any]:
-    """The thing on its way to a worker: as an argument, an item, and within an item."""
+    """Ways to send the object to a worker: as an argument, as an item, inside an item."""
     return [
         lambda: pool.apply(tasks.identity, (thing,)),
         lambda: pool.apply_async(tasks.identity, (), {"x": [thing]}).get(DEADLINE),
@@ -352,7 +352,7 @@ UNPICKLABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", UNPICKLABLE)
-def test_what_cannot_be_pickled_fails_as_pickle_says(pool: Any, name: str) -> None:
+def test_an_unpicklable_object_raises_pickles_error(pool: Any, name: str) -> None:
     thing = UNPICKLABLE[name]()
     with pytest.raises(Exception) as here:
         ForkingPickler.dumps(thing)
@@ -376,7 +376,7 @@ SHARED_BY_INHERITANCE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", SHARED_BY_INHERITANCE)
-def test_what_is_shared_by_inheritance_cannot_be_sent(pool: Any, name: str) -> None:
+def test_objects_shared_by_inheritance_cannot_be_sent(pool: Any, name: str) -> None:
     make, what = SHARED_BY_INHERITANCE[name]
     thing = make()
     for submit in submissions(pool, thing):
@@ -437,7 +437,7 @@ def test_an_exception_that_cannot_be_pickled(pool: Any, func: Any) -> None:
     assert caught.value.exc.startswith(("RuntimeError(", "AttributeError(", "PicklingError("))
 
 
-def test_such_a_result_fails_its_own_chunk_alone(make_pool: Any) -> None:
+def test_an_unpicklable_result_fails_only_its_chunk(make_pool: Any) -> None:
     pool = make_pool(1)
     workers = [worker.pid for worker in pool._pool]
     results = [pool.apply_async(tasks.unpicklable_if, (3, i)) for i in range(6)]
@@ -454,11 +454,11 @@ def test_such_a_result_fails_its_own_chunk_alone(make_pool: Any) -> None:
     assert [worker.pid for worker in pool._pool] == workers
 
 
-# Reducers of the program
+# Reducers registered by the program
 
 
 class Registered:
-    """Pickles by a reducer that is registered for its class, and in no other way."""
+    """A class that only the reducer registered for the class can pickle."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -484,7 +484,7 @@ def reducer(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_registered_reducers_are_used(make_pool: Any, reducer: None) -> None:
-    """In the parent, and in the workers that inherit them."""
+    """The parent uses reducers, and so do the workers that inherit them."""
     pool = make_pool(1)
     expected = ("reduced", ("reduced", 5))
     assert pool.apply(tasks.identity, (Registered(5),)).value == expected
@@ -500,7 +500,7 @@ def test_reducers_may_be_registered_later(pool: Any, reducer: None) -> None:
 
 @pytest.fixture
 def sharer() -> Iterator[None]:
-    """Descriptors are sent by a thread of multiprocessing's, which ends with the test."""
+    """multiprocessing sends descriptors in a thread, which ends with the test."""
     yield
     resource_sharer.stop(DEADLINE)
 
