@@ -84,6 +84,9 @@ struct rig {
 /* A pool of n workers. */
 void rig_open(struct rig *rig, uint32_t n);
 
+/* The same, with workers that start in this way. */
+void rig_open_starting(struct rig *rig, uint32_t n, enum start start);
+
 /* End the pool, wait for its workers, and check that nothing is left. Jobs are
  * closed before, but for their users. */
 void rig_close(struct rig *rig);
@@ -113,11 +116,36 @@ void batch_put(struct batch *batch, struct cp_job *job, bool fed);
 
 struct cp_job *rig_job(struct rig *rig, uint32_t flags);
 
+/* A job of n such tasks. */
+struct cp_job *rig_put_job(struct rig *rig, uint32_t flags, enum op op, int n);
+
+/* A job that is still fed and has run n tasks: they were quick, so that workers
+ * get many tasks ahead. */
+struct cp_job *rig_quick_job(struct rig *rig, struct batch *batch,
+                             uint32_t flags, int n);
+
+/* Let jobs use a callable of this size, until the rig's own one is restored. */
+struct cp_func *rig_use_big_func(struct rig *rig, size_t size);
+void rig_restore_func(struct rig *rig, struct cp_func *own);
+
 /* Wait for the job, replacing workers: CP_WAIT_READY, or what else a wait says. */
 int rig_wait(struct rig *rig, struct cp_job *job, int64_t deadline);
 
 /* The next result, waiting for it; NULL where the job is done. */
 struct cp_result *rig_take(struct rig *rig, struct cp_job *job);
+
+/* The same as a thread's function. */
+struct rig_taker {
+    struct rig *rig;
+    struct cp_job *job;
+};
+void *rig_take_one(void *taker);
+
+/* Take n results, which have to be answers of OP_ECHO and alike. */
+void rig_take_echoes(struct rig *rig, struct cp_job *job, int n);
+
+/* Close a job without an error whose results have all been taken. */
+void rig_close_job(struct rig *rig, struct cp_job *job);
 
 /* Take all results of the job, which have to be n answers of OP_ECHO and
  * alike; then close the job. */
@@ -147,6 +175,5 @@ int rig_collect(struct rig *rig);
 
 /* rig_worker.c: the child's side. */
 _Noreturn void rig_worker_main(struct rig *rig, struct cp_worker *w);
-void rig_pattern(uint8_t *bytes, size_t n, uint64_t seed);
 
 #endif

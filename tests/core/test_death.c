@@ -10,29 +10,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A job whose tasks are known to be quick, so that a worker gets many ahead. */
-static struct cp_job *
-quick_job(struct rig *rig, struct batch *batch)
-{
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    (void)batch_add(batch, OP_ECHO, 0);
-    batch_put(batch, job, false);
-    struct cp_result *result = rig_take(rig, job);
-    rig_check_echo(result);
-    cp_result_free(result);
-    return job;
-}
-
-static void
-take_echoes(struct rig *rig, struct cp_job *job, int n)
-{
-    for (int i = 0; i < n; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-}
-
 /* Until all that died have shown, and were made good. */
 static void
 await_forks(struct rig *rig, int n)
@@ -47,14 +24,8 @@ await_forks(struct rig *rig, int n)
 static void
 check_works(struct rig *rig)
 {
-    struct batch batch = {0};
     struct cp_counts counts;
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    for (int i = 0; i < 40; i++) {
-        (void)batch_add(&batch, OP_ECHO, 0);
-    }
-    batch_put(&batch, job, true);
-    rig_finish(rig, job, 40);
+    rig_finish(rig, rig_put_job(rig, CP_JOB_ORDERED, OP_ECHO, 40), 40);
     /* One that ended just before the last result shows in the next wait. */
     cp_pool_count(rig->pool, &counts);
     while (counts.workers != rig->target) {
@@ -62,14 +33,6 @@ check_works(struct rig *rig)
         cp_pool_count(rig->pool, &counts);
     }
     CHECK_EQ(counts.pending, 0);
-}
-
-static void
-close_job(struct rig *rig, struct cp_job *job)
-{
-    CHECK(rig_take(rig, job) == NULL);
-    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
-    cp_job_close(job);
 }
 
 /* One task alone that ends its worker: it is lost, and only it. Quick ones have
@@ -183,8 +146,8 @@ TEST(death_of_a_busy_worker)
     struct cp_result *result = rig_take(&rig, job);
     CHECK_EQ(result->pid, pid);
     rig_check_lost(result, 0, -SIGKILL);
-    take_echoes(&rig, job, 1);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 1);
+    rig_close_job(&rig, job);
     check_works(&rig);
     rig_close(&rig);
 }
@@ -197,7 +160,7 @@ TEST(death_keeps_what_was_finished)
         struct rig rig;
         struct batch batch = {0};
         rig_open(&rig, 1);
-        struct cp_job *job = quick_job(&rig, &batch);
+        struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
         for (int i = 0; i < 5; i++) {
             (void)batch_add(&batch, OP_QUIET, 0);
         }
@@ -214,16 +177,16 @@ TEST(death_keeps_what_was_finished)
             ((struct order *)(void *)t->body)->flags = ORDER_COUNT;
         }
         batch_put(&batch, job, true);
-        take_echoes(&rig, job, 5);
+        rig_take_echoes(&rig, job, 5);
         if (flushed != 0) {
             struct cp_result *result = rig_take(&rig, job);
             CHECK_EQ(result->outcome, CP_RAISED);
             cp_result_free(result);
-            take_echoes(&rig, job, 1);
+            rig_take_echoes(&rig, job, 1);
         }
         rig_check_lost(rig_take(&rig, job), dies, -SIGKILL);
-        take_echoes(&rig, job, 5);
-        close_job(&rig, job);
+        rig_take_echoes(&rig, job, 5);
+        rig_close_job(&rig, job);
         CHECK_EQ(rig.forks, 2);
         for (uint64_t i = 1; i < batch.n; i++) {
             CHECK_EQ(rig.shared->runs[i], 1);
@@ -238,7 +201,7 @@ TEST(death_puts_tasks_back_in_order)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < N; i++) {
         (void)batch_add(&batch, i == 0 ? OP_BUSY : OP_ECHO, 0);
     }
@@ -251,8 +214,8 @@ TEST(death_puts_tasks_back_in_order)
         CHECK_EQ(task->index, index++);
     }
     CHECK_EQ(index, N + 1);
-    take_echoes(&rig, job, N - 1);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, N - 1);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -263,16 +226,16 @@ TEST(death_long_ago_keeps_what_was_finished)
     struct batch batch = {0};
     siginfo_t info;
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 200; i++) {
         (void)batch_add_long(&batch, OP_QUIET, 0, 100);
     }
     (void)batch_add(&batch, OP_DIE, SIGKILL);
     batch_put(&batch, job, true);
     CHECK_EQ(waitid(P_PID, (id_t)rig.last_pid, &info, WEXITED | WNOWAIT), 0);
-    take_echoes(&rig, job, 200);
+    rig_take_echoes(&rig, job, 200);
     rig_check_lost(rig_take(&rig, job), 201, -SIGKILL);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -281,11 +244,7 @@ TEST(death_before_any_sign_of_life)
     struct rig rig;
     struct batch batch = {0};
     struct cp_counts counts;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_DIES;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_DIES);
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, job, true);
@@ -308,11 +267,7 @@ TEST(death_at_every_start_is_no_storm)
     struct rig rig;
     struct cp_counts counts;
     int64_t start = cp_now();
-    rig_open(&rig, 0);
-    rig.target = 2;
-    rig.start = START_DIES;
-    cp_pool_set_target(rig.pool, 2);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 2, START_DIES);
     do {
         int r = cp_pool_wait(rig.pool, NULL, cp_now() + CP_MS, CP_CAN_FORK);
         if (r == CP_WAIT_WORKERS) {
@@ -328,11 +283,7 @@ TEST(death_at_every_start_is_no_storm)
 TEST(death_in_the_initializer)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_WAITS;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_WAITS);
     rig_await_begun(&rig, 1);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
@@ -370,27 +321,18 @@ TEST(death_in_the_middle_of_a_big_task)
 TEST(death_in_the_middle_of_a_big_callable)
 {
     struct rig rig;
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_WAITS;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_WAITS);
     rig_await_begun(&rig, 1);
-    struct cp_func *small = rig.func;
-    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, job, true);
     CHECK(rig.pool->workers->big_func == rig.func);
-    cp_func_close(rig.pool, rig.func);
-    rig.func = small;
+    rig_restore_func(&rig, small);
     rig.start = START_WELL;
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_finish(&rig, job, 1);
-    free(bytes);
     rig_close(&rig);
 }
 
@@ -399,22 +341,18 @@ TEST(death_in_the_middle_of_a_big_callable)
 TEST(death_of_a_big_task_again_and_again)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_CHOKES;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_CHOKES);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     for (int i = 0; i < 20; i++) {
         (void)batch_add_long(&batch, OP_ECHO, 0, i == 7 ? 1000 * 1000 : 10);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 7);
+    rig_take_echoes(&rig, job, 7);
     rig_check_lost(rig_take(&rig, job), 7, -SIGKILL);
-    take_echoes(&rig, job, 12);
+    rig_take_echoes(&rig, job, 12);
     CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -423,30 +361,21 @@ TEST(death_of_a_big_callable_again_and_again)
 {
     for (int size = 100 * 1000; size <= 3000 * 1000; size *= 30) {
         struct rig rig;
-        uint8_t *bytes = calloc(1, (size_t)size);
-        CHECK(bytes != NULL);
-        rig_open(&rig, 0);
-        rig.target = 1;
-        rig.start = START_CHOKES;
-        cp_pool_set_target(rig.pool, 1);
-        rig_fill(&rig);
-        struct cp_func *small = rig.func;
-        rig.func = cp_func_open(rig.pool, bytes, (size_t)size, 0);
+        rig_open_starting(&rig, 1, START_CHOKES);
+        struct cp_func *small = rig_use_big_func(&rig, (size_t)size);
         struct batch batch = {0};
         struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
         for (int i = 0; i < 500; i++) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }
         batch_put(&batch, job, true);
-        cp_func_close(rig.pool, rig.func);
-        rig.func = small;
+        rig_restore_func(&rig, small);
         for (uint64_t i = 0; i < 500; i++) {
             rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
         }
         CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
-        close_job(&rig, job);
+        rig_close_job(&rig, job);
         check_works(&rig);
-        free(bytes);
         rig_close(&rig);
     }
 }
@@ -458,7 +387,7 @@ TEST(death_of_a_worker_that_reads_no_more)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 50; i++) {
         (void)batch_add_long(&batch, i == 0 ? OP_CLOSE_RX : OP_ECHO, 0, 1000);
     }
@@ -469,8 +398,8 @@ TEST(death_of_a_worker_that_reads_no_more)
     }
     batch_put(&batch, job, true);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 100);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 100);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -490,8 +419,8 @@ TEST(death_of_all_at_once)
     for (uint64_t i = 0; i < N; i++) {
         rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
     }
-    take_echoes(&rig, job, 20 - N);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 20 - N);
+    rig_close_job(&rig, job);
     await_forks(&rig, 2 * N);
     rig_close(&rig);
 }
@@ -502,13 +431,13 @@ TEST(death_of_old_age_loses_nothing)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 2);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 300; i++) {
         (void)batch_add(&batch, i % 10 == 0 ? OP_LAST : OP_ECHO, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 300);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 300);
+    rig_close_job(&rig, job);
     CHECK(rig.forks > 20);
     rig_close(&rig);
 }
@@ -520,13 +449,13 @@ TEST(death_of_old_age_costs_others_nothing)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 4);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 600; i++) {
         (void)batch_add(&batch, i % 3 == 0 ? OP_ECHO : OP_LAST, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 600);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 600);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -538,14 +467,14 @@ TEST(death_that_does_not_come_is_not_waited_for)
     struct batch batch = {0};
     struct cp_counts counts;
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     (void)batch_add(&batch, OP_LINGER, 0);
     for (int i = 0; i < 20; i++) {
         (void)batch_add(&batch, OP_ECHO, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 21);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 21);
+    rig_close_job(&rig, job);
     CHECK_EQ(rig.forks, 2);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
@@ -594,7 +523,7 @@ TEST(death_at_random)
         cp_result_free(result);
     }
     CHECK(n_lost > 50);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     check_works(&rig);
     rig_close(&rig);
 }

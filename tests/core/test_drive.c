@@ -30,16 +30,6 @@ wait_once(void *arg)
     return NULL;
 }
 
-static struct cp_job *
-put_job(struct rig *rig, enum op op)
-{
-    struct batch batch = {0};
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    (void)batch_add(&batch, op, 0);
-    batch_put(&batch, job, true);
-    return job;
-}
-
 static int
 count_waiters(struct rig *rig)
 {
@@ -63,7 +53,9 @@ TEST(drive_seat_is_passed_on)
     rig_open(&rig, 1);
     for (int i = 0; i < N; i++) {
         waiting[i] = (struct waiting){
-            .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+            .rig = &rig,
+            .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+            .deadline = CP_NEVER};
         threads[i] = cp_test_start(wait_once, &waiting[i]);
         rig_await_asleep(&rig);
         while (count_waiters(&rig) < i) {
@@ -87,7 +79,9 @@ TEST(drive_others_are_told)
     struct rig rig;
     rig_open(&rig, 2);
     struct waiting first = {
-        .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER};
     pthread_t first_thread = cp_test_start(wait_once, &first);
     rig_await_begun(&rig, 1);
     rig_await_asleep(&rig);
@@ -96,7 +90,9 @@ TEST(drive_others_are_told)
                                .job = first.job,
                                .deadline = cp_now() + i % 3 * CP_MS};
         struct waiting other = {
-            .rig = &rig, .job = put_job(&rig, OP_ECHO), .deadline = CP_NEVER};
+            .rig = &rig,
+            .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1),
+            .deadline = CP_NEVER};
         pthread_t late_thread = cp_test_start(wait_once, &late);
         pthread_t other_thread = cp_test_start(wait_once, &other);
         (void)cp_test_join(late_thread);
@@ -120,7 +116,8 @@ TEST(drive_seat_is_passed_on_by_who_does_not_want_it)
     struct waiting waiting[3];
     pthread_t threads[3];
     rig_open(&rig, 1);
-    struct cp_job *job = put_job(&rig, OP_GATE), *last = put_job(&rig, OP_GATE);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+                  *last = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1);
     rig_await_begun(&rig, 1);
     for (int i = 0; i < 3; i++) {
         waiting[i] = (struct waiting){
@@ -149,12 +146,14 @@ TEST(drive_sleeper_sees_what_others_bring)
     struct batch batch = {0};
     rig_open(&rig, 1);
     struct waiting waiting = {
-        .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER};
     rig_await_begun(&rig, 1);
     pthread_t thread = cp_test_start(wait_once, &waiting);
     rig_await_asleep(&rig);
     (void)rig_fork(&rig);
-    struct cp_job *small = put_job(&rig, OP_ECHO);
+    struct cp_job *small = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&small->done)) {
         (void)sched_yield();
     }
@@ -222,10 +221,11 @@ TEST(drive_signal_ends_the_wait)
     struct sigaction act = {.sa_handler = on_signal};
     CHECK_EQ(sigaction(SIGUSR1, &act, NULL), 0);
     rig_open(&rig, 1);
-    struct waiting waiting = {.rig = &rig,
-                              .job = put_job(&rig, OP_GATE),
-                              .deadline = CP_NEVER,
-                              .result = -1};
+    struct waiting waiting = {
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER,
+        .result = -1};
     pthread_t thread = cp_test_start(wait_once, &waiting);
     rig_await_asleep(&rig);
     while (atomic_load(&waiting.result) == -1) {
@@ -308,7 +308,7 @@ TEST(drive_standby_gives_way)
         struct cp_result *result = rig_call(&rig, OP_ECHO, 0);
         cp_result_free(result);
     }
-    struct cp_job *job = put_job(&rig, OP_ECHO);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&job->done)) {
         (void)sched_yield();
     }
@@ -330,7 +330,7 @@ TEST(drive_standby_waits_for_workers)
     struct rig rig;
     rig_open(&rig, 0);
     CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
-    struct cp_job *job = put_job(&rig, OP_ECHO);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     rig.target = 1;
     cp_pool_set_target(rig.pool, 1);
     rig_fill(&rig);

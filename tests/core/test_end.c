@@ -12,18 +12,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct cp_job *
-put_job(struct rig *rig, uint32_t flags, enum op op, int n)
-{
-    struct batch batch = {0};
-    struct cp_job *job = rig_job(rig, flags);
-    for (int i = 0; i < n; i++) {
-        (void)batch_add(&batch, op, 0);
-    }
-    batch_put(&batch, job, true);
-    return job;
-}
-
 /* The worker forked last, with a reference. */
 static struct cp_worker *
 last_worker(struct rig *rig)
@@ -51,7 +39,7 @@ TEST(end_close_runs_what_was_put)
     struct rig rig;
     struct cp_job *late;
     rig_open(&rig, 2);
-    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 300);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 300);
     cp_pool_close(rig.pool);
     cp_pool_close(rig.pool);
     CHECK_EQ(cp_job_open(rig.pool, rig.func, 0, NULL, &late), CP_ECLOSED);
@@ -83,7 +71,7 @@ TEST(end_workers_of_a_closed_pool_exit_well)
     int code = -1;
     rig_open(&rig, 1);
     struct cp_worker *w = last_worker(&rig);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 1), 1);
     cp_pool_close(rig.pool);
     rig_join(&rig);
     CHECK_EQ(cp_proc_poll(&w->proc, &code), 1);
@@ -97,8 +85,8 @@ TEST(end_terminates_what_is_pending)
     struct rig rig;
     struct cp_counts counts;
     rig_open(&rig, 2);
-    struct cp_job *running = put_job(&rig, 0, OP_GATE, 10);
-    struct cp_job *queued = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 10);
+    struct cp_job *running = rig_put_job(&rig, 0, OP_GATE, 10);
+    struct cp_job *queued = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 10);
     struct cp_job *open = rig_job(&rig, 0);
     rig_await_begun(&rig, 2);
     cp_pool_end(rig.pool);
@@ -126,12 +114,12 @@ TEST(end_spares_idle_workers)
     int code = -1;
     rig_open(&rig, 1);
     struct cp_worker *idle = last_worker(&rig);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 1), 1);
     (void)rig_fork(&rig);
     struct cp_worker *busy = last_worker(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 1); /* to the idle one */
+    struct cp_job *job = rig_put_job(&rig, 0, OP_BUSY, 1); /* to the idle one */
     rig_await_begun(&rig, 1);
-    struct cp_job *quick = put_job(&rig, 0, OP_ECHO, 1);
+    struct cp_job *quick = rig_put_job(&rig, 0, OP_ECHO, 1);
     rig_finish(&rig, quick, 1);
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
@@ -148,12 +136,8 @@ TEST(end_spares_idle_workers)
 TEST(end_of_stubborn_workers_takes_more)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.start = START_STUBBORN;
-    rig.target = 2;
-    cp_pool_set_target(rig.pool, 2);
-    rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 2);
+    rig_open_starting(&rig, 2, START_STUBBORN);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_BUSY, 2);
     rig_await_begun(&rig, 2);
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
@@ -170,7 +154,7 @@ TEST(end_before_the_workers_have_started)
     rig.start = START_WAITS;
     rig.target = 2;
     rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 5);
     rig_await_begun(&rig, 2); /* their initializers, that is */
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
@@ -182,7 +166,7 @@ TEST(end_in_the_middle_of_big_bodies)
 {
     struct rig rig;
     rig_open(&rig, 1);
-    struct cp_job *gate = put_job(&rig, 0, OP_GATE, 1);
+    struct cp_job *gate = rig_put_job(&rig, 0, OP_GATE, 1);
     rig_await_begun(&rig, 1);
     (void)rig_fork(&rig);
     struct batch batch = {0};
@@ -190,16 +174,9 @@ TEST(end_in_the_middle_of_big_bodies)
     (void)batch_add_long(&batch, OP_ECHO, 0, 4 * 1000 * 1000);
     batch_put(&batch, down, true);
     (void)rig_fork(&rig);
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
-    struct cp_func *func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
-    struct cp_job *called;
-    struct batch one = {0};
-    CHECK_EQ(cp_job_open(rig.pool, func, 0, NULL, &called), 0);
-    (void)batch_add(&one, OP_ECHO, 0);
-    batch_put(&one, called, true);
-    cp_func_close(rig.pool, func);
-    free(bytes);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
+    struct cp_job *called = rig_put_job(&rig, 0, OP_ECHO, 1);
+    rig_restore_func(&rig, small);
     cp_pool_end(rig.pool);
     check_end(gate, CP_END_TERMINATED);
     check_end(down, CP_END_TERMINATED);
@@ -234,8 +211,8 @@ TEST(end_of_one_job_is_its_own)
 {
     struct rig rig;
     rig_open(&rig, 1);
-    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
-    struct cp_job *other = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
+    struct cp_job *other = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5);
     rig_await_begun(&rig, 1);
     cp_job_cancel(job);
     cp_job_cancel(job);
@@ -252,7 +229,7 @@ TEST(end_broken_pool_runs_nothing)
     struct rig rig;
     rig_open(&rig, 2);
     CHECK(cp_pool_broken(rig.pool) == NULL);
-    struct cp_job *job = put_job(&rig, 0, OP_GATE, 5);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_GATE, 5);
     rig_await_begun(&rig, 2);
     struct cp_result *why = cp_result_new(0, CP_RAISED, 0);
     cp_pool_break_take(rig.pool, why);
@@ -261,7 +238,7 @@ TEST(end_broken_pool_runs_nothing)
     CHECK(cp_pool_broken(rig.pool) == why);
     CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
     check_end(job, CP_END_BROKEN);
-    struct cp_job *late = put_job(&rig, 0, OP_ECHO, 1);
+    struct cp_job *late = rig_put_job(&rig, 0, OP_ECHO, 1);
     CHECK_EQ(rig_wait(&rig, late, CP_NEVER), CP_WAIT_READY);
     check_end(late, CP_END_BROKEN);
     rig_close(&rig);
@@ -271,12 +248,8 @@ TEST(end_failed_initializer_breaks_the_pool)
 {
     struct rig rig;
     struct cp_counts counts;
-    rig_open(&rig, 0);
-    rig.start = START_INIT_ERROR;
-    rig.target = 3;
-    cp_pool_set_target(rig.pool, 3);
-    rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
+    rig_open_starting(&rig, 3, START_INIT_ERROR);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 5);
     CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
     check_end(job, CP_END_BROKEN);
     const struct cp_result *why = cp_pool_broken(rig.pool);
@@ -330,7 +303,7 @@ TEST(end_worker_can_be_let_go)
     CHECK_EQ(counts.workers, 1);
     CHECK_EQ(w->proc.sentinel, -1);
     cp_worker_unref(w);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 10), 10);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 10), 10);
     rig_close(&rig);
 }
 
@@ -387,7 +360,8 @@ TEST(end_wakes_all_who_wait)
     rig_open(&rig, 1);
     for (int i = 0; i < N; i++) {
         waiting[i] = (struct waiting){
-            &rig, i == 0 ? NULL : put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2)};
+            &rig,
+            i == 0 ? NULL : rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2)};
         threads[i] = cp_test_start(wait_for_it, &waiting[i]);
     }
     threads[N] = cp_test_start(call_next, &rig);
@@ -411,7 +385,7 @@ TEST(end_of_the_last_job_wakes_who_waits_for_workers)
         rig_open(&rig, 0);
         struct waiting waiting = {&rig, NULL};
         struct cp_job *job =
-            put_job(&rig, i == 0 ? 0 : CP_JOB_CALLS, OP_ECHO, 1);
+            rig_put_job(&rig, i == 0 ? 0 : CP_JOB_CALLS, OP_ECHO, 1);
         cp_pool_close(rig.pool);
         pthread_t thread = cp_test_start(wait_for_it, &waiting);
         rig_await_asleep(&rig);
@@ -436,18 +410,13 @@ TEST(end_of_the_last_job_wakes_who_waits_for_workers)
 TEST(end_close_in_the_middle_of_a_big_callable)
 {
     struct rig rig;
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
     rig_open(&rig, 0);
     rig.start = START_WAITS;
     (void)rig_fork(&rig);
     rig_await_begun(&rig, 1);
-    struct cp_func *small = rig.func;
-    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 1);
-    cp_func_close(rig.pool, rig.func);
-    rig.func = small;
-    free(bytes);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
+    rig_restore_func(&rig, small);
     struct waiting waiting = {&rig, NULL};
     pthread_t thread = cp_test_start(wait_for_it, &waiting);
     rig_await_asleep(&rig);
@@ -503,7 +472,7 @@ TEST(end_copy_is_inert)
     }
     CHECK_EQ(cp_test_reap(pid), 7);
     cp_worker_unref(w);
-    rig_finish(&rig, put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
     rig_close(&rig);
 }
 
@@ -514,8 +483,8 @@ open_and_use(void *arg)
 {
     struct rig *rig = arg;
     rig_open(rig, 3);
-    (void)put_job(rig, 0, OP_BUSY, 1);
-    (void)put_job(rig, 0, OP_GATE, 1);
+    (void)rig_put_job(rig, 0, OP_BUSY, 1);
+    (void)rig_put_job(rig, 0, OP_GATE, 1);
     rig_await_begun(rig, 2);
     return NULL;
 }

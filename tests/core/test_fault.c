@@ -128,7 +128,7 @@ put_tasks(struct cp_job *job, uint64_t n)
         }
         struct order order = {.op = OP_ECHO, .index = i};
         memcpy(task->body, &order, ORDER_LEN);
-        rig_pattern(task->body + ORDER_LEN, len - ORDER_LEN, i);
+        cp_test_pattern(task->body + ORDER_LEN, len - ORDER_LEN, i);
         *end = task;
         end = &task->next;
         i++;
@@ -153,7 +153,7 @@ check_result(struct cp_result *result, uint64_t n)
         CHECK_EQ(result->len, ORDER_LEN + len);
         uint8_t *should = __libc_malloc(len);
         CHECK(should != NULL);
-        rig_pattern(should, len, result->index);
+        cp_test_pattern(should, len, result->index);
         CHECK_BYTES(result->body + ORDER_LEN, should, len);
         __libc_free(should);
     }

@@ -37,8 +37,7 @@ TEST(feed_by_who_waits)
         }
     }
     CHECK(most < N / 2); /* as many as it is worth, not all */
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -163,8 +162,7 @@ keep_to_the_limit(bool close)
         cp_lock_release(&rig.pool->lock);
     }
     (void)cp_test_join(thread);
-    CHECK(rig_take(&rig, feeder.job) == NULL);
-    cp_job_close(feeder.job);
+    rig_close_job(&rig, feeder.job);
     rig_close(&rig);
 }
 
@@ -218,8 +216,7 @@ TEST(feed_limit_does_not_keep_a_pool_from_ending)
         CHECK_EQ(result->outcome, i < 5 ? CP_OK : CP_RAISED);
         cp_result_free(result);
     }
-    CHECK(rig_take(&rig, feeder.job) == NULL);
-    cp_job_close(feeder.job);
+    rig_close_job(&rig, feeder.job);
     rig_release(&rig);
 }
 
@@ -285,23 +282,13 @@ TEST(feed_farewell_comes_last)
             CHECK_EQ(result->outcome, i == 2 ? CP_RAISED : CP_OK);
             cp_result_free(result);
         }
-        CHECK(rig_take(&rig, job) == NULL);
-        cp_job_close(job);
+        rig_close_job(&rig, job);
         job = rig_job(&rig, flags); /* nothing else to wait for */
         cp_job_put_farewell_take(job, cp_result_new(0, CP_RAISED, 0));
         cp_result_free(rig_take(&rig, job));
-        CHECK(rig_take(&rig, job) == NULL);
-        cp_job_close(job);
+        rig_close_job(&rig, job);
         rig_close(&rig);
     }
-}
-
-static void *
-take_one(void *arg)
-{
-    struct rig *rig = ((void **)arg)[0];
-    struct cp_job *job = ((void **)arg)[1];
-    return rig_take(rig, job);
 }
 
 /* Somebody waits, and drives, and sleeps, since nothing is under way. Then the
@@ -309,17 +296,15 @@ take_one(void *arg)
 static struct cp_result *
 take_while_feeding(struct rig *rig, struct cp_job *job, int what)
 {
-    void *args[2] = {rig, job};
-    void *result;
-    pthread_t thread = cp_test_start(take_one, args);
+    struct rig_taker taker = {rig, job};
+    pthread_t thread = cp_test_start(rig_take_one, &taker);
     rig_await_asleep(rig);
     if (what == 0) {
         cp_job_put_take(job, NULL, true);
     } else {
         cp_job_put_result_take(job, cp_result_new(0, CP_RAISED, 0));
     }
-    result = cp_test_join(thread);
-    return result;
+    return cp_test_join(thread);
 }
 
 TEST(feed_end_wakes_who_drives)

@@ -153,33 +153,6 @@ TEST(flow_end_while_callbacks_are_run)
 
 /* ---- behind a slow task ---- */
 
-/* A job whose tasks are known to be quick, so that workers get many ahead. */
-static struct cp_job *
-quick_job(struct rig *rig, struct batch *batch)
-{
-    struct cp_job *job = rig_job(rig, 0);
-    for (int i = 0; i < 4; i++) {
-        (void)batch_add(batch, OP_ECHO, 0);
-    }
-    batch_put(batch, job, false);
-    for (int i = 0; i < 4; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-    return job;
-}
-
-static void
-take_echoes(struct rig *rig, struct cp_job *job, int n)
-{
-    for (int i = 0; i < n; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-}
-
 /* Workers have half of the tasks each; the first one is slow. The tasks behind
  * it go to the other worker, and each of them is run once. */
 TEST(flow_slow_task_holds_up_nobody)
@@ -189,7 +162,7 @@ TEST(flow_slow_task_holds_up_nobody)
     struct batch batch = {0};
     rig_open(&rig, 2);
     rig_await_started(&rig);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     for (int i = 0; i < N; i++) {
         batch_add(&batch, i == 0 ? OP_GATE : OP_ECHO, 0)->flags = ORDER_COUNT;
     }
@@ -199,9 +172,9 @@ TEST(flow_slow_task_holds_up_nobody)
     CHECK_EQ(rig.pool->workers->next->in_flight, N / 2);
     cp_lock_release(&rig.pool->lock);
     rig_await_begun(&rig, 1);
-    take_echoes(&rig, job, N - 1);
+    rig_take_echoes(&rig, job, N - 1);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 1);
+    rig_take_echoes(&rig, job, 1);
     CHECK(rig_take(&rig, job) == NULL);
     for (int i = 0; i < N; i++) {
         CHECK_EQ(rig.shared->runs[4 + i], 1);
@@ -248,7 +221,7 @@ TEST(flow_long_tasks_go_one_at_a_time)
     struct cp_job *job = rig_job(&rig, 0);
     batch_add(&batch, OP_ECHO, 0)->ns = 1000 * 1000 * 1000;
     batch_put(&batch, job, false);
-    take_echoes(&rig, job, 1);
+    rig_take_echoes(&rig, job, 1);
     for (int i = 0; i < 10; i++) {
         (void)batch_add(&batch, OP_GATE, 0);
     }
@@ -258,9 +231,8 @@ TEST(flow_long_tasks_go_one_at_a_time)
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.queued, 8);
     rig_let_through(&rig, 10);
-    take_echoes(&rig, job, 10);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 10);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -270,17 +242,16 @@ TEST(flow_answers_before_a_slow_task_are_seen)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
     }
     batch_put(&batch, job, true);
     rig_await_begun(&rig, 1);
-    take_echoes(&rig, job, 5);
+    rig_take_echoes(&rig, job, 5);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 1);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 1);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -294,7 +265,7 @@ TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
     struct batch batch = {0}, traffic = {0};
     rig_open(&rig, 2);
     rig_await_started(&rig);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     struct cp_job *other = rig_job(&rig, 0);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, ops[i], 0);
@@ -304,23 +275,14 @@ TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
     while (cp_job_arrived(job, NULL) < 4 + 5) {
         (void)batch_add(&traffic, OP_ECHO, 0);
         batch_put(&traffic, other, false);
-        take_echoes(&rig, other, 1);
+        rig_take_echoes(&rig, other, 1);
     }
     cp_job_put_take(other, NULL, true);
     cp_job_close(other);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 6);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 6);
+    rig_close_job(&rig, job);
     rig_close(&rig);
-}
-
-static void *
-take_one(void *arg)
-{
-    struct rig *rig = ((void **)arg)[0];
-    struct cp_job *job = ((void **)arg)[1];
-    return rig_take(rig, job);
 }
 
 /* The driver sleeps without any reason to look up, until another thread hands
@@ -330,7 +292,7 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
     struct rig rig;
     struct batch one = {0}, batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     struct cp_job *slow = rig_job(&rig, 0);
     (void)batch_add(&one, OP_GATE, 0);
     batch_put(&one, slow, true);
@@ -339,8 +301,8 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
         /* From now on that worker is known to be stuck. */
     }
     (void)rig_fork(&rig);
-    void *args[2] = {&rig, slow}, *result;
-    pthread_t thread = cp_test_start(take_one, args);
+    struct rig_taker taker = {&rig, slow};
+    pthread_t thread = cp_test_start(rig_take_one, &taker);
     rig_await_asleep(&rig);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
@@ -351,13 +313,11 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
         (void)sched_yield(); /* without driving */
     }
     rig_let_through(&rig, 2);
-    result = cp_test_join(thread);
+    struct cp_result *result = cp_test_join(thread);
     rig_check_echo(result);
     cp_result_free(result);
-    take_echoes(&rig, job, 6);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
-    CHECK(rig_take(&rig, slow) == NULL);
-    cp_job_close(slow);
+    rig_take_echoes(&rig, job, 6);
+    rig_close_job(&rig, job);
+    rig_close_job(&rig, slow);
     rig_close(&rig);
 }
