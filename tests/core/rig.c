@@ -114,7 +114,7 @@ rig_release(struct rig *rig)
     CHECK_EQ(counts.pending, 0);
     CHECK_EQ(counts.queued, 0);
     (void)rig_collect(rig);
-    /* Ours, and that of the table of those that are found again. */
+    /* The rig's reference, and the reference of the table of known callables. */
     CHECK(rig->func->refs == 1 || rig->func->refs == 2);
     cp_func_close(rig->pool, rig->func);
     CHECK_EQ(atomic_load(&rig->pool->refs), 1);

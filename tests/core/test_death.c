@@ -10,7 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Until all that died have shown, and were made good. */
+/* Wait until all deaths have been noticed and the workers replaced. */
 static void
 await_forks(struct rig *rig, int n)
 {
@@ -20,13 +20,13 @@ await_forks(struct rig *rig, int n)
     CHECK_EQ(rig->forks, n);
 }
 
-/* The pool works, with as many workers as it should have. */
+/* Check that the pool works and has all its workers. */
 static void
 check_works(struct rig *rig)
 {
     struct cp_counts counts;
     rig_finish(rig, rig_put_job(rig, CP_JOB_ORDERED, OP_ECHO, 40), 40);
-    /* One that ended just before the last result shows in the next wait. */
+    /* A worker that died just before the last result is noticed in the next wait. */
     cp_pool_count(rig->pool, &counts);
     while (counts.workers != rig->target) {
         CHECK_EQ(rig_wait(rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
@@ -35,8 +35,8 @@ check_works(struct rig *rig)
     CHECK_EQ(counts.pending, 0);
 }
 
-/* One task alone that ends its worker: it is lost, and only it. Quick ones have
- * come before, so that the driver looks for the answer before it sleeps. */
+/* A single task ends its worker: only this task is lost. Quick tasks come before,
+ * so that the driver spins for the answer before it sleeps. */
 static void
 check_lost(enum op op, uint32_t arg, int exitcode)
 {
@@ -101,7 +101,7 @@ TEST(death_while_idle)
     rig_close(&rig);
 }
 
-/* The other one answers all the time, and the driver hardly ever sleeps. */
+/* The other worker answers all the time, and the driver hardly ever sleeps. */
 TEST(death_is_seen_in_traffic)
 {
     struct rig rig;
@@ -115,7 +115,7 @@ TEST(death_is_seen_in_traffic)
     rig_close(&rig);
 }
 
-/* Nobody has noticed yet that all of them are dead when work comes. */
+/* New work arrives before the death of all workers is noticed. */
 TEST(death_unnoticed_loses_nothing)
 {
     struct rig rig;
@@ -152,9 +152,9 @@ TEST(death_of_a_busy_worker)
     rig_close(&rig);
 }
 
-/* Answers that were finished but stood in the ring are delivered; what the worker
- * had not begun goes to the next one. */
-TEST(death_keeps_what_was_finished)
+/* Finished answers that are still in the ring are delivered; tasks that the worker
+ * had not begun go to the next worker. */
+TEST(death_keeps_finished_answers)
 {
     for (int flushed = 0; flushed < 2; flushed++) {
         struct rig rig;
@@ -164,7 +164,7 @@ TEST(death_keeps_what_was_finished)
         for (int i = 0; i < 5; i++) {
             (void)batch_add(&batch, OP_QUIET, 0);
         }
-        if (flushed != 0) { /* some of them are in the pipe already */
+        if (flushed != 0) { /* some answers are in the pipe already */
             (void)batch_add(&batch, OP_RAISE, 0);
             (void)batch_add(&batch, OP_QUIET, 0);
         }
@@ -209,7 +209,7 @@ TEST(death_puts_tasks_back_in_order)
     rig_await_begun(&rig, 1);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_check_lost(rig_take(&rig, job), 1, -SIGKILL);
-    uint64_t index = 2; /* no worker is there to take one */
+    uint64_t index = 2; /* no worker is left to take one */
     for (struct cp_task *task = job->first; task != NULL; task = task->next) {
         CHECK_EQ(task->index, index++);
     }
@@ -219,8 +219,8 @@ TEST(death_puts_tasks_back_in_order)
     rig_close(&rig);
 }
 
-/* The same, where nobody reads in time: the worker is dead for long. */
-TEST(death_long_ago_keeps_what_was_finished)
+/* The same, but the worker has been dead for long before anyone reads. */
+TEST(death_long_ago_keeps_finished_answers)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -239,7 +239,7 @@ TEST(death_long_ago_keeps_what_was_finished)
     rig_close(&rig);
 }
 
-TEST(death_before_any_sign_of_life)
+TEST(death_before_hello)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -255,14 +255,15 @@ TEST(death_before_any_sign_of_life)
         cp_pool_count(rig.pool, &counts);
     } while (counts.failed_starts < 3);
     rig.start = START_WELL;
-    rig_finish(&rig, job, 1); /* no try has cost the task anything */
+    rig_finish(&rig, job,
+               1); /* the failed starts have not cost the task anything */
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.failed_starts, 0);
     rig_close(&rig);
 }
 
-/* Workers that die again and again are not replaced again and again at once. */
-TEST(death_at_every_start_is_no_storm)
+/* Workers that die at every start are replaced with growing delays. */
+TEST(death_at_every_start_is_not_a_fork_storm)
 {
     struct rig rig;
     struct cp_counts counts;
@@ -275,7 +276,7 @@ TEST(death_at_every_start_is_no_storm)
         }
         cp_pool_count(rig.pool, &counts);
     } while (counts.failed_starts < 10);
-    /* However slow the machine is: both wait 10, 20, 40 and 80 ms. */
+    /* On any machine: both workers wait 10, 20, 40 and 80 ms. */
     CHECK(cp_now() - start >= 150 * CP_MS);
     rig_close(&rig);
 }
@@ -296,8 +297,8 @@ TEST(death_in_the_initializer)
     rig_close(&rig);
 }
 
-/* The worker sits in its initializer and dies with half of a big body in its
- * pipe: the task was not begun, and is sent again. */
+/* The worker is stopped, and dies with half of a big body in its pipe: the task
+ * was not begun, and is sent again. */
 TEST(death_in_the_middle_of_a_big_task)
 {
     struct rig rig;
@@ -336,8 +337,8 @@ TEST(death_in_the_middle_of_a_big_callable)
     rig_close(&rig);
 }
 
-/* A big task that no worker lives to begin fails, after a few of them; the others
- * are done. */
+/* A big task that kills every worker before it begins fails after a few workers;
+ * the other tasks are done. */
 TEST(death_of_a_big_task_again_and_again)
 {
     struct rig rig;
@@ -356,7 +357,7 @@ TEST(death_of_a_big_task_again_and_again)
     rig_close(&rig);
 }
 
-/* The same of a callable: then all that needs it fails, however much that is. */
+/* The same for a callable: all tasks that need the callable fail. */
 TEST(death_of_a_big_callable_again_and_again)
 {
     for (int size = 100 * 1000; size <= 3000 * 1000; size *= 30) {
@@ -380,9 +381,9 @@ TEST(death_of_a_big_callable_again_and_again)
     }
 }
 
-/* It reads no more, but goes on with its task: what was sent to it since goes to
- * another one, and its answer counts. */
-TEST(death_of_a_worker_that_reads_no_more)
+/* The worker stops reading, but goes on with its task: tasks sent to it since go to
+ * another worker, and its answer counts. */
+TEST(death_of_a_worker_that_stops_reading)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -425,7 +426,7 @@ TEST(death_of_all_at_once)
     rig_close(&rig);
 }
 
-/* Tasks that end by CP_LAST, as those do that use up a worker's budget. */
+/* Tasks that end by CP_LAST, like tasks that use up a worker's budget. */
 TEST(death_of_old_age_loses_nothing)
 {
     struct rig rig;
@@ -442,9 +443,9 @@ TEST(death_of_old_age_loses_nothing)
     rig_close(&rig);
 }
 
-/* The same with tasks that are next again and again when a worker ends: they are
- * none the worse for that. */
-TEST(death_of_old_age_costs_others_nothing)
+/* The same with tasks that are next in line again and again when a worker ends:
+ * that does not count against them. */
+TEST(death_of_old_age_does_not_count_against_other_tasks)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -459,9 +460,9 @@ TEST(death_of_old_age_costs_others_nothing)
     rig_close(&rig);
 }
 
-/* A worker that is through and does not come to an end: another takes its place,
- * and the tasks behind; the pool has ended when it has, too. */
-TEST(death_that_does_not_come_is_not_waited_for)
+/* A worker has finished and does not exit: another worker takes its place and its
+ * tasks. The pool ends only when the first worker exits. */
+TEST(death_that_is_overdue_is_not_waited_for)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -487,8 +488,8 @@ TEST(death_that_does_not_come_is_not_waited_for)
     rig_release(&rig);
 }
 
-/* Many tasks, of all kinds, some of which end their worker in some way: lost
- * are those, and each of the others is answered, and run once. */
+/* Many tasks of all kinds, some of which end their worker: those are lost, and
+ * each of the others is answered and runs once. */
 TEST(death_at_random)
 {
     enum { N = 3000 };

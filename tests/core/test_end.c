@@ -34,7 +34,7 @@ check_end(struct cp_job *job, enum cp_end end)
     cp_job_close(job);
 }
 
-TEST(end_close_runs_what_was_put)
+TEST(end_close_runs_queued_tasks)
 {
     struct rig rig;
     struct cp_job *late;
@@ -49,7 +49,7 @@ TEST(end_close_runs_what_was_put)
     rig_release(&rig);
 }
 
-TEST(end_close_lets_an_open_job_be_fed)
+TEST(end_close_still_feeds_an_open_job)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -65,7 +65,7 @@ TEST(end_close_lets_an_open_job_be_fed)
     rig_release(&rig);
 }
 
-TEST(end_workers_of_a_closed_pool_exit_well)
+TEST(end_workers_of_a_closed_pool_exit_with_zero)
 {
     struct rig rig;
     int code = -1;
@@ -80,7 +80,7 @@ TEST(end_workers_of_a_closed_pool_exit_well)
     rig_release(&rig);
 }
 
-TEST(end_terminates_what_is_pending)
+TEST(end_terminates_pending_jobs)
 {
     struct rig rig;
     struct cp_counts counts;
@@ -93,7 +93,7 @@ TEST(end_terminates_what_is_pending)
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.pending, 0);
     CHECK_EQ(counts.queued, 0);
-    /* What is put now is dropped. */
+    /* Tasks put now are dropped. */
     struct batch batch = {0};
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, open, true);
@@ -133,7 +133,7 @@ TEST(end_spares_idle_workers)
     rig_release(&rig);
 }
 
-TEST(end_of_stubborn_workers_takes_more)
+TEST(end_of_stubborn_workers_takes_sigkill)
 {
     struct rig rig;
     rig_open_starting(&rig, 2, START_STUBBORN);
@@ -155,7 +155,7 @@ TEST(end_before_the_workers_have_started)
     rig.target = 2;
     rig_fill(&rig);
     struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 5);
-    rig_await_begun(&rig, 2); /* their initializers, that is */
+    rig_await_begun(&rig, 2); /* the initializers have begun */
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
     rig_join(&rig);
@@ -185,8 +185,8 @@ TEST(end_in_the_middle_of_big_bodies)
     rig_release(&rig);
 }
 
-/* Results that came before stay: they can be taken after the end. */
-TEST(end_keeps_what_has_come)
+/* Results from before the end can be taken after it. */
+TEST(end_keeps_results_that_have_arrived)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -207,7 +207,7 @@ TEST(end_keeps_what_has_come)
     rig_release(&rig);
 }
 
-TEST(end_of_one_job_is_its_own)
+TEST(end_of_one_job_spares_the_others)
 {
     struct rig rig;
     rig_open(&rig, 1);
@@ -255,14 +255,14 @@ TEST(end_failed_initializer_breaks_the_pool)
     const struct cp_result *why = cp_pool_broken(rig.pool);
     CHECK_EQ(why->len, 7);
     CHECK_BYTES(why->body, "no luck", 7);
-    rig_join(&rig); /* they end, and nobody replaces them */
+    rig_join(&rig); /* the workers end and are not replaced */
     CHECK_EQ(rig.forks, 3);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.failed_starts, 0);
     rig_close(&rig);
 }
 
-TEST(end_late_worker_is_not_taken)
+TEST(end_late_worker_is_refused)
 {
     struct rig rig;
     rig_open(&rig, 1);
@@ -273,7 +273,7 @@ TEST(end_late_worker_is_not_taken)
     rig_release(&rig);
 }
 
-/* It was forked for work that is done when it comes: it is told to end. */
+/* The worker was forked for work that is done by now: it is told to end. */
 TEST(end_late_worker_of_a_closed_pool_ends)
 {
     struct rig rig;
@@ -284,15 +284,16 @@ TEST(end_late_worker_of_a_closed_pool_ends)
     rig_release(&rig);
 }
 
-/* Somebody else has seen that a worker is gone, and lets go of it. */
-TEST(end_worker_can_be_let_go)
+/* Another thread has seen the end of a worker and drops its sentinel. */
+TEST(end_sentinel_of_a_worker_can_be_released)
 {
     struct rig rig;
     struct cp_counts counts;
     int code = 0;
     rig_open(&rig, 2);
     struct cp_worker *w = last_worker(&rig);
-    cp_pool_release_sentinel(rig.pool, w); /* it lives: nothing happens */
+    cp_pool_release_sentinel(rig.pool,
+                             w); /* the worker lives: nothing happens */
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
     CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
@@ -351,7 +352,7 @@ call_next(void *arg)
     return NULL;
 }
 
-TEST(end_wakes_all_who_wait)
+TEST(end_wakes_all_waiting_threads)
 {
     enum { N = 4 };
     struct rig rig;
@@ -377,8 +378,8 @@ TEST(end_wakes_all_who_wait)
     rig_release(&rig);
 }
 
-/* There is no worker, and the last job ends in another way. */
-TEST(end_of_the_last_job_wakes_who_waits_for_workers)
+/* There is no worker, and the last job is cancelled or broken. */
+TEST(end_of_the_last_job_wakes_the_joining_thread)
 {
     for (int i = 0; i < 2; i++) {
         struct rig rig;
@@ -392,7 +393,7 @@ TEST(end_of_the_last_job_wakes_who_waits_for_workers)
         if (i == 0) {
             cp_job_cancel(job);
             (void)cp_test_join(thread);
-        } else { /* the pool waits for no callbacks */
+        } else { /* the pool does not wait for callbacks */
             struct cp_job *called;
             cp_pool_break_take(rig.pool, NULL);
             (void)cp_test_join(thread);
@@ -405,8 +406,8 @@ TEST(end_of_the_last_job_wakes_who_waits_for_workers)
     }
 }
 
-/* It has half of a callable when nobody wants that any more. The pipe is closed
- * for good, though somebody sleeps who wanted to write to it. */
+/* The worker has half of a callable when the last job is cancelled. The pipe is
+ * closed for good, although a sleeping thread wanted to write to it. */
 TEST(end_close_in_the_middle_of_a_big_callable)
 {
     struct rig rig;
@@ -428,8 +429,8 @@ TEST(end_close_in_the_middle_of_a_big_callable)
     rig_release(&rig);
 }
 
-/* All workers are gone, or there never was one: who helps hears of the end. */
-TEST(end_helper_hears_of_it_without_workers)
+/* There is no worker: the helper still learns of the end. */
+TEST(end_reaches_the_helper_without_workers)
 {
     struct rig rig;
     rig_open(&rig, 0);
@@ -440,7 +441,7 @@ TEST(end_helper_hears_of_it_without_workers)
         (void)sched_yield();
         cp_lock_acquire(&rig.pool->lock);
     }
-    cp_lock_release(&rig.pool->lock); /* it waits now */
+    cp_lock_release(&rig.pool->lock); /* the helper waits now */
     cp_pool_close(rig.pool);
     (void)cp_test_join(thread);
     rig_release(&rig);
@@ -459,7 +460,7 @@ TEST(end_copy_is_inert)
         int numbers[] = {w->tx, w->rx, w->life, w->proc.sentinel};
         cp_fd_in_child(NULL, 0);
         for (int i = 0; i < 4;
-             i++) { /* what has these numbers now is not ours */
+             i++) { /* the numbers belong to other files now */
             CHECK_EQ(dup2(0, numbers[i]), numbers[i]);
         }
         cp_worker_unref(w);
@@ -489,9 +490,9 @@ open_and_use(void *arg)
     return NULL;
 }
 
-/* One worker computes, one waits for something else, and one is idle. The
- * thread that forked them has ended. All of them hold a pipe that tells when the
- * last one is gone. */
+/* One worker computes, one waits at the gate, and one is idle. The thread that
+ * forked them has ended. All of them hold a pipe whose end of file shows that the
+ * last one has exited. */
 TEST(end_no_worker_outlives_the_parent)
 {
     int alive[2], ready[2];

@@ -1,4 +1,4 @@
-/* Callbacks, and what becomes of tasks behind a slow one. */
+/* Callbacks, and tasks queued behind a slow task. */
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
@@ -12,11 +12,11 @@
 
 struct helper {
     struct rig *rig;
-    struct cp_job *waits_for; /* whose driver is to sleep before it is called */
+    struct cp_job *waits_for; /* wait until its driver sleeps before the call */
     _Atomic int calls, idles;
 };
 
-/* Runs "callbacks", replaces workers, and collects, until the end. */
+/* Run "callbacks", replace workers and collect ended jobs, until the end. */
 static void *
 help(void *arg)
 {
@@ -44,7 +44,7 @@ help(void *arg)
     }
 }
 
-TEST(flow_done_comes_after_the_callbacks)
+TEST(flow_job_is_done_after_its_callbacks)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -85,7 +85,7 @@ TEST(flow_callbacks_of_many_jobs)
     }
     CHECK_EQ(atomic_load(&helper.calls), N);
     while (atomic_load(&helper.idles) == 0) {
-        (void)sched_yield(); /* what has ended is collected now */
+        (void)sched_yield(); /* until the ended jobs are collected */
     }
     cp_pool_close(rig.pool);
     rig_join(&rig);
@@ -93,9 +93,9 @@ TEST(flow_callbacks_of_many_jobs)
     rig_release(&rig);
 }
 
-/* Two tasks run when their job ends early; what they answer later is nothing
- * that callbacks are run for once more. */
-TEST(flow_callbacks_are_run_once)
+/* Two tasks run when their job ends early. Their later answers do not run the
+ * callbacks again. */
+TEST(flow_callbacks_run_once)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -125,9 +125,9 @@ TEST(flow_callbacks_are_run_once)
     rig_close(&rig);
 }
 
-/* The results are there, the callbacks are not through yet, and the pool is
- * terminated: those who wait go on, and have the results. */
-TEST(flow_end_while_callbacks_are_run)
+/* The results have arrived, the callbacks still run, and the pool is terminated:
+ * waiting threads go on and get the results. */
+TEST(flow_end_while_callbacks_run)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -153,9 +153,9 @@ TEST(flow_end_while_callbacks_are_run)
 
 /* ---- behind a slow task ---- */
 
-/* Workers have half of the tasks each; the first one is slow. The tasks behind
- * it go to the other worker, and each of them is run once. */
-TEST(flow_slow_task_holds_up_nobody)
+/* Each worker has half of the tasks, and the first task is slow. The tasks behind it
+ * go to the other worker, and each of them runs once. */
+TEST(flow_slow_task_delays_no_other_task)
 {
     enum { N = 100 };
     struct rig rig;
@@ -183,9 +183,9 @@ TEST(flow_slow_task_holds_up_nobody)
     rig_close(&rig);
 }
 
-/* Workers are given tasks before they have started. One of them never starts:
- * the other does its tasks too. */
-TEST(flow_worker_that_does_not_start_holds_up_nobody)
+/* Workers get tasks before they have started. One of them never starts: the other
+ * worker runs its tasks too. */
+TEST(flow_worker_that_never_starts_delays_no_task)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -198,7 +198,7 @@ TEST(flow_worker_that_does_not_start_holds_up_nobody)
         batch_add(&batch, OP_ECHO, 0)->flags = ORDER_COUNT;
     }
     batch_put(&batch, job, true);
-    rig_await_begun(&rig, 2); /* their initializers, that is */
+    rig_await_begun(&rig, 2); /* the initializers have begun */
     cp_lock_acquire(&rig.pool->lock);
     CHECK_EQ(rig.pool->workers->in_flight, 1);
     CHECK_EQ(rig.pool->workers->next->in_flight, 1);
@@ -211,7 +211,7 @@ TEST(flow_worker_that_does_not_start_holds_up_nobody)
     rig_close(&rig);
 }
 
-TEST(flow_long_tasks_go_one_at_a_time)
+TEST(flow_long_tasks_are_sent_one_at_a_time)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -236,7 +236,7 @@ TEST(flow_long_tasks_go_one_at_a_time)
     rig_close(&rig);
 }
 
-/* Answers that stand in the ring of a worker which has begun something slow. */
+/* Answers are in the ring of a worker that has begun a slow task. */
 TEST(flow_answers_before_a_slow_task_are_seen)
 {
     struct rig rig;
@@ -255,8 +255,8 @@ TEST(flow_answers_before_a_slow_task_are_seen)
     rig_close(&rig);
 }
 
-/* The same while the other worker answers all the time: it has got the first
- * three of these tasks, and gets all that follow. */
+/* The same while the other worker answers all the time: it has got the first three
+ * of these tasks, and gets all that follow. */
 TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
 {
     static const enum op ops[] = {OP_ECHO,  OP_ECHO,  OP_ECHO,
@@ -285,9 +285,9 @@ TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
     rig_close(&rig);
 }
 
-/* The driver sleeps without any reason to look up, until another thread hands
- * out tasks of which the last one is slow. */
-TEST(flow_answers_are_seen_though_the_driver_slept_before)
+/* The driver sleeps without a tick, until another thread hands out tasks of which
+ * the last one is slow. */
+TEST(flow_answers_are_seen_although_the_driver_slept)
 {
     struct rig rig;
     struct batch one = {0}, batch = {0};
@@ -298,7 +298,7 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
     batch_put(&one, slow, true);
     rig_await_begun(&rig, 1);
     for (int64_t end = cp_now() + 2 * CP_MS; cp_now() < end;) {
-        /* From now on that worker is known to be stuck. */
+        /* until the worker counts as stuck */
     }
     (void)rig_fork(&rig);
     struct rig_taker taker = {&rig, slow};
@@ -310,7 +310,7 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
     batch_put(&batch, job, true);
     rig_await_begun(&rig, 1);
     while (cp_job_arrived(job, NULL) < 4 + 5) {
-        (void)sched_yield(); /* without driving */
+        (void)sched_yield(); /* without running the event loop */
     }
     rig_let_through(&rig, 2);
     struct cp_result *result = cp_test_join(thread);
