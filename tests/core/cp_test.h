@@ -69,6 +69,10 @@ int cp_test_descriptors(void);
 /* A pseudo-random number, the same in each run; *state is the seed. */
 uint32_t cp_test_random(uint64_t *state);
 
+/* Fill with pseudo-random bytes from seed; check bytes against these. */
+void cp_test_pattern(uint8_t *bytes, size_t n, uint64_t seed);
+void cp_test_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed);
+
 /* fork() that cannot fail; 0 in the child. */
 int cp_test_fork(void);
 

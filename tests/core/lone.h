@@ -31,10 +31,6 @@ void lone_close(struct lone *lone);
 /* Send HELLO and receive it. */
 void lone_start(struct lone *lone);
 
-/* Fill with pseudo-random bytes from seed. */
-void lone_pattern(uint8_t *bytes, size_t n, uint64_t seed);
-void lone_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed);
-
 /* Recall at most n tasks and drop them: how many came back. */
 uint32_t lone_recall(struct lone *lone, uint32_t n);
 

@@ -88,6 +88,25 @@ cp_test_random(uint64_t *state)
     return (uint32_t)(*state >> 33);
 }
 
+void
+cp_test_pattern(uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint64_t state = seed + 1;
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] = (uint8_t)cp_test_random(&state);
+    }
+}
+
+void
+cp_test_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint8_t *should = malloc(n + 1);
+    CHECK(should != NULL);
+    cp_test_pattern(should, n, seed);
+    CHECK_BYTES(bytes, should, n);
+    free(should);
+}
+
 int
 cp_test_fork(void)
 {

@@ -26,15 +26,6 @@ struct worker {
     bool ends;
 };
 
-void
-rig_pattern(uint8_t *bytes, size_t n, uint64_t seed)
-{
-    uint64_t state = seed + 1;
-    for (size_t i = 0; i < n; i++) {
-        bytes[i] = (uint8_t)cp_test_random(&state);
-    }
-}
-
 /* Exit when the pool has closed the pipes. */
 static void
 check_io(int r)
@@ -119,7 +110,7 @@ answer_big(struct worker *me, const struct cp_frame *task)
 {
     uint8_t *bytes = malloc(me->order.arg + 1u);
     CHECK(bytes != NULL);
-    rig_pattern(bytes, me->order.arg, me->order.index);
+    cp_test_pattern(bytes, me->order.arg, me->order.index);
     answer(me, task, CP_RESULT, bytes, me->order.arg);
     free(bytes);
 }

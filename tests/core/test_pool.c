@@ -174,8 +174,7 @@ TEST(pool_raised_exception_is_a_result)
     CHECK_EQ(cp_job_arrived(job, &failed), 3);
     CHECK_EQ(failed, 1);
     CHECK_EQ(cp_job_arrived(job, NULL), 3);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -218,8 +217,7 @@ TEST(pool_result_without_a_worker)
         CHECK_EQ(result->outcome, i == 1 ? CP_RAISED : CP_OK);
         cp_result_free(result);
     }
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -237,12 +235,8 @@ TEST(pool_big_bodies_both_ways)
     rig_finish(&rig, job, N);
 
     struct cp_result *result = rig_call(&rig, OP_BIG, 2 * LEN);
-    uint8_t *should = malloc(2 * LEN);
-    CHECK(should != NULL);
-    rig_pattern(should, 2 * LEN, 0);
     CHECK_EQ(result->len, 2 * LEN);
-    CHECK_BYTES(result->body, should, 2 * LEN);
-    free(should);
+    cp_test_check_pattern(result->body, 2 * LEN, 0);
     cp_result_free(result);
     rig_close(&rig);
 }
@@ -287,7 +281,7 @@ TEST(pool_big_callables)
     struct rig rig;
     uint8_t *bytes = malloc(LEN);
     CHECK(bytes != NULL);
-    rig_pattern(bytes, LEN, 5);
+    cp_test_pattern(bytes, LEN, 5);
     rig_open(&rig, 2);
     check_call_func(&rig, bytes, LEN, 0);
     check_call_func(&rig, bytes, CP_BIG, 0);

@@ -33,7 +33,7 @@ check_expected(const struct cp_result *result)
     CHECK(expected_n > 0);
     CHECK_EQ(result->index, expected[expected_first].index);
     CHECK_EQ(result->len, expected[expected_first].len);
-    lone_check_pattern(result->body, result->len, result->index);
+    cp_test_check_pattern(result->body, result->len, result->index);
     expected_first = (expected_first + 1) % (4 * CP_WINDOW);
     expected_n--;
 }
@@ -48,7 +48,7 @@ answer(struct lone *lone, uint64_t seq, uint64_t index, size_t len, bool big)
     }
     static uint8_t body[1 << 16];
     struct cp_frame frame = {.kind = CP_RESULT, .seq = seq, .len = len};
-    lone_pattern(body, len, index);
+    cp_test_pattern(body, len, index);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
 }
 
@@ -138,7 +138,7 @@ send_big(void *arg)
     struct lone *lone = arg;
     uint8_t *body = malloc(BIG_LEN);
     CHECK(body != NULL);
-    lone_pattern(body, BIG_LEN, 77);
+    cp_test_pattern(body, BIG_LEN, 77);
     struct cp_frame frame = {.kind = CP_RESULT, .seq = 1, .len = BIG_LEN};
     CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_ETOOBIG);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
@@ -164,7 +164,7 @@ TEST(recv_big_result_comes_in_pieces)
     }
     (void)cp_test_join(thread);
     CHECK_EQ(lone.last->len, BIG_LEN);
-    lone_check_pattern(lone.last->body, BIG_LEN, 77);
+    cp_test_check_pattern(lone.last->body, BIG_LEN, 77);
     /* The body went straight into the result. */
     CHECK(lone.w->in.cap < BIG_LEN / 4);
     CHECK_EQ(atomic_load(&lone.w->row->committed),

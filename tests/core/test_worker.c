@@ -70,14 +70,14 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(frame.flags, CP_KEEP);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.len, 50);
-    lone_check_pattern(body, 50, 999);
+    cp_test_check_pattern(body, 50, 999);
     CHECK(!cp_worker_is_claimed(lone.w, 0));
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_TASK);
     CHECK_EQ(frame.flags, 0x1234);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.seq, 0);
-    lone_check_pattern(body, 100, 41);
+    cp_test_check_pattern(body, 100, 41);
     CHECK(cp_worker_is_claimed(lone.w, 0));
 
     CHECK_EQ(lone_answer(&lone, 0, 30, 7), 0);
@@ -90,7 +90,7 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(lone.last_ns, 10);
     CHECK_EQ(lone.last->outcome, CP_OK);
     CHECK_EQ(lone.last->len, 30);
-    lone_check_pattern(lone.last->body, 30, 7);
+    cp_test_check_pattern(lone.last->body, 30, 7);
     CHECK_EQ(lone.w->in_flight, 0);
     lone_close(&lone);
 }
@@ -208,7 +208,7 @@ TEST(worker_big_task_is_sent_without_a_copy)
     CHECK_EQ(frame.kind, CP_FUNC);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.len, LEN);
-    lone_check_pattern(body, LEN, 6);
+    cp_test_check_pattern(body, LEN, 6);
     CHECK(cp_worker_accepts(lone.w));
     /* Small tasks may follow, but not another big one, which would block. */
     CHECK_EQ(lone_send(&lone, 7, 10), 1);
@@ -251,7 +251,7 @@ TEST(worker_big_callable_is_sent_first_and_alone)
     CHECK_EQ(lone.w->in_flight, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
-    lone_check_pattern(body, LEN, 999);
+    cp_test_check_pattern(body, LEN, 999);
     CHECK_EQ(lone.funcs_sent, 1);
     CHECK_EQ(lone.func->refs, 1);
     CHECK_EQ(lone_send(&lone, 1, 10), 1);
@@ -309,7 +309,7 @@ TEST(worker_recall_takes_the_newest_unbegun_tasks)
     /* Recalled tasks were sent already: the worker skips them. */
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.seq, 6);
-    lone_check_pattern(body, 10, 6);
+    cp_test_check_pattern(body, 10, 6);
     n = 100;
     CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
     CHECK_EQ(n, 0);
@@ -340,7 +340,7 @@ TEST(worker_harvest_runs_ahead_of_the_pipe)
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     CHECK_EQ(lone.last_index, 3);
-    lone_check_pattern(lone.last->body, 1000, 3);
+    cp_test_check_pattern(lone.last->body, 1000, 3);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     lone_close(&lone);
@@ -364,7 +364,7 @@ TEST(worker_harvest_completes_a_frame_from_the_pipe)
     CHECK_EQ(lone.results, 1);
     CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 2);
-    lone_check_pattern(lone.last->body, 500, 21);
+    cp_test_check_pattern(lone.last->body, 500, 21);
     lone_close(&lone);
 }
 
