@@ -21,10 +21,12 @@ pytestmark = [pytest.mark.better, pytest.mark.timeout(4 * DEADLINE, method="sign
 
 # A callable is sent by value where plain pickle had no memory for it.
 BY_VALUE = {"apply object", "map objects", "callback"}
+# CPython 3.13.0 crashes where it has no memory for a generator, and these make one in Python.
+GENERATORS = {"pool", "imap chunks", "imap half"}
 CALLS = {
-    "fork": sorted({*KINDS, *ENDS} - BY_VALUE),
+    "fork": sorted({*KINDS, *ENDS} - BY_VALUE - GENERATORS),
     # A worker thread that has no memory when it goes is waited for by join().
-    "threads": sorted(KINDS),
+    "threads": sorted({*KINDS} - GENERATORS),
 }
 
 
@@ -66,5 +68,5 @@ def test_an_allocation_fails(method: str, kind: str) -> None:
 
 @pytest.mark.skipif(not KINDS, reason="an interpreter without _testcapi")
 def test_an_allocation_fails_in_a_worker() -> None:
-    kinds = ",".join(sorted({*KINDS} - BY_VALUE))
+    kinds = ",".join(CALLS["fork"])
     passes("memory.py", "--method", "fork", "--where", "worker", "--kind", kinds, "--last", "12")
