@@ -111,8 +111,9 @@ class Wrong(Exception):
 class Program:
     """A pool's life. Each step is one call; those that ended in a clear error are listed."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, many: bool) -> None:
         self.method = method
+        self.many = many  # more than one call fails
         self.failed: list[str] = []
         self.killed: set[int] = set()
 
@@ -142,8 +143,10 @@ class Program:
 
     def run(self) -> None:
         pool = self.step("constructor", self.make, None)
-        if pool is None:
+        if pool is None and not self.many:
             pool = self.make()  # there was one fault: now it works
+        if pool is None:
+            return
         try:
             self.work(pool)
         finally:
@@ -218,10 +221,10 @@ class Program:
             workers[0].kill()
 
 
-def life(method: str) -> list[str]:
+def life(method: str, many: bool) -> list[str]:
     """One program, in a copy of this process; the steps that came to an error."""
     before = open_files(), threads(), children()
-    program = Program(method)
+    program = Program(method, many)
     program.run()
     end = time.monotonic() + LIMIT / 2
     while True:
@@ -324,7 +327,7 @@ def child(faults: Any, case: Case, output: int) -> None:
         os.dup2(output, 2)
         faulthandler.enable()
         faults.fault_begin()
-        failed = life(case.method)
+        failed = life(case.method, case.times > 1)
         faults.fault_end()
         for text in failed:
             print(f"failed: {text}", flush=True)
