@@ -26,13 +26,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* clang-format off: it finds no end with this. */
-#define CALLS(X)                                                            \
-    X(pipe2)                                                                \
-    X(eventfd) X(epoll_create1) X(epoll_ctl) X(epoll_wait) X(memfd_create)  \
-        X(ftruncate) X(fstat) X(mmap) X(madvise) X(fork) X(pidfd_open)      \
-            X(fcntl) X(pthread_create) X(waitid) X(waitpid) X(poll) X(read) \
-                X(write) X(writev) X(malloc) X(calloc) X(realloc)
+/* The formatter does not come to an end with this. */
+/* clang-format off */
+#define CALLS(X)                                                    \
+    X(pipe2) X(eventfd) X(epoll_create1) X(epoll_ctl) X(epoll_wait) \
+    X(memfd_create) X(ftruncate) X(fstat) X(mmap) X(madvise)        \
+    X(fork) X(pidfd_open) X(fcntl) X(pthread_create)                \
+    X(waitid) X(waitpid) X(poll) X(read) X(write) X(writev)         \
+    X(malloc) X(calloc) X(realloc)
 /* clang-format on */
 
 enum call {
