@@ -1,11 +1,13 @@
 # `make` lists the targets; .ci/run runs the same ones.
 #
 # PYTHON is the interpreter to make virtual environments with, VENV where the one of most targets is,
-# PACKAGES what to install there, ONLY the tests to run.
+# PACKAGES what to install there, ONLY the tests to run, ROUNDS and SECONDS how long the stress tests take.
 PYTHON ?= python3
 VENV ?= .venv
 PACKAGES ?= .[test,lint]
 FUZZ_TIME ?=
+ROUNDS ?= 60
+SECONDS ?= 60
 ONLY ?=
 
 bin := $(VENV)/bin
@@ -24,8 +26,8 @@ tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"
 # Where it is set, bytecode would be made anew for each of the interpreters that tests start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-python soak \
-        fuzz-short bench \
+.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
+        stress-replaced stress-model faults fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
 
@@ -107,14 +109,30 @@ $(asan_fork): tests/sanitize/asan_fork.c
 	mkdir -p $(@D)
 	gcc -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fPIC -shared -o $@ $< "$$(gcc -print-file-name=libasan.so)" -lpthread
 
-asan-python: $(asan_fork) ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
-	rm -rf $(asan_log) && mkdir $(asan_log)
-	CPOOL_TEST_START_METHODS=fork \
+asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=fork \
 	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
 	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \
-	build/venv-asan/bin/pytest $(ONLY); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
+	build/venv-asan/bin/$(1); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
+
+asan-venv: $(asan_fork)
+	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
+
+asan-python: asan-venv ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call asan_run,pytest $(ONLY))
+
+stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
+	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)
+	$(call asan_run,python tests/stress_replaced.py --rounds $(ROUNDS))
+
+stress-model: build ## random operations held against a model, for SECONDS
+	$(bin)/python tests/stress_model.py --method fork,threads,fork,spawn,fork,forkserver --seconds $(SECONDS)
+
+faults: build ## every system call and allocation fails once; takes many minutes
+	$(bin)/python tests/faults/run.py
+	$(bin)/python tests/faults/run.py --method spawn,forkserver,threads --where parent --dense 12
+	$(bin)/python tests/faults/memory.py
+	$(bin)/python tests/faults/memory.py --method fork --where worker
 
 soak: build ## the long tests: chaos, and many threads
 	$(bin)/python tests/soak.py
