@@ -22,7 +22,7 @@ ORDER: dict[str, str | None] = {
     "core/base": "base clock lock mem buf",
     "core/os": "fd poller+poller_epoll+poller_poll proc",
     "core/link": "wire board task worker serve",
-    "core/pool": None,
+    "core/pool": "job state+ref wake plan turns jobs+func sched watch act threads spin drive pool",
     "py/base": "state error timeout engine",
     "py/value": "arena tags kind seen writer reader repeats frozen constant number text"
     " encoder decoder pickle body run",
