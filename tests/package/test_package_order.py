@@ -42,6 +42,8 @@ ORDER = """
     _program
     _program.fallback
     _program.swap
+    _program.startup
+    _program.run
     __init__
     __main__
 """.split()
