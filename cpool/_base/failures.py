@@ -59,11 +59,20 @@ def _bare_traceback(exc: BaseException) -> str:
     return f"{before}{_NO_FRAMES}{''.join(frames)}{type(exc).__qualname__}: {message}\n"
 
 
+def traceback_of(exc: BaseException) -> str:
+    """The traceback as text; without source lines if those cannot be read."""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception:
+        # Source lines need imports and open files, and the process may have no descriptor left;
+        # and 3.15 may warn, which may be an error.
+        return _bare_traceback(exc)
+
+
 def _with_traceback(exc: BaseException) -> Any:
     try:
         wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
     except Exception:
-        # Source lines need imports and open files, and the process may have no descriptor left.
         bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
@@ -105,6 +114,27 @@ def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
 def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> bytes:
     """Encode the stdlib's error for a result that cannot be pickled."""
     return _pack_encoding_error(reason, [value] if listed else value)
+
+
+_NO_GUARD = "An attempt has been made to start a new process before"
+_NO_WORKER = "(raised in a worker during its start: no worker can be started)"
+
+
+def pack_failed_start(exc: BaseException) -> bytes:
+    """Encode the error of a pool whose workers fail before main(), as in importing the program."""
+    wrapped = _with_traceback(exc)
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:
+        text = "<exception str() failed>"
+    if isinstance(exc, RuntimeError) and _NO_GUARD in text:
+        # The stdlib's text explains everything; frames of multiprocessing explain nothing.
+        reason = "\n".join(line.removeprefix(" " * 8) for line in text.strip().splitlines())
+        error = PoolError(f"{reason}\n\n{_NO_WORKER}")
+        return _summary(error, "") + _dumps(error)
+    wrapped.exc = PoolError(f"{name}: {text} {_NO_WORKER}")
+    return _summary(wrapped.exc, wrapped.tb) + _dumps(wrapped)
 
 
 class _Shown:

@@ -85,6 +85,7 @@ class Pool(_StdlibPool):
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # of the last failed start
+    _was_ready = False  # has a worker ever been ready?
     _has_helper = False
     _state = INIT
 
@@ -441,7 +442,8 @@ class Pool(_StdlibPool):
         worker = self._engine.worker(self._maxtasksperchild)
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: the class may be the program's own.
-        process._Popen = popen_factory(worker, self._ctx.get_start_method())
+        method = self._ctx.get_start_method()
+        process._Popen = popen_factory(worker, method, not self._was_ready)
         made: BaseProcess = process
         return made
 
@@ -505,6 +507,7 @@ class Pool(_StdlibPool):
         """Raise `PoolError` if starts have failed for long and no worker is ready."""
         assert self._engine is not None
         _, _, ready, failed = self._engine.counts()
+        self._was_ready = self._was_ready or ready > 0 or failed == 0
         if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
             why = "" if self._start_error is None else f", the last error: {self._start_error}"
             error = PoolError(f"no worker can be started: {failed} in a row were never ready{why}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
 
 from .. import _core
+from .._base import failures
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
@@ -50,8 +50,7 @@ def worker(
         with contextlib.suppress(IndexError):
             to_tell.pop()  # only the first failure is printed
             if sys.stderr is not None:
-                sys.stderr.write(_FAILED)
-                traceback.print_exc()
+                sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
         tasks = engine.work()
         util.debug("worker exiting after %d tasks", tasks)

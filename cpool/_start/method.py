@@ -65,18 +65,16 @@ def _is_new(code: CodeType) -> bool:
     return now[0] == code.co_code[0]
 
 
-def popen_factory(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
-    """To be set as `_Popen` of the worker's Process object, which calls it to start."""
-    kind: type[Popen] = ForkPopen
-    if method != "fork":
-        from .launchers import POPENS  # lazily: few programs need the launchers
+def popen_factory(worker: Worker, method: str, is_first: bool) -> Callable[[BaseProcess], Popen]:
+    """To be set as `_Popen` of the worker's Process object, which calls it to start.
 
-        kind = POPENS[method]
+    `is_first`: no worker of the pool was ever ready, so that a start that fails may never succeed.
+    """
+    if method == "fork":
+        return lambda process: ForkPopen(process, worker)
+    from .launchers import POPENS  # lazily: few programs need the launchers
 
-    def start(process: BaseProcess) -> Popen:
-        return kind(process, worker)
-
-    return start
+    return lambda process: POPENS[method](process, worker, is_first)
 
 
 _FORK_WARNING = (

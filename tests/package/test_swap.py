@@ -238,11 +238,8 @@ except ImportError as error:
     print(error)
 def f(): pass
 try:
-    print(inspect.getsource(f))
-except OSError as error:
-    print(error)
-try:
     print(open(__file__, "rb").read()[:20], sys.path[0])
+    print(inspect.getsource(f))
 except (OSError, NameError) as error:
     print(error)
 """
