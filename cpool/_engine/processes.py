@@ -7,6 +7,7 @@ stdlib's pool, runs on the inherited engine of the stdlib.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import threading
 import weakref
@@ -22,7 +23,7 @@ from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
-from .._start.method import default_context, popen_factory, warn_of_threads
+from .._start.method import default_context, popen_factory
 from ..errors import PoolError, PoolTerminated
 from . import end
 from .queue import TaskQueue
@@ -85,6 +86,7 @@ class Pool(_StdlibPool):
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # of the last failed start
+    _forks: bool
     _was_ready = False  # has a worker ever been ready?
     _has_helper = False
     _state = INIT
@@ -130,12 +132,10 @@ class Pool(_StdlibPool):
         )
 
     def _start(self) -> None:
-        forks = self._ctx.get_start_method() == "fork"
-        if forks:
-            warn_of_threads(stacklevel=4)
+        self._forks = self._ctx.get_start_method() == "fork"
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
-        if not forks:
+        if not self._forks:
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
@@ -455,6 +455,14 @@ class Pool(_StdlibPool):
             if process.pid is not None:  # also if a signal handler raised after the fork
                 self._workers.append(process)
         util.debug("added worker")
+        if self._forks:
+            # The replacement of a worker must not fail where the warning is an error.
+            with contextlib.suppress(*(() if self._state == INIT else (Warning,))):
+                popen.warn_of_threads(self._count_own_threads())
+
+    def _count_own_threads(self) -> int:
+        """The helper and feeders, and the standby, which is no thread of Python's."""
+        return sum(thread.is_alive() for thread in list(self._threads)) + self._has_helper
 
     def _repopulate_pool(self) -> None:
         """Start workers until there are as many as there should be."""

@@ -9,10 +9,7 @@ whether `set_start_method()` has run tells the two apart.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
-import threading
-import warnings
 from collections.abc import Callable
 from multiprocessing import context
 from multiprocessing.process import BaseProcess
@@ -75,22 +72,3 @@ def popen_factory(worker: Worker, method: str, is_first: bool) -> Callable[[Base
     from .launchers import POPENS  # lazily: few programs need the launchers
 
     return lambda process: POPENS[method](process, worker, is_first)
-
-
-_FORK_WARNING = (
-    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
-)
-
-
-def warn_of_threads(stacklevel: int) -> None:
-    """As os.fork() does from 3.12 on."""
-    if sys.version_info >= (3, 12) and _has_threads():
-        text = _FORK_WARNING.format(os.getpid())
-        warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
-
-
-def _has_threads() -> bool:
-    try:
-        return len(os.listdir("/proc/self/task")) > 1
-    except OSError:
-        return threading.active_count() > 1
