@@ -24,13 +24,14 @@ from ..errors import (
     RemoteError,
     WorkerLostError,
 )
+from .pickling import is_replaced, replaced_dumps
 from .stdlib import TYPE_CHECKING
 from .stdlib import pool as stdlib
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-__all__ = ["PoolError", "TimeoutError"]
+__all__ = ["PoolError", "TimeoutError", "is_replaced", "replaced_dumps"]
 
 _LENGTH = struct.Struct("=Q")
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -97,6 +98,8 @@ def _summary(exc: BaseException, text: str) -> bytes:
 
 
 def _dumps(obj: object) -> bytes:
+    if is_replaced():
+        return replaced_dumps(obj)
     return bytes(ForkingPickler.dumps(obj, 5))
 
 
@@ -132,9 +135,9 @@ def pack_failed_start(exc: BaseException) -> bytes:
         # The stdlib's text explains everything; frames of multiprocessing explain nothing.
         reason = "\n".join(line.removeprefix(" " * 8) for line in text.strip().splitlines())
         error = PoolError(f"{reason}\n\n{_NO_WORKER}")
-        return _summary(error, "") + _dumps(error)
+        return _summary(error, "") + pickle.dumps(error)
     wrapped.exc = PoolError(f"{name}: {text} {_NO_WORKER}")
-    return _summary(wrapped.exc, wrapped.tb) + _dumps(wrapped)
+    return _summary(wrapped.exc, wrapped.tb) + pickle.dumps(wrapped)
 
 
 class _Shown:
@@ -149,7 +152,8 @@ class _Shown:
 
 def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
     error = stdlib.MaybeEncodingError(_Shown(reason), _Shown(value))
-    return _summary(error, "") + _dumps(error)
+    # Of strings only, and not by the program's pickler, which may be what refused the value.
+    return _summary(error, "") + pickle.dumps(error)
 
 
 def unpack_error(data: memoryview) -> BaseException:

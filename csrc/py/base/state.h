@@ -40,6 +40,8 @@
  * that anybody could see. */
 #define PY_FIT 0x20u
 
+#define PY_PICKLERS 2
+
 /* A pickler that is used again and again; see value/pickle.h. */
 struct py_pickler {
     PyObject *pickler;
@@ -60,6 +62,12 @@ struct py_state {
     PyObject *reducers;       /* both, as a pickler's dispatch_table */
     PyObject *remote;         /* module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
+    PyObject *str_forking_pickler;
+    /* The modules that have the picklers of the stdlib's pool, once looked at, and the picklers
+     * as they were seen then; see value/replaced.h. */
+    PyObject *_Atomic with_pickler[PY_PICKLERS];
+    _Atomic uintptr_t known_pickler[PY_PICKLERS];
+    _Atomic bool replaced;     /* one of them is not the stdlib's */
     struct py_pickler pickler; /* the one that is kept */
     struct cp_serve *serving;  /* in a worker: its side of the pipes */
     int forked; /* this is a copy that somebody forked; set while forking */

@@ -10,6 +10,7 @@
 #include "worker/thread.h"
 #include "base/timeout.h"
 #include "worker/worker.h"
+#include "value/replaced.h"
 
 #include <signal.h>
 #include <string.h>
@@ -53,7 +54,8 @@ py_engine_replace_workers(EngineObject *engine)
     PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
     Py_DECREF(owner);
     if (none == NULL) {
-        cp_pool_report_start_failure(engine->pool); /* whatever it was: asked again */
+        cp_pool_report_start_failure(
+            engine->pool); /* whatever it was: asked again */
         return -1;
     }
     Py_DECREF(none);
@@ -90,6 +92,11 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    if (!threads && py_replaced_check(self->state) < 0) {
+        Py_DECREF(
+            self); /* looked at now, or each worker would import modules for it */
+        return NULL;
+    }
     int r = threads ? cp_pool_new_threads(target, py_refs_release,
                                           py_thread_takes_turns(), &self->pool)
                     : cp_pool_new(target, &self->pool);

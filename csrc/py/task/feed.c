@@ -7,6 +7,7 @@
 #include "task/batch.h"
 #include "base/error.h"
 #include "value/pickle.h"
+#include "value/replaced.h"
 
 #include <string.h>
 
@@ -40,7 +41,7 @@ is_immutable(struct py_state *state, PyObject *func)
                  || (PyCFunction_CheckExact(func)
                      && (PyCFunction_GET_SELF(func) == NULL
                          || PyModule_Check(PyCFunction_GET_SELF(func))));
-    if (!named) {
+    if (!named || atomic_load(&state->replaced)) {
         return 0;
     }
     int r = PyDict_Contains(state->extra_reducers, (PyObject *)type);
@@ -118,7 +119,11 @@ set_func(ResultObject *self, PyObject *func)
     if (engine->threads) {
         return 0; /* each task has it */
     }
-    if (set_func_seen(engine, self->job, func)) {
+    if (py_replaced_check(self->state) < 0) {
+        return -1;
+    }
+    if (!atomic_load(&self->state->replaced)
+        && set_func_seen(engine, self->job, func)) {
         return 0;
     }
     struct cp_buf buf = {0};

@@ -10,7 +10,7 @@
 int
 py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
-    int r = py_codec_put(out, obj);
+    int r = atomic_load(&state->replaced) ? 0 : py_codec_put(out, obj);
     return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
 }
 
@@ -110,7 +110,9 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
            PyObject **list)
 {
     *list = NULL;
-    int r = py_codec_put_run(out, run->slots, run->n);
+    int r = atomic_load(&state->replaced)
+                ? 0
+                : py_codec_put_run(out, run->slots, run->n);
     if (r == 1) {
         return 0;
     }
