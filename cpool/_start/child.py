@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import gc
 import os
+import posix
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -48,9 +49,22 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
             parent_sentinel=worker.parent_sentinel
         )
     finally:
-        if _RUNS_ATEXIT:
-            atexit._run_exitfuncs()
+        try:
+            if _RUNS_ATEXIT:
+                atexit._run_exitfuncs()
+        finally:
+            _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End a forked process: whatever is raised, the parent's part of the program must not run on.
+
+    Programs replace os._exit. Some count on the call, as coverage does, and some raise in it.
+    """
+    try:
         os._exit(code)
+    finally:
+        posix._exit(code)
 
 
 _attached: Worker | None = None  # of a launched process, until its Process object takes it
