@@ -558,6 +558,20 @@ class Pool(_StdlibPool):
         if not engine.is_ours:
             failures.raise_foreign()
 
+    def _waits_for_this_thread(self, engine: _core.Engine) -> bool:
+        """Is this a thread of the pool, and may a job depend on it?
+
+        Once all jobs are done, such a thread may join, as in a `__del__` where it drops the last
+        reference to something.
+        """
+        is_ours = any(map(Thread.is_current, list(self._threads)))
+        return is_ours and self._has_pending(engine)
+
+    @staticmethod
+    def _has_pending(engine: _core.Engine) -> bool:
+        pending, _, _, _ = engine.counts()
+        return pending > 0
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
 
@@ -569,11 +583,7 @@ class Pool(_StdlibPool):
             super().join()
             return
         self._check_ending(self._engine)
-        if (
-            timeout is None
-            and self._state == CLOSE
-            and any(map(Thread.is_current, list(self._threads)))
-        ):
+        if timeout is None and self._state == CLOSE and self._waits_for_this_thread(self._engine):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
