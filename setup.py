@@ -12,10 +12,13 @@ On Windows nothing is built: the package uses the standard library's pool there.
 
 import os
 import sys
+import zipfile
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
 
 
 def is_on(switch):
@@ -28,6 +31,32 @@ class BuildExtension(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.force = True
+
+
+# Read by each new interpreter: with CPOOL_INSTALL=1 it starts with cpool installed.
+PTH = (
+    'import os; os.environ.get("CPOOL_INSTALL", "0") not in ("", "0")'
+    ' and __import__("cpool._program.startup")\n'
+)
+
+
+class BuildWithPth(build):
+    """Adds cpool.pth beside the package."""
+
+    def run(self):
+        super().run()
+        with open(os.path.join(self.build_lib, "cpool.pth"), "w", encoding="utf-8") as file:
+            file.write(PTH)
+
+
+class EditableWithPth(editable_wheel):
+    """Adds cpool.pth to the wheel of an editable installation, which has no build_lib."""
+
+    def run(self):
+        super().run()
+        for path in glob(os.path.join(self.dist_dir, "*.whl")):
+            with zipfile.ZipFile(path, "a") as wheel:
+                wheel.writestr("cpool.pth", PTH)
 
 
 compile_flags = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing"]
@@ -59,6 +88,10 @@ core = Extension(
     extra_link_args=link_flags,
 )
 setup(
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={
+        "build": BuildWithPth,
+        "build_ext": BuildExtension,
+        "editable_wheel": EditableWithPth,
+    },
     ext_modules=[] if sys.platform == "win32" else [core],
 )

@@ -25,7 +25,7 @@ ORDER: dict[str, str | None] = {
     "core/pool": "job state+ref wake plan turns jobs+func sched watch act threads spin drive pool",
     "py/base": "state error timeout engine",
     "py/value": "arena tags kind seen writer reader repeats frozen constant number text"
-    " encoder decoder pickle body run",
+    " encoder decoder replaced pickle body run",
     "py/task": "mode input call refs func source batch feed",
     "py/job": "life failure settle wait callback result stream",
     "py/worker": "serve thread worker",

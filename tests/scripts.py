@@ -47,10 +47,10 @@ def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) 
     """Start python with these arguments, its output captured as text."""
     # Not here: `python -m` would find the sources and not the installed package.
     options.setdefault("cwd", tempfile.gettempdir())
+    options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         env=environment(**(env or {})),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from multiprocessing import (
     connection,
     context,
@@ -12,6 +13,7 @@ from multiprocessing import (
     popen_spawn_posix,
     reduction,
     resource_tracker,
+    spawn,
     util,
 )
 from multiprocessing.process import BaseProcess
@@ -34,6 +36,10 @@ class _LaunchedPopen(Popen):
     pid = 0
     sentinel: int
 
+    def __init__(self, process: BaseProcess, worker: Worker, is_first: bool) -> None:
+        self._is_first = is_first
+        super().__init__(process, worker)
+
     def _launch(self, process: BaseProcess) -> None:
         # Not to be pickled with the Process object.
         process.__dict__.pop("_Popen", None)
@@ -49,13 +55,17 @@ class _LaunchedPopen(Popen):
         self.sentinel = self._worker.sentinel
 
     def _launch_blocked(self, process: BaseProcess) -> None:
+        # First, or a worker without the guard in its main module would start a server.
+        spawn._check_not_importing_main()  # type: ignore[attr-defined]
         self._prepare()
         # SIGINT stays blocked over exec until the child is in child.main(), as in a forked worker.
         # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        _launch.worker, _launch.is_first = self._worker, self._is_first
         try:
             super()._launch(process)  # type: ignore[misc]
         finally:
+            _launch.worker, _launch.is_sent = None, False
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
@@ -91,6 +101,16 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
     def _prepare(self) -> None:
         forkserver.ensure_running()
 
+    def _launch_blocked(self, process: BaseProcess) -> None:
+        try:
+            super()._launch_blocked(process)
+        except (EOFError, ConnectionError) as exc:
+            exc.add_note(
+                "cpool: the fork server ended; it may have failed to import the main module "
+                "(see `if __name__ == '__main__'` in multiprocessing's documentation)"
+            )
+            raise
+
     def _status(self) -> int:
         return self.sentinel
 
@@ -100,7 +120,7 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
             os.kill(self.pid, signal.SIGKILL)
 
 
-POPENS: dict[str, type[Popen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
+POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
 
 
 def _close_both(worker: Worker, pipes: util.Finalize) -> None:
@@ -108,11 +128,62 @@ def _close_both(worker: Worker, pipes: util.Finalize) -> None:
     pipes()
 
 
-def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
+class _Launch(threading.local):
+    """The launch that goes on in this thread."""
+
+    worker: Worker | None = None
+    is_first = False
+    is_sent = False  # the worker has gone ahead of the Process object
+
+
+_launch = _Launch()
+
+# Run by a new process before it imports the main module. The process has not got its sys.path yet,
+# on which cpool may depend.
+_ATTACH = """
+import sys
+sys.path[:] = path
+from cpool._start import child
+child.attach(ends, budget)
+child.report_failed_starts(is_first)
+"""
+
+
+class _WorkerAhead:
+    """Goes to a new process before its main module, with which the start may fail."""
+
+    def __init__(self, worker: Worker, path: list[str]) -> None:
+        self.worker = worker
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        ends, budget = _ends(self.worker)
+        names = {"ends": ends, "budget": budget, "path": self.path, "is_first": _launch.is_first}
+        _launch.is_sent = True
+        return exec, (_ATTACH, names)
+
+
+def _preparation_data(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = _get_preparation_data(name)
+    if _launch.worker is not None and "sys_path" in data:
+        data["cpool"] = _WorkerAhead(_launch.worker, data["sys_path"])
+    return data
+
+
+_get_preparation_data = spawn.get_preparation_data
+spawn.get_preparation_data = _preparation_data
+
+
+def _ends(worker: Worker) -> tuple[list[Any], int]:
     context.assert_spawning(worker)
     *fds, budget = worker.ends()
-    ends = [reduction.DupFd(fd) if fd >= 0 else None for fd in fds]
-    return child.attach, (ends, budget)
+    return [reduction.DupFd(fd) if fd >= 0 else None for fd in fds], budget
+
+
+def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
+    if _launch.is_sent:
+        return child.take, ()
+    return child.attach_and_take, _ends(worker)
 
 
 reduction.ForkingPickler.register(_core.Worker, _reduce_worker)

@@ -9,6 +9,7 @@ import io
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.pool
+import multiprocessing.popen_fork
 import multiprocessing.queues
 import os
 import pickle
@@ -255,7 +256,7 @@ def test_the_default_start_method_is_fork(tmp_path: Path) -> None:
 
 
 THREADED = """
-import os, sys, threading, warnings
+import multiprocessing, os, sys, threading, time, warnings
 from engine import Pool
 import tasks
 
@@ -265,27 +266,108 @@ for thread in threads:
     thread.start()
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    with Pool(3, maxtasksperchild=1) as pool:
-        assert pool.map_async(tasks.square, range(9), 1).get() == [x * x for x in range(9)]
-        assert pool.map(tasks.square, range(9), 1) == [x * x for x in range(9)]
-        pool.close()
-        pool.join()
-stop.set()
+    pool = Pool(3)
 for warning in caught:
-    print(warning.category.__name__, str(warning.message).replace(str(os.getpid()), "N"))
+    place = os.path.basename(warning.filename), warning.lineno == int(sys.argv[2])
+    print(warning.category.__name__, str(warning.message).replace(str(os.getpid()), "N"), *place)
+with pool:
+    assert pool.map(tasks.square, range(9), 1) == [x * x for x in range(9)]
+    pool.close()
+    pool.join()
+for action, text in ("error", ""), ("error", "multiprocessing.popen_fork"), ("ignore", ""):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if text else "ignore")
+        warnings.filterwarnings("ignore" if text else action, module=text.replace(".", "[.]"))
+        try:
+            Pool(1).terminate()
+            print("made")
+        except DeprecationWarning as warning:
+            print("raised", multiprocessing.active_children())
+stop.set()
+"""
+
+LINE_OF_FORK = next(
+    number
+    for number, line in enumerate(inspect.getsourcelines(multiprocessing.popen_fork)[0], 1)
+    if "os.fork()" in line
+)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_forking_with_threads_warns_for_each_worker(tmp_path: Path, count: int) -> None:
+    """As os.fork() does from 3.12 on, at the line of multiprocessing that calls it.
+
+    Where the warning is an error, os.fork() drops the error before 3.15.
+    """
+    said = (
+        "DeprecationWarning This process (pid=N) is multi-threaded, "
+        "use of fork() may lead to deadlocks in the child. popen_fork.py True"
+    )
+    warns = count > 0 and sys.version_info >= (3, 12)
+    first = "raised []" if warns and sys.version_info >= (3, 15) else "made"
+    out = scripts.output(tmp_path, THREADED, str(count), str(LINE_OF_FORK))
+    assert out == [said] * 3 * warns + [first, "made", "made"]
+
+
+REPLACED = """
+import sys, threading, warnings
+from engine import Pool
+import tasks
+
+def main():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(sys.argv[1])
+        with Pool(1, maxtasksperchild=1) as pool:
+            before = len(caught)
+            if len(sys.argv) > 2:
+                stop = threading.Event()
+                threading.Thread(target=stop.wait).start()
+            assert pool.map_async(tasks.square, range(9), 1).get() == [x * x for x in range(9)]
+            assert pool.map(tasks.square, range(9), 1) == [x * x for x in range(9)]
+            pool.close()
+            pool.join()
+    print(before, len(caught) > before)
+    if len(sys.argv) > 2:
+        stop.set()
+
+main()
 """
 
 
 @pytest.mark.better
-@pytest.mark.parametrize("count", [0, 2])
-def test_forking_with_threads_warns_once(tmp_path: Path, count: int) -> None:
-    """Once per pool, and never for a replaced worker. The stdlib warns at each fork."""
-    said = (
-        "DeprecationWarning This process (pid=N) is multi-threaded, "
-        "use of fork() may lead to deadlocks in the child."
-    )
-    warns = count > 0 and sys.version_info >= (3, 12)  # as os.fork() does
-    assert scripts.output(tmp_path, THREADED, str(count)) == [said] * warns
+@pytest.mark.parametrize("action", ["always", "error"])
+@pytest.mark.parametrize("threads", [[], ["1"]])
+def test_replacing_workers_warns_of_the_programs_threads(
+    tmp_path: Path, action: str, threads: list[str]
+) -> None:
+    """Not of the pool's own, as the stdlib does; and no replacement fails for it."""
+    warns = bool(threads) and action == "always" and sys.version_info >= (3, 12)
+    assert scripts.output(tmp_path, REPLACED, action, *threads) == [f"0 {warns}"]
+
+
+AT_FORK = """
+import ctypes, os, threading, warnings
+from engine import Pool
+
+stop = threading.Event()
+thread = threading.Thread(target=stop.wait)
+thread.start()
+
+def end_threads():
+    stop.set()
+    thread.join()
+
+os.register_at_fork(before=end_threads)
+with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    with Pool(2) as pool:
+        print(pool.map(abs, [-1, -2]))
+"""
+
+
+def test_threads_that_end_before_the_fork_are_not_warned_of(tmp_path: Path) -> None:
+    """As those of OpenBLAS do."""
+    assert scripts.output(tmp_path, AT_FORK) == ["[1, 2]"]
 
 
 # The object

@@ -285,3 +285,53 @@ thread.join()
 """,
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+COLLECTED = """
+import sys
+from engine import Pool, pool_module
+
+class Model:
+    def __init__(self, cls):
+        self.pool = cls(2)
+
+    def __getstate__(self):
+        return {}
+
+    def one(self, x):
+        return x
+
+    def __del__(self):
+        if "pool" in self.__dict__:
+            self.pool.close()
+            self.pool.join()
+
+def fail(model):
+    try:
+        model.pool.apply_async(model.one, (1, 2)).get()
+    except TypeError:
+        pass
+
+WAYS = {
+    "imap": lambda m: list(m.pool.imap(m.one, range(5))),
+    "of a generator": lambda m: list(m.pool.imap_unordered(m.one, (x for x in range(5)), 2)),
+    "half read": lambda m: next(m.pool.imap(m.one, range(100))),
+    "callback": lambda m: m.pool.map_async(m.one, range(5), 1, id).get(),
+    "error": fail,
+}
+
+if __name__ == "__main__":
+    for _ in range(20):
+        model = Model(getattr(pool_module, sys.argv[1]))
+        WAYS[sys.argv[2]](model)
+        del model
+"""
+
+
+@pytest.mark.parametrize("cls", ["Pool", "ThreadPool"])
+@pytest.mark.parametrize("way", ["imap", "of a generator", "half read", "callback", "error"])
+def test_what_is_collected_on_a_thread_of_the_pool_may_join_it(
+    tmp_path: Path, cls: str, way: str
+) -> None:
+    """A `__del__` that closes and joins runs wherever the last reference is dropped."""
+    assert scripts.output(tmp_path, COLLECTED, cls, way) == []

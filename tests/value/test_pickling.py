@@ -519,3 +519,174 @@ def test_a_connection_can_be_sent(make_pool: Any, sharer: None) -> None:
     with ours, theirs:
         assert pool.map(tasks.send_to, [theirs, theirs], 1) == ["Connection"] * 2
         assert [ours.recv(), ours.recv()] == ["hello", "hello"]
+
+
+# Another pickler in place of multiprocessing's
+
+REPLACED = """
+import io, marshal, multiprocessing, pickle, sys, types, zlib
+from multiprocessing import context, reduction
+ForkingPickler = reduction.ForkingPickler
+asked = []
+
+def rebuild(code):
+    return types.FunctionType(marshal.loads(code), globals())
+
+def reduce_lambda(self, obj):
+    if isinstance(obj, types.FunctionType) and obj.__name__ == "<lambda>":
+        return rebuild, (marshal.dumps(obj.__code__),)
+    return NotImplemented
+
+class ByCode(ForkingPickler):
+    reducer_override = reduce_lambda
+
+def dumps(obj):
+    asked.append(type(obj))
+    file = io.BytesIO()
+    ByCode(file).dump(obj)
+    return zlib.compress(file.getvalue())
+
+def loads(data):
+    return pickle.loads(zlib.decompress(data))
+
+class Other:
+    dumps, loads = staticmethod(dumps), staticmethod(loads)
+
+def replace():
+    how = sys.argv[1]
+    if how == "methods":
+        ForkingPickler.dumps, ForkingPickler.loads = dumps, loads
+    elif how == "class methods":
+        ForkingPickler.dumps = classmethod(lambda cls, obj, protocol=None: dumps(obj))
+        ForkingPickler.loads = staticmethod(loads)
+    elif how == "reducer_override":
+        ForkingPickler.reducer_override = reduce_lambda
+    elif how == "constructor":
+        def constructor(self, *args, before=ForkingPickler.__init__):
+            before(self, *args)
+            self.reducer_override = lambda obj: reduce_lambda(self, obj)
+        ForkingPickler.__init__ = constructor
+    elif how == "subclass":
+        from multiprocessing import connection, queues
+        connection._ForkingPickler = queues._ForkingPickler = ByCode
+    elif how == "another class":
+        from multiprocessing import connection, queues
+        connection._ForkingPickler = queues._ForkingPickler = Other
+    elif how == "queues":
+        from multiprocessing import queues
+        queues._ForkingPickler = ByCode
+    elif how == "reduction":
+        reduction.ForkingPickler = ByCode
+
+if sys.argv[2] == "before":
+    replace()
+from engine import DEADLINE, Pool
+if sys.argv[2] == "after":
+    replace()
+
+def bad(x):
+    raise ValueError(lambda: 4)
+
+def count():
+    return len(asked)
+
+def identity(x):
+    return x
+
+if __name__ == "__main__":
+    pool = None
+    if sys.argv[2] == "later":
+        pool = Pool(1)
+        print(pool.map(identity, [1, 2, 3], 1))
+        pool.terminate()
+        pool.join()
+        replace()
+    pool = Pool(2)
+    print(pool.map(lambda x: x + 1, range(4), 1), pool.apply(lambda: 5))
+    print(list(pool.imap(lambda x: x * 2, range(4), 2)), pool.starmap(lambda x: -x, [(1,)]))
+    print([f() for f in pool.map(identity, [lambda: 1, lambda: 2])])
+    print(pool.apply_async(identity, ([lambda: 3],)).get(DEADLINE)[0]())
+    print(pool.map(identity, [None, 1, "a", [2]]), pool.apply(identity, ({"a": (1.5, b"c")},)))
+    try:
+        pool.apply(bad, (4,))
+    except ValueError as error:
+        print(error.args[0].__name__)
+    before = len(asked)
+    pool.map(identity, range(5))
+    print(len(asked) > before, pool.apply(count) > 0)
+    pool.terminate()
+"""
+
+HOW = [
+    "methods",
+    "class methods",
+    "reducer_override",
+    "constructor",
+    "subclass",
+    "another class",
+    # Here the stdlib's pool uses one class for tasks and the other for results.
+    pytest.param("queues", marks=pytest.mark.better),
+    pytest.param("reduction", marks=pytest.mark.better),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after", "later"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_pickler_that_a_program_has_replaced_is_used(tmp_path: Path, how: str, when: str) -> None:
+    """As recipes for dill do: for callables, arguments, results, exceptions, and plain values."""
+    if how == "reduction" and when == "later":
+        return  # multiprocessing.queues has taken it
+    found = scripts.output(tmp_path, REPLACED, how, when)
+    if when == "later":
+        assert found.pop(0) == "[1, 2, 3]"
+    asked = how in ("methods", "class methods", "another class")
+    assert found == [
+        "[1, 2, 3, 4] 5",
+        "[0, 2, 4, 6] [-1]",
+        "[1, 2]",
+        "3",
+        "[None, 1, 'a', [2]] {'a': (1.5, b'c')}",
+        "<lambda>",
+        f"{asked} {asked}",
+    ]
+
+
+BROKEN = """
+import multiprocessing.reduction as reduction
+from engine import MaybeEncodingError, Pool
+
+def refuse(obj):
+    if "secret" in repr(obj):
+        raise TypeError("not that")
+    return plain(obj)
+
+def keep(x):
+    return "sec" + x
+
+plain = reduction.ForkingPickler.dumps
+reduction.ForkingPickler.dumps = refuse
+with Pool(1) as pool:
+    for call in (
+        lambda: pool.apply(len, ("secret",)),
+        lambda: pool.map(len, ["secret", "a"], 1),
+        lambda: pool.apply(keep, ("ret",)),
+    ):
+        try:
+            print(call())
+        except (TypeError, MaybeEncodingError) as error:
+            print(type(error).__name__, error)
+    print(pool.map(len, ["a", "bc"], 1))
+    reduction.ForkingPickler.dumps = plain
+    print(pool.map(len, ["secret"]))
+"""
+
+
+@pytest.mark.better
+def test_what_a_replaced_pickler_refuses(tmp_path: Path) -> None:
+    assert scripts.output(tmp_path, BROKEN) == [
+        "TypeError not that",
+        "TypeError not that",
+        "MaybeEncodingError Error sending result: ''secret''. Reason: 'TypeError('not that')'",
+        "[1, 2]",
+        "[6]",
+    ]

@@ -638,3 +638,62 @@ def test_threads_of_the_parent_are_not_in_the_worker(make_pool: Any) -> None:
         stop.set()
         thread.join()
     assert (seen["threads"], seen["tasks"]) == (["MainThread"], WORKER_THREADS)
+
+
+REPLACED_EXIT = """
+import os, signal, sys
+from engine import Pool
+
+def raises(code, before=os._exit):
+    os.write(w, b"x")
+    if os.getpid() == parent:
+        before(code)
+    raise {what}
+
+def returns(code):
+    os.write(w, b"x")
+
+def counts(code, before=os._exit):
+    os.write(w, b"x")
+    before(code)
+
+parent = os.getpid()
+r, w = os.pipe()
+os._exit = {how}
+with Pool(2, maxtasksperchild=3) as pool:
+    print(pool.map(abs, range(-4, 0), 1))
+    try:
+        pool.apply(signal.raise_signal, (9,))
+    except RuntimeError:
+        print("lost")
+    try:
+        pool.apply(sys.exit, (7,))
+    except SystemExit as exc:
+        print(exc.code)
+    pool.close()
+    pool.join()
+    print([worker.exitcode for worker in pool._pool])
+os.write(w, b".")
+print(len(os.read(r, 100)) >= 2)
+"""
+
+
+@pytest.mark.better
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("counts", "None"),
+        ("returns", "None"),
+        ("raises", "SystemExit(5)"),
+        ("raises", "ValueError('no')"),
+        ("raises", "KeyboardInterrupt"),
+        ("raises", "GeneratorExit"),
+    ],
+)
+def test_a_replaced_exit_is_called_and_nothing_runs_on(tmp_path: Path, how: str, what: str) -> None:
+    """As coverage and Scalene replace os._exit; an error there is not the parent's program's."""
+    source = REPLACED_EXIT.replace("{how}", how).replace("{what}", what)
+    found = scripts.output(tmp_path, source)
+    assert found[:3] == ["[4, 3, 2, 1]", "lost", "7"]
+    assert set(eval(found[3])) <= {0, 7}
+    assert found[4:] == ["True"]

@@ -31,6 +31,8 @@
 
 struct cp_serve;
 
+#define PY_PICKLERS 2
+
 /* A pickler that is used again and again; see value/pickle.h. */
 struct py_pickler {
     PyObject *pickler;
@@ -51,6 +53,12 @@ struct py_state {
     PyObject *reducers;       /* both tables, as a pickler's dispatch_table */
     PyObject *failures;       /* the module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
+    PyObject *str_forking_pickler;
+    /* The modules that have the picklers of the stdlib's pool, once looked at, and
+     * the picklers as they were then; see value/replaced.h. */
+    PyObject *_Atomic with_pickler[PY_PICKLERS];
+    _Atomic uintptr_t known_pickler[PY_PICKLERS];
+    _Atomic bool replaced;     /* one of them is not the stdlib's */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
     int forked; /* 1: in a copy that other code forked; -1: while we fork */

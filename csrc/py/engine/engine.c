@@ -14,6 +14,7 @@
 #include "task/refs.h"
 #include "worker/thread.h"
 #include "worker/worker.h"
+#include "value/replaced.h"
 
 #include "core/base/clock.h"
 
@@ -50,6 +51,11 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    if (!threads && py_replaced_check(self->state) < 0) {
+        Py_DECREF(
+            self); /* looked at now, or each worker would import modules for it */
+        return NULL;
+    }
     int r = threads ? cp_pool_new_threads(target, py_refs_release,
                                           py_thread_takes_turns(), &self->pool)
                     : cp_pool_new(target, &self->pool);

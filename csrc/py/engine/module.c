@@ -117,11 +117,13 @@ import_needed(struct py_state *state)
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
+    state->str_forking_pickler = PyUnicode_InternFromString("_ForkingPickler");
     return state->extra_reducers != NULL && state->copyreg_table != NULL
                    && state->pickle_loads != NULL
                    && state->pickler_class != NULL && state->failures != NULL
                    && state->str_dump != NULL && state->str_clear_memo != NULL
                    && state->str_dispatch_table != NULL
+                   && state->str_forking_pickler != NULL
                ? 0
                : -1;
 }
@@ -173,6 +175,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->extra_reducers);
     Py_VISIT(state->reducers);
     Py_VISIT(state->failures);
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        Py_VISIT(atomic_load(&state->with_pickler[i]));
+    }
     Py_VISIT(state->pickler.pickler);
     Py_VISIT(state->pickler.sink);
     return 0;
@@ -199,6 +204,11 @@ module_clear(PyObject *module)
     Py_CLEAR(state->str_dump);
     Py_CLEAR(state->str_clear_memo);
     Py_CLEAR(state->str_dispatch_table);
+    Py_CLEAR(state->str_forking_pickler);
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        PyObject *kept = atomic_exchange(&state->with_pickler[i], NULL);
+        Py_XDECREF(kept);
+    }
     py_pickler_clear(&state->pickler);
     return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "value/pickle.h"
+#include "value/replaced.h"
 
 /* Does it pickle as a name, so that one unpickled object can serve all tasks?
  * 1, 0, or -1 with an exception. */
@@ -14,7 +15,7 @@ is_immutable(struct py_state *state, PyObject *func)
                  || (PyCFunction_CheckExact(func)
                      && (PyCFunction_GET_SELF(func) == NULL
                          || PyModule_Check(PyCFunction_GET_SELF(func))));
-    if (!named) {
+    if (!named || atomic_load(&state->replaced)) {
         return 0;
     }
     int r = PyDict_Contains(state->extra_reducers, (PyObject *)type);
@@ -92,7 +93,10 @@ py_func_set(struct py_input *in, PyObject *func)
     if (engine->threads) {
         return 0; /* each task has a reference to it */
     }
-    if (set_seen(engine, in->job, func)) {
+    if (py_replaced_check(state) < 0) {
+        return -1;
+    }
+    if (!atomic_load(&state->replaced) && set_seen(engine, in->job, func)) {
         return 0;
     }
     struct cp_buf buf = {0};

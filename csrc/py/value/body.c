@@ -9,7 +9,7 @@
 int
 py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
-    int r = py_encode(out, obj);
+    int r = atomic_load(&state->replaced) ? 0 : py_encode(out, obj);
     return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
 }
 

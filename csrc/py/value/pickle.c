@@ -10,6 +10,7 @@
 #include "value/pickle.h"
 
 #include "base/error.h"
+#include "value/replaced.h"
 
 /* A pickler is kept after pickles of up to this size. */
 #define KEEP_PICKLER CP_KIB(4)
@@ -230,6 +231,12 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
 int
 py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
+    if (py_replaced_check(state) < 0) {
+        return -1;
+    }
+    if (atomic_load(&state->replaced)) {
+        return py_replaced_dumps(state, obj, out);
+    }
     int expected = 0;
     struct py_pickler *kept = &state->pickler;
     if (__atomic_compare_exchange_n(&kept->busy, &expected, 1, 0,
@@ -269,7 +276,8 @@ py_pickle_release_view(PyObject *view)
 PyObject *
 py_loads(struct py_state *state, const uint8_t *bytes, size_t len)
 {
-    PyObject *view = py_pickle_view(bytes, len);
+    PyObject *view =
+        py_replaced_check(state) == 0 ? py_pickle_view(bytes, len) : NULL;
     if (view == NULL) {
         return NULL;
     }

@@ -95,7 +95,9 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
            PyObject **list)
 {
     *list = NULL;
-    int r = py_encode_run(out, run->slots, run->n);
+    int r = atomic_load(&state->replaced)
+                ? 0
+                : py_encode_run(out, run->slots, run->n);
     if (r == 1) {
         return 0;
     }
