@@ -18,7 +18,7 @@ from . import end
 from .processes import CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
-from .thread import Thread, check_can_start
+from .thread import check_can_start
 
 if TYPE_CHECKING:
     from typing import Any
