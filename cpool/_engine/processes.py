@@ -60,6 +60,7 @@ _MODES = {
 }
 
 _HELPER = "cpool-helper"
+_STARTER = "cpool-starter"
 _FEEDER = "cpool-feeder"
 
 
@@ -395,18 +396,25 @@ class Pool(_StdlibPool):
     # ---- threads ----
 
     def _start_threads(self) -> None:
-        """Before the first asynchronous job: start the threads that work while nobody waits."""
+        """Start the threads that work while nobody waits.
+
+        Called before the first asynchronous job, and before a blocking call runs the program's
+        code: its iterable, or what pickles its values. Nothing of the pool waits for that.
+        """
         assert self._engine is not None
         with self._lock:
             if not self._has_helper:
                 self._engine.start_standby()
+                self._start_thread(_STARTER, self._engine.keep_workers)
                 self._start_thread(_HELPER, self._engine.help)
                 self._has_helper = True  # last, since readers do not take the lock
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         with self._lock:
             # In place: the finalizer holds the same list.
-            self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
+            self._threads[:] = [
+                t for t in self._threads if t.is_alive() or t.name in (_HELPER, _STARTER)
+            ]
             thread = Thread(target=target, args=args, name=name, daemon=True)
             self._threads.append(thread)  # before the start, for join() on the new thread
             try:

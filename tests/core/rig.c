@@ -117,7 +117,9 @@ rig_release(struct rig *rig)
     /* The rig's reference, and the reference of the table of known callables. */
     CHECK(rig->func->refs == 1 || rig->func->refs == 2);
     cp_func_close(rig->pool, rig->func);
-    CHECK_EQ(atomic_load(&rig->pool->refs), 1);
+    while (atomic_load(&rig->pool->refs) > 1) { /* a standby on its way out */
+        (void)sched_yield();
+    }
     cp_pool_unref(rig->pool);
     CHECK_EQ(pthread_mutex_destroy(&rig->forking), 0);
     for (int i = 0; i < 2; i++) {

@@ -485,7 +485,8 @@ host(void *arg)
     struct party *party = arg;
     struct cp_job *job;
     for (;;) {
-        switch (cp_pool_next(party->rig.pool, &job)) {
+        switch (
+            cp_pool_next(party->rig.pool, CP_DO_CALLS | CP_DO_STARTS, &job)) {
             case CP_WAIT_CALL:
                 cp_job_called(job);
                 cp_job_close(job);

@@ -343,7 +343,8 @@ call_next(void *arg)
     struct cp_job *job;
     int r;
     do {
-        r = cp_pool_next(((struct rig *)arg)->pool, &job);
+        r = cp_pool_next(((struct rig *)arg)->pool, CP_DO_CALLS | CP_DO_STARTS,
+                         &job);
         if (r == CP_WAIT_IDLE) {
             (void)rig_collect(arg);
         }
@@ -397,7 +398,9 @@ TEST(end_of_the_last_job_wakes_the_joining_thread)
             struct cp_job *called;
             cp_pool_break_take(rig.pool, NULL);
             (void)cp_test_join(thread);
-            CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+            CHECK_EQ(
+                cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+                CP_WAIT_CALL);
             cp_job_called(called);
             cp_job_close(called);
         }
@@ -436,7 +439,7 @@ TEST(end_reaches_the_helper_without_workers)
     rig_open(&rig, 0);
     pthread_t thread = cp_test_start(call_next, &rig);
     cp_lock_acquire(&rig.pool->lock);
-    while (!rig.pool->has_helper) {
+    while (!rig.pool->duties) {
         cp_lock_release(&rig.pool->lock);
         (void)sched_yield();
         cp_lock_acquire(&rig.pool->lock);

@@ -164,7 +164,8 @@ run_callbacks(struct cp_pool *pool)
 {
     struct cp_job *job;
     while (pool->call_first != NULL) { /* or cp_pool_next() would block */
-        CHECK_EQ(cp_pool_next(pool, &job), CP_WAIT_CALL);
+        CHECK_EQ(cp_pool_next(pool, CP_DO_CALLS | CP_DO_STARTS, &job),
+                 CP_WAIT_CALL);
         cp_job_called(job);
         cp_job_close(job);
     }

@@ -23,7 +23,8 @@ help(void *arg)
     struct helper *helper = arg;
     struct cp_job *job;
     for (;;) {
-        switch (cp_pool_next(helper->rig->pool, &job)) {
+        switch (
+            cp_pool_next(helper->rig->pool, CP_DO_CALLS | CP_DO_STARTS, &job)) {
             case CP_WAIT_CALL:
                 if (job == helper->waits_for) {
                     rig_await_asleep(helper->rig);
@@ -114,11 +115,13 @@ TEST(flow_callbacks_run_once)
         CHECK_EQ(cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0),
                  CP_WAIT_TIMEOUT);
     }
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     CHECK(called == job);
     cp_job_called(job);
     cp_job_close(job);
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_IDLE);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_IDLE);
     CHECK_EQ(rig_collect(&rig), 1);
     CHECK(rig_take(&rig, job) == NULL);
     cp_job_close(job);
@@ -139,7 +142,8 @@ TEST(flow_end_while_callbacks_run)
     while (cp_job_arrived(job, NULL) == 0) {
         (void)cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0);
     }
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     cp_pool_end(rig.pool);
     CHECK_EQ(cp_pool_wait(rig.pool, job, CP_NEVER, 0), CP_WAIT_READY);
     rig_finish(&rig, job, 1);

@@ -640,13 +640,15 @@ TEST(threads_wait_for_callbacks)
     team_open(&team, 1, false);
     struct cp_job *job = open_job(&team, CP_JOB_CALLS | CP_JOB_WHOLE), *called;
     put(job, OP_ECHO, 0, 1, true);
-    CHECK_EQ(cp_pool_next(team.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     CHECK(called == job);
     cp_pool_close(team.pool);
     CHECK_EQ(cp_pool_wait(team.pool, NULL, cp_now() + CP_MS, 0),
              CP_WAIT_TIMEOUT);
     cp_job_called(job);
-    CHECK_EQ(cp_pool_next(team.pool, &called), CP_WAIT_ENDED);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_ENDED);
     cp_job_close(job);
     finish(job, 1);
     team_join(&team);
@@ -673,7 +675,8 @@ TEST(threads_end_at_once)
     cp_pool_end(team.pool);
     (void)cp_test_join(waiter); /* although its tasks still run */
     CHECK_EQ(cp_job_open(team.pool, NULL, 0, NULL, &none), CP_ECLOSED);
-    CHECK_EQ(cp_pool_next(team.pool, &none), CP_WAIT_ENDED);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &none),
+             CP_WAIT_ENDED);
     let_through(&team, 2);
     cp_job_close(job);
     CHECK_EQ(cp_threads_enter(team.pool), CP_ECLOSED);

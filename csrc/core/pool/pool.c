@@ -413,6 +413,8 @@ cp_pool_close(struct cp_pool *pool)
         pool->state = CP_CLOSING;
         pool->due |= CP_DUE_END;
         cp_note_helper(pool); /* there may be no worker to wait for */
+        cp_note_starter(pool);
+        cp_note_standby(pool);
     }
     cp_act(pool);
     cp_lock_release(&pool->lock);
@@ -435,6 +437,7 @@ cp_pool_end(struct cp_pool *pool)
     pool->due |= CP_DUE_END;
     cp_note_all(pool);
     cp_note_helper(pool);
+    cp_note_starter(pool);
     cp_act(pool);
     cp_unlock(pool);
 }

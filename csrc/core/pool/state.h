@@ -37,6 +37,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 #define CP_NOTED_FEEDERS 0x4u
 #define CP_NOTED_HELPER 0x8u
 #define CP_NOTED_STANDBY 0x10u
+#define CP_NOTED_STARTER 0x20u
 
 /* A thread that waits while another drives. On that thread's stack. */
 struct cp_waiter {
@@ -116,12 +117,14 @@ struct cp_pool {
     uint32_t joiners;      /* threads that wait for the workers to end */
     uint32_t feeders;      /* threads in cp_job_wait_wants() */
     struct cp_cond feed;   /* for them */
-    struct cp_cond events; /* for cp_pool_next() */
-    bool has_helper;       /* somebody calls cp_pool_next() */
+    struct cp_cond events; /* for cp_pool_next() with CP_DO_CALLS */
+    struct cp_cond starts; /* for cp_pool_next() with CP_DO_STARTS alone */
+    unsigned duties;       /* of all threads that call cp_pool_next() */
     struct cp_cond standby;
     pthread_t standby_thread;
     bool has_standby, stop_standby;
-    int64_t standby_tick;
+    int64_t
+        standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
 };
 

@@ -163,6 +163,7 @@ cp_threads_leave(struct cp_pool *pool)
     pool->n_workers--;
     if (pool->n_workers == 0) {
         cp_note_helper(pool);
+        cp_note_starter(pool);
         cp_note_job(pool, NULL);
     }
     cp_act(pool);

@@ -57,8 +57,12 @@ cp_wake_noted(struct cp_pool *pool)
     if ((noted & CP_NOTED_FEEDERS) != 0 && pool->feeders > 0) {
         cp_cond_broadcast(&pool->feed);
     }
-    if ((noted & CP_NOTED_HELPER) != 0 && pool->has_helper) {
+    if ((noted & CP_NOTED_HELPER) != 0 && pool->duties != 0) {
         cp_cond_broadcast(&pool->events);
+    }
+    if ((noted & CP_NOTED_STARTER) != 0 && pool->duties != 0) {
+        cp_cond_broadcast(&pool->starts);
+        cp_cond_broadcast(&pool->events); /* one thread may do both */
     }
     if ((noted & CP_NOTED_STANDBY) != 0) {
         cp_cond_broadcast(&pool->standby);

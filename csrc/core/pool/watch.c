@@ -26,7 +26,7 @@ on_exiting(struct cp_worker *w)
     if (w->exiting_since == 0) {
         w->exiting_since = cp_now();
         w->pool->n_exiting++;
-        cp_note_helper(w->pool); /* the helper is to look again in time */
+        cp_note_starter(w->pool); /* it is to look again in time */
     }
 }
 
@@ -216,8 +216,12 @@ static void
 ask_for_workers(struct cp_pool *pool)
 {
     pool->lacks_workers = true;
-    cp_note_helper(pool);
+    cp_note_helper(pool); /* it ends with the last worker */
+    cp_note_starter(pool);
     cp_note_all(pool);
+    if (pool->n_workers == 0) {
+        cp_note_standby(pool); /* likewise */
+    }
 }
 
 void

@@ -23,6 +23,25 @@ py_engine_init_error(EngineObject *engine)
     return error;
 }
 
+void
+py_engine_attend(EngineObject *engine)
+{
+    if (engine->threads || atomic_load(&engine->is_attended)
+        || atomic_exchange(&engine->is_attended, 1) != 0) {
+        return;
+    }
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    PyObject *none = NULL;
+    if (owner != NULL && owner != Py_None) {
+        none = PyObject_CallMethod(owner, "_start_threads", NULL);
+    }
+    if (none == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(owner);
+}
+
 int
 py_engine_replace_workers(EngineObject *engine)
 {

@@ -21,7 +21,8 @@ typedef struct {
     PyObject *last_func;
     struct cp_func *last_func_core;
     _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
-    char threads; /* the workers are threads; never changes */
+    char threads;             /* the workers are threads; never changes */
+    _Atomic char is_attended; /* py_engine_attend() has been called */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
      * critical section. */
     PyObject *init_error;
@@ -33,6 +34,12 @@ int py_engine_check(EngineObject *engine);
 
 /* What the initializer raised in a worker thread: a new reference, or NULL. */
 PyObject *py_engine_init_error(EngineObject *engine);
+
+/* The program's code is about to run on a thread that waits for a job and feeds it,
+ * or decodes what comes: nobody may wait for the pool meanwhile, so have the
+ * threads started that do its work. Does nothing the second time, or where threads
+ * are the workers; where no thread can be had, the call goes on without. */
+void py_engine_attend(EngineObject *engine);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an
  * exception. Runs Python code. */

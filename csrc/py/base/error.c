@@ -35,8 +35,8 @@ py_raise(struct py_state *state, int code)
     return NULL;
 }
 
-PyObject *
-py_error_fetch(void)
+static PyObject *
+fetch(void)
 {
 #if PY_VERSION_HEX >= 0x030C0000
     PyObject *exc = PyErr_GetRaisedException();
@@ -50,7 +50,19 @@ py_error_fetch(void)
     Py_XDECREF(type);
     Py_XDECREF(tb);
 #endif
-    CP_ASSERT(exc != NULL);
+    return exc;
+}
+
+PyObject *
+py_error_fetch(void)
+{
+    PyObject *exc = fetch();
+    if (exc == NULL) {
+        /* Without memory CPython may fail and set nothing. This exception is made
+         * beforehand. */
+        (void)PyErr_NoMemory();
+        exc = fetch();
+    }
     return exc;
 }
 

@@ -192,7 +192,7 @@ engine_signal(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* ---- the helper thread ---- */
+/* ---- the helper and the starter ---- */
 
 /* Run the callbacks of the job. False: a callback has forked, and this is the
  * copy of the process. */
@@ -216,16 +216,15 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     return is_ours;
 }
 
+/* Do what cp_pool_next() finds, until the pool is gone. */
 static PyObject *
-engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+attend(EngineObject *self, unsigned duties)
 {
-    EngineObject *self = ENGINE(op);
-    self->helper_thread = PyThread_get_thread_ident();
     for (;;) {
         struct cp_job *job;
         int r;
         Py_BEGIN_ALLOW_THREADS
-        r = cp_pool_next(self->pool, &job);
+        r = cp_pool_next(self->pool, duties, &job);
         Py_END_ALLOW_THREADS
         switch (r) {
             case CP_WAIT_CALL:
@@ -235,13 +234,29 @@ engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
                 break;
             case CP_WAIT_WORKERS:
                 if (py_engine_replace_workers(self) < 0) {
-                    PyErr_WriteUnraisable(op);
+                    PyErr_WriteUnraisable((PyObject *)self);
                 }
                 break;
             case CP_WAIT_IDLE: py_job_collect(self); break;
             default: py_job_collect(self); Py_RETURN_NONE;
         }
     }
+}
+
+/* help(): run callbacks. */
+static PyObject *
+engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ENGINE(op)->helper_thread = PyThread_get_thread_ident();
+    return attend(ENGINE(op), CP_DO_CALLS);
+}
+
+/* keep_workers(): have missing workers started, which must not wait behind the
+ * program's callbacks. */
+static PyObject *
+engine_keep_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return attend(ENGINE(op), CP_DO_STARTS);
 }
 
 static PyObject *
@@ -456,6 +471,7 @@ static PyMethodDef engine_methods[] = {
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
+    {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},
     {"work", py_thread_work, METH_NOARGS, NULL},
     {"leave", py_thread_leave, METH_NOARGS, NULL},

@@ -5,6 +5,7 @@
 #include "job/wait.h"
 #include "task/call.h"
 #include "task/feed.h"
+#include "task/source.h"
 
 static bool
 is_result(EngineObject *self, PyObject *op)
@@ -96,6 +97,10 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
            Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
 {
     struct py_input *in = &result->input;
+    if (in->blocking && !py_source_is_plain(iterable)) {
+        py_engine_attend(
+            in->engine); /* this thread runs the program's code now */
+    }
     int r = py_feed_open(in, func == Py_None ? NULL : func, iterable, chunksize,
                          mode, length);
     if (r == 0) {

@@ -5,6 +5,7 @@
 #include "job/failure.h"
 #include "task/mode.h"
 #include "task/refs.h"
+#include "value/decoder.h"
 #include "value/arena.h"
 #include "value/body.h"
 #include "value/run.h"
@@ -168,6 +169,10 @@ place(ResultObject *self, struct cp_result *r)
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
+    if (self->input.blocking && r->len > 0
+        && !py_decode_owns(r->body, r->len)) {
+        py_engine_attend(self->engine); /* a pickle runs the program's code */
+    }
     if (r->outcome != CP_OK) {
         return py_failure_of_result(self, r);
     }

@@ -9,10 +9,11 @@
 
 #include <poll.h>
 
-/* A waiting thread looks for signals this often: a signal interrupts the system
- * calls of the main thread, but not a call that starts just after the
- * signal. */
-#define SIGNAL_TICK (100 * CP_MS)
+/* A waiting thread looks for signals now and then: a signal interrupts the system
+ * calls of the main thread, but not a call that starts just after the signal. Half
+ * as often each time, so that a long wait does not wake up again and again. */
+#define FIRST_SIGNAL_TICK (100 * CP_MS)
+#define LAST_SIGNAL_TICK (60 * CP_SECOND)
 
 /* While the interpreter ends, a daemon thread that waits sleeps until the
  * process is gone. Otherwise the thread would get an error and print it, and a
@@ -50,6 +51,7 @@ static int
 wait_until(ResultObject *self, int64_t deadline, unsigned can)
 {
     bool stream = PyObject_TypeCheck(self, self->state->stream_type);
+    int64_t tick = FIRST_SIGNAL_TICK;
     for (;;) {
         /* Python code that ran meanwhile, such as a signal handler, may have
          * forked. */
@@ -60,10 +62,11 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
         if (r != 0) {
             return r;
         }
-        int64_t until = cp_clock_min(deadline, cp_now() + SIGNAL_TICK);
+        int64_t until = cp_clock_min(deadline, cp_now() + tick);
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS
+        tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
         sleep_if_exiting(self->state);
         if (handle_news(self, r) < 0) {
             return -1;

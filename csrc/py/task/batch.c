@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "task/refs.h"
 #include "value/body.h"
+#include "value/decoder.h"
 
 #include <string.h>
 
@@ -120,6 +121,8 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
     if (r < 0) {
         return py_batch_fail(in, batch, index, false);
     }
+    batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),
+                                      cp_buf_len(&batch->scratch));
     struct cp_task *task =
         cp_task_new_take(index, (uint16_t)mode, &batch->scratch);
     if (task == NULL) {

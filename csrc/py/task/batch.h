@@ -20,6 +20,7 @@ struct py_batch {
     size_t n, bytes;       /* of the tasks in the batch */
     uint32_t items;        /* of the task that is being made */
     bool in_call;          /* the thread of the call itself feeds */
+    bool pickled; /* a task was pickled, which runs the program's code */
 };
 
 /* Make a task of payload, or of the run where payload is NULL. 0, or -1 with

@@ -248,7 +248,11 @@ py_feed(struct py_input *in, uint64_t n)
         }
         r = feed_one(in, &batch);
         tasks++;
-        if (batch.n >= (src->plain ? SLICE : 1)) {
+        if (batch.pickled && in->blocking) {
+            py_engine_attend(in->engine);
+        }
+        /* What runs the program's code may wait for the tasks before it. */
+        if (batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
             py_batch_flush(in, &batch, false);
         }
     }
