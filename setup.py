@@ -1,13 +1,13 @@
-"""Builds cpool._core from csrc/; everything else about the package is in pyproject.toml.
+"""Builds cpool._core from csrc/. Everything else about the package is in pyproject.toml.
 
-Switches, from the environment:
+Switches in the environment:
     CPOOL_DEBUG=1           no optimization, assertions on
     CPOOL_SANITIZE=LIST     address,undefined or thread, as the compiler's -fsanitize takes it
-    CPOOL_COVERAGE=1        count the lines run, for gcov
+    CPOOL_COVERAGE=1        line coverage, for gcov
     CPOOL_WERROR=1          warnings are errors
-    CPOOL_PORTABLE=1        plain POSIX: no epoll, pidfd, memfd, eventfd and F_SETSIG
+    CPOOL_PORTABLE=1        plain POSIX: no epoll, pidfd, memfd, eventfd or F_SETSIG
 
-On Windows nothing is built: the package uses the standard library's pool there.
+On Windows nothing is built: there the package uses the standard library's pool.
 """
 
 import os
@@ -26,7 +26,7 @@ def is_on(switch):
 
 
 class BuildExtension(build_ext):
-    """Compiles everything each time: what is left of a build may be one with other switches."""
+    """Compiles everything every time: old object files may be from a build with other switches."""
 
     def finalize_options(self):
         super().finalize_options()

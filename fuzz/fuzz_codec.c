@@ -1,8 +1,8 @@
 /*
- * Encoded values: any bytes. Decoding must not crash, must not ask for memory
- * that the bytes cannot fill, and refuses with a code, not with an exception.
- * What it makes is encoded and decoded again to the same; as a value, as the
- * values of a run, and as the rows of one.
+ * Decode arbitrary bytes. Decoding must not crash, must not allocate more than
+ * the bytes can fill, and must fail with a code and no exception. A decoded
+ * value must survive another round trip: as a value, as a run, and as the rows
+ * of a run.
  */
 #include "value/decoder.h"
 #include "value/encoder.h"
@@ -11,7 +11,7 @@
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* Every object in memory of its own, so that the sanitizer sees its ends. */
+/* Use malloc() for objects, so that the sanitizer sees their bounds. */
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -46,7 +46,7 @@ same_items(PyObject *one, PyObject *two)
     return r;
 }
 
-/* Of one type, and equal to the last bit. */
+/* Same type, and equal bit for bit. */
 static bool
 same(PyObject *one, PyObject *two)
 {
@@ -70,7 +70,7 @@ same(PyObject *one, PyObject *two)
     return PyObject_RichCompareBool(one, two, Py_EQ) == 1;
 }
 
-/* 1, or 0 where it is left to pickle. */
+/* 1 if encoded, 0 if the value is left to pickle. */
 static int
 encode(struct cp_buf *buf, PyObject *obj)
 {
@@ -101,7 +101,7 @@ check_round_trip(PyObject *obj)
     cp_buf_fini(&buf);
 }
 
-/* Item i of the list, or item j of that; a new reference. */
+/* Item i of the list or, with a width, item j of that item. New reference. */
 static PyObject *
 item_of(PyObject *list, Py_ssize_t i, Py_ssize_t width, Py_ssize_t j)
 {
@@ -114,7 +114,7 @@ item_of(PyObject *list, Py_ssize_t i, Py_ssize_t width, Py_ssize_t j)
     return inner;
 }
 
-/* The slots of a run hold what its list does. */
+/* Decoding a run into slots gives the same objects as decoding it to a list. */
 static void
 check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
 {

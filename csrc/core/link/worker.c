@@ -279,7 +279,7 @@ is_being_written(const struct cp_worker *w, uint64_t seq)
     return w->big != NULL && w->big_func == NULL && seq == w->tail - 1;
 }
 
-/* Take back one task: 1 and *task, 0 where it has to stay, CP_ECLOSED where the
+/* Take back one task: 1 and *task; 0 if the task has to stay; CP_ECLOSED if the
  * worker has claimed it. */
 static int
 recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
@@ -302,7 +302,7 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
     *place = NULL;
     w->in_flight--;
     w->ahead_ns -= (*task)->cost_ns;
-    if (!written) { /* the worker reads the body to its end, and drops it */
+    if (!written) { /* the worker still has to read and drop the rest of the body */
         w->big_task = *task;
         *task = clone;
     }
