@@ -9,16 +9,16 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 FAILURES = TESTS.parent / "docs" / "failures.md"
+PENDING = TESTS.parent / "docs" / "pending.md"
 
 NAMED = re.compile(r"`(test_\w+\.(?:py|c))::(\w+)`")
 
 
-def rows() -> list[str]:
+def rows(page: Path) -> list[str]:
     """The rows of the tables, without the header rows."""
-    lines = FAILURES.read_text(encoding="utf-8").splitlines()
-    return [
-        line for line in lines if line.startswith("| ") and not line.startswith("| What happens")
-    ]
+    lines = page.read_text(encoding="utf-8").splitlines()
+    headers = ("| What happens", "| Pending")
+    return [line for line in lines if line.startswith("| ") and not line.startswith(headers)]
 
 
 def defines(file: str, name: str) -> bool:
@@ -40,8 +40,13 @@ def missing(row: str) -> list[str]:
 
 
 def test_every_failure_has_tests_that_exist() -> None:
-    assert len(rows()) > 60
-    assert [text for row in rows() for text in missing(row)] == []
+    assert len(rows(FAILURES)) > 60
+    assert [text for row in rows(FAILURES) for text in missing(row)] == []
+
+
+def test_everything_that_can_be_pending_has_tests_that_exist() -> None:
+    assert len(rows(PENDING)) > 15
+    assert [text for row in rows(PENDING) for text in missing(row)] == []
 
 
 @pytest.mark.parametrize(

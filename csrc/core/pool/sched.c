@@ -192,7 +192,7 @@ cp_sched_even_out(struct cp_pool *pool)
 }
 
 /* What the tasks of other lines that w has not begun are worth in ns, and how many
- * tasks it has not begun. The oldest one stays: the worker is about to begin it. */
+ * tasks it has not begun. The first one of an idle worker stays: it is about to begin. */
 static int64_t
 worth_of_others(const struct cp_worker *w, struct cp_job *job, uint32_t *n)
 {

@@ -1,0 +1,134 @@
+/* Jobs take turns, and a worker that does not react holds nothing. */
+#include "pool/state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <sched.h>
+#include <signal.h>
+
+/* A job of n tasks that wait at the gate and are thought to take a millisecond. */
+static struct cp_job *
+put_gates(struct rig *rig, int n)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, 0);
+    job->avg_ns = CP_MS;
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(&batch, OP_GATE, 0);
+    }
+    batch_put(&batch, job, true);
+    return job;
+}
+
+/* The worker's window is full of tasks of another job: those that it has not begun
+ * are taken back. */
+TEST(turns_single_call_overtakes_a_full_window)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = put_gates(&rig, 9);
+    CHECK(rig.pool->workers->in_flight > 4);
+    rig_await_begun(&rig, 1);
+    /* However slow this machine is, the first task has not taken long. */
+    atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
+    struct cp_job *call = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, call, 1);
+    CHECK_EQ(cp_job_arrived(job, NULL), 1);
+    rig_let_through(&rig, 8);
+    rig_finish(&rig, job, 9);
+    rig_await_begun(&rig, 8);
+    rig_close(&rig);
+}
+
+/* Two jobs that are always fed: each is handed out as often as the other. */
+TEST(turns_jobs_share_a_worker)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *gate = put_gates(&rig, 1);
+    rig_await_begun(&rig, 1);
+    struct cp_job *jobs[2];
+    for (int i = 0; i < 2; i++) {
+        struct batch batch = {0};
+        jobs[i] = rig_job(&rig, 0);
+        jobs[i]->avg_ns = 1000 * CP_SECOND; /* one task at a time */
+        for (int k = 0; k < 20; k++) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+        }
+        batch_put(&batch, jobs[i], true);
+    }
+    rig_let_through(&rig, 1);
+    for (int k = 0; k < 10; k++) {
+        rig_take_echoes(&rig, jobs[0], 1);
+    }
+    uint64_t other = cp_job_arrived(jobs[1], NULL);
+    CHECK(other >= 5); /* about as many; none in the order of submission */
+    CHECK(other <= 15);
+    rig_take_echoes(&rig, jobs[0], 10);
+    rig_close_job(&rig, jobs[0]);
+    rig_finish(&rig, jobs[1], 20);
+    rig_finish(&rig, gate, 1);
+    rig_close(&rig);
+}
+
+static void
+stop_and_run(struct rig *rig, size_t len)
+{
+    struct cp_worker *stopped = rig->pool->workers;
+    CHECK_EQ(cp_proc_kill(&stopped->proc, SIGSTOP), 0);
+    for (int round = 0; round < 3; round++) {
+        struct batch batch = {0};
+        struct cp_job *job = rig_job(rig, 0);
+        for (int i = 0; i < 6; i++) {
+            (void)batch_add_long(&batch, OP_ECHO, 0, len);
+        }
+        batch_put(&batch, job, true);
+        while (!atomic_load(&job->done)) { /* the standby drives */
+            (void)sched_yield();
+        }
+        rig_finish(rig, job, 6);
+    }
+    CHECK_EQ(cp_proc_kill(&stopped->proc, SIGCONT), 0);
+}
+
+/* What a stopped worker was sent is taken back, and it is sent nothing more. */
+TEST(turns_stopped_worker_keeps_no_task)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    stop_and_run(&rig, 0);
+    rig_close(&rig);
+}
+
+/* The same with bodies that do not fit into the pipe. */
+TEST(turns_stopped_worker_keeps_no_big_task)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    stop_and_run(&rig, 1 << 20);
+    rig_close(&rig);
+}
+
+/* The stopped worker is the only one: it runs its task when it goes on. */
+TEST(turns_stopped_worker_goes_on)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_proc_kill(&rig.pool->workers->proc, SIGSTOP), 0);
+    struct cp_job *first = rig_put_job(&rig, 0, OP_ECHO, 1);
+    struct cp_job *second = rig_put_job(&rig, 0, OP_ECHO, 5);
+    CHECK_EQ(cp_pool_wait(rig.pool, first, cp_now() + 30 * CP_MS, 0),
+             CP_WAIT_TIMEOUT);
+    CHECK_EQ(cp_proc_kill(&rig.pool->workers->proc, SIGCONT), 0);
+    rig_finish(&rig, second, 5);
+    rig_finish(&rig, first, 1);
+    rig_close(&rig);
+}
