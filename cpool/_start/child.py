@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing import util
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
@@ -53,15 +53,17 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
         os._exit(code)
 
 
-def attach(ends: list[Any], budget: int) -> Worker:
+def attach(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
     """The Worker of a launched process, made while the Process object is unpickled."""
     from .. import _core
 
+    if unblocks_sigpipe:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
-    rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
-    return _core._attach(rx, tx, life, row, common, proc, budget)
+    rx, tx, life, row, common = (end.detach() for end in ends)
+    return _core._attach(rx, tx, life, row, common, budget)
 
 
 def _initialize(
@@ -93,6 +95,9 @@ def main(
     worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
 ) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
+    parent = parent_process()
+    if parent is not None:  # the launcher's own pipe is closed
+        parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
     try:
         if faulthandler is not None and not faulthandler.is_enabled():
             faulthandler.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import contextmanager
 from multiprocessing import (
     connection,
     context,
@@ -22,9 +23,30 @@ from . import child
 from .popen import Popen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from .._core import Worker
+
+
+@contextmanager
+def _sigpipe_blocked() -> Iterator[bool]:
+    """Writing to a process that has died raises no SIGPIPE. Yields whether that took blocking it.
+
+    Python ignores SIGPIPE, unless the program has given it another action.
+    """
+    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        yield False
+        return
+    only = {signal.SIGPIPE}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, only)
+    was_pending = signal.SIGPIPE in signal.sigpending()
+    try:
+        yield signal.SIGPIPE not in mask
+    finally:
+        if not was_pending and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait(only)  # does not wait
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _LaunchedPopen(Popen):
@@ -32,7 +54,7 @@ class _LaunchedPopen(Popen):
     the extension."""
 
     pid = 0
-    sentinel: int
+    blocks_sigpipe = False
 
     def _launch(self, process: BaseProcess) -> None:
         # Not to be pickled with the Process object.
@@ -43,10 +65,10 @@ class _LaunchedPopen(Popen):
         except BaseException:
             self._undo_start()
             raise
-        # The launcher's pipes; by one of them the child notices the end of the parent.
-        pipes = self.finalizer
-        self.finalizer = util.Finalize(self, _close_both, args=(self._worker, pipes))
-        self.sentinel = self._worker.sentinel
+        # The launcher's pipes: the extension has its own for all that they tell.
+        self.sentinel = -1
+        self.finalizer()
+        self.finalizer = util.Finalize(self, self._worker.close)
 
     def _launch_blocked(self, process: BaseProcess) -> None:
         self._prepare()
@@ -54,13 +76,15 @@ class _LaunchedPopen(Popen):
         # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            super()._launch(process)  # type: ignore[misc]
+            with _sigpipe_blocked() as self.blocks_sigpipe:
+                super()._launch(process)  # type: ignore[misc]
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
         """Start helper processes that must not inherit a blocked SIGINT, or unblock SIGINT here."""
-        resource_tracker.ensure_running()
+        with _sigpipe_blocked():  # writes to the tracker, which may have died
+            resource_tracker.ensure_running()
 
     def _status(self) -> int:
         """The pipe that tells the exit code of a process that is no child of this one; or -1."""
@@ -77,8 +101,13 @@ class _LaunchedPopen(Popen):
             self.finalizer()
 
     def _kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        try:
+            # Still a child of ours? The program may have reaped it.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass
 
 
 class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
@@ -89,6 +118,7 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
     """A worker that the fork server forks."""
 
     def _prepare(self) -> None:
+        super()._prepare()
         forkserver.ensure_running()
 
     def _status(self) -> int:
@@ -103,16 +133,13 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
 POPENS: dict[str, type[Popen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
 
 
-def _close_both(worker: Worker, pipes: util.Finalize) -> None:
-    worker.close()
-    pipes()
-
-
 def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
     context.assert_spawning(worker)
+    popen: Any = context.get_spawning_popen()
     *fds, budget = worker.ends()
-    ends = [reduction.DupFd(fd) if fd >= 0 else None for fd in fds]
-    return child.attach, (ends, budget)
+    # A fork server's processes do not inherit our mask.
+    unblocks = popen.blocks_sigpipe and popen.method == "spawn"
+    return child.attach, ([reduction.DupFd(fd) for fd in fds], budget, unblocks)
 
 
 reduction.ForkingPickler.register(_core.Worker, _reduce_worker)

@@ -78,7 +78,9 @@ act_on_processes(struct cp_pool *pool)
             tell_end_all(pool);
         }
     }
-    if (pool->asleep && !pool->ticking && cp_plan_wants_tick(pool)) {
+    if (pool->asleep
+        && ((!pool->ticking && cp_plan_wants_tick(pool))
+            || (!pool->armed && cp_plan_wants_probe(pool)))) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }
 }

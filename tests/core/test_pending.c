@@ -1,0 +1,181 @@
+/*
+ * What waits in a worker's output buffer is written, though no thread is in a call:
+ * the standby thread does it, or the next task.
+ */
+#include "os/poller.h"
+#include "pool/state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#define FUNCS 4000
+
+/* ---- a poller that does not take in what is to be written ---- */
+
+static _Atomic int refusals; /* how many are still to come */
+
+int __real_cp_poller_add(struct cp_poller *poller, int fd, unsigned events,
+                         uint64_t tag);
+int __wrap_cp_poller_add(struct cp_poller *poller, int fd, unsigned events,
+                         uint64_t tag);
+
+int
+__wrap_cp_poller_add(struct cp_poller *poller, int fd, unsigned events,
+                     uint64_t tag)
+{
+    if (events == CP_OUT && atomic_load(&refusals) > 0) {
+        (void)atomic_fetch_sub(&refusals, 1);
+        return CP_ENOMEM;
+    }
+    return __real_cp_poller_add(poller, fd, events, tag);
+}
+
+/* ---- the rig, with the standby thread and no thread in a call ---- */
+
+static void
+open_rig(struct rig *rig)
+{
+    rig_open(rig, 1);
+    rig_await_started(rig);
+    CHECK_EQ(cp_pool_start_standby(rig->pool), 0);
+    rig_await_asleep(rig);
+}
+
+static void
+close_rig(struct rig *rig)
+{
+    cp_pool_stop_standby(rig->pool);
+    rig_close(rig);
+}
+
+/* A call whose result nobody waits for: only its callback is to be run. */
+static void
+call_back(struct rig *rig, size_t len)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, CP_JOB_SINGLE | CP_JOB_CALLS), *called;
+    (void)batch_add_long(&batch, OP_ECHO, 0, len);
+    batch_put(&batch, job, true);
+    bool comes = false;
+    while (!comes) {
+        (void)sched_yield();
+        cp_lock_acquire(&rig->pool->lock);
+        comes = rig->pool->call_first != NULL;
+        cp_lock_release(&rig->pool->lock);
+    }
+    CHECK_EQ(cp_pool_next(rig->pool, &called), CP_WAIT_CALL);
+    CHECK(called == job);
+    struct cp_result *result = cp_job_take(job);
+    rig_check_echo(result);
+    cp_result_free(result);
+    cp_job_called(job);
+    cp_job_close(job);
+    cp_job_close(job);
+}
+
+/* ---- FORGETs ---- */
+
+/* Callables of which the worker has heard, and which nobody else has. */
+static void
+open_funcs(struct rig *rig, struct cp_func **funcs)
+{
+    for (uint32_t i = 0; i < FUNCS; i++) {
+        struct batch batch = {0};
+        struct cp_job *job;
+        funcs[i] = cp_func_open(rig->pool, &i, sizeof(i), 0);
+        CHECK(funcs[i] != NULL);
+        CHECK_EQ(cp_job_open(rig->pool, funcs[i], CP_JOB_SINGLE, NULL, &job),
+                 0);
+        (void)batch_add(&batch, OP_ECHO, 0);
+        batch_put(&batch, job, true);
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        cp_result_free(result);
+        cp_job_close(job);
+    }
+}
+
+static void
+close_funcs(struct rig *rig, struct cp_func **funcs)
+{
+    for (uint32_t i = 0; i < FUNCS; i++) {
+        cp_func_close(rig->pool, funcs[i]);
+    }
+}
+
+static size_t
+output_of(struct rig *rig)
+{
+    cp_lock_acquire(&rig->pool->lock);
+    size_t n = cp_buf_len(&rig->pool->workers->out);
+    cp_lock_release(&rig->pool->lock);
+    return n;
+}
+
+TEST(pending_forgets_keep_no_call_back)
+{
+    static struct cp_func *funcs[FUNCS];
+    struct rig rig;
+    open_rig(&rig);
+    open_funcs(&rig, funcs);
+    rig_await_asleep(&rig);
+    close_funcs(&rig, funcs);
+    CHECK(output_of(&rig) < CP_KIB(2)); /* of an idle worker, without a bound */
+    call_back(&rig, 0);
+    close_rig(&rig);
+}
+
+/* The worker does not even read. */
+TEST(pending_forgets_to_a_stopped_worker_keep_no_call_back)
+{
+    static struct cp_func *funcs[FUNCS];
+    struct rig rig;
+    siginfo_t info;
+    open_rig(&rig);
+    open_funcs(&rig, funcs);
+    int pid = rig.last_pid;
+    CHECK_EQ(kill(pid, SIGSTOP), 0);
+    CHECK_EQ(waitid(P_PID, (id_t)pid, &info, WSTOPPED), 0);
+    atomic_store(&refusals, 1);
+    close_funcs(&rig, funcs);
+    CHECK_EQ(kill(pid, SIGCONT), 0);
+    call_back(&rig, 0);
+    atomic_store(&refusals, 0);
+    close_rig(&rig);
+}
+
+/* ---- the rest of a large task ---- */
+
+TEST(pending_output_that_the_poller_refused_is_written)
+{
+    struct rig rig;
+    open_rig(&rig);
+    for (int n = 1; n <= 3; n++) {
+        atomic_store(&refusals, n);
+        call_back(&rig, 4 * 1000 * 1000);
+        CHECK_EQ(atomic_load(&refusals), 0);
+    }
+    close_rig(&rig);
+}
+
+/* The driver slept without a deadline when the task came. */
+TEST(pending_output_wakes_a_driver_that_sleeps_for_ever)
+{
+    struct rig rig;
+    open_rig(&rig);
+    cp_lock_acquire(&rig.pool->lock);
+    while (!rig.pool->asleep || rig.pool->ticking || rig.pool->armed) {
+        cp_lock_release(&rig.pool->lock);
+        (void)sched_yield();
+        cp_lock_acquire(&rig.pool->lock);
+    }
+    cp_lock_release(&rig.pool->lock);
+    atomic_store(&refusals, 1);
+    call_back(&rig, 4 * 1000 * 1000);
+    CHECK_EQ(atomic_load(&refusals), 0);
+    close_rig(&rig);
+}
