@@ -12,7 +12,7 @@
 #include <stdio.h>
 #include <sys/wait.h>
 
-#define FUNCS 4000
+#define FUNCS 4000 /* more FORGETs than a pipe holds */
 
 /* ---- a poller that does not take in what is to be written ---- */
 
@@ -53,14 +53,21 @@ close_rig(struct rig *rig)
 }
 
 /* A call whose result nobody waits for: only its callback is to be run. */
-static void
-call_back(struct rig *rig, size_t len)
+static struct cp_job *
+put_call(struct rig *rig, size_t len)
 {
     struct batch batch = {0};
-    struct cp_job *job = rig_job(rig, CP_JOB_SINGLE | CP_JOB_CALLS), *called;
+    struct cp_job *job = rig_job(rig, CP_JOB_SINGLE | CP_JOB_CALLS);
     (void)batch_add_long(&batch, OP_ECHO, 0, len);
     batch_put(&batch, job, true);
+    return job;
+}
+
+static void
+await_callback(struct rig *rig, struct cp_job *job)
+{
     bool comes = false;
+    struct cp_job *called;
     while (!comes) {
         (void)sched_yield();
         cp_lock_acquire(&rig->pool->lock);
@@ -75,6 +82,29 @@ call_back(struct rig *rig, size_t len)
     cp_job_called(job);
     cp_job_close(job);
     cp_job_close(job);
+}
+
+/* The worker reads nothing until it is let go on. */
+static void
+stop_worker(const struct rig *rig)
+{
+    siginfo_t info;
+    CHECK_EQ(kill(rig->last_pid, SIGSTOP), 0);
+    CHECK_EQ(waitid(P_PID, (id_t)rig->last_pid, &info, WSTOPPED), 0);
+}
+
+static void
+continue_worker(const struct rig *rig)
+{
+    CHECK_EQ(kill(rig->last_pid, SIGCONT), 0);
+}
+
+static void
+await_refusals(void)
+{
+    while (atomic_load(&refusals) > 0) {
+        (void)sched_yield();
+    }
 }
 
 /* ---- FORGETs ---- */
@@ -97,6 +127,7 @@ open_funcs(struct rig *rig, struct cp_func **funcs)
         cp_result_free(result);
         cp_job_close(job);
     }
+    CHECK_EQ(rig_collect(rig), FUNCS); /* the jobs have them, too */
 }
 
 static void
@@ -125,26 +156,24 @@ TEST(pending_forgets_keep_no_call_back)
     rig_await_asleep(&rig);
     close_funcs(&rig, funcs);
     CHECK(output_of(&rig) < CP_KIB(2)); /* of an idle worker, without a bound */
-    call_back(&rig, 0);
+    await_callback(&rig, put_call(&rig, 0));
     close_rig(&rig);
 }
 
-/* The worker does not even read. */
+/* The worker does not read, and the poller does not take in that it will. */
 TEST(pending_forgets_to_a_stopped_worker_keep_no_call_back)
 {
     static struct cp_func *funcs[FUNCS];
     struct rig rig;
-    siginfo_t info;
     open_rig(&rig);
     open_funcs(&rig, funcs);
-    int pid = rig.last_pid;
-    CHECK_EQ(kill(pid, SIGSTOP), 0);
-    CHECK_EQ(waitid(P_PID, (id_t)pid, &info, WSTOPPED), 0);
-    atomic_store(&refusals, 1);
+    stop_worker(&rig);
+    atomic_store(&refusals, 2);
     close_funcs(&rig, funcs);
-    CHECK_EQ(kill(pid, SIGCONT), 0);
-    call_back(&rig, 0);
-    atomic_store(&refusals, 0);
+    await_refusals();
+    struct cp_job *job = put_call(&rig, 0);
+    continue_worker(&rig);
+    await_callback(&rig, job);
     close_rig(&rig);
 }
 
@@ -155,9 +184,12 @@ TEST(pending_output_that_the_poller_refused_is_written)
     struct rig rig;
     open_rig(&rig);
     for (int n = 1; n <= 3; n++) {
+        stop_worker(&rig);
         atomic_store(&refusals, n);
-        call_back(&rig, 4 * 1000 * 1000);
-        CHECK_EQ(atomic_load(&refusals), 0);
+        struct cp_job *job = put_call(&rig, 4 * 1000 * 1000);
+        await_refusals();
+        continue_worker(&rig);
+        await_callback(&rig, job);
     }
     close_rig(&rig);
 }
@@ -174,8 +206,11 @@ TEST(pending_output_wakes_a_driver_that_sleeps_for_ever)
         cp_lock_acquire(&rig.pool->lock);
     }
     cp_lock_release(&rig.pool->lock);
+    stop_worker(&rig);
     atomic_store(&refusals, 1);
-    call_back(&rig, 4 * 1000 * 1000);
-    CHECK_EQ(atomic_load(&refusals), 0);
+    struct cp_job *job = put_call(&rig, 4 * 1000 * 1000);
+    await_refusals();
+    continue_worker(&rig);
+    await_callback(&rig, job);
     close_rig(&rig);
 }
