@@ -67,6 +67,7 @@ class _LaunchedPopen(Popen):
             raise
         # The launcher's pipes: the extension has its own for all that they tell.
         self.sentinel = -1
+        assert self.finalizer is not None
         self.finalizer()
         self.finalizer = util.Finalize(self, self._worker.close)
 
