@@ -1,11 +1,13 @@
-# `make` lists the targets; .ci/run runs the same ones.
+# `make` lists the targets. .ci/run uses the same ones.
 #
-# PYTHON is the interpreter to make virtual environments with, VENV where the one of most targets is,
-# PACKAGES what to install there, ONLY the tests to run.
+# PYTHON is the interpreter for virtual environments, VENV the environment that most targets use,
+# PACKAGES what to install there, ONLY the tests to run, ROUNDS and SECONDS how long the stress tests take.
 PYTHON ?= python3
 VENV ?= .venv
 PACKAGES ?= .[test,lint]
 FUZZ_TIME ?=
+ROUNDS ?= 60
+SECONDS ?= 60
 ONLY ?=
 
 bin := $(VENV)/bin
@@ -13,19 +15,19 @@ core := $(wildcard csrc/core/*/*.c)
 binding := $(wildcard csrc/py/*/*.c)
 c_files := $(wildcard csrc/*/*/*.[ch] tests/*/*.[ch] fuzz/*.[ch])
 c_flags := -std=c11 -D_GNU_SOURCE -Icsrc -Icsrc/core -Icsrc/py
-# Warnings are for our own code: Python's headers are a system's.
+# -isystem: no warnings about Python's headers.
 python_flags = -isystem $$($(bin)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')
-# Those of the core (tests/core/Makefile) but for -Wconversion and -Wwrite-strings, which do not go with CPython's API.
+# As for the core (tests/core/Makefile), without -Wconversion and -Wwrite-strings, which do not work with CPython's API.
 warnings := -Werror -Wall -Wextra -Wshadow -Wsign-compare -Wmissing-prototypes -Wstrict-prototypes \
             -Wundef -Wvla -Wformat=2
-# An interpreter as file names have it, such as cpython-313t-x86_64-linux-gnu.
+# The tag of an interpreter in file names, such as cpython-313t-x86_64-linux-gnu.
 tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"))')
 
-# Where it is set, bytecode would be made anew for each of the interpreters that tests start.
+# With it set, every interpreter that a test starts would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-python soak \
-        fuzz-short bench \
+.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
+        stress-replaced stress-model faults fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
 
@@ -34,11 +36,11 @@ help: ## list the targets
 
 # Building
 
-build: ## install the package into VENV, editable: Python changes show at once, C changes after `make build`
+build: ## install the package into VENV, editable: Python changes take effect at once, C changes after `make build`
 	@$(MAKE) --no-print-directory venv EDITABLE=-e
 
-# One pip serves all environments: to install one into each takes as long as all else there. Bytecode is written when something is
-# imported. What is not editable is built from a copy of its own, so that several can be built at a time, and from nothing.
+# One pip serves all environments: installing pip into each takes as long as everything else. Bytecode is written on import. A
+# non-editable build uses a fresh copy of the sources, so that several can run in parallel.
 tools := build/venv-tools
 pip := $(CURDIR)/$(tools)/bin/python -m pip --python $(abspath $(bin))/python install -q --no-compile
 source := build/source/$(notdir $(VENV))
@@ -55,14 +57,14 @@ else
 	flock build/lock $(pip) $(EDITABLE) $(PACKAGES)
 endif
 
-core: ## the core as a static library, without Python's headers
+core: ## build the core as a static library, without Python's headers
 	$(MAKE) -C tests/core lib
 
-sdist: tools ## the source distribution, and what is in it, under build/sdist
+sdist: tools ## build the source distribution, and unpack it under build/sdist
 	rm -rf build/sdist && flock build/lock $(tools)/bin/python -m build --sdist --outdir build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
-clean: ## remove what was built, but for VENV
+clean: ## remove everything built, except VENV
 	rm -rf build dist *.egg-info cpool/*.so
 
 # Testing
@@ -70,7 +72,7 @@ clean: ## remove what was built, but for VENV
 test: build ## the whole Python suite; ONLY=path::test for a part
 	$(bin)/pytest $(ONLY)
 
-test-core: ## the C unit tests, with epoll and pidfd and without
+test-core: ## the C unit tests, with and without epoll and pidfd
 	$(MAKE) -C tests/core test ONLY="$(ONLY)"
 	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=portable
 
@@ -78,7 +80,7 @@ test-portable: ## the whole Python suite on the build for systems without epoll,
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
 	CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
 
-test-without-gil: ## the whole Python suite on PYTHON, a free-threaded one
+test-without-gil: ## the whole Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
 	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
 	build/venv-without-gil/bin/pytest $(ONLY)
@@ -93,10 +95,9 @@ asan-ubsan: ## the C unit tests under AddressSanitizer and UndefinedBehaviorSani
 tsan: ## the C unit tests under ThreadSanitizer
 	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=tsan CC=clang
 
-# A report of a worker process goes to a file, or else it could be taken for a worker's death that a test asked for.
-# Signals that tests send on purpose must do what they do elsewhere. What is freed stays unused for 4 MB, no longer,
-# or else tests that measure memory would see it grow. CPython's own tests run with fork only: an interpreter that starts
-# afresh under the sanitizer takes a second.
+# Reports go to files: the crash of a worker might otherwise pass for a death that the test expects. handle_*=0: signals that
+# tests send on purpose keep their effect. The quarantine is small, since tests that measure memory would see it grow. CPython's
+# own tests use only fork, since starting a fresh interpreter under the sanitizer takes a second.
 asan_log := $(CURDIR)/build/asan
 asan_fork := $(CURDIR)/build/asan_fork.so
 asan_options := detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0:log_path=$(asan_log)/asan
@@ -107,20 +108,36 @@ $(asan_fork): tests/sanitize/asan_fork.c
 	mkdir -p $(@D)
 	gcc -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fPIC -shared -o $@ $< "$$(gcc -print-file-name=libasan.so)" -lpthread
 
-asan-python: $(asan_fork) ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
-	rm -rf $(asan_log) && mkdir $(asan_log)
-	CPOOL_TEST_START_METHODS=fork \
+asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=fork \
 	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
 	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \
-	build/venv-asan/bin/pytest $(ONLY); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
+	build/venv-asan/bin/$(1); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
 
-soak: build ## the long tests: chaos, and many threads
+asan-venv: $(asan_fork)
+	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
+
+asan-python: asan-venv ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call asan_run,pytest $(ONLY))
+
+stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
+	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)
+	$(call asan_run,python tests/stress_replaced.py --rounds $(ROUNDS))
+
+stress-model: build ## random operations held against a model, for SECONDS
+	$(bin)/python tests/stress_model.py --method fork,threads,fork,spawn,fork,forkserver --seconds $(SECONDS)
+
+faults: build ## every system call and allocation fails once; takes many minutes
+	$(bin)/python tests/faults/run.py
+	$(bin)/python tests/faults/run.py --method spawn,forkserver,threads --where parent --dense 12
+	$(bin)/python tests/faults/memory.py
+	$(bin)/python tests/faults/memory.py --method fork --where worker
+
+soak: build ## the long tests: random worker deaths, and many threads
 	$(bin)/python tests/soak.py
 	$(bin)/python tests/soak_threads.py
 
-fuzz-short: ## every fuzz target for FUZZ_TIME seconds, or else as many inputs as a minute is enough for
+fuzz-short: ## every fuzz target for FUZZ_TIME seconds, or by default for about a minute
 	$(MAKE) -j8 -C fuzz run FUZZ_TIME=$(FUZZ_TIME)
 
 bench: ## the benchmarks
@@ -129,7 +146,7 @@ bench: ## the benchmarks
 
 # Linting
 
-lint: lint-c lint-python stubs ## all of the linters
+lint: lint-c lint-python stubs ## all linters
 
 lint-c: build
 	clang-format --dry-run -Werror $(c_files)
@@ -143,11 +160,11 @@ lint-python: build
 	$(bin)/ruff format --check
 	$(bin)/mypy --strict cpool examples tests/package/test_typing.py
 
-# From elsewhere, so that it looks at the package as it is installed.
-stubs: build ## the stub of the C module against the module
+# Run in another directory, so that stubtest checks the installed package.
+stubs: build ## check the stub of the C module against the module
 	cd $(VENV) && bin/stubtest cpool._core
 
-fix: build ## mend what the linters can mend
+fix: build ## apply all automatic fixes of the linters
 	clang-format -i $(c_files)
 	$(bin)/ruff check --fix
 	$(bin)/ruff format

@@ -1,21 +1,24 @@
-"""Builds cpool._core from csrc/; everything else about the package is in pyproject.toml.
+"""Builds cpool._core from csrc/. Everything else about the package is in pyproject.toml.
 
-Switches, from the environment:
+Switches in the environment:
     CPOOL_DEBUG=1           no optimization, assertions on
     CPOOL_SANITIZE=LIST     address,undefined or thread, as the compiler's -fsanitize takes it
-    CPOOL_COVERAGE=1        count the lines run, for gcov
+    CPOOL_COVERAGE=1        line coverage, for gcov
     CPOOL_WERROR=1          warnings are errors
-    CPOOL_PORTABLE=1        plain POSIX: no epoll, pidfd, memfd, eventfd and F_SETSIG
+    CPOOL_PORTABLE=1        plain POSIX: no epoll, pidfd, memfd, eventfd or F_SETSIG
 
-On Windows nothing is built: the package uses the standard library's pool there.
+On Windows nothing is built: there the package uses the standard library's pool.
 """
 
 import os
 import sys
+import zipfile
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.editable_wheel import editable_wheel
 
 
 def is_on(switch):
@@ -23,11 +26,37 @@ def is_on(switch):
 
 
 class BuildExtension(build_ext):
-    """Compiles everything each time: what is left of a build may be one with other switches."""
+    """Compiles everything every time: old object files may be from a build with other switches."""
 
     def finalize_options(self):
         super().finalize_options()
         self.force = True
+
+
+# Read by each new interpreter: with CPOOL_INSTALL=1 it starts with cpool installed.
+PTH = (
+    'import os; os.environ.get("CPOOL_INSTALL", "0") not in ("", "0")'
+    ' and __import__("cpool._program.startup")\n'
+)
+
+
+class BuildWithPth(build):
+    """Adds cpool.pth beside the package."""
+
+    def run(self):
+        super().run()
+        with open(os.path.join(self.build_lib, "cpool.pth"), "w", encoding="utf-8") as file:
+            file.write(PTH)
+
+
+class EditableWithPth(editable_wheel):
+    """Adds cpool.pth to the wheel of an editable installation, which has no build_lib."""
+
+    def run(self):
+        super().run()
+        for path in glob(os.path.join(self.dist_dir, "*.whl")):
+            with zipfile.ZipFile(path, "a") as wheel:
+                wheel.writestr("cpool.pth", PTH)
 
 
 compile_flags = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing"]
@@ -59,6 +88,10 @@ core = Extension(
     extra_link_args=link_flags,
 )
 setup(
-    cmdclass={"build_ext": BuildExtension},
+    cmdclass={
+        "build": BuildWithPth,
+        "build_ext": BuildExtension,
+        "editable_wheel": EditableWithPth,
+    },
     ext_modules=[] if sys.platform == "win32" else [core],
 )

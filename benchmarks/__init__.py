@@ -1,1 +1,1 @@
-"""cpool beside other process pools and the machine's limits: `python -m benchmarks --help`."""
+"""Compares cpool with other pools and with the machine's limits: `python -m benchmarks --help`."""

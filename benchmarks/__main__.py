@@ -1,4 +1,4 @@
-"""The command line: which cases and peers to run, and what to do with what was found."""
+"""The command line: which cases and peers to run, and what to do with the results."""
 
 import argparse
 import importlib.util
@@ -16,7 +16,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     others = [name for name in PEERS if name not in (SUBJECT, REFERENCE)]
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measures cpool beside other process pools and the machine's limits, in turns.",
+        description="Compares cpool with other process pools and with the machine's limits.",
         epilog="cases: "
         + ", ".join(CASES)
         + ". The exit status is 1 if a result was wrong, if cpool "
@@ -37,17 +37,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         choices=others,
         metavar="NAME",
-        help=f"besides {REFERENCE} only these peers ({', '.join(others)})",
+        help=f"compare with {REFERENCE} and only these peers ({', '.join(others)})",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     parser.add_argument(
-        "--save-baseline", type=Path, metavar="FILE", help="the same, to --compare with later"
+        "--save-baseline", type=Path, metavar="FILE", help="the same, for a later --compare"
     )
     parser.add_argument(
         "--compare",
         type=Path,
         metavar="FILE",
-        help="say what got slower than in FILE",
+        help="list what got slower than in FILE",
     )
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw SVG files (matplotlib)")
     options = parser.parse_args(arguments)
@@ -68,7 +68,7 @@ def run_cases(document: results.Document, names: list[str]) -> None:
 
 
 def load_baseline(path: Path) -> results.Document:
-    """Before anything is measured, so that a wrong file costs no time."""
+    """Load the file before measuring, so that a wrong file costs no time."""
     try:
         return results.load(path)
     except (OSError, ValueError) as error:

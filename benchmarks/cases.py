@@ -1,4 +1,4 @@
-"""The cases: what is called, on what, and what must come back. No peer, no clock."""
+"""The cases: the call, its input and the expected results. Knows neither peers nor clocks."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Size:
-    """How large a case is to be: `quick` runs fewer and shorter items, of the same kinds."""
+    """The size of a case: a quick run has fewer and shorter items, of the same kinds."""
 
     quick: bool
     loops_50us: int
@@ -23,18 +23,18 @@ class Size:
 
 @dataclass(frozen=True)
 class Work:
-    """One case, ready to run."""
+    """The input and the expected results of one case."""
 
-    call: str  # the method of a peer (peers.Peer) that is measured
+    call: str  # the method of interface.Peer that is measured
     function: Callable[..., Any]
     items: list[Any]
-    expected: list[Any]  # what must come back, by whichever contender
-    limit: str  # the class in limits.LIMITS that this is held against
-    chunksize: int | None = 1  # None: the peer's own choice
+    expected: list[Any]  # the results that every contender must return
+    limit: str  # the key in limits.LIMITS to compare with
+    chunksize: int | None = 1  # None: the peer's default
     workers: int = WORKERS
     start: str = "fork"  # a start method; or "threads": the workers are threads
-    fresh: bool = False  # making and ending the pool belongs to what is measured
-    per_item: bool = True  # the table shows the time of an item, not of the whole
+    fresh: bool = False  # creating and closing the pool is measured too
+    per_item: bool = True  # the table shows the time for each item, not the total
     measure: str = "seconds"  # or: parent_bytes, worker_bytes
 
     @property
@@ -47,7 +47,7 @@ class Case:
     name: str
     about: str
     build: Callable[[Size], Work]
-    quick: bool = True  # part of a quick run that names no case
+    quick: bool = True  # runs in a quick run without --case
 
 
 CASES: dict[str, Case] = {}
@@ -82,7 +82,7 @@ def promoting(count: int, limit: str, **more: Any) -> Work:
     return Work("map", work.promote, items, [work.promote(item) for item in items], limit, **more)
 
 
-# One message an item.
+# One message for each item.
 
 
 @case("apply", "blocking round trip: apply(), one call after another")
@@ -110,12 +110,12 @@ def _(size: Size) -> Work:
     return adding("starmap_async", size.pick(20_000, 500), "stream")
 
 
-@case("imap", "imap() over ints, chunksize 1, read to its end")
+@case("imap", "imap() over ints, chunksize 1, read to the end")
 def _(size: Size) -> Work:
     return doubling("imap", size.pick(20_000, 500))
 
 
-@case("imap_unordered", "imap_unordered() over ints, chunksize 1, read to its end")
+@case("imap_unordered", "imap_unordered() over ints, chunksize 1, read to the end")
 def _(size: Size) -> Work:
     return doubling("imap_unordered", size.pick(20_000, 500))
 
@@ -125,7 +125,7 @@ def _(size: Size) -> Work:
     return doubling("burst", size.pick(20_000, 500))
 
 
-# The same where workers start otherwise, or are threads.
+# The same with other start methods, and with threads as workers.
 
 
 def started(start: str) -> None:
@@ -160,7 +160,7 @@ def _(size: Size) -> Work:
     return Work("map", work.spin, items, expected, "split", start="threads")
 
 
-# Many small items, in chunks of the peer's own choice.
+# Many small items, with the peer's default chunk size.
 
 
 @case("default_ints", "map() over ints, default chunks (1,000,000 in a full run)")
@@ -186,7 +186,7 @@ def _(size: Size) -> Work:
     return promoting(size.pick(100_000, 8_000), "split", chunksize=None)
 
 
-# Work that takes time, evenly and not.
+# Tasks that take time, evenly and unevenly.
 
 
 @case("tasks_50us", "map() of tasks that compute for 50 µs, chunksize 1")
@@ -217,7 +217,7 @@ def _(size: Size) -> Work:
     return Work("busy_main", work.nap, naps, naps, "split")
 
 
-# Large things.
+# Large arguments and results.
 
 
 @case("bound_10mb", "map() of a callable with 10 MB bound to it, chunksize 1")
@@ -234,10 +234,10 @@ def _(size: Size) -> Work:
     return Work("apply", work.identity, [data], [data], "copy", per_item=False)
 
 
-# Pools as such.
+# Creating and closing pools, and their memory.
 
 
-@case("start_end", "make a pool, one map() of 100 ints, close and join")
+@case("start_end", "create a pool, one map() of 100 ints, close and join")
 def _(size: Size) -> Work:
     return doubling("map", 100, "split", chunksize=None, fresh=True, per_item=False)
 
@@ -245,7 +245,7 @@ def _(size: Size) -> Work:
 def pool_of(workers: int) -> None:
     @case(
         f"pool_of_{workers}",
-        f"make a pool of {workers}, one map() of 1,000 ints, close and join",
+        f"create a pool of {workers}, one map() of 1,000 ints, close and join",
         quick=False,
     )
     def _(size: Size) -> Work:

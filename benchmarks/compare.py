@@ -1,8 +1,8 @@
-"""What got slower against a saved run, beyond noise.
+"""Compares a run with a saved one: what got slower, beyond noise.
 
-multiprocessing and the limit ran in the same turns, and did not change: by as much as they moved,
-the machine did. cpool got slower in a case when its rounds moved (the lower quartile is above the
-former upper one) and its median moved by TOLERANCE more than either of them, and than not at all.
+multiprocessing and the limit did not change between the runs, so whatever they moved by is drift of
+the machine. cpool got slower in a case if its new lower quartile is above the old upper quartile,
+and its median grew by TOLERANCE more than that of either control, and by TOLERANCE at least.
 """
 
 from benchmarks.peers import REFERENCE, SUBJECT
@@ -13,7 +13,7 @@ SAME = ("quick", "processor", "cores", "python")
 
 
 def differences(baseline: Document, document: Document) -> list[str]:
-    """Why the two runs cannot be held against each other."""
+    """Why the two runs cannot be compared."""
     return [
         f"{key}: {baseline[key]} then, {document[key]} now"
         for key in SAME
@@ -44,10 +44,10 @@ def judge(baseline: Document, document: Document, case: str) -> str:
 
 
 def print_comparison(baseline: Document, document: Document) -> bool:
-    """True when cpool got slower, or failed, in some case."""
+    """Print the table. True if cpool got slower, or failed, in some case."""
     names = (SUBJECT, REFERENCE, "limit")
     print(f"\nNew medians as multiples of those of {baseline['time']}, {baseline['commit']}")
-    # Other work on the machine is the noise that no number of rounds takes out.
+    # More rounds do not average out other work on the machine: show the load.
     print(f"(load {baseline['load']:.1f} then, {document['load']:.1f} now):\n")
     print(f"{'case':<18}" + "".join(f"{name:>16}" for name in names))
     worse = False

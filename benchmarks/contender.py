@@ -1,7 +1,7 @@
-"""The process in which one contender runs one case: it imports that peer alone.
+"""The process in which one contender runs one case. It imports only that peer.
 
-The harness (rounds.py) starts it, writes a line for every round that it wants and reads one line of
-JSON for each; the end of its input ends it.
+The harness (rounds.py) starts the process, writes one line for every round and reads one line of
+JSON for each. The process exits at the end of its input.
 """
 
 import copy
@@ -19,12 +19,12 @@ from benchmarks.limits import LIMITS, Limit
 from benchmarks.meter import CpuMeter, pss_of_parent, pss_of_workers
 from benchmarks.peers import PEERS
 
-# What a pool does after its last result (a worker that spins, a thread that tidies up) counts too.
+# Seconds: what a pool does after its last result (spinning, cleaning up) counts as well.
 SETTLE = 0.005
 
 
 class WrongResult(Exception):
-    """What came back is not what the case expects."""
+    """The results are not the expected ones."""
 
 
 def check(work: Work, results: list[Any]) -> None:
@@ -39,7 +39,7 @@ def check(work: Work, results: list[Any]) -> None:
 
 
 class Runner:
-    """Runs the rounds. The pool lives through all of them, but where the case wants it fresh."""
+    """Runs the rounds, all on one pool, unless the case asks for a fresh pool each."""
 
     def __init__(self, open_pool: Callable[[], Peer | Limit], work: Work) -> None:
         self.open_pool = open_pool
@@ -56,8 +56,8 @@ class Runner:
     def round(self) -> dict[str, float]:
         if self.pool is None and not self.work.fresh:
             self.pool = self.open_pool()
-        # A callable that carries data is a new one in each round (a plain function stays what it
-        # is): a pool may keep the one that it had last.
+        # A new callable for each round, if it carries data (a copy of a plain function is the same
+        # object): a pool may cache the last callable.
         work = replace(self.work, function=copy.copy(self.work.function))
         cpu = CpuMeter()
         start = time.perf_counter()
@@ -96,12 +96,12 @@ def serve(name: str, work: Work, orders: TextIO, answers: TextIO) -> None:
             answer(runner.round())
         except Exception as error:
             answer({"error": type(error).__name__, "text": str(error)})
-            os._exit(1)  # a pool that failed cannot be trusted to close
+            os._exit(1)  # a pool that failed may hang in close()
     runner.close()
 
 
 def probe(name: str) -> None:
-    """Says on standard output which version of a peer there is, or why there is none."""
+    """Print the version of the peer, or why it is missing."""
     try:
         answer = {"version": PEERS[name].version()}
     except Exception as error:
@@ -115,9 +115,7 @@ def main() -> None:
         probe(arguments["name"])
         return
     for descriptor in (arguments["orders"], arguments["answers"]):
-        os.set_inheritable(
-            descriptor, False
-        )  # pools that start fresh interpreters need not pass them on
+        os.set_inheritable(descriptor, False)  # not for the workers
     work = CASES[arguments["case"]].build(Size(arguments["quick"], arguments["loops_50us"]))
     with os.fdopen(arguments["orders"]) as orders, os.fdopen(arguments["answers"], "w") as answers:
         serve(arguments["name"], work, orders, answers)

@@ -1,4 +1,4 @@
-"""What a peer is to the harness, and what all peers share."""
+"""The interface between the harness and a peer."""
 
 import importlib
 import platform
@@ -21,7 +21,7 @@ def only_fork(start: str) -> None:
 
 
 class Started(Protocol):
-    """An asynchronous map under way."""
+    """An asynchronous map in progress."""
 
     def ready(self) -> bool: ...
 
@@ -31,7 +31,7 @@ class Started(Protocol):
 class Peer:
     """A pool of worker processes, or of threads.
 
-    The methods that Work.call may name take the work and return the results; not all have them all.
+    Work.call names a method, which takes the work and returns the results. A peer may lack some.
     """
 
     module: ClassVar[str]
@@ -42,7 +42,7 @@ class Peer:
 
     @classmethod
     def version(cls) -> str:
-        """Also the test whether the peer is there: it raises whatever the import raises."""
+        """The version. Raises whatever the import raises, if the peer is missing."""
         module = importlib.import_module(cls.module)
         if module.__file__ is None:
             raise ImportError("there is only a folder of that name")
@@ -50,7 +50,7 @@ class Peer:
             return platform.python_version()
         if hasattr(module, "__version__"):
             return str(module.__version__)
-        # Not at the top: every contender would pay for it, in time and memory.
+        # Imported here: every contender would pay for it, in time and memory.
         metadata = importlib.import_module("importlib.metadata")
         return str(metadata.version(cls.module))
 
@@ -61,18 +61,18 @@ class Peer:
         return method(work)
 
     def close(self) -> None:
-        """Returns when the workers have ended."""
+        """Return when the workers have exited."""
         raise NotImplementedError
 
 
 def compute_until_ready(started: Started) -> Results:
     while not started.ready():
-        spin(20_000)  # about a millisecond in which the GIL is given up only when asked for
+        spin(20_000)  # about 1 ms, without releasing the GIL voluntarily
     return list(started.get())
 
 
 class StartedItems:
-    """One asynchronous call an item, done in about the order in which they were started."""
+    """One asynchronous call for each item, finished in about the order of submission."""
 
     def __init__(self, done: list[Callable[[], bool]], results: list[Callable[[], Any]]) -> None:
         self.pending = done

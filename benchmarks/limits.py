@@ -1,8 +1,8 @@
-"""What the machine can do: the least that a case takes, in plain Python, by forks and pipes.
+"""The limits: the least time that the machine needs for a case, in plain Python, fork and pipes.
 
-There is no chunk to size, no order to keep, no error to carry and no worker to replace here, so a
-pool comes near a limit and does not pass it, but where C does what is Python here (`stream` most of
-all).
+A limit sizes no chunks, keeps no order, carries no errors and replaces no workers. So a pool can
+come close to a limit but not beat it, except where C replaces what is Python here (above all in
+`stream`).
 """
 
 import io
@@ -26,7 +26,7 @@ def send(file: BinaryIO, message: bytes) -> None:
 
 
 def receive(file: BinaryIO) -> bytes | None:
-    """The next message; None at the end."""
+    """Read the next message; None at the end."""
     header = file.read(LENGTH.size)
     if not header:
         return None
@@ -35,7 +35,7 @@ def receive(file: BinaryIO) -> bytes | None:
 
 
 class Child:
-    """A forked process with a pipe to it and one from it."""
+    """A forked process with a pipe in each direction."""
 
     requests: BinaryIO
     replies: BinaryIO
@@ -49,7 +49,7 @@ class Child:
             try:
                 os.close(to_child)
                 os.close(from_child)
-                # Else this one would hold their pipes open, and they would never see the end.
+                # Otherwise this child keeps their pipes open, and they never see end-of-file.
                 for other in others:
                     other.requests.close()
                     other.replies.close()
@@ -79,7 +79,7 @@ class Child:
 
 
 class Limit:
-    """The children and the work; a subclass says what they tell each other."""
+    """The children and the work. A subclass defines the messages."""
 
     about: ClassVar[str]
 
@@ -103,13 +103,13 @@ class Limit:
 
     def close(self) -> None:
         for child in self.children:
-            child.requests.close()  # all first: they end side by side
+            child.requests.close()  # all of them first: they exit in parallel
         for child in self.children:
             child.close()
 
 
 class PingPong(Limit):
-    about = "eight bytes to a forked process and eight back, one after the other"
+    about = "eight bytes to a forked process and eight back, one round trip after another"
 
     def count_children(self) -> int:
         return 1
@@ -130,7 +130,7 @@ class PingPong(Limit):
 
 
 class Stream(Limit):
-    about = "a pickle an item each way, a hundred of them in a write, to forked processes in turn"
+    about = "one pickle each way for each item, a hundred in one write, to forked processes in turn"
 
     def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
         while (message := receive(requests)) is not None:
@@ -141,8 +141,8 @@ class Stream(Limit):
 
     def run(self, work: Work) -> list[Any]:
         results: list[Any] = []
-        # A child is sent a batch when its last one has been read, so that the two never wait for
-        # each other to empty a pipe.
+        # Read the last answer of a child before sending it the next batch: otherwise both could
+        # block on a full pipe.
         for turn, start in enumerate(range(0, len(work.items), BATCH)):
             child = self.children[turn % len(self.children)]
             if turn >= len(self.children):
@@ -163,7 +163,7 @@ class Stream(Limit):
 
 
 class Split(Limit):
-    about = "one pickle with an equal share of the items to each forked process, and one back"
+    about = "one pickle with an equal share of the items for each forked process, and one back"
 
     def serve(self, requests: BinaryIO, replies: BinaryIO) -> None:
         while (message := receive(requests)) is not None:

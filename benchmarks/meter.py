@@ -1,4 +1,4 @@
-"""CPU seconds and memory of this process and all its descendants, by Linux's own books."""
+"""CPU seconds and memory of this process and all its descendants, from /proc and rusage."""
 
 import os
 import resource
@@ -7,50 +7,50 @@ from collections.abc import Iterator
 
 
 def children_of(pid: int) -> Iterator[int]:
-    """Direct children, by whichever thread they were started."""
+    """The direct children, of all threads."""
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
                 yield from map(int, file.read().split())
     except (FileNotFoundError, ProcessLookupError):
-        return  # the process or its thread ended while it was being looked at
+        return  # the process or thread exited in the meantime
 
 
 def descendants_of(pid: int) -> list[int]:
     found = list(children_of(pid))
-    for child in found:  # the list grows while it is walked: grandchildren too
+    for child in found:  # the list grows during the loop: grandchildren too
         found.extend(children_of(child))
     return found
 
 
 def clock_of(pid: int) -> float:
-    """CPU seconds of all threads of a process, in nanoseconds' detail, ended threads included.
+    """CPU seconds of a process, with nanosecond resolution and including exited threads.
 
-    The kernel makes the number of a process's CPU clock from its pid (clock_getcpuclockid(3)).
+    The id of a process's CPU clock is computed from its pid (clock_getcpuclockid(3)).
     /proc/PID/stat has the same sum, but in ticks of 10 ms.
     """
     try:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
-        return 0.0  # it has been reaped meanwhile: RUSAGE_CHILDREN has it now
+        return 0.0  # reaped in the meantime: RUSAGE_CHILDREN includes it now
 
 
 def cpu_of_descendants() -> float:
-    """CPU seconds of all children so far, the living and the reaped.
+    """CPU seconds of all descendants so far, both living and reaped.
 
-    Those that live count by their clocks and the reaped ones are in RUSAGE_CHILDREN, so a worker
-    need not end to be counted, and is not counted twice when it does.
+    Living processes count by their CPU clocks, reaped ones are in RUSAGE_CHILDREN: a worker counts
+    before it exits, and is not counted twice after it has.
     """
     reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
     return reaped.ru_utime + reaped.ru_stime + sum(map(clock_of, descendants_of(os.getpid())))
 
 
 class CpuMeter:
-    """CPU seconds between its making and stop(), of this process and its descendants."""
+    """CPU seconds of this process and its descendants, from construction to stop()."""
 
     def __init__(self) -> None:
-        # Looking at the children costs this process time: its own clock is read last here, and
-        # first in stop().
+        # Reading the children's clocks costs CPU time of this process: read its own clock last
+        # here, and first in stop().
         self._descendants = cpu_of_descendants()
         self._own = time.process_time()
 
@@ -67,7 +67,7 @@ def pss_of(pid: int) -> int:
                 if line.startswith("Pss:"):
                     return int(line.split()[1]) * 1024
     except (FileNotFoundError, ProcessLookupError):
-        return 0  # a helper process that ended while it was being looked at
+        return 0  # a helper process that exited in the meantime
     raise RuntimeError(f"/proc/{pid}/smaps_rollup has no line Pss")
 
 

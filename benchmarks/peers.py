@@ -1,8 +1,7 @@
-"""The pools that are compared, each behind the same few calls, as its documentation recommends it.
+"""The pools that are compared, each used as its documentation recommends.
 
-A peer is imported only in the process that measures it. What a peer has no call for it has no
-method for, and the table says so. One that has no chunk size of its own for a long input is given
-the standard library's.
+A peer is imported only in the process that measures it. If a peer lacks a call, its class lacks the
+method, and the table says so. A peer without a default chunk size gets the standard library's.
 """
 
 import importlib
@@ -25,7 +24,7 @@ REFERENCE = "multiprocessing"
 
 
 class StdlibPool(Peer):
-    """multiprocessing.Pool, and base of the pools that have its interface."""
+    """multiprocessing.Pool, and the base class of pools with the same interface."""
 
     module = "multiprocessing"
     about = "multiprocessing.Pool, fork"
@@ -78,7 +77,7 @@ class Cpool(StdlibPool):
     def __init__(self, workers: int, start: str) -> None:
         super().__init__(workers, start)
         if hasattr(self.pool, "_task_handler"):
-            raise RuntimeError("the pool runs on the engine that it inherits, not on cpool's own")
+            raise RuntimeError("the pool runs on the inherited engine, not on cpool's own")
 
     def make(self, module: Any, workers: int, start: str) -> Any:
         return module.Pool(workers, context=multiprocessing.get_context(start))
@@ -99,7 +98,7 @@ class Multiprocess(StdlibPool):
 
 
 class Executor(Peer):
-    """concurrent.futures, and base of what has its futures."""
+    """concurrent.futures, and the base class of pools with futures."""
 
     module = "concurrent.futures"
     about = "concurrent.futures.ProcessPoolExecutor, fork"
@@ -137,7 +136,7 @@ class Executor(Peer):
     def starmap(self, work: Work) -> Results:
         return list(self.iterate(work, zip(*work.items, strict=True)))
 
-    # map() here has submitted everything when it returns, and what it returns is read lazily.
+    # Here map() submits everything at once and returns a lazy iterator.
     starmap_async = starmap
     imap = map
 
@@ -189,7 +188,7 @@ class Joblib(Peer):
         self.joblib: Any = importlib.import_module("joblib")
 
     def parallel(self, calls: Iterator[Any], chunksize: int | None, kind: str = "list") -> Results:
-        # Every Parallel of one size takes the same workers from loky, so they are started once.
+        # loky reuses its workers for every Parallel of the same size: they start only once.
         run = self.joblib.Parallel(
             n_jobs=self.workers, backend="loky", batch_size=chunksize or "auto", return_as=kind
         )
@@ -221,7 +220,7 @@ class Joblib(Peer):
 
 
 class Mpire(Peer):
-    """Its map unpacks a tuple into arguments by itself, and a dict into keyword arguments."""
+    """mpire. Its map() unpacks tuples into arguments, and dicts into keyword arguments."""
 
     module = "mpire"
     about = "mpire.WorkerPool, fork, keep_alive"

@@ -1,4 +1,4 @@
-"""Draws a run as SVG files, by matplotlib, which is needed for this alone."""
+"""Draws a run as SVG files. Only this module needs matplotlib."""
 
 import importlib
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 from benchmarks.peers import PEERS, REFERENCE, SUBJECT
 from benchmarks.results import Document, measured
 
-# Colours that can be told apart with any colour vision (most are Okabe and Ito's); a contender has
-# the same one everywhere.
+# Colours for all kinds of colour vision, most of them Okabe and Ito's. A contender has the same
+# colour in every plot.
 COLOURS = dict(
     zip(
         [*PEERS, "limit"],
@@ -36,7 +36,7 @@ IN_ALL = ("one_slow", "uneven", "bytes_64mb", "start_end")
 
 
 def load_matplotlib() -> Any:
-    """matplotlib.pyplot, set up so that the same figures give the same file."""
+    """matplotlib.pyplot, configured so that the same data gives the same file."""
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("svg")
     matplotlib.rcParams.update({"svg.hashsalt": "cpool", "svg.fonttype": "none", "font.size": 9})
@@ -54,7 +54,7 @@ def save(plt: Any, figure: Any, path: Path) -> Path:
 
 
 def draw_costs(plt: Any, document: Document, cases: list[str], label: str, path: Path) -> Path:
-    """One row for each case, one dot with its quartiles for each contender."""
+    """One row for each case, and in it a dot with quartiles for each contender."""
     names = contenders_of(document, cases)
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.5 * len(cases)))
     for place, name in enumerate(names):
@@ -67,7 +67,7 @@ def draw_costs(plt: Any, document: Document, cases: list[str], label: str, path:
             scale = 1e6 / facts["items"] if facts["per_item"] else 1e3
             y = row + 0.7 * (
                 (place + 0.5) / len(names) - 0.5
-            )  # a little apart, or equals would hide
+            )  # offset, so that equal values do not overlap
             low, median, high = (found[key] * scale for key in ("low", "median", "high"))
             points.append((median, y, median - low, high - median))
         medians, rows, left, right = zip(*points, strict=True)
@@ -85,7 +85,7 @@ def draw_costs(plt: Any, document: Document, cases: list[str], label: str, path:
 
 
 def draw_ratios(plt: Any, document: Document, path: Path) -> Path:
-    """How many times as fast as the standard library's pool: cpool in every timed case."""
+    """The speed of cpool relative to the standard library's pool, in every timed case."""
     rows = []
     for case, facts in document["cases"].items():
         ours, theirs = measured(document, case, SUBJECT), measured(document, case, REFERENCE)
@@ -94,9 +94,7 @@ def draw_ratios(plt: Any, document: Document, path: Path) -> Path:
     cases, ratios = [case for case, _ in rows], [value for _, value in rows]
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.26 * len(rows)))
     widths = [value - 1 for value in ratios]
-    bars = axes.barh(
-        cases, widths, left=1, color=COLOURS[SUBJECT]
-    )  # to the left where it is slower
+    bars = axes.barh(cases, widths, left=1, color=COLOURS[SUBJECT])  # to the left if slower
     axes.bar_label(bars, [f" {value:.1f}" for value in ratios])
     axes.axvline(1, color="#000000", linewidth=0.8)
     axes.set_xscale("log")
@@ -107,7 +105,7 @@ def draw_ratios(plt: Any, document: Document, path: Path) -> Path:
 
 
 def draw_sizes(plt: Any, document: Document, cases: list[str], path: Path) -> Path:
-    """What a pool costs as it gets more workers."""
+    """The cost of a pool by its number of workers."""
     figure, axes = plt.subplots(figsize=(6, 4))
     for name in contenders_of(document, cases):
         points = []
@@ -122,14 +120,14 @@ def draw_sizes(plt: Any, document: Document, cases: list[str], path: Path) -> Pa
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_yscale("log")
     axes.set_xlabel("workers")
-    axes.set_ylabel("make, one map of 1,000 ints, close, join: ms")
+    axes.set_ylabel("create, one map of 1,000 ints, close, join: ms")
     axes.grid(alpha=0.3)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return save(plt, figure, path)
 
 
 def draw(document: Document, folder: Path) -> list[Path]:
-    """The files that were written; only those for which something was measured."""
+    """Draw all plots for which there is data, and return their files."""
     plt = load_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     ran = [case for case in document["cases"] if contenders_of(document, [case])]
@@ -140,7 +138,7 @@ def draw(document: Document, folder: Path) -> list[Path]:
     if per_item:
         drawn.append(draw_costs(plt, document, per_item, "µs per item", folder / "per_item.svg"))
     if in_all:
-        drawn.append(draw_costs(plt, document, in_all, "ms in all", folder / "in_all.svg"))
+        drawn.append(draw_costs(plt, document, in_all, "ms in total", folder / "in_all.svg"))
     if any(measured(document, case, SUBJECT) for case in ran):
         drawn.append(draw_ratios(plt, document, folder / "ratios.svg"))
     if len(sizes) > 1:

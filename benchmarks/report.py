@@ -1,4 +1,4 @@
-"""The table: one line for each contender of each case."""
+"""The table of results: one line for each contender of each case."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ HEADER = (
     f"{'CPU':>8}{'spread':>9}{'rounds':>8}"
 )
 LEGEND = """\
-cost       median of the rounds: of one item where the line of the case says so, else of the whole
-x stdlib   how many times as fast (or as small) as multiprocessing's pool of the same kind, which
-           is fork where the case does not say another
-of limit   the limit's cost as a share of this one's
-CPU        CPU seconds of the process and its workers, where multiprocessing's are 1
-spread     from the lower to the upper quartile of the rounds, as a share of the median"""
+cost       median of the rounds, per item or in total, as the line of the case says
+x stdlib   how many times as fast (or as small) as multiprocessing's pool of the same kind, with
+           fork unless the case says otherwise
+of limit   the cost of the limit as a share of this cost
+CPU        CPU seconds of the process and its workers; multiprocessing's are 1
+spread     interquartile range of the rounds as a share of the median"""
 
 
 def format_cost(cost: float, measure: str) -> str:
@@ -29,7 +29,7 @@ def format_cost(cost: float, measure: str) -> str:
 
 
 def ratio(left: dict[str, Any] | None, right: dict[str, Any] | None, key: str) -> float | None:
-    """left / right, if both were measured."""
+    """left / right, or None if one of them was not measured."""
     if left is None or right is None or "failed" in left or "failed" in right or not right[key]:
         return None
     return float(left[key] / right[key])
@@ -69,7 +69,7 @@ def print_head(document: Document) -> None:
 
 
 def print_case(name: str, case: dict[str, Any]) -> None:
-    kind = f"per item of {case['items']:,}" if case["per_item"] else "in all"
+    kind = f"per item of {case['items']:,}" if case["per_item"] else "in total"
     print(f"\n{case['about']}; {kind}")
     print(f"  limit: {LIMITS[case['limit']].about}")
     for contender in case["contenders"]:
@@ -77,7 +77,7 @@ def print_case(name: str, case: dict[str, Any]) -> None:
 
 
 def failures(document: Document) -> list[str]:
-    """Wrong results, whoever's they are, and whatever cpool or a limit failed to do."""
+    """All wrong results, and every other failure of cpool or a limit."""
     return [
         f"{name}: {contender}: {found['failed']}"
         for name, case in document["cases"].items()

@@ -1,4 +1,4 @@
-"""What a run found: one document of plain dicts and lists, to be written, compared and drawn."""
+"""The results of a run: one JSON document, to be saved, compared and drawn."""
 
 import json
 import os
@@ -18,7 +18,7 @@ Document = dict[str, Any]
 
 
 def output_of(*command: str) -> str | None:
-    """What a command prints, or None where it is not there or fails."""
+    """The output of a command, or None if it is missing or fails."""
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -103,7 +103,7 @@ def describe_case(case: Case, work: Work, contenders: list[Contender]) -> dict[s
 
 
 def measured(document: Document, case: str, contender: str) -> dict[str, Any] | None:
-    """What a contender took in a case, if it was run and did not fail."""
+    """The measurements of a contender in a case, or None if it did not run or failed."""
     found = document["cases"].get(case, {"contenders": {}})["contenders"].get(contender)
     return None if found is None or "failed" in found else found
 
@@ -113,7 +113,7 @@ def save(document: Document, path: Path) -> None:
 
 
 def load(path: Path) -> Document:
-    """Raises ValueError for what save() has not written."""
+    """Raises ValueError for a file that save() did not write."""
     document: Document = json.loads(path.read_text(encoding="utf-8"))
     if document.get("format") != FORMAT:
         raise ValueError("it was not written by this harness")

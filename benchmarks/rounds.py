@@ -1,11 +1,11 @@
-"""Starts the contenders of a case and has them run in turn: A B C, C B A, A B C, and so on.
+"""Starts the contenders of a case and runs their rounds in turn: A B C, C B A, A B C, and so on.
 
-Turns, because the speed of a machine drifts: what disturbs one round disturbs all contenders alike.
-Processes of their own, because pools must not inherit each other's threads, descriptors and memory,
-and a hang must not stop the rest.
+The contenders take turns because the speed of a machine drifts: a disturbance should hit all of
+them alike. Each has a process of its own, so that pools do not inherit each other's threads,
+descriptors and memory, and one hang does not stop the rest.
 
-This is what pyperf does not do: it measures one benchmark after the other, each as a function in
-one process, and does not see what other processes cost. So nothing of it is used here.
+pyperf cannot do this: it measures one benchmark after another, each a function in one process, and
+does not see the cost of other processes.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from benchmarks.meter import descendants_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The folder above this package comes last on the path, not first as with -m: else the source folder
-# of cpool would hide the installed one.
+# Append the repository to sys.path. With -m it would come first, and the source folder of cpool
+# would hide the installed package.
 START = f"import sys; sys.path.append({str(ROOT)!r}); from benchmarks.contender import main; main()"
 
-CLOSING = 10.0  # seconds for closing a pool, where that is not what is measured
-LEAVING = 2.0  # seconds for what a contender started to end after it
+CLOSING = 10.0  # seconds to close a pool, if closing is not measured
+LEAVING = 2.0  # seconds for descendants of a contender to exit after it
 
 
 class Failed(Exception):
-    """The contender gave no measurement; the text says why."""
+    """The contender returned no measurement; the text says why."""
 
 
 def command(arguments: dict[str, Any]) -> list[str]:
@@ -42,7 +42,7 @@ def command(arguments: dict[str, Any]) -> list[str]:
 
 
 def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """For each peer its version, or under `missing` why it cannot be imported."""
+    """For each peer its `version`, or why it is `missing`."""
     processes = {
         name: subprocess.Popen(
             command({"name": name}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -61,7 +61,7 @@ def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 
 class Contender:
-    """One contender in a process and session of its own, so that its workers can be ended too."""
+    """One contender, in a process and session of its own, so that its workers can be killed too."""
 
     def __init__(self, name: str, case: str, quick: bool, loops_50us: int) -> None:
         self.name = name
@@ -94,7 +94,7 @@ class Contender:
         ready = wait([answers, self.ended], seconds)
         if not ready:
             raise Failed(f"no answer in {seconds:.0f} s")
-        # An answer that was written before the end counts.
+        # An answer written before the exit counts.
         line = self.answers.readline() if answers in ready else ""
         if not line:
             raise Failed(f"its process ended; {self.last_words()}")
@@ -109,38 +109,38 @@ class Contender:
         return f"it said: {lines[-1]}" if lines else "it said nothing"
 
     def round(self, seconds: float) -> dict[str, Any]:
-        with contextlib.suppress(BrokenPipeError):  # it has ended then, and answer() says how
+        with contextlib.suppress(BrokenPipeError):  # it has exited: answer() reports how
             self.orders.write(b"round\n")
         return self.answer(seconds)
 
     def set_up(self, seconds: float) -> None:
-        """Waits until it has its input; its pool is made in the first round."""
+        """Wait until the contender has built its input. It creates its pool in the first round."""
         try:
             self.answer(seconds)
         except Failed as failure:
             self.failure = str(failure)
 
     def dismiss(self) -> None:
-        """Lets the contender close its pool and end."""
+        """Tell the contender to close its pool and exit."""
         for pid in descendants_of(self.process.pid):
             with contextlib.suppress(ProcessLookupError):
                 self.descendants.append(os.pidfd_open(pid))
         self.orders.close()
 
     def close(self, seconds: float) -> None:
-        """Waits for its end; a contender that does not end is ended with all its processes."""
+        """Wait for the exit of the contender, or kill it. Kill what is left of its processes."""
         if self.process.returncode is not None:
-            return  # this was done before
+            return  # closed before
         self.orders.close()
         if not wait([self.ended], 0 if self.failure else seconds):
             self.failure = self.failure or f"its pool did not close in {seconds:.0f} s"
             self.process.kill()
-        # multiprocessing's resource tracker removes named semaphores only after the others' end.
+        # multiprocessing's resource tracker unlinks named semaphores after all others have exited.
         deadline = time.monotonic() + LEAVING
         pending = set(self.descendants)
         while pending and (left := deadline - time.monotonic()) > 0:
             pending.difference_update(wait(pending, left))
-        # The contender is not reaped yet, so the number of its group is still its own.
+        # The contender is not reaped yet, so its process group id cannot have been reused.
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.answers.close()
@@ -150,22 +150,22 @@ class Contender:
 
 
 class Pace:
-    """How many rounds, and what is too long."""
+    """The number of rounds, and the timeouts."""
 
     def __init__(self, quick: bool) -> None:
         self.rounds = 3 if quick else 7
-        # Short rounds are noisy ones, so a contender gets more of them: up to `most`, while they
-        # took less than `enough` seconds together.
+        # Short rounds are noisy, so a contender gets more of them: up to `most`, as long as the
+        # total is below `enough` seconds.
         self.most = 9 if quick else 21
         self.enough = 0.1 if quick else 2.0
         self.slow = (
             0.4 if quick else 20.0
-        )  # a contender whose warm-up takes longer is measured once
+        )  # a contender with a slower warm-up round is measured only once
         self.deadline = 20.0 if quick else 300.0
 
 
 def run_once(contender: Contender, turn: int, pace: Pace) -> None:
-    """One round of one contender, if it needs one; the first warms it up and is not counted."""
+    """Run one round of a contender, if it needs more. The first is a warm-up, not counted."""
     if contender.failure or (contender.slow and turn > 1):
         return
     spent = sum(measurement["seconds"] for measurement in contender.measurements)
@@ -188,7 +188,7 @@ def start(case: str, names: list[str], quick: bool, loops_50us: int) -> list[Con
 
 def take_turns(contenders: list[Contender], pace: Pace) -> None:
     for turn in range(pace.most + 1):
-        # Back and forth: nobody always comes after the same one.
+        # Back and forth, so that no contender always follows the same one.
         for contender in contenders if turn % 2 else reversed(contenders):
             run_once(contender, turn, pace)
 
@@ -196,10 +196,10 @@ def take_turns(contenders: list[Contender], pace: Pace) -> None:
 def measure(
     cases: list[str], names: list[str], quick: bool, loops_50us: int
 ) -> Iterator[tuple[str, list[Contender]]]:
-    """Runs the cases; each contender comes back with its measurements or its failure.
+    """Run the cases. Yields each case with its contenders, which have measurements or a failure.
 
-    Some peers take a second to close their pool. They may do that while the next case is being set
-    up, but are waited for before anything is measured.
+    Some peers take a second to close their pool. This overlaps with the setup of the next case, but
+    is over before anything is measured.
     """
     pace = Pace(quick)
     running: list[Contender] = []

@@ -1,7 +1,6 @@
-"""The functions that the workers run, and the loop that stands for computing.
+"""The functions that the workers run.
 
-They are in a module of their own, with no import of the rest, because pools that start fresh
-interpreters import it in each worker.
+This module imports nothing else of the package, because with spawn every worker imports it.
 """
 
 import time
@@ -33,14 +32,14 @@ def length_plus(data: bytes, number: int) -> int:
 
 
 def nap(seconds: float) -> float:
-    """A task that waits: it takes its time without taking a core."""
+    """A task that waits: it takes time, but no CPU."""
     if seconds:
         time.sleep(seconds)
     return seconds
 
 
 def spin(loops: int) -> int:
-    """A task that computes: a fixed amount of work, so that two on one core take twice as long."""
+    """A task that computes: a fixed amount of work, so two on one core take twice as long."""
     total = 0
     for number in range(loops):
         total += number
@@ -48,9 +47,9 @@ def spin(loops: int) -> int:
 
 
 def loops_for(seconds: float) -> int:
-    """How many loops of spin() take that long here.
+    """How many loops of spin() take that long on this machine.
 
-    The best of many short tries: noise only adds, and a short one may well pass undisturbed.
+    Takes the fastest of many short runs: noise only adds time, and a short run may be undisturbed.
     """
     probe = 2_000
     best = float("inf")

@@ -1,4 +1,4 @@
-"""imap_unordered(): each result is handed out as soon as it is there, in whatever order."""
+"""imap_unordered(): yields each result as soon as it is ready, in any order."""
 
 import random
 import time

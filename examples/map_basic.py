@@ -1,4 +1,4 @@
-"""map(): one argument a call; the results come back in the order of the items."""
+"""map(): one argument for each call; the results are in the order of the items."""
 
 import random
 import time

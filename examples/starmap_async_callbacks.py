@@ -1,4 +1,4 @@
-"""starmap_async() with a callback for the results and another one for the first error."""
+"""starmap_async() with one callback for the results and another for the first error."""
 
 import random
 import time
@@ -14,20 +14,20 @@ def task(identifier: int, value: float) -> float:
 
 
 def failing_task(identifier: int, value: float) -> float:
-    """The same, but the last item cannot be done."""
+    """The same, but the last item fails."""
     if identifier == 9:
         raise ValueError(f"item {identifier} cannot be done")
     return task(identifier, value)
 
 
 def on_results(results: list[float]) -> None:
-    """Called once, with the results of all items, in this process but not on the main thread."""
+    """Called once with the results of all items, in this process but on another thread."""
     for identifier, result in enumerate(results):
         print(f"Callback, result {identifier}: {result:.3f}", flush=True)
 
 
 def on_error(error: BaseException) -> None:
-    """Called instead when an item failed."""
+    """Called instead if an item fails."""
     print(f"Error callback: {type(error).__name__}: {error}", flush=True)
 
 
@@ -39,7 +39,7 @@ def main() -> None:
         print("The main thread is free while the tasks run", flush=True)
         good.wait()
         pool.starmap_async(failing_task, items, callback=on_results, error_callback=on_error)
-        # No more work: join() waits until the workers have ended and every callback has run.
+        # No more work: join() waits until the workers have exited and all callbacks have run.
         pool.close()
         pool.join()
 

@@ -1,4 +1,4 @@
-"""starmap() with chunksize=2: a worker is given two items at a time."""
+"""starmap() with chunksize=2: each task has two items."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""starmap() of a task that returns nothing: it is called for what it does."""
+"""starmap() of a task that returns nothing and is called for its side effect."""
 
 import random
 import time
@@ -16,7 +16,7 @@ def main() -> None:
     random.seed(1)
     items = [(identifier, random.random() / 10) for identifier in range(10)]
     with Pool() as pool:
-        # starmap() returns when every task is done, so leaving the block stops nothing early.
+        # starmap() returns when all tasks are done, so leaving the block interrupts none.
         pool.starmap(task, items)
     print("All tasks are done", flush=True)
 

@@ -1,4 +1,4 @@
-"""starmap() with several arguments a call; the results come back in the order of the items."""
+"""starmap(): several arguments for each call; the results are in the order of the items."""
 
 import random
 import time

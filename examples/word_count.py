@@ -1,7 +1,7 @@
-"""Counts the words in the source files of Python's standard library, in three ways, and times them.
+"""Counts the words in the source files of Python's standard library in three ways, with times.
 
-A serial loop, the standard library's pool and cpool's do the same work on the same files; the
-program ends with an error if their counts differ.
+A serial loop, the standard library's pool and cpool's pool do the same work on the same files. The
+program fails if their counts differ.
 """
 
 import multiprocessing
@@ -15,13 +15,13 @@ from pathlib import Path
 
 from cpool import Pool, default_processes
 
-# A run of letters: snake_case falls into its parts, and numbers and operators are left out.
+# A run of letters: snake_case is split into its parts; numbers and operators do not count.
 WORD = re.compile(r"[^\W\d_]+")
 NOT_THE_LIBRARY = {"site-packages", "dist-packages", "__pycache__"}
 
 
 def source_files() -> list[Path]:
-    """The library's Python files, in a fixed order, without what was installed beside them."""
+    """The Python files of the library in a fixed order, without installed packages."""
     library = Path(sysconfig.get_path("stdlib"))
     return sorted(
         path
@@ -31,12 +31,12 @@ def source_files() -> list[Path]:
 
 
 def batches(files: list[Path]) -> list[list[Path]]:
-    """Twenty files a task: their counts are added up by the calling process alone."""
+    """Twenty files for each task, so that the parent has few counts to add up."""
     return [files[start : start + 20] for start in range(0, len(files), 20)]
 
 
 def count_words(files: list[Path]) -> Counter[str]:
-    """The words of some files, in lower case. The library's tests hold files that are not UTF-8."""
+    """The words of some files, in lower case. Some of the library's test files are not UTF-8."""
     count: Counter[str] = Counter()
     for path in files:
         count.update(WORD.findall(path.read_text(encoding="utf-8", errors="replace").lower()))
@@ -73,7 +73,7 @@ def timed(name: str, way: Callable[[list[Path]], Counter[str]], files: list[Path
 
 def main() -> None:
     files = source_files()
-    # Reading everything once puts it into the page cache: the first way must not pay for the disk.
+    # Read everything once into the page cache, so that the first way does not pay for the disk.
     size = sum(len(path.read_bytes()) for path in files)
     print(f"{len(files):,} files, {size / 1e6:.1f} MB, {default_processes()} processes", flush=True)
 
@@ -87,7 +87,7 @@ def main() -> None:
 
     total = totals[0]
     print(f"The three counts are equal: {total.total():,} words, {len(total):,} different ones.")
-    # Equally common words go by the alphabet: the order in which results arrive must not show.
+    # Sort ties alphabetically, so that the output does not depend on the order of results.
     for word, count in sorted(total.items(), key=lambda pair: (-pair[1], pair[0]))[:10]:
         print(f"{count:9,}  {word}")
 

@@ -1,6 +1,6 @@
 /*
- * What the fuzz targets share: a check that holds in every build, a log of what
- * came out, and bytes cut at places that the input decides.
+ * Shared by the fuzz targets: a check that stays on with NDEBUG, a log of the
+ * output, and a stream that is cut at places which the input selects.
  */
 #ifndef FUZZ_H
 #define FUZZ_H
@@ -15,7 +15,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* What came out, as one number; two runs of the same bytes have to agree. */
+/* A hash of the output. Two runs on the same bytes must have the same hash. */
 struct fuzz_log {
     uint64_t hash;
     uint64_t n;
@@ -33,22 +33,22 @@ fuzz_log_add(struct fuzz_log *log, const void *bytes, size_t n)
     log->n++;
 }
 
-/* The input: what to prepare, how to cut, and the stream. */
+/* The input: how many tasks to send, where to cut, and the stream. */
 struct fuzz_input {
-    unsigned n_tasks, bits; /* so many tasks; a bit for each of them */
-    uint64_t cut;           /* state of the sequence of cuts; 0: uncut */
+    unsigned n_tasks, bits; /* number of tasks; one bit for each */
+    uint64_t cut;           /* random state for the cuts; 0: do not cut */
     uint8_t *stream;
     size_t len;
 };
 
-/* So much fits into a pipe without blocking. */
+/* This much fits into a pipe without blocking. */
 #define FUZZ_STREAM_MAX 30000u
 #define FUZZ_BODY_MAX 100000u
 
 /*
- * Lengths that no memory could hold are the unit tests': here they would only
- * be the fuzzer's own limit. All others stay as they are, and so do those that
- * have to be refused.
+ * Reduce the body lengths that are valid but huge, which would only hit the
+ * memory limit of the fuzzer; the unit tests cover those. All other lengths
+ * stay, including the invalid ones.
  */
 static inline void
 fuzz_limit_lengths(struct fuzz_input *in, bool up)
@@ -67,7 +67,7 @@ fuzz_limit_lengths(struct fuzz_input *in, bool up)
     }
 }
 
-/* False where the input is too short. in->stream is to be freed. */
+/* False if the input has the wrong size. The caller frees in->stream. */
 static inline bool
 fuzz_take(struct fuzz_input *in, const uint8_t *data, size_t size, bool up)
 {
@@ -86,7 +86,7 @@ fuzz_take(struct fuzz_input *in, const uint8_t *data, size_t size, bool up)
     return true;
 }
 
-/* How many of the next `left` bytes come together: at least one. */
+/* Size of the next piece, from 1 to left bytes. */
 static inline size_t
 fuzz_cut(uint64_t *cut, size_t left)
 {

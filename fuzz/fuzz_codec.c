@@ -1,16 +1,17 @@
 /*
- * Encoded values: any bytes. Decoding must not crash, must not ask for memory
- * that the bytes cannot fill, and refuses with a code, not with an exception.
- * What it makes is encoded and decoded again to the same; as a value, as the
- * values of a run, and as the rows of one.
+ * Decode arbitrary bytes. Decoding must not crash, must not allocate more than
+ * the bytes can fill, and must fail with a code and no exception. A decoded
+ * value must survive another round trip: as a value, as a run, and as the rows
+ * of a run.
  */
-#include "value/codec.h"
+#include "value/decoder.h"
+#include "value/encoder.h"
 
 #include "fuzz.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
-/* Every object in memory of its own, so that the sanitizer sees its ends. */
+/* Use malloc() for objects, so that the sanitizer sees their bounds. */
 int
 LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -45,7 +46,7 @@ same_items(PyObject *one, PyObject *two)
     return r;
 }
 
-/* Of one type, and equal to the last bit. */
+/* Same type, and equal bit for bit. */
 static bool
 same(PyObject *one, PyObject *two)
 {
@@ -69,17 +70,17 @@ same(PyObject *one, PyObject *two)
     return PyObject_RichCompareBool(one, two, Py_EQ) == 1;
 }
 
-/* 1, or 0 where it is left to pickle. */
+/* 1 if encoded, 0 if the value is left to pickle. */
 static int
 encode(struct cp_buf *buf, PyObject *obj)
 {
     if (!PyList_Check(obj)) {
-        return py_codec_put(buf, obj);
+        return py_encode(buf, obj);
     }
     PyObject *items = PyList_AsTuple(obj);
     FUZZ_CHECK(items != NULL);
-    int r = py_codec_put_run(buf, ((PyTupleObject *)items)->ob_item,
-                             PyTuple_GET_SIZE(items));
+    int r = py_encode_run(buf, ((PyTupleObject *)items)->ob_item,
+                          PyTuple_GET_SIZE(items));
     Py_DECREF(items);
     return r;
 }
@@ -92,16 +93,15 @@ check_round_trip(PyObject *obj)
     FUZZ_CHECK(r >= 0);
     if (r == 1) {
         PyObject *again;
-        FUZZ_CHECK(py_codec_owns(cp_buf_head(&buf), cp_buf_len(&buf)));
-        FUZZ_CHECK(py_codec_get(cp_buf_head(&buf), cp_buf_len(&buf), &again)
-                   == 0);
+        FUZZ_CHECK(py_decode_owns(cp_buf_head(&buf), cp_buf_len(&buf)));
+        FUZZ_CHECK(py_decode(cp_buf_head(&buf), cp_buf_len(&buf), &again) == 0);
         FUZZ_CHECK(same(obj, again));
         Py_DECREF(again);
     }
     cp_buf_fini(&buf);
 }
 
-/* Item i of the list, or item j of that; a new reference. */
+/* Item i of the list or, with a width, item j of that item. New reference. */
 static PyObject *
 item_of(PyObject *list, Py_ssize_t i, Py_ssize_t width, Py_ssize_t j)
 {
@@ -114,12 +114,12 @@ item_of(PyObject *list, Py_ssize_t i, Py_ssize_t width, Py_ssize_t j)
     return inner;
 }
 
-/* The slots of a run hold what its list does. */
+/* Decoding a run into slots gives the same objects as decoding it to a list. */
 static void
 check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
 {
-    Py_ssize_t n = py_codec_run_length(data, size);
-    Py_ssize_t width = rows ? py_codec_row_width(data, size) : 0;
+    Py_ssize_t n = py_decode_run_length(data, size);
+    Py_ssize_t width = rows ? py_decode_row_width(data, size) : 0;
     Py_ssize_t each = width > 0 ? width : 1;
     if (n < 0 || (rows && width == 0)) {
         FUZZ_CHECK(rows || list == NULL);
@@ -127,8 +127,8 @@ check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
     }
     PyObject **slots = calloc((size_t)(n * each) + 1, sizeof(*slots));
     FUZZ_CHECK(slots != NULL);
-    int r = rows ? py_codec_get_rows(data, size, slots)
-                 : py_codec_get_run(data, size, slots);
+    int r = rows ? py_decode_rows(data, size, slots)
+                 : py_decode_run(data, size, slots);
     FUZZ_CHECK((r == 0) == (list != NULL));
     for (Py_ssize_t i = 0; i < n * each; i++) {
         if (r == 0) {
@@ -144,14 +144,14 @@ check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    if (!py_codec_owns(data, size)) {
+    if (!py_decode_owns(data, size)) {
         return 0;
     }
     PyObject *obj;
-    int r = py_codec_get(data, size, &obj);
+    int r = py_decode(data, size, &obj);
     FUZZ_CHECK(r == 0 || r == CP_EPROTO);
     FUZZ_CHECK(PyErr_Occurred() == NULL && (r == 0) == (obj != NULL));
-    bool is_run = py_codec_run_length(data, size) >= 0;
+    bool is_run = py_decode_run_length(data, size) >= 0;
     PyObject *list = r == 0 && is_run ? obj : NULL;
     if (r < 0 || is_run) {
         check_run(data, size, list, false);

@@ -1,7 +1,7 @@
 /*
- * What the parent sends: any bytes, cut anywhere. The worker's side must not
- * crash, must not run what it has not claimed, and has to make the same of the
- * bytes however they come.
+ * The worker's end receives arbitrary bytes, cut anywhere. It must not crash,
+ * must not run unclaimed tasks, and must give the same result wherever the
+ * bytes are cut.
  */
 #include "os/fd.h"
 #include "link/serve.h"
@@ -18,7 +18,7 @@ has_bytes(int fd)
     return n > 0;
 }
 
-/* Act on all frames that are there: 0, or how the stream ended. */
+/* Handle all frames received so far. 0, or the code that ended the stream. */
 static int
 serve_all(struct cp_serve *s, struct fuzz_log *log)
 {

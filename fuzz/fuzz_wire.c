@@ -1,7 +1,7 @@
 /*
- * What a worker sends: any bytes, cut anywhere, through the pipe, through the
- * ring, or through both. The parent's side must not crash, must not take what no
- * worker may send, and has to make the same of the bytes however they come.
+ * The parent's end receives arbitrary bytes, cut anywhere, through the pipe,
+ * the ring, or both. It must not crash, must not accept frames that a worker
+ * may not send, and must give the same result on every way.
  */
 #include "link/worker.h"
 #include "pool/job.h"
@@ -9,7 +9,7 @@
 
 enum way { PIPE, RING, BOTH };
 
-static struct fuzz_log *the_log; /* the callbacks get no pointer of ours */
+static struct fuzz_log *the_log; /* global: callbacks have no user pointer */
 static struct cp_job the_job;
 
 static void
@@ -35,7 +35,7 @@ static void
 on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
           int64_t ns)
 {
-    /* Nothing comes of a task that the worker had not begun. */
+    /* Only claimed tasks have results. */
     FUZZ_CHECK(task->job == &the_job && result->index == task->index);
     FUZZ_CHECK(cp_worker_is_claimed(w, task->index));
     log_frame(CP_RESULT, task->index, ns, result);
@@ -63,16 +63,15 @@ static const struct cp_worker_ops ops = {
     .on_func_sent = on_func_sent,
 };
 
-/* A worker that was sent some tasks and has begun some of them. One alone is
- * big, and has not gone out. */
+/* A worker with some tasks in flight, some of which are claimed. If there is only
+ * one task, it is big and unwritten. */
 static struct cp_worker *
 prepare(const struct fuzz_input *in, struct cp_func *func)
 {
     struct cp_worker *w;
     FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, -1, &w) == 0);
     w->ops = &ops;
-    w->hello =
-        in->n_tasks == 1; /* a big task goes to nobody who has not started */
+    w->hello = in->n_tasks == 1; /* only a ready worker accepts a big task */
     for (unsigned i = 0; i < in->n_tasks; i++) {
         struct cp_task *task =
             cp_task_new(i, 0, in->n_tasks == 1 ? CP_BIG : 10);
@@ -107,8 +106,7 @@ recv_all(struct cp_worker *w)
     return r;
 }
 
-/* The next n bytes stand in the ring; maybe the parent looks, and maybe they
- * are flushed to the pipe. */
+/* Put n bytes into the ring; on some values of dice the parent reads the ring. */
 static int
 through_ring(struct cp_worker *w, const uint8_t *bytes, size_t n, unsigned dice)
 {
@@ -156,7 +154,7 @@ run(const struct fuzz_input *in, uint64_t cut, enum way way)
         }
         at += n;
     }
-    if (log.end == 0) { /* what is left behind by a worker that has died */
+    if (log.end == 0) { /* as after the death of the worker */
         log.end = recv_all(w);
     }
     if (log.end == 0) {

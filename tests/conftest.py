@@ -1,4 +1,4 @@
-"""What every test gets: a deadline, pools that are put away, a look at what is left behind."""
+"""What every test gets: a deadline, pools that are ended afterwards, and a check for leaks."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "better: what cpool does on purpose otherwise than multiprocessing.pool"
     )
-    # Said by os.fork() from 3.12 on when threads run, such as those of the tests' shared pool.
+    # os.fork() warns from 3.12 on when threads run, such as the threads of the shared pool.
     config.addinivalue_line(
         "filterwarnings", "ignore:This process .* is multi-threaded:DeprecationWarning"
     )
-    # A shell that starts the suite in the background has it ignore Ctrl-C, and with it every
-    # program that a test starts.
+    # A shell that starts the suite in the background makes it, and every program that a test
+    # starts, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[WATCHDOG] = Watchdog()
 
@@ -67,10 +67,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """What hypothesis makes once is there before any test: tables of all characters, which take a
-    slow build ten seconds, and a source of chance, which it takes for garbage where it is not seen.
+    """Let hypothesis create its tables of all characters, which take a slow build ten seconds, and
+    its source of randomness, which hypothesis takes for garbage when out of sight.
 
-    And no collection that a test asks for looks at what was there before all tests.
+    Then freeze all objects: no collection in a test looks at objects from before the tests.
     """
     hypothesis.find(st.text(), lambda _: True)
     gc.collect()
@@ -79,7 +79,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """The second deadline: a test that does not even hear the first one's signal ends the run."""
+    """The second deadline: a test that does not react to the first one's signal ends the run."""
     marker = item.get_closest_marker("timeout")
     limit = float(marker.args[0]) if marker and marker.args else LIMIT
     watchdog = item.config.stash[WATCHDOG]
@@ -105,7 +105,7 @@ def has_failed(request: pytest.FixtureRequest) -> bool:
 
 
 def put_away(pool: Any, failed: bool = False) -> None:
-    """End a pool; after a failure by force, since it may be one that hangs."""
+    """End a pool. After a failure use force, since the pool may hang."""
     if not failed:
         pool.terminate()
         pool.join()
@@ -127,7 +127,7 @@ def put_away(pool: Any, failed: bool = False) -> None:
 
 
 class Shared:
-    """The pool that a module's tests share, made anew after a failure."""
+    """The pool that the tests of a module share. A failure replaces the pool."""
 
     def __init__(self) -> None:
         self.pool: Any = None
@@ -135,7 +135,7 @@ class Shared:
     def get(self) -> Any:
         if self.pool is None:
             self.pool = engine.Pool(2)
-            # Whatever it starts at the first need is there before a test looks.
+            # Start everything that the pool starts on demand, before a test looks.
             self.pool.apply_async(tasks.add, (1, 2), callback=id).get(engine.DEADLINE)
             assert self.pool.map(tasks.square, range(4), 1) == [0, 1, 4, 9]
         return self.pool
@@ -155,7 +155,7 @@ def shared() -> Iterator[Shared]:
 
 @pytest.fixture
 def pool(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Any]:
-    """A running pool of two workers, for tests that leave it as it was."""
+    """A running pool of two workers, for tests that leave the pool as it was."""
     yield shared.get()
     if has_failed(request):
         shared.drop(failed=True)
@@ -163,7 +163,7 @@ def pool(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def make_pool(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Makes pools of the test's own: make_pool(2), make_pool(1, initializer, ...)."""
+    """Makes pools for one test: make_pool(2), make_pool(1, initializer, ...)."""
     pools: list[Any] = []
 
     def make(*args: Any, cls: Any = engine.Pool, **kwds: Any) -> Any:
@@ -195,7 +195,7 @@ def make_gate(tmp_path: Path) -> Iterator[Callable[[], Gate]]:
 
 @pytest.fixture
 def gate(make_gate: Callable[[], Gate]) -> Iterator[Gate]:
-    """A gate that is open when the test's pools are put away."""
+    """A gate that is open when the test's pools are ended."""
     gate = make_gate()
     yield gate
     gate.open()
@@ -208,7 +208,7 @@ def diary(tmp_path: Path) -> Diary:
 
 @pytest.fixture
 def warned() -> Iterator[list[str]]:
-    """The texts of the warnings. What pytest records would keep a warning's source alive."""
+    """The texts of the warnings. pytest's own record would keep a warning's source alive."""
     texts: list[str] = []
 
     def show(message: Any, category: type[Warning], *_: Any) -> None:
@@ -223,20 +223,20 @@ def warned() -> Iterator[list[str]]:
 
 @pytest.fixture(autouse=True)
 def start_method() -> Iterator[None]:
-    """Whatever asks multiprocessing for its default settles it, for the whole process: not here."""
+    """Restore the start method: asking for multiprocessing's default fixes it for the process."""
     method = multiprocessing.get_start_method(allow_none=True)
     yield
     multiprocessing.set_start_method(method, force=True)
 
 
-# What is left behind
+# Leaks
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No test leaves a process, a thread or a descriptor of ours behind."""
+    """Check that the test leaves no process, thread or descriptor behind."""
     if "pool" in request.fixturenames:
-        request.getfixturevalue("pool")  # what it holds is there before and after
+        request.getfixturevalue("pool")  # exists before and after the test
     before = children(), threads(), open_files()
     yield
     if has_failed(request):
@@ -256,7 +256,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def in_threads() -> Callable[..., list[Any]]:
-    """in_threads(work, items): work(item) in a thread each, at once; the results in order."""
+    """in_threads(work, items): work(item) at once, each in its own thread; the results in order."""
 
     def run(work: Callable[[Any], Any], items: Any) -> list[Any]:
         outcomes: dict[int, Any] = {}

@@ -1,7 +1,7 @@
-"""The pool under test: cpool's or, with CPOOL_TEST_ENGINE=stdlib, the one that cpool is held to.
+"""The pool under test: cpool's or, with CPOOL_TEST_ENGINE=stdlib, the stdlib's.
 
-Every test that does not carry the marker `better` describes what both do, so that the suite can be
-checked against multiprocessing.pool itself. Scripts that tests run in a fresh interpreter import
+Every test without the marker `better` describes what both pools do, so that the suite can be
+checked against multiprocessing.pool itself. Programs that tests run in a fresh interpreter import
 their pool from here as well.
 """
 
@@ -11,25 +11,25 @@ import importlib
 import multiprocessing
 import os
 
-# What programs of the tests and their workers import costs each of them its time.
+# Each import costs time in every program of the tests, and in every spawned worker.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 STDLIB = os.environ.get("CPOOL_TEST_ENGINE") == "stdlib"
 
-# The build without Linux's own calls, which `make test-portable` makes. What ends a busy worker
-# whose parent is gone is a thread of the worker's there, and the kernel elsewhere.
+# The build without Linux's own calls, made by `make test-portable`. There a thread in the worker
+# ends a busy worker whose parent is gone; elsewhere the kernel does.
 PORTABLE = os.environ.get("CPOOL_TEST_PORTABLE") == "1"
 WORKER_THREADS = 2 if PORTABLE else 1
 
-# Seconds after which what a test waits for is a failure; the test as a whole has twice as long.
-# Slow builds raise it.
+# Seconds after which a wait in a test fails. The whole test has twice as long. Slow builds raise
+# the deadline.
 DEADLINE = float(os.environ.get("CPOOL_TEST_DEADLINE", "10"))
 
 pool_module: Any
 if STDLIB:
-    # cpool forks where nobody chose, on 3.14 and later too.
+    # cpool forks by default, on 3.14 and later too.
     if multiprocessing.get_all_start_methods()[0] != "fork" and (
         multiprocessing.get_start_method(allow_none=True) is None
     ):

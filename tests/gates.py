@@ -1,4 +1,4 @@
-"""Meeting points between a test and its tasks, made of named pipes that any process can use."""
+"""Synchronisation between a test and its tasks, by named pipes that any process can use."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PID = struct.Struct("i")
 
 
 def _open(path: str) -> int:
-    # For reading and writing, so that opening does not wait for the other side.
+    # Open for reading and writing, so that open() does not wait for the other side.
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def _await(fd: int, end: float, what: str) -> None:
-    """Wait until there is something to read, or fail at the time end."""
+    """Wait until the descriptor is readable, or fail at the time end."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     if not poll.poll(max(0.0, end - time.monotonic()) * 1000):
@@ -32,7 +32,7 @@ def _await(fd: int, end: float, what: str) -> None:
 
 
 def _read(fd: int, size: int, what: str) -> bytes:
-    """Read size bytes that were written in one piece, or fail at the deadline."""
+    """Read size bytes that one write() wrote, or fail at the deadline."""
     end = time.monotonic() + DEADLINE
     while True:
         _await(fd, end, what)
@@ -43,9 +43,9 @@ def _read(fd: int, size: int, what: str) -> bytes:
 
 
 class Gate:
-    """Tasks report that they are in, and stay until the test opens the gate.
+    """Tasks report their arrival, and wait until the test opens the gate.
 
-    The test's own copy holds both pipes open, so that what is in them outlives any task.
+    The test's own copy holds both pipes open, so that their content outlives any task.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -70,7 +70,7 @@ class Gate:
     def wait(self) -> None:
         fd = _open(self.opening)
         try:
-            # It is not read: one that dies with it in its hands would leave the gate closed.
+            # Poll and do not read: a task that died after the read would leave the gate closed.
             _await(fd, time.monotonic() + DEADLINE, "the gate was never opened")
         finally:
             os.close(fd)
@@ -83,7 +83,7 @@ class Gate:
     # In the test.
 
     def arrived(self, count: int = 1) -> list[int]:
-        """Wait until count tasks are in; the ids of their processes."""
+        """Wait until count tasks have arrived; the ids of their processes."""
         what = f"fewer than {count} tasks came to the gate"
         return [_PID.unpack(_read(self._fds[0], _PID.size, what))[0] for _ in range(count)]
 
@@ -103,7 +103,7 @@ def _task_side(arrivals: str, opening: str) -> Gate:
 
 
 class Diary:
-    """A file to which any process appends lines, in the order in which things happen."""
+    """A file to which any process appends lines, in the order of events."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = os.fspath(path)
@@ -121,7 +121,7 @@ class Diary:
 
 
 def eventually(condition: Callable[[], Any], what: str = "it never became true") -> Any:
-    """Wait for what sends no message (the end of a process, say); its value, or a failure."""
+    """Poll a condition that sends no message (such as the end of a process); return its value."""
     end = time.monotonic() + DEADLINE
     while not (value := condition()):
         if time.monotonic() > end:
@@ -145,7 +145,7 @@ def kill_all(pool: Any) -> None:
 
 
 def gone(pid: int) -> bool:
-    """Whether a process has ended. One that nobody has waited for has ended as well."""
+    """Whether a process has ended. A zombie has ended as well."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
             return file.read().rpartition(")")[2].split()[0] in "ZX"

@@ -1,4 +1,4 @@
-"""Subinterpreters, by whatever name the running version of CPython has them."""
+"""Subinterpreters, under the module name that the running version of CPython uses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ else:
 
 
 class Interpreter:
-    """One of its own; `isolated` ones have a GIL of their own from 3.12 on, and must not fork."""
+    """A subinterpreter. From 3.12 on an isolated one has its own GIL, and must not fork."""
 
     def __init__(self, isolated: bool) -> None:
         if sys.version_info >= (3, 13):
@@ -22,7 +22,7 @@ class Interpreter:
             self._id = module.create(isolated=isolated)
 
     def run(self, source: str) -> None:
-        """Run it there, in `__main__`; `RuntimeError` with the text of what it raises."""
+        """Run source in its `__main__`. An exception becomes a `RuntimeError` with its text."""
         if sys.version_info >= (3, 13):
             failure = module.exec(self._id, source)
             if failure is not None:

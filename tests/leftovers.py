@@ -1,5 +1,5 @@
-"""What a process has at a moment: processes, threads, descriptors. Tests compare two moments.
-And objects: they go, or they are kept."""
+"""Snapshots of a process's children, threads and descriptors, for tests to compare. And checks that
+objects are freed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gates import eventually
 
 
 def open_files() -> set[str]:
-    """Descriptors with what they lead to, but for those that multiprocessing keeps for good."""
+    """Descriptors and their targets, except descriptors that multiprocessing keeps for good."""
     kept = {
         multiprocessing.resource_tracker._resource_tracker._fd,  # type: ignore[attr-defined]
         multiprocessing.forkserver._forkserver._forkserver_alive_fd,  # type: ignore[attr-defined]
@@ -28,7 +28,7 @@ def open_files() -> set[str]:
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")
         except FileNotFoundError:
-            continue  # the one that listed them
+            continue  # the descriptor of the listing itself
         if int(fd) not in kept:
             found.add(f"{fd} -> {target}")
     return found
@@ -43,7 +43,7 @@ def children() -> set[Any]:
 
 
 def resources() -> dict[str, int]:
-    """What grows where something is left behind again and again."""
+    """Numbers that grow if something leaks repeatedly."""
     gc.collect()
     with open("/proc/self/statm", encoding="ascii") as statm:
         pages = int(statm.read().split()[1])
@@ -56,7 +56,7 @@ def resources() -> dict[str, int]:
 
 
 def alone() -> dict[str, int]:
-    """`resources()`, once no other thread is left: one that was joined may be on its way out."""
+    """`resources()`, once no other thread is left: a joined thread may still be exiting."""
     eventually(lambda: len(threads()) == 1, "a thread is left")
     return resources()
 
@@ -67,7 +67,7 @@ def growth(
     first: int = 30,
     look: Callable[[], dict[str, int]] = resources,
 ) -> dict[str, int]:
-    """What work(number) has left behind after so many times, the first ones not counted."""
+    """The growth of the resources over that many calls of work(number), after some first calls."""
     for number in range(first):
         work(number)
     before = look()
@@ -78,7 +78,7 @@ def growth(
 
 
 def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = DEADLINE) -> set[Any]:
-    """What is there beyond what was before, once it has had its time to go."""
+    """What is new compared with before, after it has had time to go."""
     end = time.monotonic() + seconds
     while (extra := look() - before) and time.monotonic() < end:
         gc.collect()
@@ -87,7 +87,7 @@ def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = DEA
 
 
 def all_freed(refs: list[Any]) -> None:
-    """Wait until no weak reference leads to anything any more."""
+    """Wait until all the weak references are dead."""
 
     def freed() -> bool:
         gc.collect()

@@ -1,4 +1,4 @@
-"""Programs in a fresh interpreter: what only happens once in a process, or at its end."""
+"""Programs in a fresh interpreter, for what happens only once in a process, or at its exit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gates import all_gone
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 
-# Warnings are errors in programs too, but for those that the stdlib's pool has in the same place:
-# of a pool that is not closed, and what os.fork() says from 3.12 on where threads run.
+# Warnings are errors in programs too, except those that the stdlib's pool gives as well: of a pool
+# that is not closed, and from 3.12 on of os.fork() while threads run.
 WARNINGS = ",".join(
     [
         "error",
@@ -29,7 +29,7 @@ WARNINGS = ",".join(
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """The environment in which a script finds the suite's helpers and the package under test."""
+    """An environment in which a program finds the tests' helpers and the package under test."""
     places = [str(TESTS)]
     if not engine.STDLIB:
         places.append(str(Path(engine.errors.__file__).parent.parent))
@@ -45,16 +45,16 @@ def environment(**changes: str) -> dict[str, str]:
 
 def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) -> Any:
     """Start python with these arguments, its output captured as text."""
-    # Not here, where `python -m` would find the sources and not what is installed.
+    # Not here: `python -m` would find the sources and not the installed package.
     options.setdefault("cwd", tempfile.gettempdir())
+    options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         env=environment(**(env or {})),
-        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a group of its own, to be signalled as a terminal would
+        start_new_session=True,  # its own process group, for signals as from a terminal
         **options,
     )
 
@@ -62,7 +62,7 @@ def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) 
 def line(process: Any) -> str:
     """The next line that a started program prints.
 
-    Byte by byte, since what readline() has read ahead is lost to finish().
+    Read byte by byte: finish() would miss what readline() has read ahead.
     """
     found = b""
     while not found.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
@@ -71,10 +71,10 @@ def line(process: Any) -> str:
 
 
 def finish(process: Any, seconds: float = engine.DEADLINE) -> subprocess.CompletedProcess[str]:
-    """Wait for a started program, whose end and whose workers' end must come in time."""
+    """Wait for a started program. The program and its workers must end in time."""
     with process:
         try:
-            # The pipes end when the last process that holds them does, workers included.
+            # The pipes end when the last process that holds them ends, workers included.
             out, err = process.communicate(timeout=seconds)
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)
@@ -128,7 +128,7 @@ def run_source(folder: Path, source: str, *args: str, **options: Any) -> Any:
 
 
 def output(folder: Path, source: str, *args: str, **options: Any) -> list[str]:
-    """The lines that a program prints, which must end well and complain of nothing."""
+    """The lines that a program prints. The program must succeed and print no error."""
     done = run_source(folder, source, *args, **options)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     lines: list[str] = done.stdout.splitlines()

@@ -2,9 +2,9 @@
 
     python tests/soak.py --kills 1000 --cycles 10000 --seconds 1800 --seed 1
 
-Every task leaves a record at its beginning and at its end, so that at the end of each round it
-can be told whether a result was lost, doubled or made up. It prints a summary of each of the two
-as JSON, and ends with 1 where anything was wrong or one of them was not through in time.
+Every task writes a record when it starts and when it ends. After each round the records show
+whether a result was lost, duplicated or invented. Prints a summary of both parts as JSON, and exits
+with 1 if anything was wrong or a part did not finish in time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from leftovers import resources
 
 WORKERS = 4
 PAUSE = 0.001, 0.009  # seconds between two kills
-# More than this between the end of the first round and that of the last one is a leak.
+# More growth than this from the end of the first round to the end of the last round is a leak.
 MAX_KILOBYTES = 16_384
 MAX_BLOCKS = 1000
 
-# Tasks, and what they leave behind
+# Tasks and their records
 
-# A write that SIGKILL meets may end between two pages: no record lies across.
+# SIGKILL may cut a write between two pages, so no record crosses a page.
 RECORD = struct.Struct("=c7xQ")
 BEGUN, ENDED = b"<", b">"
 
@@ -48,7 +48,7 @@ _log = -1  # a descriptor that every worker inherits
 
 
 def note(what: bytes, item: int) -> None:
-    os.write(_log, RECORD.pack(what, item))  # in one piece, at the end of the file
+    os.write(_log, RECORD.pack(what, item))  # one write, at the end of the file
 
 
 def answer(item: int) -> int:
@@ -87,20 +87,20 @@ def large(item: int, sent: bytes, size: int) -> bytes:
 
 
 class Ledger:
-    """What one round's jobs came to, held against the records of the workers."""
+    """The outcomes of a round's jobs, checked against the workers' records."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._numbers = itertools.count(1)
         self._arrived: list[int] = []
-        self._lost: list[Any] = []  # the errors, each of one task
-        self._failed_maps: list[list[range]] = []  # by chunks
+        self._lost: list[Any] = []  # one error per task
+        self._failed_maps: list[list[range]] = []  # the chunks of each map
         self.killed: set[int] = set()
         self.calls: Counter[str] = Counter()
 
     def open_log(self) -> None:
-        """Have the workers that are forked from now on write to the file."""
+        """Let workers that are forked from now on write to the file."""
         global _log
         _log = os.open(f"/proc/self/fd/{self._file.fileno()}", os.O_WRONLY | os.O_APPEND)
 
@@ -120,7 +120,7 @@ class Ledger:
             self._arrived += items
 
     def lost(self, error: BaseException, chunks: list[range] | None = None) -> None:
-        """A task was lost; chunks: of this map one or more, the rest is not to be told."""
+        """A task was lost. With chunks: at least one chunk of this map, the others are unknown."""
         if type(error) is not errors.WorkerLostError:
             raise error
         with self._lock:
@@ -129,7 +129,7 @@ class Ledger:
                 self._failed_maps.append(chunks)
 
     def check(self) -> tuple[int, int]:
-        """Nothing is doubled, nothing made up: how many arrived and how many were lost."""
+        """Check that nothing is duplicated or invented; the numbers of arrived and lost results."""
         data = os.pread(self._file.fileno(), os.fstat(self._file.fileno()).st_size, 0)
         begun: Counter[int] = Counter()
         ended: Counter[int] = Counter()
@@ -140,7 +140,7 @@ class Ledger:
         assert len(set(self._arrived)) == len(self._arrived), "a result arrived twice"
         for item in self._arrived:
             assert ended[item] == 1, f"{item} arrived and never ran"
-        # A worker dies once, of our hand, and takes one task along.
+        # A worker dies once, killed by this test, and loses one task.
         dead = [error.pid for error in self._lost]
         assert len(set(dead)) == len(dead), "one death cost two tasks"
         assert set(dead) <= self.killed, "a worker died that nobody killed"
@@ -163,7 +163,7 @@ class Ledger:
 
 
 class Load:
-    """Threads that give a pool work until they are told to stop, and check what comes back."""
+    """Threads that give a pool work until they are stopped, and check the results."""
 
     def __init__(self, pool: Any, ledger: Ledger, seed: int) -> None:
         self.pool = pool
@@ -205,7 +205,7 @@ class Load:
         self.ledger.arrived(item)
 
     def calls(self, rng: random.Random) -> None:
-        """Single calls, with callbacks and without, of which one of two is called, and once."""
+        """Single calls, with and without callbacks. One of the two callbacks is called, once."""
         told: Counter[str] = Counter()
         results = []
         for item in self.ledger.new(100):
@@ -269,7 +269,7 @@ class Load:
         self.ledger.arrived(*found)
 
     def large(self, rng: random.Random) -> None:
-        """Values that are many times what a pipe holds, in both directions."""
+        """Values many times as large as a pipe, in both directions."""
         [item] = self.ledger.new()
         sent = body(item, rng.choice([8, 200_000, 1_000_000]))
         size = rng.choice([8, 300_000, 2_000_000])
@@ -324,7 +324,7 @@ def chaos(kills: int, seed: int) -> dict[str, Any]:
 
 
 def whole(pool: Any) -> None:
-    """The pool has all its workers, and they work."""
+    """Check that the pool has all its workers, and that the workers run tasks."""
     eventually(lambda: len(pool._pool) == WORKERS and all(w.is_alive() for w in pool._pool))
     items = range(200)
     assert pool.map_async(abs, items, 1).get(DEADLINE) == list(items)
@@ -355,7 +355,7 @@ def reader(results: Any) -> Callable[[float], list[Any]]:
 
 
 class Cycle:
-    """One pool: made, given work, and ended in one of all ways at one of all moments."""
+    """One pool: created, given work, and ended in a random way at a random moment."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -367,7 +367,7 @@ class Cycle:
 
     def run(self) -> None:
         rng = self.rng
-        victims = list(self.pool._pool)  # none while the only one is being replaced
+        victims = list(self.pool._pool)  # empty while the only worker is being replaced
         if victims and rng.random() < 0.1:
             self.killed = True
             rng.choice(victims).kill()
@@ -424,12 +424,12 @@ class Cycle:
         self.in_threads(self.close, self.terminate)
 
     def drop(self) -> None:
-        """The last reference goes, while there is work and somebody waits for it."""
+        """Drop the last reference while there is work and a thread waits for it."""
         self.pool = None
 
 
 def cycles(count: int, seed: int, n_threads: int = 4) -> dict[str, Any]:
-    """Pools that are made, used and ended in several threads at once."""
+    """Pools that are created, used and ended in several threads at once."""
     problems: list[BaseException] = []
 
     def work(number: int, count: int) -> None:
@@ -463,7 +463,7 @@ def cycles(count: int, seed: int, n_threads: int = 4) -> dict[str, Any]:
     return {"cycles": count, "grown": growth(first, last)}
 
 
-# What a process has
+# The resources of a process
 
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
 
@@ -472,7 +472,7 @@ COUNTED = "processes", "descriptors", "threads", "mappings"
 
 
 def footprint(like: dict[str, int] | None = None) -> dict[str, int]:
-    """What this process has once it is at rest, and as it was at `like`, if it comes to that."""
+    """The resources of this process once it is at rest, and equal to `like` if it gets there."""
     now: dict[str, int] = {}
     end = time.monotonic() + DEADLINE
 
@@ -487,11 +487,11 @@ def footprint(like: dict[str, int] | None = None) -> dict[str, int]:
         if now != before:
             time.sleep(0.05)
             return False
-        # A thread that was joined may be on its way out for long, where others have the machine.
+        # A joined thread may take long to exit on a busy machine.
         return like is None or time.monotonic() > end - 1 or is_like(now, like)
 
     eventually(same_again, "it does not come to rest")
-    _trim(0)  # what malloc() keeps for later is no leak
+    _trim(0)  # free memory in malloc() is no leak
     return now | resources()
 
 
@@ -519,13 +519,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1800, help="the time for each of the two")
     parser.add_argument("--seed", type=int, default=1, help="what chance begins with")
     args = parser.parse_args()
-    # Said of forks beside threads from 3.12 on, and of pools that are dropped.
+    # The warning of a fork beside threads, from 3.12 on, and of a dropped pool.
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", ResourceWarning)
     for count, test in (args.kills, chaos), (args.cycles, cycles):
         if count == 0:
             continue
-        # A hang is a failure that shows where it hangs.
+        # A hang fails and prints where it hangs.
         faulthandler.dump_traceback_later(args.seconds, exit=True)
         began = time.monotonic()
         summary = test(count, args.seed)

@@ -2,9 +2,9 @@
 
     python tests/soak_threads.py --seconds 180 --threads 8 --seed 1
 
-They meet, share what one of them has made, and give the pool work of their own beside it, some of
-them in pools of their own. It prints what was done as JSON, and ends with 1 where an item came
-twice or never, a value was wrong, a callback was not called once, or anything was left behind.
+The threads meet, share what one thread has made, and also give the pool their own work, some in
+pools of their own. Prints what was done as JSON, and exits with 1 if an item arrived twice or
+never, a value was wrong, a callback was not called once, or anything leaked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine import DEADLINE, Pool
 from soak import footprint, growth, nothing_left
 
 ITEMS = 400  # of each shared iterator
-# A round that takes longer than this hangs. Eight threads share a machine that is slow at times.
+# A round that takes longer than this hangs. The machine may be slow at times.
 ROUND = 6 * DEADLINE
 
 FUNCTIONS: list[Callable[[Any], Any]] = [tasks.square, tasks.identity, tasks.add, abs]
@@ -42,15 +42,15 @@ class Crowd:
         self.stop = False
         self._lock = threading.Lock()
         self._meeting = threading.Barrier(threads, timeout=ROUND)
-        # What they share in one round.
+        # Shared by the threads in one round.
         self.stream: Any = None
         self.result: Any = None
         self.given: list[int] = []
         self.got: list[Any] = []
-        self.box: list[int] = []  # a list that they change and send
+        self.box: list[int] = []  # a list that the threads change and send
 
     def run(self, seconds: float) -> None:
-        """Rounds, until the time is over."""
+        """Run rounds until the time is over."""
         self.end = time.monotonic() + seconds
         self.stop = False
         threads = [
@@ -71,7 +71,7 @@ class Crowd:
                 self._round(rng)
         except threading.BrokenBarrierError as error:
             if not self.errors:
-                self.errors.append(error)  # somebody never came
+                self.errors.append(error)  # a thread never came
         except BaseException as error:
             self.errors.insert(0, error)
             self._meeting.abort()
@@ -99,7 +99,7 @@ class Crowd:
             self.stop = time.monotonic() > self.end
         self._meeting.wait()
 
-    # What they share
+    # Shared work
 
     def take(self, rng: random.Random) -> None:
         mine = list(self._stream(rng))
@@ -122,14 +122,14 @@ class Crowd:
             self.got.append(value)
 
     def change(self, rng: random.Random) -> None:
-        """Send a list that others change meanwhile: it arrives as it was at some time."""
+        """Send a list that others change meanwhile: the list arrives as it was at some moment."""
         for _ in range(10):
             self.box.append(7)
             assert set(self.pool.apply(tasks.identity, (self.box,))) <= {7}
             if len(self.box) > 30:
                 self.box.clear()
 
-    # What each does for itself
+    # Each thread's own work
 
     def own(self) -> list[Callable[[random.Random], None]]:
         return [self.maps, self.streams, self.calls, self.callbacks, self.failures, self.pools]
@@ -197,9 +197,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=8, help="how many")
     parser.add_argument("--seed", type=int, default=1, help="what chance begins with")
     args = parser.parse_args()
-    # Said of forks beside threads from 3.12 on.
+    # The warning of a fork beside threads, from 3.12 on.
     warnings.simplefilter("ignore", DeprecationWarning)
-    # A hang is a failure that shows where it hangs.
+    # A hang fails and prints where it hangs.
     faulthandler.dump_traceback_later(args.seconds + 4 * ROUND, exit=True)
     began = time.monotonic()
     summary = soak(args.seconds, args.threads, args.seed)

@@ -99,8 +99,19 @@ def hold(gate: Gate) -> None:
     gate.hold()
 
 
+def fork_and_hold(gate: Gate) -> int:
+    """Fork a child that stays at the gate, whatever becomes of this process; its pid."""
+    child = os.fork()
+    if child == 0:
+        try:
+            gate.hold()
+        finally:
+            os._exit(0)
+    return child
+
+
 def first_then_hold(item: tuple[Gate, int]) -> int:
-    """Pass with item 0, and stay with every other."""
+    """Pass with item 0, and wait with every other item."""
     gate, number = item
     if number:
         gate.hold()
@@ -122,7 +133,7 @@ def held_then_fail(gate: Gate, x: Any) -> NoReturn:
 
 
 def await_first(item: tuple[Gate, int]) -> int:
-    """Wait with item 0, and pass with every other."""
+    """Wait with item 0, and pass with every other item."""
     gate, number = item
     if number == 0:
         gate.wait()
@@ -133,7 +144,7 @@ _calls = 0
 
 
 def count_calls(_: Any = None) -> int:
-    """How many times this worker has called it: a global function is the same one each time."""
+    """How often this worker has called the function: a global function keeps its state."""
     global _calls
     _calls += 1
     return _calls
@@ -195,7 +206,7 @@ class Refused(Exception):
 
 
 class NeedsTwo(Exception):
-    """An exception that pickles and does not unpickle: its args are not its parameters."""
+    """An exception that pickles but does not unpickle: its args are not its parameters."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(f"{reason} ({code})")
@@ -206,7 +217,7 @@ class Abandon(BaseException):
 
 
 class Unpicklable:
-    """An object that cannot be pickled, and says so in its own words."""
+    """An object whose pickling raises an error of its own."""
 
     def __reduce__(self) -> NoReturn:
         raise RuntimeError("not for sending")
@@ -250,7 +261,7 @@ def raise_local(_: Any = None) -> NoReturn:
     raise LocalError("original text")
 
 
-# Ends of a worker
+# The end of a worker
 
 
 def is_first(path: str) -> bool:
@@ -328,7 +339,7 @@ def ignore_sigterm() -> None:
 
 
 class Counter:
-    """Counts the calls of one object: a fresh copy has counted none."""
+    """Counts the calls of one object. A fresh copy starts from zero."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -381,7 +392,7 @@ class Point:
 
 
 class Sized:
-    """An iterable with a length of its own choosing, and an end of its own choosing."""
+    """An iterable that may claim another length, and may raise at its end."""
 
     def __init__(
         self, items: Any, length: int | None = None, error: BaseException | None = None
@@ -407,11 +418,11 @@ def then_raise(items: Any, error: BaseException) -> Iterator[Any]:
     raise error
 
 
-# What a worker is
+# The worker's process
 
 
 def describe(_: Any = None) -> dict[str, Any]:
-    """What user code in a worker can ask about itself."""
+    """What user code in a worker can find out about its process."""
     me = multiprocessing.current_process()
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -473,7 +484,7 @@ def frozen_objects() -> int:
 
 
 def signal_self(number: int) -> int:
-    """The signal's handler has run when it returns."""
+    """Send this process a signal; its handler has run when the call returns."""
     os.kill(os.getpid(), number)
     return 1
 

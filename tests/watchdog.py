@@ -1,7 +1,7 @@
-"""The suite's last deadline: a process that aborts the tests when one of them does not end.
+"""The suite's last deadline: a process that aborts the tests when a test does not end.
 
-A test that hears its deadline's signal fails in the ordinary way. One that is stuck in C does not
-hear it. A thread could watch as well, but would make every fork of the suite one with threads.
+A test that handles its deadline's signal fails normally. A test stuck in C does not handle signals.
+A thread could watch as well, but then every fork of the suite would be a fork beside a thread.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Watchdog:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def expect(self, seconds: float) -> None:
-        """Abort, with the tracebacks of all threads, unless called again within so many seconds.
+        """Abort, with the tracebacks of all threads, unless called again within that many seconds.
 
-        Zero is for ever.
+        Zero means no deadline.
         """
         assert self._process.stdin is not None
         self._process.stdin.write(f"{seconds}\n".encode())
@@ -37,7 +37,7 @@ def watch(pid: int) -> None:
     poll.register(0, select.POLLIN)
     limit = 0.0
     while poll.poll(limit * 1000 or None):
-        data = os.read(0, 1 << 16)  # all that a pipe holds, or else the last line may be cut
+        data = os.read(0, 1 << 16)  # as much as a pipe holds, or the last line may be cut
         if not data:
             return
         limit = float(data.split()[-1])

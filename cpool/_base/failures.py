@@ -24,13 +24,14 @@ from ..errors import (
     RemoteError,
     WorkerLostError,
 )
+from .pickling import is_replaced, replaced_dumps
 from .stdlib import TYPE_CHECKING
 from .stdlib import pool as stdlib
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-__all__ = ["PoolError", "TimeoutError"]
+__all__ = ["PoolError", "TimeoutError", "is_replaced", "replaced_dumps"]
 
 _LENGTH = struct.Struct("=Q")
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
@@ -59,11 +60,20 @@ def _bare_traceback(exc: BaseException) -> str:
     return f"{before}{_NO_FRAMES}{''.join(frames)}{type(exc).__qualname__}: {message}\n"
 
 
+def traceback_of(exc: BaseException) -> str:
+    """The traceback as text; without source lines if those cannot be read."""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Exception:
+        # Source lines need imports and open files, and the process may have no descriptor left;
+        # and 3.15 may warn, which may be an error.
+        return _bare_traceback(exc)
+
+
 def _with_traceback(exc: BaseException) -> Any:
     try:
         wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
     except Exception:
-        # Source lines need imports and open files, and the process may have no descriptor left.
         bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
@@ -88,6 +98,8 @@ def _summary(exc: BaseException, text: str) -> bytes:
 
 
 def _dumps(obj: object) -> bytes:
+    if is_replaced():
+        return replaced_dumps(obj)
     return bytes(ForkingPickler.dumps(obj, 5))
 
 
@@ -107,6 +119,27 @@ def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> byte
     return _pack_encoding_error(reason, [value] if listed else value)
 
 
+_NO_GUARD = "An attempt has been made to start a new process before"
+_NO_WORKER = "(raised in a worker during its start: no worker can be started)"
+
+
+def pack_failed_start(exc: BaseException) -> bytes:
+    """Encode the error of a pool whose workers fail before main(), as in importing the program."""
+    wrapped = _with_traceback(exc)
+    name = type(exc).__name__
+    try:
+        text = str(exc)
+    except Exception:
+        text = "<exception str() failed>"
+    if isinstance(exc, RuntimeError) and _NO_GUARD in text:
+        # The stdlib's text explains everything; frames of multiprocessing explain nothing.
+        reason = "\n".join(line.removeprefix(" " * 8) for line in text.strip().splitlines())
+        error = PoolError(f"{reason}\n\n{_NO_WORKER}")
+        return _summary(error, "") + pickle.dumps(error)
+    wrapped.exc = PoolError(f"{name}: {text} {_NO_WORKER}")
+    return _summary(wrapped.exc, wrapped.tb) + pickle.dumps(wrapped)
+
+
 class _Shown:
     """An object whose repr() is a text that was made before, and cannot fail."""
 
@@ -119,7 +152,8 @@ class _Shown:
 
 def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
     error = stdlib.MaybeEncodingError(_Shown(reason), _Shown(value))
-    return _summary(error, "") + _dumps(error)
+    # Of strings only, and not by the program's pickler, which may be what refused the value.
+    return _summary(error, "") + pickle.dumps(error)
 
 
 def unpack_error(data: memoryview) -> BaseException:

@@ -7,6 +7,7 @@ stdlib's pool, runs on the inherited engine of the stdlib.
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import threading
 import weakref
@@ -22,7 +23,7 @@ from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
-from .._start.method import default_context, popen_factory, warn_of_threads
+from .._start.method import default_context, popen_factory
 from ..errors import PoolError, PoolTerminated
 from . import end
 from .queue import TaskQueue
@@ -59,6 +60,7 @@ _MODES = {
 }
 
 _HELPER = "cpool-helper"
+_STARTER = "cpool-starter"
 _FEEDER = "cpool-feeder"
 
 
@@ -85,6 +87,8 @@ class Pool(_StdlibPool):
     _engine: _core.Engine | None = None
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # of the last failed start
+    _forks: bool
+    _was_ready = False  # has a worker ever been ready?
     _has_helper = False
     _state = INIT
 
@@ -129,12 +133,10 @@ class Pool(_StdlibPool):
         )
 
     def _start(self) -> None:
-        forks = self._ctx.get_start_method() == "fork"
-        if forks:
-            warn_of_threads(stacklevel=4)
+        self._forks = self._ctx.get_start_method() == "fork"
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
-        if not forks:
+        if not self._forks:
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
@@ -394,18 +396,25 @@ class Pool(_StdlibPool):
     # ---- threads ----
 
     def _start_threads(self) -> None:
-        """Before the first asynchronous job: start the threads that work while nobody waits."""
+        """Start the threads that work while nobody waits.
+
+        Called before the first asynchronous job, and before a blocking call runs the program's
+        code: its iterable, or what pickles its values. Nothing of the pool waits for that.
+        """
         assert self._engine is not None
         with self._lock:
             if not self._has_helper:
                 self._engine.start_standby()
+                self._start_thread(_STARTER, self._engine.keep_workers)
                 self._start_thread(_HELPER, self._engine.help)
                 self._has_helper = True  # last, since readers do not take the lock
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         with self._lock:
             # In place: the finalizer holds the same list.
-            self._threads[:] = [t for t in self._threads if t.is_alive() or t.name == _HELPER]
+            self._threads[:] = [
+                t for t in self._threads if t.is_alive() or t.name in (_HELPER, _STARTER)
+            ]
             thread = Thread(target=target, args=args, name=name, daemon=True)
             self._threads.append(thread)  # before the start, for join() on the new thread
             try:
@@ -441,7 +450,8 @@ class Pool(_StdlibPool):
         worker = self._engine.worker(self._maxtasksperchild)
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: the class may be the program's own.
-        process._Popen = popen_factory(worker, self._ctx.get_start_method())
+        method = self._ctx.get_start_method()
+        process._Popen = popen_factory(worker, method, not self._was_ready)
         made: BaseProcess = process
         return made
 
@@ -453,6 +463,14 @@ class Pool(_StdlibPool):
             if process.pid is not None:  # also if a signal handler raised after the fork
                 self._workers.append(process)
         util.debug("added worker")
+        if self._forks:
+            # The replacement of a worker must not fail where the warning is an error.
+            with contextlib.suppress(*(() if self._state == INIT else (Warning,))):
+                popen.warn_of_threads(self._count_own_threads())
+
+    def _count_own_threads(self) -> int:
+        """The helper and feeders, and the standby, which is no thread of Python's."""
+        return sum(thread.is_alive() for thread in list(self._threads)) + self._has_helper
 
     def _repopulate_pool(self) -> None:
         """Start workers until there are as many as there should be."""
@@ -505,6 +523,7 @@ class Pool(_StdlibPool):
         """Raise `PoolError` if starts have failed for long and no worker is ready."""
         assert self._engine is not None
         _, _, ready, failed = self._engine.counts()
+        self._was_ready = self._was_ready or ready > 0 or failed == 0
         if ready == 0 and failed > _MAX_FAILED_STARTS * self._processes:
             why = "" if self._start_error is None else f", the last error: {self._start_error}"
             error = PoolError(f"no worker can be started: {failed} in a row were never ready{why}")
@@ -547,6 +566,20 @@ class Pool(_StdlibPool):
         if not engine.is_ours:
             failures.raise_foreign()
 
+    def _waits_for_this_thread(self, engine: _core.Engine) -> bool:
+        """Is this a thread of the pool, and may a job depend on it?
+
+        Once all jobs are done, such a thread may join, as in a `__del__` where it drops the last
+        reference to something.
+        """
+        is_ours = any(map(Thread.is_current, list(self._threads)))
+        return is_ours and self._has_pending(engine)
+
+    @staticmethod
+    def _has_pending(engine: _core.Engine) -> bool:
+        pending, _, _, _ = engine.counts()
+        return pending > 0
+
     def join(self, timeout: float | None = None) -> None:
         """Wait for the workers to end; `close()` or `terminate()` comes first.
 
@@ -558,11 +591,7 @@ class Pool(_StdlibPool):
             super().join()
             return
         self._check_ending(self._engine)
-        if (
-            timeout is None
-            and self._state == CLOSE
-            and any(map(Thread.is_current, list(self._threads)))
-        ):
+        if timeout is None and self._state == CLOSE and self._waits_for_this_thread(self._engine):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
         if not self._engine.wait_ended(timeout):
             raise TimeoutError

@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import traceback
 import weakref
 from collections.abc import Callable, Iterable
 from multiprocessing import TimeoutError, util
 
 from .. import _core
+from .._base import failures
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
-from .processes import RUN, Pool
+from .processes import CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
-from .thread import Thread, check_can_start
+from .thread import check_can_start
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,8 +50,7 @@ def worker(
         with contextlib.suppress(IndexError):
             to_tell.pop()  # only the first failure is printed
             if sys.stderr is not None:
-                sys.stderr.write(_FAILED)
-                traceback.print_exc()
+                sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
         tasks = engine.work()
         util.debug("worker exiting after %d tasks", tasks)
@@ -176,12 +175,21 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._check_ending(self._engine)
         current = threading.current_thread()
         workers: list[Any] = list(self._workers)
-        if current in workers or (timeout is None and any(map(Thread.is_current, self._threads))):
+        is_worker = current in workers
+        if is_worker and self._state == CLOSE and not self._has_pending(self._engine):
+            # Between tasks, as in a `__del__`: the other threads end, and this one after join().
+            workers.remove(current)
+            self._end_threads(self._engine, workers)
+            return
+        if is_worker or (timeout is None and self._waits_for_this_thread(self._engine)):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
         # Not by Thread.join(), which Ctrl-C can make take a running thread for an ended one.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
-        self._engine.end()  # no task is left; ends the helper
+        self._end_threads(self._engine, workers)
+
+    def _end_threads(self, engine: _core.Engine, workers: list[Any]) -> None:
+        engine.end()  # no task is left; ends the helper
         for thread in [*workers, *(t for t in self._threads if not t.is_current())]:
             # A thread may block in the user's iterable or callback for ever; abandon it then.
             thread.join(end.LAST_GRACE_S)

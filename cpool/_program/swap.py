@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+from multiprocessing import util as _typed_util
 
 from .. import pool
+from .._base.stdlib import TYPE_CHECKING
 from .._base.stdlib import pool as _original
 
+if TYPE_CHECKING:
+    from typing import Any
+
 _NAME = "multiprocessing.pool"
+
+# What multiprocessing's own children run: `python -c "from multiprocessing.spawn import ..."`.
+_CHILDREN = ("from multiprocessing.spawn import", "from multiprocessing.forkserver import")
+
+# Put before the code of a child. cpool may lie in a folder that only the parent's sys.path names;
+# the child gets the parent's sys.path later.
+_INSTALL = "import sys; sys.path.append({!r}); import cpool; cpool.install(); sys.path.pop(); "
+
+util: Any = _typed_util
+_spawnv_passfds: Any = None  # multiprocessing's own
 
 
 def install() -> None:
     """Replace the module `multiprocessing.pool` by `cpool.pool`.
 
     `multiprocessing.Pool()`, `multiprocessing.get_context(...).Pool()` and every later import of
-    `multiprocessing.pool` then use cpool's classes. Call `install()` before
-    `multiprocessing.managers` is imported: managers keep the class that they find at import. A
-    second call does nothing.
+    `multiprocessing.pool` then use cpool's classes, also in children that multiprocessing starts by
+    spawn and forkserver. Call `install()` before `multiprocessing.managers` is imported: managers
+    keep the class that they find at import. A second call does nothing.
     """
+    global _spawnv_passfds
     sys.modules[_NAME] = pool
     multiprocessing.pool = pool
+    if _spawnv_passfds is None:
+        _spawnv_passfds = util.spawnv_passfds
+        util.spawnv_passfds = _spawn_on_cpool
 
 
 def uninstall() -> None:
     """Undo `install()`. Existing pools are not affected."""
+    global _spawnv_passfds
     sys.modules[_NAME] = _original
     multiprocessing.pool = _original
+    if util.spawnv_passfds is _spawn_on_cpool:  # and nobody has wrapped it since
+        util.spawnv_passfds = _spawnv_passfds
+        _spawnv_passfds = None
+
+
+def _spawn_on_cpool(path: Any, args: list[Any], passfds: Any) -> int:
+    """Start a new process, and install cpool there if it is multiprocessing's child."""
+    # Another interpreter may lack cpool, or its extension.
+    if sys.modules.get(_NAME) is pool and os.fsdecode(path) == sys.executable:
+        args = [_code_on_cpool(each) for each in args]
+    pid: int = _spawnv_passfds(path, args, passfds)
+    return pid
+
+
+def _code_on_cpool(arg: Any) -> Any:
+    if not isinstance(arg, str) or not any(code in arg for code in _CHILDREN):
+        return arg
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return _INSTALL.format(os.path.dirname(package)) + arg

@@ -5,11 +5,12 @@ from __future__ import annotations
 # Not `signal`: the lookups in its enums cost more than everything else here.
 import _signal  # type: ignore[import-not-found]
 import atexit
+import contextlib
 import gc
 import os
+import posix
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
@@ -48,22 +49,101 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
             parent_sentinel=worker.parent_sentinel
         )
     finally:
-        if _RUNS_ATEXIT:
-            atexit._run_exitfuncs()
+        try:
+            if _RUNS_ATEXIT:
+                atexit._run_exitfuncs()
+        finally:
+            _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    """End a forked process: whatever is raised, the parent's part of the program must not run on.
+
+    Programs replace os._exit. Some count on the call, as coverage does, and some raise in it.
+    """
+    try:
         os._exit(code)
+    finally:
+        posix._exit(code)
 
 
-def attach(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
-    """The Worker of a launched process, made while the Process object is unpickled."""
+_attached: Worker | None = None  # of a launched process, until its Process object takes it
+
+
+def attach(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> None:
+    """In a launched process, before it imports the main module: make its Worker."""
+    global _attached
     from .. import _core
 
     if unblocks_sigpipe:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
+    rx, tx, life, row, common = (end.detach() for end in ends)
+    _attached = _core._attach(rx, tx, life, row, common, budget)
+
+
+def take() -> Worker:
+    """The Worker of a launched process, while the Process object is unpickled."""
+    global _attached
+    worker, _attached = _attached, None
+    assert worker is not None
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
     _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT,))
-    rx, tx, life, row, common = (end.detach() for end in ends)
-    return _core._attach(rx, tx, life, row, common, budget)
+    return worker
+
+
+def attach_and_take(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
+    """Both at once, where nothing could be sent ahead of the Process object."""
+    attach(ends, budget, unblocks_sigpipe)
+    return take()
+
+
+def report_failed_starts(is_first: bool) -> None:
+    """In a launched process: tell the parent why the process cannot become a worker.
+
+    That is what the import of the main module raises, or the unpickling of the Process object.
+    Where `is_first` (the pool has never had a worker) the pool fails with the reason. Otherwise
+    the parent tries again, and one process of the pool prints a traceback.
+    """
+    from multiprocessing import spawn
+
+    prepare: Any = spawn.prepare
+    worker = _attached
+
+    def report(exc: BaseException) -> NoReturn:
+        assert worker is not None
+        # There may be memory, or descriptors, a moment later.
+        passing = isinstance(exc, (MemoryError, OSError)) and not isinstance(exc, FileNotFoundError)
+        try:
+            if is_first and not passing:
+                worker.report_init_error(failures.pack_failed_start(exc))
+            elif worker.is_first_failure():
+                sys.stderr.write(failures.traceback_of(exc))
+        finally:
+            raise SystemExit(1) from None
+
+    def prepare_and_report(data: Any) -> None:
+        spawn.prepare = prepare
+        try:
+            prepare(data)
+        except BaseException as exc:
+            report(exc)
+        sys.excepthook = _StartHook(sys.excepthook, report)
+
+    spawn.prepare = prepare_and_report
+
+
+class _StartHook:
+    """sys.excepthook between the import of the main module and main()."""
+
+    def __init__(self, before: Any, report: Callable[[BaseException], NoReturn]) -> None:
+        self.before = before
+        self.report = report
+
+    def __call__(self, kind: type[BaseException], exc: BaseException, tb: Any) -> None:
+        sys.excepthook = self.before
+        with contextlib.suppress(SystemExit):
+            self.report(exc)
 
 
 def _initialize(
@@ -74,8 +154,8 @@ def _initialize(
     except BaseException as exc:
         worker.report_init_error(failures.pack_error(exc, None))
         if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
-            sys.stderr.write("cpool: the initializer raised in a worker:\n")
-            traceback.print_exc()
+            text = failures.traceback_of(exc)
+            sys.stderr.write(f"cpool: the initializer raised in a worker:\n{text}")
         raise SystemExit(1) from None
 
 
@@ -95,6 +175,8 @@ def main(
     worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
 ) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
+    if isinstance(sys.excepthook, _StartHook):
+        sys.excepthook = sys.excepthook.before
     parent = parent_process()
     if parent is not None:  # the launcher's own pipe is closed
         parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]

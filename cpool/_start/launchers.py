@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from contextlib import contextmanager
 from multiprocessing import (
     connection,
@@ -13,6 +14,7 @@ from multiprocessing import (
     popen_spawn_posix,
     reduction,
     resource_tracker,
+    spawn,
     util,
 )
 from multiprocessing.process import BaseProcess
@@ -54,7 +56,10 @@ class _LaunchedPopen(Popen):
     the extension."""
 
     pid = 0
-    blocks_sigpipe = False
+
+    def __init__(self, process: BaseProcess, worker: Worker, is_first: bool) -> None:
+        self._is_first = is_first
+        super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
         # Not to be pickled with the Process object.
@@ -72,14 +77,18 @@ class _LaunchedPopen(Popen):
         self.finalizer = util.Finalize(self, self._worker.close)
 
     def _launch_blocked(self, process: BaseProcess) -> None:
+        # First, or a worker without the guard in its main module would start a server.
+        spawn._check_not_importing_main()  # type: ignore[attr-defined]
         self._prepare()
         # SIGINT stays blocked over exec until the child is in child.main(), as in a forked worker.
         # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        _launch.worker, _launch.is_first = self._worker, self._is_first
         try:
-            with _sigpipe_blocked() as self.blocks_sigpipe:
+            with _sigpipe_blocked() as _launch.blocks_sigpipe:
                 super()._launch(process)  # type: ignore[misc]
         finally:
+            _launch.worker, _launch.is_sent = None, False
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
@@ -122,6 +131,16 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
         super()._prepare()
         forkserver.ensure_running()
 
+    def _launch_blocked(self, process: BaseProcess) -> None:
+        try:
+            super()._launch_blocked(process)
+        except (EOFError, ConnectionError) as exc:
+            exc.add_note(
+                "cpool: the fork server ended; it may have failed to import the main module "
+                "(see `if __name__ == '__main__'` in multiprocessing's documentation)"
+            )
+            raise
+
     def _status(self) -> int:
         return self.sentinel
 
@@ -131,16 +150,69 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
             os.kill(self.pid, signal.SIGKILL)
 
 
-POPENS: dict[str, type[Popen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
+POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
 
 
-def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
+class _Launch(threading.local):
+    """The launch that goes on in this thread."""
+
+    worker: Worker | None = None
+    is_first = False
+    blocks_sigpipe = False
+    is_sent = False  # the worker has gone ahead of the Process object
+
+
+_launch = _Launch()
+
+# Run by a new process before it imports the main module. The process has not got its sys.path yet,
+# on which cpool may depend.
+_ATTACH = """
+import sys
+sys.path[:] = path
+from cpool._start import child
+child.attach(*ends)
+child.report_failed_starts(is_first)
+"""
+
+
+class _WorkerAhead:
+    """Goes to a new process before its main module, with which the start may fail."""
+
+    def __init__(self, worker: Worker, path: list[str]) -> None:
+        self.worker = worker
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        names = {"ends": _ends(self.worker), "path": self.path, "is_first": _launch.is_first}
+        _launch.is_sent = True
+        return exec, (_ATTACH, names)
+
+
+def _preparation_data(name: str) -> dict[str, Any]:
+    data: dict[str, Any] = _get_preparation_data(name)
+    if _launch.worker is not None and "sys_path" in data:
+        data["cpool"] = _WorkerAhead(_launch.worker, data["sys_path"])
+    return data
+
+
+_get_preparation_data = spawn.get_preparation_data
+spawn.get_preparation_data = _preparation_data
+
+
+def _ends(worker: Worker) -> tuple[list[Any], int, bool]:
+    """The arguments of `child.attach()`."""
     context.assert_spawning(worker)
     popen: Any = context.get_spawning_popen()
     *fds, budget = worker.ends()
     # A fork server's processes do not inherit our mask.
-    unblocks = popen.blocks_sigpipe and popen.method == "spawn"
-    return child.attach, ([reduction.DupFd(fd) for fd in fds], budget, unblocks)
+    unblocks = _launch.blocks_sigpipe and popen.method == "spawn"
+    return [reduction.DupFd(fd) for fd in fds], budget, unblocks
+
+
+def _reduce_worker(worker: Worker) -> tuple[Any, ...]:
+    if _launch.is_sent:
+        return child.take, ()
+    return child.attach_and_take, _ends(worker)
 
 
 reduction.ForkingPickler.register(_core.Worker, _reduce_worker)

@@ -9,10 +9,7 @@ whether `set_start_method()` has run tells the two apart.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sys
-import threading
-import warnings
 from collections.abc import Callable
 from multiprocessing import context
 from multiprocessing.process import BaseProcess
@@ -65,34 +62,13 @@ def _is_new(code: CodeType) -> bool:
     return now[0] == code.co_code[0]
 
 
-def popen_factory(worker: Worker, method: str) -> Callable[[BaseProcess], Popen]:
-    """To be set as `_Popen` of the worker's Process object, which calls it to start."""
-    kind: type[Popen] = ForkPopen
-    if method != "fork":
-        from .launchers import POPENS  # lazily: few programs need the launchers
+def popen_factory(worker: Worker, method: str, is_first: bool) -> Callable[[BaseProcess], Popen]:
+    """To be set as `_Popen` of the worker's Process object, which calls it to start.
 
-        kind = POPENS[method]
+    `is_first`: no worker of the pool was ever ready, so that a start that fails may never succeed.
+    """
+    if method == "fork":
+        return lambda process: ForkPopen(process, worker)
+    from .launchers import POPENS  # lazily: few programs need the launchers
 
-    def start(process: BaseProcess) -> Popen:
-        return kind(process, worker)
-
-    return start
-
-
-_FORK_WARNING = (
-    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
-)
-
-
-def warn_of_threads(stacklevel: int) -> None:
-    """As os.fork() does from 3.12 on."""
-    if sys.version_info >= (3, 12) and _has_threads():
-        text = _FORK_WARNING.format(os.getpid())
-        warnings.warn(text, DeprecationWarning, stacklevel=stacklevel)
-
-
-def _has_threads() -> bool:
-    try:
-        return len(os.listdir("/proc/self/task")) > 1
-    except OSError:
-        return threading.active_count() > 1
+    return lambda process: POPENS[method](process, worker, is_first)

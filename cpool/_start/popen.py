@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
@@ -155,3 +157,45 @@ def started_together() -> Iterator[Callable[[BaseProcess], None]]:
         yield start
     finally:
         children.update(started)
+
+
+_FORK_WARNING = (
+    "This process (pid={}) is multi-threaded, use of fork() may lead to deadlocks in the child."
+)
+
+
+def warn_of_threads(own: int) -> None:
+    """Warn as os.fork() does in multiprocessing's own Popen, from 3.12 on, after each fork.
+
+    After the fork, since libraries such as OpenBLAS end their threads in handlers of the fork.
+    `own` is the number of this pool's threads. If warnings are errors, the warning is raised from
+    3.15 on; os.fork() drops such an error before.
+    """
+    if sys.version_info < (3, 12) or _count_threads() - own <= 1:
+        return
+    with suppress(*(() if sys.version_info >= (3, 15) else (Warning,))):
+        warnings.warn_explicit(
+            _FORK_WARNING.format(os.getpid()),
+            DeprecationWarning,
+            popen_fork.__file__,
+            _line_of_fork(),
+            popen_fork.__name__,
+            vars(popen_fork).setdefault("__warningregistry__", {}),
+        )
+
+
+def _count_threads() -> int:
+    """The kernel's number, which includes threads of libraries; or Python's."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            return int(file.read().rpartition(")")[2].split()[17])
+    except (OSError, ValueError, IndexError):
+        return threading.active_count()
+
+
+def _line_of_fork() -> int:
+    import linecache
+
+    lines = linecache.getlines(popen_fork.__file__)
+    numbers = [number for number, line in enumerate(lines, 1) if "os.fork()" in line]
+    return numbers[0] if numbers else 1

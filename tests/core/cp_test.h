@@ -1,13 +1,13 @@
 /*
  * A test program for the core in a few lines.
  *
- * TEST(name) { ... } defines a test and registers it. Each one runs in a process
- * of its own, and in a process group of its own, so that a crash or a hang is
- * one failed test, and whatever it has forked goes with it. A test has to give
- * back what it took: it fails where it leaves a child or a descriptor.
+ * TEST(name) { ... } defines and registers a test. Each test runs in its own
+ * process and its own process group, so that a crash or a hang is one failed
+ * test, and its children end with it. A test must release its resources: a test
+ * that leaves a child or a descriptor fails.
  *
  * CHECK works in release builds, in any thread, and in any process that a test
- * forked: it says what is wrong and ends the whole group.
+ * forked: a failed CHECK prints the condition and ends the whole group.
  */
 #ifndef CP_TEST_H
 #define CP_TEST_H
@@ -17,8 +17,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The memory of this sanitizer may be locked in a process that is forked while
- * another thread allocates: such forks are left to the other builds. */
+/* The sanitizer's allocator may be locked in a process that is forked while
+ * another thread allocates: the other builds test such forks. */
 #if defined(__SANITIZE_ADDRESS__)
 #    define CP_TEST_ASAN 1
 #elif defined(__has_feature)
@@ -48,7 +48,7 @@ void cp_test_add(struct cp_test *test);
     }                                                              \
     static void test_name(void)
 
-/* Say what is wrong and end the test. */
+/* Print the failure and end the test. */
 _Noreturn void cp_test_fail(const char *file, int line, const char *what);
 void cp_test_equal(const char *file, int line, const char *what, int64_t is,
                    int64_t should);
@@ -56,7 +56,7 @@ void cp_test_bytes(const char *file, int line, const char *what, const void *is,
                    const void *should, size_t n);
 
 #define CHECK(cond) ((cond) ? (void)0 : cp_test_fail(__FILE__, __LINE__, #cond))
-/* Integers of any type; the second is what the first should be. */
+/* Integers of any type; the second is the expected value. */
 #define CHECK_EQ(is, should)                                             \
     cp_test_equal(__FILE__, __LINE__, #is " == " #should, (int64_t)(is), \
                   (int64_t)(should))
@@ -66,8 +66,12 @@ void cp_test_bytes(const char *file, int line, const char *what, const void *is,
 /* How many descriptors this process has open. */
 int cp_test_descriptors(void);
 
-/* A number from a sequence that is the same in each run; *state is its seed. */
+/* A pseudo-random number, the same in each run; *state is the seed. */
 uint32_t cp_test_random(uint64_t *state);
+
+/* Fill with pseudo-random bytes from seed; check bytes against these. */
+void cp_test_pattern(uint8_t *bytes, size_t n, uint64_t seed);
+void cp_test_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed);
 
 /* fork() that cannot fail; 0 in the child. */
 int cp_test_fork(void);
@@ -75,7 +79,7 @@ int cp_test_fork(void);
 /* Wait for this child: its exit code, negative for a signal. */
 int cp_test_reap(int pid);
 
-/* A thread that cannot fail, and its end: what it returned. */
+/* Start a thread, which cannot fail; join a thread, for its return value. */
 pthread_t cp_test_start(void *(*run)(void *), void *arg);
 void *cp_test_join(pthread_t thread);
 

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct lone *the; /* the callbacks get no pointer of ours */
+static struct lone *the; /* callbacks have no argument for the test's pointer */
 
 static void
 on_hello(struct cp_worker *w)
@@ -74,7 +74,7 @@ lone_open(struct lone *lone, uint64_t budget, size_t func_len)
     CHECK(lone->func != NULL);
     *lone->func = (struct cp_func){
         .refs = 1, .slot = 3, .flags = CP_KEEP, .avg_ns = -1, .len = func_len};
-    lone_pattern(lone->func->bytes, func_len, 999);
+    cp_test_pattern(lone->func->bytes, func_len, 999);
     lone->job = cp_job_alloc(NULL, lone->func, 0, NULL);
     CHECK(lone->job != NULL);
 }
@@ -95,13 +95,16 @@ lone_close(struct lone *lone)
     free(lone->func);
 }
 
-void
-lone_pattern(uint8_t *bytes, size_t n, uint64_t seed)
+uint32_t
+lone_recall(struct lone *lone, uint32_t n)
 {
-    uint64_t state = seed;
-    for (size_t i = 0; i < n; i++) {
-        bytes[i] = (uint8_t)cp_test_random(&state);
+    struct cp_task *task = cp_worker_recall(lone->w, &n, false);
+    while (task != NULL) {
+        struct cp_task *next = task->next;
+        cp_task_free(task);
+        task = next;
     }
+    return n;
 }
 
 int
@@ -110,7 +113,7 @@ lone_send(struct lone *lone, uint64_t index, size_t len)
     struct cp_task *task = cp_task_new(index, 0x1234, len);
     CHECK(task != NULL);
     task->job = lone->job;
-    lone_pattern(task->body, len, index);
+    cp_test_pattern(task->body, len, index);
     int r = cp_worker_send_task(lone->w, lone->func, task);
     if (r != 1) {
         cp_task_free(task);
@@ -149,7 +152,7 @@ lone_answer(struct lone *lone, uint64_t seq, size_t len, uint64_t seed)
         .kind = CP_RESULT, .seq = seq, .len = len, .arg = 10};
     uint8_t *body = malloc(len + 1);
     CHECK(body != NULL);
-    lone_pattern(body, len, seed);
+    cp_test_pattern(body, len, seed);
     int r = cp_serve_put(&lone->s, &frame, body, 0);
     free(body);
     return r;

@@ -1,6 +1,6 @@
 /*
- * Runs all tests, or those whose names begin like one of the arguments. One
- * line for each, then the plain line `N passed, N failed`.
+ * Run all tests, or those whose names begin with one of the arguments. Print one
+ * line per test, then the line `N passed, N failed`.
  */
 #include "cp_test.h"
 
@@ -14,8 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* One that takes longer hangs. The slowest takes two seconds, but twenty under a
- * sanitizer on a machine that has other things to do. */
+/* A test that takes longer hangs. The slowest takes two seconds, but twenty under
+ * a sanitizer on a busy machine. */
 #define DEADLINE_SECONDS 120
 
 static struct cp_test *first;
@@ -88,6 +88,25 @@ cp_test_random(uint64_t *state)
     return (uint32_t)(*state >> 33);
 }
 
+void
+cp_test_pattern(uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint64_t state = seed + 1;
+    for (size_t i = 0; i < n; i++) {
+        bytes[i] = (uint8_t)cp_test_random(&state);
+    }
+}
+
+void
+cp_test_check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint8_t *should = malloc(n + 1);
+    CHECK(should != NULL);
+    cp_test_pattern(should, n, seed);
+    CHECK_BYTES(bytes, should, n);
+    free(should);
+}
+
 int
 cp_test_fork(void)
 {
@@ -125,17 +144,17 @@ cp_test_join(pthread_t thread)
 static void
 run_here(const struct cp_test *test)
 {
-    /* As Python does. */
+    /* as Python does */
     (void)signal(SIGPIPE, SIG_IGN);
     int descriptors = cp_test_descriptors();
     test->run();
     CHECK_EQ(waitpid(-1, NULL, WNOHANG), -1);
     CHECK_EQ(errno, ECHILD);
     CHECK_EQ(cp_test_descriptors(), descriptors);
-    exit(0); /* a leak sanitizer looks now */
+    exit(0); /* the leak sanitizer checks now */
 }
 
-/* Wait for the test until the deadline: true and *status where it ended. */
+/* Wait for the test until the deadline; true and *status if the test ended. */
 static bool
 await(int pid, int *status)
 {
@@ -175,7 +194,7 @@ run(const struct cp_test *test)
     (void)setpgid(pid, pid);
     int status = 0;
     bool ended = await(pid, &status);
-    (void)kill(-pid, SIGKILL); /* and what it has left behind */
+    (void)kill(-pid, SIGKILL); /* and the processes that the test left behind */
     if (!ended) {
         (void)waitpid(pid, &status, 0);
     }

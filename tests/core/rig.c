@@ -29,6 +29,16 @@ rig_open(struct rig *rig, uint32_t n)
     rig_fill(rig);
 }
 
+void
+rig_open_starting(struct rig *rig, uint32_t n, enum start start)
+{
+    rig_open(rig, 0);
+    rig->start = start;
+    rig->target = n;
+    cp_pool_set_target(rig->pool, n);
+    rig_fill(rig);
+}
+
 static int
 fork_one(struct rig *rig)
 {
@@ -108,10 +118,12 @@ rig_release(struct rig *rig)
     CHECK_EQ(counts.pending, 0);
     CHECK_EQ(counts.queued, 0);
     (void)rig_collect(rig);
-    /* Ours, and that of the table of those that are found again. */
+    /* The rig's reference, and the reference of the table of known callables. */
     CHECK(rig->func->refs == 1 || rig->func->refs == 2);
     cp_func_close(rig->pool, rig->func);
-    CHECK_EQ(atomic_load(&rig->pool->refs), 1);
+    while (atomic_load(&rig->pool->refs) > 1) { /* a standby on its way out */
+        (void)sched_yield();
+    }
     cp_pool_unref(rig->pool);
     CHECK_EQ(pthread_mutex_destroy(&rig->forking), 0);
     for (int i = 0; i < 2; i++) {
@@ -137,7 +149,7 @@ batch_add_long(struct batch *batch, enum op op, uint32_t arg, size_t len)
     struct order order = {
         .op = (uint32_t)op, .arg = arg, .index = batch->n, .ns = 0};
     memcpy(task->body, &order, ORDER_LEN);
-    rig_pattern(task->body + ORDER_LEN, len, batch->n);
+    cp_test_pattern(task->body + ORDER_LEN, len, batch->n);
     batch->n++;
     if (batch->last != NULL) {
         batch->last->next = task;
@@ -169,6 +181,49 @@ rig_job(struct rig *rig, uint32_t flags)
     return job;
 }
 
+struct cp_job *
+rig_put_job(struct rig *rig, uint32_t flags, enum op op, int n)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, flags);
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(&batch, op, 0);
+    }
+    batch_put(&batch, job, true);
+    return job;
+}
+
+struct cp_job *
+rig_quick_job(struct rig *rig, struct batch *batch, uint32_t flags, int n)
+{
+    struct cp_job *job = rig_job(rig, flags);
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(batch, OP_ECHO, 0);
+    }
+    batch_put(batch, job, false);
+    rig_take_echoes(rig, job, n);
+    return job;
+}
+
+struct cp_func *
+rig_use_big_func(struct rig *rig, size_t size)
+{
+    struct cp_func *own = rig->func;
+    uint8_t *bytes = calloc(1, size);
+    CHECK(bytes != NULL);
+    rig->func = cp_func_open(rig->pool, bytes, size, 0);
+    CHECK(rig->func != NULL);
+    free(bytes);
+    return own;
+}
+
+void
+rig_restore_func(struct rig *rig, struct cp_func *own)
+{
+    cp_func_close(rig->pool, rig->func);
+    rig->func = own;
+}
+
 int
 rig_wait(struct rig *rig, struct cp_job *job, int64_t deadline)
 {
@@ -195,6 +250,13 @@ rig_take(struct rig *rig, struct cp_job *job)
     }
 }
 
+void *
+rig_take_one(void *taker)
+{
+    struct rig_taker *me = taker;
+    return rig_take(me->rig, me->job);
+}
+
 void
 rig_check_echo(const struct cp_result *result)
 {
@@ -205,11 +267,7 @@ rig_check_echo(const struct cp_result *result)
     memcpy(&order, result->body, ORDER_LEN);
     CHECK_EQ(order.index, result->index);
     size_t n = result->len - ORDER_LEN;
-    uint8_t *should = malloc(n + 1);
-    CHECK(should != NULL);
-    rig_pattern(should, n, order.index);
-    CHECK_BYTES(result->body + ORDER_LEN, should, n);
-    free(should);
+    cp_test_check_pattern(result->body + ORDER_LEN, n, order.index);
 }
 
 void
@@ -222,6 +280,24 @@ rig_check_lost(struct cp_result *result, uint64_t index, int exitcode)
     CHECK(result->pid > 0);
     CHECK_EQ(result->len, 0);
     cp_result_free(result);
+}
+
+void
+rig_take_echoes(struct rig *rig, struct cp_job *job, int n)
+{
+    for (int i = 0; i < n; i++) {
+        struct cp_result *result = rig_take(rig, job);
+        rig_check_echo(result);
+        cp_result_free(result);
+    }
+}
+
+void
+rig_close_job(struct rig *rig, struct cp_job *job)
+{
+    CHECK(rig_take(rig, job) == NULL);
+    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
+    cp_job_close(job);
 }
 
 void
@@ -238,9 +314,7 @@ rig_finish(struct rig *rig, struct cp_job *job, uint64_t n)
         cp_result_free(result);
     }
     free(seen);
-    CHECK(rig_take(rig, job) == NULL);
-    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
-    cp_job_close(job);
+    rig_close_job(rig, job);
 }
 
 struct cp_result *

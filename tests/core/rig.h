@@ -1,9 +1,9 @@
 /*
- * A whole pool for tests: real processes by a plain fork(), running a worker
- * written in C that does what its tasks tell it to (rig_worker.c).
+ * A whole pool for tests: processes made by a plain fork(), which run a worker
+ * written in C that obeys its tasks (rig_worker.c).
  *
- * The order of events is made by two pipes and never by time: a task can say
- * that it has begun, and wait at a gate until the test lets it through.
+ * Two pipes order the events, never the time: a task can report that it has
+ * begun, and wait at a gate until the test lets it through.
  */
 #ifndef RIG_H
 #define RIG_H
@@ -13,11 +13,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* What a task asks of the worker. The answer holds the task's own bytes where
- * nothing else is said. */
+/* What a task orders the worker to do. The answer holds the task's own bytes
+ * unless stated otherwise. */
 enum op {
     OP_ECHO,
-    OP_QUIET,  /* leave the answer in the ring, due or not */
+    OP_QUIET,  /* leave the answer in the ring, even if a flush is due */
     OP_GATE,   /* say "begun", then wait for the gate */
     OP_BUSY,   /* say "begun", then compute for ever */
     OP_RAISE,  /* answer by CP_ERROR */
@@ -31,9 +31,9 @@ enum op {
     OP_EXIT,   /* with code arg */
     OP_ORPHAN, /* die by SIGKILL; a process that it has forked keeps its pipes */
     OP_HALF,   /* die half-way through an answer of arg bytes */
-    /* what no worker may do */
+    /* violations of the protocol */
     OP_TWICE,     /* answer twice */
-    OP_UNCLAIMED, /* answer a task that is not ours */
+    OP_UNCLAIMED, /* answer an unclaimed task */
     OP_KIND,      /* send a frame that goes down only */
     OP_LENGTH,    /* announce an absurd length */
     OP_RUBBISH,   /* text into the result pipe */
@@ -46,7 +46,7 @@ enum op {
 struct order {
     uint32_t op, arg;
     uint64_t index;
-    uint32_t ns; /* the time it pretends to have taken */
+    uint32_t ns; /* the time that the task claims to have taken */
     uint32_t flags;
 };
 #define ORDER_COUNT 0x1u /* count in rig->shared->runs[index] */
@@ -57,13 +57,12 @@ enum start {
     START_WELL,
     START_STUBBORN,   /* ignores SIGTERM */
     START_INIT_ERROR, /* its initializer fails */
-    START_DIES,       /* before any sign of life */
+    START_DIES,       /* before HELLO */
     START_WAITS,      /* in its initializer, at the gate */
-    START_CHOKES,     /* well, but dies of a big body before it takes it */
+    START_CHOKES,     /* well, but dies of a big body while receiving it */
 };
 
 #define RIG_RUNS 4096u
-#define RIG_WORKERS 64
 
 struct rig_shared {
     _Atomic uint32_t runs[RIG_RUNS];
@@ -85,19 +84,22 @@ struct rig {
 /* A pool of n workers. */
 void rig_open(struct rig *rig, uint32_t n);
 
-/* End the pool, wait for its workers, and check that nothing is left. Jobs are
- * closed before, but for their users. */
+/* The same, with workers that start in this way. */
+void rig_open_starting(struct rig *rig, uint32_t n, enum start start);
+
+/* End the pool, wait for its workers, and check that nothing leaks. The test has
+ * closed all jobs. */
 void rig_close(struct rig *rig);
 
-/* The same in two steps, and without ending it: the workers are gone, or will
- * go by themselves. */
+/* The same in two steps and without ending the pool: the workers have exited, or
+ * will exit by themselves. */
 void rig_join(struct rig *rig);
 void rig_release(struct rig *rig);
 
-/* Fork one more worker: its pid, or 0 where the pool does not take it. */
+/* Fork one more worker: its pid, or 0 if the pool refuses the worker. */
 int rig_fork(struct rig *rig);
 
-/* Fork what is missing. */
+/* Fork the missing workers. */
 void rig_fill(struct rig *rig);
 
 /* A list of tasks. */
@@ -109,38 +111,63 @@ struct order *batch_add(struct batch *batch, enum op op, uint32_t arg);
 /* With len bytes of pattern `index` behind the order. */
 struct order *batch_add_long(struct batch *batch, enum op op, uint32_t arg,
                              size_t len);
-/* Put the tasks that were added since, and maybe end the feed. */
+/* Put the tasks added since the last put; fed ends the feed. */
 void batch_put(struct batch *batch, struct cp_job *job, bool fed);
 
 struct cp_job *rig_job(struct rig *rig, uint32_t flags);
 
-/* Wait for the job, replacing workers: CP_WAIT_READY, or what else a wait says. */
+/* A job of n such tasks. */
+struct cp_job *rig_put_job(struct rig *rig, uint32_t flags, enum op op, int n);
+
+/* A job that is still fed and has run n tasks: they were quick, so that workers
+ * get many tasks ahead. */
+struct cp_job *rig_quick_job(struct rig *rig, struct batch *batch,
+                             uint32_t flags, int n);
+
+/* Let jobs use a callable of this size, until the rig's own one is restored. */
+struct cp_func *rig_use_big_func(struct rig *rig, size_t size);
+void rig_restore_func(struct rig *rig, struct cp_func *own);
+
+/* Wait for the job and replace workers: CP_WAIT_READY, or another wait result. */
 int rig_wait(struct rig *rig, struct cp_job *job, int64_t deadline);
 
-/* The next result, waiting for it; NULL where the job is done. */
+/* Wait for the next result; NULL if the job is done. */
 struct cp_result *rig_take(struct rig *rig, struct cp_job *job);
 
-/* Take all results of the job, which have to be n answers of OP_ECHO and
- * alike; then close the job. */
+/* The same as a thread's function. */
+struct rig_taker {
+    struct rig *rig;
+    struct cp_job *job;
+};
+void *rig_take_one(void *taker);
+
+/* Take n results, which must be answers of OP_ECHO and the like. */
+void rig_take_echoes(struct rig *rig, struct cp_job *job, int n);
+
+/* Close a job without an error whose results have all been taken. */
+void rig_close_job(struct rig *rig, struct cp_job *job);
+
+/* Take all results of the job, which must be n answers of OP_ECHO and the like;
+ * then close the job. */
 void rig_finish(struct rig *rig, struct cp_job *job, uint64_t n);
 
-/* The answer to an order: this index, and the order's own bytes back. */
+/* Check the answer to an order: the same index and the same bytes. */
 void rig_check_echo(const struct cp_result *result);
 
-/* The result has to be a loss; frees it. */
+/* Check that the result is a loss, and free it. */
 void rig_check_lost(struct cp_result *result, uint64_t index, int exitcode);
 
-/* One task, alone in a job: its result. */
+/* Run one task in a job of its own; its result. */
 struct cp_result *rig_call(struct rig *rig, enum op op, uint32_t arg);
 
-/* Read n bytes of "begun", let n tasks through the gate. */
+/* Wait until n tasks have begun; let n tasks through the gate. */
 void rig_await_begun(struct rig *rig, int n);
 void rig_let_through(struct rig *rig, int n);
 
-/* Drive until all workers have said hello. */
+/* Run the event loop until all workers have sent HELLO. */
 void rig_await_started(struct rig *rig);
 
-/* Wait until a driver sleeps. */
+/* Wait until the driver sleeps. */
 void rig_await_asleep(struct rig *rig);
 
 /* Close all jobs that have ended: how many. */
@@ -148,6 +175,5 @@ int rig_collect(struct rig *rig);
 
 /* rig_worker.c: the child's side. */
 _Noreturn void rig_worker_main(struct rig *rig, struct cp_worker *w);
-void rig_pattern(uint8_t *bytes, size_t n, uint64_t seed);
 
 #endif

@@ -1,4 +1,4 @@
-/* The worker of the rig: does what its tasks tell it to, nonsense too. */
+/* The worker of the rig: does what its tasks order, nonsense included. */
 #include "os/fd.h"
 #include "link/serve.h"
 #include "cp_test.h"
@@ -21,21 +21,12 @@ struct worker {
         uint8_t *bytes;
         size_t len;
     } slots[SLOTS];
-    struct order order; /* of the task that runs */
-    uint64_t budget;    /* tasks that it may still run */
+    struct order order; /* of the running task */
+    uint64_t budget;    /* tasks that the worker may still run */
     bool ends;
 };
 
-void
-rig_pattern(uint8_t *bytes, size_t n, uint64_t seed)
-{
-    uint64_t state = seed + 1;
-    for (size_t i = 0; i < n; i++) {
-        bytes[i] = (uint8_t)cp_test_random(&state);
-    }
-}
-
-/* The pool goes away, or has gone: so do we. */
+/* Exit when the pool has closed the pipes. */
 static void
 check_io(int r)
 {
@@ -60,7 +51,7 @@ write_raw(struct worker *me, const void *bytes, size_t n)
     }
 }
 
-/* task: NULL for what is no answer to one. */
+/* task: NULL for a frame that answers no task. */
 static void
 answer(struct worker *me, const struct cp_frame *task, unsigned kind,
        const void *body, size_t len)
@@ -119,7 +110,7 @@ answer_big(struct worker *me, const struct cp_frame *task)
 {
     uint8_t *bytes = malloc(me->order.arg + 1u);
     CHECK(bytes != NULL);
-    rig_pattern(bytes, me->order.arg, me->order.index);
+    cp_test_pattern(bytes, me->order.arg, me->order.index);
     answer(me, task, CP_RESULT, bytes, me->order.arg);
     free(bytes);
 }
@@ -192,7 +183,7 @@ break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
     }
 }
 
-/* Does the order; true where the task's own bytes are the answer. */
+/* Obey the order; true if the task's own bytes are the answer. */
 static bool
 obey(struct worker *me, const struct cp_frame *task, const struct func *func)
 {

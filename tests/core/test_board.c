@@ -1,4 +1,4 @@
-/* The board's rows: claims and the out ring, across processes as in earnest. */
+/* The board's rows: claims and the out ring, also across processes. */
 #include "link/board.h"
 #include "base/clock.h"
 #include "os/fd.h"
@@ -19,8 +19,8 @@ open_row(void)
     return row;
 }
 
-/* The bytes of a stream that repeats itself only after four rings, so that what
- * was overwritten shows. From any offset on there is one more ring of them. */
+/* A stream of bytes that repeats only after four rings, so that overwritten
+ * bytes show. At least one more ring of bytes follows any offset. */
 static const uint8_t *
 bytes_at(uint64_t offset)
 {
@@ -73,7 +73,7 @@ TEST(board_claim_has_one_winner)
     cp_row_close(row);
 }
 
-TEST(board_used_word_is_not_the_old_task)
+TEST(board_reused_claim_word_is_not_the_old_task)
 {
     struct cp_row *row = open_row();
     cp_claim_offer(row, 3);
@@ -87,8 +87,8 @@ TEST(board_used_word_is_not_the_old_task)
     cp_row_close(row);
 }
 
-/* Both sides go for each task at the same time: one of them gets it. The
- * child's wins are counted in the ring's memory, which it may write. */
+/* Both sides try to claim each task at the same time, and one side wins. The
+ * child counts its wins in the ring's memory, which the child may write. */
 TEST(board_claims_between_processes)
 {
     enum { TASKS = 100000 };
@@ -181,7 +181,7 @@ TEST(board_ring_can_be_filled)
     cp_row_close(row);
 }
 
-TEST(board_peek_gives_only_what_stands_in_the_ring)
+TEST(board_peek_returns_only_bytes_in_the_ring)
 {
     struct cp_row *row = open_row();
     uint8_t seen[256];
@@ -214,8 +214,8 @@ TEST(board_peek_survives_nonsense)
     cp_row_close(row);
 }
 
-/* A writer that goes on and on, in a process of its own: puts into the ring,
- * and now and then past it, as a big answer is sent. */
+/* A writer in its own process that never stops: it puts answers into the ring,
+ * and now and then sends one past the ring, as for a big answer. */
 static _Noreturn void
 write_for_ever(struct cp_row *row)
 {
@@ -233,7 +233,7 @@ write_for_ever(struct cp_row *row)
     }
 }
 
-TEST(board_peek_while_the_worker_goes_on)
+TEST(board_peek_while_the_worker_writes)
 {
     struct cp_row *row = open_row();
     static uint8_t seen[CP_RING];
@@ -258,7 +258,7 @@ TEST(board_peek_while_the_worker_goes_on)
 TEST(board_hidden_row_is_not_inherited)
 {
 #ifdef CP_PORTABLE
-    int then = 10; /* POSIX has nothing to hide it with */
+    int then = 10; /* POSIX has no MADV_DONTFORK */
 #else
     int then = 20;
 #endif
@@ -273,11 +273,11 @@ TEST(board_hidden_row_is_not_inherited)
         CHECK_EQ(cp_test_reap(pid), hidden != 0 ? then : 10);
         cp_row_hide(row);
     }
-    atomic_store(&row->sent, 1); /* still ours */
+    atomic_store(&row->sent, 1); /* still mapped here */
     cp_row_close(row);
 }
 
-/* Rows and pages with a descriptor, as workers that start by exec get them. */
+/* Rows and pages with a descriptor, for workers that start by exec. */
 
 TEST(board_shared_row_is_one_memory)
 {

@@ -1,4 +1,4 @@
-/* The growable run of bytes. */
+/* The growable buffer. */
 #include "base/buf.h"
 #include "base/mem.h"
 #include "cp_test.h"
@@ -47,7 +47,7 @@ TEST(buf_reuses_what_was_consumed)
     CHECK_EQ(buf.cap, cap);
     CHECK_EQ(cp_buf_len(&buf), 1);
     CHECK_EQ(*cp_buf_head(&buf), 'x');
-    /* All consumed: back at the start without moving anything. */
+    /* All consumed: back at the start without moving a byte. */
     cp_buf_consume(&buf, 1);
     CHECK_EQ(cp_buf_room(&buf), cap);
     cp_buf_fini(&buf);
@@ -67,7 +67,7 @@ TEST(buf_refuses_absurd_sizes_unchanged)
     cp_buf_fini(&buf);
 }
 
-TEST(buf_reset_gives_back_only_what_is_above_keep)
+TEST(buf_reset_frees_only_memory_above_keep)
 {
     struct cp_buf buf = {0};
     CHECK_EQ(cp_buf_reserve(&buf, 100000), 0);
@@ -80,8 +80,8 @@ TEST(buf_reset_gives_back_only_what_is_above_keep)
     CHECK(buf.data == NULL);
 }
 
-/* Against the plainest model: a number that counts what was put, and one that
- * counts what was consumed; the byte at place n is a function of n. */
+/* Against a simple model: one number counts the bytes put, another the bytes
+ * consumed; the byte at place n is a function of n. */
 TEST(buf_hands_its_memory_over)
 {
     struct cp_buf buf = {0};
@@ -91,14 +91,14 @@ TEST(buf_hands_its_memory_over)
     void *memory = cp_buf_take(&buf, &start);
     CHECK_BYTES(start, "cdef", 4);
     CHECK_EQ(cp_buf_len(&buf), 0);
-    CHECK_EQ(cp_buf_put(&buf, "new", 3), 0); /* it has none of the old memory */
+    CHECK_EQ(cp_buf_put(&buf, "new", 3), 0); /* none of the old memory */
     CHECK_BYTES(start, "cdef", 4);
     free(memory);
     CHECK(cp_buf_take(&(struct cp_buf){0}, &start) == NULL);
     cp_buf_fini(&buf);
 }
 
-/* As it grows it stays what it was, also where it asks for large pages. */
+/* Growing keeps the contents, also with large pages. */
 TEST(buf_grows_large)
 {
     struct cp_buf buf = {0};

@@ -1,8 +1,8 @@
 /*
- * Tasks that are submitted one by one while a driver sleeps: whom they wake.
+ * Tasks submitted one by one while the driver sleeps: what they wake.
  *
- * The driver is the test itself, which says that it sleeps; and the time at which a
- * worker began is set where it decides.
+ * The test itself is the driver and claims to sleep. The test also sets the time at
+ * which a worker began, where that time decides.
  */
 #include "pool/state.h"
 #include "cp_test.h"
@@ -25,7 +25,7 @@ submit(struct burst *b)
     batch_put(&b->batch, b->job, false);
 }
 
-/* Take a result, driving. */
+/* Take a result as the driver. */
 static void
 take(struct burst *b)
 {
@@ -36,7 +36,7 @@ take(struct burst *b)
     b->taken++;
 }
 
-/* Two workers, one of which has begun a task of a job whose tasks are short. */
+/* Two workers. One has begun a task of a job whose tasks are short. */
 static void
 open_burst(struct burst *b)
 {
@@ -61,12 +61,12 @@ open_burst(struct burst *b)
     atomic_store(&b->busy->row->since, cp_now() + 3600 * CP_SECOND);
 }
 
-/* The driver sleeps; tasks lately took so long. */
+/* The driver sleeps; recent tasks took task_ns. */
 static void
 sleeps(struct burst *b, bool ticking, int64_t task_ns)
 {
     b->rig.pool->asleep = true;
-    b->rig.pool->ticking = ticking;
+    b->rig.pool->tick_ns = ticking ? 2 * CP_MS : CP_NEVER;
     b->rig.pool->task_ns = task_ns;
     b->rig.pool->woken = 1000;
 }
@@ -91,7 +91,7 @@ close_burst(struct burst *b)
     rig_close(&b->rig);
 }
 
-TEST(burst_a_task_for_an_idle_worker_is_left_to_a_driver_who_comes_soon)
+TEST(burst_flush_for_an_idle_worker_is_left_to_a_ticking_driver)
 {
     struct burst b;
     open_burst(&b);
@@ -110,7 +110,7 @@ TEST(burst_a_task_for_an_idle_worker_is_left_to_a_driver_who_comes_soon)
     close_burst(&b);
 }
 
-TEST(burst_tasks_that_come_to_much_are_written_at_once)
+TEST(burst_many_tasks_are_flushed_at_once)
 {
     struct burst b;
     open_burst(&b);
@@ -122,7 +122,7 @@ TEST(burst_tasks_that_come_to_much_are_written_at_once)
     close_burst(&b);
 }
 
-/* What keeps the driver from coming soon: each alone is enough. */
+/* Reasons why the driver may not flush soon: each alone is enough. */
 enum hindrance {
     AWAKE,
     NO_TICK,
@@ -135,7 +135,7 @@ enum hindrance {
     HINDRANCES
 };
 
-TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
+TEST(burst_flush_for_an_idle_worker_is_not_left_to_a_late_driver)
 {
     for (int what = 0; what < HINDRANCES; what++) {
         struct burst b;
@@ -166,9 +166,8 @@ TEST(burst_a_task_for_an_idle_worker_is_written_where_no_driver_comes_soon)
     }
 }
 
-/* Who submits wakes the driver for no other reason than that it sleeps for longer
- * than it may now. */
-TEST(burst_a_driver_without_a_tick_is_woken_once_there_is_more_than_one_task)
+/* Submitting wakes the driver only if it sleeps for longer than it may now. */
+TEST(burst_driver_without_a_tick_is_woken_by_a_second_task)
 {
     struct burst b;
     open_burst(&b);
@@ -180,8 +179,8 @@ TEST(burst_a_driver_without_a_tick_is_woken_once_there_is_more_than_one_task)
     close_burst(&b);
 }
 
-/* So it sleeps with a tick for as long as something comes, and for one tick more. */
-TEST(burst_a_driver_ticks_while_something_comes)
+/* The driver ticks while results arrive, and for one tick more. */
+TEST(burst_driver_ticks_while_results_arrive)
 {
     struct burst b;
     open_burst(&b);
@@ -191,6 +190,6 @@ TEST(burst_a_driver_ticks_while_something_comes)
     CHECK_EQ(cp_pool_wait(b.rig.pool, b.job, cp_now() + 20 * CP_MS, 0),
              CP_WAIT_TIMEOUT);
     CHECK(!b.rig.pool->stirred);
-    CHECK(!b.rig.pool->ticking);
+    CHECK(b.rig.pool->tick_ns == CP_NEVER);
     close_burst(&b);
 }

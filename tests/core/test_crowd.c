@@ -1,7 +1,7 @@
 /*
- * Many threads that share one job: its results are given out once each, one of
- * them decodes at a time, one becomes its user. With a feeder and the standby
- * thread beside them, and jobs of each one's own.
+ * Many threads share one job: each result is given out once, one thread at a time
+ * decodes, one becomes the user. A feeder and the standby thread run beside them,
+ * and each thread has jobs of its own.
  */
 #include "pool/state.h"
 #include "cp_test.h"
@@ -19,7 +19,7 @@ struct crowd {
     struct rig rig;
     struct cp_job *job;
     _Atomic uint32_t taken[TASKS];
-    _Atomic uint32_t decoders; /* that are at it now */
+    _Atomic uint32_t decoders; /* decoding now */
     _Atomic uint32_t users;
     pthread_barrier_t start;
 };
@@ -32,7 +32,7 @@ note_take(struct crowd *crowd, struct cp_result *result)
     cp_result_free(result);
 }
 
-/* As an iterator is shared. */
+/* Like a shared iterator. */
 static void
 take_one_by_one(struct crowd *crowd)
 {
@@ -42,8 +42,8 @@ take_one_by_one(struct crowd *crowd)
     }
 }
 
-/* As a result is shared: whoever comes decodes what is there, and some give back
- * what they have not got to. */
+/* Like a shared result: each thread decodes the results that have arrived, and may
+ * give some of them back. */
 static void
 decode_together(struct crowd *crowd, uint64_t seed)
 {
@@ -73,7 +73,7 @@ share(void *arg)
     if (cp_job_hold(crowd->job, crowd)) {
         (void)atomic_fetch_add(&crowd->users, 1);
     }
-    cp_result_free(rig_call(&crowd->rig, OP_ECHO, 0)); /* one of its own */
+    cp_result_free(rig_call(&crowd->rig, OP_ECHO, 0)); /* a job of its own */
     if ((crowd->job->flags & CP_JOB_ORDERED) != 0) {
         take_one_by_one(crowd);
     } else {
@@ -93,8 +93,8 @@ feed(void *arg)
         while (n-- > 0 && batch.n < TASKS) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }
-        /* A job that has ended takes no user: where threads are slow to start,
-         * it could be done before the first of them asks. */
+        /* An ended job takes no user: if threads start slowly, the job could be
+         * done before the first of them asks. */
         while (batch.n == TASKS && atomic_load(&crowd->users) == 0) {
             (void)sched_yield();
         }
@@ -141,7 +141,7 @@ TEST(crowd_shares_one_result)
     gather(0);
 }
 
-/* ---- the end, while others are at it ---- */
+/* ---- the end during other calls ---- */
 
 static void *
 wait_for_it(void *arg)
@@ -162,9 +162,9 @@ has_waiter(struct cp_pool *pool)
     return has;
 }
 
-/* One decodes for long. The pool is ended meanwhile, and has no descriptors any
- * more; who waits for that thread still hears of it. */
-TEST(crowd_waits_for_who_decodes_when_all_has_ended)
+/* One thread decodes for long. Meanwhile the pool ends and closes its descriptors.
+ * A thread that waits for the decoding thread is still woken. */
+TEST(crowd_waits_for_the_decoding_thread_after_the_end)
 {
     static struct crowd crowd;
     struct batch batch = {0};
@@ -199,7 +199,7 @@ wait_for_process(void *arg)
     return NULL;
 }
 
-/* Several wait for one process while its sentinel is closed. */
+/* Several threads wait for one process while its sentinel is closed. */
 TEST(crowd_waits_for_one_process)
 {
     pthread_t threads[CROWD];

@@ -13,30 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A job whose tasks are known to be quick, so that a worker gets many ahead. */
-static struct cp_job *
-quick_job(struct rig *rig, struct batch *batch)
-{
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    (void)batch_add(batch, OP_ECHO, 0);
-    batch_put(batch, job, false);
-    struct cp_result *result = rig_take(rig, job);
-    rig_check_echo(result);
-    cp_result_free(result);
-    return job;
-}
-
-static void
-take_echoes(struct rig *rig, struct cp_job *job, int n)
-{
-    for (int i = 0; i < n; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-}
-
-/* Until all that died have shown, and were made good. */
+/* Wait until all deaths have been noticed and the workers replaced. */
 static void
 await_forks(struct rig *rig, int n)
 {
@@ -46,19 +23,13 @@ await_forks(struct rig *rig, int n)
     CHECK_EQ(rig->forks, n);
 }
 
-/* The pool works, with as many workers as it should have. */
+/* Check that the pool works and has all its workers. */
 static void
 check_works(struct rig *rig)
 {
-    struct batch batch = {0};
     struct cp_counts counts;
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    for (int i = 0; i < 40; i++) {
-        (void)batch_add(&batch, OP_ECHO, 0);
-    }
-    batch_put(&batch, job, true);
-    rig_finish(rig, job, 40);
-    /* One that ended just before the last result shows in the next wait. */
+    rig_finish(rig, rig_put_job(rig, CP_JOB_ORDERED, OP_ECHO, 40), 40);
+    /* A worker that died just before the last result is noticed in the next wait. */
     cp_pool_count(rig->pool, &counts);
     while (counts.workers != rig->target) {
         CHECK_EQ(rig_wait(rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
@@ -67,16 +38,8 @@ check_works(struct rig *rig)
     CHECK_EQ(counts.pending, 0);
 }
 
-static void
-close_job(struct rig *rig, struct cp_job *job)
-{
-    CHECK(rig_take(rig, job) == NULL);
-    CHECK_EQ(atomic_load(&job->end), CP_END_NONE);
-    cp_job_close(job);
-}
-
-/* One task alone that ends its worker: it is lost, and only it. Quick ones have
- * come before, so that the driver looks for the answer before it sleeps. */
+/* A single task ends its worker: only this task is lost. Quick tasks come before,
+ * so that the driver spins for the answer before it sleeps. */
 static void
 check_lost(enum op op, uint32_t arg, int exitcode)
 {
@@ -286,7 +249,7 @@ TEST(death_while_idle)
     rig_close(&rig);
 }
 
-/* The other one answers all the time, and the driver hardly ever sleeps. */
+/* The other worker answers all the time, and the driver hardly ever sleeps. */
 TEST(death_is_seen_in_traffic)
 {
     struct rig rig;
@@ -300,7 +263,7 @@ TEST(death_is_seen_in_traffic)
     rig_close(&rig);
 }
 
-/* Nobody has noticed yet that all of them are dead when work comes. */
+/* New work arrives before the death of all workers is noticed. */
 TEST(death_unnoticed_loses_nothing)
 {
     struct rig rig;
@@ -331,25 +294,25 @@ TEST(death_of_a_busy_worker)
     struct cp_result *result = rig_take(&rig, job);
     CHECK_EQ(result->pid, pid);
     rig_check_lost(result, 0, -SIGKILL);
-    take_echoes(&rig, job, 1);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 1);
+    rig_close_job(&rig, job);
     check_works(&rig);
     rig_close(&rig);
 }
 
-/* Answers that were finished but stood in the ring are delivered; what the worker
- * had not begun goes to the next one. */
-TEST(death_keeps_what_was_finished)
+/* Finished answers that are still in the ring are delivered; tasks that the worker
+ * had not begun go to the next worker. */
+TEST(death_keeps_finished_answers)
 {
     for (int flushed = 0; flushed < 2; flushed++) {
         struct rig rig;
         struct batch batch = {0};
         rig_open(&rig, 1);
-        struct cp_job *job = quick_job(&rig, &batch);
+        struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
         for (int i = 0; i < 5; i++) {
             (void)batch_add(&batch, OP_QUIET, 0);
         }
-        if (flushed != 0) { /* some of them are in the pipe already */
+        if (flushed != 0) { /* some answers are in the pipe already */
             (void)batch_add(&batch, OP_RAISE, 0);
             (void)batch_add(&batch, OP_QUIET, 0);
         }
@@ -362,16 +325,16 @@ TEST(death_keeps_what_was_finished)
             ((struct order *)(void *)t->body)->flags = ORDER_COUNT;
         }
         batch_put(&batch, job, true);
-        take_echoes(&rig, job, 5);
+        rig_take_echoes(&rig, job, 5);
         if (flushed != 0) {
             struct cp_result *result = rig_take(&rig, job);
             CHECK_EQ(result->outcome, CP_RAISED);
             cp_result_free(result);
-            take_echoes(&rig, job, 1);
+            rig_take_echoes(&rig, job, 1);
         }
         rig_check_lost(rig_take(&rig, job), dies, -SIGKILL);
-        take_echoes(&rig, job, 5);
-        close_job(&rig, job);
+        rig_take_echoes(&rig, job, 5);
+        rig_close_job(&rig, job);
         CHECK_EQ(rig.forks, 2);
         for (uint64_t i = 1; i < batch.n; i++) {
             CHECK_EQ(rig.shared->runs[i], 1);
@@ -386,7 +349,7 @@ TEST(death_puts_tasks_back_in_order)
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < N; i++) {
         (void)batch_add(&batch, i == 0 ? OP_BUSY : OP_ECHO, 0);
     }
@@ -394,46 +357,42 @@ TEST(death_puts_tasks_back_in_order)
     rig_await_begun(&rig, 1);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_check_lost(rig_take(&rig, job), 1, -SIGKILL);
-    uint64_t index = 2; /* no worker is there to take one */
+    uint64_t index = 2; /* no worker is left to take one */
     for (struct cp_task *task = job->first; task != NULL; task = task->next) {
         CHECK_EQ(task->index, index++);
     }
     CHECK_EQ(index, N + 1);
-    take_echoes(&rig, job, N - 1);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, N - 1);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-/* The same, where nobody reads in time: the worker is dead for long. */
-TEST(death_long_ago_keeps_what_was_finished)
+/* The same, but the worker has been dead for long before anyone reads. */
+TEST(death_long_ago_keeps_finished_answers)
 {
     struct rig rig;
     struct batch batch = {0};
     siginfo_t info;
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 200; i++) {
         (void)batch_add_long(&batch, OP_QUIET, 0, 100);
     }
     (void)batch_add(&batch, OP_DIE, SIGKILL);
     batch_put(&batch, job, true);
     CHECK_EQ(waitid(P_PID, (id_t)rig.last_pid, &info, WEXITED | WNOWAIT), 0);
-    take_echoes(&rig, job, 200);
+    rig_take_echoes(&rig, job, 200);
     rig_check_lost(rig_take(&rig, job), 201, -SIGKILL);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-TEST(death_before_any_sign_of_life)
+TEST(death_before_hello)
 {
     struct rig rig;
     struct batch batch = {0};
     struct cp_counts counts;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_DIES;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_DIES);
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, job, true);
@@ -444,23 +403,20 @@ TEST(death_before_any_sign_of_life)
         cp_pool_count(rig.pool, &counts);
     } while (counts.failed_starts < 3);
     rig.start = START_WELL;
-    rig_finish(&rig, job, 1); /* no try has cost the task anything */
+    rig_finish(&rig, job,
+               1); /* the failed starts have not cost the task anything */
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.failed_starts, 0);
     rig_close(&rig);
 }
 
-/* Workers that die again and again are not replaced again and again at once. */
-TEST(death_at_every_start_is_no_storm)
+/* Workers that die at every start are replaced with growing delays. */
+TEST(death_at_every_start_is_not_a_fork_storm)
 {
     struct rig rig;
     struct cp_counts counts;
     int64_t start = cp_now();
-    rig_open(&rig, 0);
-    rig.target = 2;
-    rig.start = START_DIES;
-    cp_pool_set_target(rig.pool, 2);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 2, START_DIES);
     do {
         int r = cp_pool_wait(rig.pool, NULL, cp_now() + CP_MS, CP_CAN_FORK);
         if (r == CP_WAIT_WORKERS) {
@@ -468,7 +424,7 @@ TEST(death_at_every_start_is_no_storm)
         }
         cp_pool_count(rig.pool, &counts);
     } while (counts.failed_starts < 10);
-    /* However slow the machine is: both wait 10, 20, 40 and 80 ms. */
+    /* On any machine: both workers wait 10, 20, 40 and 80 ms. */
     CHECK(cp_now() - start >= 150 * CP_MS);
     rig_close(&rig);
 }
@@ -476,11 +432,7 @@ TEST(death_at_every_start_is_no_storm)
 TEST(death_in_the_initializer)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_WAITS;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_WAITS);
     rig_await_begun(&rig, 1);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
@@ -493,8 +445,8 @@ TEST(death_in_the_initializer)
     rig_close(&rig);
 }
 
-/* The worker sits in its initializer and dies with half of a big body in its
- * pipe: the task was not begun, and is sent again. */
+/* The worker is stopped, and dies with half of a big body in its pipe: the task
+ * was not begun, and is sent again. */
 TEST(death_in_the_middle_of_a_big_task)
 {
     struct rig rig;
@@ -518,95 +470,73 @@ TEST(death_in_the_middle_of_a_big_task)
 TEST(death_in_the_middle_of_a_big_callable)
 {
     struct rig rig;
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_WAITS;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_WAITS);
     rig_await_begun(&rig, 1);
-    struct cp_func *small = rig.func;
-    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, job, true);
     CHECK(rig.pool->workers->big_func == rig.func);
-    cp_func_close(rig.pool, rig.func);
-    rig.func = small;
+    rig_restore_func(&rig, small);
     rig.start = START_WELL;
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     rig_finish(&rig, job, 1);
-    free(bytes);
     rig_close(&rig);
 }
 
-/* A big task that no worker lives to begin fails, after a few of them; the others
- * are done. */
+/* A big task that kills every worker before it begins fails after a few workers;
+ * the other tasks are done. */
 TEST(death_of_a_big_task_again_and_again)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.target = 1;
-    rig.start = START_CHOKES;
-    cp_pool_set_target(rig.pool, 1);
-    rig_fill(&rig);
+    rig_open_starting(&rig, 1, START_CHOKES);
     struct batch batch = {0};
     struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
     for (int i = 0; i < 20; i++) {
         (void)batch_add_long(&batch, OP_ECHO, 0, i == 7 ? 1000 * 1000 : 10);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 7);
+    rig_take_echoes(&rig, job, 7);
     rig_check_lost(rig_take(&rig, job), 7, -SIGKILL);
-    take_echoes(&rig, job, 12);
+    rig_take_echoes(&rig, job, 12);
     CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-/* The same of a callable: then all that needs it fails, however much that is. */
+/* The same for a callable: all tasks that need the callable fail. */
 TEST(death_of_a_big_callable_again_and_again)
 {
     for (int size = 100 * 1000; size <= 3000 * 1000; size *= 30) {
         struct rig rig;
-        uint8_t *bytes = calloc(1, (size_t)size);
-        CHECK(bytes != NULL);
-        rig_open(&rig, 0);
-        rig.target = 1;
-        rig.start = START_CHOKES;
-        cp_pool_set_target(rig.pool, 1);
-        rig_fill(&rig);
-        struct cp_func *small = rig.func;
-        rig.func = cp_func_open(rig.pool, bytes, (size_t)size, 0);
+        rig_open_starting(&rig, 1, START_CHOKES);
+        struct cp_func *small = rig_use_big_func(&rig, (size_t)size);
         struct batch batch = {0};
         struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
         for (int i = 0; i < 500; i++) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }
         batch_put(&batch, job, true);
-        cp_func_close(rig.pool, rig.func);
-        rig.func = small;
+        rig_restore_func(&rig, small);
         for (uint64_t i = 0; i < 500; i++) {
             rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
         }
         CHECK_EQ(rig.forks, CP_MAX_DEATHS + 1);
-        close_job(&rig, job);
+        rig_close_job(&rig, job);
         check_works(&rig);
-        free(bytes);
         rig_close(&rig);
     }
 }
 
-/* It reads no more, but goes on with its task: what was sent to it since goes to
- * another one, and its answer counts. */
-TEST(death_of_a_worker_that_reads_no_more)
+/* The worker stops reading, but goes on with its task: tasks sent to it since go to
+ * another worker, and its answer counts. */
+TEST(death_of_a_worker_that_stops_reading)
 {
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 50; i++) {
         (void)batch_add_long(&batch, i == 0 ? OP_CLOSE_RX : OP_ECHO, 0, 1000);
     }
@@ -617,8 +547,8 @@ TEST(death_of_a_worker_that_reads_no_more)
     }
     batch_put(&batch, job, true);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 100);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 100);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -638,62 +568,62 @@ TEST(death_of_all_at_once)
     for (uint64_t i = 0; i < N; i++) {
         rig_check_lost(rig_take(&rig, job), i, -SIGKILL);
     }
-    take_echoes(&rig, job, 20 - N);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 20 - N);
+    rig_close_job(&rig, job);
     await_forks(&rig, 2 * N);
     rig_close(&rig);
 }
 
-/* Tasks that end by CP_LAST, as those do that use up a worker's budget. */
+/* Tasks that end by CP_LAST, like tasks that use up a worker's budget. */
 TEST(death_of_old_age_loses_nothing)
 {
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 2);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 300; i++) {
         (void)batch_add(&batch, i % 10 == 0 ? OP_LAST : OP_ECHO, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 300);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 300);
+    rig_close_job(&rig, job);
     CHECK(rig.forks > 20);
     rig_close(&rig);
 }
 
-/* The same with tasks that are next again and again when a worker ends: they are
- * none the worse for that. */
-TEST(death_of_old_age_costs_others_nothing)
+/* The same with tasks that are next in line again and again when a worker ends:
+ * that does not count against them. */
+TEST(death_of_old_age_does_not_count_against_other_tasks)
 {
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 4);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     for (int i = 0; i < 600; i++) {
         (void)batch_add(&batch, i % 3 == 0 ? OP_ECHO : OP_LAST, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 600);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 600);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-/* A worker that is through and does not come to an end: another takes its place,
- * and the tasks behind; the pool has ended when it has, too. */
-TEST(death_that_does_not_come_is_not_waited_for)
+/* A worker has finished and does not exit: another worker takes its place and its
+ * tasks. The pool ends only when the first worker exits. */
+TEST(death_that_is_overdue_is_not_waited_for)
 {
     struct rig rig;
     struct batch batch = {0};
     struct cp_counts counts;
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
     (void)batch_add(&batch, OP_LINGER, 0);
     for (int i = 0; i < 20; i++) {
         (void)batch_add(&batch, OP_ECHO, 0);
     }
     batch_put(&batch, job, true);
-    take_echoes(&rig, job, 21);
-    close_job(&rig, job);
+    rig_take_echoes(&rig, job, 21);
+    rig_close_job(&rig, job);
     CHECK_EQ(rig.forks, 2);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
@@ -706,8 +636,8 @@ TEST(death_that_does_not_come_is_not_waited_for)
     rig_release(&rig);
 }
 
-/* Many tasks, of all kinds, some of which end their worker in some way: lost
- * are those, and each of the others is answered, and run once. */
+/* Many tasks of all kinds, some of which end their worker: those are lost, and
+ * each of the others is answered and runs once. */
 TEST(death_at_random)
 {
     enum { N = 3000 };
@@ -742,7 +672,7 @@ TEST(death_at_random)
         cp_result_free(result);
     }
     CHECK(n_lost > 50);
-    close_job(&rig, job);
+    rig_close_job(&rig, job);
     check_works(&rig);
     rig_close(&rig);
 }

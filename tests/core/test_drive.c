@@ -1,6 +1,6 @@
 /*
- * The driving seat: many threads that submit, wait, close and end at once, with
- * the standby thread and a helper. What ThreadSanitizer looks at above all.
+ * The driver's seat: many threads submit, wait, close and end at once, beside the
+ * standby thread and a helper. The most important test for ThreadSanitizer.
  */
 #include "pool/state.h"
 #include "cp_test.h"
@@ -30,16 +30,6 @@ wait_once(void *arg)
     return NULL;
 }
 
-static struct cp_job *
-put_job(struct rig *rig, enum op op)
-{
-    struct batch batch = {0};
-    struct cp_job *job = rig_job(rig, CP_JOB_ORDERED);
-    (void)batch_add(&batch, op, 0);
-    batch_put(&batch, job, true);
-    return job;
-}
-
 static int
 count_waiters(struct rig *rig)
 {
@@ -52,8 +42,8 @@ count_waiters(struct rig *rig)
     return n;
 }
 
-/* One drives, the others wait behind it. The one that drives gets its result
- * first and leaves: another one drives on. */
+/* One thread drives, the others wait behind it. The driver gets its result first
+ * and leaves: another thread takes the seat. */
 TEST(drive_seat_is_passed_on)
 {
     enum { N = 4 };
@@ -63,7 +53,9 @@ TEST(drive_seat_is_passed_on)
     rig_open(&rig, 1);
     for (int i = 0; i < N; i++) {
         waiting[i] = (struct waiting){
-            .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+            .rig = &rig,
+            .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+            .deadline = CP_NEVER};
         threads[i] = cp_test_start(wait_once, &waiting[i]);
         rig_await_asleep(&rig);
         while (count_waiters(&rig) < i) {
@@ -80,14 +72,16 @@ TEST(drive_seat_is_passed_on)
     rig_close(&rig);
 }
 
-/* Those who wait behind hear of what has come for them, though they do not
- * drive; and one that gives up leaves nothing behind. */
-TEST(drive_others_are_told)
+/* Threads that wait behind the driver are woken for their results; a thread that
+ * gives up leaves nothing behind. */
+TEST(drive_other_waiters_are_woken)
 {
     struct rig rig;
     rig_open(&rig, 2);
     struct waiting first = {
-        .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER};
     pthread_t first_thread = cp_test_start(wait_once, &first);
     rig_await_begun(&rig, 1);
     rig_await_asleep(&rig);
@@ -96,7 +90,9 @@ TEST(drive_others_are_told)
                                .job = first.job,
                                .deadline = cp_now() + i % 3 * CP_MS};
         struct waiting other = {
-            .rig = &rig, .job = put_job(&rig, OP_ECHO), .deadline = CP_NEVER};
+            .rig = &rig,
+            .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1),
+            .deadline = CP_NEVER};
         pthread_t late_thread = cp_test_start(wait_once, &late);
         pthread_t other_thread = cp_test_start(wait_once, &other);
         (void)cp_test_join(late_thread);
@@ -112,15 +108,16 @@ TEST(drive_others_are_told)
     rig_close(&rig);
 }
 
-/* One drives, two wait behind it. What the first two wait for comes: the seat is
- * offered to the second one, who leaves too, and the third has to hear of it. */
-TEST(drive_seat_is_passed_on_by_who_does_not_want_it)
+/* One thread drives, two wait behind it. The results of the first two arrive: the
+ * seat is offered to the second, which leaves too, and must pass to the third. */
+TEST(drive_seat_is_passed_on_by_a_leaving_thread)
 {
     struct rig rig;
     struct waiting waiting[3];
     pthread_t threads[3];
     rig_open(&rig, 1);
-    struct cp_job *job = put_job(&rig, OP_GATE), *last = put_job(&rig, OP_GATE);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+                  *last = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1);
     rig_await_begun(&rig, 1);
     for (int i = 0; i < 3; i++) {
         waiting[i] = (struct waiting){
@@ -141,20 +138,22 @@ TEST(drive_seat_is_passed_on_by_who_does_not_want_it)
     rig_close(&rig);
 }
 
-/* While one thread sleeps in the seat, others bring it more to look after: a new
- * worker, and a body that does not fit into the pipe at once. */
-TEST(drive_sleeper_sees_what_others_bring)
+/* While the driver sleeps, other threads give it more to watch: a new worker, and
+ * a body that does not fit into the pipe at once. */
+TEST(drive_sleeping_driver_watches_new_descriptors)
 {
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
     struct waiting waiting = {
-        .rig = &rig, .job = put_job(&rig, OP_GATE), .deadline = CP_NEVER};
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER};
     rig_await_begun(&rig, 1);
     pthread_t thread = cp_test_start(wait_once, &waiting);
     rig_await_asleep(&rig);
     (void)rig_fork(&rig);
-    struct cp_job *small = put_job(&rig, OP_ECHO);
+    struct cp_job *small = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&small->done)) {
         (void)sched_yield();
     }
@@ -173,7 +172,7 @@ TEST(drive_sleeper_sees_what_others_bring)
     rig_close(&rig);
 }
 
-/* Two that wait for the same results, one at a time. */
+/* Two threads take the same job's results, one at a time. */
 static void *
 take_half(void *arg)
 {
@@ -189,7 +188,7 @@ take_half(void *arg)
     return NULL;
 }
 
-TEST(drive_results_are_shared_out)
+TEST(drive_results_are_shared)
 {
     enum { N = 2000 };
     struct rig rig;
@@ -222,10 +221,11 @@ TEST(drive_signal_ends_the_wait)
     struct sigaction act = {.sa_handler = on_signal};
     CHECK_EQ(sigaction(SIGUSR1, &act, NULL), 0);
     rig_open(&rig, 1);
-    struct waiting waiting = {.rig = &rig,
-                              .job = put_job(&rig, OP_GATE),
-                              .deadline = CP_NEVER,
-                              .result = -1};
+    struct waiting waiting = {
+        .rig = &rig,
+        .job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1),
+        .deadline = CP_NEVER,
+        .result = -1};
     pthread_t thread = cp_test_start(wait_once, &waiting);
     rig_await_asleep(&rig);
     while (atomic_load(&waiting.result) == -1) {
@@ -239,7 +239,7 @@ TEST(drive_signal_ends_the_wait)
     rig_close(&rig);
 }
 
-/* Tasks so quick that the driver looks for the answers before it sleeps. */
+/* Tasks so quick that the driver spins for the answers before it sleeps. */
 TEST(drive_quick_tasks_one_by_one)
 {
     struct rig rig;
@@ -282,11 +282,11 @@ TEST(drive_standby_works_alone)
     }
     cp_pool_stop_standby(rig.pool);
     cp_pool_stop_standby(rig.pool);
-    CHECK_EQ(cp_pool_start_standby(rig.pool), 0); /* not again */
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0); /* not a second time */
     rig_close(&rig);
 }
 
-TEST(drive_standby_is_not_started_for_a_pool_that_has_ended)
+TEST(drive_standby_is_not_started_for_an_ended_pool)
 {
     struct rig rig;
     rig_open(&rig, 1);
@@ -296,8 +296,8 @@ TEST(drive_standby_is_not_started_for_a_pool_that_has_ended)
     rig_close(&rig);
 }
 
-/* It sleeps in the seat when somebody comes who wants it, and goes on when
- * that one has left. */
+/* The standby thread sleeps in the seat, gives it to a waiting thread, and goes on
+ * when that thread has left. */
 TEST(drive_standby_gives_way)
 {
     struct rig rig;
@@ -308,12 +308,12 @@ TEST(drive_standby_gives_way)
         struct cp_result *result = rig_call(&rig, OP_ECHO, 0);
         cp_result_free(result);
     }
-    struct cp_job *job = put_job(&rig, OP_ECHO);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&job->done)) {
         (void)sched_yield();
     }
     rig_finish(&rig, job, 1);
-    /* It finds the end by itself, too. */
+    /* The standby thread notices the end by itself, too. */
     cp_pool_close(rig.pool);
     struct cp_counts counts;
     do {
@@ -324,13 +324,13 @@ TEST(drive_standby_gives_way)
     rig_release(&rig);
 }
 
-/* Nothing to drive yet, or any more: it waits for the first worker. */
+/* Without workers the standby thread waits for the first one. */
 TEST(drive_standby_waits_for_workers)
 {
     struct rig rig;
     rig_open(&rig, 0);
     CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
-    struct cp_job *job = put_job(&rig, OP_ECHO);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     rig.target = 1;
     cp_pool_set_target(rig.pool, 1);
     rig_fill(&rig);
@@ -384,7 +384,7 @@ struct party {
     enum finale finale;
     _Atomic int results; /* taken by all guests */
     _Atomic bool over;   /* the finale has begun */
-    int enough;          /* results after which it begins */
+    int enough;          /* results after which the finale begins */
 };
 
 struct guest {
@@ -420,7 +420,7 @@ put_some(struct cp_job *job, uint64_t n, uint64_t *seed)
     batch_put(&batch, job, true);
 }
 
-/* Take all results, one by one, or many at once, with patience or without. */
+/* Take all results, one by one or many at once, with and without a deadline. */
 static uint64_t
 take_some(struct party *party, struct cp_job *job, uint64_t *seed)
 {
@@ -464,7 +464,7 @@ guest(void *arg)
         uint64_t n = cp_test_random(&me->seed) % 40;
         put_some(job, n, &me->seed);
         if (cp_test_random(&me->seed) % 8 == 0) {
-            cp_job_close(job); /* forgotten */
+            cp_job_close(job); /* unread */
             continue;
         }
         uint64_t taken = take_some(me->party, job, &me->seed);
@@ -485,7 +485,8 @@ host(void *arg)
     struct party *party = arg;
     struct cp_job *job;
     for (;;) {
-        switch (cp_pool_next(party->rig.pool, &job)) {
+        switch (
+            cp_pool_next(party->rig.pool, CP_DO_CALLS | CP_DO_STARTS, &job)) {
             case CP_WAIT_CALL:
                 cp_job_called(job);
                 cp_job_close(job);

@@ -13,18 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct cp_job *
-put_job(struct rig *rig, uint32_t flags, enum op op, int n)
-{
-    struct batch batch = {0};
-    struct cp_job *job = rig_job(rig, flags);
-    for (int i = 0; i < n; i++) {
-        (void)batch_add(&batch, op, 0);
-    }
-    batch_put(&batch, job, true);
-    return job;
-}
-
 /* The worker forked last, with a reference. */
 static struct cp_worker *
 last_worker(struct rig *rig)
@@ -47,12 +35,12 @@ check_end(struct cp_job *job, enum cp_end end)
     cp_job_close(job);
 }
 
-TEST(end_close_runs_what_was_put)
+TEST(end_close_runs_queued_tasks)
 {
     struct rig rig;
     struct cp_job *late;
     rig_open(&rig, 2);
-    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 300);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 300);
     cp_pool_close(rig.pool);
     cp_pool_close(rig.pool);
     CHECK_EQ(cp_job_open(rig.pool, rig.func, 0, NULL, &late), CP_ECLOSED);
@@ -62,7 +50,7 @@ TEST(end_close_runs_what_was_put)
     rig_release(&rig);
 }
 
-TEST(end_close_lets_an_open_job_be_fed)
+TEST(end_close_still_feeds_an_open_job)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -78,13 +66,13 @@ TEST(end_close_lets_an_open_job_be_fed)
     rig_release(&rig);
 }
 
-TEST(end_workers_of_a_closed_pool_exit_well)
+TEST(end_workers_of_a_closed_pool_exit_with_zero)
 {
     struct rig rig;
     int code = -1;
     rig_open(&rig, 1);
     struct cp_worker *w = last_worker(&rig);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 1), 1);
     cp_pool_close(rig.pool);
     rig_join(&rig);
     CHECK_EQ(cp_proc_poll(&w->proc, &code), 1);
@@ -93,20 +81,20 @@ TEST(end_workers_of_a_closed_pool_exit_well)
     rig_release(&rig);
 }
 
-TEST(end_terminates_what_is_pending)
+TEST(end_terminates_pending_jobs)
 {
     struct rig rig;
     struct cp_counts counts;
     rig_open(&rig, 2);
-    struct cp_job *running = put_job(&rig, 0, OP_GATE, 10);
-    struct cp_job *queued = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 10);
+    struct cp_job *running = rig_put_job(&rig, 0, OP_GATE, 10);
+    struct cp_job *queued = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 10);
     struct cp_job *open = rig_job(&rig, 0);
     rig_await_begun(&rig, 2);
     cp_pool_end(rig.pool);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.pending, 0);
     CHECK_EQ(counts.queued, 0);
-    /* What is put now is dropped. */
+    /* Tasks put now are dropped. */
     struct batch batch = {0};
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, open, true);
@@ -127,12 +115,12 @@ TEST(end_spares_idle_workers)
     int code = -1;
     rig_open(&rig, 1);
     struct cp_worker *idle = last_worker(&rig);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 1), 1);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 1), 1);
     (void)rig_fork(&rig);
     struct cp_worker *busy = last_worker(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 1); /* to the idle one */
+    struct cp_job *job = rig_put_job(&rig, 0, OP_BUSY, 1); /* to the idle one */
     rig_await_begun(&rig, 1);
-    struct cp_job *quick = put_job(&rig, 0, OP_ECHO, 1);
+    struct cp_job *quick = rig_put_job(&rig, 0, OP_ECHO, 1);
     rig_finish(&rig, quick, 1);
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
@@ -146,15 +134,11 @@ TEST(end_spares_idle_workers)
     rig_release(&rig);
 }
 
-TEST(end_of_stubborn_workers_takes_more)
+TEST(end_of_stubborn_workers_takes_sigkill)
 {
     struct rig rig;
-    rig_open(&rig, 0);
-    rig.start = START_STUBBORN;
-    rig.target = 2;
-    cp_pool_set_target(rig.pool, 2);
-    rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_BUSY, 2);
+    rig_open_starting(&rig, 2, START_STUBBORN);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_BUSY, 2);
     rig_await_begun(&rig, 2);
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
@@ -171,8 +155,8 @@ TEST(end_before_the_workers_have_started)
     rig.start = START_WAITS;
     rig.target = 2;
     rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
-    rig_await_begun(&rig, 2); /* their initializers, that is */
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 5);
+    rig_await_begun(&rig, 2); /* the initializers have begun */
     cp_pool_end(rig.pool);
     check_end(job, CP_END_TERMINATED);
     rig_join(&rig);
@@ -183,7 +167,7 @@ TEST(end_in_the_middle_of_big_bodies)
 {
     struct rig rig;
     rig_open(&rig, 1);
-    struct cp_job *gate = put_job(&rig, 0, OP_GATE, 1);
+    struct cp_job *gate = rig_put_job(&rig, 0, OP_GATE, 1);
     rig_await_begun(&rig, 1);
     (void)rig_fork(&rig);
     struct batch batch = {0};
@@ -191,16 +175,9 @@ TEST(end_in_the_middle_of_big_bodies)
     (void)batch_add_long(&batch, OP_ECHO, 0, 4 * 1000 * 1000);
     batch_put(&batch, down, true);
     (void)rig_fork(&rig);
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
-    struct cp_func *func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
-    struct cp_job *called;
-    struct batch one = {0};
-    CHECK_EQ(cp_job_open(rig.pool, func, 0, NULL, &called), 0);
-    (void)batch_add(&one, OP_ECHO, 0);
-    batch_put(&one, called, true);
-    cp_func_close(rig.pool, func);
-    free(bytes);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
+    struct cp_job *called = rig_put_job(&rig, 0, OP_ECHO, 1);
+    rig_restore_func(&rig, small);
     cp_pool_end(rig.pool);
     check_end(gate, CP_END_TERMINATED);
     check_end(down, CP_END_TERMINATED);
@@ -209,8 +186,8 @@ TEST(end_in_the_middle_of_big_bodies)
     rig_release(&rig);
 }
 
-/* Results that came before stay: they can be taken after the end. */
-TEST(end_keeps_what_has_come)
+/* Results from before the end can be taken after it. */
+TEST(end_keeps_results_that_have_arrived)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -231,12 +208,12 @@ TEST(end_keeps_what_has_come)
     rig_release(&rig);
 }
 
-TEST(end_of_one_job_is_its_own)
+TEST(end_of_one_job_spares_the_others)
 {
     struct rig rig;
     rig_open(&rig, 1);
-    struct cp_job *job = put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
-    struct cp_job *other = put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
+    struct cp_job *other = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5);
     rig_await_begun(&rig, 1);
     cp_job_cancel(job);
     cp_job_cancel(job);
@@ -253,7 +230,7 @@ TEST(end_broken_pool_runs_nothing)
     struct rig rig;
     rig_open(&rig, 2);
     CHECK(cp_pool_broken(rig.pool) == NULL);
-    struct cp_job *job = put_job(&rig, 0, OP_GATE, 5);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_GATE, 5);
     rig_await_begun(&rig, 2);
     struct cp_result *why = cp_result_new(0, CP_RAISED, 0);
     cp_pool_break_take(rig.pool, why);
@@ -262,7 +239,7 @@ TEST(end_broken_pool_runs_nothing)
     CHECK(cp_pool_broken(rig.pool) == why);
     CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
     check_end(job, CP_END_BROKEN);
-    struct cp_job *late = put_job(&rig, 0, OP_ECHO, 1);
+    struct cp_job *late = rig_put_job(&rig, 0, OP_ECHO, 1);
     CHECK_EQ(rig_wait(&rig, late, CP_NEVER), CP_WAIT_READY);
     check_end(late, CP_END_BROKEN);
     rig_close(&rig);
@@ -272,25 +249,21 @@ TEST(end_failed_initializer_breaks_the_pool)
 {
     struct rig rig;
     struct cp_counts counts;
-    rig_open(&rig, 0);
-    rig.start = START_INIT_ERROR;
-    rig.target = 3;
-    cp_pool_set_target(rig.pool, 3);
-    rig_fill(&rig);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 5);
+    rig_open_starting(&rig, 3, START_INIT_ERROR);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 5);
     CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
     check_end(job, CP_END_BROKEN);
     const struct cp_result *why = cp_pool_broken(rig.pool);
     CHECK_EQ(why->len, 7);
     CHECK_BYTES(why->body, "no luck", 7);
-    rig_join(&rig); /* they end, and nobody replaces them */
+    rig_join(&rig); /* the workers end and are not replaced */
     CHECK_EQ(rig.forks, 3);
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.failed_starts, 0);
     rig_close(&rig);
 }
 
-TEST(end_late_worker_is_not_taken)
+TEST(end_late_worker_is_refused)
 {
     struct rig rig;
     rig_open(&rig, 1);
@@ -301,7 +274,7 @@ TEST(end_late_worker_is_not_taken)
     rig_release(&rig);
 }
 
-/* It was forked for work that is done when it comes: it is told to end. */
+/* The worker was forked for work that is done by now: it is told to end. */
 TEST(end_late_worker_of_a_closed_pool_ends)
 {
     struct rig rig;
@@ -312,15 +285,16 @@ TEST(end_late_worker_of_a_closed_pool_ends)
     rig_release(&rig);
 }
 
-/* Somebody else has seen that a worker is gone, and lets go of it. */
-TEST(end_worker_can_be_let_go)
+/* Another thread has seen the end of a worker and drops its sentinel. */
+TEST(end_sentinel_of_a_worker_can_be_released)
 {
     struct rig rig;
     struct cp_counts counts;
     int code = 0;
     rig_open(&rig, 2);
     struct cp_worker *w = last_worker(&rig);
-    cp_pool_release_sentinel(rig.pool, w); /* it lives: nothing happens */
+    cp_pool_release_sentinel(rig.pool,
+                             w); /* the worker lives: nothing happens */
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 2);
     CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
@@ -331,7 +305,7 @@ TEST(end_worker_can_be_let_go)
     CHECK_EQ(counts.workers, 1);
     CHECK_EQ(w->proc.sentinel, -1);
     cp_worker_unref(w);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 10), 10);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 10), 10);
     rig_close(&rig);
 }
 
@@ -346,7 +320,7 @@ TEST(end_worker_has_two_descriptors)
     rig_fill(&rig);
     rig_await_started(&rig);
     CHECK_EQ(cp_test_descriptors(), before + 8 * 2);
-    rig_finish(&rig, put_job(&rig, 0, OP_ECHO, 100), 100);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 100), 100);
     CHECK_EQ(cp_test_descriptors(), before + 8 * 2);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     while (rig.forks < 9) {
@@ -416,7 +390,8 @@ call_next(void *arg)
     struct cp_job *job;
     int r;
     do {
-        r = cp_pool_next(((struct rig *)arg)->pool, &job);
+        r = cp_pool_next(((struct rig *)arg)->pool, CP_DO_CALLS | CP_DO_STARTS,
+                         &job);
         if (r == CP_WAIT_IDLE) {
             (void)rig_collect(arg);
         }
@@ -425,7 +400,7 @@ call_next(void *arg)
     return NULL;
 }
 
-TEST(end_wakes_all_who_wait)
+TEST(end_wakes_all_waiting_threads)
 {
     enum { N = 4 };
     struct rig rig;
@@ -434,7 +409,8 @@ TEST(end_wakes_all_who_wait)
     rig_open(&rig, 1);
     for (int i = 0; i < N; i++) {
         waiting[i] = (struct waiting){
-            &rig, i == 0 ? NULL : put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2)};
+            &rig,
+            i == 0 ? NULL : rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2)};
         threads[i] = cp_test_start(wait_for_it, &waiting[i]);
     }
     threads[N] = cp_test_start(call_next, &rig);
@@ -450,26 +426,28 @@ TEST(end_wakes_all_who_wait)
     rig_release(&rig);
 }
 
-/* There is no worker, and the last job ends in another way. */
-TEST(end_of_the_last_job_wakes_who_waits_for_workers)
+/* There is no worker, and the last job is cancelled or broken. */
+TEST(end_of_the_last_job_wakes_the_joining_thread)
 {
     for (int i = 0; i < 2; i++) {
         struct rig rig;
         rig_open(&rig, 0);
         struct waiting waiting = {&rig, NULL};
         struct cp_job *job =
-            put_job(&rig, i == 0 ? 0 : CP_JOB_CALLS, OP_ECHO, 1);
+            rig_put_job(&rig, i == 0 ? 0 : CP_JOB_CALLS, OP_ECHO, 1);
         cp_pool_close(rig.pool);
         pthread_t thread = cp_test_start(wait_for_it, &waiting);
         rig_await_asleep(&rig);
         if (i == 0) {
             cp_job_cancel(job);
             (void)cp_test_join(thread);
-        } else { /* the pool waits for no callbacks */
+        } else { /* the pool does not wait for callbacks */
             struct cp_job *called;
             cp_pool_break_take(rig.pool, NULL);
             (void)cp_test_join(thread);
-            CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+            CHECK_EQ(
+                cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+                CP_WAIT_CALL);
             cp_job_called(called);
             cp_job_close(called);
         }
@@ -478,23 +456,18 @@ TEST(end_of_the_last_job_wakes_who_waits_for_workers)
     }
 }
 
-/* It has half of a callable when nobody wants that any more. The pipe is closed
- * for good, though somebody sleeps who wanted to write to it. */
+/* The worker has half of a callable when the last job is cancelled. The pipe is
+ * closed for good, although a sleeping thread wanted to write to it. */
 TEST(end_close_in_the_middle_of_a_big_callable)
 {
     struct rig rig;
-    uint8_t *bytes = calloc(1, 1000 * 1000);
-    CHECK(bytes != NULL);
     rig_open(&rig, 0);
     rig.start = START_WAITS;
     (void)rig_fork(&rig);
     rig_await_begun(&rig, 1);
-    struct cp_func *small = rig.func;
-    rig.func = cp_func_open(rig.pool, bytes, 1000 * 1000, 0);
-    struct cp_job *job = put_job(&rig, 0, OP_ECHO, 1);
-    cp_func_close(rig.pool, rig.func);
-    rig.func = small;
-    free(bytes);
+    struct cp_func *small = rig_use_big_func(&rig, 1000 * 1000);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
+    rig_restore_func(&rig, small);
     struct waiting waiting = {&rig, NULL};
     pthread_t thread = cp_test_start(wait_for_it, &waiting);
     rig_await_asleep(&rig);
@@ -506,19 +479,19 @@ TEST(end_close_in_the_middle_of_a_big_callable)
     rig_release(&rig);
 }
 
-/* All workers are gone, or there never was one: who helps hears of the end. */
-TEST(end_helper_hears_of_it_without_workers)
+/* There is no worker: the helper still learns of the end. */
+TEST(end_reaches_the_helper_without_workers)
 {
     struct rig rig;
     rig_open(&rig, 0);
     pthread_t thread = cp_test_start(call_next, &rig);
     cp_lock_acquire(&rig.pool->lock);
-    while (!rig.pool->has_helper) {
+    while (!rig.pool->duties) {
         cp_lock_release(&rig.pool->lock);
         (void)sched_yield();
         cp_lock_acquire(&rig.pool->lock);
     }
-    cp_lock_release(&rig.pool->lock); /* it waits now */
+    cp_lock_release(&rig.pool->lock); /* the helper waits now */
     cp_pool_close(rig.pool);
     (void)cp_test_join(thread);
     rig_release(&rig);
@@ -537,7 +510,7 @@ TEST(end_copy_is_inert)
         int numbers[] = {w->tx, w->rx, rig.pool->life[0], rig.pool->life[1]};
         cp_fd_in_child(NULL, 0);
         for (int i = 0; i < 4;
-             i++) { /* what has these numbers now is not ours */
+             i++) { /* the numbers belong to other files now */
             CHECK_EQ(dup2(0, numbers[i]), numbers[i]);
         }
         cp_worker_unref(w);
@@ -550,7 +523,7 @@ TEST(end_copy_is_inert)
     }
     CHECK_EQ(cp_test_reap(pid), 7);
     cp_worker_unref(w);
-    rig_finish(&rig, put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
     rig_close(&rig);
 }
 
@@ -561,15 +534,15 @@ open_and_use(void *arg)
 {
     struct rig *rig = arg;
     rig_open(rig, 3);
-    (void)put_job(rig, 0, OP_BUSY, 1);
-    (void)put_job(rig, 0, OP_GATE, 1);
+    (void)rig_put_job(rig, 0, OP_BUSY, 1);
+    (void)rig_put_job(rig, 0, OP_GATE, 1);
     rig_await_begun(rig, 2);
     return NULL;
 }
 
-/* One worker computes, one waits for something else, and one is idle. The
- * thread that forked them has ended. All of them hold a pipe that tells when the
- * last one is gone. */
+/* One worker computes, one waits at the gate, and one is idle. The thread that
+ * forked them has ended. All of them hold a pipe whose end of file shows that the
+ * last one has exited. */
 TEST(end_no_worker_outlives_the_parent)
 {
     int alive[2], ready[2];

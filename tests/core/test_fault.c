@@ -1,10 +1,9 @@
 /*
- * The core without memory: every allocation of a whole life of a pool fails
- * once. Whatever that does, the job ends, nothing is left behind, and each result
- * that comes is right.
+ * The core without memory: each allocation in the whole life of a pool fails once.
+ * In every case the job ends, nothing leaks, and each result that arrives is right.
  *
- * Allocations are counted and made to fail by standing in front of those of
- * glibc. A sanitizer stands there itself, so that its builds leave this out.
+ * The tests replace glibc's allocation functions, to count calls and make them fail.
+ * Sanitizers replace them as well, so sanitizer builds leave these tests out.
  */
 #include "cp_test.h"
 
@@ -34,8 +33,8 @@ void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *old, size_t n);
 void __libc_free(void *p);
 
-static _Atomic long live;    /* blocks that were not freed */
-static _Atomic long fail_in; /* allocations until one fails; 0: none does */
+static _Atomic long live;    /* blocks not freed */
+static _Atomic long fail_in; /* allocations until one fails; 0: none fails */
 
 static bool
 fails(void)
@@ -114,7 +113,7 @@ add_worker(struct rig *rig)
     return r;
 }
 
-/* n tasks, or as many as there is memory for. */
+/* Put n tasks, or as many as memory allows. */
 static uint64_t
 put_tasks(struct cp_job *job, uint64_t n)
 {
@@ -128,7 +127,7 @@ put_tasks(struct cp_job *job, uint64_t n)
         }
         struct order order = {.op = OP_ECHO, .index = i};
         memcpy(task->body, &order, ORDER_LEN);
-        rig_pattern(task->body + ORDER_LEN, len - ORDER_LEN, i);
+        cp_test_pattern(task->body + ORDER_LEN, len - ORDER_LEN, i);
         *end = task;
         end = &task->next;
         i++;
@@ -139,8 +138,8 @@ put_tasks(struct cp_job *job, uint64_t n)
 
 static int n_dropped;
 
-/* An answer, or what says that the parent had no memory for it; or a loss: it
- * had none to read at all. */
+/* An answer, or a report that the parent had no memory for the answer; or a loss,
+ * if the parent had no memory to read. */
 static void
 check_result(struct cp_result *result, uint64_t n)
 {
@@ -153,7 +152,7 @@ check_result(struct cp_result *result, uint64_t n)
         CHECK_EQ(result->len, ORDER_LEN + len);
         uint8_t *should = __libc_malloc(len);
         CHECK(should != NULL);
-        rig_pattern(should, len, result->index);
+        cp_test_pattern(should, len, result->index);
         CHECK_BYTES(result->body + ORDER_LEN, should, len);
         __libc_free(should);
     }
@@ -164,8 +163,9 @@ static void
 run_callbacks(struct cp_pool *pool)
 {
     struct cp_job *job;
-    while (pool->call_first != NULL) { /* or it would block */
-        CHECK_EQ(cp_pool_next(pool, &job), CP_WAIT_CALL);
+    while (pool->call_first != NULL) { /* or cp_pool_next() would block */
+        CHECK_EQ(cp_pool_next(pool, CP_DO_CALLS | CP_DO_STARTS, &job),
+                 CP_WAIT_CALL);
         cp_job_called(job);
         cp_job_close(job);
     }
@@ -191,7 +191,8 @@ run_job(struct rig *rig, struct cp_job *job, uint64_t n)
         struct cp_counts counts;
         cp_pool_count(rig->pool, &counts);
         if (counts.workers == 0) {
-            (void)add_worker(rig); /* if not, then next time */
+            (void)add_worker(
+                rig); /* if this fails, the next round tries again */
         }
         run_callbacks(rig->pool);
     }
@@ -199,7 +200,7 @@ run_job(struct rig *rig, struct cp_job *job, uint64_t n)
     CHECK(end == CP_END_NOMEM || (end == CP_END_NONE && taken == n));
 }
 
-/* Two jobs on a pool of one worker, as far as it goes. */
+/* Run a job on a pool of one worker, as far as memory allows. */
 static void
 live_once(struct rig *rig, uint32_t flags, uint64_t func_len)
 {
@@ -232,8 +233,8 @@ live_once(struct rig *rig, uint32_t flags, uint64_t func_len)
     cp_pool_unref(rig->pool);
 }
 
-/* Let the first allocation fail, then the second one, and so on, until there
- * is none left that could. */
+/* Let the first allocation fail, then the second, and so on, until a run has no
+ * allocation left to fail. */
 static void
 fail_each(uint32_t flags, uint64_t func_len)
 {
@@ -257,7 +258,7 @@ fail_each(uint32_t flags, uint64_t func_len)
     }
 }
 
-TEST(fault_lack_of_memory_loses_nothing_else)
+TEST(fault_lack_of_memory_loses_only_one_result)
 {
     fail_each(0, 10);
     fail_each(CP_JOB_ORDERED, 10);

@@ -61,7 +61,7 @@ TEST(fd_close_is_idempotent_and_keeps_errno)
     close_pipe(fds);
 }
 
-TEST(fd_lack_of_descriptors_is_told)
+TEST(fd_lack_of_descriptors_is_an_error)
 {
     struct rlimit old;
     CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
@@ -100,7 +100,7 @@ TEST(fd_read_and_write)
     close_pipe(fds);
 }
 
-TEST(fd_full_pipe_is_not_now)
+TEST(fd_full_pipe_says_try_later)
 {
     int fds[2];
     open_pipe(fds);
@@ -116,7 +116,7 @@ TEST(fd_full_pipe_is_not_now)
     close_pipe(fds);
 }
 
-TEST(fd_writing_to_nobody_is_closed)
+TEST(fd_writing_without_a_reader_is_closed)
 {
     int fds[2];
     open_pipe(fds);
@@ -231,8 +231,8 @@ TEST(fd_blocking_read_is_interrupted_by_a_signal)
     close_pipe(fds);
 }
 
-/* In a forked copy all noted descriptors go, but for those kept, and no others. */
-TEST(fd_copies_close_what_is_noted)
+/* A forked copy closes all noted descriptors except the kept ones, and no others. */
+TEST(fd_copies_close_noted_descriptors)
 {
     int a[2], b[2], foreign[2];
     open_pipe(a);
@@ -249,7 +249,7 @@ TEST(fd_copies_close_what_is_noted)
         CHECK(is_open(b[0]) && !is_open(b[1]));
         CHECK(is_open(foreign[0]) && is_open(foreign[1]));
         CHECK(!is_open(high));
-        /* They are forgotten: what has their number now is not ours. */
+        /* The numbers are forgotten: they may belong to other descriptors now. */
         CHECK(dup2(foreign[0], a[0]) >= 0);
         cp_fd_in_child(NULL, 0);
         CHECK(is_open(a[0]) && is_open(a[1]) && is_open(b[0]));
@@ -264,7 +264,7 @@ TEST(fd_copies_close_what_is_noted)
     (void)close(foreign[1]);
 }
 
-TEST(fd_end_of_file_comes_in_spite_of_copies)
+TEST(fd_end_of_file_arrives_in_spite_of_copies)
 {
     int fds[2], ready[2];
     char byte;
@@ -303,7 +303,7 @@ TEST(wake_is_seen_once_however_often_notified)
     CHECK(!is_readable(wake.fds[0]));
     cp_wake_drain(&wake);
     for (int i = 0; i < 100000; i++) {
-        cp_wake_notify(&wake); /* more than a pipe can hold */
+        cp_wake_notify(&wake); /* more than a pipe holds */
     }
     CHECK(is_readable(wake.fds[0]));
     cp_wake_drain(&wake);
@@ -334,7 +334,7 @@ check_memory(void)
     }
     int pid = cp_test_fork();
     if (pid == 0) {
-        cp_fd_in_child(NULL, 0); /* it is noted */
+        cp_fd_in_child(NULL, 0); /* the descriptor is noted */
         CHECK(!is_open(fd));
         bytes[9999] = 7;
         _exit(0);

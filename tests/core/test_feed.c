@@ -1,4 +1,4 @@
-/* Feeding jobs bit by bit: by who waits for them, or by a thread. */
+/* Feeding jobs bit by bit: by the waiting thread, or by a feeder thread. */
 #include "pool/plan.h"
 #include "cp_test.h"
 #include "rig.h"
@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 
-TEST(feed_by_who_waits)
+TEST(feed_by_the_waiting_thread)
 {
     enum { N = 3000 };
     struct rig rig;
@@ -36,18 +36,17 @@ TEST(feed_by_who_waits)
             CHECK_EQ(r, CP_WAIT_READY);
         }
     }
-    CHECK(most < N / 2); /* as many as it is worth, not all */
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    CHECK(most < N / 2); /* only as many as are useful, not all */
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
 struct feeder {
     struct cp_job *job;
-    bool cut;       /* out: it was told to end the input */
+    bool cut;       /* out: the feeder was told to end the input */
     uint64_t n;     /* tasks to put */
-    uint64_t limit; /* not taken, at most; 0: none */
-    uint32_t phase; /* every so many tasks get slow, or quick again */
+    uint64_t limit; /* most results not taken; 0: no limit */
+    uint32_t phase; /* tasks alternate between quick and slow after this many */
 };
 
 static void *
@@ -93,8 +92,8 @@ wait_until_wanted(void *job)
     return NULL;
 }
 
-/* All tasks were handed out while they were thought to be quick. They are not,
- * so that nothing more is wanted until most of them are done. */
+/* All tasks were handed out because they seemed quick. They are slow, so that no
+ * more tasks are wanted until most of them are done. */
 TEST(feed_is_wanted_once_slow_tasks_are_done)
 {
     struct rig rig;
@@ -109,7 +108,7 @@ TEST(feed_is_wanted_once_slow_tasks_are_done)
     }
     batch_put(&batch, job, false);
     rig_await_begun(&rig, 1);
-    cp_result_free(rig_take(&rig, job)); /* the first that tells */
+    cp_result_free(rig_take(&rig, job)); /* the first slow result */
     CHECK_EQ(cp_job_wants(job), 0);
     pthread_t thread = cp_test_start(wait_until_wanted, job);
     for (bool waits = false; !waits; (void)sched_yield()) {
@@ -127,8 +126,8 @@ TEST(feed_is_wanted_once_slow_tasks_are_done)
     rig_close(&rig);
 }
 
-/* The same in the large: the windows get small and large by turns. */
-TEST(feed_goes_on_where_tasks_get_slow)
+/* The same on a large scale: the windows shrink and grow in turns. */
+TEST(feed_goes_on_when_tasks_get_slow)
 {
     struct rig rig;
     rig_open(&rig, 2);
@@ -140,8 +139,8 @@ TEST(feed_goes_on_where_tasks_get_slow)
     rig_close(&rig);
 }
 
-/* Whoever takes slowly is not flooded: what was put and not taken is limited,
- * when the pool is closed as well. */
+/* A slow reader is not flooded: the number of tasks put and not taken is limited,
+ * in a closed pool as well. */
 static void
 keep_to_the_limit(bool close)
 {
@@ -163,8 +162,7 @@ keep_to_the_limit(bool close)
         cp_lock_release(&rig.pool->lock);
     }
     (void)cp_test_join(thread);
-    CHECK(rig_take(&rig, feeder.job) == NULL);
-    cp_job_close(feeder.job);
+    rig_close_job(&rig, feeder.job);
     rig_close(&rig);
 }
 
@@ -174,8 +172,8 @@ TEST(feed_keeps_to_the_limit)
     keep_to_the_limit(true);
 }
 
-/* The limit is for what nobody has taken; how many tasks it is worth to have under
- * way, which are few while they are slow, is another matter. */
+/* The limit bounds the results not taken. It does not bound the tasks in flight,
+ * which are few while tasks are slow. */
 TEST(feed_slow_tasks_fill_the_limit_as_well)
 {
     struct rig rig;
@@ -199,9 +197,9 @@ TEST(feed_slow_tasks_fill_the_limit_as_well)
     rig_close(&rig);
 }
 
-/* Nobody takes any more, and somebody waits for the closed pool: the input ends,
- * and what is to come last tells of it. */
-TEST(feed_limit_does_not_keep_a_pool_from_ending)
+/* Nobody takes results any more, and a thread joins the closed pool: the input
+ * ends, and the farewell result reports that. */
+TEST(feed_limit_does_not_block_the_end_of_a_pool)
 {
     struct rig rig;
     rig_open(&rig, 2);
@@ -218,8 +216,7 @@ TEST(feed_limit_does_not_keep_a_pool_from_ending)
         CHECK_EQ(result->outcome, i < 5 ? CP_OK : CP_RAISED);
         cp_result_free(result);
     }
-    CHECK(rig_take(&rig, feeder.job) == NULL);
-    cp_job_close(feeder.job);
+    rig_close_job(&rig, feeder.job);
     rig_release(&rig);
 }
 
@@ -230,8 +227,8 @@ join_rig(void *rig)
     return NULL;
 }
 
-/* The last task is done, and the limit reached, while somebody waits already; of
- * waiting for a job nothing of the kind comes. */
+/* The last task is done, and the limit reached, while a thread joins already.
+ * Waiting for a job has no such effect. */
 TEST(feed_is_cut_when_the_last_task_is_done)
 {
     struct rig rig;
@@ -263,7 +260,7 @@ TEST(feed_is_cut_when_the_last_task_is_done)
     rig_release(&rig);
 }
 
-/* A result that comes last, whatever is still running when it is put. */
+/* A farewell is the last result, whatever still runs when it is put. */
 TEST(feed_farewell_comes_last)
 {
     for (uint32_t flags = 0; flags <= CP_JOB_ORDERED; flags += CP_JOB_ORDERED) {
@@ -285,44 +282,32 @@ TEST(feed_farewell_comes_last)
             CHECK_EQ(result->outcome, i == 2 ? CP_RAISED : CP_OK);
             cp_result_free(result);
         }
-        CHECK(rig_take(&rig, job) == NULL);
-        cp_job_close(job);
-        job = rig_job(&rig, flags); /* nothing else to wait for */
+        rig_close_job(&rig, job);
+        job = rig_job(&rig, flags); /* with nothing else to wait for */
         cp_job_put_farewell_take(job, cp_result_new(0, CP_RAISED, 0));
         cp_result_free(rig_take(&rig, job));
-        CHECK(rig_take(&rig, job) == NULL);
-        cp_job_close(job);
+        rig_close_job(&rig, job);
         rig_close(&rig);
     }
 }
 
-static void *
-take_one(void *arg)
-{
-    struct rig *rig = ((void **)arg)[0];
-    struct cp_job *job = ((void **)arg)[1];
-    return rig_take(rig, job);
-}
-
-/* Somebody waits, and drives, and sleeps, since nothing is under way. Then the
- * feeder has something for it. */
+/* A thread waits, runs the event loop and sleeps, since nothing is in flight. Then
+ * the feeder has news for it. */
 static struct cp_result *
 take_while_feeding(struct rig *rig, struct cp_job *job, int what)
 {
-    void *args[2] = {rig, job};
-    void *result;
-    pthread_t thread = cp_test_start(take_one, args);
+    struct rig_taker taker = {rig, job};
+    pthread_t thread = cp_test_start(rig_take_one, &taker);
     rig_await_asleep(rig);
     if (what == 0) {
         cp_job_put_take(job, NULL, true);
     } else {
         cp_job_put_result_take(job, cp_result_new(0, CP_RAISED, 0));
     }
-    result = cp_test_join(thread);
-    return result;
+    return cp_test_join(thread);
 }
 
-TEST(feed_end_wakes_who_drives)
+TEST(feed_end_wakes_the_driver)
 {
     struct rig rig;
     rig_open(&rig, 1);
@@ -332,7 +317,7 @@ TEST(feed_end_wakes_who_drives)
     rig_close(&rig);
 }
 
-TEST(feed_result_wakes_who_drives)
+TEST(feed_result_wakes_the_driver)
 {
     struct rig rig;
     rig_open(&rig, 1);

@@ -1,4 +1,4 @@
-/* Callbacks, and what becomes of tasks behind a slow one. */
+/* Callbacks, and tasks queued behind a slow task. */
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
@@ -12,18 +12,19 @@
 
 struct helper {
     struct rig *rig;
-    struct cp_job *waits_for; /* whose driver is to sleep before it is called */
+    struct cp_job *waits_for; /* wait until its driver sleeps before the call */
     _Atomic int calls, idles;
 };
 
-/* Runs "callbacks", replaces workers, and collects, until the end. */
+/* Run "callbacks", replace workers and collect ended jobs, until the end. */
 static void *
 help(void *arg)
 {
     struct helper *helper = arg;
     struct cp_job *job;
     for (;;) {
-        switch (cp_pool_next(helper->rig->pool, &job)) {
+        switch (
+            cp_pool_next(helper->rig->pool, CP_DO_CALLS | CP_DO_STARTS, &job)) {
             case CP_WAIT_CALL:
                 if (job == helper->waits_for) {
                     rig_await_asleep(helper->rig);
@@ -44,7 +45,7 @@ help(void *arg)
     }
 }
 
-TEST(flow_done_comes_after_the_callbacks)
+TEST(flow_job_is_done_after_its_callbacks)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -85,7 +86,7 @@ TEST(flow_callbacks_of_many_jobs)
     }
     CHECK_EQ(atomic_load(&helper.calls), N);
     while (atomic_load(&helper.idles) == 0) {
-        (void)sched_yield(); /* what has ended is collected now */
+        (void)sched_yield(); /* until the ended jobs are collected */
     }
     cp_pool_close(rig.pool);
     rig_join(&rig);
@@ -93,9 +94,9 @@ TEST(flow_callbacks_of_many_jobs)
     rig_release(&rig);
 }
 
-/* Two tasks run when their job ends early; what they answer later is nothing
- * that callbacks are run for once more. */
-TEST(flow_callbacks_are_run_once)
+/* Two tasks run when their job ends early. Their later answers do not run the
+ * callbacks again. */
+TEST(flow_callbacks_run_once)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -114,20 +115,22 @@ TEST(flow_callbacks_are_run_once)
         CHECK_EQ(cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0),
                  CP_WAIT_TIMEOUT);
     }
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     CHECK(called == job);
     cp_job_called(job);
     cp_job_close(job);
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_IDLE);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_IDLE);
     CHECK_EQ(rig_collect(&rig), 1);
     CHECK(rig_take(&rig, job) == NULL);
     cp_job_close(job);
     rig_close(&rig);
 }
 
-/* The results are there, the callbacks are not through yet, and the pool is
- * terminated: those who wait go on, and have the results. */
-TEST(flow_end_while_callbacks_are_run)
+/* The results have arrived, the callbacks still run, and the pool is terminated:
+ * waiting threads go on and get the results. */
+TEST(flow_end_while_callbacks_run)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -139,7 +142,8 @@ TEST(flow_end_while_callbacks_are_run)
     while (cp_job_arrived(job, NULL) == 0) {
         (void)cp_pool_wait(rig.pool, job, cp_now() + CP_MS, 0);
     }
-    CHECK_EQ(cp_pool_next(rig.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     cp_pool_end(rig.pool);
     CHECK_EQ(cp_pool_wait(rig.pool, job, CP_NEVER, 0), CP_WAIT_READY);
     rig_finish(&rig, job, 1);
@@ -153,43 +157,16 @@ TEST(flow_end_while_callbacks_are_run)
 
 /* ---- behind a slow task ---- */
 
-/* A job whose tasks are known to be quick, so that workers get many ahead. */
-static struct cp_job *
-quick_job(struct rig *rig, struct batch *batch)
-{
-    struct cp_job *job = rig_job(rig, 0);
-    for (int i = 0; i < 4; i++) {
-        (void)batch_add(batch, OP_ECHO, 0);
-    }
-    batch_put(batch, job, false);
-    for (int i = 0; i < 4; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-    return job;
-}
-
-static void
-take_echoes(struct rig *rig, struct cp_job *job, int n)
-{
-    for (int i = 0; i < n; i++) {
-        struct cp_result *result = rig_take(rig, job);
-        rig_check_echo(result);
-        cp_result_free(result);
-    }
-}
-
-/* Workers have half of the tasks each; the first one is slow. The tasks behind
- * it go to the other worker, and each of them is run once. */
-TEST(flow_slow_task_holds_up_nobody)
+/* Each worker has half of the tasks, and the first task is slow. The tasks behind it
+ * go to the other worker, and each of them runs once. */
+TEST(flow_slow_task_delays_no_other_task)
 {
     enum { N = 100 };
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 2);
     rig_await_started(&rig);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     for (int i = 0; i < N; i++) {
         batch_add(&batch, i == 0 ? OP_GATE : OP_ECHO, 0)->flags = ORDER_COUNT;
     }
@@ -199,9 +176,9 @@ TEST(flow_slow_task_holds_up_nobody)
     CHECK_EQ(rig.pool->workers->next->in_flight, N / 2);
     cp_lock_release(&rig.pool->lock);
     rig_await_begun(&rig, 1);
-    take_echoes(&rig, job, N - 1);
+    rig_take_echoes(&rig, job, N - 1);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 1);
+    rig_take_echoes(&rig, job, 1);
     CHECK(rig_take(&rig, job) == NULL);
     for (int i = 0; i < N; i++) {
         CHECK_EQ(rig.shared->runs[4 + i], 1);
@@ -210,9 +187,9 @@ TEST(flow_slow_task_holds_up_nobody)
     rig_close(&rig);
 }
 
-/* Workers are given tasks before they have started. One of them never starts:
- * the other does its tasks too. */
-TEST(flow_worker_that_does_not_start_holds_up_nobody)
+/* Workers get tasks before they have started. One of them never starts: the other
+ * worker runs its tasks too. */
+TEST(flow_worker_that_never_starts_delays_no_task)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -225,7 +202,7 @@ TEST(flow_worker_that_does_not_start_holds_up_nobody)
         batch_add(&batch, OP_ECHO, 0)->flags = ORDER_COUNT;
     }
     batch_put(&batch, job, true);
-    rig_await_begun(&rig, 2); /* their initializers, that is */
+    rig_await_begun(&rig, 2); /* the initializers have begun */
     cp_lock_acquire(&rig.pool->lock);
     CHECK_EQ(rig.pool->workers->in_flight, 1);
     CHECK_EQ(rig.pool->workers->next->in_flight, 1);
@@ -238,7 +215,7 @@ TEST(flow_worker_that_does_not_start_holds_up_nobody)
     rig_close(&rig);
 }
 
-TEST(flow_long_tasks_go_one_at_a_time)
+TEST(flow_long_tasks_are_sent_one_at_a_time)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -248,7 +225,7 @@ TEST(flow_long_tasks_go_one_at_a_time)
     struct cp_job *job = rig_job(&rig, 0);
     batch_add(&batch, OP_ECHO, 0)->ns = 1000 * 1000 * 1000;
     batch_put(&batch, job, false);
-    take_echoes(&rig, job, 1);
+    rig_take_echoes(&rig, job, 1);
     for (int i = 0; i < 10; i++) {
         (void)batch_add(&batch, OP_GATE, 0);
     }
@@ -258,34 +235,32 @@ TEST(flow_long_tasks_go_one_at_a_time)
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.queued, 8);
     rig_let_through(&rig, 10);
-    take_echoes(&rig, job, 10);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 10);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-/* Answers that stand in the ring of a worker which has begun something slow. */
+/* Answers are in the ring of a worker that has begun a slow task. */
 TEST(flow_answers_before_a_slow_task_are_seen)
 {
     struct rig rig;
     struct batch batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
     }
     batch_put(&batch, job, true);
     rig_await_begun(&rig, 1);
-    take_echoes(&rig, job, 5);
+    rig_take_echoes(&rig, job, 5);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 1);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 1);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-/* The same while the other worker answers all the time: it has got the first
- * three of these tasks, and gets all that follow. */
+/* The same while the other worker answers all the time: it has got the first three
+ * of these tasks, and gets all that follow. */
 TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
 {
     static const enum op ops[] = {OP_ECHO,  OP_ECHO,  OP_ECHO,
@@ -294,7 +269,7 @@ TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
     struct batch batch = {0}, traffic = {0};
     rig_open(&rig, 2);
     rig_await_started(&rig);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     struct cp_job *other = rig_job(&rig, 0);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, ops[i], 0);
@@ -304,43 +279,34 @@ TEST(flow_answers_before_a_slow_task_are_seen_in_traffic)
     while (cp_job_arrived(job, NULL) < 4 + 5) {
         (void)batch_add(&traffic, OP_ECHO, 0);
         batch_put(&traffic, other, false);
-        take_echoes(&rig, other, 1);
+        rig_take_echoes(&rig, other, 1);
     }
     cp_job_put_take(other, NULL, true);
     cp_job_close(other);
     rig_let_through(&rig, 1);
-    take_echoes(&rig, job, 6);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_take_echoes(&rig, job, 6);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-static void *
-take_one(void *arg)
-{
-    struct rig *rig = ((void **)arg)[0];
-    struct cp_job *job = ((void **)arg)[1];
-    return rig_take(rig, job);
-}
-
-/* The driver sleeps without any reason to look up, until another thread hands
- * out tasks of which the last one is slow. */
-TEST(flow_answers_are_seen_though_the_driver_slept_before)
+/* The driver sleeps without a tick, until another thread hands out tasks of which
+ * the last one is slow. */
+TEST(flow_answers_are_seen_although_the_driver_slept)
 {
     struct rig rig;
     struct batch one = {0}, batch = {0};
     rig_open(&rig, 1);
-    struct cp_job *job = quick_job(&rig, &batch);
+    struct cp_job *job = rig_quick_job(&rig, &batch, 0, 4);
     struct cp_job *slow = rig_job(&rig, 0);
     (void)batch_add(&one, OP_GATE, 0);
     batch_put(&one, slow, true);
     rig_await_begun(&rig, 1);
     for (int64_t end = cp_now() + 2 * CP_MS; cp_now() < end;) {
-        /* From now on that worker is known to be stuck. */
+        /* until the worker counts as stuck */
     }
     (void)rig_fork(&rig);
-    void *args[2] = {&rig, slow}, *result;
-    pthread_t thread = cp_test_start(take_one, args);
+    struct rig_taker taker = {&rig, slow};
+    pthread_t thread = cp_test_start(rig_take_one, &taker);
     rig_await_asleep(&rig);
     for (int i = 0; i < 6; i++) {
         (void)batch_add(&batch, i < 5 ? OP_QUIET : OP_GATE, 0);
@@ -348,16 +314,14 @@ TEST(flow_answers_are_seen_though_the_driver_slept_before)
     batch_put(&batch, job, true);
     rig_await_begun(&rig, 1);
     while (cp_job_arrived(job, NULL) < 4 + 5) {
-        (void)sched_yield(); /* without driving */
+        (void)sched_yield(); /* without running the event loop */
     }
     rig_let_through(&rig, 2);
-    result = cp_test_join(thread);
+    struct cp_result *result = cp_test_join(thread);
     rig_check_echo(result);
     cp_result_free(result);
-    take_echoes(&rig, job, 6);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
-    CHECK(rig_take(&rig, slow) == NULL);
-    cp_job_close(slow);
+    rig_take_echoes(&rig, job, 6);
+    rig_close_job(&rig, job);
+    rig_close_job(&rig, slow);
     rig_close(&rig);
 }

@@ -66,7 +66,7 @@ TEST(job_absurd_sizes_are_refused)
     cp_result_free_list(NULL);
 }
 
-/* The memory of a large body is taken over as it is, unless it is mostly empty. */
+/* A task takes over the memory of a large body, unless most of it is unused. */
 TEST(job_task_takes_a_large_body_over)
 {
     for (size_t len = CP_BIG - 1; len <= CP_BIG; len++) {
@@ -110,7 +110,7 @@ TEST(job_queue_keeps_order_with_both_ends)
     close_job(job);
 }
 
-TEST(job_inbox_gives_in_order_of_arrival)
+TEST(job_inbox_returns_results_in_order_of_arrival)
 {
     struct cp_job *job = open_job(0);
     CHECK(!cp_job_has_result(job));
@@ -126,7 +126,7 @@ TEST(job_inbox_gives_in_order_of_arrival)
     close_job(job);
 }
 
-TEST(job_inbox_gives_all_at_once)
+TEST(job_inbox_returns_all_results_at_once)
 {
     struct cp_job *job = open_job(0);
     CHECK(cp_job_inbox_get_all(job) == NULL);
@@ -143,7 +143,7 @@ TEST(job_inbox_gives_all_at_once)
     cp_result_free_list(list);
     put(job, 0);
     put(job, 1);
-    close_job(job); /* and frees what nobody took */
+    close_job(job); /* frees the results that nobody took */
 }
 
 TEST(job_ordered_inbox_waits_for_the_next)
@@ -159,19 +159,19 @@ TEST(job_ordered_inbox_waits_for_the_next)
     check_get(job, 1);
     check_get(job, 2);
     CHECK(!cp_job_has_result(job));
-    put(job, 100); /* what is never taken is freed */
+    put(job, 100); /* frees the results that nobody took */
     close_job(job);
 }
 
 /* Any order of arrival within a distance, while results are taken. */
-TEST(job_ordered_inbox_sorts_what_comes)
+TEST(job_ordered_inbox_sorts_results)
 {
     enum { N = 5000, FAR = N / 8 + 4 };
     struct cp_job *job = open_job(CP_JOB_ORDERED);
     static bool there[N + FAR];
     uint64_t seed = 4, taken = 0;
     while (taken < N) {
-        /* The distance grows, so that the ring has to, wherever it stands. */
+        /* The distance grows, so that the ring must grow, wherever its start is. */
         uint64_t at = taken + cp_test_random(&seed) % (4 + taken / 8);
         if (!there[at]) {
             there[at] = true;

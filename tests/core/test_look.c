@@ -1,10 +1,10 @@
 /*
- * Threads look for a while before they sleep, without the pool's lock. What comes
- * when they have just looked for the last time signals nobody, since nobody sleeps
- * yet: they have to find it before they do.
+ * Threads spin for a while before they sleep, without the pool's lock. An event just
+ * after the last look wakes nobody, since nobody sleeps yet: the thread must find the
+ * event before it sleeps.
  *
- * Who looks asks for the time. The tests stand in front of the clock: there they let
- * it come, and the time is over.
+ * A spinning thread reads the clock. The tests wrap the clock: at the second reading
+ * they let the event happen, and let the time run out.
  */
 #include "pool/pool.h"
 #include "pool/state.h"
@@ -12,8 +12,8 @@
 
 #include <time.h>
 
-/* What comes while this thread looks, once, when it asks for the time the second
- * time: the first is to know when to stop. */
+/* The event that happens while this thread spins, at the second reading of the
+ * clock: the first reading sets the deadline. */
 static _Thread_local struct {
     struct cp_pool *pool; /* NULL: nothing */
     void (*comes)(void *arg);
@@ -30,7 +30,7 @@ __wrap_clock_gettime(clockid_t clock, struct timespec *ts)
     struct cp_pool *pool = late.pool;
     int r = __real_clock_gettime(clock, ts);
     if (pool == NULL || pthread_mutex_trylock(&pool->lock.mutex) != 0) {
-        return r; /* this thread has the lock: it does not look now */
+        return r; /* this thread has the lock: it is not spinning */
     }
     cp_lock_release(&pool->lock);
     late.asked++;
@@ -57,7 +57,7 @@ release(struct cp_task *tasks, struct cp_result *results)
     CHECK(tasks == NULL && results == NULL);
 }
 
-/* A pool with one worker, which this thread plays, and in which it pays to look. */
+/* A pool with this thread as its only worker, in which spinning pays. */
 static struct cp_pool *
 open_pool(void)
 {
@@ -80,7 +80,7 @@ open_job(struct cp_pool *pool)
 static void
 close_pool(struct cp_pool *pool, struct cp_job *job)
 {
-    CHECK(late.pool == NULL); /* it has come */
+    CHECK(late.pool == NULL); /* the event has happened */
     cp_job_close(job);
     CHECK(cp_pool_ended(pool) == job);
     cp_job_close(job);
@@ -94,7 +94,7 @@ cancel(void *job)
     cp_job_cancel(job);
 }
 
-TEST(look_finds_a_job_that_ends_when_it_is_over)
+TEST(look_finds_a_job_that_ends_at_the_last_moment)
 {
     struct cp_pool *pool = open_pool();
     struct cp_job *job = open_job(pool);
@@ -112,7 +112,7 @@ put_one(void *job)
     cp_job_put_take(job, task, true);
 }
 
-TEST(look_finds_a_task_that_comes_when_it_is_over)
+TEST(look_finds_a_task_that_arrives_at_the_last_moment)
 {
     struct cp_pool *pool = open_pool();
     struct cp_job *job = open_job(pool);

@@ -1,4 +1,4 @@
-/* Large pages: asking for them on a system whose pages have any size, and mapping one. */
+/* Large pages: advice on systems with any page size, and mapping one page. */
 #include "base/mem.h"
 #include "cp_test.h"
 
@@ -12,7 +12,7 @@
 #    define ASKS 0
 #endif
 
-/* The page size that the system is to tell, or 0: its own. */
+/* The page size that the fake system reports; 0: the real one. */
 static long page;
 /* What it was asked for. */
 static uintptr_t start, end;
@@ -23,8 +23,8 @@ long __wrap_sysconf(int name);
 int __real_madvise(void *at, size_t n, int advice);
 int __wrap_madvise(void *at, size_t n, int advice);
 
-/* ThreadSanitizer's own runtime calls them as well, before it can look at what
- * instrumented code does. */
+/* ThreadSanitizer's runtime calls these functions as well, before it can check
+ * instrumented code. */
 #if defined(__clang__)
 #    define PLAIN __attribute__((disable_sanitizer_instrumentation))
 #else
@@ -59,7 +59,7 @@ TEST(mem_large_pages_are_asked_for_in_whole_pages)
         CHECK_EQ(calls, ASKS * ((int)i + 1));
         CHECK_EQ(start % (uintptr_t)page, 0);
         CHECK_EQ(end % (uintptr_t)page, 0);
-        if (ASKS) { /* all of it, and no more pages than it touches */
+        if (ASKS) { /* all of the memory, and no page beyond */
             CHECK(start <= first && first - start < (uintptr_t)page);
             CHECK(end >= first + n && end - (first + n) < (uintptr_t)page);
         }
@@ -67,7 +67,7 @@ TEST(mem_large_pages_are_asked_for_in_whole_pages)
     page = 0;
 }
 
-TEST(mem_small_memory_is_left_alone)
+TEST(mem_small_memory_is_not_advised)
 {
     page = 4096;
     cp_mem_advise_huge((void *)4096, CP_MEM_HUGE_MIN - 1);
@@ -75,7 +75,7 @@ TEST(mem_small_memory_is_left_alone)
     page = 0;
 }
 
-TEST(mem_page_is_aligned_and_given_back_in_halves)
+TEST(mem_page_is_aligned_and_freed_in_halves)
 {
     for (int i = 0; i < 4; i++) {
         char *large = cp_mem_map_huge_page();

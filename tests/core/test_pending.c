@@ -74,7 +74,7 @@ await_callback(struct rig *rig, struct cp_job *job)
         comes = rig->pool->call_first != NULL;
         cp_lock_release(&rig->pool->lock);
     }
-    CHECK_EQ(cp_pool_next(rig->pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(rig->pool, CP_DO_CALLS, &called), CP_WAIT_CALL);
     CHECK(called == job);
     struct cp_result *result = cp_job_take(job);
     rig_check_echo(result);
@@ -202,7 +202,8 @@ TEST(pending_output_wakes_a_driver_that_sleeps_for_ever)
     struct rig rig;
     open_rig(&rig);
     cp_lock_acquire(&rig.pool->lock);
-    while (!rig.pool->asleep || rig.pool->ticking || rig.pool->armed) {
+    while (!rig.pool->asleep || rig.pool->tick_ns != CP_NEVER
+           || rig.pool->armed) {
         cp_lock_release(&rig.pool->lock);
         (void)sched_yield();
         cp_lock_acquire(&rig.pool->lock);

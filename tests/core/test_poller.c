@@ -51,7 +51,7 @@ wait_now(struct rig *rig, struct cp_ready *ready, int max)
     return cp_poller_wait(rig->poller, ready, max, 0);
 }
 
-TEST(poller_tells_tags)
+TEST(poller_reports_tags)
 {
     struct rig rig;
     struct cp_ready ready[8];
@@ -64,14 +64,15 @@ TEST(poller_tells_tags)
     fill(&rig, 1);
     CHECK_EQ(wait_now(&rig, ready, 8), 1);
     CHECK_EQ(ready[0].tag, tag);
-    CHECK_EQ(wait_now(&rig, ready, 8), 1); /* as long as it is ready */
+    CHECK_EQ(wait_now(&rig, ready, 8),
+             1); /* for as long as the descriptor is ready */
     fill(&rig, 0);
     CHECK_EQ(wait_now(&rig, ready, 8), 2);
     CHECK(ready[0].tag + ready[1].tag == tag + 7);
     cp_poller_del(rig.poller, rig.fds[1][0]);
     CHECK_EQ(wait_now(&rig, ready, 8), 1);
     CHECK_EQ(ready[0].tag, 7);
-    cp_poller_del(rig.poller, rig.fds[1][0]); /* not there: nothing happens */
+    cp_poller_del(rig.poller, rig.fds[1][0]); /* not watched: nothing happens */
     close_rig(&rig);
 }
 
@@ -91,7 +92,7 @@ TEST(poller_set_changes_events_and_tag)
     close_rig(&rig);
 }
 
-TEST(poller_always_shows_hang_ups)
+TEST(poller_always_reports_hang_ups)
 {
     struct rig rig;
     struct cp_ready ready[8];
@@ -124,7 +125,7 @@ TEST(poller_waits_until_the_deadline)
     close_rig(&rig);
 }
 
-/* More are ready than are asked for: none of them is left out for ever. */
+/* More descriptors are ready than fit: all of them are reported in turn. */
 TEST(poller_starves_nobody)
 {
     struct rig rig;
@@ -150,8 +151,8 @@ TEST(poller_starves_nobody)
     close_rig(&rig);
 }
 
-/* The program may open fewer files now than are watched already. */
-TEST(poller_counts_on_no_limit)
+/* The limit on open files is now lower than the number of watched ones. */
+TEST(poller_works_beyond_the_file_limit)
 {
     struct rig rig;
     struct cp_ready ready[8];
@@ -220,9 +221,9 @@ wait_for_nine(void *arg)
     }
 }
 
-/* A descriptor is added while another thread waits. Where the poller needs
- * it, that wait is ended by one that is watched already. */
-TEST(poller_sees_what_is_added_while_it_waits)
+/* A descriptor is added while another thread waits. If the poller needs to, it
+ * ends the wait by a descriptor that is watched already. */
+TEST(poller_reports_a_descriptor_added_during_a_wait)
 {
     struct rig rig;
     open_rig(&rig, 2);

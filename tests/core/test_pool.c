@@ -1,4 +1,4 @@
-/* The whole pool at work: jobs, results, callables, and evening out. */
+/* The whole pool at work: jobs, results and callables. */
 #include "cp_test.h"
 #include "rig.h"
 
@@ -15,7 +15,7 @@ add_many(struct batch *batch, enum op op, int n)
     }
 }
 
-TEST(pool_of_nothing)
+TEST(pool_without_workers)
 {
     struct rig rig;
     rig_open(&rig, 0);
@@ -47,7 +47,7 @@ TEST(pool_results_in_order)
     rig_close(&rig);
 }
 
-TEST(pool_results_as_they_come)
+TEST(pool_results_as_they_arrive)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -74,9 +74,9 @@ TEST(pool_results_all_at_once)
         CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
         struct cp_result *all = cp_job_take_all(job);
         CHECK(all != NULL);
-        CHECK(cp_job_take_all(job) == NULL); /* one at a time decodes */
+        CHECK(cp_job_take_all(job) == NULL); /* one thread at a time decodes */
         CHECK_EQ(cp_pool_wait(rig.pool, job, 0, 0), CP_WAIT_TIMEOUT);
-        /* Take half of them, give the others back. */
+        /* Take five results, give the others back. */
         struct cp_result *rest = all;
         for (int i = 0; i < 5 && rest != NULL; i++) {
             struct cp_result *next = rest->next;
@@ -111,14 +111,14 @@ TEST(pool_many_jobs_at_once)
     }
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.workers, 3);
-    CHECK_EQ(counts.pending, N); /* nobody has driven yet */
+    CHECK_EQ(counts.pending, N); /* no thread has run the event loop yet */
     CHECK(counts.queued > 0 && counts.queued < 2 * N);
     for (int i = N - 1; i >= 0; i--) {
         rig_finish(&rig, jobs[i], i % 2 == 0 ? 1 : 3);
     }
     cp_pool_count(rig.pool, &counts);
     CHECK_EQ(counts.pending, 0);
-    CHECK_EQ(rig_collect(&rig), N); /* each of them once */
+    CHECK_EQ(rig_collect(&rig), N); /* each job once */
     CHECK_EQ(rig_collect(&rig), 0);
     rig_close(&rig);
 }
@@ -153,7 +153,7 @@ TEST(pool_wait_has_a_deadline)
     rig_close(&rig);
 }
 
-TEST(pool_raised_is_a_result)
+TEST(pool_raised_exception_is_a_result)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -174,12 +174,11 @@ TEST(pool_raised_is_a_result)
     CHECK_EQ(cp_job_arrived(job, &failed), 3);
     CHECK_EQ(failed, 1);
     CHECK_EQ(cp_job_arrived(job, NULL), 3);
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
-TEST(pool_closed_job_is_run_all_the_same)
+TEST(pool_closed_job_still_runs)
 {
     struct rig rig;
     struct batch batch = {0};
@@ -218,8 +217,7 @@ TEST(pool_result_without_a_worker)
         CHECK_EQ(result->outcome, i == 1 ? CP_RAISED : CP_OK);
         cp_result_free(result);
     }
-    CHECK(rig_take(&rig, job) == NULL);
-    cp_job_close(job);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 
@@ -237,18 +235,14 @@ TEST(pool_big_bodies_both_ways)
     rig_finish(&rig, job, N);
 
     struct cp_result *result = rig_call(&rig, OP_BIG, 2 * LEN);
-    uint8_t *should = malloc(2 * LEN);
-    CHECK(should != NULL);
-    rig_pattern(should, 2 * LEN, 0);
     CHECK_EQ(result->len, 2 * LEN);
-    CHECK_BYTES(result->body, should, 2 * LEN);
-    free(should);
+    cp_test_check_pattern(result->body, 2 * LEN, 0);
     cp_result_free(result);
     rig_close(&rig);
 }
 
-/* All sizes round the borders: the ring's, the pipe's, and that of bodies which
- * are sent without a copy. */
+/* All sizes around the limits of the ring, of the pipe, and of bodies that are
+ * sent without a copy. */
 TEST(pool_bodies_of_all_sizes)
 {
     static const size_t borders[] = {4096, CP_BIG, CP_RING, 2 * CP_RING};
@@ -276,7 +270,7 @@ check_call_func(struct rig *rig, const void *bytes, size_t len, uint16_t flags)
     CHECK_EQ(result->len, len);
     CHECK_BYTES(result->body, bytes, len);
     cp_result_free(result);
-    (void)rig_collect(rig); /* those jobs hold it too */
+    (void)rig_collect(rig); /* the jobs hold the callable too */
     cp_func_close(rig->pool, rig->func);
     rig->func = old;
 }
@@ -287,7 +281,7 @@ TEST(pool_big_callables)
     struct rig rig;
     uint8_t *bytes = malloc(LEN);
     CHECK(bytes != NULL);
-    rig_pattern(bytes, LEN, 5);
+    cp_test_pattern(bytes, LEN, 5);
     rig_open(&rig, 2);
     check_call_func(&rig, bytes, LEN, 0);
     check_call_func(&rig, bytes, CP_BIG, 0);
@@ -311,7 +305,7 @@ TEST(pool_callables_are_found_again)
     cp_func_close(rig.pool, b);
     cp_func_close(rig.pool, c);
     cp_func_close(rig.pool, d);
-    /* Many of them: the table of those that are found again has an end. */
+    /* Many callables: the table of known ones is limited. */
     for (int i = 0; i < 1000; i++) {
         a = cp_func_open(rig.pool, &i, sizeof(i), CP_KEEP);
         b = cp_func_open(rig.pool, &i, sizeof(i), CP_KEEP);
@@ -327,14 +321,15 @@ TEST(pool_workers_forget_callables)
     struct rig rig;
     uint32_t kept;
     rig_open(&rig, 1);
-    for (uint32_t i = 0; i < 300; i++) { /* more than the worker has slots */
+    for (uint32_t i = 0; i < 300;
+         i++) { /* more callables than the worker has slots */
         char bytes[600];
         memset(bytes, (int)(i % 251), sizeof(bytes));
         check_call_func(&rig, bytes, sizeof(bytes), 0);
     }
     struct cp_result *result = rig_call(&rig, OP_SLOTS, 0);
     memcpy(&kept, result->body, sizeof(kept));
-    CHECK_EQ(kept, 1); /* that of this very call */
+    CHECK_EQ(kept, 1); /* the callable of this call */
     cp_result_free(result);
     rig_close(&rig);
 }
@@ -361,7 +356,7 @@ note_job(struct cp_job *job, void *arg)
     *(uint64_t *)arg = *(uint64_t *)arg * 10 + job->id;
 }
 
-TEST(pool_shows_its_jobs)
+TEST(pool_lists_its_jobs)
 {
     struct rig rig;
     uint64_t seen = 0;
@@ -380,7 +375,7 @@ TEST(pool_shows_its_jobs)
     rig_close(&rig);
 }
 
-/* A worker that may run three tasks gets no fourth one, and is replaced. */
+/* A worker with a budget of three tasks gets no fourth one, and is replaced. */
 TEST(pool_budget_of_workers)
 {
     enum { N = 31 };

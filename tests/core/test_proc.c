@@ -20,7 +20,7 @@
 #    include <sys/syscall.h>
 #endif
 
-/* A child that ends with this code once the gate is closed. */
+/* A child that exits with this code when the gate closes. */
 static int
 start(struct cp_proc *proc, int gate[2], int code)
 {
@@ -163,9 +163,9 @@ TEST(proc_wait_sleeps)
     finish(&proc, gate);
 }
 
-/* A pid that was reaped may be somebody else's: no signal goes there. The
- * process group stands in for "somebody else": had a signal gone to pid 0 or to
- * a wrong pid, we would be dead. */
+/* A reaped pid may belong to another process: no signal may go there. The test's
+ * process group stands in for the other process: a signal to pid 0 or to a wrong
+ * pid would end the test. */
 TEST(proc_nothing_is_sent_after_the_end)
 {
     struct cp_proc proc;
@@ -178,7 +178,7 @@ TEST(proc_nothing_is_sent_after_the_end)
     (void)start(&proc, gate, 0);
     cp_fd_close(&gate[1]);
     CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
-    proc.pid = getpid(); /* reused, as it were */
+    proc.pid = getpid(); /* as if the pid were reused */
     CHECK_EQ(cp_proc_kill(&proc, SIGKILL), 0);
     finish(&proc, gate);
 }
@@ -315,13 +315,13 @@ TEST(proc_stolen_exit_code_is_unknown)
     int gate[2], code = 0;
     int pid = start(&proc, gate, 4);
     cp_fd_close(&gate[1]);
-    CHECK_EQ(cp_test_reap(pid), 4); /* somebody who waits for anybody */
+    CHECK_EQ(cp_test_reap(pid), 4); /* a program that waits for any child */
     CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
     CHECK_EQ(code, CP_EXIT_UNKNOWN);
     finish(&proc, gate);
 }
 
-TEST(proc_ends_where_sigchld_is_ignored)
+TEST(proc_end_is_seen_with_sigchld_ignored)
 {
     struct cp_proc proc;
     int gate[2], code = 0;
@@ -394,7 +394,7 @@ check_served_end(struct cp_proc *proc, int exitcode)
     cp_proc_fini(proc);
 }
 
-TEST(proc_served_exit_codes_come_by_the_pipe)
+TEST(proc_served_exit_codes_arrive_through_the_pipe)
 {
     int64_t codes[] = {0, 3, -SIGKILL};
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
@@ -550,7 +550,7 @@ TEST(proc_tied_too_late_ends_at_once)
     if (pid == 0) {
         char byte;
         cp_fd_close(&life[1]);
-        CHECK_EQ(read(life[0], &byte, 1), 0); /* the parent has gone */
+        CHECK_EQ(read(life[0], &byte, 1), 0); /* the parent has ended */
         cp_proc_tie_to_pipe(life[0]);
         _exit(20);
     }
@@ -567,7 +567,7 @@ tied_from_a_thread(void *arg)
     return &pid;
 }
 
-/* What counts is the process, not the thread that forked. */
+/* The tie is to the process, not to the thread that forked. */
 TEST(proc_tie_outlives_the_forking_thread)
 {
     int life[2];
@@ -579,7 +579,7 @@ TEST(proc_tie_outlives_the_forking_thread)
     CHECK_EQ(cp_test_reap(*(int *)pid), -SIGKILL);
 }
 
-TEST(proc_self_is_known_in_copies)
+TEST(proc_copies_know_that_they_are_copies)
 {
     CHECK_EQ(cp_proc_self(), getpid());
     int pid = cp_test_fork();

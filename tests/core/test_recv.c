@@ -1,4 +1,4 @@
-/* What the parent's side takes from a worker, and what it does not take. */
+/* What the parent's end accepts from a worker, and what it refuses. */
 #include "os/fd.h"
 #include "cp_test.h"
 #include "lone.h"
@@ -12,7 +12,7 @@
 
 /* ---- any order of events ---- */
 
-/* Answers that were put and not seen yet, oldest first. */
+/* Answers that were put and not received yet, oldest first. */
 static struct {
     uint64_t index;
     size_t len;
@@ -30,17 +30,15 @@ expect(uint64_t index, size_t len)
 static void
 check_expected(const struct cp_result *result)
 {
-    static uint8_t should[1 << 16];
     CHECK(expected_n > 0);
     CHECK_EQ(result->index, expected[expected_first].index);
     CHECK_EQ(result->len, expected[expected_first].len);
-    lone_pattern(should, result->len, result->index);
-    CHECK_BYTES(result->body, should, result->len);
+    cp_test_check_pattern(result->body, result->len, result->index);
     expected_first = (expected_first + 1) % (4 * CP_WINDOW);
     expected_n--;
 }
 
-/* Answer a task, past the ring where it does not fit or big is set. */
+/* Answer a task, past the ring if the answer does not fit or big is set. */
 static void
 answer(struct lone *lone, uint64_t seq, uint64_t index, size_t len, bool big)
 {
@@ -50,7 +48,7 @@ answer(struct lone *lone, uint64_t seq, uint64_t index, size_t len, bool big)
     }
     static uint8_t body[1 << 16];
     struct cp_frame frame = {.kind = CP_RESULT, .seq = seq, .len = len};
-    lone_pattern(body, len, index);
+    cp_test_pattern(body, len, index);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
 }
 
@@ -72,7 +70,7 @@ work_some(struct lone *lone, uint64_t *seed)
     for (uint32_t n = cp_test_random(seed) % 20; n > 0; n--) {
         struct cp_frame frame;
         const uint8_t *body;
-        /* Both sides of the test know the task of a seq. */
+        /* Both ends of the test know the task of a seq. */
         if (cp_serve_next(&lone->s, &frame, &body) != 1) {
             struct pollfd pfd = {lone->w->child_rx, POLLIN, 0};
             if (poll(&pfd, 1, 0) == 0) {
@@ -90,27 +88,15 @@ work_some(struct lone *lone, uint64_t *seed)
     }
 }
 
-static void
-recall_some(struct lone *lone, uint64_t *seed)
-{
-    uint32_t n = cp_test_random(seed) % 10;
-    struct cp_task *task = cp_worker_recall(lone->w, &n);
-    while (task != NULL) {
-        struct cp_task *next = task->next;
-        cp_task_free(task);
-        task = next;
-    }
-}
-
-/* Send, answer, flush, read, look into the ring and take back, in any order:
- * every answer is seen once, whole, and in the order in which they were given. */
+/* Send, answer, flush, read, harvest the ring and recall, in any order: every
+ * answer arrives once, complete, and in order. */
 TEST(recv_any_order_of_events)
 {
     struct lone lone;
     uint64_t seed = 6, index = 0;
     lone_open(&lone, UINT64_MAX, 5);
     lone.on_result = check_expected;
-    /* So that the worker's side never blocks on this one thread. */
+    /* The worker's end must never block: there is only one thread. */
     CHECK(fcntl(lone.w->child_tx, F_SETPIPE_SZ, 1 << 20) >= 1 << 20);
     for (int i = 0; i < 20000; i++) {
         switch (cp_test_random(&seed) % 6) {
@@ -121,7 +107,7 @@ TEST(recv_any_order_of_events)
                     work_some(&lone, &seed);
                 }
                 break;
-            case 2: recall_some(&lone, &seed); break;
+            case 2: (void)lone_recall(&lone, cp_test_random(&seed) % 10); break;
             case 3:
                 if (atomic_load(&lone.w->row->flushed) - lone.w->read_bytes
                     < 20000) {
@@ -152,7 +138,7 @@ send_big(void *arg)
     struct lone *lone = arg;
     uint8_t *body = malloc(BIG_LEN);
     CHECK(body != NULL);
-    lone_pattern(body, BIG_LEN, 77);
+    cp_test_pattern(body, BIG_LEN, 77);
     struct cp_frame frame = {.kind = CP_RESULT, .seq = 1, .len = BIG_LEN};
     CHECK_EQ(cp_serve_put(&lone->s, &frame, body, 0), CP_ETOOBIG);
     CHECK_EQ(cp_serve_send(&lone->s, &frame, body), 0);
@@ -169,7 +155,7 @@ TEST(recv_big_result_comes_in_pieces)
     CHECK_EQ(lone_send(&lone, 1, 0), 1);
     lone_next_task(&lone, &frame);
     lone_next_task(&lone, &frame);
-    (void)lone_answer(&lone, 0, 100, 5); /* is flushed before the big one */
+    (void)lone_answer(&lone, 0, 100, 5); /* flushed before the big one */
     pthread_t thread = cp_test_start(send_big, &lone);
     struct pollfd pfd = {lone.w->rx, POLLIN, 0};
     while (lone.results < 2) {
@@ -178,12 +164,8 @@ TEST(recv_big_result_comes_in_pieces)
     }
     (void)cp_test_join(thread);
     CHECK_EQ(lone.last->len, BIG_LEN);
-    uint8_t *should = malloc(BIG_LEN);
-    CHECK(should != NULL);
-    lone_pattern(should, BIG_LEN, 77);
-    CHECK_BYTES(lone.last->body, should, BIG_LEN);
-    free(should);
-    /* The body went straight to its place. */
+    cp_test_check_pattern(lone.last->body, BIG_LEN, 77);
+    /* The body went straight into the result. */
     CHECK(lone.w->in.cap < BIG_LEN / 4);
     CHECK_EQ(atomic_load(&lone.w->row->committed),
              atomic_load(&lone.w->row->flushed));
@@ -192,7 +174,7 @@ TEST(recv_big_result_comes_in_pieces)
 
 /* ---- what no worker may send ---- */
 
-/* Three tasks were sent, and the worker has begun the first of them. */
+/* Send three tasks; the worker begins the first one. */
 static void
 open_begun(struct lone *lone)
 {
@@ -204,7 +186,7 @@ open_begun(struct lone *lone)
     lone_next_task(lone, &frame);
 }
 
-/* After a good answer this frame comes: it is refused, and the answer not. */
+/* The frame follows a good answer: the frame is refused, the answer is not. */
 static void
 check_refused(struct cp_frame frame)
 {
@@ -220,7 +202,7 @@ check_refused(struct cp_frame frame)
     lone_close(&lone);
 }
 
-TEST(recv_refuses_other_peoples_tasks)
+TEST(recv_refuses_answers_to_unclaimed_tasks)
 {
     check_refused((struct cp_frame){.kind = CP_RESULT, .seq = 0}); /* twice */
     check_refused(
@@ -232,7 +214,7 @@ TEST(recv_refuses_other_peoples_tasks)
     check_refused((struct cp_frame){.kind = CP_RESULT, .seq = UINT64_MAX});
 }
 
-TEST(recv_refuses_kinds_that_do_not_come_up)
+TEST(recv_refuses_kinds_that_only_go_down)
 {
     check_refused((struct cp_frame){.kind = 0});
     check_refused((struct cp_frame){.kind = CP_TASK});
@@ -260,7 +242,7 @@ TEST(recv_refuses_a_second_start)
     CHECK_EQ(lone.hellos, 1);
     lone_close(&lone);
 
-    /* Else one rogue task could end all jobs of the pool. */
+    /* Otherwise one rogue task could end all jobs of the pool. */
     struct cp_frame error = {.kind = CP_INIT_ERROR};
     lone_open(&lone, UINT64_MAX, 5);
     lone_write(&lone, &hello, CP_HEADER);
@@ -270,7 +252,7 @@ TEST(recv_refuses_a_second_start)
     lone_close(&lone);
 }
 
-TEST(recv_refuses_an_answer_to_what_has_not_gone_out)
+TEST(recv_refuses_an_answer_to_an_unsent_task)
 {
     struct lone lone;
     struct cp_frame answer = {.kind = CP_RESULT};
@@ -286,7 +268,7 @@ TEST(recv_refuses_an_answer_to_what_has_not_gone_out)
     lone_close(&lone);
 }
 
-TEST(recv_refuses_lies_of_the_ring)
+TEST(recv_refuses_lies_in_the_ring)
 {
     static const uint64_t lies[] = {
         1,           CP_HEADER,  1000,           CP_RING,
@@ -306,9 +288,9 @@ TEST(recv_refuses_lies_of_the_ring)
     }
 }
 
-/* A worker that takes its claim back in the middle of the answer, so that the
- * task goes to another one. */
-TEST(recv_refuses_lies_of_the_claims)
+/* A worker withdraws its claim in the middle of an answer, so that the task goes
+ * to another worker. */
+TEST(recv_refuses_lies_in_the_claims)
 {
     struct lone lone;
     struct cp_frame answer = {.kind = CP_RESULT, .len = 4};
@@ -317,22 +299,15 @@ TEST(recv_refuses_lies_of_the_claims)
     lone_write(&lone, "ab", 2);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     cp_claim_offer(lone.w->row, 0);
-    uint32_t n = 10;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
-    CHECK_EQ(n, 3);
-    while (task != NULL) {
-        struct cp_task *next = task->next;
-        cp_task_free(task);
-        task = next;
-    }
+    CHECK_EQ(lone_recall(&lone, 10), 3);
     lone_write(&lone, "cd", 2);
     CHECK_EQ(cp_worker_recv(lone.w), CP_EPROTO);
     CHECK_EQ(lone.results, 0);
     lone_close(&lone);
 }
 
-/* A wrong answer is not waited for: the right one that follows is not taken
- * for its body. */
+/* A wrong header is refused at once: the correct answer that follows is not taken
+ * for the body. */
 TEST(recv_refuses_by_the_header)
 {
     struct lone lone;
@@ -343,7 +318,7 @@ TEST(recv_refuses_by_the_header)
     lone_close(&lone);
 }
 
-/* Rubbish is refused or waited for, and answers nothing. */
+/* Rubbish is refused or incomplete, and never an answer. */
 TEST(recv_survives_rubbish)
 {
     uint64_t seed = 8;

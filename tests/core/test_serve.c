@@ -1,4 +1,4 @@
-/* The worker's side of the pipes. */
+/* The worker's end of the pipes. */
 #include "base/clock.h"
 #include "os/fd.h"
 #include "cp_test.h"
@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Raw bytes into the task pipe. */
+/* Write raw bytes into the task pipe. */
 static void
 push(struct lone *lone, const void *bytes, size_t n)
 {
@@ -22,7 +22,7 @@ push_frame(struct lone *lone, struct cp_frame frame, const void *body)
     push(lone, body, (size_t)frame.len);
 }
 
-TEST(serve_frames_may_come_byte_by_byte)
+TEST(serve_frames_may_arrive_byte_by_byte)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -49,7 +49,7 @@ TEST(serve_frames_may_come_byte_by_byte)
     lone_close(&lone);
 }
 
-TEST(serve_many_frames_may_come_at_once)
+TEST(serve_many_frames_may_arrive_at_once)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -70,7 +70,7 @@ TEST(serve_many_frames_may_come_at_once)
     lone_close(&lone);
 }
 
-TEST(serve_runs_only_what_it_can_claim)
+TEST(serve_runs_only_claimed_tasks)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -110,7 +110,7 @@ TEST(serve_refuses_nonsense)
     }
 }
 
-TEST(serve_lack_of_memory_is_told)
+TEST(serve_lack_of_memory_is_an_error)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -139,7 +139,7 @@ TEST(serve_end_of_file_is_the_end)
     lone_close(&lone);
 }
 
-TEST(serve_results_to_nobody_are_told)
+TEST(serve_results_without_a_reader_are_an_error)
 {
     struct lone lone;
     struct cp_frame frame = {.kind = CP_RESULT};
@@ -169,7 +169,7 @@ drain(struct lone *lone)
     }
 }
 
-TEST(serve_says_when_a_flush_is_due)
+TEST(serve_reports_when_a_flush_is_due)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
@@ -192,7 +192,7 @@ TEST(serve_says_when_a_flush_is_due)
     lone_close(&lone);
 }
 
-TEST(serve_put_refuses_what_does_not_fit)
+TEST(serve_put_refuses_frames_that_do_not_fit)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
@@ -203,7 +203,7 @@ TEST(serve_put_refuses_what_does_not_fit)
     CHECK_EQ(put(&lone, CP_RESULT, 0, 0, 0), CP_ETOOBIG);
     drain(&lone);
     CHECK_EQ(cp_ring_room(lone.w->row), CP_RING);
-    /* And again, beginning in the middle of the ring. */
+    /* And again, from the middle of the ring. */
     CHECK_EQ(put(&lone, CP_RESULT, 0, 1000, 0), 0);
     drain(&lone);
     CHECK_EQ(put(&lone, CP_RESULT, 0, CP_RING - CP_HEADER, 0), 0);
@@ -211,7 +211,7 @@ TEST(serve_put_refuses_what_does_not_fit)
     lone_close(&lone);
 }
 
-TEST(serve_shows_what_runs)
+TEST(serve_shows_the_running_task)
 {
     struct lone lone;
     struct cp_frame frame = {.kind = CP_RESULT, .seq = 4};
@@ -228,7 +228,7 @@ TEST(serve_shows_what_runs)
     lone_close(&lone);
 }
 
-/* It never sleeps on results that the parent has not got. */
+/* The worker never sleeps with unflushed results. */
 TEST(serve_flushes_before_it_waits)
 {
     struct lone lone;

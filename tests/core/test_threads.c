@@ -1,4 +1,4 @@
-/* Workers that are threads: taking turns, what is dropped, the end. */
+/* Workers that are threads: taking turns, dropped tasks, the end. */
 #include "pool/pool.h"
 #include "pool/state.h"
 #include "cp_test.h"
@@ -24,7 +24,7 @@ struct body {
     uint64_t op, value;
 };
 
-/* A pool, its workers, and how many bodies there are. */
+/* A pool and its workers. */
 struct team {
     struct cp_pool *pool;
     pthread_t threads[MAX_WORKERS];
@@ -33,7 +33,7 @@ struct team {
     _Atomic int ran;
 };
 
-/* Bodies that were made and not released: it is the hook's to count. */
+/* Bodies that exist; the release hook counts them down. */
 static _Atomic int bodies;
 static _Atomic int released; /* by the hook */
 
@@ -74,7 +74,7 @@ answer(struct team *team, const struct cp_task *task)
     if (body.op == OP_CANCEL) {
         cp_job_cancel(task->job);
     }
-    (void)atomic_fetch_sub(&bodies, 1); /* the task is empty now */
+    (void)atomic_fetch_sub(&bodies, 1); /* the body of the task is gone */
     if (body.op == OP_NOMEM) {
         return NULL;
     }
@@ -143,7 +143,7 @@ team_open(struct team *team, uint32_t n, bool take_turns)
     team_add(team, n);
 }
 
-/* The workers go by themselves; nothing is left. */
+/* Wait until the workers end by themselves; check that nothing leaks. */
 static void
 team_join(struct team *team)
 {
@@ -273,7 +273,7 @@ TEST(threads_run_tasks)
     CHECK_EQ(atomic_load(&released), 0);
 }
 
-TEST(threads_give_results_in_order)
+TEST(threads_return_results_in_order)
 {
     struct team team;
     team_open(&team, 3, false);
@@ -292,7 +292,7 @@ TEST(threads_give_results_in_order)
     team_close(&team);
 }
 
-/* Each apply() goes there and back: who looks, sleeps or is woken differs. */
+/* Like apply(): each time other threads spin, sleep or are woken. */
 TEST(threads_one_task_at_a_time)
 {
     struct team team;
@@ -310,7 +310,7 @@ TEST(threads_one_task_at_a_time)
     }
 }
 
-/* As many tasks run at once as there are workers, though all were asleep. */
+/* As many tasks run at once as there are workers, although all slept before. */
 TEST(threads_are_all_woken)
 {
     struct team team;
@@ -335,29 +335,71 @@ TEST(threads_are_all_woken)
     team_close(&team);
 }
 
-TEST(threads_take_jobs_in_order)
+/* One worker, and tasks that are thought to be long: each is a turn. */
+static struct cp_job *
+open_long_job(struct team *team)
+{
+    struct cp_job *job = open_job(team, 0);
+    job->avg_ns = 1000 * CP_SECOND;
+    return job;
+}
+
+TEST(threads_give_jobs_turns)
 {
     struct team team;
     team_open(&team, 1, false);
-    struct cp_job *first = open_job(&team, 0), *second = open_job(&team, 0);
+    struct cp_job *first = open_long_job(&team);
+    struct cp_job *second = open_long_job(&team);
     struct cp_job *busy = open_job(&team, 0);
     put(busy, OP_GATE, 0, 1, true);
     await_begun(&team, 1);
-    put(second, OP_GATE, 0, 1, true);
     put(first, OP_ECHO, 0, 5, true);
+    put(second, OP_GATE, 0, 2, true);
     let_through(&team, 1);
-    await_begun(&team, 1); /* the second job runs: the first one has */
-    CHECK(atomic_load(&first->done));
-    CHECK(!atomic_load(&second->done));
+    await_begun(&team, 1); /* after one task of the first, one of the second */
+    CHECK_EQ(cp_job_arrived(first, NULL), 1);
+    let_through(&team, 1);
+    await_begun(&team, 1);
+    CHECK_EQ(cp_job_arrived(first, NULL), 2);
+    CHECK_EQ(cp_job_arrived(second, NULL), 1);
     let_through(&team, 1);
     finish(busy, 1);
     finish(first, 5);
-    finish(second, 1);
+    finish(second, 2);
     team_close(&team);
 }
 
-/* Who waits for a job as a whole sleeps through its results. */
-TEST(threads_a_whole_job_is_ready_when_it_is_done)
+TEST(threads_give_a_single_call_the_next_turn)
+{
+    struct team team;
+    team_open(&team, 1, false);
+    struct cp_job *job = open_long_job(&team);
+    put(job, OP_GATE, 0, 3, true);
+    await_begun(&team, 1);
+    struct cp_job *calls[3];
+    for (int i = 0; i < 3; i++) {
+        calls[i] = open_job(&team, CP_JOB_SINGLE);
+        calls[i]->avg_ns = 1000 * CP_SECOND;
+        put(calls[i], OP_ECHO, 0, 1, true);
+    }
+    let_through(&team, 1);
+    await_begun(&team, 1); /* one call, then a task of the job */
+    CHECK(atomic_load(&calls[0]->done));
+    CHECK(!atomic_load(&calls[1]->done));
+    let_through(&team, 1);
+    await_begun(&team, 1);
+    CHECK(atomic_load(&calls[1]->done)); /* in the order of submission */
+    CHECK(!atomic_load(&calls[2]->done));
+    let_through(&team, 1);
+    finish(job, 3);
+    for (int i = 0; i < 3; i++) {
+        finish(calls[i], 1);
+    }
+    team_close(&team);
+}
+
+/* A thread that waits for a whole job sleeps through its results. */
+TEST(threads_whole_job_is_ready_when_done)
 {
     struct team team;
     team_open(&team, 1, false);
@@ -381,7 +423,7 @@ TEST(threads_a_whole_job_is_ready_when_it_is_done)
     team_close(&team);
 }
 
-TEST(threads_tell_who_feeds)
+TEST(threads_ask_the_waiting_thread_to_feed)
 {
     enum { N = 20000 };
     struct team team;
@@ -430,7 +472,7 @@ TEST(threads_keep_to_the_limit)
     pthread_t thread = cp_test_start(feed, &feeder);
     for (uint64_t i = 0; i < feeder.n;) {
         struct cp_result *result = cp_job_take(feeder.job);
-        CHECK(atomic_load(&bodies) <= 8); /* with the one just taken */
+        CHECK(atomic_load(&bodies) <= 8); /* including the one just taken */
         if (result == NULL) {
             CHECK_EQ(cp_pool_wait(team.pool, feeder.job, CP_NEVER, 0),
                      CP_WAIT_READY);
@@ -444,9 +486,9 @@ TEST(threads_keep_to_the_limit)
     team_close(&team);
 }
 
-/* ---- what is dropped ---- */
+/* ---- dropped tasks and results ---- */
 
-TEST(threads_cancel_releases_what_is_queued)
+TEST(threads_cancel_releases_queued_tasks)
 {
     struct team team;
     team_open(&team, 1, false);
@@ -455,7 +497,7 @@ TEST(threads_cancel_releases_what_is_queued)
     await_begun(&team, 1);
     put(job, OP_ECHO, 1, 10, true);
     cp_job_cancel(job);
-    CHECK_EQ(atomic_load(&released), 10); /* by that very call */
+    CHECK_EQ(atomic_load(&released), 10); /* within the call */
     put(job, OP_ECHO, 11, 5, true);       /* too late */
     CHECK_EQ(atomic_load(&released), 15);
     CHECK_EQ(cp_pool_wait(team.pool, job, CP_NEVER, 0), CP_WAIT_READY);
@@ -463,7 +505,7 @@ TEST(threads_cancel_releases_what_is_queued)
     cp_job_close(job);
     let_through(&team, 1);
     await_asleep(&team);
-    CHECK_EQ(atomic_load(&released), 16); /* its result, by the worker */
+    CHECK_EQ(atomic_load(&released), 16); /* the result, by the worker */
     CHECK_EQ(atomic_load(&bodies), 0);
     team_close(&team);
     CHECK_EQ(atomic_load(&team.ran), 1);
@@ -476,7 +518,8 @@ TEST(threads_closing_a_job_releases_its_results)
         team_open(&team, 2, false);
         struct cp_job *job = open_job(&team, flags);
         put(job, OP_ECHO, 0, 1, false);
-        put(job, OP_ECHO, 2, 9, true); /* one is missing, if in order */
+        put(job, OP_ECHO, 2, 9,
+            true); /* index 1 is missing, for ordered jobs */
         while (!atomic_load(&job->done)) {
             (void)sched_yield();
         }
@@ -497,7 +540,7 @@ count_result(struct cp_result *result, void *arg)
     return --*left == 0 ? 7 : 0;
 }
 
-TEST(threads_results_can_be_looked_at_and_dropped)
+TEST(threads_results_can_be_visited_and_dropped)
 {
     struct team team;
     team_open(&team, 1, false);
@@ -519,7 +562,7 @@ TEST(threads_results_can_be_looked_at_and_dropped)
     team_close(&team);
 }
 
-TEST(threads_a_farewell_is_the_last_result)
+TEST(threads_farewell_is_the_last_result)
 {
     struct team team;
     team_open(&team, 2, false);
@@ -557,7 +600,7 @@ TEST(threads_without_memory_for_a_result)
     team_close(&team);
 }
 
-TEST(threads_a_task_may_cancel_its_own_job)
+TEST(threads_task_may_cancel_its_own_job)
 {
     struct team team;
     team_open(&team, 2, true);
@@ -573,7 +616,7 @@ TEST(threads_a_task_may_cancel_its_own_job)
 
 /* ---- the end ---- */
 
-TEST(threads_end_when_all_is_done)
+TEST(threads_end_when_all_jobs_are_done)
 {
     struct team team;
     team_open(&team, 2, false);
@@ -590,20 +633,22 @@ TEST(threads_end_when_all_is_done)
     team_join(&team);
 }
 
-/* A job with callbacks is not done before these have been run. */
+/* A job with callbacks is done only after the callbacks. */
 TEST(threads_wait_for_callbacks)
 {
     struct team team;
     team_open(&team, 1, false);
     struct cp_job *job = open_job(&team, CP_JOB_CALLS | CP_JOB_WHOLE), *called;
     put(job, OP_ECHO, 0, 1, true);
-    CHECK_EQ(cp_pool_next(team.pool, &called), CP_WAIT_CALL);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_CALL);
     CHECK(called == job);
     cp_pool_close(team.pool);
     CHECK_EQ(cp_pool_wait(team.pool, NULL, cp_now() + CP_MS, 0),
              CP_WAIT_TIMEOUT);
     cp_job_called(job);
-    CHECK_EQ(cp_pool_next(team.pool, &called), CP_WAIT_ENDED);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &called),
+             CP_WAIT_ENDED);
     cp_job_close(job);
     finish(job, 1);
     team_join(&team);
@@ -628,9 +673,10 @@ TEST(threads_end_at_once)
     put(job, OP_ECHO, 2, 100, true);
     pthread_t waiter = cp_test_start(wait_for_end, job);
     cp_pool_end(team.pool);
-    (void)cp_test_join(waiter); /* though its tasks still run */
+    (void)cp_test_join(waiter); /* although its tasks still run */
     CHECK_EQ(cp_job_open(team.pool, NULL, 0, NULL, &none), CP_ECLOSED);
-    CHECK_EQ(cp_pool_next(team.pool, &none), CP_WAIT_ENDED);
+    CHECK_EQ(cp_pool_next(team.pool, CP_DO_CALLS | CP_DO_STARTS, &none),
+             CP_WAIT_ENDED);
     let_through(&team, 2);
     cp_job_close(job);
     CHECK_EQ(cp_threads_enter(team.pool), CP_ECLOSED);
@@ -690,7 +736,7 @@ use(void *arg)
                                      : (uint32_t)CP_JOB_WHOLE;
         struct cp_job *job;
         if (cp_job_open(team->pool, NULL, flags, NULL, &job) != 0) {
-            break; /* ended meanwhile */
+            break; /* the pool has ended */
         }
         put(job, what == 3 ? OP_RAISE : OP_ECHO, 0, n, true);
         if (what == 4) {
@@ -739,13 +785,13 @@ stress(bool take_turns, bool end)
     team_close(&team);
 }
 
-TEST(threads_used_by_many)
+TEST(threads_pool_is_used_by_many)
 {
     stress(false, false);
     stress(true, false);
 }
 
-TEST(threads_ended_while_used_by_many)
+TEST(threads_pool_ends_while_used_by_many)
 {
     stress(false, true);
     stress(true, true);

@@ -12,7 +12,7 @@ get(struct cp_frame frame, size_t len, bool up, struct cp_frame *out)
     return cp_wire_get(bytes + 1, len, up, out);
 }
 
-TEST(wire_header_comes_through)
+TEST(wire_header_round_trips)
 {
     struct cp_frame in = {.len = 77,
                           .seq = UINT64_MAX - 3,
@@ -24,7 +24,7 @@ TEST(wire_header_comes_through)
     CHECK_BYTES(&out, &in, sizeof(in));
 }
 
-TEST(wire_short_header_is_not_now)
+TEST(wire_short_header_is_incomplete)
 {
     struct cp_frame in = {.kind = CP_RESULT}, out;
     CHECK_EQ(cp_wire_get(NULL, 0, true, &out), 0);

@@ -1,4 +1,4 @@
-/* The parent's side of one worker: what is sent, taken back, and received. */
+/* The parent's end of one worker: sending, recalling, receiving. */
 #include "os/fd.h"
 #include "cp_test.h"
 #include "lone.h"
@@ -12,17 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-static void
-check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
-{
-    uint8_t *should = malloc(n + 1);
-    CHECK(should != NULL);
-    lone_pattern(should, n, seed);
-    CHECK_BYTES(bytes, should, n);
-    free(should);
-}
-
-TEST(worker_without_a_fork_leaves_nothing)
+TEST(worker_without_a_fork_leaks_nothing)
 {
     struct cp_worker *w;
     int before = cp_test_descriptors();
@@ -36,7 +26,7 @@ TEST(worker_without_a_fork_leaves_nothing)
     cp_worker_unref(NULL);
 }
 
-TEST(worker_lack_of_descriptors_leaves_nothing)
+TEST(worker_lack_of_descriptors_leaks_nothing)
 {
     struct rlimit old;
     int before = cp_test_descriptors();
@@ -80,14 +70,14 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(frame.flags, CP_KEEP);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.len, 50);
-    check_pattern(body, 50, 999);
+    cp_test_check_pattern(body, 50, 999);
     CHECK(!cp_worker_is_claimed(lone.w, 0));
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_TASK);
     CHECK_EQ(frame.flags, 0x1234);
     CHECK_EQ(frame.arg, 3);
     CHECK_EQ(frame.seq, 0);
-    check_pattern(body, 100, 41);
+    cp_test_check_pattern(body, 100, 41);
     CHECK(cp_worker_is_claimed(lone.w, 0));
 
     CHECK_EQ(lone_answer(&lone, 0, 30, 7), 0);
@@ -100,18 +90,18 @@ TEST(worker_task_goes_down_and_result_comes_up)
     CHECK_EQ(lone.last_ns, 10);
     CHECK_EQ(lone.last->outcome, CP_OK);
     CHECK_EQ(lone.last->len, 30);
-    check_pattern(lone.last->body, 30, 7);
+    cp_test_check_pattern(lone.last->body, 30, 7);
     CHECK_EQ(lone.w->in_flight, 0);
     lone_close(&lone);
 }
 
-TEST(worker_callable_goes_once)
+TEST(worker_callable_is_sent_once)
 {
     struct lone lone;
     struct cp_frame frame;
     const uint8_t *body;
     lone_open(&lone, UINT64_MAX, 50);
-    cp_worker_forget(lone.w, 3); /* never sent: nothing to say */
+    cp_worker_forget(lone.w, 3); /* never sent: nothing to forget */
     cp_worker_forget(lone.w, 1000);
     CHECK(!cp_worker_has_out(lone.w));
     CHECK_EQ(lone_send(&lone, 0, 0), 1);
@@ -139,7 +129,7 @@ TEST(worker_budget_is_kept)
     CHECK_EQ(lone_send(&lone, 1, 0), 1);
     CHECK(!cp_worker_accepts(lone.w));
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 1);
     CHECK_EQ(task->index, 1);
     cp_task_free(task);
@@ -149,7 +139,7 @@ TEST(worker_budget_is_kept)
     lone_close(&lone);
 }
 
-TEST(worker_window_has_an_end)
+TEST(worker_window_is_limited)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -169,7 +159,7 @@ TEST(worker_window_has_an_end)
     lone_close(&lone);
 }
 
-TEST(worker_takes_no_more_than_fits_between_two_writes)
+TEST(worker_accepts_a_limited_amount_per_write)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
@@ -182,7 +172,7 @@ TEST(worker_takes_no_more_than_fits_between_two_writes)
     lone_close(&lone);
 }
 
-/* Move everything down, whatever the size: fill the pipe, empty it. */
+/* Move a frame of any size down: fill the pipe, empty the pipe, repeat. */
 static void
 pump(struct lone *lone, struct cp_frame *frame, const uint8_t **body)
 {
@@ -197,7 +187,7 @@ pump(struct lone *lone, struct cp_frame *frame, const uint8_t **body)
     }
 }
 
-TEST(worker_big_task_goes_without_a_copy)
+TEST(worker_big_task_is_sent_without_a_copy)
 {
     enum { LEN = 5 * 1000 * 1000 };
     struct lone lone;
@@ -212,19 +202,19 @@ TEST(worker_big_task_goes_without_a_copy)
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK(cp_worker_has_out(lone.w)); /* the pipe is full */
     uint32_t n = 5;
-    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
     CHECK_EQ(n, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.len, LEN);
-    check_pattern(body, LEN, 6);
+    cp_test_check_pattern(body, LEN, 6);
     CHECK(cp_worker_accepts(lone.w));
-    /* Small ones may follow, another big one not: it would block the pipe. */
+    /* Small tasks may follow, but not another big one, which would block. */
     CHECK_EQ(lone_send(&lone, 7, 10), 1);
     CHECK_EQ(lone_send(&lone, 8, CP_BIG), 0);
     CHECK_EQ(lone.w->in_flight, 2);
-    /* The worker's memory goes back once the frame is done with. */
+    /* The worker frees the memory of the frame afterwards. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(lone_send(&lone, 9, 10), 1);
     lone_next_task(&lone, &frame);
@@ -232,15 +222,15 @@ TEST(worker_big_task_goes_without_a_copy)
     lone_close(&lone);
 }
 
-/* One that never starts would have it for ever. */
-TEST(worker_big_task_goes_to_one_that_has_started)
+/* A worker that never starts would keep the task for ever. */
+TEST(worker_big_task_goes_only_to_a_started_worker)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
     CHECK_EQ(lone_send(&lone, 0, CP_BIG), 0);
     CHECK_EQ(lone_send(&lone, 1, CP_BIG - 1), 1);
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 1);
     cp_task_free(task);
     lone_start(&lone);
@@ -248,7 +238,7 @@ TEST(worker_big_task_goes_to_one_that_has_started)
     lone_close(&lone);
 }
 
-TEST(worker_big_callable_goes_first_and_alone)
+TEST(worker_big_callable_is_sent_first_and_alone)
 {
     enum { LEN = 3 * 1000 * 1000 };
     struct lone lone;
@@ -261,7 +251,7 @@ TEST(worker_big_callable_goes_first_and_alone)
     CHECK_EQ(lone.w->in_flight, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
-    check_pattern(body, LEN, 999);
+    cp_test_check_pattern(body, LEN, 999);
     CHECK_EQ(lone.funcs_sent, 1);
     CHECK_EQ(lone.func->refs, 1);
     CHECK_EQ(lone_send(&lone, 1, 10), 1);
@@ -270,7 +260,7 @@ TEST(worker_big_callable_goes_first_and_alone)
     lone_close(&lone);
 }
 
-TEST(worker_big_callable_is_released_where_it_does_not_go)
+TEST(worker_big_callable_is_released_if_not_sent)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 1000 * 1000);
@@ -279,13 +269,14 @@ TEST(worker_big_callable_is_released_where_it_does_not_go)
     CHECK_EQ(lone.func->refs, 2);
     cp_worker_close_tx(lone.w);
     CHECK(!cp_worker_has_out(lone.w));
-    CHECK_EQ(lone.func->refs, 2); /* it may turn out what the worker ended of */
+    CHECK_EQ(lone.func->refs,
+             2); /* the callable may turn out to have killed the worker */
     cp_worker_close(lone.w);
     CHECK_EQ(lone.func->refs, 1);
     lone_close(&lone);
 }
 
-TEST(worker_recall_takes_the_newest_not_begun)
+TEST(worker_recall_takes_the_newest_unbegun_tasks)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -296,7 +287,7 @@ TEST(worker_recall_takes_the_newest_not_begun)
     }
     lone_next_task(&lone, &frame); /* 0 has begun */
     uint32_t n = 2;
-    struct cp_task *list = cp_worker_recall(lone.w, &n);
+    struct cp_task *list = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 5);
     CHECK_EQ(list->next->index, 4);
@@ -304,29 +295,29 @@ TEST(worker_recall_takes_the_newest_not_begun)
     cp_task_free(list->next);
     cp_task_free(list);
     CHECK_EQ(lone.w->in_flight, 4);
-    /* Those in between are still the worker's. */
+    /* The worker keeps the tasks in between. */
     lone_next_task(&lone, &frame);
     CHECK_EQ(frame.seq, 1);
     n = 100;
-    list = cp_worker_recall(lone.w, &n);
+    list = cp_worker_recall(lone.w, &n, false);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 3);
     CHECK_EQ(list->next->index, 2);
     cp_task_free(list->next);
     cp_task_free(list);
     CHECK_EQ(lone_send(&lone, 6, 10), 1);
-    /* What was taken back was sent already: the worker passes over it. */
+    /* Recalled tasks were sent already: the worker skips them. */
     lone_next(&lone, &frame, &body);
     CHECK_EQ(frame.seq, 6);
-    check_pattern(body, 10, 6);
+    cp_test_check_pattern(body, 10, 6);
     n = 100;
-    CHECK(cp_worker_recall(lone.w, &n) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
     CHECK_EQ(n, 0);
     lone_close(&lone);
 }
 
-/* Results are seen once, whether they come from the ring or from the pipe, or
- * from the ring first and from the pipe later. */
+/* Each result arrives once, whether from the ring or from the pipe, or first
+ * through the ring and later through the pipe. */
 TEST(worker_harvest_runs_ahead_of_the_pipe)
 {
     struct lone lone;
@@ -349,15 +340,15 @@ TEST(worker_harvest_runs_ahead_of_the_pipe)
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     CHECK_EQ(lone.last_index, 3);
-    check_pattern(lone.last->body, 1000, 3);
+    cp_test_check_pattern(lone.last->body, 1000, 3);
     CHECK_EQ(cp_worker_recv(lone.w), 0);
     CHECK_EQ(lone.results, 4);
     lone_close(&lone);
 }
 
-/* A worker that died in the middle of a write: the first part of the frame is in
- * the pipe, not counted as flushed, and the rest stands in the ring. */
-TEST(worker_harvest_completes_what_the_pipe_begins)
+/* A worker died in the middle of a write: the first part of the frame is in the
+ * pipe, not counted as flushed, and the rest is in the ring. */
+TEST(worker_harvest_completes_a_frame_from_the_pipe)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -373,7 +364,7 @@ TEST(worker_harvest_completes_what_the_pipe_begins)
     CHECK_EQ(lone.results, 1);
     CHECK(cp_worker_recv_ring(lone.w));
     CHECK_EQ(lone.results, 2);
-    check_pattern(lone.last->body, 500, 21);
+    cp_test_check_pattern(lone.last->body, 500, 21);
     lone_close(&lone);
 }
 
@@ -394,7 +385,7 @@ TEST(worker_last_task_closes_the_window)
     lone_close(&lone);
 }
 
-TEST(worker_end_is_told_by_end_of_file)
+TEST(worker_end_of_file_ends_the_worker)
 {
     struct lone lone;
     struct cp_frame frame;
@@ -413,7 +404,7 @@ TEST(worker_end_is_told_by_end_of_file)
     lone_close(&lone);
 }
 
-TEST(worker_that_reads_no_more_is_told_by_flush)
+TEST(worker_that_stops_reading_fails_the_flush)
 {
     struct lone lone;
     lone_open(&lone, UINT64_MAX, 5);
@@ -447,7 +438,7 @@ TEST(worker_hello_and_init_error)
     lone_close(&lone);
 }
 
-/* A worker that starts by exec, up to what it is handed. */
+/* A worker that starts by exec, up to its descriptors. */
 static struct cp_worker_ends
 open_ends(struct cp_worker **w, struct cp_common **common, int *life)
 {
@@ -464,7 +455,7 @@ open_ends(struct cp_worker **w, struct cp_common **common, int *life)
     return ends;
 }
 
-/* In a child that has nothing else of ours. */
+/* In a child that inherits nothing else. */
 static int
 attach(const struct cp_worker_ends *ends, struct cp_worker **w)
 {
@@ -556,7 +547,7 @@ TEST(worker_attached_too_late_ends_at_once)
     cp_fd_close(&ends.common);
 }
 
-TEST(worker_served_gives_its_ends_away)
+TEST(worker_served_passes_its_descriptors_on)
 {
     struct cp_worker *w;
     struct cp_common *common;

@@ -1,6 +1,6 @@
-"""What goes wrong in a task, a worker, an initializer or an iterable: every job ends all the same.
+"""Failures of tasks, workers, initializers and iterables: every job still ends.
 
-In each of these the stdlib's pool waits for ever, loses its workers, or breaks down.
+In each of these cases the stdlib's pool waits for ever, loses its workers, or breaks.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ errors = engine.errors
 
 
 def failure(wait: Callable[..., Any]) -> BaseException:
-    """What the job failed with. A timeout is none: that would be the stdlib's waiting."""
+    """The exception that wait() raises. A timeout does not count: the job must have ended."""
     with pytest.raises(BaseException) as caught:
         wait(DEADLINE)
     assert not isinstance(caught.value, multiprocessing.TimeoutError), "it never ended"
@@ -38,14 +38,14 @@ def failure(wait: Callable[..., Any]) -> BaseException:
 
 
 def kill_one(pool: Any, number: int) -> None:
-    """Kill a worker of a list that others change; one that is dead already counts as killed."""
+    """Kill a worker. The list changes meanwhile; a worker that is already dead counts as killed."""
     workers = list(pool._pool)
     if workers:
         workers[number % len(workers)].kill()
 
 
 def failed_call(pool: Any) -> BaseException:
-    """What a call fails with, be it at once or by its result."""
+    """The exception of a call, raised by the call itself or by its result."""
     return failure(lambda timeout: pool.apply_async(tasks.nothing).get(timeout))
 
 
@@ -59,7 +59,7 @@ def test_the_classes_of_exceptions() -> None:
     assert issubclass(errors.RemoteError, Exception)
 
 
-def test_a_lost_worker_can_be_told_to_another_process() -> None:
+def test_a_worker_lost_error_can_be_pickled() -> None:
     with Pool(1) as pool:
         error: Any = failure(pool.apply_async(tasks.die).get)
     copy = pickle.loads(pickle.dumps(error))
@@ -98,7 +98,7 @@ def test_the_death_of_a_worker_fails_its_task(
 
 
 @pytest.mark.parametrize("method", ["apply", "map", "starmap"])
-def test_blocking_calls_end_too(make_pool: Any, method: str) -> None:
+def test_blocking_calls_raise_when_the_worker_dies(make_pool: Any, method: str) -> None:
     pool = make_pool(1)
     calls: dict[str, Callable[[], Any]] = {
         "apply": lambda: pool.apply(tasks.die),
@@ -110,7 +110,7 @@ def test_blocking_calls_end_too(make_pool: Any, method: str) -> None:
     whole_again(pool, 1)
 
 
-def test_the_error_callback_is_told(make_pool: Any) -> None:
+def test_the_error_callback_gets_the_worker_lost_error(make_pool: Any) -> None:
     pool = make_pool(1)
     seen: list[Any] = []
     result = pool.apply_async(tasks.die, callback=seen.append, error_callback=seen.append)
@@ -120,8 +120,8 @@ def test_the_error_callback_is_told(make_pool: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 3])
-def test_only_the_task_that_ran_is_lost(make_pool: Any, size: int) -> None:
-    """Those that were handed to the worker behind it run elsewhere, each once."""
+def test_only_the_running_task_is_lost(make_pool: Any, size: int) -> None:
+    """Other workers run the tasks queued behind the lost task, each once."""
     pool = make_pool(size)
     results = [pool.apply_async(tasks.die_on, (20, i)) for i in range(60)]
     lost = [i for i, result in enumerate(results) if not finished(result)]
@@ -136,7 +136,7 @@ def finished(result: Any) -> bool:
     return bool(result.successful())
 
 
-def test_tasks_behind_a_lost_one_run_once(make_pool: Any, diary: Diary, gate: Gate) -> None:
+def test_tasks_behind_a_lost_task_run_once(make_pool: Any, diary: Diary, gate: Gate) -> None:
     pool = make_pool(1)
     held = pool.apply_async(gate.hold)
     [pid] = gate.arrived()
@@ -147,18 +147,18 @@ def test_tasks_behind_a_lost_one_run_once(make_pool: Any, diary: Diary, gate: Ga
     assert sorted(map(int, diary.lines())) == list(range(30))
 
 
-def test_a_lost_chunk_fails_map_and_the_others_run(make_pool: Any, diary: Diary) -> None:
+def test_a_lost_chunk_fails_map_and_the_other_chunks_run(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(2)
     items = [(diary, 3, i) for i in range(12)]
     error = failure(pool.starmap_async(tasks.noted_then_die_on, items, 2).get)
     assert type(error) is errors.WorkerLostError
-    # Item 2 shared the chunk of item 3 and was done; nothing else was lost.
+    # Item 2 was done, and is lost with item 3 of the same chunk. Nothing else is lost.
     assert sorted(map(int, diary.lines())) == list(range(12))
     whole_again(pool, 2)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-def test_an_iterator_goes_on_behind_a_lost_item(make_pool: Any, method: str) -> None:
+def test_an_iterator_continues_after_a_lost_item(make_pool: Any, method: str) -> None:
     pool = make_pool(2)
     results = getattr(pool, method)(tasks.die_on_pair, [(3, i) for i in range(10)])
     found, lost = [], []
@@ -174,7 +174,7 @@ def test_an_iterator_goes_on_behind_a_lost_item(make_pool: Any, method: str) -> 
 
 
 def test_an_idle_worker_may_die(make_pool: Any) -> None:
-    """In the stdlib it may hold the lock of the queue, and nobody ever reads that again."""
+    """In the stdlib the dead worker may hold the lock of the queue for ever."""
     pool = make_pool(2)
     pool.map(tasks.square, range(10), 1)
     for worker in list(pool._pool):
@@ -183,7 +183,7 @@ def test_an_idle_worker_may_die(make_pool: Any) -> None:
     whole_again(pool, 2)
 
 
-def test_a_worker_may_die_before_it_began(make_pool: Any) -> None:
+def test_a_worker_may_die_before_its_first_task(make_pool: Any) -> None:
     pool = make_pool(2)
     for worker in list(pool._pool):
         os.kill(worker.pid, signal.SIGKILL)
@@ -209,13 +209,13 @@ def test_a_worker_may_die_while_it_unpickles_or_pickles(make_pool: Any, thing: A
 
 
 def test_a_finished_result_outlives_its_worker(make_pool: Any) -> None:
-    """It is in the pipe when the worker dies of the next task."""
+    """The result is in the pipe when the next task kills the worker."""
     pool = make_pool(1)
     results = [pool.apply_async(tasks.die_on, (1, i)) for i in range(3)]
     assert [finished(result) for result in results] == [True, False, True]
 
 
-def test_close_and_join_end_though_workers_die(make_pool: Any) -> None:
+def test_close_and_join_return_although_workers_die(make_pool: Any) -> None:
     pool = make_pool(2)
     results = [pool.apply_async(tasks.die_on, (i % 3, i)) for i in range(9)]
     pool.close()
@@ -225,7 +225,7 @@ def test_close_and_join_end_though_workers_die(make_pool: Any) -> None:
 
 
 def test_a_worker_killed_in_the_middle_of_a_large_result(make_pool: Any) -> None:
-    """Whatever arrives is whole."""
+    """A result arrives complete or not at all."""
     pool = make_pool(2)
     for _ in range(5):
         result = pool.map_async(tasks.zeros, [3_000_000] * 4, 1)
@@ -240,7 +240,7 @@ def test_a_worker_killed_in_the_middle_of_a_large_result(make_pool: Any) -> None
 
 
 def test_random_deaths_under_load(make_pool: Any) -> None:
-    """No more is lost than workers were killed, nothing is wrong, and nothing waits."""
+    """At most one task is lost per killed worker, no value is wrong, and every job ends."""
     pool = make_pool(3)
     kills = 0
     results = [pool.apply_async(tasks.identity, (i,)) for i in range(2000)]
@@ -259,7 +259,7 @@ def test_random_deaths_under_load(make_pool: Any) -> None:
     whole_again(pool, 3)
 
 
-def test_a_worker_that_ends_its_life_after_so_many_tasks_may_die_too(make_pool: Any) -> None:
+def test_a_worker_with_maxtasksperchild_may_die(make_pool: Any) -> None:
     pool = make_pool(1, maxtasksperchild=2)
     results = [pool.apply_async(tasks.die_on, (i % 3 or -1, i)) for i in range(9)]
     outcomes = [finished(result) for result in results]
@@ -267,8 +267,8 @@ def test_a_worker_that_ends_its_life_after_so_many_tasks_may_die_too(make_pool: 
     whole_again(pool, 1)
 
 
-def test_a_program_that_reaps_all_children_is_told_less(tmp_path: Path) -> None:
-    """Where SIGCHLD is ignored nobody learns how a worker ended; all else is as ever."""
+def test_a_program_that_ignores_sigchld_gets_no_exit_code(tmp_path: Path) -> None:
+    """With SIGCHLD ignored the exit code is unknown. Everything else works."""
     lines = scripts.output(
         tmp_path,
         "import signal\n"
@@ -291,7 +291,7 @@ def test_a_program_that_reaps_all_children_is_told_less(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [3, None, "bye", 0])
-def test_sys_exit_is_the_tasks_failure(
+def test_sys_exit_fails_the_task(
     make_pool: Any, status: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pool = make_pool(1)
@@ -307,7 +307,7 @@ def test_sys_exit_is_the_tasks_failure(
 @pytest.mark.parametrize(
     "error", [KeyboardInterrupt("now"), GeneratorExit(), tasks.Abandon("enough", 1)]
 )
-def test_any_exception_is_the_tasks_failure(make_pool: Any, error: BaseException) -> None:
+def test_any_base_exception_fails_the_task(make_pool: Any, error: BaseException) -> None:
     pool = make_pool(2)
     seen: list[Any] = []
     results = [
@@ -335,7 +335,7 @@ def test_tasks_behind_an_exit_run(make_pool: Any) -> None:
     assert [result.get(0) for result in results[3:]] == [3, 4, 5]
 
 
-# What comes along with an exception
+# What arrives with an exception
 
 
 def raise_from() -> NoReturn:
@@ -375,7 +375,7 @@ def raise_in_a_circle() -> NoReturn:
         (raise_while_handling, "During handling of the above exception, another"),
     ],
 )
-def test_the_cause_of_an_exception_is_told(make_pool: Any, func: Any, told: str) -> None:
+def test_the_remote_traceback_shows_the_cause(make_pool: Any, func: Any, told: str) -> None:
     error = failure(make_pool(1).apply_async(func).get)
     assert (type(error), error.args) == (ValueError, ("the second",))
     text = str(error.__cause__)
@@ -412,10 +412,10 @@ def test_details_of_an_exception_arrive(make_pool: Any) -> None:
     assert (type(error), error.filename) == (FileNotFoundError, "/nonexistent/file")
 
 
-# Exceptions, arguments and results that do not survive the journey
+# Exceptions, arguments and results that do not survive pickling
 
 
-def test_an_exception_that_does_not_unpickle_is_described(make_pool: Any) -> None:
+def test_an_exception_that_does_not_unpickle_becomes_a_remote_error(make_pool: Any) -> None:
     pool = make_pool(1)
     error: Any = failure(pool.apply_async(tasks.make_and_raise, (tasks.NeedsTwo, 4, "why")).get)
     assert type(error) is errors.RemoteError
@@ -431,7 +431,7 @@ def test_an_exception_that_does_not_unpickle_is_described(make_pool: Any) -> Non
 @pytest.mark.parametrize(
     ("method", "read"), [("map_async", "get"), ("imap", "next"), ("imap_unordered", "next")]
 )
-def test_such_an_exception_in_every_method(make_pool: Any, method: str, read: str) -> None:
+def test_every_method_raises_the_remote_error(make_pool: Any, method: str, read: str) -> None:
     pool = make_pool(1)
     result = getattr(pool, method)(tasks.needs_two, [1])
     assert type(failure(getattr(result, read))) is errors.RemoteError
@@ -461,7 +461,7 @@ def test_an_argument_that_does_not_unpickle(make_pool: Any) -> None:
     whole_again(pool, 1)
 
 
-def test_such_an_item_of_an_iterator(make_pool: Any) -> None:
+def test_an_item_that_does_not_unpickle(make_pool: Any) -> None:
     pool = make_pool(1)
     items = pool.imap(tasks.identity, [1, tasks.BreaksOnArrival(), 3])
     assert items.next(DEADLINE) == 1
@@ -469,10 +469,8 @@ def test_such_an_item_of_an_iterator(make_pool: Any) -> None:
     assert items.next(DEADLINE) == 3
 
 
-def test_a_function_that_the_workers_do_not_know(
-    make_pool: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was defined when they had been forked."""
+def test_a_function_defined_after_the_fork(make_pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The forked workers do not know the function."""
     pool = make_pool(1)
 
     def late(x: Any) -> Any:
@@ -487,13 +485,13 @@ def test_a_function_that_the_workers_do_not_know(
     whole_again(pool, 1)
 
 
-# Iterables that lie
+# Iterables with a wrong length
 
 
 @pytest.mark.parametrize("method", ["map_async", "starmap_async"])
 @pytest.mark.parametrize("length", [2, 4, 20])
 @pytest.mark.parametrize("chunksize", [None, 1, 2])
-def test_a_length_that_is_not_true_fails_the_job(
+def test_a_wrong_length_fails_the_job(
     pool: Any, method: str, length: int, chunksize: int | None
 ) -> None:
     items = tasks.Sized([(1,), (2,), (3,)], length=length)
@@ -512,7 +510,7 @@ def test_a_sized_iterable_that_raises_fails_the_job(pool: Any, error: Any, lengt
 
 
 @pytest.mark.parametrize("length", [-1, "a", 2.5])
-def test_a_length_that_is_none_is_refused(pool: Any, length: Any) -> None:
+def test_an_invalid_length_is_refused(pool: Any, length: Any) -> None:
     items = tasks.Sized([1, 2], length=length)
     with pytest.raises((TypeError, ValueError)):
         len(items)
@@ -527,7 +525,7 @@ def test_a_length_that_is_none_is_refused(pool: Any, length: Any) -> None:
 def test_a_failing_initializer_fails_every_job(
     make_pool: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In the stdlib workers are made and fail without end, and no task ever runs."""
+    """In the stdlib new workers start and fail for ever, and no task runs."""
     pool = make_pool(2, tasks.fail, ("database",))
     for method, args in (
         ("apply_async", ()),
@@ -566,18 +564,14 @@ def test_an_initializer_may_raise_anything(make_pool: Any, error: BaseException)
 
 
 @pytest.mark.parametrize("initargs", [5, None, (1, 2, 3)])
-def test_initargs_that_do_not_fit_are_the_initializers_failure(
-    make_pool: Any, initargs: Any
-) -> None:
+def test_wrong_initargs_fail_the_initializer(make_pool: Any, initargs: Any) -> None:
     pool = make_pool(1, tasks.fail, initargs)
     error = failed_call(pool)
     assert type(error) is errors.InitializerError
     assert "TypeError" in "".join(traceback.format_exception(error))
 
 
-def test_the_workers_of_a_failing_initializer_are_not_made_again(
-    make_pool: Any, diary: Diary
-) -> None:
+def test_a_failing_initializer_starts_no_new_workers(make_pool: Any, diary: Diary) -> None:
     def initializer() -> None:
         diary.write("tried")
         raise ValueError("no database")
@@ -590,7 +584,7 @@ def test_the_workers_of_a_failing_initializer_are_not_made_again(
     assert 1 <= len(diary.lines()) <= 2
 
 
-def test_with_and_a_failing_initializer() -> None:
+def test_a_with_block_ends_although_the_initializer_fails() -> None:
     started = time.monotonic()
     with pytest.raises(errors.InitializerError), Pool(2, tasks.fail) as pool:
         pool.map(tasks.square, range(100))
@@ -606,7 +600,7 @@ def fail_in_the_second(path: str) -> None:
 def test_an_initializer_that_raises_in_one_worker_breaks_the_pool(
     make_pool: Any, tmp_path: Path
 ) -> None:
-    """Work would else go on with fewer workers than it should, and nobody would know."""
+    """Otherwise the pool would silently go on with too few workers."""
     pool = make_pool(2, fail_in_the_second, (str(tmp_path / "once"),))
     eventually(lambda: type(failed_or_done(pool)) is errors.InitializerError)
     assert type(failed_call(pool)) is errors.InitializerError
@@ -618,10 +612,10 @@ def failed_or_done(pool: Any) -> Any:
     return result._value
 
 
-# The terminal
+# What the user of a program sees
 
 
-def test_a_crash_leaves_the_pools_program_alive(tmp_path: Path) -> None:
+def test_a_crashing_worker_does_not_end_the_program(tmp_path: Path) -> None:
     done = scripts.run_source(
         tmp_path,
         "import sys\n"
@@ -637,7 +631,7 @@ def test_a_crash_leaves_the_pools_program_alive(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "WorkerLostError\n[1]\n")
 
 
-def test_a_failed_program_says_what_was_lost(tmp_path: Path) -> None:
+def test_an_uncaught_worker_lost_error_names_the_signal(tmp_path: Path) -> None:
     done = scripts.run_source(
         tmp_path,
         "from engine import Pool\nimport tasks\nwith Pool(1) as pool:\n    pool.apply(tasks.die)\n",

@@ -1,4 +1,4 @@
-"""imap and imap_unordered: results one by one, while the others are still being computed."""
+"""imap and imap_unordered: results one by one, while later items still run."""
 
 from __future__ import annotations
 
@@ -88,27 +88,27 @@ def test_a_wrong_chunksize_is_refused_at_once(
     assert str(caught.value) == text
 
 
-def test_the_two_name_a_wrong_chunksize_each_in_its_way(pool: Any) -> None:
-    """One as a number, the other as an object: the stdlib's texts, to the letter."""
+def test_imap_and_imap_unordered_format_a_wrong_chunksize_differently(pool: Any) -> None:
+    """The texts are exactly the stdlib's: imap shows a number, imap_unordered the object."""
     with pytest.raises(ValueError, match="^Chunksize must be 1\\+, not 0$"):
         pool.imap(tasks.square, [1], False)
     with pytest.raises(ValueError, match="^Chunksize must be 1\\+, not False$"):
         pool.imap_unordered(tasks.square, [1], False)
 
 
-# Order, and what is there early
+# Order, and early results
 
 
 def test_imap_gives_results_in_the_order_of_the_items(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2)
     results = pool.imap(tasks.await_first, [(gate, i) for i in range(5)])
     with pytest.raises(engine.pool_module.TimeoutError):
-        results.next(0.02)  # the first is not done, the others may be
+        results.next(0.02)  # the first item is not done, the others may be
     gate.open()
     assert list(results) == list(range(5))
 
 
-def test_imap_unordered_gives_results_as_they_come(make_pool: Any, gate: Gate) -> None:
+def test_imap_unordered_gives_results_as_they_arrive(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2)
     results = pool.imap_unordered(tasks.await_first, [(gate, i) for i in range(5)])
     assert sorted(results.next(DEADLINE) for _ in range(4)) == [1, 2, 3, 4]
@@ -135,7 +135,7 @@ def test_a_result_comes_before_the_iterable_ends(make_pool: Any, method: str) ->
 
 
 @both
-def test_every_item_runs_though_nobody_asks(make_pool: Any, method: str, diary: Diary) -> None:
+def test_every_item_runs_although_nobody_reads(make_pool: Any, method: str, diary: Diary) -> None:
     pool = make_pool(2)
     results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in range(500)))
     eventually(lambda: len(diary.lines()) == 500, "not every item has run")
@@ -143,9 +143,7 @@ def test_every_item_runs_though_nobody_asks(make_pool: Any, method: str, diary: 
 
 
 @both
-def test_close_and_join_wait_for_items_that_nobody_reads(
-    make_pool: Any, method: str, diary: Diary
-) -> None:
+def test_close_and_join_wait_for_unread_items(make_pool: Any, method: str, diary: Diary) -> None:
     pool = make_pool(2)
     results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in range(200)))
     pool.close()
@@ -187,7 +185,7 @@ def test_next_is_a_method_with_a_timeout(make_pool: Any, method: str, gate: Gate
 
 
 @both
-def test_at_the_end_it_stops_again_and_again(pool: Any, method: str) -> None:
+def test_an_exhausted_iterator_keeps_raising_stop_iteration(pool: Any, method: str) -> None:
     results = getattr(pool, method)(tasks.square, [2])
     assert results.next(DEADLINE) == 4
     for _ in range(3):
@@ -205,7 +203,7 @@ def test_next_is_dunder_next() -> None:
 @pytest.mark.better
 @both
 def test_two_threads_read_one_iterator(make_pool: Any, method: str, in_threads: Any) -> None:
-    """The stdlib wakes one of the two at the end, and leaves the other waiting."""
+    """The stdlib wakes one of the two threads at the end, and the other waits for ever."""
     pool = make_pool(2)
     for _ in range(20):
         results = getattr(pool, method)(tasks.square, range(50), 1)
@@ -234,7 +232,7 @@ def test_two_threads_wait_for_the_last_item(
 
 
 @both
-def test_after_a_failed_item_the_others_come(pool: Any, method: str) -> None:
+def test_items_after_a_failed_item_arrive(pool: Any, method: str) -> None:
     results = getattr(pool, method)(tasks.fail_on_pair, [(2, i) for i in range(5)])
     found, errors = [], []
     while True:
@@ -249,7 +247,7 @@ def test_after_a_failed_item_the_others_come(pool: Any, method: str) -> None:
     assert type(errors[0].__cause__) is RemoteTraceback
 
 
-def test_a_failed_item_has_its_place(pool: Any) -> None:
+def test_a_failed_item_keeps_its_place(pool: Any) -> None:
     results = pool.imap(tasks.fail_on_pair, [(2, i) for i in range(4)])
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="^no 2$"):
@@ -269,10 +267,10 @@ def test_a_failure_ends_the_generator_of_larger_chunks(make_pool: Any, method: s
 
 @both
 @pytest.mark.parametrize(("chunksize", "delivered"), [(1, 5), (2, 4), (3, 3), (7, 0)])
-def test_a_failing_iterable_delivers_what_came_before(
+def test_items_before_a_failure_of_the_iterable_arrive(
     make_pool: Any, method: str, chunksize: int, delivered: int
 ) -> None:
-    """Whole chunks, that is; the failure is the iterable's own and comes from no worker."""
+    """Whole chunks arrive. The exception comes from the iterable, not from a worker."""
     pool = make_pool(1)
     items = tasks.then_raise(range(5), LookupError("half-way"))
     results = getattr(pool, method)(tasks.square, items, chunksize)
@@ -289,9 +287,7 @@ def test_a_failing_iterable_delivers_what_came_before(
 
 @both
 @pytest.mark.parametrize("chunksize", [1, 3])
-def test_what_is_not_iterable_fails_at_the_first_next(
-    pool: Any, method: str, chunksize: int
-) -> None:
+def test_a_non_iterable_fails_at_the_first_next(pool: Any, method: str, chunksize: int) -> None:
     results = getattr(pool, method)(tasks.square, 5, chunksize)
     with pytest.raises(TypeError) as caught:
         next(results)
@@ -301,7 +297,7 @@ def test_what_is_not_iterable_fails_at_the_first_next(
 
 
 @both
-def test_an_item_that_cannot_be_pickled_fails_alone(make_pool: Any, method: str) -> None:
+def test_an_unpicklable_item_fails_alone(make_pool: Any, method: str) -> None:
     pool = make_pool(1)
     items = [1, tasks.Unpicklable(), 3]
     results = getattr(pool, method)(tasks.identity, items)
@@ -320,7 +316,7 @@ def test_an_item_that_cannot_be_pickled_fails_alone(make_pool: Any, method: str)
 @pytest.mark.better
 @both
 def test_an_iterable_may_raise_anything(make_pool: Any, method: str) -> None:
-    """A BaseException ends the stdlib's thread that feeds the workers, and with it the pool."""
+    """In the stdlib a BaseException ends the thread that feeds the workers, and so the pool."""
     pool = make_pool(1)
     results = getattr(pool, method)(tasks.square, tasks.then_raise([2], tasks.Abandon("enough")))
     assert next(results) == 4
@@ -333,7 +329,7 @@ def test_an_iterable_may_raise_anything(make_pool: Any, method: str) -> None:
 
 
 class Counted:
-    """An endless iterable that knows how much of it was taken."""
+    """An endless iterable that counts the items taken."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -345,7 +341,7 @@ class Counted:
 
 
 def bound(read: int, chunksize: int, buffersize: int) -> int:
-    """How many items may have been taken once so many results are read."""
+    """The most items that may be taken when this many results are read."""
     return (math.ceil(read / chunksize) + buffersize) * chunksize
 
 
@@ -354,7 +350,7 @@ def bound(read: int, chunksize: int, buffersize: int) -> int:
 def test_the_iterable_is_read_only_as_fast_as_workers_take_items(
     make_pool: Any, method: str, gate: Gate
 ) -> None:
-    """The stdlib reads an endless iterable until memory ends."""
+    """The stdlib reads an endless iterable until memory is exhausted."""
     pool = make_pool(2)
     items = Counted()
     results = getattr(pool, method)(gate.hold, items)
@@ -378,10 +374,10 @@ def test_the_iterable_is_read_only_as_fast_as_workers_take_items(
 @both
 @pytest.mark.parametrize("chunksize", [1, 3])
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_buffersize_bounds_what_is_taken_and_not_read(
+def test_buffersize_bounds_the_items_taken_and_not_read(
     make_pool: Any, method: str, size: int, chunksize: int
 ) -> None:
-    """In chunks."""
+    """buffersize counts chunks."""
     pool = make_pool(2)
     items = Counted()
     results = getattr(pool, method)(tasks.identity, items, chunksize, size)
@@ -420,7 +416,7 @@ def test_a_list_that_changes_is_read_as_its_iterator_would(
 
 
 class Telling:
-    """Sets the event when it is pickled, and comes to the task as 9."""
+    """Sets the event when pickled, and arrives in the task as 9."""
 
     def __init__(self, event: threading.Event) -> None:
         self.event = event
@@ -432,12 +428,12 @@ class Telling:
 
 @pytest.mark.better
 @both
-def test_what_is_appended_after_the_last_chunk_comes_too_late(pool: Any, method: str) -> None:
-    """A chunk that is not full has met the end of the list."""
+def test_items_appended_after_the_last_chunk_are_too_late(pool: Any, method: str) -> None:
+    """A chunk that is not full has reached the end of the list."""
     pulled = threading.Event()
     items = [*range(9), Telling(pulled)]
     results = getattr(pool, method)(tasks.identity, items, 3, 1)
-    found = [next(results) for _ in range(7)]  # of the third chunk: there is room for the last
+    found = [next(results) for _ in range(7)]  # of the third chunk: now the last one has room
     assert pulled.wait(DEADLINE)
     items.append(10)
     assert sorted([*found, *results]) == list(range(10))
@@ -446,7 +442,7 @@ def test_what_is_appended_after_the_last_chunk_comes_too_late(pool: Any, method:
 @both
 @pytest.mark.parametrize("items", [[], (), [1], (1, 2), tuple(range(100)), list(range(100))])
 @pytest.mark.parametrize("chunksize", [1, 7, sys.maxsize])
-def test_lists_and_tuples_end_where_they_end(
+def test_lists_and_tuples_are_read_to_their_end(
     pool: Any, method: str, items: Any, chunksize: int
 ) -> None:
     assert sorted(getattr(pool, method)(tasks.identity, items, chunksize)) == sorted(items)
@@ -454,19 +450,19 @@ def test_lists_and_tuples_end_where_they_end(
 
 @pytest.mark.better
 @both
-def test_the_buffer_is_bounded_though_nobody_reads(
+def test_the_buffer_is_bounded_although_nobody_reads(
     make_pool: Any, method: str, diary: Diary
 ) -> None:
-    """However long the input is: what is taken of it stays the same."""
+    """The number of items taken does not depend on the length of the input."""
     pool = make_pool(2)
     items = Counted()
     results = getattr(pool, method)(tasks.note_item, ((diary, i) for i in items), buffersize=7)
     eventually(lambda: len(diary.lines()) == 7)
-    for _ in range(100):  # the pool is at work, and has room
+    for _ in range(100):  # the pool works, and has room
         pool.apply(tasks.nothing)
     assert items.taken == 7
     found = sorted(results.next(DEADLINE) for _ in range(7))
-    # Each that is read lets in another, which may come before the last of the first seven.
+    # Each result read lets in another item, whose result may overtake one of the first seven.
     assert found == list(range(1, 8)) if method == "imap" else found[-1] < 14
 
 
@@ -498,10 +494,8 @@ def test_results_can_be_read_to_the_end_after_close(
 @pytest.mark.better
 @both
 @pytest.mark.parametrize("read", [0, 1, 4])
-def test_join_ends_an_input_whose_results_nobody_reads(
-    make_pool: Any, method: str, read: int
-) -> None:
-    """Neither waits for the other; what was taken is done, and the rest is not silently lost."""
+def test_join_ends_an_input_with_unread_results(make_pool: Any, method: str, read: int) -> None:
+    """join() does not wait for a reader. The items taken run; reading on raises PoolError."""
     pool = make_pool(2)
     items = Counted()
     results = getattr(pool, method)(tasks.identity, items, buffersize=3)
@@ -541,10 +535,10 @@ def test_the_buffer_may_be_full_only_while_join_waits(
 @pytest.mark.better
 @both
 @pytest.mark.parametrize("size", [1, 2, 16])
-def test_whoever_reads_gets_everything_though_another_thread_joins(
+def test_a_reader_gets_every_result_although_another_thread_joins(
     make_pool: Any, method: str, size: int, in_threads: Any
 ) -> None:
-    """The buffer is full each time that a result has just come and not been taken yet."""
+    """The buffer is full whenever a result has arrived and is not read yet."""
     pool = make_pool(2)
     results = getattr(pool, method)(tasks.identity, iter(range(300)), buffersize=size)
 
@@ -588,7 +582,7 @@ def test_terminate_does_not_wait_for_a_full_buffer(make_pool: Any, method: str) 
 
 @pytest.mark.better
 @both
-def test_a_closed_pool_says_so_first(make_pool: Any, method: str) -> None:
+def test_a_closed_pool_is_reported_before_wrong_arguments(make_pool: Any, method: str) -> None:
     pool = make_pool(1)
     pool.close()
     for args in ([1], 0, 0), ([1], 1, 0), ([1], 1, "a"):

@@ -1,5 +1,5 @@
-"""What goes wrong in the middle of a call is the call's own, and leaves no job behind that nobody
-would ever end: the pool can be used, closed and joined as before."""
+"""A call that is interrupted or fails half-way leaves no job behind that never ends: afterwards the
+pool can be used, closed and joined."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 def ends(pool: Any) -> None:
-    """It works, and then it ends; a job that nobody ends would keep it."""
+    """Check that the pool works, and then ends. A job that never ends would block join()."""
     assert pool.map(tasks.square, range(5), 1) == [0, 1, 4, 9, 16]
     assert len(pool._cache) == 0
     pool.close()
@@ -36,7 +36,7 @@ def ends(pool: Any) -> None:
 
 
 class Interrupts:
-    """Ctrl-C while it is being pickled."""
+    """Raises KeyboardInterrupt while being pickled."""
 
     def __reduce__(self) -> NoReturn:
         raise KeyboardInterrupt
@@ -58,7 +58,7 @@ INTERRUPTED = [
 
 
 class Items:
-    """Four items, as far as one knows; Ctrl-C while the third is being made."""
+    """Claims to have four items, and raises in place of the third."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.error = error
@@ -77,16 +77,16 @@ def test_ctrl_c_while_items_are_pickled(make_pool: Any, call: Any) -> None:
     with pytest.raises(KeyboardInterrupt) as kept:
         call(pool)
     ends(pool)
-    del kept  # whose frames hold all that the call was about
+    del kept  # its frames hold the arguments of the call
 
 
-def test_what_a_feeding_thread_meets_is_the_failure_of_its_task(make_pool: Any) -> None:
+def test_an_interrupt_in_the_feeding_thread_fails_its_task(make_pool: Any) -> None:
     pool = make_pool(1)
     items = pool.imap(tasks.identity, iter([1, Interrupts(), 3]))
     assert next(items) == 1
     with pytest.raises(KeyboardInterrupt):
         next(items)
-    assert list(items) == [3]  # to the end, which the feeding thread has yet to see
+    assert list(items) == [3]  # up to the end, which the feeding thread has not seen yet
     result = pool.map_async(tasks.identity, Items(LookupError), 1)
     with pytest.raises(LookupError):
         result.get(DEADLINE)
@@ -125,7 +125,7 @@ def test_a_thread_that_cannot_be_started(
     del kept
 
 
-def test_a_result_that_is_given_no_task_ends_with_its_last_reference(make_pool: Any) -> None:
+def test_a_result_without_a_task_ends_with_its_last_reference(make_pool: Any) -> None:
     pool = make_pool(1)
     made = [ApplyResult(pool), MapResult(pool, 2, 4, None, print), IMapIterator(pool)]
     assert len(pool._cache) == 0
@@ -133,7 +133,7 @@ def test_a_result_that_is_given_no_task_ends_with_its_last_reference(make_pool: 
     ends(pool)
 
 
-def test_a_result_whose_number_is_known_is_found_by_it(make_pool: Any) -> None:
+def test_a_result_is_found_by_its_job_number(make_pool: Any) -> None:
     pool = make_pool(1)
     number = IMapIterator(pool)._job
     items = pool._cache[number]
@@ -144,11 +144,11 @@ def test_a_result_whose_number_is_known_is_found_by_it(make_pool: Any) -> None:
     ends(pool)
 
 
-# A pool that is forgotten after an interrupt
+# A pool without references after an interrupt
 
 
 def forgotten_after(cls: Any, call: Callable[..., Any], *args: Any) -> None:
-    """A pool goes that nobody has, once call(pool, *args) is interrupted."""
+    """Check that an unreferenced pool is freed after an interrupt of call(pool, *args)."""
     pool = cls(2)
     ref = weakref.ref(pool)
     with warnings.catch_warnings():
@@ -165,7 +165,7 @@ def forgotten_after(cls: Any, call: Callable[..., Any], *args: Any) -> None:
 
 @pytest.mark.parametrize("cls", [Pool, ThreadPool])
 @pytest.mark.parametrize("chunksize", [1, 4])
-def test_it_is_freed_after_an_iterable_that_is_interrupted(cls: Any, chunksize: Any) -> None:
+def test_a_pool_is_freed_after_an_interrupt_in_an_iterable(cls: Any, chunksize: Any) -> None:
     items = Items(KeyboardInterrupt)
     kept = weakref.ref(items)
     forgotten_after(cls, cls.map, tasks.identity, items, chunksize)
@@ -183,7 +183,7 @@ def test_it_is_freed_after_an_iterable_that_is_interrupted(cls: Any, chunksize: 
     ],
     ids=["argument", "item", "result", "results"],
 )
-def test_it_is_freed_after_ctrl_c_while_something_is_pickled(
+def test_a_pool_is_freed_after_ctrl_c_during_pickling(
     monkeypatch: pytest.MonkeyPatch, call: Callable[[Any], Any]
 ) -> None:
     monkeypatch.setattr(InterruptsOnArrival, "seen", 0)
@@ -192,7 +192,7 @@ def test_it_is_freed_after_ctrl_c_while_something_is_pickled(
 
 @pytest.fixture
 def pressed(gate: Gate) -> Iterator[None]:
-    """Ctrl-C in the main thread once a task has come to the gate."""
+    """Press Ctrl-C in the main thread when a task is at the gate."""
 
     def press() -> None:
         gate.arrived()
@@ -220,15 +220,13 @@ def pressed(gate: Gate) -> Iterator[None]:
     ids=["apply", "map", "starmap"],
 )
 @pytest.mark.usefixtures("pressed")
-def test_it_is_freed_while_the_task_that_was_waited_for_runs(
-    gate: Gate, cls: Any, call: Any
-) -> None:
-    """What the task itself has goes when it ends."""
+def test_a_pool_is_freed_while_the_awaited_task_runs(gate: Gate, cls: Any, call: Any) -> None:
+    """Objects that the task holds are freed when the task ends."""
     thing = tasks.Point(1, 2)
     kept = weakref.ref(thing)
     forgotten_after(cls, call, Held(gate), thing)
     del thing
-    assert (kept() is not None) == (cls is ThreadPool)  # whose task has it, and runs
+    assert (kept() is not None) == (cls is ThreadPool)  # whose running task holds the object
     gate.open()
     all_freed([kept])
 
@@ -241,10 +239,10 @@ class Held:
         self.gate.hold()
 
 
-def test_what_a_pool_of_threads_had_done_is_freed_with_a_result_that_was_given_no_task(
+def test_finished_tasks_of_threads_are_freed_with_a_result_without_a_task(
     make_pool: Any,
 ) -> None:
-    """As long as that may still be given one, the threads leave alone what is done."""
+    """While such a result may still get a task, the threads do not free finished tasks."""
     pool = make_pool(1, cls=ThreadPool)
     result = ApplyResult(pool)
     thing = tasks.Point(1, 2)
@@ -257,7 +255,7 @@ def test_what_a_pool_of_threads_had_done_is_freed_with_a_result_that_was_given_n
 
 
 class InterruptsOnArrival:
-    """Ctrl-C while it is being unpickled, the first time."""
+    """Raises KeyboardInterrupt when unpickled for the first time."""
 
     seen = 0
 
@@ -295,7 +293,7 @@ def test_ctrl_c_while_the_value_is_unpickled(
 
 
 class InterruptsOnLeaving(Exception):
-    """Ctrl-C in the worker, while the failure of a task is being pickled."""
+    """Raises KeyboardInterrupt in the worker while the failure of a task is pickled."""
 
     def __reduce__(self) -> NoReturn:
         raise KeyboardInterrupt
@@ -308,7 +306,7 @@ def fail_with_interrupt() -> NoReturn:
 def test_ctrl_c_while_a_failure_is_pickled(
     make_pool: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It ends the worker, and nothing is printed of it."""
+    """The interrupt ends the worker, and nothing is printed."""
     pool = make_pool(1)
     with pytest.raises(errors.WorkerLostError):
         pool.apply(fail_with_interrupt)
@@ -333,14 +331,14 @@ class Refuses:
 
 def refuse_to_arrive() -> NoReturn:
     Refuses.tried += 1
-    raise LookupError("it does not want to")
+    raise LookupError("the object refuses")
 
 
 # Workers
 
 
 def limit_memory(extra: int) -> None:
-    """This process may take extra bytes more than it has."""
+    """Allow this process to allocate that many bytes more."""
     import resource
 
     with open("/proc/self/statm", encoding="ascii") as file:
@@ -350,8 +348,8 @@ def limit_memory(extra: int) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
-def test_a_task_that_no_worker_can_take_in_fails(make_pool: Any) -> None:
-    """It is not handed from worker to worker for ever, each of which would end of it."""
+def test_a_task_that_no_worker_can_receive_fails(make_pool: Any) -> None:
+    """The task must not go from worker to worker for ever and kill each of them."""
     pool = make_pool(1, limit_memory, (1 << 24,))
     with pytest.raises(errors.WorkerLostError):
         pool.apply(tasks.size, (bytes(1 << 26),))
@@ -360,10 +358,8 @@ def test_a_task_that_no_worker_can_take_in_fails(make_pool: Any) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_a_result_that_there_is_no_memory_to_send_is_reported(
-    make_pool: Any, chunksize: int
-) -> None:
-    # Room for one of the two; the value may come from what a free-threaded build has in reserve.
+def test_a_result_without_memory_to_send_is_reported(make_pool: Any, chunksize: int) -> None:
+    # Room for one of the two. A free-threaded build may take the value from its reserve.
     pool = make_pool(1, limit_memory, (3 << 26 if FREE_THREADED else 3 << 27,))
     [pid] = {worker.pid for worker in pool._pool}
     with pytest.raises(MaybeEncodingError, match="MemoryError"):
@@ -372,7 +368,7 @@ def test_a_result_that_there_is_no_memory_to_send_is_reported(
     ends(pool)
 
 
-def test_replacing_workers_goes_on_after_an_interrupt(
+def test_workers_are_still_replaced_after_an_interrupt(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(1)
@@ -400,6 +396,6 @@ with Pool(1) as pool:
 """
 
 
-def test_what_is_never_read_is_not_told_while_the_modules_go(tmp_path: Path) -> None:
+def test_an_unread_failure_is_not_reported_at_interpreter_shutdown(tmp_path: Path) -> None:
     done = scripts.run_source(tmp_path, UNREAD)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Callbacks and iterables of the program that block, raise, or turn against their pool."""
+"""Callbacks and iterables that block, raise, or use their own pool."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def works(pool: Any) -> None:
 
 
 class Told:
-    """What a callback has to say, once it is through; it holds the pool up until it may begin."""
+    """A callback that waits until the test lets it begin, makes a call, and keeps the outcome."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.call = call
@@ -57,10 +57,10 @@ class Told:
 @pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async"])
 @pytest.mark.parametrize("func", [tasks.nothing, tasks.fail])
 @pytest.mark.parametrize("error", [LookupError("mine"), SystemExit(3), KeyboardInterrupt()])
-def test_a_callback_that_raises_costs_its_own_job(
+def test_a_callback_that_raises_fails_only_its_job(
     make_pool: Any, method: str, func: Any, error: BaseException
 ) -> None:
-    """gh-83371: in the stdlib that is the end of the thread that hands out results."""
+    """gh-83371: in the stdlib the exception ends the thread that handles results."""
 
     def callback(_: Any) -> None:
         raise error
@@ -76,7 +76,7 @@ def test_a_callback_that_raises_costs_its_own_job(
 
 @pytest.mark.parametrize("func", [tasks.nothing, tasks.fail])
 def test_a_callback_may_terminate_and_join(make_pool: Any, func: Any) -> None:
-    """gh-87129: in the stdlib it is a deadlock."""
+    """gh-87129: a deadlock in the stdlib."""
     pool = make_pool(2)
     told = Told(lambda: (pool.terminate(), pool.join()))
     first = pool.apply_async(func, callback=told, error_callback=told)
@@ -88,7 +88,7 @@ def test_a_callback_may_terminate_and_join(make_pool: Any, func: Any) -> None:
 
 
 def test_a_callback_cannot_wait_for_itself(make_pool: Any) -> None:
-    """It is told so: what it waits for can only come when it is over."""
+    """RuntimeError: the callback would wait for its own end."""
     pool = make_pool(1)
     waits: list[Callable[[], Any]] = [
         lambda: results[0].get(),
@@ -120,7 +120,7 @@ def test_a_callback_may_wait_for_anything_else(make_pool: Any) -> None:
     assert told.get() == [4, 9, [0, 1, 4], [0, 1, 4], 16]
 
 
-def test_a_callback_that_blocks_holds_up_no_end(make_pool: Any) -> None:
+def test_a_blocked_callback_does_not_delay_terminate(make_pool: Any) -> None:
     pool = make_pool(1)
     told = Told(lambda: None)
     result = pool.apply_async(tasks.square, (3,), callback=told)
@@ -134,7 +134,7 @@ def test_a_callback_that_blocks_holds_up_no_end(make_pool: Any) -> None:
 
 
 def test_callbacks_run_one_after_another(make_pool: Any) -> None:
-    """One that blocks holds up jobs that have callbacks of their own, and no others."""
+    """A blocked callback delays other jobs with callbacks, and no other jobs."""
     pool = make_pool(2)
     told = Told(lambda: None)
     first = pool.apply_async(tasks.square, (3,), callback=told)
@@ -170,7 +170,7 @@ def given(items: Any, between: Callable[[], Any]) -> Iterator[Any]:
 
 
 class Endless:
-    """An iterable that has a length, and no end."""
+    """An endless iterable with a length."""
 
     def __len__(self) -> int:
         return 3
@@ -188,7 +188,7 @@ class NoIterator:
 
 
 @pytest.mark.parametrize("chunksize", [1, 2])
-def test_an_iterable_that_is_longer_than_all_time(make_pool: Any, chunksize: int) -> None:
+def test_an_endless_iterable_with_a_length(make_pool: Any, chunksize: int) -> None:
     pool = make_pool(1)
     assert type(failure(pool.map_async(tasks.square, Endless(), chunksize))) is ValueError
     with pytest.raises(ValueError, match="more items than its length, 3"):
@@ -196,7 +196,7 @@ def test_an_iterable_that_is_longer_than_all_time(make_pool: Any, chunksize: int
     works(pool)
 
 
-def test_an_iterable_that_gives_no_iterator(make_pool: Any) -> None:
+def test_an_iterable_whose_iter_raises(make_pool: Any) -> None:
     pool = make_pool(1)
     assert type(failure(pool.map_async(tasks.square, NoIterator()))) is LookupError
     with pytest.raises(LookupError, match="no iterator"):
@@ -206,7 +206,7 @@ def test_an_iterable_that_gives_no_iterator(make_pool: Any) -> None:
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 @pytest.mark.parametrize("error", [LookupError("mine"), SystemExit(3), KeyboardInterrupt()])
-def test_an_iterable_that_raises_costs_its_own_job(
+def test_an_iterable_that_raises_fails_only_its_job(
     make_pool: Any, method: str, error: BaseException
 ) -> None:
     def fail() -> None:
@@ -222,7 +222,7 @@ def test_an_iterable_that_raises_costs_its_own_job(
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-def test_an_iterable_that_blocks_holds_up_nobody(make_pool: Any, method: str) -> None:
+def test_a_blocked_iterable_delays_no_other_job(make_pool: Any, method: str) -> None:
     pool = make_pool(1)
     go_on = threading.Event()
     results = getattr(pool, method)(tasks.square, given([3, 4], lambda: go_on.wait(DEADLINE)))
@@ -283,7 +283,7 @@ class Sized:
 
 
 def test_an_iterable_cannot_join_its_pool(make_pool: Any) -> None:
-    """It is told so: the pool ends when the iterable has."""
+    """RuntimeError: the pool cannot end before the iterable."""
     pool = make_pool(1)
     results = pool.imap(tasks.square, given([3], lambda: (pool.close(), pool.join())))
     assert results.next(DEADLINE) == 9
@@ -301,7 +301,7 @@ def test_results_of_one_call_may_be_the_items_of_the_next(make_pool: Any) -> Non
 def test_an_exception_raised_in_the_middle_of_a_loop_over_results(
     make_pool: Any, gate: Gate
 ) -> None:
-    """What was read is read; the rest goes on, and is dropped by terminate()."""
+    """Results read so far stay. The rest goes on until terminate() drops it."""
     pool = make_pool(1)
     with pytest.raises(LookupError, match="enough"), pool:
         for value in pool.imap(tasks.first_then_hold, [(gate, 0), (gate, 1)]):

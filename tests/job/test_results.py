@@ -1,4 +1,4 @@
-"""AsyncResult and MapResult: what a job's result can be asked, and when."""
+"""AsyncResult and MapResult: methods and attributes, before and after the end of the job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ each_kind = pytest.mark.parametrize("kind", PENDING)
 
 @pytest.fixture
 def pending(make_pool: Any, gate: Gate) -> Start:
-    """pending(kind, ...) starts a job whose task has begun and stays until the gate opens."""
+    """pending(kind, ...) starts a job whose task waits at the gate."""
 
     def start(kind: str, *callbacks: Any) -> Any:
         result = PENDING[kind](make_pool(1), gate, *callbacks)
@@ -71,7 +71,7 @@ def test_the_classes(pool: Any) -> None:
 
 
 def test_results_are_of_the_stdlibs_classes(pool: Any) -> None:
-    """Those that a program has imported before the swap."""
+    """The classes that a program imported before the swap."""
 
     mapped, ordered = pool.map_async(tasks.square, [2]), pool.imap(tasks.square, [2])
     unordered = pool.imap_unordered(tasks.square, [2])
@@ -136,10 +136,10 @@ def test_get_with_a_long_timeout_waits(pending: Start, gate: Gate, timeout: Any)
 @pytest.mark.parametrize(
     "timeout", ["a", [], 1e20, float("nan"), -1e20], ids=lambda value: repr(value)[:5]
 )
-def test_an_odd_timeout_is_what_it_is_to_an_event(
+def test_an_odd_timeout_means_the_same_as_for_an_event(
     pending: Start, gate: Gate, kind: str, timeout: Any
 ) -> None:
-    """Errors and texts are those of threading, and differ from version to version."""
+    """Errors and texts are threading's, and differ between versions."""
     expected: Exception = multiprocessing.TimeoutError()
     try:
         threading.Event().wait(timeout)
@@ -240,7 +240,7 @@ def test_numbers_of_numpy_are_timeouts(tmp_path: Path) -> None:
 
 
 @pytest.mark.better
-def test_a_real_number_that_no_clock_counts_is_refused(pending: Start) -> None:
+def test_a_timeout_that_no_clock_can_count_is_refused(pending: Start) -> None:
     result = pending("apply_async")
     for timeout in decimal.Decimal("1e30"), fractions.Fraction(10**400), float("inf"):
         with pytest.raises(OverflowError):
@@ -253,7 +253,7 @@ def test_a_real_number_that_no_clock_counts_is_refused(pending: Start) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), 1e20, "a", datetime.timedelta(1)])
-def test_the_timeout_of_a_ready_result_is_not_looked_at(pool: Any, timeout: Any) -> None:
+def test_the_timeout_of_a_ready_result_is_not_checked(pool: Any, timeout: Any) -> None:
     result = pool.apply_async(tasks.square, (3,))
     result.wait(DEADLINE)
     assert result.get(timeout) == 9
@@ -273,8 +273,8 @@ def test_several_threads_wait_for_one_result(
     assert in_threads(read, range(4)) == [VALUES[kind]] * 4
 
 
-def test_a_result_comes_though_nobody_waits(make_pool: Any, gate: Gate) -> None:
-    """The callback tells; no thread of the program is in the pool."""
+def test_a_result_arrives_although_nobody_waits(make_pool: Any, gate: Gate) -> None:
+    """The callback reports the result while no thread of the program waits."""
     pool = make_pool(1)
     told = threading.Event()
     pool.apply_async(gate.hold, (5,), callback=lambda _: told.set())
@@ -284,7 +284,7 @@ def test_a_result_comes_though_nobody_waits(make_pool: Any, gate: Gate) -> None:
 
 
 @each_kind
-def test_successful_is_refused_before_the_end(pending: Start, gate: Gate, kind: str) -> None:
+def test_successful_raises_before_the_job_ends(pending: Start, gate: Gate, kind: str) -> None:
     result = pending(kind)
     with pytest.raises(ValueError) as caught:
         result.successful()
@@ -386,7 +386,7 @@ def test_a_callback_may_submit(pool: Any) -> None:
     done = threading.Event()
     again(0)
     assert done.wait(DEADLINE)
-    # A callback may be through before the thread that submitted has noted the result.
+    # The callback may end before the submitting thread has stored the result.
     eventually(lambda: len(results) == 5)
     assert sorted(result.get(DEADLINE) for result in results) == [1, 2, 3, 4, 5]
 
@@ -399,8 +399,8 @@ def test_a_callback_may_close_the_pool(make_pool: Any) -> None:
     assert pool._state == "CLOSE"
 
 
-def test_a_callback_that_is_false_is_not_called(pool: Any) -> None:
-    """The stdlib asks for the callback's truth, and an empty container of its own says no."""
+def test_a_false_callback_is_not_called(pool: Any) -> None:
+    """The stdlib tests the truth of the callback, and an empty callable container is false."""
 
     class Empty:
         called = False
@@ -421,14 +421,14 @@ def test_a_callback_that_is_false_is_not_called(pool: Any) -> None:
 
 
 @pytest.mark.parametrize("callback", [None, 0, False, "", ()])
-def test_a_false_value_is_no_callback(pool: Any, callback: Any) -> None:
+def test_a_false_value_is_not_a_callback(pool: Any, callback: Any) -> None:
     assert pool.apply_async(tasks.square, (2,), {}, callback, callback).get(DEADLINE) == 4
 
 
 @pytest.mark.better
 @each_kind
-def test_an_error_in_a_callback_is_the_jobs_result(pending: Start, gate: Gate, kind: str) -> None:
-    """In the stdlib it ends the thread of the results, and with it every job."""
+def test_an_error_in_a_callback_fails_the_job(pending: Start, gate: Gate, kind: str) -> None:
+    """In the stdlib the error ends the result thread, and so every job."""
 
     def callback(_: Any) -> None:
         raise LookupError("in the callback")
@@ -442,7 +442,7 @@ def test_an_error_in_a_callback_is_the_jobs_result(pending: Start, gate: Gate, k
 
 @pytest.mark.better
 @pytest.mark.parametrize("error", [LookupError("in the callback"), tasks.Abandon("in it")])
-def test_an_error_in_an_error_callback_is_the_jobs_result(pool: Any, error: Any) -> None:
+def test_an_error_in_an_error_callback_fails_the_job(pool: Any, error: Any) -> None:
     def callback(_: Any) -> None:
         raise error
 
@@ -458,7 +458,7 @@ def test_an_error_in_an_error_callback_is_the_jobs_result(pool: Any, error: Any)
 
 @pytest.mark.better
 def test_a_slow_callback_delays_no_other_result(make_pool: Any) -> None:
-    """Nor does one that waits for another job, which in the stdlib waits for ever."""
+    """Nor does a callback that waits for another job. In the stdlib such a callback never ends."""
     pool = make_pool(2)
     inner: list[Any] = []
 
@@ -492,7 +492,7 @@ def test_attributes_of_an_apply_result(pending: Start, gate: Gate) -> None:
     assert result.get(DEADLINE) == 5
     assert result._event.is_set() is True
     assert (result._success, result._value) == (True, 5)
-    # The result is ready a moment before the pool lets go of it.
+    # The result is ready a moment before the pool drops its reference.
     eventually(lambda: result._pool is None and job not in pool._cache)
 
 
@@ -529,7 +529,7 @@ def test_number_left_counts_down_by_chunks(make_pool: Any, make_gate: Callable[[
     result = pool.map_async(tasks.hold, gates, 1)
     for number, gate in enumerate(gates):
         gate.arrived()
-        # This task may have begun before the last one's result was read.
+        # This task may have begun before the previous result was read.
         eventually(partial(is_left, result, 4 - number))
         gate.open()
     result.wait(DEADLINE)
@@ -558,7 +558,7 @@ def test_a_map_result_without_chunks_has_none_left(pool: Any) -> None:
         assert result._job not in pool._cache
 
 
-def test_jobs_are_numbered_upwards(pool: Any) -> None:
+def test_job_numbers_increase(pool: Any) -> None:
     jobs = []
     for _ in range(5):
         result = pool.apply_async(tasks.nothing)
@@ -567,11 +567,11 @@ def test_jobs_are_numbered_upwards(pool: Any) -> None:
     assert jobs == sorted(set(jobs))
 
 
-# Subclassed
+# Subclasses
 
 
 def test_a_subclass_need_not_call_init() -> None:
-    """As one that gathers several results in one does."""
+    """For example a class that combines several results."""
 
     class Gathered(AsyncResult):  # type: ignore[misc]
         def __init__(self, parts: list[Any]) -> None:
@@ -599,8 +599,8 @@ def test_a_subclass_need_not_call_init() -> None:
 @pytest.mark.parametrize(
     "cls", [AsyncResult, MapResult, IMapIterator], ids=lambda cls: cls.__name__
 )
-def test_a_subclass_has_the_private_names_to_itself(cls: Any, name: str) -> None:
-    """As parmap's, which wraps a result and keeps its pool as `_pool`."""
+def test_a_subclass_may_use_private_names(cls: Any, name: str) -> None:
+    """parmap's subclass wraps a result and keeps its pool as `_pool`."""
 
     class Wrapped(cls):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -613,15 +613,15 @@ def test_a_subclass_has_the_private_names_to_itself(cls: Any, name: str) -> None
 
 
 @each_kind
-def test_a_result_has_what_dir_says(pending: Start, gate: Gate, kind: str) -> None:
-    """Managers read all of it, before the result is there as well."""
+def test_a_result_has_every_name_in_dir(pending: Start, gate: Gate, kind: str) -> None:
+    """Managers read all attributes, also of a pending result."""
     result = pending(kind)
     assert [name for name in dir(result) if not hasattr(result, name)] == []
     gate.open()
     result.wait(DEADLINE)
 
 
-def test_a_result_takes_attributes(pool: Any) -> None:
+def test_a_result_accepts_new_attributes(pool: Any) -> None:
     result = pool.apply_async(tasks.nothing)
     result.label = "mine"
     result.wait(DEADLINE)

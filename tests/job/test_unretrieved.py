@@ -1,4 +1,4 @@
-"""A failure that nobody asks for is told when its result goes, as asyncio does for futures."""
+"""A failure that nobody retrieves is reported when its result is freed, as asyncio does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.better
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """What came to sys.unraisablehook."""
+    """The calls of sys.unraisablehook."""
     seen: list[Any] = []
     monkeypatch.setattr(
         sys, "unraisablehook", lambda args: seen.append((args.exc_value, repr(args.object)))
@@ -31,13 +31,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     [lambda pool: pool.apply_async(tasks.fail), lambda pool: pool.map_async(tasks.fail, [1])],
     ids=["apply_async", "map_async"],
 )
-def test_it_is_told_once_when_the_result_goes(pool: Any, told: list[Any], submit: Any) -> None:
+def test_a_failure_is_reported_once_when_the_result_is_freed(
+    pool: Any, told: list[Any], submit: Any
+) -> None:
     result = submit(pool)
     result.wait(DEADLINE)
     assert told == []
     gone = weakref.ref(result)
     del result
-    # The thread that brought it may not have let go of it yet.
+    # The thread that delivered the result may still hold a reference.
     eventually(lambda: gc.collect() >= 0 and gone() is None and told, "it is kept, or nobody told")
     [(error, text)] = told
     assert isinstance(error, (ValueError, TypeError))
@@ -45,7 +47,7 @@ def test_it_is_told_once_when_the_result_goes(pool: Any, told: list[Any], submit
     assert "Traceback (most recent call last)" in text
 
 
-def test_it_is_told_of_a_result_that_nobody_kept(pool: Any, told: list[Any]) -> None:
+def test_the_failure_of_a_dropped_result_is_reported(pool: Any, told: list[Any]) -> None:
     pool.apply_async(tasks.fail)
     pool.apply(tasks.nothing)
 
@@ -57,7 +59,7 @@ def test_it_is_told_of_a_result_that_nobody_kept(pool: Any, told: list[Any]) -> 
 
 
 @pytest.mark.parametrize("how", ["get", "successful", "_value", "error_callback"])
-def test_who_has_asked_is_not_told_again(pool: Any, told: list[Any], how: str) -> None:
+def test_a_retrieved_failure_is_not_reported(pool: Any, told: list[Any], how: str) -> None:
     callback = tasks.identity if how == "error_callback" else None
     result = pool.apply_async(tasks.fail, error_callback=callback)
     result.wait(DEADLINE)
@@ -74,7 +76,7 @@ def test_who_has_asked_is_not_told_again(pool: Any, told: list[Any], how: str) -
     assert told == []
 
 
-def test_what_worked_or_was_terminated_is_no_failure(make_pool: Any, told: list[Any]) -> None:
+def test_success_and_termination_are_not_reported(make_pool: Any, told: list[Any]) -> None:
     pool = make_pool(1)
     result = pool.apply_async(tasks.nothing)
     result.wait(DEADLINE)

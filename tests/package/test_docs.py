@@ -1,4 +1,4 @@
-"""What the documents say of the tests is true."""
+"""The tests that the documents name exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAMED = re.compile(r"`(test_\w+\.(?:py|c))::(\w+)`")
 
 
 def rows() -> list[str]:
-    """The lines of the tables, without their heads."""
+    """The rows of the tables, without the header rows."""
     lines = FAILURES.read_text(encoding="utf-8").splitlines()
     return [
         line for line in lines if line.startswith("| ") and not line.startswith("| What happens")
@@ -31,7 +31,7 @@ def defines(file: str, name: str) -> bool:
 
 
 def missing(row: str) -> list[str]:
-    """The tests that a row names in vain; a row that names none lacks one."""
+    """The tests of a row that do not exist. A row without any test is wrong as well."""
     tests = row.rstrip("| ").rpartition("| ")[2]
     found = NAMED.findall(tests)
     if not found or NAMED.sub("", tests).strip(" ,"):
@@ -60,8 +60,8 @@ def test_a_row_without_its_test_is_found(row: str) -> None:
     assert missing(row) != []
 
 
-def test_every_file_of_tests_of_failures_is_named() -> None:
-    """A new test of these files has its line, or the file has nothing that users could see."""
+def test_every_file_with_tests_of_failures_is_named() -> None:
+    """Each of these files tests failures that users can see, so the tables must name it."""
     text = FAILURES.read_text(encoding="utf-8")
     named = {file for file, _ in NAMED.findall(text)}
     assert named >= {

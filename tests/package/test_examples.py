@@ -1,4 +1,4 @@
-"""Every program of examples/ runs, and prints what it is there to show."""
+"""Every program in examples/ runs, and prints what it demonstrates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXAMPLES = scripts.ROOT / "examples"
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run an example and give its lines. On the stdlib's engine a cpool of two lines stands in."""
+    """Run an example and return its lines. On the stdlib's engine a two-line shim is cpool."""
     env: dict[str, str] = {}
     if engine.STDLIB:
         shim = "import os\nfrom multiprocessing import Pool\ndefault_processes = os.cpu_count\n"
@@ -35,7 +35,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def values() -> list[float]:
-    """The waits of the tutorial's programs, which seed the generator."""
+    """The delays in the tutorial's programs, which seed the generator."""
     generator = random.Random(1)
     return [generator.random() / 10 for _ in range(10)]
 
@@ -59,7 +59,7 @@ def test_starmap_without_results(run: Run) -> None:
 
 def test_starmap_async_with_callbacks(run: Run) -> None:
     lines = run("starmap_async_callbacks.py")
-    lines.remove("The main thread is free while the tasks run")  # it may come to that late
+    lines.remove("The main thread is free while the tasks run")  # may be printed late
     callbacks = [f"Callback, {line[0].lower()}{line[1:]}" for line in RESULTS]
     start = lines.index(callbacks[0])
     assert lines[start : start + 10] == callbacks
@@ -89,7 +89,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 
 
 def test_word_count(run: Run, tmp_path: Path) -> None:
-    """On a library of fifty files, so that what it counts is known and takes no time."""
+    """Counts a library of fifty files, so that the counts are known and take no time."""
     library = tmp_path / "library"
     for number in range(50):
         folder = library / ("package" if number % 2 else "site-packages")
@@ -110,7 +110,7 @@ def test_word_count(run: Run, tmp_path: Path) -> None:
 
 
 def test_no_example_is_forgotten() -> None:
-    """Each program of the folder is named in a test above."""
+    """A test above names each program of the folder."""
     text = Path(__file__).read_text(encoding="utf-8")
     programs = [path.name for path in EXAMPLES.glob("*.py")]
     assert programs

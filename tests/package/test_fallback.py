@@ -1,4 +1,4 @@
-"""Where there is no extension: on Windows the stdlib's pool, elsewhere an error."""
+"""Without the extension: the stdlib's pool on Windows, an error elsewhere."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import scripts
 
 pytestmark = pytest.mark.better
 
-# Windows as far as it can be played here: its name, what its modules lack, and no extension. The
-# stdlib's modules come first, or they would look for Windows' own.
+# A simulated Windows: its name, its missing names in modules, and no extension. The stdlib's
+# modules are imported first, or they would look for Windows' own modules.
 WINDOWS = """
 import multiprocessing, multiprocessing.pool, multiprocessing.popen_fork, os, pathlib, signal, sys
 import importlib.util, random, resource, runpy, threading, warnings
@@ -87,7 +87,7 @@ if __name__ == "__main__":
 
 
 def test_windows_workers_do_not_warn_again(tmp_path: Path) -> None:
-    """They are spawned there, and import the program that imports cpool."""
+    """Windows spawns workers, and each worker imports the program, which imports cpool."""
     assert scripts.output(tmp_path, WINDOWS + WORKERS) == ["[1, 2]"]
 
 
@@ -103,7 +103,7 @@ if __name__ == "__main__":
 """
 
 
-def test_windows_runs_programs_all_the_same(tmp_path: Path) -> None:
+def test_windows_runs_programs(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, WINDOWS + PROGRAM) == ["__main__ ['x']"]
 
 
@@ -153,7 +153,9 @@ def test_setup_builds_nothing_for_windows(
 
     module("setuptools", Extension=lambda name, **_: name, setup=asked.update)
     module("setuptools.command")
+    module("setuptools.command.build", build=object)
     module("setuptools.command.build_ext", build_ext=object)
+    module("setuptools.command.editable_wheel", editable_wheel=object)
     monkeypatch.setattr(sys, "platform", platform)
     runpy.run_path(str(scripts.ROOT / "setup.py"))
     assert asked["ext_modules"] == ["cpool._core"] * built

@@ -23,6 +23,7 @@ ORDER = """
     errors
     _base
     _base.stdlib
+    _base.pickling
     _base.failures
     _base.size
     _core
@@ -42,6 +43,8 @@ ORDER = """
     _program
     _program.fallback
     _program.swap
+    _program.startup
+    _program.run
     __init__
     __main__
 """.split()
@@ -163,13 +166,19 @@ def test_importing_cpool_imports_little(tmp_path: Path) -> None:
     """No typing, which a worker that is not forked would import anew, and no launchers."""
     source = (
         "import sys, multiprocessing.pool\n"
+        "def added():\n"
+        "    names = set(sys.modules) - before\n"
+        "    print(*sorted(name for name in names if not name.startswith('cpool')))\n"
         "before = set(sys.modules)\n"
         "import cpool\n"
+        "added()\n"
         "with cpool.Pool(1, context=multiprocessing.get_context('fork')) as pool:\n"
         "    pool.map(abs, [1])\n"
-        "print(*sorted(n for n in set(sys.modules) - before if not n.startswith('cpool')))\n"
+        "added()\n"
         "print('cpool._start.launchers' in sys.modules)\n"
     )
-    added, launchers = scripts.output(tmp_path, source)
-    assert set(added.split()) <= {"faulthandler", "gc", "multiprocessing.popen_fork"}
+    imported, used, launchers = scripts.output(tmp_path, source)
+    assert set(imported.split()) <= {"faulthandler", "gc", "multiprocessing.popen_fork"}
+    # The stdlib's pool imports it as well, when it makes its queues.
+    assert set(used.split()) - set(imported.split()) <= {"multiprocessing.queues"}
     assert launchers == "False"

@@ -1,4 +1,4 @@
-"""What of the operating system the build under test uses: Linux's own calls, or POSIX's."""
+"""Which system calls the build under test uses: Linux's own, or only those of POSIX."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.better
 
 
 def kernel_objects() -> set[str]:
-    """What this process has open that is neither file nor pipe: {"9 -> anon_inode:[pidfd]"}."""
+    """The open descriptors that are neither file nor pipe: {"9 -> anon_inode:[pidfd]"}."""
     return {file for file in open_files() if "anon_inode" in file}
 
 
@@ -21,7 +21,7 @@ def own_threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
-def test_the_build_is_what_it_is_said_to_be(make_pool: Any) -> None:
+def test_the_build_uses_the_expected_system_calls(make_pool: Any) -> None:
     before = kernel_objects()
     pool = make_pool(2)
     assert all(worker.sentinel >= 0 for worker in pool._pool)

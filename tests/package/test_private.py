@@ -32,7 +32,7 @@ def test_pool_is_the_list_of_the_live_workers(make_pool: Any, gate: Gate) -> Non
 
 
 def test_watching_the_pids_shows_a_dead_worker(make_pool: Any, gate: Gate) -> None:
-    """As programs do that poll {worker.pid for worker in pool._pool} to notice one."""
+    """Programs poll {worker.pid for worker in pool._pool} to notice a dead worker."""
     pool = make_pool(2)
     held = pool.map_async(gate.hold, range(2), 1, error_callback=tasks.identity)
     gate.arrived(2)
@@ -64,7 +64,7 @@ def test_pending_jobs_are_in_the_cache(make_pool: Any, gate: Gate) -> None:
     assert list(third) == [1, 4]
 
 
-def test_what_waits_can_be_counted(make_pool: Any) -> None:
+def test_queued_tasks_can_be_counted(make_pool: Any) -> None:
     pool = make_pool(1)
     assert pool._taskqueue.qsize() == 0
     pool.map(tasks.square, range(100), 1)
@@ -74,7 +74,7 @@ def test_what_waits_can_be_counted(make_pool: Any) -> None:
 def test_states_are_strings(make_pool: Any) -> None:
     pool = make_pool(1)
     assert pool._state == pool_module.RUN == "RUN"
-    assert pool._state != 0  # what some compare it with
+    assert pool._state != 0  # some programs compare the state with 0
     pool._check_running()
     pool.close()
     assert pool._state == pool_module.CLOSE == "CLOSE"
@@ -142,17 +142,17 @@ NOT_THERE = [
 
 @pytest.mark.better
 @pytest.mark.parametrize("name", NOT_THERE)
-def test_what_there_is_not_raises_attribute_error(make_pool: Any, name: str) -> None:
-    """No queue and no such thread: an error where a look-alike would mislead."""
+def test_missing_private_names_raise_attribute_error(make_pool: Any, name: str) -> None:
+    """cpool has no such queue or thread. An error is better than a misleading imitation."""
     with pytest.raises(AttributeError, match=name):
         getattr(make_pool(1), name)
 
 
-# The istarmap recipe: a new method made of the internals
+# The istarmap recipe: a new method built on the internals
 
 
 def istarmap(module: Any, check: str) -> Any:
-    """starmap's imap, in the two forms that are passed on."""
+    """An imap for starmap, in the two forms that circulate."""
 
     def method(self: Any, func: Any, iterable: Any, chunksize: int = 1) -> Any:
         if check == "method":
@@ -176,7 +176,7 @@ def istarmap(module: Any, check: str) -> Any:
 def test_istarmap(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch, check: str, patched: str, chunksize: int
 ) -> None:
-    """Set on the pool's own class, or before that on the one of multiprocessing.pool."""
+    """Set on the pool's own class, or earlier on the class of multiprocessing.pool."""
     module = pool_module if patched == "own" else multiprocessing.pool
     monkeypatch.setattr(module.Pool, "istarmap", istarmap(module, check), raising=False)
     pool = make_pool(2)
@@ -193,7 +193,7 @@ def test_istarmap(
 
 
 @pytest.mark.parametrize("patched", ["own", "stdlib"])
-def test_istarmap_tells_of_failures(
+def test_istarmap_raises_failures(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch, patched: str
 ) -> None:
     module = pool_module if patched == "own" else multiprocessing.pool
@@ -214,7 +214,7 @@ def test_istarmap_tells_of_failures(
 def test_a_replaced_next_of_the_iterator_is_used(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As programs did so that a wait without a timeout could be interrupted."""
+    """Programs did so to make a wait without a timeout interruptible."""
     cls = pool_module.IMapIterator
     original = cls.next
     timeouts: list[Any] = []
@@ -236,7 +236,7 @@ def test_a_replaced_next_of_the_iterator_is_used(
 
 
 class NoDaemonProcess(FORK.Process):  # type: ignore[name-defined, misc]
-    """Never a daemon, whatever it is told, so that it may have children."""
+    """Never a daemon, so that the worker may have children."""
 
     @property
     def daemon(self) -> bool:
@@ -264,7 +264,7 @@ def inner_pool(count: int) -> list[int]:
     return found
 
 
-def test_workers_that_are_no_daemons_have_pools_of_their_own(make_pool: Any) -> None:
+def test_workers_that_are_not_daemons_may_have_pools(make_pool: Any) -> None:
     pool = make_pool(2, cls=NestablePool)
     assert pool.map(inner_pool, [2, 3, 4], 1) == [[0, 1], [0, 1, 4], [0, 1, 4, 9]]
     for worker in pool._pool:
@@ -276,13 +276,13 @@ def test_workers_that_are_no_daemons_have_pools_of_their_own(make_pool: Any) -> 
     assert [worker.exitcode for worker in pool._pool] == [0, 0]
 
 
-def test_the_context_goes_to_the_constructor_too(make_pool: Any) -> None:
+def test_the_constructor_takes_the_context_as_well(make_pool: Any) -> None:
     pool = make_pool(1, context=NoDaemonContext())
     assert pool.apply(inner_pool, (3,)) == [0, 1, 4]
 
 
 def test_a_class_in_the_place_of_the_process_method_is_refused() -> None:
-    """The form of before 3.8, which the stdlib has refused since in the same way."""
+    """The form used before Python 3.8. The stdlib refuses it in the same way."""
 
     class Old(Pool):  # type: ignore[misc]
         Process = NoDaemonProcess
@@ -313,7 +313,7 @@ def test_the_process_method_is_asked_for_every_worker(make_pool: Any) -> None:
 
 
 class LoggingPool(Pool):  # type: ignore[misc]
-    """The recipe that reports errors of tasks: it overrides apply_async alone."""
+    """The recipe that logs errors of tasks overrides only apply_async."""
 
     def __init__(self, *args: Any, **kwds: Any) -> None:
         self.log: list[str] = []
@@ -401,7 +401,7 @@ def test_overridden_ends_are_called(diary: Any) -> None:
 
 
 class PicklingQueue:
-    """A queue of the program's own: a pipe, a lock on each side, and its own pickling."""
+    """A custom queue: a pipe, a lock on each side, and its own pickling."""
 
     def __init__(self, context: Any) -> None:
         self._reader, self._writer = context.Pipe(duplex=False)
@@ -427,7 +427,7 @@ class OwnQueues(Pool):  # type: ignore[misc]
 
 
 class OwnRepopulation(Pool):  # type: ignore[misc]
-    """With a target of its own that tidies up after the stdlib's worker function."""
+    """Its processes run another target, which cleans up after the stdlib's worker function."""
 
     def _repopulate_pool(self) -> None:
         for _ in range(self._processes - len(self._pool)):
@@ -450,11 +450,11 @@ class OwnReaping(Pool):  # type: ignore[misc]
 
 
 class InheritedQueues(OwnQueues):
-    """The override may stand anywhere between the class and Pool."""
+    """The override may be in any class between this class and Pool."""
 
 
 @pytest.mark.parametrize("cls", [OwnQueues, InheritedQueues, OwnRepopulation, OwnReaping])
-def test_a_pool_with_private_methods_of_its_own_works(make_pool: Any, cls: Any) -> None:
+def test_a_pool_with_overridden_private_methods_works(make_pool: Any, cls: Any) -> None:
     pool = make_pool(2, tasks.remember, (5,), cls=cls)
     assert issubclass(cls, multiprocessing.pool.Pool)
     assert pool.apply(tasks.remembered) == (5,)
@@ -477,7 +477,7 @@ def test_a_pool_with_private_methods_of_its_own_works(make_pool: Any, cls: Any) 
         pool.map(tasks.square, [1])
 
 
-def test_the_overrides_are_what_runs(make_pool: Any) -> None:
+def test_the_overrides_run(make_pool: Any) -> None:
     queues = make_pool(1, cls=OwnQueues)
     assert type(queues._inqueue) is type(queues._outqueue) is PicklingQueue
     assert queues.apply(tasks.square, (3,)) == 9
@@ -486,7 +486,7 @@ def test_the_overrides_are_what_runs(make_pool: Any) -> None:
     assert own.apply(os.getpid) == own._pool[0].pid
 
 
-def test_such_a_pool_is_made_and_ended_in_any_way(make_pool: Any) -> None:
+def test_a_pool_with_overrides_is_made_and_ended_in_any_way(make_pool: Any) -> None:
     with pytest.raises(ValueError, match="^Number of processes must be at least 1$"):
         OwnQueues(0)
     with OwnQueues(1) as pool:
@@ -497,7 +497,7 @@ def test_such_a_pool_is_made_and_ended_in_any_way(make_pool: Any) -> None:
 
 
 @pytest.mark.better
-def test_other_subclasses_stay_on_the_own_engine(make_pool: Any) -> None:
+def test_other_subclasses_stay_on_cpools_engine(make_pool: Any) -> None:
     for cls in LoggingPool, NestablePool:
         with pytest.raises(AttributeError):
             make_pool(1, cls=cls)._inqueue  # noqa: B018

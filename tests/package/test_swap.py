@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import py_compile
+import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,12 @@ import pytest
 import scripts
 from engine import STDLIB, pool_module
 
-# What stands between python and the program. The stdlib's own pool needs nothing.
+# The arguments between python and the program. The stdlib's own pool needs none.
 LAUNCH = [] if STDLIB else ["-m", "cpool"]
 
 
 def launch(folder: Path, source: str, *args: str, **options: Any) -> Any:
-    """Run a program that knows nothing of cpool."""
+    """Run a program that does not mention cpool."""
     return scripts.run(*LAUNCH, scripts.write(folder, source), *args, **options)
 
 
@@ -110,13 +113,13 @@ def test_a_program_ends_with_its_own_status(
     assert done.stderr.splitlines()[-1:] == ([complaint] if complaint else [])
 
 
-def test_the_traceback_is_that_of_the_program(tmp_path: Path) -> None:
+def test_the_traceback_shows_only_the_program(tmp_path: Path) -> None:
     done = launch(tmp_path, "def f():\n    raise ValueError('no')\n\nf()\n")
     assert f'File "{tmp_path / "program.py"}", line 4, in <module>' in done.stderr
     assert f'File "{tmp_path / "program.py"}", line 2, in f' in done.stderr
 
 
-def test_stdin_is_the_programs(tmp_path: Path) -> None:
+def test_the_program_reads_stdin(tmp_path: Path) -> None:
     done = launch(tmp_path, "import sys\nprint(repr(sys.stdin.read()))\n")
     assert lines(done) == ["''"]
 
@@ -162,13 +165,13 @@ def test_a_package_runs_by_its_main_module(package: Path) -> None:
     assert lines(done) == ["__main__ package"]
 
 
-def test_a_module_that_there_is_not(tmp_path: Path) -> None:
+def test_a_missing_module(tmp_path: Path) -> None:
     done = scripts.run(*LAUNCH, "-m", "no_such_module", cwd=tmp_path)
     assert done.returncode == 1
     assert "No module named no_such_module" in done.stderr.replace("'", "")
 
 
-def test_a_script_that_there_is_not(tmp_path: Path) -> None:
+def test_a_missing_script(tmp_path: Path) -> None:
     done = scripts.run(*LAUNCH, tmp_path / "nothing.py")
     assert done.returncode != 0
     assert "nothing.py" in done.stderr
@@ -189,6 +192,240 @@ def test_help_goes_to_stdout() -> None:
     done = scripts.run("-m", "cpool", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "usage: python -m cpool" in done.stdout
+
+
+# What python runs, python -m cpool runs in the same way
+
+GLOBALS = """
+import sys
+names = {n: type(v).__name__ if n == "__loader__" else v for n, v in globals().items()}
+print(sorted((n, str(v)) for n, v in names.items() if n not in ("sys", "__builtins__")))
+print(sys.argv, sys.path, sys.flags, sys._getframe().f_code.co_filename)
+"""
+
+ANNOTATIONS = """
+import dataclasses
+@dataclasses.dataclass
+class Point:
+    x: int
+def f(a: float) -> str: ...
+print(dataclasses.fields(Point)[0].type, f.__annotations__, compile("1", "", "eval").co_flags)
+"""
+
+FRAMES = """
+import inspect, sys, traceback, warnings
+def deep(n):
+    try:
+        return deep(n + 1)
+    except RecursionError:
+        return n
+print(deep(0), sys.getrecursionlimit(), len(inspect.stack()), sys._getframe().f_back)
+traceback.print_stack()
+warnings.warn("beside", stacklevel=2)
+print(sys.orig_argv[1:], sorted(sys.modules["__main__"].__dict__) == sorted(globals()))
+def f():
+    raise ValueError("no")
+f()
+"""
+
+BESIDE = """
+import inspect, os, sys
+os.chdir("/")
+try:
+    import beside
+    print(beside.value)
+except ImportError as error:
+    print(error)
+def f(): pass
+try:
+    print(open(__file__, "rb").read()[:20], sys.path[0])
+    print(inspect.getsource(f))
+except (OSError, NameError) as error:
+    print(error)
+"""
+
+PROGRAMS = {"globals": GLOBALS, "annotations": ANNOTATIONS, "beside": BESIDE}
+
+
+def same(folder: Path, before: list[str], argv: list[Any], **options: Any) -> str:
+    """What python and python -m cpool print, which is the same; and both end in the same way."""
+    plain = scripts.run(*before, *argv, cwd=folder, **options)
+    ours = scripts.run(*before, "-m", "cpool", *argv, cwd=folder, **options)
+    found = [
+        (done.returncode, re.sub("0x[0-9a-f]+", "ADDRESS", done.stdout + done.stderr))
+        for done in (ours, plain)
+    ]
+    assert found[0] == found[1]
+    return found[0][1]
+
+
+@pytest.fixture(params=["new interpreter", "this interpreter"])
+def before(request: pytest.FixtureRequest) -> list[str]:
+    """Without site no interpreter reads cpool.pth, and cpool runs the program itself."""
+    return ["-S"] if request.param == "this interpreter" else []
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("form", ["file", "absolute", "link", "folder", "zip", "pyc", "-m", "-c"])
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_whatever_python_runs(tmp_path: Path, before: list[str], form: str, program: str) -> None:
+    source = PROGRAMS[program]
+    places = {"file": "p.py", "link": "real/p.py", "folder": "p/__main__.py", "-m": "p/__main__.py"}
+    path = tmp_path / places.get(form, "p.py")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+    (path.parent / "beside.py").write_text("value = 5\n", encoding="utf-8")
+    argv: list[Any] = [path.relative_to(tmp_path)]
+    if form == "absolute":
+        argv = [path]
+    elif form == "link":
+        (tmp_path / "link.py").symlink_to(path)
+        argv = ["link.py"]
+    elif form == "folder":
+        argv = ["p"]
+    elif form == "zip":
+        with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+            archive.writestr("__main__.py", source)
+            archive.writestr("beside.py", "value = 6\n")
+        argv = ["p.zip"]
+    elif form == "pyc":
+        py_compile.compile(str(path), str(tmp_path / "q.pyc"))
+        argv = ["q.pyc"]
+    elif form == "-m":
+        argv = ["-m", "p"]
+    elif form == "-c":
+        argv = ["-c", source]
+    assert same(tmp_path, before, [*argv, "a", "-m", "-x", ""]) != ""
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("options", [["-P"], ["-I"], ["-OO", "-B"], ["-X", "utf8", "-bb"], ["-u"]])
+def test_options_of_the_interpreter(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "beside.py").write_text("value = 5\n", encoding="utf-8")
+    for source in GLOBALS, BESIDE:
+        (tmp_path / "p.py").write_text(source, encoding="utf-8")
+        same(tmp_path, options, ["p.py"])
+        same(tmp_path, options, ["-c", source])
+
+
+@pytest.mark.better
+def test_a_safe_path_by_the_environment(tmp_path: Path, before: list[str]) -> None:
+    (tmp_path / "beside.py").write_text("value = 5\n", encoding="utf-8")
+    (tmp_path / "p.py").write_text(BESIDE, encoding="utf-8")
+    out = same(tmp_path, before, ["p.py"], env={"PYTHONSAFEPATH": "1"})
+    assert out.startswith("No module named 'beside'")
+
+
+@pytest.mark.better
+def test_options_that_share_a_word_with_m(tmp_path: Path) -> None:
+    (tmp_path / "p.py").write_text("import sys; print(sys.flags, sys.argv)", encoding="utf-8")
+    plain = scripts.run("-OB", "p.py", "a", cwd=tmp_path)
+    for way in ["-OBm", "cpool"], ["-OBmcpool"], ["-OB", "-mcpool"], ["-O", "-Bm", "cpool"]:
+        assert lines(scripts.run(*way, "p.py", "a", cwd=tmp_path)) == plain.stdout.splitlines()
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("form", ["p.py", "-m", "-c"])
+def test_there_is_no_frame_but_the_programs(tmp_path: Path, form: str) -> None:
+    """In tracebacks and stacks; and the recursion limit is as far away."""
+    (tmp_path / "p.py").write_text(FRAMES, encoding="utf-8")
+    argv = {"p.py": ["p.py"], "-m": ["-m", "p"], "-c": ["-c", FRAMES]}[form]
+    assert "ValueError: no" in same(tmp_path, [], argv, env={"PYTHONWARNINGS": "always"})
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("argv", [["no.py"], ["-m", "no.such"], ["-m", "os.no"], ["-c", "x = = 1"]])
+def test_a_program_that_cannot_run(tmp_path: Path, argv: list[str]) -> None:
+    assert same(tmp_path, [], argv) != ""
+
+
+@pytest.mark.better
+def test_a_program_from_stdin(tmp_path: Path, before: list[str]) -> None:
+    path = tmp_path / "p.py"
+    path.write_text("import sys\nprint(__name__, sys.argv, sys.path[0])\n", encoding="utf-8")
+    for way in [], ["-m", "cpool"]:
+        with path.open() as stdin:
+            done = scripts.run(*before, *way, "-", "a", stdin=stdin)
+        assert lines(done) == ["__main__ ['-', 'a'] "]
+
+
+# New processes of the program
+
+CHILDREN = """
+import multiprocessing, os, subprocess, sys
+
+def where():
+    with multiprocessing.Pool(1) as pool:
+        return type(pool).__module__, pool.map(abs, [-1])
+
+def child(queue, deep):
+    from multiprocessing.pool import Pool
+    queue.put((Pool.__module__, *where(), os.environ.get("CPOOL_INSTALL")))
+    if deep:
+        start(multiprocessing.get_context(), queue, False)
+
+def start(context, queue, deep=True):
+    process = context.Process(target=child, args=(queue, deep))
+    process.start()
+    process.join(30)
+
+if __name__ == "__main__":
+    {prepare}
+    for method in "spawn", "forkserver", "fork":
+        context = multiprocessing.get_context(method)
+        queue = context.Queue()
+        start(context, queue)
+        print(method, *(queue.get(timeout=30) for _ in range(2)))
+    code = "import multiprocessing.pool as p; print(p.__name__)"
+    print(subprocess.run([sys.executable, "-c", code], stdout=-1, text=True).stdout.strip())
+"""
+
+
+def in_children(tmp_path: Path, prepare: str, env: dict[str, str], *way: str) -> list[str]:
+    path = tmp_path / "program.py"
+    path.write_text(CHILDREN.replace("{prepare}", prepare), encoding="utf-8")
+    return lines(scripts.run(*way, path, env=env))
+
+
+def told(name: str, value: str | None) -> list[str]:
+    said = (name, name, [1], value)
+    return [f"{method} {said} {said}" for method in ("spawn", "forkserver", "fork")]
+
+
+@pytest.mark.better
+def test_children_of_multiprocessing_are_on_cpool_too(tmp_path: Path) -> None:
+    """And theirs. Another process is none of the program's, unless it is told to be."""
+    found = in_children(tmp_path, "", {}, "-m", "cpool")
+    assert found == [*told("cpool.pool", None), "multiprocessing.pool"]
+
+
+@pytest.mark.better
+def test_children_of_a_program_that_installs_cpool(tmp_path: Path) -> None:
+    found = in_children(tmp_path, "import cpool; cpool.install(); cpool.install()", {})
+    assert found == [*told("cpool.pool", None), "multiprocessing.pool"]
+
+
+@pytest.mark.better
+def test_children_of_a_program_that_took_cpool_back(tmp_path: Path) -> None:
+    prepare = "import cpool; cpool.install(); cpool.uninstall()"
+    name = "multiprocessing.pool"
+    assert in_children(tmp_path, prepare, {}) == [*told(name, None), name]
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("way", [[], ["-m", "cpool"]])
+def test_all_processes_by_the_environment(tmp_path: Path, way: list[str]) -> None:
+    found = in_children(tmp_path, "", {"CPOOL_INSTALL": "1"}, *way)
+    assert found == [*told("cpool.pool", "1"), "cpool.pool"]
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("value", ["0", ""])
+def test_the_environment_asks_for_nothing(tmp_path: Path, value: str) -> None:
+    env = {"CPOOL_INSTALL": value}
+    code = "import multiprocessing.pool as p, sys; print(p.__name__, 'cpool' in sys.modules)"
+    assert lines(scripts.run("-c", code, env=env)) == ["multiprocessing.pool False"]
+    assert lines(scripts.run("-m", "cpool", "-c", code, env=env)) == ["cpool.pool True"]
 
 
 # Other ways to a pool
@@ -282,7 +519,7 @@ import multiprocessing, multiprocessing.pool
 from multiprocessing.pool import Pool as Captured, ThreadPool
 import cpool, cpool.pool
 
-multiprocessing.set_start_method("fork")  # swapped in, the interpreter's own default holds
+multiprocessing.set_start_method("fork")  # after the swap the interpreter's own default applies
 original = sys.modules["multiprocessing.pool"]
 
 def where():
@@ -304,7 +541,7 @@ def subclass():
     with Mine(1) as pool, ThreadPool(1) as threads:
         print(pool.map(abs, [-1]), threads.map(abs, [-1]))
 
-cpool.uninstall()  # nothing to take back
+cpool.uninstall()  # nothing to undo
 where()
 for _ in range(2):
     cpool.install()

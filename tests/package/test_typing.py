@@ -1,7 +1,7 @@
-"""What type checkers know of the results: mypy reads this file (`make lint`), pytest runs it.
+"""What type checkers know about results: mypy checks this file (`make lint`), pytest runs it.
 
-`assert_type` fails in mypy where the type is not that very one, and an unused `type: ignore` where
-a mistake goes unnoticed.
+`assert_type` fails in mypy if the type differs, and an unused `type: ignore` fails if mypy misses a
+mistake.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def test_results_have_the_callables_type(workers: Pool) -> None:
     assert assert_type(list(unordered), list[float]) == [0.5]
 
 
-def test_asynchronous_results_have_it_too(workers: Pool) -> None:
+def test_asynchronous_results_have_the_callables_type(workers: Pool) -> None:
     seen: list[object] = []
     applied = workers.apply_async(label, (2, "x"), callback=seen.append)
     mapped = workers.map_async(half, [1], error_callback=seen.append)
@@ -62,7 +62,7 @@ def test_asynchronous_results_have_it_too(workers: Pool) -> None:
     assert seen == ["xx"]
 
 
-def test_they_pass_for_the_stdlibs(workers: Pool) -> None:
+def test_results_pass_for_the_stdlibs(workers: Pool) -> None:
     pool: multiprocessing.pool.Pool = workers
     result: multiprocessing.pool.AsyncResult[str] = workers.apply_async(label, (1, "x"))
     results: multiprocessing.pool.MapResult[float] = workers.map_async(half, [1])

@@ -1,4 +1,4 @@
-"""Pools and programs that end in the middle of things: at once, and with nothing left behind."""
+"""Pools and programs that end in the middle of work: at once, and with nothing left behind."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def block_and_hold(gate: Gate) -> None:
 
 
 def compute(gate: Gate) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: None)  # it never comes to be called
+    signal.signal(signal.SIGTERM, lambda *_: None)  # never gets to run
     gate.enter()
     sum(range(10**15))
 
 
 def leave_a_thread(gate: Gate) -> None:
-    """The process would wait for it at its end."""
+    """The process would wait for the thread at exit."""
     threading.Thread(target=gate.hold).start()
 
 
@@ -51,7 +51,7 @@ STUBBORN = [ignore_sigterm_and_hold, block_and_hold, compute, leave_a_thread, ex
 
 
 def quickest(attempt: Callable[[], float]) -> float:
-    """Of three, since this is about what we wait for and not about what else is running here."""
+    """The shortest of three attempts, since other load on the machine does not count."""
     times = []
     while len(times) < 3 and min(times, default=A_SECOND) >= A_SECOND:
         times.append(attempt())
@@ -65,7 +65,7 @@ def quickest(attempt: Callable[[], float]) -> float:
 def test_terminate_takes_less_than_a_second(
     make_pool: Any, make_gate: Callable[[], Gate], work: Any, in_initializer: bool
 ) -> None:
-    """gh-73945, gh-78178: in the stdlib it can take for ever."""
+    """gh-73945, gh-78178: in the stdlib terminate() can take for ever."""
 
     def attempt() -> float:
         gate = make_gate()
@@ -117,7 +117,7 @@ def show():
 
 
 def program(tmp_path: Path, source: str) -> Any:
-    """Run a program that calls show() once: its workers' end must be its own."""
+    """Run a program that calls show() once. Its workers must end with the program."""
     done = scripts.run_source(tmp_path, PREFIX + source, scripts.gate_folder(tmp_path))
     pids, _, done.stdout = done.stdout.partition("\n")
     assert pids, done.stderr
@@ -208,8 +208,8 @@ def test_a_program_ends_in_the_middle_of_work(tmp_path: Path, name: str, last: s
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_thread_goes_on_with_the_pool_when_the_main_thread_has_ended(tmp_path: Path) -> None:
-    """The program is not over before, and so neither is the pool."""
+def test_a_thread_may_use_the_pool_after_the_main_thread(tmp_path: Path) -> None:
+    """The program ends with its last thread, and so does the pool."""
     done = program(
         tmp_path,
         """
@@ -221,7 +221,7 @@ def work():
 
 main = threading.main_thread()
 pool = Pool(2)
-if (3, 12) <= sys.version_info < (3, 12, 2):  # by then it starts no more threads (gh-113964)
+if (3, 12) <= sys.version_info < (3, 12, 2):  # no thread can start by then (gh-113964)
     pool.apply_async(abs, (-4,)).get(DEADLINE)
 show()
 threading.Thread(target=work).start()
@@ -230,8 +230,8 @@ threading.Thread(target=work).start()
     assert (done.returncode, done.stdout, done.stderr) == (0, "[3, 2, 1] 5\n[1]\n", "")
 
 
-def test_exit_handlers_on_both_sides_of_the_pools_end(tmp_path: Path) -> None:
-    """Those registered before multiprocessing was imported run after it: the pool is over then."""
+def test_exit_handlers_before_and_after_the_pools_end(tmp_path: Path) -> None:
+    """Handlers registered before multiprocessing was imported run after the pool has ended."""
     source = """
 import atexit
 
@@ -285,3 +285,53 @@ thread.join()
 """,
     )
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
+COLLECTED = """
+import sys
+from engine import Pool, pool_module
+
+class Model:
+    def __init__(self, cls):
+        self.pool = cls(2)
+
+    def __getstate__(self):
+        return {}
+
+    def one(self, x):
+        return x
+
+    def __del__(self):
+        if "pool" in self.__dict__:
+            self.pool.close()
+            self.pool.join()
+
+def fail(model):
+    try:
+        model.pool.apply_async(model.one, (1, 2)).get()
+    except TypeError:
+        pass
+
+WAYS = {
+    "imap": lambda m: list(m.pool.imap(m.one, range(5))),
+    "of a generator": lambda m: list(m.pool.imap_unordered(m.one, (x for x in range(5)), 2)),
+    "half read": lambda m: next(m.pool.imap(m.one, range(100))),
+    "callback": lambda m: m.pool.map_async(m.one, range(5), 1, id).get(),
+    "error": fail,
+}
+
+if __name__ == "__main__":
+    for _ in range(20):
+        model = Model(getattr(pool_module, sys.argv[1]))
+        WAYS[sys.argv[2]](model)
+        del model
+"""
+
+
+@pytest.mark.parametrize("cls", ["Pool", "ThreadPool"])
+@pytest.mark.parametrize("way", ["imap", "of a generator", "half read", "callback", "error"])
+def test_what_is_collected_on_a_thread_of_the_pool_may_join_it(
+    tmp_path: Path, cls: str, way: str
+) -> None:
+    """A `__del__` that closes and joins runs wherever the last reference is dropped."""
+    assert scripts.output(tmp_path, COLLECTED, cls, way) == []

@@ -1,4 +1,4 @@
-"""The end of the interpreter while there is a pool: each case a program of its own."""
+"""The exit of the interpreter while a pool exists. Each case is a program of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import tasks
 
 
 def program(tmp_path: Path, source: str, *flags: str) -> Any:
-    """Run a program that prints its workers' process ids first; they must end with it."""
+    """Run a program that first prints its workers' process ids. The workers must end with it."""
     path = scripts.write(tmp_path, PREFIX + source)
     done = scripts.run(*flags, path, scripts.gate_folder(tmp_path))
     assert done.stdout, done.stderr
@@ -69,7 +69,7 @@ def test_a_closed_pool_finishes_before_the_program_ends(tmp_path: Path) -> None:
     assert done.stdout.endswith("[9604]\n")
 
 
-def test_an_open_pool_is_mentioned_at_the_end_if_warnings_are_on(tmp_path: Path) -> None:
+def test_an_open_pool_warns_at_exit_if_warnings_are_on(tmp_path: Path) -> None:
     source = "pool = Pool(2)\n" + SHOW + "pool.map(tasks.square, range(9))\n"
     done = program(tmp_path, source, "-W", "default::ResourceWarning")
     assert done.returncode == 0
@@ -77,8 +77,8 @@ def test_an_open_pool_is_mentioned_at_the_end_if_warnings_are_on(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-def test_exit_handlers_of_the_program_find_the_pool_at_work(tmp_path: Path) -> None:
-    """Registered after the import, they run before the pool is ended."""
+def test_exit_handlers_may_use_the_pool(tmp_path: Path) -> None:
+    """Handlers registered after the import run before the pool ends."""
     source = f"""
 def last():
     print(pool._state, pool.map(tasks.square, [1, 2, 3]))
@@ -108,7 +108,7 @@ def last():
 
 
 def test_a_pool_in_an_object_of_the_module_ends_well(tmp_path: Path) -> None:
-    """CPython's own case (bpo-39360): the object is destroyed as the interpreter goes."""
+    """CPython's own case (bpo-39360): the object is destroyed at interpreter shutdown."""
     source = f"""
 class Owner:
     def __init__(self):
@@ -124,7 +124,7 @@ del pool
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_thread_that_waits_does_not_hold_up_the_end(tmp_path: Path) -> None:
+def test_a_waiting_thread_does_not_delay_the_exit(tmp_path: Path) -> None:
     source = f"""
 pool = Pool(2)
 {SHOW}
@@ -148,7 +148,7 @@ threading.Thread(target=pool.apply, args=(tasks.nothing,), daemon=True).start()
 @pytest.mark.parametrize(
     ("how", "status"), [("os._exit(5)", 5), ("os.kill(os.getpid(), 9)", -signal.SIGKILL)]
 )
-def test_workers_do_not_outlive_a_parent_that_is_gone(
+def test_workers_do_not_outlive_their_parent(
     tmp_path: Path, work: str, how: str, status: int
 ) -> None:
     done = program(tmp_path, f"pool = Pool(2)\n{SHOW}{work}{how}\n")
@@ -156,7 +156,7 @@ def test_workers_do_not_outlive_a_parent_that_is_gone(
 
 
 def test_the_thread_that_made_the_pool_may_end(tmp_path: Path) -> None:
-    """Nothing in a worker hangs on that thread (as PR_SET_PDEATHSIG would)."""
+    """A worker does not depend on that thread, as it would with PR_SET_PDEATHSIG."""
     source = f"""
 made = []
 thread = threading.Thread(target=lambda: made.append(Pool(2)))
@@ -189,7 +189,7 @@ def late():
     pool.close()
     pool.join()
     [helper] = [thread for thread in pool._threads if thread.name == "cpool-helper"]
-    helper.join(DEADLINE)  # it may still be on its way out
+    helper.join(DEADLINE)  # the thread may still be exiting
     print(helper.is_alive())
 
 def live_on():
@@ -198,14 +198,14 @@ def live_on():
 """
 
 
-@pytest.mark.better  # the name of the thread, and that its end is seen
+@pytest.mark.better  # the name of the thread, and that its end is visible
 @pytest.mark.parametrize(
     "start", ["atexit.register(late)", "threading.Thread(target=live_on).start()"]
 )
 def test_the_first_asynchronous_call_may_come_after_the_main_thread(
     tmp_path: Path, start: str
 ) -> None:
-    """The first releases of CPython 3.12 start no thread then; the stdlib's pool has its own."""
+    """The first releases of CPython 3.12 start no thread then. The stdlib's pool needs none."""
     done = program(tmp_path, LATE + start)
     assert (done.returncode, done.stderr) == (0, "")
     _, *lines = done.stdout.splitlines()
@@ -220,7 +220,7 @@ class Last:
         self.make = make
         self.pool = make(1)
 
-    # What it needs is at hand, since the modules are gone by then.
+    # Defaults keep the names alive: the modules are gone by then.
     def __del__(self, say=print, Error=Exception):
         try:
             {call}
@@ -251,9 +251,9 @@ ENDED, NO_THREAD = "Pool not running", "can't create new thread at interpreter s
         ),
     ],
 )
-def test_a_finalizer_that_runs_last_of_all_is_refused(
+def test_a_call_from_the_last_finalizer_is_refused(
     tmp_path: Path, cls: str, call: str, error: str
 ) -> None:
-    """A thread that is started while the interpreter goes never lives; nobody waits for it."""
+    """A thread started during shutdown never runs, and nobody may wait for it."""
     source = VERY_LAST.format(cls=cls, call=call)
     assert scripts.output(tmp_path, source) == [error]

@@ -1,4 +1,4 @@
-"""A process that the program forks has copies of its pools, and none of them does anything."""
+"""A process that the program forks has copies of its pools. The copies are inert."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.better
 
 
 def in_copy(work: Callable[[], None], diary: Diary) -> None:
-    """Run work in a forked copy of this process, which ends at once then, whatever happens."""
+    """Run work in a forked copy of this process. The copy exits after work() in any case."""
     child = os.fork()
     if child == 0:
         try:
@@ -36,7 +36,7 @@ def in_copy(work: Callable[[], None], diary: Diary) -> None:
 
 
 def test_results_in_a_copy_are_never_ready(make_pool: Any, diary: Diary, gate: Gate) -> None:
-    """Nobody there could make them so: it says so, and does not wait."""
+    """Nothing in the copy could complete them: each call raises and does not wait."""
     pool = make_pool(1)
     held = pool.map_async(gate.hold, [5])
     items = pool.imap(tasks.square, [2])
@@ -70,7 +70,7 @@ def test_results_in_a_copy_are_never_ready(make_pool: Any, diary: Diary, gate: G
     assert items.next(DEADLINE) == 4
 
 
-def test_results_that_were_read_before_stay(make_pool: Any, diary: Diary) -> None:
+def test_results_read_before_the_fork_stay(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
     result = pool.map_async(tasks.square, [2, 3])
     assert result.get(DEADLINE) == [4, 9]
@@ -97,8 +97,8 @@ def test_a_copy_signals_no_worker(make_pool: Any, diary: Diary, gate: Gate) -> N
     assert sorted(worker.pid for worker in pool._pool) == sorted(pids)
 
 
-def test_a_process_of_the_program_leaves_the_pool_alone(make_pool: Any, diary: Diary) -> None:
-    """One made with multiprocessing, which ends what it takes for its children."""
+def test_a_multiprocessing_child_leaves_the_pool_alone(make_pool: Any, diary: Diary) -> None:
+    """multiprocessing ends the processes that it takes for its children."""
     pool = make_pool(2)
     pids = [worker.pid for worker in pool._pool]
 
@@ -145,8 +145,8 @@ main()
 @pytest.mark.parametrize(
     ("last", "status"), [("pass", 0), ("sys.exit(3)", 3), ("del pool", 0), ("pool.terminate()", 0)]
 )
-def test_a_copy_may_end_in_the_ordinary_way(tmp_path: Path, last: str, status: int) -> None:
-    """In the stdlib its end is the workers' end, since it takes them for its own children."""
+def test_a_copy_may_exit_normally(tmp_path: Path, last: str, status: int) -> None:
+    """In the stdlib the copy ends the workers, since it takes them for its own children."""
     lines = scripts.output(tmp_path, EXITS.format(last=last))
     assert lines == [str(status), "[1, 4, 9]"]
 
@@ -206,7 +206,7 @@ pool.terminate()
 
 
 def test_a_copy_made_at_any_moment_does_not_hang(tmp_path: Path) -> None:
-    """Other threads drive the pool, and may be anywhere when the process forks."""
+    """Other threads use the pool, and may be anywhere in its code at the fork."""
     assert scripts.output(tmp_path, COPIED_AT_ANY_MOMENT) == ["[1]"]
 
 
@@ -259,10 +259,8 @@ pool.terminate()
     ],
     ids=["apply", "starmap", "get", "next", "join"],
 )
-def test_a_handler_that_forks_while_the_pool_is_waited_for(
-    tmp_path: Path, cls: str, call: str
-) -> None:
-    """In the copy nothing will come."""
+def test_a_signal_handler_may_fork_during_a_wait(tmp_path: Path, cls: str, call: str) -> None:
+    """In the copy the wait raises."""
     source = COPIED_IN_A_WAIT.format(cls=cls, call=call)
     assert scripts.output(tmp_path, source, scripts.gate_folder(tmp_path)) == ["1", "3"]
 
@@ -327,13 +325,13 @@ for child in children:
         "values-for-a-callback",
     ],
 )
-def test_a_copy_that_is_forked_within_goes_no_further(
+def test_a_fork_inside_a_call_ends_the_call_in_the_copy(
     tmp_path: Path, call: str, codes: list[str]
 ) -> None:
-    """By what rebuilds a value, or by a callback, and returns in both: the copied call raises.
+    """A callback, or code that rebuilds a value, forks and returns in both processes.
 
-    It rebuilds none of the other values that have come in. The thread that runs callbacks ends
-    there, and with it the copy, which has no other.
+    The call of the copy raises and rebuilds no other value. The thread that runs callbacks ends
+    in the copy, and so does the copy, which has no other thread.
     """
     lines = scripts.output(tmp_path, COPIED_WITHIN.format(call=call))
     assert lines == ["1", *codes]
@@ -361,10 +359,10 @@ for thread in threads:
 for number in range(18):
     child = os.fork()
     if child == 0:
-        if number % 3 == 0:  # its copies are collected
+        if number % 3 == 0:  # collects its copies
             del pools, held
             gc.collect()
-        elif number % 3 == 1:  # it has a pool of its own, beside them
+        elif number % 3 == 1:  # has a pool of its own as well
             with Pool(1) as own:
                 assert own.map(abs, [-1]) == [1]
             own.join()
@@ -380,8 +378,8 @@ for pool in pools:
 
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
-def test_a_copy_made_at_any_moment_ends_in_the_ordinary_way(tmp_path: Path) -> None:
-    """Whatever lock of ours another thread held at that moment."""
+def test_a_copy_made_at_any_moment_exits_normally(tmp_path: Path) -> None:
+    """Another thread may hold any lock of the pool at that moment."""
     assert scripts.output(tmp_path, LEFT_AT_ANY_MOMENT, seconds=4 * DEADLINE) == ["[1] [1, 2]"]
 
 
@@ -389,18 +387,13 @@ def test_a_copy_made_at_any_moment_ends_in_the_ordinary_way(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
-def test_a_copy_that_lives_on_does_not_keep_the_pool_from_ending(
+def test_a_living_copy_does_not_delay_the_end_of_the_pool(
     make_pool: Any, gate: Gate, how: str
 ) -> None:
-    """It holds no end of a worker's pipes."""
+    """The copy holds no end of a worker's pipes."""
     pool = make_pool(2)
     workers = list(pool._pool)
-    child = os.fork()
-    if child == 0:
-        try:
-            gate.hold()
-        finally:
-            os._exit(0)
+    child = tasks.fork_and_hold(gate)
     gate.arrived()
     try:
         error = pool.apply_async(tasks.die)
@@ -416,26 +409,24 @@ def test_a_copy_that_lives_on_does_not_keep_the_pool_from_ending(
 
 
 ORPHANS = """
-import os, sys, time
+import sys
 from engine import Pool
 from gates import Gate
+import tasks
 
 gate = Gate(sys.argv[1])
 pool = Pool(2)
 held = pool.map_async(gate.hold, range(2), 1)
 pids = gate.arrived(2)
-child = os.fork()
-if child == 0:
-    gate.hold()
-    os._exit(0)
+child = tasks.fork_and_hold(gate)
 gate.arrived()
 print(child, *pids, flush=True)
 held.get()
 """
 
 
-def test_a_copy_that_lives_on_does_not_keep_the_workers_alive(tmp_path: Path) -> None:
-    """They end with the process that made them."""
+def test_a_living_copy_does_not_keep_the_workers_alive(tmp_path: Path) -> None:
+    """The workers end with the process that made them."""
     path = scripts.write(tmp_path, ORPHANS)
     process = scripts.start(path, scripts.gate_folder(tmp_path))
     copy, *workers = map(int, scripts.line(process).split())
@@ -448,7 +439,7 @@ def test_a_copy_that_lives_on_does_not_keep_the_workers_alive(tmp_path: Path) ->
         scripts.finish(process)
 
 
-# Forks of our own
+# Forks by the pool
 
 MANY_THREADS = """
 import logging, queue, threading, time, warnings
@@ -487,7 +478,7 @@ with open("/dev/null", "w") as devnull:
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
 def test_workers_are_replaced_in_a_process_with_many_threads(tmp_path: Path) -> None:
-    """Whatever lock one of them holds at that moment; and no warning is given."""
+    """A thread may hold any lock at that moment. No warning is given."""
     assert scripts.output(tmp_path, MANY_THREADS, seconds=4 * DEADLINE) == ["True", "10"]
 
 
@@ -525,8 +516,8 @@ if __name__ == "__main__":
     ["os.waitpid(os.fork() or os._exit(0), 0)", "Pool(1).terminate()"],
     ids=["os.fork", "a worker of another pool"],
 )
-def test_what_a_fork_takes_from_other_threads_is_a_copy(tmp_path: Path, fork: str) -> None:
-    """The child frees what was local to them, before any hook of ours has run there."""
+def test_thread_locals_of_other_threads_see_a_copy(tmp_path: Path, fork: str) -> None:
+    """The child frees the other threads' locals before the pool's hook has run in the child."""
     done = scripts.run_source(tmp_path, LOCAL_TO_A_THREAD.replace("{fork}", fork))
     assert (done.returncode, done.stderr, done.stdout.split()) == (0, "", ["copy"])
 
@@ -540,13 +531,13 @@ squares = list(pool.imap(tasks.square, range(8)))
 order = sorted(range(6), key=lambda x: pool.apply(tasks.size, ([0] * (6 - x),)))
 pool.close()
 pool.join()
-# Not before: a worker that another thread forks in the middle of it would print it again.
+# Not earlier: a worker that another thread forks during a print would print the text again.
 print(squares == [x * x for x in range(8)])
 print(order)
 """
 
 
 def test_workers_are_forked_while_the_caller_has_a_container_locked(tmp_path: Path) -> None:
-    """Without the GIL list() and sort() hold the list's lock, and a worker has that of its own."""
+    """Without the GIL list() and sort() hold the list's lock. A worker has its own lock."""
     done = scripts.run_source(tmp_path, LOCKED_BY_THE_CALLER)
     assert (done.stdout, done.stderr) == ("True\n[5, 4, 3, 2, 1, 0]\n", "")

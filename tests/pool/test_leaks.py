@@ -1,4 +1,4 @@
-"""Nothing grows: not with pools, not with calls, not with large values, not with failures."""
+"""Nothing leaks: no pools, no calls, no large values, no failures."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def one(number):
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
 @pytest.mark.parametrize("kind", POOLS)
-def test_a_hundred_pools_leave_nothing(tmp_path: Path, kind: str) -> None:
-    count = 30 if engine.STDLIB else 100  # the stdlib's take their time to end
+def test_a_hundred_pools_leak_nothing(tmp_path: Path, kind: str) -> None:
+    count = 30 if engine.STDLIB else 100  # the stdlib's pools end slowly
     source = PREFIX + POOLS[kind] + SUFFIX
     [line] = scripts.output(tmp_path, source, str(count), seconds=4 * DEADLINE)
     grown = json.loads(line)
     assert (grown["processes"], grown["descriptors"]) == (0, 0)
-    assert grown["blocks"] < 10 * count  # a pool that is kept has hundreds
+    assert grown["blocks"] < 10 * count  # a leaked pool has hundreds
     assert grown["kilobytes"] < 2048
 
 
@@ -104,7 +104,7 @@ def refused(error: type[BaseException], func: Callable[..., Any], *args: Any, **
 
 
 def never_ended(pool: Any) -> None:
-    """A result that is dropped before it is there."""
+    """A result that is dropped before it is ready."""
     pool.apply_async(tasks.square, (2,))
     pool.map_async(tasks.square, [1, 2])
     pool.imap(tasks.square, [1, 2])
@@ -170,9 +170,9 @@ def measure() -> int:
 
 
 def grows(work: Callable[[], Any], times: int, rounds: int = 10) -> list[int]:
-    """The growth of each round, or nothing once a round grows by less than half an object a call.
+    """The growth of each round, or nothing once a round grows by less than half an object per call.
 
-    What is only kept once, or for a while, is no leak: the rounds after it show that.
+    Objects kept only once, or for a while, are no leak: a later round does not grow.
     """
     found = []
     for _ in range(10):
@@ -189,7 +189,7 @@ def grows(work: Callable[[], Any], times: int, rounds: int = 10) -> list[int]:
 
 @uncounted
 @pytest.mark.parametrize("name", CALLS)
-def test_a_call_leaves_nothing(pool: Any, name: str) -> None:
+def test_a_call_leaks_nothing(pool: Any, name: str) -> None:
     assert grows(lambda: CALLS[name](pool), times=100) == []
 
 
@@ -202,13 +202,13 @@ def test_every_public_method_has_a_call() -> None:
     "use",
     [
         lambda pool: pool.apply(tasks.nothing),
-        # In the stdlib now and then the end of a pool that begins to work is a deadlock.
+        # In the stdlib ending a pool that begins to work deadlocks now and then.
         pytest.param(lambda pool: pool.apply_async(tasks.nothing), marks=pytest.mark.better),
     ],
     ids=["idle", "beginning"],
 )
-def test_constructing_and_ending_leave_nothing(use: Callable[[Any], Any]) -> None:
-    """close and terminate, and the constructor when it refuses."""
+def test_constructing_and_ending_leak_nothing(use: Callable[[Any], Any]) -> None:
+    """close(), terminate(), and a constructor that raises."""
 
     def work() -> None:
         refused(ValueError, Pool, 0)
@@ -233,7 +233,7 @@ def test_constructing_and_ending_leave_nothing(use: Callable[[Any], Any]) -> Non
 
 
 @pytest.mark.parametrize("name", ["ApplyResult", "MapResult", "IMapIterator"])
-def test_instances_let_go_of_their_type(pool: Any, name: str) -> None:
+def test_instances_release_their_type(pool: Any, name: str) -> None:
     cls = getattr(pool_module, name)
     make: Callable[[], Any] = {
         "ApplyResult": lambda: pool.apply_async(tasks.nothing),
@@ -255,7 +255,7 @@ def test_instances_let_go_of_their_type(pool: Any, name: str) -> None:
 
 
 class Callback:
-    """A callback that can be watched."""
+    """A callback that can be weakly referenced."""
 
     def __call__(self, _: Any) -> None:
         pass
@@ -263,8 +263,8 @@ class Callback:
 
 @pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async"])
 @pytest.mark.parametrize("func", [tasks.identity, tasks.fail])
-def test_a_finished_job_lets_go_of_everything(pool: Any, method: str, func: Any) -> None:
-    """Though its result is kept."""
+def test_a_finished_job_frees_its_objects(pool: Any, method: str, func: Any) -> None:
+    """Although its result is kept."""
     good, bad, argument = Callback(), Callback(), tasks.Point(1, 2)
     args: Any = (argument,) if method == "apply_async" else tasks.Sized([(argument,)])
     watched: list[Any] = [weakref.ref(argument)]
@@ -278,7 +278,7 @@ def test_a_finished_job_lets_go_of_everything(pool: Any, method: str, func: Any)
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
-def test_an_exhausted_iterator_lets_go_of_everything(pool: Any, method: str) -> None:
+def test_an_exhausted_iterator_frees_its_objects(pool: Any, method: str) -> None:
     items = tasks.Sized([tasks.Point(1, 2)])
     watched = [weakref.ref(thing) for thing in (items, items.items[0])]
     results = getattr(pool, method)(tasks.identity, items)
@@ -324,9 +324,9 @@ with Pool(2) as pool:
 """
 
 
-def test_large_values_leave_nothing(tmp_path: Path) -> None:
-    """What an allocator keeps for later it keeps once, and not for each of so many calls."""
-    # One of forty values; that of free-threaded builds keeps a tenth of the 670 MB of 24 calls.
+def test_large_values_leak_nothing(tmp_path: Path) -> None:
+    """An allocator may keep free memory once, but not more with every call."""
+    # One of forty values. A free-threaded build keeps a tenth of the 670 MB of 24 calls.
     times, limit = (24, 60_000) if sysconfig.get_config_var("Py_GIL_DISABLED") else (6, 4000)
     grown, workers = scripts.output(tmp_path, LARGE, str(times), str(limit))
     memory, descriptors = map(int, grown.split())

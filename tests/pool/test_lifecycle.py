@@ -21,7 +21,7 @@ from engine import DEADLINE, Pool
 from gates import Diary, Gate, eventually, gone
 from leftovers import all_freed, open_files, settled, threads
 
-# Every way to submit work, with arguments that are wrong in themselves as well.
+# Every way to submit work, with invalid arguments as well.
 SUBMISSIONS: dict[str, Callable[[Any], Any]] = {
     "apply": lambda pool: pool.apply(tasks.nothing),
     "apply_async": lambda pool: pool.apply_async(None),
@@ -88,7 +88,7 @@ def test_ending_again_changes_nothing(make_pool: Any) -> None:
     assert pool._state == "TERMINATE"
 
 
-def test_close_lets_everything_finish(make_pool: Any, gate: Gate) -> None:
+def test_close_lets_all_jobs_finish(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2)
     held = pool.map_async(gate.hold, range(2), 1)
     gate.arrived(2)
@@ -124,7 +124,7 @@ def test_join_of_a_running_pool_is_refused(make_pool: Any) -> None:
     assert pool.apply(tasks.square, (2,)) == 4
 
 
-def test_join_of_a_pool_in_no_known_state_is_refused(make_pool: Any) -> None:
+def test_join_of_a_pool_in_an_unknown_state_is_refused(make_pool: Any) -> None:
     pool = make_pool(1)
     pool._state = "elsewhere"
     with pytest.raises(ValueError) as caught:
@@ -134,7 +134,7 @@ def test_join_of_a_pool_in_no_known_state_is_refused(make_pool: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_after_join_nothing_is_left(how: str) -> None:
+def test_join_leaves_nothing_behind(how: str) -> None:
     before = open_files(), threads()
     pool = Pool(3)
     pool.map_async(tasks.square, range(10), callback=id).get(DEADLINE)
@@ -151,8 +151,8 @@ def test_after_join_nothing_is_left(how: str) -> None:
 
 @pytest.mark.better
 @pytest.mark.parametrize("how", ENDS)
-def test_after_join_the_pool_itself_holds_no_descriptor(how: str) -> None:
-    """In the stdlib they stay open for as long as the object lives."""
+def test_a_joined_pool_holds_no_descriptor(how: str) -> None:
+    """In the stdlib descriptors stay open for as long as the pool object lives."""
     before = open_files()
     pool = Pool(3)
     pool.map_async(tasks.square, range(10), callback=id).get(DEADLINE)
@@ -163,7 +163,7 @@ def test_after_join_the_pool_itself_holds_no_descriptor(how: str) -> None:
 
 
 @pytest.mark.better
-def test_a_collected_pool_holds_no_descriptor_though_its_results_live() -> None:
+def test_a_freed_pool_holds_no_descriptor_although_its_results_live() -> None:
     before = open_files()
     pool = Pool(2)
     results = [pool.apply_async(tasks.square, (3,), callback=id), pool.map_async(abs, [-1])]
@@ -193,7 +193,7 @@ def test_results_outlive_the_pool(make_pool: Any) -> None:
 # terminate
 
 
-def test_terminate_ends_what_is_running(make_pool: Any, gate: Gate) -> None:
+def test_terminate_ends_running_tasks(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2)
     pool.map_async(gate.hold, range(20), 1)
     gate.arrived(2)
@@ -226,7 +226,7 @@ def test_terminate_ends_an_endless_iterable(make_pool: Any, gate: Gate) -> None:
     del results
 
 
-def test_idle_workers_end_by_terminate(make_pool: Any) -> None:
+def test_terminate_ends_idle_workers(make_pool: Any) -> None:
     pool = make_pool(3)
     pool.map(tasks.square, range(10), 1)
     pool.terminate()
@@ -304,7 +304,7 @@ def test_join_with_a_timeout(make_pool: Any, gate: Gate, how: str) -> None:
 # with
 
 
-def test_with_gives_the_pool_and_terminates_it(gate: Gate) -> None:
+def test_with_returns_the_pool_and_terminates_it(gate: Gate) -> None:
     with Pool(1) as pool:
         assert pool.__enter__() is pool
         assert pool.apply(tasks.square, (3,)) == 9
@@ -333,7 +333,7 @@ def test_with_warns_of_nothing(warned: list[str]) -> None:
 # The last reference
 
 
-def test_a_forgotten_pool_warns_and_ends(warned: list[str]) -> None:
+def test_an_unreferenced_pool_warns_and_ends(warned: list[str]) -> None:
     pool = Pool(2)
     pool.apply(tasks.nothing)
     workers = list(pool._pool)
@@ -346,7 +346,7 @@ def test_a_forgotten_pool_warns_and_ends(warned: list[str]) -> None:
 
 
 @pytest.mark.parametrize("how", ENDS)
-def test_an_ended_pool_goes_in_silence(warned: list[str], how: str) -> None:
+def test_an_ended_pool_is_freed_without_a_warning(warned: list[str], how: str) -> None:
     pool = Pool(1)
     workers = list(pool._pool)
     end(pool, how, join=False)
@@ -377,8 +377,8 @@ def test_a_pool_in_a_cycle_is_collected(warned: list[str]) -> None:
     assert len(warned) == 1
 
 
-def test_a_forgotten_pool_finishes_what_was_submitted(gate: Gate) -> None:
-    """The job holds the pool, and lets go of it at its end, though nobody holds the job."""
+def test_an_unreferenced_pool_finishes_its_jobs(gate: Gate) -> None:
+    """The job holds the pool until the job ends, although nobody holds the job."""
     pool = Pool(1)
     alive = weakref.ref(pool)
     seen: list[Any] = []
@@ -395,8 +395,8 @@ def test_a_forgotten_pool_finishes_what_was_submitted(gate: Gate) -> None:
     assert seen == [5]
 
 
-def test_a_pool_that_never_was_can_be_dropped() -> None:
-    """Without __init__ there is nothing to end, and nothing to complain of."""
+def test_a_pool_without_init_can_be_dropped() -> None:
+    """Without __init__ there is nothing to end, and nothing to warn about."""
     pool = Pool.__new__(Pool)
     pool._state = engine.pool_module.CLOSE
     del pool
@@ -408,8 +408,8 @@ def test_a_pool_that_never_was_can_be_dropped() -> None:
 
 @pytest.mark.better
 @pytest.mark.parametrize("method", ["apply_async", "map_async", "imap", "imap_unordered"])
-def test_terminate_fails_what_is_pending(make_pool: Any, gate: Gate, method: str) -> None:
-    """In the stdlib it stays pending for ever."""
+def test_terminate_fails_pending_jobs(make_pool: Any, gate: Gate, method: str) -> None:
+    """In the stdlib the jobs stay pending for ever."""
     pool = make_pool(1)
     held = pool.apply_async(gate.hold)
     gate.arrived()
@@ -425,7 +425,9 @@ def test_terminate_fails_what_is_pending(make_pool: Any, gate: Gate, method: str
 
 
 @pytest.mark.better
-def test_terminate_releases_whoever_waits(make_pool: Any, gate: Gate, in_threads: Any) -> None:
+def test_terminate_releases_all_waiting_threads(
+    make_pool: Any, gate: Gate, in_threads: Any
+) -> None:
     pool = make_pool(2)
     held = pool.apply_async(gate.hold)
     items = pool.imap(gate.hold, [1])
@@ -454,7 +456,7 @@ def test_terminate_releases_whoever_waits(make_pool: Any, gate: Gate, in_threads
 
 
 @pytest.mark.better
-def test_terminate_tells_the_error_callbacks(make_pool: Any, gate: Gate) -> None:
+def test_terminate_calls_the_error_callbacks(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(1)
     seen: list[Any] = []
     pool.apply_async(gate.hold, error_callback=seen.append)
@@ -462,12 +464,12 @@ def test_terminate_tells_the_error_callbacks(make_pool: Any, gate: Gate) -> None
     pool.map_async(tasks.square, [1, 2], error_callback=seen.append)
     pool.terminate()
     pool.join()
-    eventually(lambda: len(seen) == 2)  # join() does not wait for callbacks then
+    eventually(lambda: len(seen) == 2)  # after terminate() join() does not wait for callbacks
     assert [type(error) for error in seen] == [engine.errors.PoolTerminated] * 2
 
 
 @pytest.mark.better
-def test_leaving_with_fails_what_is_pending(gate: Gate) -> None:
+def test_leaving_with_fails_pending_jobs(gate: Gate) -> None:
     with Pool(1) as pool:
         result = pool.apply_async(gate.hold)
         gate.arrived()
@@ -477,7 +479,7 @@ def test_leaving_with_fails_what_is_pending(gate: Gate) -> None:
 
 
 @pytest.mark.better
-def test_results_that_came_before_terminate_stay(make_pool: Any, gate: Gate) -> None:
+def test_results_from_before_terminate_stay(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(1)
     done = pool.apply_async(tasks.square, (3,))
     items = pool.imap(tasks.first_then_hold, [(gate, 0), (gate, 1)])
@@ -491,7 +493,7 @@ def test_results_that_came_before_terminate_stay(make_pool: Any, gate: Gate) -> 
 
 
 @pytest.mark.better
-def test_terminate_kills_what_ignores_sigterm(make_pool: Any, gate: Gate) -> None:
+def test_terminate_kills_workers_that_ignore_sigterm(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2, tasks.ignore_sigterm)
     pool.map_async(gate.hold, range(4), 1)
     gate.arrived(2)
@@ -507,7 +509,7 @@ def test_terminate_kills_what_ignores_sigterm(make_pool: Any, gate: Gate) -> Non
 
 @pytest.mark.better
 def test_a_pool_in_a_forked_child_is_inert(make_pool: Any, diary: Diary) -> None:
-    """Its methods raise there, and the parent's pool goes on."""
+    """Its methods raise in the child, and the parent's pool goes on."""
     pool = make_pool(2)
     pids = [worker.pid for worker in pool._pool]
     pending = pool.map_async(tasks.square, range(100), 1)

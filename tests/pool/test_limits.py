@@ -1,4 +1,4 @@
-"""A machine that has no more to give: the call that needs it says so, and the pool is as it was."""
+"""Exhausted resources: the call that needs the resource raises, and the pool still works."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def at_leisure(pool):
     assert pool.apply_async(abs, (-3,), callback=id).get(DEADLINE) == 3
     assert list(pool.imap(abs, iter([-1, -2]))) == [1, 2]
 
-# What is opened, imported and started once in a process is there from now on.
+# Open, import and start everything that a process needs only once.
 with Pool(2) as pool:
     at_once(pool)
     at_leisure(pool)
@@ -60,7 +60,7 @@ limit("RLIMIT_NOFILE", 3)
 at_once(pool)
 at_leisure(pool)
 kill_all(pool)
-# Neither can be replaced now, and then they are.
+# Neither worker can be replaced yet; both are replaced later.
 held = pool.apply_async(abs, (-5,))
 print(str(told(held.get, 0.1)).split(":")[0])
 limit("RLIMIT_NOFILE")
@@ -73,17 +73,17 @@ pool.join(timeout=DEADLINE)
 """
 
 
-def test_workers_are_replaced_once_there_are_descriptors_again(tmp_path: Path) -> None:
+def test_workers_are_replaced_when_descriptors_are_free_again(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PREFIX + NO_DESCRIPTORS) == ["TimeoutError", "5"]
 
 
 # Processes and threads
 
-# Root has no limit; another user has one, of all processes and threads that are his.
+# Root has no limit. For another user the limit counts all processes and threads of the user.
 AS_A_USER = (
     PREFIX
     + """
-import tokenize  # of tracebacks; he may have no right to read it later
+import tokenize  # for tracebacks; the user may not be able to read the module later
 if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(54321, 54321, 54321)
@@ -103,7 +103,7 @@ with Pool(3) as pool:
 """
 
 
-def test_a_pool_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+def test_a_pool_that_cannot_be_made_leaks_nothing(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, AS_A_USER + NO_POOL) == ["True", "True []"]
 
 
@@ -128,8 +128,8 @@ pool.join(timeout=DEADLINE)
 """
 
 
-def test_asynchronous_calls_that_can_start_no_thread_are_refused(tmp_path: Path) -> None:
-    """Blocking ones need none."""
+def test_asynchronous_calls_are_refused_if_no_thread_can_start(tmp_path: Path) -> None:
+    """Blocking calls need no thread."""
     lines = scripts.output(tmp_path, AS_A_USER + NO_THREADS)
     assert lines == [str([True] * 5), "0 0"]
 
@@ -160,8 +160,8 @@ print(multiprocessing.active_children())
 """
 
 
-def test_workers_that_cannot_be_replaced_are_an_error_in_the_end(tmp_path: Path) -> None:
-    """It is tried for more than a second; if it works before, nothing was lost."""
+def test_the_pool_breaks_if_workers_cannot_be_replaced(tmp_path: Path) -> None:
+    """The pool tries for more than a second. If an attempt succeeds, nothing is lost."""
     lines = scripts.output(tmp_path, AS_A_USER + NO_WORKERS)
     error = "PoolError: no worker can be started: N in a row were never ready, the last error: "
     error += "[Errno N] Resource temporarily unavailable"
@@ -179,7 +179,7 @@ def leave(kilobytes):
 pool = Pool(2)
 at_leisure(pool)
 at_once(pool)
-# More than what the reserve of any arena of malloc() has room for, which is 64 MB.
+# More than the 64 MB that an arena of malloc() can have in reserve.
 large = bytes(70_000_000)
 pids = [worker.pid for worker in pool._pool]
 leave(20_000)
@@ -202,7 +202,7 @@ pool.join(timeout=DEADLINE)
 """
 
 
-def test_a_task_for_which_there_is_no_memory_fails_alone(tmp_path: Path) -> None:
+def test_a_task_without_memory_fails_alone(tmp_path: Path) -> None:
     lines = scripts.output(tmp_path, PREFIX + NO_MEMORY)
     assert lines == [str(["MemoryError: "] * 6), "0", "70000000 70000000", "True"]
 
@@ -238,7 +238,7 @@ def can_unshare() -> bool:
 @pytest.mark.skipif(not can_unshare(), reason="this user may not have mounts of its own")
 @pytest.mark.parametrize("how", ["read-only", "missing"])
 def test_dev_shm_is_not_needed(tmp_path: Path, how: str) -> None:
-    """In the stdlib there is no pool without it: its queues have locks that live there."""
+    """The stdlib's pool needs /dev/shm for the locks of its queues."""
     path = scripts.write(tmp_path, PREFIX + NO_SHM)
     hide = (
         "mount -t tmpfs -o ro none /dev/shm"

@@ -32,7 +32,7 @@ def test_importing_leaves_the_gil_as_it_is() -> None:
 
 
 class Crowd:
-    """What each of the threads does with the one pool; all results are those of one function."""
+    """What each thread does with the shared pool. All results come from one function."""
 
     def __init__(self, pool: Any) -> None:
         self.pool = pool
@@ -75,7 +75,7 @@ class Crowd:
         return [self.pool.apply(func, (item,)) for item in items]
 
 
-def test_one_pool(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
+def test_many_threads_share_a_pool(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
     crowd = Crowd(pool)
     in_threads(crowd.work, range(THREADS))
     called = [
@@ -85,9 +85,12 @@ def test_one_pool(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
     assert sorted(crowd.told) == called, "a callback too many, or too few"
 
 
+@pytest.mark.better
 @pytest.mark.parametrize("ordered", [True, False])
-def test_one_iterator(pool: Any, in_threads: Callable[..., list[Any]], ordered: bool) -> None:
-    """Each item is given to one of the threads, and all of them come to the end."""
+def test_many_threads_share_an_iterator(
+    pool: Any, in_threads: Callable[..., list[Any]], ordered: bool
+) -> None:
+    """Each item goes to one thread, and every thread reaches the end."""
     results = (pool.imap if ordered else pool.imap_unordered)(tasks.identity, iter(range(2000)))
 
     def take(_: int) -> list[Any]:
@@ -99,7 +102,7 @@ def test_one_iterator(pool: Any, in_threads: Callable[..., list[Any]], ordered: 
         assert all(part == sorted(part) for part in parts)
 
 
-def test_one_result(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
+def test_many_threads_share_a_result(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
     for _ in range(50):
         result = pool.map_async(tasks.square, range(20), 1)
         values = in_threads(lambda _, result=result: result.get(DEADLINE), range(THREADS))
@@ -107,7 +110,7 @@ def test_one_result(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
         assert all(value is values[0] for value in values)
 
 
-def test_one_failure(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
+def test_many_threads_share_a_failure(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
     for _ in range(50):
         result = pool.apply_async(tasks.fail)
 
@@ -121,10 +124,10 @@ def test_one_failure(pool: Any, in_threads: Callable[..., list[Any]]) -> None:
 
 
 @pytest.mark.better
-def test_a_result_that_is_looked_at_while_it_comes(
+def test_attributes_of_a_result_are_read_while_it_arrives(
     pool: Any, in_threads: Callable[..., list[Any]]
 ) -> None:
-    """The private attributes that programs read while they wait."""
+    """Programs read the private attributes while they wait."""
     results = [pool.map_async(tasks.square, range(30), 1) for _ in range(20)]
 
     def look(number: int) -> None:
@@ -140,10 +143,10 @@ def test_a_result_that_is_looked_at_while_it_comes(
 
 
 @pytest.mark.better
-def test_the_first_asynchronous_calls(
+def test_many_threads_make_the_first_asynchronous_call(
     make_pool: Callable[..., Any], in_threads: Callable[..., list[Any]]
 ) -> None:
-    """What they all need is started once."""
+    """The thread that all calls need is started once."""
     pool = make_pool(2)
     told: list[int] = []
     in_threads(
@@ -156,7 +159,7 @@ def test_the_first_asynchronous_calls(
 
 
 def test_pools_of_many_threads(in_threads: Callable[..., list[Any]]) -> None:
-    """Made, used and ended at once, in different ways."""
+    """Pools are made, used and ended at the same time, in different ways."""
 
     def come_and_go(number: int) -> None:
         for turn in range(2):
@@ -170,8 +173,8 @@ def test_pools_of_many_threads(in_threads: Callable[..., list[Any]]) -> None:
 
 
 @pytest.mark.better
-def test_a_map_is_fed_by_the_thread_that_called_it(pool: Any) -> None:
-    """Others that find its result wait for it, and leave its iterable alone."""
+def test_a_map_is_fed_by_the_calling_thread(pool: Any) -> None:
+    """Other threads that find its result only wait, and leave the iterable alone."""
     outcome: list[Any] = []
 
     def find_and_wait() -> None:
@@ -235,7 +238,7 @@ def slow() -> Iterator[None]:
 
 @pytest.mark.better
 def test_terminate_while_the_helper_decodes(make_pool: Callable[..., Any], slow: None) -> None:
-    """Who waits gets what the callback gets, and not something else before it."""
+    """A waiting thread gets the same outcome as the callback."""
     pool = make_pool(1)
     told: list[Any] = []
     got: list[Any] = []
@@ -246,7 +249,7 @@ def test_terminate_while_the_helper_decodes(make_pool: Callable[..., Any], slow:
     getter.start()
     may_arrive.set()
     getter.join(DEADLINE)
-    eventually(lambda: told, "the callback was not called")  # the helper is left to itself
+    eventually(lambda: told, "the callback was not called")  # nobody waits for the helper
     assert (got, told) == (["here"], ["here"])
 
 
@@ -266,16 +269,16 @@ def test_terminate_while_another_thread_decodes(make_pool: Callable[..., Any], s
     pool.apply_async(tasks.nothing, callback=hold_up)
     result = pool.apply_async(make_slow, callback=told.append, error_callback=told.append)
     assert begun.wait(DEADLINE)
-    pool.apply(tasks.nothing)  # behind it, on the one worker: so it has come
+    pool.apply(tasks.nothing)  # queued behind it on the only worker: the value has arrived
     pool.terminate()
     getter = threading.Thread(target=lambda: got.append(result.get(DEADLINE)), daemon=True)
     getter.start()
     assert arrives.wait(DEADLINE)
     go_on.set()
-    assert gone_on.wait(DEADLINE)  # and the helper goes to the second one
+    assert gone_on.wait(DEADLINE)  # and the helper goes on to the second value
     may_arrive.set()
     getter.join(DEADLINE)
-    eventually(lambda: told, "the callback was not called")  # the helper is left to itself
+    eventually(lambda: told, "the callback was not called")  # nobody waits for the helper
     assert (got, told) == (["here"], ["here"])
 
 
@@ -305,7 +308,7 @@ def changing() -> Iterator[Callable[[Callable[[], None]], None]]:
 @pytest.mark.better
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_list_that_changes(pool: Any, changing: Callable[..., None], count: int) -> None:
-    """What is sent is what it held at some time. Of one type, or a column of several."""
+    """The list arrives as it was at some moment. Items of one type, or a column of several."""
     items: list[str] = []
 
     def step() -> None:

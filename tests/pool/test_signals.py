@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals, in a program of its own each, since they go to all its processes."""
+"""Ctrl-C and other signals. Each test runs a program: signals go to all its processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gates import eventually
 
 pytestmark = pytest.mark.better
 
-# Seconds from the key to the exception.
+# Seconds from the keystroke to the exception.
 AT_ONCE = 0.2 * engine.DEADLINE / 10
 
 PREFIX = """
@@ -28,7 +28,7 @@ import tasks
 gate = Gate(sys.argv[1])
 
 def doze():
-    # In steps, so that a signal is noticed soon that came just before it began to sleep.
+    # In short steps: a signal that arrives just before a sleep is noticed soon.
     end = time.monotonic() + DEADLINE
     while time.monotonic() < end:
         time.sleep(0.002)
@@ -40,14 +40,14 @@ def work(number=0):
 
 
 def begin(tmp_path: Path, source: str) -> Any:
-    """Start a program, and wait for the first line that it prints."""
+    """Start a program, and wait until it says that it is ready."""
     path = scripts.write(tmp_path, PREFIX + source)
     process = scripts.start(path, scripts.gate_folder(tmp_path))
     assert scripts.line(process) == "ready\n"
     return process
 
 
-# What the program waits in, with two tasks that run and one that waits for a worker.
+# The call in which the program waits. Two tasks run, and one waits for a worker.
 WAITS = {
     "map": "pool.map(work, range(3), 1)",
     "starmap": "pool.starmap(work, [(1,), (2,), (3,)], 1)",
@@ -73,7 +73,7 @@ try:
 except KeyboardInterrupt:
     say(time.monotonic())
 if pool._state == "RUN":
-    # Those that ran a task have made way for others, that know of nothing.
+    # Fresh workers have replaced those that ran a task.
     assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
     eventually(lambda: len(pids(pool)) == 2 and not set(first) & set(pids(pool)))
 pool.terminate()
@@ -82,8 +82,8 @@ pool.join()
 
 
 @pytest.mark.parametrize("name", WAITS)
-def test_ctrl_c_is_one_exception_at_once_wherever_it_waits(tmp_path: Path, name: str) -> None:
-    """bpo-8296. No worker prints anything, and what ran is over; the pool can be used again."""
+def test_ctrl_c_raises_once_and_at_once_in_every_wait(tmp_path: Path, name: str) -> None:
+    """bpo-8296. No worker prints anything, running tasks end, and the pool can be used again."""
     process = begin(tmp_path, INTERRUPTED.format(wait=WAITS[name]))
     pressed = time.monotonic()
     scripts.press_ctrl_c(process)
@@ -108,7 +108,7 @@ pool.join()
 """
 
 
-def test_idle_workers_do_not_care_about_ctrl_c(tmp_path: Path) -> None:
+def test_idle_workers_ignore_ctrl_c(tmp_path: Path) -> None:
     process = begin(tmp_path, IDLE)
     scripts.press_ctrl_c(process)
     done = scripts.finish(process)
@@ -167,7 +167,7 @@ pool.join()
 
 @pytest.mark.parametrize("how", ["catch", "ignore"])
 def test_tasks_that_catch_or_ignore_ctrl_c_go_on(tmp_path: Path, how: str) -> None:
-    """The parent is interrupted all the same, and their results come."""
+    """The parent is interrupted, and the results of the tasks arrive."""
     process = begin(tmp_path, STUBBORN.format(how=how))
     scripts.press_ctrl_c(process)
     done = scripts.finish(process)
@@ -220,14 +220,14 @@ os.kill(pid, 0)
 """
 
 
-def test_ctrl_c_in_terminate_ends_the_workers_all_the_same(tmp_path: Path) -> None:
+def test_ctrl_c_in_terminate_still_ends_the_workers(tmp_path: Path) -> None:
     done = scripts.finish(begin(tmp_path, TERMINATING))
     assert done.stdout == "interrupted\n"
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("ProcessLookupError")
 
 
-# Other signals, and handlers of the program's own
+# Other signals, and the program's own handlers
 
 HANDLERS = """
 def handler(*_):
@@ -250,7 +250,7 @@ pool.join()
     [
         ("raise LookupError", "raised\n"),
         ("gate.open()", "[0, 1]\n"),
-        # The handler runs in the middle of the wait, and the pool is as good there as elsewhere.
+        # The handler runs inside the wait, and may use the pool.
         ("say(pool.apply_async(abs, (-3,)).ready()); gate.open()", "False\n[0, 1]\n"),
         (
             "extra = Pool(1); say(extra.map(abs, [-3])); extra.terminate(); gate.open()",
@@ -286,7 +286,7 @@ asyncio.run(main())
 """
 
 
-def test_sigterm_of_a_worker_is_no_sigterm_of_the_server(tmp_path: Path) -> None:
+def test_sigterm_to_a_worker_does_not_reach_the_server(tmp_path: Path) -> None:
     process = begin(tmp_path, SERVER)
     os.kill(process.pid, signal.SIGTERM)
     done = scripts.finish(process)
@@ -299,7 +299,7 @@ ORPHANS = """
 import itertools
 
 def compute(number):
-    if number == 1:  # nothing that could be blocked is of any help
+    if number == 1:  # no signal that can be blocked ends this worker
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - {{signal.SIGKILL}})
     gate.enter()
     sum(itertools.repeat(1, 10**15))
@@ -324,8 +324,8 @@ result.get()
 
 @pytest.mark.parametrize("in_a_thread", [False, True])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread: bool) -> None:
-    """Not even one that computes and looks at nothing else; with PR_SET_PDEATHSIG they would have
-    died with the thread that made the pool."""
+    """Not even a worker that only computes. With PR_SET_PDEATHSIG the workers would have died with
+    the thread that made the pool."""
     process = begin(tmp_path, ORPHANS.format(in_a_thread=in_a_thread))
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
@@ -335,7 +335,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, in_a_thread:
 STOPPED = """
 pool = Pool(3)
 result = pool.map_async(work, range(3), 1)
-gate.arrived(3)  # one that is stopped as it starts has not tied its life to ours yet
+gate.arrived(3)  # a worker that is still starting does not watch its parent yet
 for worker in pool._pool:
     os.kill(worker.pid, signal.SIGSTOP)
 say("ready")
@@ -344,10 +344,9 @@ result.get()
 """
 
 
-def test_workers_that_are_stopped_do_not_outlive_it_either(tmp_path: Path) -> None:
+def test_stopped_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     process = begin(tmp_path, STOPPED)
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 3
-    # Without Linux's own calls a thread of the worker's ends it, and no thread of a stopped process
-    # runs.
+    # In the portable build a thread in the worker ends it, and a stopped process runs no thread.
     scripts.kill(process, pids, resume=engine.PORTABLE)

@@ -1,6 +1,6 @@
 """Subinterpreters: importing cpool in one, and pools of the main interpreter beside them.
 
-Each case is a program of its own, since no fork survives a subinterpreter, the tests' own included.
+Each case is a program of its own: with a subinterpreter no process can fork, nor can the tests.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ with Pool(2) as pool:
 """
 
 
-def test_it_can_be_imported_in_each(tmp_path: Path) -> None:
-    """With a GIL of their own as well, and each has a module of its own."""
+def test_cpool_can_be_imported_in_each_interpreter(tmp_path: Path) -> None:
+    """Also in interpreters with their own GIL. Each interpreter has its own module."""
     assert scripts.output(tmp_path, PREFIX + IMPORTS) == ["[1, 2]"]
 
 
@@ -78,7 +78,7 @@ print(len(done))
 """
 
 
-def test_several_work_at_once(tmp_path: Path) -> None:
+def test_several_interpreters_work_at_once(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PREFIX + AT_ONCE) == ["3"]
 
 
@@ -100,7 +100,7 @@ assert multiprocessing.active_children() == []
 """
 
 
-def test_no_pool_can_be_made_in_one(tmp_path: Path) -> None:
+def test_a_subinterpreter_cannot_make_a_pool(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PREFIX + MADE_IN_ONE) == []
 
 
@@ -120,7 +120,7 @@ with Pool(2) as pool:
 """
 
 
-def test_a_pool_of_the_main_interpreter_does_not_notice(tmp_path: Path) -> None:
+def test_a_pool_of_the_main_interpreter_is_not_affected(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PREFIX + BESIDE_A_POOL) == ["True", "True"]
 
 
@@ -135,8 +135,8 @@ with Pool(2) as pool:
 """
 
 
-def test_none_is_forked_while_there_are_some(tmp_path: Path) -> None:
-    """The child of a fork hangs in CPython 3.11 and 3.12, and is killed by later ones."""
+def test_no_worker_is_forked_while_subinterpreters_exist(tmp_path: Path) -> None:
+    """The child of a fork hangs in CPython 3.11 and 3.12, and later versions kill it."""
     refused, *rest = scripts.output(tmp_path, PREFIX + NO_FORK)
     assert refused.startswith("RuntimeError: cpool cannot fork a worker while there are subinterp")
     assert 'get_context("spawn")' in refused
@@ -154,7 +154,7 @@ if __name__ == "__main__":
 """
 
 
-def test_other_workers_can_be_started_beside_them(tmp_path: Path) -> None:
+def test_spawned_workers_can_start_while_subinterpreters_exist(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PREFIX + SPAWNED) == ["[1, 2]", "[1, 2]"]
 
 
@@ -173,7 +173,7 @@ with Pool(2) as pool:
 """
 
 
-def test_a_pool_whose_workers_cannot_be_replaced_waits_and_then_says_so(tmp_path: Path) -> None:
+def test_a_pool_that_cannot_replace_workers_waits_and_then_breaks(tmp_path: Path) -> None:
     waited, answer, gave_up = scripts.output(tmp_path, PREFIX + REPLACED)
     assert waited.startswith("TimeoutError")
     assert answer == "3"
@@ -197,6 +197,6 @@ interpreter.close()
 
 
 @pytest.mark.skipif(sys.version_info < (3, 14), reason="concurrent.interpreters is new in 3.14")
-def test_those_of_the_standard_library(tmp_path: Path) -> None:
+def test_interpreters_of_the_standard_library(tmp_path: Path) -> None:
     [said] = scripts.output(tmp_path, PREFIX + PUBLIC)
     assert said.startswith("a cpool.Pool cannot be made in a subinterpreter")

@@ -1,7 +1,7 @@
-"""Which start method a pool has that is given none: fork, unless the program chose another.
+"""The start method of a pool that is given none: fork, unless the program chose another.
 
-From 3.14 on the interpreter's own default is another one, and whatever asks for it settles it for
-the whole process, by which it looks like a choice. Each script tells what its pool took in the end.
+From 3.14 on the interpreter has another default. Any code that asks for the default fixes it for
+the whole process, which then looks like a choice. Each script prints what its pool used.
 """
 
 from __future__ import annotations
@@ -68,28 +68,28 @@ def script(before: str = "pass", after: str = "pass") -> str:
 
 
 @pytest.mark.parametrize("asking", ASKING)
-def test_to_ask_for_the_default_is_not_to_choose(tmp_path: Path, asking: str) -> None:
+def test_asking_for_the_default_is_not_a_choice(tmp_path: Path, asking: str) -> None:
     assert scripts.output(tmp_path, script(before=ASKING[asking])) == ["fork fork"]
 
 
-def test_nor_is_it_once_cpool_is_imported(tmp_path: Path) -> None:
+def test_asking_after_the_import_is_not_a_choice(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, script(after=ASKING["queue"])) == ["fork fork"]
 
 
-def test_to_be_traced_is_not_to_choose(tmp_path: Path) -> None:
+def test_being_traced_is_not_a_choice(tmp_path: Path) -> None:
     before = "sys.setprofile(lambda *args: None); multiprocessing.Queue()"
     assert scripts.output(tmp_path, script(before, "sys.setprofile(None)")) == ["fork fork"]
 
 
 @pytest.mark.parametrize("choosing", CHOOSING)
-def test_a_choice_holds(tmp_path: Path, choosing: str) -> None:
-    """Also of what the interpreter would have taken by itself."""
+def test_a_choice_is_obeyed(tmp_path: Path, choosing: str) -> None:
+    """Also a choice of the interpreter's own default."""
     chosen = CHOOSING[choosing].format("forkserver", "forkserver")
     assert scripts.output(tmp_path, script(before=chosen)) == ["forkserver forkserver"]
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_so_does_one_made_once_cpool_is_imported(tmp_path: Path, method: str) -> None:
+def test_a_choice_after_the_import_is_obeyed(tmp_path: Path, method: str) -> None:
     chosen = CHOOSING["by force"].format(method)
     assert scripts.output(tmp_path, script(after=chosen)) == [f"{method} {method}"]
 
@@ -103,7 +103,7 @@ def test_a_choice_can_be_taken_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_a_child_goes_on_with_its_parents(tmp_path: Path, method: str) -> None:
+def test_a_child_process_inherits_the_choice(tmp_path: Path, method: str) -> None:
     before = (
         f"c = multiprocessing.get_context({method!r}); q = c.Queue(); "
         "p = c.Process(target=told_by_a_child, args=(q,)); p.start(); print(q.get()); p.join()"
@@ -111,8 +111,8 @@ def test_a_child_goes_on_with_its_parents(tmp_path: Path, method: str) -> None:
     assert scripts.output(tmp_path, script(before)) == [method, "fork fork"]
 
 
-def test_swapped_in_the_programs_own_context_holds(tmp_path: Path) -> None:
-    """`multiprocessing.Pool()` is a method of a context, and passes it on."""
+def test_the_context_of_a_swapped_pool_is_obeyed(tmp_path: Path) -> None:
+    """`multiprocessing.Pool()` is a method of a context, and passes the context on."""
     after = (
         "import cpool; cpool.install(); "
         "default = multiprocessing.get_all_start_methods()[0]; "

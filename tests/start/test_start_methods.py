@@ -1,4 +1,4 @@
-"""What must hold for workers that are spawned, or forked by a fork server, as for forked ones."""
+"""What spawned and fork-server workers must have in common with forked workers."""
 
 from __future__ import annotations
 
@@ -40,12 +40,14 @@ def pool(context: Any) -> Iterator[Pool]:
         yield pool
 
 
-def test_the_engine_runs_it(pool: Pool) -> None:
+@pytest.mark.better
+def test_the_engine_runs_the_pool(pool: Pool) -> None:
     assert isinstance(pool._engine, _core.Engine)
     assert pool.map(tasks.square, range(1000)) == [x * x for x in range(1000)]
     assert pool.apply(len, (b"x" * 3_000_000,)) == 3_000_000
 
 
+@pytest.mark.better
 def test_a_killed_worker_loses_its_task_and_is_replaced(context: Any, gate: Gate) -> None:
     pool = Pool(1, context=context)
     result = pool.apply_async(gate.hold, (0,))
@@ -59,7 +61,8 @@ def test_a_killed_worker_loses_its_task_and_is_replaced(context: Any, gate: Gate
     pool.join()
 
 
-def test_exit_codes_are_the_processes(context: Any) -> None:
+@pytest.mark.better
+def test_exit_codes_are_those_of_the_processes(context: Any) -> None:
     with Pool(1, context=context) as pool:
         with pytest.raises(WorkerLostError) as caught:
             pool.apply(os._exit, (7,))
@@ -71,6 +74,7 @@ def test_exit_codes_are_the_processes(context: Any) -> None:
         assert [worker.exitcode for worker in pool._pool] == [0]
 
 
+@pytest.mark.better
 def test_workers_are_replaced_after_their_tasks(context: Any) -> None:
     with Pool(1, maxtasksperchild=2, context=context) as pool:
         pids = pool.map(tasks.pid, range(4), 1)
@@ -87,7 +91,7 @@ def test_terminate_ends_busy_workers(context: Any, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("name", ["spawn", "forkserver"])
-def test_what_cannot_be_pickled_is_told_by_the_constructor(name: str) -> None:
+def test_the_constructor_refuses_unpicklable_arguments(name: str) -> None:
     context = multiprocessing.get_context(name)
     before = multiprocessing.active_children()
     with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
@@ -95,6 +99,7 @@ def test_what_cannot_be_pickled_is_told_by_the_constructor(name: str) -> None:
     assert set(multiprocessing.active_children()) == set(before)
 
 
+@pytest.mark.better
 @pytest.mark.parametrize("name", ["spawn", "forkserver"])
 def test_a_worker_is_pickled_only_to_be_started(name: str) -> None:
     with Pool(1, context=multiprocessing.get_context(name)) as pool:
@@ -124,10 +129,11 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.better
 @pytest.mark.parametrize("args", [["spawn"], ["forkserver"], ["forkserver", "preloaded"]])
-def test_workers_that_cannot_begin_end_the_job(tmp_path: Path, args: list[str]) -> None:
-    """From 3.14 on a fork server imports the main module: there is none, then."""
-    # Many processes, one after the other.
+def test_workers_that_cannot_start_fail_the_job(tmp_path: Path, args: list[str]) -> None:
+    """From 3.14 on the fork server imports the main module, and so cannot start either."""
+    # Many processes start, one after the other.
     done = scripts.run_source(tmp_path, NEVER_READY, *args, seconds=1.8 * engine.DEADLINE)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
@@ -155,6 +161,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.better
 def test_a_killed_fork_server_is_an_error(tmp_path: Path) -> None:
     done = scripts.run_source(tmp_path, SERVER_KILLED, scripts.gate_folder(tmp_path))
     assert (done.returncode, done.stdout) == (0, "255\n1\n"), done.stderr
@@ -190,12 +197,13 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_that_are_no_daemons(tmp_path: Path, method: str) -> None:
+@pytest.mark.better
+def test_workers_that_are_not_daemons(tmp_path: Path, method: str) -> None:
     assert scripts.output(tmp_path, NO_DAEMON, method) == ["Engine [1, 2]"]
 
 
 def test_another_build_is_refused(tmp_path: Path) -> None:
-    """What is handed over has to be what this build would have made."""
+    """The data passed to a worker must come from the same build."""
     with (tmp_path / "memory").open("w+b") as file:
         file.truncate(24)
         fds = [os.dup(file.fileno()) for _ in range(5)]

@@ -1,4 +1,4 @@
-"""Interrupts, kills and ends where workers are spawned, or forked by a fork server."""
+"""Interrupts, kills and exits of workers that are spawned or forked by a fork server."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ INTERRUPTED_LAUNCH = """
 from multiprocessing import forkserver, resource_tracker, util
 
 def interrupt(module, name, how):
-    # What tells the new process's pid: interrupted when the process is there.
+    # Interrupt the call that returns the new pid: the process exists by then.
     real = getattr(module, name)
     def launch(*args):
         setattr(module, name, real)
@@ -158,7 +158,7 @@ if __name__ == "__main__":
 
 
 def test_an_interrupted_launch_leaves_no_worker(tmp_path: Path, method: str) -> None:
-    """Whether or not the pid of the new process is known by then."""
+    """Whether or not the pid of the new process is known already."""
     done = scripts.finish(begin(tmp_path, INTERRUPTED_LAUNCH, method))
     assert done.returncode == 0, done.stderr
     assert done.stdout == "interrupted\n1 set() []\n" * 2 + "1\n"
@@ -174,7 +174,7 @@ def test_kills_at_any_moment(method: str) -> None:
         result = pool.map_async(tasks.square, range(300), 1)
         # A copy: the list is shorter, or empty, while another thread replaces workers.
         victim = dice.choice(eventually(lambda: list(pool._pool)))
-        with contextlib.suppress(ProcessLookupError):  # it may have been the last one's victim too
+        with contextlib.suppress(ProcessLookupError):  # the previous round may have killed it
             os.kill(victim.pid, signal.SIGKILL)
         try:
             assert result.get(engine.DEADLINE) == [x * x for x in range(300)]
@@ -188,8 +188,8 @@ def test_kills_at_any_moment(method: str) -> None:
 # Ends
 
 
-def test_terminate_takes_no_longer_for_workers_that_do_not_listen(method: str, gate: Gate) -> None:
-    """One is stopped and one ignores SIGTERM; one is idle."""
+def test_terminate_is_quick_although_workers_do_not_react(method: str, gate: Gate) -> None:
+    """One worker is stopped, one ignores SIGTERM, one is idle."""
     pool = Pool(3, context=multiprocessing.get_context(method))
     pool.map_async(ignore_sigterm_and_hold, [gate, gate], 1)
     pids = [worker.pid for worker in pool._pool]
@@ -245,9 +245,9 @@ if __name__ == "__main__":
 """
 
 
-def test_a_copy_of_the_program_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
+def test_a_forked_copy_leaves_the_pool_alone(tmp_path: Path, method: str) -> None:
     done = scripts.finish(begin(tmp_path, FORKED, method))
-    # 3.13's tracker without the GIL says so in any copy that ends: its process is no child there.
+    # Free-threaded 3.13's resource tracker complains in any copy that exits: it is no child there.
     noise = r"Exception ignored in: <function ResourceTracker.__del__.*?\nChildProcessError: .*?\n"
     stderr = re.sub(noise, "", done.stderr, flags=re.DOTALL)
     assert (done.returncode, stderr) == (0, "")
@@ -273,8 +273,173 @@ if __name__ == "__main__":
 
 
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, method: str) -> None:
-    """Neither an idle one nor one that computes with all signals blocked."""
+    """Neither an idle worker nor a worker that computes with all signals blocked."""
     process = begin(tmp_path, ORPHANS, method)
     pids = [int(word) for word in scripts.line(process).split()]
     assert len(pids) == 2
     scripts.kill(process, pids)
+
+
+# Workers that cannot start
+
+NO_GUARD = """
+import multiprocessing, sys
+from engine import Pool
+multiprocessing.set_forkserver_preload([])  # or some versions' server imports the program
+def work(x):
+    return x
+pool = Pool(2, context=multiprocessing.get_context(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "print(pool.map(work, range(4)))",
+        "print(pool.apply(work, (1,)))",
+        "print(list(pool.imap(work, range(4))))",
+        "print(pool.starmap_async(work, [(1,)]).get(60))",
+    ],
+)
+def test_a_program_without_the_guard_is_told_so_once(
+    tmp_path: Path, method: str, call: str
+) -> None:
+    """By the text of the stdlib, which writes it again and again, and never ends."""
+    done = scripts.run_source(tmp_path, NO_GUARD + call, method)
+    assert (done.returncode, done.stdout) == (1, "")
+    reason = done.stderr.partition("PoolError: ")[2]
+    assert reason.startswith("An attempt has been made to start a new process before the\n")
+    assert "    if __name__ == '__main__':\n        freeze_support()" in reason
+    assert done.stderr.count("An attempt has been made") == 1
+    assert done.stderr.count("Traceback") == 1
+    assert len(done.stderr.splitlines()) < 40
+
+
+FAILING = """
+import multiprocessing, sys
+from engine import Pool
+if __name__ == "__main__":
+    def beginning():
+        pass
+    multiprocessing.set_forkserver_preload([])
+    initializer = beginning if sys.argv[2] == "unpickling" else None
+    pool = Pool(2, initializer, context=multiprocessing.get_context(sys.argv[1]))
+    results = [pool.apply_async(abs, (-1,)) for _ in range(3)]
+    for result in results:
+        try:
+            result.get(60)
+        except Exception as error:
+            print(type(error).__name__, str(error).splitlines()[0])
+            print(type(error.__cause__).__name__, "Traceback" in str(error.__cause__))
+    pool.close()
+    pool.join()
+elif sys.argv[2] == "importing":
+    raise KeyError("nothing there")
+elif sys.argv[2] == "exiting":
+    sys.exit("enough")
+elif sys.argv[2] == "hooked":
+    sys.excepthook = None
+    int("many")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("importing", "KeyError: 'nothing there'"),
+        ("exiting", "SystemExit: enough"),
+        ("unpickling", "AttributeError: .*'__mp_main__'.*"),
+        ("hooked", "ValueError: invalid .*'many'"),
+    ],
+)
+def test_what_keeps_workers_from_starting_is_the_error_of_each_job(
+    tmp_path: Path, method: str, how: str, reason: str
+) -> None:
+    found = scripts.output(tmp_path, FAILING, method, how)
+    assert found[1::2] == ["RemoteTraceback True"] * 3
+    for line in found[::2]:
+        end = r" \(raised in a worker during its start: no worker can be started\)"
+        assert re.fullmatch(f"PoolError {reason}{end}", line)
+
+
+def test_a_fork_server_that_cannot_import_the_program(tmp_path: Path) -> None:
+    """From 3.14 on a server imports it first; 3.14 then ends, and its error comes before ours."""
+    source = NO_GUARD.replace("set_forkserver_preload([])", "set_forkserver_preload(['__main__'])")
+    done = scripts.run_source(tmp_path, source + "pool.map(work, [1])", "forkserver")
+    assert done.returncode == 1
+    assert done.stderr.count("An attempt has been made") == 1
+    first, _, then = done.stderr.partition("An attempt has been made")
+    assert "never ready" not in done.stderr
+    assert first.count("Traceback") == 1
+    assert "PoolError" in first or "cpool: the fork server ended" in then
+
+
+def test_a_program_that_is_in_no_file(tmp_path: Path, method: str) -> None:
+    """From stdin: there is nothing that a worker could import."""
+    path = tmp_path / "stdin"
+    path.write_text(NO_GUARD + "pool.apply(work, (1,))\n", encoding="utf-8")
+    with path.open() as stdin:
+        done = scripts.run("-", method, stdin=stdin)
+    assert done.returncode == 1
+    assert re.match(
+        r"PoolError: FileNotFoundError: .*<stdin>", done.stderr.split("cpool.errors.")[-1]
+    )
+
+
+PASSING = """
+import multiprocessing, os, sys
+from engine import Pool
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload([])
+    pool = Pool(1, context=multiprocessing.get_context(sys.argv[1]))
+    print(pool.apply(abs, (-1,)))
+    pool.close()
+    pool.join()
+else:
+    try:
+        os.mkdir(sys.argv[2])
+    except FileExistsError:
+        pass
+    else:
+        raise {error}
+"""
+
+
+@pytest.mark.parametrize("error", ["MemoryError", "OSError(24, 'Too many open files')"])
+def test_what_may_pass_is_tried_again(tmp_path: Path, method: str, error: str) -> None:
+    source = PASSING.replace("{error}", error)
+    done = scripts.run_source(tmp_path, source, method, str(tmp_path / "mark"))
+    assert (done.returncode, done.stdout) == (0, "1\n")
+    assert done.stderr.count("Traceback") == 1
+    assert error.split("(")[0] in done.stderr
+
+
+REPLACED = """
+import multiprocessing, os, sys
+from engine import Pool
+def work(path):
+    os.mkdir(path)
+    os._exit(1)
+if __name__ == "__main__":
+    multiprocessing.set_forkserver_preload([])
+    pool = Pool(1, context=multiprocessing.get_context(sys.argv[1]))
+    try:
+        pool.apply(work, (sys.argv[2],))
+    except RuntimeError as error:
+        print(type(error).__name__)
+    print(pool.apply(abs, (-1,)))
+    pool.close()
+    pool.join()
+elif os.path.isdir(sys.argv[2]):
+    try:
+        os.rmdir(sys.argv[2])
+        raise KeyError("once")
+    except FileNotFoundError:
+        pass
+"""
+
+
+def test_a_pool_that_had_workers_is_not_given_up_at_once(tmp_path: Path, method: str) -> None:
+    done = scripts.run_source(tmp_path, REPLACED, method, str(tmp_path / "mark"))
+    assert (done.returncode, done.stdout) == (0, "WorkerLostError\n1\n")
+    assert done.stderr.count("KeyError: 'once'") == 1

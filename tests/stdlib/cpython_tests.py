@@ -1,8 +1,8 @@
 """CPython's own multiprocessing tests, as classes of a module that worker processes can import.
 
-The tests send their own classes and functions to workers, by name; those of a program's main module
-would not be found there. The start method comes from the environment because a worker that is not
-forked imports this module anew.
+The tests send their own classes and functions to workers by name. A worker could not find names of
+a program's main module. The start method comes from the environment, since a worker that is not
+forked imports this module again.
 """
 
 import os

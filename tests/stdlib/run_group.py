@@ -2,8 +2,8 @@
 
     python run_group.py RESULTS NAME...
 
-A line is written when a test starts and another when it has ended, so that after a hang the file
-names the test. What is printed comes from the tests and their processes: nothing, if all is well.
+One line is written when a test starts and another when the test has ended, so that after a hang the
+file names the test. Any output comes from the tests and their processes, and is a failure.
 """
 
 import json
@@ -13,12 +13,12 @@ import unittest
 
 
 class Recorder(unittest.TestResult):
-    """Writes outcomes; where a test has several (it failed, then its clean-up) the last bad one."""
+    """Writes outcomes. Of several (a test fails, then its clean-up) the last failure counts."""
 
     def __init__(self, out):
         super().__init__()
         self.out = out
-        self.outcome = None  # of the test that is running
+        self.outcome = None  # of the running test
         self.detail = ""
         self.started = 0.0
 
@@ -61,10 +61,10 @@ def configure():
     from test import support
 
     support.verbose = 0
-    # One test queues tasks that sleep for so long, and on Python 3.11 and 3.12 its ThreadPool
-    # variant now and then has to wait for the one that a thread had begun.
+    # One test queues tasks that sleep for so long. On Python 3.11 and 3.12 its ThreadPool variant
+    # sometimes has to wait for a task that a thread has begun.
     support.LONG_TIMEOUT = 20.0
-    # From 3.14 on a test of 20 pools is skipped unless there is said to be memory for it.
+    # From 3.14 on a test of 20 pools is skipped unless this says that there is enough memory.
     support.set_memlimit("2G")
     return support
 

@@ -1,9 +1,9 @@
 """CPython's own tests of multiprocessing.pool, unmodified, with cpool in its place.
 
-They run in a virtual environment of their own whose interpreters all swap cpool in as they start,
-since many of the tests start a fresh `python -I`, which neither PYTHONPATH nor anything done in
-this process would reach. The tables below say which tests must run and which ones CPython itself
-skips: a test that goes missing fails here.
+The tests run in their own virtual environment, whose interpreters all swap cpool in at startup:
+many tests start a fresh `python -I`, which ignores PYTHONPATH and the state of this process. The
+tables below say which tests must run and which tests CPython itself skips. A test that goes missing
+fails here.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ import cpool
 HERE = Path(__file__).parent
 START_METHODS = os.environ.get("CPOOL_TEST_START_METHODS", "fork spawn forkserver").split()
 GROUP_SECONDS = 180
-# Some tests pass although they had to wait for what they should have ended. What they would have to
-# wait for takes longer than this.
+# Some tests pass although they had to wait for something they should have ended. Such a wait takes
+# longer than this.
 SLOW_SECONDS = 15
 
 POOL = """
@@ -101,20 +101,20 @@ def expected_outcomes(group, method):
     )
     if sys.version_info >= (3, 13):
         outcomes |= dict.fromkeys(OTHERS_OF_3_13, "passed")
-        if not hasattr(sys, "gettotalrefcount"):  # it wants a debug build
+        if not hasattr(sys, "gettotalrefcount"):  # the test needs a debug build
             outcomes[OTHERS_OF_3_13[-1]] = "skipped"
     return outcomes
 
 
 def names_to_run(group, expected):
-    """Classes, where a class is about pools and a later CPython may add to it, or else tests."""
+    """Whole classes where they are about pools, since a later CPython may add tests. Else tests."""
     if group == "others":
         return list(expected)
     return sorted({test.rpartition(".")[0] for test in expected})
 
 
 def make_swapped_environment(directory):
-    """Create an environment whose interpreters swap cpool in as they start; return its Python."""
+    """Create an environment whose interpreters swap cpool in at startup; return its Python."""
     venv.create(directory, symlinks=True, with_pip=False)
     python = directory / "bin" / "python"
     where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
@@ -126,10 +126,10 @@ def make_swapped_environment(directory):
 
 
 def run_group(python, directory, group, method):
-    """Run a group in a process of its own; return {test: its line} and what was printed."""
+    """Run a group in its own process; return {test: its line} and the output."""
     directory.mkdir()
     results = directory / "results.jsonl"
-    # What CPython says of forking while a test's own threads run is not about the pool.
+    # CPython's warning about a fork beside the tests' own threads is not about the pool.
     warnings = ["-W", "default", "-W", "ignore:This process (pid=:DeprecationWarning"]
     names = names_to_run(group, expected_outcomes(group, method))
     process = subprocess.Popen(
@@ -145,7 +145,7 @@ def run_group(python, directory, group, method):
     try:
         printed, _ = process.communicate(timeout=GROUP_SECONDS)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # faulthandler shows where each thread is
+        process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
         process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -183,7 +183,7 @@ def outcomes(tmp_path_factory):
 
 
 def may_be_slow(test):
-    """A thread cannot be ended; from 3.13 on the test's tasks are short where they run in one."""
+    """A thread cannot be ended. From 3.13 on the test's tasks are short if threads run them."""
     terminate = "cpython_tests.WithThreadsTestPool.test_terminate"
     return test == terminate and sys.version_info < (3, 13)
 

@@ -81,7 +81,7 @@ def test_the_caller_keeps_its_arguments(pool: Any) -> None:
 
 
 def test_arguments_are_taken_when_the_call_is_made(make_pool: Any, gate: Gate) -> None:
-    """A pool of one busy worker: what waits for it was pickled, or is pickled soon after."""
+    """The only worker is busy: a waiting task is pickled at the call, or soon after."""
     pool = make_pool(1)
     first = pool.apply_async(tasks.held, (gate, "first"))
     later = [pool.apply_async(tasks.identity, ([i],)) for i in range(100)]
@@ -117,8 +117,8 @@ def test_tasks_may_finish_in_any_order(make_pool: Any, gate: Gate) -> None:
     assert slow.get(DEADLINE) == "slow"
 
 
-def test_a_slow_task_does_not_hold_up_those_behind_it(make_pool: Any, gate: Gate) -> None:
-    """Whatever was handed to a worker in advance must go to another when the first is stuck."""
+def test_a_slow_task_does_not_delay_later_tasks(make_pool: Any, gate: Gate) -> None:
+    """Tasks already sent to a busy worker must move to another worker."""
     pool = make_pool(2)
     quick = [pool.apply_async(tasks.square, (i,)) for i in range(30)]
     slow = pool.apply_async(tasks.held, (gate, "slow"))
@@ -173,7 +173,7 @@ def test_the_cause_is_the_traceback_in_the_worker(pool: Any) -> None:
     assert 'raise ValueError(f"no {x}")' in text
 
 
-def test_an_exception_has_no_cause_but_the_remote_traceback(pool: Any) -> None:
+def test_the_only_cause_of_an_exception_is_the_remote_traceback(pool: Any) -> None:
     with pytest.raises(ValueError) as caught:
         pool.apply(tasks.fail, (7,))
     assert caught.value.__context__ is None
@@ -197,7 +197,9 @@ def test_an_exception_has_no_cause_but_the_remote_traceback(pool: Any) -> None:
         (None, (1,), {}),
     ],
 )
-def test_a_wrong_call_fails_as_it_does_at_home(pool: Any, func: Any, args: Any, kwds: Any) -> None:
+def test_a_wrong_call_fails_as_a_local_call_does(
+    pool: Any, func: Any, args: Any, kwds: Any
+) -> None:
     with pytest.raises(TypeError) as here:
         func(*args, **kwds)
     with pytest.raises(TypeError, match="^" + re.escape(str(here.value)) + "$") as there:
@@ -211,7 +213,7 @@ def test_a_call_without_the_parameters_is_refused_at_once(pool: Any, args: Any) 
         pool.apply(*args)
 
 
-def test_after_a_failure_the_pool_works_on(pool: Any) -> None:
+def test_the_pool_works_after_a_failure(pool: Any) -> None:
     workers = [worker.pid for worker in pool._pool]
     for i in range(20):
         with pytest.raises(ValueError, match=f"^no {i}$"):
@@ -223,7 +225,7 @@ def test_after_a_failure_the_pool_works_on(pool: Any) -> None:
 def test_a_blocked_apply_ends_with_its_own_task(
     make_pool: Any, gate: Gate, in_threads: Callable[..., list[Any]]
 ) -> None:
-    """Two threads wait at once, each for its own."""
+    """Two threads wait at once, each for its own task."""
     pool = make_pool(2)
 
     def work(which: int) -> Any:

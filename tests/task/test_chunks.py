@@ -1,4 +1,4 @@
-"""How map and starmap cut their items into tasks: as asked, or as suits what the items take."""
+"""How map and starmap cut items into tasks: by chunksize, or by how long the items take."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def hold_first_two(gate: Gate, number: int) -> int:
 @pytest.mark.better
 @pytest.mark.parametrize("cls", [Pool, pool_module.ThreadPool])
 @pytest.mark.parametrize("method", ["starmap", "starmap_async"])
-def test_slow_neighbours_do_not_wait_for_each_other(
+def test_slow_neighbouring_items_run_at_the_same_time(
     make_pool: Any, gate: Gate, method: str, cls: Any
 ) -> None:
-    """Without a chunksize: in the stdlib the first 8 of these 64 are one chunk."""
+    """Without a chunksize. In the stdlib the first 8 of these 64 items are one chunk."""
     pool = make_pool(2, cls=cls)
     items = [(gate, number) for number in range(64)]
     found: list[Any] = []
@@ -54,7 +54,7 @@ def test_slow_neighbours_do_not_wait_for_each_other(
 @pytest.mark.better
 @pytest.mark.parametrize("method", ["map", "map_async"])
 def test_a_thread_has_64_chunks(make_pool: Any, method: str) -> None:
-    """What stands behind a failure in its chunk is not run."""
+    """Items behind a failure in the same chunk do not run."""
     pool = make_pool(2, cls=pool_module.ThreadPool)
     done: list[int] = []
 
@@ -69,20 +69,20 @@ def test_a_thread_has_64_chunks(make_pool: Any, method: str) -> None:
     assert sorted(done) == list(range(10, 2 * 64 * 10))
 
 
-def test_a_chunksize_is_obeyed_to_the_letter(make_pool: Any) -> None:
+def test_an_explicit_chunksize_is_exact(make_pool: Any) -> None:
     """Each worker runs one task."""
     pids = make_pool(1, maxtasksperchild=1).map(tasks.pid, range(10), 4)
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [4, 4, 2]
 
 
-def test_counted_tasks_are_those_of_the_stdlib(make_pool: Any) -> None:
-    """Four for each worker, where nobody gave a chunksize."""
+def test_maxtasksperchild_counts_the_stdlibs_chunks(make_pool: Any) -> None:
+    """Four chunks per worker, without a chunksize."""
     pids = make_pool(1, maxtasksperchild=1).map(tasks.pid, range(10))
     assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3, 1]
 
 
 class Counter:
-    """Its calls are counted, from one unpickling to the next."""
+    """Counts the calls since it was unpickled."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -93,12 +93,12 @@ class Counter:
 
 
 @pytest.mark.parametrize("method", ["map", "map_async"])
-def test_a_callable_with_a_state_is_sent_once_a_chunk(make_pool: Any, method: str) -> None:
+def test_a_callable_with_state_is_sent_once_per_chunk(make_pool: Any, method: str) -> None:
     result = getattr(make_pool(2), method)(Counter(), range(32))
     assert (result if method == "map" else result.get(DEADLINE)) == [1, 2, 3, 4] * 8
 
 
-def test_progress_is_told_in_the_usual_chunks(make_pool: Any, gate: Gate) -> None:
+def test_progress_is_reported_in_the_stdlibs_chunks(make_pool: Any, gate: Gate) -> None:
     result = make_pool(1).map_async(gate.hold, range(20))
     assert (result._chunksize, result._number_left) == (5, 4)
     gate.arrived(1)
@@ -115,8 +115,8 @@ def backwards(batch: tuple[Callable[[Any], Any], Iterable[Any]]) -> list[Any]:
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 2, 7])
-def test_a_mapper_of_the_programs_own(pool: Any, chunksize: int | None) -> None:
-    """Used by recipes that add a kind of map to the pool."""
+def test_a_custom_mapper(pool: Any, chunksize: int | None) -> None:
+    """Recipes that add a kind of map to the pool pass a mapper."""
     result = pool._map_async(tasks.square, range(9), backwards, chunksize)
     assert result.get(DEADLINE) == [-x * x for x in range(9)]
 
@@ -128,7 +128,7 @@ def fail_at_three(number: int) -> int:
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 4])
-def test_one_failure_is_the_failure_of_all(pool: Any, chunksize: int | None) -> None:
+def test_one_failure_fails_the_whole_map(pool: Any, chunksize: int | None) -> None:
     with pytest.raises(LookupError, match="3"):
         pool.map(fail_at_three, range(100), chunksize)
     result = pool.map_async(fail_at_three, range(100), chunksize)

@@ -22,7 +22,7 @@ from cpool.pool import ApplyResult
 
 
 def in_both(pool: Any, *args: Any, **kwds: Any) -> Any:
-    """map's result, which map_async must have as well."""
+    """The result of map(). map_async() must give the same result."""
     result = pool.map(*args, **kwds)
     assert pool.map_async(*args, **kwds).get(DEADLINE) == result
     return result
@@ -86,7 +86,7 @@ def test_callbacks_by_position(pool: Any) -> None:
     assert [error.args for error in bad] == [("no 2",)]
 
 
-def test_the_result_is_a_list_of_the_callers_own(pool: Any) -> None:
+def test_the_result_is_a_fresh_list(pool: Any) -> None:
     result = pool.map(tasks.square, (1, 2))
     assert type(result) is list
     result.append(0)
@@ -99,7 +99,7 @@ def test_the_result_is_a_list_of_the_callers_own(pool: Any) -> None:
 @pytest.mark.parametrize(
     ("length", "chunksize"), [(1, 1), (11, 1), (12, 1), (13, 2), (24, 2), (25, 3), (100, 9)]
 )
-def test_the_default_chunksize_makes_four_chunks_a_worker(
+def test_the_default_chunksize_makes_four_chunks_per_worker(
     make_pool: Any, length: int, chunksize: int
 ) -> None:
     pool = make_pool(3)
@@ -147,7 +147,7 @@ def test_a_chunksize_below_one_runs_nothing(pool: Any, diary: Diary, chunksize: 
         ([1], "'<=' not supported between instances of 'list' and 'int'"),
     ],
 )
-def test_a_chunksize_that_is_no_number_is_refused(
+def test_a_chunksize_that_is_not_a_number_is_refused(
     make_pool: Any, chunksize: Any, text: str
 ) -> None:
     pool = make_pool(1)
@@ -159,7 +159,7 @@ def test_a_chunksize_that_is_no_number_is_refused(
 
 @pytest.mark.better
 def test_a_refused_call_leaves_no_job(make_pool: Any) -> None:
-    """The stdlib waits at the end for the results of these."""
+    """In the stdlib join() waits for the results of refused calls."""
     pool = make_pool(1)
     with pytest.raises(TypeError):
         pool.map(tasks.square, [1], "a")
@@ -170,8 +170,8 @@ def test_a_refused_call_leaves_no_job(make_pool: Any) -> None:
 
 @pytest.mark.better
 @pytest.mark.parametrize("chunksize", [1.5, 2.0, 0.5])
-def test_a_fraction_is_no_chunksize(pool: Any, chunksize: float) -> None:
-    """The stdlib accepts it, and its result never becomes ready."""
+def test_a_fractional_chunksize_is_refused(pool: Any, chunksize: float) -> None:
+    """The stdlib accepts a fraction, and the result never becomes ready."""
     for method in pool.map, pool.map_async, pool.starmap, pool.starmap_async:
         with pytest.raises(TypeError):
             method(tasks.square, [(1,), (2,), (3,)], chunksize)
@@ -183,7 +183,7 @@ def test_a_fraction_is_no_chunksize(pool: Any, chunksize: float) -> None:
 
 @pytest.mark.parametrize("chunksize", [None, 0, 1, 5])
 @pytest.mark.parametrize("iterable", [[], (), "", iter(())], ids=repr)
-def test_no_items_is_a_result_that_is_ready(pool: Any, iterable: Any, chunksize: Any) -> None:
+def test_a_map_of_no_items_is_ready_at_once(pool: Any, iterable: Any, chunksize: Any) -> None:
     called: list[Any] = []
     result = pool.map_async(tasks.square, iterable, chunksize, called.append, called.append)
     assert result.ready()
@@ -193,8 +193,8 @@ def test_no_items_is_a_result_that_is_ready(pool: Any, iterable: Any, chunksize:
     assert called == []
 
 
-def test_no_items_and_no_function_either(pool: Any) -> None:
-    """Nothing is called, so nothing is looked at."""
+def test_a_map_of_no_items_does_not_check_the_function(pool: Any) -> None:
+    """Nothing is called, so the function is not checked."""
     assert pool.map(None, []) == []
 
 
@@ -202,15 +202,15 @@ def test_no_items_and_no_function_either(pool: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["map", "map_async", "starmap", "starmap_async"])
-def test_what_is_not_iterable_is_refused_at_once(pool: Any, method: str) -> None:
+def test_a_non_iterable_is_refused_at_once(pool: Any, method: str) -> None:
     with pytest.raises(TypeError) as caught:
         getattr(pool, method)(tasks.square, 5)
     assert str(caught.value) == "'int' object is not iterable"
 
 
 @pytest.mark.parametrize("method", ["map", "map_async", "starmap", "starmap_async"])
-def test_a_generator_is_listed_by_the_caller(pool: Any, method: str) -> None:
-    """Its exception is the call's own, nothing is submitted, and it comes from no worker."""
+def test_the_caller_exhausts_a_generator(pool: Any, method: str) -> None:
+    """The call raises the generator's exception. Nothing is submitted to a worker."""
     threads = []
 
     def items() -> Any:
@@ -239,7 +239,7 @@ def test_a_sized_iterable_is_iterated_once(pool: Any) -> None:
     assert items.iterations == 1
 
 
-def test_the_failure_of_a_sized_iterable_is_the_jobs(pool: Any) -> None:
+def test_an_exception_of_a_sized_iterable_fails_the_job(pool: Any) -> None:
     items = tasks.Sized([], length=1, error=LookupError("half-way"))
     with pytest.raises(LookupError, match="^half-way$"):
         pool.map_async(tasks.square, items).get(DEADLINE)
@@ -263,8 +263,8 @@ def test_the_first_failure_to_arrive_is_raised(make_pool: Any, gate: Gate) -> No
     errors: list[Any] = []
     result = pool.starmap_async(tasks.call, [late, early], 1, error_callback=errors.append)
     gate.arrived()
-    # The second worker's failure is there before this one's answer.
-    pool.apply(tasks.nothing)
+    # The second worker runs this job after its failure, which arrives before the first one's.
+    pool.map(abs, [1], 1)
     assert not result.ready()
     gate.open()
     with pytest.raises(ValueError, match="^no early$"):
@@ -288,10 +288,10 @@ def test_a_failure_waits_for_the_other_chunks(make_pool: Any, gate: Gate) -> Non
 @pytest.mark.parametrize(
     ("chunksize", "calls"), [(6, "01"), (3, "01345"), (2, "012345"), (1, "012345")]
 )
-def test_a_failure_ends_its_chunk_and_no_other(
+def test_a_failure_ends_only_its_chunk(
     make_pool: Any, diary: Diary, chunksize: int, calls: str
 ) -> None:
-    """The stdlib's rule: what stands behind the failing item in its chunk is not run."""
+    """As in the stdlib, items behind the failing item in the same chunk do not run."""
     pool = make_pool(1)
     items = [(diary, 1, i) for i in range(6)]
     with pytest.raises(ValueError, match="^no 1$"):
@@ -299,7 +299,7 @@ def test_a_failure_ends_its_chunk_and_no_other(
     assert "".join(diary.lines()) == calls
 
 
-def test_an_item_that_cannot_be_pickled_fails_its_chunk_alone(make_pool: Any, diary: Diary) -> None:
+def test_an_unpicklable_item_fails_only_its_chunk(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
     items = [(diary, 0), (diary, 1), (diary, tasks.Unpicklable()), (diary, 3), (diary, 4)]
     with pytest.raises(RuntimeError) as caught:
@@ -318,8 +318,8 @@ def test_two_jobs_at_once_do_not_mix(pool: Any, in_threads: Any) -> None:
     assert in_threads(work, starts) == [[x * x for x in range(s, s + 300)] for s in starts]
 
 
-def test_objects_in_a_job_are_released_with_it(pool: Any) -> None:
-    """Neither the arguments nor the results stay behind in the pool."""
+def test_a_finished_job_releases_its_objects(pool: Any) -> None:
+    """The pool keeps neither arguments nor results."""
     items = [tasks.Point(i, i) for i in range(20)]
     results = pool.map(tasks.identity, items, 3)
     assert results == items
@@ -329,15 +329,16 @@ def test_objects_in_a_job_are_released_with_it(pool: Any) -> None:
 
 
 def copy_all_lists(_: int) -> int:
-    """Look at every list that the collector knows of, as a debugger may."""
+    """Copy every list that the garbage collector knows, as a debugger may."""
     return len([list(found) for found in gc.get_objects() if type(found) is list])
 
 
 def test_a_task_may_look_at_every_list(make_pool: Any) -> None:
-    """Among them must be none of the pool's own that is half full."""
+    """The collector must not know a half-filled list of the pool."""
     assert len(make_pool(1).map(copy_all_lists, range(6), 3)) == 6
 
 
+@pytest.mark.better
 def test_an_iterable_that_ends_the_pool_within_a_chunk(make_pool: Any) -> None:
     pool = make_pool(1)
 
@@ -350,7 +351,8 @@ def test_an_iterable_that_ends_the_pool_within_a_chunk(make_pool: Any) -> None:
         list(pool.imap(abs, items(), chunksize=4))
 
 
-def test_a_job_that_was_given_no_task(make_pool: Any) -> None:
+@pytest.mark.better
+def test_a_job_without_a_task(make_pool: Any) -> None:
     pool = make_pool(1)
     result = ApplyResult(pool)
     pool._taskqueue.put((iter(()), result.wait))

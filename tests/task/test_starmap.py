@@ -1,4 +1,4 @@
-"""starmap and starmap_async: as map, with each item unpacked into arguments."""
+"""starmap and starmap_async: like map, with each item unpacked into arguments."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAIRS = list(zip(range(20), range(20, 0, -1), strict=True))
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 2, 7, 20, 100])
-def test_starmap_equals_the_one_of_itertools(pool: Any, chunksize: Any) -> None:
+def test_starmap_equals_itertools_starmap(pool: Any, chunksize: Any) -> None:
     expected = [a + b for a, b in PAIRS]
     assert pool.starmap(tasks.add, PAIRS, chunksize) == expected
     assert pool.starmap(tasks.add, iter(PAIRS), chunksize) == expected

@@ -22,7 +22,7 @@ ThreadPool: Any = pool_module.ThreadPool
 
 
 class Thing:
-    """Neither pickled nor copied nor equal to any other."""
+    """An object that cannot be pickled and equals no other object."""
 
     def __reduce__(self) -> Any:
         raise AssertionError("somebody pickles it")
@@ -71,7 +71,7 @@ def test_keywords_are_the_same_objects(crew: Any) -> None:
 
 
 def test_anything_can_be_called(crew: Any) -> None:
-    numbers = list(range(100))  # itertools.count() may give one twice without the GIL
+    numbers = list(range(100))  # without the GIL itertools.count() may repeat a number
     assert crew.map(lambda x: x + 1, range(5)) == [1, 2, 3, 4, 5]
     assert sorted(crew.imap_unordered(lambda _: numbers.pop(), range(100))) == list(range(100))
     assert crew.map([5, 6].__getitem__, [1, 0]) == [6, 5]
@@ -109,7 +109,7 @@ def test_an_iterator_raises_the_same_object_and_goes_on(crew: Any) -> None:
     assert list(items) == [2]
 
 
-def test_the_cause_is_the_one_that_the_task_gave(crew: Any) -> None:
+def test_the_cause_is_the_one_that_the_task_set(crew: Any) -> None:
     cause = KeyError("why")
 
     def task() -> None:
@@ -136,7 +136,7 @@ def test_the_first_failure_is_raised_once_all_is_done(crew: Any) -> None:
         crew.map(task, range(6), 1)
     assert sorted(done) == [1, 2, 3, 4, 5]
     done.clear()
-    with pytest.raises(ValueError):  # what stands behind it in its chunk is not run
+    with pytest.raises(ValueError):  # items behind the failure in the same chunk do not run
         crew.map(task, range(6), 3)
     assert sorted(done) == [3, 4, 5]
 
@@ -160,7 +160,7 @@ def test_starmap_takes_any_iterables(crew: Any) -> None:
 
 
 def test_imap_is_lazy_and_eager(crew: Any) -> None:
-    """It pulls what is infinite no further than it has to, and runs what nobody asks for."""
+    """imap reads an infinite iterable only as far as needed, and runs items that nobody reads."""
     pulled = itertools.count()
     items = crew.imap(identity, pulled)
     assert [next(items) for _ in range(1000)] == list(range(1000))
@@ -193,7 +193,7 @@ def test_an_iterable_that_raises(crew: Any) -> None:
 
 
 @pytest.mark.better
-def test_a_length_that_is_wrong_fails_the_job(crew: Any) -> None:
+def test_a_wrong_length_fails_the_job(crew: Any) -> None:
     class Wrong(list):  # type: ignore[type-arg]
         def __len__(self) -> int:
             return 4
@@ -204,7 +204,7 @@ def test_a_length_that_is_wrong_fails_the_job(crew: Any) -> None:
 
 
 @pytest.mark.better
-def test_buffersize_bounds_what_waits(crew: Any) -> None:
+def test_buffersize_bounds_the_unread_items(crew: Any) -> None:
     pulled = 0
 
     def items() -> Iterator[int]:
@@ -251,7 +251,7 @@ def test_callbacks(crew: Any) -> None:
 
 
 @pytest.mark.better
-def test_what_a_callback_raises_is_the_result(crew: Any) -> None:
+def test_an_exception_in_a_callback_is_the_result(crew: Any) -> None:
     error = KeyError(Thing())
     result = crew.apply_async(identity, (1,), callback=lambda _: fail_with(error))
     with pytest.raises(KeyError) as caught:
@@ -316,8 +316,8 @@ def test_initializers_have_run_when_the_pool_has_ended() -> None:
 
 @pytest.mark.better
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
-def test_no_exception_costs_a_worker(crew: Any, kind: type[BaseException]) -> None:
-    """In the stdlib the thread ends, nothing takes its place, and the caller waits for ever."""
+def test_no_exception_ends_a_worker(crew: Any, kind: type[BaseException]) -> None:
+    """In the stdlib the thread ends, is not replaced, and the caller waits for ever."""
     workers = list(crew._pool)
     error = kind("x")
     for call in (
@@ -378,10 +378,10 @@ def test_many_threads_share_an_iterator_and_a_result(crew: Any, in_threads: Any)
 
 
 @pytest.mark.timeout(3 * DEADLINE, method="signal")
-def test_a_task_in_c_leaves_the_others_their_turn(make_pool: Any) -> None:
-    """Calls of what is written in C never come to where Python lets another thread in."""
+def test_a_task_in_c_lets_the_other_threads_run(make_pool: Any) -> None:
+    """Functions in C never reach the point where Python switches threads."""
     pool = make_pool(1, cls=ThreadPool)
-    # Of numbers that are there already: to make them is slow where each comes from malloc().
+    # Existing numbers: making new ones is slow in builds where each comes from malloc().
     result = pool.map_async(sum, [[1] * 40_000] * 3000, 1)
     turns = 0
     while not result.ready():
@@ -390,7 +390,7 @@ def test_a_task_in_c_leaves_the_others_their_turn(make_pool: Any) -> None:
     assert turns > 10
 
 
-# What it says
+# Messages
 
 
 def test_messages() -> None:
@@ -408,7 +408,7 @@ def test_messages() -> None:
     assert str(caught.value) == "initializer must be a callable"
 
 
-@pytest.mark.better  # the stdlib's complains of an attribute as well
+@pytest.mark.better  # the stdlib's pool complains about an attribute as well
 def test_there_is_no_maxtasksperchild() -> None:
     with pytest.raises(TypeError) as caught:
         ThreadPool(1, maxtasksperchild=1)
@@ -477,7 +477,7 @@ def test_the_recipe_of_istarmap(crew: Any) -> None:
         assert list(istarmap(crew, both, pairs, chunksize)) == [(pair, {}) for pair in pairs]
 
 
-def test_a_mapper_of_ones_own(crew: Any) -> None:
+def test_a_custom_mapper(crew: Any) -> None:
     def mapper(batch: Any) -> list[Any]:
         func, items = batch
         return [func(item) for item in items]
@@ -486,7 +486,7 @@ def test_a_mapper_of_ones_own(crew: Any) -> None:
 
 
 @pytest.mark.better
-def test_a_subclass_with_queues_of_its_own_runs_on_the_stdlibs_engine(make_pool: Any) -> None:
+def test_a_subclass_with_its_own_queues_runs_on_the_stdlibs_engine(make_pool: Any) -> None:
     class Own(ThreadPool):  # type: ignore[misc]
         def _setup_queues(self) -> None:
             super()._setup_queues()
@@ -537,7 +537,7 @@ def test_worker_threads_are_traced_like_others(make_pool: Any) -> None:
 
 
 def test_keyword_arguments_are_a_copy(crew: Any) -> None:
-    """As in any call with **kwds: what becomes of the dict afterwards is the caller's business."""
+    """As in any call with **kwds, the caller may change the dict afterwards."""
     kwds = {"a": 1}
     made = crew.apply(operator.methodcaller, ("f",), kwds)
     kwds["later"] = 2

@@ -1,4 +1,4 @@
-"""How pools of threads end, and what comes to no end without them: nothing waits for ever."""
+"""How thread pools end, also while tasks, callbacks and iterables block: nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def test_terminate_returns_at_once_and_join_waits(door: Door) -> None:
     door.opened.set()
     pool.join()
     assert not any(thread.is_alive() for thread in pool._pool)
-    assert not door.inside.acquire(blocking=False)  # none of the others has begun
+    assert not door.inside.acquire(blocking=False)  # no other task has begun
 
 
 @pytest.mark.parametrize("name", ["apply", "get", "wait", "map", "imap", "callback"])
-def test_terminate_releases_whoever_waits(name: str, door: Door, in_threads: Any) -> None:
+def test_terminate_releases_all_waiting_threads(name: str, door: Door, in_threads: Any) -> None:
     pool = ThreadPool(1)
     results: list[Any] = []
     waits: dict[str, Callable[[], Any]] = {
@@ -93,7 +93,7 @@ def test_terminate_releases_whoever_waits(name: str, door: Door, in_threads: Any
             return waits[name]()
         except errors.PoolTerminated as error:
             return error
-        except ValueError as error:  # it had ended before
+        except ValueError as error:  # the pool had ended before the call
             assert str(error) == "Pool not running"
 
     [_, *found] = in_threads(wait, range(4))
@@ -108,10 +108,10 @@ def test_terminate_releases_whoever_waits(name: str, door: Door, in_threads: Any
 @pytest.mark.skipif(
     bool(sysconfig.get_config_var("Py_GIL_DISABLED")), reason="a thread does not wait for a turn"
 )
-def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
-    """A worker had taken it, and does nothing before it may, when the pool is terminated."""
+def test_terminate_drops_a_task_that_waits_for_the_gil() -> None:
+    """A worker has taken the task and waits for the GIL when the pool is terminated."""
     pool = ThreadPool(2)
-    open_job = pool_module.ApplyResult(pool)  # until it is over, no worker comes in to tidy up
+    open_job = pool_module.ApplyResult(pool)  # while it is open, no worker takes the GIL to tidy up
     ran: list[int] = []
     interval = sys.getswitchinterval()
     sys.setswitchinterval(DEADLINE)
@@ -120,7 +120,7 @@ def test_a_task_that_waits_for_the_gil_is_not_begun() -> None:
         pool.map_async(ran.append, range(10), 1)
         end = time.monotonic() + DEADLINE / 2
         while (queued := pool._taskqueue.qsize()) == 10 and time.monotonic() < end:
-            pass  # without letting the GIL go
+            pass  # without releasing the GIL
         pool.terminate()
     finally:
         sys.setswitchinterval(interval)
@@ -153,7 +153,7 @@ def test_a_task_and_a_callback_may_terminate() -> None:
         pool.join()
 
 
-def test_what_would_wait_for_itself_is_told() -> None:
+def test_a_task_or_callback_cannot_join_its_pool() -> None:
     pool = ThreadPool(2)
     results = [
         pool.apply_async(lambda: pool.close() or pool.join()),
@@ -166,7 +166,7 @@ def test_what_would_wait_for_itself_is_told() -> None:
     pool.join()
 
 
-def test_close_runs_what_was_submitted(door: Door) -> None:
+def test_close_runs_submitted_tasks(door: Door) -> None:
     called: list[Any] = []
     pool = ThreadPool(2)
     held = pool.map_async(door.hold, range(20), 1, callback=called.append)
@@ -179,7 +179,7 @@ def test_close_runs_what_was_submitted(door: Door) -> None:
     assert list(items) == list(range(500))
 
 
-def test_an_iterable_that_blocks_does_not_hold_up_the_end(door: Door) -> None:
+def test_a_blocked_iterable_does_not_delay_the_end(door: Door) -> None:
     def items() -> Iterator[int]:
         yield 1
         door.hold()
@@ -196,7 +196,7 @@ def test_an_iterable_that_blocks_does_not_hold_up_the_end(door: Door) -> None:
 
 
 def test_dropped_tasks_run_destructors_that_use_the_pool() -> None:
-    """What is released when a job is dropped is anybody's code, and may call the pool."""
+    """Dropping a job may run any destructor, and a destructor may call the pool."""
     seen = []
 
     class Late:
@@ -217,7 +217,7 @@ def test_dropped_tasks_run_destructors_that_use_the_pool() -> None:
     pool.join()
 
 
-# What goes wrong
+# Failures
 
 
 def test_an_initializer_that_raises(capsys: Any) -> None:
@@ -244,11 +244,11 @@ def test_an_initializer_that_raises(capsys: Any) -> None:
     assert "KeyError" in told
 
 
-def test_an_initializer_that_exits_and_one_that_raises_late(door: Door) -> None:
+def test_an_initializer_that_exits_late(door: Door) -> None:
     local = threading.local()
 
     def initialise(turns: list[int]) -> None:
-        local.number = turns.pop()  # an iterator may give one twice without the GIL
+        local.number = turns.pop()  # without the GIL an iterator may repeat a number
         if local.number == 1:
             door.hold()
             raise SystemExit(3)
@@ -299,8 +299,8 @@ def test_a_thread_that_cannot_be_started() -> None:
     assert settled(threads, before) == set()
 
 
-def test_a_start_that_is_interrupted_though_the_thread_runs() -> None:
-    """Ctrl-C may come while start() waits for the thread's first sign of life."""
+def test_a_start_interrupted_although_the_thread_runs() -> None:
+    """Ctrl-C may arrive while start() waits until the thread runs."""
     before = threads()
 
     class Interrupted(ThreadPool):  # type: ignore[misc]
@@ -352,7 +352,7 @@ def test_a_helper_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> Non
 # Forks
 
 
-def test_a_forked_copy_finds_the_pool_inert(door: Door) -> None:
+def test_the_pool_is_inert_in_a_forked_copy(door: Door) -> None:
     pool = ThreadPool(2)
     held = pool.map_async(door.hold, range(4), 1)
     door.arrived(2)
@@ -391,7 +391,7 @@ def test_a_forked_copy_finds_the_pool_inert(door: Door) -> None:
 
 
 def test_a_task_that_forks() -> None:
-    """The copy of the worker, which is all of the child, ends with its task."""
+    """The child has no thread but the copy of the worker, and exits at the end of the task."""
     pool = ThreadPool(1)
     child = pool.apply(os.fork)
     assert child > 0
@@ -482,7 +482,7 @@ print("end")
         "pool.apply_async(gate.hold); pool.close(); pool.join()",
     ],
 )
-def test_ctrl_c_interrupts_who_waits(tmp_path: Path, call: str) -> None:
+def test_ctrl_c_interrupts_a_waiting_call(tmp_path: Path, call: str) -> None:
     folder = scripts.gate_folder(tmp_path)
     process = scripts.start(scripts.write(tmp_path, CTRL_C.format(call=call)), folder)
     assert scripts.line(process) == "up\n"

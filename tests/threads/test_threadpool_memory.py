@@ -1,4 +1,4 @@
-"""Pools of threads keep nothing: neither objects nor threads, nor themselves. And the swap."""
+"""Thread pools leak neither objects nor threads nor themselves. And the swap."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fail(x: Any) -> None:
 
 
 def unread(use: Any) -> Any:
-    """Of an iterator that is not read to its end; the stdlib's pool keeps what it has."""
+    """A use that does not exhaust its iterator: the stdlib's pool keeps the rest."""
     return pytest.param(use, marks=pytest.mark.better)
 
 
@@ -56,8 +56,8 @@ def unread(use: Any) -> Any:
         unread(lambda pool, things: [pool.imap(identity, things) for _ in range(3)] and None),
     ],
 )
-def test_arguments_and_results_are_let_go(crew: Any, use: Any) -> None:
-    """While the pool lives on, and idle."""
+def test_arguments_and_results_are_freed(crew: Any, use: Any) -> None:
+    """The pool lives on, and is idle."""
     things = [Thing() for _ in range(10)]
     refs = [weakref.ref(thing) for thing in things]
     use(crew, things)
@@ -74,7 +74,7 @@ def test_arguments_and_results_are_let_go(crew: Any, use: Any) -> None:
         unread(lambda pool, thing: list(pool.imap(fail, [thing] * 5))),
     ],
 )
-def test_failures_are_let_go(crew: Any, use: Any) -> None:
+def test_failures_are_freed(crew: Any, use: Any) -> None:
     thing = Thing()
     ref = weakref.ref(thing)
     with pytest.raises(ValueError):
@@ -84,7 +84,7 @@ def test_failures_are_let_go(crew: Any, use: Any) -> None:
 
 
 @pytest.mark.better
-def test_what_a_pool_that_was_ended_had_is_let_go() -> None:
+def test_objects_of_an_ended_pool_are_freed() -> None:
     hold = threading.Event()
     begun = threading.Event()
     things = [Thing() for _ in range(20)]
@@ -113,7 +113,7 @@ def test_what_a_pool_that_was_ended_had_is_let_go() -> None:
 
 @pytest.mark.better
 def test_a_result_that_refers_to_itself_is_collected(crew: Any) -> None:
-    """It has come, and nobody has asked for it: the collector finds it where it waits."""
+    """The result has arrived and is unread: the garbage collector finds it in the pool."""
     for submit in (
         lambda things: crew.apply_async(things.pop),
         lambda things: crew.map_async(identity, things, 1),
@@ -132,7 +132,7 @@ def test_a_result_that_refers_to_itself_is_collected(crew: Any) -> None:
 
 
 @uncounted
-def test_a_pool_goes_with_its_last_reference(warned: list[str]) -> None:
+def test_a_pool_is_freed_with_its_last_reference(warned: list[str]) -> None:
     before = threads()
     gc.collect()
     gc.disable()
@@ -149,7 +149,7 @@ def test_a_pool_goes_with_its_last_reference(warned: list[str]) -> None:
     assert settled(threads, before) == set()
 
 
-def test_a_pool_that_nobody_ended_warns_and_goes(warned: list[str]) -> None:
+def test_a_pool_that_nobody_ended_warns_and_is_freed(warned: list[str]) -> None:
     before = threads()
     pool = ThreadPool(2)
     assert pool.map(identity, range(10)) == list(range(10))
@@ -160,7 +160,7 @@ def test_a_pool_that_nobody_ended_warns_and_goes(warned: list[str]) -> None:
     assert settled(threads, before) == set()
 
 
-def test_work_goes_on_though_nobody_keeps_the_pool(warned: list[str]) -> None:
+def test_work_continues_although_nobody_keeps_the_pool(warned: list[str]) -> None:
     before = threads()
     hold, ran = threading.Event(), threading.Semaphore(0)
 
@@ -208,10 +208,10 @@ print(json.dumps(grown))
 
 
 @pytest.mark.timeout(5 * DEADLINE, method="signal")
-def test_many_calls_leave_nothing(tmp_path: Path) -> None:
+def test_many_calls_leak_nothing(tmp_path: Path) -> None:
     [line] = scripts.output(tmp_path, CALLS, seconds=4 * DEADLINE)
     grown = json.loads(line)
-    assert grown["blocks"] < 1000  # one a call would be a hundred times as many
+    assert grown["blocks"] < 1000  # one block per call would be a hundred times as many
     assert grown["kilobytes"] < 4096
 
 
@@ -244,7 +244,7 @@ print(*shown(multiprocessing.dummy.Pool(2, len, ([],))))
 
 @pytest.mark.better
 @pytest.mark.parametrize("how", ["install", "run"])
-def test_swapped_in_both_ways_to_make_one_give_ours(tmp_path: Path, how: str) -> None:
+def test_the_swap_replaces_both_ways_to_make_a_thread_pool(tmp_path: Path, how: str) -> None:
     install = "import cpool; cpool.install()" if how == "install" else ""
     path = scripts.write(tmp_path, SWAPPED.format(install=install))
     done = scripts.run(*(["-m", "cpool"] if how == "run" else []), path)
@@ -252,8 +252,8 @@ def test_swapped_in_both_ways_to_make_one_give_ours(tmp_path: Path, how: str) ->
 
 
 @pytest.mark.better
-def test_threads_settle_no_start_method(tmp_path: Path) -> None:
-    """A pool of processes that is made later forks, where nobody chose."""
+def test_a_thread_pool_fixes_no_start_method(tmp_path: Path) -> None:
+    """A pool of processes that is made later still forks by default."""
     source = (
         "import multiprocessing\n"
         "from cpool import Pool, ThreadPool\n"
@@ -272,7 +272,7 @@ def empty(pool: Any) -> None:
 
 
 def ended_by_its_iterable(pool: Any) -> None:
-    """The thread that feeds finds the end when all tasks are done."""
+    """The feeding thread finds the end when all tasks are done."""
     go_on = threading.Event()
 
     def items() -> Iterator[int]:
@@ -284,7 +284,7 @@ def ended_by_its_iterable(pool: Any) -> None:
 
 
 @pytest.mark.parametrize("use", [empty, ended_by_its_iterable])
-def test_a_pool_that_is_forgotten_after_it_is_freed(use: Callable[[Any], None]) -> None:
+def test_an_unreferenced_pool_is_freed_after_the_job(use: Callable[[Any], None]) -> None:
     pool = ThreadPool(2)
     use(pool)
     ref = weakref.ref(pool)
@@ -295,7 +295,7 @@ def test_a_pool_that_is_forgotten_after_it_is_freed(use: Callable[[Any], None]) 
 
 
 @pytest.mark.better
-def test_a_value_that_nobody_has_is_freed_while_other_tasks_run(crew: Any, gate: Gate) -> None:
+def test_an_unreferenced_value_is_freed_while_other_tasks_run(crew: Any, gate: Gate) -> None:
     crew.apply_async(gate.hold)
     gate.arrived()
     thing = crew.apply_async(Thing).get(DEADLINE)
@@ -305,8 +305,8 @@ def test_a_value_that_nobody_has_is_freed_while_other_tasks_run(crew: Any, gate:
     gate.open()
 
 
-def test_tasks_that_are_written_in_c_keep_nothing(crew: Any) -> None:
-    """Their threads run no bytecode, in which the interpreter does what it has put off."""
+def test_tasks_in_c_leak_nothing(crew: Any) -> None:
+    """Threads that run no bytecode do none of the interpreter's deferred work."""
     process = psutil.Process()
     size = 100_000
     crew.map(bytes, [size] * 50, 1)

@@ -1,4 +1,4 @@
-"""The encoding of plain values: what it delivers, what it leaves to pickle, what it refuses."""
+"""Encoding plain values: what round-trips, what is left to pickle, what is refused."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ class Items(list):  # type: ignore[type-arg]
     pass
 
 
-# Lists and dicts may be changed by another thread meanwhile, where there is no GIL.
+# Without the GIL another thread may change lists and dicts during encoding.
 MUTABLE = sysconfig.get_config_var("Py_GIL_DISABLED") != 1
 with_gil = pytest.mark.skipif(not MUTABLE, reason="lists and dicts are left to pickle")
 
 
-DEEPEST = 8  # tuples in tuples, a run's column counted
+DEEPEST = 8  # levels of nested tuples, the column of a run included
 
 
 def canon(value: Any) -> Any:
-    """What two values share if and only if they are equal in type, and to the last bit."""
+    """A key: equal for two values if and only if both have the same types and the same bits."""
     if isinstance(value, (tuple, list)):
         return type(value), [canon(item) for item in value]
     if isinstance(value, dict):
@@ -118,18 +118,18 @@ def depth(value: Any) -> int:
 
 
 @hypothesis.given(value=value_of_ours)
-def test_a_value_is_what_pickle_would_have_delivered(value: Any) -> None:
-    value = (value,)  # a list by itself would be a run
+def test_a_value_round_trips_as_with_pickle(value: Any) -> None:
+    value = (value,)  # a bare list would be encoded as a run
     assert canon(through(value)) == canon(pickle.loads(pickle.dumps(value, 5)))
 
 
 @hypothesis.given(values=runs)
-def test_a_run_is_what_pickle_would_have_delivered(values: list[Any]) -> None:
+def test_a_run_round_trips_as_with_pickle(values: list[Any]) -> None:
     assert canon(through(values)) == canon(pickle.loads(pickle.dumps(values, 5)))
 
 
 @hypothesis.given(values=runs, chunksize=st.integers(1, 12))
-def test_any_values_through_a_pool(pool: Any, values: list[Any], chunksize: int) -> None:
+def test_any_values_round_trip_through_a_pool(pool: Any, values: list[Any], chunksize: int) -> None:
     expected = canon(values)
     rows = [(value, number) for number, value in enumerate(values)]
     assert canon(pool.map(tasks.identity, values, chunksize)) == expected
@@ -158,8 +158,8 @@ def test_strings_of_every_width() -> None:
     assert canon(through(strings)) == canon(strings)
 
 
-def test_what_there_is_one_of_stays_one() -> None:
-    # Not b"x", which is another object where it comes from compiled bytecode.
+def test_singletons_stay_singletons() -> None:
+    # Not b"x": a constant from compiled bytecode is another object.
     x = b"xy".rstrip(b"y")
     values = [None, True, False, (), "", chr(97), chr(0xE9), b"", x, 0, -5, 256]
     for value in values:
@@ -187,7 +187,7 @@ def test_what_there_is_one_of_stays_one() -> None:
     ],
     ids=repr,
 )
-def test_what_is_not_exactly_of_these_types_is_pickles(pool: Any, value: Any) -> None:
+def test_other_types_and_subclasses_are_left_to_pickle(pool: Any, value: Any) -> None:
     for obj in ((1, value), (value, 1), ((value,), (2,)), (1.5, (value,))):
         assert _core._encode(obj) is None
         assert _core._encode(list(obj)) is None
@@ -196,7 +196,7 @@ def test_what_is_not_exactly_of_these_types_is_pickles(pool: Any, value: Any) ->
         assert canon(pool.map(tasks.identity, items, 5)) == canon(items)
 
 
-def test_tuples_are_nested_so_deep_and_deeper_ones_are_pickles(pool: Any) -> None:
+def test_tuples_nested_too_deep_are_left_to_pickle(pool: Any) -> None:
     assert through(nest(DEEPEST, 1)) == nest(DEEPEST, 1)
     two = [nest(DEEPEST - 1, 1), nest(DEEPEST - 1, 1)]
     assert through(two) == two
@@ -219,7 +219,7 @@ def test_tuples_of_any_length(pool: Any) -> None:
 # The same object many times
 
 
-def test_a_large_object_goes_once_however_often_it_stands_there(pool: Any) -> None:
+def test_a_large_repeated_object_is_encoded_once(pool: Any) -> None:
     big = b"x" * 1_000_000
     data = _core._encode([big] * 100)
     assert data is not None and len(data) < 1_001_000
@@ -236,8 +236,8 @@ def test_one_large_object_needs_no_pickle() -> None:
 
 
 @pytest.mark.parametrize("item", ["label", b"label", (1, 2)], ids=repr)
-def test_a_small_object_that_is_repeated_is_one_object_after(pool: Any, item: Any) -> None:
-    item = pickle.loads(pickle.dumps(item))  # no constant
+def test_a_small_repeated_object_stays_one_object(pool: Any, item: Any) -> None:
+    item = pickle.loads(pickle.dumps(item))  # not a constant
     for found in (through([item] * 100), pool.map(tasks.identity, [item] * 100, 100)):
         assert found == [item] * 100
         assert len({id(one) for one in found}) == 1
@@ -245,9 +245,8 @@ def test_a_small_object_that_is_repeated_is_one_object_after(pool: Any, item: An
 
 @pytest.mark.parametrize("count", [1, 2, 100, 255, 256, 300])
 @pytest.mark.parametrize("kind", [str, tuple, list, dict])
-def test_a_few_objects_that_are_repeated(pool: Any, kind: Any, count: int) -> None:
-    """Lists and dicts stay the objects that they were, whatever their number and order; for what
-    cannot be changed it is only a matter of memory."""
+def test_a_few_repeated_objects(pool: Any, kind: Any, count: int) -> None:
+    """Repeated lists and dicts keep their identity. Sharing immutable objects only saves memory."""
     few: list[Any] = [
         str(i) if kind is str else kind([(i, str(i))]) for i in range(1000, 1000 + count)
     ]
@@ -260,15 +259,15 @@ def test_a_few_objects_that_are_repeated(pool: Any, kind: Any, count: int) -> No
 
 
 @with_gil
-def test_a_value_that_all_records_share() -> None:
+def test_a_value_shared_by_all_records() -> None:
     records = [{"id": i, "state": "ready", "tags": ("a", "b")} for i in range(100)]
     found = through(records)
     assert found == records
     assert len({id(one["state"]) for one in found}) == len({id(one["tags"]) for one in found}) == 1
 
 
-def test_memory_and_bytes_are_near_to_those_of_pickle() -> None:
-    """Whatever is repeated, and how: labels in a few columns, by turns or in blocks."""
+def test_memory_and_size_are_close_to_pickles() -> None:
+    """Labels repeat in a few columns, in turns or in blocks."""
     random.seed(1)
     labels = [f"label {number}" * 4 for number in range(60)]
     for kinds in (1, 2, 10, 60):
@@ -284,7 +283,7 @@ def test_memory_and_bytes_are_near_to_those_of_pickle() -> None:
 
 
 @pytest.mark.parametrize("big", [tuple(range(100_000)), ((1, 2), (3, 4))], ids=["long", "nested"])
-def test_a_tuple_that_would_multiply_is_one_object_after(pool: Any, big: Any) -> None:
+def test_a_tuple_that_would_multiply_stays_one_object(pool: Any, big: Any) -> None:
     for body in ((big, big), (big, (1, big)), ((big, 1), (big, 2)), (1, big, [big])):
         assert _core._encode(body) is None
         assert _core._encode(list(body)) is None
@@ -293,8 +292,8 @@ def test_a_tuple_that_would_multiply_is_one_object_after(pool: Any, big: Any) ->
     assert len({id(one) for one, _ in found}) == 1
 
 
-def test_tuples_that_hold_each_other_again_and_again_do_not_multiply() -> None:
-    """Written out, this would be 16**7 tuples."""
+def test_repeatedly_nested_tuples_do_not_multiply() -> None:
+    """Without sharing, the encoding would have 16**7 tuples."""
     one, two = (1,) * 16, (2,) * 16
     for _ in range(6):
         one, two = (one,) * 15 + (two,), (two,) * 15 + (one,)
@@ -302,7 +301,7 @@ def test_tuples_that_hold_each_other_again_and_again_do_not_multiply() -> None:
 
 
 @pytest.mark.parametrize("first", [None, True, 1, 1.5])
-def test_a_column_of_few_objects_may_begin_with_another(first: Any) -> None:
+def test_a_column_of_few_objects_may_start_with_another_object(first: Any) -> None:
     labels = [f"label {number}" * 4 for number in range(10)]
     items = [first] + [labels[i * i % 10] for i in range(1000)]
     data = _core._encode(items)
@@ -313,7 +312,7 @@ def test_a_column_of_few_objects_may_begin_with_another(first: Any) -> None:
     assert len({id(label) for label in found[1:]}) == len(set(items[1:]))
 
 
-def test_numbers_that_are_the_same_objects_do_not_make_a_column_pickles() -> None:
+def test_repeated_number_objects_do_not_force_pickle() -> None:
     items = [value for i in range(1000) for value in (None, 1, i / 3)]
     assert canon(through(items)) == canon(items)
 
@@ -334,7 +333,7 @@ def test_records_of_many_fields_share_their_keys(count: int) -> None:
 
 
 @with_gil
-def test_many_keys_in_dicts_of_several_shapes_are_pickles(pool: Any) -> None:
+def test_dicts_of_several_shapes_with_many_keys_are_left_to_pickle(pool: Any) -> None:
     """Pickle sends a key once, however many dicts have it."""
     for records in (
         [{f"field {key}": i for key in range(10) if key != i % 10} for i in range(100)],
@@ -368,7 +367,7 @@ def test_lists_and_dicts_of_one_shape_and_of_several() -> None:
 
 
 @with_gil
-def test_the_keys_of_a_column_are_the_same_objects_after() -> None:
+def test_dicts_of_a_column_share_their_key_objects() -> None:
     one, two = through([{"a key": 1}, {"a key": 2}])
     assert next(iter(one)) is next(iter(two))
 
@@ -380,7 +379,7 @@ def looped() -> list[Any]:
 
 
 def shared(inner: Any) -> list[Any]:
-    """Bodies in which inner stands twice, in all kinds of places."""
+    """Values that contain inner twice, in different places."""
     holder = (1, inner)
     return [
         (inner, inner),
@@ -397,7 +396,7 @@ def shared(inner: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("inner", [[1], {1: 2}, [], {}], ids=repr)
-def test_what_stands_twice_is_one_object_after(pool: Any, inner: Any) -> None:
+def test_an_object_contained_twice_stays_one_object(pool: Any, inner: Any) -> None:
     for body in shared(inner):
         assert _core._encode(body) is None
         assert _core._encode(list(body)) is None
@@ -411,7 +410,7 @@ def test_what_stands_twice_is_one_object_after(pool: Any, inner: Any) -> None:
 
 
 @pytest.mark.parametrize("count", [16, 17, 1000])
-def test_one_that_stands_twice_is_found_among_many(count: int) -> None:
+def test_one_repeated_object_among_many_is_found(count: int) -> None:
     many: list[Any] = [[i] for i in range(count)]
     assert _core._encode([*many, many[count // 2]]) is None
     assert _core._encode(([*many, (1, many[0])],)) is None
@@ -419,7 +418,7 @@ def test_one_that_stands_twice_is_found_among_many(count: int) -> None:
         assert through(many) == many
 
 
-def test_what_holds_itself_is_pickles(pool: Any) -> None:
+def test_recursive_values_are_left_to_pickle(pool: Any) -> None:
     loop = looped()
     assert _core._encode((loop,)) is None
     found = pool.apply(tasks.identity, (loop,))
@@ -431,7 +430,7 @@ def test_what_holds_itself_is_pickles(pool: Any) -> None:
     assert found["a"][1][0] is found
 
 
-# Rubbish
+# Invalid bytes
 
 
 SAMPLES: list[Any] = [
@@ -458,7 +457,7 @@ SAMPLES: list[Any] = [
 
 
 @pytest.mark.parametrize("value", SAMPLES, ids=repr)
-def test_what_was_cut_or_lengthened_is_refused(value: Any) -> None:
+def test_truncated_or_extended_bytes_are_refused(value: Any) -> None:
     data = _core._encode(value)
     assert data is not None
     for end in range(len(data)):
@@ -470,7 +469,7 @@ def test_what_was_cut_or_lengthened_is_refused(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", SAMPLES, ids=repr)
-def test_a_byte_that_was_changed_is_refused_or_another_value(value: Any) -> None:
+def test_a_changed_byte_is_refused_or_decodes_to_another_value(value: Any) -> None:
     data = _core._encode(value)
     assert data is not None
     for at in range(len(data)):
@@ -483,7 +482,7 @@ def test_a_byte_that_was_changed_is_refused_or_another_value(value: Any) -> None
 
 
 @hypothesis.given(data=st.binary(max_size=60))
-def test_any_bytes_are_refused_or_a_value(data: bytes) -> None:
+def test_arbitrary_bytes_are_refused_or_decode(data: bytes) -> None:
     try:
         found = _core._decode(data)
     except cpool.PoolError:
@@ -491,7 +490,7 @@ def test_any_bytes_are_refused_or_a_value(data: bytes) -> None:
     assert canon(pickle.loads(pickle.dumps(found, 5))) == canon(found)
 
 
-def test_no_memory_is_asked_for_that_the_bytes_cannot_fill() -> None:
+def test_allocations_are_bounded_by_the_input_size() -> None:
     huge = b"\xff" + struct.pack("Q", 2**62)
     for tag in range(23):
         for second in range(23):
@@ -499,8 +498,8 @@ def test_no_memory_is_asked_for_that_the_bytes_cannot_fill() -> None:
                 _core._decode(bytes([tag]) + huge + bytes([second]) * 9)
 
 
-def test_strings_are_in_the_one_form_that_python_knows() -> None:
-    """A string wider than its characters need would not equal the same one made elsewhere."""
+def test_decoded_strings_have_the_canonical_width() -> None:
+    """A string stored wider than necessary would not equal the same string created by Python."""
     ascii_tag, latin_tag, wide_tag, widest_tag = 10, 11, 12, 13
     assert _core._encode("ab") == bytes([ascii_tag, 2]) + b"ab"
     for data in (
@@ -519,7 +518,7 @@ def test_strings_are_in_the_one_form_that_python_knows() -> None:
             _core._decode(data)
 
 
-def test_nothing_is_kept_of_what_is_refused() -> None:
+def test_refused_bytes_leave_no_objects() -> None:
     marker = "a marker of its own" * 3
     data = _core._encode([(marker, i, b"x" * i) for i in range(7)])
     assert data is not None

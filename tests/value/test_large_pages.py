@@ -1,4 +1,4 @@
-"""The objects of a large result lie in large pages; and nothing of that is left behind."""
+"""Objects of a large result lie in large pages, and the pages are given back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
     ),
 ]
 
-# In a fresh process, which has no memory left over from earlier objects.
+# A fresh process has no free memory from earlier objects.
 PREFIX = """
 import gc
 from engine import Pool
@@ -36,7 +36,7 @@ import tasks
 MANY = 400_000
 MIB = 1 << 20
 
-def advised():  # bytes of mappings for which large pages were asked
+def advised():  # bytes of the mappings advised to use large pages
     total = size = 0
     for line in open("/proc/self/smaps"):
         word, *rest = line.split()
@@ -57,18 +57,18 @@ def is_large():
 
 def is_over():
     gc.collect()
-    # Half a page for the next result, and an arena in which others have objects as well.
+    # Half a page for the next result, and an arena that other objects share.
     return advised() < 3 * MIB
 """
 
 
-def test_a_large_map_lies_in_large_pages_until_it_goes(tmp_path: Path) -> None:
+def test_a_large_map_result_is_in_large_pages_until_freed(tmp_path: Path) -> None:
     source = """
 with Pool(2) as pool:
     result = pool.map(tasks.identity, ints())
     print(is_large(), result == ints())
     own = advised()
-    more = ints()  # the interpreter is as it was
+    more = ints()  # the interpreter allocates as before
     print(advised() <= own)
     del result, more
     print(is_over())
@@ -76,7 +76,7 @@ with Pool(2) as pool:
     assert scripts.output(tmp_path, PREFIX + source) == ["True True", "True", "True"]
 
 
-def test_a_large_value_does_too(tmp_path: Path) -> None:
+def test_a_large_value_is_in_large_pages(tmp_path: Path) -> None:
     source = """
 with Pool(2) as pool:
     value = pool.apply(floats)
@@ -87,7 +87,7 @@ with Pool(2) as pool:
     assert scripts.output(tmp_path, PREFIX + source) == ["True True", "True"]
 
 
-def test_a_small_one_does_not(tmp_path: Path) -> None:
+def test_a_small_result_is_not_in_large_pages(tmp_path: Path) -> None:
     source = """
 with Pool(2) as pool:
     result = pool.map(tasks.identity, range(20_000), 50)
@@ -96,7 +96,7 @@ with Pool(2) as pool:
     assert scripts.output(tmp_path, PREFIX + source) == ["0 20000"]
 
 
-def test_results_that_are_rebuilt_with_another_pool(tmp_path: Path) -> None:
+def test_decoding_may_use_another_pool(tmp_path: Path) -> None:
     source = """
 class Nested:
     def __reduce__(self):
@@ -124,8 +124,8 @@ with Pool(2) as pool, Pool(1) as inner:
     ]
 
 
-def test_a_copy_that_was_forked_meanwhile_is_as_it_was(tmp_path: Path) -> None:
-    """By another thread than the one that decodes, which is not there in the copy."""
+def test_a_process_forked_during_decoding_is_not_affected(tmp_path: Path) -> None:
+    """Another thread forks: the decoding thread does not exist in the child."""
     source = """
 import os, threading
 
@@ -157,7 +157,7 @@ with Pool(2) as pool:
     assert scripts.output(tmp_path, PREFIX + source) == ["0", "True"]
 
 
-def test_an_allocator_that_is_set_meanwhile_stays(tmp_path: Path) -> None:
+def test_an_allocator_set_during_decoding_stays(tmp_path: Path) -> None:
     source = """
 import ctypes
 

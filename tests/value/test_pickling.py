@@ -1,4 +1,4 @@
-"""What may be sent, how it arrives, and what is said of what may not."""
+"""What can be sent, how values arrive, and the errors for what cannot be sent."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_many_small_results_and_a_large_one(make_pool: Any) -> None:
 # Objects within a chunk
 
 
-def test_an_object_that_is_repeated_in_a_chunk_is_one_object(make_pool: Any) -> None:
+def test_an_object_repeated_in_a_chunk_stays_one_object(make_pool: Any) -> None:
     pool = make_pool(1)
     shared: list[Any] = []
     assert pool.map(tasks.append, [shared] * 4, 4) == [[None] * 4] * 4
@@ -200,7 +200,7 @@ def test_an_object_that_is_repeated_in_a_chunk_is_one_object(make_pool: Any) -> 
     assert shared == []
 
 
-def test_results_of_a_chunk_share_what_they_shared(make_pool: Any) -> None:
+def test_results_of_a_chunk_keep_shared_objects(make_pool: Any) -> None:
     pool = make_pool(1)
     [one, two] = pool.apply(tasks.same_twice, (0,))
     assert one is two
@@ -210,7 +210,7 @@ def test_results_of_a_chunk_share_what_they_shared(make_pool: Any) -> None:
     assert two is not three
 
 
-def test_arguments_share_what_they_shared(pool: Any) -> None:
+def test_arguments_keep_shared_objects(pool: Any) -> None:
     shared = [1]
     (one, two), named = pool.apply(tasks.arguments, (shared, shared), {"three": shared})
     assert one is two is named["three"]
@@ -228,14 +228,14 @@ def test_a_callable_with_state_is_fresh_for_each_task(make_pool: Any) -> None:
         assert [pool.apply(counter) for _ in range(3)] == [1] * 3
 
 
-def test_a_global_function_is_the_same_each_time(make_pool: Any) -> None:
+def test_a_global_function_is_the_same_object_in_each_task(make_pool: Any) -> None:
     pool = make_pool(1)
     assert pool.map(tasks.count_calls, range(4), 1) == [1, 2, 3, 4]
     assert pool.map(tasks.count_calls, range(4), 2) == [5, 6, 7, 8]
     assert pool.apply(tasks.count_calls) == 9
 
 
-def test_the_state_of_the_callable_is_that_of_the_call(make_pool: Any) -> None:
+def test_the_callable_keeps_its_state_from_the_call(make_pool: Any) -> None:
     pool = make_pool(1)
     counter = tasks.Counter()
     assert pool.apply(counter) == 1
@@ -264,7 +264,7 @@ def test_every_kind_of_callable(pool: Any, func: Any, args: Any, result: Any) ->
 
 
 @pytest.mark.better
-def test_the_callable_is_pickled_once_a_job(make_pool: Any) -> None:
+def test_the_callable_is_pickled_once_per_job(make_pool: Any) -> None:
     pool = make_pool(2)
     func = tasks.CountsPickling()
     assert pool.map(func, range(20), 1) == [x * x for x in range(20)]
@@ -305,7 +305,7 @@ def test_lambdas_work_with_cloudpickle(tmp_path: Path) -> None:
     assert lines == ["[6, 7] 2", "[0, 2, 4] [1]", "[1, 2]"]
 
 
-def test_lambdas_without_cloudpickle_fail_as_pickle_says(tmp_path: Path) -> None:
+def test_lambdas_without_cloudpickle_raise_pickles_error(tmp_path: Path) -> None:
     name, text, _, rest = scripts.output(tmp_path, LAMBDAS, "without")
     with pytest.raises((AttributeError, pickle.PicklingError)) as caught:
         pickle.dumps(outer(1))
@@ -331,7 +331,7 @@ def without_address(text: str) -> str:
 
 
 def submissions(pool: Any, thing: Any) -> list[Any]:
-    """The thing on its way to a worker: as an argument, an item, and within an item."""
+    """Ways to send the object to a worker: as an argument, as an item, inside an item."""
     return [
         lambda: pool.apply(tasks.identity, (thing,)),
         lambda: pool.apply_async(tasks.identity, (), {"x": [thing]}).get(DEADLINE),
@@ -352,7 +352,7 @@ UNPICKLABLE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", UNPICKLABLE)
-def test_what_cannot_be_pickled_fails_as_pickle_says(pool: Any, name: str) -> None:
+def test_an_unpicklable_object_raises_pickles_error(pool: Any, name: str) -> None:
     thing = UNPICKLABLE[name]()
     with pytest.raises(Exception) as here:
         ForkingPickler.dumps(thing)
@@ -376,7 +376,7 @@ SHARED_BY_INHERITANCE: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", SHARED_BY_INHERITANCE)
-def test_what_is_shared_by_inheritance_cannot_be_sent(pool: Any, name: str) -> None:
+def test_objects_shared_by_inheritance_cannot_be_sent(pool: Any, name: str) -> None:
     make, what = SHARED_BY_INHERITANCE[name]
     thing = make()
     for submit in submissions(pool, thing):
@@ -437,7 +437,7 @@ def test_an_exception_that_cannot_be_pickled(pool: Any, func: Any) -> None:
     assert caught.value.exc.startswith(("RuntimeError(", "AttributeError(", "PicklingError("))
 
 
-def test_such_a_result_fails_its_own_chunk_alone(make_pool: Any) -> None:
+def test_an_unpicklable_result_fails_only_its_chunk(make_pool: Any) -> None:
     pool = make_pool(1)
     workers = [worker.pid for worker in pool._pool]
     results = [pool.apply_async(tasks.unpicklable_if, (3, i)) for i in range(6)]
@@ -454,11 +454,11 @@ def test_such_a_result_fails_its_own_chunk_alone(make_pool: Any) -> None:
     assert [worker.pid for worker in pool._pool] == workers
 
 
-# Reducers of the program
+# Reducers registered by the program
 
 
 class Registered:
-    """Pickles by a reducer that is registered for its class, and in no other way."""
+    """A class that only the reducer registered for the class can pickle."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -484,7 +484,7 @@ def reducer(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def test_registered_reducers_are_used(make_pool: Any, reducer: None) -> None:
-    """In the parent, and in the workers that inherit them."""
+    """The parent uses reducers, and so do the workers that inherit them."""
     pool = make_pool(1)
     expected = ("reduced", ("reduced", 5))
     assert pool.apply(tasks.identity, (Registered(5),)).value == expected
@@ -500,7 +500,7 @@ def test_reducers_may_be_registered_later(pool: Any, reducer: None) -> None:
 
 @pytest.fixture
 def sharer() -> Iterator[None]:
-    """Descriptors are sent by a thread of multiprocessing's, which ends with the test."""
+    """multiprocessing sends descriptors in a thread, which ends with the test."""
     yield
     resource_sharer.stop(DEADLINE)
 
@@ -519,3 +519,174 @@ def test_a_connection_can_be_sent(make_pool: Any, sharer: None) -> None:
     with ours, theirs:
         assert pool.map(tasks.send_to, [theirs, theirs], 1) == ["Connection"] * 2
         assert [ours.recv(), ours.recv()] == ["hello", "hello"]
+
+
+# Another pickler in place of multiprocessing's
+
+REPLACED = """
+import io, marshal, multiprocessing, pickle, sys, types, zlib
+from multiprocessing import context, reduction
+ForkingPickler = reduction.ForkingPickler
+asked = []
+
+def rebuild(code):
+    return types.FunctionType(marshal.loads(code), globals())
+
+def reduce_lambda(self, obj):
+    if isinstance(obj, types.FunctionType) and obj.__name__ == "<lambda>":
+        return rebuild, (marshal.dumps(obj.__code__),)
+    return NotImplemented
+
+class ByCode(ForkingPickler):
+    reducer_override = reduce_lambda
+
+def dumps(obj):
+    asked.append(type(obj))
+    file = io.BytesIO()
+    ByCode(file).dump(obj)
+    return zlib.compress(file.getvalue())
+
+def loads(data):
+    return pickle.loads(zlib.decompress(data))
+
+class Other:
+    dumps, loads = staticmethod(dumps), staticmethod(loads)
+
+def replace():
+    how = sys.argv[1]
+    if how == "methods":
+        ForkingPickler.dumps, ForkingPickler.loads = dumps, loads
+    elif how == "class methods":
+        ForkingPickler.dumps = classmethod(lambda cls, obj, protocol=None: dumps(obj))
+        ForkingPickler.loads = staticmethod(loads)
+    elif how == "reducer_override":
+        ForkingPickler.reducer_override = reduce_lambda
+    elif how == "constructor":
+        def constructor(self, *args, before=ForkingPickler.__init__):
+            before(self, *args)
+            self.reducer_override = lambda obj: reduce_lambda(self, obj)
+        ForkingPickler.__init__ = constructor
+    elif how == "subclass":
+        from multiprocessing import connection, queues
+        connection._ForkingPickler = queues._ForkingPickler = ByCode
+    elif how == "another class":
+        from multiprocessing import connection, queues
+        connection._ForkingPickler = queues._ForkingPickler = Other
+    elif how == "queues":
+        from multiprocessing import queues
+        queues._ForkingPickler = ByCode
+    elif how == "reduction":
+        reduction.ForkingPickler = ByCode
+
+if sys.argv[2] == "before":
+    replace()
+from engine import DEADLINE, Pool
+if sys.argv[2] == "after":
+    replace()
+
+def bad(x):
+    raise ValueError(lambda: 4)
+
+def count():
+    return len(asked)
+
+def identity(x):
+    return x
+
+if __name__ == "__main__":
+    pool = None
+    if sys.argv[2] == "later":
+        pool = Pool(1)
+        print(pool.map(identity, [1, 2, 3], 1))
+        pool.terminate()
+        pool.join()
+        replace()
+    pool = Pool(2)
+    print(pool.map(lambda x: x + 1, range(4), 1), pool.apply(lambda: 5))
+    print(list(pool.imap(lambda x: x * 2, range(4), 2)), pool.starmap(lambda x: -x, [(1,)]))
+    print([f() for f in pool.map(identity, [lambda: 1, lambda: 2])])
+    print(pool.apply_async(identity, ([lambda: 3],)).get(DEADLINE)[0]())
+    print(pool.map(identity, [None, 1, "a", [2]]), pool.apply(identity, ({"a": (1.5, b"c")},)))
+    try:
+        pool.apply(bad, (4,))
+    except ValueError as error:
+        print(error.args[0].__name__)
+    before = len(asked)
+    pool.map(identity, range(5))
+    print(len(asked) > before, pool.apply(count) > 0)
+    pool.terminate()
+"""
+
+HOW = [
+    "methods",
+    "class methods",
+    "reducer_override",
+    "constructor",
+    "subclass",
+    "another class",
+    # Here the stdlib's pool uses one class for tasks and the other for results.
+    pytest.param("queues", marks=pytest.mark.better),
+    pytest.param("reduction", marks=pytest.mark.better),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after", "later"])
+@pytest.mark.parametrize("how", HOW)
+def test_a_pickler_that_a_program_has_replaced_is_used(tmp_path: Path, how: str, when: str) -> None:
+    """As recipes for dill do: for callables, arguments, results, exceptions, and plain values."""
+    if how == "reduction" and when == "later":
+        return  # multiprocessing.queues has taken it
+    found = scripts.output(tmp_path, REPLACED, how, when)
+    if when == "later":
+        assert found.pop(0) == "[1, 2, 3]"
+    asked = how in ("methods", "class methods", "another class")
+    assert found == [
+        "[1, 2, 3, 4] 5",
+        "[0, 2, 4, 6] [-1]",
+        "[1, 2]",
+        "3",
+        "[None, 1, 'a', [2]] {'a': (1.5, b'c')}",
+        "<lambda>",
+        f"{asked} {asked}",
+    ]
+
+
+BROKEN = """
+import multiprocessing.reduction as reduction
+from engine import MaybeEncodingError, Pool
+
+def refuse(obj):
+    if "secret" in repr(obj):
+        raise TypeError("not that")
+    return plain(obj)
+
+def keep(x):
+    return "sec" + x
+
+plain = reduction.ForkingPickler.dumps
+reduction.ForkingPickler.dumps = refuse
+with Pool(1) as pool:
+    for call in (
+        lambda: pool.apply(len, ("secret",)),
+        lambda: pool.map(len, ["secret", "a"], 1),
+        lambda: pool.apply(keep, ("ret",)),
+    ):
+        try:
+            print(call())
+        except (TypeError, MaybeEncodingError) as error:
+            print(type(error).__name__, error)
+    print(pool.map(len, ["a", "bc"], 1))
+    reduction.ForkingPickler.dumps = plain
+    print(pool.map(len, ["secret"]))
+"""
+
+
+@pytest.mark.better
+def test_what_a_replaced_pickler_refuses(tmp_path: Path) -> None:
+    assert scripts.output(tmp_path, BROKEN) == [
+        "TypeError not that",
+        "TypeError not that",
+        "MaybeEncodingError Error sending result: ''secret''. Reason: 'TypeError('not that')'",
+        "[1, 2]",
+        "[6]",
+    ]

@@ -1,5 +1,5 @@
-"""Hooks of the program's that run in a forked worker before the pool does (os.register_at_fork):
-one may end the process there, or keep it for ever, with all signals blocked."""
+"""The program's at-fork hooks run in a forked worker before the pool's code (os.register_at_fork).
+A hook may end the process, or hang for ever with all signals blocked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Act = Callable[[], object]
 
 
 class Forks:
-    """Those of this process, counted from 1; what is to happen in the child of each."""
+    """Counts the forks of this process from 1, and runs the test's code in each child."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -88,18 +88,20 @@ CALLS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("which", [1, 2])
 @pytest.mark.parametrize("call", CALLS)
-def test_while_one_worker_hangs_the_other_does_all(make_pool: Any, call: str, which: int) -> None:
-    """Be it the first thing that the pool does, or be the other one ready."""
+def test_the_other_worker_runs_every_task_while_one_hangs(
+    make_pool: Any, call: str, which: int
+) -> None:
+    """Both in a new pool, and when the other worker is ready already."""
     forks.acts[which] = hang
     pool = make_pool(2)
     hung = pool._pool[which - 1]
     assert CALLS[call](pool)
     assert CALLS[call](pool)
-    hung.kill()  # it would use up the grace of terminate()
+    hung.kill()  # or terminate() would wait for its whole grace period
 
 
 @pytest.mark.parametrize("item", [b"small", BIG], ids=["small", "big"])
-def test_what_comes_while_the_other_is_busy_is_left_to_it(
+def test_new_tasks_wait_for_the_busy_worker_while_one_hangs(
     make_pool: Any, gate: Gate, item: bytes
 ) -> None:
     forks.acts[1] = hang
@@ -114,7 +116,7 @@ def test_what_comes_while_the_other_is_busy_is_left_to_it(
     assert [result.get(DEADLINE) for result in results] == [len(item)] * 3
 
 
-def test_one_that_replaces_another_may_hang(make_pool: Any) -> None:
+def test_a_replacement_worker_may_hang(make_pool: Any) -> None:
     forks.acts[3] = hang
     pool = make_pool(2)
     pool._pool[0].kill()
@@ -137,8 +139,8 @@ ENDS: dict[str, Callable[[Any], object]] = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_they_are_ended_though_all_hang(make_pool: Any, end: str) -> None:
-    """With who waits for them."""
+def test_a_pool_ends_although_all_workers_hang(make_pool: Any, end: str) -> None:
+    """Calls that wait for the workers end as well."""
     forks.rest = hang
     pool = make_pool(2)
     pids = [worker.pid for worker in pool._pool]
@@ -164,7 +166,7 @@ def test_they_are_ended_though_all_hang(make_pool: Any, end: str) -> None:
     all_gone(pids)
 
 
-def test_a_pool_that_is_forgotten_goes_though_all_hang() -> None:
+def test_an_unreferenced_pool_is_freed_although_all_workers_hang() -> None:
     forks.rest = hang
     pool = Pool(2)
     pids = [worker.pid for worker in pool._pool]
@@ -186,15 +188,15 @@ print(*[worker.pid for worker in pool._pool])
 """
 
 
-def test_the_program_ends_though_all_hang(tmp_path: Path) -> None:
+def test_the_program_ends_although_all_workers_hang(tmp_path: Path) -> None:
     [pids] = scripts.output(tmp_path, PROGRAM)
     all_gone(map(int, pids.split()))
 
 
 @pytest.mark.parametrize("how", DEATHS)
 @pytest.mark.parametrize("call", CALLS)
-def test_one_that_dies_is_replaced(make_pool: Any, call: str, how: str) -> None:
-    """And what it was given is not lost."""
+def test_a_worker_that_dies_in_a_hook_is_replaced(make_pool: Any, call: str, how: str) -> None:
+    """The worker's tasks are not lost."""
     forks.acts[1] = forks.acts[3] = DEATHS[how]
     pool = make_pool(2)
     assert CALLS[call](pool)
@@ -202,7 +204,7 @@ def test_one_that_dies_is_replaced(make_pool: Any, call: str, how: str) -> None:
     assert CALLS[call](pool)
 
 
-def test_where_all_die_the_pool_says_so(make_pool: Any) -> None:
+def test_the_pool_breaks_if_every_worker_dies_in_a_hook(make_pool: Any) -> None:
     forks.rest = DEATHS["exit 7"]
     pool = make_pool(2)
     result = pool.map_async(tasks.square, range(5))

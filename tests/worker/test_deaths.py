@@ -1,5 +1,4 @@
-"""Workers that die at the worst of moments; those that die in a task of their own doing are in
-test_failures.py."""
+"""Workers that die at the worst moments. test_failures.py has workers that die in a task."""
 
 from __future__ import annotations
 
@@ -29,14 +28,14 @@ errors = engine.errors
 
 
 def pipes_to_write() -> dict[int, str]:
-    """The write ends of pipes that this process has, and which pipes they are."""
+    """The write ends of pipes in this process, and the pipe of each."""
     found = {}
     for name in os.listdir("/proc/self/fd"):
         try:
             pipe = os.readlink(f"/proc/self/fd/{name}")
             flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
         except OSError:
-            continue  # the one that listed them
+            continue  # the descriptor of the listing itself
         if pipe.startswith("pipe:") and flags & os.O_ACCMODE == os.O_WRONLY:
             found[int(name)] = pipe
     return found
@@ -49,11 +48,11 @@ def fill(fd: int) -> int:
 
 
 def die_when_it_is_being_read(theirs: set[str], size: int) -> bytes:
-    """Return that many bytes, and die when the parent has read some of them, and not all."""
-    # That of the results, and where there is no pidfd one that only tells the worker's end.
+    """Return that many bytes, and die when the parent has read some of the bytes, but not all."""
+    # The result pipe, and without pidfd another pipe that only signals the worker's end.
     for fd, pipe in pipes_to_write().items():
         if pipe not in theirs:
-            # Linux sends this signal when somebody has read.
+            # Linux sends this signal after a read.
             fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
@@ -61,7 +60,7 @@ def die_when_it_is_being_read(theirs: set[str], size: int) -> bytes:
     return bytes(size)
 
 
-def test_half_way_through_writing_a_result(make_pool: Any) -> None:
+def test_a_worker_dies_half_way_through_writing_a_result(make_pool: Any) -> None:
     theirs = set(pipes_to_write().values())
     pool = make_pool(1)
     before = pool.apply_async(tasks.square, (3,))
@@ -74,8 +73,8 @@ def test_half_way_through_writing_a_result(make_pool: Any) -> None:
     whole_again(pool, 1)
 
 
-def test_half_way_through_reading_a_task(make_pool: Any) -> None:
-    """It had not begun: another worker runs it, and nothing is lost."""
+def test_a_worker_dies_half_way_through_reading_a_task(make_pool: Any) -> None:
+    """The task had not begun: another worker runs the task, and nothing is lost."""
     ours = set(pipes_to_write().values())
     pool = make_pool(1)
     pool.apply(tasks.nothing)
@@ -92,8 +91,8 @@ def test_half_way_through_reading_a_task(make_pool: Any) -> None:
 # All at once
 
 
-def test_all_workers_at_once(make_pool: Any, gate: Gate) -> None:
-    """Each takes the one task along that it was running (bpo-22393, gh-66587)."""
+def test_all_workers_die_at_once(make_pool: Any, gate: Gate) -> None:
+    """Each loses only the task that it was running (bpo-22393, gh-66587)."""
     pool = make_pool(3)
     held = [pool.apply_async(gate.hold) for _ in range(3)]
     pids = gate.arrived(3)
@@ -105,8 +104,8 @@ def test_all_workers_at_once(make_pool: Any, gate: Gate) -> None:
     whole_again(pool, 3)
 
 
-@pytest.mark.timeout(4 * DEADLINE, method="signal")  # it forks 128 times
-def test_many_of_many_workers(make_pool: Any) -> None:
+@pytest.mark.timeout(4 * DEADLINE, method="signal")  # the test forks 128 times
+def test_many_of_many_workers_die(make_pool: Any) -> None:
     pool = make_pool(64)
     lost = [pool.apply_async(tasks.die) for _ in range(64)]
     assert [type(failure(result)) for result in lost] == [errors.WorkerLostError] * 64
@@ -114,7 +113,7 @@ def test_many_of_many_workers(make_pool: Any) -> None:
     whole_again(pool, 64)
 
 
-# Before the first sign of life
+# During the start
 
 DIES_WHILE_IT_STARTS = """
 import os, signal, sys
@@ -130,7 +129,7 @@ def cost_a_life():
         try:
             os.unlink(os.path.join(sys.argv[1], name))
         except FileNotFoundError:
-            continue  # another one died of it
+            continue  # another worker died of this file
         os.kill(os.getpid(), signal.SIGKILL)
 
 def give(count):
@@ -153,8 +152,8 @@ pool.terminate()
 """
 
 
-def test_before_the_first_sign_of_life_and_while_being_replaced(tmp_path: Path) -> None:
-    """Those that replace the dead ones die as well, for a while."""
+def test_workers_die_while_starting_and_while_being_replaced(tmp_path: Path) -> None:
+    """The replacements die as well, for a while."""
     lives = tmp_path / "lives"
     lives.mkdir()
     assert scripts.output(tmp_path, DIES_WHILE_IT_STARTS, str(lives)) == ["0", "0"]
@@ -168,7 +167,7 @@ def die_once(path: str) -> None:
         tasks.die()
 
 
-def test_in_the_initializer(make_pool: Any, tmp_path: Path) -> None:
+def test_a_worker_dies_once_in_the_initializer(make_pool: Any, tmp_path: Path) -> None:
     pool = make_pool(2, die_once, (str(tmp_path / "died"),))
     assert pool.map_async(tasks.square, range(20), 1).get(DEADLINE) == [x * x for x in range(20)]
     whole_again(pool, 2)
@@ -179,8 +178,8 @@ def noted_exit(diary: Diary) -> None:
     os._exit(3)
 
 
-def test_in_the_initializer_every_time(make_pool: Any, diary: Diary) -> None:
-    """They are replaced more and more slowly, and then the pool gives up, for all jobs."""
+def test_workers_die_in_the_initializer_every_time(make_pool: Any, diary: Diary) -> None:
+    """Workers are replaced more and more slowly; then the pool gives up and fails all jobs."""
     pool = make_pool(1, noted_exit, (diary,))
     jobs = [
         pool.apply_async(tasks.nothing),
@@ -203,7 +202,7 @@ def hold_first(gate: Gate, path: str) -> None:
         gate.hold()
 
 
-def test_an_initializer_that_hangs_holds_up_no_other_worker(
+def test_a_hanging_initializer_delays_no_other_worker(
     make_pool: Any, gate: Gate, tmp_path: Path
 ) -> None:
     pool = make_pool(2, hold_first, (gate, str(tmp_path / "held")))
@@ -212,7 +211,7 @@ def test_an_initializer_that_hangs_holds_up_no_other_worker(
     assert results.get(DEADLINE) == [x * x for x in range(50)]
 
 
-def test_initializers_that_hang_are_ended(make_pool: Any, gate: Gate) -> None:
+def test_terminate_ends_hanging_initializers(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(2, tasks.hold, (gate,))
     result = pool.apply_async(tasks.nothing)
     gate.arrived(2)
@@ -222,13 +221,13 @@ def test_initializers_that_hang_are_ended(make_pool: Any, gate: Gate) -> None:
     assert [worker.exitcode for worker in pool._pool] == [-signal.SIGTERM] * 2
 
 
-# What a crash leaves behind
+# The output of a crash
 
 
 @pytest.mark.parametrize(
     ("how", "title"), [("SIGSEGV", "Segmentation fault"), ("SIGABRT", "Aborted")]
 )
-def test_a_crash_shows_where_it_was(tmp_path: Path, how: str, title: str) -> None:
+def test_a_crash_prints_a_traceback(tmp_path: Path, how: str, title: str) -> None:
     done = scripts.run_source(
         tmp_path,
         "from engine import Pool\nimport tasks\n"

@@ -1,4 +1,4 @@
-"""Tasks that do to their worker what no task should: it costs that task, or nothing at all."""
+"""Tasks that damage their worker: the task is lost, or nothing is."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.better
 errors = engine.errors
 
 
-# Exceptions that are hard to tell of
+# Exceptions that are hard to report
 
 
 class NoText(Exception):
@@ -47,7 +47,7 @@ class ExitsOnArrival(Exception):
 
 
 class NotAnException(Exception):
-    """It arrives as something that cannot be raised."""
+    """Arrives as an object that cannot be raised."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return int, (5,)
@@ -85,7 +85,7 @@ def test_an_exception_of_any_kind_arrives(make_pool: Any, cls: Any, arrives_as: 
     whole_again(pool, 1)
 
 
-def test_an_endless_recursion_is_told(make_pool: Any) -> None:
+def test_an_endless_recursion_is_reported(make_pool: Any) -> None:
     error = failure(make_pool(1).apply_async(overflow))
     assert type(error) is RecursionError
     assert type(error.__cause__) is RemoteTraceback
@@ -99,7 +99,7 @@ def deeper_than_pickle_goes() -> list[Any]:
     return nested
 
 
-def test_a_result_that_is_too_deep_to_be_sent(make_pool: Any) -> None:
+def test_a_result_that_is_too_deep_to_pickle(make_pool: Any) -> None:
     pool = make_pool(1)
     [worker] = pool._pool
     error = failure(pool.apply_async(deeper_than_pickle_goes))
@@ -131,11 +131,11 @@ for size in 10, 3_000_000:
     found = outcome(pool.apply_async(work, (bytes(size),)))
     results += [pool.apply_async(tasks.identity, (n,)) for n in range(50, 100)]
     assert found == bytes(size) or isinstance(found, errors.WorkerLostError)
-    # Not by print(): what is in a buffer when a worker is forked beside us is the worker's too.
+    # Not print(): a worker forked meanwhile would inherit the buffer and print the text again.
     os.write(1, b"kept\\n" if found == bytes(size) else b"lost\\n")
     for number, result in enumerate(results):
         other = outcome(result)
-        # What that worker began and could not send is gone as well, and nothing else.
+        # Tasks that the worker began and could not send are lost as well, and no others.
         assert other == number or other.pid == found.pid, other
 pool.map(abs, range(-50, 0), 1)
 eventually(lambda: len(pool._pool) == 2)
@@ -147,8 +147,8 @@ pool.join(timeout=DEADLINE)
 @pytest.mark.parametrize(
     ("work", "told"),
     [
-        # What was finished is in memory that both sides share, so that it need not be sent; if the
-        # pool has not ended the worker before.
+        # A finished result is in shared memory and need not be sent, unless the pool ends the
+        # worker first.
         ("misbehaving.close_all", "(kept|lost) lost"),
         ("partial(misbehaving.replace_all, sys.argv[1])", "(kept|lost) lost"),
         ("misbehaving.write_to_all", "(kept|lost) lost"),
@@ -157,7 +157,7 @@ pool.join(timeout=DEADLINE)
         ("misbehaving.make_nonblocking", "kept kept"),
     ],
 )
-def test_whatever_is_done_to_the_descriptors(tmp_path: Path, work: str, told: str) -> None:
+def test_a_task_that_tampers_with_descriptors(tmp_path: Path, work: str, told: str) -> None:
     done = scripts.run_source(tmp_path, DESCRIPTORS.format(work=work), str(tmp_path / "file"))
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(told, " ".join(done.stdout.split())), done.stderr
@@ -195,7 +195,7 @@ def test_printing_to_a_closed_stdout(tmp_path: Path, work: str, told: str) -> No
 
 
 def fork_and_return_twice(diary: Diary) -> str:
-    """Parent and child both come back: the child is no worker."""
+    """Return in the parent and in the child. The child is not a worker."""
     child = os.fork()
     diary.write("child" if child == 0 else "parent")
     return "child" if child == 0 else "parent"
@@ -205,17 +205,6 @@ def fork_and_raise_twice(diary: Diary) -> NoReturn:
     child = os.fork()
     diary.write("child" if child == 0 else "parent")
     raise ValueError("child" if child == 0 else "parent")
-
-
-def leave_a_child(gate: Gate) -> int:
-    """A process that outlives the task, the worker and the pool."""
-    child = os.fork()
-    if child == 0:
-        try:
-            gate.hold()
-        finally:
-            os._exit(0)
-    return child
 
 
 def run_a_program() -> str:
@@ -261,9 +250,11 @@ def test_a_task_that_forks_and_raises_in_both(
 
 
 @pytest.mark.parametrize("how", ["close", "terminate"])
-def test_a_child_of_a_task_keeps_nothing_from_ending(make_pool: Any, gate: Gate, how: str) -> None:
+def test_a_child_of_a_task_delays_neither_worker_nor_pool(
+    make_pool: Any, gate: Gate, how: str
+) -> None:
     pool = make_pool(1)
-    child = pool.apply_async(leave_a_child, (gate,)).get(DEADLINE)
+    child = pool.apply_async(tasks.fork_and_hold, (gate,)).get(DEADLINE)
     gate.arrived()
     try:
         assert type(failure(pool.apply_async(tasks.die))) is errors.WorkerLostError
@@ -280,8 +271,8 @@ def test_a_task_that_runs_a_program(make_pool: Any) -> None:
 
 
 @pytest.mark.parametrize("daemon", [True, False])
-def test_a_thread_that_a_task_leaves_behind(make_pool: Any, daemon: bool) -> None:
-    """terminate() does not wait for it."""
+def test_a_task_that_leaves_a_thread_behind(make_pool: Any, daemon: bool) -> None:
+    """terminate() does not wait for the thread."""
     pool = make_pool(1)
     assert pool.apply_async(start_thread, (daemon,)).get(DEADLINE) == 2
     whole_again(pool, 1)
@@ -298,14 +289,14 @@ def interrupted_by_its_own_timer() -> None:
         raise TimeoutError("too slow")
 
     signal.signal(signal.SIGALRM, raise_it)
-    # Again and again: one may come just before the pause, which does not notice it.
+    # Repeatedly: pause() would miss a signal that arrives just before.
     signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
     signal.pause()
 
 
 def leave_a_handler_that_raises(number: int) -> int:
     def raise_it(*_: Any) -> NoReturn:
-        # Only once: another one must not interrupt the printing of this one's traceback.
+        # Only once: a second signal must not interrupt the printing of the traceback.
         signal.signal(number, signal.SIG_IGN)
         raise LookupError("not now")
 
@@ -339,7 +330,7 @@ def test_a_task_that_sets_an_alarm(make_pool: Any) -> None:
 def test_a_handler_that_raises_between_two_tasks(
     make_pool: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """It ends the worker, as it would end any program, and costs no task."""
+    """The exception ends the worker, as it would end any program, and loses no task."""
     pool = make_pool(1)
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
     interrupt_until_gone(pid)  # once the worker waits for the next task
@@ -362,7 +353,7 @@ def limit_itself(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_AS", "RLIMIT_NPROC"])
 def test_a_task_that_lowers_its_workers_limits(make_pool: Any, name: str) -> None:
-    """What later tasks need and do not get is their failure or their worker's."""
+    """Later tasks that need more than the limit fail, or lose their worker."""
     pool = make_pool(1)
     pool.apply_async(limit_itself, (name,)).get(DEADLINE)
     results = [pool.apply_async(tasks.zeros, (size,)) for size in (10, 40_000_000, 10)]
@@ -385,9 +376,9 @@ def fail_without_source() -> NoReturn:
         raise ValueError("the second") from error
 
 
-def test_a_failure_is_told_though_no_source_can_be_read(make_pool: Any) -> None:
-    """It is read from files, by modules that may be imported only then: without descriptors, say,
-    that fails."""
+def test_a_failure_is_reported_although_no_source_can_be_read(make_pool: Any) -> None:
+    """Source is read from files, by modules that may be imported only then. Without descriptors,
+    for example, both fail."""
     error = failure(make_pool(1).apply_async(fail_without_source))
     assert (type(error), error.args) == (ValueError, ("the second",))
     text = str(error.__cause__)
@@ -395,22 +386,22 @@ def test_a_failure_is_told_though_no_source_can_be_read(make_pool: Any) -> None:
     assert "in fail_without_source\nValueError: the second" in text
 
 
-# Ends that take too long
+# Workers that do not exit
 
 
 def leave_thread_and_exit(gate: Gate, how: str) -> None:
-    """The interpreter waits for the thread at its end; nothing ends the thread."""
+    """Leave a thread that nothing ends. The interpreter waits for the thread at exit."""
     threading.Thread(target=gate.wait).start()
     if how == "exit":
         sys.exit(3)
 
 
 @pytest.mark.parametrize(("how", "options"), [("exit", {}), ("age", {"maxtasksperchild": 1})])
-def test_a_worker_that_does_not_come_to_its_end_is_replaced(
+def test_a_worker_that_does_not_exit_is_replaced(
     make_pool: Any, gate: Gate, how: str, options: Any
 ) -> None:
-    """A thread of a task's holds it up; it is left alone, and counts no more. In the stdlib the
-    pool has a worker less from then on, and none in the end."""
+    """A thread of a task blocks the exit. The pool leaves the worker alone and counts it no more.
+    The stdlib's pool has one worker less from then on, and none in the end."""
     pool = make_pool(1, **options)
     [worker] = pool._pool
     first = pool.apply_async(leave_thread_and_exit, (gate, how))
@@ -424,8 +415,8 @@ def test_a_worker_that_does_not_come_to_its_end_is_replaced(
     whole_again(pool, 1)
 
 
-def test_join_waits_for_such_a_thread_and_terminate_does_not(make_pool: Any, gate: Gate) -> None:
-    """As the interpreter does at its own end."""
+def test_join_waits_for_a_tasks_thread_and_terminate_does_not(make_pool: Any, gate: Gate) -> None:
+    """join() waits as the interpreter does at exit."""
     pool = make_pool(1)
     pool.apply_async(leave_thread_and_exit, (gate, "return")).get(DEADLINE)
     pool.close()
@@ -435,10 +426,10 @@ def test_join_waits_for_such_a_thread_and_terminate_does_not(make_pool: Any, gat
     pool.join(timeout=DEADLINE)
 
 
-def test_a_worker_that_breaks_off_waits_for_no_thread(
+def test_a_worker_ended_by_an_exception_waits_for_no_thread(
     make_pool: Any, gate: Gate, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Or what it had claimed would be nobody's for as long."""
+    """Otherwise the tasks that it claimed would be stuck for as long."""
     pool = make_pool(1)
     pool.apply_async(leave_thread_and_exit, (gate, "return")).get(DEADLINE)
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
@@ -485,8 +476,8 @@ def break_pickle() -> None:
 
 
 @pytest.mark.parametrize("work", [forget_modules, leave_no_room_to_call, break_pickle])
-def test_a_worker_that_was_tampered_with(make_pool: Any, work: Callable[[], None]) -> None:
-    """Its tasks may fail, and with them the worker: they end all the same."""
+def test_a_task_that_tampers_with_the_interpreter(make_pool: Any, work: Callable[[], None]) -> None:
+    """Later tasks may fail, and so may the worker, but every job ends."""
     pool = make_pool(1)
     results = [pool.apply_async(work)]
     results += [pool.apply_async(tasks.fail, (n,)) for n in range(10)]

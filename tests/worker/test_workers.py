@@ -1,4 +1,4 @@
-"""A worker as user code sees it: the process that it is, what it inherits, and how it ends."""
+"""A worker as user code sees it: the process, what the process inherits, and how it ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FORK = multiprocessing.get_context("fork")
 FREEZES = pytest.mark.skipif(
     "t" in sys.abiflags, reason="without the GIL, freezing would copy what it is to keep shared"
 )
-EXIT_HANDLERS = sys.version_info >= (3, 13)  # since then a worker runs those of atexit
+EXIT_HANDLERS = sys.version_info >= (3, 13)  # from 3.13 on a worker runs atexit handlers
 
 
 # The process
@@ -82,7 +82,7 @@ def numbers(pool: Any) -> list[int]:
     return [worker._identity[0] for worker in pool._pool]
 
 
-def test_numbers_go_on_through_the_process(make_pool: Any) -> None:
+def test_worker_numbers_continue_from_pool_to_pool(make_pool: Any) -> None:
     first = make_pool(3)
     one, two, three = numbers(first)
     assert (two, three) == (one + 1, one + 2)
@@ -94,7 +94,7 @@ def test_numbers_go_on_through_the_process(make_pool: Any) -> None:
     ]
 
 
-def test_a_replacement_has_a_number_of_its_own(make_pool: Any) -> None:
+def test_a_replacement_has_a_new_number(make_pool: Any) -> None:
     pool = make_pool(1, maxtasksperchild=1)
     [start] = numbers(pool)
     found = [pool.apply(tasks.describe) for _ in range(3)]
@@ -163,7 +163,7 @@ def test_wrapping_bootstrap_reaches_every_worker(
     assert sorted(begun) == sorted(ended)
 
 
-def test_run_is_the_process_classs_own(make_pool: Any, diary: Diary) -> None:
+def test_run_of_the_process_class_is_called(make_pool: Any, diary: Diary) -> None:
     class Told(FORK.Process):  # type: ignore[name-defined, misc]
         def run(self) -> None:
             diary.write("before")
@@ -215,7 +215,7 @@ def test_fork_hooks_run(tmp_path: Path) -> None:
 def test_hooks_in_the_parent_run_once_a_worker(make_pool: Any) -> None:
     seen: list[int] = []
     active = [True]
-    # It cannot be taken back, but made to do nothing.
+    # A hook cannot be unregistered, only disabled.
     os.register_at_fork(after_in_parent=lambda: seen.append(1) if active else None)
     make_pool(3)
     active.clear()
@@ -234,8 +234,8 @@ def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:
 
 @pytest.mark.better
 @FREEZES
-def test_memory_that_is_shared_is_left_to_no_collection(make_pool: Any) -> None:
-    """A collection in a worker does not touch, and so does not copy, what the parent made."""
+def test_a_garbage_collection_does_not_touch_shared_memory(make_pool: Any) -> None:
+    """A collection in a worker does not touch, and so does not copy, the parent's objects."""
     assert make_pool(1).apply(tasks.frozen_objects) > 1000
 
 
@@ -261,7 +261,7 @@ with Pool(1) as pool:
 
 @pytest.mark.better
 def test_a_start_copies_little(tmp_path: Path) -> None:
-    """Of 40 MB that a worker shares with its parent."""
+    """A worker shares 40 MB with its parent."""
     [line] = scripts.output(tmp_path, COPIES)
     assert int(line.split()[0]) < 12_000  # kilobytes
 
@@ -269,7 +269,7 @@ def test_a_start_copies_little(tmp_path: Path) -> None:
 @pytest.mark.better
 @FREEZES
 def test_a_collection_copies_nothing(tmp_path: Path) -> None:
-    """Of the same 40 MB less than a tenth becomes the worker's own (bpo-31558)."""
+    """Less than a tenth of the same 40 MB is copied (bpo-31558)."""
     [line] = scripts.output(tmp_path, COPIES)
     assert int(line.split()[1]) < 2000  # kilobytes
 
@@ -300,7 +300,7 @@ with Pool(3) as pool:
 
 @pytest.mark.better
 def test_random_numbers_of_numpy_differ(tmp_path: Path) -> None:
-    """In the stdlib all workers draw the same ones."""
+    """In the stdlib all workers draw the same numbers."""
     lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path))
     assert len(lines) == len(set(lines)) == 4
 
@@ -323,7 +323,7 @@ def test_finalizers_of_the_parent_do_not_run_in_workers(diary: Diary) -> None:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """The parent's signals are set back after the test."""
+    """Restore the parent's signal handlers after the test."""
     names = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
     before = [(name, signal.getsignal(name)) for name in names]
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -399,7 +399,7 @@ with Pool(3) as pool:
 
 
 def interrupt(tmp_path: Path) -> Any:
-    """Ctrl-C on the terminal: the signal goes to the parent and to every worker."""
+    """Press Ctrl-C: the signal goes to the parent and to every worker."""
     path = scripts.write(tmp_path, INTERRUPTED)
     process = scripts.start(path, scripts.gate_folder(tmp_path))
     pids = [int(word) for word in scripts.line(process).split()]
@@ -412,8 +412,8 @@ def interrupt(tmp_path: Path) -> Any:
 
 @pytest.mark.better
 def test_an_interrupt_is_reported_once(tmp_path: Path) -> None:
-    """In the stdlib each worker prints a traceback of its own, and an idle one may take the lock
-    of the queue along, so that the program never ends.
+    """In the stdlib each worker prints a traceback, and an idle worker may die with the lock of
+    the queue, so that the program never ends.
     """
     done = interrupt(tmp_path)
     assert done.returncode == -signal.SIGINT
@@ -444,8 +444,8 @@ def test_descriptors_are_inherited(make_pool: Any) -> None:
 
 
 @pytest.mark.better
-def test_a_worker_holds_nothing_of_the_other_workers(make_pool: Any) -> None:
-    """Or the end of one would not be seen while another lives."""
+def test_a_worker_holds_no_descriptors_of_other_workers(make_pool: Any) -> None:
+    """Otherwise the end of one worker would not be seen while another lives."""
     counts = []
     for processes in 1, 6:
         pool = make_pool(processes)
@@ -482,7 +482,7 @@ print("end")
     ("work", "text"),
     [
         ("pool.map(work, range(5)); pool.close()", "parent 0 1 2 3 4 end\n"),
-        # One that is ended by force flushes nothing, not even what it had from the parent.
+        # A terminated worker flushes nothing, not even text inherited from the parent.
         ("pool.apply_async(work_and_hold, (1,)); gate.arrived(); pool.terminate()", "parent end\n"),
     ],
     ids=["closed", "terminated"],
@@ -517,7 +517,7 @@ def initializer():
     threading.Thread(target=thread).start()
 
 def thread():
-    threading.main_thread().join()  # which is at its end when it waits for the other threads
+    threading.main_thread().join()  # the main thread ends when it waits for the other threads
     note("thread")
 
 with Pool(1, initializer) as pool:
@@ -528,8 +528,8 @@ with Pool(1, initializer) as pool:
 """
 
 
-def test_the_order_of_a_workers_end(tmp_path: Path) -> None:
-    """No interpreter is finalized: objects that are left are not destroyed."""
+def test_the_order_of_a_workers_exit(tmp_path: Path) -> None:
+    """The interpreter is not finalized: remaining objects are not destroyed."""
     path = tmp_path / "notes"
     lines = scripts.output(tmp_path, ENDING, str(path))
     assert lines == ["0"]
@@ -541,7 +541,7 @@ def test_the_order_of_a_workers_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pending", [True, False])
-def test_close_ends_workers_with_zero(make_pool: Any, pending: bool) -> None:
+def test_close_ends_workers_with_exit_code_zero(make_pool: Any, pending: bool) -> None:
     pool = make_pool(3)
     if pending:
         pool.map_async(tasks.square, range(100), 1)
@@ -554,7 +554,9 @@ def test_close_ends_workers_with_zero(make_pool: Any, pending: bool) -> None:
 
 
 @pytest.mark.parametrize(("chunksize", "workers"), [(1, 4), (2, 2), (4, 1), (3, 2)])
-def test_a_worker_ends_after_so_many_chunks(make_pool: Any, chunksize: int, workers: int) -> None:
+def test_a_worker_ends_after_maxtasksperchild_chunks(
+    make_pool: Any, chunksize: int, workers: int
+) -> None:
     pool = make_pool(1, maxtasksperchild=2)
     pids = pool.map(tasks.pid, range(8), chunksize)
     assert len(pids) == 8
@@ -562,7 +564,7 @@ def test_a_worker_ends_after_so_many_chunks(make_pool: Any, chunksize: int, work
     assert pids == sorted(pids, key=pids.index)  # one after the other
 
 
-def test_calls_are_tasks_too(make_pool: Any) -> None:
+def test_single_calls_count_as_tasks(make_pool: Any) -> None:
     pool = make_pool(1, maxtasksperchild=2)
     pids = [pool.apply(tasks.pid) for _ in range(6)]
     assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4] == pids[5]
@@ -586,12 +588,12 @@ def test_workers_are_replaced_in_the_same_list(make_pool: Any) -> None:
     eventually(lambda: len(pool._pool) == 2 and not set(workers) & set(before))
     assert pool._pool is workers
     assert [worker.exitcode for worker in before] == [0, 0]
-    found = numbers(pool)  # once: each time that one looks, more may have been replaced
+    found = numbers(pool)  # read once: more workers may have been replaced at each look
     assert found == sorted(found)
 
 
 def test_workers_are_replaced_after_close(make_pool: Any) -> None:
-    """There are more tasks than the workers of the moment may run."""
+    """There are more tasks than the current workers may run."""
     pool = make_pool(3, maxtasksperchild=1)
     results = [pool.apply_async(tasks.identity, (i,)) for i in range(6)]
     mapped = pool.map_async(tasks.pid, range(10), 1)
@@ -607,7 +609,7 @@ def test_no_task_is_lost_or_doubled_at_a_replacement(make_pool: Any, diary: Diar
     assert sorted(map(int, diary.lines())) == list(range(60))
 
 
-def test_the_debug_log_tells_of_workers(tmp_path: Path) -> None:
+def test_the_debug_log_mentions_workers(tmp_path: Path) -> None:
     done = scripts.run_source(
         tmp_path,
         "import multiprocessing\n"
@@ -636,3 +638,62 @@ def test_threads_of_the_parent_are_not_in_the_worker(make_pool: Any) -> None:
         stop.set()
         thread.join()
     assert (seen["threads"], seen["tasks"]) == (["MainThread"], WORKER_THREADS)
+
+
+REPLACED_EXIT = """
+import os, signal, sys
+from engine import Pool
+
+def raises(code, before=os._exit):
+    os.write(w, b"x")
+    if os.getpid() == parent:
+        before(code)
+    raise {what}
+
+def returns(code):
+    os.write(w, b"x")
+
+def counts(code, before=os._exit):
+    os.write(w, b"x")
+    before(code)
+
+parent = os.getpid()
+r, w = os.pipe()
+os._exit = {how}
+with Pool(2, maxtasksperchild=3) as pool:
+    print(pool.map(abs, range(-4, 0), 1))
+    try:
+        pool.apply(signal.raise_signal, (9,))
+    except RuntimeError:
+        print("lost")
+    try:
+        pool.apply(sys.exit, (7,))
+    except SystemExit as exc:
+        print(exc.code)
+    pool.close()
+    pool.join()
+    print([worker.exitcode for worker in pool._pool])
+os.write(w, b".")
+print(len(os.read(r, 100)) >= 2)
+"""
+
+
+@pytest.mark.better
+@pytest.mark.parametrize(
+    ("how", "what"),
+    [
+        ("counts", "None"),
+        ("returns", "None"),
+        ("raises", "SystemExit(5)"),
+        ("raises", "ValueError('no')"),
+        ("raises", "KeyboardInterrupt"),
+        ("raises", "GeneratorExit"),
+    ],
+)
+def test_a_replaced_exit_is_called_and_nothing_runs_on(tmp_path: Path, how: str, what: str) -> None:
+    """As coverage and Scalene replace os._exit; an error there is not the parent's program's."""
+    source = REPLACED_EXIT.replace("{how}", how).replace("{what}", what)
+    found = scripts.output(tmp_path, source)
+    assert found[:3] == ["[4, 3, 2, 1]", "lost", "7"]
+    assert set(eval(found[3])) <= {0, 7}
+    assert found[4:] == ["True"]

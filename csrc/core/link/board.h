@@ -36,6 +36,7 @@ struct cp_row {
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t committed; /* end of the ring */
     _Atomic uint64_t flushed; /* start of the ring: written to the pipe */
     _Atomic uint64_t running; /* 1 + seq of the current task; 0: none */
+    _Atomic uint64_t got;     /* bytes of tasks received, total */
     _Atomic int64_t since;    /* start time of the current task, in ns */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
@@ -53,7 +54,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 1u
+#define CP_FORMAT 2u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

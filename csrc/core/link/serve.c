@@ -105,6 +105,7 @@ cp_serve_wait(struct cp_serve *s)
     }
     cp_buf_add(&s->in, (size_t)got);
     s->got += (uint64_t)got;
+    atomic_store_explicit(&s->row->got, s->got, memory_order_relaxed);
     return 0;
 }
 

@@ -19,6 +19,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->index = index;
         task->items = 1;
         task->flags = flags;
+        task->cost_ns = 0;
         task->deaths = 0;
         task->len = len;
         task->body = task->own;
@@ -46,6 +47,19 @@ cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
         cp_buf_consume(body, len);
     }
     return task;
+}
+
+struct cp_task *
+cp_task_clone(const struct cp_task *task)
+{
+    struct cp_task *clone = cp_task_new(task->index, task->flags, task->len);
+    if (clone != NULL) {
+        clone->job = task->job;
+        clone->items = task->items;
+        clone->deaths = task->deaths;
+        memcpy(clone->body, task->body, task->len);
+    }
+    return clone;
 }
 
 void

@@ -40,6 +40,7 @@ struct cp_task {
     uint64_t index;     /* position in the job, from 0 */
     uint32_t items;     /* the user's items in this task; 1 at first */
     uint16_t flags;     /* the binding's; sent in the frame header */
+    int64_t cost_ns;    /* expected run time; set when it is sent */
     uint8_t deaths;     /* workers that died while they loaded it; if big */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
@@ -72,6 +73,8 @@ struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
  * NULL: no memory, and the buffer is unchanged. [any] */
 struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
                                  struct cp_buf *body);
+/* A copy of a task, to which the reference to the job passes, or NULL. [any] */
+struct cp_task *cp_task_clone(const struct cp_task *task);
 void cp_task_free(struct cp_task *task); /* not queued yet; NULL is fine */
 
 /* A result with room for len bytes, or NULL. [any] */

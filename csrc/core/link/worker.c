@@ -95,6 +95,8 @@ finish_big(struct cp_worker *w)
 {
     w->big = NULL;
     w->big_left = 0;
+    cp_task_free(w->big_task);
+    w->big_task = NULL;
     if (w->big_func != NULL) {
         struct cp_func *func = w->big_func;
         w->big_func = NULL;
@@ -255,29 +257,64 @@ take_from_window(struct cp_worker *w, uint64_t seq)
     struct cp_task *task = *place;
     *place = NULL;
     w->in_flight--;
+    w->ahead_ns -= task->cost_ns;
     advance_head(w);
     return task;
 }
 
+/* Is the body of the task with this seq still being written? */
+static bool
+is_being_written(const struct cp_worker *w, uint64_t seq)
+{
+    return w->big != NULL && w->big_func == NULL && seq == w->tail - 1;
+}
+
+/* Take back one task: 1 and *task; 0 if the task has to stay; CP_ECLOSED if the
+ * worker has claimed it. */
+static int
+recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
+           struct cp_task **task)
+{
+    struct cp_task **place = &w->window[seq & (CP_WINDOW - 1)];
+    struct cp_task *clone = NULL;
+    bool written = !is_being_written(w, seq);
+    if (*place == NULL || (!written && !with_big)) {
+        return 0;
+    }
+    if (!written && (clone = cp_task_clone(*place)) == NULL) {
+        return 0;
+    }
+    if (!cp_claim_recall(w->row, seq)) {
+        cp_task_free(clone);
+        return CP_ECLOSED;
+    }
+    *task = *place;
+    *place = NULL;
+    w->in_flight--;
+    w->ahead_ns -= (*task)->cost_ns;
+    if (!written) { /* the worker still has to read and drop the rest of the body */
+        w->big_task = *task;
+        *task = clone;
+    }
+    return 1;
+}
+
 struct cp_task *
-cp_worker_recall(struct cp_worker *w, uint32_t *n)
+cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big)
 {
     struct cp_task *list = NULL;
     struct cp_task **end = &list;
     uint32_t wanted = *n;
     *n = 0;
     for (uint64_t seq = w->tail; seq > w->head && *n < wanted; seq--) {
-        struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
-        /* A big body is being written from the task's memory: keep the task. */
-        if (*place == NULL || (*place)->len >= CP_BIG) {
-            continue;
-        }
-        if (!cp_claim_recall(w->row, seq - 1)) {
+        struct cp_task *task;
+        int r = recall_one(w, seq - 1, with_big, &task);
+        if (r < 0) {
             break; /* claimed, and so are all tasks before it */
         }
-        struct cp_task *task = *place;
-        *place = NULL;
-        w->in_flight--;
+        if (r == 0) {
+            continue;
+        }
         if (w->budget != UINT64_MAX) {
             w->budget++;
         }
@@ -378,6 +415,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     w->window[w->tail & (CP_WINDOW - 1)] = task;
     w->tail++;
     w->in_flight++;
+    w->ahead_ns += task->cost_ns;
     if (w->budget != UINT64_MAX) {
         w->budget--;
     }
@@ -440,6 +478,8 @@ cp_worker_close_tx(struct cp_worker *w)
     cp_buf_fini(&w->out);
     w->big = NULL;
     w->big_left = 0;
+    cp_task_free(w->big_task);
+    w->big_task = NULL;
     cp_fd_close(&w->tx);
 }
 

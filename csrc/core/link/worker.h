@@ -57,6 +57,10 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: done or recalled */
     uint64_t head, tail; /* seq of the oldest task in flight; the next seq */
     uint32_t in_flight;  /* tasks in the window */
+    int64_t ahead_ns;    /* how long they are expected to take, total */
+    uint64_t seen_got;   /* row->got when the pool last looked */
+    int64_t active_at;   /* when the worker last read or answered, or was sent
+                            something while idle */
     bool flush_deferred; /* idle, with tasks that the event loop flushes */
     bool flush_due;      /* with output that cp_act() writes at its end */
 
@@ -65,6 +69,7 @@ struct cp_worker {
     size_t big_left;    /* bytes of big */
     /* The callable that big is the body of, or NULL. After
      * cp_worker_close_tx(), the callable that was not written. */
+    struct cp_task *big_task; /* the recalled task that big is the body of */
     struct cp_func *big_func;
     bool wants_out;      /* the poller watches tx */
     bool watches_end;    /* the poller watches the sentinel of proc */
@@ -147,8 +152,10 @@ int cp_worker_recv(struct cp_worker *w);
 bool cp_worker_recv_ring(struct cp_worker *w);
 
 /* Take back up to *n tasks that the worker has not claimed, newest first. Returns
- * them as a list; *n is how many. */
-struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n);
+ * them as a list; *n is how many. with_big: also a task whose body is still being
+ * written, at the cost of a copy of the body. */
+struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
+                                 bool with_big);
 
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);

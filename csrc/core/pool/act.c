@@ -27,14 +27,17 @@ static void
 hand_out(struct cp_pool *pool)
 {
     struct cp_round round;
-    if (pool->ready_first == NULL || !cp_sched_begin(pool, &round)) {
+    if (pool->queued == 0 || !cp_sched_begin(pool, &round)) {
         return; /* a worker's answer, or a new worker, makes this due again */
     }
-    for (struct cp_worker *w = pool->workers;
-         w != NULL && pool->ready_first != NULL; w = w->next) {
+    for (struct cp_worker *w = pool->workers; w != NULL && pool->queued > 0;
+         w = w->next) {
         if (cp_sched_takes_part(w, &round)) {
             hand_to(pool, w, &round);
         }
+    }
+    if (pool->queued > 0) {
+        (void)cp_sched_make_room(pool, &round); /* makes this due again */
     }
 }
 
@@ -79,7 +82,7 @@ act_on_processes(struct cp_pool *pool)
         }
     }
     if (pool->asleep
-        && ((!pool->ticking && cp_plan_wants_tick(pool))
+        && (cp_plan_tick(pool) < pool->tick_ns
             || (!pool->armed && cp_plan_wants_probe(pool)))) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }

@@ -19,8 +19,7 @@
 
 #include <signal.h>
 
-/* How long results may sit in a ring behind a slow task, and tasks in the
- * window of a worker that is stuck. */
+/* How often to look up while things happen. */
 #define TICK (2 * CP_MS)
 /* With the pool about to end, whoever reads has this long to come back for more. */
 #define READ_GRACE (500 * CP_MS)
@@ -45,9 +44,9 @@ flush_all(struct cp_pool *pool)
 }
 
 static void
-next_tick(struct cp_pool *pool, int64_t now)
+next_tick(struct cp_pool *pool, int64_t at)
 {
-    pool->tick_at = now + TICK;
+    pool->tick_at = at;
     pool->woken = 0;
 }
 
@@ -65,16 +64,17 @@ step(struct cp_pool *pool, int64_t deadline)
         return 0;
     }
     flush_all(pool); /* what was left to us while we looked */
-    bool ticks = pool->stirred || cp_plan_wants_tick(pool);
+    int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
+    bool ticks = tick_ns != CP_NEVER;
     if (ticks) {
-        if (!pool->ticking) {
-            next_tick(pool, cp_now());
+        if (tick_ns != pool->tick_ns) {
+            next_tick(pool, cp_now() + tick_ns);
         }
         deadline = cp_clock_min(deadline, pool->tick_at);
     }
     int64_t probe_at = cp_watch_next_probe(pool);
     deadline = cp_clock_min(deadline, probe_at);
-    pool->ticking = ticks;
+    pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
     int n = cp_poller_wait(pool->poller, ready, 64, deadline);
@@ -91,7 +91,7 @@ step(struct cp_pool *pool, int64_t deadline)
     /* By the clock: where others answer all the time, the poller never says
      * that there is nothing. */
     if (ticks && now >= pool->tick_at) {
-        next_tick(pool, now);
+        next_tick(pool, now + tick_ns);
         (void)cp_watch_harvest(pool);
         pool->stirred = false;
     }
@@ -113,6 +113,18 @@ take_seat(struct cp_pool *pool, const struct cp_job *job)
     pool->drives++;
 }
 
+/* Nobody has the seat: the thread that has waited longest is to take it, or the
+ * standby, which may sleep until it is told. */
+static void
+offer_seat(struct cp_pool *pool)
+{
+    if (pool->waiters != NULL) {
+        cp_note_waiter(pool, pool->waiters);
+    } else if (pool->standby_tick > 2 * STANDBY_MIN) {
+        cp_note_standby(pool);
+    }
+}
+
 static void
 leave_seat(struct cp_pool *pool)
 {
@@ -121,11 +133,7 @@ leave_seat(struct cp_pool *pool)
     if (pool->poller != NULL) {
         pool->due |= CP_DUE_FLUSH; /* nobody may drive for a while */
     }
-    if (pool->waiters != NULL) {
-        cp_note_waiter(pool, pool->waiters);
-    } else if (pool->standby_tick > 2 * STANDBY_MIN) {
-        cp_note_standby(pool);
-    }
+    offer_seat(pool);
 }
 
 static bool
@@ -243,13 +251,14 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     }
     if (seated) {
         leave_seat(pool);
-    } else if (!pool->driving && pool->waiters != NULL) {
-        cp_note_waiter(pool, pool->waiters);
+    } else if (!pool->driving) {
+        offer_seat(pool);
     }
     if (job == NULL && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
         /* A replacement that is being forked meanwhile comes too late. */
         pool->state = CP_ENDED;
         cp_note_helper(pool);
+        cp_note_starter(pool);
     }
     pool->joiners -= job == NULL ? 1 : 0;
     cp_act(pool);
@@ -286,39 +295,54 @@ cp_job_wait_wants(struct cp_job *job, uint64_t *n)
     return r;
 }
 
+static bool
+is_gone(const struct cp_pool *pool)
+{
+    return pool->state == CP_ENDED
+           || (cp_plan_is_over(pool) && pool->n_workers == 0);
+}
+
+/* What there is to do for cp_pool_next(); CP_WAIT_TIMEOUT: nothing, look again at
+ * *again at the latest. */
+static int
+find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
+          int64_t *again)
+{
+    *again = CP_NEVER;
+    if ((duties & CP_DO_CALLS) != 0
+        && (*job = cp_jobs_next_call(pool)) != NULL) {
+        return CP_WAIT_CALL;
+    }
+    if (is_gone(pool)) {
+        return CP_WAIT_ENDED;
+    }
+    if ((duties & CP_DO_STARTS) != 0) {
+        cp_watch_drop_overdue(pool, again);
+        cp_act(pool);
+        if (cp_plan_needs_workers(pool, again)) {
+            pool->lacks_workers = false;
+            return CP_WAIT_WORKERS;
+        }
+    }
+    if ((duties & CP_DO_CALLS) != 0 && pool->pending == 0
+        && pool->ended_first != NULL && !cp_pool_has_threads(pool)) {
+        return CP_WAIT_IDLE;
+    }
+    return CP_WAIT_TIMEOUT;
+}
+
 int
-cp_pool_next(struct cp_pool *pool, struct cp_job **job)
+cp_pool_next(struct cp_pool *pool, unsigned duties, struct cp_job **job)
 {
     *job = NULL;
     cp_lock_acquire(&pool->lock);
-    pool->has_helper = true;
+    pool->duties |= duties;
+    struct cp_cond *cond =
+        (duties & CP_DO_CALLS) != 0 ? &pool->events : &pool->starts;
+    int64_t again;
     int r;
-    for (;;) {
-        *job = cp_jobs_next_call(pool);
-        if (*job != NULL) {
-            r = CP_WAIT_CALL;
-            break;
-        }
-        if (pool->state == CP_ENDED
-            || (pool->state == CP_CLOSING && pool->pending == 0
-                && pool->n_workers == 0)) {
-            r = CP_WAIT_ENDED;
-            break;
-        }
-        int64_t again = CP_NEVER;
-        cp_watch_drop_overdue(pool, &again);
-        cp_act(pool);
-        if (cp_plan_needs_workers(pool, &again)) {
-            pool->lacks_workers = false;
-            r = CP_WAIT_WORKERS;
-            break;
-        }
-        if (pool->pending == 0 && pool->ended_first != NULL
-            && !cp_pool_has_threads(pool)) {
-            r = CP_WAIT_IDLE;
-            break;
-        }
-        cp_cond_wait(&pool->events, &pool->lock, again);
+    while ((r = find_work(pool, duties, job, &again)) == CP_WAIT_TIMEOUT) {
+        cp_cond_wait(cond, &pool->lock, again);
     }
     cp_lock_release(&pool->lock);
     return r;
@@ -350,26 +374,34 @@ standby_drive(struct cp_pool *pool)
     return r;
 }
 
+/* Somebody drives, or will, or did since the standby last looked and is likely to do
+ * so again. Look again after a while, longer each time; then only when the seat
+ * is left. */
+static void
+standby_wait(struct cp_pool *pool)
+{
+    int64_t tick = pool->standby_tick;
+    cp_cond_wait(&pool->standby, &pool->lock,
+                 tick == CP_NEVER ? CP_NEVER : cp_now() + tick);
+    pool->standby_tick = !pool->driving        ? STANDBY_MIN
+                         : tick >= STANDBY_MAX ? CP_NEVER
+                                               : tick * 2;
+}
+
 static void *
 standby_main(void *arg)
 {
     struct cp_pool *pool = arg;
     uint64_t seen = UINT64_MAX; /* drive at once: work is waiting */
     cp_lock_acquire(&pool->lock);
-    while (!pool->stop_standby) {
+    while (!pool->stop_standby && !is_gone(pool)) {
         if (!has_work(pool)) {
-            pool->standby_tick = STANDBY_MAX;
+            pool->standby_tick = CP_NEVER;
             cp_cond_wait(&pool->standby, &pool->lock, CP_NEVER);
         } else if (pool->driving || pool->waiters != NULL
                    || (pool->drives != seen && seen != UINT64_MAX)) {
-            /* Somebody drives, or will, or did since we last looked and is
-             * likely to do so again. */
             seen = pool->drives;
-            cp_cond_wait(&pool->standby, &pool->lock,
-                         cp_now() + pool->standby_tick);
-            pool->standby_tick = pool->driving ? cp_clock_min(
-                                     pool->standby_tick * 2, STANDBY_MAX)
-                                               : STANDBY_MIN;
+            standby_wait(pool);
         } else {
             int r = standby_drive(pool);
             seen = pool->drives;
@@ -380,6 +412,10 @@ standby_main(void *arg)
             }
         }
     }
+    if (!pool->stop_standby) { /* nobody waits for this thread */
+        pool->has_standby = false;
+        (void)pthread_detach(pthread_self());
+    }
     cp_lock_release(&pool->lock);
     cp_pool_unref(pool);
     return NULL;
@@ -389,7 +425,7 @@ int
 cp_pool_start_standby(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    if (pool->state == CP_ENDED) {
+    if (is_gone(pool)) {
         cp_lock_release(&pool->lock);
         return CP_ECLOSED;
     }

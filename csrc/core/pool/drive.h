@@ -35,15 +35,21 @@ int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
  * waits for the closed pool to end; the caller ends the job's input. Never drives. */
 int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
 
-/* The helper's wait: for what needs an interpreter. Never drives. With
- * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
-int cp_pool_next(struct cp_pool *pool, struct cp_job **job);
+/* What a thread that waits in cp_pool_next() is there for. Starting workers must not
+ * wait for the program's callbacks: so these are two threads' work. */
+#define CP_DO_CALLS 0x1u  /* CP_WAIT_CALL, CP_WAIT_IDLE: the helper */
+#define CP_DO_STARTS 0x2u /* CP_WAIT_WORKERS: the starter */
 
-/* Have the standby thread drive while nobody else does. Idempotent. CP_ECLOSED
- * where the pool has ended: then nothing needs a thread. */
+/* Wait for work that needs an interpreter, CP_DO_* in duties. Never drives. With
+ * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
+int cp_pool_next(struct cp_pool *pool, unsigned duties, struct cp_job **job);
+
+/* Have the standby thread drive while nobody else does. It ends by itself when the
+ * pool is closed and its last worker is gone. Idempotent. CP_ECLOSED where the pool
+ * has ended: then nothing needs a thread. */
 int cp_pool_start_standby(struct cp_pool *pool);
 
-/* End the standby thread and wait for it; not from that thread. */
+/* End the standby thread, if there is one, and wait for it; not from that thread. */
 void cp_pool_stop_standby(struct cp_pool *pool);
 
 #endif

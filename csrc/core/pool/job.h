@@ -30,6 +30,14 @@ enum cp_end {
 #define CP_JOB_WHOLE \
     0x8u /* whoever waits for it is not told before it is done */
 
+/* Jobs with queued tasks that take turns with other such lines. */
+struct cp_line {
+    struct cp_line *next, *prev;
+    struct cp_job *first, *last;
+    int64_t turn_ns; /* what its turn has given out so far */
+    bool had_turn;   /* since its first job joined */
+};
+
 struct cp_job {
     struct cp_pool *pool;
     uint32_t refs;
@@ -57,10 +65,11 @@ struct cp_job {
     int64_t item_ns;         /* of an item, following faster; likewise */
     _Atomic bool done;       /* readable without the lock */
     _Atomic enum cp_end end; /* likewise */
-    struct cp_job *ready_next, *ready_prev; /* jobs with queued tasks */
-    struct cp_job *all_next, *all_prev;     /* jobs that are not done */
-    struct cp_job *call_next;               /* jobs that wait for callbacks */
-    bool is_ready, is_listed;
+    struct cp_line line;     /* of its own; calls of one task share another */
+    struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */
+    struct cp_job *all_next, *all_prev;   /* jobs that are not done */
+    struct cp_job *call_next;             /* jobs that wait for callbacks */
+    bool in_line, is_listed;
     bool calling; /* all has come; the callbacks are to be run, or are run */
 };
 

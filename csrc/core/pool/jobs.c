@@ -3,6 +3,7 @@
 
 #include "pool/func.h"
 #include "pool/plan.h"
+#include "pool/turns.h"
 #include "pool/wake.h"
 
 #include <stdlib.h>
@@ -44,43 +45,10 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
 
 /* The job has queued tasks. */
 static void
-add_ready(struct cp_job *job)
+note_queued(struct cp_job *job, bool again)
 {
-    struct cp_pool *pool = job->pool;
-    pool->due |= CP_DUE_TASKS;
-    if (job->is_ready) {
-        return;
-    }
-    /* In order of submission. A job mostly comes in at one of the ends. */
-    struct cp_job *after = pool->ready_last;
-    if (after != NULL && after->id > job->id) {
-        after = NULL;
-        for (struct cp_job *j = pool->ready_first; j->id < job->id;
-             j = j->ready_next) {
-            after = j;
-        }
-    }
-    struct cp_job *before =
-        after != NULL ? after->ready_next : pool->ready_first;
-    job->ready_prev = after;
-    job->ready_next = before;
-    *(after != NULL ? &after->ready_next : &pool->ready_first) = job;
-    *(before != NULL ? &before->ready_prev : &pool->ready_last) = job;
-    job->is_ready = true;
-}
-
-static void
-del_ready(struct cp_job *job)
-{
-    struct cp_pool *pool = job->pool;
-    if (!job->is_ready) {
-        return;
-    }
-    struct cp_job *prev = job->ready_prev, *next = job->ready_next;
-    *(prev != NULL ? &prev->ready_next : &pool->ready_first) = next;
-    *(next != NULL ? &next->ready_prev : &pool->ready_last) = prev;
-    job->ready_next = job->ready_prev = NULL;
-    job->is_ready = false;
+    cp_turns_add(job, again);
+    job->pool->due |= CP_DUE_TASKS;
 }
 
 /* ---- opening and closing ---- */
@@ -143,6 +111,9 @@ set_done(struct cp_job *job)
     cp_note_job(pool, job);
     if (pool->pending == 0) {
         cp_note_helper(pool);
+        if (pool->state != CP_RUN) {
+            cp_note_starter(pool); /* it ends with the last worker */
+        }
         cp_note_job(pool, NULL); /* no workers will come any more */
         pool->due |= CP_DUE_END;
     }
@@ -153,7 +124,7 @@ static void
 drop_queued(struct cp_job *job)
 {
     struct cp_task *task;
-    del_ready(job);
+    cp_turns_del(job);
     job->pool->queued -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
         cp_drop_task(job->pool, task);
@@ -292,7 +263,7 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
         return;
     }
     if (job->queued > 0) {
-        add_ready(job);
+        note_queued(job, false);
     }
     if (fed) {
         job->fed = true;
@@ -310,7 +281,7 @@ cp_jobs_start_task(struct cp_job *job)
     job->pool->queued--;
     job->running++;
     if (job->queued == 0) {
-        del_ready(job);
+        cp_turns_del(job);
         cp_note_feeders(job->pool);
     }
     return task;
@@ -328,13 +299,13 @@ cp_jobs_requeue_take(struct cp_task *task)
     job->running--;
     cp_job_queue_first(job, task);
     job->pool->queued++;
-    add_ready(job);
+    note_queued(job, true);
 }
 
 uint32_t
-cp_jobs_recall(struct cp_worker *w, uint32_t n)
+cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
 {
-    struct cp_task *task = cp_worker_recall(w, &n);
+    struct cp_task *task = cp_worker_recall(w, &n, with_big);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_jobs_requeue_take(task);

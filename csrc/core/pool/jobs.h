@@ -29,8 +29,9 @@ struct cp_task *cp_jobs_start_task(struct cp_job *job);
 /* A worker was given the task and did not begin it: queue it again, first. */
 void cp_jobs_requeue_take(struct cp_task *task);
 
-/* The newest n tasks that w has not begun are queued again: how many were. */
-uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n);
+/* The newest n tasks that w has not begun are queued again: how many were. with_big:
+ * see cp_worker_recall(). */
+uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big);
 
 /* A worker has run a task of the job, which took ns; NULL: there was no memory
  * for the result. Consumes the task's reference to the job. */

@@ -1,10 +1,10 @@
 /* Arithmetic on the state; see pool/plan.h. */
 #include "pool/plan.h"
 
-/* Work that a worker may have ahead of it, in ns. The thread that feeds it decodes
- * results as well and may have no core of its own, so it comes back to the worker
- * some milliseconds late. */
-#define AHEAD (8 * CP_MS)
+/* How often the driver looks up; and where only a worker that does not react could
+ * change anything, which nothing tells. */
+#define TICK (2 * CP_MS)
+#define SLOW_TICK (50 * CP_MS)
 /* Chunks of the pool's own choice: what they take at most, and at least, in ns;
  * a worker's share of what is left is cut into so many of them. The objects of
  * larger ones would not stay in a core's cache. */
@@ -13,8 +13,10 @@
 #define PARTS 4u
 /* Tasks from here on go one at a time: waiting for the parent costs them nothing. */
 #define LONG_TASK (10 * CP_MS)
-/* A task that runs for longer is no reason to wait for its worker. */
+/* A task that runs for longer is no reason to wait for its worker; nor is a worker
+ * that does not read for longer what it was sent, or does not begin it. */
 #define STUCK CP_MS
+#define DEAF (5 * CP_MS)
 /* Tasks below this take no longer than waking a thread does. */
 #define SHORT_TASK (20 * CP_US)
 /* How long a worker looks for its next task: longer than it takes the parent to
@@ -42,15 +44,20 @@ cp_plan_task_ns(const struct cp_job *job)
     return shares_average(job) ? job->func->avg_ns : job->avg_ns;
 }
 
-uint32_t
-cp_plan_window(const struct cp_job *job)
+int64_t
+cp_plan_cost(const struct cp_job *job)
 {
     int64_t avg = cp_plan_task_ns(job);
-    if (avg < 0 || avg > LONG_TASK) {
-        return 1;
-    }
-    int64_t n = AHEAD / (avg + 1) + 1;
-    return n < 2 ? 2 : n > CP_WINDOW ? CP_WINDOW : (uint32_t)n;
+    return avg < 0 || avg > LONG_TASK ? CP_AHEAD + 1
+                                      : cp_clock_min(avg + 1, CP_AHEAD);
+}
+
+/* How many of the job's tasks a worker takes. */
+static uint32_t
+window_of(const struct cp_job *job)
+{
+    int64_t n = CP_AHEAD / cp_plan_cost(job) + 1;
+    return n > CP_WINDOW ? CP_WINDOW : (uint32_t)n;
 }
 
 void
@@ -79,7 +86,7 @@ uint64_t
 cp_plan_room(const struct cp_pool *pool, const struct cp_job *job)
 {
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
-    uint64_t room = n * (cp_plan_window(job) + (uint64_t)1);
+    uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
     room = have < room ? room - have : 0;
     if (job->limit > 0) {
@@ -113,29 +120,51 @@ cp_plan_is_short(const struct cp_pool *pool)
 /* ---- workers ---- */
 
 bool
+cp_plan_is_awaited(const struct cp_worker *w)
+{
+    return w->in_flight > 0
+           || atomic_load_explicit(&w->row->got, memory_order_relaxed)
+                  < atomic_load_explicit(&w->row->sent, memory_order_relaxed);
+}
+
+bool
 cp_plan_is_stuck(const struct cp_worker *w, int64_t now)
 {
-    return atomic_load_explicit(&w->row->running, memory_order_relaxed) != 0
-           && now - atomic_load_explicit(&w->row->since, memory_order_relaxed)
-                  > STUCK;
+    const struct cp_row *row = w->row;
+    if (atomic_load_explicit(&row->running, memory_order_relaxed) != 0) {
+        return now - atomic_load_explicit(&row->since, memory_order_relaxed)
+               > STUCK;
+    }
+    return now - w->active_at > DEAF && cp_plan_is_awaited(w);
 }
 
 bool
 cp_plan_is_open(const struct cp_worker *w, int64_t now)
 {
     return cp_worker_accepts(w)
-           && (w->in_flight == 0 || !cp_plan_is_stuck(w, now));
+           && !(cp_plan_is_awaited(w) && cp_plan_is_stuck(w, now));
 }
 
-bool
-cp_plan_wants_tick(const struct cp_pool *pool)
+int64_t
+cp_plan_tick(const struct cp_pool *pool)
 {
+    bool idle = false, waits = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (w->in_flight > 1 || (!w->wants_out && cp_worker_has_out(w))) {
-            return true;
+            return TICK;
         }
+        bool awaited = cp_plan_is_awaited(w);
+        idle = idle || !awaited;
+        waits =
+            waits
+            || (awaited
+                && atomic_load_explicit(&w->row->running, memory_order_relaxed)
+                       == 0);
     }
-    return false;
+    if (waits && idle) {
+        return TICK; /* it may have to be taken from one and given to the other */
+    }
+    return waits && pool->queued > 0 ? SLOW_TICK : CP_NEVER;
 }
 
 bool

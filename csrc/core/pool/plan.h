@@ -16,8 +16,15 @@ void cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items);
 /* The average time of the job's tasks in ns; -1: nothing was measured. */
 int64_t cp_plan_task_ns(const struct cp_job *job);
 
-/* How many of the job's tasks a worker may have under way. */
-uint32_t cp_plan_window(const struct cp_job *job);
+/* What one task of the job is expected to take, in ns. At most CP_AHEAD while tasks
+ * may queue up behind it in a worker; more where nothing is known, or where tasks
+ * are so long that waiting for the parent costs them nothing. */
+int64_t cp_plan_cost(const struct cp_job *job);
+
+/* Work that a worker may have ahead of it, in ns. The thread that feeds it decodes
+ * results as well and may have no core of its own, so it comes back to the worker
+ * some milliseconds late. */
+#define CP_AHEAD (8 * CP_MS)
 
 /* How many of the `left` items the next chunk of the job should have. */
 uint64_t cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
@@ -39,16 +46,20 @@ bool cp_plan_is_short(const struct cp_pool *pool);
 
 /* ---- workers ---- */
 
-/* Does w run a task that has taken long already? */
+/* Has w been sent something that it has not read, or tasks that it has not answered? */
+bool cp_plan_is_awaited(const struct cp_worker *w);
+
+/* Is w no reason to wait: does it run a task that has taken long already, or has it
+ * been given something and does not react? */
 bool cp_plan_is_stuck(const struct cp_worker *w, int64_t now);
 
 /* May w be given a task now, whether or not it is idle? */
 bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
 
-/* Has the driver to look up now and then, whatever comes: results may sit in a
- * ring behind a slow task, tasks in the window of a worker that is stuck, and
- * output that the poller does not watch has to be tried again. */
-bool cp_plan_wants_tick(const struct cp_pool *pool);
+/* In how many ns the driver has to look up, whatever comes; CP_NEVER: it need not.
+ * Results may sit in a ring behind a slow task, tasks in the window of a worker that
+ * is stuck, and output that the poller does not watch has to be tried again. */
+int64_t cp_plan_tick(const struct cp_pool *pool);
 
 /* Has w's process to be looked at by the clock: is something awaited from w, or its
  * end, that the poller does not watch? */

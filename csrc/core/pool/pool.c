@@ -447,6 +447,8 @@ cp_pool_close(struct cp_pool *pool)
         pool->state = CP_CLOSING;
         pool->due |= CP_DUE_END;
         cp_note_helper(pool); /* there may be no worker to wait for */
+        cp_note_starter(pool);
+        cp_note_standby(pool);
     }
     cp_act(pool);
     cp_lock_release(&pool->lock);
@@ -458,7 +460,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     pool->state = CP_ENDED;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        (void)cp_jobs_recall(w, UINT32_MAX);
+        (void)cp_jobs_recall(w, UINT32_MAX, false);
     }
     cp_jobs_end_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -469,6 +471,7 @@ cp_pool_end(struct cp_pool *pool)
     pool->due |= CP_DUE_END;
     cp_note_all(pool);
     cp_note_helper(pool);
+    cp_note_starter(pool);
     cp_act(pool);
     cp_unlock(pool);
 }

@@ -3,20 +3,30 @@
 
 #include "pool/jobs.h"
 #include "pool/plan.h"
+#include "pool/turns.h"
 
 /* Bytes that are written at once though the worker is busy. */
 #define WRITE_NOW 4096u
+/* A worker that has not reacted for so long: it is worth copying a big body that
+ * is half written to it, to give it to another one. */
+#define GIVEN_UP (100 * CP_MS)
 /* So many workers that were woken for one task each, within a tick, are a burst. */
 #define BURST 8u
 /* Tasks that are worth being moved to another worker, in ns: below this their own
  * worker has run them before they have arrived. */
 #define MOVE_WORTH (50 * CP_US)
+/* A new line waits for work of others that takes no longer. */
+#define ROOM_WORTH (2 * CP_MS)
 
 struct cp_task *
 cp_sched_take(struct cp_pool *pool)
 {
-    struct cp_job *job = pool->ready_first;
-    return job != NULL ? cp_jobs_start_task(job) : NULL;
+    struct cp_job *job = cp_turns_next(pool);
+    if (job == NULL) {
+        return NULL;
+    }
+    cp_turns_charge(job, cp_plan_cost(job));
+    return cp_jobs_start_task(job);
 }
 
 bool
@@ -54,7 +64,7 @@ cp_sched_begin(const struct cp_pool *pool, struct cp_round *round)
 static bool
 may_leave(struct cp_pool *pool, int64_t now)
 {
-    if (!pool->asleep || !pool->ticking || !cp_plan_is_short(pool)) {
+    if (!pool->asleep || pool->tick_ns == CP_NEVER || !cp_plan_is_short(pool)) {
         return false;
     }
     const struct cp_worker *w = pool->workers;
@@ -89,9 +99,9 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
               const struct cp_round *round)
 {
     struct cp_job *job;
-    while ((job = pool->ready_first) != NULL && cp_worker_accepts(w)
-           && w->in_flight < round->level
-           && w->in_flight < cp_plan_window(job)) {
+    while (cp_worker_accepts(w) && w->in_flight < round->level
+           && (w->in_flight == 0 || w->ahead_ns <= CP_AHEAD)
+           && (job = cp_turns_next(pool)) != NULL) {
         struct cp_task *task = job->first;
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
@@ -99,6 +109,7 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
             cp_jobs_lose_take(task, func->lost_pid, func->lost_exitcode);
             continue;
         }
+        task->cost_ns = cp_plan_cost(job);
         int r = cp_worker_send_task(w, func, task);
         if (r == CP_ENOMEM) {
             cp_jobs_end(job, CP_END_NOMEM);
@@ -107,6 +118,7 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
         if (r != 1) {
             break;
         }
+        cp_turns_charge(job, task->cost_ns);
         (void)cp_jobs_start_task(job);
     }
     return cp_worker_has_out(w)
@@ -140,11 +152,12 @@ static uint32_t
 count_movable(const struct cp_worker *w, bool waits, int64_t now)
 {
     int64_t worth;
-    if (w->in_flight < 2 && !waits) {
+    bool stuck = cp_plan_is_stuck(w, now);
+    if (w->in_flight < 2 && !waits && !stuck) {
         return 0;
     }
     uint32_t n = count_unclaimed(w, &worth);
-    if (waits || cp_plan_is_stuck(w, now)) {
+    if (waits || stuck) {
         return n;
     }
     return worth >= MOVE_WORTH ? (n + 1) / 2 : 0;
@@ -153,17 +166,17 @@ count_movable(const struct cp_worker *w, bool waits, int64_t now)
 void
 cp_sched_even_out(struct cp_pool *pool)
 {
+    int64_t now = cp_now();
     bool idle = false, started = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->in_flight == 0 && cp_worker_accepts(w)) {
+        if (w->in_flight == 0 && cp_plan_is_open(w, now)) {
             idle = true;
             started = started || w->hello;
         }
     }
-    if (!idle || pool->ready_first != NULL) {
+    if (!idle || pool->queued > 0) {
         return;
     }
-    int64_t now = cp_now();
     struct cp_worker *from = NULL;
     uint32_t n = 0;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -174,6 +187,50 @@ cp_sched_even_out(struct cp_pool *pool)
         }
     }
     if (from != NULL) {
-        (void)cp_jobs_recall(from, n);
+        (void)cp_jobs_recall(from, n, now - from->active_at > GIVEN_UP);
     }
+}
+
+/* What the tasks of other lines that w has not begun are worth in ns, and how many
+ * tasks it has not begun. The oldest one stays: the worker is about to begin it. */
+static int64_t
+worth_of_others(const struct cp_worker *w, struct cp_job *job, uint32_t *n)
+{
+    int64_t worth = 0;
+    *n = 0;
+    for (uint64_t seq = w->tail; seq > w->head + 1; seq--) {
+        struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
+        if (task == NULL) {
+            continue;
+        }
+        if (cp_worker_is_claimed(w, seq - 1)) {
+            break;
+        }
+        worth += cp_turns_share_line(task->job, job) ? 0 : task->cost_ns;
+        (*n)++;
+    }
+    return worth;
+}
+
+bool
+cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
+{
+    struct cp_job *job = cp_turns_next(pool);
+    struct cp_worker *from = NULL;
+    int64_t most = ROOM_WORTH;
+    uint32_t n = 0;
+    if (job == NULL || cp_turns_had_turn(job)) {
+        return false;
+    }
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint32_t here = 0;
+        int64_t worth =
+            cp_sched_takes_part(w, round) ? worth_of_others(w, job, &here) : 0;
+        if (worth > most) {
+            most = worth;
+            n = here;
+            from = w;
+        }
+    }
+    return from != NULL && cp_jobs_recall(from, n, false) > 0;
 }

@@ -35,6 +35,11 @@ bool cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
 bool cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
                    const struct cp_round *round);
 
+/* A line that has not had a turn yet finds all workers full: take back tasks that one
+ * of them has not begun, so that its first task need not wait for theirs. True: some
+ * were, and there is room. */
+bool cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round);
+
 /* Nothing is queued: take tasks back from a worker that has many, where another
  * one idles. They are queued again. */
 void cp_sched_even_out(struct cp_pool *pool);

@@ -15,6 +15,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     pool->owner = getpid();
     pool->target = target;
     pool->task_ns = -1;
+    pool->tick_ns = CP_NEVER;
     pool->next_worker_id = 1;
     pool->wake.fds[0] = pool->wake.fds[1] = -1;
     pool->common_fd = pool->life[0] = pool->life[1] = -1;
@@ -24,6 +25,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     if ((r = cp_lock_init(&pool->lock)) != 0
         || (r = cp_cond_init(&pool->feed)) != 0
         || (r = cp_cond_init(&pool->events)) != 0
+        || (r = cp_cond_init(&pool->starts)) != 0
         || (r = cp_cond_init(&pool->standby)) != 0
         || (r = cp_cond_init(&pool->threads.work)) != 0) {
         free(pool); /* these fail before they allocate, or never */
@@ -66,6 +68,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_result_free(pool->broken);
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
+    cp_cond_fini(&pool->starts);
     cp_cond_fini(&pool->standby);
     cp_cond_fini(&pool->threads.work);
     cp_lock_fini(&pool->lock);

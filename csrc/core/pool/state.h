@@ -37,6 +37,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 #define CP_NOTED_FEEDERS 0x4u
 #define CP_NOTED_HELPER 0x8u
 #define CP_NOTED_STANDBY 0x10u
+#define CP_NOTED_STARTER 0x20u
 
 /* A thread that waits while another drives. On that thread's stack. */
 struct cp_waiter {
@@ -84,8 +85,9 @@ struct cp_pool {
     int64_t restart_at; /* no worker is to be started before */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
-    struct cp_job *ready_first, *ready_last; /* jobs with queued tasks */
-    struct cp_job *all_first, *all_last;     /* jobs that are not done */
+    struct cp_line *line_first, *line_last; /* with queued tasks, by turn */
+    struct cp_line singles;                 /* the jobs of one task */
+    struct cp_job *all_first, *all_last;    /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
@@ -108,9 +110,9 @@ struct cp_pool {
     bool standby_drives;           /* and it is the standby thread */
     const struct cp_job *seat_job; /* what the driver waits for */
     bool asleep;                   /* the driver waits in the poller */
-    bool ticking;                  /* and wakes up at tick_at at the latest */
-    bool stirred;   /* something has happened since the last tick */
-    uint32_t woken; /* idle workers that others than the driver woke since */
+    int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
+    bool stirred;    /* something has happened since the last tick */
+    uint32_t woken;  /* idle workers that others than the driver woke since */
     int64_t tick_at;
     int64_t probe_at;   /* when processes are looked at next; CP_NEVER */
     int64_t probe_wait; /* and how long that was after the look before */
@@ -121,12 +123,14 @@ struct cp_pool {
     uint32_t joiners;      /* threads that wait for the workers to end */
     uint32_t feeders;      /* threads in cp_job_wait_wants() */
     struct cp_cond feed;   /* for them */
-    struct cp_cond events; /* for cp_pool_next() */
-    bool has_helper;       /* somebody calls cp_pool_next() */
+    struct cp_cond events; /* for cp_pool_next() with CP_DO_CALLS */
+    struct cp_cond starts; /* for cp_pool_next() with CP_DO_STARTS alone */
+    unsigned duties;       /* of all threads that call cp_pool_next() */
     struct cp_cond standby;
     pthread_t standby_thread;
     bool has_standby, stop_standby;
-    int64_t standby_tick;
+    int64_t
+        standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
 };
 

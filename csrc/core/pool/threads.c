@@ -163,6 +163,7 @@ cp_threads_leave(struct cp_pool *pool)
     pool->n_workers--;
     if (pool->n_workers == 0) {
         cp_note_helper(pool);
+        cp_note_starter(pool);
         cp_note_job(pool, NULL);
     }
     cp_act(pool);
@@ -203,8 +204,7 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->ready_first != NULL || cp_plan_is_over(pool)
-            || cp_has_dropped(pool)) {
+        if (pool->queued > 0 || cp_plan_is_over(pool) || cp_has_dropped(pool)) {
             continue; /* it came when we stopped looking */
         }
         if (pool->pending == 0 && pool->ended_first != NULL) {

@@ -57,8 +57,12 @@ cp_wake_noted(struct cp_pool *pool)
     if ((noted & CP_NOTED_FEEDERS) != 0 && pool->feeders > 0) {
         cp_cond_broadcast(&pool->feed);
     }
-    if ((noted & CP_NOTED_HELPER) != 0 && pool->has_helper) {
+    if ((noted & CP_NOTED_HELPER) != 0 && pool->duties != 0) {
         cp_cond_broadcast(&pool->events);
+    }
+    if ((noted & CP_NOTED_STARTER) != 0 && pool->duties != 0) {
+        cp_cond_broadcast(&pool->starts);
+        cp_cond_broadcast(&pool->events); /* one thread may do both */
     }
     if ((noted & CP_NOTED_STANDBY) != 0) {
         cp_cond_broadcast(&pool->standby);
@@ -73,7 +77,7 @@ cp_wake_noted(struct cp_pool *pool)
 void
 cp_publish_queued(struct cp_pool *pool)
 {
-    atomic_store_explicit(&pool->threads.has_queued, pool->ready_first != NULL,
+    atomic_store_explicit(&pool->threads.has_queued, pool->queued > 0,
                           memory_order_relaxed);
 }
 

@@ -11,6 +11,7 @@
  *   waiters, behind the driver      a condition each      the driver, cp_note_job()
  *   feeders, cp_job_wait_wants()    pool->feed            cp_note_feeders()
  *   the helper, cp_pool_next()      pool->events          cp_note_helper()
+ *   the starter, cp_pool_next()     pool->starts          cp_note_starter()
  *   the standby thread              pool->standby         cp_note_standby(), a tick
  *   worker threads                  pool->threads.work    cp_wake_workers()
  */
@@ -42,6 +43,13 @@ static inline void
 cp_note_helper(struct cp_pool *pool)
 {
     pool->noted |= CP_NOTED_HELPER;
+}
+
+/* Workers are missing, or will be: whoever starts them is to look. */
+static inline void
+cp_note_starter(struct cp_pool *pool)
+{
+    pool->noted |= CP_NOTED_STARTER;
 }
 
 static inline void

@@ -30,7 +30,7 @@ on_exiting(struct cp_worker *w)
     if (w->exiting_since == 0) {
         w->exiting_since = cp_now();
         w->pool->n_exiting++;
-        cp_note_helper(w->pool); /* the helper is to look again in time */
+        cp_note_starter(w->pool); /* it is to look again in time */
     }
 }
 
@@ -195,7 +195,7 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_exiting--;
             pool->n_overdue++;
             pool->lacks_workers = true;
-            (void)cp_jobs_recall(w, UINT32_MAX);
+            (void)cp_jobs_recall(w, UINT32_MAX, true);
         }
     }
 }
@@ -248,6 +248,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
         }
     }
     w->in_flight = 0;
+    w->ahead_ns = 0;
     w->head = w->tail;
 }
 
@@ -265,8 +266,12 @@ static void
 ask_for_workers(struct cp_pool *pool)
 {
     pool->lacks_workers = true;
-    cp_note_helper(pool);
+    cp_note_helper(pool); /* it ends with the last worker */
+    cp_note_starter(pool);
     cp_note_all(pool);
+    if (pool->n_workers == 0) {
+        cp_note_standby(pool); /* likewise */
+    }
 }
 
 void
@@ -328,6 +333,7 @@ void
 cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
 {
     int r = cp_worker_recv(w);
+    w->active_at = cp_now();
     if (r < 0) {
         w->bad = r != CP_ECLOSED;
         condemn(pool, w);
@@ -393,6 +399,10 @@ cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
     if (w->tx < 0) {
         return;
     }
+    if (atomic_load_explicit(&w->row->got, memory_order_relaxed)
+        == atomic_load_explicit(&w->row->sent, memory_order_relaxed)) {
+        w->active_at = cp_now(); /* from now on it has something to read */
+    }
     atomic_store_explicit(&w->row->spin_us, cp_plan_worker_spin_us(pool),
                           memory_order_relaxed);
     if (cp_worker_flush(w) != 0) {
@@ -441,13 +451,29 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
     }
 }
 
+/* Has w read since we last looked? A large body takes long, and is no silence. */
+static void
+note_reading(struct cp_worker *w)
+{
+    uint64_t got = atomic_load_explicit(&w->row->got, memory_order_relaxed);
+    if (got != w->seen_got) {
+        w->seen_got = got;
+        w->active_at = cp_now();
+    }
+}
+
 bool
 cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->in_flight > 0 && !w->eof && cp_worker_recv_ring(w)) {
+        if (w->in_flight == 0 || w->eof) {
+            continue;
+        }
+        note_reading(w);
+        if (cp_worker_recv_ring(w)) {
             any = true;
+            w->active_at = cp_now();
             if (w->bad) {
                 condemn(pool, w);
             }

@@ -1,39 +1,41 @@
-/* Timeouts: from an argument to a deadline, and the error when it has passed. */
+/* From a timeout to a deadline; see base/timeout.h. */
 #include "base/timeout.h"
 
-/* The interpreter's own waits ask whether there is anything to wait for, and what
- * is not a number is told so by that, with the operator in the text. They refuse
- * NaN since they ask the other way round. */
+#include "core/base/clock.h"
+
+/* The interpreter's own waits compare the timeout with 0. The operator shows in
+ * the text of the TypeError for a timeout that is not a number; and since 3.14
+ * the comparison is the other way round, which refuses NaN. */
 #if PY_VERSION_HEX >= 0x030E0000
-#    define OPERATOR Py_LE
-#    define TAKES_NAN false
+#    define COMPARISON Py_LE
+#    define ACCEPTS_NAN false
 #else
-#    define OPERATOR Py_GT
-#    define TAKES_NAN true
+#    define COMPARISON Py_GT
+#    define ACCEPTS_NAN true
 #endif
 
-/* 1 where there is something to wait for, 0, or -1 with an exception. */
+/* Is the timeout above 0? 1, 0, or -1 with an exception. */
 static int
 is_positive(PyObject *timeout)
 {
     PyObject *zero = PyLong_FromLong(0);
     int r =
-        zero == NULL ? -1 : PyObject_RichCompareBool(timeout, zero, OPERATOR);
+        zero == NULL ? -1 : PyObject_RichCompareBool(timeout, zero, COMPARISON);
     Py_XDECREF(zero);
-    return r < 0 || OPERATOR == Py_GT ? r : !r;
+    return r < 0 || COMPARISON == Py_GT ? r : !r;
 }
 
-/* No clock counts that far: the error is that of the interpreter's waits, which
- * may know less kinds of numbers than we. */
+/* The timeout is too long for a clock. Raise the error of the interpreter's own
+ * waits; these may accept fewer kinds of numbers than we do. */
 static int
 refuse(struct py_state *state, PyObject *timeout, double seconds)
 {
     PyObject *known = PyLong_Check(timeout) ? Py_NewRef(timeout)
                                             : PyFloat_FromDouble(seconds);
-    PyObject *none =
-        known == NULL
-            ? NULL
-            : PyObject_CallMethod(state->remote, "refuse_timeout", "O", known);
+    PyObject *none = known == NULL
+                         ? NULL
+                         : PyObject_CallMethod(state->failures,
+                                               "refuse_timeout", "O", known);
     Py_XDECREF(known);
     Py_XDECREF(none);
     return none != NULL ? 0 : -1;
@@ -62,7 +64,7 @@ py_timeout_deadline(struct py_state *state, PyObject *timeout,
         return refuse(state, timeout, seconds);
     }
     bool is_nan = seconds != seconds;
-    if (seconds >= 9223372037.0 || (is_nan && !TAKES_NAN)) {
+    if (seconds >= 9223372037.0 || (is_nan && !ACCEPTS_NAN)) {
         return refuse(state, timeout, seconds);
     }
     int64_t now = cp_now();
@@ -102,7 +104,7 @@ py_timeout_parse(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
 PyObject *
 py_timeout_raise(struct py_state *state)
 {
-    PyObject *cls = PyObject_GetAttrString(state->remote, "TimeoutError");
+    PyObject *cls = PyObject_GetAttrString(state->failures, "TimeoutError");
     if (cls != NULL) {
         PyErr_SetNone(cls);
         Py_DECREF(cls);

@@ -1,18 +1,19 @@
 /*
- * The one optional argument `timeout` of get, wait and next. [attached]
+ * The optional argument `timeout` of get(), wait() and next(). [attached]
  */
 #ifndef PY_TIMEOUT_H
 #define PY_TIMEOUT_H
 
 #include "base/state.h"
 
-/* Find it among the arguments of a fast call: 0 and *timeout (borrowed, NULL
- * where not given), or -1 with TypeError. */
+/* Find the timeout among the arguments of a fast call: 0 and *timeout
+ * (borrowed, NULL where it was not given), or -1 with TypeError. */
 int py_timeout_parse(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
                      PyObject **timeout);
 
-/* Seconds, as any real number, or None or NULL for no end, as a deadline: 0,
- * or -1 with the exception that the interpreter's own waits would raise. */
+/* From a timeout (seconds as any real number; None or NULL: wait for ever) to a
+ * deadline: 0, or -1 with the exception that the interpreter's own waits would
+ * raise. */
 int py_timeout_deadline(struct py_state *state, PyObject *timeout,
                         int64_t *deadline);
 

@@ -1,64 +1,25 @@
 /*
- * _core.Engine: the Python pool's handle on the core's pool. What runs once a
- * pool is in cpool/pool.py; submitting is in engine/submit.c. Here are the workers, the
- * body of the helper thread, and the end.
+ * The type _core.Engine; see engine/engine.h. Here are the workers, the body of
+ * the helper thread, and the end of the pool. Submitting is in engine/submit.c.
+ * Code that runs only once per pool is in cpool/pool.py.
  */
+#include "engine/engine.h"
+
+#include "base/engine.h"
 #include "base/error.h"
-#include "job/settle.h"
-#include "task/refs.h"
-#include "engine/submit.h"
-#include "worker/thread.h"
 #include "base/timeout.h"
+#include "engine/submit.h"
+#include "job/callback.h"
+#include "job/life.h"
+#include "task/refs.h"
+#include "worker/thread.h"
 #include "worker/worker.h"
+#include "value/replaced.h"
+
+#include "core/base/clock.h"
 
 #include <signal.h>
 #include <string.h>
-
-int
-py_engine_check(EngineObject *engine)
-{
-    if (engine->pool == NULL || !cp_pool_is_ours(engine->pool)) {
-        PyObject *none =
-            PyObject_CallMethod(engine->state->remote, "raise_foreign", NULL);
-        Py_XDECREF(none);
-        return -1;
-    }
-    return 0;
-}
-
-void
-py_engine_collect(EngineObject *engine)
-{
-    struct cp_job *job = cp_pool_ended(engine->pool);
-    while (job != NULL) {
-        struct cp_job *next = job->call_next;
-        ResultObject *result = job->user;
-        if (result != NULL) {
-            py_result_release(result);
-            Py_DECREF(result);
-        }
-        cp_job_close(job);
-        job = next;
-    }
-}
-
-int
-py_engine_replace_workers(EngineObject *engine)
-{
-    PyObject *owner = PyObject_CallNoArgs(engine->owner);
-    if (owner == NULL || owner == Py_None) {
-        Py_XDECREF(owner);
-        return owner != NULL ? 0 : -1;
-    }
-    PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
-    Py_DECREF(owner);
-    if (none == NULL) {
-        cp_pool_report_start_failure(engine->pool); /* whatever it was: asked again */
-        return -1;
-    }
-    Py_DECREF(none);
-    return 0;
-}
 
 static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
@@ -77,7 +38,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
                                   "subinterpreter: make it in the main "
                                   "interpreter"
                                 : "a cpool.Pool cannot be made in a "
-                                  "subinterpreter, which has no child "
+                                  "subinterpreter, which cannot have child "
                                   "processes: make it in the main "
                                   "interpreter");
         return NULL;
@@ -90,6 +51,11 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    if (!threads && py_replaced_check(self->state) < 0) {
+        Py_DECREF(
+            self); /* looked at now, or each worker would import modules for it */
+        return NULL;
+    }
     int r = threads ? cp_pool_new_threads(target, py_refs_release,
                                           py_thread_takes_turns(), &self->pool)
                     : cp_pool_new(target, &self->pool);
@@ -108,8 +74,8 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->owner);
     Py_VISIT(self->cache);
-    Py_VISIT(self->func_seen);
-    Py_VISIT(self->why);
+    Py_VISIT(self->last_func);
+    Py_VISIT(self->init_error);
     return 0;
 }
 
@@ -119,13 +85,13 @@ engine_clear(PyObject *op)
     EngineObject *self = (EngineObject *)op;
     Py_CLEAR(self->owner);
     Py_CLEAR(self->cache);
-    Py_CLEAR(self->func_seen);
-    Py_CLEAR(self->why);
+    Py_CLEAR(self->last_func);
+    Py_CLEAR(self->init_error);
     return 0;
 }
 
-/* The pool was ended by its finalizer before (cpool/pool.py); if it was not,
- * because making it failed, there is little to end. */
+/* Usually the finalizer of the Python pool has ended the pool before
+ * (cpool/pool.py). If making the pool failed, it is ended here. */
 static void
 engine_dealloc(PyObject *op)
 {
@@ -134,8 +100,8 @@ engine_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)engine_clear(op);
     if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
-        if (self->func_seen_core != NULL) {
-            cp_func_close(self->pool, self->func_seen_core);
+        if (self->last_func_core != NULL) {
+            cp_func_close(self->pool, self->last_func_core);
         }
         cp_pool_end(self->pool);
         cp_pool_signal(self->pool, SIGKILL);
@@ -143,7 +109,7 @@ engine_dealloc(PyObject *op)
         cp_pool_wait(self->pool, NULL, cp_now() + CP_SECOND, 0);
         cp_pool_stop_standby(self->pool);
         Py_END_ALLOW_THREADS
-        py_engine_collect(self);
+        py_job_collect(self);
         cp_pool_unref(self->pool);
     }
     type->tp_free(op);
@@ -177,7 +143,7 @@ engine_worker(PyObject *op, PyObject *maxtasks)
             if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
                 return NULL;
             }
-            PyErr_Clear(); /* more tasks than will ever be run */
+            PyErr_Clear(); /* more tasks than will ever run */
         }
     }
     return py_worker_new(self->state, self->pool, budget);
@@ -226,17 +192,17 @@ engine_signal(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* ---- the helper thread ---- */
+/* ---- the helper and the starter ---- */
 
-/* Is it still our pool? Or else what was called has forked, and returns in the copy
- * as well. */
+/* Run the callbacks of the job. False: a callback has forked, and this is the
+ * copy of the process. */
 static bool
 run_callbacks(EngineObject *self, struct cp_job *job)
 {
     ResultObject *result = job->user;
     if (result != NULL) {
         Py_INCREF(result);
-        py_result_call(result);
+        py_result_call_back(result);
     }
     bool is_ours = cp_pool_is_ours(self->pool);
     if (is_ours) {
@@ -245,21 +211,20 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     }
     Py_XDECREF(result);
     if (is_ours) {
-        py_engine_collect(self);
+        py_job_collect(self);
     }
     return is_ours;
 }
 
+/* Do what cp_pool_next() finds, until the pool is gone. */
 static PyObject *
-engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+attend(EngineObject *self, unsigned duties)
 {
-    EngineObject *self = ENGINE(op);
-    self->helper = PyThread_get_thread_ident();
     for (;;) {
         struct cp_job *job;
         int r;
         Py_BEGIN_ALLOW_THREADS
-        r = cp_pool_next(self->pool, &job);
+        r = cp_pool_next(self->pool, duties, &job);
         Py_END_ALLOW_THREADS
         switch (r) {
             case CP_WAIT_CALL:
@@ -269,13 +234,29 @@ engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
                 break;
             case CP_WAIT_WORKERS:
                 if (py_engine_replace_workers(self) < 0) {
-                    PyErr_WriteUnraisable(op);
+                    PyErr_WriteUnraisable((PyObject *)self);
                 }
                 break;
-            case CP_WAIT_IDLE: py_engine_collect(self); break;
-            default: py_engine_collect(self); Py_RETURN_NONE;
+            case CP_WAIT_IDLE: py_job_collect(self); break;
+            default: py_job_collect(self); Py_RETURN_NONE;
         }
     }
+}
+
+/* help(): run callbacks. */
+static PyObject *
+engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ENGINE(op)->helper_thread = PyThread_get_thread_ident();
+    return attend(ENGINE(op), CP_DO_CALLS);
+}
+
+/* keep_workers(): have missing workers started, which must not wait behind the
+ * program's callbacks. */
+static PyObject *
+engine_keep_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    return attend(ENGINE(op), CP_DO_STARTS);
 }
 
 static PyObject *
@@ -313,34 +294,24 @@ static PyObject *
 engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     cp_pool_end(ENGINE(op)->pool);
-    py_engine_collect(ENGINE(op));
+    py_job_collect(ENGINE(op));
     Py_RETURN_NONE;
 }
 
-/* Threads: the exception itself is kept, the first one. */
+/* Break a pool of threads, and keep the first exception that did. */
 static PyObject *
-break_by(EngineObject *self, PyObject *exc)
+break_threads(EngineObject *self, PyObject *exc)
 {
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (self->why == NULL) {
-        self->why = Py_NewRef(exc);
+    if (self->init_error == NULL) {
+        self->init_error = Py_NewRef(exc);
     }
     Py_END_CRITICAL_SECTION();
     if (cp_pool_is_ours(self->pool)) { /* an initializer may fork */
         cp_pool_break_take(self->pool, NULL);
-        py_engine_collect(self);
+        py_job_collect(self);
     }
     Py_RETURN_NONE;
-}
-
-PyObject *
-py_engine_why(EngineObject *self)
-{
-    PyObject *why;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    why = Py_XNewRef(self->why);
-    Py_END_CRITICAL_SECTION();
-    return why;
 }
 
 static PyObject *
@@ -348,7 +319,7 @@ engine_break_pool(PyObject *op, PyObject *arg)
 {
     EngineObject *self = ENGINE(op);
     if (self->threads) {
-        return break_by(self, arg);
+        return break_threads(self, arg);
     }
     Py_buffer view;
     if (PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
@@ -363,7 +334,8 @@ engine_break_pool(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* Drive until all workers have ended, or until the time is over. */
+/* wait_ended(timeout): run the event loop until all workers have ended: True;
+ * or False where the timeout passes first. */
 static PyObject *
 engine_wait_ended(PyObject *op, PyObject *timeout)
 {
@@ -373,7 +345,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
         return NULL;
     }
     for (;;) {
-        /* A signal's handler may have forked meanwhile. */
+        /* A signal handler may have forked meanwhile. */
         if (py_engine_check(self) < 0) {
             return NULL;
         }
@@ -383,7 +355,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
         r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
         Py_END_ALLOW_THREADS
         if (r == CP_WAIT_READY) {
-            py_engine_collect(self);
+            py_job_collect(self);
             Py_RETURN_TRUE;
         }
         if (r == CP_WAIT_WORKERS) {
@@ -402,7 +374,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
     }
 }
 
-/* ---- looking ---- */
+/* ---- inspection ---- */
 
 static PyObject *
 engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -427,12 +399,12 @@ visit_job(struct cp_job *job, void *arg)
 {
     struct job_list *list = arg;
     if (list->n < list->cap && job->user != NULL) {
-        /* Safe: a job that is listed holds its result, where it has one. */
+        /* Safe: a job that is not done holds its result, if it has one. */
         list->results[list->n++] = Py_NewRef((PyObject *)job->user);
     }
 }
 
-/* The jobs that are not done: {number: result}. */
+/* jobs(): the jobs that are not done, {number: result}. */
 static PyObject *
 engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -499,6 +471,7 @@ static PyMethodDef engine_methods[] = {
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
+    {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},
     {"work", py_thread_work, METH_NOARGS, NULL},
     {"leave", py_thread_leave, METH_NOARGS, NULL},
@@ -532,7 +505,7 @@ static PyType_Spec engine_spec = {
 };
 
 int
-py_engine_add_types(PyObject *module, struct py_state *state)
+py_engine_add_type(PyObject *module, struct py_state *state)
 {
     state->engine_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &engine_spec, NULL);

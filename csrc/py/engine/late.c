@@ -1,31 +1,31 @@
 /*
- * A thread of the interpreter's that is started by us. CPython 3.12.0 to 3.12.2
- * start none once the main thread has ended, lest one comes to life while the
- * interpreter goes. Here the starter waits until it lives, and the interpreter
- * waits for the starter.
+ * Starting threads after the main thread has ended; see engine/late.h. CPython
+ * 3.12.0 to 3.12.2 start no thread then, since a thread might start to run
+ * while the interpreter is finalizing. Here the thread that calls waits until
+ * the new thread runs, and the interpreter waits for the thread that calls.
  */
 #include "engine/late.h"
 
 struct late {
     PyInterpreterState *interp;
     PyObject *func;
-    PyThread_type_lock begun;
+    PyThread_type_lock started;
     int has_state;
 };
 
 static void
 run(void *arg)
 {
-    struct late *late = arg; /* on the starter's stack, until it has begun */
+    struct late *late = arg; /* the caller's, until started is unlocked */
     PyObject *func = late->func;
     PyThreadState *tstate = PyThreadState_New(late->interp);
     late->has_state = tstate != NULL;
     if (tstate == NULL) {
-        PyThread_release_lock(late->begun);
+        PyThread_release_lock(late->started);
         return;
     }
     PyEval_RestoreThread(tstate);
-    PyThread_release_lock(late->begun);
+    PyThread_release_lock(late->started);
     PyObject *none = PyObject_CallNoArgs(func);
     if (none == NULL) {
         PyErr_WriteUnraisable(func);
@@ -41,17 +41,17 @@ py_late_start(PyObject *Py_UNUSED(module), PyObject *func)
 {
     struct late late = {.interp = PyInterpreterState_Get(),
                         .func = Py_NewRef(func),
-                        .begun = PyThread_allocate_lock()};
-    if (late.begun != NULL) {
-        (void)PyThread_acquire_lock(late.begun, WAIT_LOCK);
+                        .started = PyThread_allocate_lock()};
+    if (late.started != NULL) {
+        (void)PyThread_acquire_lock(late.started, WAIT_LOCK);
         if (PyThread_start_new_thread(run, &late)
             != PYTHREAD_INVALID_THREAD_ID) {
             Py_BEGIN_ALLOW_THREADS(void)
-            PyThread_acquire_lock(late.begun, WAIT_LOCK);
+            PyThread_acquire_lock(late.started, WAIT_LOCK);
             Py_END_ALLOW_THREADS
         }
-        PyThread_release_lock(late.begun);
-        PyThread_free_lock(late.begun);
+        PyThread_release_lock(late.started);
+        PyThread_free_lock(late.started);
     }
     if (!late.has_state) {
         Py_DECREF(func);

@@ -1,13 +1,14 @@
-/* Threads that start after the main one has ended. [attached] */
+/* Starting threads after the main thread has ended. [attached] */
 #ifndef PY_LATE_H
 #define PY_LATE_H
 
 #include "base/state.h"
 
-/* _core._start_late(func): call func on a new thread, which has begun when this
- * returns. RuntimeError where there is none to be had. Not on a daemon thread:
- * the interpreter would not wait for the new one to begin; nor while the interpreter
- * goes: it would never begin. */
+/* _core._start_late(func): call func on a new thread, which runs already when
+ * this returns. RuntimeError where no thread can be started. Must not be called
+ * on a daemon thread, since the interpreter would not wait for the new thread
+ * to start; nor while the interpreter is finalizing, since the thread would
+ * never start. */
 PyObject *py_late_start(PyObject *module, PyObject *func);
 
 #endif

@@ -1,35 +1,21 @@
-/* The module cpool._core: state, types, and what runs in forked copies. */
-#include "value/arena.h"
-#include "value/codec.h"
+/* The module cpool._core: its state, its types, and the hook that runs in
+ * forked copies. */
 #include "base/error.h"
+#include "engine/engine.h"
 #include "engine/late.h"
+#include "job/result.h"
+#include "job/stream.h"
+#include "task/mode.h"
+#include "value/arena.h"
+#include "value/decoder.h"
+#include "value/encoder.h"
 #include "value/pickle.h"
 #include "worker/worker.h"
 
 #include "core/os/fd.h"
 
-#include <string.h>
-
-static struct PyModuleDef module_def;
-
-struct py_state *
-py_state_of_module(PyObject *module)
-{
-    struct py_state *state = PyModule_GetState(module);
-    CP_ASSERT(state != NULL);
-    return state;
-}
-
-/* Of a type of ours, or a Python class over one. */
-struct py_state *
-py_state_of_type(PyTypeObject *type)
-{
-    PyObject *module = PyType_GetModuleByDef(type, &module_def);
-    CP_ASSERT(module != NULL);
-    return py_state_of_module(module);
-}
-
-/* Whether somebody else has forked, and the pools in here are copies. */
+/* _after_fork_in_child(): has other code forked, so that the pools in this
+ * process are copies of the parent's? */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
@@ -38,13 +24,14 @@ module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     if (state->forked < 0) {
         Py_RETURN_FALSE;
     }
-    /* With our ends of their pipes closed, end-of-file comes when the owner
-     * goes. */
+    /* Close the copies of the pools' descriptors: otherwise workers would not
+     * see end-of-file when the owner of the pool exits. */
     state->forked = 1;
     cp_fd_in_child(NULL, 0);
     Py_RETURN_TRUE;
 }
 
+/* _exiting(): this thread ends the interpreter. */
 static PyObject *
 module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
@@ -52,7 +39,8 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* The codec alone, for those who check or measure it. */
+/* _encode(obj): the encoding of an object, or of a list as a run; None where it
+ * is left to pickle. For tests and measurements. */
 static PyObject *
 module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
 {
@@ -62,11 +50,11 @@ module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
         PyObject *items = PyList_AsTuple(obj);
         r = items == NULL
                 ? -1
-                : py_codec_put_run(&buf, ((PyTupleObject *)items)->ob_item,
-                                   PyTuple_GET_SIZE(items));
+                : py_encode_run(&buf, ((PyTupleObject *)items)->ob_item,
+                                PyTuple_GET_SIZE(items));
         Py_XDECREF(items);
     } else {
-        r = py_codec_put(&buf, obj);
+        r = py_encode(&buf, obj);
     }
     PyObject *bytes =
         r < 0    ? NULL
@@ -77,6 +65,8 @@ module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
     return bytes;
 }
 
+/* _decode(bytes): the object that the bytes encode. For tests and
+ * measurements. */
 static PyObject *
 module_decode(PyObject *module, PyObject *bytes)
 {
@@ -85,8 +75,8 @@ module_decode(PyObject *module, PyObject *bytes)
         return NULL;
     }
     PyObject *obj;
-    int r = py_codec_get((const uint8_t *)PyBytes_AS_STRING(bytes),
-                         (size_t)PyBytes_GET_SIZE(bytes), &obj);
+    int r = py_decode((const uint8_t *)PyBytes_AS_STRING(bytes),
+                      (size_t)PyBytes_GET_SIZE(bytes), &obj);
     return r == 0 ? obj : py_raise(py_state_of_module(module), r);
 }
 
@@ -123,15 +113,17 @@ import_needed(struct py_state *state)
     state->copyreg_table = attribute_of("copyreg", "dispatch_table");
     state->pickle_loads = attribute_of("pickle", "loads");
     state->pickler_class = attribute_of("_pickle", "Pickler");
-    state->remote = PyImport_ImportModule("cpool._base.failures");
+    state->failures = PyImport_ImportModule("cpool._base.failures");
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
+    state->str_forking_pickler = PyUnicode_InternFromString("_ForkingPickler");
     return state->extra_reducers != NULL && state->copyreg_table != NULL
                    && state->pickle_loads != NULL
-                   && state->pickler_class != NULL && state->remote != NULL
+                   && state->pickler_class != NULL && state->failures != NULL
                    && state->str_dump != NULL && state->str_clear_memo != NULL
                    && state->str_dispatch_table != NULL
+                   && state->str_forking_pickler != NULL
                ? 0
                : -1;
 }
@@ -156,9 +148,10 @@ module_exec(PyObject *module)
     struct py_state *state = py_state_of_module(module);
     if (import_needed(state) < 0 || add_modes(module) < 0
         || py_pickle_add_types(module, state) < 0
-        || py_worker_add_types(module, state) < 0
-        || py_result_add_types(module, state) < 0
-        || py_engine_add_types(module, state) < 0) {
+        || py_worker_add_type(module, state) < 0
+        || py_result_add_type(module, state) < 0
+        || py_stream_add_type(module, state) < 0
+        || py_engine_add_type(module, state) < 0) {
         return -1;
     }
     return 0;
@@ -181,7 +174,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->copyreg_table);
     Py_VISIT(state->extra_reducers);
     Py_VISIT(state->reducers);
-    Py_VISIT(state->remote);
+    Py_VISIT(state->failures);
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        Py_VISIT(atomic_load(&state->with_pickler[i]));
+    }
     Py_VISIT(state->pickler.pickler);
     Py_VISIT(state->pickler.sink);
     return 0;
@@ -204,10 +200,15 @@ module_clear(PyObject *module)
     Py_CLEAR(state->copyreg_table);
     Py_CLEAR(state->extra_reducers);
     Py_CLEAR(state->reducers);
-    Py_CLEAR(state->remote);
+    Py_CLEAR(state->failures);
     Py_CLEAR(state->str_dump);
     Py_CLEAR(state->str_clear_memo);
     Py_CLEAR(state->str_dispatch_table);
+    Py_CLEAR(state->str_forking_pickler);
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        PyObject *kept = atomic_exchange(&state->with_pickler[i], NULL);
+        Py_XDECREF(kept);
+    }
     py_pickler_clear(&state->pickler);
     return 0;
 }
@@ -229,22 +230,15 @@ static PyModuleDef_Slot module_slots[] = {
     {0, NULL},
 };
 
-static struct PyModuleDef module_def = {
-    .m_base = PyModuleDef_HEAD_INIT,
-    .m_name = "cpool._core",
-    .m_doc = "The engine of cpool; see cpool/_core.pyi.",
-    .m_size = sizeof(struct py_state),
-    .m_methods = module_methods,
-    .m_slots = module_slots,
-    .m_traverse = module_traverse,
-    .m_clear = module_clear,
-    .m_free = module_free,
-};
-
 PyMODINIT_FUNC PyInit__core(void);
 
 PyMODINIT_FUNC
 PyInit__core(void)
 {
-    return PyModuleDef_Init(&module_def);
+    py_module_def.m_methods = module_methods;
+    py_module_def.m_slots = module_slots;
+    py_module_def.m_traverse = module_traverse;
+    py_module_def.m_clear = module_clear;
+    py_module_def.m_free = module_free;
+    return PyModuleDef_Init(&py_module_def);
 }

@@ -1,29 +1,40 @@
-/* Submitting jobs: methods of _core.Engine; and the body of a feeder thread. */
+/* Submitting jobs; see engine/submit.h. */
 #include "engine/submit.h"
 
+#include "job/result.h"
+#include "job/wait.h"
 #include "task/call.h"
 #include "task/feed.h"
-#include "job/result.h"
+#include "task/source.h"
 
+static bool
+is_result(EngineObject *self, PyObject *op)
+{
+    return PyObject_TypeCheck(op, self->state->result_type)
+           || PyObject_TypeCheck(op, self->state->stream_type);
+}
+
+/* The result that a method was given, which is to be submitted now and never
+ * again; or NULL with an exception. From now on its job holds it. */
 static ResultObject *
 result_arg(EngineObject *self, PyObject *op)
 {
     ResultObject *result = (ResultObject *)op;
-    if (!PyObject_TypeCheck(op, self->state->result_type)
-        && !PyObject_TypeCheck(op, self->state->stream_type)) {
+    if (!is_result(self, op)) {
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
     if (result->engine != self || atomic_exchange(&result->submitted, 1) != 0) {
-        PyErr_SetString(PyExc_ValueError,
-                        "the result is of another pool, or has its tasks");
+        PyErr_SetString(
+            PyExc_ValueError,
+            "the result belongs to another pool, or already has its tasks");
         return NULL;
     }
     py_result_hold(result);
     return result;
 }
 
-/* kind, pool, func, args, kwds: make the result and submit its one task. */
+/* args: kind, pool, func, args, kwds. Make a result and submit its one task. */
 static ResultObject *
 submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
             PyObject *error_callback)
@@ -35,7 +46,8 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     }
     atomic_store_explicit(&result->submitted, 1, memory_order_relaxed);
     py_result_hold(result);
-    if (py_feed_call(result, args[2], args[3], args[4]) < 0) {
+    if (py_feed_call(&result->input, args[2], args[3], args[4]) < 0) {
+        py_result_cancel(result);
         Py_CLEAR(result);
     }
     return result;
@@ -52,8 +64,8 @@ py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return (PyObject *)submit_call(op, args, args[5], args[6]);
 }
 
-/* Submitting and waiting in one go: in between no signal's handler can leave a
- * job behind that nobody waits for. */
+/* Submitting and waiting are one call: between two calls, a signal handler
+ * could raise, and leave a job behind for which nobody waits. */
 PyObject *
 py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -68,35 +80,39 @@ py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
     return value;
 }
 
-/* A job of threads may have been ended by us, with all workers asleep: nobody else
- * would let go of it. */
+/* This thread may have ended a job of worker threads while all of them sleep:
+ * no other thread would release its result. */
 static void
 collect(EngineObject *engine)
 {
     if (engine->threads) {
-        py_engine_collect(engine);
+        py_job_collect(engine);
     }
 }
 
-/* Open the source and feed what can be fed now: 1 there is more, 0, or -1 with
- * an exception, and then the job is cancelled. */
+/* Open the source, and feed what can be fed now: 1: there is more; 0: there is
+ * not; -1 with an exception, and then the job is cancelled. */
 static int
 feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
            Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
 {
-    int r = py_feed_open(result, func == Py_None ? NULL : func, iterable,
-                         chunksize, mode, length);
+    struct py_input *in = &result->input;
+    if (in->blocking && !py_source_is_plain(iterable)) {
+        py_engine_attend(
+            in->engine); /* this thread runs the program's code now */
+    }
+    int r = py_feed_open(in, func == Py_None ? NULL : func, iterable, chunksize,
+                         mode, length);
     if (r == 0) {
-        r = result->source.iterator != NULL;
+        r = in->source.iterator != NULL;
     }
     if (r > 0
-        && (result->blocking
-            || (result->source.plain && result->job->limit == 0))) {
-        r = py_feed(result, 0);
+        && (in->blocking || (in->source.plain && result->job->limit == 0))) {
+        r = py_feed(in, 0);
     }
     if (r < 0) {
         py_result_cancel(result);
-        Py_CLEAR(result->source.iterator);
+        Py_CLEAR(in->source.iterator);
     }
     return r;
 }
@@ -126,7 +142,8 @@ py_submit_feed(PyObject *op, PyObject *args)
     return PyBool_FromLong(more);
 }
 
-/* Feeding and waiting in one go, as py_submit_apply() does. */
+/* Feeding and waiting are one call, for the same reason as in
+ * py_submit_apply(). */
 PyObject *
 py_submit_run(PyObject *op, PyObject *args)
 {
@@ -141,35 +158,30 @@ py_submit_run(PyObject *op, PyObject *args)
     if (result == NULL) {
         return NULL;
     }
-    result->blocking = 1;
+    result->input.blocking = 1;
     if (feed_first(result, func, iterable, chunksize, mode, length) < 0) {
         return NULL;
     }
     return py_result_await(result);
 }
 
-/* The thread that was to feed it cannot be started. */
 PyObject *
 py_submit_cancel(PyObject *op, PyObject *arg)
 {
     EngineObject *self = (EngineObject *)op;
     ResultObject *result = (ResultObject *)arg;
-    if ((PyObject_TypeCheck(arg, self->state->result_type)
-         || PyObject_TypeCheck(arg, self->state->stream_type))
-        && result->engine == self) {
+    if (is_result(self, arg) && result->engine == self) {
         py_result_cancel(result);
     }
     Py_RETURN_NONE;
 }
 
-/* The body of a feeder thread. */
 PyObject *
 py_submit_feed_rest(PyObject *op, PyObject *arg)
 {
     EngineObject *self = (EngineObject *)op;
     ResultObject *result = (ResultObject *)arg;
-    if (!PyObject_TypeCheck(arg, self->state->result_type)
-        && !PyObject_TypeCheck(arg, self->state->stream_type)) {
+    if (!is_result(self, arg)) {
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
@@ -179,16 +191,16 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         Py_BEGIN_ALLOW_THREADS
         r = cp_job_wait_wants(result->job, &n);
         Py_END_ALLOW_THREADS
-        py_breathe(self->state);
+        py_run_bytecode(self->state);
         if (r < 0) {
-            py_feed_cut(result);
+            py_feed_cut(&result->input);
             break;
         }
         if (r == 0) {
-            Py_CLEAR(result->source.iterator); /* the job was ended */
+            Py_CLEAR(result->input.source.iterator); /* the job has ended */
             break;
         }
-        r = py_feed(result, n);
+        r = py_feed(&result->input, n);
         if (r < 0) {
             py_result_cancel(result);
             return NULL;

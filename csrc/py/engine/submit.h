@@ -1,33 +1,35 @@
 /*
- * The methods of _core.Engine that give a job its tasks. Whatever one of them
- * raises, its job has ended then. [attached]
+ * The methods of _core.Engine that give a job its tasks. If such a method
+ * raises, its job has ended. [attached]
  */
 #ifndef PY_SUBMIT_H
 #define PY_SUBMIT_H
 
 #include "base/state.h"
 
-/* submit(kind, pool, func, args, kwds, callback, error_callback): one call; the
- * result, of this kind. */
+/* submit(kind, pool, func, args, kwds, callback, error_callback): submit one
+ * call. Returns its result, of this kind. */
 PyObject *py_submit_call(PyObject *engine, PyObject *const *args,
                          Py_ssize_t nargs);
 
-/* apply(kind, pool, func, args, kwds): likewise, and wait: what the call returns. */
+/* apply(kind, pool, func, args, kwds): submit one call and wait for it. Returns
+ * its value. */
 PyObject *py_submit_apply(PyObject *engine, PyObject *const *args,
                           Py_ssize_t nargs);
 
 /* feed(result, func, iterable, chunksize, mode, length, limit): start to turn
- * items into tasks. True: the rest is for a feeder thread. */
+ * items into tasks. True: a feeder thread has to feed the rest. */
 PyObject *py_submit_feed(PyObject *engine, PyObject *args);
 
 /* run(result, func, iterable, chunksize, mode, length): turn all items into
- * tasks while waiting: what the job's get() returns. */
+ * tasks, and wait for the job. Returns its value. */
 PyObject *py_submit_run(PyObject *engine, PyObject *args);
 
-/* cancel(result): the job ends, for lack of a thread to feed it. */
+/* cancel(result): end the job, since no feeder thread could be started. */
 PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
 
-/* feed_rest(result): the body of a feeder thread. */
+/* feed_rest(result): feed the job until there are no more items: the body of a
+ * feeder thread. */
 PyObject *py_submit_feed_rest(PyObject *engine, PyObject *result);
 
 #endif

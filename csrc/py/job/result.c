@@ -1,13 +1,118 @@
-/*
- * _core.Result: the handle of one apply or map, as Python sees it; and what it
- * has in common with _core.Stream. How it gets its value is in job/settle.c.
- */
+/* The type _core.Result; see job/result.h. */
 #include "job/result.h"
 
 #include "base/error.h"
-#include "task/refs.h"
-#include "job/settle.h"
 #include "base/timeout.h"
+#include "job/settle.h"
+#include "job/wait.h"
+
+#include "core/base/mem.h"
+
+#include <structmember.h> // PyMemberDef, before 3.12
+
+/* ---- construction ---- */
+
+static int
+is_true(PyObject *callback)
+{
+    return callback == NULL || callback == Py_None ? 0
+                                                   : PyObject_IsTrue(callback);
+}
+
+/* Keep the callbacks, and set CP_JOB_CALLS in *flags if one of them is to be
+ * run. 0, or -1 with an exception. */
+static int
+set_callbacks(ResultObject *self, PyObject *callback, PyObject *error_callback,
+              uint32_t *flags)
+{
+    int on_value = is_true(callback), on_error = is_true(error_callback);
+    if (on_value < 0 || on_error < 0) {
+        return -1;
+    }
+    *flags |= on_value || on_error ? CP_JOB_CALLS : 0u;
+    self->callback = Py_NewRef(callback);
+    self->error_callback = Py_NewRef(error_callback);
+    return 0;
+}
+
+ResultObject *
+py_result_make(EngineObject *engine, PyObject *kind, PyObject *pool,
+               PyObject *callback, PyObject *error_callback)
+{
+    struct py_state *state = engine->state;
+    PyTypeObject *type = (PyTypeObject *)kind;
+    if (!PyType_Check(kind) || !PyType_IsSubtype(type, state->result_type)) {
+        PyErr_SetString(PyExc_TypeError, "a class of cpool results is needed");
+        return NULL;
+    }
+    ResultObject *self = py_result_alloc(type, state);
+    uint32_t flags = CP_JOB_SINGLE;
+    if (self != NULL
+        && (set_callbacks(self, callback, error_callback, &flags) < 0
+            || py_result_open_job(self, engine, pool, flags) < 0)) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+static PyObject *
+none_list(Py_ssize_t n)
+{
+    PyObject *list = PyList_New(n);
+    if (list != NULL) {
+        cp_mem_advise_huge(((PyListObject *)list)->ob_item,
+                           (size_t)n * sizeof(PyObject *));
+    }
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        PyList_SET_ITEM(list, i, Py_NewRef(Py_None));
+    }
+    return list;
+}
+
+static int
+result_init(PyObject *op, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"pool",      "callback", "error_callback",
+                            "chunksize", "length",   NULL};
+    ResultObject *self = (ResultObject *)op;
+    PyObject *pool, *callback = Py_None, *error_callback = Py_None;
+    Py_ssize_t chunksize = 0, length = -1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|OOnn:Result", names, &pool,
+                                     &callback, &error_callback, &chunksize,
+                                     &length)) {
+        return -1;
+    }
+    if (py_result_begin(self) < 0) {
+        return -1;
+    }
+    uint32_t flags = length < 0 ? CP_JOB_SINGLE : 0u;
+    if (set_callbacks(self, callback, error_callback, &flags) < 0) {
+        return -1;
+    }
+    if (length >= 0 && chunksize <= 0) {
+        flags &= ~CP_JOB_CALLS; /* nothing runs, so no callback is called */
+    }
+    self->input.map_length = length;
+    self->input.map_chunksize = chunksize;
+    if (length >= 0) {
+        self->value = none_list(length);
+        self->success = 1;
+        if (self->value == NULL) {
+            return -1;
+        }
+    }
+    if (py_result_open(self, pool, flags) < 0) {
+        return -1;
+    }
+    if (length >= 0 && chunksize <= 0) {
+        cp_job_put_take(self->job, NULL, true);
+        (void)py_result_settle_take(self, NULL);
+        py_result_release(self);
+    }
+    return 0;
+}
+
+/* ---- methods ---- */
 
 static bool
 is_done(ResultObject *self)
@@ -15,8 +120,8 @@ is_done(ResultObject *self)
     return self->settled || atomic_load(&self->job->done);
 }
 
-/* A subclass may not have called __init__; and in a forked copy of the process
- * there is nobody to wait for. */
+/* 0; or -1 with an exception where a subclass has not called __init__, or in a
+ * forked copy of the process, where the job never ends. */
 static int
 check_usable(ResultObject *self)
 {
@@ -29,8 +134,6 @@ check_usable(ResultObject *self)
     return self->settled ? 0 : py_engine_check(self->engine);
 }
 
-/* ---- methods ---- */
-
 static PyObject *
 result_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -41,15 +144,16 @@ result_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(is_done(self));
 }
 
-/* It would be a wait for ever: this thread is the one to run the callbacks. */
+/* Would this thread, which runs the callbacks, wait for a job whose callbacks
+ * run after the current one? That would be a deadlock. */
 static bool
-waits_for_itself(ResultObject *self)
+is_deadlock(ResultObject *self)
 {
     return (self->job->flags & CP_JOB_CALLS) != 0
-           && self->engine->helper == PyThread_get_thread_ident();
+           && self->engine->helper_thread == PyThread_get_thread_ident();
 }
 
-/* 1 ready, 0 not in time, -1 an exception. */
+/* 1: settled; 0: the timeout has passed; -1: an exception. */
 static int
 wait_for(ResultObject *self, PyObject *timeout)
 {
@@ -61,10 +165,10 @@ wait_for(ResultObject *self, PyObject *timeout)
         return 1;
     }
     if (is_done(self)) {
-        deadline = CP_NEVER; /* another thread decodes, at most */
+        deadline = CP_NEVER; /* at most another thread decodes */
     } else if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
         return -1;
-    } else if (deadline == CP_NEVER && waits_for_itself(self)) {
+    } else if (deadline == CP_NEVER && is_deadlock(self)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "a callback cannot wait for a result that has "
                         "callbacks: they run one after the other");
@@ -85,24 +189,6 @@ result_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     Py_RETURN_NONE;
 }
 
-static void
-set_retrieved(ResultObject *self)
-{
-    atomic_store_explicit(&self->retrieved, 1, memory_order_relaxed);
-}
-
-/* The value, or NULL with the failure raised. It is settled. */
-static PyObject *
-outcome(ResultObject *self)
-{
-    set_retrieved(self);
-    if (self->success) {
-        return Py_NewRef(self->value);
-    }
-    py_error_restore(self->value);
-    return NULL;
-}
-
 static PyObject *
 result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
            PyObject *kwnames)
@@ -120,38 +206,10 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return py_timeout_raise(self->state);
     }
     if (self->engine->threads && cp_pool_is_ours(self->engine->pool)) {
-        /* Or else a value that nobody else has would live on while others run. */
-        py_engine_collect(self->engine);
+        /* Otherwise the job would keep the value alive while other jobs run. */
+        py_job_collect(self->engine);
     }
-    return outcome(self);
-}
-
-void
-py_result_cancel(ResultObject *self)
-{
-    if (!cp_pool_is_ours(self->job->pool)) {
-        return; /* a signal's handler has forked, and this is the copy */
-    }
-    /* What is let go of may run anybody's code. */
-    PyObject *type, *value, *tb;
-    PyErr_Fetch(&type, &value, &tb);
-    cp_job_cancel(self->job);
-    py_engine_collect(self->engine);
-    PyErr_Restore(type, value, tb);
-}
-
-PyObject *
-py_result_await(ResultObject *self)
-{
-    int r = py_result_wait_and_feed(self);
-    Py_CLEAR(self->source.iterator);
-    if (r < 0) {
-        /* The call that would have waited is over: so is its job. */
-        py_result_cancel(self);
-        return NULL;
-    }
-    py_engine_collect(self->engine); /* nobody but the caller has it now */
-    return outcome(self);
+    return py_result_outcome(self);
 }
 
 static PyObject *
@@ -168,13 +226,14 @@ result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (wait_for(self, NULL) < 0) {
         return NULL;
     }
-    set_retrieved(self);
+    py_result_set_retrieved(self);
     return PyBool_FromLong(self->success);
 }
 
 /* ---- attributes ---- */
 
-/* Decode what is there: (success, value), or None before the first result. */
+/* Decode what has arrived: (success, value so far), or None before the first
+ * result. */
 static PyObject *
 result_look(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -190,19 +249,8 @@ result_look(PyObject *op, PyObject *Py_UNUSED(ignored))
         Py_XDECREF(value);
         Py_RETURN_NONE;
     }
-    set_retrieved(self);
+    py_result_set_retrieved(self);
     return Py_BuildValue("NN", PyBool_FromLong(success), value);
-}
-
-PyObject *
-py_result_get_pool(PyObject *op, void *Py_UNUSED(closure))
-{
-    ResultObject *self = (ResultObject *)op;
-    PyObject *pool;
-    Py_BEGIN_CRITICAL_SECTION(op);
-    pool = Py_NewRef(self->pool != NULL ? self->pool : Py_None);
-    Py_END_CRITICAL_SECTION();
-    return pool;
 }
 
 static PyObject *
@@ -212,21 +260,82 @@ result_get_job(PyObject *op, void *Py_UNUSED(closure))
     return py_result_number(self);
 }
 
-/* How many chunks have not come back. */
+/* How many chunks have no result yet. */
 static PyObject *
 result_left(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ResultObject *self = (ResultObject *)op;
-    if (self->job == NULL || self->chunksize <= 0 || is_done(self)) {
+    if (self->job == NULL || self->input.map_chunksize <= 0 || is_done(self)) {
         return PyLong_FromLong(0);
     }
     if (py_engine_check(self->engine) < 0) {
         return NULL;
     }
-    uint64_t all = (uint64_t)self->length, size = (uint64_t)self->chunksize;
+    uint64_t all = (uint64_t)self->input.map_length,
+             size = (uint64_t)self->input.map_chunksize;
     uint64_t items = cp_job_items(self->job);
     uint64_t left = items < all ? all - items : 0;
     return PyLong_FromUnsignedLongLong(left / size + (left % size != 0));
+}
+
+/* ---- destruction ---- */
+
+static bool
+has_error_callback(ResultObject *self)
+{
+    return self->error_callback != NULL && self->error_callback != Py_None;
+}
+
+/* Is the interpreter ending? The modules that rebuild an exception may be gone
+ * then. */
+static bool
+is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
+/* Report a failure that the program has never asked for, as asyncio does for
+ * futures. A pool that was ended early is not the failure of a task. */
+static void
+result_finalize(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->job == NULL || self->retrieved || has_error_callback(self)
+        || !cp_pool_is_ours(self->job->pool) || !atomic_load(&self->job->done)
+        || atomic_load(&self->job->end) != CP_END_NONE
+        || self->state->exit_thread != 0 || is_finalizing()) {
+        return;
+    }
+    uint64_t failed;
+    (void)cp_job_arrived(self->job, &failed);
+    if (failed == 0 && (!self->settled || self->success)) {
+        return;
+    }
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    int r = py_result_absorb(self);
+    if (r < 0) {
+        PyErr_WriteUnraisable(op);
+    }
+    /* The program knows of a KeyboardInterrupt without us. */
+    if (r == 1 && !self->success
+        && !PyErr_GivenExceptionMatches(self->value, PyExc_KeyboardInterrupt)) {
+        PyObject *func = self->input.func;
+        PyObject *what =
+            PyObject_CallMethod(self->state->failures, "Unretrieved", "OOO", op,
+                                func != NULL ? func : Py_None, self->value);
+        if (what == NULL) {
+            PyErr_Clear();
+        }
+        py_error_restore(self->value);
+        PyErr_WriteUnraisable(what);
+        Py_XDECREF(what);
+    }
+    PyErr_Restore(type, value, tb);
 }
 
 /* ---- the type ---- */
@@ -258,9 +367,9 @@ static PyMethodDef result_methods[] = {
 };
 
 static PyType_Slot result_slots[] = {
-    {Py_tp_new, py_result_new},           {Py_tp_init, py_result_init},
+    {Py_tp_new, py_result_new},           {Py_tp_init, result_init},
     {Py_tp_traverse, py_result_traverse}, {Py_tp_clear, py_result_clear},
-    {Py_tp_dealloc, py_result_dealloc},   {Py_tp_finalize, py_result_finalize},
+    {Py_tp_dealloc, py_result_dealloc},   {Py_tp_finalize, result_finalize},
     {Py_tp_methods, result_methods},      {Py_tp_members, result_members},
     {Py_tp_getset, result_getset},        {0, NULL},
 };
@@ -274,13 +383,11 @@ static PyType_Spec result_spec = {
 };
 
 int
-py_result_add_types(PyObject *module, struct py_state *state)
+py_result_add_type(PyObject *module, struct py_state *state)
 {
     state->result_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &result_spec, NULL);
-    if (state->result_type == NULL
-        || PyModule_AddType(module, state->result_type) < 0) {
-        return -1;
-    }
-    return py_stream_add_type(module, state);
+    return state->result_type == NULL
+               ? -1
+               : PyModule_AddType(module, state->result_type);
 }

@@ -1,66 +1,16 @@
-/*
- * From bytes to a settled result. Results arrive as bytes and are decoded here,
- * by the thread that asks for them, or by the helper where callbacks are to be
- * run; then the object is settled: value and success do not change any more.
- */
+/* From bytes to a settled result; see job/settle.h. */
 #include "job/settle.h"
 
-#include "value/arena.h"
 #include "base/error.h"
-#include "task/feed.h"
+#include "job/failure.h"
+#include "task/mode.h"
 #include "task/refs.h"
+#include "value/decoder.h"
+#include "value/arena.h"
+#include "value/body.h"
+#include "value/run.h"
 
-#include <poll.h>
-
-/* A thread that waits comes up for air this often: a signal ends the system
- * calls of the main thread, but not if it comes just before one. */
-#define SIGNAL_TICK (100 * CP_MS)
-
-PyObject *
-py_result_error(ResultObject *self, struct cp_result *r)
-{
-    if (r->outcome == CP_RAISED && self->engine->threads) {
-        return py_refs_first(r);
-    }
-    if (r->outcome != CP_LOCAL) {
-        return py_error_of_result(self->state, r, self->source.func);
-    }
-    PyObject *key = PyLong_FromUnsignedLongLong(r->index);
-    PyObject *exc = NULL;
-    if (key != NULL) {
-        exc = PyObject_GetItem(self->failures, key);
-        Py_DECREF(key);
-    }
-    return exc;
-}
-
-/* Do the tasks have chunks? Of the stdlib's own tasks nobody knows. */
-static bool
-has_chunks(const ResultObject *self)
-{
-    unsigned mode = self->source.mode & PY_MODE;
-    return mode == PY_MAP || mode == PY_STAR;
-}
-
-PyObject *
-py_result_value(ResultObject *self, struct cp_result *r)
-{
-    if (self->engine->threads) {
-        return has_chunks(self) ? py_refs_take_list(r) : py_refs_first(r);
-    }
-    return py_body_get(self->state, r->body, r->len);
-}
-
-void
-py_result_free(ResultObject *self, struct cp_result *r)
-{
-    if (self->engine->threads) {
-        r->next = NULL;
-        py_refs_release(NULL, r);
-    } else {
-        cp_result_free(r);
-    }
-}
+/* ---- the value so far ---- */
 
 PyObject *
 py_result_peek(ResultObject *self, char *success)
@@ -73,7 +23,7 @@ py_result_peek(ResultObject *self, char *success)
     return value;
 }
 
-/* The value of the one task; steals it. */
+/* Set the value of the only task; steals value. */
 static void
 set_value_take(ResultObject *self, PyObject *value)
 {
@@ -86,7 +36,8 @@ set_value_take(ResultObject *self, PyObject *value)
     Py_XDECREF(old);
 }
 
-/* In the critical section: what is to be released of the two. */
+/* In the critical section: make exc the failure. Returns the old value, for the
+ * caller to release. */
 static PyObject *
 swap_failure(ResultObject *self, PyObject *exc)
 {
@@ -96,7 +47,7 @@ swap_failure(ResultObject *self, PyObject *exc)
     return old;
 }
 
-/* Keep the first failure; steals exc. */
+/* Make exc the failure, unless there is one already; steals exc. */
 static void
 fail_take(ResultObject *self, PyObject *exc)
 {
@@ -125,8 +76,39 @@ py_result_settle_take(ResultObject *self, PyObject *exc)
     return first;
 }
 
-/* Put the results of a chunk in their places: the run gets what stood there. No
- * code of anybody's runs meanwhile. -1: an exception. */
+/* ---- decoding ---- */
+
+/* Is each task a chunk of items? Of the stdlib's own tasks this is not
+ * known. */
+static bool
+has_chunks(const ResultObject *self)
+{
+    unsigned mode = self->input.mode & PY_MODE;
+    return mode == PY_MAP || mode == PY_STAR;
+}
+
+PyObject *
+py_result_value(ResultObject *self, struct cp_result *r)
+{
+    if (self->engine->threads) {
+        return has_chunks(self) ? py_refs_take_list(r) : py_refs_first(r);
+    }
+    return py_body_get(self->state, r->body, r->len);
+}
+
+void
+py_result_free(ResultObject *self, struct cp_result *r)
+{
+    if (self->engine->threads) {
+        r->next = NULL;
+        py_refs_release(NULL, r);
+    } else {
+        cp_result_free(r);
+    }
+}
+
+/* Swap the results of a chunk with the items at their places in the list. Runs
+ * no Python code. 0, or -1 with an exception. */
 static int
 place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
 {
@@ -136,7 +118,8 @@ place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
     Py_BEGIN_CRITICAL_SECTION(list);
     if (PyList_CheckExact(list) && PyList_GET_SIZE(list) - at >= run->n) {
         for (Py_ssize_t i = 0; i < run->n; i++) {
-            PyObject *old = PyList_GET_ITEM(list, at + i); /* lint-ok: moved */
+            PyObject *old =
+                PyList_GET_ITEM(list, at + i); /* lint-ok: swapped */
             PyList_SET_ITEM(list, at + i, run->slots[i]);
             run->slots[i] = old;
         }
@@ -150,11 +133,12 @@ place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
     return is_done;
 }
 
-/* Decode what a task of a map gave into its places. */
+/* Decode the result of a map's task into its places in the list. 0, or -1 with
+ * an exception. */
 static int
 place(ResultObject *self, struct cp_result *r)
 {
-    if (self->source.one) {
+    if (self->input.single_items) {
         PyObject *value = py_result_value(self, r);
         return value == NULL
                    ? -1
@@ -180,24 +164,28 @@ place(ResultObject *self, struct cp_result *r)
     return n;
 }
 
-/* The value, or None where it is in its place; or the failure. NULL with an
- * exception. */
+/* The value of the result, or None for a map, whose values are in the list
+ * then; or the failure. NULL with an exception. */
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
-    if (r->outcome != CP_OK) {
-        return py_result_error(self, r);
+    if (self->input.blocking && r->len > 0
+        && !py_decode_owns(r->body, r->len)) {
+        py_engine_attend(self->engine); /* a pickle runs the program's code */
     }
-    if (self->length < 0) {
+    if (r->outcome != CP_OK) {
+        return py_failure_of_result(self, r);
+    }
+    if (!py_result_is_map(self)) {
         return py_result_value(self, r);
     }
     return place(self, r) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* The value of one result, or its failure. An exception that is raised meanwhile
- * is the failure as well; but one that is no Exception, and does not come again,
- * was raised by a signal's handler (Ctrl-C, sys.exit()): then it is *interrupt,
- * for whoever waits. */
+/* The value of one result, or its failure. An exception while decoding is the
+ * failure too. But if it is not an Exception, decoding is tried once more: if
+ * it succeeds then, the exception came from a signal handler (Ctrl-C,
+ * sys.exit()), and is *interrupt for the thread that waits. */
 static PyObject *
 decode(ResultObject *self, struct cp_result *r, bool *is_value,
        PyObject **interrupt)
@@ -221,13 +209,13 @@ decode(ResultObject *self, struct cp_result *r, bool *is_value,
     return obj;
 }
 
-/* 0, or -1 with an interrupt. */
+/* Decode one result into the object: 0, or -1 with an interrupt. */
 static int
 absorb_one(ResultObject *self, struct cp_result *r)
 {
-    bool is_map = self->length >= 0;
+    bool is_map = py_result_is_map(self);
     if (is_map && self->success == 0) {
-        return 0; /* only the first failure is shown */
+        return 0; /* only the first failure counts */
     }
     bool is_value;
     PyObject *interrupt;
@@ -246,25 +234,25 @@ absorb_one(ResultObject *self, struct cp_result *r)
     return interrupt != NULL ? -1 : 0;
 }
 
-/* What the values of the job will take at least: an object is not smaller than
- * this, and its bytes come to memory. Worker threads have made them already. */
+/* The least size of an object. */
 #define LEAST_OBJECT 32
 
+/* How much memory the objects will take at least; of worker threads 0, since
+ * the objects exist already. */
 static size_t
 memory_of(ResultObject *self, const struct cp_result *list)
 {
-    size_t n = self->length > 0 ? (size_t)self->length * LEAST_OBJECT : 0;
+    size_t n = self->input.map_length > 0
+                   ? (size_t)self->input.map_length * LEAST_OBJECT
+                   : 0;
     for (; list != NULL; list = list->next) {
         self->received += list->len;
     }
     return self->engine->threads ? 0 : n + self->received;
 }
 
-/* 0, or -1 with an interrupt: call again then; or with an error, in a copy that a
- * value's own code has forked. It goes no further there: the other values are the
- * parent's to rebuild, and the pool's lock may be held for ever. */
-static int
-decode_all(ResultObject *self)
+int
+py_result_decode(ResultObject *self)
 {
     if (py_engine_check(self->engine) < 0) {
         return -1;
@@ -274,7 +262,7 @@ decode_all(ResultObject *self)
         return 0;
     }
     int r = 0;
-    bool begun = py_arena_begin(memory_of(self, list));
+    bool is_active = py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);
@@ -284,11 +272,13 @@ decode_all(ResultObject *self)
             r = py_engine_check(self->engine);
         }
     }
-    py_arena_end(begun);
+    py_arena_end(is_active);
     if (cp_pool_is_ours(self->engine->pool)) {
         cp_job_decoded(self->job, list);
         return r;
     }
+    /* A copy of the process must not touch the job: the pool's lock may be
+     * locked for ever. */
     while (list != NULL) {
         struct cp_result *next = list->next;
         py_result_free(self, list);
@@ -297,35 +287,21 @@ decode_all(ResultObject *self)
     return r;
 }
 
-/* Somebody gave the job no task at all: then there is nothing to return. */
-static PyObject *
-error_of_no_result(ResultObject *self)
-{
-    PyObject *cls = PyObject_GetAttrString(self->state->remote, "PoolError");
-    PyObject *exc = cls == NULL ? NULL
-                                : PyObject_CallFunction(
-                                    cls, "s",
-                                    "the job ended without a result: no task "
-                                    "was submitted for it");
-    Py_XDECREF(cls);
-    return exc;
-}
-
-/* All results have come and are decoded: the failure that makes of the job, or
- * NULL where there is none but what value tells. */
+/* All results are decoded: the failure of the job as a whole, or NULL where the
+ * value so far stands. */
 static PyObject *
 failure_at_end(ResultObject *self)
 {
     char success;
     PyObject *value = py_result_peek(self, &success);
     PyObject *exc = NULL;
-    /* A single value that had come in is not taken back, nor the first failure. */
-    bool is_told = value != NULL && (self->length < 0 || success == 0);
-    if (!is_told) {
+    /* A single value stays, even if the job was terminated later; and so does
+     * the first failure. */
+    bool is_final = value != NULL && (!py_result_is_map(self) || success == 0);
+    if (!is_final) {
         bool ended = atomic_load(&self->job->end) != CP_END_NONE;
         if (ended || value == NULL) {
-            exc = ended ? py_error_of_end(self->engine, self->job)
-                        : error_of_no_result(self);
+            exc = ended ? py_failure_of_end(self) : py_failure_of_no_task(self);
             exc = exc != NULL ? exc : py_error_fetch();
         }
     }
@@ -341,161 +317,36 @@ py_result_absorb(ResultObject *self)
     }
     if ((self->job->flags & CP_JOB_CALLS) != 0
         && !atomic_load(&self->job->done)) {
-        return 0; /* the helper decodes, and calls back */
+        return 0; /* the helper decodes, and runs the callbacks */
     }
-    if (decode_all(self) < 0) {
+    if (py_result_decode(self) < 0) {
         return -1;
     }
     if (!cp_job_is_drained(self->job)) {
         return 0;
     }
-    /* Several threads may come to this at once. */
+    /* Several threads may do this at once. */
     (void)py_result_settle_take(self, failure_at_end(self));
     py_result_release(self);
     return 1;
 }
 
-/* The interpreter ends, and this is a daemon thread that waits: it is to wait
- * until the process is gone. With an error it would print, and a daemon thread
- * that prints now brings the interpreter down. */
-static void
-sleep_if_exiting(struct py_state *state)
-{
-    unsigned long last = state->exit_thread;
-    if (last == 0 || last == PyThread_get_thread_ident()) {
-        return;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    for (;;) {
-        (void)poll(NULL, 0, -1);
-    }
-    Py_END_ALLOW_THREADS
-}
-
-/* What a wait of the core came back with, dealt with: 0 to go on, or -1. */
-static int
-handle_news(ResultObject *self, int r)
-{
-    switch (r) {
-        case CP_WAIT_TIMEOUT:
-        case CP_EINTR: return PyErr_CheckSignals();
-        case CP_WAIT_WORKERS: return py_engine_replace_workers(self->engine);
-        case CP_WAIT_FEED: return py_feed(self, 0) < 0 ? -1 : 0;
-        case CP_WAIT_READY: return 0;
-        default: (void)py_raise(self->state, r); return -1;
-    }
-}
-
-static int
-wait_until(ResultObject *self, int64_t deadline, unsigned can)
-{
-    bool stream = PyObject_TypeCheck(self, self->state->stream_type);
-    for (;;) {
-        /* What ran meanwhile, a signal's handler say, may have forked. */
-        if (!self->settled && py_engine_check(self->engine) < 0) {
-            return -1;
-        }
-        int r = stream ? 0 : py_result_absorb(self);
-        if (r != 0) {
-            return r;
-        }
-        int64_t until = cp_clock_min(deadline, cp_now() + SIGNAL_TICK);
-        Py_BEGIN_ALLOW_THREADS
-        r = cp_pool_wait(self->engine->pool, self->job, until, can);
-        Py_END_ALLOW_THREADS
-        sleep_if_exiting(self->state);
-        if (handle_news(self, r) < 0) {
-            return -1;
-        }
-        if (r == CP_WAIT_READY && stream) {
-            return 1;
-        }
-        if (r == CP_WAIT_TIMEOUT && until == deadline) {
-            return stream ? 0 : py_result_absorb(self);
-        }
-    }
-}
-
-int
-py_result_wait(ResultObject *self, int64_t deadline)
-{
-    return wait_until(self, deadline, CP_CAN_FORK);
-}
-
-int
-py_result_wait_and_feed(ResultObject *self)
-{
-    unsigned can = CP_CAN_FORK | (self->blocking ? CP_CAN_FEED : 0u);
-    return wait_until(self, CP_NEVER, can);
-}
-
 void
-py_result_release(ResultObject *self)
+py_result_finish(ResultObject *self)
 {
-    PyObject *pool;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    pool = self->pool;
-    self->pool = NULL;
-    Py_END_CRITICAL_SECTION();
-    Py_XDECREF(pool);
-}
-
-/* 0, or -1 with an exception. */
-static int
-call_back(PyObject *callback, PyObject *value)
-{
-    int truth = callback == NULL ? 0 : PyObject_IsTrue(callback);
-    if (truth <= 0) {
-        return truth;
-    }
-    PyObject *none = PyObject_CallOneArg(callback, value);
-    Py_XDECREF(none);
-    return none != NULL ? 0 : -1;
-}
-
-/* terminate() came between, and whoever waited does not wait for the callbacks: they
- * are told the same, and their errors change nothing any more. */
-static void
-call_late(ResultObject *self)
-{
-    if (py_result_wait(self, CP_NEVER) < 0) {
-        PyErr_WriteUnraisable((PyObject *)self);
-        return;
-    }
-    PyObject *callback = self->success ? self->callback : self->error_callback;
-    if (call_back(callback, self->value) < 0) {
-        PyErr_WriteUnraisable(callback);
-    }
-}
-
-void
-py_result_call(ResultObject *self)
-{
-    while (decode_all(self) < 0) {
-        PyErr_Clear(); /* signals have their handlers on another thread */
-        if (!cp_pool_is_ours(self->engine->pool)) {
-            return;
-        }
-    }
-    /* Asked after: who finds it done may have been the first to decode. */
-    if (atomic_load(&self->job->done)) {
-        call_late(self);
-        return;
-    }
     PyObject *exc = failure_at_end(self);
     if (exc != NULL) {
         fail_take(self, exc);
     }
-    char success;
-    PyObject *value = py_result_peek(self, &success);
-    PyObject *callback = success ? self->callback : self->error_callback;
-    /* As 3.16 does: the error of a callback is the job's result. */
-    exc = call_back(callback, value) < 0 ? py_error_fetch() : NULL;
-    Py_DECREF(value);
-    Py_XINCREF(exc);
-    if (!py_result_settle_take(self, exc) && exc != NULL) {
-        py_error_restore(exc); /* too late for that: terminate() came */
-        PyErr_WriteUnraisable(callback);
+}
+
+PyObject *
+py_result_outcome(ResultObject *self)
+{
+    py_result_set_retrieved(self);
+    if (self->success) {
+        return Py_NewRef(self->value);
     }
-    Py_XDECREF(exc);
+    py_error_restore(self->value);
+    return NULL;
 }

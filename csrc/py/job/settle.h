@@ -1,49 +1,58 @@
 /*
- * Waiting for a job, and decoding what comes back. [attached; waiting detaches]
+ * From bytes to a settled result. Results arrive as bytes, and are decoded by
+ * the thread that asks for them, or by the helper where there are callbacks.
+ * When all have been decoded the result object is settled: its value and
+ * success never change again. [attached]
  */
 #ifndef PY_SETTLE_H
 #define PY_SETTLE_H
 
-#include "base/state.h"
+#include "job/life.h"
 
-/* Decode what has arrived, and settle the object if that was all: 1 where it
- * is settled, 0 where not, -1 with an exception of a signal handler. What cannot
- * be decoded is the job's failure. */
+/* ---- one result of the core ---- */
+
+/* The value of a result that is CP_OK: a new reference, or NULL with an
+ * exception. */
+PyObject *py_result_value(ResultObject *self, struct cp_result *r);
+
+/* Free a result that was taken from the job. */
+void py_result_free(ResultObject *self, struct cp_result *r);
+
+/* ---- the result object ---- */
+
+/* Decode the results that have arrived, and settle the object if the job is
+ * done: 1 if it is settled, 0 if not, -1 with an exception of a signal handler.
+ * A result that cannot be decoded is the job's failure. Not for jobs with
+ * callbacks that are not done: 0. */
 int py_result_absorb(ResultObject *self);
 
-/* The value so far, or NULL, and whether it is none of a failure. A new
+/* Decode the results that have arrived, also of a job with callbacks. 0; or -1
+ * with an exception: an interrupt, and then the caller calls again; or
+ * py_engine_check()'s, in a copy of the process that the code of a value has
+ * forked. */
+int py_result_decode(ResultObject *self);
+
+/* All results are decoded: make the end of the job the failure, where the job
+ * ended early and has no failure yet. */
+void py_result_finish(ResultObject *self);
+
+/* The value so far, or NULL, and whether it is a value or the failure. A new
  * reference. */
 PyObject *py_result_peek(ResultObject *self, char *success);
 
-/* Value and success are final from now on, unless they were before: as they are,
- * or a failure with exc, which is stolen, where that is not NULL. False: they
- * were. */
+/* Make value and success final: as they are, or a failure with exc, if exc is
+ * not NULL. Steals exc. False: they were final before, and nothing changes. */
 bool py_result_settle_take(ResultObject *self, PyObject *exc);
 
-/* Wait until the job is settled (a Result) or has a result (a Stream), or
- * until the deadline: 1, 0, or -1 with an exception of a signal handler. Replaces
- * workers meanwhile. */
-int py_result_wait(ResultObject *self, int64_t deadline);
+/* Of a settled object: the value as a new reference, or NULL with the failure
+ * raised. The program sees it, so nothing will be reported as unretrieved. */
+PyObject *py_result_outcome(ResultObject *self);
 
-/* The thread of a call that waits for it: the same, for ever, and a blocking job
- * is fed meanwhile. */
-int py_result_wait_and_feed(ResultObject *self);
-
-/* The helper: decode the value, run the callbacks. An exception of theirs
- * becomes the result. */
-void py_result_call(ResultObject *self);
-
-/* The job is done: let go of what only a pending one needs. */
-void py_result_release(ResultObject *self);
-
-/* The exception for a result that is no value; a new reference, or NULL with
- * an exception set. */
-PyObject *py_result_error(ResultObject *self, struct cp_result *r);
-
-/* The value of a result with one; a new reference, or NULL with an exception. */
-PyObject *py_result_value(ResultObject *self, struct cp_result *r);
-
-/* Free a result that was taken. */
-void py_result_free(ResultObject *self, struct cp_result *r);
+/* The program sees the value or the failure. */
+static inline void
+py_result_set_retrieved(ResultObject *self)
+{
+    atomic_store_explicit(&self->retrieved, 1, memory_order_relaxed);
+}
 
 #endif

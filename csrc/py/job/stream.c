@@ -1,14 +1,13 @@
-/*
- * _core.Stream: the iterator of imap and imap_unordered. Each next() takes one
- * result from the job's inbox, in order or as they come, and decodes it. Any
- * number of threads may take from one iterator: each gets other items, and
- * all get to the end.
- */
+/* The type _core.Stream; see job/stream.h. */
+#include "job/stream.h"
+
 #include "base/error.h"
-#include "job/result.h"
-#include "value/run.h"
-#include "job/settle.h"
 #include "base/timeout.h"
+#include "job/failure.h"
+#include "job/settle.h"
+#include "job/wait.h"
+
+#include <structmember.h> // PyMemberDef, before 3.12
 
 static int
 stream_init(PyObject *op, PyObject *args, PyObject *kwds)
@@ -27,7 +26,7 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
 }
 
-/* The item, or NULL with what its task raised. Consumes r. */
+/* The item, or NULL with the exception of its task. Consumes r. */
 static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
 {
@@ -35,7 +34,7 @@ item_take(ResultObject *self, struct cp_result *r)
     if (r->outcome == CP_OK) {
         item = py_result_value(self, r);
     } else {
-        PyObject *exc = py_result_error(self, r);
+        PyObject *exc = py_failure_of_result(self, r);
         if (exc != NULL) {
             py_error_restore(exc);
             Py_DECREF(exc);
@@ -45,12 +44,13 @@ item_take(ResultObject *self, struct cp_result *r)
     return item;
 }
 
-/* The job is done and nothing is left: why there are no more items. */
+/* The job is done and no result is left: raise StopIteration, or why the job
+ * ended early. */
 static PyObject *
-at_end(ResultObject *self)
+raise_end(ResultObject *self)
 {
     if (atomic_load(&self->job->end) != CP_END_NONE) {
-        PyObject *exc = py_error_of_end(self->engine, self->job);
+        PyObject *exc = py_failure_of_end(self);
         if (exc != NULL) {
             py_error_restore(exc);
             Py_DECREF(exc);
@@ -82,7 +82,7 @@ next_item(ResultObject *self, PyObject *timeout)
             return item_take(self, r);
         }
         if (done) {
-            return at_end(self);
+            return raise_end(self);
         }
         if (deadline < 0
             && py_timeout_deadline(self->state, timeout, &deadline) < 0) {
@@ -112,8 +112,8 @@ stream_iternext(PyObject *op)
     return next_item((ResultObject *)op, NULL);
 }
 
-/* The stdlib tells its iterators how many tasks there were. Here the feeder
- * knows; the method is for those who pass it on. */
+/* The stdlib tells its iterators how many tasks there are. Here the feeder
+ * knows; the method exists for programs that call it. */
 static PyObject *
 stream_set_length(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(length))
 {

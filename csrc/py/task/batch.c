@@ -1,9 +1,10 @@
-/* Tasks that are made and not queued yet; see task/batch.h. */
+/* Making tasks and queueing them together; see task/batch.h. */
 #include "task/batch.h"
 
 #include "base/error.h"
-#include "value/pickle.h"
 #include "task/refs.h"
+#include "value/body.h"
+#include "value/decoder.h"
 
 #include <string.h>
 
@@ -21,26 +22,26 @@ batch_add(struct py_batch *batch, struct cp_task *task)
 }
 
 void
-py_batch_flush(ResultObject *self, struct py_batch *batch, bool fed)
+py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed)
 {
     struct cp_task *list = batch->first;
     batch->first = batch->last = NULL;
     batch->n = 0;
-    cp_job_put_take(self->job, list, fed);
+    cp_job_put_take(in->job, list, fed);
 }
 
 int
-py_batch_fail_take(ResultObject *self, const struct py_batch *batch,
+py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
                    uint64_t index, PyObject *exc, bool last)
 {
     PyObject *key = PyLong_FromUnsignedLongLong(index);
     int r = -1;
-    if (self->failures == NULL) {
-        self->failures = PyDict_New();
+    if (in->failures == NULL) {
+        in->failures = PyDict_New();
     }
     struct cp_result *result = cp_result_new(index, CP_LOCAL, 0);
-    if (key != NULL && self->failures != NULL && result != NULL) {
-        r = PyDict_SetItem(self->failures, key, exc);
+    if (key != NULL && in->failures != NULL && result != NULL) {
+        r = PyDict_SetItem(in->failures, key, exc);
     }
     Py_XDECREF(key);
     Py_DECREF(exc);
@@ -53,15 +54,15 @@ py_batch_fail_take(ResultObject *self, const struct py_batch *batch,
     }
     result->items = batch->items;
     if (last) {
-        cp_job_put_farewell_take(self->job, result);
+        cp_job_put_farewell_take(in->job, result);
     } else {
-        cp_job_put_result_take(self->job, result);
+        cp_job_put_result_take(in->job, result);
     }
     return 0;
 }
 
 int
-py_batch_fail(ResultObject *self, struct py_batch *batch, uint64_t index,
+py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
               bool last)
 {
     if (batch->in_call && py_error_is_interrupt()) {
@@ -69,9 +70,9 @@ py_batch_fail(ResultObject *self, struct py_batch *batch, uint64_t index,
     }
     PyObject *exc = py_error_fetch();
     if (last) {
-        py_batch_flush(self, batch, false);
+        py_batch_flush(in, batch, false);
     }
-    return py_batch_fail_take(self, batch, index, exc, last);
+    return py_batch_fail_take(in, batch, index, exc, last);
 }
 
 int
@@ -100,26 +101,28 @@ py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
 }
 
 int
-py_batch_add_task(ResultObject *self, struct py_batch *batch, uint64_t index,
+py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
                   unsigned mode, PyObject *payload)
 {
     PyObject *list = NULL;
-    if (self->engine->threads) {
-        return py_batch_add_refs(batch, index, mode, self->source.func, payload,
-                                 NULL);
+    if (in->engine->threads) {
+        return py_batch_add_refs(batch, index, mode, in->func, payload, NULL);
     }
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
-    if (self->source.poison != NULL) {
-        return py_batch_fail_take(self, batch, index,
-                                  Py_NewRef(self->source.poison), false);
+    if (in->func_error != NULL) {
+        return py_batch_fail_take(in, batch, index, Py_NewRef(in->func_error),
+                                  false);
     }
     int r = payload != NULL
-                ? py_body_put(self->state, payload, &batch->scratch)
-                : py_run_put(self->state, &batch->run, &batch->scratch, &list);
+                ? py_body_put(in->engine->state, payload, &batch->scratch)
+                : py_run_put(in->engine->state, &batch->run, &batch->scratch,
+                             &list);
     Py_XDECREF(list);
     if (r < 0) {
-        return py_batch_fail(self, batch, index, false);
+        return py_batch_fail(in, batch, index, false);
     }
+    batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),
+                                      cp_buf_len(&batch->scratch));
     struct cp_task *task =
         cp_task_new_take(index, (uint16_t)mode, &batch->scratch);
     if (task == NULL) {

@@ -1,49 +1,54 @@
 /*
- * Tasks that are made and not queued yet. What goes wrong with one (it cannot be
- * pickled, the iterable raises) becomes its failure, kept on our side. Lives on
- * the stack of whoever feeds the job. [attached]
+ * Tasks that are made and not queued yet. A task that cannot be made (an item
+ * cannot be pickled, the iterable raises) becomes a failure that is kept in
+ * this process. A batch lives on the stack of the thread that feeds the job.
+ * [attached]
  */
 #ifndef PY_BATCH_H
 #define PY_BATCH_H
 
+#include "task/input.h"
 #include "value/run.h"
 
-/* A batch is closed at about so many bytes. */
+/* A batch is queued when it has about this many bytes. */
 #define PY_BATCH_BYTES CP_KIB(512)
 
 struct py_batch {
     struct cp_task *first, *last;
-    struct cp_buf scratch;
-    struct py_run run; /* the chunk that is being made */
-    size_t n, bytes;
-    uint32_t items; /* of the task that is being made */
-    bool in_call;   /* made by the thread of the call itself */
+    struct cp_buf scratch; /* the body of the task that is being made */
+    struct py_run run;     /* the chunk that is being made */
+    size_t n, bytes;       /* of the tasks in the batch */
+    uint32_t items;        /* of the task that is being made */
+    bool in_call;          /* the thread of the call itself feeds */
+    bool pickled; /* a task was pickled, which runs the program's code */
 };
 
-/* Make a task of payload, or of the run where that is NULL. 0, or -1 with
+/* Make a task of payload, or of the run where payload is NULL. 0, or -1 with
  * MemoryError or an interrupt. */
-int py_batch_add_task(ResultObject *self, struct py_batch *batch,
+int py_batch_add_task(struct py_input *in, struct py_batch *batch,
                       uint64_t index, unsigned mode, PyObject *payload);
 
-/* A task of references: the callable's arguments, or the run where args is NULL,
- * whose values move to it. kwds may be NULL. 0, or -1 with MemoryError. */
+/* Make a task of references: of the callable's arguments, or of the run where
+ * args is NULL, whose values move into the task. kwds may be NULL. 0, or -1
+ * with MemoryError. */
 int py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
                       PyObject *func, PyObject *args, PyObject *kwds);
 
-/* The pending exception is the failure of the task with this index; see
- * py_batch_fail_take(). But an interrupt of the call is the call's own: -1. */
-int py_batch_fail(ResultObject *self, struct py_batch *batch, uint64_t index,
+/* The pending exception is the failure of the task with this index, as with
+ * py_batch_fail_take(). Exception: an interrupt is not a failure in the thread
+ * of the call: -1, and it stays pending. */
+int py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
                   bool last);
 
-/* The task with this index failed on our side; steals exc. last: the iterable
- * failed, there will be no more. 0, or -1 with MemoryError. */
-int py_batch_fail_take(ResultObject *self, const struct py_batch *batch,
+/* The task with this index failed in this process; steals exc. last: the
+ * iterable failed, and no more tasks will come. 0, or -1 with MemoryError. */
+int py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
                        uint64_t index, PyObject *exc, bool last);
 
-/* Queue the tasks; the batch has none then. fed: no more will come. */
-void py_batch_flush(ResultObject *self, struct py_batch *batch, bool fed);
+/* Queue the tasks of the batch. fed: no more tasks will come. */
+void py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed);
 
-/* Release the memory that tasks are made in; tasks are not looked at. */
+/* Release the memory that tasks are made in, but not the tasks. */
 void py_batch_fini(struct py_batch *batch);
 
 #endif

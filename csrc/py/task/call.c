@@ -1,12 +1,15 @@
-/* See task/call.h. */
+/* Calling the function of a task; see task/call.h. */
 #include "task/call.h"
 
-/* Anything but plain arguments: Python's own call gives Python's errors. */
+#include "task/mode.h"
+
+/* args is not a tuple, or kwds is not a dict: a call from Python code raises
+ * Python's own errors. */
 static PyObject *
-call_oddly(struct py_state *state, PyObject *func, PyObject *args,
-           PyObject *kwds)
+call_from_python(struct py_state *state, PyObject *func, PyObject *args,
+                 PyObject *kwds)
 {
-    return PyObject_CallMethod(state->remote, "call",
+    return PyObject_CallMethod(state->failures, "call",
                                kwds != NULL ? "OOO" : "OO", func, args, kwds);
 }
 
@@ -31,12 +34,13 @@ py_call_one(struct py_state *state, unsigned mode, PyObject *func,
 {
     switch (mode) {
         case PY_CALL:
-            return PyTuple_CheckExact(arg) ? PyObject_Call(func, arg, NULL)
-                                           : call_oddly(state, func, arg, NULL);
+            return PyTuple_CheckExact(arg)
+                       ? PyObject_Call(func, arg, NULL)
+                       : call_from_python(state, func, arg, NULL);
         case PY_CALL_KW:
             return PyTuple_CheckExact(arg) && PyDict_CheckExact(kwds)
                        ? PyObject_Call(func, arg, kwds)
-                       : call_oddly(state, func, arg, kwds);
+                       : call_from_python(state, func, arg, kwds);
         case PY_MAP_ONE: return PyObject_CallOneArg(func, arg);
         default: return call_star(func, arg);
     }
@@ -66,12 +70,11 @@ py_call_each(PyObject *func, struct py_run *run, bool star)
 }
 
 void
-py_breathe(struct py_state *state)
+py_run_bytecode(struct py_state *state)
 {
-    PyObject *none = PyObject_CallMethod(state->remote, "breathe", NULL);
+    PyObject *none = PyObject_CallMethod(state->failures, "breathe", NULL);
     if (none == NULL) {
-        /* Somebody sent this thread an exception: there is no task that it could
-         * be for. */
+        /* An exception that was sent to this thread belongs to no task. */
         PyErr_WriteUnraisable(NULL);
     }
     Py_XDECREF(none);

@@ -1,12 +1,12 @@
-/* See task/refs.h. */
+/* References in tasks and results; see task/refs.h. */
 #include "task/refs.h"
 
 #include <string.h>
 
 static_assert(offsetof(struct cp_task, own) % _Alignof(PyObject *) == 0,
-              "a body has to be aligned for references");
+              "bodies must be aligned for references");
 static_assert(offsetof(struct cp_result, body) % _Alignof(PyObject *) == 0,
-              "a body has to be aligned for references");
+              "bodies must be aligned for references");
 
 struct cp_task *
 py_refs_task(uint64_t index, unsigned mode, PyObject *func, Py_ssize_t n)

@@ -1,26 +1,29 @@
 /*
- * What tasks and results hold where workers are threads: strong references, in
- * their bodies, that the core knows nothing of. A task has its callable and its
- * arguments, and loses them to the worker that runs it; a result has what the task
- * came to, and loses that to whoever asks for it. What is dropped before comes to
- * py_refs_release().
+ * Where workers are threads, the bodies of tasks and results hold strong
+ * references, of which the core knows nothing. A task holds its callable and
+ * its arguments until a worker runs it. A result holds the value or exception
+ * of a task until the program takes it. The core gives tasks and results that
+ * it drops to py_refs_release().
  *
- * A body belongs to one thread at a time: that which makes it, then whoever the
- * core hands it to, under its lock. Only the collector looks into results that
- * wait, under that lock as well (py_refs_traverse). [attached]
+ * A body belongs to one thread at a time: the thread that makes it, then each
+ * thread that the core hands it to, under the core's lock. Only the garbage
+ * collector looks into results that wait, also under that lock
+ * (py_refs_traverse()). [attached]
  */
 #ifndef PY_REFS_H
 #define PY_REFS_H
 
 #include "value/run.h"
 
+#include "core/pool/pool.h"
+
 /* The body of a task. */
 struct py_refs {
     PyObject *func;
-    PyObject *slots[]; /* args, or args and kwds, or the items of a chunk */
+    PyObject *slots[]; /* args; or args and kwds; or the items of a chunk */
 };
 
-/* A task with room for n references, all NULL; or NULL with MemoryError. */
+/* A new task of n references, all NULL; or NULL with MemoryError. */
 struct cp_task *py_refs_task(uint64_t index, unsigned mode, PyObject *func,
                              Py_ssize_t n);
 
@@ -30,7 +33,7 @@ py_refs_of_task(struct cp_task *task)
     return (struct py_refs *)(void *)task->body;
 }
 
-/* How many references a task has besides its callable. */
+/* How many references a task has, not counting its callable. */
 static inline Py_ssize_t
 py_refs_count(const struct cp_task *task)
 {
@@ -38,10 +41,10 @@ py_refs_count(const struct cp_task *task)
                         / sizeof(PyObject *));
 }
 
-/* Release all that the task holds; it is empty then. */
+/* Release all references of the task. */
 void py_refs_clear_task(struct cp_task *task);
 
-/* A result of n references, all NULL; or NULL, without an exception. */
+/* A new result of n references, all NULL; or NULL without an exception. */
 struct cp_result *py_refs_result(uint64_t index, Py_ssize_t n);
 
 static inline PyObject **
@@ -50,20 +53,23 @@ py_refs_of_result(struct cp_result *result)
     return (PyObject **)(void *)result->body;
 }
 
-/* What stands in its first place, as a new reference. */
+/* The first reference of the result, as a new reference. */
 PyObject *py_refs_first(struct cp_result *result);
 
-/* The values of a chunk as a run, which does not own its memory: what is put into
- * its slots is the result's. */
+/* The values of a chunk as a run over the result's own memory. The run must not
+ * be cleared or grown. */
 struct py_run py_refs_view(struct cp_result *result);
 
-/* Move them to a list: a new reference, or NULL with MemoryError. */
+/* Move the values to a new list, which is returned; or NULL with
+ * MemoryError. */
 PyObject *py_refs_take_list(struct cp_result *result);
 
-/* The pool's hook: release and free. */
+/* Release the references, and free the tasks and results. The core calls
+ * this. */
 void py_refs_release(struct cp_task *tasks, struct cp_result *results);
 
-/* Visit what the results hold that nobody has taken: a traverse function's part. */
+/* Visit the references of the results that were not taken, for a
+ * tp_traverse. */
 int py_refs_traverse(struct cp_job *job, visitproc visit, void *arg);
 
 #endif

@@ -7,15 +7,16 @@
 #    include <dlfcn.h>
 #    include <sys/mman.h>
 
-/* What CPython asks for, unless it was built for large pages itself. */
+/* The size of CPython's arenas, unless CPython was built for large pages
+ * itself. */
 #    define ARENA (CP_MEM_HUGE_PAGE / 2)
 
-/* The interpreter's own, while ours stands in for it. Both are the process's, as is
- * what they replace. */
-static PyObjectArenaAllocator own; /* lint-ok: see above */
-/* The second half of the last page, with which the next result begins. Atomic, as
- * an interpreter that was made meanwhile may come here as well. */
-static void *_Atomic spare; /* lint-ok: see above */
+/* The interpreter's own allocator, while ours replaces it. The allocator
+ * belongs to the process, so this is a variable of the process too. */
+static PyObjectArenaAllocator own; /* lint-ok: of the process */
+/* The second half of the last large page; the next arena takes it. Atomic,
+ * since another interpreter may have been made meanwhile. */
+static void *_Atomic spare; /* lint-ok: of the process */
 
 static void *
 alloc_arena(void *ctx, size_t size)
@@ -35,6 +36,7 @@ alloc_arena(void *ctx, size_t size)
     return page;
 }
 
+/* Is this function in the same library as the interpreter? */
 static bool
 is_interpreters(const void *function)
 {
@@ -44,9 +46,9 @@ is_interpreters(const void *function)
            && here.dli_fbase == there.dli_fbase;
 }
 
-/* Are they functions of the interpreter itself, which gives arenas back by munmap()?
- * Who replaces that gets no memory to free that is not its own. Asking takes as
- * long as decoding a thousand ints. */
+/* Are these the interpreter's own functions, which free arenas with munmap()?
+ * An allocator of the program must never be asked to free memory that it did
+ * not allocate. This check takes as long as decoding a thousand ints. */
 static bool
 is_known(const PyObjectArenaAllocator *now)
 {
@@ -74,14 +76,14 @@ py_arena_begin(size_t bytes)
 }
 
 void
-py_arena_end(bool begun)
+py_arena_end(bool is_active)
 {
     PyObjectArenaAllocator now;
-    if (!begun) {
+    if (!is_active) {
         return;
     }
     PyObject_GetArenaAllocator(&now);
-    /* Or else a result's own code has put another one in its place. */
+    /* Otherwise code of a result has installed another allocator meanwhile. */
     if (now.alloc == alloc_arena) {
         PyObject_SetArenaAllocator(&own);
     }
@@ -100,7 +102,7 @@ py_arena_begin(size_t Py_UNUSED(bytes))
 }
 
 void
-py_arena_end(bool Py_UNUSED(begun))
+py_arena_end(bool Py_UNUSED(is_active))
 {
 }
 

@@ -1,20 +1,21 @@
 /*
- * Pickling. Making a pickler costs more than pickling a small object, so one
- * is kept and used again, its memo cleared each time; whoever finds it busy
- * (another thread, or a reducer that comes back to us) makes one for itself.
+ * Pickling; see value/pickle.h. Making a pickler costs more than pickling a
+ * small object, so one pickler is kept and used again, with its memo cleared
+ * each time. A caller that finds the kept pickler busy (another thread, or a
+ * reducer that pickles) makes its own.
  *
- * Clearing a memo takes the time of the largest pickle that was made with it: a
- * pickler is not kept beyond a large one.
+ * Clearing the memo takes time in proportion to the largest pickle that was
+ * made, so a pickler is not kept after a large pickle.
  */
 #include "value/pickle.h"
 
 #include "base/error.h"
+#include "value/replaced.h"
 
-#include <string.h>
-
+/* A pickler is kept after pickles of up to this size. */
 #define KEEP_PICKLER CP_KIB(4)
 
-/* Where a pickler writes to: appends to a cp_buf. */
+/* The file that a pickler writes to: appends to a cp_buf. */
 typedef struct {
     PyObject_HEAD
     struct cp_buf *buf; /* borrowed, during one dump */
@@ -67,14 +68,15 @@ static PyType_Spec sink_spec = {
     .slots = sink_slots,
 };
 
-/* The reducers that ForkingPickler would find, as they are at the time: those of
- * multiprocessing first, and then copyreg's. */
+/* The reducers that ForkingPickler would find at the time of pickling: those of
+ * multiprocessing first, then those of copyreg. */
 typedef struct {
     PyObject_HEAD
     PyObject *extra, *copyreg; /* dicts */
 } TableObject;
 
-/* A new reference, or NULL, with or without an exception. */
+/* A new reference, or NULL: with an exception, or without where there is no
+ * such key. */
 static PyObject *
 look_up(PyObject *dict, PyObject *key)
 {
@@ -208,7 +210,7 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
         PyObject_CallMethodOneArg(p->pickler, state->str_dump, obj);
     sink->buf = NULL;
     if (none == NULL) {
-        /* It may be in any state: a fresh one is made next time. */
+        /* The pickler may be in any state: drop it. */
         out->end = out->start + before;
         PyObject *exc = py_error_fetch();
         py_pickler_clear(p);
@@ -229,6 +231,12 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
 int
 py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
+    if (py_replaced_check(state) < 0) {
+        return -1;
+    }
+    if (atomic_load(&state->replaced)) {
+        return py_replaced_dumps(state, obj, out);
+    }
     int expected = 0;
     struct py_pickler *kept = &state->pickler;
     if (__atomic_compare_exchange_n(&kept->busy, &expected, 1, 0,
@@ -268,13 +276,14 @@ py_pickle_release_view(PyObject *view)
 PyObject *
 py_loads(struct py_state *state, const uint8_t *bytes, size_t len)
 {
-    PyObject *view = py_pickle_view(bytes, len);
+    PyObject *view =
+        py_replaced_check(state) == 0 ? py_pickle_view(bytes, len) : NULL;
     if (view == NULL) {
         return NULL;
     }
     PyObject *obj = PyObject_CallOneArg(state->pickle_loads, view);
     if (Py_REFCNT(view) == 1) {
-        Py_DECREF(view); /* nobody kept it: the usual case */
+        Py_DECREF(view); /* no code kept the view: the usual case */
     } else {
         py_pickle_release_view(view);
     }

@@ -1,29 +1,14 @@
-/* Bodies and runs; see value/run.h. */
+/* Runs; see value/run.h. */
 #include "value/run.h"
 
-#include "value/codec.h"
 #include "base/error.h"
+#include "value/body.h"
+#include "value/decoder.h"
+#include "value/encoder.h"
 #include "value/pickle.h"
 
+/* py_run_clear() keeps the memory of up to so many slots. */
 #define KEEP_SLOTS 16384
-
-int
-py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
-{
-    int r = py_codec_put(out, obj);
-    return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
-}
-
-PyObject *
-py_body_get(struct py_state *state, const uint8_t *bytes, size_t len)
-{
-    if (!py_codec_owns(bytes, len)) {
-        return py_loads(state, bytes, len);
-    }
-    PyObject *obj;
-    int r = py_codec_get(bytes, len, &obj);
-    return r == 0 ? obj : py_raise(state, r);
-}
 
 /* ---- memory ---- */
 
@@ -49,7 +34,7 @@ py_run_reserve(struct py_run *run, Py_ssize_t n)
     return 0;
 }
 
-/* n more slots, which are NULL. */
+/* Add n slots that are NULL: 0, or -1 with MemoryError. */
 static int
 extend(struct py_run *run, Py_ssize_t n)
 {
@@ -110,7 +95,9 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
            PyObject **list)
 {
     *list = NULL;
-    int r = py_codec_put_run(out, run->slots, run->n);
+    int r = atomic_load(&state->replaced)
+                ? 0
+                : py_encode_run(out, run->slots, run->n);
     if (r == 1) {
         return 0;
     }
@@ -124,7 +111,7 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
     return *list != NULL ? py_dumps(state, *list, out) : -1;
 }
 
-/* Of a list that nobody else has. */
+/* Fill the run from a list that no other thread can reach. */
 static int
 fill_from(struct py_run *run, PyObject *list)
 {
@@ -140,9 +127,10 @@ fill_from(struct py_run *run, PyObject *list)
     return 0;
 }
 
-/* n: how many values there had to be; -1: that it is none at all. */
+/* Raise the exception for a body that is not a run of n values (n -1: not a
+ * run). Returns -1. */
 static int
-no_run(struct py_state *state, Py_ssize_t n)
+raise_not_a_run(struct py_state *state, Py_ssize_t n)
 {
     if (n < 0) {
         (void)py_raise(state, CP_EPROTO);
@@ -153,17 +141,18 @@ no_run(struct py_state *state, Py_ssize_t n)
     return -1;
 }
 
-/* Steals list, which nobody else has; NULL: an exception is set. */
+/* Steals list, which no other thread can reach. list NULL: an exception is
+ * set. */
 static int
-run_of_list_take(struct py_state *state, PyObject *list, Py_ssize_t n,
-                 struct py_run *run)
+fill_from_list_take(struct py_state *state, PyObject *list, Py_ssize_t n,
+                    struct py_run *run)
 {
     if (list == NULL) {
         return -1;
     }
     bool fits =
         PyList_CheckExact(list) && (n < 0 || PyList_GET_SIZE(list) == n);
-    int r = fits ? fill_from(run, list) : no_run(state, n);
+    int r = fits ? fill_from(run, list) : raise_not_a_run(state, n);
     Py_DECREF(list);
     return r;
 }
@@ -173,11 +162,11 @@ py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,
             struct py_run *run)
 {
     CP_ASSERT(run->used == 0);
-    return run_of_list_take(state,
-                            PyList_CheckExact(list)
-                                ? PyList_GetSlice(list, 0, PY_SSIZE_T_MAX)
-                                : Py_NewRef(list),
-                            n, run);
+    return fill_from_list_take(state,
+                               PyList_CheckExact(list)
+                                   ? PyList_GetSlice(list, 0, PY_SSIZE_T_MAX)
+                                   : Py_NewRef(list),
+                               n, run);
 }
 
 int
@@ -185,20 +174,21 @@ py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
            Py_ssize_t n, bool rows, struct py_run *run)
 {
     CP_ASSERT(run->used == 0);
-    Py_ssize_t own = py_codec_run_length(bytes, len);
+    Py_ssize_t own = py_decode_run_length(bytes, len);
     if (own < 0) {
-        return run_of_list_take(state, py_body_get(state, bytes, len), n, run);
+        return fill_from_list_take(state, py_body_get(state, bytes, len), n,
+                                   run);
     }
     if (n >= 0 && own != n) {
-        return no_run(state, n);
+        return raise_not_a_run(state, n);
     }
     run->n = own;
-    run->width = rows ? py_codec_row_width(bytes, len) : 0;
+    run->width = rows ? py_decode_row_width(bytes, len) : 0;
     if (extend(run, own * (run->width > 0 ? run->width : 1)) < 0) {
         return -1;
     }
-    int r = run->width > 0 ? py_codec_get_rows(bytes, len, run->slots)
-                           : py_codec_get_run(bytes, len, run->slots);
+    int r = run->width > 0 ? py_decode_rows(bytes, len, run->slots)
+                           : py_decode_run(bytes, len, run->slots);
     if (r == CP_EPROTO) {
         (void)py_raise(state, r);
     }

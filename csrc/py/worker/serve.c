@@ -1,38 +1,43 @@
 /*
- * The worker's loop: a task in, the function called, the answer out. Runs in
- * the worker process, on its main thread, attached but for the wait.
+ * The loop of a worker process; see worker/serve.h. It runs on the main thread
+ * of the process.
  *
- * Nothing of a task is kept when the loop waits: not its arguments, not its
- * result. A global function is unpickled once; any other callable afresh for
- * each task, so that state which it changes never reaches the next one.
+ * While the loop waits, it holds no arguments and no result of a task. A global
+ * function is unpickled once; any other callable is unpickled again for each
+ * task, so that state that one task changes does not reach the next.
  */
-#include "task/call.h"
+#include "worker/serve.h"
+
 #include "base/error.h"
+#include "task/call.h"
+#include "task/mode.h"
+#include "value/body.h"
 #include "value/pickle.h"
-#include "worker/worker.h"
+#include "value/run.h"
 
-#include <string.h>
+#include "core/base/clock.h"
 
+/* The scratch buffer keeps this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
 
-/* The callables that the parent has sent, by slot. */
+/* A callable that the parent has sent. */
 struct func_entry {
-    PyObject *object; /* kept: CP_KEEP */
-    uint8_t *bytes;   /* else its pickle */
+    PyObject *object; /* if it was unpickled and is kept */
+    uint8_t *bytes;   /* its pickle */
     size_t len;
-    bool keep;
+    bool keep; /* CP_KEEP */
 };
 
 struct loop {
     struct py_state *state;
     struct cp_serve *serve;
-    struct func_entry *funcs;
+    struct func_entry *funcs; /* by slot */
     uint32_t n_funcs;
     struct cp_buf scratch;
-    struct py_run run; /* items of the chunk, and then what became of them */
-    uint64_t left;     /* tasks that may still be run */
-    int64_t now;       /* when the last task ended; 0: unknown */
-    bool last;         /* the process ends now */
+    struct py_run run; /* items of the chunk, then their results */
+    uint64_t left;     /* how many tasks may still be run */
+    int64_t now;       /* when the last task ended; 0: not known */
+    bool last;         /* the process ends after this answer */
 };
 
 int
@@ -57,7 +62,7 @@ entry_clear(struct func_entry *entry)
     memset(entry, 0, sizeof(*entry));
 }
 
-/* 0, or a negative code. */
+/* Keep the pickle of a callable in its slot: 0, or a negative code. */
 static int
 store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
 {
@@ -100,8 +105,8 @@ load_func(struct loop *loop, uint32_t slot)
     return func;
 }
 
-/* Run the task: 0, and its result is in *result, or in the run where that is
- * NULL; or -1 with the exception that is its answer. */
+/* Run the task: 0, and its result is *result, or loop->run where *result is
+ * NULL; or -1 with the exception that is the answer. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
          PyObject *func, PyObject **result)
@@ -130,15 +135,16 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     return *result != NULL ? 0 : -1;
 }
 
-/* The pending exception as the body of an answer: bytes, or NULL where not
- * even that can be made. Says whether the process is to end. */
+/* The pending exception as the body of an answer: bytes, or NULL with an
+ * exception where that fails. If the exception ends the process, *fatal is set
+ * to it. */
 static PyObject *
 pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
 {
     PyObject *exc = py_error_fetch();
     bool ends = !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
     PyObject *bytes =
-        PyObject_CallMethod(loop->state->remote, "pack_error", "OO", exc,
+        PyObject_CallMethod(loop->state->failures, "pack_error", "OO", exc,
                             func != NULL ? func : Py_None);
     if (ends) {
         Py_XSETREF(*fatal, exc);
@@ -148,20 +154,21 @@ pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
     return bytes;
 }
 
-/* The result would not pickle: the report of that. */
+/* The result cannot be pickled: a report of the pending exception, as the body
+ * of an answer. */
 static PyObject *
 pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
 {
     PyObject *exc = py_error_fetch();
     PyObject *bytes =
-        PyObject_CallMethod(loop->state->remote, "pack_unpicklable", "OOO", exc,
-                            result, listed ? Py_True : Py_False);
+        PyObject_CallMethod(loop->state->failures, "pack_unpicklable", "OOO",
+                            exc, result, listed ? Py_True : Py_False);
     Py_DECREF(exc);
     return bytes;
 }
 
-/* The result into the scratch buffer; or else *report says why not. 0, or -1
- * with an exception where there is neither. */
+/* Write the result into the scratch buffer; or if that fails, set *report to
+ * the body of an error answer. 0, or -1 with an exception where both fail. */
 static int
 pack_result(struct loop *loop, PyObject *result, bool listed, PyObject **report)
 {
@@ -180,6 +187,8 @@ pack_result(struct loop *loop, PyObject *result, bool listed, PyObject **report)
     return r;
 }
 
+/* Send the answer to a task, with the time that the task took. 0, or a negative
+ * code. */
 static int
 answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
 {
@@ -199,7 +208,8 @@ answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
     return r;
 }
 
-/* Send what the task came to: its result, or *report. */
+/* Send the result in the scratch buffer, or the report of a failure if it is
+ * not NULL. */
 static int
 answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
             bool last)
@@ -217,16 +227,17 @@ answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
     return answer(loop, frame, (const uint8_t *)PyBytes_AS_STRING(report));
 }
 
-/* The task raised what ends the process; its answer was sent with code r. */
+/* The task raised an exception that ends the process; its answer was sent with
+ * code r. */
 static int
-leave(struct loop *loop, int r, PyObject *fatal)
+end_process(struct loop *loop, int r, PyObject *fatal)
 {
     if (r == 0) {
         Py_BEGIN_ALLOW_THREADS
         r = cp_serve_flush(loop->serve);
         Py_END_ALLOW_THREADS
         PyObject *none =
-            PyObject_CallMethod(loop->state->remote, "leave", "O", fatal);
+            PyObject_CallMethod(loop->state->failures, "leave", "O", fatal);
         Py_XDECREF(none);
         r = -1;
     }
@@ -246,7 +257,7 @@ do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
     PyObject *func = load_func(loop, task->arg);
     int r = func != NULL ? run_task(loop, task, body, func, &result) : -1;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
-    bool is_copy = loop->state->forked > 0; /* the task forked: no worker */
+    bool is_copy = loop->state->forked > 0; /* the task forked; not a worker */
     if (is_copy) {
         r = r == 0 ? CP_ECLOSED : -1;
     } else if (r < 0) {
@@ -259,18 +270,18 @@ do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
     Py_XDECREF(func);
     Py_XDECREF(result);
     py_run_clear(&loop->run);
-    /* Out of memory, at the least: the task counts as lost. */
+    /* Without an answer (no memory for it), the task counts as lost. */
     if (r == 0) {
         r = answer_task(loop, &frame, report, fatal != NULL);
-        r = fatal != NULL ? leave(loop, r, fatal) : r;
+        r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
     Py_XDECREF(report);
     Py_XDECREF(fatal);
     return r;
 }
 
-/* Wait for more. An interrupt between tasks concerns nobody; one that came with
- * a task came before it. */
+/* Wait for more tasks. A KeyboardInterrupt between tasks is ignored: no task
+ * runs that it could stop. */
 static int
 wait_for_more(struct loop *loop)
 {
@@ -332,7 +343,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     cp_buf_fini(&loop.scratch);
     py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
-        /* All is done, or the parent is gone, or does not want more. */
+        /* The budget is used up, or the parent is gone or has ended this
+         * worker. */
         return PyLong_FromUnsignedLongLong(budget - loop.left);
     }
     return py_raise(state, r);

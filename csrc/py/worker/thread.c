@@ -1,19 +1,25 @@
 /*
- * The worker thread's loop. Where a task is waiting, it is taken without leaving the
- * interpreter, so that short tasks run by the dozen for one hand-over of the GIL. Else
- * the thread leaves first, and hands in its result then: whoever waits for it
- * finds the GIL free.
+ * The loop of a worker thread; see worker/thread.h. If a task is queued, the
+ * thread takes it without detaching, so that dozens of short tasks run before
+ * the GIL changes hands. Otherwise it detaches first and then hands in its
+ * result, so that the thread that waits for the result finds the GIL free.
  */
 #include "worker/thread.h"
 
-#include "task/call.h"
+#include "base/engine.h"
 #include "base/error.h"
+#include "job/life.h"
+#include "task/call.h"
+#include "task/mode.h"
 #include "task/refs.h"
+
+#include "core/base/clock.h"
+#include "core/pool/threads.h"
 
 #include <string.h>
 
-/* A thread that only calls what is written in C would never let another one in:
- * it leaves the interpreter after so long, as Python's own loop does. */
+/* A thread that only calls functions written in C would never release the GIL:
+ * it detaches after this time, as Python's own loop does. */
 #define SLICE (5 * CP_MS)
 
 bool
@@ -26,14 +32,15 @@ py_thread_takes_turns(void)
     bool takes_turns = is_enabled != Py_False;
     Py_XDECREF(is_enabled);
     Py_XDECREF(sys);
-    PyErr_Clear(); /* it is only about speed */
+    PyErr_Clear(); /* wrong only costs speed */
     return takes_turns;
 #else
     return true;
 #endif
 }
 
-/* What the chunk comes to is moved to the result: 0, or -1 with an exception. */
+/* Run a chunk, and move its values to the result: 0, or -1 with an
+ * exception. */
 static int
 run_chunk(struct cp_task *task, struct cp_result *result, bool star)
 {
@@ -48,13 +55,14 @@ run_chunk(struct cp_task *task, struct cp_result *result, bool star)
     return 0;
 }
 
+/* Run one call or one item: 0, or -1 with an exception. */
 static int
 run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
 {
     struct py_refs *refs = py_refs_of_task(task);
     PyObject *kwds = NULL;
     if (py_refs_count(task) > 1) {
-        /* The caller's own, which may change it meanwhile. */
+        /* The dict belongs to the caller, who may change it meanwhile. */
         PyObject *theirs = refs->slots[1];
         kwds =
             PyDict_CheckExact(theirs) ? PyDict_Copy(theirs) : Py_NewRef(theirs);
@@ -69,7 +77,8 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     return value != NULL ? 0 : -1;
 }
 
-/* Run the task, which is empty then: its result, or NULL for lack of memory. */
+/* Run the task and release its references: its result, or NULL where there is
+ * no memory. */
 static struct cp_result *
 run_task(struct py_state *state, struct cp_task *task)
 {
@@ -82,7 +91,7 @@ run_task(struct py_state *state, struct cp_task *task)
         int r = chunk ? run_chunk(task, result, mode == PY_STAR)
                       : run_one(state, task, result);
         if (r < 0) {
-            /* Whatever it is, SystemExit too: it is what the task came to. */
+            /* Any exception is the failure of the task, even SystemExit. */
             result->outcome = CP_RAISED;
             py_refs_of_result(result)[0] = py_error_fetch();
         }
@@ -91,9 +100,10 @@ run_task(struct py_state *state, struct cp_task *task)
     return result;
 }
 
-/* The pool may have been terminated while the thread waited for its turn. */
+/* Run the task, unless its job was terminated while the thread waited for the
+ * GIL. */
 static struct cp_result *
-run_if_wanted(struct py_state *state, struct cp_task *task)
+run_unless_ended(struct py_state *state, struct cp_task *task)
 {
     if (atomic_load(&task->job->end) == CP_END_NONE) {
         return run_task(state, task);
@@ -106,12 +116,12 @@ struct loop {
     EngineObject *engine;
     struct cp_pool *pool;
     struct cp_turn turn;
-    int64_t since; /* when the thread entered the interpreter */
-    unsigned long long n;
+    int64_t since;        /* when the thread attached */
+    unsigned long long n; /* tasks that were run */
 };
 
-/* Hand in what the last task came to and take the next: what cp_threads_swap()
- * returns. */
+/* Hand in the result of the last task and take the next one. Returns what
+ * cp_threads_swap() does. */
 static int
 swap(struct loop *loop, struct cp_result *result)
 {
@@ -123,12 +133,13 @@ swap(struct loop *loop, struct cp_result *result)
     Py_BEGIN_ALLOW_THREADS
     r = cp_threads_swap(loop->pool, &loop->turn, result, true);
     Py_END_ALLOW_THREADS
-    py_breathe(loop->engine->state);
+    py_run_bytecode(loop->engine->state);
     loop->since = loop->turn.begun = cp_now();
     return r;
 }
 
-/* What the thread may not do while it is out of the interpreter. */
+/* Release objects, which the thread cannot do while it is detached. r: what
+ * swap() returned. */
 static void
 clean_up(struct loop *loop, int r)
 {
@@ -137,10 +148,12 @@ clean_up(struct loop *loop, int r)
         loop->turn.dropped = false;
     }
     if (r != 1) {
-        py_engine_collect(loop->engine);
+        py_job_collect(loop->engine);
     }
 }
 
+/* 0, or -1 with an exception where the engine has no worker threads, or in a
+ * forked copy. */
 static int
 check(EngineObject *engine)
 {
@@ -190,11 +203,12 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
         clean_up(&loop, r);
         result = NULL;
         if (r == 1) {
-            result = run_if_wanted(state, loop.turn.task);
+            result = run_unless_ended(state, loop.turn.task);
             loop.n++;
         }
         if (!cp_pool_is_ours(loop.pool)) {
-            /* The task has forked, and this is the copy: nobody wants it. */
+            /* The task has forked, and this is the copy, where no thread
+             * waits. */
             return PyLong_FromUnsignedLongLong(loop.n);
         }
     }

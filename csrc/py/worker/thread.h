@@ -6,19 +6,22 @@
 
 #include "base/state.h"
 
-/* Is there a GIL? [attached] */
+/* Can only one thread at a time run Python code, that is, is there a GIL?
+ * [attached] */
 bool py_thread_takes_turns(void);
 
 /* Methods of _core.Engine. [attached] */
 
-/* enter(): a worker thread is about to start. ValueError where the pool has ended. */
+/* enter(): a worker thread is about to start. ValueError where the pool has
+ * ended. */
 PyObject *py_thread_enter(PyObject *engine, PyObject *ignored);
 
-/* work(): run tasks until the pool ends. How many, as an int. [waiting detaches] */
+/* work(): run tasks until the pool ends. Returns how many, as an int. [detached
+ * while it waits] */
 PyObject *py_thread_work(PyObject *engine, PyObject *ignored);
 
-/* leave(): it was not started after all, or is through; in a forked copy of the
- * process nothing. */
+/* leave(): the worker thread could not be started, or has ended. In a forked
+ * copy of the process it does nothing. */
 PyObject *py_thread_leave(PyObject *engine, PyObject *ignored);
 
 #endif

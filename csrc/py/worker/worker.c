@@ -1,11 +1,15 @@
 /*
- * The type _core.Worker. It is the only place that forks, and the only one
- * that answers for the process after: Popen (cpool/_start/popen.py) asks here.
+ * The type _core.Worker; see worker/worker.h. Only this file forks, and only
+ * the core knows the state of the process afterwards: Popen
+ * (cpool/_start/popen.py) asks here.
  */
 #include "worker/worker.h"
 
-#include "core/os/fd.h"
 #include "base/error.h"
+#include "worker/serve.h"
+
+#include "core/base/clock.h"
+#include "core/os/fd.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -13,10 +17,18 @@
 #include <string.h>
 #include <unistd.h>
 
+typedef struct {
+    PyObject_HEAD
+    struct py_state *state;
+    struct cp_worker *worker;
+    struct cp_pool
+        *pool; /* a reference; NULL in a worker process that was not forked */
+} WorkerObject;
+
 static PyObject *
 raise_terminated(struct py_state *state)
 {
-    PyObject *exc = PyObject_CallMethod(state->remote, "terminated", NULL);
+    PyObject *exc = PyObject_CallMethod(state->failures, "terminated", NULL);
     if (exc != NULL) {
         py_error_restore(exc);
         Py_DECREF(exc);
@@ -61,7 +73,7 @@ static int
 check_not_started(struct cp_worker *w)
 {
     if (w->proc.pid != 0 || w->child_rx < 0) {
-        PyErr_SetString(PyExc_ValueError, "the worker was started before");
+        PyErr_SetString(PyExc_ValueError, "the worker was already started");
         return -1;
     }
     return 0;
@@ -73,20 +85,21 @@ check_can_fork(struct cp_worker *w)
     if (check_not_started(w) < 0) {
         return -1;
     }
-    /* The newest one comes first. What looks further may meet one that goes. */
+    /* The newest interpreter comes first. Looking at another one is not safe:
+     * it may be ending. */
     if (PyInterpreterState_Head() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "cpool cannot fork a worker while there are "
-                        "subinterpreters, which no fork of CPython survives: "
-                        "close them before, or give the pool "
+                        "subinterpreters, because CPython cannot fork then: "
+                        "close them first, or give the pool "
                         "context=multiprocessing.get_context(\"spawn\")");
         return -1;
     }
     return PySys_Audit("os.fork", NULL);
 }
 
-/* Signals stay blocked in the child until Python has reset its handlers:
- * nothing of the parent's may run there. */
+/* Fork with all signals blocked. In the child they stay blocked until Python
+ * has reset its signal handlers: a handler of the parent must not run there. */
 static pid_t
 fork_blocked(struct cp_worker *w, int *saved_errno)
 {
@@ -105,7 +118,8 @@ fork_blocked(struct cp_worker *w, int *saved_errno)
     return pid;
 }
 
-/* The process is there: the pool watches it from now on. */
+/* The process exists: have the pool watch it. Returns the pid, or NULL with an
+ * exception, and then the process is killed. */
 static PyObject *
 adopt(WorkerObject *self, pid_t pid)
 {
@@ -143,8 +157,8 @@ unlock_object(PyObject *obj, void *Py_UNUSED(arg))
     return 1;
 }
 
-/* What the program has frozen (gc.freeze()) is not visited: it is thawed for that,
- * and frozen again. */
+/* Objects that the program has frozen (gc.freeze()) are not visited: unfreeze
+ * them for the visit, and freeze all again. */
 static void
 unlock_frozen(void)
 {
@@ -158,14 +172,15 @@ unlock_frozen(void)
     }
     Py_XDECREF(count);
     Py_XDECREF(gc);
-    PyErr_Clear(); /* no memory: the child will hardly come further */
+    PyErr_Clear(); /* no memory: the child will fail soon anyway */
 }
 
-/* In a forked child. An object's lock is let go of when its thread stops for the
- * fork; but it may have been handed on to a thread that was waiting for it, and
- * that is not there in the child: whoever locks the object next (sys.stdout, a
- * dict of the import system) would wait for ever. What this thread itself has
- * locked is among them; the child never returns to where that is let go of. */
+/* In a forked child, unlock all objects. A thread releases its locks when it
+ * stops for the fork; but a lock may have been handed on to a thread that
+ * waited for it, and that does not exist in the child: the next thread that
+ * locks the object (sys.stdout, a dict of the import system) would wait for
+ * ever. Locks of this thread are released too: the child never returns to the
+ * code that would release them. */
 static void
 unlock_objects(void)
 {
@@ -187,7 +202,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_can_fork(w) < 0) {
         return NULL;
     }
-    /* Made here, where it can still be said that there is no memory. */
+    /* Allocated here, where MemoryError can still be raised. */
     struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
     if (serve == NULL) {
         return PyErr_NoMemory();
@@ -196,7 +211,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyOS_BeforeFork();
     bool crowded = has_other_threads();
     int was_forked = state->forked;
-    state->forked = -1; /* our own at-fork hook is to leave this one alone */
+    state->forked = -1; /* our at-fork hook ignores this fork */
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
         PyOS_AfterFork_Child();
@@ -205,7 +220,8 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         state->forked = 0;
         if (cp_serve_init(serve, w) != 0) {
-            _exit(1); /* an exception would run on in a copy of the caller */
+            _exit(
+                1); /* an exception would run the caller's code in the child */
         }
         state->serving = serve;
         return PyLong_FromLong(0);
@@ -222,8 +238,9 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     return adopt(self, pid);
 }
 
-/* started(pid, status): it was started otherwise, by a fork server if there is a
- * status pipe, which stays the caller's; a pid below 0: it was not, after all. */
+/* started(pid, status): the process was started without fork(). status: the
+ * pipe on which a fork server reports the exit code, which the caller keeps; or
+ * -1. A pid below 0: the process could not be started. */
 static PyObject *
 worker_started(PyObject *op, PyObject *args)
 {
@@ -252,7 +269,7 @@ worker_started(PyObject *op, PyObject *args)
     return adopt(self, (pid_t)pid);
 }
 
-/* What the child is to be given: (rx, tx, life, row, common, budget). */
+/* ends(): what the child needs: (rx, tx, life, row, common, budget). */
 static PyObject *
 worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -260,7 +277,7 @@ worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
     struct cp_worker *w = self->worker;
     if (w->child_row < 0 || check_not_started(w) < 0) {
         if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ValueError, "the worker is to be forked");
+            PyErr_SetString(PyExc_ValueError, "the worker must be forked");
         }
         return NULL;
     }
@@ -302,12 +319,12 @@ py_worker_attach(PyObject *module, PyObject *args)
             return py_raise(state, r);
         }
         PyErr_SetString(PyExc_RuntimeError,
-                        "the process that made this pool runs another build "
+                        "the process that made this pool uses another build "
                         "of cpool than its worker: both must import the same");
         return NULL;
     }
     state->serving = serve;
-    state->forked = 0; /* a copy of a fork server that had imported us */
+    state->forked = 0; /* a fork server that imported us was forked */
     return (PyObject *)self;
 }
 
@@ -359,7 +376,7 @@ worker_kill(PyObject *op, PyObject *arg)
         return NULL;
     }
     if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
-        Py_RETURN_NONE; /* inherited by a fork: it belongs to the parent */
+        Py_RETURN_NONE; /* a forked copy: the worker belongs to the parent */
     }
     int r = cp_proc_kill(&self->worker->proc, (int)signal);
     if (r != 0) {
@@ -405,9 +422,10 @@ set_sigint_blocked(bool blocked)
     (void)pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, NULL);
 }
 
-/* An interrupt ends the process, and nothing is printed of it. */
+/* Turn a KeyboardInterrupt into SystemExit(1): the process ends and prints
+ * nothing. */
 static void
-leave_if_interrupted(void)
+exit_if_interrupted(void)
 {
     if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) {
         PyObject *code = PyLong_FromLong(1);
@@ -419,8 +437,9 @@ leave_if_interrupted(void)
     }
 }
 
-/* Call work(), while Ctrl-C can stop it: not before, and not after. In C,
- * since a handler runs between any two lines of Python. */
+/* interruptible(work): call work(), which Ctrl-C can stop; before and after the
+ * call Ctrl-C is blocked. In C, since in Python a signal handler can run
+ * between any two lines. */
 static PyObject *
 worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
 {
@@ -428,16 +447,16 @@ worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
     PyObject *result = PyObject_CallNoArgs(work);
     set_sigint_blocked(true);
     if (result == NULL) {
-        leave_if_interrupted();
+        exit_if_interrupted();
         PyObject *exc = py_error_fetch();
         if (PyErr_CheckSignals() < 0) {
-            PyErr_Clear(); /* it ends already */
+            PyErr_Clear(); /* the process ends already */
         }
         py_error_restore(exc);
         Py_DECREF(exc);
     } else if (PyErr_CheckSignals() < 0) {
         Py_CLEAR(result);
-        leave_if_interrupted();
+        exit_if_interrupted();
     }
     return result;
 }
@@ -534,7 +553,7 @@ static PyType_Spec worker_spec = {
 };
 
 int
-py_worker_add_types(PyObject *module, struct py_state *state)
+py_worker_add_type(PyObject *module, struct py_state *state)
 {
     state->worker_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &worker_spec, NULL);

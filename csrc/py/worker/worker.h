@@ -1,36 +1,24 @@
 /*
- * The type _core.Worker: one worker process, seen from the parent, and in the
- * child the loop that runs its tasks. [attached]
+ * The type _core.Worker: one worker process, seen from the parent; and in the
+ * child, the loop that runs its tasks. [attached]
  */
 #ifndef PY_WORKER_H
 #define PY_WORKER_H
 
 #include "base/state.h"
 
-typedef struct {
-    PyObject_HEAD
-    struct py_state *state;
-    struct cp_worker *worker;
-    struct cp_pool *pool; /* referenced until the process is being watched */
-} WorkerObject;
+#include "core/pool/pool.h"
 
-/* A worker that is ready to be forked, for this pool. */
+/* A worker of this pool that is not started yet; it may run `budget` tasks. A
+ * new reference, or NULL with an exception. */
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
                         uint64_t budget);
 
-/* _core._attach(): the worker that this process is, from what ends() gave, where it
- * was not forked. */
+/* _core._attach(...): in a worker process that was not forked, the worker that
+ * this process is, made from what Worker.ends() returned in the parent. */
 PyObject *py_worker_attach(PyObject *module, PyObject *args);
 
-/*
- * In the child: run tasks until the pool ends this worker, or `budget` tasks
- * have been run. Their number, or NULL with the exception that ends the process.
- */
-PyObject *py_serve(struct py_state *state, struct cp_serve *serve,
-                   uint64_t budget);
-
-/* Send one frame whose body is bytes: 0, or a negative code. */
-int py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
-                    const uint8_t *body);
+/* Add the type to the module: 0, or -1 with an exception. */
+int py_worker_add_type(PyObject *module, struct py_state *state);
 
 #endif

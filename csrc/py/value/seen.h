@@ -1,13 +1,12 @@
 /*
- * The lists and dicts that were met while one body is encoded, for
- * value/codec_encoder.h. One that is met again has to arrive as one object, and
- * that is pickle's business.
+ * The lists and dicts that were met while one body is encoded. A list or dict
+ * that is met twice has to arrive as one object, and only pickle does that.
+ * [attached]
  */
-#ifndef PY_CODEC_SEEN_H
-#define PY_CODEC_SEEN_H
+#ifndef PY_SEEN_H
+#define PY_SEEN_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "base/state.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -15,24 +14,25 @@
 
 #define SEEN_FIRST 16u
 
-/* Open addressing; at most half full. All-zero is an empty one. */
-struct py_codec_seen {
+/* A hash set of addresses with open addressing, at most half full. All zero:
+ * empty. */
+struct py_seen {
     const PyObject **table;
     size_t cap, used;
     const PyObject *first[SEEN_FIRST];
 };
 
 static inline void
-py_codec_seen_fini(struct py_codec_seen *seen)
+py_seen_fini(struct py_seen *seen)
 {
     if (seen->table != seen->first) {
         PyMem_Free(seen->table);
     }
 }
 
-/* Where it is, or belongs. */
+/* The slot that has obj, or the free slot where obj belongs. */
 static inline const PyObject **
-py_codec_seen_slot(const PyObject **table, size_t cap, const PyObject *obj)
+py_seen_slot(const PyObject **table, size_t cap, const PyObject *obj)
 {
     size_t at = ((uintptr_t)obj >> 4) * UINT64_C(0x9E3779B97F4A7C15) >> 20;
     while (table[at & (cap - 1)] != NULL && table[at & (cap - 1)] != obj) {
@@ -42,7 +42,7 @@ py_codec_seen_slot(const PyObject **table, size_t cap, const PyObject *obj)
 }
 
 static inline bool
-py_codec_seen_grow(struct py_codec_seen *seen)
+py_seen_grow(struct py_seen *seen)
 {
     size_t cap = seen->cap == 0 ? SEEN_FIRST : 4 * seen->cap;
     const PyObject **table =
@@ -52,24 +52,24 @@ py_codec_seen_grow(struct py_codec_seen *seen)
     }
     for (size_t i = 0; i < seen->cap; i++) {
         if (seen->table[i] != NULL) {
-            *py_codec_seen_slot(table, cap, seen->table[i]) = seen->table[i];
+            *py_seen_slot(table, cap, seen->table[i]) = seen->table[i];
         }
     }
-    py_codec_seen_fini(seen);
+    py_seen_fini(seen);
     seen->table = table;
     seen->cap = cap;
     return true;
 }
 
-/* 1: it was not met before; 0: it was; -1 with MemoryError. */
+/* 1: obj was not met before; 0: it was; -1 with MemoryError. */
 static inline int
-py_codec_seen_add(struct py_codec_seen *seen, const PyObject *obj)
+py_seen_add(struct py_seen *seen, const PyObject *obj)
 {
-    if (2 * seen->used >= seen->cap && !py_codec_seen_grow(seen)) {
+    if (2 * seen->used >= seen->cap && !py_seen_grow(seen)) {
         (void)PyErr_NoMemory();
         return -1;
     }
-    const PyObject **slot = py_codec_seen_slot(seen->table, seen->cap, obj);
+    const PyObject **slot = py_seen_slot(seen->table, seen->cap, obj);
     if (*slot != NULL) {
         return 0;
     }

@@ -1,0 +1,84 @@
+"""multiprocessing's ForkingPickler, where a program has replaced it; called by the extension.
+
+The extension pickles as the stdlib's ForkingPickler does. Recipes (for dill, for instance) replace
+that class, or methods of it: what goes to workers and comes back is then theirs.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+from _pickle import Pickler, loads
+from multiprocessing.reduction import ForkingPickler
+
+from .stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["current_pickler", "is_replaced", "replaced_dumps"]
+
+_MODULE = "multiprocessing.reduction"
+
+# The tables that the extension uses, which it takes from the class when it is imported.
+_TABLES = {
+    "_extra_reducers": ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+    "_copyreg_dispatch_table": copyreg.dispatch_table,
+}
+
+# What the stdlib's class inherits, or lacks.
+_INHERITED = {*vars(Pickler), "reducer_override"} - {"__init__", "__doc__"}
+
+
+def current_pickler() -> Any:
+    """The class that the stdlib's pool would use now.
+
+    That pool has two: in the parent that of multiprocessing.connection, in workers that of queues.
+    Who replaces either means the pool.
+    """
+    from multiprocessing import connection, queues
+
+    cls = connection._ForkingPickler  # type: ignore[attr-defined]
+    return cls if is_changed(cls) else queues._ForkingPickler  # type: ignore[attr-defined]
+
+
+def is_replaced() -> bool:
+    return is_changed(current_pickler())
+
+
+def is_changed(cls: Any) -> bool:
+    """Is cls another class than the stdlib's, or changed?"""
+    if getattr(cls, "dumps", None) is None or not isinstance(cls, type):
+        return True
+    names = vars(cls)
+    return (
+        cls.__module__ != _MODULE
+        or cls.__bases__ != (Pickler,)
+        or not _INHERITED.isdisjoint(names)
+        or not _is_stdlibs(names.get("__init__"))
+        or not _is_stdlibs(getattr(names.get("dumps"), "__func__", None))
+        or names.get("loads") is not loads
+        or any(names.get(name) is not table for name, table in _TABLES.items())
+    )
+
+
+def _is_stdlibs(function: Any) -> bool:
+    return getattr(function, "__module__", None) == _MODULE
+
+
+class _Replaced:
+    """What the program's pickler made, in a pickle that loads it by the program's pickler."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return replaced_loads, (self.data,)
+
+
+def replaced_dumps(obj: object) -> bytes:
+    return pickle.dumps(_Replaced(bytes(current_pickler().dumps(obj))), 5)
+
+
+def replaced_loads(data: bytes) -> Any:
+    return current_pickler().loads(data)

@@ -1,0 +1,48 @@
+/*
+ * Whose task is next: the jobs take turns.
+ *
+ * The rule. Jobs with queued tasks stand in lines. All calls of one task (apply)
+ * stand in one line, in the order of their submission; every other job is a line of
+ * its own. The lines take turns: a turn is one task, or as many as are worth
+ * CP_TURN. A line that gets its first task queues up behind the others, but the
+ * line of single calls goes to the front. A job whose reader is far behind gives
+ * its turn away while anybody else has tasks.
+ *
+ * Why. In the order of submission a job that is fed as it goes (imap over an endless
+ * iterable) never runs dry, and no later call is ever served. With turns, a single
+ * call waits for the tasks that workers have begun and for no line; a job waits for
+ * one turn of each other line, however long these are. Single calls share one line,
+ * so that ten thousand of them leave a map every second turn; among themselves they
+ * keep their order. Giving out a turn costs O(1), whatever the number of jobs. Turns
+ * are as long as a short task and a chunk of the pool's own choice, so a job alone
+ * and a job beside others fill the workers' windows with the same batches.
+ *
+ * The lock is held in all functions here.
+ */
+#ifndef CP_POOL_TURNS_H
+#define CP_POOL_TURNS_H
+
+#include "pool/state.h"
+
+/* What a turn is worth, in ns of measured task time. */
+#define CP_TURN CP_MS
+
+/* The job has queued tasks now, or has none any more. Both can be said again.
+ * again: they were taken back from a worker, so the line has had its turn. */
+void cp_turns_add(struct cp_job *job, bool again);
+void cp_turns_del(struct cp_job *job);
+
+/* The job whose task is next, or NULL. */
+struct cp_job *cp_turns_next(struct cp_pool *pool);
+
+/* Has the job's line given out a task since it has queued tasks? */
+bool cp_turns_had_turn(struct cp_job *job);
+
+/* Do the two stand in one line? */
+bool cp_turns_share_line(struct cp_job *a, struct cp_job *b);
+
+/* A task of the job, worth so many ns, was given to a worker. Before the job may
+ * leave its line. */
+void cp_turns_charge(struct cp_job *job, int64_t ns);
+
+#endif

@@ -1,0 +1,62 @@
+/* What every layer may do with an engine; see base/engine.h. */
+#include "base/engine.h"
+
+int
+py_engine_check(EngineObject *engine)
+{
+    if (engine->pool == NULL || !cp_pool_is_ours(engine->pool)) {
+        PyObject *none =
+            PyObject_CallMethod(engine->state->failures, "raise_foreign", NULL);
+        Py_XDECREF(none);
+        return -1;
+    }
+    return 0;
+}
+
+PyObject *
+py_engine_init_error(EngineObject *engine)
+{
+    PyObject *error;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    error = Py_XNewRef(engine->init_error);
+    Py_END_CRITICAL_SECTION();
+    return error;
+}
+
+void
+py_engine_attend(EngineObject *engine)
+{
+    if (engine->threads || atomic_load(&engine->is_attended)
+        || atomic_exchange(&engine->is_attended, 1) != 0) {
+        return;
+    }
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    PyObject *none = NULL;
+    if (owner != NULL && owner != Py_None) {
+        none = PyObject_CallMethod(owner, "_start_threads", NULL);
+    }
+    if (none == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(owner);
+}
+
+int
+py_engine_replace_workers(EngineObject *engine)
+{
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    if (owner == NULL || owner == Py_None) {
+        Py_XDECREF(owner);
+        return owner != NULL ? 0 : -1;
+    }
+    PyObject *none = PyObject_CallMethod(owner, "_replace_workers", NULL);
+    Py_DECREF(owner);
+    if (none == NULL) {
+        cp_pool_report_start_failure(
+            engine->pool); /* the pool asks again later */
+        return -1;
+    }
+    Py_DECREF(none);
+    return 0;
+}

@@ -1,0 +1,48 @@
+/*
+ * An engine, the Python pool's handle on the core's pool: its layout, and what
+ * every layer may do with it. The type _core.Engine and its methods are in
+ * engine/engine.c. [attached]
+ */
+#ifndef PY_BASE_ENGINE_H
+#define PY_BASE_ENGINE_H
+
+#include "base/state.h"
+
+#include "core/pool/pool.h"
+
+typedef struct {
+    PyObject_HEAD
+    struct py_state *state;
+    struct cp_pool *pool; /* NULL after it was released */
+    PyObject *owner;      /* weak reference to the Python pool */
+    PyObject *cache;      /* the Python pool's _cache */
+    /* The callable that was pickled last, if it is immutable. Both are guarded
+     * by the engine's critical section. */
+    PyObject *last_func;
+    struct cp_func *last_func_core;
+    _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
+    char threads;             /* the workers are threads; never changes */
+    _Atomic char is_attended; /* py_engine_attend() has been called */
+    /* What an initializer of threads raised, or NULL. Guarded by the engine's
+     * critical section. */
+    PyObject *init_error;
+} EngineObject;
+
+/* Can this process use the engine's pool? 0, or -1 with an exception where it
+ * is a forked copy of the process that made the pool. */
+int py_engine_check(EngineObject *engine);
+
+/* What the initializer raised in a worker thread: a new reference, or NULL. */
+PyObject *py_engine_init_error(EngineObject *engine);
+
+/* The program's code is about to run on a thread that waits for a job and feeds it,
+ * or decodes what comes: nobody may wait for the pool meanwhile, so have the
+ * threads started that do its work. Does nothing the second time, or where threads
+ * are the workers; where no thread can be had, the call goes on without. */
+void py_engine_attend(EngineObject *engine);
+
+/* Workers are missing: have the Python pool start new ones. 0, or -1 with an
+ * exception. Runs Python code. */
+int py_engine_replace_workers(EngineObject *engine);
+
+#endif

@@ -1,0 +1,22 @@
+/*
+ * What a result that is not a value becomes: the exception of a failed task, or
+ * of a job that ended early. [attached]
+ *
+ * Each function returns a new reference; or NULL with an exception, where the
+ * failure itself could not be made.
+ */
+#ifndef PY_FAILURE_H
+#define PY_FAILURE_H
+
+#include "job/life.h"
+
+/* Of a result that is not CP_OK. */
+PyObject *py_failure_of_result(ResultObject *self, struct cp_result *result);
+
+/* Of a job that ended early. */
+PyObject *py_failure_of_end(ResultObject *self);
+
+/* Of a job that was given no task at all. */
+PyObject *py_failure_of_no_task(ResultObject *self);
+
+#endif

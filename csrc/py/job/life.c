@@ -1,0 +1,224 @@
+/* The life of results, iterators and their jobs; see job/life.h. */
+#include "job/life.h"
+
+#include "base/error.h"
+#include "task/refs.h"
+
+/* ---- the job ---- */
+
+void
+py_result_hold(ResultObject *self)
+{
+    Py_INCREF(self);
+    if (!cp_job_hold(self->job, self)) {
+        Py_DECREF(self);
+    }
+}
+
+void
+py_result_release(ResultObject *self)
+{
+    PyObject *pool;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    pool = self->pool;
+    self->pool = NULL;
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(pool);
+}
+
+void
+py_job_collect(EngineObject *engine)
+{
+    struct cp_job *job = cp_pool_ended(engine->pool);
+    while (job != NULL) {
+        struct cp_job *next = job->call_next;
+        ResultObject *result = job->user;
+        if (result != NULL) {
+            py_result_release(result);
+            Py_DECREF(result);
+        }
+        cp_job_close(job);
+        job = next;
+    }
+}
+
+void
+py_result_cancel(ResultObject *self)
+{
+    if (!cp_pool_is_ours(self->job->pool)) {
+        return; /* a signal handler has forked, and this is the copy */
+    }
+    /* Releasing objects may run Python code. */
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    cp_job_cancel(self->job);
+    py_job_collect(self->engine);
+    PyErr_Restore(type, value, tb);
+}
+
+/* ---- construction ---- */
+
+ResultObject *
+py_result_alloc(PyTypeObject *type, struct py_state *state)
+{
+    ResultObject *self = (ResultObject *)type->tp_alloc(type, 0);
+    if (self != NULL) {
+        self->state = state;
+        self->input.map_length = -1;
+        self->input.source.length = -1;
+    }
+    return self;
+}
+
+PyObject *
+py_result_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
+              PyObject *Py_UNUSED(kwds))
+{
+    return (PyObject *)py_result_alloc(type, py_state_of_type(type));
+}
+
+int
+py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
+                   uint32_t flags)
+{
+    if (py_engine_check(engine) < 0) {
+        return -1;
+    }
+    py_job_collect(engine);
+    if (engine->threads
+        && !PyObject_TypeCheck(self, self->state->stream_type)) {
+        flags |= CP_JOB_WHOLE; /* decoding is quick: wake at the end */
+    }
+    int r = cp_job_open(engine->pool, NULL, flags, NULL, &self->job);
+    if (r != 0) {
+        (void)py_raise(self->state, r);
+        return -1;
+    }
+    self->pool = Py_NewRef(pool);
+    self->input.engine = engine;
+    self->input.job = self->job;
+    /* A thread that sees the engine sees everything that was written before. */
+    atomic_store_explicit(&self->engine, (EngineObject *)Py_NewRef(engine),
+                          memory_order_release);
+    return 0;
+}
+
+int
+py_result_begin(ResultObject *self)
+{
+    if (atomic_exchange(&self->init_called, 1) == 0) {
+        return 0;
+    }
+    PyErr_SetString(PyExc_TypeError, "a result is made once, for a cpool.Pool");
+    return -1;
+}
+
+int
+py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
+{
+    PyObject *engine = PyObject_GetAttrString(pool, "_engine");
+    int r = -1;
+    if (engine == NULL) {
+        return -1;
+    }
+    if (!PyObject_TypeCheck(engine, self->state->engine_type)) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a result is made once, for a cpool.Pool");
+    } else {
+        r = py_result_open_job(self, (EngineObject *)engine, pool, flags);
+    }
+    Py_DECREF(engine);
+    return r;
+}
+
+/* ---- attributes ---- */
+
+PyObject *
+py_result_number(ResultObject *self)
+{
+    if (self->job == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (cp_pool_is_ours(self->job->pool)) {
+        py_result_hold(self);
+    }
+    return PyLong_FromUnsignedLongLong(self->job->id);
+}
+
+PyObject *
+py_result_get_pool(PyObject *op, void *Py_UNUSED(closure))
+{
+    ResultObject *self = (ResultObject *)op;
+    PyObject *pool;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    pool = Py_NewRef(self->pool != NULL ? self->pool : Py_None);
+    Py_END_CRITICAL_SECTION();
+    return pool;
+}
+
+/* ---- destruction ---- */
+
+/* Does the inbox of the job hold references? In a forked copy they stay
+ * there. */
+static bool
+holds_refs(const ResultObject *self)
+{
+    return self->job != NULL && self->engine != NULL && self->engine->threads
+           && cp_pool_is_ours(self->job->pool);
+}
+
+int
+py_result_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    ResultObject *self = (ResultObject *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->engine);
+    Py_VISIT(self->pool);
+    Py_VISIT(self->callback);
+    Py_VISIT(self->error_callback);
+    Py_VISIT(self->value);
+    Py_VISIT(self->input.failures);
+    Py_VISIT(self->input.source.iterator);
+    Py_VISIT(self->input.func);
+    Py_VISIT(self->input.func_error);
+    return holds_refs(self) ? py_refs_traverse(self->job, visit, arg) : 0;
+}
+
+int
+py_result_clear(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    Py_CLEAR(self->pool);
+    Py_CLEAR(self->callback);
+    Py_CLEAR(self->error_callback);
+    Py_CLEAR(self->value);
+    Py_CLEAR(self->input.failures);
+    Py_CLEAR(self->input.source.iterator);
+    Py_CLEAR(self->input.func);
+    Py_CLEAR(self->input.func_error);
+    if (holds_refs(self)) {
+        cp_job_drop_results(self->job);
+    }
+    return 0;
+}
+
+void
+py_result_dealloc(PyObject *op)
+{
+    ResultObject *self = (ResultObject *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    if (PyObject_CallFinalizerFromDealloc(op) < 0) {
+        return; /* sys.unraisablehook has kept the object */
+    }
+    PyObject_GC_UnTrack(op);
+    (void)py_result_clear(op);
+    if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
+        if (!self->submitted) {
+            py_result_cancel(self); /* no tasks will come */
+        }
+        cp_job_close(self->job);
+    }
+    Py_CLEAR(self->engine);
+    type->tp_free(op);
+    Py_DECREF(type);
+}

@@ -1,0 +1,89 @@
+/*
+ * What a submission returns, _core.Result or _core.Stream: its layout, how it
+ * comes to be and how it goes, and how it and its job in the core hold each
+ * other. [attached]
+ *
+ * The result holds a reference to the job until it is deallocated. The job
+ * holds the result from its submission until it has ended, so that the result
+ * of a running job lives even if the program has dropped it; then the core
+ * hands the result back (py_job_collect()).
+ */
+#ifndef PY_LIFE_H
+#define PY_LIFE_H
+
+#include "base/engine.h"
+#include "task/input.h"
+
+/* ApplyResult, MapResult and the iterators are Python classes over this. */
+typedef struct {
+    PyObject_HEAD
+    struct py_state *state;
+    EngineObject *_Atomic engine; /* strong; NULL before __init__. Set last */
+    struct cp_job *job;
+    PyObject *pool; /* the Python pool, until the job is done; guarded by the
+                       critical section */
+    PyObject *callback, *error_callback;
+    PyObject *value; /* the value, the list or the exception; guarded by the
+                        critical section until it is settled */
+    struct py_input input; /* what the job's tasks are made from */
+    size_t received;       /* bytes of results that were decoded */
+    char success; /* guarded like value; of a map valid even before settled */
+    _Atomic char init_called; /* __init__ was called */
+    _Atomic char settled;     /* value and success are final */
+    _Atomic char submitted;   /* the job was given its tasks */
+    _Atomic char retrieved; /* the program has seen the value or the failure */
+} ResultObject;
+
+/* Does the job return a list? */
+static inline bool
+py_result_is_map(const ResultObject *self)
+{
+    return self->input.map_length >= 0;
+}
+
+/* ---- construction ---- */
+
+/* A new result without a job; or NULL with an exception. */
+PyObject *py_result_new(PyTypeObject *type, PyObject *args, PyObject *kwds);
+ResultObject *py_result_alloc(PyTypeObject *type, struct py_state *state);
+
+/* __init__ starts with this, and may do so once: 0, or -1 with TypeError. */
+int py_result_begin(ResultObject *self);
+
+/* Open the job, with these CP_JOB_ flags: 0, or -1 with an exception.
+ * py_result_open() takes the engine of the Python pool. */
+int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
+int py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
+                       uint32_t flags);
+
+/* ---- the job ---- */
+
+/* Have the job hold the result, from its submission on. */
+void py_result_hold(ResultObject *self);
+
+/* Nobody will wait for the job: end it, and release what it held. A pending
+ * exception stays pending. */
+void py_result_cancel(ResultObject *self);
+
+/* The job is done: release what only a pending one needs. */
+void py_result_release(ResultObject *self);
+
+/* Release the results of all jobs that have ended and that the core hands
+ * back. */
+void py_job_collect(EngineObject *engine);
+
+/* ---- attributes ---- */
+
+/* The number of the job, or None; a new reference. From then on the job holds
+ * the result, since the program may look the result up by its number. */
+PyObject *py_result_number(ResultObject *self);
+
+PyObject *py_result_get_pool(PyObject *op, void *closure);
+
+/* ---- destruction ---- */
+
+int py_result_traverse(PyObject *op, visitproc visit, void *arg);
+int py_result_clear(PyObject *op);
+void py_result_dealloc(PyObject *op);
+
+#endif

@@ -1,0 +1,102 @@
+/* Waiting for a job; see job/wait.h. */
+#include "job/wait.h"
+
+#include "base/error.h"
+#include "job/settle.h"
+#include "task/feed.h"
+
+#include "core/base/clock.h"
+
+#include <poll.h>
+
+/* A waiting thread looks for signals now and then: a signal interrupts the system
+ * calls of the main thread, but not a call that starts just after the signal. Half
+ * as often each time, so that a long wait does not wake up again and again. */
+#define FIRST_SIGNAL_TICK (100 * CP_MS)
+#define LAST_SIGNAL_TICK (60 * CP_SECOND)
+
+/* While the interpreter ends, a daemon thread that waits sleeps until the
+ * process is gone. Otherwise the thread would get an error and print it, and a
+ * daemon thread that prints now crashes the interpreter. */
+static void
+sleep_if_exiting(struct py_state *state)
+{
+    unsigned long last = state->exit_thread;
+    if (last == 0 || last == PyThread_get_thread_ident()) {
+        return;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (;;) {
+        (void)poll(NULL, 0, -1);
+    }
+    Py_END_ALLOW_THREADS
+}
+
+/* Act on what the wait of the core returned: 0, or -1 with an exception. */
+static int
+handle_news(ResultObject *self, int r)
+{
+    switch (r) {
+        case CP_WAIT_TIMEOUT:
+        case CP_EINTR: return PyErr_CheckSignals();
+        case CP_WAIT_WORKERS: return py_engine_replace_workers(self->engine);
+        case CP_WAIT_FEED: return py_feed(&self->input, 0) < 0 ? -1 : 0;
+        case CP_WAIT_READY: return 0;
+        default: (void)py_raise(self->state, r); return -1;
+    }
+}
+
+/* can: what this thread can do meanwhile, CP_CAN_ flags. */
+static int
+wait_until(ResultObject *self, int64_t deadline, unsigned can)
+{
+    bool stream = PyObject_TypeCheck(self, self->state->stream_type);
+    int64_t tick = FIRST_SIGNAL_TICK;
+    for (;;) {
+        /* Python code that ran meanwhile, such as a signal handler, may have
+         * forked. */
+        if (!self->settled && py_engine_check(self->engine) < 0) {
+            return -1;
+        }
+        int r = stream ? 0 : py_result_absorb(self);
+        if (r != 0) {
+            return r;
+        }
+        int64_t until = cp_clock_min(deadline, cp_now() + tick);
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_pool_wait(self->engine->pool, self->job, until, can);
+        Py_END_ALLOW_THREADS
+        tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
+        sleep_if_exiting(self->state);
+        if (handle_news(self, r) < 0) {
+            return -1;
+        }
+        if (r == CP_WAIT_READY && stream) {
+            return 1;
+        }
+        if (r == CP_WAIT_TIMEOUT && until == deadline) {
+            return stream ? 0 : py_result_absorb(self);
+        }
+    }
+}
+
+int
+py_result_wait(ResultObject *self, int64_t deadline)
+{
+    return wait_until(self, deadline, CP_CAN_FORK);
+}
+
+PyObject *
+py_result_await(ResultObject *self)
+{
+    unsigned can = CP_CAN_FORK | (self->input.blocking ? CP_CAN_FEED : 0u);
+    int r = wait_until(self, CP_NEVER, can);
+    Py_CLEAR(self->input.source.iterator);
+    if (r < 0) {
+        /* The call that waited is over, so its job is cancelled. */
+        py_result_cancel(self);
+        return NULL;
+    }
+    py_job_collect(self->engine); /* the caller has the only reference then */
+    return py_result_outcome(self);
+}

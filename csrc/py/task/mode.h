@@ -1,0 +1,22 @@
+/* How the body of a task is applied: the flags of CP_TASK, and of a
+ * submission. */
+#ifndef PY_MODE_H
+#define PY_MODE_H
+
+#define PY_CALL 0x0u     /* func(*args); body: args */
+#define PY_CALL_KW 0x1u  /* func(*args, **kwds); body: (args, kwds) */
+#define PY_MAP 0x2u      /* [func(x) for x in items]; body: a run of items */
+#define PY_STAR 0x3u     /* [func(*x) for x in items]; body: a run of items */
+#define PY_MAP_ONE 0x4u  /* func(x); body: x */
+#define PY_STAR_ONE 0x5u /* func(*x); body: x */
+#define PY_MODE 0xfu
+
+/* The answer to a single item stands for a list of one value; only texts of
+ * errors differ. */
+#define PY_LISTED 0x10u
+
+/* Of a submission: the pool may choose the sizes of chunks, where no code can
+ * see them. */
+#define PY_FIT 0x20u
+
+#endif

@@ -1,0 +1,25 @@
+/* Bodies of tasks and results; see value/body.h. */
+#include "value/body.h"
+
+#include "base/error.h"
+#include "value/decoder.h"
+#include "value/encoder.h"
+#include "value/pickle.h"
+
+int
+py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
+{
+    int r = atomic_load(&state->replaced) ? 0 : py_encode(out, obj);
+    return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
+}
+
+PyObject *
+py_body_get(struct py_state *state, const uint8_t *bytes, size_t len)
+{
+    if (!py_decode_owns(bytes, len)) {
+        return py_loads(state, bytes, len);
+    }
+    PyObject *obj;
+    int r = py_decode(bytes, len, &obj);
+    return r == 0 ? obj : py_raise(state, r);
+}

@@ -1,0 +1,20 @@
+/*
+ * What travels as the body of a task or a result: a value in our own encoding
+ * (value/encoder.h), or one pickle (value/pickle.h). [attached]
+ */
+#ifndef PY_BODY_H
+#define PY_BODY_H
+
+#include "base/state.h"
+
+#include "core/base/buf.h"
+
+/* Append obj to out: 0, or -1 with an exception, and then out is unchanged. May
+ * run Python code. */
+int py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out);
+
+/* The object that these bytes hold (a list where they hold a run), or NULL with
+ * an exception. May run Python code. */
+PyObject *py_body_get(struct py_state *state, const uint8_t *bytes, size_t len);
+
+#endif

@@ -1,0 +1,36 @@
+/*
+ * From bytes to values; value/encoder.h says which. Bytes are checked like any
+ * input from outside: user code in a worker can write garbage to any
+ * descriptor. [attached]
+ */
+#ifndef PY_DECODER_H
+#define PY_DECODER_H
+
+#include "base/state.h"
+
+/* Were these bytes written by value/encoder.h? A pickle starts with another
+ * byte. */
+int py_decode_owns(const uint8_t *bytes, size_t len);
+
+/* The object that these bytes hold; a run comes as a list. 0, CP_EPROTO, or -1
+ * with an exception. */
+int py_decode(const uint8_t *bytes, size_t len, PyObject **obj);
+
+/* How many values the run has, or -1 where the bytes cannot be a run. */
+Py_ssize_t py_decode_run_length(const uint8_t *bytes, size_t len);
+
+/* How many slots py_decode_rows() fills for each value of the run: the length
+ * of its tuples, where all values are tuples of one small length; else 0, and
+ * py_decode_rows() fails. */
+Py_ssize_t py_decode_row_width(const uint8_t *bytes, size_t len);
+
+/*
+ * Put the values of a run into slots that are NULL: one slot for each value;
+ * or, for rows, one slot for each item of its tuples, one tuple after the
+ * other. 0, CP_EPROTO, or -1 with an exception. After a failure some slots are
+ * filled.
+ */
+int py_decode_run(const uint8_t *bytes, size_t len, PyObject **slots);
+int py_decode_rows(const uint8_t *bytes, size_t len, PyObject **slots);
+
+#endif

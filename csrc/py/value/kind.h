@@ -1,0 +1,62 @@
+/*
+ * Which tag a value gets: whether this encoding has its type at all, and for
+ * strings, how wide the characters are. [attached]
+ */
+#ifndef PY_KIND_H
+#define PY_KIND_H
+
+#include "base/state.h"
+#include "value/tags.h"
+
+/* Bring a string of the old kind (before 3.12) into its final form: 0, or -1
+ * with an exception. */
+static inline int
+py_kind_make_ready(PyObject *str)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    return PyUnicode_READY(str);
+#else
+    (void)str;
+    return 0;
+#endif
+}
+
+static inline int
+py_kind_of_str(PyObject *str)
+{
+    return PyUnicode_IS_ASCII(str)                       ? TAG_ASCII
+           : PyUnicode_KIND(str) == PyUnicode_1BYTE_KIND ? TAG_UCS1
+           : PyUnicode_KIND(str) == PyUnicode_2BYTE_KIND ? TAG_UCS2
+                                                         : TAG_UCS4;
+}
+
+/* The tag of a column of such values, for all ints TAG_INT8. 0: left to pickle;
+ * -1: an exception. */
+static inline int
+py_kind_of(PyObject *obj)
+{
+    if (PyLong_CheckExact(obj)) {
+        return TAG_INT8;
+    }
+    if (PyUnicode_CheckExact(obj)) {
+        return py_kind_make_ready(obj) < 0 ? -1 : py_kind_of_str(obj);
+    }
+    if (PyFloat_CheckExact(obj)) {
+        return TAG_FLOAT;
+    }
+    if (PyTuple_CheckExact(obj)) {
+        return TAG_TUPLE;
+    }
+    if (obj == Py_None || PyBool_Check(obj)) {
+        return TAG_ONES;
+    }
+    if (PyDict_CheckExact(obj)) {
+        return TAG_DICT;
+    }
+    if (PyList_CheckExact(obj)) {
+        return TAG_LIST;
+    }
+    return PyBytes_CheckExact(obj) ? TAG_BYTES : 0;
+}
+
+#endif

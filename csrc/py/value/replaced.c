@@ -1,0 +1,98 @@
+/* See value/replaced.h. What the pickler is, cpool/_base/pickling.py knows. */
+#include "value/replaced.h"
+
+/* The modules whose picklers the stdlib's pool uses. */
+static const char *const MODULES[PY_PICKLERS] = {
+    "multiprocessing.connection",
+    "multiprocessing.queues",
+};
+
+static PyObject *
+module_of(struct py_state *state, int i)
+{
+    PyObject *module = atomic_load(&state->with_pickler[i]);
+    if (module == NULL) {
+        PyObject *none = NULL;
+        module = PyImport_ImportModule(MODULES[i]);
+        if (module != NULL
+            && !atomic_compare_exchange_strong(&state->with_pickler[i], &none,
+                                               module)) {
+            Py_DECREF(module);
+            module = none;
+        }
+    }
+    return module;
+}
+
+/* The address of the class, and its version, which changes with each of its attributes; 0: it
+ * cannot be told whether they change. -1 with an exception. */
+static int
+look_at(struct py_state *state, int i, uintptr_t *seen)
+{
+    PyObject *module = module_of(state, i);
+    PyObject *cls = module != NULL
+                        ? PyObject_GetAttr(module, state->str_forking_pickler)
+                        : NULL;
+    if (cls == NULL) {
+        return -1;
+    }
+    unsigned version = 0;
+    if (PyType_Check(cls)) {
+        version = __atomic_load_n(&((PyTypeObject *)cls)->tp_version_tag,
+                                  __ATOMIC_ACQUIRE);
+    }
+    *seen = version == 0 ? 0 : (uintptr_t)cls ^ version;
+    Py_DECREF(cls);
+    return 0;
+}
+
+int
+py_replaced_check(struct py_state *state)
+{
+    uintptr_t seen[PY_PICKLERS];
+    bool known = true;
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        if (look_at(state, i, &seen[i]) < 0) {
+            return -1;
+        }
+        known &=
+            seen[i] != 0 && seen[i] == atomic_load(&state->known_pickler[i]);
+    }
+    if (known) {
+        return 0;
+    }
+    PyObject *answer =
+        PyObject_CallMethod(state->failures, "is_replaced", NULL);
+    if (answer == NULL) {
+        return -1;
+    }
+    atomic_store(&state->replaced, answer == Py_True);
+    Py_DECREF(answer);
+    /* Only now have the classes versions; what changed meanwhile is seen the next time. */
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        uintptr_t now;
+        if (look_at(state, i, &now) < 0) {
+            return -1;
+        }
+        atomic_store(&state->known_pickler[i],
+                     seen[i] == 0 || seen[i] == now ? now : 0);
+    }
+    return 0;
+}
+
+int
+py_replaced_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
+{
+    PyObject *bytes =
+        PyObject_CallMethod(state->failures, "replaced_dumps", "(O)", obj);
+    if (bytes == NULL) {
+        return -1;
+    }
+    int r = cp_buf_put(out, PyBytes_AS_STRING(bytes),
+                       (size_t)PyBytes_GET_SIZE(bytes));
+    Py_DECREF(bytes);
+    if (r != 0) {
+        (void)PyErr_NoMemory();
+    }
+    return r != 0 ? -1 : 0;
+}

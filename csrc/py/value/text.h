@@ -1,0 +1,23 @@
+/*
+ * Strings and bytes, one or a column of them; see value/writer.h and
+ * value/reader.h for what the functions return. [attached]
+ */
+#ifndef PY_TEXT_H
+#define PY_TEXT_H
+
+#include "value/reader.h"
+#include "value/writer.h"
+
+/* tag: the tag of the first one (py_kind_of()). A column may also return
+ * OTHER_KIND. */
+int py_text_put(struct py_writer *w, PyObject *obj, int tag);
+int py_text_put_column(struct py_writer *w, PyObject *const *items,
+                       Py_ssize_t n, int tag);
+
+int py_text_get(struct py_reader *in, unsigned tag, PyObject **obj);
+
+/* n values into every stride-th slot. */
+int py_text_get_column(struct py_reader *in, unsigned tag, size_t n,
+                       PyObject **slots, size_t stride);
+
+#endif

@@ -1,0 +1,24 @@
+/*
+ * The loop of a worker process: a task in, the function called, the answer out.
+ * [attached; detached while it waits]
+ */
+#ifndef PY_SERVE_H
+#define PY_SERVE_H
+
+#include "base/state.h"
+
+#include "core/link/serve.h"
+
+/*
+ * In the child: run tasks until the pool ends this worker, or until `budget`
+ * tasks have been run. How many were run, or NULL with the exception that ends
+ * the process.
+ */
+PyObject *py_serve(struct py_state *state, struct cp_serve *serve,
+                   uint64_t budget);
+
+/* Send one frame: 0, or a negative code. */
+int py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
+                    const uint8_t *body);
+
+#endif

@@ -1,0 +1,472 @@
+"""Every system call of the extension fails once: right results or a clear error, and never a hang.
+
+    python tests/faults/run.py                        the sweep, of everything
+    python tests/faults/run.py --call writev --where worker --error EAGAIN
+    python tests/faults/run.py ... --only 17          the 17th call alone, with what it prints
+
+Each case is a copy of this process that makes a pool, works with it in all ways and ends it, while
+the N-th call of one kind fails, in the copy ("parent") or in any of its workers ("worker"). N goes
+up until the call is no longer reached. Each call of the pool's comes to the right result or to an
+error that says what happened; nothing is left behind; and it ends. A line for each case that is
+wrong, and for those where more than one call failed; ends with 1 where one was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import faulthandler
+import functools
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import dump  # noqa: E402
+from engine import Pool, errors, pool_module  # noqa: E402
+from leftovers import children, open_files, threads  # noqa: E402
+
+LIMIT = float(os.environ.get("CPOOL_TEST_DEADLINE", "30"))  # seconds for a case
+SHORT = -1  # what is read or written in part, one byte
+
+# The calls, and how each of them can fail.
+ERRORS: dict[str, list[str]] = {
+    "pipe2": ["EMFILE", "ENOMEM"],
+    "eventfd": ["EMFILE", "ENOMEM"],
+    "epoll_create1": ["EMFILE", "ENOMEM"],
+    "epoll_ctl": ["ENOMEM", "ENOSPC"],
+    "epoll_wait": ["EINTR"],
+    "memfd_create": ["EMFILE", "ENOMEM"],
+    "ftruncate": ["ENOMEM", "ENOSPC"],
+    "fstat": ["ENOMEM"],
+    "mmap": ["ENOMEM"],
+    "madvise": ["ENOMEM", "EAGAIN"],
+    "fork": ["EAGAIN", "ENOMEM"],
+    "pidfd_open": ["EMFILE", "ENOMEM", "ENOSYS"],
+    "fcntl": ["ENOMEM", "EINTR"],
+    "pthread_create": ["EAGAIN"],
+    "waitid": ["EINTR", "ECHILD"],
+    "waitpid": ["EINTR", "ECHILD"],
+    "poll": ["EINTR", "ENOMEM"],
+    "read": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
+    "write": ["EINTR", "EAGAIN"],
+    "writev": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
+    "malloc": ["ENOMEM"],
+    "calloc": ["ENOMEM"],
+    "realloc": ["ENOMEM"],
+}
+# What threading says where it has no memory.
+THREADING = "can't start new thread", "can't allocate lock"
+SIZE = 1_000_000
+SPARSE = 1, 2, 5, 12
+# A worker may say why it ends. These say more than that.
+NOISE = "Exception ignored", "SystemError", "Fatal Python error", "AssertionError"
+
+# Tasks
+
+
+def answer(x: int) -> int:
+    return 3 * x + 1
+
+
+def large(sent: bytes) -> bytes:
+    return sent[::-1]
+
+
+def fail(x: int) -> int:
+    raise ValueError(x)
+
+
+def is_clear(error: BaseException) -> bool:
+    """May a call of the pool's raise this for a fault? It says what happened."""
+    if isinstance(error, pool_module.MaybeEncodingError):
+        return "MemoryError" in error.exc
+    return isinstance(error, (OSError, MemoryError, errors.PoolError)) or (
+        isinstance(error, RuntimeError) and str(error) in THREADING
+    )
+
+
+# The program
+
+
+class Wrong(Exception):
+    pass
+
+
+class Program:
+    """A pool's life. Each step is one call; those that ended in a clear error are listed."""
+
+    def __init__(self, method: str, many: bool) -> None:
+        self.method = method
+        self.many = many  # more than one call fails
+        self.failed: list[str] = []
+        self.killed: set[int] = set()
+
+    def make(self) -> Any:
+        if self.method == "threads":
+            return pool_module.ThreadPool(2)
+        return Pool(2, context=multiprocessing.get_context(self.method))
+
+    def step(self, name: str, call: Callable[[], Any], right: Any) -> Any:
+        try:
+            value = call()
+        except errors.WorkerLostError as error:
+            # Workers end of our hand, or because they cannot go on: 1.
+            if error.exitcode not in (1, -9):
+                raise Wrong(f"{name}: a worker crashed: {error}") from error
+            if error.exitcode == -9 and error.pid in self.killed:
+                return None
+            self.failed.append(f"{name}: {error!r}")
+        except Exception as error:
+            if not is_clear(error):
+                raise
+            self.failed.append(f"{name}: {error!r:.300}")
+        else:
+            if right is not None and value != right:
+                raise Wrong(f"{name} gave {value!r:.100}")
+            return value
+
+    def run(self) -> None:
+        pool = self.step("constructor", self.make, None)
+        if pool is None and not self.many:
+            pool = self.make()  # there was one fault: now it works
+        if pool is None:
+            return
+        try:
+            self.work(pool)
+        finally:
+            pool.close()
+        if self.step("join", functools.partial(pool.join, timeout=LIMIT), None) is None:
+            pool.join(timeout=LIMIT)
+
+    def work(self, pool: Any) -> None:
+        step = self.step
+        numbers = list(range(40))
+        answers = [answer(x) for x in numbers]
+        body = bytes(range(256)) * (SIZE // 256)
+        step("apply", lambda: pool.apply(answer, (1,)), 4)
+        step("map", lambda: pool.map(answer, numbers, 1), answers)
+        step("map in chunks", lambda: pool.map(answer, numbers), answers)
+        step("imap", lambda: list(pool.imap(answer, iter(numbers))), answers)
+        step(
+            "imap_unordered", lambda: sorted(pool.imap_unordered(answer, iter(numbers), 3)), answers
+        )
+        step("a failure", lambda: self.failure(pool), True)
+        step("a large body", lambda: pool.apply(large, (body,)), body[::-1])
+        step("large bodies", lambda: pool.map(large, [body] * 3, 1), [body[::-1]] * 3)
+        step("a callback", lambda: self.callback(pool), True)
+        step("a large callback", lambda: self.callback(pool, body), True)
+        step("many calls", lambda: self.calls(pool), True)
+        if self.method != "threads":
+            self.kill(pool)
+            step("after a death", lambda: pool.map(answer, numbers, 1), answers)
+            step("callback after a death", lambda: self.callback(pool), True)
+        step("a dropped iterator", lambda: next(pool.imap(answer, iter(numbers))), 1)
+        step("apply at last", lambda: pool.apply(answer, (2,)), 7)
+
+    def failure(self, pool: Any) -> bool:
+        try:
+            pool.apply(fail, (3,))
+        except ValueError as error:
+            return error.args == (3,)
+        return False
+
+    def callback(self, pool: Any, body: bytes = b"a") -> bool:
+        """A call that nobody waits for, but for the callback."""
+        told: list[Any] = []
+        event = threading.Event()
+
+        def tell(value: Any) -> None:
+            told.append(value)
+            event.set()
+
+        result = pool.apply_async(large, (body,), callback=tell, error_callback=tell)
+        if not event.wait(LIMIT / 2):
+            raise Wrong("no callback came")
+        if isinstance(told[0], BaseException):
+            raise told[0]
+        return bool(told == [body[::-1]] == [result.get(LIMIT)])
+
+    def calls(self, pool: Any) -> bool:
+        results = [pool.apply_async(answer, (x,)) for x in range(100)]
+        failure = None
+        for x, result in enumerate(results):
+            try:
+                assert result.get(LIMIT) == answer(x)
+            except (OSError, MemoryError, errors.PoolError) as error:
+                failure = error
+        if failure is not None:
+            raise failure
+        return True
+
+    def kill(self, pool: Any) -> None:
+        workers = list(pool._workers)
+        if workers:
+            self.killed.add(workers[0].pid)
+            workers[0].kill()
+
+
+def life(method: str, many: bool) -> list[str]:
+    """One program, in a copy of this process; the steps that came to an error."""
+    before = open_files(), threads(), children()
+    program = Program(method, many)
+    program.run()
+    end = time.monotonic() + LIMIT / 2
+    while True:
+        gc.collect()
+        left = [
+            str(thing)
+            for look, was in zip((open_files, threads, children), before, strict=True)
+            for thing in look() - was
+        ]
+        if not left:
+            return program.failed
+        if time.monotonic() > end:
+            raise Wrong(f"left behind: {left}")
+        time.sleep(0.002)
+
+
+# Cases
+
+
+class Case(NamedTuple):
+    method: str
+    call: str
+    where: str
+    error: str
+    number: int  # 0: none fails
+    times: int = 1
+
+    def __str__(self) -> str:
+        return (
+            f"--method {self.method} --call {self.call} --where {self.where}"
+            f" --error {self.error} --times {self.times} --only {self.number}"
+        )
+
+
+class Outcome(NamedTuple):
+    problem: str  # "" where all went well
+    failed: list[str]  # steps that came to a clear error
+    output: str
+    counts: dict[tuple[str, str], int]
+    was_hit: bool
+
+
+def build(folder: Path) -> dict[str, str]:
+    """Build the library; the environment of a program that has it loaded."""
+    library = folder / "inject.so"
+    preloaded = os.environ.get("LD_PRELOAD", "")
+    command = [*os.environ.get("CC", "cc").split(), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g"]
+    command += ["-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", "-fvisibility=hidden"]
+    if "asan" in preloaded:
+        command += ["-DWITHOUT_MALLOC"]  # a sanitizer has its own
+    command += ["-o", str(library), str(HERE / "inject.c"), "-ldl", "-lpthread"]
+    env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    subprocess.run(command, check=True, env=env)
+    return {"CPOOL_FAULTS": str(library), "LD_PRELOAD": f"{library} {preloaded}".strip()}
+
+
+def load() -> Any:
+    loaded = ctypes.CDLL(os.environ["CPOOL_FAULTS"])
+    loaded.fault_arm.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_ulonglong,
+        ctypes.c_ulonglong,
+        ctypes.c_int,
+    ]
+    loaded.fault_count.argtypes = [ctypes.c_char_p, ctypes.c_int]
+    loaded.fault_count.restype = ctypes.c_ulonglong
+    return loaded
+
+
+def run(faults: Any, case: Case) -> Outcome:
+    number = SHORT if case.error == "SHORT" else getattr(errno, case.error)
+    in_worker = case.where == "worker"
+    if faults.fault_arm(case.call.encode(), in_worker, case.number, case.times, number) != 0:
+        raise SystemExit(f"{case.call}: no such call, or no extension")
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        pid = os.fork()
+        if pid == 0:
+            child(faults, case, output.fileno())
+        problem = wait(pid, LIMIT)
+        output.seek(0)
+        text = output.read()
+    kill_all(pid)
+    failed = [line[8:] for line in text.splitlines() if line.startswith("failed: ")]
+    if not problem and any(word in text for word in NOISE):
+        problem = "noise"
+    counts = {
+        (call, where): faults.fault_count(call.encode(), where == "worker")
+        for call in ERRORS
+        for where in ("parent", "worker")
+    }
+    return Outcome(problem, failed, text, counts, faults.fault_count(b"hits", 0) > 0)
+
+
+def child(faults: Any, case: Case, output: int) -> None:
+    code = 1
+    try:
+        os.setpgid(0, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        faulthandler.enable()
+        faults.fault_begin()
+        failed = life(case.method, case.times > 1)
+        faults.fault_end()
+        for text in failed:
+            print(f"failed: {text}", flush=True)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def wait(pid: int, seconds: float, output: Any = None) -> str:
+    """How a copy ended, or "" where it ended well. With its output, it hangs
+    where it writes nothing for so many seconds."""
+    fd = os.pidfd_open(pid)
+    size = 0
+    try:
+        while not select_one(fd, time.monotonic() + seconds):
+            if output is not None and (now := os.fstat(output.fileno()).st_size) > size:
+                size = now
+                continue
+            print(dump.state(pid), dump.stacks(pid), sep="\n", file=sys.stderr)
+            for worker in multiprocessing_children(pid):
+                print(
+                    f"child {worker}",
+                    dump.state(worker),
+                    dump.stacks(worker),
+                    sep="\n",
+                    file=sys.stderr,
+                )
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return "hang"
+    finally:
+        os.close(fd)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    return "" if code == 0 else f"crash ({signal.Signals(-code).name})" if code < 0 else "wrong"
+
+
+def select_one(fd: int, end: float) -> bool:
+    import select
+
+    return bool(select.select([fd], [], [], max(0.0, end - time.monotonic()))[0])
+
+
+def multiprocessing_children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(word) for word in file.read().split()]
+    return []
+
+
+def kill_all(group: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def sweep(faults: Any, args: argparse.Namespace) -> Iterator[tuple[Case, Outcome]]:
+    for method in args.method.split(","):
+        base = run(faults, Case(method, "read", "parent", "EINTR", 0))
+        if base.problem or base.failed:
+            raise SystemExit(f"without a fault: {base.problem} {base.failed}\n{base.output}")
+        for call, names in ERRORS.items():
+            if args.call and call not in args.call.split(","):
+                continue
+            for where in args.where.split(","):
+                if args.sparse:
+                    yield from some(faults, Case(method, call, where, "", 0), names, base)
+                    continue
+                for error in names:
+                    if args.error and error not in args.error.split(","):
+                        continue
+                    yield from numbers(faults, args, Case(method, call, where, error, 0), base)
+
+
+def some(
+    faults: Any, case: Case, names: list[str], base: Outcome
+) -> Iterator[tuple[Case, Outcome]]:
+    """The first calls of a kind and some later ones, with each of its errors in turn."""
+    if base.counts[case.call, case.where] == 0:
+        return
+    for at, number in enumerate(SPARSE):
+        one = case._replace(number=number, error=names[at % len(names)])
+        yield one, run(faults, one)
+
+
+def numbers(
+    faults: Any, args: argparse.Namespace, case: Case, base: Outcome
+) -> Iterator[tuple[Case, Outcome]]:
+    if base.counts[case.call, case.where] == 0:
+        return
+    if args.only:
+        one = case._replace(number=args.only, times=args.times)
+        yield one, run(faults, one)
+        return
+    number, missed = 1, 0
+    while missed < 3 and number <= args.most:
+        one = case._replace(number=number, times=args.times)
+        outcome = run(faults, one)
+        missed = 0 if outcome.was_hit else missed + 1
+        yield one, outcome
+        # Far out calls are much alike.
+        number += 1 if number < args.dense else max(1, number // 10)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Make each system call of the core fail once.")
+    parser.add_argument("--method", default="fork", help="of fork, spawn, forkserver, threads")
+    parser.add_argument("--call", default="", help="these alone, such as read,write")
+    parser.add_argument("--where", default="parent,worker")
+    parser.add_argument("--error", default="", help="these alone, such as EINTR,SHORT")
+    parser.add_argument("--only", type=int, default=0, help="one number alone")
+    parser.add_argument("--times", type=int, default=1, help="how many calls in a row fail")
+    parser.add_argument("--sparse", action="store_true", help="a few numbers only")
+    parser.add_argument("--dense", type=int, default=60, help="every number up to this one")
+    parser.add_argument("--most", type=int, default=2000, help="no number beyond")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    if "CPOOL_FAULTS" not in os.environ:
+        with tempfile.TemporaryDirectory() as folder:
+            env = {**os.environ, **build(Path(folder))}
+            return subprocess.run([sys.executable, *sys.argv], env=env, check=False).returncode
+    warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", ResourceWarning)
+    faults = load()
+    cases = wrong = 0
+    for case, outcome in sweep(faults, args):
+        cases += 1
+        many = len(outcome.failed) > 1
+        if outcome.problem or many or args.verbose or args.only:
+            print(f"{outcome.problem or ('many' if many else 'fine')}: {case}", flush=True)
+            print("    " + "\n    ".join(outcome.failed), flush=True)
+        if args.only or outcome.problem:
+            lines = [line[:300] for line in outcome.output.splitlines()[-40:]]
+            print("    " + "\n    ".join(lines), flush=True)
+        wrong += bool(outcome.problem)
+    print(f"{cases} cases, {wrong} wrong")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

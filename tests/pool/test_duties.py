@@ -1,0 +1,230 @@
+"""No duty of the pool waits for the program's code, and no call waits for another job's end."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import scripts
+import tasks
+from engine import DEADLINE
+from gates import Gate, eventually
+
+ITEMS = 40
+AHEAD = 4
+
+
+class Throttle:
+    """A semaphore that the source takes from and that tasks give back to."""
+
+    def __init__(self) -> None:
+        self.semaphore = multiprocessing.get_context("fork").Semaphore(AHEAD)
+
+    def take(self) -> None:
+        if not self.semaphore.acquire(timeout=DEADLINE):
+            raise RuntimeError("no task has run")
+
+    def give_back(self, x: Any) -> Any:
+        self.semaphore.release()
+        return x
+
+
+class ThrottledSource:
+    """Its next item waits until earlier items have been worked on."""
+
+    def __init__(self, throttle: Throttle) -> None:
+        self.throttle = throttle
+
+    def __len__(self) -> int:
+        return ITEMS
+
+    def __iter__(self) -> Iterator[tuple[int]]:
+        for i in range(ITEMS):
+            self.throttle.take()
+            yield (i,)
+
+
+class ThrottledItem:
+    """Pickling it waits until earlier items have been worked on."""
+
+    def __init__(self, throttle: Throttle, number: int) -> None:
+        self.throttle, self.number = throttle, number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.throttle.take()
+        return int, (self.number,)
+
+
+throttle: Throttle
+
+
+def give_back(x: Any) -> Any:
+    return throttle.give_back(x)
+
+
+@pytest.fixture(params=[None, 1])
+def throttled_pool(request: Any, make_pool: Callable[..., Any]) -> Any:
+    """Its workers may have to be replaced meanwhile, too."""
+    global throttle
+    throttle = Throttle()
+    fork = multiprocessing.get_context("fork")
+    return make_pool(2, maxtasksperchild=request.param, context=fork)
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("method", ["map", "starmap", "map_async"])
+def test_a_source_may_wait_for_tasks(throttled_pool: Any, method: str) -> None:
+    source = ThrottledSource(throttle)
+    results = getattr(throttled_pool, method)(give_back, source, chunksize=1)
+    if method == "map_async":
+        results = results.get(DEADLINE)
+    expected = list(range(ITEMS)) if method == "starmap" else [(i,) for i in range(ITEMS)]
+    assert results == expected
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("method", ["map", "map_async"])
+def test_pickling_may_wait_for_tasks(throttled_pool: Any, method: str) -> None:
+    items = [ThrottledItem(throttle, i) for i in range(ITEMS)]
+    results = getattr(throttled_pool, method)(give_back, items, chunksize=1)
+    if method == "map_async":
+        results = results.get(DEADLINE)
+    assert results == list(range(ITEMS))
+
+
+def test_a_source_of_a_thread_pool_may_wait_for_tasks(make_pool: Callable[..., Any]) -> None:
+    global throttle
+    throttle = Throttle()
+    pool = make_pool(2, cls=engine.pool_module.ThreadPool)
+    assert len(pool.map(give_back, ThrottledSource(throttle), chunksize=1)) == ITEMS
+
+
+# Callbacks
+
+
+def test_a_callback_may_wait_for_a_task_of_a_worker_to_come(make_pool: Callable[..., Any]) -> None:
+    fork = multiprocessing.get_context("fork")
+    event, told = fork.Event(), threading.Event()
+    came: list[bool] = []
+
+    def callback(_: Any) -> None:
+        came.append(event.wait(DEADLINE))
+        told.set()
+
+    pool = make_pool(1, init_event, (event,), maxtasksperchild=1, context=fork)
+    pool.apply_async(tasks.nothing, callback=callback)
+    pool.apply_async(set_event)
+    assert told.wait(2 * DEADLINE)
+    assert came == [True]
+
+
+def init_event(event: Any) -> None:
+    global the_event
+    the_event = event
+
+
+def set_event() -> None:
+    the_event.set()
+
+
+@pytest.mark.better
+def test_a_dead_worker_is_replaced_while_callbacks_wait(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(1)
+    pid = pool.apply(os.getpid)
+    entered, go_on = threading.Event(), threading.Event()
+
+    def callback(_: Any) -> None:
+        entered.set()
+        go_on.wait(2 * DEADLINE)
+
+    calls = [pool.apply_async(tasks.nothing, callback=callback) for _ in range(3)]
+    assert entered.wait(DEADLINE)
+    os.kill(pid, signal.SIGKILL)
+    last = pool.apply_async(os.getpid)
+    eventually(last.ready, "the worker was not replaced")  # no thread waits in a call
+    assert last.get(0) != pid
+    go_on.set()
+    for call in calls:
+        call.get(DEADLINE)
+
+
+# Turns
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_calls_are_served_beside_endless_jobs(make_pool: Callable[..., Any], kind: str) -> None:
+    pool = make_pool(2, cls=engine.pool_module.ThreadPool) if kind == "threads" else make_pool(2)
+    endless = [pool.imap(tasks.identity, itertools.count()) for _ in range(3)]
+    assert [next(iterator) for iterator in endless] == [0] * 3
+    for _ in range(5):
+        assert pool.apply_async(abs, (-1,)).get(DEADLINE) == 1
+        assert pool.map_async(abs, range(20), 1).get(DEADLINE) == list(range(20))
+        assert list(pool.imap(abs, range(20), 3)) == list(range(20))
+    for i in range(1, 300):  # read in turn
+        assert [next(iterator) for iterator in endless] == [i] * 3
+    pool.terminate()
+
+
+def test_single_calls_keep_their_order(make_pool: Callable[..., Any], gate: Gate) -> None:
+    pool = make_pool(1)
+    order: list[int] = []
+    held = pool.apply_async(gate.hold)
+    gate.arrived()
+    calls = [pool.apply_async(abs, (i,), callback=order.append) for i in range(100)]
+    gate.open()
+    held.get(DEADLINE)
+    for call in calls:
+        call.get(DEADLINE)
+    assert order == list(range(100))
+
+
+# Threads and wake-ups
+
+
+def count_switches() -> int:
+    """How often the threads of this process have gone to sleep so far."""
+    count = 0
+    for status in Path("/proc/self/task").glob("*/status"):
+        for line in status.read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                count += int(line.split()[1])
+    return count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_wait_does_not_wake_up_again_and_again(make_pool: Callable[..., Any]) -> None:
+    pool = make_pool(2)
+    pool.apply_async(abs, (1,)).get(DEADLINE)
+    before = count_switches()
+    pool.apply(time.sleep, (2,))
+    assert count_switches() - before < 40
+
+
+CLOSED = """
+import os, sys, time
+from engine import Pool
+pools = [Pool(2) for _ in range(20)]
+for pool in pools:
+    pool.map_async(abs, [1]).get()
+    pool.close()
+end = time.monotonic() + 20
+while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:
+    time.sleep(.01)
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_closed_pool_keeps_no_thread(tmp_path: Path) -> None:
+    assert scripts.output(tmp_path, CLOSED) == ["1"]

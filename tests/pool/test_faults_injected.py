@@ -1,0 +1,75 @@
+"""System calls and allocations that fail: a few of each kind (all of them: tests/faults)."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import scripts
+from engine import DEADLINE
+
+sys.path.insert(0, str(scripts.TESTS / "faults"))
+from run import ERRORS, build
+
+try:
+    from memory import ENDS, KINDS
+except ModuleNotFoundError:  # an interpreter without _testcapi
+    KINDS = ENDS = {}
+
+pytestmark = [pytest.mark.better, pytest.mark.timeout(4 * DEADLINE, method="signal")]
+
+# A callable is sent by value where plain pickle had no memory for it.
+BY_VALUE = {"apply object", "map objects", "callback"}
+# CPython 3.13.0 crashes where it has no memory for a generator, and these make one in Python.
+CRASHES = {"pool", "imap chunks", "imap half"}
+if "t" in sys.abiflags:
+    # And the free-threaded 3.13 in PyList_New().
+    CRASHES |= {"starmap", "map partial", "map objects"}
+CALLS = {
+    "fork": sorted({*KINDS, *ENDS} - BY_VALUE - CRASHES),
+    # A worker thread that has no memory when it goes is waited for by join().
+    "threads": sorted({*KINDS} - CRASHES),
+}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    return build(tmp_path_factory.mktemp("faults"))
+
+
+def passes(program: str, *args: str, **options: Any) -> None:
+    done = scripts.run(scripts.TESTS / "faults" / program, *args, seconds=3 * DEADLINE, **options)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("call", ERRORS)
+def test_a_system_call_fails(call: str, environment: dict[str, str]) -> None:
+    """In the parent or in a worker, once: right results or a clear error, and never a hang."""
+    passes("run.py", "--call", call, "--sparse", env=environment)
+
+
+def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
+    passes(
+        "run.py",
+        "--method",
+        "threads",
+        "--call",
+        "malloc,calloc,realloc",
+        "--sparse",
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [(method, kind) for method, kinds in CALLS.items() for kind in kinds]
+)
+def test_an_allocation_fails(method: str, kind: str) -> None:
+    """Of the interpreter's, in the parent: the right result or MemoryError; the pool goes on."""
+    passes("memory.py", "--method", method, "--kind", kind, "--last", "25")
+
+
+@pytest.mark.skipif(not KINDS, reason="an interpreter without _testcapi")
+def test_an_allocation_fails_in_a_worker() -> None:
+    kinds = ",".join(CALLS["fork"])
+    passes("memory.py", "--method", "fork", "--where", "worker", "--kind", kinds, "--last", "12")
