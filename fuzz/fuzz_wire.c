@@ -69,7 +69,7 @@ static struct cp_worker *
 prepare(const struct fuzz_input *in, struct cp_func *func)
 {
     struct cp_worker *w;
-    FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, &w) == 0);
+    FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, -1, &w) == 0);
     w->ops = &ops;
     w->hello = in->n_tasks == 1; /* only a ready worker accepts a big task */
     for (unsigned i = 0; i < in->n_tasks; i++) {

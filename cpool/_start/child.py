@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from multiprocessing import util
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, parent_process
 
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
@@ -70,13 +70,15 @@ def _exit(code: int) -> NoReturn:
 _attached: Worker | None = None  # of a launched process, until its Process object takes it
 
 
-def attach(ends: list[Any], budget: int) -> None:
+def attach(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> None:
     """In a launched process, before it imports the main module: make its Worker."""
     global _attached
     from .. import _core
 
-    rx, tx, life, row, common, proc = (-1 if end is None else end.detach() for end in ends)
-    _attached = _core._attach(rx, tx, life, row, common, proc, budget)
+    if unblocks_sigpipe:
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
+    rx, tx, life, row, common = (end.detach() for end in ends)
+    _attached = _core._attach(rx, tx, life, row, common, budget)
 
 
 def take() -> Worker:
@@ -90,9 +92,9 @@ def take() -> Worker:
     return worker
 
 
-def attach_and_take(ends: list[Any], budget: int) -> Worker:
+def attach_and_take(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
     """Both at once, where nothing could be sent ahead of the Process object."""
-    attach(ends, budget)
+    attach(ends, budget, unblocks_sigpipe)
     return take()
 
 
@@ -175,6 +177,9 @@ def main(
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
         sys.excepthook = sys.excepthook.before
+    parent = parent_process()
+    if parent is not None:  # the launcher's own pipe is closed
+        parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
     try:
         if faulthandler is not None and not faulthandler.is_enabled():
             faulthandler.enable()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from contextlib import contextmanager
 from multiprocessing import (
     connection,
     context,
@@ -24,9 +25,30 @@ from . import child
 from .popen import Popen
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from .._core import Worker
+
+
+@contextmanager
+def _sigpipe_blocked() -> Iterator[bool]:
+    """Writing to a process that has died raises no SIGPIPE. Yields whether that took blocking it.
+
+    Python ignores SIGPIPE, unless the program has given it another action.
+    """
+    if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
+        yield False
+        return
+    only = {signal.SIGPIPE}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, only)
+    was_pending = signal.SIGPIPE in signal.sigpending()
+    try:
+        yield signal.SIGPIPE not in mask
+    finally:
+        if not was_pending and signal.SIGPIPE in signal.sigpending():
+            signal.sigwait(only)  # does not wait
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _LaunchedPopen(Popen):
@@ -34,7 +56,6 @@ class _LaunchedPopen(Popen):
     the extension."""
 
     pid = 0
-    sentinel: int
 
     def __init__(self, process: BaseProcess, worker: Worker, is_first: bool) -> None:
         self._is_first = is_first
@@ -49,10 +70,11 @@ class _LaunchedPopen(Popen):
         except BaseException:
             self._undo_start()
             raise
-        # The launcher's pipes; by one of them the child notices the end of the parent.
-        pipes = self.finalizer
-        self.finalizer = util.Finalize(self, _close_both, args=(self._worker, pipes))
-        self.sentinel = self._worker.sentinel
+        # The launcher's pipes: the extension has its own for all that they tell.
+        self.sentinel = -1
+        assert self.finalizer is not None
+        self.finalizer()
+        self.finalizer = util.Finalize(self, self._worker.close)
 
     def _launch_blocked(self, process: BaseProcess) -> None:
         # First, or a worker without the guard in its main module would start a server.
@@ -63,14 +85,16 @@ class _LaunchedPopen(Popen):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _launch.worker, _launch.is_first = self._worker, self._is_first
         try:
-            super()._launch(process)  # type: ignore[misc]
+            with _sigpipe_blocked() as _launch.blocks_sigpipe:
+                super()._launch(process)  # type: ignore[misc]
         finally:
             _launch.worker, _launch.is_sent = None, False
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
         """Start helper processes that must not inherit a blocked SIGINT, or unblock SIGINT here."""
-        resource_tracker.ensure_running()
+        with _sigpipe_blocked():  # writes to the tracker, which may have died
+            resource_tracker.ensure_running()
 
     def _status(self) -> int:
         """The pipe that tells the exit code of a process that is no child of this one; or -1."""
@@ -87,8 +111,13 @@ class _LaunchedPopen(Popen):
             self.finalizer()
 
     def _kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+        try:
+            # Still a child of ours? The program may have reaped it.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass
 
 
 class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
@@ -99,6 +128,7 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
     """A worker that the fork server forks."""
 
     def _prepare(self) -> None:
+        super()._prepare()
         forkserver.ensure_running()
 
     def _launch_blocked(self, process: BaseProcess) -> None:
@@ -123,16 +153,12 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
 POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
 
 
-def _close_both(worker: Worker, pipes: util.Finalize) -> None:
-    worker.close()
-    pipes()
-
-
 class _Launch(threading.local):
     """The launch that goes on in this thread."""
 
     worker: Worker | None = None
     is_first = False
+    blocks_sigpipe = False
     is_sent = False  # the worker has gone ahead of the Process object
 
 
@@ -144,7 +170,7 @@ _ATTACH = """
 import sys
 sys.path[:] = path
 from cpool._start import child
-child.attach(ends, budget)
+child.attach(*ends)
 child.report_failed_starts(is_first)
 """
 
@@ -157,8 +183,7 @@ class _WorkerAhead:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        ends, budget = _ends(self.worker)
-        names = {"ends": ends, "budget": budget, "path": self.path, "is_first": _launch.is_first}
+        names = {"ends": _ends(self.worker), "path": self.path, "is_first": _launch.is_first}
         _launch.is_sent = True
         return exec, (_ATTACH, names)
 
@@ -174,10 +199,14 @@ _get_preparation_data = spawn.get_preparation_data
 spawn.get_preparation_data = _preparation_data
 
 
-def _ends(worker: Worker) -> tuple[list[Any], int]:
+def _ends(worker: Worker) -> tuple[list[Any], int, bool]:
+    """The arguments of `child.attach()`."""
     context.assert_spawning(worker)
+    popen: Any = context.get_spawning_popen()
     *fds, budget = worker.ends()
-    return [reduction.DupFd(fd) if fd >= 0 else None for fd in fds], budget
+    # A fork server's processes do not inherit our mask.
+    unblocks = _launch.blocks_sigpipe and popen.method == "spawn"
+    return [reduction.DupFd(fd) for fd in fds], budget, unblocks
 
 
 def _reduce_worker(worker: Worker) -> tuple[Any, ...]:

@@ -51,6 +51,12 @@ class Popen(popen_fork.Popen):
         self._worker = worker
         super().__init__(process)
 
+    sentinel = -1  # copied by Process.start(); see _LazySentinel
+
+    def open_sentinel(self) -> int:
+        """A descriptor that becomes readable when the process has ended."""
+        return self._worker.sentinel
+
     @property
     def is_leaving(self) -> bool:
         """Has the worker run its last task, while something delays its exit?"""
@@ -85,7 +91,36 @@ class ForkPopen(Popen):
         if self.pid == 0:
             child.run_forked(process, self._worker)
         self.finalizer = util.Finalize(self, self._worker.close)
-        self.sentinel = self._worker.sentinel
+
+
+class _LazySentinel:
+    """`_sentinel` of all Process objects: that of a pool's worker is opened when somebody reads it.
+
+    `Process.start()` sets the attribute, which `Process.sentinel` returns. Hundreds of workers
+    would run out of descriptors if each had one that hardly any program asks for.
+    """
+
+    def __get__(self, process: BaseProcess | None, owner: object = None) -> Any:
+        if process is None:
+            return self
+        try:
+            fd = process.__dict__["_sentinel"]
+        except KeyError:
+            raise AttributeError("_sentinel") from None
+        popen = process._popen  # type: ignore[attr-defined]
+        return popen.open_sentinel() if isinstance(popen, Popen) else fd
+
+    def __set__(self, process: BaseProcess, fd: int) -> None:
+        process.__dict__["_sentinel"] = fd
+
+    def __delete__(self, process: BaseProcess) -> None:
+        try:
+            del process.__dict__["_sentinel"]
+        except KeyError:
+            raise AttributeError("_sentinel") from None
+
+
+BaseProcess._sentinel = _LazySentinel()  # type: ignore[attr-defined]
 
 
 def after_fork_in_child() -> None:

@@ -67,7 +67,7 @@ lone_open(struct lone *lone, uint64_t budget, size_t func_len)
 {
     memset(lone, 0, sizeof(*lone));
     the = lone;
-    CHECK_EQ(cp_worker_new(budget, false, &lone->w), 0);
+    CHECK_EQ(cp_worker_new(budget, false, -1, &lone->w), 0);
     lone->w->ops = &ops;
     CHECK_EQ(cp_serve_init(&lone->s, lone->w), 0);
     lone->func = malloc(sizeof(*lone->func) + func_len);

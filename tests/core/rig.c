@@ -43,13 +43,17 @@ static int
 fork_one(struct rig *rig)
 {
     struct cp_worker *w;
-    CHECK_EQ(cp_worker_new(rig->budget, false, &w), 0);
+    int r = cp_pool_new_worker(rig->pool, rig->budget, &w);
+    if (r == CP_ECLOSED) {
+        return 0;
+    }
+    CHECK_EQ(r, 0);
     int pid = cp_test_fork();
     if (pid == 0) {
         rig_worker_main(rig, w);
     }
-    CHECK_EQ(cp_worker_started(w, pid), 0);
-    int r = cp_pool_add_worker(rig->pool, w);
+    cp_worker_started(w, pid);
+    r = cp_pool_add_worker(rig->pool, w);
     if (r != 0) {
         CHECK_EQ(r, CP_ECLOSED);
         CHECK_EQ(cp_proc_kill(&w->proc, SIGKILL), 0);

@@ -29,6 +29,7 @@ enum op {
     OP_PID,    /* answer with the worker's pid (int) */
     OP_DIE,    /* by signal arg */
     OP_EXIT,   /* with code arg */
+    OP_ORPHAN, /* die by SIGKILL; a process that it has forked keeps its pipes */
     OP_HALF,   /* die half-way through an answer of arg bytes */
     /* violations of the protocol */
     OP_TWICE,     /* answer twice */

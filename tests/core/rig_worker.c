@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SLOTS 256u
+#define SLOTS 8192u
 
 struct worker {
     struct rig *rig;
@@ -137,8 +137,21 @@ die_half_way(struct worker *me, const struct cp_frame *task, uint32_t len)
     (void)raise(SIGKILL);
 }
 
-/* Break the protocol. The parent must kill this process: the task never ends
- * otherwise. */
+/* A process of which the pool knows nothing, as by fork() in a library: it has all
+ * of our descriptors. */
+static void
+leave_orphan(struct worker *me)
+{
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        pass_gate(me);
+        _exit(0);
+    }
+    (void)raise(SIGKILL);
+}
+
+/* What breaks the protocol. The parent has to kill us for it: the task never
+ * ends in another way. */
 static _Noreturn void
 break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
 {
@@ -200,6 +213,7 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
             return false;
         case OP_DIE: (void)raise((int)me->order.arg); return true;
         case OP_EXIT: _exit((int)me->order.arg);
+        case OP_ORPHAN: leave_orphan(me); return false;
         case OP_HALF: die_half_way(me, task, me->order.arg); return false;
         default: break_rules(me, task, me->order.op);
     }

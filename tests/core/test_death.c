@@ -1,12 +1,15 @@
 /* Workers that die, at any stage, and workers that break the rules. */
+#include "os/fd.h"
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,6 +79,151 @@ TEST(death_for_breaking_the_rules)
     check_lost(OP_BREAK, 0, -SIGKILL);
     check_lost(OP_RING, 0, -SIGKILL);
     check_lost(OP_CLOSE_TX, 0, -SIGKILL);
+}
+
+/* ---- a process holds the pipes of a worker that is dead ---- */
+
+/* Its end shows in no pipe: the driver looks at the process now and then. */
+TEST(death_is_seen_though_a_process_holds_the_pipes)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_check_lost(rig_call(&rig, OP_ORPHAN, 0), 0, -SIGKILL);
+    await_forks(&rig, 3);
+    check_works(&rig);
+    rig_let_through(&rig, 1);
+    rig_close(&rig);
+}
+
+static void
+let_one_through(struct cp_result *result, struct rig *rig)
+{
+    rig_check_lost(result, 0, -SIGKILL);
+    rig_let_through(rig, 1);
+}
+
+/* The same while nobody waits for the pool but the standby thread, which slept without
+ * a deadline when the task came. */
+TEST(death_is_seen_by_the_standby_though_a_process_holds_the_pipes)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    cp_lock_acquire(&rig.pool->lock);
+    while (!rig.pool->asleep || rig.pool->armed) {
+        cp_lock_release(&rig.pool->lock);
+        (void)sched_yield();
+        cp_lock_acquire(&rig.pool->lock);
+    }
+    cp_lock_release(&rig.pool->lock);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    (void)batch_add(&batch, OP_ORPHAN, 0);
+    batch_put(&batch, job, true);
+    while (!atomic_load(&job->done)) {
+        (void)sched_yield();
+    }
+    let_one_through(rig_take(&rig, job), &rig);
+    cp_job_close(job);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+/* It was told to end, and somebody waits for that. */
+TEST(death_is_seen_at_the_end_though_a_process_holds_the_pipes)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    (void)batch_add(&batch, OP_ORPHAN, 0);
+    batch_put(&batch, job, true);
+    cp_pool_close(rig.pool);
+    rig.target = 0; /* it is not replaced */
+    cp_pool_set_target(rig.pool, 0);
+    rig_join(&rig);
+    let_one_through(cp_job_take(job), &rig);
+    cp_job_close(job);
+    rig_release(&rig);
+}
+
+/* While a task takes long, looking at its process costs no wake-ups to speak of. */
+TEST(death_is_looked_for_seldom)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    struct rusage before, after;
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(getrusage(RUSAGE_THREAD, &before), 0);
+    CHECK_EQ(rig_wait(&rig, job, cp_now() + 1600 * CP_MS), CP_WAIT_TIMEOUT);
+    CHECK_EQ(getrusage(RUSAGE_THREAD, &after), 0);
+    CHECK(after.ru_nvcsw - before.ru_nvcsw < 14);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
+/* ---- somebody else reaps ---- */
+
+/* The program waits for any child, and gets our worker. */
+TEST(death_reaped_by_the_program)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    check_works(&rig);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    CHECK_EQ(cp_test_reap(rig.last_pid), -SIGKILL);
+    await_forks(&rig, 3);
+    check_works(&rig);
+    rig_close(&rig);
+}
+
+/* The same while the worker was busy, and its pid is another child's by now. */
+TEST(death_of_a_worker_whose_pid_is_anothers)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    CHECK_EQ(cp_test_reap(rig.last_pid), -SIGKILL);
+    int other = cp_test_fork();
+    if (other == 0) {
+        cp_fd_in_child(NULL, 0);
+        for (;;) {
+            (void)pause();
+        }
+    }
+    rig.pool->workers->proc.pid =
+        other; /* as it would be, the numbers used up */
+    rig.pool->workers->proc.birth.value--;
+    CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
+    rig_check_lost(cp_job_take(job), 0, CP_EXIT_UNKNOWN);
+    cp_job_close(job);
+    check_works(&rig);
+    rig_close(&rig);
+    CHECK_EQ(waitpid(other, NULL, WNOHANG), 0);
+    CHECK_EQ(kill(other, SIGTERM), 0);
+    CHECK_EQ(cp_test_reap(other), -SIGTERM);
+}
+
+TEST(death_where_sigchld_is_ignored)
+{
+    struct rig rig;
+    (void)signal(SIGCHLD, SIG_IGN);
+    rig_open(&rig, 2);
+    check_works(&rig);
+    rig_check_lost(rig_call(&rig, OP_EXIT, 3), 0, CP_EXIT_UNKNOWN);
+    check_works(&rig);
+    rig_close(&rig);
 }
 
 TEST(death_for_answering_twice)

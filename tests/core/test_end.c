@@ -5,6 +5,7 @@
 #include "rig.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -308,6 +309,52 @@ TEST(end_sentinel_of_a_worker_can_be_released)
     rig_close(&rig);
 }
 
+/* Hundreds of workers have to fit under the usual limit of 1,024. */
+TEST(end_worker_has_two_descriptors)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    int before = cp_test_descriptors();
+    rig.target = 8;
+    cp_pool_set_target(rig.pool, 8);
+    rig_fill(&rig);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_test_descriptors(), before + 8 * 2);
+    rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 100), 100);
+    CHECK_EQ(cp_test_descriptors(), before + 8 * 2);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    while (rig.forks < 9) {
+        CHECK_EQ(rig_wait(&rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
+    }
+    CHECK_EQ(cp_test_descriptors(), before + 8 * 2);
+    rig_close(&rig);
+}
+
+/* Somebody waits for the sentinel and for nothing else. */
+TEST(end_sentinel_that_was_lent_shows_the_end)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_worker *w = last_worker(&rig);
+    int fd = cp_pool_lend_sentinel(rig.pool, w);
+    CHECK(fd >= 0);
+    CHECK_EQ(cp_pool_lend_sentinel(rig.pool, w), fd);
+    struct pollfd pfd = {fd, POLLIN, 0};
+    CHECK_EQ(poll(&pfd, 1, 0), 0);
+    CHECK_EQ(kill(w->proc.pid, SIGKILL), 0);
+    CHECK_EQ(poll(&pfd, 1, -1), 1);
+    cp_pool_stop_standby(rig.pool);
+    while (rig.forks < 3) {
+        CHECK_EQ(rig_wait(&rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
+    }
+    CHECK_EQ(poll(&pfd, 1, 0), 1); /* still ours: nobody has closed it */
+    cp_pool_release_sentinel(rig.pool, w);
+    CHECK_EQ(w->proc.sentinel, -1);
+    cp_worker_unref(w);
+    rig_close(&rig);
+}
+
 TEST(end_closes_all_descriptors)
 {
     struct rig rig;
@@ -460,7 +507,7 @@ TEST(end_copy_is_inert)
     int pid = cp_test_fork();
     if (pid == 0) {
         CHECK(!cp_pool_is_ours(rig.pool));
-        int numbers[] = {w->tx, w->rx, w->life, w->proc.sentinel};
+        int numbers[] = {w->tx, w->rx, rig.pool->life[0], rig.pool->life[1]};
         cp_fd_in_child(NULL, 0);
         for (int i = 0; i < 4;
              i++) { /* the numbers belong to other files now */

@@ -94,7 +94,7 @@ static int
 add_worker(struct rig *rig)
 {
     struct cp_worker *w;
-    int r = cp_worker_new(UINT64_MAX, false, &w);
+    int r = cp_pool_new_worker(rig->pool, UINT64_MAX, &w);
     if (r != 0) {
         return r;
     }
@@ -103,7 +103,7 @@ add_worker(struct rig *rig)
         atomic_store(&fail_in, 0);
         rig_worker_main(rig, w);
     }
-    CHECK_EQ(cp_worker_started(w, pid), 0);
+    cp_worker_started(w, pid);
     r = cp_pool_add_worker(rig->pool, w);
     if (r != 0) {
         CHECK_EQ(cp_proc_kill(&w->proc, SIGKILL), 0);

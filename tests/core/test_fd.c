@@ -6,11 +6,18 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <unistd.h>
+#if defined(__linux__) && defined(__x86_64__)
+#    include <linux/filter.h>
+#    include <linux/seccomp.h>
+#    include <sys/prctl.h>
+#    include <sys/syscall.h>
+#endif
 
 static void
 open_pipe(int fds[2])
@@ -118,6 +125,78 @@ TEST(fd_writing_without_a_reader_is_closed)
     struct iovec part = {&byte, 1};
     CHECK_EQ(cp_fd_writev(fds[1], &part, 1), CP_ECLOSED);
     close_pipe(fds);
+}
+
+/* ---- SIGPIPE ---- */
+
+static volatile sig_atomic_t n_sigpipe;
+
+static void
+on_sigpipe(int signal_number)
+{
+    (void)signal_number;
+    n_sigpipe++;
+}
+
+static bool
+is_sigpipe_pending(void)
+{
+    sigset_t set;
+    CHECK_EQ(sigpending(&set), 0);
+    return sigismember(&set, SIGPIPE) == 1;
+}
+
+static void
+write_to_nobody(void)
+{
+    int fds[2];
+    char byte = 'x';
+    struct iovec part = {&byte, 1};
+    open_pipe(fds);
+    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), 1);
+    cp_fd_close(&fds[0]);
+    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), CP_ECLOSED);
+    CHECK_EQ(errno, EPIPE);
+    close_pipe(fds);
+}
+
+TEST(fd_writing_to_nobody_raises_no_signal)
+{
+    struct sigaction simple = {.sa_handler = on_sigpipe},
+                     default_action = {.sa_handler = SIG_DFL};
+    sigset_t set;
+    CHECK_EQ(sigaction(SIGPIPE, &default_action, NULL), 0);
+    write_to_nobody();
+    CHECK_EQ(sigaction(SIGPIPE, &simple, NULL), 0);
+    write_to_nobody();
+    simple.sa_flags = SA_SIGINFO;
+    CHECK_EQ(sigaction(SIGPIPE, &simple, NULL), 0);
+    write_to_nobody();
+    CHECK_EQ(n_sigpipe, 0);
+    CHECK(!is_sigpipe_pending());
+    CHECK_EQ(pthread_sigmask(SIG_SETMASK, NULL, &set), 0);
+    CHECK_EQ(sigismember(&set, SIGPIPE), 0);
+}
+
+/* A signal that somebody else sent is not lost, and a mask stays what it was. */
+TEST(fd_writing_to_nobody_takes_no_signal_of_others)
+{
+    struct sigaction act = {.sa_handler = on_sigpipe};
+    sigset_t set;
+    CHECK_EQ(sigaction(SIGPIPE, &act, NULL), 0);
+    CHECK_EQ(sigemptyset(&set), 0);
+    CHECK_EQ(sigaddset(&set, SIGPIPE), 0);
+    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
+    write_to_nobody();
+    CHECK(!is_sigpipe_pending());
+    for (int i = 1; i <= 2; i++) { /* for the process, and for this thread */
+        CHECK_EQ(i == 1 ? kill(getpid(), SIGPIPE) : raise(SIGPIPE), 0);
+        write_to_nobody();
+        CHECK(is_sigpipe_pending());
+        CHECK_EQ(pthread_sigmask(SIG_UNBLOCK, &set, NULL), 0);
+        CHECK_EQ(n_sigpipe, i);
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
+    }
 }
 
 TEST(fd_errors_are_codes)
@@ -237,7 +316,8 @@ TEST(wake_is_seen_once_however_often_notified)
     cp_wake_fini(&wake);
 }
 
-TEST(fd_memory_is_zeroed_and_unnamed)
+static void
+check_memory(void)
 {
     int fd;
     CHECK_EQ(cp_fd_memory(10000, &fd), 0);
@@ -265,7 +345,59 @@ TEST(fd_memory_is_zeroed_and_unnamed)
     cp_fd_close(&fd);
 }
 
-TEST(fd_memory_that_fails_leaks_nothing)
+TEST(fd_memory_is_zeros_without_a_name)
+{
+    check_memory();
+}
+
+#if defined(__linux__) && defined(__x86_64__)
+/* From now on memfd_create() fails with this error, as in a sandbox; so does
+ * openat() for all paths, where that is asked for. */
+static void
+refuse(int error, bool files)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 2, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, files ? SYS_openat : 0xffffffffu, 1,
+                 0),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (unsigned)error),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+    CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+}
+
+TEST(fd_memory_needs_no_memfd)
+{
+    int errors[] = {EPERM, ENOSYS, EACCES};
+    for (size_t i = 0; i < sizeof(errors) / sizeof(errors[0]); i++) {
+        int pid = cp_test_fork();
+        if (pid == 0) {
+            refuse(errors[i], false);
+            check_memory();
+            _exit(0);
+        }
+        CHECK_EQ(cp_test_reap(pid), 0);
+    }
+}
+
+TEST(fd_memory_that_is_refused_is_an_error)
+{
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        int fd = 7;
+        refuse(EACCES, true);
+        CHECK_EQ(cp_fd_memory(10, &fd), CP_ERRNO(EACCES));
+        CHECK_EQ(fd, -1);
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+}
+#endif
+
+TEST(fd_memory_that_cannot_be_leaves_nothing)
 {
     int before = cp_test_descriptors(), fd = 7;
     CHECK(cp_fd_memory(SIZE_MAX, &fd) < 0);

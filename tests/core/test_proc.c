@@ -4,12 +4,21 @@
 #include "cp_test.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
+#include <sys/resource.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#if defined(__linux__) && defined(__x86_64__)
+#    include <linux/filter.h>
+#    include <linux/seccomp.h>
+#    include <sys/prctl.h>
+#    include <sys/syscall.h>
+#endif
 
 /* A child that exits with this code when the gate closes. */
 static int
@@ -19,15 +28,14 @@ start(struct cp_proc *proc, int gate[2], int code)
     CHECK_EQ(cp_fd_pipe(gate), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
-        int keep[] = {gate[0], proc->child_end};
-        cp_fd_in_child(keep, 2);
+        cp_fd_in_child(gate, 1);
         char byte;
         while (read(gate[0], &byte, 1) != 0) {
         }
         _exit(code);
     }
-    CHECK_EQ(cp_proc_started(proc, pid), 0);
-    CHECK(proc->sentinel >= 0);
+    cp_proc_started(proc, pid);
+    CHECK_EQ(proc->sentinel, -1); /* nobody has asked for it */
     cp_fd_close(&gate[0]);
     return pid;
 }
@@ -69,32 +77,89 @@ TEST(proc_signal_is_negative_code)
     finish(&proc, gate);
 }
 
+static bool
+is_readable(int fd)
+{
+    struct pollfd pfd = {fd, POLLIN, 0};
+    CHECK(poll(&pfd, 1, 0) >= 0);
+    return pfd.revents != 0;
+}
+
 TEST(proc_sentinel_shows_the_end)
 {
     struct cp_proc proc;
     int gate[2], code = 0;
     (void)start(&proc, gate, 3);
-    struct pollfd pfd = {proc.sentinel, POLLIN, 0};
-    CHECK_EQ(poll(&pfd, 1, 0), 0);
+    int fd = cp_proc_open_sentinel(&proc, true);
+    CHECK(fd >= 0);
+    CHECK_EQ(cp_proc_open_sentinel(&proc, true), fd);
+    CHECK(!is_readable(fd));
     cp_fd_close(&gate[1]);
-    CHECK_EQ(poll(&pfd, 1, -1), 1);
-    /* A pipe shows the end a moment before the process can be reaped. */
+    if (!cp_proc_needs_polling(&proc)) {
+        struct pollfd pfd = {fd, POLLIN, 0};
+        CHECK_EQ(poll(&pfd, 1, -1), 1);
+    }
     CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
     CHECK_EQ(code, 3);
+    CHECK(!cp_proc_needs_polling(&proc));
+    CHECK(is_readable(fd));
+    cp_proc_drop_sentinel(&proc); /* it was lent, and stays */
+    CHECK_EQ(cp_proc_open_sentinel(&proc, true), fd);
+    cp_proc_close_sentinel(&proc);
+    cp_proc_close_sentinel(&proc);
+    CHECK_EQ(proc.sentinel, -1);
     finish(&proc, gate);
 }
 
-TEST(proc_waits_without_a_sentinel)
+TEST(proc_sentinel_is_dropped_unless_it_was_lent)
 {
     struct cp_proc proc;
-    int gate[2], code = 0;
+    int gate[2];
     (void)start(&proc, gate, 3);
-    cp_proc_close_sentinel(&proc);
-    cp_proc_close_sentinel(&proc);
-    CHECK_EQ(cp_proc_wait(&proc, cp_now() + CP_MS, &code), 0);
+    int before = cp_test_descriptors();
+    int fd = cp_proc_open_sentinel(&proc, false);
+#ifdef CP_PORTABLE
+    CHECK_EQ(fd, CP_ERRNO(ENOSYS));
+#else
+    CHECK(fd >= 0);
+    CHECK_EQ(cp_test_descriptors(), before + 1);
+#endif
+    cp_proc_drop_sentinel(&proc);
+    CHECK_EQ(cp_test_descriptors(), before);
     cp_fd_close(&gate[1]);
-    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
-    CHECK_EQ(code, 3);
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, NULL), 1);
+    finish(&proc, gate);
+}
+
+TEST(proc_sentinel_that_is_asked_for_after_the_end_shows_it)
+{
+    struct cp_proc proc;
+    int gate[2];
+    (void)start(&proc, gate, 3);
+    cp_fd_close(&gate[1]);
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, NULL), 1);
+    CHECK(cp_proc_open_sentinel(&proc, false) < 0);
+    CHECK(is_readable(cp_proc_open_sentinel(&proc, true)));
+    finish(&proc, gate);
+}
+
+/* Waiting costs no more wake-ups the longer it takes. */
+TEST(proc_wait_sleeps)
+{
+    struct cp_proc proc;
+    struct rusage before, after;
+    int gate[2];
+    (void)start(&proc, gate, 3);
+    CHECK_EQ(getrusage(RUSAGE_THREAD, &before), 0);
+    CHECK_EQ(cp_proc_wait(&proc, cp_now() + 800 * CP_MS, NULL), 0);
+    CHECK_EQ(getrusage(RUSAGE_THREAD, &after), 0);
+#ifdef CP_PORTABLE
+    CHECK(after.ru_nvcsw - before.ru_nvcsw < 80);
+#else
+    CHECK(after.ru_nvcsw - before.ru_nvcsw < 10);
+#endif
+    cp_fd_close(&gate[1]);
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, NULL), 1);
     finish(&proc, gate);
 }
 
@@ -129,6 +194,118 @@ TEST(proc_zombie_takes_signals_quietly)
     CHECK_EQ(cp_proc_kill(&proc, SIGKILL), 0);
     CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
     CHECK_EQ(code, 4);
+    finish(&proc, gate);
+}
+
+/* ---- the pid belongs to another process ---- */
+
+/* A child that waits for a signal. */
+static int
+start_pausing(void)
+{
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        for (;;) {
+            (void)pause();
+        }
+    }
+    return pid;
+}
+
+/* One with the pid that proc has had, if the system lets us choose, and younger than
+ * the clock of start times can tell apart. */
+static int
+start_stranger(const struct cp_proc *proc)
+{
+    struct cp_proc now;
+    int pid = 0;
+    for (int tries = 0; tries < 100; tries++) {
+        if (pid != 0) {
+            CHECK_EQ(kill(pid, SIGKILL), 0);
+            (void)cp_test_reap(pid);
+        }
+        int last = open("/proc/sys/kernel/ns_last_pid", O_WRONLY);
+        if (last >= 0) {
+            (void)dprintf(last, "%d", proc->pid - 1);
+            (void)close(last);
+        }
+        pid = start_pausing();
+        CHECK_EQ(cp_proc_init(&now), 0);
+        cp_proc_started(&now, pid);
+        cp_proc_fini(&now);
+        if (pid == proc->pid && now.birth.value != proc->birth.value) {
+            break;
+        }
+    }
+    return pid;
+}
+
+/* Our child was reaped by somebody else, and another child has its pid now; where
+ * that cannot be arranged, the other one gets it as far as proc can tell. */
+static int
+give_pid_away(struct cp_proc *proc, int gate[2], int code)
+{
+    int pid = start(proc, gate, code);
+    CHECK(proc->birth.kind != CP_BIRTH_UNKNOWN);
+    cp_fd_close(&gate[1]);
+    CHECK_EQ(cp_test_reap(pid), code);
+    int stranger = start_stranger(proc);
+    if (stranger != pid) {
+        proc->pid = stranger;
+        proc->birth.value--;
+    }
+    return stranger;
+}
+
+static void
+check_stranger_lives(int pid)
+{
+    CHECK_EQ(waitpid(pid, NULL, WNOHANG), 0);
+    CHECK_EQ(kill(pid, SIGTERM), 0);
+    CHECK_EQ(cp_test_reap(pid), -SIGTERM); /* by nobody else */
+}
+
+TEST(proc_no_signal_goes_to_another_process_with_the_pid)
+{
+    struct cp_proc proc;
+    int gate[2];
+    int stranger = give_pid_away(&proc, gate, 4);
+    CHECK_EQ(cp_proc_kill(&proc, SIGKILL), 0);
+    check_stranger_lives(stranger);
+    finish(&proc, gate);
+}
+
+TEST(proc_another_process_with_the_pid_is_not_waited_for)
+{
+    struct cp_proc proc;
+    int gate[2], code = 0;
+    int stranger = give_pid_away(&proc, gate, 4);
+    CHECK_EQ(cp_proc_check(&proc, &code), 1);
+    CHECK_EQ(code, CP_EXIT_UNKNOWN);
+    CHECK_EQ(cp_proc_poll(&proc, NULL), 1);
+    check_stranger_lives(stranger);
+    finish(&proc, gate);
+
+    stranger = give_pid_away(&proc, gate, 4);
+    CHECK(is_readable(cp_proc_open_sentinel(&proc, true))
+          || cp_proc_needs_polling(&proc));
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, &code), 1);
+    CHECK_EQ(code, CP_EXIT_UNKNOWN);
+    check_stranger_lives(stranger);
+    finish(&proc, gate);
+}
+
+TEST(proc_another_child_with_the_pid_is_not_reaped)
+{
+    struct cp_proc proc;
+    siginfo_t info;
+    int gate[2], code = 0;
+    int stranger = give_pid_away(&proc, gate, 4);
+    CHECK_EQ(kill(stranger, SIGKILL), 0);
+    CHECK_EQ(waitid(P_PID, (id_t)stranger, &info, WEXITED | WNOWAIT), 0);
+    CHECK_EQ(cp_proc_poll(&proc, &code), 1);
+    CHECK_EQ(code, CP_EXIT_UNKNOWN);
+    CHECK_EQ(cp_test_reap(stranger), -SIGKILL);
     finish(&proc, gate);
 }
 
@@ -186,28 +363,30 @@ TEST(proc_unused_is_released)
     cp_proc_fini(&proc);
 }
 
-/* A fork server's child, as seen through the pipe. No such process exists. */
+/* A fork server's child; ours, so that we see what becomes of it. */
 static int
 start_served(struct cp_proc *proc)
 {
     int status[2];
+    int pid = start_pausing();
     CHECK_EQ(cp_proc_init(proc), 0);
     CHECK_EQ(cp_fd_pipe(status), 0);
-    cp_proc_started_by_server(proc, getpid(), status[0]);
+    cp_proc_started_by_server(proc, pid, status[0]);
     CHECK_EQ(proc->sentinel, status[0]);
+    CHECK_EQ(cp_proc_open_sentinel(proc, true), status[0]);
     CHECK_EQ(cp_proc_poll(proc, NULL), 0);
     CHECK_EQ(cp_proc_wait(proc, cp_now() + CP_MS, NULL), 0);
     return status[1];
 }
 
-/* Report the exit code. After that no signal is sent, or the test would die. */
+/* What the pipe says; then no signal is sent. */
 static void
 check_served_end(struct cp_proc *proc, int exitcode)
 {
     int code = 77;
     CHECK_EQ(cp_proc_wait(proc, CP_NEVER, &code), 1);
     CHECK_EQ(code, exitcode);
-    CHECK_EQ(cp_proc_kill(proc, SIGKILL), 0);
+    CHECK_EQ(cp_proc_kill(proc, SIGTERM), 0);
     cp_proc_close_sentinel(proc);
     code = 77;
     CHECK_EQ(cp_proc_poll(proc, &code), 1);
@@ -220,44 +399,87 @@ TEST(proc_served_exit_codes_arrive_through_the_pipe)
     int64_t codes[] = {0, 3, -SIGKILL};
     for (size_t i = 0; i < sizeof(codes) / sizeof(codes[0]); i++) {
         struct cp_proc proc;
-        int tell = start_served(&proc);
+        int tell = start_served(&proc), pid = proc.pid;
         CHECK_EQ(write(tell, &codes[i], sizeof(codes[i])), sizeof(codes[i]));
         check_served_end(&proc, (int)codes[i]);
+        check_stranger_lives(pid);
         cp_fd_close(&tell);
     }
 }
 
-/* The server was killed, or is not a fork server. */
-TEST(proc_served_without_a_number_is_unknown)
+/* The server was killed, or is none. Its child is ended, since nobody would tell of
+ * its end. */
+TEST(proc_served_without_a_number_is_killed)
 {
     int64_t absurd = INT64_MIN;
     for (size_t n = 0; n <= sizeof(absurd); n += 4) {
         struct cp_proc proc;
-        int tell = start_served(&proc);
+        int tell = start_served(&proc), pid = proc.pid;
         CHECK_EQ(write(tell, &absurd, n), n);
         cp_fd_close(&tell);
         check_served_end(&proc, CP_EXIT_UNKNOWN);
+        CHECK_EQ(cp_test_reap(pid), -SIGKILL);
     }
+}
+
+TEST(proc_served_without_a_number_is_not_killed_if_the_pid_is_anothers)
+{
+    struct cp_proc proc;
+    int tell = start_served(&proc), pid = proc.pid;
+    proc.birth.value--;
+    CHECK_EQ(cp_proc_kill(&proc, SIGKILL), 0);
+    cp_fd_close(&tell);
+    check_served_end(&proc, CP_EXIT_UNKNOWN);
+    check_stranger_lives(pid);
+}
+
+TEST(proc_served_is_killed_by_its_pid)
+{
+    struct cp_proc proc;
+    int tell = start_served(&proc), pid = proc.pid;
+    CHECK_EQ(cp_proc_kill(&proc, SIGTERM), 0);
+    CHECK_EQ(cp_test_reap(pid), -SIGTERM);
+    cp_fd_close(&tell);
+    check_served_end(&proc, CP_EXIT_UNKNOWN);
 }
 
 TEST(proc_served_without_a_pipe_is_unknown)
 {
     struct cp_proc proc;
-    int tell = start_served(&proc);
+    int tell = start_served(&proc), pid = proc.pid;
     cp_proc_close_sentinel(&proc);
     check_served_end(&proc, CP_EXIT_UNKNOWN);
+    CHECK_EQ(cp_test_reap(pid), -SIGKILL);
     cp_fd_close(&tell);
 }
 
 static volatile bool spins = true;
 
-/* A busy child with all signals blocked, tied to the pipe. */
+/* As a sandbox may: openat() fails. */
+static void
+refuse_files(void)
+{
+#if defined(__linux__) && defined(__x86_64__)
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_openat, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(code[0]), code};
+    CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+    CHECK(open("/dev/null", O_RDONLY) < 0);
+#endif
+}
+
+/* A child, busy and with all signals blocked, that is tied to the pipe. refused: it
+ * cannot open files. */
 static int
-start_tied(int life[2])
+tie_child(int life[2], bool refused)
 {
     int ready[2];
     char byte;
-    CHECK_EQ(cp_fd_pipe(life), 0);
     CHECK_EQ(cp_fd_pipe(ready), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
@@ -266,16 +488,49 @@ start_tied(int life[2])
         sigset_t all;
         (void)sigfillset(&all);
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
+        if (refused) {
+            refuse_files();
+        }
         cp_proc_tie_to_pipe(life[0]);
         CHECK_EQ(write(ready[1], "x", 1), 1);
         while (spins) {
         }
     }
-    cp_fd_close(&life[0]);
     CHECK_EQ(read(ready[0], &byte, 1), 1);
     cp_fd_close(&ready[0]);
     cp_fd_close(&ready[1]);
     return pid;
+}
+
+static int
+start_tied(int life[2])
+{
+    CHECK_EQ(cp_fd_pipe(life), 0);
+    int pid = tie_child(life, false);
+    cp_fd_close(&life[0]);
+    return pid;
+}
+
+/* Several have the pipe. That one of them ends is nothing to the others; when the
+ * write end is closed, all die, also one that cannot open the pipe anew. */
+TEST(proc_tied_processes_share_the_pipe)
+{
+    int life[2], pids[4];
+    CHECK_EQ(cp_fd_pipe(life), 0);
+    for (int i = 0; i < 4; i++) {
+        pids[i] = tie_child(life, i == 3);
+    }
+    CHECK_EQ(kill(pids[0], SIGTERM), 0); /* which is blocked */
+    CHECK_EQ(kill(pids[1], SIGKILL), 0);
+    CHECK_EQ(cp_test_reap(pids[1]), -SIGKILL);
+    cp_fd_close(&life[0]);
+    for (int i = 0; i < 4; i++) {
+        CHECK(i == 1 || waitpid(pids[i], NULL, WNOHANG) == 0);
+    }
+    cp_fd_close(&life[1]);
+    for (int i = 0; i < 4; i++) {
+        CHECK(i == 1 || cp_test_reap(pids[i]) == -SIGKILL);
+    }
 }
 
 TEST(proc_tied_process_dies_with_the_pipe)

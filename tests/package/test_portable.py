@@ -24,6 +24,7 @@ def own_threads() -> int:
 def test_the_build_uses_the_expected_system_calls(make_pool: Any) -> None:
     before = kernel_objects()
     pool = make_pool(2)
+    assert all(worker.sentinel >= 0 for worker in pool._pool)
     kinds = {file.rpartition(":")[2] for file in kernel_objects() - before}
     assert kinds == (set() if PORTABLE else {"[eventfd]", "[eventpoll]", "[pidfd]"})
     assert pool.apply(own_threads) == WORKER_THREADS

@@ -207,7 +207,7 @@ def test_another_build_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "memory").open("w+b") as file:
         file.truncate(24)
         fds = [os.dup(file.fileno()) for _ in range(5)]
-        code = f"from cpool import _core; _core._attach(*{fds}, -1, 1)"
+        code = f"from cpool import _core; _core._attach(*{fds}, 1)"
         done = scripts.run("-c", code, pass_fds=fds)
         for fd in fds:
             os.close(fd)
@@ -228,3 +228,57 @@ if __name__ == "__main__":
 
 def test_a_fork_server_may_have_imported_cpool(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, PRELOADED) == ["[3, 2, 1]"]
+
+
+NO_MEMFD = """
+import ctypes, errno, multiprocessing, os, struct, sys
+from engine import Pool
+import tasks
+
+def refuse(number):
+    # A seccomp filter: this system call fails with EPERM.
+    code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (6, 0, 0, 0x50000 | errno.EPERM),
+            (6, 0, 0, 0x7fff0000)]
+    buffer = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(buffer)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, program) == 0
+
+if __name__ == "__main__":
+    refuse({"x86_64": 319, "aarch64": 279}[os.uname().machine])
+    try:
+        os.memfd_create("test")
+    except PermissionError:
+        pass
+    with Pool(2, context=multiprocessing.get_context(sys.argv[1])) as pool:
+        print(sum(pool.map(tasks.square, range(100), 1)))
+    pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_memory_is_shared_where_memfd_is_refused(tmp_path: Path, method: str) -> None:
+    done = scripts.run_source(tmp_path, NO_MEMFD, method)
+    assert (done.returncode, done.stdout) == (0, "328350\n"), done.stderr
+
+
+PARENT_LIVES = """
+import multiprocessing, sys
+from engine import Pool
+
+def parent_lives(_=None):
+    parent = multiprocessing.parent_process()
+    parent.join(0)
+    return parent.is_alive()
+
+if __name__ == "__main__":
+    with Pool(1, context=multiprocessing.get_context(sys.argv[1])) as pool:
+        print(pool.map(parent_lives, range(2)))
+    pool.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_worker_sees_that_its_parent_lives(tmp_path: Path, method: str) -> None:
+    done = scripts.run_source(tmp_path, PARENT_LIVES, method)
+    assert (done.returncode, done.stdout) == (0, "[True, True]\n"), done.stderr

@@ -237,3 +237,77 @@ def test_a_crash_prints_a_traceback(tmp_path: Path, how: str, title: str) -> Non
     assert done.returncode == 0
     assert f"Fatal Python error: {title}\n" in done.stderr
     assert re.search(r'File ".*tasks\.py", line \d+ in die\n', done.stderr)
+
+
+# A program that reaps
+
+
+REAPS = """
+import os, signal, sys, threading
+from engine import DEADLINE, Pool, errors
+from gates import Gate
+import tasks
+
+def take_over(pid):
+    # The next child gets the number of the one that was reaped, if we have the right to say so.
+    try:
+        with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+            last.write(str(pid - 1))
+    except OSError:
+        return None
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    return child
+
+how = sys.argv[1]
+if how == "ignored":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+with Pool(1) as pool:
+    gate = Gate(sys.argv[2])
+    # Nobody but the program reaps an idle worker, as long as no thread of the pool runs.
+    for busy in [False] if how == "reaped" else [False, True]:
+        result = pool.apply_async(gate.hold, (0,)) if busy else None
+        pid = gate.arrived(1)[0] if busy else pool.apply(os.getpid)
+        os.kill(pid, signal.SIGKILL)
+        if how == "reaped":
+            assert os.waitpid(-1, 0)[0] == pid
+        else:
+            while os.path.exists(f"/proc/{pid}"):
+                os.sched_yield()
+        stranger = take_over(pid)
+        if busy:
+            try:
+                result.get(DEADLINE)
+            except errors.WorkerLostError as exc:
+                print(exc.exitcode)
+        print(pool.map(tasks.square, [1, 2, 3], 1))
+        if stranger is not None:
+            os.kill(stranger, 0)  # nobody has killed it
+            os.kill(stranger, signal.SIGKILL)
+            if how == "reaped":
+                assert os.waitpid(stranger, 0)[1] == signal.SIGKILL
+pool.join()
+"""
+
+
+@pytest.mark.parametrize("how", ["reaped", "ignored"])
+def test_of_which_the_number_is_given_away(tmp_path: Path, how: str) -> None:
+    lines = scripts.output(tmp_path, REAPS, how, scripts.gate_folder(tmp_path))
+    assert lines == ["[1, 4, 9]", "255", "[1, 4, 9]"][: 1 if how == "reaped" else 3]
+
+
+def leave_a_copy() -> None:
+    """Die, while a process made by C code holds all descriptors."""
+    import ctypes
+
+    if ctypes.CDLL(None).fork() == 0:
+        ctypes.CDLL(None).usleep(5_000_000)
+        os._exit(0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_whose_pipes_are_held_open_by_a_copy(make_pool: Any) -> None:
+    pool = make_pool(1)
+    assert type(failure(pool.apply_async(leave_a_copy))) is errors.WorkerLostError
+    whole_again(pool, 1)

@@ -27,7 +27,7 @@ alloc_worker(uint64_t budget)
 {
     struct cp_worker *w = calloc(1, sizeof(*w));
     if (w != NULL) {
-        w->tx = w->rx = w->life = -1;
+        w->tx = w->rx = -1;
         w->child_rx = w->child_tx = w->child_life = w->child_row = -1;
         w->budget = budget;
         w->owner = getpid();
@@ -39,7 +39,7 @@ alloc_worker(uint64_t budget)
 static int
 open_pipes(struct cp_worker *w)
 {
-    int down[2], up[2], life[2];
+    int down[2], up[2];
     int r = cp_fd_pipe(down);
     if (r != 0) {
         return r;
@@ -52,29 +52,22 @@ open_pipes(struct cp_worker *w)
     }
     w->rx = up[0];
     w->child_tx = up[1];
-    r = cp_fd_pipe(life);
-    if (r != 0) {
-        return r;
-    }
-    w->child_life = life[0];
-    w->life = life[1];
     r = cp_fd_set_nonblock(w->tx);
     return r != 0 ? r : cp_fd_set_nonblock(w->rx);
 }
 
 int
-cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out)
+cp_worker_new(uint64_t budget, bool execs, int life, struct cp_worker **out)
 {
     *out = NULL;
     struct cp_worker *w = alloc_worker(budget);
-    if (w == NULL) {
-        return CP_ENOMEM;
-    }
-    int r = cp_proc_init(&w->proc);
+    int r = w == NULL ? CP_ENOMEM : cp_proc_init(&w->proc);
     if (r != 0) {
         free(w);
+        cp_fd_close(&life);
         return r;
     }
+    w->child_life = life;
     r = execs ? cp_row_share(&w->row, &w->child_row) : cp_row_open(&w->row);
     if (r == 0) {
         r = open_pipes(w);
@@ -117,7 +110,7 @@ cp_worker_close(struct cp_worker *w)
     close_child_ends(w);
     cp_fd_close(&w->tx);
     cp_fd_close(&w->rx);
-    cp_fd_close(&w->life);
+    cp_proc_drop_sentinel(&w->proc);
     finish_big(w);
 }
 
@@ -144,17 +137,16 @@ cp_worker_unref(struct cp_worker *w)
     free(w);
 }
 
-int
+void
 cp_worker_started(struct cp_worker *w, pid_t pid)
 {
     if (pid < 0) {
         cp_worker_close(w);
-        cp_proc_close_sentinel(&w->proc);
-        return 0;
+        return;
     }
+    cp_proc_started(&w->proc, pid);
     close_child_ends(w);
     cp_row_hide(w->row);
-    return cp_proc_started(&w->proc, pid);
 }
 
 void
@@ -168,16 +160,16 @@ cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd)
 void
 cp_worker_in_child(struct cp_worker *w)
 {
-    int keep[] = {w->child_rx, w->child_tx, w->child_life, w->proc.child_end};
+    int keep[] = {w->child_rx, w->child_tx, w->child_life};
     cp_fd_in_child(keep, (int)(sizeof(keep) / sizeof(keep[0])));
     for (size_t i = 0; i < sizeof(keep) / sizeof(keep[0]); i++) {
         if (keep[i] >= 0) {
             cp_fd_note(keep[i]); /* the worker may fork too */
         }
     }
-    w->tx = w->rx = w->life = -1;
+    w->tx = w->rx = -1;
     w->proc.pid = 0;
-    w->proc.sentinel = -1;
+    w->proc.sentinel = w->proc.teller = -1;
     cp_proc_tie_to_pipe(w->child_life);
 }
 
@@ -186,7 +178,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
                  struct cp_worker **out)
 {
     struct cp_worker_ends e = *ends;
-    int fds[] = {e.rx, e.tx, e.life, e.row, e.common, e.proc};
+    int fds[] = {e.rx, e.tx, e.life, e.row, e.common};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (fds[i] >= 0) {
             cp_fd_note(fds[i]);
@@ -197,12 +189,10 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     struct cp_worker *w = alloc_worker(budget);
     int r = w != NULL ? cp_proc_init(&w->proc) : CP_ENOMEM;
     if (r == 0) {
-        cp_proc_close_sentinel(&w->proc); /* only a parent needs one */
         /* owner 0: nothing is closed before the process exits. The parent would
          * take the end-of-file for the exit, while the interpreter still
          * finalizes. */
         w->owner = 0;
-        w->proc.child_end = e.proc;
         w->child_rx = e.rx;
         w->child_tx = e.tx;
         w->child_life = e.life;

@@ -40,8 +40,9 @@ struct cp_worker {
     struct cp_proc proc;
     struct cp_row *row;
     struct cp_common *common; /* the pool's; set by the binding */
-    int tx, rx, life;         /* parent's ends: tasks, results, life line */
-    int child_rx, child_tx, child_life; /* child's ends; -1 in the parent */
+    int tx, rx;               /* parent's ends: tasks, results */
+    int child_rx, child_tx;   /* child's ends; -1 in the parent */
+    int child_life;           /* the pool's life line; -1 in the parent */
     int child_row; /* descriptor of the row, if the child starts by exec */
 
     bool hello;   /* the worker has run its initializer */
@@ -71,6 +72,7 @@ struct cp_worker {
     struct cp_task *big_task; /* the recalled task that big is the body of */
     struct cp_func *big_func;
     bool wants_out;      /* the poller watches tx */
+    bool watches_end;    /* the poller watches the sentinel of proc */
     uint8_t *has_func;   /* by slot: was the callable sent? */
     uint32_t has_func_n; /* size of has_func */
 
@@ -87,15 +89,16 @@ struct cp_worker {
 /*
  * Make the pipes and the row, before the fork. 0 and *out with one reference, or
  * a negative code. budget: how many tasks the worker may run, UINT64_MAX for no
- * limit. execs: the child is started by exec and calls cp_worker_attach().
+ * limit. execs: the child is started by exec and calls cp_worker_attach(). life: the
+ * read end of the pool's life line, consumed always.
  */
-int cp_worker_new(uint64_t budget, bool execs, struct cp_worker **out);
+int cp_worker_new(uint64_t budget, bool execs, int life,
+                  struct cp_worker **out);
 
 /* The descriptors that a worker started by exec inherits. */
 struct cp_worker_ends {
     int rx, tx, life; /* the child's ends of the pipes */
     int row, common;  /* shared memory, to be mapped */
-    int proc; /* the child's end of the sentinel; -1 if there is a pidfd */
 };
 
 /* In a child started by exec: map the shared memory, and die with the parent.
@@ -109,8 +112,8 @@ void cp_worker_ref(struct cp_worker *w); /* [any] */
 void cp_worker_unref(struct cp_worker *w);
 
 /* In the parent, after the fork: close the child's ends. pid < 0: the fork failed,
- * close everything. 0 or a system error; after an error, kill the child. */
-int cp_worker_started(struct cp_worker *w, pid_t pid);
+ * close everything. */
+void cp_worker_started(struct cp_worker *w, pid_t pid);
 
 /* The same for the child of a fork server; see cp_proc_started_by_server(). */
 void cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd);
@@ -161,8 +164,8 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
  * it has received, then exits. */
 void cp_worker_close_tx(struct cp_worker *w);
 
-/* Close all descriptors except the sentinel, and drop the reference to a big
- * callable that was not written. Idempotent. */
+/* Close all descriptors except a sentinel that was lent, and drop the reference to a
+ * big callable that was not written. Idempotent. */
 void cp_worker_close(struct cp_worker *w);
 
 #endif

@@ -1,15 +1,18 @@
 /* File descriptors and the table of the open ones; see os/fd.h. */
 #include "os/fd.h"
 
-#include "base/clock.h"
 #include "base/lock.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/types.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
 #    include <sys/eventfd.h>
@@ -125,50 +128,97 @@ cp_fd_pipe(int fds[2])
     return r;
 }
 
-#if defined(__linux__) && !defined(CP_PORTABLE)
-static int
-open_memory(void)
+int
+cp_fd_dup(int fd, int *copy)
 {
-    return memfd_create("cpool", MFD_CLOEXEC);
+    cp_lock_acquire(&lock);
+    *copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    int r = *copy >= 0 ? 0 : CP_ERRNO(errno);
+    if (r == 0) {
+        cp_fd_note(*copy);
+    }
+    cp_lock_release(&lock);
+    return r;
 }
-#else
-/* The file has a name only until it is open. */
+
+/* Open a file of that size in dir, which has a name only until it is open. Its
+ * blocks are allocated: on a full file system the first access would be a
+ * SIGBUS. */
 static int
-open_memory(void)
+open_unlinked(const char *dir, size_t size)
 {
-    char name[32];
-    int fd;
-    do {
-        (void)snprintf(name, sizeof(name), "/cpool-%lx-%x", (long)getpid(),
-                       (unsigned)cp_now());
-        fd =
-            shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600); /* close-on-exec */
-    } while (fd < 0 && errno == EEXIST);
-    if (fd >= 0) {
-        (void)shm_unlink(name);
+    char name[256];
+    int n = snprintf(name, sizeof(name), "%s/cpool-XXXXXX", dir);
+    if (n < 0 || (size_t)n >= sizeof(name)) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int fd = mkstemp(name);
+    if (fd < 0) {
+        return -1;
+    }
+    (void)unlink(name);
+    int e = fcntl(fd, F_SETFD, FD_CLOEXEC) != 0
+                ? errno
+                : posix_fallocate(fd, 0, (off_t)size);
+    if (e == EINVAL || e == EOPNOTSUPP) {
+        e = ftruncate(fd, (off_t)size) != 0 ? errno : 0;
+    }
+    if (e != 0) {
+        (void)close(fd);
+        errno = e;
+        return -1;
     }
     return fd;
 }
+
+/* Shared memory where there is no memfd: in memory if the system has a folder for
+ * that, or else in a temporary file. */
+static int
+open_memory_file(size_t size)
+{
+    const char *dirs[] = {"/dev/shm", getenv("TMPDIR"), "/tmp", "/var/tmp"};
+    int fd = -1;
+    for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]) && fd < 0; i++) {
+        if (dirs[i] != NULL && dirs[i][0] == '/') {
+            fd = open_unlinked(dirs[i], size);
+        }
+    }
+    return fd;
+}
+
+static int
+open_memory(size_t size)
+{
+#ifdef CP_LINUX
+    int fd = memfd_create("cpool", MFD_CLOEXEC);
+    if (fd >= 0 && ftruncate(fd, (off_t)size) == 0) {
+        return fd;
+    }
+    int e = errno;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (e == EMFILE || e == ENFILE) {
+        errno = e;
+        return -1;
+    }
 #endif
+    return open_memory_file(size);
+}
 
 int
 cp_fd_memory(size_t size, int *fd)
 {
     int r = 0;
     cp_lock_acquire(&lock);
-    *fd = open_memory();
+    *fd = open_memory(size);
     if (*fd < 0) {
         r = CP_ERRNO(errno);
     } else {
         cp_fd_note(*fd);
-        if (ftruncate(*fd, (off_t)size) != 0) {
-            r = CP_ERRNO(errno);
-        }
     }
     cp_lock_release(&lock);
-    if (r != 0) {
-        cp_fd_close(fd);
-    }
     return r;
 }
 
@@ -203,10 +253,67 @@ cp_fd_read(int fd, void *dst, size_t n)
     return r == 0 ? CP_ECLOSED : io_error();
 }
 
+/* Python ignores SIGPIPE, but the program may have given the signal back its default,
+ * or a handler. */
+static bool
+is_sigpipe_ignored(void)
+{
+    struct sigaction act;
+    return sigaction(SIGPIPE, NULL, &act) == 0
+           && (act.sa_flags & SA_SIGINFO) == 0 && act.sa_handler == SIG_IGN;
+}
+
+static bool
+is_pending(void)
+{
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigpending(&set);
+    return sigismember(&set, SIGPIPE) == 1;
+}
+
+/* Take the SIGPIPE that is pending for this thread, or else for the process. */
+static void
+take_sigpipe(const sigset_t *only)
+{
+#ifdef __APPLE__
+    int taken;
+    (void)sigwait(only, &taken); /* does not wait: the signal is pending */
+#else
+    struct timespec now = {0, 0};
+    while (sigtimedwait(only, NULL, &now) < 0 && errno == EINTR) {
+    }
+#endif
+}
+
+/* writev() with SIGPIPE blocked in this thread. The signal of a write goes to the
+ * thread that writes, where it is taken before SIGPIPE is unblocked. */
+static ssize_t
+writev_quietly(int fd, const struct iovec *parts, int n_parts)
+{
+    sigset_t only, old;
+    (void)sigemptyset(&only);
+    (void)sigaddset(&only, SIGPIPE);
+    (void)pthread_sigmask(SIG_BLOCK, &only, &old);
+    bool was_pending = is_pending();
+    ssize_t r = writev(fd, parts, n_parts);
+    int e = errno;
+    if (r < 0 && e == EPIPE && is_pending()) {
+        take_sigpipe(&only);
+        if (was_pending && !is_pending()) {
+            (void)raise(SIGPIPE); /* ours had merged with one of this thread */
+        }
+    }
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    errno = e;
+    return r;
+}
+
 ssize_t
 cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
 {
-    ssize_t r = writev(fd, parts, n_parts);
+    ssize_t r = is_sigpipe_ignored() ? writev(fd, parts, n_parts)
+                                     : writev_quietly(fd, parts, n_parts);
     return r >= 0 ? r : io_error();
 }
 
@@ -250,7 +357,8 @@ cp_wake_notify(struct cp_wake *wake)
     uint64_t one = 1;
     ssize_t r;
     do {
-        /* EAGAIN: a notification is pending already. */
+        /* EAGAIN: a notification is pending already. No SIGPIPE: the read end is
+         * ours too. */
         r = write(wake->fds[1], &one, sizeof(one));
     } while (r < 0 && errno == EINTR);
 }

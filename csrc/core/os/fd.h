@@ -17,8 +17,12 @@
 /* Open a pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
 int cp_fd_pipe(int fds[2]);
 
-/* Open an anonymous shared-memory file of `size` zeroed bytes (memfd_create(), or
- * shm_open() and unlink). 0 or a system error. [any] */
+/* A copy of fd, close-on-exec. 0 or a system error. [any] */
+int cp_fd_dup(int fd, int *copy);
+
+/* Open an anonymous shared-memory file of `size` zeroed bytes: by memfd_create(), or
+ * else, as in sandboxes that refuse that call, by a file that is unlinked at once. 0
+ * or a system error. [any] */
 int cp_fd_memory(size_t size, int *fd);
 
 /* Record a descriptor that was opened elsewhere, such as a pidfd. [any] */
@@ -37,8 +41,8 @@ int cp_fd_set_nonblock(int fd);
 ssize_t cp_fd_read(int fd, void *dst, size_t n);
 
 /* Write. Returns how many bytes were written; 0 if the pipe is full (O_NONBLOCK);
- * CP_ECLOSED if the read end is closed; CP_EINTR; or a system error. Relies on
- * Python ignoring SIGPIPE. [any] */
+ * CP_ECLOSED if the read end is closed; CP_EINTR; or a system error. Raises no
+ * SIGPIPE, whatever the program does with that signal. [any] */
 ssize_t cp_fd_writev(int fd, const struct iovec *parts, int n_parts);
 
 /* Call around our own fork. In between no descriptor is opened or closed, so the

@@ -1,4 +1,5 @@
-/* One child process: reaped by its pid, never signalled after that. */
+/* One child process: known by more than its pid, and never signalled or reaped by
+ * that alone. */
 #include "os/proc.h"
 
 #include "os/fd.h"
@@ -8,30 +9,52 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
 #    include <sys/syscall.h>
+#    include <sys/utsname.h>
+#    include <sys/vfs.h>
 #endif
 
+/* Without pidfds, a wait looks again after this part of the time that it has waited:
+ * soon at first, and not the more often the longer it takes. */
+#define WAIT_PART 8
+
+/* ---- pidfds ---- */
+
 #ifdef SYS_pidfd_open
+#    define PIDFS_MAGIC 0x50494446
+
 static int
 pidfd_open(pid_t pid)
 {
     return (int)syscall(SYS_pidfd_open, pid, 0u);
 }
 
-/* Old kernels and some sandboxes have no pidfd_open(). Find out before the fork,
- * while a pipe can still be made. */
-static bool
-has_pidfd(void)
+static int
+pidfd_send_signal(int fd, int signal)
 {
-    int fd = pidfd_open(getpid());
-    if (fd < 0) {
-        return errno == EMFILE || errno == ENFILE;
+    return (int)syscall(SYS_pidfd_send_signal, fd, signal, NULL, 0u);
+}
+
+/* From Linux 6.9 on, each process has an inode of its own among the pidfds. */
+static bool
+read_pidfs_inode(int fd, struct cp_proc_birth *birth)
+{
+    struct stat st;
+    struct statfs fs;
+    if (fstatfs(fd, &fs) != 0 || fs.f_type != PIDFS_MAGIC
+        || fstat(fd, &st) != 0) {
+        return false;
     }
-    (void)close(fd);
+    birth->kind = CP_BIRTH_PIDFS;
+    birth->value = (uint64_t)st.st_ino;
     return true;
 }
 #else
@@ -43,12 +66,152 @@ pidfd_open(pid_t pid)
     return -1;
 }
 
-static bool
-has_pidfd(void)
+static int
+pidfd_send_signal(int fd, int signal)
 {
+    (void)fd;
+    (void)signal;
+    errno = ENOSYS;
+    return -1;
+}
+
+static bool
+read_pidfs_inode(int fd, struct cp_proc_birth *birth)
+{
+    (void)fd;
+    (void)birth;
     return false;
 }
 #endif
+
+/* ---- which process has the pid ---- */
+
+/* Field 22 of /proc/PID/stat, in clock ticks. Field 2, in parentheses, is the name of
+ * the program, which may contain anything. */
+static bool
+read_start_time(pid_t pid, struct cp_proc_birth *birth)
+{
+    char text[1024];
+    (void)snprintf(text, sizeof(text), "/proc/%ld/stat", (long)pid);
+    int fd = open(text, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    (void)close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    char *at = strrchr(text, ')');
+    for (int field = 2; at != NULL && field < 22; field++) {
+        at = strchr(at + 1, ' ');
+    }
+    if (at == NULL) {
+        return false;
+    }
+    birth->kind = CP_BIRTH_TIME;
+    birth->value = strtoull(at + 1, NULL, 10);
+    return true;
+}
+
+static struct cp_proc_birth
+read_birth(pid_t pid)
+{
+    struct cp_proc_birth birth = {CP_BIRTH_UNKNOWN, 0};
+    int fd = pidfd_open(pid);
+    bool found = fd >= 0 && read_pidfs_inode(fd, &birth);
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (!found) {
+        (void)read_start_time(pid, &birth);
+    }
+    return birth;
+}
+
+/* Is it known that the process that has the pid now is another one? */
+static bool
+is_stranger(const struct cp_proc *proc)
+{
+    struct cp_proc_birth now = {CP_BIRTH_UNKNOWN, 0};
+    if (proc->birth.kind == CP_BIRTH_TIME) {
+        (void)read_start_time(proc->pid, &now);
+    } else if (proc->birth.kind == CP_BIRTH_PIDFS) {
+        now = read_birth(proc->pid);
+    }
+    return now.kind != CP_BIRTH_UNKNOWN && now.kind == proc->birth.kind
+           && now.value != proc->birth.value;
+}
+
+enum whose { OURS_RUNS, OURS_ENDED, NOT_OURS };
+
+/* What has the pid now: our process, running or not reaped yet, or another one, or
+ * nobody. Reaps nothing. */
+static enum whose
+look_up(const struct cp_proc *proc)
+{
+    siginfo_t info = {0};
+    int r;
+    do {
+        r = waitid(P_PID, (id_t)proc->pid, &info, WEXITED | WNOHANG | WNOWAIT);
+    } while (r != 0 && errno == EINTR);
+    /* ECHILD: the program ignores SIGCHLD, or called wait(-1). */
+    if (r != 0 || is_stranger(proc)) {
+        return NOT_OURS;
+    }
+    return info.si_pid == 0 ? OURS_RUNS : OURS_ENDED;
+}
+
+/* The same for a fork server's child. If it is not known which process has the pid, it
+ * is ours while the server has told nothing: the server reaps before it tells. */
+static enum whose
+look_up_served(const struct cp_proc *proc)
+{
+    struct cp_proc_birth now = read_birth(proc->pid);
+    if (now.kind != CP_BIRTH_UNKNOWN && now.kind == proc->birth.kind) {
+        return now.value == proc->birth.value ? OURS_RUNS : NOT_OURS;
+    }
+    struct pollfd pfd = {proc->sentinel, POLLIN, 0};
+    return poll(&pfd, 1, 0) == 0 ? OURS_RUNS : NOT_OURS;
+}
+
+static enum whose
+look_up_any(const struct cp_proc *proc)
+{
+    return proc->by_server ? look_up_served(proc) : look_up(proc);
+}
+
+/* A pidfd of the process, or -1 and errno: ESRCH if it is gone. The pid is looked up
+ * after the pidfd was opened: if it is ours then, it was ours before. */
+static int
+open_pidfd(const struct cp_proc *proc)
+{
+    int fd = pidfd_open(proc->pid);
+    if (fd >= 0 && look_up_any(proc) == NOT_OURS) {
+        (void)close(fd);
+        errno = ESRCH;
+        return -1;
+    }
+    return fd;
+}
+
+/* Needs the lock, as reaping does. */
+static int
+send_signal(const struct cp_proc *proc, int signal)
+{
+    int fd = open_pidfd(proc);
+    int r = fd >= 0 ? pidfd_send_signal(fd, signal) : -1;
+    int e = errno;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    /* No pidfds, or no more descriptors, or a sandbox that refuses the call. */
+    if (r != 0 && e != ESRCH) {
+        r = look_up_any(proc) != NOT_OURS ? kill(proc->pid, signal) : 0;
+        e = errno;
+    }
+    return r == 0 || e == ESRCH ? 0 : CP_ERRNO(e);
+}
+
+/* ---- our own pid ---- */
 
 #if defined(MADV_WIPEONFORK) && !defined(CP_PORTABLE)
 /* A page that holds the pid; the kernel zeroes it in a forked copy. NULL: not
@@ -101,63 +264,36 @@ cp_proc_self(void)
 }
 #endif
 
+/* ---- life ---- */
+
 int
 cp_proc_init(struct cp_proc *proc)
 {
     proc->pid = 0;
-    proc->sentinel = proc->child_end = -1;
-    proc->by_server = false;
+    proc->birth = (struct cp_proc_birth){CP_BIRTH_UNKNOWN, 0};
+    proc->sentinel = proc->teller = -1;
+    proc->is_lent = proc->by_server = false;
+    atomic_init(&proc->needs_polling, false);
     atomic_init(&proc->ended, false);
     proc->exitcode = 0;
-    int r = cp_lock_init(&proc->lock);
-    if (r != 0 || has_pidfd()) {
-        return r;
-    }
-    int fds[2];
-    r = cp_fd_pipe(fds);
-    if (r != 0) {
-        cp_lock_fini(&proc->lock);
-        return r;
-    }
-    proc->sentinel = fds[0];
-    proc->child_end = fds[1];
-    return 0;
+    return cp_lock_init(&proc->lock);
 }
 
-int
+void
 cp_proc_started(struct cp_proc *proc, pid_t pid)
 {
+    proc->birth = read_birth(pid);
     proc->pid = pid;
-    if (proc->child_end >= 0) {
-        cp_fd_close(&proc->child_end);
-        return 0;
-    }
-    int fd = pidfd_open(pid);
-    if (fd < 0) {
-        return CP_ERRNO(errno);
-    }
-    cp_fd_note(fd);
-    proc->sentinel = fd;
-    return 0;
 }
 
 void
 cp_proc_started_by_server(struct cp_proc *proc, pid_t pid, int status_fd)
 {
-    cp_proc_close_sentinel(proc); /* the pipe used without pidfds */
     cp_fd_note(status_fd);
+    proc->birth = read_birth(pid);
     proc->pid = pid;
     proc->sentinel = status_fd;
     proc->by_server = true;
-}
-
-void
-cp_proc_close_sentinel(struct cp_proc *proc)
-{
-    cp_fd_close(&proc->child_end);
-    /* Atomic: cp_proc_wait() in another thread may be about to poll it. */
-    int sentinel = atomic_exchange(&proc->sentinel, -1);
-    cp_fd_close(&sentinel);
 }
 
 void
@@ -167,28 +303,123 @@ cp_proc_fini(struct cp_proc *proc)
     cp_lock_fini(&proc->lock);
 }
 
+/* ---- the sentinel ---- */
+
+static void
+close_teller(struct cp_proc *proc)
+{
+    proc->needs_polling = false;
+    cp_fd_close(&proc->teller);
+}
+
+/* A pipe in place of a pidfd: readable as soon as its write end is closed. */
+static int
+open_pipe(struct cp_proc *proc)
+{
+    int fds[2];
+    int r = cp_fd_pipe(fds);
+    if (r != 0) {
+        return r;
+    }
+    proc->sentinel = fds[0];
+    proc->teller = fds[1];
+    proc->needs_polling = true;
+    if (proc->ended) {
+        close_teller(proc);
+    }
+    return 0;
+}
+
+static int
+open_sentinel(struct cp_proc *proc, bool lend)
+{
+    int fd = -1;
+    if (!proc->ended && proc->pid > 0 && !proc->by_server) {
+        fd = open_pidfd(proc);
+    }
+    if (fd >= 0) {
+        cp_fd_note(fd);
+        proc->sentinel = fd;
+        return 0;
+    }
+    if (!lend) {
+        return proc->ended ? CP_ECLOSED : CP_ERRNO(errno);
+    }
+    return open_pipe(proc);
+}
+
+int
+cp_proc_open_sentinel(struct cp_proc *proc, bool lend)
+{
+    cp_lock_acquire(&proc->lock);
+    int r = proc->sentinel >= 0 ? 0 : open_sentinel(proc, lend);
+    if (r == 0) {
+        proc->is_lent = proc->is_lent || lend;
+        r = proc->sentinel;
+    }
+    cp_lock_release(&proc->lock);
+    return r;
+}
+
+static void
+close_sentinel(struct cp_proc *proc)
+{
+    close_teller(proc);
+    cp_fd_close(&proc->sentinel);
+    proc->is_lent = false;
+}
+
+void
+cp_proc_drop_sentinel(struct cp_proc *proc)
+{
+    cp_lock_acquire(&proc->lock);
+    if (!proc->is_lent) {
+        close_sentinel(proc);
+    }
+    cp_lock_release(&proc->lock);
+}
+
+void
+cp_proc_close_sentinel(struct cp_proc *proc)
+{
+    cp_lock_acquire(&proc->lock);
+    close_sentinel(proc);
+    cp_lock_release(&proc->lock);
+}
+
+/* ---- the end ---- */
+
 static int
 exitcode_of(int status)
 {
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+static void
+set_ended(struct cp_proc *proc, int exitcode)
+{
+    proc->exitcode = exitcode;
+    proc->ended = true;
+    close_teller(proc);
+}
+
 /* Ask the kernel, and reap. */
 static void
 poll_child(struct cp_proc *proc)
 {
+    enum whose whose = look_up(proc);
+    if (whose == OURS_RUNS) {
+        return;
+    }
     int status = 0;
-    pid_t r;
-    do {
-        r = waitpid(proc->pid, &status, WNOHANG);
-    } while (r < 0 && errno == EINTR);
-    if (r == proc->pid) {
-        proc->ended = true;
-        proc->exitcode = exitcode_of(status);
-    } else if (r < 0) {
-        /* ECHILD: the program ignores SIGCHLD, or called wait(-1). */
-        proc->ended = kill(proc->pid, 0) != 0;
-        proc->exitcode = CP_EXIT_UNKNOWN;
+    pid_t r = -1;
+    if (whose == OURS_ENDED) {
+        do {
+            r = waitpid(proc->pid, &status, WNOHANG);
+        } while (r < 0 && errno == EINTR);
+    }
+    if (r != 0) {
+        set_ended(proc, r > 0 ? exitcode_of(status) : CP_EXIT_UNKNOWN);
     }
 }
 
@@ -210,11 +441,13 @@ poll_served(struct cp_proc *proc)
     }
     bool has_code =
         n == (ssize_t)sizeof(code) && code >= -1000 && code <= INT_MAX;
-    proc->ended = true;
-    proc->exitcode = has_code ? (int)code : CP_EXIT_UNKNOWN;
+    if (!has_code) {
+        (void)send_signal(proc, SIGKILL); /* nobody will tell of its end */
+    }
+    set_ended(proc, has_code ? (int)code : CP_EXIT_UNKNOWN);
 }
 
-/* Is this certainly a running child? Answered without writing to memory:
+/* Is there a running child with this pid? Answered without writing to memory:
  * multiprocessing polls all children before each fork, and each page written
  * since the last fork costs a copy-on-write fault. */
 static bool
@@ -231,11 +464,8 @@ is_running(struct cp_proc *proc)
 }
 
 int
-cp_proc_poll(struct cp_proc *proc, int *exitcode)
+cp_proc_check(struct cp_proc *proc, int *exitcode)
 {
-    if (is_running(proc)) {
-        return 0;
-    }
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
         if (proc->by_server) {
@@ -253,46 +483,88 @@ cp_proc_poll(struct cp_proc *proc, int *exitcode)
 }
 
 int
+cp_proc_poll(struct cp_proc *proc, int *exitcode)
+{
+    return is_running(proc) ? 0 : cp_proc_check(proc, exitcode);
+}
+
+/* A descriptor that shows the end, of the caller's own: nobody else closes it while
+ * the caller waits. -1: there is none. */
+static int
+open_to_wait(struct cp_proc *proc)
+{
+    int fd = -1;
+    cp_lock_acquire(&proc->lock);
+    if (!proc->ended && proc->pid > 0) {
+        fd = !proc->by_server      ? open_pidfd(proc)
+             : proc->sentinel >= 0 ? fcntl(proc->sentinel, F_DUPFD_CLOEXEC, 0)
+                                   : -1;
+    }
+    cp_lock_release(&proc->lock);
+    return fd;
+}
+
+/* Wait for the end, until the deadline, or until it is time to look again: 0, or
+ * CP_EINTR after a signal. */
+static int
+wait_once(int fd, int64_t begin, int64_t now, int64_t deadline)
+{
+    int64_t ns = deadline == CP_NEVER ? CP_NEVER : deadline - now;
+    if (fd < 0) {
+        int64_t part = (now - begin) / WAIT_PART;
+        ns = cp_clock_min(ns, part > CP_MS ? part : CP_MS);
+    }
+    int64_t ms = ns / CP_MS + (ns % CP_MS != 0 ? 1 : 0);
+    struct pollfd pfd = {fd, POLLIN, 0};
+    int r = poll(&pfd, fd < 0 ? 0 : 1,
+                 ns == CP_NEVER ? -1
+                 : ms > INT_MAX ? INT_MAX
+                                : (int)ms);
+    return r < 0 && errno == EINTR ? CP_EINTR : 0;
+}
+
+int
 cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode)
 {
+    int r = cp_proc_check(proc, exitcode);
+    int64_t begin = cp_now(), now = begin;
+    if (r != 0 || now >= deadline) {
+        return r;
+    }
+    int fd = open_to_wait(proc);
     for (;;) {
-        if (cp_proc_poll(proc, exitcode) == 1) {
-            return 1;
+        int waited = wait_once(fd, begin, now, deadline);
+        r = cp_proc_check(proc, exitcode);
+        if (r == 0 && waited != 0) {
+            r = waited;
         }
-        int64_t now = cp_now();
-        if (now >= deadline) {
-            return 0;
+        now = cp_now();
+        if (r != 0 || now >= deadline) {
+            break;
         }
-        /* If the sentinel is closed, poll every millisecond. A sentinel may also
-         * become readable slightly before the process can be reaped. */
-        struct pollfd pfd = {atomic_load(&proc->sentinel), POLLIN, 0};
-        int64_t ms =
-            deadline == CP_NEVER ? 1000 : (deadline - now + CP_MS - 1) / CP_MS;
-        if (pfd.fd < 0) {
-            ms = 1;
-        }
-        int r = poll(&pfd, pfd.fd < 0 ? 0 : 1, ms > 1000 ? 1000 : (int)ms);
-        if (r < 0 && errno == EINTR) {
-            return cp_proc_poll(proc, exitcode) == 1 ? 1 : CP_EINTR;
-        }
-        if (r > 0 && cp_proc_poll(proc, exitcode) == 0) {
-            (void)poll(NULL, 0, 1);
+        struct pollfd pfd = {fd, POLLIN, 0};
+        if (fd >= 0 && poll(&pfd, 1, 0) != 0) {
+            (void)close(fd); /* it has ended, and cannot be reaped yet */
+            fd = -1;
+            begin = now;
         }
     }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    return r;
 }
 
 int
 cp_proc_kill(struct cp_proc *proc, int signal)
 {
-    int r = 0;
     cp_lock_acquire(&proc->lock);
-    if (!proc->ended && proc->pid > 0 && kill(proc->pid, signal) != 0
-        && errno != ESRCH) {
-        r = CP_ERRNO(errno);
-    }
+    int r = !proc->ended && proc->pid > 0 ? send_signal(proc, signal) : 0;
     cp_lock_release(&proc->lock);
     return r;
 }
+
+/* ---- the life line ---- */
 
 /* Is the write end of the pipe closed? */
 static bool
@@ -303,23 +575,53 @@ is_hung_up(int life_fd)
 }
 
 #if defined(F_SETSIG) && defined(O_ASYNC) && !defined(CP_PORTABLE)
-void
-cp_proc_tie_to_pipe(int life_fd)
+/* Before Linux 5.10, to be on the safe side (it was 5.6), the kernel also told all
+ * readers of a pipe when one of them closed it. */
+static bool
+tells_hang_ups_only(void)
+{
+    struct utsname name;
+    int major = 0, minor = 0;
+    return uname(&name) == 0
+           && sscanf(name.release, "%d.%d", &major, &minor) == 2
+           && (major > 5 || (major == 5 && minor >= 10));
+}
+
+/* The kernel signals one owner for each open file, and the workers of a pool have
+ * theirs in common: open the pipe anew. */
+static bool
+reopen(int fd)
+{
+    char path[40];
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (own < 0) {
+        return false;
+    }
+    int r = dup3(own, fd, O_CLOEXEC);
+    (void)close(own);
+    return r == fd;
+}
+
+static bool
+tie_by_signal(int life_fd)
 {
     /* Nobody writes to the pipe, so its only event is the hang-up. Set the
      * owner last: the kernel sends no signal without an owner. */
-    int flags = fcntl(life_fd, F_GETFL);
-    if (flags < 0 || fcntl(life_fd, F_SETSIG, SIGKILL) < 0
-        || fcntl(life_fd, F_SETFL, flags | O_ASYNC) < 0
-        || fcntl(life_fd, F_SETOWN, getpid()) < 0) {
-        return;
-    }
-    /* The parent may have exited before the owner was set. */
-    if (is_hung_up(life_fd)) {
-        _exit(1);
-    }
+    return tells_hang_ups_only() && reopen(life_fd)
+           && fcntl(life_fd, F_SETSIG, SIGKILL) == 0
+           && fcntl(life_fd, F_SETFL, O_ASYNC) == 0
+           && fcntl(life_fd, F_SETOWN, getpid()) == 0;
 }
 #else
+static bool
+tie_by_signal(int life_fd)
+{
+    (void)life_fd;
+    return false;
+}
+#endif
+
 /* A thread that waits for the hang-up. A task may do anything to the descriptor
  * without killing the worker: bytes in the pipe are ignored, and the thread exits
  * if the descriptor was closed. */
@@ -341,12 +643,9 @@ watch_life(void *arg)
     }
 }
 
-void
-cp_proc_tie_to_pipe(int life_fd)
+static void
+tie_by_thread(int life_fd)
 {
-    if (is_hung_up(life_fd)) {
-        _exit(1);
-    }
     sigset_t all, old;
     pthread_attr_t attr;
     pthread_t thread;
@@ -362,4 +661,16 @@ cp_proc_tie_to_pipe(int life_fd)
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     (void)pthread_attr_destroy(&attr);
 }
-#endif
+
+void
+cp_proc_tie_to_pipe(int life_fd)
+{
+    bool tied = tie_by_signal(life_fd);
+    /* The parent may have exited before. */
+    if (is_hung_up(life_fd)) {
+        _exit(1);
+    }
+    if (!tied) {
+        tie_by_thread(life_fd);
+    }
+}

@@ -81,7 +81,9 @@ act_on_processes(struct cp_pool *pool)
             tell_end_all(pool);
         }
     }
-    if (pool->asleep && cp_plan_tick(pool) < pool->tick_ns) {
+    if (pool->asleep
+        && (cp_plan_tick(pool) < pool->tick_ns
+            || (!pool->armed && cp_plan_wants_probe(pool)))) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }
 }

@@ -72,6 +72,8 @@ step(struct cp_pool *pool, int64_t deadline)
         }
         deadline = cp_clock_min(deadline, pool->tick_at);
     }
+    int64_t probe_at = cp_watch_next_probe(pool);
+    deadline = cp_clock_min(deadline, probe_at);
     pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
@@ -92,6 +94,11 @@ step(struct cp_pool *pool, int64_t deadline)
         next_tick(pool, now + tick_ns);
         (void)cp_watch_harvest(pool);
         pool->stirred = false;
+    }
+    if (now >= probe_at) {
+        cp_watch_probe(pool, now);
+    } else if (n > 0) {
+        cp_watch_hurry_probe(pool, now);
     }
     pool->stirred = pool->stirred || n > 0;
     act_on_answers(pool);

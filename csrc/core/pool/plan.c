@@ -167,6 +167,25 @@ cp_plan_tick(const struct cp_pool *pool)
     return waits && pool->queued > 0 ? SLOW_TICK : CP_NEVER;
 }
 
+bool
+cp_plan_is_probed(struct cp_worker *w)
+{
+    return !w->watches_end
+           && (w->in_flight > 0 || !w->hello || w->eof || w->exiting
+               || w->tx_closed || cp_proc_needs_polling(&w->proc));
+}
+
+bool
+cp_plan_wants_probe(const struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (cp_plan_is_probed(w)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 uint32_t
 cp_plan_at_work(const struct cp_pool *pool)
 {

@@ -61,6 +61,11 @@ bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
  * is stuck, and output that the poller does not watch has to be tried again. */
 int64_t cp_plan_tick(const struct cp_pool *pool);
 
+/* Has w's process to be looked at by the clock: is something awaited from w, or its
+ * end, that the poller does not watch? */
+bool cp_plan_is_probed(struct cp_worker *w);
+bool cp_plan_wants_probe(const struct cp_pool *pool); /* any of them */
+
 /* Workers that are not about to exit. */
 uint32_t cp_plan_at_work(const struct cp_pool *pool);
 

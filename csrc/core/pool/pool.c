@@ -25,6 +25,7 @@ cp_pool_new(uint32_t target, struct cp_pool **out)
     }
     pool->n_cpus = cp_spin_count_cpus();
     if ((r = cp_common_open(&pool->common)) != 0
+        || (r = cp_fd_pipe(pool->life)) != 0
         || (r = cp_wake_init(&pool->wake)) != 0
         || (r = cp_poller_new(&pool->poller)) != 0
         || (r = cp_poller_add(pool->poller, pool->wake.fds[0], CP_IN,
@@ -80,6 +81,24 @@ cp_pool_common(struct cp_pool *pool)
 /* ---- workers ---- */
 
 int
+cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
+{
+    int life;
+    *w = NULL;
+    cp_lock_acquire(&pool->lock);
+    bool execs = pool->common_fd >= 0;
+    int r = pool->life[0] < 0 ? CP_ECLOSED : cp_fd_dup(pool->life[0], &life);
+    cp_lock_release(&pool->lock);
+    if (r == 0) {
+        r = cp_worker_new(budget, execs, life, w);
+    }
+    if (r == 0) {
+        (*w)->common = pool->common;
+    }
+    return r;
+}
+
+int
 cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w)
 {
     cp_lock_acquire(&pool->lock);
@@ -96,6 +115,21 @@ cp_pool_report_start_failure(struct cp_pool *pool)
     cp_watch_on_start_failure(pool);
     cp_act(pool);
     cp_lock_release(&pool->lock);
+}
+
+int
+cp_pool_lend_sentinel(struct cp_pool *pool, struct cp_worker *w)
+{
+    int fd = cp_proc_open_sentinel(&w->proc, true);
+    if (fd >= 0 && cp_proc_needs_polling(&w->proc)) {
+        (void)cp_pool_start_standby(pool); /* nobody may wait for the pool */
+        cp_lock_acquire(&pool->lock);
+        cp_note_standby(pool);
+        cp_note_driver(pool);
+        cp_act(pool);
+        cp_lock_release(&pool->lock);
+    }
+    return fd;
 }
 
 void
@@ -451,6 +485,9 @@ cp_pool_close_fds(struct cp_pool *pool)
         cp_poller_free(pool->poller);
         pool->poller = NULL;
         cp_wake_fini(&pool->wake);
+        cp_fd_close(&pool->common_fd);
+        cp_fd_close(&pool->life[0]);
+        cp_fd_close(&pool->life[1]);
     }
     cp_lock_release(&pool->lock);
 }

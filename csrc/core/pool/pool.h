@@ -33,6 +33,11 @@ int cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
                         struct cp_pool **pool);
 /* ---- workers ---- */
 
+/* A worker to be forked, or, after cp_pool_share(), to be started by exec: see
+ * cp_worker_new(). CP_ECLOSED: the pool has ended. */
+int cp_pool_new_worker(struct cp_pool *pool, uint64_t budget,
+                       struct cp_worker **w);
+
 /* A worker was forked: watch it. The pool takes a reference of its own.
  * Negative: the caller kills the process. CP_ECLOSED after cp_pool_end(). */
 int cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w);
@@ -40,6 +45,10 @@ int cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w);
 /* After CP_WAIT_WORKERS: those that lack could not be started. Somebody is asked
  * again, later each time. */
 void cp_pool_report_start_failure(struct cp_pool *pool);
+
+/* A descriptor that becomes readable when the worker has ended, opened at the first
+ * call, or a system error. It stays open until cp_pool_release_sentinel(). */
+int cp_pool_lend_sentinel(struct cp_pool *pool, struct cp_worker *w);
 
 /* Nobody needs the worker's sentinel any more. If the process has ended the
  * pool takes notice first; while it runs the sentinel stays, since the pool

@@ -18,7 +18,8 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     pool->tick_ns = CP_NEVER;
     pool->next_worker_id = 1;
     pool->wake.fds[0] = pool->wake.fds[1] = -1;
-    pool->common_fd = -1;
+    pool->common_fd = pool->life[0] = pool->life[1] = -1;
+    pool->probe_at = CP_NEVER;
     atomic_init(&pool->refs, 1);
     int r;
     if ((r = cp_lock_init(&pool->lock)) != 0
@@ -60,6 +61,8 @@ cp_pool_unref(struct cp_pool *pool)
     free(pool->slots);
     cp_common_close(pool->common);
     cp_fd_close(&pool->common_fd);
+    cp_fd_close(&pool->life[0]);
+    cp_fd_close(&pool->life[1]);
     cp_poller_free(pool->poller);
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);

@@ -98,6 +98,9 @@ struct cp_pool {
 
     struct cp_common *common;
     int common_fd; /* -1 where workers fork */
+    /* The life line. The write end is held by this process only: when the process
+     * dies, the kernel kills the workers, who have the read end. */
+    int life[2];
     uint32_t n_cpus;
     int64_t task_ns; /* average time of a task of any job; -1: unknown */
     uint32_t spin_misses, spin_rest;
@@ -111,6 +114,9 @@ struct cp_pool {
     bool stirred;    /* something has happened since the last tick */
     uint32_t woken;  /* idle workers that others than the driver woke since */
     int64_t tick_at;
+    int64_t probe_at;   /* when processes are looked at next; CP_NEVER */
+    int64_t probe_wait; /* and how long that was after the look before */
+    bool armed;         /* the driver sleeps until probe_at at most */
     int64_t poll_at; /* by then the poller is asked, even while spinning pays */
     uint64_t drives; /* how often the seat was taken */
     struct cp_waiter *waiters;

@@ -13,6 +13,10 @@
  * place: exit handlers and threads that its tasks left behind may hold it up for
  * ever. */
 #define LINGER CP_SECOND
+/* Looking at processes by the clock: the first time after this long, then each time
+ * after twice as long, up to a limit. */
+#define PROBE_FIRST (100 * CP_MS)
+#define PROBE_LAST (64 * PROBE_FIRST)
 
 static void
 on_hello(struct cp_worker *w)
@@ -71,6 +75,37 @@ static const struct cp_worker_ops ops = {
     .on_func_sent = on_func_sent,
 };
 
+/* ---- looking at processes by the clock ---- */
+
+static void
+probe_within(struct cp_pool *pool, int64_t now, int64_t wait)
+{
+    if (pool->probe_at == CP_NEVER || pool->probe_at > now + wait) {
+        pool->probe_at = now + wait;
+        pool->probe_wait = wait;
+    }
+}
+
+int64_t
+cp_watch_next_probe(struct cp_pool *pool)
+{
+    if (pool->probe_at == CP_NEVER && cp_plan_wants_probe(pool)) {
+        probe_within(pool, cp_now(), PROBE_FIRST);
+    }
+    /* It stays set when nothing is awaited any more: tasks that follow soon need not
+     * wake the driver for it. */
+    pool->armed = pool->probe_at != CP_NEVER;
+    return pool->probe_at;
+}
+
+void
+cp_watch_hurry_probe(struct cp_pool *pool, int64_t now)
+{
+    if (pool->probe_at != CP_NEVER) {
+        probe_within(pool, now, PROBE_FIRST);
+    }
+}
+
 void
 cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -84,17 +119,32 @@ cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
     cp_worker_close_tx(w);
 }
 
+/* Have the poller watch for the end of the process; or else the clock does. */
+static void
+watch_end(struct cp_pool *pool, struct cp_worker *w)
+{
+    if (w->watches_end) {
+        return;
+    }
+    int fd = cp_proc_open_sentinel(&w->proc, false);
+    if (fd >= 0 && !cp_proc_needs_polling(&w->proc)) {
+        w->watches_end =
+            cp_poller_add(pool->poller, fd, CP_IN, cp_tag(w, CP_TAG_PROC)) == 0;
+    }
+    if (!w->watches_end) {
+        probe_within(pool, cp_now(), CP_MS);
+    }
+    if (cp_poller_needs_wake() || !w->watches_end) {
+        cp_note_driver(pool);
+    }
+}
+
 static int
 watch(struct cp_pool *pool, struct cp_worker *w)
 {
     int r = cp_poller_add(pool->poller, w->rx, CP_IN, cp_tag(w, CP_TAG_RX));
-    if (r != 0) {
-        return r;
-    }
-    r = cp_poller_add(pool->poller, w->proc.sentinel, CP_IN,
-                      cp_tag(w, CP_TAG_PROC));
-    if (r != 0) {
-        cp_poller_del(pool->poller, w->rx);
+    if (r == 0 && w->proc.by_server) {
+        watch_end(pool, w); /* the sentinel is open anyway */
     }
     return r;
 }
@@ -248,7 +298,9 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     } else if (w->exiting_since != 0) {
         pool->n_exiting--;
     }
-    cp_poller_del(pool->poller, w->proc.sentinel);
+    if (w->watches_end) {
+        cp_poller_del(pool->poller, w->proc.sentinel);
+    }
     if (!w->eof) {
         cp_poller_del(pool->poller, w->rx);
     }
@@ -264,8 +316,8 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     cp_worker_unref(w);
 }
 
-/* It cannot be talked to any more, though it may live: end it. The sentinel
- * tells when it is gone. */
+/* It cannot be talked to any more: most often its process ends, or else that is
+ * ended. Watch for when the process is gone. */
 static void
 condemn(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -273,6 +325,7 @@ condemn(struct cp_pool *pool, struct cp_worker *w)
         w->eof = true;
         cp_poller_del(pool->poller, w->rx);
         (void)cp_proc_kill(&w->proc, SIGKILL);
+        watch_end(pool, w);
     }
 }
 
@@ -292,7 +345,7 @@ static void
 on_process_end(struct cp_pool *pool, struct cp_worker *w)
 {
     int exitcode = 0;
-    if (cp_proc_poll(&w->proc, &exitcode) != 1) {
+    if (cp_proc_check(&w->proc, &exitcode) != 1) {
         return;
     }
     int r = w->eof ? CP_ECLOSED : 1;
@@ -303,6 +356,21 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
         (void)cp_worker_recv_ring(w);
     }
     remove_worker(pool, w, exitcode);
+}
+
+void
+cp_watch_probe(struct cp_pool *pool, int64_t now)
+{
+    struct cp_worker *next;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = next) {
+        next = w->next;
+        if (cp_plan_is_probed(w)) {
+            on_process_end(pool, w);
+        }
+    }
+    pool->probe_wait = cp_clock_min(pool->probe_wait * 2, PROBE_LAST);
+    pool->probe_at =
+        cp_plan_wants_probe(pool) ? now + pool->probe_wait : CP_NEVER;
 }
 
 void
@@ -338,8 +406,9 @@ cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
     atomic_store_explicit(&w->row->spin_us, cp_plan_worker_spin_us(pool),
                           memory_order_relaxed);
     if (cp_worker_flush(w) != 0) {
-        /* Nobody reads: it is ending, and its sentinel will tell. */
+        /* Nobody reads: it is ending, as its result pipe will tell. */
         cp_watch_tell_end(pool, w);
+        probe_within(pool, cp_now(), CP_MS);
     }
     bool wants = cp_worker_has_out(w);
     if (wants != w->wants_out) {

@@ -21,6 +21,16 @@ void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
 /* Read results that stand in the rings and not in the pipes: were there any? */
 bool cp_watch_harvest(struct cp_pool *pool);
 
+/* When the driver has to wake up to look at processes, or CP_NEVER. A worker's end is
+ * seen at its result pipe; but a process that it has forked may hold that pipe. */
+int64_t cp_watch_next_probe(struct cp_pool *pool);
+
+/* It is that late: look at the processes of workers from which something is awaited. */
+void cp_watch_probe(struct cp_pool *pool, int64_t now);
+
+/* Something has come: the next look is soon again. */
+void cp_watch_hurry_probe(struct cp_pool *pool, int64_t now);
+
 /* The poller says that this is ready. */
 void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
 

@@ -25,6 +25,17 @@ typedef struct {
         *pool; /* a reference; NULL in a worker process that was not forked */
 } WorkerObject;
 
+static PyObject *
+raise_terminated(struct py_state *state)
+{
+    PyObject *exc = PyObject_CallMethod(state->failures, "terminated", NULL);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    }
+    return NULL;
+}
+
 PyObject *
 py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
 {
@@ -35,14 +46,13 @@ py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
     self->state = state;
     self->worker = NULL;
     self->pool = NULL;
-    int r = cp_worker_new(budget, cp_pool_common_fd(pool) >= 0, &self->worker);
+    int r = cp_pool_new_worker(pool, budget, &self->worker);
     if (r != 0) {
         Py_DECREF(self);
-        return py_raise(state, r);
+        return r == CP_ECLOSED ? raise_terminated(state) : py_raise(state, r);
     }
     cp_pool_ref(pool);
     self->pool = pool;
-    self->worker->common = cp_pool_common(pool);
     return (PyObject *)self;
 }
 
@@ -108,27 +118,13 @@ fork_blocked(struct cp_worker *w, int *saved_errno)
     return pid;
 }
 
+/* The process exists: have the pool watch it. Returns the pid, or NULL with an
+ * exception, and then the process is killed. */
 static PyObject *
-raise_terminated(struct py_state *state)
-{
-    PyObject *exc = PyObject_CallMethod(state->failures, "terminated", NULL);
-    if (exc != NULL) {
-        py_error_restore(exc);
-        Py_DECREF(exc);
-    }
-    return NULL;
-}
-
-/* The process exists: have the pool watch it. r: a code, if there was already
- * an error. Returns the pid, or NULL with an exception, and then the process is
- * killed. */
-static PyObject *
-adopt(WorkerObject *self, pid_t pid, int r)
+adopt(WorkerObject *self, pid_t pid)
 {
     struct cp_worker *w = self->worker;
-    if (r == 0) {
-        r = cp_pool_add_worker(self->pool, w);
-    }
+    int r = cp_pool_add_worker(self->pool, w);
     if (r == 0) {
         return PyLong_FromLong((long)pid);
     }
@@ -234,11 +230,12 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     PyOS_AfterFork_Parent();
     PyMem_RawFree(serve);
     if (pid < 0) {
-        (void)cp_worker_started(w, pid);
+        cp_worker_started(w, pid);
         errno = saved_errno;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    return adopt(self, pid, cp_worker_started(w, pid));
+    cp_worker_started(w, pid);
+    return adopt(self, pid);
 }
 
 /* started(pid, status): the process was started without fork(). status: the
@@ -254,24 +251,25 @@ worker_started(PyObject *op, PyObject *args)
         return NULL;
     }
     if (pid < 0) {
-        (void)cp_worker_started(w, -1);
+        cp_worker_started(w, -1);
         Py_RETURN_NONE;
     }
     if (check_not_started(w) < 0) {
         return NULL;
     }
     if (status < 0) {
-        return adopt(self, (pid_t)pid, cp_worker_started(w, (pid_t)pid));
+        cp_worker_started(w, (pid_t)pid);
+        return adopt(self, (pid_t)pid);
     }
     int own = fcntl(status, F_DUPFD_CLOEXEC, 0);
     if (own < 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
     cp_worker_started_by_server(w, (pid_t)pid, own);
-    return adopt(self, (pid_t)pid, 0);
+    return adopt(self, (pid_t)pid);
 }
 
-/* ends(): what the child needs: (rx, tx, life, row, common, proc, budget). */
+/* ends(): what the child needs: (rx, tx, life, row, common, budget). */
 static PyObject *
 worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -283,9 +281,9 @@ worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         return NULL;
     }
-    return Py_BuildValue("(iiiiiiK)", w->child_rx, w->child_tx, w->child_life,
+    return Py_BuildValue("(iiiiiK)", w->child_rx, w->child_tx, w->child_life,
                          w->child_row, cp_pool_common_fd(self->pool),
-                         w->proc.child_end, (unsigned long long)w->budget);
+                         (unsigned long long)w->budget);
 }
 
 PyObject *
@@ -294,8 +292,8 @@ py_worker_attach(PyObject *module, PyObject *args)
     struct py_state *state = py_state_of_module(module);
     struct cp_worker_ends e;
     unsigned long long budget;
-    if (!PyArg_ParseTuple(args, "iiiiiiK:_attach", &e.rx, &e.tx, &e.life,
-                          &e.row, &e.common, &e.proc, &budget)) {
+    if (!PyArg_ParseTuple(args, "iiiiiK:_attach", &e.rx, &e.tx, &e.life, &e.row,
+                          &e.common, &budget)) {
         return NULL;
     }
     if (state->serving != NULL) {
@@ -502,7 +500,12 @@ worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 worker_get_sentinel(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyLong_FromLong(((WorkerObject *)op)->worker->proc.sentinel);
+    WorkerObject *self = (WorkerObject *)op;
+    if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
+        return PyLong_FromLong(-1); /* inherited by a fork */
+    }
+    int fd = cp_pool_lend_sentinel(self->pool, self->worker);
+    return fd >= 0 ? PyLong_FromLong(fd) : py_raise(self->state, fd);
 }
 
 static PyObject *
