@@ -27,7 +27,7 @@ _TABLES = {
 }
 
 # What the stdlib's class inherits, or lacks.
-_INHERITED = {*vars(Pickler), "reducer_override"} - {"__init__", "__doc__"}
+_INHERITED = {*vars(Pickler), "reducer_override"} - {"__init__", "__doc__", "__module__"}
 
 
 def current_pickler() -> Any:

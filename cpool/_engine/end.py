@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
+from multiprocessing import process as _process
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
 
@@ -23,14 +26,38 @@ def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Th
         if not engine.wait_ended(_GRACE_S):
             engine.signal(signal.SIGTERM)
             if not engine.wait_ended(LAST_GRACE_S):
-                engine.signal(signal.SIGKILL)
-                engine.wait_ended(None)
+                _kill(engine, workers)
         clean_up(engine, workers, threads)
     except BaseException:  # Ctrl-C: end at once
-        engine.signal(signal.SIGKILL)
-        engine.wait_ended(None)
+        _kill(engine, workers)
         clean_up(engine, workers, threads)
         raise
+
+
+def _kill(engine: _core.Engine, workers: list[BaseProcess]) -> None:
+    engine.signal(signal.SIGKILL)
+    if not any(map(_is_out_of_reach, list(workers))):
+        engine.wait_ended(None)
+        return
+    # Each worker's kernel sends SIGKILL by the worker's own rights.
+    engine.hang_up()
+    if not engine.wait_ended(_GRACE_S):
+        # Or multiprocessing would wait for the workers when the program exits.
+        _process._children.difference_update(workers)  # type: ignore[attr-defined]
+        raise PermissionError(errno.EPERM, "this process may not end the pool's workers")
+
+
+def _is_out_of_reach(worker: BaseProcess) -> bool:
+    """May this process not signal the worker? So after a setuid()."""
+    pid = worker.pid
+    try:
+        if pid is not None and worker._popen.returncode is None:  # type: ignore[attr-defined]
+            os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def shut_down_threads(engine: _core.Engine) -> None:

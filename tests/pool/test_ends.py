@@ -335,3 +335,51 @@ def test_what_is_collected_on_a_thread_of_the_pool_may_join_it(
 ) -> None:
     """A `__del__` that closes and joins runs wherever the last reference is dropped."""
     assert scripts.output(tmp_path, COLLECTED, cls, way) == []
+
+
+LOWERED = """
+import multiprocessing, os, sys, time
+from engine import Pool
+from gates import Gate, all_gone
+
+def compute(gate):
+    gate.enter()
+    sum(range(10**15))
+
+if __name__ == "__main__":
+    gate = Gate(sys.argv[2])
+    pool = Pool(3, context=multiprocessing.get_context(sys.argv[1]))
+    results = [pool.apply_async(compute, (gate,), error_callback=id) for _ in range(2)]
+    pids = [worker.pid for worker in pool._pool]
+    gate.arrived(2)
+    os.setgid(65534)
+    os.setuid(65534)
+    began = time.monotonic()
+    if sys.argv[3] == "terminate":
+        pool.terminate()
+        pool.join()
+        print([worker.exitcode for worker in pool._pool].count(-9))
+        all_gone(pids)
+        print(time.monotonic() - began < 1.5)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("how", "output"),
+    [("terminate", ["2", "True"]), ("exit", [])],
+)
+def test_workers_end_that_may_not_be_signalled_any_more(
+    tmp_path: Path, method: str, how: str, output: list[str]
+) -> None:
+    """Root made the pool and has changed its user: the kernel ends the workers."""
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "gate"
+    folder.mkdir()
+    began = time.monotonic()
+    assert scripts.output(tmp_path, LOWERED, method, str(folder), how) == output
+    assert time.monotonic() - began < DEADLINE
+
+
+if os.geteuid() != 0:  # only root can make workers that may not be signalled
+    del test_workers_end_that_may_not_be_signalled_any_more

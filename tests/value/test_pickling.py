@@ -26,6 +26,8 @@ import scripts
 import tasks
 from engine import DEADLINE, MaybeEncodingError
 
+from cpool._base import pickling
+
 FORK = multiprocessing.get_context("fork")
 Pair = namedtuple("Pair", "left right")
 
@@ -690,3 +692,9 @@ def test_what_a_replaced_pickler_refuses(tmp_path: Path) -> None:
         "[1, 2]",
         "[6]",
     ]
+
+
+@pytest.mark.better
+def test_the_stdlibs_pickler_is_not_taken_for_a_replaced_one() -> None:
+    """Or everything would be slow."""
+    assert not pickling.is_replaced()

@@ -160,6 +160,16 @@ cp_pool_signal(struct cp_pool *pool, int signal)
 }
 
 void
+cp_pool_hang_up(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        cp_fd_close(&w->life);
+    }
+    cp_lock_release(&pool->lock);
+}
+
+void
 cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
 {
     cp_lock_acquire(&pool->lock);

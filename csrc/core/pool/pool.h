@@ -170,6 +170,10 @@ void cp_pool_close_fds(struct cp_pool *pool);
 /* SIGNAL to every worker that still lives. */
 void cp_pool_signal(struct cp_pool *pool, int signal);
 
+/* Close the life line of all workers: each dies as if this process had ended. For
+ * a process that may not signal its workers any more. */
+void cp_pool_hang_up(struct cp_pool *pool);
+
 /* Nothing can run: all jobs, also those to come, end with CP_END_BROKEN.
  * Consumes why (NULL is fine); the first one is kept. */
 void cp_pool_break_take(struct cp_pool *pool, struct cp_result *why);

@@ -192,6 +192,15 @@ engine_signal(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+engine_hang_up(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (cp_pool_is_ours(ENGINE(op)->pool)) {
+        cp_pool_hang_up(ENGINE(op)->pool);
+    }
+    Py_RETURN_NONE;
+}
+
 /* ---- the helper and the starter ---- */
 
 /* Run the callbacks of the job. False: a callback has forked, and this is the
@@ -462,6 +471,7 @@ static PyMethodDef engine_methods[] = {
     {"set_target", engine_set_target, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
+    {"hang_up", engine_hang_up, METH_NOARGS, NULL},
     {"submit", (PyCFunction)(void (*)(void))py_submit_call, METH_FASTCALL,
      NULL},
     {"apply", (PyCFunction)(void (*)(void))py_submit_apply, METH_FASTCALL,
