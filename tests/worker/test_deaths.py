@@ -280,8 +280,8 @@ with Pool(1) as pool:
             try:
                 result.get(DEADLINE)
             except errors.WorkerLostError as exc:
-                print(exc.exitcode)
-        print(pool.map(tasks.square, [1, 2, 3], 1))
+                print(exc.exitcode, flush=True)
+        print(pool.map(tasks.square, [1, 2, 3], 1), flush=True)
         if stranger is not None:
             os.kill(stranger, 0)  # nobody has killed it
             os.kill(stranger, signal.SIGKILL)

@@ -163,9 +163,8 @@ void
 cp_pool_hang_up(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        cp_fd_close(&w->life);
-    }
+    cp_fd_close(&pool->life[0]);
+    cp_fd_close(&pool->life[1]);
     cp_lock_release(&pool->lock);
 }
 
