@@ -177,12 +177,10 @@ open_unlinked(const char *dir, size_t size)
 static int
 open_memory_file(size_t size)
 {
-    const char *dirs[] = {"/dev/shm", getenv("TMPDIR"), "/tmp", "/var/tmp"};
+    static const char *const dirs[] = {"/dev/shm", "/tmp", "/var/tmp"};
     int fd = -1;
     for (size_t i = 0; i < sizeof(dirs) / sizeof(dirs[0]) && fd < 0; i++) {
-        if (dirs[i] != NULL && dirs[i][0] == '/') {
-            fd = open_unlinked(dirs[i], size);
-        }
+        fd = open_unlinked(dirs[i], size);
     }
     return fd;
 }

@@ -13,13 +13,11 @@ join_line(struct cp_line *line, struct cp_job *job)
 {
     /* In the order of submission. A job mostly comes in at one of the ends: the
      * newest last, one whose task was taken back first. */
-    struct cp_job *after = line->last;
-    if (after != NULL && after->id > job->id) {
-        after = NULL;
-        for (struct cp_job *j = line->first; j->id < job->id;
-             j = j->line_next) {
-            after = j;
-        }
+    struct cp_job *first = line->first;
+    struct cp_job *after =
+        first == NULL || job->id < first->id ? NULL : line->last;
+    while (after != NULL && after->id > job->id) {
+        after = after->line_prev;
     }
     struct cp_job *before = after != NULL ? after->line_next : line->first;
     job->line_prev = after;
