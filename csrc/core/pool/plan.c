@@ -119,12 +119,18 @@ cp_plan_is_short(const struct cp_pool *pool)
 
 /* ---- workers ---- */
 
+/* Has w been sent something that it has not read? */
+static bool
+has_unread(const struct cp_worker *w)
+{
+    return atomic_load_explicit(&w->row->got, memory_order_relaxed)
+           < atomic_load_explicit(&w->row->sent, memory_order_relaxed);
+}
+
 bool
 cp_plan_is_awaited(const struct cp_worker *w)
 {
-    return w->in_flight > 0
-           || atomic_load_explicit(&w->row->got, memory_order_relaxed)
-                  < atomic_load_explicit(&w->row->sent, memory_order_relaxed);
+    return w->in_flight > 0 || has_unread(w);
 }
 
 bool
@@ -135,7 +141,9 @@ cp_plan_is_stuck(const struct cp_worker *w, int64_t now)
         return now - atomic_load_explicit(&row->since, memory_order_relaxed)
                > STUCK;
     }
-    return now - w->active_at > DEAF && cp_plan_is_awaited(w);
+    /* Tasks that still wait to be written are no fault of the worker. */
+    return now - w->active_at > DEAF && cp_plan_is_awaited(w)
+           && (has_unread(w) || !cp_worker_has_out(w));
 }
 
 bool
