@@ -142,9 +142,19 @@ cp_turns_next(struct cp_pool *pool)
 }
 
 bool
-cp_turns_had_turn(struct cp_job *job)
+cp_turns_may_make_room(struct cp_job *job)
 {
-    return line_of(job)->had_turn;
+    return !line_of(job)->had_turn && !is_far_behind(job);
+}
+
+void
+cp_turns_put_first(struct cp_job *job)
+{
+    struct cp_line *line = line_of(job);
+    if (job->pool->line_first != line) {
+        unlink_line(job->pool, line);
+        push_front(job->pool, line);
+    }
 }
 
 bool
