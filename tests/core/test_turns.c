@@ -258,3 +258,44 @@ TEST(turns_call_behind_a_slow_task_is_taken_back)
     rig_close_job(&rig, endless);
     rig_close(&rig);
 }
+
+/* An ordered job lacks its first result, and has many later ones: its reader waits,
+ * so the job gets its turn beside another one. */
+TEST(turns_reader_that_waits_is_not_behind)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *ordered = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    struct cp_task *first = batch.first;
+    batch.first = batch.last = NULL;
+    for (int i = 0; i < 1100; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, ordered, false);
+    while (cp_job_arrived(ordered, NULL) < 1100) {
+        cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    }
+    struct cp_job *gate = put_gates(&rig, 1);
+    rig_await_begun(&rig, 1);
+    gate->avg_ns = 1000 * CP_SECOND;
+    struct batch others = {0};
+    struct cp_job *endless = rig_job(&rig, 0);
+    endless->avg_ns = ordered->avg_ns = 1000 * CP_SECOND;
+    atomic_store(&rig.pool->workers->row->since, cp_now() - 3600 * CP_SECOND);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&others, OP_ECHO, 0);
+    }
+    batch_put(&others, endless, true);
+    cp_job_put_take(ordered, first, true);
+    rig_let_through(&rig, 1);
+    rig_take_echoes(&rig, ordered, 1);
+    CHECK(cp_job_arrived(endless, NULL) < 10);
+    rig_take_echoes(&rig, ordered, 1100);
+    rig_close_job(&rig, ordered);
+    rig_finish(&rig, endless, 20);
+    rig_finish(&rig, gate, 1);
+    rig_close(&rig);
+}

@@ -121,8 +121,10 @@ pass_turn(struct cp_pool *pool, struct cp_line *line)
 static bool
 is_far_behind(const struct cp_job *job)
 {
+    /* A reader that waits for the oldest result, which may be the very task that is
+     * queued, is not behind. */
     return (job->flags & (CP_JOB_WHOLE | CP_JOB_SINGLE)) == 0
-           && job->arrived - job->taken > FAR_BEHIND;
+           && job->arrived - job->taken > FAR_BEHIND && cp_job_has_result(job);
 }
 
 struct cp_job *
