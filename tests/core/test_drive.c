@@ -344,6 +344,59 @@ TEST(drive_standby_waits_for_workers)
     rig_release(&rig);
 }
 
+/* The last worker has exited, a thread waited in vain meanwhile, and a worker is
+ * added: the standby thread drives. */
+TEST(drive_standby_drives_a_late_worker)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    struct cp_job *last = rig_put_job(&rig, CP_JOB_ORDERED, OP_LAST, 1);
+    struct cp_counts counts;
+    do {
+        (void)sched_yield();
+        cp_pool_count(rig.pool, &counts);
+    } while (counts.workers > 0);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
+    CHECK_EQ(cp_pool_wait(rig.pool, job, cp_now(), 0), CP_WAIT_TIMEOUT);
+    rig_fill(&rig);
+    while (!atomic_load(&job->done)) {
+        (void)sched_yield();
+    }
+    rig_finish(&rig, job, 1);
+    cp_result_free(rig_take(&rig, last));
+    rig_close_job(&rig, last);
+    rig_close(&rig);
+}
+
+/* The last job of a closed pool ends, and no worker is left: so does the standby
+ * thread. */
+TEST(drive_standby_ends_with_the_last_job)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
+    bool sleeps = false, has_standby = true;
+    while (!sleeps) {
+        (void)sched_yield();
+        cp_lock_acquire(&rig.pool->lock);
+        sleeps = rig.pool->standby_tick == CP_NEVER;
+        cp_lock_release(&rig.pool->lock);
+    }
+    cp_pool_close(rig.pool);
+    (void)sched_yield();
+    cp_job_cancel(job);
+    while (has_standby) {
+        (void)sched_yield();
+        cp_lock_acquire(&rig.pool->lock);
+        has_standby = rig.pool->has_standby;
+        cp_lock_release(&rig.pool->lock);
+    }
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
 static void *
 start_standby(void *arg)
 {

@@ -132,3 +132,170 @@ TEST(turns_stopped_worker_goes_on)
     rig_finish(&rig, first, 1);
     rig_close(&rig);
 }
+
+/* The worker's window, from the oldest task that has no answer to the next one. */
+static uint64_t
+span(const struct cp_worker *w)
+{
+    return w->tail - w->head;
+}
+
+/* One turn of the single calls fills the worker again: what was taken back for a new
+ * line comes after that line. */
+TEST(turns_calls_taken_back_let_the_new_line_go_first)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    rig.func->avg_ns = 5 * CP_MS;
+    struct cp_job *gate = rig_put_job(&rig, CP_JOB_SINGLE, OP_GATE, 1);
+    rig_await_begun(&rig, 1);
+    atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
+    struct cp_job *call = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+    CHECK_EQ(rig.pool->workers->in_flight, 2);
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
+    CHECK(span(rig.pool->workers) < 5);
+    CHECK_EQ(job->running, 1);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, gate, 1);
+    rig_finish(&rig, call, 1);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
+/* A job whose reader is far behind takes back nobody's tasks. */
+TEST(turns_nobody_makes_room_for_a_slow_reader)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *unread = rig_job(&rig, 0);
+    for (int i = 0; i < 1100; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, unread, false);
+    while (cp_job_arrived(unread, NULL) < 1100) {
+        cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    }
+    struct batch gates = {0};
+    struct cp_job *job = rig_job(&rig, 0);
+    job->avg_ns = 5 * CP_MS;
+    (void)batch_add(&gates, OP_GATE, 0);
+    (void)batch_add(&gates, OP_ECHO, 0);
+    batch_put(&gates, job, true);
+    rig_await_begun(&rig, 1);
+    atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
+    unread->avg_ns = CP_MS;
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, unread, true);
+    CHECK_EQ(rig.pool->workers->in_flight, 2);
+    CHECK_EQ(span(rig.pool->workers), 2);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 2);
+    rig_finish(&rig, unread, 1101);
+    rig_close(&rig);
+}
+
+/* A worker that did not react was given nothing. Now it has read what it was sent,
+ * which needs no answer: the driver does not sleep through that. */
+TEST(turns_driver_looks_for_a_worker_that_goes_on)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_worker *w = rig.pool->workers;
+    cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    (void)atomic_fetch_add(&w->row->sent, 1); /* it has something to read */
+    w->active_at = 0;
+    rig.pool->stirred = false;
+    rig.pool->probe_at = CP_NEVER;
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
+    CHECK_EQ(job->queued, 1);
+    (void)atomic_fetch_sub(&w->row->sent, 1); /* it has read that */
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
+/* A call behind a task that takes long, while an endless job leaves no worker idle:
+ * another worker runs the call. */
+TEST(turns_call_behind_a_slow_task_is_taken_back)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_worker *w = rig.pool->workers;
+    rig.func->avg_ns = CP_MS;
+    struct cp_job *slow = rig_put_job(&rig, CP_JOB_SINGLE, OP_GATE, 1);
+    rig_await_begun(&rig, 1);
+    atomic_store(&w->row->since, cp_now() + 3600 * CP_SECOND);
+    struct cp_job *call = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+    CHECK_EQ(w->in_flight, 2);
+    struct cp_job *endless = rig_job(&rig, 0);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    atomic_store(&w->row->since, cp_now() - 3600 * CP_SECOND);
+    endless->avg_ns = 1000 * CP_SECOND;
+    batch_put(&batch, endless, false);
+    CHECK(rig_fork(&rig) > 0);
+    while (!atomic_load(&call->done)) {
+        rig_take_echoes(&rig, endless, 1);
+        endless->avg_ns = 1000 * CP_SECOND;
+        (void)batch_add(&batch, OP_ECHO, 0);
+        batch_put(&batch, endless, false);
+    }
+    CHECK(!atomic_load(&slow->done));
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, slow, 1);
+    rig_finish(&rig, call, 1);
+    batch_put(&batch, endless, true);
+    while (!atomic_load(&endless->done)) {
+        cp_result_free(rig_take(&rig, endless));
+    }
+    cp_job_drop_results(endless);
+    rig_close_job(&rig, endless);
+    rig_close(&rig);
+}
+
+/* An ordered job lacks its first result, and has many later ones: its reader waits,
+ * so the job gets its turn beside another one. */
+TEST(turns_reader_that_waits_is_not_behind)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *ordered = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    struct cp_task *first = batch.first;
+    batch.first = batch.last = NULL;
+    for (int i = 0; i < 1100; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, ordered, false);
+    while (cp_job_arrived(ordered, NULL) < 1100) {
+        cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    }
+    struct cp_job *gate = put_gates(&rig, 1);
+    rig_await_begun(&rig, 1);
+    gate->avg_ns = 1000 * CP_SECOND;
+    struct batch others = {0};
+    struct cp_job *endless = rig_job(&rig, 0);
+    endless->avg_ns = ordered->avg_ns = 1000 * CP_SECOND;
+    atomic_store(&rig.pool->workers->row->since, cp_now() - 3600 * CP_SECOND);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&others, OP_ECHO, 0);
+    }
+    batch_put(&others, endless, true);
+    cp_job_put_take(ordered, first, true);
+    rig_let_through(&rig, 1);
+    rig_take_echoes(&rig, ordered, 1);
+    CHECK(cp_job_arrived(endless, NULL) < 10);
+    rig_take_echoes(&rig, ordered, 1100);
+    rig_close_job(&rig, ordered);
+    rig_finish(&rig, endless, 20);
+    rig_finish(&rig, gate, 1);
+    rig_close(&rig);
+}

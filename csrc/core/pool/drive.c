@@ -398,6 +398,8 @@ standby_main(void *arg)
         if (!has_work(pool)) {
             pool->standby_tick = CP_NEVER;
             cp_cond_wait(&pool->standby, &pool->lock, CP_NEVER);
+            /* The seat may be free: nobody would tell. */
+            pool->standby_tick = STANDBY_MIN;
         } else if (pool->driving || pool->waiters != NULL
                    || (pool->drives != seen && seen != UINT64_MAX)) {
             seen = pool->drives;

@@ -113,6 +113,7 @@ set_done(struct cp_job *job)
         cp_note_helper(pool);
         if (pool->state != CP_RUN) {
             cp_note_starter(pool); /* it ends with the last worker */
+            cp_note_standby(pool); /* likewise */
         }
         cp_note_job(pool, NULL); /* no workers will come any more */
         pool->due |= CP_DUE_END;

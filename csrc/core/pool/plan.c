@@ -17,6 +17,7 @@
  * that does not read for longer what it was sent, or does not begin it. */
 #define STUCK CP_MS
 #define DEAF (5 * CP_MS)
+#define GIVEN_UP (100 * CP_MS)
 /* Tasks below this take no longer than waking a thread does. */
 #define SHORT_TASK (20 * CP_US)
 /* How long a worker looks for its next task: longer than it takes the parent to
@@ -133,17 +134,30 @@ cp_plan_is_awaited(const struct cp_worker *w)
     return w->in_flight > 0 || has_unread(w);
 }
 
-bool
-cp_plan_is_stuck(const struct cp_worker *w, int64_t now)
+static bool
+is_stuck_for(const struct cp_worker *w, int64_t now, int64_t running,
+             int64_t silent)
 {
     const struct cp_row *row = w->row;
     if (atomic_load_explicit(&row->running, memory_order_relaxed) != 0) {
         return now - atomic_load_explicit(&row->since, memory_order_relaxed)
-               > STUCK;
+               > running;
     }
     /* Tasks that still wait to be written are no fault of the worker. */
-    return now - w->active_at > DEAF && cp_plan_is_awaited(w)
+    return now - w->active_at > silent && cp_plan_is_awaited(w)
            && (has_unread(w) || !cp_worker_has_out(w));
+}
+
+bool
+cp_plan_is_stuck(const struct cp_worker *w, int64_t now)
+{
+    return is_stuck_for(w, now, STUCK, DEAF);
+}
+
+bool
+cp_plan_is_given_up(const struct cp_worker *w, int64_t now)
+{
+    return is_stuck_for(w, now, GIVEN_UP, GIVEN_UP);
 }
 
 bool
@@ -162,6 +176,9 @@ cp_plan_tick(const struct cp_pool *pool)
             return TICK;
         }
         bool awaited = cp_plan_is_awaited(w);
+        if (pool->queued > 0 && !awaited && w->hello && cp_worker_accepts(w)) {
+            return TICK; /* it has just gone on, which nothing tells */
+        }
         idle = idle || !awaited;
         waits =
             waits

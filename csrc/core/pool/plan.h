@@ -53,6 +53,9 @@ bool cp_plan_is_awaited(const struct cp_worker *w);
  * been given something and does not react? */
 bool cp_plan_is_stuck(const struct cp_worker *w, int64_t now);
 
+/* Has w been stuck for so long that tasks which it has not begun are for others? */
+bool cp_plan_is_given_up(const struct cp_worker *w, int64_t now);
+
 /* May w be given a task now, whether or not it is idle? */
 bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
 

@@ -481,6 +481,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_note_all(pool);
     cp_note_helper(pool);
     cp_note_starter(pool);
+    cp_note_standby(pool); /* there may be no worker to wait for */
     cp_act(pool);
     cp_unlock(pool);
 }

@@ -7,9 +7,6 @@
 
 /* Bytes that are written at once though the worker is busy. */
 #define WRITE_NOW 4096u
-/* A worker that has not reacted for so long: it is worth copying a big body that
- * is half written to it, to give it to another one. */
-#define GIVEN_UP (100 * CP_MS)
 /* So many workers that were woken for one task each, within a tick, are a burst. */
 #define BURST 8u
 /* Tasks that are worth being moved to another worker, in ns: below this their own
@@ -163,10 +160,32 @@ count_movable(const struct cp_worker *w, bool waits, int64_t now)
     return worth >= MOVE_WORTH ? (n + 1) / 2 : 0;
 }
 
+/* Tasks are queued, and another worker takes some: queue those of a worker that is
+ * given up before them. It is given none until it reacts. */
+static void
+recall_from_given_up(struct cp_pool *pool, int64_t now)
+{
+    bool others = false;
+    struct cp_worker *w;
+    for (w = pool->workers; w != NULL && !others; w = w->next) {
+        others =
+            w->hello && cp_worker_accepts(w) && !cp_plan_is_given_up(w, now);
+    }
+    for (w = others ? pool->workers : NULL; w != NULL; w = w->next) {
+        if (w->in_flight > 0 && cp_plan_is_given_up(w, now)) {
+            (void)cp_jobs_recall(w, UINT32_MAX, true);
+        }
+    }
+}
+
 void
 cp_sched_even_out(struct cp_pool *pool)
 {
     int64_t now = cp_now();
+    if (pool->queued > 0) {
+        recall_from_given_up(pool, now);
+        return;
+    }
     bool idle = false, started = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (w->in_flight == 0 && cp_plan_is_open(w, now)) {
@@ -174,7 +193,7 @@ cp_sched_even_out(struct cp_pool *pool)
             started = started || w->hello;
         }
     }
-    if (!idle || pool->queued > 0) {
+    if (!idle) {
         return;
     }
     struct cp_worker *from = NULL;
@@ -187,7 +206,7 @@ cp_sched_even_out(struct cp_pool *pool)
         }
     }
     if (from != NULL) {
-        (void)cp_jobs_recall(from, n, now - from->active_at > GIVEN_UP);
+        (void)cp_jobs_recall(from, n, cp_plan_is_given_up(from, now));
     }
 }
 
@@ -219,7 +238,7 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
     struct cp_worker *from = NULL;
     int64_t most = ROOM_WORTH;
     uint32_t n = 0;
-    if (job == NULL || cp_turns_had_turn(job)) {
+    if (job == NULL || !cp_turns_may_make_room(job)) {
         return false;
     }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -232,5 +251,10 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
             from = w;
         }
     }
-    return from != NULL && cp_jobs_recall(from, n, false) > 0;
+    if (from == NULL || cp_jobs_recall(from, n, false) == 0) {
+        return false;
+    }
+    cp_turns_put_first(
+        job); /* single calls that were taken back went before it */
+    return true;
 }

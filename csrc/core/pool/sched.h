@@ -40,8 +40,9 @@ bool cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
  * were, and there is room. */
 bool cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round);
 
-/* Nothing is queued: take tasks back from a worker that has many, where another
- * one idles. They are queued again. */
+/* Take tasks back from a worker that has many, where another one idles, and from a
+ * worker that has been stuck for long, where another one is not. They are queued
+ * again. */
 void cp_sched_even_out(struct cp_pool *pool);
 
 /* The next task for a worker thread, which counts as running now; or NULL. */

@@ -119,8 +119,10 @@ pass_turn(struct cp_pool *pool, struct cp_line *line)
 static bool
 is_far_behind(const struct cp_job *job)
 {
+    /* A reader that waits for the oldest result, which may be the very task that is
+     * queued, is not behind. */
     return (job->flags & (CP_JOB_WHOLE | CP_JOB_SINGLE)) == 0
-           && job->arrived - job->taken > FAR_BEHIND;
+           && job->arrived - job->taken > FAR_BEHIND && cp_job_has_result(job);
 }
 
 struct cp_job *
@@ -140,9 +142,19 @@ cp_turns_next(struct cp_pool *pool)
 }
 
 bool
-cp_turns_had_turn(struct cp_job *job)
+cp_turns_may_make_room(struct cp_job *job)
 {
-    return line_of(job)->had_turn;
+    return !line_of(job)->had_turn && !is_far_behind(job);
+}
+
+void
+cp_turns_put_first(struct cp_job *job)
+{
+    struct cp_line *line = line_of(job);
+    if (job->pool->line_first != line) {
+        unlink_line(job->pool, line);
+        push_front(job->pool, line);
+    }
 }
 
 bool

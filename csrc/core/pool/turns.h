@@ -35,8 +35,12 @@ void cp_turns_del(struct cp_job *job);
 /* The job whose task is next, or NULL. */
 struct cp_job *cp_turns_next(struct cp_pool *pool);
 
-/* Has the job's line given out a task since it has queued tasks? */
-bool cp_turns_had_turn(struct cp_job *job);
+/* May the job, which is next, have other lines' tasks taken back? Not if its line has
+ * given out a task since it has queued tasks, or its reader is far behind. */
+bool cp_turns_may_make_room(struct cp_job *job);
+
+/* The job's line is next, before lines whose tasks were taken back for it. */
+void cp_turns_put_first(struct cp_job *job);
 
 /* Do the two stand in one line? */
 bool cp_turns_share_line(struct cp_job *a, struct cp_job *b);
