@@ -197,8 +197,9 @@ class Pool(_StdlibPool):
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
         Items are sent in chunks of `chunksize`. By default chunk sizes follow the measured time of
-        items; with `maxtasksperchild`, or a `func` that keeps a state, a chunk is about a fourth
-        of a worker's share. Waits for all items, then raises the first exception that arrived.
+        items; but a chunk is about a fourth of a worker's share with `maxtasksperchild`, a `func`
+        that keeps a state, and from the first items or results on that may share objects. Waits
+        for all items, then raises the first exception that arrived.
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize)
         return results

@@ -84,6 +84,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
         result->index = index;
         result->items = 1;
         result->outcome = outcome;
+        result->flags = 0;
         result->pid = 0;
         result->exitcode = 0;
         result->len = len;

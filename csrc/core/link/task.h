@@ -61,6 +61,7 @@ struct cp_result {
     uint64_t index;
     uint32_t items; /* of the task; 1 at first */
     enum cp_outcome outcome;
+    uint16_t flags; /* of the frame that brought it */
     int pid;
     int exitcode;
     size_t len;

@@ -24,6 +24,9 @@ enum cp_kind {
 
 /* Flag of CP_RESULT and CP_ERROR: the worker exits after this task. */
 #define CP_LAST 0x1u
+/* Flag of CP_RESULT: the job gets a mark (cp_job_mark()), the meaning of which is
+ * the binding's. */
+#define CP_MARK 0x2u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */
 #define CP_KEEP 0x1u
 

@@ -513,6 +513,7 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     struct cp_task *task = take_from_window(w, frame->seq);
     result->index = task->index;
     result->items = task->items;
+    result->flags = frame->flags;
     if (result->outcome != CP_NOMEM) {
         result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
     }

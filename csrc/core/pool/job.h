@@ -52,6 +52,8 @@ struct cp_job {
     uint64_t arrived, items;      /* results so far, and items of them */
     uint64_t failed;              /* of them, not CP_OK */
     bool fed;                     /* no more tasks will be put */
+    bool probes;         /* one task a worker, until the first result */
+    _Atomic bool marked; /* by a result; readable without the lock */
 
     struct cp_result *in_first, *in_last; /* not CP_JOB_ORDERED */
     struct cp_result **in_order;          /* CP_JOB_ORDERED: a ring */

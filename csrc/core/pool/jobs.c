@@ -315,6 +315,16 @@ cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
     return n;
 }
 
+/* A thread that waits for the whole job may have to feed the job. */
+static void
+note_wants(struct cp_job *job)
+{
+    if ((job->flags & CP_JOB_WHOLE) != 0 && job->pool->waiters != NULL
+        && cp_plan_wants_feed(job)) {
+        cp_note_feeding_waiters(job->pool, job);
+    }
+}
+
 void
 cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
                     uint32_t items)
@@ -324,15 +334,15 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
         job->running--;
     }
     if (result != NULL) {
+        if ((result->flags & CP_MARK) != 0) {
+            atomic_store(&job->marked, true);
+        }
         cp_jobs_add_result_take(job, result);
         end_if_complete(job);
     } else {
         cp_jobs_end(job, CP_END_NOMEM);
     }
-    if ((job->flags & CP_JOB_WHOLE) != 0 && job->pool->waiters != NULL
-        && cp_plan_wants_feed(job)) {
-        cp_note_feeding_waiters(job->pool, job);
-    }
+    note_wants(job);
     cp_jobs_unref(job);
 }
 
@@ -356,6 +366,7 @@ cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode)
         cp_jobs_add_result_take(job, lost);
         end_if_complete(job);
     }
+    note_wants(job);
     cp_jobs_unref(job);
 }
 

@@ -89,6 +89,9 @@ cp_plan_room(const struct cp_pool *pool, const struct cp_job *job)
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
+    if (job->probes && job->arrived == 0) {
+        room = n;
+    }
     room = have < room ? room - have : 0;
     if (job->limit > 0) {
         have += job->arrived - job->taken;

@@ -291,6 +291,20 @@ cp_job_set_limit(struct cp_job *job, uint64_t limit)
     cp_lock_release(&job->pool->lock);
 }
 
+void
+cp_job_set_probes(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    job->probes = true;
+    cp_lock_release(&job->pool->lock);
+}
+
+bool
+cp_job_is_marked(const struct cp_job *job)
+{
+    return atomic_load(&job->marked);
+}
+
 uint64_t
 cp_job_wants(struct cp_job *job)
 {

@@ -106,6 +106,13 @@ void cp_job_put_farewell_take(struct cp_job *job, struct cp_result *result);
  * somebody waits for it to end (see cp_job_wait_wants()). 0: no limit. */
 void cp_job_set_limit(struct cp_job *job, uint64_t limit);
 
+/* Until the first result has come, no more than one task for each worker is
+ * wanted. */
+void cp_job_set_probes(struct cp_job *job);
+
+/* Has one of its results a mark (CP_MARK)? */
+bool cp_job_is_marked(const struct cp_job *job);
+
 /* How many more tasks it is worth to queue now; 0 when it is done. */
 uint64_t cp_job_wants(struct cp_job *job);
 

@@ -10,6 +10,11 @@
 
 #include "core/pool/pool.h"
 
+/* What is known of the results of a callable: nothing yet; each is alone, so
+ * that it is the same whether or not it is sent together with others; or some
+ * share objects. */
+enum py_results { PY_RESULTS_NEW, PY_RESULTS_ALONE, PY_RESULTS_SHARE };
+
 typedef struct {
     PyObject_HEAD
     struct py_state *state;
@@ -20,6 +25,7 @@ typedef struct {
      * by the engine's critical section. */
     PyObject *last_func;
     struct cp_func *last_func_core;
+    char last_results; /* what its results were, an enum py_results; likewise */
     _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */
     _Atomic char is_attended; /* py_engine_attend() has been called */

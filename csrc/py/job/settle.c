@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "job/failure.h"
+#include "task/func.h"
 #include "task/mode.h"
 #include "task/refs.h"
 #include "value/decoder.h"
@@ -326,6 +327,7 @@ py_result_absorb(ResultObject *self)
         return 0;
     }
     /* Several threads may do this at once. */
+    py_func_note_results(&self->input);
     (void)py_result_settle_take(self, failure_at_end(self));
     py_result_release(self);
     return 1;
@@ -335,6 +337,7 @@ void
 py_result_finish(ResultObject *self)
 {
     PyObject *exc = failure_at_end(self);
+    py_func_note_results(&self->input);
     if (exc != NULL) {
         fail_take(self, exc);
     }

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "task/refs.h"
+#include "task/source.h"
 #include "value/body.h"
 #include "value/decoder.h"
 
@@ -101,24 +102,45 @@ py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
 }
 
 int
+py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
+{
+    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    int r =
+        py_run_put_alone(in->engine->state, &batch->run,
+                         py_source_references(&in->source), &batch->scratch);
+    batch->encoded = r == 1;
+    return r;
+}
+
+/* Encode the payload, or the run. 0, or -1 with an exception. */
+static int
+encode(struct py_state *state, struct py_batch *batch, PyObject *payload)
+{
+    PyObject *list = NULL;
+    if (batch->encoded) {
+        batch->encoded = false;
+        return 0;
+    }
+    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    int r = payload != NULL
+                ? py_body_put(state, payload, &batch->scratch)
+                : py_run_put(state, &batch->run, &batch->scratch, &list);
+    Py_XDECREF(list);
+    return r;
+}
+
+int
 py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
                   unsigned mode, PyObject *payload)
 {
-    PyObject *list = NULL;
     if (in->engine->threads) {
         return py_batch_add_refs(batch, index, mode, in->func, payload, NULL);
     }
-    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
     if (in->func_error != NULL) {
         return py_batch_fail_take(in, batch, index, Py_NewRef(in->func_error),
                                   false);
     }
-    int r = payload != NULL
-                ? py_body_put(in->engine->state, payload, &batch->scratch)
-                : py_run_put(in->engine->state, &batch->run, &batch->scratch,
-                             &list);
-    Py_XDECREF(list);
-    if (r < 0) {
+    if (encode(in->engine->state, batch, payload) < 0) {
         return py_batch_fail(in, batch, index, false);
     }
     batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),

@@ -19,6 +19,7 @@ struct py_batch {
     struct py_run run;     /* the chunk that is being made */
     size_t n, bytes;       /* of the tasks in the batch */
     uint32_t items;        /* of the task that is being made */
+    bool encoded;          /* the run is in the scratch already */
     bool in_call;          /* the thread of the call itself feeds */
     bool pickled; /* a task was pickled, which runs the program's code */
 };
@@ -27,6 +28,10 @@ struct py_batch {
  * MemoryError or an interrupt. */
 int py_batch_add_task(struct py_input *in, struct py_batch *batch,
                       uint64_t index, unsigned mode, PyObject *payload);
+
+/* Encode the run, if it shares nothing with other chunks: 1, and
+ * py_batch_add_task() makes a task of that; or 0; or -1 with an exception. */
+int py_batch_encode_alone(const struct py_input *in, struct py_batch *batch);
 
 /* Make a task of references: of the callable's arguments, or of the run where
  * args is NULL, whose values move into the task. kwds may be NULL. 0, or -1

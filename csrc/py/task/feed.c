@@ -78,6 +78,15 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     in->may_resize =
         (mode & PY_FIT) != 0 && !in->single_items && in->func_error == NULL
         && (in->engine->threads || (in->job->func->flags & CP_KEEP) != 0);
+    enum py_results results = py_func_results(in);
+    if (!in->engine->threads) {
+        in->may_resize &= results != PY_RESULTS_SHARE;
+        in->was_resizable = in->may_resize;
+        in->probes = in->may_resize && results == PY_RESULTS_NEW;
+        if (in->probes) {
+            cp_job_set_probes(in->job);
+        }
+    }
     if (py_source_open(src, iterable) < 0) {
         /* The first result raises it, as with multiprocessing. */
         struct py_batch none = {.items = 1, .in_call = true};
@@ -95,13 +104,17 @@ adapts(const struct py_input *in)
     return in->may_resize && in->blocking && !in->engine->threads;
 }
 
-/* How many items the next chunk should have. */
+/* How many items the next chunk should have. A chunk ends where the last of the
+ * stdlib's chunks ends, that it has a part of. */
 static Py_ssize_t
 next_size(const struct py_input *in)
 {
     const struct py_source *src = &in->source;
     if (!in->may_resize) {
-        return in->chunksize;
+        return in->chunksize - src->pulled % in->chunksize;
+    }
+    if (in->probes) {
+        return 1;
     }
     if (!adapts(in)) {
         return in->chunksize / FINER > 0 ? in->chunksize / FINER : 1;
@@ -175,6 +188,40 @@ place_of(const struct py_input *in, bool stdlib, uint32_t items)
                   : (uint64_t)src->pulled - items;
 }
 
+/* The chunk shares objects with others, perhaps: cut it where the stdlib's
+ * chunks end, and complete the last one. 0, or -1 with MemoryError or an
+ * interrupt. */
+static int
+add_as_the_stdlib_does(struct py_input *in, struct py_batch *batch)
+{
+    struct py_source *src = &in->source;
+    struct py_run rest = {0};
+    Py_ssize_t at = src->pulled - batch->run.n;
+    int r = 0;
+    in->may_resize = 0;
+    while (r == 0 && batch->run.n > 0) {
+        Py_ssize_t n = in->chunksize - at % in->chunksize;
+        if (batch->run.n < n && py_source_add_chunk(src, n, &batch->run) < 0) {
+            r = py_batch_fail(in, batch, (uint64_t)src->pulled, true);
+            Py_CLEAR(src->iterator);
+            break;
+        }
+        r = py_run_split(&batch->run, n, &rest);
+        if (r == 0) {
+            batch->items = items_of(in, batch);
+            r = py_batch_add_task(in, batch, (uint64_t)at, in->mode, NULL);
+            at += n;
+            in->index++;
+            py_run_clear(&batch->run);
+            struct py_run done = batch->run;
+            batch->run = rest;
+            rest = done;
+        }
+    }
+    py_run_fini(&rest);
+    return r;
+}
+
 /* Make one task: 1, 0 at the end, -1 with MemoryError or an interrupt. */
 static int
 feed_one(struct py_input *in, struct py_batch *batch)
@@ -183,7 +230,11 @@ feed_one(struct py_input *in, struct py_batch *batch)
     PyObject *payload = NULL;
     bool stdlib = in->func == NULL;
     uint64_t index = in->index;
+    unsigned mode = in->mode;
     batch->items = 1;
+    if (!in->engine->threads && in->may_resize && cp_job_is_marked(in->job)) {
+        in->may_resize = 0;
+    }
     int r = in->single_items || stdlib
                 ? py_source_next(src, &payload)
                 : py_source_next_chunk(src, next_size(in), &batch->run);
@@ -200,8 +251,22 @@ feed_one(struct py_input *in, struct py_batch *batch)
         batch->items = in->single_items ? 1 : items_of(in, batch);
         index = place_of(in, stdlib, batch->items);
     }
+    if (in->may_resize && !in->engine->threads) {
+        /* Nobody can tell what size the chunk has, as long as it shares no
+         * object with another. */
+        r = py_batch_encode_alone(in, batch);
+        if (r < 0) {
+            return py_batch_fail(in, batch, index, false) < 0 ? -1 : 1;
+        }
+        if (r == 0) {
+            return add_as_the_stdlib_does(in, batch) < 0 ? -1
+                   : src->iterator == NULL               ? 0
+                                                         : 1;
+        }
+        mode |= PY_FIT;
+    }
     r = stdlib ? add_stdlib_task(in, batch, index, payload)
-               : py_batch_add_task(in, batch, index, in->mode, payload);
+               : py_batch_add_task(in, batch, index, mode, payload);
     Py_XDECREF(payload);
     in->index++;
     return r < 0 ? -1 : 1;
@@ -238,7 +303,12 @@ py_feed(struct py_input *in, uint64_t n)
     bool ahead = (src->plain && in->job->limit == 0) || src->length >= 0;
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
-    if (adapts(in)) {
+    if (in->probes && cp_job_arrived(in->job, NULL) > 0) {
+        in->probes = 0;
+    }
+    if (in->probes) {
+        limit = (size_t)cp_job_wants(in->job);
+    } else if (adapts(in)) {
         limit = (size_t)cp_job_wants(in->job) + 1; /* sizes follow results */
     }
     while (r == 1 && tasks < limit && batch.bytes < PY_BATCH_BYTES) {

@@ -77,11 +77,40 @@ keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)
     old_core = engine->last_func_core;
     engine->last_func = Py_NewRef(func);
     engine->last_func_core = core;
+    engine->last_results = PY_RESULTS_NEW;
     Py_END_CRITICAL_SECTION();
     if (old_core != NULL) {
         cp_func_close(engine->pool, old_core);
     }
     Py_XDECREF(old);
+}
+
+enum py_results
+py_func_results(const struct py_input *in)
+{
+    EngineObject *engine = in->engine;
+    enum py_results results = PY_RESULTS_NEW;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    if (engine->last_func == in->func) {
+        results = (enum py_results)engine->last_results;
+    }
+    Py_END_CRITICAL_SECTION();
+    return results;
+}
+
+void
+py_func_note_results(const struct py_input *in)
+{
+    EngineObject *engine = in->engine;
+    if (!in->was_resizable) {
+        return;
+    }
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    if (engine->last_func == in->func) {
+        engine->last_results =
+            cp_job_is_marked(in->job) ? PY_RESULTS_SHARE : PY_RESULTS_ALONE;
+    }
+    Py_END_CRITICAL_SECTION();
 }
 
 int

@@ -12,4 +12,11 @@
  * interrupt. Runs Python code. */
 int py_func_set(struct py_input *in, PyObject *func);
 
+/* What is known of the results of the job's callable. */
+enum py_results py_func_results(const struct py_input *in);
+
+/* Results of the job have come. If its callable is still the last one, what
+ * they were is known for the next job. */
+void py_func_note_results(const struct py_input *in);
+
 #endif

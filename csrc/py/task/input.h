@@ -18,8 +18,9 @@ struct py_source {
     Py_ssize_t length;  /* how many items there must be; -1: unknown */
     Py_ssize_t pulled;  /* how many items were pulled so far */
     char plain; /* iterating runs no Python code: tasks are made in blocks */
-    char is_sequence; /* iterator is not an iterator, but the list or tuple */
-    char at_end;      /* the end of the list was reached; never look again */
+    char is_container; /* it holds one reference to each item */
+    char is_sequence;  /* iterator is not an iterator, but the list or tuple */
+    char at_end;       /* the end of the list was reached; never look again */
 };
 
 struct py_input {
@@ -34,9 +35,11 @@ struct py_input {
     Py_ssize_t map_chunksize; /* the chunksize that the map was called with */
     uint64_t index;           /* of the next task */
     unsigned mode;
-    char single_items; /* a task is one item, and its result is not a list */
-    char may_resize;   /* chunks may have other sizes than chunksize */
-    char blocking;     /* the thread of the call waits, and feeds meanwhile */
+    char single_items;  /* a task is one item, and its result is not a list */
+    char may_resize;    /* chunks may have other sizes than chunksize */
+    char was_resizable; /* chunks of other sizes were sent to processes */
+    char probes;        /* until the first result, chunks have one item */
+    char blocking;      /* the thread of the call waits, and feeds meanwhile */
 };
 
 #endif

@@ -16,7 +16,8 @@
 #define PY_LISTED 0x10u
 
 /* Of a submission: the pool may choose the sizes of chunks, where no code can
- * see them. */
+ * see them. Of a task: the chunk has such a size, and the worker marks the
+ * result if results share objects (CP_MARK). */
 #define PY_FIT 0x20u
 
 #endif

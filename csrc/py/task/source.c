@@ -15,6 +15,10 @@ py_source_is_plain(PyObject *it)
 int
 py_source_open(struct py_source *src, PyObject *iterable)
 {
+    src->is_container = py_source_is_plain(iterable) && !PyRange_Check(iterable)
+                        && !PyUnicode_CheckExact(iterable)
+                        && !PyBytes_CheckExact(iterable)
+                        && Py_TYPE(iterable) != &PyDictItems_Type;
     /* A list is read in place, as its iterator would read it. */
     src->is_sequence =
         PyList_CheckExact(iterable) || PyTuple_CheckExact(iterable);
@@ -76,10 +80,12 @@ pull_sequence(struct py_source *src, Py_ssize_t n, struct py_run *run)
      * critical section. */
     Py_ssize_t left = PySequence_Fast_GET_SIZE(src->iterator) - src->pulled;
     n = left < n ? left : n;
-    if (n > 0 && py_run_reserve(run, n) < 0) {
+    if (n > 0 && py_run_reserve(run, run->used + n) < 0) {
         return -1;
     }
-    run->n = run->used = copy_items(src, run->slots, n);
+    n = n > 0 ? copy_items(src, run->slots + run->used, n) : 0;
+    run->n += n;
+    run->used += n;
     return 0;
 }
 
@@ -87,7 +93,7 @@ static int
 pull_iterator(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
     PyObject *iterator = src->iterator;
-    while (run->n < n) {
+    for (Py_ssize_t i = 0; i < n; i++) {
         PyObject *item = Py_TYPE(iterator)->tp_iternext(iterator);
         if (item == NULL) {
             break;
@@ -105,10 +111,11 @@ static int
 pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
     Py_ssize_t most = src->length >= 0 ? src->length - src->pulled : n;
+    Py_ssize_t before = run->n;
     most = most < n ? most : n;
     int r = src->is_sequence ? pull_sequence(src, most, run)
                              : pull_iterator(src, most, run);
-    src->pulled += run->n;
+    src->pulled += run->n - before;
     return r;
 }
 
@@ -116,7 +123,13 @@ int
 py_source_next_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
     py_run_clear(run);
-    int r = src->plain && pull_plain(src, n, run) < 0 ? -1 : 1;
+    return py_source_add_chunk(src, n, run);
+}
+
+int
+py_source_add_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
+{
+    int r = src->plain && pull_plain(src, n - run->n, run) < 0 ? -1 : 1;
     while (r == 1 && run->n < n) {
         PyObject *item;
         r = py_source_next(src, &item);
@@ -125,6 +138,12 @@ py_source_next_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
         }
     }
     return r == 0 && run->n > 0 ? 1 : r;
+}
+
+Py_ssize_t
+py_source_references(const struct py_source *src)
+{
+    return src->is_container ? 2 : 1;
 }
 
 bool

@@ -22,6 +22,14 @@ int py_source_next(struct py_source *src, PyObject **item);
 int py_source_next_chunk(struct py_source *src, Py_ssize_t n,
                          struct py_run *run);
 
+/* The same, but the items are added to the run, until there are n in it. */
+int py_source_add_chunk(struct py_source *src, Py_ssize_t n,
+                        struct py_run *run);
+
+/* How many references to an item there are, that the source and a chunk
+ * have. */
+Py_ssize_t py_source_references(const struct py_source *src);
+
 /* Is it known that there are no more items? An iterable that runs Python code
  * is not asked: it may block for ever, and with it the thread that joins the
  * pool. */

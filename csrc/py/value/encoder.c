@@ -36,9 +36,22 @@ all_new(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
     int r = 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        r = py_seen_add(&w->seen, items[i]);
+        r = py_writer_shares(w, items[i]) ? 0 : py_seen_add(&w->seen, items[i]);
     }
     return r;
+}
+
+/* Are these tuples with other references? Small ones may be sent more than
+ * once, but not large objects in them. */
+static bool
+are_shared_tuples(const struct py_writer *w, PyObject *const *items,
+                  Py_ssize_t n)
+{
+    bool shared = false;
+    for (Py_ssize_t i = 0; i < n && w->alone && !shared; i++) {
+        shared = PyTuple_CheckExact(items[i]) && py_writer_shares(w, items[i]);
+    }
+    return shared;
 }
 
 /* ---- columns of a few objects ---- */
@@ -68,6 +81,18 @@ put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 }
 
 /* ---- columns of containers ---- */
+
+/* A column of the values of containers, which may have been copied. */
+static int
+put_inner(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+          bool copied)
+{
+    bool before = w->copied;
+    w->copied = copied;
+    int r = put_column(w, items, n);
+    w->copied = before;
+    return r;
+}
 
 static PyObject *const *
 items_of(PyObject *sequence)
@@ -99,14 +124,17 @@ put_frozen_rows(struct py_writer *w, PyObject *const *items,
         PyMem_Free(column);
         return r != 1 ? r : no_memory();
     }
+    int shared = are_shared_tuples(w, items, n);
+    w->under += shared;
     py_writer_add_byte(w, (unsigned)tag);
     py_writer_add_byte(w, (unsigned)arity);
     for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
         for (Py_ssize_t i = 0; i < n; i++) {
             column[i] = items_of(rows[i])[j];
         }
-        r = put_column(w, column, n);
+        r = put_inner(w, column, n, rows != items);
     }
+    w->under -= shared;
     PyMem_Free(column);
     return r == 1 && tag == TAG_TUPLE && w->held > held + 1
                ? all_new(w, items, n)
@@ -198,7 +226,7 @@ put_frozen_dicts(struct py_writer *w, PyObject *const *items,
         r = put_column(w, keys, arity);
     }
     for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
-        r = put_column(w, values + j * n, n);
+        r = put_inner(w, values + j * n, n, dicts != items);
     }
     PyMem_Free(values);
     return r;
@@ -301,7 +329,10 @@ put_sequence(struct py_writer *w, PyObject *obj, PyObject *frozen, int tag)
     }
     py_writer_add_byte(w, (unsigned)tag);
     py_writer_add_size(w, (size_t)n);
-    r = put_column(w, items_of(frozen), n);
+    int shared = are_shared_tuples(w, &obj, 1);
+    w->under += shared;
+    r = put_inner(w, items_of(frozen), n, frozen != obj);
+    w->under -= shared;
     return r == 1 && !is_once && w->held > held + 1 ? all_new(w, &obj, 1) : r;
 }
 
@@ -326,8 +357,8 @@ put_dict(struct py_writer *w, PyObject *obj, PyObject *frozen)
     }
     py_writer_add_byte(w, TAG_DICT);
     py_writer_add_size(w, (size_t)n);
-    r = r == 1 ? put_column(w, items, n) : r;
-    r = r == 1 ? put_column(w, items + n, n) : r;
+    r = r == 1 ? put_inner(w, items, n, frozen != obj) : r;
+    r = r == 1 ? put_inner(w, items + n, n, frozen != obj) : r;
     if (items != few) {
         PyMem_Free(items);
     }
@@ -382,16 +413,30 @@ py_encode(struct cp_buf *out, PyObject *obj)
     return finish(&w, before, put_value(&w, obj));
 }
 
+static int
+put_run(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    size_t before = cp_buf_len(w->out);
+    int r = py_writer_reserve(w, 1 + SIZE_ROOM);
+    if (r == 1) {
+        py_writer_add_byte(w, TAG_RUN);
+        py_writer_add_size(w, (size_t)n);
+        r = put_column(w, items, n);
+    }
+    return finish(w, before, r);
+}
+
 int
 py_encode_run(struct cp_buf *out, PyObject *const *items, Py_ssize_t n)
 {
     struct py_writer w = {.out = out};
-    size_t before = cp_buf_len(out);
-    int r = py_writer_reserve(&w, 1 + SIZE_ROOM);
-    if (r == 1) {
-        py_writer_add_byte(&w, TAG_RUN);
-        py_writer_add_size(&w, (size_t)n);
-        r = put_column(&w, items, n);
-    }
-    return finish(&w, before, r);
+    return put_run(&w, items, n);
+}
+
+int
+py_encode_run_alone(struct cp_buf *out, PyObject *const *items, Py_ssize_t n,
+                    Py_ssize_t refs)
+{
+    struct py_writer w = {.out = out, .alone = true, .refs = refs};
+    return put_run(&w, items, n);
 }

@@ -22,4 +22,10 @@
 int py_encode(struct cp_buf *out, PyObject *obj);
 int py_encode_run(struct cp_buf *out, PyObject *const *items, Py_ssize_t n);
 
+/* The same; but 0 also where something may be shared with other runs, for which
+ * it matters: a list, a dict or a large object to which there may be other
+ * references. refs: how many references to each value the caller knows. */
+int py_encode_run_alone(struct cp_buf *out, PyObject *const *items,
+                        Py_ssize_t n, Py_ssize_t refs);
+
 #endif

@@ -7,6 +7,8 @@
 #include "value/encoder.h"
 #include "value/pickle.h"
 
+#include <string.h>
+
 /* py_run_clear() keeps the memory of up to so many slots. */
 #define KEEP_SLOTS 16384
 
@@ -73,6 +75,23 @@ py_run_fini(struct py_run *run)
     *run = (struct py_run){0};
 }
 
+int
+py_run_split(struct py_run *run, Py_ssize_t n, struct py_run *rest)
+{
+    CP_ASSERT(run->width == 0 && rest->used == 0);
+    Py_ssize_t more = run->n - n;
+    if (more <= 0) {
+        return 0;
+    }
+    if (py_run_reserve(rest, more) < 0) {
+        return -1;
+    }
+    memcpy(rest->slots, run->slots + n, (size_t)more * sizeof(PyObject *));
+    rest->n = rest->used = more;
+    run->n = run->used = n;
+    return 0;
+}
+
 PyObject *
 py_run_take_list(struct py_run *run)
 {
@@ -109,6 +128,16 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
         return -1;
     }
     return *list != NULL ? py_dumps(state, *list, out) : -1;
+}
+
+int
+py_run_put_alone(struct py_state *state, struct py_run *run, Py_ssize_t refs,
+                 struct cp_buf *out)
+{
+    CP_ASSERT(run->width == 0);
+    return atomic_load(&state->replaced)
+               ? 0
+               : py_encode_run_alone(out, run->slots, run->n, refs);
 }
 
 /* Fill the run from a list that no other thread can reach. */

@@ -40,6 +40,10 @@ void py_run_clear(struct py_run *run);
 /* Release the values and the memory. */
 void py_run_fini(struct py_run *run);
 
+/* Move all values but the first n to the empty run rest: 0, or -1 with
+ * MemoryError. */
+int py_run_split(struct py_run *run, Py_ssize_t n, struct py_run *rest);
+
 /* Move the values to a new list, which is returned; or NULL with an
  * exception. */
 PyObject *py_run_take_list(struct py_run *run);
@@ -49,6 +53,12 @@ PyObject *py_run_take_list(struct py_run *run);
  * reference; otherwise *list is NULL. May run Python code. */
 int py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
                PyObject **list);
+
+/* Append the run (of width 0) to out, if it shares nothing with other runs, and
+ * needs no pickle: 1; or 0; or -1 with an exception. refs: how many references
+ * to each value are known. Runs no Python code. */
+int py_run_put_alone(struct py_state *state, struct py_run *run,
+                     Py_ssize_t refs, struct cp_buf *out);
 
 /* Fill an empty run from bytes: 0, or -1 with an exception. n: how many values
  * there must be, -1: any number. rows: the run may get a width. May run Python

@@ -5,18 +5,16 @@
 
 #include "core/base/mem.h"
 
-/* From this many bytes on, a string or bytes object is worth pickle's memo,
- * which sends an object once however often it occurs: only one such object is
- * encoded here. */
-#define LARGE 256
-
 /* ---- encoding ---- */
 
-/* A size, and then the n bytes of a string or bytes object. */
+/* A size, and then the n bytes of a string or bytes object. A large object is
+ * worth pickle's memo, which sends an object once however often it occurs: only
+ * one such object is encoded here, unless it is known that it occurs once. */
 static int
-put_text(struct py_writer *w, const void *bytes, size_t size, size_t n)
+put_text(struct py_writer *w, PyObject *obj, const void *bytes, size_t size,
+         size_t n)
 {
-    if (n >= LARGE && w->large++ > 0) {
+    if (n >= LARGE && (w->alone ? py_writer_shares(w, obj) : w->large++ > 0)) {
         return 0;
     }
     if (py_writer_reserve(w, SIZE_ROOM + n) < 0) {
@@ -31,7 +29,7 @@ static int
 put_str(struct py_writer *w, PyObject *obj)
 {
     size_t size = (size_t)PyUnicode_GET_LENGTH(obj);
-    return put_text(w, PyUnicode_DATA(obj), size,
+    return put_text(w, obj, PyUnicode_DATA(obj), size,
                     size * (size_t)PyUnicode_KIND(obj));
 }
 
@@ -39,7 +37,7 @@ static int
 put_bytes(struct py_writer *w, PyObject *obj)
 {
     size_t n = (size_t)PyBytes_GET_SIZE(obj);
-    return put_text(w, PyBytes_AS_STRING(obj), n, n);
+    return put_text(w, obj, PyBytes_AS_STRING(obj), n, n);
 }
 
 /* The contents, without a tag. */

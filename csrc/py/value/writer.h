@@ -24,10 +24,25 @@ struct py_writer {
     size_t held;     /* tuples, lists and dicts, or columns of them, so far */
     Py_ssize_t keys; /* of dicts that are not in a column of dicts */
     struct py_seen seen;
+    bool alone;      /* leave what other objects may refer to, too, to pickle */
+    bool copied;     /* alone: a copy of the container refers to its values */
+    int under;       /* alone: how many tuples around have other references */
+    Py_ssize_t refs; /* alone: how many references to each value are ours */
 };
+
+/* From this many bytes on, it matters how often an object is sent. */
+#define LARGE 256
 
 /* A column was started, and one of its values is of another kind. */
 #define OTHER_KIND 2
+
+/* May there be another reference to the value that is being written? */
+static inline bool
+py_writer_shares(const struct py_writer *w, PyObject *obj)
+{
+    Py_ssize_t ours = w->depth <= 1 ? w->refs : 1 + w->copied;
+    return w->alone && (w->under > 0 || Py_REFCNT(obj) > ours);
+}
 
 static inline int
 py_writer_reserve(struct py_writer *w, size_t n)

@@ -167,12 +167,24 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
     return bytes;
 }
 
-/* Write the result into the scratch buffer; or if that fails, set *report to
+/* Write the result into the scratch buffer, and set the mark in *flags if the
+ * parent may choose the sizes of chunks and results share objects; or if that fails, set *report to
  * the body of an error answer. 0, or -1 with an exception where both fail. */
 static int
-pack_result(struct loop *loop, PyObject *result, bool listed, PyObject **report)
+pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
+            uint16_t *flags, PyObject **report)
 {
     PyObject *list = NULL;
+    bool listed = (task->flags & PY_LISTED) != 0;
+    if (result == NULL && (task->flags & PY_FIT) != 0) {
+        int alone =
+            py_run_put_alone(loop->state, &loop->run, 1, &loop->scratch);
+        if (alone == 1) {
+            return 0;
+        }
+        PyErr_Clear(); /* no memory: the next attempt tells */
+        *flags |= CP_MARK;
+    }
     int r = result != NULL
                 ? py_body_put(loop->state, result, &loop->scratch)
                 : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
@@ -264,8 +276,7 @@ do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
         report = pack_error(loop, func, &fatal);
         r = report != NULL ? 0 : -1;
     } else {
-        bool listed = (task->flags & PY_LISTED) != 0;
-        r = pack_result(loop, result, listed, &report);
+        r = pack_result(loop, task, result, &frame.flags, &report);
     }
     Py_XDECREF(func);
     Py_XDECREF(result);
