@@ -698,3 +698,53 @@ def test_what_a_replaced_pickler_refuses(tmp_path: Path) -> None:
 def test_the_stdlibs_pickler_is_not_taken_for_a_replaced_one() -> None:
     """Or everything would be slow."""
     assert not pickling.is_replaced()
+
+
+# Buffers
+
+
+class Block(bytes):
+    """Memory that is read-only, and pickles as numpy's read-only arrays do."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        if protocol >= 5:
+            return memoryview, (pickle.PickleBuffer(self),)
+        return bytearray, (bytes(self),)
+
+
+class Writable(bytearray):
+    """The same, of memory that may be written to."""
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return bytearray, (pickle.PickleBuffer(self) if protocol >= 5 else bytes(self),)
+
+
+def write_to(block: Any) -> bool:
+    try:
+        block[0] = 1
+    except TypeError:
+        return False
+    return True
+
+
+def make_block(_: object) -> Block:
+    return Block(b"abc")
+
+
+@pytest.mark.parametrize("many", [1, 20_000])
+@pytest.mark.parametrize("kind", [Block, Writable])
+def test_memory_arrives_as_writable_as_in_the_stdlib(pool: Any, kind: Any, many: int) -> None:
+    """In the stdlib read-only arrays arrive writable up to 3.13, since protocol 4 copies them."""
+    block = kind(b"abc" * many)
+    writable = not memoryview(ForkingPickler.loads(ForkingPickler.dumps(block))).readonly
+    assert pool.map(write_to, [block, block], 1) == [writable, writable]
+    assert pool.map(write_to, [block, block], 2) == [writable, writable]
+    assert pool.apply(write_to, ([block][0],)) == writable
+    assert pool.apply(write_to, (), {"block": block}) == writable
+    assert list(pool.imap(write_to, [block])) == [writable]
+
+
+def test_results_are_as_writable_as_in_the_stdlib(pool: Any) -> None:
+    writable = not memoryview(ForkingPickler.loads(ForkingPickler.dumps(make_block(0)))).readonly
+    for found in (pool.apply(make_block, (0,)), *pool.map(make_block, range(9), 3)):
+        assert write_to(found) == writable
