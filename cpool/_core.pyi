@@ -9,13 +9,15 @@ from typing_extensions import disjoint_base
 R = TypeVar("R", bound=Result)
 
 # How a task's items are applied; LISTED: the answer to one item stands for a list of one; FIT:
-# chunks may be of other sizes, by what items take.
+# chunks may be of other sizes, by what items take; TASKS: the items are the stdlib's task
+# tuples.
 MAP: int
 STAR: int
 MAP_ONE: int
 STAR_ONE: int
 LISTED: int
 FIT: int
+TASKS: int
 
 @final
 class Worker:

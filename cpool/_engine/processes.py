@@ -318,7 +318,7 @@ class Pool(_StdlibPool):
         tasks = self._guarded_task_generation(
             result._job, mapper, self._get_tasks(func, iterable, size)
         )
-        self._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
+        self._feed(result, None, tasks, 1, _core.MAP_ONE | _core.TASKS, -1)
         return result
 
     def _measure(

@@ -35,7 +35,7 @@ class TaskQueue:
             result = self._pool._cache[first[0]]
             tasks = itertools.chain([first], tasks)
         if isinstance(result, (_core.Result, _core.Stream)):
-            self._pool._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
+            self._pool._feed(result, None, tasks, 1, _core.MAP_ONE | _core.TASKS, -1)
         else:
             self._serve_stranger(result, tasks, set_length)
 
@@ -44,7 +44,7 @@ class TaskQueue:
     ) -> None:
         """Pass each item to the `_set` of a result of the stdlib's own class."""
         items: IMapIterator[Any] = IMapIterator(self._pool)
-        self._pool._feed(items, None, tasks, 1, _core.MAP_ONE, -1)
+        self._pool._feed(items, None, tasks, 1, _core.MAP_ONE | _core.TASKS, -1)
         self._pool._start_thread("cpool-passing-on", _pass_on, items, result, set_length)
 
     def qsize(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tasks
-from engine import DEADLINE, RemoteTraceback
+from engine import DEADLINE, Pool, RemoteTraceback, pool_module
 from gates import Diary, Gate
 
 CALLS: list[Any] = [
@@ -237,3 +237,21 @@ def test_a_blocked_apply_ends_with_its_own_task(
         return quick
 
     assert in_threads(work, range(2)) == ["held", 9]
+
+
+@pytest.mark.parametrize("items", [[], ["abc"], [(1, 2, abs, (3,), {})], [(i,) for i in range(50)]])
+@pytest.mark.parametrize("method", ["apply", "map", "starmap", "imap", "imap_unordered"])
+@pytest.mark.parametrize("cls", [Pool, pool_module.ThreadPool])
+def test_none_as_the_function(make_pool: Any, cls: Any, method: str, items: list[Any]) -> None:
+    """Items that look like the stdlib's own tasks are items as well."""
+    pool = make_pool(2, cls=cls)
+    calls = [getattr(pool, method)]
+    if not method.startswith("imap"):
+        calls.append(lambda *args: getattr(pool, f"{method}_async")(*args).get(DEADLINE))
+    for call in calls:
+        if not items and method != "apply":
+            assert list(call(None, items)) == []
+            continue
+        with pytest.raises(TypeError, match=r"^'NoneType' object is not callable$"):
+            list(call(None, items))
+    assert list(pool.map(abs, [-1, 2])) == [1, 2]

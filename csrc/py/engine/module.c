@@ -138,6 +138,7 @@ add_modes(PyObject *module)
                           < 0
                    || PyModule_AddIntConstant(module, "LISTED", PY_LISTED) < 0
                    || PyModule_AddIntConstant(module, "FIT", PY_FIT) < 0
+                   || PyModule_AddIntConstant(module, "TASKS", PY_TASKS) < 0
                ? -1
                : 0;
 }

@@ -5,6 +5,7 @@
 #include "job/wait.h"
 #include "task/call.h"
 #include "task/feed.h"
+#include "task/mode.h"
 #include "task/source.h"
 
 static bool
@@ -101,8 +102,8 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
         py_engine_attend(
             in->engine); /* this thread runs the program's code now */
     }
-    int r = py_feed_open(in, func == Py_None ? NULL : func, iterable, chunksize,
-                         mode, length);
+    int r = py_feed_open(in, (mode & PY_TASKS) != 0 ? NULL : func, iterable,
+                         chunksize, mode, length);
     if (r == 0) {
         r = in->source.iterator != NULL;
     }

@@ -53,7 +53,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     struct py_source *src = &in->source;
     in->chunksize = chunksize;
     src->length = length;
-    in->mode = mode & ~PY_FIT;
+    in->mode = mode & ~(PY_FIT | PY_TASKS);
     in->single_items =
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);

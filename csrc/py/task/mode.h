@@ -20,4 +20,7 @@
  * result if results share objects (CP_MARK). */
 #define PY_FIT 0x20u
 
+/* Of a submission: the items are the stdlib's own task tuples. */
+#define PY_TASKS 0x40u
+
 #endif
