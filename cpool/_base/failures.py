@@ -220,6 +220,16 @@ def terminated() -> BaseException:
     return PoolTerminated("the pool was terminated before this result came")
 
 
+def stopped(exc: BaseException) -> BaseException:
+    """For an iterator of results, which a StopIteration would end."""
+    error = RuntimeError(
+        f"a task, or the pickling of its item or result, raised {type(exc).__name__}, "
+        "which would end the iterator of results"
+    )
+    error.__cause__ = exc
+    return error
+
+
 def not_read() -> BaseException:
     return PoolError(
         "the pool was joined while the buffersize of this imap() was full of results that nobody"

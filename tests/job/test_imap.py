@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import types
-from typing import Any
+from typing import Any, NoReturn
 
 import engine
 import hypothesis
@@ -596,3 +596,68 @@ def test_a_closed_pool_is_reported_before_wrong_arguments(make_pool: Any, method
 def test_a_wrong_buffersize_is_refused(pool: Any, method: str, size: Any, error: Any) -> None:
     with pytest.raises(error):
         getattr(pool, method)(tasks.square, [1], buffersize=size)
+
+
+def stop_at_three(number: int) -> int:
+    if number == 3:
+        raise StopIteration("three")
+    return number
+
+
+class StopsOnArrival:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return stop_at_three, (3,)
+
+
+class StopsOnItsWay:
+    def __reduce__(self) -> NoReturn:
+        raise StopIteration
+
+
+def give_one_that_stops(number: int) -> Any:
+    return StopsOnArrival() if number == 3 else number
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("function", [stop_at_three, give_one_that_stops])
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_a_stop_iteration_does_not_end_the_iterator(
+    make_pool: Any, method: str, chunksize: int, function: Any
+) -> None:
+    """In the stdlib the items behind that one are missing, without a word."""
+    check_stopped(getattr(make_pool(1), method)(function, range(10), chunksize), chunksize)
+
+
+@pytest.mark.better
+@both
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_a_stop_iteration_of_a_thread(make_pool: Any, method: str, chunksize: int) -> None:
+    pool = make_pool(1, cls=engine.pool_module.ThreadPool)
+    check_stopped(getattr(pool, method)(stop_at_three, range(10), chunksize), chunksize)
+
+
+def check_stopped(results: Any, chunksize: int) -> None:
+    found: list[int] = []
+    with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
+        for item in results:
+            found.append(item)
+    assert type(caught.value.__cause__) is StopIteration
+    assert caught.value.__cause__.args == ("three",)
+    if chunksize == 1:
+        assert found + list(results) == [0, 1, 2, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.better
+@both
+def test_a_stop_iteration_of_an_item_does_not_end_the_iterator(pool: Any, method: str) -> None:
+    """Raised where the item is pickled."""
+    items = [1, StopsOnItsWay(), 2]
+    results = getattr(pool, method)(tasks.identity, items)
+    found: list[Any] = []
+    for _ in items:
+        try:
+            found.append(next(results))
+        except RuntimeError as error:
+            found.append(type(error.__cause__).__name__)
+    assert sorted(map(str, found)) == ["1", "2", "StopIteration"]

@@ -26,6 +26,21 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
 }
 
+/* The pending exception would end the iterator, as if there were no more items:
+ * raise an error that says so. */
+static void
+replace_stop(ResultObject *self)
+{
+    PyObject *stop = py_error_fetch();
+    PyObject *exc =
+        PyObject_CallMethod(self->state->failures, "stopped", "O", stop);
+    Py_DECREF(stop);
+    if (exc != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+    }
+}
+
 /* The item, or NULL with the exception of its task. Consumes r. */
 static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
@@ -41,6 +56,9 @@ item_take(ResultObject *self, struct cp_result *r)
         }
     }
     py_result_free(self, r);
+    if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
+        replace_stop(self);
+    }
     return item;
 }
 
