@@ -2,6 +2,8 @@
 #include "task/batch.h"
 
 #include "base/error.h"
+#include "task/func.h"
+#include "task/mode.h"
 #include "task/refs.h"
 #include "task/source.h"
 #include "value/body.h"
@@ -112,16 +114,25 @@ py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
     return r;
 }
 
-/* Encode the payload, or the run. 0, or -1 with an exception. */
+/* Encode the payload, or the run; and the callable, if pulling the items has
+ * changed it. 0, or -1 with an exception. */
 static int
-encode(struct py_state *state, struct py_batch *batch, PyObject *payload)
+encode(const struct py_input *in, struct py_batch *batch, unsigned *mode,
+       PyObject *payload)
 {
+    struct py_state *state = in->engine->state;
     PyObject *list = NULL;
     if (batch->encoded) {
         batch->encoded = false;
         return 0;
     }
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    int changed =
+        in->func_may_change ? py_func_put_changed(in, &batch->scratch) : 0;
+    if (changed < 0) {
+        return -1;
+    }
+    *mode |= changed ? PY_OWN_FUNC : 0;
     int r = payload != NULL
                 ? py_body_put(state, payload, &batch->scratch)
                 : py_run_put(state, &batch->run, &batch->scratch, &list);
@@ -140,7 +151,7 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return py_batch_fail_take(in, batch, index, Py_NewRef(in->func_error),
                                   false);
     }
-    if (encode(in->engine->state, batch, payload) < 0) {
+    if (encode(in, batch, &mode, payload) < 0) {
         return py_batch_fail(in, batch, index, false);
     }
     batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),

@@ -78,6 +78,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     in->may_resize =
         (mode & PY_FIT) != 0 && !in->single_items && in->func_error == NULL
         && (in->engine->threads || (in->job->func->flags & CP_KEEP) != 0);
+    in->func_may_change = func != NULL && !src->plain && !in->engine->threads
+                          && in->func_error == NULL
+                          && (in->job->func->flags & CP_KEEP) == 0;
     enum py_results results = py_func_results(in);
     if (!in->engine->threads) {
         in->may_resize &= results != PY_RESULTS_SHARE;

@@ -5,6 +5,8 @@
 #include "value/pickle.h"
 #include "value/replaced.h"
 
+#include <string.h>
+
 /* Does it pickle as a name, so that one unpickled object can serve all tasks?
  * 1, 0, or -1 with an exception. */
 static int
@@ -83,6 +85,29 @@ keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)
         cp_func_close(engine->pool, old_core);
     }
     Py_XDECREF(old);
+}
+
+int
+py_func_put_changed(const struct py_input *in, struct cp_buf *out)
+{
+    const struct cp_func *sent = in->job->func;
+    struct cp_buf buf = {0};
+    int immutable, r = 0;
+    if (dump_func(in->engine->state, in->func, &buf, &immutable) < 0) {
+        cp_buf_fini(&buf);
+        return -1;
+    }
+    uint64_t len = cp_buf_len(&buf);
+    if (len != sent->len || memcmp(cp_buf_head(&buf), sent->bytes, len) != 0) {
+        r = 1;
+        if (cp_buf_put(out, &len, sizeof(len)) != 0
+            || cp_buf_put(out, cp_buf_head(&buf), len) != 0) {
+            (void)PyErr_NoMemory();
+            r = -1;
+        }
+    }
+    cp_buf_fini(&buf);
+    return r;
 }
 
 enum py_results

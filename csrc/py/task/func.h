@@ -1,6 +1,8 @@
 /*
  * Giving a job its callable. The callable is pickled once per job; and only
- * once for several jobs in a row, where it pickles as a name. [attached]
+ * once for several jobs in a row, where it pickles as a name. But where pulling
+ * items runs code, which may change its state, it is pickled for each task.
+ * [attached]
  */
 #ifndef PY_FUNC_H
 #define PY_FUNC_H
@@ -11,6 +13,11 @@
  * the failure of each task (in->func_error). 0, or -1 with MemoryError or an
  * interrupt. Runs Python code. */
 int py_func_set(struct py_input *in, PyObject *func);
+
+/* Pickle the callable again, and append a body's beginning to out, if it is
+ * another than the job's now: 1, and the task is PY_OWN_FUNC; 0 if it is the
+ * same; or -1 with an exception. Runs Python code. */
+int py_func_put_changed(const struct py_input *in, struct cp_buf *out);
 
 /* What is known of the results of the job's callable. */
 enum py_results py_func_results(const struct py_input *in);

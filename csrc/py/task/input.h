@@ -35,11 +35,12 @@ struct py_input {
     Py_ssize_t map_chunksize; /* the chunksize that the map was called with */
     uint64_t index;           /* of the next task */
     unsigned mode;
-    char single_items;  /* a task is one item, and its result is not a list */
-    char may_resize;    /* chunks may have other sizes than chunksize */
-    char was_resizable; /* chunks of other sizes were sent to processes */
-    char probes;        /* until the first result, chunks have one item */
-    char blocking;      /* the thread of the call waits, and feeds meanwhile */
+    char single_items;    /* a task is one item, and its result is not a list */
+    char func_may_change; /* pulling items may change the callable */
+    char may_resize;      /* chunks may have other sizes than chunksize */
+    char was_resizable;   /* chunks of other sizes were sent to processes */
+    char probes;          /* until the first result, chunks have one item */
+    char blocking; /* the thread of the call waits, and feeds meanwhile */
 };
 
 #endif

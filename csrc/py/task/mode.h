@@ -23,4 +23,8 @@
 /* Of a submission: the items are the stdlib's own task tuples. */
 #define PY_TASKS 0x40u
 
+/* Of a task: it has a callable of its own. The body begins with the length of
+ * its pickle in 8 bytes, and the pickle. */
+#define PY_OWN_FUNC 0x80u
+
 #endif

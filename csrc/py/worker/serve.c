@@ -105,6 +105,22 @@ load_func(struct loop *loop, uint32_t slot)
     return func;
 }
 
+/* The callable of a task, which is taken off its body then, if it has one of
+ * its own: a new reference, or NULL with an exception. */
+static PyObject *
+func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
+{
+    uint64_t len;
+    if ((task->flags & PY_OWN_FUNC) == 0) {
+        return load_func(loop, task->arg);
+    }
+    memcpy(&len, *body, sizeof(len));
+    const uint8_t *bytes = *body + sizeof(len);
+    *body = bytes + len;
+    task->len -= sizeof(len) + len;
+    return py_loads(loop->state, bytes, (size_t)len);
+}
+
 /* Run the task: 0, and its result is *result, or loop->run where *result is
  * NULL; or -1 with the exception that is the answer. */
 static int
@@ -258,7 +274,7 @@ end_process(struct loop *loop, int r, PyObject *fatal)
 
 /* One task: 0, a core code, or -1 with the exception that ends the process. */
 static int
-do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
+do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
 {
     struct cp_frame frame = {.kind = CP_RESULT, .seq = task->seq};
     PyObject *result = NULL, *report = NULL, *fatal = NULL;
@@ -266,7 +282,7 @@ do_task(struct loop *loop, const struct cp_frame *task, const uint8_t *body)
         loop->now = cp_now();
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
-    PyObject *func = load_func(loop, task->arg);
+    PyObject *func = func_of(loop, task, &body);
     int r = func != NULL ? run_task(loop, task, body, func, &result) : -1;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
     bool is_copy = loop->state->forked > 0; /* the task forked; not a worker */
