@@ -700,6 +700,23 @@ def test_the_stdlibs_pickler_is_not_taken_for_a_replaced_one() -> None:
     assert not pickling.is_replaced()
 
 
+class LacksMemory:
+    pickled = 0
+
+    def __call__(self, _: object) -> None: ...
+
+    def __reduce__(self) -> str:
+        LacksMemory.pickled += 1
+        raise MemoryError
+
+
+def test_without_memory_a_callable_is_not_pickled_by_value(pool: Any) -> None:
+    LacksMemory.pickled = 0
+    with pytest.raises(MemoryError):
+        pool.map(LacksMemory(), [1])
+    assert LacksMemory.pickled == 1
+
+
 # Buffers
 
 

@@ -35,8 +35,8 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         return 0;
     }
     *immutable = 0;
-    if (py_error_is_interrupt()) {
-        return -1;
+    if (py_error_is_interrupt() || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1; /* no reason to pickle by value, which takes more memory */
     }
     PyObject *exc = py_error_fetch();
     PyObject *bytes =
