@@ -6,7 +6,7 @@
 #ifndef PY_BASE_ENGINE_H
 #define PY_BASE_ENGINE_H
 
-#include "base/state.h"
+#include "base/name.h"
 
 #include "core/pool/pool.h"
 
@@ -21,9 +21,10 @@ typedef struct {
     struct cp_pool *pool; /* NULL after it was released */
     PyObject *owner;      /* weak reference to the Python pool */
     PyObject *cache;      /* the Python pool's _cache */
-    /* The callable that was pickled last, if it is immutable. Both are guarded
-     * by the engine's critical section. */
+    /* The callable that was pickled last, if it is immutable, and where it was
+     * found. All are guarded by the engine's critical section. */
     PyObject *last_func;
+    struct py_name last_name; /* all zero: it is pickled each time */
     struct cp_func *last_func_core;
     char last_results; /* what its results were, an enum py_results; likewise */
     _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */

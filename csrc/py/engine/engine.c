@@ -75,6 +75,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->owner);
     Py_VISIT(self->cache);
     Py_VISIT(self->last_func);
+    Py_VISIT(self->last_name.module);
     Py_VISIT(self->init_error);
     return 0;
 }
@@ -86,6 +87,7 @@ engine_clear(PyObject *op)
     Py_CLEAR(self->owner);
     Py_CLEAR(self->cache);
     Py_CLEAR(self->last_func);
+    py_name_clear(&self->last_name);
     Py_CLEAR(self->init_error);
     return 0;
 }

@@ -54,13 +54,16 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
     return r != 0 ? -1 : 0;
 }
 
-/* Give the job the callable that was pickled last, if that is func. */
+/* Give the job the callable that was pickled last, if that is func, and pickle
+ * would find func again. */
 static bool
 set_seen(EngineObject *engine, struct cp_job *job, PyObject *func)
 {
     bool seen;
     Py_BEGIN_CRITICAL_SECTION(engine);
-    seen = engine->last_func == func;
+    /* Of a plain name, so that no Python code runs. */
+    seen =
+        engine->last_func == func && py_name_leads_to(&engine->last_name, func);
     if (seen) {
         cp_job_set_func(job, engine->last_func_core);
     }
@@ -74,17 +77,27 @@ keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)
 {
     PyObject *old;
     struct cp_func *old_core;
+    struct py_name name = {0}, old_name;
+    py_name_find(&name, func);
+    if (!name.plain) {
+        py_name_clear(&name);
+    }
     Py_BEGIN_CRITICAL_SECTION(engine);
     old = engine->last_func;
     old_core = engine->last_func_core;
+    old_name = engine->last_name;
     engine->last_func = Py_NewRef(func);
     engine->last_func_core = core;
-    engine->last_results = PY_RESULTS_NEW;
+    engine->last_name = name;
+    if (old != func) {
+        engine->last_results = PY_RESULTS_NEW;
+    }
     Py_END_CRITICAL_SECTION();
     if (old_core != NULL) {
         cp_func_close(engine->pool, old_core);
     }
     Py_XDECREF(old);
+    py_name_clear(&old_name);
 }
 
 int

@@ -3,12 +3,13 @@
  * of the process.
  *
  * While the loop waits, it holds no arguments and no result of a task. A global
- * function is unpickled once; any other callable is unpickled again for each
+ * function is unpickled once, as long as its name leads to it; any other callable is unpickled again for each
  * task, so that state that one task changes does not reach the next.
  */
 #include "worker/serve.h"
 
 #include "base/error.h"
+#include "base/name.h"
 #include "task/call.h"
 #include "task/mode.h"
 #include "value/body.h"
@@ -22,8 +23,9 @@
 
 /* A callable that the parent has sent. */
 struct func_entry {
-    PyObject *object; /* if it was unpickled and is kept */
-    uint8_t *bytes;   /* its pickle */
+    PyObject *object;    /* if it was unpickled and is kept */
+    struct py_name name; /* where it was found */
+    uint8_t *bytes;      /* its pickle */
     size_t len;
     bool keep; /* CP_KEEP */
 };
@@ -58,6 +60,7 @@ static void
 entry_clear(struct func_entry *entry)
 {
     Py_CLEAR(entry->object);
+    py_name_clear(&entry->name);
     PyMem_RawFree(entry->bytes);
     memset(entry, 0, sizeof(*entry));
 }
@@ -96,10 +99,17 @@ load_func(struct loop *loop, uint32_t slot)
     CP_ASSERT(slot < loop->n_funcs && loop->funcs[slot].bytes != NULL);
     struct func_entry *entry = &loop->funcs[slot];
     if (entry->object != NULL) {
-        return Py_NewRef(entry->object);
+        PyObject *kept = Py_NewRef(entry->object);
+        if (py_name_leads_to(&entry->name, kept)) {
+            return kept;
+        }
+        Py_DECREF(kept);
+        Py_CLEAR(entry->object);
+        py_name_clear(&entry->name);
     }
     PyObject *func = py_loads(loop->state, entry->bytes, entry->len);
     if (func != NULL && entry->keep) {
+        py_name_find(&entry->name, func);
         entry->object = Py_NewRef(func);
     }
     return func;

@@ -1,0 +1,28 @@
+/*
+ * Objects that pickle as a name, such as functions of a module: does the name
+ * still lead to the object? A module that is reloaded has other objects by the
+ * same names, and pickle would find those. [attached]
+ */
+#ifndef PY_NAME_H
+#define PY_NAME_H
+
+#include "base/state.h"
+
+/* Where an object was found. All zero: nothing is known. */
+struct py_name {
+    PyObject *module_name, *module;
+    PyObject *name; /* its qualified name in the module */
+    bool plain;     /* the name has no dot, and the module is a plain one */
+};
+
+/* Find out where obj is by its name; what is not found leaves the struct all
+ * zero. Runs Python code. */
+void py_name_find(struct py_name *name, PyObject *obj);
+
+/* Does the name lead to obj now? Runs Python code, unless the name is plain. An
+ * error counts as no. */
+bool py_name_leads_to(const struct py_name *name, PyObject *obj);
+
+void py_name_clear(struct py_name *name);
+
+#endif
