@@ -112,8 +112,9 @@ STEPS = [
               feed_one                  py/task/feed.c
                 py_source_next_chunk    py/task/source.c
                 py_batch_add_task       py/task/batch.c
-                  py_run_put            py/value/run.c
-                    py_encode_run       py/value/encoder.c
+                  encode                py/task/batch.c
+                    py_run_put          py/value/run.c
+                      py_encode_run     py/value/encoder.c
                   cp_task_new_take      core/link/task.c
               py_batch_flush            py/task/batch.c
         """,
@@ -169,7 +170,8 @@ STEPS = [
         """
         do_task                 py/worker/serve.c
           cp_serve_begin        core/link/serve.c
-          load_func             py/worker/serve.c
+          func_of               py/worker/serve.c
+            load_func           py/worker/serve.c
           run_task              py/worker/serve.c
             py_run_get          py/value/run.c
               py_decode_run     py/value/decoder.c
