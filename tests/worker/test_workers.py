@@ -16,6 +16,7 @@ from multiprocessing import connection, util
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import scripts
 import tasks
@@ -697,3 +698,32 @@ def test_a_replaced_exit_is_called_and_nothing_runs_on(tmp_path: Path, how: str,
     assert found[:3] == ["[4, 3, 2, 1]", "lost", "7"]
     assert set(eval(found[3])) <= {0, 7}
     assert found[4:] == ["True"]
+
+
+LARGE = 60_000_000
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+@pytest.mark.parametrize("method", ["apply", "map", "imap"])
+def test_no_large_memory_is_kept_when_the_answer_is_out(
+    make_pool: Any, kind: Any, method: str
+) -> None:
+    """Neither by an idle worker nor by the parent."""
+    pool = make_pool(1)
+    call: Any = getattr(pool, method)
+    processes = [psutil.Process(), psutil.Process(pool.apply(os.getpid))]
+    before = [process.memory_info().rss for process in processes]
+    found = call(kind, (LARGE,) if method == "apply" else [LARGE])
+    assert len(found if method == "apply" else next(iter(found))) == LARGE
+    del found
+    for process, least in zip(processes, before, strict=True):
+        eventually(lambda p=process, n=least: p.memory_info().rss < n + LARGE / 3)  # type: ignore[misc]
+
+
+def test_no_large_argument_is_kept_when_the_answer_is_out(make_pool: Any) -> None:
+    pool = make_pool(1)
+    process = psutil.Process(pool.apply(os.getpid))
+    before = process.memory_info().rss
+    for _ in range(2):
+        assert pool.map(len, [bytes(LARGE)]) == [LARGE]
+        eventually(lambda: process.memory_info().rss < before + LARGE / 3)

@@ -312,6 +312,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         r = answer_task(loop, &frame, report, fatal != NULL);
         r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
+    cp_buf_reset(&loop->scratch, KEEP_SCRATCH); /* the worker may idle now */
     Py_XDECREF(report);
     Py_XDECREF(fatal);
     return r;
