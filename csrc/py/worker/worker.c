@@ -214,11 +214,13 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     state->forked = -1; /* our at-fork hook ignores this fork */
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
+        pid_t worker_pid = getpid();
         PyOS_AfterFork_Child();
         if (crowded) {
             unlock_objects();
         }
-        state->forked = 0;
+        /* A hook of the program may have forked and returned in both. */
+        state->forked = getpid() == worker_pid ? 0 : 1;
         if (cp_serve_init(serve, w) != 0) {
             _exit(
                 1); /* an exception would run the caller's code in the child */
@@ -413,6 +415,14 @@ worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
                          : NULL;
 }
 
+/* Has code of the program forked and returned in both processes, so that this one
+ * is a copy of the worker? The copy says nothing to the parent. */
+static bool
+is_copy(const WorkerObject *self)
+{
+    return self->state->forked > 0;
+}
+
 static void
 set_sigint_blocked(bool blocked)
 {
@@ -441,8 +451,11 @@ exit_if_interrupted(void)
  * call Ctrl-C is blocked. In C, since in Python a signal handler can run
  * between any two lines. */
 static PyObject *
-worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
+worker_interruptible(PyObject *op, PyObject *work)
 {
+    if (is_copy((WorkerObject *)op)) {
+        return PyLong_FromLong(0);
+    }
     set_sigint_blocked(false);
     PyObject *result = PyObject_CallNoArgs(work);
     set_sigint_blocked(true);
@@ -466,6 +479,9 @@ worker_report_init_error(PyObject *op, PyObject *arg)
 {
     struct cp_serve *serve = serving((WorkerObject *)op);
     Py_buffer view;
+    if (is_copy((WorkerObject *)op)) {
+        Py_RETURN_NONE;
+    }
     if (serve == NULL || PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -482,7 +498,8 @@ static PyObject *
 worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     struct cp_worker *w = ((WorkerObject *)op)->worker;
-    return PyBool_FromLong(cp_common_claim_failure(w->common));
+    return PyBool_FromLong(!is_copy((WorkerObject *)op)
+                           && cp_common_claim_failure(w->common));
 }
 
 static PyObject *
