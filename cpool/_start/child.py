@@ -153,7 +153,7 @@ def _initialize(
         initializer(*initargs)
     except BaseException as exc:
         worker.report_init_error(failures.pack_error(exc, None))
-        if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
+        if not issubclass(type(exc), KeyboardInterrupt) and worker.is_first_failure():
             text = failures.traceback_of(exc)
             sys.stderr.write(f"cpool: the initializer raised in a worker:\n{text}")
         raise SystemExit(1) from None

@@ -59,6 +59,158 @@ class Recursive(Exception):
         self.args = (self,)
 
 
+class Text(str):
+    """A string that no other process can have, and that raises where it is used."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError
+
+    def __str__(self) -> NoReturn:
+        raise TypeError
+
+    def __format__(self, _: str) -> NoReturn:
+        raise TypeError
+
+    def __eq__(self, _: object) -> NoReturn:
+        raise TypeError
+
+    __hash__ = str.__hash__
+
+
+class TextOfItsOwn(Exception):
+    def __str__(self) -> str:
+        return Text("its text")
+
+    __repr__ = __str__
+
+
+TextOfItsOwn.__qualname__ = Text("TextOfItsOwn")
+
+
+class ExitsInText(Exception):
+    def __str__(self) -> str:
+        sys.exit(3)
+
+    __repr__ = __str__
+
+
+class InterruptsInText(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+
+
+class ExitsInArguments(Exception):
+    def __init__(self, *_: Any) -> None:
+        super().__init__(ExitsInText())
+
+
+class EndsInText(BaseException):
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+
+class ExitsInAttributes(Exception):
+    """Its attributes are code that raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__reduce__", "__reduce_ex__", "__dict__"):
+            return super().__getattribute__(name)
+        sys.exit(4)
+
+
+class ExitsInClass(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        sys.exit(4)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExitsInClass, ()
+
+
+class ExitsOnLeaving(Exception):
+    def __reduce__(self) -> NoReturn:
+        sys.exit(5)
+
+
+class OddCode(SystemExit):
+    code = property(lambda self: sys.exit(6))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("cls", "arrives_as"),
+    [
+        (TextOfItsOwn, TextOfItsOwn),
+        (ExitsInText, ExitsInText),
+        (InterruptsInText, InterruptsInText),
+        (ExitsInArguments, ExitsInArguments),
+        (ExitsInAttributes, ExitsInAttributes),
+        (ExitsInClass, ExitsInClass),
+        (ExitsOnLeaving, MaybeEncodingError),
+    ],
+)
+def test_code_of_an_exception_does_not_cost_the_worker(
+    make_pool: Any, capfd: pytest.CaptureFixture[str], cls: Any, arrives_as: Any, method: str
+) -> None:
+    """The stdlib's pool loses the worker to what is no Exception, and then hangs."""
+    pool = make_pool(1, context=multiprocessing.get_context(method))
+    [worker] = pool._pool
+    results = [
+        pool.apply_async(tasks.make_and_raise, (cls,)),
+        pool.map_async(tasks.make_and_raise, [cls]),
+        pool.map_async(tasks.make_and_raise, [cls] * 3, 3),
+    ]
+    assert [type(failure(result)) for result in results] == [arrives_as] * 3
+    with pytest.raises(arrives_as):
+        next(pool.imap(tasks.make_and_raise, [cls]))
+    assert pool._pool == [worker]
+    whole_again(pool, 1)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("cls", [EndsInText, OddCode])
+def test_code_of_an_exception_that_ends_the_worker(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1)
+    assert type(failure(pool.apply_async(tasks.make_and_raise, (cls,)))) is cls
+    whole_again(pool, 1)
+
+
+class ExitsInRepr:
+    """A result that cannot be sent, nor shown."""
+
+    def __reduce__(self) -> NoReturn:
+        raise LookupError
+
+    def __repr__(self) -> str:
+        sys.exit(7)
+
+
+class ShowsItsOwnText(ExitsInRepr):
+    def __repr__(self) -> str:
+        return Text("its text")
+
+
+@pytest.mark.parametrize("cls", [ExitsInRepr, ShowsItsOwnText])
+def test_code_of_a_result_does_not_cost_the_worker(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    for result in (pool.apply_async(cls), pool.starmap_async(cls, [()] * 3, 3)):
+        error = failure(result)
+        assert type(error) is MaybeEncodingError
+        assert "LookupError" in error.exc
+    assert pool._pool == [worker]
+
+
+@pytest.mark.parametrize("cls", [TextOfItsOwn, ExitsInText, ExitsInAttributes, ExitsInClass])
+def test_code_of_an_initializers_exception(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1, tasks.make_and_raise, (cls,))
+    error = failure(pool.apply_async(abs, (1,)))
+    assert type(error) is errors.InitializerError
+    assert type(error.__cause__) is cls
+
+
 def overflow() -> None:
     overflow()
 
