@@ -14,8 +14,16 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
+from types import (
+    BuiltinMethodType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 
 from ..errors import (
     InitializerError,
@@ -195,6 +203,12 @@ def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
     return _summary(error, "") + pickle.dumps(error)
 
 
+def _describe(exc: BaseException) -> str:
+    """The repr() of an exception, where that is no code of the program's."""
+    shown = [repr(a) if type(a) in (str, int) else object.__repr__(a) for a in _args_of(exc)]
+    return f"{_name_of_type(type(exc))}({', '.join(shown)})"
+
+
 def unpack_error(data: memoryview) -> BaseException:
     """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
     try:
@@ -208,9 +222,9 @@ def unpack_error(data: memoryview) -> BaseException:
         if issubclass(type(error), BaseException):  # isinstance() would call the object's code
             found: BaseException = error
             return found
-        reason: object = f"it unpickles as {type(error).__name__}"
+        reason = f"it unpickles as {type(error).__name__}"
     except Exception as exc:
-        reason = _safe_repr(exc)
+        reason = _describe(exc)
     remote = RemoteError(
         f"{name}: {message} (raised in a worker; it cannot be rebuilt here: {reason})", name, args
     )
@@ -218,12 +232,50 @@ def unpack_error(data: memoryview) -> BaseException:
     return remote
 
 
+_mro_of: Any = vars(type)["__mro__"].__get__
+_names_in: Any = vars(type)["__dict__"].__get__
+_IN_C = (GetSetDescriptorType, MemberDescriptorType)
+
+
+def _read_in_c(obj: object, name: str) -> Any:
+    """An attribute of an object, or None where it is not certain that no Python code runs."""
+    for cls in _mro_of(type(obj)):
+        getter = _names_in(cls).get(name)
+        if getter is not None:
+            try:
+                return getter.__get__(obj) if type(getter) in _IN_C else None
+            except Exception:  # a slot that is empty
+                return None
+    return None
+
+
 def _name_of(func: object) -> str:
-    module = getattr(func, "__module__", None)
-    name = getattr(func, "__qualname__", None)
-    if not isinstance(name, str):
-        return _safe_repr(func)
-    return f"{module}.{name}" if module not in (None, "builtins", "__main__") else name
+    """How messages name a callable. The program's code does not run: it might raise, or hang."""
+    kind = type(func)
+    if kind is MethodType:
+        return _name_of(_read_in_c(func, "__func__"))
+    if kind is partial:
+        return f"functools.partial({_name_of(_read_in_c(func, 'func'))})"
+    if issubclass(kind, type):
+        return _full_name_of_type(func)  # type: ignore[arg-type]
+    if kind is BuiltinMethodType:
+        owner = _read_in_c(func, "__self__")
+        name = _plain(_read_in_c(func, "__name__"))
+        if owner is None or type(owner) is ModuleType:
+            return _join(_read_in_c(func, "__module__"), name)
+        cls = owner if issubclass(type(owner), type) else type(owner)
+        return f"{_name_of_type(cls)}.{name}"
+    own = _read_in_c(func, "__dict__")  # functools.wraps() puts the names there
+
+    def read(place: str) -> Any:
+        found = _read_in_c(func, place)
+        return dict.get(own, place) if found is None and own is not None else found
+
+    for place in "__qualname__", "__name__":
+        name = read(place)
+        if issubclass(type(name), str):
+            return _join(read("__module__"), _plain(name))
+    return object.__repr__(func)
 
 
 def _how_it_ended(exitcode: int) -> str:
@@ -277,8 +329,10 @@ class Unretrieved:
     """The object that `sys.unraisablehook` gets for an error that nobody retrieved."""
 
     def __init__(self, result: object, func: object, exc: BaseException) -> None:
-        remote = "" if exc.__cause__ is None else str(exc.__cause__)
-        self.text = f"{result!r} of {_name_of(func)}: exception was never retrieved{remote}"
+        cause = _cause_of(exc)
+        remote = str(cause) if type(cause) is stdlib.RemoteTraceback else ""
+        shown = f"{object.__repr__(result)} of {_name_of(func)}"
+        self.text = f"{shown}: exception was never retrieved{remote}"
 
     def __repr__(self) -> str:
         return self.text
