@@ -21,6 +21,7 @@ typedef struct {
     PyObject_HEAD
     struct py_state *state;
     struct cp_worker *worker;
+    struct py_depth depth; /* at which it starts, if it is forked */
     struct cp_pool
         *pool; /* a reference; NULL in a worker process that was not forked */
 } WorkerObject;
@@ -37,7 +38,8 @@ raise_terminated(struct py_state *state)
 }
 
 PyObject *
-py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
+py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget,
+              struct py_depth depth)
 {
     WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
     if (self == NULL) {
@@ -45,6 +47,7 @@ py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
     }
     self->state = state;
     self->worker = NULL;
+    self->depth = depth;
     self->pool = NULL;
     int r = cp_pool_new_worker(pool, budget, &self->worker);
     if (r != 0) {
@@ -215,6 +218,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
         pid_t worker_pid = getpid();
+        py_depth_start_at(self->depth); /* first: hooks are calls, too */
         PyOS_AfterFork_Child();
         if (crowded) {
             unlock_objects();
