@@ -30,7 +30,7 @@ class Surroundings:
         numpy = getattr(sys.modules.get("numpy"), "__dict__", {})
         self._numpy_errors: Any = None
         if "geterrobj" in numpy and "seterrobj" in numpy:
-            self._numpy_errors = numpy["geterrobj"]()
+            self._numpy_errors = list(numpy["geterrobj"]())  # seterr() changes that list
 
     def run(self, func: Callable[..., None], *args: Any) -> None:
         """Call func in a forked worker."""
