@@ -3,6 +3,10 @@
  * the core knows the state of the process afterwards: Popen
  * (cpool/_start/popen.py) asks here.
  */
+#include <pyconfig.h>
+#ifdef Py_GIL_DISABLED
+#    define Py_BUILD_CORE_MODULE 1 /* for the interpreter's locks */
+#endif
 #include "worker/worker.h"
 
 #include "base/error.h"
@@ -10,6 +14,10 @@
 
 #include "core/base/clock.h"
 #include "core/os/fd.h"
+
+#ifdef Py_GIL_DISABLED
+#    include "internal/pycore_interp.h" // stoptheworld
+#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -178,6 +186,35 @@ unlock_frozen(void)
     PyErr_Clear(); /* no memory: the child will fail soon anyway */
 }
 
+/* In a forked child, before any code of the interpreter runs: unlock those locks
+ * of the interpreter that a thread of the parent may have held. At the fork the
+ * world is stopped: every other thread is at a safe point. Of its locks,
+ *
+ * - the interpreter resets itself what lies in the runtime, and the queues of
+ *   reference counts and of memory to be freed (PyOS_AfterFork_Child);
+ * - most others are held only where a thread cannot stop: dicts' keys, weak
+ *   references, interned strings, code;
+ * - critical sections (types, warnings) are left when a thread stops, but may have
+ *   been handed on, as with objects (see unlock_objects());
+ * - a thread that wants to stop the world itself, for a garbage collection, has
+ *   locked stoptheworld.mutex and waits for us to start the world. In the child it
+ *   waits no more, and whoever stops the world there would wait for it, for ever:
+ *   unlock_objects(), and any garbage collection.
+ *
+ * All of them can be reset: the one thread of the child never returns to code that
+ * holds one. */
+static void
+unlock_interpreter(void)
+{
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    interp->stoptheworld.mutex._bits = 0;
+    interp->types.mutex._bits = 0;
+#    if PY_VERSION_HEX < 0x030E0000
+    interp->warnings.mutex._bits = 0;
+    interp->codecs.search_path_mutex._bits = 0;
+#    endif
+}
+
 /* In a forked child, unlock all objects. A thread releases its locks when it
  * stops for the fork; but a lock may have been handed on to a thread that
  * waited for it, and that does not exist in the child: the next thread that
@@ -193,6 +230,7 @@ unlock_objects(void)
 }
 #else
 #    define has_other_threads() false
+#    define unlock_interpreter() ((void)0)
 #    define unlock_objects() ((void)0)
 #endif
 
@@ -219,6 +257,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (pid == 0) {
         pid_t worker_pid = getpid();
         py_depth_start_at(self->depth); /* first: hooks are calls, too */
+        unlock_interpreter();
         PyOS_AfterFork_Child();
         if (crowded) {
             unlock_objects();
