@@ -16,7 +16,7 @@
 #include "core/os/fd.h"
 
 #ifdef Py_GIL_DISABLED
-#    include "internal/pycore_interp.h" // stoptheworld
+#    include <internal/pycore_interp.h> // stoptheworld
 #endif
 
 #include <errno.h>
