@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ import scripts
 import tasks
 from checks import failure, whole_again
 from engine import DEADLINE, MaybeEncodingError, RemoteTraceback
-from gates import Diary, Gate, eventually, gone, kill_all
+from gates import Diary, Gate, all_gone, eventually, gone, kill_all
 
 pytestmark = pytest.mark.better
 
@@ -587,6 +588,48 @@ def test_a_worker_ended_by_an_exception_waits_for_no_thread(
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
     interrupt_until_gone(pid)
     whole_again(pool, 1)
+
+
+HELD_UP: dict[str, Callable[[Gate, Any], object]] = {
+    "thread": lambda gate, queue: threading.Thread(target=gate.wait).start(),
+    "queue": lambda gate, queue: queue.put(bytes(1_000_000)),  # nobody reads
+    "exit handler": lambda gate, queue: util.Finalize(None, gate.wait, exitpriority=100),
+}
+
+_queue: Any = None  # a worker inherits it
+
+
+def exit_slowly_on_sigterm(gate: Gate, how: str) -> int:
+    """From now on SIGTERM ends this process, and something holds its exit up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    HELD_UP[how](gate, _queue)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("item", [1, bytes(200_000)], ids=["small", "big"])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("how", HELD_UP)
+def test_a_worker_that_breaks_off_between_tasks_and_does_not_exit(
+    make_pool: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str, size: int, item: Any
+) -> None:
+    """It is given no more tasks, although the process lives on."""
+    queue = multiprocessing.get_context("fork").Queue()
+    monkeypatch.setattr(sys.modules[__name__], "_queue", queue)
+    pool = make_pool(size)
+    pid = pool.apply_async(exit_slowly_on_sigterm, (gate, how)).get(DEADLINE)
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(3):
+        results = [pool.apply_async(tasks.identity, (item,)) for _ in range(10)]
+        assert [result.get(DEADLINE) for result in results] == [item] * 10
+        assert list(pool.imap(tasks.identity, [item] * 10)) == [item] * 10
+    assert pid not in pool.map(tasks.pid, range(20), 1)
+    assert not gone(pid)
+    gate.open()
+    if how == "queue":
+        os.kill(pid, signal.SIGKILL)
+    all_gone([pid])
+    whole_again(pool, size)
+    queue.close()
 
 
 def exit_in_a_thread() -> None:

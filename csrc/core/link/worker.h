@@ -26,6 +26,9 @@ struct cp_worker_ops {
                       struct cp_result *result, int64_t ns);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
+    /* The worker takes no more tasks: those that it has not claimed have to be
+     * recalled. */
+    void (*on_leave)(struct cp_worker *w);
     /* A big callable is written, or never will be: drop its reference. */
     void (*on_func_sent)(struct cp_worker *w, struct cp_func *func);
 };

@@ -123,8 +123,10 @@ bool
 cp_plan_is_awaited(const struct cp_worker *w)
 {
     return w->in_flight > 0
-           || atomic_load_explicit(&w->row->got, memory_order_relaxed)
-                  < atomic_load_explicit(&w->row->sent, memory_order_relaxed);
+           || (!w->exiting
+               && atomic_load_explicit(&w->row->got, memory_order_relaxed)
+                      < atomic_load_explicit(&w->row->sent,
+                                             memory_order_relaxed));
 }
 
 bool

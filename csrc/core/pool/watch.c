@@ -62,6 +62,16 @@ on_init_error(struct cp_worker *w, struct cp_result *result)
     }
 }
 
+/* The worker breaks off, and its exit may take for ever: others run what it has
+ * not begun. It reads nothing any more. */
+static void
+on_leave(struct cp_worker *w)
+{
+    on_exiting(w);
+    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    cp_watch_tell_end(w->pool, w);
+}
+
 static void
 on_func_sent(struct cp_worker *w, struct cp_func *func)
 {
@@ -72,6 +82,7 @@ static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
     .on_init_error = on_init_error,
+    .on_leave = on_leave,
     .on_func_sent = on_func_sent,
 };
 
@@ -196,6 +207,9 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_overdue++;
             pool->lacks_workers = true;
             (void)cp_jobs_recall(w, UINT32_MAX, true);
+            if (w->in_flight > 0) { /* claimed, and never to be answered */
+                (void)cp_proc_kill(&w->proc, SIGKILL);
+            }
         }
     }
 }
