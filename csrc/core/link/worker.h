@@ -48,8 +48,10 @@ struct cp_worker {
     int child_life;           /* the pool's life line; -1 in the parent */
     int child_row; /* descriptor of the row, if the child starts by exec */
 
-    bool hello;   /* the worker has run its initializer */
-    bool exiting; /* the worker said that it exits: send no more tasks */
+    int64_t started_at;
+    bool got_sigterm; /* it was not ready in time at the end of the pool */
+    bool hello;       /* the worker has run its initializer */
+    bool exiting;     /* the worker said that it exits: send no more tasks */
     int64_t exiting_since; /* when its last result came; 0: not yet */
     _Atomic bool overdue;  /* exiting for too long: no longer counted [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */
