@@ -24,6 +24,7 @@ from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
 from .._start.method import default_context, popen_factory
+from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
 from . import end
 from .queue import TaskQueue
@@ -88,6 +89,7 @@ class Pool(_StdlibPool):
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # of the last failed start
     _forks: bool
+    _around: Surroundings
     _was_ready = False  # has a worker ever been ready?
     _has_helper = False
     _state = INIT
@@ -134,6 +136,7 @@ class Pool(_StdlibPool):
 
     def _start(self) -> None:
         self._forks = self._ctx.get_start_method() == "fork"
+        self._around = Surroundings()
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
         if not self._forks:
@@ -451,7 +454,7 @@ class Pool(_StdlibPool):
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
-        process._Popen = popen_factory(worker, method, not self._was_ready)
+        process._Popen = popen_factory(worker, method, self._around, not self._was_ready)
         made: BaseProcess = process
         return made
 

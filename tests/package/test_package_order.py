@@ -28,6 +28,7 @@ ORDER = """
     _base.size
     _core
     _start
+    _start.surroundings
     _start.child
     _start.popen
     _start.launchers

@@ -60,6 +60,7 @@ tell_end_all(struct cp_pool *pool)
             cp_watch_tell_end(pool, w);
         }
     }
+    cp_note_starter(pool); /* a worker may never get ready to see it */
 }
 
 static void

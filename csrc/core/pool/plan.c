@@ -131,7 +131,7 @@ has_unread(const struct cp_worker *w)
 bool
 cp_plan_is_awaited(const struct cp_worker *w)
 {
-    return w->in_flight > 0 || has_unread(w);
+    return w->in_flight > 0 || (!w->exiting && has_unread(w));
 }
 
 static bool

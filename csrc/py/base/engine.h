@@ -6,6 +6,7 @@
 #ifndef PY_BASE_ENGINE_H
 #define PY_BASE_ENGINE_H
 
+#include "base/depth.h"
 #include "base/state.h"
 
 #include "core/pool/pool.h"
@@ -23,6 +24,7 @@ typedef struct {
     _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */
     _Atomic char is_attended; /* py_engine_attend() has been called */
+    struct py_depth depth;    /* of the thread that made it; never changes */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
      * critical section. */
     PyObject *init_error;

@@ -51,6 +51,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    self->depth = py_depth_get();
     if (!threads && py_replaced_check(self->state) < 0) {
         Py_DECREF(
             self); /* looked at now, or each worker would import modules for it */
@@ -146,7 +147,7 @@ engine_worker(PyObject *op, PyObject *maxtasks)
             PyErr_Clear(); /* more tasks than will ever run */
         }
     }
-    return py_worker_new(self->state, self->pool, budget);
+    return py_worker_new(self->state, self->pool, budget, self->depth);
 }
 
 static PyObject *
