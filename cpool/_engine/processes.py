@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 
 from .. import _core
 from .._base import failures
+from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
@@ -504,6 +505,7 @@ class Pool(_StdlibPool):
     def _replace_workers(self) -> None:
         """Called by the engine, on a thread that waits or on the helper, after workers ended."""
         assert self._engine is not None
+        before = being_handled()
         with self._lock:
             if self._state not in (RUN, CLOSE):
                 return
@@ -516,6 +518,8 @@ class Pool(_StdlibPool):
             except PoolError as exc:
                 self._engine.break_pool(failures.pack_error(exc, None))
             except Exception as exc:
+                if is_from_handler(exc, before):
+                    raise
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
 

@@ -199,6 +199,13 @@ py_result_clear(PyObject *op)
     if (holds_refs(self)) {
         cp_job_drop_results(self->job);
     }
+    struct cp_result *untaken = self->untaken;
+    self->untaken = NULL;
+    if (self->engine != NULL && self->engine->threads) {
+        py_refs_release(NULL, untaken);
+    } else {
+        cp_result_free_list(untaken);
+    }
     return 0;
 }
 

@@ -25,8 +25,10 @@ typedef struct {
     PyObject *callback, *error_callback;
     PyObject *value; /* the value, the list or the exception; guarded by the
                         critical section until it is settled */
-    struct py_input input; /* what the job's tasks are made from */
-    size_t received;       /* bytes of results that were decoded */
+    struct py_input input;     /* what the job's tasks are made from */
+    size_t received;           /* bytes of results that were decoded */
+    struct cp_result *untaken; /* results of an iterator whose decoding was
+                                  interrupted, guarded by the critical section */
     char success; /* guarded like value; of a map valid even before settled */
     _Atomic char init_called; /* __init__ was called */
     _Atomic char settled;     /* value and success are final */

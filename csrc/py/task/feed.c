@@ -258,7 +258,7 @@ py_feed(struct py_input *in, uint64_t n)
     }
     py_batch_fini(&batch); /* releases items before the job can be done */
     py_batch_flush(in, &batch, r == 0);
-    if (r < 0 && !py_error_is_interrupt()) {
+    if (r < 0 && !py_error_leaves_call(in->engine->state)) {
         /* No memory: a task is missing, and so the whole job fails. */
         PyErr_Clear();
         cp_job_fail(in->job);
