@@ -30,9 +30,10 @@ typedef struct {
     struct cp_result *untaken; /* results of an iterator whose decoding was
                                   interrupted, guarded by the critical section */
     char success; /* guarded like value; of a map valid even before settled */
-    _Atomic char init_called; /* __init__ was called */
-    _Atomic char settled;     /* value and success are final */
-    _Atomic char submitted;   /* the job was given its tasks */
+    _Atomic unsigned long decoder; /* the thread that decodes now; or 0 */
+    _Atomic char init_called;      /* __init__ was called */
+    _Atomic char settled;          /* value and success are final */
+    _Atomic char submitted;        /* the job was given its tasks */
     _Atomic char retrieved; /* the program has seen the value or the failure */
 } ResultObject;
 

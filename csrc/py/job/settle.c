@@ -269,6 +269,7 @@ py_result_decode(ResultObject *self)
         return 0;
     }
     int r = 0;
+    atomic_store(&self->decoder, PyThread_get_thread_ident());
     bool is_active = py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
@@ -280,6 +281,7 @@ py_result_decode(ResultObject *self)
         }
     }
     py_arena_end(is_active);
+    atomic_store(&self->decoder, 0);
     if (cp_pool_is_ours(self->engine->pool)) {
         cp_job_decoded(self->job, list);
         return r;
