@@ -17,16 +17,21 @@ _GRACE_S = 0.5
 LAST_GRACE_S = 0.2
 
 
+def force(engine: _core.Engine, workers: list[BaseProcess]) -> None:
+    """Wait until all workers of an ended pool have ended, and soon make them."""
+    if not engine.wait_ended(_GRACE_S):
+        engine.signal(signal.SIGTERM)
+        if not engine.wait_ended(LAST_GRACE_S):
+            _kill(engine, workers)
+
+
 def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
     """End the pool and all of its processes. Runs once."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
     try:
-        if not engine.wait_ended(_GRACE_S):
-            engine.signal(signal.SIGTERM)
-            if not engine.wait_ended(LAST_GRACE_S):
-                _kill(engine, workers)
+        force(engine, workers)
         clean_up(engine, workers, threads)
     except BaseException:  # Ctrl-C: end at once
         _kill(engine, workers)

@@ -91,6 +91,7 @@ class Pool(_StdlibPool):
     _forks: bool
     _was_ready = False  # has a worker ever been ready?
     _has_helper = False
+    _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
     def __init__(
@@ -141,6 +142,7 @@ class Pool(_StdlibPool):
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
+        self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
@@ -189,7 +191,7 @@ class Pool(_StdlibPool):
             return result
         self._check_running()
         if not self._has_helper:
-            self._start_threads()
+            self._start_threads(callback is not None or error_callback is not None)
         return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
@@ -312,13 +314,15 @@ class Pool(_StdlibPool):
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
+        calls = callback is not None or error_callback is not None
         if mapper in _MODES:
-            self._feed(result, func, iterable, size, self._mode(mapper, chunksize, size), length)
+            mode = self._mode(mapper, chunksize, size)
+            self._feed(result, func, iterable, size, mode, length, calls=calls)
             return result
         tasks = self._guarded_task_generation(
             result._job, mapper, self._get_tasks(func, iterable, size)
         )
-        self._feed(result, None, tasks, 1, _core.MAP_ONE, -1)
+        self._feed(result, None, tasks, 1, _core.MAP_ONE, -1, calls=calls)
         return result
 
     def _measure(
@@ -382,12 +386,13 @@ class Pool(_StdlibPool):
         mode: int,
         length: int,
         limit: int = 0,
+        calls: bool = False,
     ) -> None:
         """Start to turn items into tasks; a thread pulls the items that are not pulled now."""
         assert self._engine is not None
         try:
             if not self._has_helper:
-                self._start_threads()
+                self._start_threads(calls)
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_thread(_FEEDER, self._engine.feed_rest, result)
         except BaseException:
@@ -396,33 +401,46 @@ class Pool(_StdlibPool):
 
     # ---- threads ----
 
-    def _start_threads(self) -> None:
+    def _start_threads(self, calls: bool = False) -> None:
         """Start the threads that work while nobody waits.
 
         Called before the first asynchronous job, and before a blocking call runs the program's
         code: its iterable, or what pickles its values. Nothing of the pool waits for that.
+        `calls`: the job has callbacks.
         """
         assert self._engine is not None
-        with self._lock:
-            if not self._has_helper:
-                self._engine.start_standby()
-                self._start_thread(_STARTER, self._engine.keep_workers)
-                self._start_thread(_HELPER, self._engine.help)
-                self._has_helper = True  # last, since readers do not take the lock
+        self._engine.start_standby()
+        if not calls and threading.get_ident() in self._starters:
+            return  # in a signal handler: what it has interrupted will start the threads
+        # Of each kind the first thread stays, and others end.
+        self._start_thread(_STARTER, self._engine.keep_workers)
+        self._start_thread(_HELPER, self._engine.help)
+        self._has_helper = True  # last: a signal handler may need the helper before it runs
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        caller = threading.get_ident()
+        if caller in self._starters:
+            raise RuntimeError(
+                "a signal handler cannot make a call that needs a thread of the pool, while it "
+                "interrupts the start of another thread; map() and apply() need none"
+            )
+        thread = Thread(target=target, args=args, name=name, daemon=True)
         with self._lock:
             # In place: the finalizer holds the same list.
-            self._threads[:] = [
-                t for t in self._threads if t.is_alive() or t.name in (_HELPER, _STARTER)
-            ]
-            thread = Thread(target=target, args=args, name=name, daemon=True)
+            self._threads[:] = [t for t in self._threads if not t.is_over()]
             self._threads.append(thread)  # before the start, for join() on the new thread
-            try:
-                thread.start()
-            except BaseException:
-                self._threads.remove(thread)
-                raise
+        try:
+            # Without the lock: a handler that interrupts the start may wait for another thread. A
+            # thread that the handler starts would wait for a lock of `threading`.
+            self._starters.add(caller)
+            thread.start()
+        except BaseException:
+            if not thread.is_started():
+                with self._lock:
+                    self._threads.remove(thread)
+            raise
+        finally:
+            self._starters.discard(caller)
 
     # ---- workers ----
 
@@ -541,7 +559,8 @@ class Pool(_StdlibPool):
             super().close()
             return
         util.debug("closing pool")
-        if self._state == RUN and self._engine.is_ours:
+        if self._state in (RUN, CLOSE) and self._engine.is_ours:
+            # Also if it is closed: this may be a handler that has interrupted close() here.
             self._state = CLOSE
             self._engine.close()
 
@@ -569,6 +588,8 @@ class Pool(_StdlibPool):
             raise ValueError("In unknown state")
         if not engine.is_ours:
             failures.raise_foreign()
+        if self._state == TERMINATE:
+            engine.end()  # this may be a handler that has interrupted terminate()
 
     def _waits_for_this_thread(self, engine: _core.Engine) -> bool:
         """Is this a thread of the pool, and may a job depend on it?
@@ -597,6 +618,10 @@ class Pool(_StdlibPool):
         self._check_ending(self._engine)
         if timeout is None and self._state == CLOSE and self._waits_for_this_thread(self._engine):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
-        if not self._engine.wait_ended(timeout):
+        if timeout is None:
+            self._engine.finish_calls()
+        if self._state == TERMINATE and timeout is None:
+            end.force(self._engine, self._workers)  # a handler may have interrupted terminate()
+        elif not self._engine.wait_ended(timeout):
             raise TimeoutError
         end.clean_up(self._engine, self._workers, self._threads)

@@ -101,6 +101,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
         self._cache.engine = self._engine
         self._threads = []
+        self._starters = set()
         self._to_tell = [True]  # print one failure of the initializer
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
@@ -183,6 +184,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
             return
         if is_worker or (timeout is None and self._waits_for_this_thread(self._engine)):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
+        if timeout is None:
+            self._engine.finish_calls()
         # Not by Thread.join(), which Ctrl-C can make take a running thread for an ended one.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError

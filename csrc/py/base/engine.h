@@ -20,7 +20,11 @@ typedef struct {
      * by the engine's critical section. */
     PyObject *last_func;
     struct cp_func *last_func_core;
-    _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
+    /* Results whose call still makes tasks; see job/life.h. Guarded by the
+     * engine's critical section. */
+    void *calls;
+    _Atomic char has_helper, has_starter; /* a thread does that, for good */
+    _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */
     _Atomic char is_attended; /* py_engine_attend() has been called */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
@@ -38,8 +42,9 @@ PyObject *py_engine_init_error(EngineObject *engine);
 /* The program's code is about to run on a thread that waits for a job and feeds it,
  * or decodes what comes: nobody may wait for the pool meanwhile, so have the
  * threads started that do its work. Does nothing the second time, or where threads
- * are the workers; where no thread can be had, the call goes on without. */
-void py_engine_attend(EngineObject *engine);
+ * are the workers; where no thread can be had, the call goes on without. 0, or -1
+ * with an exception of a signal handler. */
+int py_engine_attend(EngineObject *engine);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an
  * exception. Runs Python code. */

@@ -256,6 +256,9 @@ attend(EngineObject *self, unsigned duties)
 static PyObject *
 engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (atomic_exchange(&ENGINE(op)->has_helper, 1) != 0) {
+        Py_RETURN_NONE; /* a signal handler, or another thread, was faster */
+    }
     ENGINE(op)->helper_thread = PyThread_get_thread_ident();
     return attend(ENGINE(op), CP_DO_CALLS);
 }
@@ -265,6 +268,9 @@ engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 engine_keep_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (atomic_exchange(&ENGINE(op)->has_starter, 1) != 0) {
+        Py_RETURN_NONE;
+    }
     return attend(ENGINE(op), CP_DO_STARTS);
 }
 
@@ -480,6 +486,7 @@ static PyMethodDef engine_methods[] = {
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
+    {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},

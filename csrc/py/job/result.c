@@ -107,6 +107,7 @@ result_init(PyObject *op, PyObject *args, PyObject *kwds)
     }
     if (length >= 0 && chunksize <= 0) {
         cp_job_put_take(self->job, NULL, true);
+        py_result_end_call(self);
         (void)py_result_settle_take(self, NULL);
         py_result_release(self);
     }

@@ -169,9 +169,10 @@ place(ResultObject *self, struct cp_result *r)
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
-    if (self->input.blocking && r->len > 0
-        && !py_decode_owns(r->body, r->len)) {
-        py_engine_attend(self->engine); /* a pickle runs the program's code */
+    /* A pickle runs the program's code. */
+    if (self->input.blocking && r->len > 0 && !py_decode_owns(r->body, r->len)
+        && py_engine_attend(self->engine) < 0) {
+        return NULL;
     }
     if (r->outcome != CP_OK) {
         return py_failure_of_result(self, r);

@@ -32,6 +32,18 @@ sleep_if_exiting(struct py_state *state)
     Py_END_ALLOW_THREADS
 }
 
+int
+py_result_feed(ResultObject *self)
+{
+    self->input.idle = 0;
+    int r = py_feed(&self->input, 0);
+    self->input.idle = 1;
+    if (r == 0) {
+        py_result_end_call(self);
+    }
+    return r;
+}
+
 /* Act on what the wait of the core returned: 0, or -1 with an exception. */
 static int
 handle_news(ResultObject *self, int r)
@@ -40,7 +52,7 @@ handle_news(ResultObject *self, int r)
         case CP_WAIT_TIMEOUT:
         case CP_EINTR: return PyErr_CheckSignals();
         case CP_WAIT_WORKERS: return py_engine_replace_workers(self->engine);
-        case CP_WAIT_FEED: return py_feed(&self->input, 0) < 0 ? -1 : 0;
+        case CP_WAIT_FEED: return py_result_feed(self) < 0 ? -1 : 0;
         case CP_WAIT_READY: return 0;
         default: (void)py_raise(self->state, r); return -1;
     }
@@ -90,7 +102,10 @@ PyObject *
 py_result_await(ResultObject *self)
 {
     unsigned can = CP_CAN_FORK | (self->input.blocking ? CP_CAN_FEED : 0u);
+    self->input.idle = 1;
     int r = wait_until(self, CP_NEVER, can);
+    self->input.idle = 0;
+    py_result_end_call(self);
     Py_CLEAR(self->input.source.iterator);
     if (r < 0) {
         /* The call that waited is over, so its job is cancelled. */

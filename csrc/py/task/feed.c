@@ -248,8 +248,9 @@ py_feed(struct py_input *in, uint64_t n)
         }
         r = feed_one(in, &batch);
         tasks++;
-        if (batch.pickled && in->blocking) {
-            py_engine_attend(in->engine);
+        if (r >= 0 && batch.pickled && in->blocking
+            && py_engine_attend(in->engine) < 0) {
+            r = -1;
         }
         /* What runs the program's code may wait for the tasks before it. */
         if (batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {

@@ -37,6 +37,7 @@ struct py_input {
     char single_items; /* a task is one item, and its result is not a list */
     char may_resize;   /* chunks may have other sizes than chunksize */
     char blocking;     /* the thread of the call waits, and feeds meanwhile */
+    char idle;         /* that thread is not feeding just now */
 };
 
 #endif
