@@ -258,10 +258,11 @@ class Pool(_StdlibPool):
         """Return an iterator over `func(x) for x in iterable`, in order.
 
         The pool works whether or not `next` is called, and pulls the iterable as fast as the
-        workers take items. `buffersize` bounds the chunks that are in flight or unread, after
-        `close()` too; `join()` then ends the input if nobody reads, and the last `next` raises
-        `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for one
-        that is no number, or no int.
+        workers take items. Iterables of one pool are pulled one item at a time, so that they may
+        share a source; a pull that lasts for a second is overtaken. `buffersize` bounds the chunks
+        that are in flight or unread, after `close()` too; `join()` then ends the input if nobody
+        reads, and the last `next` raises `PoolError`. `ValueError` for a `chunksize` or
+        `buffersize` below 1, `TypeError` for one that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"

@@ -8,11 +8,22 @@
 
 #include "base/state.h"
 
+#include "core/base/lock.h"
 #include "core/pool/pool.h"
+
+/* Who may pull from an iterable now; see task/pull.h. Guarded by the lock. */
+struct py_turns {
+    struct cp_lock lock;
+    struct cp_cond cond;
+    uint64_t tickets,
+        serving;   /* the next ticket, and the one whose turn it is */
+    int64_t since; /* the turn began */
+};
 
 typedef struct {
     PyObject_HEAD
     struct py_state *state;
+    struct py_turns turns;
     struct cp_pool *pool; /* NULL after it was released */
     PyObject *owner;      /* weak reference to the Python pool */
     PyObject *cache;      /* the Python pool's _cache */

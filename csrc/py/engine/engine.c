@@ -11,6 +11,7 @@
 #include "engine/submit.h"
 #include "job/callback.h"
 #include "job/life.h"
+#include "task/pull.h"
 #include "task/refs.h"
 #include "worker/thread.h"
 #include "worker/worker.h"
@@ -48,6 +49,11 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         return NULL;
     }
     self->state = py_state_of_type(type);
+    if (cp_lock_init(&self->turns.lock) != 0
+        || cp_cond_init(&self->turns.cond) != 0) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
@@ -112,6 +118,8 @@ engine_dealloc(PyObject *op)
         py_job_collect(self);
         cp_pool_unref(self->pool);
     }
+    cp_cond_fini(&self->turns.cond);
+    cp_lock_fini(&self->turns.lock);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -365,6 +373,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
             return NULL;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
+        py_pull_yield();
         int r;
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);

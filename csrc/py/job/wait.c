@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "job/settle.h"
 #include "task/feed.h"
+#include "task/pull.h"
 
 #include "core/base/clock.h"
 
@@ -75,6 +76,7 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
             return r;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + tick);
+        py_pull_yield();
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS

@@ -52,6 +52,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
 {
     struct py_source *src = &in->source;
     in->chunksize = chunksize;
+    src->engine = in->engine;
     src->length = length;
     in->mode = mode & ~PY_FIT;
     in->single_items =
