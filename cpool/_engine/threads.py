@@ -30,8 +30,11 @@ _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 def _leave(ticket: list[Callable[[], None]]) -> None:
     """Deregister a worker thread once: by the thread itself, or by an interrupted start."""
-    with contextlib.suppress(IndexError):
-        ticket.pop()()
+    try:
+        leave = ticket.pop()
+    except IndexError:
+        return
+    leave()  # takes no memory, or join() would wait for ever where there is none
 
 
 def worker(
