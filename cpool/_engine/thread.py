@@ -26,6 +26,7 @@ class Thread(threading.Thread):
     """
 
     _over: threading.Event | None = None  # set at the end of a thread that the extension started
+    kept: object = None  # what lives as long as the thread
     _seen: threading.Thread | None = None  # what current_thread() returns in such a thread
 
     def start(self) -> None:

@@ -115,7 +115,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 thread.join(end.LAST_GRACE_S)  # the initializer may block for ever
             raise
         self._terminate = util.Finalize(
-            self, end.shut_down_threads, args=(self._engine,), exitpriority=15
+            self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
 
