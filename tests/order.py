@@ -26,7 +26,7 @@ ORDER: dict[str, str | None] = {
     "py/base": "state depth error timeout engine",
     "py/value": "arena tags kind seen writer reader repeats frozen constant number text"
     " encoder decoder replaced pickle body run",
-    "py/task": "mode input call refs func source batch feed",
+    "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life failure settle wait callback result stream",
     "py/worker": "serve thread worker",
     "py/engine": "late submit engine module",

@@ -32,6 +32,7 @@ from ..errors import (
     RemoteError,
     WorkerLostError,
 )
+from .handlers import being_handled, is_from_handler
 from .pickling import is_replaced, replaced_dumps
 from .stdlib import TYPE_CHECKING
 from .stdlib import pool as stdlib
@@ -211,11 +212,14 @@ def _describe(exc: BaseException) -> str:
 
 def unpack_error(data: memoryview) -> BaseException:
     """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
+    before = being_handled()
     try:
         (size,) = _LENGTH.unpack_from(data)
         name, args, message, text = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
         payload = bytes(data[_LENGTH.size + size :])
     except Exception as exc:
+        if is_from_handler(exc, before):
+            raise
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
         error = pickle.loads(payload)
@@ -224,6 +228,8 @@ def unpack_error(data: memoryview) -> BaseException:
             return found
         reason = f"it unpickles as {type(error).__name__}"
     except Exception as exc:
+        if is_from_handler(exc, before):
+            raise
         reason = _describe(exc)
     remote = RemoteError(
         f"{name}: {message} (raised in a worker; it cannot be rebuilt here: {reason})", name, args
@@ -348,6 +354,11 @@ def call(func: Callable[..., Any], args: Any, kwds: Any = {}) -> Any:  # noqa: B
     return func(*args, **kwds)
 
 
+def leaves_call(exc: BaseException) -> bool:
+    """Was it raised by a signal handler, in what the extension just called?"""
+    return is_from_handler(exc, being_handled())
+
+
 def breathe() -> None:
     """Run bytecode, so that the interpreter handles signals and hands over the GIL."""
 
@@ -371,7 +382,10 @@ def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
     except ImportError:
         exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
         raise exc from None
+    before = being_handled()
     try:
         return bytes(cloudpickle.dumps(func, 5))
-    except Exception:
+    except Exception as reason:
+        if is_from_handler(reason, before):
+            raise
         raise exc from None

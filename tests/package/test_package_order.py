@@ -24,6 +24,7 @@ ORDER = """
     _base
     _base.stdlib
     _base.pickling
+    _base.handlers
     _base.failures
     _base.size
     _core

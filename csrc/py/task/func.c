@@ -33,7 +33,7 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         return 0;
     }
     *immutable = 0;
-    if (py_error_is_interrupt()) {
+    if (py_error_leaves_call(state)) {
         return -1;
     }
     PyObject *exc = py_error_fetch();
@@ -103,7 +103,7 @@ py_func_set(struct py_input *in, PyObject *func)
     int immutable;
     if (dump_func(state, func, &buf, &immutable) < 0) {
         cp_buf_fini(&buf);
-        if (py_error_is_interrupt()) {
+        if (py_error_leaves_call(state)) {
             return -1;
         }
         in->func_error = py_error_fetch();
