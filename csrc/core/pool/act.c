@@ -83,7 +83,7 @@ act_on_processes(struct cp_pool *pool)
         }
     }
     if (pool->asleep
-        && (cp_plan_tick(pool) < pool->tick_ns
+        && (cp_plan_is_tick_late(pool)
             || (!pool->armed && cp_plan_wants_probe(pool)))) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }
