@@ -16,6 +16,7 @@
 struct py_turns {
     struct cp_lock lock;
     struct cp_cond cond;
+    struct py_pull *pulls; /* that have the turn, or wait for it */
     uint64_t tickets,
         serving;   /* the next ticket, and the one whose turn it is */
     int64_t since; /* the turn began */

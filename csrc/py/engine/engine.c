@@ -374,7 +374,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
             return NULL;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
-        py_pull_yield();
+        py_pull_yield(self);
         int r;
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);

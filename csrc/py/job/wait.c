@@ -76,7 +76,7 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
             return r;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + tick);
-        py_pull_yield();
+        py_pull_yield(self->engine);
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS

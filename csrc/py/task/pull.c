@@ -4,8 +4,6 @@
 /* A pull that has lasted so long is overtaken. */
 #define PATIENCE CP_SECOND
 
-static _Thread_local struct py_pull *innermost;
-
 /* The turn passes to the next ticket. With the lock held. */
 static void
 pass_on(struct py_turns *turns)
@@ -15,15 +13,32 @@ pass_on(struct py_turns *turns)
     cp_cond_broadcast(&turns->cond);
 }
 
-static bool
-has_turn(const EngineObject *engine)
+/* The pull of this thread that has the turn, or NULL. With the lock held. */
+static struct py_pull *
+own_pull(const struct py_turns *turns)
 {
-    for (struct py_pull *p = innermost; p != NULL; p = p->outer) {
-        if (p->engine == engine && p->has_turn) {
-            return true;
-        }
+    unsigned long me = PyThread_get_thread_ident();
+    struct py_pull *p = turns->pulls;
+    while (p != NULL && p->thread != me) {
+        p = p->next;
     }
-    return false;
+    return p;
+}
+
+/* Take the pull out of the list. The turn passes on, unless the pull was
+ * overtaken. With the lock held. */
+static void
+end_turn(struct py_turns *turns, struct py_pull *pull)
+{
+    struct py_pull **at = &turns->pulls;
+    while (*at != pull) {
+        at = &(*at)->next;
+    }
+    *at = pull->next;
+    pull->has_turn = false;
+    if (turns->serving == pull->ticket) {
+        pass_on(turns);
+    }
 }
 
 /* Wait until the ticket is served. [detached] */
@@ -46,17 +61,19 @@ void
 py_pull_begin(struct py_pull *pull, EngineObject *engine)
 {
     struct py_turns *turns = &engine->turns;
-    *pull = (struct py_pull){
-        .engine = engine, .outer = innermost, .has_turn = !has_turn(engine)};
-    innermost = pull;
-    if (!pull->has_turn) {
-        return;
-    }
+    *pull = (struct py_pull){.engine = engine,
+                             .thread = PyThread_get_thread_ident()};
     cp_lock_acquire(&turns->lock);
-    pull->ticket = turns->tickets++;
-    bool served = turns->serving == pull->ticket;
-    if (served) {
-        turns->since = cp_now();
+    bool served = true;
+    if (own_pull(turns) == NULL) {
+        pull->has_turn = true;
+        pull->next = turns->pulls;
+        turns->pulls = pull;
+        pull->ticket = turns->tickets++;
+        served = turns->serving == pull->ticket;
+        if (served) {
+            turns->since = cp_now();
+        }
     }
     cp_lock_release(&turns->lock);
     if (!served) {
@@ -66,33 +83,26 @@ py_pull_begin(struct py_pull *pull, EngineObject *engine)
     }
 }
 
-/* The turn is over, unless the pull was overtaken. A copy of the process has no
- * turns: its lock may be locked for ever. */
-static void
-end_turn(struct py_pull *pull)
-{
-    struct py_turns *turns = &pull->engine->turns;
-    if (pull->has_turn && cp_pool_is_ours(pull->engine->pool)) {
-        cp_lock_acquire(&turns->lock);
-        if (turns->serving == pull->ticket) {
-            pass_on(turns);
-        }
-        cp_lock_release(&turns->lock);
-    }
-    pull->has_turn = false;
-}
-
 void
 py_pull_end(struct py_pull *pull)
 {
-    innermost = pull->outer;
-    end_turn(pull);
+    struct py_turns *turns = &pull->engine->turns;
+    /* A copy of the process has no turns: the lock may be locked for ever. */
+    if (pull->has_turn && cp_pool_is_ours(pull->engine->pool)) {
+        cp_lock_acquire(&turns->lock);
+        end_turn(turns, pull);
+        cp_lock_release(&turns->lock);
+    }
 }
 
 void
-py_pull_yield(void)
+py_pull_yield(EngineObject *engine)
 {
-    for (struct py_pull *p = innermost; p != NULL; p = p->outer) {
-        end_turn(p);
+    struct py_turns *turns = &engine->turns;
+    cp_lock_acquire(&turns->lock);
+    struct py_pull *pull = own_pull(turns);
+    if (pull != NULL) {
+        end_turn(turns, pull);
     }
+    cp_lock_release(&turns->lock);
 }

@@ -13,7 +13,8 @@
 /* On the stack of the thread that pulls. */
 struct py_pull {
     EngineObject *engine;
-    struct py_pull *outer;
+    struct py_pull *next;
+    unsigned long thread;
     uint64_t ticket;
     bool has_turn;
 };
@@ -22,8 +23,8 @@ struct py_pull {
 void py_pull_begin(struct py_pull *pull, EngineObject *engine);
 void py_pull_end(struct py_pull *pull);
 
-/* This thread is going to wait for a pool, in the code of an iterable perhaps:
+/* This thread is going to wait for the pool, in the code of an iterable perhaps:
  * other pulls do not wait for that. */
-void py_pull_yield(void);
+void py_pull_yield(EngineObject *engine);
 
 #endif
