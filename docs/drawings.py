@@ -237,7 +237,7 @@ STEPS = [
           py_result_decode              py/job/settle.c
             cp_job_take_all             core/pool/pool.c
             absorb_one                  py/job/settle.c
-              decode                    py/job/settle.c
+              py_result_decode_one      py/job/settle.c
                 decode_once             py/job/settle.c
                   place                 py/job/settle.c
                     py_run_get          py/value/run.c

@@ -50,6 +50,13 @@ on_init_error(struct cp_worker *w, struct cp_result *result)
 }
 
 static void
+on_leave(struct cp_worker *w)
+{
+    FUZZ_CHECK(w->hello && w->exiting);
+    log_frame(CP_LEAVE, 0, 0, NULL);
+}
+
+static void
 on_func_sent(struct cp_worker *w, struct cp_func *func)
 {
     (void)w;
@@ -60,6 +67,7 @@ static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
     .on_init_error = on_init_error,
+    .on_leave = on_leave,
     .on_func_sent = on_func_sent,
 };
 

@@ -14,8 +14,16 @@ import struct
 import threading
 import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
+from types import (
+    BuiltinMethodType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodType,
+    ModuleType,
+)
 
 from ..errors import (
     InitializerError,
@@ -24,6 +32,7 @@ from ..errors import (
     RemoteError,
     WorkerLostError,
 )
+from .handlers import being_handled, is_from_handler
 from .pickling import is_replaced, replaced_dumps
 from .stdlib import TYPE_CHECKING
 from .stdlib import pool as stdlib
@@ -38,62 +47,102 @@ _CAUSED = "\nThe above exception was the direct cause of the following exception
 _NO_FRAMES = "Traceback (most recent call last):\n"
 
 
+# Read past what a class of the program defines under these names.
+_traceback_of: Any = vars(BaseException)["__traceback__"].__get__
+_cause_of: Any = vars(BaseException)["__cause__"].__get__
+_args_of: Any = vars(BaseException)["args"].__get__
+_code_of: Any = vars(SystemExit)["code"].__get__
+_qualname_of: Any = vars(type)["__qualname__"].__get__
+_module_of: Any = vars(type)["__module__"].__get__
+
+
+def _plain(text: Any) -> str:
+    """The characters of a str, whose class may be one of the program's that cannot be pickled."""
+    return str.__str__(text)
+
+
+def _name_of_type(kind: type) -> str:
+    return _plain(_qualname_of(kind))
+
+
+def _full_name_of_type(kind: type) -> str:
+    try:
+        module = _module_of(kind)
+    except AttributeError:
+        module = None
+    return _join(module, _name_of_type(kind))
+
+
+def _join(module: Any, name: str) -> str:
+    if not issubclass(type(module), str) or _plain(module) in ("builtins", "__main__"):
+        return name
+    return f"{_plain(module)}.{name}"
+
+
+# What the program's code raises in these does not count, not even SystemExit: the failure itself
+# has to arrive. traceback.format_exception() treats __str__ in the same way.
+
+
 def _safe_repr(obj: object) -> str:
     try:
-        return repr(obj)
-    except Exception as exc:
-        return f"<{type(obj).__name__} object, repr() raised {type(exc).__name__}>"
+        return _plain(repr(obj))
+    except BaseException as exc:
+        kind, raised = _name_of_type(type(obj)), _name_of_type(type(exc))
+        return f"<{kind} object, repr() raised {raised}>"
+
+
+def _safe_str(exc: BaseException, default: str) -> str:
+    try:
+        return _plain(str(exc))
+    except BaseException:
+        return default
 
 
 def _bare_traceback(exc: BaseException) -> str:
     """The traceback without source lines."""
-    cause = exc.__cause__
-    before = "" if cause is None else _bare_traceback(cause) + _CAUSED
-    frames = [
-        f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
-        for frame, line in traceback.walk_tb(exc.__traceback__)
-    ]
-    try:
-        message = str(exc)
-    except Exception:
-        message = "<exception str() failed>"
-    return f"{before}{_NO_FRAMES}{''.join(frames)}{type(exc).__qualname__}: {message}\n"
+    texts: list[str] = []
+    seen: set[int] = set()
+    found: BaseException | None = exc
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        frames = [
+            f'  File "{frame.f_code.co_filename}", line {line}, in {frame.f_code.co_name}\n'
+            for frame, line in traceback.walk_tb(_traceback_of(found))
+        ]
+        message = _safe_str(found, "<exception str() failed>")
+        name = _name_of_type(type(found))
+        texts.append(f"{_NO_FRAMES}{''.join(frames)}{name}: {message}\n")
+        found = _cause_of(found)
+    return _CAUSED.join(reversed(texts))
 
 
 def traceback_of(exc: BaseException) -> str:
     """The traceback as text; without source lines if those cannot be read."""
     try:
         return "".join(traceback.format_exception(exc))
-    except Exception:
+    except BaseException:
         # Source lines need imports and open files, and the process may have no descriptor left;
-        # and 3.15 may warn, which may be an error.
+        # 3.15 may warn, which may be an error; and attributes may be code of the program's.
         return _bare_traceback(exc)
 
 
 def _with_traceback(exc: BaseException) -> Any:
+    tb = _traceback_of(exc)
     try:
-        wrapped = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
-    except Exception:
+        wrapped = stdlib.ExceptionWithTraceback(exc, tb)
+    except BaseException:
         bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
-    if exc.__traceback__ is None:
+    if tb is None:
         # A builtin raised, so there is no frame: keep the first line of a traceback all the same.
         wrapped.tb = wrapped.tb.replace('\n"""\n', '\n"""\n' + _NO_FRAMES, 1)
     return wrapped
 
 
 def _summary(exc: BaseException, text: str) -> bytes:
-    kind = type(exc)
-    name = kind.__qualname__
-    if kind.__module__ not in ("builtins", "__main__"):
-        name = f"{kind.__module__}.{name}"
-    try:
-        args = _safe_repr(exc.args)
-        message = str(exc)
-    except Exception:
-        args, message = "()", ""
-    summary = pickle.dumps((name, args, message, text))
+    name = _full_name_of_type(type(exc))
+    summary = pickle.dumps((name, _safe_repr(_args_of(exc)), _safe_str(exc, ""), text))
     return _LENGTH.pack(len(summary)) + summary
 
 
@@ -110,7 +159,9 @@ def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
     summary = _summary(exc, "" if bare else wrapped.tb)
     try:
         return summary + _dumps(wrapped)
-    except Exception as reason:
+    except KeyboardInterrupt:
+        raise  # Ctrl-C ends the worker
+    except BaseException as reason:
         return _pack_encoding_error(reason, wrapped)
 
 
@@ -126,12 +177,9 @@ _NO_WORKER = "(raised in a worker during its start: no worker can be started)"
 def pack_failed_start(exc: BaseException) -> bytes:
     """Encode the error of a pool whose workers fail before main(), as in importing the program."""
     wrapped = _with_traceback(exc)
-    name = type(exc).__name__
-    try:
-        text = str(exc)
-    except Exception:
-        text = "<exception str() failed>"
-    if isinstance(exc, RuntimeError) and _NO_GUARD in text:
+    name = _name_of_type(type(exc))
+    text = _safe_str(exc, "<exception str() failed>")
+    if issubclass(type(exc), RuntimeError) and _NO_GUARD in text:
         # The stdlib's text explains everything; frames of multiprocessing explain nothing.
         reason = "\n".join(line.removeprefix(" " * 8) for line in text.strip().splitlines())
         error = PoolError(f"{reason}\n\n{_NO_WORKER}")
@@ -156,22 +204,33 @@ def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
     return _summary(error, "") + pickle.dumps(error)
 
 
+def _describe(exc: BaseException) -> str:
+    """The repr() of an exception, where that is no code of the program's."""
+    shown = [repr(a) if type(a) in (str, int) else object.__repr__(a) for a in _args_of(exc)]
+    return f"{_name_of_type(type(exc))}({', '.join(shown)})"
+
+
 def unpack_error(data: memoryview) -> BaseException:
     """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
+    before = being_handled()
     try:
         (size,) = _LENGTH.unpack_from(data)
         name, args, message, text = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
         payload = bytes(data[_LENGTH.size + size :])
     except Exception as exc:
+        if is_from_handler(exc, before):
+            raise
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
         error = pickle.loads(payload)
         if issubclass(type(error), BaseException):  # isinstance() would call the object's code
             found: BaseException = error
             return found
-        reason: object = f"it unpickles as {type(error).__name__}"
+        reason = f"it unpickles as {type(error).__name__}"
     except Exception as exc:
-        reason = _safe_repr(exc)
+        if is_from_handler(exc, before):
+            raise
+        reason = _describe(exc)
     remote = RemoteError(
         f"{name}: {message} (raised in a worker; it cannot be rebuilt here: {reason})", name, args
     )
@@ -179,12 +238,50 @@ def unpack_error(data: memoryview) -> BaseException:
     return remote
 
 
+_mro_of: Any = vars(type)["__mro__"].__get__
+_names_in: Any = vars(type)["__dict__"].__get__
+_IN_C = (GetSetDescriptorType, MemberDescriptorType)
+
+
+def _read_in_c(obj: object, name: str) -> Any:
+    """An attribute of an object, or None where it is not certain that no Python code runs."""
+    for cls in _mro_of(type(obj)):
+        getter = _names_in(cls).get(name)
+        if getter is not None:
+            try:
+                return getter.__get__(obj) if type(getter) in _IN_C else None
+            except Exception:  # a slot that is empty
+                return None
+    return None
+
+
 def _name_of(func: object) -> str:
-    module = getattr(func, "__module__", None)
-    name = getattr(func, "__qualname__", None)
-    if not isinstance(name, str):
-        return _safe_repr(func)
-    return f"{module}.{name}" if module not in (None, "builtins", "__main__") else name
+    """How messages name a callable. The program's code does not run: it might raise, or hang."""
+    kind = type(func)
+    if kind is MethodType:
+        return _name_of(_read_in_c(func, "__func__"))
+    if kind is partial:
+        return f"functools.partial({_name_of(_read_in_c(func, 'func'))})"
+    if issubclass(kind, type):
+        return _full_name_of_type(func)  # type: ignore[arg-type]
+    if kind is BuiltinMethodType:
+        owner = _read_in_c(func, "__self__")
+        name = _plain(_read_in_c(func, "__name__"))
+        if owner is None or type(owner) is ModuleType:
+            return _join(_read_in_c(func, "__module__"), name)
+        cls = owner if issubclass(type(owner), type) else type(owner)
+        return f"{_name_of_type(cls)}.{name}"
+    own = _read_in_c(func, "__dict__")  # functools.wraps() puts the names there
+
+    def read(place: str) -> Any:
+        found = _read_in_c(func, place)
+        return dict.get(own, place) if found is None and own is not None else found
+
+    for place in "__qualname__", "__name__":
+        name = read(place)
+        if issubclass(type(name), str):
+            return _join(read("__module__"), _plain(name))
+    return object.__repr__(func)
 
 
 def _how_it_ended(exitcode: int) -> str:
@@ -209,7 +306,7 @@ def lost(pid: int, exitcode: int, func: Callable[..., Any] | None) -> BaseExcept
 
 def broken(cause: BaseException | None) -> BaseException:
     """The error of each job of a pool that cannot run tasks."""
-    if isinstance(cause, PoolError):
+    if cause is not None and issubclass(type(cause), PoolError):  # isinstance() calls its code
         return cause
     error = InitializerError("the initializer raised in a worker, so the pool cannot run tasks")
     error.__cause__ = cause
@@ -248,8 +345,10 @@ class Unretrieved:
     """The object that `sys.unraisablehook` gets for an error that nobody retrieved."""
 
     def __init__(self, result: object, func: object, exc: BaseException) -> None:
-        remote = "" if exc.__cause__ is None else str(exc.__cause__)
-        self.text = f"{result!r} of {_name_of(func)}: exception was never retrieved{remote}"
+        cause = _cause_of(exc)
+        remote = str(cause) if type(cause) is stdlib.RemoteTraceback else ""
+        shown = f"{object.__repr__(result)} of {_name_of(func)}"
+        self.text = f"{shown}: exception was never retrieved{remote}"
 
     def __repr__(self) -> str:
         return self.text
@@ -265,6 +364,11 @@ def call(func: Callable[..., Any], args: Any, kwds: Any = {}) -> Any:  # noqa: B
     return func(*args, **kwds)
 
 
+def leaves_call(exc: BaseException) -> bool:
+    """Was it raised by a signal handler, in what the extension just called?"""
+    return is_from_handler(exc, being_handled())
+
+
 def breathe() -> None:
     """Run bytecode, so that the interpreter handles signals and hands over the GIL."""
 
@@ -277,8 +381,8 @@ def reraised_by(task: tuple[Any, ...]) -> BaseException | None:
 
 def leave(exc: BaseException) -> NoReturn:
     """Exit the worker whose task raised exc; the report has been sent."""
-    code = exc.code if isinstance(exc, SystemExit) else 1
-    raise SystemExit(code if code is None or isinstance(code, int) else 1)
+    code: Any = _code_of(exc) if issubclass(type(exc), SystemExit) else 1
+    raise SystemExit(code if code is None or issubclass(type(code), int) else 1)
 
 
 def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
@@ -288,7 +392,10 @@ def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
     except ImportError:
         exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
         raise exc from None
+    before = being_handled()
     try:
         return bytes(cloudpickle.dumps(func, 5))
-    except Exception:
+    except Exception as reason:
+        if is_from_handler(reason, before):
+            raise
         raise exc from None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gc
+import io
 import os
 import signal
 from multiprocessing import process as _process
@@ -17,16 +19,21 @@ _GRACE_S = 0.5
 LAST_GRACE_S = 0.2
 
 
+def force(engine: _core.Engine, workers: list[BaseProcess]) -> None:
+    """Wait until all workers of an ended pool have ended, and soon make them."""
+    if not engine.wait_ended(_GRACE_S):
+        engine.signal(signal.SIGTERM)
+        if not engine.wait_ended(LAST_GRACE_S):
+            _kill(engine, workers)
+
+
 def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
     """End the pool and all of its processes. Runs once."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
     try:
-        if not engine.wait_ended(_GRACE_S):
-            engine.signal(signal.SIGTERM)
-            if not engine.wait_ended(LAST_GRACE_S):
-                _kill(engine, workers)
+        force(engine, workers)
         clean_up(engine, workers, threads)
     except BaseException:  # Ctrl-C: end at once
         _kill(engine, workers)
@@ -60,11 +67,33 @@ def _is_out_of_reach(worker: BaseProcess) -> bool:
     return False
 
 
-def shut_down_threads(engine: _core.Engine) -> None:
+def shut_down_threads(engine: _core.Engine, threads: list[Thread]) -> None:
     """End a pool of threads, which exit after their current tasks."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
+    _abandon(threads)
+
+
+def _abandon(threads: list[Thread]) -> None:
+    """The program exits, and threads may be left that block in reading from a file.
+
+    The interpreter would close the file, and abort since the thread has the lock of its buffer. So
+    the frames of the thread, which stay, refer to all files that are open for reading.
+    """
+    left = [thread for thread in list(threads) if thread.is_alive()] if util.is_exiting() else []
+    files = [obj for obj in gc.get_objects() if _is_input(obj)] if left else []
+    for thread in left:
+        thread.kept = files
+
+
+def _is_input(obj: object) -> bool:
+    if not issubclass(type(obj), io.IOBase):  # isinstance() would call the object's code
+        return False
+    try:
+        return obj.readable() and not obj.writable()  # type: ignore[attr-defined]
+    except Exception:  # closed, or without its file
+        return False
 
 
 def clean_up(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
@@ -74,6 +103,7 @@ def clean_up(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thr
         if not thread.is_current():
             # A thread may block in the user's iterable or callback for ever; abandon it then.
             thread.join(LAST_GRACE_S)
+    _abandon(threads)
     engine.close_fds()
     for process in list(workers):
         if process._popen is not None:  # type: ignore[attr-defined]

@@ -18,12 +18,14 @@ from multiprocessing.process import BaseProcess
 
 from .. import _core
 from .._base import failures
+from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
 from .._start.method import default_context, popen_factory
+from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
 from . import end
 from .queue import TaskQueue
@@ -88,8 +90,10 @@ class Pool(_StdlibPool):
     _workers: list[BaseProcess]
     _start_error: BaseException | None = None  # of the last failed start
     _forks: bool
+    _around: Surroundings
     _was_ready = False  # has a worker ever been ready?
     _has_helper = False
+    _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
     def __init__(
@@ -134,12 +138,14 @@ class Pool(_StdlibPool):
 
     def _start(self) -> None:
         self._forks = self._ctx.get_start_method() == "fork"
+        self._around = Surroundings()
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
         if not self._forks:
             self._engine.share()
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
+        self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
@@ -188,7 +194,7 @@ class Pool(_StdlibPool):
             return result
         self._check_running()
         if not self._has_helper:
-            self._start_threads()
+            self._start_threads(callback is not None or error_callback is not None)
         return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
 
     def map(
@@ -256,10 +262,11 @@ class Pool(_StdlibPool):
         """Return an iterator over `func(x) for x in iterable`, in order.
 
         The pool works whether or not `next` is called, and pulls the iterable as fast as the
-        workers take items. `buffersize` bounds the chunks that are in flight or unread, after
-        `close()` too; `join()` then ends the input if nobody reads, and the last `next` raises
-        `PoolError`. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for one
-        that is no number, or no int.
+        workers take items. Iterables of one pool are pulled one item at a time, so that they may
+        share a source; a pull that lasts for a second is overtaken. `buffersize` bounds the chunks
+        that are in flight or unread, after `close()` too; `join()` then ends the input if nobody
+        reads, and the last `next` raises `PoolError`. `ValueError` for a `chunksize` or
+        `buffersize` below 1, `TypeError` for one that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
@@ -312,13 +319,15 @@ class Pool(_StdlibPool):
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
+        calls = callback is not None or error_callback is not None
         if mapper in _MODES:
-            self._feed(result, func, iterable, size, self._mode(mapper, chunksize, size), length)
+            mode = self._mode(mapper, chunksize, size)
+            self._feed(result, func, iterable, size, mode, length, calls=calls)
             return result
         tasks = self._guarded_task_generation(
             result._job, mapper, self._get_tasks(func, iterable, size)
         )
-        self._feed(result, None, tasks, 1, _core.MAP_ONE | _core.TASKS, -1)
+        self._feed(result, None, tasks, 1, _core.MAP_ONE | _core.TASKS, -1, calls=calls)
         return result
 
     def _measure(
@@ -382,12 +391,13 @@ class Pool(_StdlibPool):
         mode: int,
         length: int,
         limit: int = 0,
+        calls: bool = False,
     ) -> None:
         """Start to turn items into tasks; a thread pulls the items that are not pulled now."""
         assert self._engine is not None
         try:
             if not self._has_helper:
-                self._start_threads()
+                self._start_threads(calls)
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_thread(_FEEDER, self._engine.feed_rest, result)
         except BaseException:
@@ -396,33 +406,46 @@ class Pool(_StdlibPool):
 
     # ---- threads ----
 
-    def _start_threads(self) -> None:
+    def _start_threads(self, calls: bool = False) -> None:
         """Start the threads that work while nobody waits.
 
         Called before the first asynchronous job, and before a blocking call runs the program's
         code: its iterable, or what pickles its values. Nothing of the pool waits for that.
+        `calls`: the job has callbacks.
         """
         assert self._engine is not None
-        with self._lock:
-            if not self._has_helper:
-                self._engine.start_standby()
-                self._start_thread(_STARTER, self._engine.keep_workers)
-                self._start_thread(_HELPER, self._engine.help)
-                self._has_helper = True  # last, since readers do not take the lock
+        self._engine.start_standby()
+        if not calls and threading.get_ident() in self._starters:
+            return  # in a signal handler: what it has interrupted will start the threads
+        # Of each kind the first thread stays, and others end.
+        self._start_thread(_STARTER, self._engine.keep_workers)
+        self._start_thread(_HELPER, self._engine.help)
+        self._has_helper = True  # last: a signal handler may need the helper before it runs
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        caller = threading.get_ident()
+        if caller in self._starters:
+            raise RuntimeError(
+                "a signal handler cannot make a call that needs a thread of the pool, while it "
+                "interrupts the start of another thread; map() and apply() need none"
+            )
+        thread = Thread(target=target, args=args, name=name, daemon=True)
         with self._lock:
             # In place: the finalizer holds the same list.
-            self._threads[:] = [
-                t for t in self._threads if t.is_alive() or t.name in (_HELPER, _STARTER)
-            ]
-            thread = Thread(target=target, args=args, name=name, daemon=True)
+            self._threads[:] = [t for t in self._threads if not t.is_over()]
             self._threads.append(thread)  # before the start, for join() on the new thread
-            try:
-                thread.start()
-            except BaseException:
-                self._threads.remove(thread)
-                raise
+        try:
+            # Without the lock: a handler that interrupts the start may wait for another thread. A
+            # thread that the handler starts would wait for a lock of `threading`.
+            self._starters.add(caller)
+            thread.start()
+        except BaseException:
+            if not thread.is_started():
+                with self._lock:
+                    self._threads.remove(thread)
+            raise
+        finally:
+            self._starters.discard(caller)
 
     # ---- workers ----
 
@@ -452,7 +475,7 @@ class Pool(_StdlibPool):
         process = self._new_worker(child.main, worker, self._initializer, self._initargs)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
-        process._Popen = popen_factory(worker, method, not self._was_ready)
+        process._Popen = popen_factory(worker, method, self._around, not self._was_ready)
         made: BaseProcess = process
         return made
 
@@ -505,6 +528,7 @@ class Pool(_StdlibPool):
     def _replace_workers(self) -> None:
         """Called by the engine, on a thread that waits or on the helper, after workers ended."""
         assert self._engine is not None
+        before = being_handled()
         with self._lock:
             if self._state not in (RUN, CLOSE):
                 return
@@ -517,6 +541,8 @@ class Pool(_StdlibPool):
             except PoolError as exc:
                 self._engine.break_pool(failures.pack_error(exc, None))
             except Exception as exc:
+                if is_from_handler(exc, before):
+                    raise
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
 
@@ -538,7 +564,8 @@ class Pool(_StdlibPool):
             super().close()
             return
         util.debug("closing pool")
-        if self._state == RUN and self._engine.is_ours:
+        if self._state in (RUN, CLOSE) and self._engine.is_ours:
+            # Also if it is closed: this may be a handler that has interrupted close() here.
             self._state = CLOSE
             self._engine.close()
 
@@ -566,6 +593,8 @@ class Pool(_StdlibPool):
             raise ValueError("In unknown state")
         if not engine.is_ours:
             failures.raise_foreign()
+        if self._state == TERMINATE:
+            engine.end()  # this may be a handler that has interrupted terminate()
 
     def _waits_for_this_thread(self, engine: _core.Engine) -> bool:
         """Is this a thread of the pool, and may a job depend on it?
@@ -594,6 +623,10 @@ class Pool(_StdlibPool):
         self._check_ending(self._engine)
         if timeout is None and self._state == CLOSE and self._waits_for_this_thread(self._engine):
             raise RuntimeError("a callback or an iterable cannot join the pool that waits for it")
-        if not self._engine.wait_ended(timeout):
+        if timeout is None:
+            self._engine.finish_calls()
+        if self._state == TERMINATE and timeout is None:
+            end.force(self._engine, self._workers)  # a handler may have interrupted terminate()
+        elif not self._engine.wait_ended(timeout):
             raise TimeoutError
         end.clean_up(self._engine, self._workers, self._threads)

@@ -26,6 +26,7 @@ class Thread(threading.Thread):
     """
 
     _over: threading.Event | None = None  # set at the end of a thread that the extension started
+    kept: object = None  # what lives as long as the thread
     _seen: threading.Thread | None = None  # what current_thread() returns in such a thread
 
     def start(self) -> None:
@@ -57,11 +58,18 @@ class Thread(threading.Thread):
         """Is this the calling thread?"""
         return threading.current_thread() in (self, self._seen)
 
+    def is_started(self) -> bool:
+        return self._started.is_set() or self._over is not None  # type: ignore[attr-defined]
+
+    def is_over(self) -> bool:
+        return self.is_started() and not self.is_alive()
+
     def is_alive(self) -> bool:
         return super().is_alive() if self._over is None else not self._over.is_set()
 
     def join(self, timeout: float | None = None) -> None:
-        if self._over is None:
-            super().join(timeout)
-        else:
+        if self._over is not None:
             self._over.wait(timeout)
+        elif self.is_started():
+            # Otherwise a signal handler has interrupted start(), and the pool has ended.
+            super().join(timeout)

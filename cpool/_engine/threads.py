@@ -30,8 +30,11 @@ _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 def _leave(ticket: list[Callable[[], None]]) -> None:
     """Deregister a worker thread once: by the thread itself, or by an interrupted start."""
-    with contextlib.suppress(IndexError):
-        ticket.pop()()
+    try:
+        leave = ticket.pop()
+    except IndexError:
+        return
+    leave()  # takes no memory, or join() would wait for ever where there is none
 
 
 def worker(
@@ -101,6 +104,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
         self._cache.engine = self._engine
         self._threads = []
+        self._starters = set()
         self._to_tell = [True]  # print one failure of the initializer
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
@@ -111,7 +115,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 thread.join(end.LAST_GRACE_S)  # the initializer may block for ever
             raise
         self._terminate = util.Finalize(
-            self, end.shut_down_threads, args=(self._engine,), exitpriority=15
+            self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
 
@@ -183,6 +187,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
             return
         if is_worker or (timeout is None and self._waits_for_this_thread(self._engine)):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
+        if timeout is None:
+            self._engine.finish_calls()
         # Not by Thread.join(), which Ctrl-C can make take a running thread for an ended one.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError

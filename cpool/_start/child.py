@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .._core import Worker
+    from .surroundings import Surroundings
 
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
 _FREEZES = "t" not in sys.abiflags
@@ -35,9 +36,20 @@ _FREEZES = "t" not in sys.abiflags
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
-def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
+def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
     """The child's part of a start by fork; signals are blocked when the child begins."""
     code = 1
+
+    def run() -> None:
+        nonlocal code
+        try:
+            code = process._bootstrap(  # type: ignore[attr-defined]
+                parent_sentinel=worker.parent_sentinel
+            )
+        finally:
+            if _RUNS_ATEXIT:
+                atexit._run_exitfuncs()
+
     try:
         _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
         _signal.set_wakeup_fd(-1)
@@ -45,15 +57,9 @@ def run_forked(process: BaseProcess, worker: Worker) -> NoReturn:
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        code = process._bootstrap(  # type: ignore[attr-defined]
-            parent_sentinel=worker.parent_sentinel
-        )
+        around.run(run)
     finally:
-        try:
-            if _RUNS_ATEXIT:
-                atexit._run_exitfuncs()
-        finally:
-            _exit(code)
+        _exit(code)
 
 
 def _exit(code: int) -> NoReturn:
@@ -153,7 +159,7 @@ def _initialize(
         initializer(*initargs)
     except BaseException as exc:
         worker.report_init_error(failures.pack_error(exc, None))
-        if not isinstance(exc, KeyboardInterrupt) and worker.is_first_failure():
+        if not issubclass(type(exc), KeyboardInterrupt) and worker.is_first_failure():
             text = failures.traceback_of(exc)
             sys.stderr.write(f"cpool: the initializer raised in a worker:\n{text}")
         raise SystemExit(1) from None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._core import Worker
+    from .surroundings import Surroundings
 
 
 def default_context() -> Any:
@@ -62,13 +63,15 @@ def _is_new(code: CodeType) -> bool:
     return now[0] == code.co_code[0]
 
 
-def popen_factory(worker: Worker, method: str, is_first: bool) -> Callable[[BaseProcess], Popen]:
+def popen_factory(
+    worker: Worker, method: str, around: Surroundings, is_first: bool
+) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of the worker's Process object, which calls it to start.
 
     `is_first`: no worker of the pool was ever ready, so that a start that fails may never succeed.
     """
     if method == "fork":
-        return lambda process: ForkPopen(process, worker)
+        return lambda process: ForkPopen(process, worker, around)
     from .launchers import POPENS  # lazily: few programs need the launchers
 
     return lambda process: POPENS[method](process, worker, is_first)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._core import Worker
+    from .surroundings import Surroundings
 
 
 @contextmanager
@@ -85,11 +86,15 @@ class Popen(popen_fork.Popen):
 class ForkPopen(Popen):
     """A worker that the extension forks."""
 
+    def __init__(self, process: BaseProcess, worker: Worker, around: Surroundings) -> None:
+        self._around = around
+        super().__init__(process, worker)
+
     def _launch(self, process: BaseProcess) -> None:
         with _keeping_the_tracker():
             self.pid = self._worker.fork()
         if self.pid == 0:
-            child.run_forked(process, self._worker)
+            child.run_forked(process, self._worker, self._around)
         self.finalizer = util.Finalize(self, self._worker.close)
 
 

@@ -40,6 +40,13 @@ on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
 }
 
 static void
+on_leave(struct cp_worker *w)
+{
+    CHECK(w == the->w && w->exiting);
+    the->leaves++;
+}
+
+static void
 on_init_error(struct cp_worker *w, struct cp_result *result)
 {
     CHECK(w == the->w);
@@ -59,6 +66,7 @@ static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
     .on_init_error = on_init_error,
+    .on_leave = on_leave,
     .on_func_sent = on_func_sent,
 };
 

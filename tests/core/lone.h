@@ -18,7 +18,7 @@ struct lone {
     struct cp_result *last; /* the last answer; owned */
     uint64_t last_index;    /* of the task of the last answer */
     int64_t last_ns;
-    int hellos, init_errors, results, funcs_sent;
+    int hellos, init_errors, leaves, results, funcs_sent;
     /* Called for each answer, unless NULL. */
     void (*on_result)(const struct cp_result *result);
 };

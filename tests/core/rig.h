@@ -24,7 +24,8 @@ enum op {
     OP_BIG,    /* answer with arg bytes of pattern `index` */
     OP_LAST,   /* answer, and end after that */
     OP_LINGER, /* the same, but only when let through the gate */
-    OP_FUNC,   /* answer with the callable's bytes */
+    OP_LEAVE, /* answer, say that it leaves, and end when let through the gate */
+    OP_FUNC,  /* answer with the callable's bytes */
     OP_SLOTS,  /* answer with the number of callables kept (uint32_t) */
     OP_PID,    /* answer with the worker's pid (int) */
     OP_DIE,    /* by signal arg */

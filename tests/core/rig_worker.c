@@ -193,6 +193,7 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
         case OP_ECHO:
         case OP_LAST:
         case OP_LINGER:
+        case OP_LEAVE:
         case OP_QUIET: return true;
         case OP_GATE:
             say_begun(me);
@@ -242,6 +243,11 @@ run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
         answer(me, task, CP_RESULT, body, (size_t)task->len);
     } else if (obey(me, task, func)) {
         answer(me, task, CP_RESULT, body, (size_t)task->len);
+    }
+    if (me->order.op == OP_LEAVE) {
+        answer(me, NULL, CP_LEAVE, NULL, 0);
+        me->ends = true;
+        say_begun(me);
     }
 }
 
@@ -297,7 +303,7 @@ rig_worker_main(struct rig *rig, struct cp_worker *w)
         }
     }
     check_io(cp_serve_flush(&me.s));
-    if (me.order.op == OP_LINGER) {
+    if (me.order.op == OP_LINGER || me.order.op == OP_LEAVE) {
         pass_gate(&me);
     }
     _exit(0);

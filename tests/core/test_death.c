@@ -636,6 +636,49 @@ TEST(death_that_is_overdue_is_not_waited_for)
     rig_release(&rig);
 }
 
+/* A worker says that it leaves, and does not exit: another worker takes its tasks at
+ * once, big ones too. */
+TEST(death_that_is_announced_costs_no_time)
+{
+    static const size_t sizes[] = {0, 300000};
+    for (int i = 0; i < 2; i++) {
+        struct rig rig;
+        struct batch batch = {0};
+        struct cp_counts counts;
+        rig_open(&rig, 2);
+        struct cp_job *job = rig_quick_job(&rig, &batch, CP_JOB_ORDERED, 1);
+        (void)batch_add(&batch, OP_LEAVE, 0);
+        for (int j = 0; j < 20; j++) {
+            (void)batch_add_long(&batch, OP_ECHO, 0, sizes[i]);
+        }
+        batch_put(&batch, job, true);
+        rig_take_echoes(&rig, job, 21);
+        rig_close_job(&rig, job);
+        CHECK_EQ(rig.forks, 2);
+        cp_pool_count(rig.pool, &counts);
+        CHECK_EQ(counts.workers, 2);
+        CHECK_EQ(counts.overdue, 0);
+        rig_let_through(&rig, 1);
+        rig_close(&rig);
+    }
+}
+
+/* The only worker says that it leaves: after a while another one takes its place. */
+TEST(death_that_is_announced_and_does_not_come)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_result *result = rig_call(&rig, OP_LEAVE, 0);
+    rig_check_echo(result);
+    cp_result_free(result);
+    rig_await_begun(&rig, 1);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 20);
+    rig_finish(&rig, job, 20);
+    CHECK_EQ(rig.forks, 2);
+    rig_let_through(&rig, 1);
+    rig_close(&rig);
+}
+
 /* Many tasks of all kinds, some of which end their worker: those are lost, and
  * each of the others is answered and runs once. */
 TEST(death_at_random)

@@ -400,6 +400,35 @@ call_next(void *arg)
     return NULL;
 }
 
+/* All work is done by a worker that is ready. One that is not ready in time is ended,
+ * and one that only takes a while is not. */
+TEST(end_of_a_worker_that_never_gets_ready)
+{
+    for (int hangs = 0; hangs < 2; hangs++) {
+        struct rig rig;
+        rig_open(&rig, 1);
+        rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 20), 20);
+        rig.start = START_WAITS;
+        int pid = rig_fork(&rig);
+        rig_await_begun(&rig, 1);
+        struct cp_worker *w = rig.pool->workers->next;
+        CHECK_EQ(w->proc.pid, pid);
+        cp_worker_ref(w);
+        cp_pool_close(rig.pool);
+        int64_t closed = cp_now();
+        CHECK_EQ(cp_pool_wait(rig.pool, NULL, closed + CP_SECOND, 0),
+                 CP_WAIT_TIMEOUT);
+        rig_let_through(&rig, hangs != 0 ? 0 : 1);
+        rig_join(&rig);
+        int code = 0;
+        CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, &code), 1);
+        CHECK_EQ(code, hangs != 0 ? -SIGTERM : 0);
+        CHECK(hangs == 0 || cp_now() - closed >= 2 * CP_SECOND);
+        cp_worker_unref(w);
+        rig_release(&rig);
+    }
+}
+
 TEST(end_wakes_all_waiting_threads)
 {
     enum { N = 4 };

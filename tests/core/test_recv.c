@@ -252,6 +252,29 @@ TEST(recv_refuses_a_second_start)
     lone_close(&lone);
 }
 
+/* A worker leaves once, and not before it was ready. */
+TEST(recv_refuses_to_let_a_worker_leave_twice)
+{
+    struct lone lone;
+    struct cp_frame hello = {.kind = CP_HELLO}, leave = {.kind = CP_LEAVE};
+    lone_open(&lone, UINT64_MAX, 5);
+    lone_write(&lone, &hello, CP_HEADER);
+    lone_write(&lone, &leave, CP_HEADER);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.leaves, 1);
+    CHECK(!cp_worker_accepts(lone.w));
+    lone_write(&lone, &leave, CP_HEADER);
+    CHECK_EQ(cp_worker_recv(lone.w), CP_EPROTO);
+    CHECK_EQ(lone.leaves, 1);
+    lone_close(&lone);
+
+    lone_open(&lone, UINT64_MAX, 5);
+    lone_write(&lone, &leave, CP_HEADER);
+    CHECK_EQ(cp_worker_recv(lone.w), CP_EPROTO);
+    CHECK_EQ(lone.leaves, 0);
+    lone_close(&lone);
+}
+
 TEST(recv_refuses_an_answer_to_an_unsent_task)
 {
     struct lone lone;

@@ -5,6 +5,7 @@ In each of these cases the stdlib's pool waits for ever, loses its workers, or b
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import pickle
@@ -13,6 +14,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +29,7 @@ from gates import Diary, Gate, eventually
 pytestmark = pytest.mark.better
 
 errors = engine.errors
+failures = errors and importlib.import_module("cpool._base.failures")
 
 
 def failure(wait: Callable[..., Any]) -> BaseException:
@@ -410,6 +413,112 @@ def test_details_of_an_exception_arrive(make_pool: Any) -> None:
     assert (type(error), error.filename, error.lineno) == (SyntaxError, "its.py", 1)
     error = failure(pool.apply_async(open, ("/nonexistent/file",)).get)
     assert (type(error), error.filename) == (FileNotFoundError, "/nonexistent/file")
+
+
+# Messages call no code of the program's
+
+
+def hang(*_: Any) -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
+def interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def forbid(*_: Any) -> NoReturn:
+    raise LookupError
+
+
+class Dies:
+    """A callable that ends its worker, and whose own code is `act` in the parent."""
+
+    def __init__(self, act: Any) -> None:
+        self.act = act
+        self.home = os.getpid()
+
+    def __call__(self, *_: Any) -> NoReturn:
+        os._exit(7)
+
+    def acts(self) -> Any:
+        return self.act() if self.home == os.getpid() else None
+
+
+class ActsInRepr(Dies):
+    def __repr__(self) -> str:
+        return str(self.acts())
+
+
+class ActsInGetattr(Dies):
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__qualname__", "__name__"):
+            return self.acts()
+        raise AttributeError(name)
+
+
+class ActsInGetattribute(Dies):
+    __repr__ = Dies.acts
+
+    def __getattribute__(self, name: str) -> Any:
+        get = super().__getattribute__
+        return get("acts")() if name in ("__qualname__", "__name__", "__module__") else get(name)
+
+
+CALLABLES: dict[str, Callable[[Any], Any]] = {
+    "repr": ActsInRepr,
+    "getattr": ActsInGetattr,
+    "getattribute": ActsInGetattribute,
+    "partial": lambda act: partial(ActsInRepr(act), ActsInRepr(act)),
+    "method": lambda act: ActsInRepr(act).__call__,
+}
+
+
+@pytest.mark.parametrize("act", [hang, interrupt, forbid])
+@pytest.mark.parametrize("kind", CALLABLES)
+def test_code_of_a_callable_does_not_hide_the_loss_of_its_worker(
+    make_pool: Any, kind: str, act: Any
+) -> None:
+    pool = make_pool(1)
+    func = CALLABLES[kind](act)
+    results = [
+        pool.apply_async(func, (1,)).get,
+        pool.map_async(func, [1, 2], 1).get,
+        pool.starmap_async(func, [(1,)]).get,
+        pool.imap(func, [1]).next,
+        pool.imap_unordered(func, [1]).next,
+    ]
+    for read in results:
+        error: Any = failure(read)
+        assert (type(error), error.exitcode) == (errors.WorkerLostError, 7)
+    for call in (lambda: pool.map(func, [1]), lambda: pool.apply(func, (1,))):
+        with pytest.raises(errors.WorkerLostError):
+            call()
+    whole_again(pool, 1)
+
+
+@pytest.mark.parametrize(
+    ("func", "name"),
+    [
+        (tasks.die, "tasks.die"),
+        (partial(partial(tasks.die), "SIGKILL"), "functools.partial(tasks.die)"),
+        (Dies(None), "<test_failures.Dies object at 0x"),
+        (Dies(None).__call__, "test_failures.Dies.__call__"),
+        (os.abort, "posix.abort"),
+        (os._exit, "posix._exit"),
+        (lru_cache(tasks.die), "tasks.die"),
+        (len, "len"),
+        (str.lower, "str.lower"),
+        ("".join, "str.join"),
+        (dict.fromkeys, "dict.fromkeys"),
+        (dict, "dict"),
+        (tasks.Point, "tasks.Point"),
+        (tasks.Point.at, "tasks.Point.at"),
+    ],
+)
+def test_messages_name_the_callable(func: Any, name: str) -> None:
+    text = str(failures.lost(1, 1, func))
+    assert f"while it ran {name}" in text
 
 
 # Exceptions, arguments and results that do not survive pickling

@@ -661,3 +661,70 @@ def test_a_stop_iteration_of_an_item_does_not_end_the_iterator(pool: Any, method
         except RuntimeError as error:
             found.append(type(error.__cause__).__name__)
     assert sorted(map(str, found)) == ["1", "2", "StopIteration"]
+
+
+def slowly(n: int = 60) -> Any:
+    for i in range(n):
+        time.sleep(0.0005)
+        yield i
+
+
+SHARED: dict[str, Any] = {
+    "tee": lambda: itertools.tee(slowly()),
+    "generator": lambda: (source := slowly(), source),
+    "wrapped": lambda: (map(abs, source := slowly()), (item for item in source)),
+    "zipped": lambda: (zip(source := slowly(), strict=True), source),
+}
+
+
+@both
+@pytest.mark.parametrize("kind", SHARED)
+@pytest.mark.parametrize("cls", [engine.Pool, engine.pool_module.ThreadPool])
+def test_two_iterators_of_a_pool_share_a_source(
+    make_pool: Any, cls: Any, method: str, kind: str
+) -> None:
+    """Pulls of one pool do not overlap, and no item is lost or doubled."""
+    pool = make_pool(2, cls=cls)
+    one, other = SHARED[kind]()
+    results = [getattr(pool, method)(tasks.identity, source) for source in (one, other)]
+    found = [item[0] if isinstance(item, tuple) else item for items in results for item in items]
+    assert sorted(found) == sorted([*range(60)] * (2 if kind == "tee" else 1))
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("cls", [engine.Pool, engine.pool_module.ThreadPool])
+def test_a_source_that_blocks_is_overtaken_by_others(make_pool: Any, cls: Any) -> None:
+    """And no source waits for one whose code waits for the pool."""
+    pool = make_pool(2, cls=cls)
+    released = threading.Event()
+
+    def blocked() -> Any:
+        yield 1
+        assert released.wait(DEADLINE)
+        yield 2
+
+    items = pool.imap(tasks.identity, blocked())
+    assert next(items) == 1
+    begun = time.monotonic()
+    chain = pool.imap(tasks.square, slowly())
+    for _ in range(3):
+        chain = pool.imap(tasks.identity, chain)
+    assert list(chain) == [x * x for x in range(60)]
+    assert list(pool.imap(tasks.identity, slowly())) == list(range(60))
+    assert time.monotonic() - begun < DEADLINE / 2  # and not a second for each item
+    released.set()
+    assert list(items) == [2]
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("cls", [engine.Pool, engine.pool_module.ThreadPool])
+def test_a_source_that_uses_its_pool_pulls_inside_a_pull(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(2, cls=cls)
+
+    def nested() -> Any:
+        for _ in range(20):
+            yield sum(pool.map(tasks.identity, slowly(3))) + sum(pool.imap(abs, slowly(3)))
+
+    begun = time.monotonic()
+    assert list(pool.imap(tasks.identity, nested())) == [6] * 20
+    assert time.monotonic() - begun < DEADLINE / 2

@@ -292,6 +292,217 @@ def test_ctrl_c_while_the_value_is_unpickled(
     ends(pool)
 
 
+# Handlers that raise an ordinary exception
+
+
+class Alarm(Exception):
+    pass
+
+
+def handler(number: int, frame: Any) -> NoReturn:
+    raise Alarm
+
+
+def handler_of_any(*args: Any) -> NoReturn:
+    raise Alarm
+
+
+def handler_that_is_gone(number: int, frame: Any) -> NoReturn:
+    signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    raise Alarm
+
+
+class HandlerObject:
+    def __call__(self, number: int, frame: Any) -> NoReturn:
+        self.give_up()
+
+    def give_up(self) -> NoReturn:
+        raise Alarm
+
+
+HANDLERS = [handler, handler_of_any, handler_that_is_gone, HandlerObject()]
+
+
+@pytest.fixture(params=HANDLERS, ids=["function", "any", "gone", "object"])
+def alarm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The handler runs whenever a process sends itself the signal; and `Rings` rings once."""
+    monkeypatch.setattr(Rings, "left", 1)
+    before = signal.signal(signal.SIGUSR2, request.param)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
+def ring(times: int = 1) -> str:
+    """Have the signal handled, but not in a worker, nor more often than that."""
+    if os.getpid() == PARENT and Rings.left > 0:
+        Rings.left -= 1
+        signal.raise_signal(signal.SIGUSR2)
+    return "rung"
+
+
+PARENT = os.getpid()
+
+
+class Rings:
+    """Becomes the value of ring() where it is unpickled."""
+
+    left = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ring, ()
+
+
+class RingsAndHides(Rings):
+    """Its code makes another exception of any that it sees."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ring_and_hide, ()
+
+
+def ring_and_hide() -> str:
+    try:
+        return ring()
+    except Exception:
+        raise LookupError("the value cannot be found") from None
+
+
+class RingsInError(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rung_error, ()
+
+
+def rung_error() -> ValueError:
+    return ValueError(ring())
+
+
+class RingsAtHome(Rings):
+    """Rings where it is pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return str, (ring(),)
+
+
+class RingsInIteration(Items):
+    def __init__(self) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[int]:
+        yield 1
+        ring()
+        yield from (2, 3, 4)
+
+
+def make_rings(_: object = None) -> Rings:
+    return Rings()
+
+
+def make_rings_and_hides(_: object = None) -> Rings:
+    return RingsAndHides()
+
+
+def fail_and_ring(_: object = None) -> NoReturn:
+    raise RingsInError
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("task", [make_rings, make_rings_and_hides])
+def test_a_handler_that_raises_while_a_value_is_rebuilt(make_pool: Any, task: Any) -> None:
+    """The exception leaves the wait, and the next one gets the value."""
+    pool = make_pool(1)
+    for result, value in [
+        (pool.apply_async(task), "rung"),
+        (pool.map_async(task, range(3), 1), ["rung"] * 3),
+        (pool.map_async(task, range(4), 2), ["rung"] * 4),
+    ]:
+        Rings.left = 2
+        signal.signal(signal.SIGUSR2, handler)
+        for wait in (result.get, result.wait):
+            with pytest.raises((Alarm, LookupError)):
+                wait(DEADLINE)
+        assert result.get(DEADLINE) == value
+        assert result.successful()
+    ends(pool)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_handler_that_raises_while_a_failure_is_rebuilt(make_pool: Any) -> None:
+    pool = make_pool(1)
+    result = pool.apply_async(fail_and_ring)
+    with pytest.raises(Alarm):
+        result.get(DEADLINE)
+    with pytest.raises(ValueError, match="rung"):
+        result.get(DEADLINE)
+    ends(pool)
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("options", [{}, {"chunksize": 2}])
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_handler_that_raises_while_an_item_is_rebuilt(
+    make_pool: Any, method: str, options: dict[str, int]
+) -> None:
+    """No item is lost."""
+    pool = make_pool(1)
+    assert next(getattr(pool, method)(tasks.square, [1], **options)) == 1
+    items = getattr(pool, method)(make_rings, range(5))
+    with pytest.raises(Alarm):
+        next(items)
+    assert list(items) == ["rung"] * 5
+    Rings.left = 1
+    signal.signal(signal.SIGUSR2, handler)
+    items = getattr(pool, method)(make_rings, range(5))
+    with pytest.raises(Alarm):
+        next(items)
+    del items  # frees the item that was not rebuilt
+    ends(pool)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_an_error_of_the_value_itself_while_an_alarm_is_handled(make_pool: Any) -> None:
+    """The value's own error is its failure, although the handler's is its context."""
+    pool = make_pool(1)
+    Refuses.tried = 0
+    items = pool.imap(Refuses.make, range(2))
+    try:
+        ring()
+    except Alarm:
+        for _ in range(2):
+            with pytest.raises(LookupError):
+                next(items)
+    assert list(items) == []
+    assert Refuses.tried == 2
+    ends(pool)
+
+
+SUBMITTED = [
+    lambda pool, thing: pool.apply(tasks.identity, (thing,)),
+    lambda pool, thing: pool.apply(tasks.identity, (), {"value": thing}),
+    lambda pool, thing: pool.apply(thing.__reduce__),
+    lambda pool, thing: pool.apply_async(tasks.identity, (thing,), callback=print),
+    lambda pool, thing: pool.map(tasks.identity, [1, thing], 1),
+    lambda pool, thing: pool.map_async(tasks.identity, [1, thing], 2, callback=print),
+    lambda pool, thing: pool.map_async(thing.__reduce__, [1]),
+    lambda pool, thing: pool.starmap(tasks.add, [(1, 2), (thing, 1)]),
+    lambda pool, thing: pool.starmap_async(tasks.add, [(1, 2), (thing, 1)]),
+    lambda pool, thing: pool.imap(tasks.identity, [1, thing]),
+    lambda pool, thing: pool.imap_unordered(tasks.identity, [1, thing], 2),
+    lambda pool, thing: pool.map(tasks.identity, RingsInIteration()),
+    lambda pool, thing: pool.map(tasks.identity, RingsInIteration(), 1),
+    lambda pool, thing: pool.map_async(tasks.identity, [*range(3), thing]),
+]
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("call", SUBMITTED)
+def test_a_handler_that_raises_while_arguments_are_pickled(make_pool: Any, call: Any) -> None:
+    """The exception leaves the call, which leaves nothing behind."""
+    pool = make_pool(2)
+    with pytest.raises(Alarm) as kept:
+        call(pool, RingsAtHome())
+    del kept
+    ends(pool)
+
+
 class InterruptsOnLeaving(Exception):
     """Raises KeyboardInterrupt in the worker while the failure of a task is pickled."""
 
@@ -324,6 +535,10 @@ def test_a_value_that_cannot_be_unpickled_is_tried_once(make_pool: Any) -> None:
 
 class Refuses:
     tried = 0
+
+    @classmethod
+    def make(cls, _: object) -> Refuses:
+        return cls()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return refuse_to_arrive, ()
@@ -383,6 +598,27 @@ def test_workers_are_still_replaced_after_an_interrupt(
     worker.kill()
     with pytest.raises(KeyboardInterrupt):
         eventually(lambda: pool.apply(tasks.nothing))
+    ends(pool)
+
+
+@pytest.mark.usefixtures("alarm")
+def test_a_handler_that_raises_while_workers_are_replaced(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception leaves the call that waits, and is not taken for a failed start."""
+    pool = make_pool(1)
+    [worker] = pool._pool
+    repopulate = pool._repopulate_pool
+
+    def interrupted() -> None:
+        pool._repopulate_pool = repopulate
+        ring()
+
+    pool._repopulate_pool = interrupted
+    worker.kill()
+    with pytest.raises(Alarm):
+        eventually(lambda: pool.apply(tasks.nothing))
+    assert pool._start_error is None
     ends(pool)
 
 

@@ -636,3 +636,88 @@ def test_a_pending_result_cannot_be_pickled(pending: Start, gate: Gate, kind: st
     assert str(caught.value) == ("pool objects cannot be passed between processes or pickled")
     gate.open()
     result.wait(DEADLINE)
+
+
+# While a value is rebuilt
+
+
+class Rebuilt:
+    """Becomes the value of `then()` where it is unpickled."""
+
+    then: Callable[[], Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, ()
+
+
+def rebuild() -> Any:
+    return Rebuilt.then()
+
+
+def make_rebuilt(_: object = None) -> Rebuilt:
+    return Rebuilt()
+
+
+REBUILDING = [
+    lambda pool, **options: pool.apply_async(make_rebuilt, **options),
+    lambda pool, **options: pool.map_async(make_rebuilt, [1], **options),
+    lambda pool, **options: pool.starmap_async(make_rebuilt, [(1,), (2,)], **options),
+]
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("options", [{}, {"callback": len}], ids=["plain", "callback"])
+@pytest.mark.parametrize("submit", REBUILDING)
+def test_time_limits_hold_while_another_thread_rebuilds_the_value(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, submit: Any, options: dict[str, Any]
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hold() -> str:
+        begun.set()
+        assert go_on.wait(DEADLINE)
+        return "value"
+
+    monkeypatch.setattr(Rebuilt, "then", hold, raising=False)
+    result = submit(make_pool(1), **options)
+    reader = threading.Thread(target=result.get)
+    reader.start()
+    assert begun.wait(DEADLINE)
+    for limit in (0, 0.01, 0.2):
+        with pytest.raises(multiprocessing.TimeoutError):
+            result.get(limit)
+        result.wait(limit)
+    assert not result.ready()
+    with pytest.raises(ValueError, match="not ready"):
+        result.successful()
+    go_on.set()
+    reader.join(DEADLINE)
+    assert result.get(0) in ("value", ["value"], ["value"] * 2)
+    assert result.ready() and result.successful()
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("options", [{}, {"callback": len}], ids=["plain", "callback"])
+@pytest.mark.parametrize("submit", REBUILDING)
+def test_what_rebuilds_a_value_waits_for_it(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, submit: Any, options: dict[str, Any]
+) -> None:
+    made = threading.Event()
+
+    def ask() -> str:
+        assert made.wait(DEADLINE)
+        for wait in (result.get, result.wait):
+            with pytest.raises(RuntimeError, match="cannot wait"):
+                wait()
+        with pytest.raises(multiprocessing.TimeoutError):
+            result.get(0.01)
+        result.wait(0.01)
+        assert not result.ready()
+        with pytest.raises(ValueError, match="not ready"):
+            result.successful()
+        return "value"
+
+    monkeypatch.setattr(Rebuilt, "then", ask, raising=False)
+    result = submit(make_pool(1), **options)
+    made.set()
+    assert result.get(DEADLINE) in ("value", ["value"], ["value"] * 2)

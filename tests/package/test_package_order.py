@@ -24,10 +24,12 @@ ORDER = """
     _base
     _base.stdlib
     _base.pickling
+    _base.handlers
     _base.failures
     _base.size
     _core
     _start
+    _start.surroundings
     _start.child
     _start.popen
     _start.launchers

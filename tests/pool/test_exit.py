@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sysconfig
@@ -257,3 +258,34 @@ def test_a_call_from_the_last_finalizer_is_refused(
     """A thread started during shutdown never runs, and nobody may wait for it."""
     source = VERY_LAST.format(cls=cls, call=call)
     assert scripts.output(tmp_path, source) == [error]
+
+
+READS_STDIN = """
+import os, sys
+from engine import Pool, pool_module
+from programs import say
+
+pool = {make}
+text = open(0, closefd=False)
+items = pool.imap(len, {source})
+say(next(items))
+"""
+
+
+@pytest.mark.parametrize("make", ["Pool(1)", "pool_module.ThreadPool(1)"])
+@pytest.mark.parametrize(
+    "source",
+    ["sys.stdin.buffer", "sys.stdin", "(line for line in sys.stdin.buffer)", "text.buffer"],
+)
+def test_an_iterable_that_blocks_in_reading_a_file(tmp_path: Path, make: str, source: str) -> None:
+    """The program ends although a thread of the pool has the lock of the file's buffer."""
+    reads, writes = os.pipe()
+    try:
+        path = scripts.write(tmp_path, READS_STDIN.format(make=make, source=source))
+        process = scripts.start(path, stdin=reads)
+        os.write(writes, b"a\n")
+        done = scripts.finish(process)
+    finally:
+        os.close(reads)
+        os.close(writes)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")

@@ -482,6 +482,46 @@ def test_workers_are_replaced_in_a_process_with_many_threads(tmp_path: Path) -> 
     assert scripts.output(tmp_path, MANY_THREADS, seconds=4 * DEADLINE) == ["True", "10"]
 
 
+MUCH_GARBAGE = """
+import gc, threading
+from engine import DEADLINE, Pool
+import tasks
+
+stop = threading.Event()
+
+class Node:
+    pass
+
+def litter():
+    while not stop.is_set():
+        node = Node()
+        node.itself = node
+        gc.collect()
+
+pool = Pool(2, maxtasksperchild=1)
+first = {worker.pid for worker in pool._pool}
+threads = [threading.Thread(target=litter) for _ in range(3)]
+for thread in threads:
+    thread.start()
+try:
+    pids = pool.map_async(tasks.pid, range(12), 1).get(2 * DEADLINE)
+    print(len(set(pids)), len(set(pids) - first))
+    print(pool.map_async(gc.collect, [0] * 4, 1).get(2 * DEADLINE) is not None)
+finally:
+    stop.set()
+for thread in threads:
+    thread.join()
+pool.close()
+pool.join()
+"""
+
+
+@pytest.mark.timeout(6 * DEADLINE, method="signal")
+def test_workers_are_replaced_while_other_threads_collect_garbage(tmp_path: Path) -> None:
+    """Without the GIL, a thread that collects holds a lock of the interpreter at the fork."""
+    assert scripts.output(tmp_path, MUCH_GARBAGE, seconds=5 * DEADLINE) == ["12 10", "True"]
+
+
 LOCAL_TO_A_THREAD = """
 import os, threading
 from engine import Pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -492,3 +493,15 @@ def test_ctrl_c_interrupts_a_waiting_call(tmp_path: Path, call: str) -> None:
     process.send_signal(signal.SIGINT)
     done = scripts.finish(process)
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\nend\n", "", 0)
+
+
+def test_a_thread_leaves_where_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only code that allocates nothing runs at its end, or join() would wait for ever."""
+
+    def refuse(*_: object) -> Any:
+        raise MemoryError
+
+    pool = pool_module.ThreadPool(1)
+    monkeypatch.setattr(contextlib, "suppress", refuse)
+    pool.close()
+    pool.join(DEADLINE)

@@ -126,6 +126,17 @@ def test_a_replacement_worker_may_hang(make_pool: Any) -> None:
     assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
 
 
+def test_a_hanging_hook_does_not_keep_the_pool_from_ending(make_pool: Any) -> None:
+    """All signals are blocked in the worker."""
+    forks.acts[1] = hang
+    pool = make_pool(2)
+    hung = pool._pool[0].pid
+    assert pool.map(tasks.square, range(20), 1) == [x * x for x in range(20)]
+    pool.close()
+    pool.join(timeout=DEADLINE)
+    all_gone([hung])
+
+
 def ended_by_with(pool: Any) -> None:
     with pool:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import re
 import signal
@@ -17,7 +18,7 @@ import scripts
 import tasks
 from checks import failure, whole_again
 from engine import DEADLINE
-from gates import Diary, Gate, eventually
+from gates import Diary, Gate, all_gone, eventually, gone
 
 pytestmark = pytest.mark.better
 
@@ -209,6 +210,51 @@ def test_a_hanging_initializer_delays_no_other_worker(
     gate.arrived()
     results = pool.map_async(tasks.square, range(50), 1)
     assert results.get(DEADLINE) == [x * x for x in range(50)]
+
+
+def hold_first_stubbornly(gate: Gate, path: str) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    hold_first(gate, path)
+
+
+def hold_first_and_tell(gate: Gate, path: str, diary: Diary) -> None:
+    hold_first(gate, path)
+    diary.write("ready")
+
+
+@pytest.mark.parametrize("initializer", [hold_first, hold_first_stubbornly])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_hanging_initializer_does_not_keep_the_pool_from_ending(
+    make_pool: Any, gate: Gate, tmp_path: Path, initializer: Any, asynchronous: bool
+) -> None:
+    """Once all work is done, the worker is given some seconds, and then ended."""
+    pool = make_pool(2, initializer, (gate, str(tmp_path / "held")))
+    [hung] = gate.arrived()
+    result = pool.map_async(tasks.square, range(50), 1) if asynchronous else None
+    assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
+    pool.close()
+    if result is None:
+        pool.join(timeout=DEADLINE)
+    else:  # a closed pool that nobody joins
+        all_gone([hung])
+        assert len(result.get(DEADLINE)) == 50
+        pool.join(timeout=DEADLINE)
+    assert gone(hung)
+
+
+def test_a_slow_initializer_runs_to_its_end(
+    make_pool: Any, gate: Gate, diary: Diary, tmp_path: Path
+) -> None:
+    """It takes longer than all the work does."""
+    pool = make_pool(2, hold_first_and_tell, (gate, str(tmp_path / "held"), diary))
+    gate.arrived()
+    assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
+    pool.close()
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.join(timeout=0.2)
+    gate.open()
+    pool.join(timeout=DEADLINE)
+    assert diary.lines() == ["ready"] * 2
 
 
 def test_terminate_ends_hanging_initializers(make_pool: Any, gate: Gate) -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import util
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ import scripts
 import tasks
 from checks import failure, whole_again
 from engine import DEADLINE, MaybeEncodingError, RemoteTraceback
-from gates import Diary, Gate, eventually, gone, kill_all
+from gates import Diary, Gate, all_gone, eventually, gone, kill_all
 
 pytestmark = pytest.mark.better
 
@@ -57,6 +58,158 @@ class Recursive(Exception):
     def __init__(self) -> None:
         super().__init__()
         self.args = (self,)
+
+
+class Text(str):
+    """A string that no other process can have, and that raises where it is used."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError
+
+    def __str__(self) -> NoReturn:
+        raise TypeError
+
+    def __format__(self, _: str) -> NoReturn:
+        raise TypeError
+
+    def __eq__(self, _: object) -> NoReturn:
+        raise TypeError
+
+    __hash__ = str.__hash__
+
+
+class TextOfItsOwn(Exception):
+    def __str__(self) -> str:
+        return Text("its text")
+
+    __repr__ = __str__
+
+
+TextOfItsOwn.__qualname__ = Text("TextOfItsOwn")
+
+
+class ExitsInText(Exception):
+    def __str__(self) -> str:
+        sys.exit(3)
+
+    __repr__ = __str__
+
+
+class InterruptsInText(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+    __repr__ = __str__
+
+
+class ExitsInArguments(Exception):
+    def __init__(self, *_: Any) -> None:
+        super().__init__(ExitsInText())
+
+
+class EndsInText(BaseException):
+    def __str__(self) -> str:
+        raise GeneratorExit
+
+
+class ExitsInAttributes(Exception):
+    """Its attributes are code that raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__reduce__", "__reduce_ex__", "__dict__"):
+            return super().__getattribute__(name)
+        sys.exit(4)
+
+
+class ExitsInClass(Exception):
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        sys.exit(4)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExitsInClass, ()
+
+
+class ExitsOnLeaving(Exception):
+    def __reduce__(self) -> NoReturn:
+        sys.exit(5)
+
+
+class OddCode(SystemExit):
+    code = property(lambda self: sys.exit(6))
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize(
+    ("cls", "arrives_as"),
+    [
+        (TextOfItsOwn, TextOfItsOwn),
+        (ExitsInText, ExitsInText),
+        (InterruptsInText, InterruptsInText),
+        (ExitsInArguments, ExitsInArguments),
+        (ExitsInAttributes, ExitsInAttributes),
+        (ExitsInClass, ExitsInClass),
+        (ExitsOnLeaving, MaybeEncodingError),
+    ],
+)
+def test_code_of_an_exception_does_not_cost_the_worker(
+    make_pool: Any, capfd: pytest.CaptureFixture[str], cls: Any, arrives_as: Any, method: str
+) -> None:
+    """The stdlib's pool loses the worker to what is no Exception, and then hangs."""
+    pool = make_pool(1, context=multiprocessing.get_context(method))
+    [worker] = pool._pool
+    results = [
+        pool.apply_async(tasks.make_and_raise, (cls,)),
+        pool.map_async(tasks.make_and_raise, [cls]),
+        pool.map_async(tasks.make_and_raise, [cls] * 3, 3),
+    ]
+    assert [type(failure(result)) for result in results] == [arrives_as] * 3
+    with pytest.raises(arrives_as):
+        next(pool.imap(tasks.make_and_raise, [cls]))
+    assert pool._pool == [worker]
+    whole_again(pool, 1)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("cls", [EndsInText, OddCode])
+def test_code_of_an_exception_that_ends_the_worker(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1)
+    assert type(failure(pool.apply_async(tasks.make_and_raise, (cls,)))) is cls
+    whole_again(pool, 1)
+
+
+class ExitsInRepr:
+    """A result that cannot be sent, nor shown."""
+
+    def __reduce__(self) -> NoReturn:
+        raise LookupError
+
+    def __repr__(self) -> str:
+        sys.exit(7)
+
+
+class ShowsItsOwnText(ExitsInRepr):
+    def __repr__(self) -> str:
+        return Text("its text")
+
+
+@pytest.mark.parametrize("cls", [ExitsInRepr, ShowsItsOwnText])
+def test_code_of_a_result_does_not_cost_the_worker(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1)
+    [worker] = pool._pool
+    for result in (pool.apply_async(cls), pool.starmap_async(cls, [()] * 3, 3)):
+        error = failure(result)
+        assert type(error) is MaybeEncodingError
+        assert "LookupError" in error.exc
+    assert pool._pool == [worker]
+
+
+@pytest.mark.parametrize("cls", [TextOfItsOwn, ExitsInText, ExitsInAttributes, ExitsInClass])
+def test_code_of_an_initializers_exception(make_pool: Any, cls: Any) -> None:
+    pool = make_pool(1, tasks.make_and_raise, (cls,))
+    error = failure(pool.apply_async(abs, (1,)))
+    assert type(error) is errors.InitializerError
+    assert type(error.__cause__) is cls
 
 
 def overflow() -> None:
@@ -435,6 +588,48 @@ def test_a_worker_ended_by_an_exception_waits_for_no_thread(
     pid = pool.apply_async(leave_a_handler_that_raises, (signal.SIGUSR1,)).get(DEADLINE)
     interrupt_until_gone(pid)
     whole_again(pool, 1)
+
+
+HELD_UP: dict[str, Callable[[Gate, Any], object]] = {
+    "thread": lambda gate, queue: threading.Thread(target=gate.wait).start(),
+    "queue": lambda gate, queue: queue.put(bytes(1_000_000)),  # nobody reads
+    "exit handler": lambda gate, queue: util.Finalize(None, gate.wait, exitpriority=100),
+}
+
+_queue: Any = None  # a worker inherits it
+
+
+def exit_slowly_on_sigterm(gate: Gate, how: str) -> int:
+    """From now on SIGTERM ends this process, and something holds its exit up."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    HELD_UP[how](gate, _queue)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("item", [1, bytes(200_000)], ids=["small", "big"])
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("how", HELD_UP)
+def test_a_worker_that_breaks_off_between_tasks_and_does_not_exit(
+    make_pool: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str, size: int, item: Any
+) -> None:
+    """It is given no more tasks, although the process lives on."""
+    queue = multiprocessing.get_context("fork").Queue()
+    monkeypatch.setattr(sys.modules[__name__], "_queue", queue)
+    pool = make_pool(size)
+    pid = pool.apply_async(exit_slowly_on_sigterm, (gate, how)).get(DEADLINE)
+    os.kill(pid, signal.SIGTERM)
+    for _ in range(3):
+        results = [pool.apply_async(tasks.identity, (item,)) for _ in range(10)]
+        assert [result.get(DEADLINE) for result in results] == [item] * 10
+        assert list(pool.imap(tasks.identity, [item] * 10)) == [item] * 10
+    assert pid not in pool.map(tasks.pid, range(20), 1)
+    assert not gone(pid)
+    gate.open()
+    if how == "queue":
+        os.kill(pid, signal.SIGKILL)
+    all_gone([pid])
+    whole_again(pool, size)
+    queue.close()
 
 
 def exit_in_a_thread() -> None:

@@ -12,7 +12,7 @@ is_down(unsigned kind)
 static bool
 is_up(unsigned kind)
 {
-    return kind >= CP_HELLO && kind <= CP_INIT_ERROR;
+    return kind >= CP_HELLO && kind <= CP_LEAVE;
 }
 
 int
@@ -26,7 +26,8 @@ cp_wire_get(const uint8_t *bytes, size_t len, bool up, struct cp_frame *frame)
         || frame->len > CP_FRAME_MAX || frame->len > SIZE_MAX / 2) {
         return CP_EPROTO;
     }
-    if ((frame->kind == CP_HELLO || frame->kind == CP_FORGET)
+    if ((frame->kind == CP_HELLO || frame->kind == CP_FORGET
+         || frame->kind == CP_LEAVE)
         && frame->len != 0) {
         return CP_EPROTO;
     }
@@ -44,6 +45,7 @@ cp_wire_kind_name(unsigned kind)
         case CP_RESULT: return "RESULT";
         case CP_ERROR: return "ERROR";
         case CP_INIT_ERROR: return "INIT_ERROR";
+        case CP_LEAVE: return "LEAVE";
         default: return "?";
     }
 }

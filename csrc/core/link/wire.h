@@ -20,6 +20,7 @@ enum cp_kind {
     CP_RESULT,     /* body: what the task returned; arg: time in ns */
     CP_ERROR,      /* body: what the task raised; arg: time in ns */
     CP_INIT_ERROR, /* body: what the initializer raised; the last frame */
+    CP_LEAVE,      /* takes no more tasks, and exits; the last frame */
 };
 
 /* Flag of CP_RESULT and CP_ERROR: the worker exits after this task. */

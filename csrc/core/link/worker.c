@@ -493,6 +493,9 @@ is_expected(const struct cp_worker *w, const struct cp_frame *frame)
     if (frame->kind == CP_HELLO || frame->kind == CP_INIT_ERROR) {
         return !w->hello; /* else a task could fake a failed initializer */
     }
+    if (frame->kind == CP_LEAVE) {
+        return w->hello && !w->exiting;
+    }
     return is_awaited(w, frame->seq);
 }
 
@@ -508,6 +511,11 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     if (frame->kind == CP_INIT_ERROR) {
         w->exiting = true;
         w->ops->on_init_error(w, result);
+        return;
+    }
+    if (frame->kind == CP_LEAVE) {
+        w->exiting = true;
+        w->ops->on_leave(w);
         return;
     }
     struct cp_task *task = take_from_window(w, frame->seq);
@@ -571,7 +579,7 @@ parse_frames(struct cp_worker *w)
         }
         cp_buf_consume(&w->in, CP_HEADER);
         struct cp_result *result = NULL;
-        if (frame.kind != CP_HELLO) {
+        if (frame.kind != CP_HELLO && frame.kind != CP_LEAVE) {
             result = result_for(&frame);
             if (result == NULL) {
                 return CP_ENOMEM;

@@ -26,6 +26,9 @@ struct cp_worker_ops {
                       struct cp_result *result, int64_t ns);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
+    /* The worker takes no more tasks: those that it has not claimed have to be
+     * recalled. */
+    void (*on_leave)(struct cp_worker *w);
     /* A big callable is written, or never will be: drop its reference. */
     void (*on_func_sent)(struct cp_worker *w, struct cp_func *func);
 };
@@ -45,8 +48,10 @@ struct cp_worker {
     int child_life;           /* the pool's life line; -1 in the parent */
     int child_row; /* descriptor of the row, if the child starts by exec */
 
-    bool hello;   /* the worker has run its initializer */
-    bool exiting; /* the worker said that it exits: send no more tasks */
+    int64_t started_at;
+    bool got_sigterm; /* it was not ready in time at the end of the pool */
+    bool hello;       /* the worker has run its initializer */
+    bool exiting;     /* the worker said that it exits: send no more tasks */
     int64_t exiting_since; /* when its last result came; 0: not yet */
     _Atomic bool overdue;  /* exiting for too long: no longer counted [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */

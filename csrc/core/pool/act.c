@@ -60,6 +60,7 @@ tell_end_all(struct cp_pool *pool)
             cp_watch_tell_end(pool, w);
         }
     }
+    cp_note_starter(pool); /* a worker may never get ready to see it */
 }
 
 static void
@@ -82,7 +83,7 @@ act_on_processes(struct cp_pool *pool)
         }
     }
     if (pool->asleep
-        && (cp_plan_tick(pool) < pool->tick_ns
+        && (cp_plan_is_tick_late(pool)
             || (!pool->armed && cp_plan_wants_probe(pool)))) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }

@@ -166,6 +166,7 @@ look(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
 {
     *again = CP_NEVER;
     cp_watch_drop_overdue(pool, again);
+    cp_watch_end_unready(pool, again);
     bool lacks = cp_plan_needs_workers(pool, again);
     bool ready = is_ready(pool, job);
     if (ready && !(job == NULL && lacks)) {
@@ -318,6 +319,7 @@ find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
     }
     if ((duties & CP_DO_STARTS) != 0) {
         cp_watch_drop_overdue(pool, again);
+        cp_watch_end_unready(pool, again);
         cp_act(pool);
         if (cp_plan_needs_workers(pool, again)) {
             pool->lacks_workers = false;

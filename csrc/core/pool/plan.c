@@ -18,6 +18,8 @@
 #define STUCK CP_MS
 #define DEAF (5 * CP_MS)
 #define GIVEN_UP (100 * CP_MS)
+/* A driver that wakes up by itself so soon need not be woken for a tick. */
+#define SOON (200 * CP_MS)
 /* Tasks below this take no longer than waking a thread does. */
 #define SHORT_TASK (20 * CP_US)
 /* How long a worker looks for its next task: longer than it takes the parent to
@@ -134,7 +136,7 @@ has_unread(const struct cp_worker *w)
 bool
 cp_plan_is_awaited(const struct cp_worker *w)
 {
-    return w->in_flight > 0 || has_unread(w);
+    return w->in_flight > 0 || (!w->exiting && has_unread(w));
 }
 
 static bool
@@ -193,6 +195,20 @@ cp_plan_tick(const struct cp_pool *pool)
         return TICK; /* it may have to be taken from one and given to the other */
     }
     return waits && pool->queued > 0 ? SLOW_TICK : CP_NEVER;
+}
+
+bool
+cp_plan_is_tick_late(const struct cp_pool *pool)
+{
+    if (cp_plan_tick(pool) >= pool->tick_ns) {
+        return false;
+    }
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->in_flight > 1 || (!w->wants_out && cp_worker_has_out(w))) {
+            return true;
+        }
+    }
+    return pool->queued > 0 || !pool->armed || pool->probe_at - cp_now() > SOON;
 }
 
 bool

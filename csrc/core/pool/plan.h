@@ -64,6 +64,10 @@ bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
  * is stuck, and output that the poller does not watch has to be tried again. */
 int64_t cp_plan_tick(const struct cp_pool *pool);
 
+/* Does the driver sleep for too long? A task that was just sent to an idle worker needs
+ * no tick yet: the next look at processes is soon enough for a worker that is stopped. */
+bool cp_plan_is_tick_late(const struct cp_pool *pool);
+
 /* Has w's process to be looked at by the clock: is something awaited from w, or its
  * end, that the poller does not watch? */
 bool cp_plan_is_probed(struct cp_worker *w);

@@ -83,6 +83,9 @@ struct cp_pool {
     uint64_t next_worker_id;
     uint32_t failed_starts;
     int64_t restart_at; /* no worker is to be started before */
+    int64_t
+        longest_start; /* of a worker, until it was ready; 0: none was yet */
+    int64_t over_at;   /* when the closed pool was seen to have nothing to do */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
     struct cp_line *line_first, *line_last; /* with queued tasks, by turn */

@@ -18,10 +18,20 @@
 #define PROBE_FIRST (100 * CP_MS)
 #define PROBE_LAST (64 * PROBE_FIRST)
 
+/* When all is done, a worker that is not ready may go on starting for this long, or
+ * for so many times as long as any worker has taken; and has so long to end itself. */
+#define START_GRACE (2 * CP_SECOND)
+#define START_TIMES 4
+#define TERM_GRACE CP_SECOND
+
 static void
 on_hello(struct cp_worker *w)
 {
     w->pool->failed_starts = 0;
+    int64_t took = cp_now() - w->started_at + 1;
+    if (took > w->pool->longest_start) {
+        w->pool->longest_start = took;
+    }
 }
 
 static void
@@ -62,6 +72,16 @@ on_init_error(struct cp_worker *w, struct cp_result *result)
     }
 }
 
+/* The worker breaks off, and its exit may take for ever: others run what it has
+ * not begun. It reads nothing any more. */
+static void
+on_leave(struct cp_worker *w)
+{
+    on_exiting(w);
+    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    cp_watch_tell_end(w->pool, w);
+}
+
 static void
 on_func_sent(struct cp_worker *w, struct cp_func *func)
 {
@@ -72,6 +92,7 @@ static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
     .on_init_error = on_init_error,
+    .on_leave = on_leave,
     .on_func_sent = on_func_sent,
 };
 
@@ -153,6 +174,7 @@ int
 cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
 {
     w->id = pool->next_worker_id++;
+    w->started_at = cp_now();
     w->pool = pool;
     w->ops = &ops;
     int r = watch(pool, w);
@@ -196,6 +218,42 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_overdue++;
             pool->lacks_workers = true;
             (void)cp_jobs_recall(w, UINT32_MAX, true);
+            if (w->in_flight > 0) { /* claimed, and never to be answered */
+                (void)cp_proc_kill(&w->proc, SIGKILL);
+            }
+        }
+    }
+}
+
+void
+cp_watch_end_unready(struct cp_pool *pool, int64_t *at)
+{
+    /* Where no worker was ever ready, nobody knows how long a start takes. */
+    if (pool->state != CP_CLOSING || pool->pending > 0
+        || pool->longest_start == 0) {
+        return;
+    }
+    int64_t now = cp_now();
+    int64_t grace = START_TIMES * pool->longest_start;
+    if (pool->over_at == 0) {
+        pool->over_at = now;
+    }
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->hello || w->exiting || w->eof) {
+            continue;
+        }
+        int64_t end =
+            w->started_at > pool->over_at ? w->started_at : pool->over_at;
+        end += grace > START_GRACE ? grace : START_GRACE;
+        if (now >= end && !w->got_sigterm) {
+            w->got_sigterm = true;
+            (void)cp_proc_kill(&w->proc, SIGTERM);
+        }
+        end += w->got_sigterm ? TERM_GRACE : 0;
+        if (now < end) {
+            *at = cp_clock_min(*at, end);
+        } else {
+            (void)cp_proc_kill(&w->proc, SIGKILL);
         }
     }
 }

@@ -41,6 +41,10 @@ void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
  * workers take their place. *at is lowered to when the next one is late. */
 void cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at);
 
+/* The pool is closed and all jobs are done: end workers that do not get ready, as in
+ * an initializer that hangs. *at is lowered to when the next one is late. */
+void cp_watch_end_unready(struct cp_pool *pool, int64_t *at);
+
 /* See cp_pool_release_sentinel() and cp_pool_report_start_failure(). */
 void cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
 void cp_watch_on_start_failure(struct cp_pool *pool);

@@ -1,6 +1,8 @@
 /* What every layer may do with an engine; see base/engine.h. */
 #include "base/engine.h"
 
+#include "base/error.h"
+
 int
 py_engine_check(EngineObject *engine)
 {
@@ -23,23 +25,30 @@ py_engine_init_error(EngineObject *engine)
     return error;
 }
 
-void
+int
 py_engine_attend(EngineObject *engine)
 {
     if (engine->threads || atomic_load(&engine->is_attended)
         || atomic_exchange(&engine->is_attended, 1) != 0) {
-        return;
+        return 0;
     }
     PyObject *owner = PyObject_CallNoArgs(engine->owner);
     PyObject *none = NULL;
     if (owner != NULL && owner != Py_None) {
         none = PyObject_CallMethod(owner, "_start_threads", NULL);
     }
-    if (none == NULL) {
+    int r = 0;
+    if (PyErr_Occurred()) {
+        r = py_error_leaves_call(engine->state) ? -1 : 0;
+    }
+    if (r < 0) {
+        atomic_store(&engine->is_attended, 0);
+    } else {
         PyErr_Clear();
     }
     Py_XDECREF(none);
     Py_XDECREF(owner);
+    return r;
 }
 
 int

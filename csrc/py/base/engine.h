@@ -6,18 +6,31 @@
 #ifndef PY_BASE_ENGINE_H
 #define PY_BASE_ENGINE_H
 
+#include "base/depth.h"
 #include "base/name.h"
+#include "base/state.h"
 
+#include "core/base/lock.h"
 #include "core/pool/pool.h"
 
 /* What is known of the results of a callable: nothing yet; each is alone, so
  * that it is the same whether or not it is sent together with others; or some
  * share objects. */
 enum py_results { PY_RESULTS_NEW, PY_RESULTS_ALONE, PY_RESULTS_SHARE };
+/* Who may pull from an iterable now; see task/pull.h. Guarded by the lock. */
+struct py_turns {
+    struct cp_lock lock;
+    struct cp_cond cond;
+    struct py_pull *pulls; /* that have the turn, or wait for it */
+    uint64_t tickets,
+        serving;   /* the next ticket, and the one whose turn it is */
+    int64_t since; /* the turn began */
+};
 
 typedef struct {
     PyObject_HEAD
     struct py_state *state;
+    struct py_turns turns;
     struct cp_pool *pool; /* NULL after it was released */
     PyObject *owner;      /* weak reference to the Python pool */
     PyObject *cache;      /* the Python pool's _cache */
@@ -27,9 +40,14 @@ typedef struct {
     struct py_name last_name; /* all zero: it is pickled each time */
     struct cp_func *last_func_core;
     char last_results; /* what its results were, an enum py_results; likewise */
-    _Atomic unsigned long helper_thread; /* runs callbacks; or 0 */
+    /* Results whose call still makes tasks; see job/life.h. Guarded by the
+     * engine's critical section. */
+    void *calls;
+    _Atomic char has_helper, has_starter; /* a thread does that, for good */
+    _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */
     _Atomic char is_attended; /* py_engine_attend() has been called */
+    struct py_depth depth;    /* of the thread that made it; never changes */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
      * critical section. */
     PyObject *init_error;
@@ -45,8 +63,9 @@ PyObject *py_engine_init_error(EngineObject *engine);
 /* The program's code is about to run on a thread that waits for a job and feeds it,
  * or decodes what comes: nobody may wait for the pool meanwhile, so have the
  * threads started that do its work. Does nothing the second time, or where threads
- * are the workers; where no thread can be had, the call goes on without. */
-void py_engine_attend(EngineObject *engine);
+ * are the workers; where no thread can be had, the call goes on without. 0, or -1
+ * with an exception of a signal handler. */
+int py_engine_attend(EngineObject *engine);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an
  * exception. Runs Python code. */

@@ -76,3 +76,24 @@ py_error_restore(PyObject *exc)
                   PyException_GetTraceback(exc));
 #endif
 }
+
+bool
+py_error_is_from_handler(struct py_state *state)
+{
+    PyObject *exc = py_error_fetch();
+    PyObject *found =
+        PyObject_CallMethod(state->failures, "leaves_call", "O", exc);
+    bool is_from_handler = found != Py_False;
+    if (found != NULL) {
+        py_error_restore(exc);
+        Py_DECREF(found);
+    }
+    Py_DECREF(exc);
+    return is_from_handler;
+}
+
+bool
+py_error_leaves_call(struct py_state *state)
+{
+    return py_error_is_interrupt() || py_error_is_from_handler(state);
+}

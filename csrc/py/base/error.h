@@ -26,4 +26,13 @@ py_error_is_interrupt(void)
     return PyErr_ExceptionMatches(PyExc_Exception) == 0;
 }
 
+/* Does the pending exception leave the call that it interrupts: is it an interrupt,
+ * or was it raised by a signal handler on this thread, whatever its class? Runs
+ * Python code; the exception stays pending, unless a handler raises again: then
+ * the newer one is. */
+bool py_error_leaves_call(struct py_state *state);
+
+/* The second half of it. */
+bool py_error_is_from_handler(struct py_state *state);
+
 #endif

@@ -11,6 +11,7 @@
 #include "engine/submit.h"
 #include "job/callback.h"
 #include "job/life.h"
+#include "task/pull.h"
 #include "task/refs.h"
 #include "worker/thread.h"
 #include "worker/worker.h"
@@ -48,9 +49,15 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
         return NULL;
     }
     self->state = py_state_of_type(type);
+    if (cp_lock_init(&self->turns.lock) != 0
+        || cp_cond_init(&self->turns.cond) != 0) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    self->depth = py_depth_get();
     if (!threads && py_replaced_check(self->state) < 0) {
         Py_DECREF(
             self); /* looked at now, or each worker would import modules for it */
@@ -114,6 +121,8 @@ engine_dealloc(PyObject *op)
         py_job_collect(self);
         cp_pool_unref(self->pool);
     }
+    cp_cond_fini(&self->turns.cond);
+    cp_lock_fini(&self->turns.lock);
     type->tp_free(op);
     Py_DECREF(type);
 }
@@ -148,7 +157,7 @@ engine_worker(PyObject *op, PyObject *maxtasks)
             PyErr_Clear(); /* more tasks than will ever run */
         }
     }
-    return py_worker_new(self->state, self->pool, budget);
+    return py_worker_new(self->state, self->pool, budget, self->depth);
 }
 
 static PyObject *
@@ -258,6 +267,9 @@ attend(EngineObject *self, unsigned duties)
 static PyObject *
 engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (atomic_exchange(&ENGINE(op)->has_helper, 1) != 0) {
+        Py_RETURN_NONE; /* a signal handler, or another thread, was faster */
+    }
     ENGINE(op)->helper_thread = PyThread_get_thread_ident();
     return attend(ENGINE(op), CP_DO_CALLS);
 }
@@ -267,6 +279,9 @@ engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 engine_keep_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    if (atomic_exchange(&ENGINE(op)->has_starter, 1) != 0) {
+        Py_RETURN_NONE;
+    }
     return attend(ENGINE(op), CP_DO_STARTS);
 }
 
@@ -361,6 +376,7 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
             return NULL;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
+        py_pull_yield(self);
         int r;
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
@@ -482,6 +498,7 @@ static PyMethodDef engine_methods[] = {
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
+    {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},

@@ -31,6 +31,13 @@ module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_TRUE;
 }
 
+/* _copy_context(): contextvars.copy_context(), without importing a module. */
+static PyObject *
+module_copy_context(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
+{
+    return PyContext_CopyCurrent();
+}
+
 /* _exiting(): this thread ends the interpreter. */
 static PyObject *
 module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -86,6 +93,7 @@ static PyMethodDef module_methods[] = {
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
+    {"_copy_context", module_copy_context, METH_NOARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -50,6 +50,8 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     if (py_feed_call(&result->input, args[2], args[3], args[4]) < 0) {
         py_result_cancel(result);
         Py_CLEAR(result);
+    } else {
+        py_result_end_call(result);
     }
     return result;
 }
@@ -98,12 +100,15 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
            Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
 {
     struct py_input *in = &result->input;
+    int r = 0;
     if (in->blocking && !py_source_is_plain(iterable)) {
-        py_engine_attend(
+        r = py_engine_attend(
             in->engine); /* this thread runs the program's code now */
     }
-    int r = py_feed_open(in, (mode & PY_TASKS) != 0 ? NULL : func, iterable,
+    if (r == 0) {
+        r = py_feed_open(in, (mode & PY_TASKS) != 0 ? NULL : func, iterable,
                          chunksize, mode, length);
+    }
     if (r == 0) {
         r = in->source.iterator != NULL;
     }
@@ -114,6 +119,8 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     if (r < 0) {
         py_result_cancel(result);
         Py_CLEAR(in->source.iterator);
+    } else if (r == 0) {
+        py_result_end_call(result);
     }
     return r;
 }
@@ -186,6 +193,7 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
         return NULL;
     }
+    py_result_end_call(result); /* from now on this thread makes the tasks */
     for (;;) {
         uint64_t n;
         int r;
@@ -211,5 +219,38 @@ py_submit_feed_rest(PyObject *op, PyObject *arg)
         }
     }
     collect(self);
+    Py_RETURN_NONE;
+}
+
+/* The interrupted call of this thread goes on only after the join, so the join
+ * cannot wait for that call. A call that waits is given all of its tasks now;
+ * one that is making tasks, or has none yet, is cancelled. */
+static int
+finish_call(ResultObject *result)
+{
+    int r = 1;
+    if (!result->input.idle) {
+        py_result_cancel(result);
+        r = 0;
+    }
+    while (r > 0) {
+        r = py_result_feed(result);
+    }
+    return r;
+}
+
+PyObject *
+py_submit_finish_calls(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = (EngineObject *)op;
+    ResultObject *result;
+    int r = 0;
+    while (r == 0 && (result = py_result_own_call(self)) != NULL) {
+        r = finish_call(result);
+        Py_DECREF(result);
+    }
+    if (r < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }

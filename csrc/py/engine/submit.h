@@ -32,4 +32,8 @@ PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
  * feeder thread. */
 PyObject *py_submit_feed_rest(PyObject *engine, PyObject *result);
 
+/* finish_calls(): this thread joins the pool, perhaps in a signal handler: have the
+ * jobs end whose calls the handler has interrupted. */
+PyObject *py_submit_finish_calls(PyObject *engine, PyObject *ignored);
+
 #endif

@@ -45,6 +45,7 @@ py_job_collect(EngineObject *engine)
 void
 py_result_cancel(ResultObject *self)
 {
+    py_result_end_call(self);
     if (!cp_pool_is_ours(self->job->pool)) {
         return; /* a signal handler has forked, and this is the copy */
     }
@@ -54,6 +55,59 @@ py_result_cancel(ResultObject *self)
     cp_job_cancel(self->job);
     py_job_collect(self->engine);
     PyErr_Restore(type, value, tb);
+}
+
+/* ---- calls ---- */
+
+static void
+begin_call(ResultObject *self, EngineObject *engine)
+{
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    self->caller = PyThread_get_thread_ident();
+    self->call_next = engine->calls;
+    if (self->call_next != NULL) {
+        self->call_next->call_prev = self;
+    }
+    engine->calls = self;
+    Py_END_CRITICAL_SECTION();
+}
+
+void
+py_result_end_call(ResultObject *self)
+{
+    EngineObject *engine = self->engine;
+    if (engine == NULL) {
+        return;
+    }
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    if (self->caller != 0) {
+        self->caller = 0;
+        if (self->call_next != NULL) {
+            self->call_next->call_prev = self->call_prev;
+        }
+        if (self->call_prev != NULL) {
+            self->call_prev->call_next = self->call_next;
+        } else {
+            engine->calls = self->call_next;
+        }
+        self->call_next = self->call_prev = NULL;
+    }
+    Py_END_CRITICAL_SECTION();
+}
+
+ResultObject *
+py_result_own_call(EngineObject *engine)
+{
+    unsigned long me = PyThread_get_thread_ident();
+    ResultObject *found;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    found = engine->calls;
+    while (found != NULL && found->caller != me) {
+        found = found->call_next;
+    }
+    Py_XINCREF(found); /* no other thread drops a result of this one's call */
+    Py_END_CRITICAL_SECTION();
+    return found;
 }
 
 /* ---- construction ---- */
@@ -100,6 +154,7 @@ py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
     /* A thread that sees the engine sees everything that was written before. */
     atomic_store_explicit(&self->engine, (EngineObject *)Py_NewRef(engine),
                           memory_order_release);
+    begin_call(self, engine);
     return 0;
 }
 
@@ -199,6 +254,13 @@ py_result_clear(PyObject *op)
     if (holds_refs(self)) {
         cp_job_drop_results(self->job);
     }
+    struct cp_result *untaken = self->untaken;
+    self->untaken = NULL;
+    if (self->engine != NULL && self->engine->threads) {
+        py_refs_release(NULL, untaken);
+    } else {
+        cp_result_free_list(untaken);
+    }
     return 0;
 }
 
@@ -211,6 +273,7 @@ py_result_dealloc(PyObject *op)
         return; /* sys.unraisablehook has kept the object */
     }
     PyObject_GC_UnTrack(op);
+    py_result_end_call(self);
     (void)py_result_clear(op);
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {

@@ -15,7 +15,7 @@
 #include "task/input.h"
 
 /* ApplyResult, MapResult and the iterators are Python classes over this. */
-typedef struct {
+typedef struct py_result {
     PyObject_HEAD
     struct py_state *state;
     EngineObject *_Atomic engine; /* strong; NULL before __init__. Set last */
@@ -26,11 +26,18 @@ typedef struct {
     PyObject *value; /* the value, the list or the exception; guarded by the
                         critical section until it is settled */
     struct py_input input; /* what the job's tasks are made from */
-    size_t received;       /* bytes of results that were decoded */
+    /* In the engine's list of calls, while the job's tasks are not all made; and
+     * the thread whose call makes them, or 0: not in the list. */
+    struct py_result *call_next, *call_prev;
+    unsigned long caller;
+    size_t received;           /* bytes of results that were decoded */
+    struct cp_result *untaken; /* results of an iterator whose decoding was
+                                  interrupted, guarded by the critical section */
     char success; /* guarded like value; of a map valid even before settled */
-    _Atomic char init_called; /* __init__ was called */
-    _Atomic char settled;     /* value and success are final */
-    _Atomic char submitted;   /* the job was given its tasks */
+    _Atomic unsigned long decoder; /* the thread that decodes now; or 0 */
+    _Atomic char init_called;      /* __init__ was called */
+    _Atomic char settled;          /* value and success are final */
+    _Atomic char submitted;        /* the job was given its tasks */
     _Atomic char retrieved; /* the program has seen the value or the failure */
 } ResultObject;
 
@@ -71,6 +78,13 @@ void py_result_release(ResultObject *self);
 /* Release the results of all jobs that have ended and that the core hands
  * back. */
 void py_job_collect(EngineObject *engine);
+
+/* All tasks of the job are made, or the job was cancelled: a join of the pool
+ * does not wait for the call any more. */
+void py_result_end_call(ResultObject *self);
+
+/* A result whose call the current thread is in: a new reference, or NULL. */
+ResultObject *py_result_own_call(EngineObject *engine);
 
 /* ---- attributes ---- */
 

@@ -6,6 +6,7 @@
 #include "job/settle.h"
 #include "job/wait.h"
 
+#include "core/base/clock.h"
 #include "core/base/mem.h"
 
 #include <structmember.h> // PyMemberDef, before 3.12
@@ -106,6 +107,7 @@ result_init(PyObject *op, PyObject *args, PyObject *kwds)
     }
     if (length >= 0 && chunksize <= 0) {
         cp_job_put_take(self->job, NULL, true);
+        py_result_end_call(self);
         (void)py_result_settle_take(self, NULL);
         py_result_release(self);
     }
@@ -114,10 +116,24 @@ result_init(PyObject *op, PyObject *args, PyObject *kwds)
 
 /* ---- methods ---- */
 
+/* A value is usually rebuilt in less than this. A thread with a shorter limit
+ * waits so long for another thread that rebuilds the value. */
+#define REBUILT (100 * CP_MS)
+
+/* Have all results come? */
 static bool
 is_done(ResultObject *self)
 {
     return self->settled || atomic_load(&self->job->done);
+}
+
+/* Would get() return at once? Not while a thread rebuilds the value. */
+static bool
+is_ready(ResultObject *self)
+{
+    return self->settled
+           || (atomic_load(&self->job->done)
+               && atomic_load(&self->decoder) == 0);
 }
 
 /* 0; or -1 with an exception where a subclass has not called __init__, or in a
@@ -141,7 +157,7 @@ result_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_usable(self) < 0) {
         return NULL;
     }
-    return PyBool_FromLong(is_done(self));
+    return PyBool_FromLong(is_ready(self));
 }
 
 /* Would this thread, which runs the callbacks, wait for a job whose callbacks
@@ -151,6 +167,31 @@ is_deadlock(ResultObject *self)
 {
     return (self->job->flags & CP_JOB_CALLS) != 0
            && self->engine->helper_thread == PyThread_get_thread_ident();
+}
+
+/* Is this thread rebuilding the value, so that a wait for it never ends? */
+static bool
+is_rebuilt_here(ResultObject *self)
+{
+    return atomic_load(&self->decoder) == PyThread_get_thread_ident();
+}
+
+/* 0, or -1 with an exception where a wait without a limit would never end. */
+static int
+check_will_end(ResultObject *self)
+{
+    const char *why = NULL;
+    if (is_rebuilt_here(self)) {
+        why = "code that rebuilds a result cannot wait for that result";
+    } else if (!is_done(self) && is_deadlock(self)) {
+        why =
+            "a callback cannot wait for a result that has "
+            "callbacks: they run one after the other";
+    }
+    if (why != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, why);
+    }
+    return why != NULL ? -1 : 0;
 }
 
 /* 1: settled; 0: the timeout has passed; -1: an exception. */
@@ -164,15 +205,19 @@ wait_for(ResultObject *self, PyObject *timeout)
     if (self->settled) {
         return 1;
     }
-    if (is_done(self)) {
-        deadline = CP_NEVER; /* at most another thread decodes */
-    } else if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
+    bool done = is_done(self);
+    if (done) {
+        int r = py_result_absorb(self);
+        if (r != 0) {
+            return r; /* whatever the timeout is */
+        }
+    }
+    if (py_timeout_deadline(self->state, timeout, &deadline) < 0
+        || (deadline == CP_NEVER && check_will_end(self) < 0)) {
         return -1;
-    } else if (deadline == CP_NEVER && is_deadlock(self)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "a callback cannot wait for a result that has "
-                        "callbacks: they run one after the other");
-        return -1;
+    }
+    if (done && !is_rebuilt_here(self) && deadline < cp_now() + REBUILT) {
+        deadline = cp_now() + REBUILT;
     }
     return py_result_wait(self, deadline);
 }
@@ -219,11 +264,15 @@ result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_usable(self) < 0) {
         return NULL;
     }
-    if (!is_done(self)) {
-        PyErr_Format(PyExc_ValueError, "%R not ready", op);
+    int r = 0;
+    if (is_done(self)) {
+        r = wait_for(self, Py_False); /* rebuilds the value if nobody does */
+    }
+    if (r < 0) {
         return NULL;
     }
-    if (wait_for(self, NULL) < 0) {
+    if (r == 0) {
+        PyErr_Format(PyExc_ValueError, "%R not ready", op);
         return NULL;
     }
     py_result_set_retrieved(self);

@@ -170,9 +170,10 @@ place(ResultObject *self, struct cp_result *r)
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
-    if (self->input.blocking && r->len > 0
-        && !py_decode_owns(r->body, r->len)) {
-        py_engine_attend(self->engine); /* a pickle runs the program's code */
+    /* A pickle runs the program's code. */
+    if (self->input.blocking && r->len > 0 && !py_decode_owns(r->body, r->len)
+        && py_engine_attend(self->engine) < 0) {
+        return NULL;
     }
     if (r->outcome != CP_OK) {
         return py_failure_of_result(self, r);
@@ -183,34 +184,43 @@ decode_once(ResultObject *self, struct cp_result *r)
     return place(self, r) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* The value of one result, or its failure. An exception while decoding is the
- * failure too. But if it is not an Exception, decoding is tried once more: if
- * it succeeds then, the exception came from a signal handler (Ctrl-C,
- * sys.exit()), and is *interrupt for the thread that waits. */
-static PyObject *
-decode(ResultObject *self, struct cp_result *r, bool *is_value,
-       PyObject **interrupt)
+/* Was the pending exception of decode_once() raised by a signal handler? The
+ * traceback shows most handlers, but not those without a frame, as that of
+ * Ctrl-C: what is no Exception came from such a handler if decoding succeeds
+ * now. */
+static bool
+is_interrupted(ResultObject *self, struct cp_result *r)
 {
-    *interrupt = NULL;
+    if (py_error_is_from_handler(self->state)) {
+        return true;
+    }
+    if (!py_error_is_interrupt()) {
+        return false;
+    }
+    PyObject *first = py_error_fetch();
+    PyObject *obj = decode_once(self, r);
+    if (obj != NULL) {
+        py_error_restore(first);
+    }
+    Py_DECREF(first);
+    Py_XDECREF(obj);
+    return obj != NULL;
+}
+
+PyObject *
+py_result_decode_one(ResultObject *self, struct cp_result *r, bool *is_value)
+{
     *is_value = r->outcome == CP_OK;
     PyObject *obj = decode_once(self, r);
-    if (obj == NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyObject *first = py_error_fetch();
-        obj = decode_once(self, r);
-        if (obj != NULL) {
-            *interrupt = first;
-        } else {
-            Py_DECREF(first);
-        }
-    }
-    if (obj == NULL) {
+    if (obj == NULL && !is_interrupted(self, r)) {
         *is_value = false;
         obj = py_error_fetch();
     }
     return obj;
 }
 
-/* Decode one result into the object: 0, or -1 with an interrupt. */
+/* Decode one result into the object: 0, or -1 with an interrupt; then the
+ * result is to be decoded again. */
 static int
 absorb_one(ResultObject *self, struct cp_result *r)
 {
@@ -219,8 +229,10 @@ absorb_one(ResultObject *self, struct cp_result *r)
         return 0; /* only the first failure counts */
     }
     bool is_value;
-    PyObject *interrupt;
-    PyObject *obj = decode(self, r, &is_value, &interrupt);
+    PyObject *obj = py_result_decode_one(self, r, &is_value);
+    if (obj == NULL) {
+        return -1;
+    }
     if (!is_value) {
         fail_take(self, obj);
     } else if (is_map) {
@@ -228,11 +240,7 @@ absorb_one(ResultObject *self, struct cp_result *r)
     } else {
         set_value_take(self, obj);
     }
-    if (interrupt != NULL) {
-        py_error_restore(interrupt);
-        Py_DECREF(interrupt);
-    }
-    return interrupt != NULL ? -1 : 0;
+    return 0;
 }
 
 /* The least size of an object. */
@@ -263,17 +271,19 @@ py_result_decode(ResultObject *self)
         return 0;
     }
     int r = 0;
+    atomic_store(&self->decoder, PyThread_get_thread_ident());
     bool is_active = py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);
-        py_result_free(self, list);
-        list = next;
         if (r == 0) {
+            py_result_free(self, list);
+            list = next;
             r = py_engine_check(self->engine);
         }
     }
     py_arena_end(is_active);
+    atomic_store(&self->decoder, 0);
     if (cp_pool_is_ours(self->engine->pool)) {
         cp_job_decoded(self->job, list);
         return r;

@@ -15,6 +15,13 @@
  * exception. */
 PyObject *py_result_value(ResultObject *self, struct cp_result *r);
 
+/* The value of a result or its failure, and which of the two it is; for a map
+ * None, and the values are in the list. An exception while decoding is the
+ * failure. NULL with an exception that a signal handler raised meanwhile: the
+ * result stays as it is, and the caller keeps it to decode it again. */
+PyObject *py_result_decode_one(ResultObject *self, struct cp_result *r,
+                               bool *is_value);
+
 /* Free a result that was taken from the job. */
 void py_result_free(ResultObject *self, struct cp_result *r);
 

@@ -41,23 +41,48 @@ replace_stop(ResultObject *self)
     }
 }
 
-/* The item, or NULL with the exception of its task. Consumes r. */
+/* The next result, or NULL. */
+static struct cp_result *
+take(ResultObject *self)
+{
+    struct cp_result *r;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    r = self->untaken;
+    if (r != NULL) {
+        self->untaken = r->next;
+    }
+    Py_END_CRITICAL_SECTION();
+    return r != NULL ? r : cp_job_take(self->job);
+}
+
+/* Undo take(). */
+static void
+put_back_take(ResultObject *self, struct cp_result *r)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    r->next = self->untaken;
+    self->untaken = r;
+    Py_END_CRITICAL_SECTION();
+}
+
+/* The item, or NULL with the exception of its task or of a signal handler.
+ * Consumes r. */
 static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
 {
-    PyObject *item = NULL;
-    if (r->outcome == CP_OK) {
-        item = py_result_value(self, r);
-    } else {
-        PyObject *exc = py_failure_of_result(self, r);
-        if (exc != NULL) {
-            py_error_restore(exc);
-            Py_DECREF(exc);
-        }
+    bool is_value;
+    PyObject *item = py_result_decode_one(self, r, &is_value);
+    if (item == NULL) {
+        put_back_take(self, r);
+        return NULL;
     }
     py_result_free(self, r);
-    if (item == NULL && PyErr_ExceptionMatches(PyExc_StopIteration)) {
-        replace_stop(self);
+    if (!is_value) {
+        py_error_restore(item);
+        Py_CLEAR(item);
+        if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
+            replace_stop(self);
+        }
     }
     return item;
 }
@@ -95,7 +120,7 @@ next_item(ResultObject *self, PyObject *timeout)
     int64_t deadline = -1;
     for (;;) {
         bool done = atomic_load(&self->job->done);
-        struct cp_result *r = cp_job_take(self->job);
+        struct cp_result *r = take(self);
         if (r != NULL) {
             return item_take(self, r);
         }

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "job/settle.h"
 #include "task/feed.h"
+#include "task/pull.h"
 
 #include "core/base/clock.h"
 
@@ -32,6 +33,18 @@ sleep_if_exiting(struct py_state *state)
     Py_END_ALLOW_THREADS
 }
 
+int
+py_result_feed(ResultObject *self)
+{
+    self->input.idle = 0;
+    int r = py_feed(&self->input, 0);
+    self->input.idle = 1;
+    if (r == 0) {
+        py_result_end_call(self);
+    }
+    return r;
+}
+
 /* Act on what the wait of the core returned: 0, or -1 with an exception. */
 static int
 handle_news(ResultObject *self, int r)
@@ -40,7 +53,7 @@ handle_news(ResultObject *self, int r)
         case CP_WAIT_TIMEOUT:
         case CP_EINTR: return PyErr_CheckSignals();
         case CP_WAIT_WORKERS: return py_engine_replace_workers(self->engine);
-        case CP_WAIT_FEED: return py_feed(&self->input, 0) < 0 ? -1 : 0;
+        case CP_WAIT_FEED: return py_result_feed(self) < 0 ? -1 : 0;
         case CP_WAIT_READY: return 0;
         default: (void)py_raise(self->state, r); return -1;
     }
@@ -63,6 +76,7 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
             return r;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + tick);
+        py_pull_yield(self->engine);
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS
@@ -90,7 +104,10 @@ PyObject *
 py_result_await(ResultObject *self)
 {
     unsigned can = CP_CAN_FORK | (self->input.blocking ? CP_CAN_FEED : 0u);
+    self->input.idle = 1;
     int r = wait_until(self, CP_NEVER, can);
+    self->input.idle = 0;
+    py_result_end_call(self);
     Py_CLEAR(self->input.source.iterator);
     if (r < 0) {
         /* The call that waited is over, so its job is cancelled. */

@@ -17,4 +17,7 @@ int py_result_wait(ResultObject *self, int64_t deadline);
  * failure of a task, the job is cancelled. */
 PyObject *py_result_await(ResultObject *self);
 
+/* Feed a job whose call waits: as py_feed() for n = 0. */
+int py_result_feed(ResultObject *self);
+
 #endif

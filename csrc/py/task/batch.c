@@ -68,7 +68,7 @@ int
 py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
               bool last)
 {
-    if (batch->in_call && py_error_is_interrupt()) {
+    if (batch->in_call && py_error_leaves_call(in->engine->state)) {
         return -1;
     }
     PyObject *exc = py_error_fetch();

@@ -47,7 +47,7 @@ py_call_one(struct py_state *state, unsigned mode, PyObject *func,
 }
 
 int
-py_call_each(PyObject *func, struct py_run *run, bool star)
+py_call_each(PyObject *func, struct py_run *run, bool star, const int *forked)
 {
     Py_ssize_t width = run->width > 0 ? run->width : 1;
     for (Py_ssize_t i = 0; i < run->n; i++) {
@@ -63,6 +63,9 @@ py_call_each(PyObject *func, struct py_run *run, bool star)
             return -1;
         }
         run->slots[i] = result;
+        if (forked != NULL && *forked > 0) {
+            return -1; /* the other items are for the worker, not its copy */
+        }
     }
     run->used = run->n;
     run->width = 0;

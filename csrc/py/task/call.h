@@ -13,8 +13,11 @@ PyObject *py_call_one(struct py_state *state, unsigned mode, PyObject *func,
                       PyObject *arg, PyObject *kwds);
 
 /* Replace each item of the run by what func returns for it: 0, or -1 with an
- * exception, and then only some of the items are replaced. */
-int py_call_each(PyObject *func, struct py_run *run, bool star);
+ * exception, and then only some of the items are replaced. forked: stop without
+ * an exception once *forked is above 0, because func forked and this is the copy;
+ * NULL: never. */
+int py_call_each(PyObject *func, struct py_run *run, bool star,
+                 const int *forked);
 
 /* Run a little bytecode. The interpreter puts off some work until a thread runs
  * bytecode (garbage collections; without the GIL, freeing objects for other

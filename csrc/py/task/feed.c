@@ -52,6 +52,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
 {
     struct py_source *src = &in->source;
     in->chunksize = chunksize;
+    src->engine = in->engine;
     src->length = length;
     in->mode = mode & ~(PY_FIT | PY_TASKS);
     in->single_items =
@@ -321,8 +322,9 @@ py_feed(struct py_input *in, uint64_t n)
         }
         r = feed_one(in, &batch);
         tasks++;
-        if (batch.pickled && in->blocking) {
-            py_engine_attend(in->engine);
+        if (r >= 0 && batch.pickled && in->blocking
+            && py_engine_attend(in->engine) < 0) {
+            r = -1;
         }
         /* What runs the program's code may wait for the tasks before it. */
         if (batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
@@ -331,7 +333,7 @@ py_feed(struct py_input *in, uint64_t n)
     }
     py_batch_fini(&batch); /* releases items before the job can be done */
     py_batch_flush(in, &batch, r == 0);
-    if (r < 0 && !py_error_is_interrupt()) {
+    if (r < 0 && !py_error_leaves_call(in->engine->state)) {
         /* No memory: a task is missing, and so the whole job fails. */
         PyErr_Clear();
         cp_job_fail(in->job);

@@ -35,7 +35,8 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         return 0;
     }
     *immutable = 0;
-    if (py_error_is_interrupt() || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+    if (py_error_leaves_call(state)
+        || PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return -1; /* no reason to pickle by value, which takes more memory */
     }
     PyObject *exc = py_error_fetch();
@@ -170,7 +171,7 @@ py_func_set(struct py_input *in, PyObject *func)
     int immutable;
     if (dump_func(state, func, &buf, &immutable) < 0) {
         cp_buf_fini(&buf);
-        if (py_error_is_interrupt()) {
+        if (py_error_leaves_call(state)) {
             return -1;
         }
         in->func_error = py_error_fetch();

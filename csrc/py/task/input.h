@@ -14,9 +14,10 @@
 
 /* The items, and how many there must be. */
 struct py_source {
-    PyObject *iterator; /* NULL: exhausted, or never set */
-    Py_ssize_t length;  /* how many items there must be; -1: unknown */
-    Py_ssize_t pulled;  /* how many items were pulled so far */
+    EngineObject *engine; /* borrowed, as the input's */
+    PyObject *iterator;   /* NULL: exhausted, or never set */
+    Py_ssize_t length;    /* how many items there must be; -1: unknown */
+    Py_ssize_t pulled;    /* how many items were pulled so far */
     char plain; /* iterating runs no Python code: tasks are made in blocks */
     char is_container; /* it holds one reference to each item */
     char is_sequence;  /* iterator is not an iterator, but the list or tuple */
@@ -41,6 +42,7 @@ struct py_input {
     char was_resizable;   /* chunks of other sizes were sent to processes */
     char probes;          /* until the first result, chunks have one item */
     char blocking; /* the thread of the call waits, and feeds meanwhile */
+    char idle;     /* that thread is not feeding just now */
 };
 
 #endif

@@ -1,6 +1,8 @@
 /* Pulling items from an iterable; see task/source.h. */
 #include "task/source.h"
 
+#include "task/pull.h"
+
 bool
 py_source_is_plain(PyObject *it)
 {
@@ -45,12 +47,25 @@ copy_items(struct py_source *src, PyObject **items, Py_ssize_t n)
     return n > 0 ? n : 0;
 }
 
+static PyObject *
+pull(struct py_source *src)
+{
+    if (src->plain) {
+        return PyIter_Next(src->iterator);
+    }
+    struct py_pull turn;
+    py_pull_begin(&turn, src->engine);
+    PyObject *item = PyIter_Next(src->iterator);
+    py_pull_end(&turn);
+    return item;
+}
+
 int
 py_source_next(struct py_source *src, PyObject **item)
 {
     *item = NULL;
     if (!src->is_sequence) {
-        *item = PyIter_Next(src->iterator);
+        *item = pull(src);
     } else if (copy_items(src, item, 1) == 0) {
         src->at_end = 1; /* items that are appended later are not read */
     }

@@ -42,6 +42,15 @@ struct loop {
     bool last;         /* the process ends after this answer */
 };
 
+/* Has code of the program forked, so that this process is a copy of the worker?
+ * Two processes must not use one row and one pair of pipes: the copy runs no
+ * task, sends nothing, and leaves the loop. */
+static bool
+is_copy(const struct loop *loop)
+{
+    return loop->state->forked > 0;
+}
+
 int
 py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
                 const uint8_t *body)
@@ -132,7 +141,8 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
 }
 
 /* Run the task: 0, and its result is *result, or loop->run where *result is
- * NULL; or -1 with the exception that is the answer. */
+ * NULL; or -1 with the exception that is the answer. In a copy of the worker the
+ * exception may be missing. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
          PyObject *func, PyObject **result)
@@ -142,13 +152,15 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     *result = NULL;
     if (mode == PY_MAP || mode == PY_STAR) {
         bool star = mode == PY_STAR;
-        return py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run)
-                       < 0
+        int r =
+            py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run);
+        return r < 0 || is_copy(loop)
                    ? -1
-                   : py_call_each(func, &loop->run, star);
+                   : py_call_each(func, &loop->run, star, &state->forked);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len);
-    if (payload == NULL) {
+    if (payload == NULL || is_copy(loop)) {
+        Py_XDECREF(payload);
         return -1;
     }
     PyObject *arg = payload, *kwds = NULL;
@@ -293,11 +305,13 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
     PyObject *func = func_of(loop, task, &body);
-    int r = func != NULL ? run_task(loop, task, body, func, &result) : -1;
+    int r = func != NULL && !is_copy(loop)
+                ? run_task(loop, task, body, func, &result)
+                : -1;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
-    bool is_copy = loop->state->forked > 0; /* the task forked; not a worker */
-    if (is_copy) {
-        r = r == 0 ? CP_ECLOSED : -1;
+    if (is_copy(loop)) {
+        /* What the task raised in the copy ends the copy, as any program. */
+        r = PyErr_Occurred() ? -1 : CP_ECLOSED;
     } else if (r < 0) {
         report = pack_error(loop, func, &fatal);
         r = report != NULL ? 0 : -1;
@@ -307,6 +321,9 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     Py_XDECREF(func);
     Py_XDECREF(result);
     py_run_clear(&loop->run);
+    if (r >= 0 && is_copy(loop)) {
+        r = CP_ECLOSED; /* the encoding of the answer, or a __del__, forked */
+    }
     /* Without an answer (no memory for it), the task counts as lost. */
     if (r == 0) {
         r = answer_task(loop, &frame, report, fatal != NULL);
@@ -365,14 +382,21 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
 {
     struct loop loop = {.state = state, .serve = serve, .left = budget};
     struct cp_frame hello = {.kind = CP_HELLO};
-    int r = py_serve_answer(serve, &hello, NULL);
+    int r = is_copy(&loop) ? CP_ECLOSED : py_serve_answer(serve, &hello, NULL);
     while (r == 0 && !loop.last) {
         r = loop_once(&loop);
+        if (r == 0 && is_copy(&loop)) {
+            r = CP_ECLOSED;
+        }
     }
     if (r == 0) {
         Py_BEGIN_ALLOW_THREADS
         r = cp_serve_flush(serve);
         Py_END_ALLOW_THREADS
+    } else if (r != CP_ECLOSED && !loop.last && !is_copy(&loop)) {
+        /* An exception ends the process, but the exit may take for ever. */
+        struct cp_frame leave = {.kind = CP_LEAVE};
+        (void)py_serve_answer(serve, &leave, NULL);
     }
     for (uint32_t i = 0; i < loop.n_funcs; i++) {
         entry_clear(&loop.funcs[i]);
@@ -382,7 +406,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
         /* The budget is used up, or the parent is gone or has ended this
-         * worker. */
+         * worker, or this is a copy of the worker. */
         return PyLong_FromUnsignedLongLong(budget - loop.left);
     }
     return py_raise(state, r);

@@ -47,7 +47,7 @@ run_chunk(struct cp_task *task, struct cp_result *result, bool star)
     struct py_refs *refs = py_refs_of_task(task);
     Py_ssize_t n = py_refs_count(task);
     struct py_run run = {.slots = refs->slots, .n = n, .used = n, .cap = n};
-    if (py_call_each(refs->func, &run, star) < 0) {
+    if (py_call_each(refs->func, &run, star, NULL) < 0) {
         return -1;
     }
     memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));

@@ -3,6 +3,10 @@
  * the core knows the state of the process afterwards: Popen
  * (cpool/_start/popen.py) asks here.
  */
+#include <pyconfig.h>
+#ifdef Py_GIL_DISABLED
+#    define Py_BUILD_CORE_MODULE 1 /* for the interpreter's locks */
+#endif
 #include "worker/worker.h"
 
 #include "base/error.h"
@@ -10,6 +14,10 @@
 
 #include "core/base/clock.h"
 #include "core/os/fd.h"
+
+#ifdef Py_GIL_DISABLED
+#    include <internal/pycore_interp.h> // stoptheworld
+#endif
 
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +29,7 @@ typedef struct {
     PyObject_HEAD
     struct py_state *state;
     struct cp_worker *worker;
+    struct py_depth depth; /* at which it starts, if it is forked */
     struct cp_pool
         *pool; /* a reference; NULL in a worker process that was not forked */
 } WorkerObject;
@@ -37,7 +46,8 @@ raise_terminated(struct py_state *state)
 }
 
 PyObject *
-py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
+py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget,
+              struct py_depth depth)
 {
     WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
     if (self == NULL) {
@@ -45,6 +55,7 @@ py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget)
     }
     self->state = state;
     self->worker = NULL;
+    self->depth = depth;
     self->pool = NULL;
     int r = cp_pool_new_worker(pool, budget, &self->worker);
     if (r != 0) {
@@ -175,6 +186,35 @@ unlock_frozen(void)
     PyErr_Clear(); /* no memory: the child will fail soon anyway */
 }
 
+/* In a forked child, before any code of the interpreter runs: unlock those locks
+ * of the interpreter that a thread of the parent may have held. At the fork the
+ * world is stopped: every other thread is at a safe point. Of its locks,
+ *
+ * - the interpreter resets itself what lies in the runtime, and the queues of
+ *   reference counts and of memory to be freed (PyOS_AfterFork_Child);
+ * - most others are held only where a thread cannot stop: dicts' keys, weak
+ *   references, interned strings, code;
+ * - critical sections (types, warnings) are left when a thread stops, but may have
+ *   been handed on, as with objects (see unlock_objects());
+ * - a thread that wants to stop the world itself, for a garbage collection, has
+ *   locked stoptheworld.mutex and waits for us to start the world. In the child it
+ *   waits no more, and whoever stops the world there would wait for it, for ever:
+ *   unlock_objects(), and any garbage collection.
+ *
+ * All of them can be reset: the one thread of the child never returns to code that
+ * holds one. */
+static void
+unlock_interpreter(void)
+{
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    interp->stoptheworld.mutex._bits = 0;
+    interp->types.mutex._bits = 0;
+#    if PY_VERSION_HEX < 0x030E0000
+    interp->warnings.mutex._bits = 0;
+    interp->codecs.search_path_mutex._bits = 0;
+#    endif
+}
+
 /* In a forked child, unlock all objects. A thread releases its locks when it
  * stops for the fork; but a lock may have been handed on to a thread that
  * waited for it, and that does not exist in the child: the next thread that
@@ -190,6 +230,7 @@ unlock_objects(void)
 }
 #else
 #    define has_other_threads() false
+#    define unlock_interpreter() ((void)0)
 #    define unlock_objects() ((void)0)
 #endif
 
@@ -214,11 +255,15 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     state->forked = -1; /* our at-fork hook ignores this fork */
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
+        pid_t worker_pid = getpid();
+        py_depth_start_at(self->depth); /* first: hooks are calls, too */
+        unlock_interpreter();
         PyOS_AfterFork_Child();
         if (crowded) {
             unlock_objects();
         }
-        state->forked = 0;
+        /* A hook of the program may have forked and returned in both. */
+        state->forked = getpid() == worker_pid ? 0 : 1;
         if (cp_serve_init(serve, w) != 0) {
             _exit(
                 1); /* an exception would run the caller's code in the child */
@@ -413,6 +458,14 @@ worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
                          : NULL;
 }
 
+/* Has code of the program forked and returned in both processes, so that this one
+ * is a copy of the worker? The copy says nothing to the parent. */
+static bool
+is_copy(const WorkerObject *self)
+{
+    return self->state->forked > 0;
+}
+
 static void
 set_sigint_blocked(bool blocked)
 {
@@ -441,8 +494,11 @@ exit_if_interrupted(void)
  * call Ctrl-C is blocked. In C, since in Python a signal handler can run
  * between any two lines. */
 static PyObject *
-worker_interruptible(PyObject *Py_UNUSED(op), PyObject *work)
+worker_interruptible(PyObject *op, PyObject *work)
 {
+    if (is_copy((WorkerObject *)op)) {
+        return PyLong_FromLong(0);
+    }
     set_sigint_blocked(false);
     PyObject *result = PyObject_CallNoArgs(work);
     set_sigint_blocked(true);
@@ -466,6 +522,9 @@ worker_report_init_error(PyObject *op, PyObject *arg)
 {
     struct cp_serve *serve = serving((WorkerObject *)op);
     Py_buffer view;
+    if (is_copy((WorkerObject *)op)) {
+        Py_RETURN_NONE;
+    }
     if (serve == NULL || PyObject_GetBuffer(arg, &view, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
@@ -482,7 +541,8 @@ static PyObject *
 worker_is_first_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     struct cp_worker *w = ((WorkerObject *)op)->worker;
-    return PyBool_FromLong(cp_common_claim_failure(w->common));
+    return PyBool_FromLong(!is_copy((WorkerObject *)op)
+                           && cp_common_claim_failure(w->common));
 }
 
 static PyObject *

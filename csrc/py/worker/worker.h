@@ -5,14 +5,15 @@
 #ifndef PY_WORKER_H
 #define PY_WORKER_H
 
-#include "base/state.h"
+#include "base/depth.h"
 
 #include "core/pool/pool.h"
 
-/* A worker of this pool that is not started yet; it may run `budget` tasks. A
- * new reference, or NULL with an exception. */
+/* A worker of this pool that is not started yet; it may run `budget` tasks. If
+ * it is forked, it starts at this depth. A new reference, or NULL with an
+ * exception. */
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
-                        uint64_t budget);
+                        uint64_t budget, struct py_depth depth);
 
 /* _core._attach(...): in a worker process that was not forked, the worker that
  * this process is, made from what Worker.ends() returned in the parent. */

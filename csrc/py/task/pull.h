@@ -1,0 +1,30 @@
+/*
+ * One pull at a time: the iterables of one pool may share what they iterate over,
+ * as the halves of a tee do, and each job has a thread of its own that pulls. So
+ * a pull waits until the pull before it is through, but for a second at most: a
+ * source that blocks must not keep the other jobs of the pool waiting. A pull
+ * inside another one, on the same thread, does not wait. [attached]
+ */
+#ifndef PY_PULL_H
+#define PY_PULL_H
+
+#include "base/engine.h"
+
+/* On the stack of the thread that pulls. */
+struct py_pull {
+    EngineObject *engine;
+    struct py_pull *next;
+    unsigned long thread;
+    uint64_t ticket;
+    bool has_turn;
+};
+
+/* Wait for the turn; detached while it waits. */
+void py_pull_begin(struct py_pull *pull, EngineObject *engine);
+void py_pull_end(struct py_pull *pull);
+
+/* This thread is going to wait for the pool, in the code of an iterable perhaps:
+ * other pulls do not wait for that. */
+void py_pull_yield(EngineObject *engine);
+
+#endif
