@@ -170,11 +170,6 @@ place(ResultObject *self, struct cp_result *r)
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
-    /* A pickle runs the program's code. */
-    if (self->input.blocking && r->len > 0 && !py_decode_owns(r->body, r->len)
-        && py_engine_attend(self->engine) < 0) {
-        return NULL;
-    }
     if (r->outcome != CP_OK) {
         return py_failure_of_result(self, r);
     }
@@ -260,6 +255,19 @@ memory_of(ResultObject *self, const struct cp_result *list)
     return self->engine->threads ? 0 : n + self->received;
 }
 
+/* A pickle runs the program's code: have threads do the pool's work meanwhile. What
+ * they need is not to lie in the large pages of the result. 0, or -1 with an
+ * exception. */
+static int
+attend(ResultObject *self, const struct cp_result *list)
+{
+    while (list != NULL && py_decode_owns(list->body, list->len)) {
+        list = list->next;
+    }
+    return list != NULL && self->input.blocking ? py_engine_attend(self->engine)
+                                                : 0;
+}
+
 int
 py_result_decode(ResultObject *self)
 {
@@ -270,9 +278,9 @@ py_result_decode(ResultObject *self)
     if (list == NULL) {
         return 0;
     }
-    int r = 0;
+    int r = attend(self, list);
     atomic_store(&self->decoder, PyThread_get_thread_ident());
-    bool is_active = py_arena_begin(memory_of(self, list));
+    bool is_active = r == 0 && py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
         struct cp_result *next = list->next;
         r = absorb_one(self, list);

@@ -393,8 +393,9 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
         Py_BEGIN_ALLOW_THREADS
         r = cp_serve_flush(serve);
         Py_END_ALLOW_THREADS
-    } else if (r != CP_ECLOSED && !loop.last && !is_copy(&loop)) {
-        /* An exception ends the process, but the exit may take for ever. */
+    } else if (r == -1 && !loop.last && !is_copy(&loop)) {
+        /* An exception ends the process, but the exit may take for ever. A task for
+         * which there is no memory is another matter: it counts against the task. */
         struct cp_frame leave = {.kind = CP_LEAVE};
         (void)py_serve_answer(serve, &leave, NULL);
     }
