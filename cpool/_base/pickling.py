@@ -33,8 +33,8 @@ _INHERITED = {*vars(Pickler), "reducer_override"} - {"__init__", "__doc__", "__m
 def current_pickler() -> Any:
     """The class that the stdlib's pool would use now.
 
-    That pool has two: in the parent that of multiprocessing.connection, in workers that of queues.
-    Who replaces either means the pool.
+    That pool has two picklers: the one of multiprocessing.connection in the parent, and the one of
+    multiprocessing.queues in workers. A program that replaces either means the pool.
     """
     from multiprocessing import connection, queues
 

@@ -195,7 +195,7 @@ wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     if (r != 0) {
         return r;
     }
-    /* At the end: the seat is passed on to who has waited longest. */
+    /* At the end: the seat is passed to the thread that has waited longest. */
     struct cp_waiter **at = &pool->waiters;
     while (*at != NULL) {
         at = &(*at)->next;
@@ -359,7 +359,7 @@ has_work(const struct cp_pool *pool)
 }
 
 /* Drive until somebody else wants to, or there is nothing to do: 0. Negative
- * where that failed, as for lack of memory. */
+ * where that failed, for example because memory is out. */
 static int
 standby_drive(struct cp_pool *pool)
 {
@@ -441,7 +441,7 @@ cp_pool_start_standby(struct cp_pool *pool)
         sigset_t all, old;
         (void)sigfillset(&all);
         (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-        /* Under the lock, so that who stops it finds it whole. */
+        /* Under the lock: the thread that stops the standby must find it complete. */
         e = pthread_create(&pool->standby_thread, NULL, standby_main, pool);
         (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
         if (e == 0) {

@@ -16,7 +16,7 @@ enum cp_wait {
     CP_WAIT_WORKERS = 2, /* workers are missing: the caller replaces them */
     CP_WAIT_FEED = 3,    /* the job wants tasks */
     CP_WAIT_CALL = 4,    /* cp_pool_next() only: a job wants callbacks */
-    CP_WAIT_ENDED = 5,   /* cp_pool_next() only: nothing will come any more */
+    CP_WAIT_ENDED = 5,   /* cp_pool_next() only: the pool is gone */
     CP_WAIT_IDLE = 6,    /* cp_pool_next() only: collect cp_pool_ended() */
 };
 

@@ -93,7 +93,7 @@ cp_jobs_unref(struct cp_job *job)
 
 /* ---- ends ---- */
 
-/* Nobody waits for the job any more, and `user` can be handed over. */
+/* The job is done: wake its waiters; `user` can be handed over. */
 static void
 set_done(struct cp_job *job)
 {
@@ -115,7 +115,7 @@ set_done(struct cp_job *job)
             cp_note_starter(pool); /* it ends with the last worker */
             cp_note_standby(pool); /* likewise */
         }
-        cp_note_job(pool, NULL); /* no workers will come any more */
+        cp_note_job(pool, NULL); /* no more workers will be started */
         pool->due |= CP_DUE_END;
     }
 }
@@ -207,7 +207,7 @@ cp_jobs_end_all(struct cp_pool *pool, enum cp_end end)
         cp_jobs_end(job, end);
         job = next;
     }
-    cp_note_job(pool, NULL); /* those who wait for the workers */
+    cp_note_job(pool, NULL); /* threads that join the workers */
 }
 
 void

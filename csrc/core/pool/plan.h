@@ -30,7 +30,7 @@ int64_t cp_plan_cost(const struct cp_job *job);
 uint64_t cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
                        uint64_t left);
 
-/* How many more tasks it is worth to queue for the job. */
+/* How many more tasks should be queued for the job. */
 uint64_t cp_plan_room(const struct cp_pool *pool, const struct cp_job *job);
 
 /* Is it time to queue more? Not after every task, but before the workers run

@@ -24,10 +24,10 @@
 int cp_pool_new(uint32_t target, struct cp_pool **pool);
 
 /*
- * The same, and its workers are threads (pool/threads.h), whose tasks and results
- * hold what only the caller can release. Those that are dropped it is given by
- * the very call that drops them, when the lock is released. take_turns: only
- * one thread at a time can run tasks.
+ * A pool whose workers are threads (pool/threads.h). Their tasks and results hold
+ * references that only the caller can release: dropped tasks and results are passed
+ * to release() by the call that drops them, after the lock is released.
+ * take_turns: only one thread at a time can run tasks.
  */
 int cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
                         struct cp_pool **pool);
@@ -42,20 +42,20 @@ int cp_pool_new_worker(struct cp_pool *pool, uint64_t budget,
  * Negative: the caller kills the process. CP_ECLOSED after cp_pool_end(). */
 int cp_pool_add_worker(struct cp_pool *pool, struct cp_worker *w);
 
-/* After CP_WAIT_WORKERS: those that lack could not be started. Somebody is asked
- * again, later each time. */
+/* After CP_WAIT_WORKERS: the missing workers could not be started. A thread is asked
+ * to start them again, after a longer time each time. */
 void cp_pool_report_start_failure(struct cp_pool *pool);
 
 /* A descriptor that becomes readable when the worker has ended, opened at the first
  * call, or a system error. It stays open until cp_pool_release_sentinel(). */
 int cp_pool_lend_sentinel(struct cp_pool *pool, struct cp_worker *w);
 
-/* Nobody needs the worker's sentinel any more. If the process has ended the
- * pool takes notice first; while it runs the sentinel stays, since the pool
+/* Drop the worker's sentinel. If the process has ended, the pool reads its last
+ * results first; while the process runs, the sentinel stays open, since the pool
  * watches it. */
 void cp_pool_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
 
-/* What all workers share; lives as long as the pool. */
+/* The memory that all workers share; lives as long as the pool. */
 struct cp_common *cp_pool_common(struct cp_pool *pool);
 
 /* Workers will start by exec: before the first one is made. 0 or a system error. */
@@ -113,7 +113,7 @@ void cp_job_set_probes(struct cp_job *job);
 /* Has one of its results a mark (CP_MARK)? */
 bool cp_job_is_marked(const struct cp_job *job);
 
-/* How many more tasks it is worth to queue now; 0 when it is done. */
+/* How many more tasks should be queued now; 0 when the job is done. */
 uint64_t cp_job_wants(struct cp_job *job);
 
 /* Results so far, and how many of them are not CP_OK. */
@@ -147,8 +147,8 @@ int cp_job_each_result(struct cp_job *job,
 /* Drop all results that were not taken. */
 void cp_job_drop_results(struct cp_job *job);
 
-/* Nobody wants it any more: it is done now, with CP_END_TERMINATED. What runs
- * goes on, its results are dropped, and no callbacks are run. */
+/* Cancel the job: it is done now, with CP_END_TERMINATED. Running tasks go on, their
+ * results are dropped, and no callbacks are run. */
 void cp_job_cancel(struct cp_job *job);
 
 /* There is no memory for one of its tasks: it is done now, with
@@ -178,7 +178,7 @@ void cp_pool_close_fds(struct cp_pool *pool);
 void cp_pool_signal(struct cp_pool *pool, int signal);
 
 /* Close the life line of all workers: each dies as if this process had ended. For
- * a process that may not signal its workers any more. */
+ * a process that may no longer signal its workers. */
 void cp_pool_hang_up(struct cp_pool *pool);
 
 /* Nothing can run: all jobs, also those to come, end with CP_END_BROKEN.

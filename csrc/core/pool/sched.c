@@ -29,8 +29,8 @@ cp_sched_take(struct cp_pool *pool)
 bool
 cp_sched_takes_part(const struct cp_worker *w, const struct cp_round *round)
 {
-    /* While one that has started is open, those that still run their
-     * initializer, maybe for ever, are given nothing. */
+    /* Workers that still run their initializer, maybe for ever, get nothing while a
+     * worker that has started is open. */
     return cp_plan_is_open(w, round->now) && (w->hello || !round->started);
 }
 

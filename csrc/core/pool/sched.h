@@ -3,7 +3,7 @@
  *
  * A worker is given as many tasks as fill some milliseconds of its time, so that
  * it never waits for the parent; only one while tasks are long or nothing is
- * known. What was given too early is taken back through the claims as soon as
+ * known. Tasks that were sent too early are taken back through the claims as soon as
  * another worker would idle. The lock is held. For cp_act() and worker threads.
  */
 #ifndef CP_POOL_SCHED_H

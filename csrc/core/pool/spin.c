@@ -26,8 +26,8 @@ cp_spin_count_cpus(void)
     return n > 0 ? (uint32_t)n : 1;
 }
 
-/* What was taken from the ring has come by the pipe too: read that, and maybe
- * more. True where anything came. */
+/* Frames that were taken from the ring arrive through the pipe as well: read them,
+ * and maybe more. True where anything came. */
 static bool
 catch_up(struct cp_pool *pool)
 {
@@ -96,7 +96,7 @@ cp_spin(struct cp_pool *pool, int64_t deadline)
     for (uint32_t i = 0; i < n; i++) {
         seen[i] = held[i]->seen_bytes;
     }
-    pool->asleep = true; /* who wants us awake leaves a notification */
+    pool->asleep = true; /* cp_act() notifies the eventfd then */
     cp_lock_release(&pool->lock);
     bool found = look(held, seen, n, cp_clock_min(deadline, cp_now() + LOOK));
     cp_lock_acquire(&pool->lock);

@@ -35,8 +35,8 @@ void cp_threads_leave(struct cp_pool *pool);
  * take the next.
  *
  * 1: turn->task is to be run. 0: there is none now; wait: because there is
- * something to release or to collect (cp_pool_ended()) first. CP_ECLOSED: there
- * will be none any more. With `wait` nothing is released here.
+ * something to release or to collect (cp_pool_ended()) first. CP_ECLOSED: the pool
+ * has ended. With `wait` nothing is released here.
  */
 int cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,
                     struct cp_result *result, bool wait);

@@ -27,7 +27,7 @@
 /* What a turn is worth, in ns of measured task time. */
 #define CP_TURN CP_MS
 
-/* The job has queued tasks now, or has none any more. Both can be said again.
+/* The job has queued tasks now, or has none left. Repeating either is harmless.
  * again: they were taken back from a worker, so the line has had its turn. */
 void cp_turns_add(struct cp_job *job, bool again);
 void cp_turns_del(struct cp_job *job);

@@ -69,7 +69,7 @@ void cp_wake_noted(struct cp_pool *pool);
 void cp_wake_workers(struct cp_pool *pool);
 void cp_wake_all_workers(struct cp_pool *pool);
 
-/* Tell who looks without the lock whether tasks are queued. */
+/* Publish, for threads that look without the lock, whether tasks are queued. */
 void cp_publish_queued(struct cp_pool *pool);
 
 /* Free a task that nobody wants; one of a worker thread's pool is kept for

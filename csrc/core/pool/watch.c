@@ -9,9 +9,9 @@
 #include <signal.h>
 
 #define RESTART_FIRST (5 * CP_MS)
-/* A worker that ran its last task has so long to exit before another one takes its
- * place: exit handlers and threads that its tasks left behind may hold it up for
- * ever. */
+/* How long a worker that ran its last task may take to exit before another worker
+ * takes its place: exit handlers, or threads that its tasks left behind, may block
+ * the exit for ever. */
 #define LINGER CP_SECOND
 /* Looking at processes by the clock: the first time after this long, then each time
  * after twice as long, up to a limit. */
@@ -270,7 +270,8 @@ taken_in_last(const struct cp_worker *w)
     return w->window[w->head & (CP_WINDOW - 1)];
 }
 
-/* It may have ended of what it was to take in, for lack of memory say: count. */
+/* The worker may have died of the task or callable that it was loading, for example
+ * because memory was out: count that. */
 static void
 suspect(const struct cp_worker *w, int exitcode)
 {
@@ -374,8 +375,8 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     cp_worker_unref(w);
 }
 
-/* It cannot be talked to any more: most often its process ends, or else that is
- * ended. Watch for when the process is gone. */
+/* The worker's pipe is closed: most often its process ends; otherwise kill it. Watch
+ * for the end of the process. */
 static void
 condemn(struct cp_pool *pool, struct cp_worker *w)
 {
