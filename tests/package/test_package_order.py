@@ -167,7 +167,7 @@ def test_imports_are_found(text: str, found: list[str]) -> None:
 def test_importing_cpool_imports_little(tmp_path: Path) -> None:
     """No typing, which a worker that is not forked would import anew, and no launchers."""
     source = (
-        "import sys, multiprocessing.pool\n"
+        "import __future__, importlib, sys, multiprocessing.pool\n"
         "def added():\n"
         "    names = set(sys.modules) - before\n"
         "    print(*sorted(name for name in names if not name.startswith('cpool')))\n"

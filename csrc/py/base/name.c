@@ -70,11 +70,9 @@ py_name_find(struct py_name *name, PyObject *obj)
                      : NULL;
     if (name->name != NULL && PyUnicode_CheckExact(name->name)
         && PyUnicode_CheckExact(name->module_name)) {
-        name->module = module_of(name->module_name);
-    }
-    if (name->module != NULL) {
         Py_ssize_t n = PyUnicode_GET_LENGTH(name->name);
-        name->plain = PyModule_CheckExact(name->module)
+        name->module = module_of(name->module_name);
+        name->plain = name->module != NULL && PyModule_CheckExact(name->module)
                       && PyUnicode_FindChar(name->name, '.', 0, n, 1) == -1;
     }
     PyErr_Clear();
