@@ -26,6 +26,8 @@
 /* The standby thread looks this often whether anybody drives. */
 #define STANDBY_MIN CP_MS
 #define STANDBY_MAX (16 * CP_MS)
+/* Where it has slept until it was told before, and the driver only looks up. */
+#define STANDBY_AGAIN (4 * CP_MS)
 
 /* Do what is due, and what the workers' answers may have made due. */
 static void
@@ -385,9 +387,14 @@ standby_wait(struct cp_pool *pool)
     int64_t tick = pool->standby_tick;
     cp_cond_wait(&pool->standby, &pool->lock,
                  tick == CP_NEVER ? CP_NEVER : cp_now() + tick);
-    pool->standby_tick = !pool->driving        ? STANDBY_MIN
-                         : tick >= STANDBY_MAX ? CP_NEVER
-                                               : tick * 2;
+    if (!pool->driving || tick == CP_NEVER) {
+        pool->standby_tick = STANDBY_MIN; /* told that the seat was left */
+    } else if (tick >= (pool->has_parked ? STANDBY_AGAIN : STANDBY_MAX)) {
+        pool->standby_tick = CP_NEVER;
+        pool->has_parked = true;
+    } else {
+        pool->standby_tick = tick * 2;
+    }
 }
 
 static void *
@@ -408,6 +415,7 @@ standby_main(void *arg)
             standby_wait(pool);
         } else {
             int r = standby_drive(pool);
+            pool->has_parked = false;
             seen = pool->drives;
             pool->standby_tick = STANDBY_MIN;
             if (r != 0) { /* not at once again: that would go round and round */

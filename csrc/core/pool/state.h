@@ -132,6 +132,8 @@ struct cp_pool {
     struct cp_cond standby;
     pthread_t standby_thread;
     bool has_standby, stop_standby;
+    bool
+        has_parked; /* the standby slept until it was told, and did not drive since */
     int64_t
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;

@@ -366,7 +366,7 @@ static PyObject *
 engine_wait_ended(PyObject *op, PyObject *timeout)
 {
     EngineObject *self = ENGINE(op);
-    int64_t deadline;
+    int64_t deadline, tick = 100 * CP_MS;
     if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
         return NULL;
     }
@@ -375,7 +375,8 @@ engine_wait_ended(PyObject *op, PyObject *timeout)
         if (py_engine_check(self) < 0) {
             return NULL;
         }
-        int64_t until = cp_clock_min(deadline, cp_now() + 100 * CP_MS);
+        int64_t until = cp_clock_min(deadline, cp_now() + tick);
+        tick = cp_clock_min(2 * tick, 60 * CP_SECOND); /* as in job/wait.c */
         py_pull_yield(self);
         int r;
         Py_BEGIN_ALLOW_THREADS

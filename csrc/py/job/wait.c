@@ -13,7 +13,7 @@
 /* A waiting thread looks for signals now and then: a signal interrupts the system
  * calls of the main thread, but not a call that starts just after the signal. Half
  * as often each time, so that a long wait does not wake up again and again. */
-#define FIRST_SIGNAL_TICK (100 * CP_MS)
+#define FIRST_SIGNAL_TICK (250 * CP_MS)
 #define LAST_SIGNAL_TICK (60 * CP_SECOND)
 
 /* While the interpreter ends, a daemon thread that waits sleeps until the
