@@ -321,8 +321,10 @@ WAYS = {
 }
 
 if __name__ == "__main__":
-    for _ in range(20):
-        model = Model(getattr(pool_module, sys.argv[1]))
+    # All are made before, or workers would be forked with what threads of other pools refer to.
+    models = [Model(getattr(pool_module, sys.argv[1])) for _ in range(20)]
+    while models:
+        model = models.pop()
         WAYS[sys.argv[2]](model)
         del model
 """
