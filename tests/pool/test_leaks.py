@@ -251,7 +251,8 @@ def test_instances_release_their_type(pool: Any, name: str) -> None:
     before = count()
     for _ in range(100):
         make()
-    assert count() <= before + 5
+    # The helper may still be releasing the last results.
+    eventually(lambda: count() <= before + 5, "instances hold references to their type")
 
 
 class Callback:
