@@ -289,12 +289,20 @@ def test_a_crash_prints_a_traceback(tmp_path: Path, how: str, title: str) -> Non
 
 
 REAPS = """
-import os, signal, sys, threading
+import os, signal, sys, time
 from engine import DEADLINE, Pool, errors
 from gates import Gate
 import tasks
 
-def take_over(pid):
+def start_time(pid):
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[19])
+
+def take_over(pid, started):
+    # Two processes with one number are told apart by their start times, in ticks of a clock.
+    ticks = os.sysconf("SC_CLK_TCK")
+    while int(time.clock_gettime(time.CLOCK_BOOTTIME) * ticks) <= started + 1:
+        os.sched_yield()
     # The next child gets the number of the one that was reaped, if we have the right to say so.
     try:
         with open("/proc/sys/kernel/ns_last_pid", "w") as last:
@@ -315,13 +323,14 @@ with Pool(1) as pool:
     for busy in [False] if how == "reaped" else [False, True]:
         result = pool.apply_async(gate.hold, (0,)) if busy else None
         pid = gate.arrived(1)[0] if busy else pool.apply(os.getpid)
+        started = start_time(pid)
         os.kill(pid, signal.SIGKILL)
         if how == "reaped":
             assert os.waitpid(-1, 0)[0] == pid
         else:
             while os.path.exists(f"/proc/{pid}"):
                 os.sched_yield()
-        stranger = take_over(pid)
+        stranger = take_over(pid, started)
         if busy:
             try:
                 result.get(DEADLINE)
