@@ -40,17 +40,26 @@ def _room(depth: int) -> int:
         return depth
 
 
+def can_compare(depth: int) -> bool:
+    one: list[Any] = []
+    other: list[Any] = []
+    for _ in range(depth):
+        one, other = [one], [other]
+    try:
+        return one == other
+    except RecursionError:
+        return False
+
+
 def room_in_c(_: Any = None) -> int:
-    """How deep a nested list may be to be shown."""
-    nested: list[Any] = []
-    for depth in range(100_000):
-        nested = [nested]
-        if depth % 50 == 0:
-            try:
-                repr(nested)
-            except RecursionError:
-                return depth
-    return -1
+    """How deep nested lists may be to be compared, in steps of 50."""
+    steps, width = 0, 1
+    while can_compare(50 * width):
+        steps, width = width, 2 * width
+    while (width := width // 2) > 0:
+        if can_compare(50 * (steps + width)):
+            steps += width
+    return 50 * steps
 
 
 def context(_: Any = None) -> tuple[Any, ...]:
