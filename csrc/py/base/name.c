@@ -1,27 +1,25 @@
 /* Objects that pickle as a name; see base/name.h. */
 #include "base/name.h"
 
-/* The value of the key, as a new reference, or NULL without an exception. The
- * keys are strings, so that no Python code runs. */
-static PyObject *
-look_up(PyObject *dict, PyObject *key)
+/* Does the dict have this value for the key? Keys are strings, so that no Python
+ * code runs. This is done once a task: an exception is cleared only where there may
+ * be one. */
+static bool
+has_item(PyObject *dict, PyObject *key, const PyObject *value)
 {
-    PyObject *value;
+    PyObject *found;
 #if PY_VERSION_HEX >= 0x030D0000
-    (void)PyDict_GetItemRef(dict, key, &value);
+    if (PyDict_GetItemRef(dict, key, &found) < 0) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(found);
 #else
-    value = PyDict_GetItemWithError(dict, key); /* lint-ok: held below */
-    Py_XINCREF(value);
+    found = PyDict_GetItemWithError(dict, key); /* lint-ok: only compared */
+    if (found == NULL) {
+        PyErr_Clear();
+    }
 #endif
-    PyErr_Clear();
-    return value;
-}
-
-/* The module of this name, as a new reference, or NULL without an exception. */
-static PyObject *
-module_of(PyObject *module_name)
-{
-    return look_up(PyImport_GetModuleDict(), module_name);
+    return found == value;
 }
 
 /* What a qualified name with dots leads to, or NULL with an exception. */
@@ -46,16 +44,14 @@ py_name_leads_to(const struct py_name *name, PyObject *obj)
     if (name->name == NULL) {
         return false;
     }
-    PyObject *module = module_of(name->module_name);
-    bool same = module == name->module;
-    Py_XDECREF(module);
-    if (!same) {
+    if (!has_item(PyImport_GetModuleDict(), name->module_name, name->module)) {
         return false;
     }
-    PyObject *found = name->plain
-                          ? look_up(PyModule_GetDict(name->module), name->name)
-                          : walk(name->module, name->name);
-    same = found == obj;
+    if (name->plain) {
+        return has_item(PyModule_GetDict(name->module), name->name, obj);
+    }
+    PyObject *found = walk(name->module, name->name);
+    bool same = found == obj;
     Py_XDECREF(found);
     PyErr_Clear();
     return same;
@@ -71,7 +67,7 @@ py_name_find(struct py_name *name, PyObject *obj)
     if (name->name != NULL && PyUnicode_CheckExact(name->name)
         && PyUnicode_CheckExact(name->module_name)) {
         Py_ssize_t n = PyUnicode_GET_LENGTH(name->name);
-        name->module = module_of(name->module_name);
+        name->module = PyImport_GetModule(name->module_name);
         name->plain = name->module != NULL && PyModule_CheckExact(name->module)
                       && PyUnicode_FindChar(name->name, '.', 0, n, 1) == -1;
     }
