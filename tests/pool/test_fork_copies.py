@@ -504,9 +504,10 @@ threads = [threading.Thread(target=litter) for _ in range(3)]
 for thread in threads:
     thread.start()
 try:
-    pids = pool.map_async(tasks.pid, range(12), 1).get(2 * DEADLINE)
+    # Each worker is started between two collections, and the machine may be busy.
+    pids = pool.map_async(tasks.pid, range(8), 1).get(4 * DEADLINE)
     print(len(set(pids)), len(set(pids) - first))
-    print(pool.map_async(gc.collect, [0] * 4, 1).get(2 * DEADLINE) is not None)
+    print(pool.map_async(gc.collect, [0] * 2, 1).get(4 * DEADLINE) is not None)
 finally:
     stop.set()
 for thread in threads:
@@ -516,10 +517,10 @@ pool.join()
 """
 
 
-@pytest.mark.timeout(6 * DEADLINE, method="signal")
+@pytest.mark.timeout(10 * DEADLINE, method="signal")
 def test_workers_are_replaced_while_other_threads_collect_garbage(tmp_path: Path) -> None:
     """Without the GIL, a thread that collects holds a lock of the interpreter at the fork."""
-    assert scripts.output(tmp_path, MUCH_GARBAGE, seconds=5 * DEADLINE) == ["12 10", "True"]
+    assert scripts.output(tmp_path, MUCH_GARBAGE, seconds=9 * DEADLINE) == ["8 6", "True"]
 
 
 LOCAL_TO_A_THREAD = """
