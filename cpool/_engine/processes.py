@@ -265,8 +265,9 @@ class Pool(_StdlibPool):
         workers take items. Iterables of one pool are pulled one item at a time, so that they may
         share a source; a pull that lasts for a second is overtaken. `buffersize` bounds the chunks
         that are in flight or unread, after `close()` too; `join()` then ends the input if nobody
-        reads, and the last `next` raises `PoolError`. `ValueError` for a `chunksize` or
-        `buffersize` below 1, `TypeError` for one that is no number, or no int.
+        reads, and the last `next` raises `PoolError`. It also ends the input when the iterator is
+        dropped; what was pulled still runs. `ValueError` for a `chunksize` or `buffersize` below 1,
+        `TypeError` for one that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
@@ -399,7 +400,7 @@ class Pool(_StdlibPool):
             if not self._has_helper:
                 self._start_threads(calls)
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
-                self._start_thread(_FEEDER, self._engine.feed_rest, result)
+                self._start_thread(_FEEDER, self._engine.feed_rest, [result])
         except BaseException:
             self._engine.cancel(result)  # or the job would never end
             raise

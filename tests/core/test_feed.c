@@ -338,6 +338,30 @@ wait_wants(void *arg)
     return NULL;
 }
 
+/* Nobody will read: another thread than the feeder ends the input. */
+TEST(feed_input_ended_by_another_thread)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, 0);
+    cp_job_set_limit(job, 1);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, false);
+    cp_job_ref(job);
+    pthread_t thread = cp_test_start(wait_wants, job); /* it is at its limit */
+    for (bool waits = false; !waits; (void)sched_yield()) {
+        cp_lock_acquire(&rig.pool->lock);
+        waits = rig.pool->feeders == 1;
+        cp_lock_release(&rig.pool->lock);
+    }
+    cp_job_put_take(job, NULL, true);
+    (void)cp_test_join(thread);
+    cp_job_close(job);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
 TEST(feed_ends_with_the_pool)
 {
     struct rig rig;

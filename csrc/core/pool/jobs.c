@@ -266,8 +266,9 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
     if (job->queued > 0) {
         note_queued(job, false);
     }
-    if (fed) {
+    if (fed && !job->fed) {
         job->fed = true;
+        cp_note_feeders(pool); /* another thread may have ended its input */
         end_if_complete(job);
     }
 }

@@ -242,6 +242,15 @@ cp_job_set_func(struct cp_job *job, struct cp_func *func)
 }
 
 void
+cp_job_ref(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    job->refs++;
+    cp_pool_ref(job->pool);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
 cp_job_close(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;

@@ -81,6 +81,7 @@ void cp_func_close(struct cp_pool *pool, struct cp_func *func);
  * not running. */
 int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                 void *user, struct cp_job **job);
+void cp_job_ref(struct cp_job *job);   /* one more, while the caller has one */
 void cp_job_close(struct cp_job *job); /* the caller's reference */
 
 /* Set user: from now on the job keeps it. False where the job has one, or is done

@@ -15,6 +15,31 @@ py_result_hold(ResultObject *self)
     }
 }
 
+PyObject *
+py_result_hold_weakly(ResultObject *self)
+{
+    PyObject *weak = PyWeakref_NewRef((PyObject *)self, NULL);
+    if (weak != NULL && !cp_job_hold(self->job, Py_NewRef(weak))) {
+        Py_DECREF(weak);
+    }
+    return weak;
+}
+
+PyObject *
+py_result_of_weak(PyObject *weak)
+{
+    PyObject *result;
+#if PY_VERSION_HEX >= 0x030d0000
+    if (PyWeakref_GetRef(weak, &result) < 0) {
+        PyErr_Clear();
+    }
+#else
+    result = PyWeakref_GET_OBJECT(weak);
+    result = result != Py_None ? Py_NewRef(result) : NULL;
+#endif
+    return result;
+}
+
 void
 py_result_release(ResultObject *self)
 {
@@ -32,10 +57,15 @@ py_job_collect(EngineObject *engine)
     struct cp_job *job = cp_pool_ended(engine->pool);
     while (job != NULL) {
         struct cp_job *next = job->call_next;
-        ResultObject *result = job->user;
-        if (result != NULL) {
-            py_result_release(result);
-            Py_DECREF(result);
+        PyObject *user = job->user;
+        if (user != NULL && PyWeakref_CheckRef(user)) {
+            PyObject *result = py_result_of_weak(user);
+            Py_DECREF(user);
+            user = result;
+        }
+        if (user != NULL) {
+            py_result_release((ResultObject *)user);
+            Py_DECREF(user);
         }
         cp_job_close(job);
         job = next;
@@ -278,6 +308,8 @@ py_result_dealloc(PyObject *op)
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
             py_result_cancel(self); /* no tasks will come */
+        } else if (!atomic_load(&self->job->done)) {
+            cp_job_put_take(self->job, NULL, true); /* nobody can read */
         }
         cp_job_close(self->job);
     }

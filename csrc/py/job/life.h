@@ -6,7 +6,9 @@
  * The result holds a reference to the job until it is deallocated. The job
  * holds the result from its submission until it has ended, so that the result
  * of a running job lives even if the program has dropped it; then the core
- * hands the result back (py_job_collect()).
+ * hands the result back (py_job_collect()). But an iterator with a buffer size is held
+ * weakly: its job is at its limit for ever once nobody can read, so the input ends with
+ * the iterator.
  */
 #ifndef PY_LIFE_H
 #define PY_LIFE_H
@@ -67,6 +69,12 @@ int py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
 
 /* Have the job hold the result, from its submission on. */
 void py_result_hold(ResultObject *self);
+/* The same, but weakly: a new weak reference, which the job shares; or NULL with an
+ * exception. */
+PyObject *py_result_hold_weakly(ResultObject *self);
+
+/* What a weak reference refers to: a new reference, or NULL without an exception. */
+PyObject *py_result_of_weak(PyObject *weak);
 
 /* Nobody will wait for the job: end it, and release what it held. A pending
  * exception stays pending. */

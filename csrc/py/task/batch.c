@@ -25,17 +25,24 @@ batch_add(struct py_batch *batch, struct cp_task *task)
 }
 
 void
-py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed)
+py_batch_flush(struct cp_job *job, struct py_batch *batch, bool fed)
 {
     struct cp_task *list = batch->first;
+    struct cp_result *farewell = batch->farewell;
     batch->first = batch->last = NULL;
+    batch->farewell = NULL;
     batch->n = 0;
-    cp_job_put_take(in->job, list, fed);
+    if (list != NULL || (fed && farewell == NULL)) {
+        cp_job_put_take(job, list, fed && farewell == NULL);
+    }
+    if (farewell != NULL) {
+        cp_job_put_farewell_take(job, farewell);
+    }
 }
 
 int
-py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
-                   uint64_t index, PyObject *exc, bool last)
+py_batch_fail_take(struct py_input *in, struct py_batch *batch, uint64_t index,
+                   PyObject *exc, bool last)
 {
     PyObject *key = PyLong_FromUnsignedLongLong(index);
     int r = -1;
@@ -57,7 +64,8 @@ py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
     }
     result->items = batch->items;
     if (last) {
-        cp_job_put_farewell_take(in->job, result);
+        CP_ASSERT(batch->farewell == NULL);
+        batch->farewell = result;
     } else {
         cp_job_put_result_take(in->job, result);
     }
@@ -71,11 +79,7 @@ py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
     if (batch->in_call && py_error_leaves_call(in->engine->state)) {
         return -1;
     }
-    PyObject *exc = py_error_fetch();
-    if (last) {
-        py_batch_flush(in, batch, false);
-    }
-    return py_batch_fail_take(in, batch, index, exc, last);
+    return py_batch_fail_take(in, batch, index, py_error_fetch(), last);
 }
 
 int

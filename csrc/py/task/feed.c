@@ -40,7 +40,7 @@ py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
         Py_XDECREF(pair);
     }
     if (r == 0) {
-        py_batch_flush(in, &batch, true);
+        py_batch_flush(in->job, &batch, true);
     }
     py_batch_fini(&batch);
     return r;
@@ -59,9 +59,10 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
     src->plain = func != NULL && py_source_is_plain(iterable);
-    PyObject *callable = func != NULL ? Py_NewRef(func)
-                                      : PyObject_GetAttrString(
-                                          in->engine->state->failures, "call");
+    PyObject *callable =
+        func != NULL
+            ? Py_NewRef(func)
+            : PyObject_GetAttrString(in->engine->state->failures, "call");
     if (callable == NULL) {
         return -1;
     }
@@ -94,7 +95,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     if (py_source_open(src, iterable) < 0) {
         /* The first result raises it, as with multiprocessing. */
         struct py_batch none = {.items = 1, .in_call = true};
-        return py_batch_fail(in, &none, 0, true);
+        r = py_batch_fail(in, &none, 0, true);
+        py_batch_flush(in->job, &none, false);
+        return r;
     }
     return 0;
 }
@@ -138,8 +141,8 @@ add_stdlib_call(struct py_input *in, struct py_batch *batch, uint64_t index,
     }
     int r = in->engine->threads
                 ? py_batch_add_refs(
-                    batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
-                    PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
+                      batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
+                      PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
                 : py_batch_add_task(in, batch, index, PY_CALL, call);
     Py_DECREF(call);
     return r;
@@ -276,26 +279,45 @@ feed_one(struct py_input *in, struct py_batch *batch)
     return r < 0 ? -1 : 1;
 }
 
-void
-py_feed_cut(struct py_input *in)
+/* Queue what the batch has, after the input was released where this is the end (r <= 0):
+ * the job may be done then. failed: it is, for lack of memory. */
+static void
+end_block(struct py_input *in, struct py_batch *batch, int r, bool failed,
+          PyObject **holder)
 {
-    struct py_source *src = &in->source;
+    struct cp_job *job = in->job;
+    py_batch_fini(batch);
+    if (r <= 0) {
+        Py_CLEAR(in->source.iterator);
+    }
+    if (r == 0 && holder != NULL) {
+        Py_CLEAR(*holder);
+    }
+    py_batch_flush(job, batch, r == 0 && !failed);
+    if (failed) {
+        cp_job_fail(job);
+    }
+}
+
+void
+py_feed_cut(struct py_input *in, PyObject **holder)
+{
     struct py_batch none = {.items = 1};
     PyObject *exc;
-    if (py_source_is_at_end(src)) {
-        py_batch_flush(in, &none, true);
-    } else if ((exc = PyObject_CallMethod(in->engine->state->failures,
-                                          "not_read", NULL))
-                   == NULL
-               || py_batch_fail_take(in, &none, in->index, exc, true) < 0) {
+    bool failed = false;
+    if (!py_source_is_at_end(&in->source)
+        && ((exc = PyObject_CallMethod(in->engine->state->failures, "not_read",
+                                       NULL))
+                == NULL
+            || py_batch_fail_take(in, &none, in->index, exc, true) < 0)) {
         PyErr_Clear(); /* no memory for the exception */
-        cp_job_fail(in->job);
+        failed = true;
     }
-    Py_CLEAR(src->iterator);
+    end_block(in, &none, 0, failed, holder);
 }
 
 int
-py_feed(struct py_input *in, uint64_t n)
+py_feed(struct py_input *in, uint64_t n, PyObject **holder)
 {
     struct py_source *src = &in->source;
     struct py_batch batch = {.in_call = n == 0};
@@ -327,20 +349,16 @@ py_feed(struct py_input *in, uint64_t n)
             r = -1;
         }
         /* What runs the program's code may wait for the tasks before it. */
-        if (batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
-            py_batch_flush(in, &batch, false);
+        if (r == 1 && batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
+            py_batch_flush(in->job, &batch, false);
         }
     }
-    py_batch_fini(&batch); /* releases items before the job can be done */
-    py_batch_flush(in, &batch, r == 0);
-    if (r < 0 && !py_error_leaves_call(in->engine->state)) {
+    bool failed = r < 0 && !py_error_leaves_call(in->engine->state);
+    if (failed) {
         /* No memory: a task is missing, and so the whole job fails. */
         PyErr_Clear();
-        cp_job_fail(in->job);
         r = 0;
     }
-    if (r <= 0) {
-        Py_CLEAR(src->iterator);
-    }
+    end_block(in, &batch, r, failed, holder);
     return r;
 }

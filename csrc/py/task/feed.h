@@ -22,12 +22,14 @@ int py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
 /* Queue up to n tasks. More than n, a block of a good size, for n = 0 and where
  * nobody can observe that items are pulled early. 1: there are more items; 0:
  * there are none; -1 with an interrupt, only for n = 0: then the thread of the
- * call feeds. */
-int py_feed(struct py_input *in, uint64_t n);
+ * call feeds. holder: what keeps the input alive for a feeder, or NULL; released
+ * (*holder NULL) before the last task is queued, so that whoever takes the job's last
+ * result finds nobody else who holds its callable or items. */
+int py_feed(struct py_input *in, uint64_t n, PyObject **holder);
 
 /* End the input of a job that is at its limit while the closed pool waits for
  * it, and nobody takes results. The items that were pulled are run; then comes
  * an error, unless it is known that there were no more items. */
-void py_feed_cut(struct py_input *in);
+void py_feed_cut(struct py_input *in, PyObject **holder);
 
 #endif
