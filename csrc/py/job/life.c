@@ -28,15 +28,10 @@ py_result_hold_weakly(ResultObject *self)
 PyObject *
 py_result_of_weak(PyObject *weak)
 {
-    PyObject *result;
-#if PY_VERSION_HEX >= 0x030d0000
-    if (PyWeakref_GetRef(weak, &result) < 0) {
-        PyErr_Clear();
+    PyObject *result = PyObject_CallNoArgs(weak);
+    if (result == Py_None) {
+        Py_CLEAR(result);
     }
-#else
-    result = PyWeakref_GET_OBJECT(weak);
-    result = result != Py_None ? Py_NewRef(result) : NULL;
-#endif
     return result;
 }
 
