@@ -353,6 +353,29 @@ cp_job_share(struct cp_job *job, uint64_t left)
     return n;
 }
 
+bool
+cp_pool_has_room(struct cp_pool *pool)
+{
+    return atomic_load_explicit(&pool->held, memory_order_relaxed)
+           <= CP_HELD_HIGH;
+}
+
+void
+cp_pool_wait_room(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    uint64_t most = CP_HELD_HIGH;
+    pool->feeders++;
+    pool->callers++;
+    while (atomic_load(&pool->held) > most) {
+        most = CP_HELD_LOW; /* then for several calls at once */
+        cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
+    }
+    pool->feeders--;
+    pool->callers--;
+    cp_lock_release(&pool->lock);
+}
+
 struct cp_result *
 cp_job_take(struct cp_job *job)
 {

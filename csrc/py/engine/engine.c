@@ -8,6 +8,7 @@
 #include "base/engine.h"
 #include "base/error.h"
 #include "base/timeout.h"
+#include "engine/kept.h"
 #include "engine/submit.h"
 #include "job/callback.h"
 #include "job/life.h"
@@ -511,6 +512,7 @@ static PyMethodDef engine_methods[] = {
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
+    {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},

@@ -1,6 +1,7 @@
 /* Submitting jobs; see engine/submit.h. */
 #include "engine/submit.h"
 
+#include "engine/kept.h"
 #include "job/result.h"
 #include "job/wait.h"
 #include "task/call.h"
@@ -57,7 +58,11 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     }
     atomic_store_explicit(&result->submitted, 1, memory_order_relaxed);
     py_result_hold(result);
-    if (py_feed_call(&result->input, args[2], args[3], args[4]) < 0) {
+    EngineObject *self = (EngineObject *)engine;
+    int r = py_kept_wanted(self)
+                ? py_kept_add(self, result, args[2], args[3], args[4])
+                : py_feed_call(&result->input, args[2], args[3], args[4]);
+    if (r < 0) {
         py_result_cancel(result);
         Py_CLEAR(result);
     } else {
@@ -122,8 +127,12 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     if (r == 0) {
         r = in->source.iterator != NULL;
     }
-    if (r > 0
-        && (in->blocking || (in->source.plain && result->job->limit == 0))) {
+    if (r > 0 && !in->blocking && in->source.plain && result->job->limit == 0
+        && py_kept_wanted(in->engine)) {
+        r = py_kept_add(in->engine, result, NULL, NULL, NULL);
+    } else if (r > 0
+               && (in->blocking
+                   || (in->source.plain && result->job->limit == 0))) {
         r = py_feed(in, 0, NULL);
     }
     if (r < 0) {

@@ -257,6 +257,8 @@ py_result_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->callback);
     Py_VISIT(self->error_callback);
     Py_VISIT(self->value);
+    Py_VISIT(self->input.args);
+    Py_VISIT(self->input.kwds);
     Py_VISIT(self->input.failures);
     Py_VISIT(self->input.source.iterator);
     Py_VISIT(self->input.func);
@@ -272,6 +274,8 @@ py_result_clear(PyObject *op)
     Py_CLEAR(self->callback);
     Py_CLEAR(self->error_callback);
     Py_CLEAR(self->value);
+    Py_CLEAR(self->input.args);
+    Py_CLEAR(self->input.kwds);
     Py_CLEAR(self->input.failures);
     Py_CLEAR(self->input.source.iterator);
     Py_CLEAR(self->input.func);

@@ -32,8 +32,9 @@ typedef struct py_result {
      * the thread whose call makes them, or 0: not in the list. */
     struct py_result *call_next, *call_prev;
     unsigned long caller;
-    size_t received;           /* bytes of results that were decoded */
-    struct cp_result *untaken; /* results of an iterator whose decoding was
+    struct py_result *kept_next; /* in the engine's list of kept calls */
+    size_t received;             /* bytes of results that were decoded */
+    struct cp_result *untaken;   /* results of an iterator whose decoding was
                                   interrupted, guarded by the critical section */
     char success; /* guarded like value; of a map valid even before settled */
     _Atomic unsigned long decoder; /* the thread that decodes now; or 0 */

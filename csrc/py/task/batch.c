@@ -118,6 +118,21 @@ py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
     return r;
 }
 
+/* With less, a task takes no more memory than the result that the program holds. */
+#define HELD_LEAST 256
+
+/* How many bytes the task takes while it waits, and its callable. */
+static size_t
+held_by(const struct py_input *in, const struct cp_task *task)
+{
+    const struct cp_func *func = in->job->func;
+    size_t n = task->len;
+    if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
+        n += func->len;
+    }
+    return n >= HELD_LEAST ? n : 0;
+}
+
 /* Encode the payload, or the run; and the callable, if pulling the items has
  * changed it. 0, or -1 with an exception. */
 static int
@@ -167,6 +182,7 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return -1;
     }
     task->items = batch->items;
+    task->held = batch->holds ? held_by(in, task) : 0;
     batch_add(batch, task);
     return 0;
 }

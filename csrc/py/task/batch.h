@@ -22,6 +22,7 @@ struct py_batch {
     uint32_t items;             /* of the task that is being made */
     bool encoded;               /* the run is in the scratch already */
     bool in_call;               /* the thread of the call itself feeds */
+    bool holds;   /* the first tasks of a job: see cp_pool_has_room() */
     bool pickled; /* a task was pickled, which runs the program's code */
 };
 

@@ -19,30 +19,56 @@
 /* Where all chunks are made at once, the usual chunk is cut into this many. */
 #define FINER 16
 
+/* Make the one task of the call: 0, or -1 with an exception. */
+static int
+make_call(struct py_input *in, struct py_batch *batch, PyObject *func,
+          PyObject *args, PyObject *kwds)
+{
+    if (py_func_set(in, func) < 0) {
+        return -1;
+    }
+    if (PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0) {
+        return py_batch_add_task(in, batch, 0, PY_CALL, args);
+    }
+    if (in->engine->threads) {
+        return py_batch_add_refs(batch, 0, PY_CALL_KW, func, args, kwds);
+    }
+    PyObject *pair = PyTuple_Pack(2, args, kwds);
+    int r =
+        pair == NULL ? -1 : py_batch_add_task(in, batch, 0, PY_CALL_KW, pair);
+    Py_XDECREF(pair);
+    return r;
+}
+
 int
 py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
              PyObject *kwds)
 {
-    struct py_batch batch = {.items = 1, .in_call = true};
-    if (py_func_set(in, func) < 0) {
-        return -1;
-    }
-    bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
-    int r;
-    if (plain) {
-        r = py_batch_add_task(in, &batch, 0, PY_CALL, args);
-    } else if (in->engine->threads) {
-        r = py_batch_add_refs(&batch, 0, PY_CALL_KW, func, args, kwds);
-    } else {
-        PyObject *pair = PyTuple_Pack(2, args, kwds);
-        r = pair == NULL ? -1
-                         : py_batch_add_task(in, &batch, 0, PY_CALL_KW, pair);
-        Py_XDECREF(pair);
-    }
+    struct py_batch batch = {.items = 1, .in_call = true, .holds = true};
+    int r = make_call(in, &batch, func, args, kwds);
     if (r == 0) {
         py_batch_flush(in->job, &batch, true);
     }
     py_batch_fini(&batch);
+    return r;
+}
+
+int
+py_feed_kept_call(struct py_input *in, PyObject **holder)
+{
+    struct py_batch batch = {.items = 1, .holds = true};
+    struct cp_job *job = in->job;
+    PyObject *func = in->func, *args = in->args, *kwds = in->kwds;
+    in->func = in->args = in->kwds = NULL;
+    int r = make_call(in, &batch, func, args, kwds);
+    py_batch_fini(&batch);
+    Py_DECREF(func);
+    Py_DECREF(args);
+    Py_DECREF(kwds);
+    if (r == 0) {
+        Py_CLEAR(*holder);
+        py_batch_flush(job, &batch, true);
+    }
     return r;
 }
 
@@ -320,7 +346,8 @@ int
 py_feed(struct py_input *in, uint64_t n, PyObject **holder)
 {
     struct py_source *src = &in->source;
-    struct py_batch batch = {.in_call = n == 0};
+    struct py_batch batch = {.in_call = n == 0,
+                             .holds = in->source.pulled == 0};
     size_t tasks = 0;
     int r = 1;
     if (src->iterator == NULL) {

@@ -13,6 +13,10 @@
 int py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
                  PyObject *kwds);
 
+/* The same for a call whose func, args and kwds are in the input; they are released
+ * before the task is queued, and *holder, which keeps the input alive. */
+int py_feed_kept_call(struct py_input *in, PyObject **holder);
+
 /* Set the source of tasks. length: how many items there must be, -1: any
  * number. func NULL: the items are the stdlib's own task tuples. 0, or -1 with
  * an exception. */
