@@ -29,7 +29,7 @@ ORDER: dict[str, str | None] = {
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life failure settle wait callback result stream",
     "py/worker": "serve thread worker",
-    "py/engine": "late submit engine module",
+    "py/engine": "late begin kept submit engine module",
 }
 
 COMMENT_OR_LITERAL = re.compile(

@@ -64,6 +64,7 @@ _MODES = {
 _HELPER = "cpool-helper"
 _STARTER = "cpool-starter"
 _FEEDER = "cpool-feeder"
+_CALLER = "cpool-caller"
 
 
 def _is_leaving(process: BaseProcess) -> bool:
@@ -265,8 +266,9 @@ class Pool(_StdlibPool):
         workers take items. Iterables of one pool are pulled one item at a time, so that they may
         share a source; a pull that lasts for a second is overtaken. `buffersize` bounds the chunks
         that are in flight or unread, after `close()` too; `join()` then ends the input if nobody
-        reads, and the last `next` raises `PoolError`. `ValueError` for a `chunksize` or
-        `buffersize` below 1, `TypeError` for one that is no number, or no int.
+        reads, and the last `next` raises `PoolError`. It also ends the input when the iterator is
+        dropped; what was pulled still runs. `ValueError` for a `chunksize` or `buffersize` below 1,
+        `TypeError` for one that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
@@ -399,7 +401,7 @@ class Pool(_StdlibPool):
             if not self._has_helper:
                 self._start_threads(calls)
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
-                self._start_thread(_FEEDER, self._engine.feed_rest, result)
+                self._start_feeder(result)
         except BaseException:
             self._engine.cancel(result)  # or the job would never end
             raise
@@ -421,6 +423,15 @@ class Pool(_StdlibPool):
         self._start_thread(_STARTER, self._engine.keep_workers)
         self._start_thread(_HELPER, self._engine.help)
         self._has_helper = True  # last: a signal handler may need the helper before it runs
+
+    def _start_caller(self) -> None:
+        """Called by the engine, which keeps calls that are not encoded yet."""
+        assert self._engine is not None
+        self._start_thread(_CALLER, self._engine.feed_calls)
+
+    def _start_feeder(self, result: Any) -> None:
+        assert self._engine is not None
+        self._start_thread(_FEEDER, self._engine.feed_rest, [result])
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         caller = threading.get_ident()

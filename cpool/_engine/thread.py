@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import sys
 import threading
+from collections.abc import Callable
 
 from .. import _core
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object
 
 
 def check_can_start() -> None:
@@ -15,6 +23,48 @@ def check_can_start() -> None:
     """
     if sys.is_finalizing():
         raise RuntimeError("can't create new thread at interpreter shutdown")
+
+
+class _Begun(threading.Event):
+    """The `_started` of a thread. `Thread.start()` waits for it, here until the target runs."""
+
+    begin: _core.Begin | None = None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(timeout) if self.begin is None else self.begin.wait()
+
+
+def _is_watchable() -> bool:
+    """Do threads start as CPython has them start? Some programs replace that."""
+    for name in "_start_joinable_thread", "_start_new_thread":  # from 3.13 on, and before
+        if hasattr(threading, name):
+            return getattr(threading, name) is getattr(_thread, name[1:])
+    return False
+
+
+def start(thread: threading.Thread, by: Callable[[], None]) -> None:
+    """Start the thread, by this method of it, and return once its target runs.
+
+    `Thread.start()` waits for ever where the new thread has no memory to get going, and returns
+    though nothing runs where memory is out a little later. Raises `RuntimeError` in both cases.
+    """
+    inner: Any = thread
+    if not isinstance(thread, threading.Thread) or not inner._target or not _is_watchable():
+        by()
+        return
+    begin = _core.Begin(inner._bootstrap, inner._target)
+    inner._started = _Begun()
+    inner._started.begin = inner._bootstrap = begin
+    inner._target = begin.run
+    try:
+        by()
+        if not begin.wait():
+            with threading._active_limbo_lock:  # type: ignore[attr-defined]
+                threading._limbo.pop(thread, None)  # type: ignore[attr-defined]
+            raise RuntimeError("can't start new thread: it had no memory to begin")
+    finally:
+        inner._started.begin = None
+        inner.__dict__.pop("_bootstrap", None)  # which refers to the thread
 
 
 class Thread(threading.Thread):
@@ -32,7 +82,7 @@ class Thread(threading.Thread):
     def start(self) -> None:
         check_can_start()
         try:
-            super().start()
+            start(self, super().start)
         except RuntimeError as exc:
             if threading.main_thread().is_alive():
                 raise

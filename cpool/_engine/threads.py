@@ -18,7 +18,7 @@ from . import end
 from .processes import CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
-from .thread import check_can_start
+from .thread import check_can_start, start
 
 if TYPE_CHECKING:
     from typing import Any
@@ -139,7 +139,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         )
         self._engine.enter()
         try:
-            thread.start()
+            start(thread, thread.start)
         except BaseException:
             _leave(ticket)
             raise

@@ -338,6 +338,76 @@ wait_wants(void *arg)
     return NULL;
 }
 
+static void *
+wait_room(void *pool)
+{
+    cp_pool_wait_room(pool);
+    return NULL;
+}
+
+/* Calls are encoded again once workers have taken what was queued, or the pool ends. */
+TEST(feed_room_for_calls_comes_back)
+{
+    for (int ends = 0; ends < 2; ends++) {
+        struct rig rig;
+        struct batch batch = {0};
+        rig_open(&rig, 1);
+        struct cp_job *gate = rig_put_job(&rig, CP_JOB_SINGLE, OP_GATE, 1);
+        rig_await_begun(&rig, 1);
+        CHECK(cp_pool_has_room(rig.pool));
+        struct cp_job *job = rig_job(&rig, 0);
+        for (int i = 0; i < 5; i++) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+            batch.last->held = 2u << 20;
+        }
+        batch_put(&batch, job, true);
+        CHECK(!cp_pool_has_room(rig.pool));
+        pthread_t thread = cp_test_start(wait_room, rig.pool);
+        for (bool waits = false; !waits; (void)sched_yield()) {
+            cp_lock_acquire(&rig.pool->lock);
+            waits = rig.pool->callers == 1;
+            cp_lock_release(&rig.pool->lock);
+        }
+        if (ends == 1) {
+            cp_pool_end(rig.pool);
+        } else {
+            rig_let_through(&rig, 1);
+            rig_take_echoes(&rig, gate, 1);
+            rig_take_echoes(&rig, job, 5);
+        }
+        (void)cp_test_join(thread);
+        CHECK(cp_pool_has_room(rig.pool));
+        CHECK_EQ(atomic_load(&rig.pool->held), 0);
+        cp_job_close(gate);
+        cp_job_close(job);
+        rig_close(&rig);
+    }
+}
+
+/* Nobody will read: another thread than the feeder ends the input. */
+TEST(feed_input_ended_by_another_thread)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, 0);
+    cp_job_set_limit(job, 1);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, false);
+    cp_job_ref(job);
+    pthread_t thread = cp_test_start(wait_wants, job); /* it is at its limit */
+    for (bool waits = false; !waits; (void)sched_yield()) {
+        cp_lock_acquire(&rig.pool->lock);
+        waits = rig.pool->feeders == 1;
+        cp_lock_release(&rig.pool->lock);
+    }
+    cp_job_put_take(job, NULL, true);
+    (void)cp_test_join(thread);
+    cp_job_close(job);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
 TEST(feed_ends_with_the_pool)
 {
     struct rig rig;

@@ -21,6 +21,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->flags = flags;
         task->cost_ns = 0;
         task->deaths = 0;
+        task->held = 0;
         task->len = len;
         task->body = task->own;
         task->taken = NULL;
@@ -57,6 +58,7 @@ cp_task_clone(const struct cp_task *task)
         clone->job = task->job;
         clone->items = task->items;
         clone->deaths = task->deaths;
+        clone->held = task->held;
         memcpy(clone->body, task->body, task->len);
     }
     return clone;

@@ -42,6 +42,7 @@ struct cp_task {
     uint16_t flags;     /* the binding's; sent in the frame header */
     int64_t cost_ns;    /* expected run time; set when it is sent */
     uint8_t deaths;     /* workers that died while they loaded it; if big */
+    size_t held;        /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */

@@ -51,6 +51,22 @@ note_queued(struct cp_job *job, bool again)
     job->pool->due |= CP_DUE_TASKS;
 }
 
+/* A task is queued that holds so many bytes, or leaves the queue. */
+static void
+hold(struct cp_pool *pool, size_t bytes)
+{
+    (void)atomic_fetch_add(&pool->held, bytes);
+}
+
+static void
+let_go(struct cp_pool *pool, size_t bytes)
+{
+    if (bytes > 0 && atomic_fetch_sub(&pool->held, bytes) > CP_HELD_LOW
+        && atomic_load(&pool->held) <= CP_HELD_LOW && pool->callers > 0) {
+        cp_note_feeders(pool);
+    }
+}
+
 /* ---- opening and closing ---- */
 
 int
@@ -98,6 +114,11 @@ static void
 set_done(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
+    if (job->func != NULL && job->running == 0
+        && atomic_load(&job->end) == CP_END_NONE) {
+        cp_funcs_unref(pool, job->func); /* its results may be kept for long */
+        job->func = NULL;
+    }
     unlist_job(pool, job); /* its reference goes to the list of ended jobs */
     cp_pool_ref(pool);     /* the collector's cp_job_close() */
     job->call_next = NULL;
@@ -128,6 +149,7 @@ drop_queued(struct cp_job *job)
     cp_turns_del(job);
     job->pool->queued -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
+        let_go(job->pool, task->held);
         cp_drop_task(job->pool, task);
         cp_jobs_unref(job); /* never the last: the job is listed */
     }
@@ -257,6 +279,7 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
             job->put++;
             cp_job_queue_last(job, list);
             pool->queued++;
+            hold(pool, list->held);
         }
         list = next;
     }
@@ -266,8 +289,9 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
     if (job->queued > 0) {
         note_queued(job, false);
     }
-    if (fed) {
+    if (fed && !job->fed) {
         job->fed = true;
+        cp_note_feeders(pool); /* another thread may have ended its input */
         end_if_complete(job);
     }
 }
@@ -281,6 +305,7 @@ cp_jobs_start_task(struct cp_job *job)
     }
     job->pool->queued--;
     job->running++;
+    let_go(job->pool, task->held);
     if (job->queued == 0) {
         cp_turns_del(job);
         cp_note_feeders(job->pool);
@@ -300,6 +325,7 @@ cp_jobs_requeue_take(struct cp_task *task)
     job->running--;
     cp_job_queue_first(job, task);
     job->pool->queued++;
+    hold(job->pool, task->held);
     note_queued(job, true);
 }
 

@@ -19,6 +19,11 @@ void cp_jobs_unref(struct cp_job *job);
 
 /* ---- tasks ---- */
 
+/* Bytes that queued tasks may hold until no more calls are encoded; and until more
+ * are again. */
+#define CP_HELD_HIGH (8u << 20)
+#define CP_HELD_LOW (4u << 20)
+
 /* Queue a list of tasks, which is consumed. fed: no more will come. */
 void cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed);
 

@@ -242,6 +242,15 @@ cp_job_set_func(struct cp_job *job, struct cp_func *func)
 }
 
 void
+cp_job_ref(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    job->refs++;
+    cp_pool_ref(job->pool);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
 cp_job_close(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
@@ -342,6 +351,29 @@ cp_job_share(struct cp_job *job, uint64_t left)
     uint64_t n = cp_plan_share(job->pool, job, left);
     cp_lock_release(&job->pool->lock);
     return n;
+}
+
+bool
+cp_pool_has_room(struct cp_pool *pool)
+{
+    return atomic_load_explicit(&pool->held, memory_order_relaxed)
+           <= CP_HELD_HIGH;
+}
+
+void
+cp_pool_wait_room(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    uint64_t most = CP_HELD_HIGH;
+    pool->feeders++;
+    pool->callers++;
+    while (atomic_load(&pool->held) > most) {
+        most = CP_HELD_LOW; /* then for several calls at once */
+        cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
+    }
+    pool->feeders--;
+    pool->callers--;
+    cp_lock_release(&pool->lock);
 }
 
 struct cp_result *

@@ -81,6 +81,7 @@ void cp_func_close(struct cp_pool *pool, struct cp_func *func);
  * not running. */
 int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                 void *user, struct cp_job **job);
+void cp_job_ref(struct cp_job *job);   /* one more, while the caller has one */
 void cp_job_close(struct cp_job *job); /* the caller's reference */
 
 /* Set user: from now on the job keeps it. False where the job has one, or is done
@@ -125,6 +126,16 @@ uint64_t cp_job_items(struct cp_job *job);
 /* How many of the items that are left the next task should have, going by what
  * items have taken so far: large first, small last, 1 while nothing is known. */
 uint64_t cp_job_share(struct cp_job *job, uint64_t left);
+
+/*
+ * Calls that workers cannot take soon are better not encoded yet: references take less
+ * than bytes. The binding sets `held` of the first tasks of a job. False while the
+ * queued tasks hold more than some megabytes. Without the lock: a hint.
+ */
+bool cp_pool_has_room(struct cp_pool *pool);
+
+/* Wait until it has; or until the pool has ended, where nothing is queued. Never drives. */
+void cp_pool_wait_room(struct cp_pool *pool);
 
 /* Take the next result; NULL where there is none now. */
 struct cp_result *cp_job_take(struct cp_job *job);

@@ -43,6 +43,12 @@ typedef struct {
     /* Results whose call still makes tasks; see job/life.h. Guarded by the
      * engine's critical section. */
     void *calls;
+    /* Calls that are not encoded yet, and how many, with the one that is being encoded;
+     * has_caller: a thread encodes them. See engine/kept.h. Guarded likewise. */
+    void *kept_first, *kept_last;
+    _Atomic uint64_t n_kept;
+    char has_caller;
+    _Atomic unsigned long caller_thread;
     _Atomic char has_helper, has_starter; /* a thread does that, for good */
     _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */

@@ -8,6 +8,7 @@
 #include "base/engine.h"
 #include "base/error.h"
 #include "base/timeout.h"
+#include "engine/kept.h"
 #include "engine/submit.h"
 #include "job/callback.h"
 #include "job/life.h"
@@ -223,14 +224,13 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     if (result != NULL) {
         Py_INCREF(result);
         py_result_call_back(result);
+        Py_DECREF(
+            result); /* first: whoever waits has the only reference then */
     }
     bool is_ours = cp_pool_is_ours(self->pool);
     if (is_ours) {
         cp_job_called(job);
         cp_job_close(job);
-    }
-    Py_XDECREF(result);
-    if (is_ours) {
         py_job_collect(self);
     }
     return is_ours;
@@ -432,6 +432,18 @@ visit_job(struct cp_job *job, void *arg)
     }
 }
 
+/* The result that a job holds, strongly or weakly; NULL where it is gone. */
+static ResultObject *
+strong_take(PyObject *user)
+{
+    if (PyWeakref_CheckRef(user)) {
+        PyObject *result = py_result_of_weak(user);
+        Py_DECREF(user);
+        user = result;
+    }
+    return (ResultObject *)user;
+}
+
 /* jobs(): the jobs that are not done, {number: result}. */
 static PyObject *
 engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -452,15 +464,16 @@ engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     cp_pool_each_job(self->pool, visit_job, &list);
     for (uint64_t i = 0; i < list.n; i++) {
-        ResultObject *result = (ResultObject *)list.results[i];
-        PyObject *key = result->job == NULL
-                            ? NULL
-                            : PyLong_FromUnsignedLongLong(result->job->id);
-        if (key == NULL || PyDict_SetItem(dict, key, (PyObject *)result) < 0) {
-            PyErr_Clear();
+        ResultObject *result = strong_take(list.results[i]);
+        if (result != NULL) {
+            PyObject *key = PyLong_FromUnsignedLongLong(result->job->id);
+            if (key == NULL
+                || PyDict_SetItem(dict, key, (PyObject *)result) < 0) {
+                PyErr_Clear();
+            }
+            Py_XDECREF(key);
+            Py_DECREF(result);
         }
-        Py_XDECREF(key);
-        Py_DECREF(result);
     }
     PyMem_Free(list.results);
     return dict;
@@ -499,6 +512,7 @@ static PyMethodDef engine_methods[] = {
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
+    {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},

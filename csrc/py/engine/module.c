@@ -2,6 +2,7 @@
  * forked copies. */
 #include "base/error.h"
 #include "engine/engine.h"
+#include "engine/begin.h"
 #include "engine/late.h"
 #include "job/result.h"
 #include "job/stream.h"
@@ -160,7 +161,8 @@ module_exec(PyObject *module)
         || py_worker_add_type(module, state) < 0
         || py_result_add_type(module, state) < 0
         || py_stream_add_type(module, state) < 0
-        || py_engine_add_type(module, state) < 0) {
+        || py_engine_add_type(module, state) < 0
+        || py_begin_add_type(module) < 0) {
         return -1;
     }
     return 0;

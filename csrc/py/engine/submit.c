@@ -1,6 +1,7 @@
 /* Submitting jobs; see engine/submit.h. */
 #include "engine/submit.h"
 
+#include "engine/kept.h"
 #include "job/result.h"
 #include "job/wait.h"
 #include "task/call.h"
@@ -16,9 +17,10 @@ is_result(EngineObject *self, PyObject *op)
 }
 
 /* The result that a method was given, which is to be submitted now and never
- * again; or NULL with an exception. From now on its job holds it. */
+ * again; or NULL with an exception. From now on its job holds it; weakly, if it has a
+ * limit. */
 static ResultObject *
-result_arg(EngineObject *self, PyObject *op)
+result_arg(EngineObject *self, PyObject *op, Py_ssize_t limit)
 {
     ResultObject *result = (ResultObject *)op;
     if (!is_result(self, op)) {
@@ -31,7 +33,16 @@ result_arg(EngineObject *self, PyObject *op)
             "the result belongs to another pool, or already has its tasks");
         return NULL;
     }
-    py_result_hold(result);
+    if (limit <= 0) {
+        py_result_hold(result);
+        return result;
+    }
+    PyObject *weak = py_result_hold_weakly(result);
+    if (weak == NULL) {
+        return NULL;
+    }
+    Py_DECREF(weak);
+    cp_job_set_limit(result->job, (uint64_t)limit);
     return result;
 }
 
@@ -47,7 +58,11 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     }
     atomic_store_explicit(&result->submitted, 1, memory_order_relaxed);
     py_result_hold(result);
-    if (py_feed_call(&result->input, args[2], args[3], args[4]) < 0) {
+    EngineObject *self = (EngineObject *)engine;
+    int r = py_kept_wanted(self)
+                ? py_kept_add(self, result, args[2], args[3], args[4])
+                : py_feed_call(&result->input, args[2], args[3], args[4]);
+    if (r < 0) {
         py_result_cancel(result);
         Py_CLEAR(result);
     } else {
@@ -112,9 +127,13 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     if (r == 0) {
         r = in->source.iterator != NULL;
     }
-    if (r > 0
-        && (in->blocking || (in->source.plain && result->job->limit == 0))) {
-        r = py_feed(in, 0);
+    if (r > 0 && !in->blocking && in->source.plain && result->job->limit == 0
+        && py_kept_wanted(in->engine)) {
+        r = py_kept_add(in->engine, result, NULL, NULL, NULL);
+    } else if (r > 0
+               && (in->blocking
+                   || (in->source.plain && result->job->limit == 0))) {
+        r = py_feed(in, 0, NULL);
     }
     if (r < 0) {
         py_result_cancel(result);
@@ -135,12 +154,9 @@ py_submit_feed(PyObject *op, PyObject *args)
                           &chunksize, &mode, &length, &limit)) {
         return NULL;
     }
-    ResultObject *result = result_arg((EngineObject *)op, result_op);
+    ResultObject *result = result_arg((EngineObject *)op, result_op, limit);
     if (result == NULL) {
         return NULL;
-    }
-    if (limit > 0) {
-        cp_job_set_limit(result->job, (uint64_t)limit);
     }
     int more = feed_first(result, func, iterable, chunksize, mode, length);
     if (more < 0) {
@@ -162,7 +178,7 @@ py_submit_run(PyObject *op, PyObject *args)
                           &chunksize, &mode, &length)) {
         return NULL;
     }
-    ResultObject *result = result_arg((EngineObject *)op, result_op);
+    ResultObject *result = result_arg((EngineObject *)op, result_op, 0);
     if (result == NULL) {
         return NULL;
     }
@@ -184,41 +200,110 @@ py_submit_cancel(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+/* A thread that feeds a job. It holds the result only while it feeds, if the job holds
+ * it weakly: whoever waits must not keep an iterator that nobody else has. */
+struct feeder {
+    struct cp_job *job; /* a reference of its own */
+    PyObject *result;   /* or NULL */
+    PyObject *weak;     /* or NULL: the result is held all the time */
+};
+
+/* Wait until the job wants tasks: what cp_job_wait_wants() returns; 0 as well where the
+ * result is gone. */
+static int
+await_wants(struct feeder *feeder, uint64_t *n)
+{
+    int r;
+    if (feeder->weak != NULL) {
+        Py_CLEAR(feeder->result);
+    }
+    Py_BEGIN_ALLOW_THREADS
+    r = cp_job_wait_wants(feeder->job, n);
+    Py_END_ALLOW_THREADS
+    if (feeder->weak != NULL) {
+        feeder->result = py_result_of_weak(feeder->weak);
+        r = feeder->result != NULL ? r : 0;
+    }
+    return r;
+}
+
+/* Feed the job to its end: 0, or -1 with an exception. */
+static int
+feed_to_end(EngineObject *self, struct feeder *feeder)
+{
+    for (;;) {
+        uint64_t n;
+        int r = await_wants(feeder, &n);
+        py_run_bytecode(self->state);
+        ResultObject *result = (ResultObject *)feeder->result;
+        if (r < 0) {
+            py_feed_cut(&result->input, &feeder->result);
+            return 0;
+        }
+        if (r == 0) {
+            if (result != NULL) {
+                Py_CLEAR(result->input.source.iterator); /* the job has ended */
+            }
+            return 0;
+        }
+        r = py_feed(&result->input, n, &feeder->result);
+        if (r < 0) {
+            py_result_cancel(result);
+        }
+        if (r <= 0) {
+            return r;
+        }
+    }
+}
+
+/* The result in the list, which is empty then; or NULL with an exception. */
+static PyObject *
+result_of_holder(EngineObject *self, PyObject *holder)
+{
+    PyObject *result = NULL;
+    if (PyList_CheckExact(holder) && PyList_GET_SIZE(holder) == 1) {
+        result = PySequence_GetItem(holder, 0);
+    }
+    if (result == NULL || !is_result(self, result)
+        || PyList_SetSlice(holder, 0, 1, NULL) < 0) {
+        Py_XDECREF(result);
+        PyErr_SetString(PyExc_TypeError,
+                        "a list with a cpool result is needed");
+        return NULL;
+    }
+    return result;
+}
+
 PyObject *
-py_submit_feed_rest(PyObject *op, PyObject *arg)
+py_submit_feed_rest(PyObject *op, PyObject *holder)
 {
     EngineObject *self = (EngineObject *)op;
-    ResultObject *result = (ResultObject *)arg;
-    if (!is_result(self, arg)) {
-        PyErr_SetString(PyExc_TypeError, "a cpool result is needed");
+    struct feeder feeder = {.result = result_of_holder(self, holder)};
+    ResultObject *result = (ResultObject *)feeder.result;
+    if (result == NULL) {
         return NULL;
     }
     py_result_end_call(result); /* from now on this thread makes the tasks */
-    for (;;) {
-        uint64_t n;
-        int r;
-        Py_BEGIN_ALLOW_THREADS
-        r = cp_job_wait_wants(result->job, &n);
-        Py_END_ALLOW_THREADS
-        py_run_bytecode(self->state);
-        if (r < 0) {
-            py_feed_cut(&result->input);
-            break;
-        }
-        if (r == 0) {
-            Py_CLEAR(result->input.source.iterator); /* the job has ended */
-            break;
-        }
-        r = py_feed(&result->input, n);
-        if (r < 0) {
-            py_result_cancel(result);
-            return NULL;
-        }
-        if (r == 0) {
-            break;
-        }
+    feeder.job = result->job;
+    cp_job_ref(feeder.job);
+    int r = 0;
+    if (feeder.job->limit > 0
+        && (feeder.weak = PyWeakref_NewRef(feeder.result, NULL)) == NULL) {
+        py_result_cancel(result);
+        r = -1;
     }
-    collect(self);
+    if (r == 0) {
+        r = feed_to_end(self, &feeder);
+    }
+    Py_XDECREF(feeder.result);
+    Py_XDECREF(feeder.weak);
+    if (cp_pool_is_ours(self->pool)) {
+        cp_job_close(feeder.job);
+        collect(self);
+    }
+    if (r < 0) {
+        return NULL;
+    }
     Py_RETURN_NONE;
 }
 

@@ -28,9 +28,10 @@ PyObject *py_submit_run(PyObject *engine, PyObject *args);
 /* cancel(result): end the job, since no feeder thread could be started. */
 PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
 
-/* feed_rest(result): feed the job until there are no more items: the body of a
- * feeder thread. */
-PyObject *py_submit_feed_rest(PyObject *engine, PyObject *result);
+/* feed_rest([result]): feed the job until there are no more items: the body of a
+ * feeder thread. Takes the result out of the list, so that the frames of the thread do
+ * not hold it. */
+PyObject *py_submit_feed_rest(PyObject *engine, PyObject *holder);
 
 /* finish_calls(): this thread joins the pool, perhaps in a signal handler: have the
  * jobs end whose calls the handler has interrupted. */

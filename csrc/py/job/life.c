@@ -15,6 +15,26 @@ py_result_hold(ResultObject *self)
     }
 }
 
+PyObject *
+py_result_hold_weakly(ResultObject *self)
+{
+    PyObject *weak = PyWeakref_NewRef((PyObject *)self, NULL);
+    if (weak != NULL && !cp_job_hold(self->job, Py_NewRef(weak))) {
+        Py_DECREF(weak);
+    }
+    return weak;
+}
+
+PyObject *
+py_result_of_weak(PyObject *weak)
+{
+    PyObject *result = PyObject_CallNoArgs(weak);
+    if (result == Py_None) {
+        Py_CLEAR(result);
+    }
+    return result;
+}
+
 void
 py_result_release(ResultObject *self)
 {
@@ -32,10 +52,15 @@ py_job_collect(EngineObject *engine)
     struct cp_job *job = cp_pool_ended(engine->pool);
     while (job != NULL) {
         struct cp_job *next = job->call_next;
-        ResultObject *result = job->user;
-        if (result != NULL) {
-            py_result_release(result);
-            Py_DECREF(result);
+        PyObject *user = job->user;
+        if (user != NULL && PyWeakref_CheckRef(user)) {
+            PyObject *result = py_result_of_weak(user);
+            Py_DECREF(user);
+            user = result;
+        }
+        if (user != NULL) {
+            py_result_release((ResultObject *)user);
+            Py_DECREF(user);
         }
         cp_job_close(job);
         job = next;
@@ -232,6 +257,8 @@ py_result_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->callback);
     Py_VISIT(self->error_callback);
     Py_VISIT(self->value);
+    Py_VISIT(self->input.args);
+    Py_VISIT(self->input.kwds);
     Py_VISIT(self->input.failures);
     Py_VISIT(self->input.source.iterator);
     Py_VISIT(self->input.func);
@@ -247,6 +274,8 @@ py_result_clear(PyObject *op)
     Py_CLEAR(self->callback);
     Py_CLEAR(self->error_callback);
     Py_CLEAR(self->value);
+    Py_CLEAR(self->input.args);
+    Py_CLEAR(self->input.kwds);
     Py_CLEAR(self->input.failures);
     Py_CLEAR(self->input.source.iterator);
     Py_CLEAR(self->input.func);
@@ -278,6 +307,8 @@ py_result_dealloc(PyObject *op)
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
             py_result_cancel(self); /* no tasks will come */
+        } else if (!atomic_load(&self->job->done)) {
+            cp_job_put_take(self->job, NULL, true); /* nobody can read */
         }
         cp_job_close(self->job);
     }

@@ -6,7 +6,9 @@
  * The result holds a reference to the job until it is deallocated. The job
  * holds the result from its submission until it has ended, so that the result
  * of a running job lives even if the program has dropped it; then the core
- * hands the result back (py_job_collect()).
+ * hands the result back (py_job_collect()). But an iterator with a buffer size is held
+ * weakly: its job is at its limit for ever once nobody can read, so the input ends with
+ * the iterator.
  */
 #ifndef PY_LIFE_H
 #define PY_LIFE_H
@@ -30,8 +32,9 @@ typedef struct py_result {
      * the thread whose call makes them, or 0: not in the list. */
     struct py_result *call_next, *call_prev;
     unsigned long caller;
-    size_t received;           /* bytes of results that were decoded */
-    struct cp_result *untaken; /* results of an iterator whose decoding was
+    struct py_result *kept_next; /* in the engine's list of kept calls */
+    size_t received;             /* bytes of results that were decoded */
+    struct cp_result *untaken;   /* results of an iterator whose decoding was
                                   interrupted, guarded by the critical section */
     char success; /* guarded like value; of a map valid even before settled */
     _Atomic unsigned long decoder; /* the thread that decodes now; or 0 */
@@ -67,6 +70,12 @@ int py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
 
 /* Have the job hold the result, from its submission on. */
 void py_result_hold(ResultObject *self);
+/* The same, but weakly: a new weak reference, which the job shares; or NULL with an
+ * exception. */
+PyObject *py_result_hold_weakly(ResultObject *self);
+
+/* What a weak reference refers to: a new reference, or NULL without an exception. */
+PyObject *py_result_of_weak(PyObject *weak);
 
 /* Nobody will wait for the job: end it, and release what it held. A pending
  * exception stays pending. */

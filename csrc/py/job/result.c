@@ -250,8 +250,9 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     if (r == 0) {
         return py_timeout_raise(self->state);
     }
-    if (self->engine->threads && cp_pool_is_ours(self->engine->pool)) {
-        /* Otherwise the job would keep the value alive while other jobs run. */
+    if (cp_pool_is_ours(self->engine->pool)) {
+        /* Otherwise the job would keep the value alive while other jobs run, and a
+         * thread of the pool might release it. */
         py_job_collect(self->engine);
     }
     return py_result_outcome(self);

@@ -65,6 +65,21 @@ put_back_take(ResultObject *self, struct cp_result *r)
     Py_END_CRITICAL_SECTION();
 }
 
+/* The failure is the caller's now. Its traceback may refer to the iterator, which must
+ * not refer to it. */
+static void
+forget_failure(ResultObject *self, const struct cp_result *r)
+{
+    PyObject *failures = self->input.failures;
+    if (r->outcome == CP_LOCAL && failures != NULL) {
+        PyObject *key = PyLong_FromUnsignedLongLong(r->index);
+        if (key == NULL || PyDict_DelItem(failures, key) < 0) {
+            PyErr_Clear();
+        }
+        Py_XDECREF(key);
+    }
+}
+
 /* The item, or NULL with the exception of its task or of a signal handler.
  * Consumes r. */
 static PyObject *
@@ -76,6 +91,7 @@ item_take(ResultObject *self, struct cp_result *r)
         put_back_take(self, r);
         return NULL;
     }
+    forget_failure(self, r);
     py_result_free(self, r);
     if (!is_value) {
         py_error_restore(item);
@@ -121,6 +137,11 @@ next_item(ResultObject *self, PyObject *timeout)
     for (;;) {
         bool done = atomic_load(&self->job->done);
         struct cp_result *r = take(self);
+        if ((done || r != NULL) && atomic_load(&self->job->done)) {
+            /* The caller may have the last result now: no other thread is to release
+             * what the job holds. */
+            py_job_collect(self->engine);
+        }
         if (r != NULL) {
             return item_take(self, r);
         }

@@ -37,7 +37,7 @@ int
 py_result_feed(ResultObject *self)
 {
     self->input.idle = 0;
-    int r = py_feed(&self->input, 0);
+    int r = py_feed(&self->input, 0, NULL);
     self->input.idle = 1;
     if (r == 0) {
         py_result_end_call(self);

@@ -25,17 +25,24 @@ batch_add(struct py_batch *batch, struct cp_task *task)
 }
 
 void
-py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed)
+py_batch_flush(struct cp_job *job, struct py_batch *batch, bool fed)
 {
     struct cp_task *list = batch->first;
+    struct cp_result *farewell = batch->farewell;
     batch->first = batch->last = NULL;
+    batch->farewell = NULL;
     batch->n = 0;
-    cp_job_put_take(in->job, list, fed);
+    if (list != NULL || (fed && farewell == NULL)) {
+        cp_job_put_take(job, list, fed && farewell == NULL);
+    }
+    if (farewell != NULL) {
+        cp_job_put_farewell_take(job, farewell);
+    }
 }
 
 int
-py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
-                   uint64_t index, PyObject *exc, bool last)
+py_batch_fail_take(struct py_input *in, struct py_batch *batch, uint64_t index,
+                   PyObject *exc, bool last)
 {
     PyObject *key = PyLong_FromUnsignedLongLong(index);
     int r = -1;
@@ -57,7 +64,8 @@ py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
     }
     result->items = batch->items;
     if (last) {
-        cp_job_put_farewell_take(in->job, result);
+        CP_ASSERT(batch->farewell == NULL);
+        batch->farewell = result;
     } else {
         cp_job_put_result_take(in->job, result);
     }
@@ -71,11 +79,7 @@ py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
     if (batch->in_call && py_error_leaves_call(in->engine->state)) {
         return -1;
     }
-    PyObject *exc = py_error_fetch();
-    if (last) {
-        py_batch_flush(in, batch, false);
-    }
-    return py_batch_fail_take(in, batch, index, exc, last);
+    return py_batch_fail_take(in, batch, index, py_error_fetch(), last);
 }
 
 int
@@ -112,6 +116,21 @@ py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
                          py_source_references(&in->source), &batch->scratch);
     batch->encoded = r == 1;
     return r;
+}
+
+/* With less, a task takes no more memory than the result that the program holds. */
+#define HELD_LEAST 256
+
+/* How many bytes the task takes while it waits, and its callable. */
+static size_t
+held_by(const struct py_input *in, const struct cp_task *task)
+{
+    const struct cp_func *func = in->job->func;
+    size_t n = task->len;
+    if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
+        n += func->len;
+    }
+    return n >= HELD_LEAST ? n : 0;
 }
 
 /* Encode the payload, or the run; and the callable, if pulling the items has
@@ -163,6 +182,7 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return -1;
     }
     task->items = batch->items;
+    task->held = batch->holds ? held_by(in, task) : 0;
     batch_add(batch, task);
     return 0;
 }

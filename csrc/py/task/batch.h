@@ -15,12 +15,14 @@
 
 struct py_batch {
     struct cp_task *first, *last;
-    struct cp_buf scratch; /* the body of the task that is being made */
-    struct py_run run;     /* the chunk that is being made */
-    size_t n, bytes;       /* of the tasks in the batch */
-    uint32_t items;        /* of the task that is being made */
-    bool encoded;          /* the run is in the scratch already */
-    bool in_call;          /* the thread of the call itself feeds */
+    struct cp_result *farewell; /* the iterable failed: comes after all tasks */
+    struct cp_buf scratch;      /* the body of the task that is being made */
+    struct py_run run;          /* the chunk that is being made */
+    size_t n, bytes;            /* of the tasks in the batch */
+    uint32_t items;             /* of the task that is being made */
+    bool encoded;               /* the run is in the scratch already */
+    bool in_call;               /* the thread of the call itself feeds */
+    bool holds;   /* the first tasks of a job: see cp_pool_has_room() */
     bool pickled; /* a task was pickled, which runs the program's code */
 };
 
@@ -47,11 +49,12 @@ int py_batch_fail(struct py_input *in, struct py_batch *batch, uint64_t index,
 
 /* The task with this index failed in this process; steals exc. last: the
  * iterable failed, and no more tasks will come. 0, or -1 with MemoryError. */
-int py_batch_fail_take(struct py_input *in, const struct py_batch *batch,
+int py_batch_fail_take(struct py_input *in, struct py_batch *batch,
                        uint64_t index, PyObject *exc, bool last);
 
-/* Queue the tasks of the batch. fed: no more tasks will come. */
-void py_batch_flush(struct py_input *in, struct py_batch *batch, bool fed);
+/* Queue the tasks of the batch, and its farewell. fed: no more tasks will come. The job
+ * may be done then, and its input gone where nothing else holds the result. */
+void py_batch_flush(struct cp_job *job, struct py_batch *batch, bool fed);
 
 /* Release the memory that tasks are made in, but not the tasks. */
 void py_batch_fini(struct py_batch *batch);

@@ -19,30 +19,56 @@
 /* Where all chunks are made at once, the usual chunk is cut into this many. */
 #define FINER 16
 
+/* Make the one task of the call: 0, or -1 with an exception. */
+static int
+make_call(struct py_input *in, struct py_batch *batch, PyObject *func,
+          PyObject *args, PyObject *kwds)
+{
+    if (py_func_set(in, func) < 0) {
+        return -1;
+    }
+    if (PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0) {
+        return py_batch_add_task(in, batch, 0, PY_CALL, args);
+    }
+    if (in->engine->threads) {
+        return py_batch_add_refs(batch, 0, PY_CALL_KW, func, args, kwds);
+    }
+    PyObject *pair = PyTuple_Pack(2, args, kwds);
+    int r =
+        pair == NULL ? -1 : py_batch_add_task(in, batch, 0, PY_CALL_KW, pair);
+    Py_XDECREF(pair);
+    return r;
+}
+
 int
 py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
              PyObject *kwds)
 {
-    struct py_batch batch = {.items = 1, .in_call = true};
-    if (py_func_set(in, func) < 0) {
-        return -1;
-    }
-    bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
-    int r;
-    if (plain) {
-        r = py_batch_add_task(in, &batch, 0, PY_CALL, args);
-    } else if (in->engine->threads) {
-        r = py_batch_add_refs(&batch, 0, PY_CALL_KW, func, args, kwds);
-    } else {
-        PyObject *pair = PyTuple_Pack(2, args, kwds);
-        r = pair == NULL ? -1
-                         : py_batch_add_task(in, &batch, 0, PY_CALL_KW, pair);
-        Py_XDECREF(pair);
-    }
+    struct py_batch batch = {.items = 1, .in_call = true, .holds = true};
+    int r = make_call(in, &batch, func, args, kwds);
     if (r == 0) {
-        py_batch_flush(in, &batch, true);
+        py_batch_flush(in->job, &batch, true);
     }
     py_batch_fini(&batch);
+    return r;
+}
+
+int
+py_feed_kept_call(struct py_input *in, PyObject **holder)
+{
+    struct py_batch batch = {.items = 1, .holds = true};
+    struct cp_job *job = in->job;
+    PyObject *func = in->func, *args = in->args, *kwds = in->kwds;
+    in->func = in->args = in->kwds = NULL;
+    int r = make_call(in, &batch, func, args, kwds);
+    py_batch_fini(&batch);
+    Py_DECREF(func);
+    Py_DECREF(args);
+    Py_DECREF(kwds);
+    if (r == 0) {
+        Py_CLEAR(*holder);
+        py_batch_flush(job, &batch, true);
+    }
     return r;
 }
 
@@ -59,9 +85,10 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
     src->plain = func != NULL && py_source_is_plain(iterable);
-    PyObject *callable = func != NULL ? Py_NewRef(func)
-                                      : PyObject_GetAttrString(
-                                          in->engine->state->failures, "call");
+    PyObject *callable =
+        func != NULL
+            ? Py_NewRef(func)
+            : PyObject_GetAttrString(in->engine->state->failures, "call");
     if (callable == NULL) {
         return -1;
     }
@@ -94,7 +121,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     if (py_source_open(src, iterable) < 0) {
         /* The first result raises it, as with multiprocessing. */
         struct py_batch none = {.items = 1, .in_call = true};
-        return py_batch_fail(in, &none, 0, true);
+        r = py_batch_fail(in, &none, 0, true);
+        py_batch_flush(in->job, &none, false);
+        return r;
     }
     return 0;
 }
@@ -138,8 +167,8 @@ add_stdlib_call(struct py_input *in, struct py_batch *batch, uint64_t index,
     }
     int r = in->engine->threads
                 ? py_batch_add_refs(
-                    batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
-                    PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
+                      batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
+                      PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
                 : py_batch_add_task(in, batch, index, PY_CALL, call);
     Py_DECREF(call);
     return r;
@@ -276,29 +305,49 @@ feed_one(struct py_input *in, struct py_batch *batch)
     return r < 0 ? -1 : 1;
 }
 
-void
-py_feed_cut(struct py_input *in)
+/* Queue what the batch has, after the input was released where this is the end (r <= 0):
+ * the job may be done then. failed: it is, for lack of memory. */
+static void
+end_block(struct py_input *in, struct py_batch *batch, int r, bool failed,
+          PyObject **holder)
 {
-    struct py_source *src = &in->source;
+    struct cp_job *job = in->job;
+    py_batch_fini(batch);
+    if (r <= 0) {
+        Py_CLEAR(in->source.iterator);
+    }
+    if (r == 0 && holder != NULL) {
+        Py_CLEAR(*holder);
+    }
+    py_batch_flush(job, batch, r == 0 && !failed);
+    if (failed) {
+        cp_job_fail(job);
+    }
+}
+
+void
+py_feed_cut(struct py_input *in, PyObject **holder)
+{
     struct py_batch none = {.items = 1};
     PyObject *exc;
-    if (py_source_is_at_end(src)) {
-        py_batch_flush(in, &none, true);
-    } else if ((exc = PyObject_CallMethod(in->engine->state->failures,
-                                          "not_read", NULL))
-                   == NULL
-               || py_batch_fail_take(in, &none, in->index, exc, true) < 0) {
+    bool failed = false;
+    if (!py_source_is_at_end(&in->source)
+        && ((exc = PyObject_CallMethod(in->engine->state->failures, "not_read",
+                                       NULL))
+                == NULL
+            || py_batch_fail_take(in, &none, in->index, exc, true) < 0)) {
         PyErr_Clear(); /* no memory for the exception */
-        cp_job_fail(in->job);
+        failed = true;
     }
-    Py_CLEAR(src->iterator);
+    end_block(in, &none, 0, failed, holder);
 }
 
 int
-py_feed(struct py_input *in, uint64_t n)
+py_feed(struct py_input *in, uint64_t n, PyObject **holder)
 {
     struct py_source *src = &in->source;
-    struct py_batch batch = {.in_call = n == 0};
+    struct py_batch batch = {.in_call = n == 0,
+                             .holds = in->source.pulled == 0};
     size_t tasks = 0;
     int r = 1;
     if (src->iterator == NULL) {
@@ -327,20 +376,16 @@ py_feed(struct py_input *in, uint64_t n)
             r = -1;
         }
         /* What runs the program's code may wait for the tasks before it. */
-        if (batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
-            py_batch_flush(in, &batch, false);
+        if (r == 1 && batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
+            py_batch_flush(in->job, &batch, false);
         }
     }
-    py_batch_fini(&batch); /* releases items before the job can be done */
-    py_batch_flush(in, &batch, r == 0);
-    if (r < 0 && !py_error_leaves_call(in->engine->state)) {
+    bool failed = r < 0 && !py_error_leaves_call(in->engine->state);
+    if (failed) {
         /* No memory: a task is missing, and so the whole job fails. */
         PyErr_Clear();
-        cp_job_fail(in->job);
         r = 0;
     }
-    if (r <= 0) {
-        Py_CLEAR(src->iterator);
-    }
+    end_block(in, &batch, r, failed, holder);
     return r;
 }

@@ -25,11 +25,12 @@ struct py_source {
 };
 
 struct py_input {
-    EngineObject *engine; /* borrowed from the result that has this input */
-    struct cp_job *job;   /* likewise */
-    PyObject *func;       /* NULL: the items are the stdlib's task tuples */
-    PyObject *func_error; /* why the callable could not be pickled, or NULL */
-    PyObject *failures;   /* index -> exception, of tasks that failed here */
+    EngineObject *engine;  /* borrowed from the result that has this input */
+    struct cp_job *job;    /* likewise */
+    PyObject *func;        /* NULL: the items are the stdlib's task tuples */
+    PyObject *func_error;  /* why the callable could not be pickled, or NULL */
+    PyObject *args, *kwds; /* of a call that is not encoded yet; or NULL */
+    PyObject *failures;    /* index -> exception, of tasks that failed here */
     struct py_source source;
     Py_ssize_t chunksize;     /* items per task */
     Py_ssize_t map_length;    /* of the list that a map returns; -1: no map */
