@@ -318,10 +318,10 @@ def terminated() -> BaseException:
 
 
 def stopped(exc: BaseException) -> BaseException:
-    """For an iterator of results, which a StopIteration would end."""
+    """For a map or an iterator of results: the caller would take a StopIteration for an end."""
     error = RuntimeError(
         f"a task, or the pickling of its item or result, raised {type(exc).__name__}, "
-        "which would end the iterator of results"
+        "which would end the iterator of results, or one that called map()"
     )
     error.__cause__ = exc
     return error
