@@ -394,6 +394,9 @@ def test_a_stop_iteration_is_an_error(pool: Any, chunksize: Any, function: Any) 
         told.append(error)
         called.set()
 
+    def map_one(item: int) -> Any:
+        return pool.map(function, [item, 3], chunksize)
+
     items = list(range(10))
     pairs = [(x, x) for x in items]
     for call in (
@@ -402,7 +405,7 @@ def test_a_stop_iteration_is_an_error(pool: Any, chunksize: Any, function: Any) 
         lambda: pool.starmap(function, pairs, chunksize),
         lambda: pool.starmap_async(function, pairs, chunksize).get(DEADLINE),
         # An iterator of the caller that calls map() must not end there.
-        lambda: list(map(lambda n: pool.map(function, [n, 3], chunksize), items)),
+        lambda: list(map(map_one, items)),
     ):
         with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
             call()
