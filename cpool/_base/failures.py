@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolError", "TimeoutError", "is_replaced", "replaced_dumps"]
 
+loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is imported
 _LENGTH = struct.Struct("=Q")
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _NO_FRAMES = "Traceback (most recent call last):\n"
@@ -222,7 +223,7 @@ def unpack_error(data: memoryview) -> BaseException:
             raise
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
-        error = pickle.loads(payload)
+        error = loads(payload)
         if issubclass(type(error), BaseException):  # isinstance() would call the object's code
             found: BaseException = error
             return found
@@ -318,10 +319,10 @@ def terminated() -> BaseException:
 
 
 def stopped(exc: BaseException) -> BaseException:
-    """For an iterator of results, which a StopIteration would end."""
+    """For a map or an iterator of results: the caller would take a StopIteration for an end."""
     error = RuntimeError(
         f"a task, or the pickling of its item or result, raised {type(exc).__name__}, "
-        "which would end the iterator of results"
+        "which would end the iterator of results, or one that called map()"
     )
     error.__cause__ = exc
     return error

@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import signal
+import weakref
 from multiprocessing import process as _process
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
@@ -76,12 +77,25 @@ def shut_down_threads(engine: _core.Engine, threads: list[Thread]) -> None:
 
 
 def _abandon(threads: list[Thread]) -> None:
-    """The program exits, and threads may be left that block in reading from a file.
+    """Threads of an ended pool may be left that block in reading from a file.
 
-    The interpreter would close the file, and abort since the thread has the lock of its buffer. So
-    the frames of the thread, which stay, refer to all files that are open for reading.
+    When the program exits, the interpreter would close the file, and abort since the thread has the
+    lock of its buffer.
     """
-    left = [thread for thread in list(threads) if thread.is_alive()] if util.is_exiting() else []
+    left = [thread for thread in list(threads) if thread.is_alive()]
+    if left and not _left:
+        util.Finalize(None, _keep_files_of_threads_left, exitpriority=-1)
+    _left.update(left)
+    if util.is_exiting():
+        _keep_files_of_threads_left()
+
+
+_left: weakref.WeakSet[Thread] = weakref.WeakSet()
+
+
+def _keep_files_of_threads_left() -> None:
+    """The program exits: nobody closes what the frames of such a thread refer to, which stay."""
+    left = [thread for thread in _left if thread.is_alive()]
     files = [obj for obj in gc.get_objects() if _is_input(obj)] if left else []
     for thread in left:
         thread.kept = files

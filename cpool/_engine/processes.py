@@ -17,7 +17,7 @@ from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
 
 from .. import _core
-from .._base import failures
+from .._base import failures, importing
 from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
@@ -440,7 +440,7 @@ class Pool(_StdlibPool):
                 "a signal handler cannot make a call that needs a thread of the pool, while it "
                 "interrupts the start of another thread; map() and apply() need none"
             )
-        thread = Thread(target=target, args=args, name=name, daemon=True)
+        thread = Thread(target=importing.run, args=(target, *args), name=name, daemon=True)
         with self._lock:
             # In place: the finalizer holds the same list.
             self._threads[:] = [t for t in self._threads if not t.is_over()]

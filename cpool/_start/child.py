@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
 
-from .._base import failures
+from .._base import failures, importing
 from .._base.stdlib import TYPE_CHECKING
 
 try:
@@ -201,7 +201,7 @@ def main(
     def work() -> int:
         if initializer is not None:
             _initialize(worker, initializer, initargs)
-        return worker.serve()
+        return importing.run_in_worker(worker.serve)
 
     _forget_interrupt()
     try:

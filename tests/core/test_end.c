@@ -429,6 +429,51 @@ TEST(end_of_a_worker_that_never_gets_ready)
     }
 }
 
+/* No worker was ever ready, and no job was ever there. The time that a worker has is
+ * taken away, instead of waited for. */
+TEST(end_of_a_pool_whose_workers_never_get_ready)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    rig.start = START_WAITS;
+    (void)rig_fork(&rig);
+    rig_await_begun(&rig, 1);
+    struct cp_worker *w = rig.pool->workers;
+    cp_worker_ref(w);
+    cp_pool_close(rig.pool);
+    CHECK_EQ(cp_pool_wait(rig.pool, NULL, cp_now() + 50 * CP_MS, 0),
+             CP_WAIT_TIMEOUT);
+    cp_lock_acquire(&rig.pool->lock);
+    rig.pool->over_at -= 10 * CP_SECOND;
+    w->started_at -= 10 * CP_SECOND;
+    cp_lock_release(&rig.pool->lock);
+    rig_join(&rig);
+    int code = 0;
+    CHECK_EQ(cp_proc_wait(&w->proc, CP_NEVER, &code), 1);
+    CHECK_EQ(code, -SIGTERM);
+    cp_worker_unref(w);
+    rig_release(&rig);
+}
+
+/* HELLO is read long after it was written: the worker says when it was ready. */
+TEST(end_knows_how_long_a_start_took)
+{
+    struct rig rig;
+    rig_open(&rig, 0);
+    (void)rig_fork(&rig);
+    struct cp_worker *w = rig.pool->workers;
+    while (atomic_load(&w->row->ready) == 0) {
+        (void)poll(NULL, 0, 1);
+    }
+    int64_t by = cp_now();
+    (void)poll(NULL, 0, 50);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 2), 2);
+    CHECK(rig.pool->longest_start > 0);
+    CHECK(rig.pool->longest_start <= by - w->started_at + 1
+          || rig.pool->longest_start == 1);
+    rig_close(&rig);
+}
+
 TEST(end_wakes_all_waiting_threads)
 {
     enum { N = 4 };

@@ -28,6 +28,7 @@ ORDER = """
     _base.failures
     _base.size
     _core
+    _base.importing
     _start
     _start.surroundings
     _start.child

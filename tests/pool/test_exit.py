@@ -269,19 +269,29 @@ pool = {make}
 text = open(0, closefd=False)
 items = pool.imap(len, {source})
 say(next(items))
+{end}
 """
 
 
 @pytest.mark.parametrize("make", ["Pool(1)", "pool_module.ThreadPool(1)"])
 @pytest.mark.parametrize(
-    "source",
-    ["sys.stdin.buffer", "sys.stdin", "(line for line in sys.stdin.buffer)", "text.buffer"],
+    ("source", "end"),
+    [
+        ("sys.stdin.buffer", ""),
+        ("sys.stdin.buffer", "pool.terminate()"),
+        ("sys.stdin.buffer", "del pool, items"),
+        ("sys.stdin", ""),
+        ("(line for line in sys.stdin.buffer)", "pool.close()"),
+        ("text.buffer", ""),
+    ],
 )
-def test_an_iterable_that_blocks_in_reading_a_file(tmp_path: Path, make: str, source: str) -> None:
+def test_an_iterable_that_blocks_in_reading_a_file(
+    tmp_path: Path, make: str, source: str, end: str
+) -> None:
     """The program ends although a thread of the pool has the lock of the file's buffer."""
     reads, writes = os.pipe()
     try:
-        path = scripts.write(tmp_path, READS_STDIN.format(make=make, source=source))
+        path = scripts.write(tmp_path, READS_STDIN.format(make=make, source=source, end=end))
         process = scripts.start(path, stdin=reads)
         os.write(writes, b"a\n")
         done = scripts.finish(process)

@@ -365,3 +365,59 @@ def test_chunks_left_of_a_huge_chunksize(make_pool: Any) -> None:
     result = pool.map_async(abs, [-1, -2], chunksize=sys.maxsize)
     assert result._number_left <= 1
     assert result.get() == [1, 2]
+
+
+def stop_at_three(number: int, *_: Any) -> int:
+    if number == 3:
+        raise StopIteration("three")
+    return number
+
+
+class StopsOnArrival:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return stop_at_three, (3,)
+
+
+def give_one_that_stops(number: int, *_: Any) -> Any:
+    return StopsOnArrival() if number == 3 else number
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("function", [stop_at_three, give_one_that_stops])
+@pytest.mark.parametrize("chunksize", [1, 5, None])
+def test_a_stop_iteration_is_an_error(pool: Any, chunksize: Any, function: Any) -> None:
+    """The stdlib leaves out the items behind that one, without a word."""
+    told: list[BaseException] = []
+    called = threading.Event()
+
+    def tell(error: BaseException) -> None:
+        told.append(error)
+        called.set()
+
+    def map_one(item: int) -> Any:
+        return pool.map(function, [item, 3], chunksize)
+
+    items = list(range(10))
+    pairs = [(x, x) for x in items]
+    for call in (
+        lambda: pool.map(function, items, chunksize),
+        lambda: pool.map_async(function, items, chunksize, None, tell).get(DEADLINE),
+        lambda: pool.starmap(function, pairs, chunksize),
+        lambda: pool.starmap_async(function, pairs, chunksize).get(DEADLINE),
+        # An iterator of the caller that calls map() must not end there.
+        lambda: list(map(map_one, items)),
+    ):
+        with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
+            call()
+        assert type(caught.value.__cause__) is StopIteration
+        assert caught.value.__cause__.args == ("three",)
+    assert called.wait(DEADLINE)
+    assert type(told[0]) is RuntimeError
+
+
+def test_apply_raises_a_stop_iteration(pool: Any) -> None:
+    """A program may call next() in a worker: as in the stdlib, it sees the end."""
+    with pytest.raises(StopIteration, match="three"):
+        pool.apply(stop_at_three, (3,))
+    with pytest.raises(StopIteration, match="three"):
+        pool.apply_async(stop_at_three, (3,)).get(DEADLINE)

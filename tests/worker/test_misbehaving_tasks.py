@@ -224,7 +224,6 @@ def overflow() -> None:
         (NotAnException, errors and errors.RemoteError),
         (Recursive, MaybeEncodingError),
         (MemoryError, MemoryError),
-        (StopIteration, StopIteration),
         (GeneratorExit, GeneratorExit),
     ],
 )

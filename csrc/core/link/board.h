@@ -38,6 +38,7 @@ struct cp_row {
     _Atomic uint64_t running; /* 1 + seq of the current task; 0: none */
     _Atomic uint64_t got;     /* bytes of tasks received, total */
     _Atomic int64_t since;    /* start time of the current task, in ns */
+    _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
     _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */
@@ -54,7 +55,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 3u
+#define CP_FORMAT 4u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

@@ -132,6 +132,9 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
         {(void *)(uintptr_t)body, (size_t)frame->len},
     };
     atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
+    if (frame->kind == CP_HELLO) {
+        atomic_store_explicit(&s->row->ready, now, memory_order_relaxed);
+    }
     cp_ring_put(s->row, parts, 2);
     bool due = frame->kind != CP_RESULT || frame->arg >= SLOW_TASK
                || now - s->oldest >= MAX_DELAY || room < CP_RING / 2;

@@ -22,13 +22,21 @@
  * for so many times as long as any worker has taken; and has so long to end itself. */
 #define START_GRACE (2 * CP_SECOND)
 #define START_TIMES 4
+/* Where no worker was ever ready, nobody knows how long a start takes. No job was
+ * ever run then. */
+#define UNKNOWN_GRACE (10 * CP_SECOND)
 #define TERM_GRACE CP_SECOND
 
 static void
 on_hello(struct cp_worker *w)
 {
     w->pool->failed_starts = 0;
-    int64_t took = cp_now() - w->started_at + 1;
+    /* Nobody may have read the frame for long: the worker notes when it was ready. It
+     * may be ready before its start is noted. */
+    int64_t now = cp_now();
+    int64_t ready = atomic_load_explicit(&w->row->ready, memory_order_relaxed);
+    ready = ready != 0 && ready < now ? ready : now;
+    int64_t took = ready > w->started_at ? ready - w->started_at + 1 : 1;
     if (took > w->pool->longest_start) {
         w->pool->longest_start = took;
     }
@@ -228,13 +236,13 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
 void
 cp_watch_end_unready(struct cp_pool *pool, int64_t *at)
 {
-    /* Where no worker was ever ready, nobody knows how long a start takes. */
-    if (pool->state != CP_CLOSING || pool->pending > 0
-        || pool->longest_start == 0) {
+    if (pool->state != CP_CLOSING || pool->pending > 0) {
         return;
     }
     int64_t now = cp_now();
-    int64_t grace = START_TIMES * pool->longest_start;
+    int64_t grace = pool->longest_start == 0
+                        ? UNKNOWN_GRACE
+                        : START_TIMES * pool->longest_start;
     if (pool->over_at == 0) {
         pool->over_at = now;
     }

@@ -1,6 +1,7 @@
 /* The module cpool._core: its state, its types, and the hook that runs in
  * forked copies. */
 #include "base/error.h"
+#include "base/imports.h"
 #include "engine/engine.h"
 #include "engine/begin.h"
 #include "engine/late.h"
@@ -88,9 +89,26 @@ module_decode(PyObject *module, PyObject *bytes)
     return r == 0 ? obj : py_raise(py_state_of_module(module), r);
 }
 
+/* _loads(bytes): unpickle, as the results of tasks are. */
+static PyObject *
+module_loads(PyObject *module, PyObject *bytes)
+{
+    if (!PyBytes_CheckExact(bytes)) {
+        PyErr_SetString(PyExc_TypeError, "_loads() takes bytes");
+        return NULL;
+    }
+    return py_loads(py_state_of_module(module),
+                    (const uint8_t *)PyBytes_AS_STRING(bytes),
+                    (size_t)PyBytes_GET_SIZE(bytes));
+}
+
 static PyMethodDef module_methods[] = {
     {"_encode", module_encode, METH_O, NULL},
     {"_decode", module_decode, METH_O, NULL},
+    {"_loads", module_loads, METH_O, NULL},
+    {"_import", (PyCFunction)(void (*)(void))py_imports_import,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"_import_without_waiting", py_imports_set, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},

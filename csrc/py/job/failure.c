@@ -98,3 +98,15 @@ py_failure_of_no_task(ResultObject *self)
     Py_XDECREF(cls);
     return exc;
 }
+
+PyObject *
+py_failure_raisable_take(ResultObject *self, PyObject *exc)
+{
+    if (!PyErr_GivenExceptionMatches(exc, PyExc_StopIteration)) {
+        return exc;
+    }
+    PyObject *error =
+        PyObject_CallMethod(self->state->failures, "stopped", "O", exc);
+    Py_DECREF(exc);
+    return error;
+}

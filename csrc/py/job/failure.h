@@ -19,4 +19,9 @@ PyObject *py_failure_of_end(ResultObject *self);
 /* Of a job that was given no task at all. */
 PyObject *py_failure_of_no_task(ResultObject *self);
 
+/* The failure that a map or an iterator of results raises for exc. It is exc
+ * itself, unless exc is a StopIteration: the caller would take that for the end
+ * of an iterator. Steals exc. */
+PyObject *py_failure_raisable_take(ResultObject *self, PyObject *exc);
+
 #endif

@@ -228,7 +228,10 @@ absorb_one(ResultObject *self, struct cp_result *r)
     if (obj == NULL) {
         return -1;
     }
-    if (!is_value) {
+    if (!is_value && is_map) {
+        obj = py_failure_raisable_take(self, obj);
+        fail_take(self, obj != NULL ? obj : py_error_fetch());
+    } else if (!is_value) {
         fail_take(self, obj);
     } else if (is_map) {
         Py_DECREF(obj);

@@ -26,21 +26,6 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
 }
 
-/* The pending exception would end the iterator, as if there were no more items:
- * raise an error that says so. */
-static void
-replace_stop(ResultObject *self)
-{
-    PyObject *stop = py_error_fetch();
-    PyObject *exc =
-        PyObject_CallMethod(self->state->failures, "stopped", "O", stop);
-    Py_DECREF(stop);
-    if (exc != NULL) {
-        py_error_restore(exc);
-        Py_DECREF(exc);
-    }
-}
-
 /* The next result, or NULL. */
 static struct cp_result *
 take(ResultObject *self)
@@ -94,10 +79,10 @@ item_take(ResultObject *self, struct cp_result *r)
     forget_failure(self, r);
     py_result_free(self, r);
     if (!is_value) {
-        py_error_restore(item);
-        Py_CLEAR(item);
-        if (PyErr_ExceptionMatches(PyExc_StopIteration)) {
-            replace_stop(self);
+        item = py_failure_raisable_take(self, item);
+        if (item != NULL) {
+            py_error_restore(item);
+            Py_CLEAR(item);
         }
     }
     return item;

@@ -10,6 +10,7 @@
 #include "value/pickle.h"
 
 #include "base/error.h"
+#include "base/imports.h"
 #include "value/replaced.h"
 
 /* A pickler is kept after pickles of up to this size. */
@@ -283,8 +284,8 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
     return none != NULL ? 0 : -1;
 }
 
-int
-py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
+static int
+dump(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
     if (py_replaced_check(state) < 0) {
         return -1;
@@ -303,6 +304,18 @@ py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
     struct py_pickler own = {0};
     int r = dump_with(state, &own, obj, out);
     py_pickler_clear(&own);
+    return r;
+}
+
+int
+py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
+{
+    py_imports_begin();
+    int r = dump(state, obj, out);
+    if (r < 0 && py_imports_try_again()) {
+        r = dump(state, obj, out);
+        py_imports_end();
+    }
     return r;
 }
 
@@ -336,7 +349,12 @@ py_loads(struct py_state *state, const uint8_t *bytes, size_t len)
     if (view == NULL) {
         return NULL;
     }
+    py_imports_begin();
     PyObject *obj = PyObject_CallOneArg(state->pickle_loads, view);
+    if (obj == NULL && py_imports_try_again()) {
+        obj = PyObject_CallOneArg(state->pickle_loads, view);
+        py_imports_end();
+    }
     if (Py_REFCNT(view) == 1) {
         Py_DECREF(view); /* no code kept the view: the usual case */
     } else {
