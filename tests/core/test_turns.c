@@ -163,6 +163,34 @@ TEST(turns_calls_taken_back_let_the_new_line_go_first)
     rig_close(&rig);
 }
 
+/* Taking back tasks is bounded: the next call waits its turn, so that a stream of calls
+ * does not have a job's tasks sent again and again. */
+TEST(turns_room_is_not_made_for_each_call)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_worker *w = rig.pool->workers;
+    struct cp_job *job = put_gates(&rig, 9);
+    rig_await_begun(&rig, 1);
+    atomic_store(&w->row->since, cp_now() + 3600 * CP_SECOND);
+    CHECK_EQ(rig.pool->room_at, 0);
+    int64_t before = cp_now();
+    struct cp_job *first = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+    CHECK_EQ(first->running, 1);
+    CHECK(rig.pool->room_at > before);
+    rig.pool->room_at = cp_now() + 3600 * CP_SECOND;
+    uint64_t tail = w->tail;
+    struct cp_job *second = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+    CHECK(w->tail - tail <= 1); /* nothing was taken back and sent again */
+    rig_let_through(&rig, 9);
+    rig_finish(&rig, first, 1);
+    rig_finish(&rig, second, 1);
+    rig_finish(&rig, job, 9);
+    rig_await_begun(&rig, 8);
+    rig_close(&rig);
+}
+
 /* A big task waits for an idle worker. The small tasks behind it do not: one worker is
  * left to run dry, and the other one gets them. */
 TEST(turns_big_task_blocks_no_small_ones)

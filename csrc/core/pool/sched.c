@@ -14,6 +14,9 @@
 #define MOVE_WORTH (50 * CP_US)
 /* A new line waits for work of others that takes no longer. */
 #define ROOM_WORTH (2 * CP_MS)
+/* Taking back a task and sending it again costs the parent and the worker about 150 ns.
+ * That may take a twentieth of the time, however many new lines come. */
+#define ROOM_COST (20 * 150)
 
 struct cp_task *
 cp_sched_take(struct cp_pool *pool)
@@ -268,7 +271,8 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
     struct cp_worker *from = NULL;
     int64_t most = ROOM_WORTH;
     uint32_t n = 0;
-    if (job == NULL || !cp_turns_may_make_room(job)) {
+    if (job == NULL || round->now < pool->room_at
+        || !cp_turns_may_make_room(job)) {
         return false;
     }
     /* What is taken back goes to the others, whose tasks would be next to be taken. */
@@ -286,9 +290,10 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
             from = w;
         }
     }
-    if (from == NULL || cp_jobs_recall(from, n, false) == 0) {
+    if (from == NULL || (n = cp_jobs_recall(from, n, false)) == 0) {
         return false;
     }
+    pool->room_at = round->now + (int64_t)n * ROOM_COST;
     cp_turns_put_first(
         job); /* single calls that were taken back went before it */
     return true;
