@@ -388,14 +388,18 @@ send_func(struct cp_worker *w, struct cp_func *func)
     return 1;
 }
 
+bool
+cp_worker_takes(const struct cp_worker *w, const struct cp_task *task)
+{
+    return task->len < CP_BIG || (w->in_flight == 0 && w->hello);
+}
+
 int
 cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
                     struct cp_task *task)
 {
     CP_ASSERT(cp_worker_accepts(w));
-    /* A big task cannot be recalled, so it must not be stuck in the pipe of a
-     * worker that is busy or never starts. */
-    if (task->len >= CP_BIG && (w->in_flight > 0 || !w->hello)) {
+    if (!cp_worker_takes(w, task)) {
         return 0;
     }
     int r = send_func(w, func);

@@ -130,6 +130,10 @@ void cp_worker_in_child(struct cp_worker *w);
 /* May a task be sent now? */
 bool cp_worker_accepts(const struct cp_worker *w);
 
+/* May this task be sent, or is it big, and the worker not idle or not ready? A big task
+ * cannot be recalled, so it must not be stuck in the pipe of such a worker. */
+bool cp_worker_takes(const struct cp_worker *w, const struct cp_task *task);
+
 /*
  * Send a task of the callable func, and func first if the worker lacks it.
  * 1: sent; the window owns the task. 0: not now; a big callable has to be flushed

@@ -9,7 +9,7 @@
 /* Send w as many tasks as its share and its window allow; write now if it is
  * idle. */
 static void
-hand_to(struct cp_pool *pool, struct cp_worker *w, const struct cp_round *round)
+hand_to(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
 {
     bool urgent = cp_sched_is_urgent(pool, w, round);
     bool func_first;

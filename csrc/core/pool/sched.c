@@ -14,6 +14,9 @@
 #define MOVE_WORTH (50 * CP_US)
 /* A new line waits for work of others that takes no longer. */
 #define ROOM_WORTH (2 * CP_MS)
+/* Taking back a task and sending it again costs the parent and the worker about 150 ns.
+ * That may take a twentieth of the time, however many new lines come. */
+#define ROOM_COST (20 * 150)
 
 struct cp_task *
 cp_sched_take(struct cp_pool *pool)
@@ -91,14 +94,44 @@ cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
     return true;
 }
 
+/* The worker that will be idle first: it is left to run dry for the big task that is
+ * next. The same one each time, since only the others get tasks meanwhile. */
+static const struct cp_worker *
+find_drained(const struct cp_pool *pool, const struct cp_round *round)
+{
+    const struct cp_worker *first = NULL;
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->hello && cp_sched_takes_part(w, round)
+            && (first == NULL || w->ahead_ns < first->ahead_ns)) {
+            first = w;
+        }
+    }
+    return first;
+}
+
+/* The job whose task w is given next, or NULL. */
+static struct cp_job *
+next_for(struct cp_pool *pool, const struct cp_worker *w,
+         struct cp_round *round)
+{
+    struct cp_job *job = cp_turns_next(pool);
+    if (job == NULL || cp_worker_takes(w, job->first)) {
+        return job;
+    }
+    if (round->drained == NULL) {
+        round->drained = find_drained(pool, round);
+    }
+    return w != round->drained ? cp_turns_next_small(pool) : NULL;
+}
+
 bool
 cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
-              const struct cp_round *round)
+              struct cp_round *round)
 {
     struct cp_job *job;
     while (cp_worker_accepts(w) && w->in_flight < round->level
            && (w->in_flight == 0 || w->ahead_ns <= CP_AHEAD)
-           && (job = cp_turns_next(pool)) != NULL) {
+           && (job = next_for(pool, w, round)) != NULL) {
         struct cp_task *task = job->first;
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
@@ -238,22 +271,29 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
     struct cp_worker *from = NULL;
     int64_t most = ROOM_WORTH;
     uint32_t n = 0;
-    if (job == NULL || !cp_turns_may_make_room(job)) {
+    if (job == NULL || round->now < pool->room_at
+        || !cp_turns_may_make_room(job)) {
         return false;
     }
+    /* What is taken back goes to the others, whose tasks would be next to be taken. */
+    const struct cp_worker *only =
+        job->first->len >= CP_BIG ? find_drained(pool, round) : NULL;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         uint32_t here = 0;
         int64_t worth =
-            cp_sched_takes_part(w, round) ? worth_of_others(w, job, &here) : 0;
+            cp_sched_takes_part(w, round) && (only == NULL || w == only)
+                ? worth_of_others(w, job, &here)
+                : 0;
         if (worth > most) {
             most = worth;
             n = here;
             from = w;
         }
     }
-    if (from == NULL || cp_jobs_recall(from, n, false) == 0) {
+    if (from == NULL || (n = cp_jobs_recall(from, n, false)) == 0) {
         return false;
     }
+    pool->room_at = round->now + (int64_t)n * ROOM_COST;
     cp_turns_put_first(
         job); /* single calls that were taken back went before it */
     return true;

@@ -16,6 +16,7 @@ struct cp_round {
     int64_t now;
     uint64_t level; /* so many tasks each of them is to have under way */
     bool started;   /* one that is open has started: the others get nothing */
+    const struct cp_worker *drained; /* is left to run dry for a big task */
 };
 
 /* Look at the workers: true where at least one is open. */
@@ -31,9 +32,11 @@ bool cp_sched_takes_part(const struct cp_worker *w,
 bool cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
                         const struct cp_round *round);
 
-/* Give w tasks, up to the level. True: its output is to be written now. */
+/* Give w tasks, up to the level. True: its output is to be written now. A big task goes
+ * to an idle worker only: while it is next, one worker is left to run dry for it, and
+ * the others get the small tasks behind it. */
 bool cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
-                   const struct cp_round *round);
+                   struct cp_round *round);
 
 /* A line that has not had a turn yet finds all workers full: take back tasks that one
  * of them has not begun, so that its first task need not wait for theirs. True: some

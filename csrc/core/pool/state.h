@@ -95,7 +95,8 @@ struct cp_pool {
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
-    uint32_t callers;      /* threads in cp_pool_wait_room() */
+    int64_t room_at;  /* before that no tasks are taken back for a new line */
+    uint32_t callers; /* threads in cp_pool_wait_room() */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */

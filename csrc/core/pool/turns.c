@@ -5,6 +5,8 @@
 #define FAR_BEHIND 1024u
 /* So many lines of such jobs are passed over at most to find another one. */
 #define PASSED_OVER 8u
+/* So many jobs are looked at for a small task behind a big one. */
+#define LOOKS 16u
 
 /* ---- the jobs of one line ---- */
 
@@ -139,6 +141,25 @@ cp_turns_next(struct cp_pool *pool)
         line = pool->line_first;
     }
     return line->first;
+}
+
+struct cp_job *
+cp_turns_next_small(struct cp_pool *pool)
+{
+    uint32_t looks = LOOKS;
+    for (struct cp_line *line = pool->line_first; line != NULL;
+         line = line->next) {
+        for (struct cp_job *job = line->first; job != NULL;
+             job = job->line_next) {
+            if (job->first->len < CP_BIG) {
+                return job;
+            }
+            if (--looks == 0) {
+                return NULL;
+            }
+        }
+    }
+    return NULL;
 }
 
 bool

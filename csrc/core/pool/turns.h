@@ -35,6 +35,10 @@ void cp_turns_del(struct cp_job *job);
 /* The job whose task is next, or NULL. */
 struct cp_job *cp_turns_next(struct cp_pool *pool);
 
+/* The first job, by turns and among single calls by submission, whose next task is not
+ * big (CP_BIG); or NULL where there is none among the first few. */
+struct cp_job *cp_turns_next_small(struct cp_pool *pool);
+
 /* May the job, which is next, have other lines' tasks taken back? Not if its line has
  * given out a task since it has queued tasks, or its reader is far behind. */
 bool cp_turns_may_make_room(struct cp_job *job);
