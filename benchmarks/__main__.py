@@ -20,7 +20,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="cases: "
         + ", ".join(CASES)
         + ". The exit status is 1 if a result was wrong, if cpool "
-        "failed in a case, or if it got slower; 2 if the runs cannot be compared.",
+        "failed in a case, is slower than multiprocessing in one of pains_*, or got slower; 2 if "
+        "the runs cannot be compared.",
     )
     parser.add_argument(
         "--quick", action="store_true", help="fewer cases, rounds and items: under two minutes"
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"drawn: {path}")
     slower = baseline is not None and compare.print_comparison(baseline, document)
     failures = report.failures(document)
+    failures += [f"slower than {REFERENCE}: {line}" for line in compare.behind(document)]
     for line in failures:
         print(f"FAILED: {line}", file=sys.stderr)
     return 1 if slower or failures else 0

@@ -271,3 +271,124 @@ def _(size: Size) -> Work:
 @case("memory_workers", "memory of all worker processes after a map() (their share, PSS)")
 def _(size: Size) -> Work:
     return remembering(size, "worker_bytes")
+
+
+# Pains: what users of pools complain about. cpool must never be slower than multiprocessing in
+# these; compare.behind() says where it is.
+
+
+def pain(
+    name: str, about: str, quick: bool = False
+) -> Callable[[Callable[[Size], Work]], Callable[[Size], Work]]:
+    return case(f"pains_{name}", about, quick)
+
+
+def sharing(call: str, length: int, count: int, **more: Any) -> Work:
+    """All items have the same bytes in them."""
+    shared = bytes(length)
+    more = {"chunksize": None, "limit": "split", **more}
+    numbers = list(range(count))
+    function = work.second if call.startswith("starmap") else work.second_of
+    return Work(call, function, [(shared, number) for number in numbers], numbers, **more)
+
+
+def sharing_starmap(name: str, length: int, full: int, quick: int) -> None:
+    about = "starmap() of one object in every item, default chunks"
+
+    @pain(f"shared_{name}", f"{about}: {name}", quick=name == "64kb")
+    def _(size: Size) -> Work:
+        return sharing("starmap", length, size.pick(full, quick))
+
+
+sharing_starmap("100b", 100, 20_000, 2_000)
+sharing_starmap("4kb", 4_096, 5_000, 500)
+sharing_starmap("64kb", 65_536, 1_000, 200)
+sharing_starmap("1mb", 1 << 20, 400, 40)
+sharing_starmap("4mb", 4 << 20, 400, 40)
+sharing_starmap("16mb", 16 << 20, 100, 16)
+
+
+@pain("async_64kb", "starmap_async() of one object of 64 KB in every item, default chunks")
+def _(size: Size) -> Work:
+    return sharing("starmap_async", 65_536, size.pick(1_000, 200))
+
+
+@pain("map_64kb", "map() of pairs with one object of 64 KB, default chunks")
+def _(size: Size) -> Work:
+    return sharing("map", 65_536, size.pick(1_000, 200))
+
+
+@pain("imap_64kb", "imap() of pairs with one object of 64 KB, in hundreds")
+def _(size: Size) -> Work:
+    return sharing("imap", 65_536, size.pick(2_000, 400), chunksize=100)
+
+
+@pain("imap_ints", "imap() over ints, in hundreds")
+def _(size: Size) -> Work:
+    return doubling("imap", size.pick(200_000, 5_000), "split", chunksize=100)
+
+
+@pain("attribute", "map() over objects with one table as an attribute, default chunks")
+def _(size: Size) -> Work:
+    numbers = list(range(size.pick(2_000, 200)))
+    nodes = [work.Node(number, work.TABLE) for number in numbers]
+    return Work("map", work.number_of, nodes, numbers, "split", chunksize=None)
+
+
+@pain("graph", "map() over 400 nodes that refer to their graph, default chunks")
+def _(size: Size) -> Work:
+    nodes = work.graph_of(400)
+    numbers = [node.number for node in nodes]
+    return Work("map", work.number_of, nodes, numbers, "split", chunksize=None, per_item=False)
+
+
+@pain("enum", "map() over members of an enum, default chunks", quick=True)
+def _(size: Size) -> Work:
+    members = list(work.Colour)
+    items = [members[number % len(members)] for number in range(size.pick(60_000, 4_000))]
+    expected = [member.value for member in items]
+    return Work("map", work.value_of, items, expected, "split", chunksize=None)
+
+
+@pain("results", "map() of tasks that return one table of their worker, default chunks")
+def _(size: Size) -> Work:
+    numbers = list(range(size.pick(80, 40)))
+    expected = [work.TABLE] * len(numbers)
+    return Work("map", work.lookup, numbers, expected, "split", chunksize=None, per_item=False)
+
+
+def slow_source(call: str) -> None:
+    @pain(f"source_{call}", f"{call}() of tasks over a source that takes 5 ms an item, chunksize 1")
+    def _(size: Size) -> Work:
+        numbers = list(range(size.pick(100, 20)))
+        return Work(call, work.nap_twice, work.SlowSource(numbers), numbers, "split")
+
+
+slow_source("map")
+slow_source("imap")
+
+
+@pain("encoding", "map() of tasks over items that take 5 ms to encode, chunksize 1")
+def _(size: Size) -> Work:
+    numbers = list(range(size.pick(100, 20)))
+    return Work("map", work.nap_over, [work.SlowItem(n) for n in numbers], numbers, "split")
+
+
+@pain("decoding", "map() of tasks whose results take 5 ms to decode, chunksize 1")
+def _(size: Size) -> Work:
+    numbers = list(range(size.pick(100, 20)))
+    expected = [work.SlowResult(number) for number in numbers]
+    return Work("map", work.slow_result, numbers, expected, "split")
+
+
+@pain("queued", "apply_async() of tasks with one object of 10 MB, all queued at once")
+def _(size: Size) -> Work:
+    shared = bytes(10_000_000)
+    numbers = list(range(size.pick(60, 6)))
+    items = [(shared, number) for number in numbers]
+    return Work("burst", work.nap_second_of, items, numbers, "split")
+
+
+@pain("life_of_64", "create a pool of 64, apply_async() of 128 calls, close and join")
+def _(size: Size) -> Work:
+    return doubling("burst", 128, "split", workers=64, fresh=True, per_item=False)

@@ -43,6 +43,16 @@ def judge(baseline: Document, document: Document, case: str) -> str:
     return "same"
 
 
+def behind(document: Document) -> list[str]:
+    """The pains in which cpool is slower than multiprocessing, beyond noise."""
+    found = []
+    for case in document["cases"]:
+        ours, theirs = measured(document, case, SUBJECT), measured(document, case, REFERENCE)
+        if case.startswith("pains_") and ours and theirs and ours["low"] > theirs["high"]:
+            found.append(f"{case}: {theirs['median'] / ours['median']:.2f} times as fast")
+    return found
+
+
 def print_comparison(baseline: Document, document: Document) -> bool:
     """Print the table. True if cpool got slower, or failed, in some case."""
     names = (SUBJECT, REFERENCE, "limit")

@@ -53,10 +53,10 @@ class StdlibPool(Peer):
         return list(self.pool.starmap_async(work.function, work.items, work.chunksize).get())
 
     def imap(self, work: Work) -> Results:
-        return list(self.pool.imap(work.function, work.items))
+        return list(self.pool.imap(work.function, work.items, work.chunksize or 1))
 
     def imap_unordered(self, work: Work) -> Results:
-        return list(self.pool.imap_unordered(work.function, work.items))
+        return list(self.pool.imap_unordered(work.function, work.items, work.chunksize or 1))
 
     def burst(self, work: Work) -> Results:
         results = [self.pool.apply_async(work.function, (item,)) for item in work.items]

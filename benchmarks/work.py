@@ -3,7 +3,9 @@
 This module imports nothing else of the package, because with spawn every worker imports it.
 """
 
+import enum
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -58,3 +60,118 @@ def loops_for(seconds: float) -> int:
         spin(probe)
         best = min(best, time.perf_counter() - start)
     return max(1, round(probe * seconds / best))
+
+
+# What hurts: objects that items share, and values that take time to make.
+
+
+def second(_: Any, number: int) -> int:
+    return number
+
+
+def second_of(pair: tuple[Any, int]) -> int:
+    return pair[1]
+
+
+def nap_second_of(pair: tuple[Any, int]) -> int:
+    """As large calls that queue up: the task takes a while."""
+    time.sleep(0.002)
+    return pair[1]
+
+
+class Node:
+    """An item that refers to what all items refer to."""
+
+    def __init__(self, number: int, shared: Any) -> None:
+        self.number = number
+        self.shared = shared
+
+
+def number_of(node: Node) -> int:
+    return node.number
+
+
+def graph_of(count: int) -> list[Node]:
+    """Nodes that refer to a dict of all of them."""
+    nodes: dict[int, Node] = {}
+    for number in range(count):
+        nodes[number] = Node(number, nodes)
+    return list(nodes.values())
+
+
+class Colour(enum.Enum):
+    RED = 0
+    ORANGE = 1
+    YELLOW = 2
+    GREEN = 3
+    CYAN = 4
+    BLUE = 5
+    VIOLET = 6
+    PURPLE = 7
+
+
+def value_of(member: Any) -> int:
+    value: int = member.value
+    return value
+
+
+def lookup(number: int) -> dict[int, str]:
+    """The one table of this worker, whatever is asked."""
+    return TABLE
+
+
+TABLE = {number: f"entry {number}" for number in range(2_000)}
+
+STEP = 0.005  # seconds to make, encode or decode one of the following
+
+
+class SlowSource(list[int]):
+    """Has a length, and each item takes a while."""
+
+    def __iter__(self) -> Iterator[int]:
+        for number in super().__iter__():
+            time.sleep(STEP)
+            yield number
+
+
+class SlowItem:
+    """Takes a while to encode."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __getstate__(self) -> dict[str, int]:
+        time.sleep(STEP)
+        return {"number": self.number}
+
+
+class SlowResult:
+    """Takes a while to decode."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __setstate__(self, state: dict[str, int]) -> None:
+        time.sleep(STEP)
+        self.number = state["number"]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SlowResult) and self.number == other.number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+
+def nap_twice(number: int) -> int:
+    time.sleep(2 * STEP)
+    return number
+
+
+def nap_over(item: SlowItem) -> int:
+    time.sleep(2 * STEP)
+    return item.number
+
+
+def slow_result(number: int) -> SlowResult:
+    time.sleep(2 * STEP)
+    return SlowResult(number)

@@ -337,7 +337,8 @@ class Pool(_StdlibPool):
     ) -> tuple[Iterable[Any], int, int]:
         """The iterable (a list if it has no length), its length, and the chunk size (0: empty)."""
         if not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
+            assert self._engine is not None
+            iterable = self._engine.pull_all(iterable)
         length = len(iterable)  # type: ignore[arg-type]
         if chunksize is None:
             chunksize, extra = divmod(length, self._processes * 4)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import engine
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -421,3 +424,50 @@ def test_apply_raises_a_stop_iteration(pool: Any) -> None:
         pool.apply(stop_at_three, (3,))
     with pytest.raises(StopIteration, match="three"):
         pool.apply_async(stop_at_three, (3,)).get(DEADLINE)
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("cls", [engine.Pool, engine.pool_module.ThreadPool])
+@pytest.mark.parametrize("method", ["map", "map_async", "in_threads"])
+def test_map_shares_a_source_with_an_iterator(make_pool: Any, cls: Any, method: str) -> None:
+    """An iterable without a length is pulled in turn with the others, and at its own pace."""
+
+    def slowly() -> Iterator[int]:
+        for i in range(60):
+            time.sleep(0.0005)
+            yield i
+
+    pool = make_pool(2, cls=cls)
+    one, other = itertools.tee(slowly())
+    results = pool.imap(tasks.square, one)
+    if method == "in_threads":
+        found: list[Any] = []
+        third, other = itertools.tee(other)
+        thread = threading.Thread(target=lambda: found.append(pool.map(tasks.square, third)))
+        thread.start()
+        found.append(pool.map(tasks.square, other))
+        thread.join(DEADLINE)
+    else:
+        found = [
+            pool.map(tasks.square, other)
+            if method == "map"
+            else pool.map_async(tasks.square, other).get(DEADLINE)
+        ]
+    right = [x * x for x in range(60)]
+    assert all(list(values) == right for values in [results, *found])
+
+
+def test_an_iterable_without_a_length_that_raises(pool: Any) -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("broken")
+
+    class NoIterable:
+        pass
+
+    for method in (pool.map, pool.map_async, pool.starmap):
+        with pytest.raises(KeyError, match="broken"):
+            method(tasks.square, broken())
+        with pytest.raises(TypeError, match="not iterable"):
+            method(tasks.square, NoIterable())
+    assert pool.map(tasks.square, iter([2])) == [4]

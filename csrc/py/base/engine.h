@@ -25,6 +25,7 @@ struct py_turns {
     uint64_t tickets,
         serving;   /* the next ticket, and the one whose turn it is */
     int64_t since; /* the turn began */
+    _Atomic uint32_t waiting; /* threads that wait for their turn [any] */
 };
 
 typedef struct {

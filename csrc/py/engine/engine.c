@@ -14,6 +14,7 @@
 #include "job/life.h"
 #include "task/pull.h"
 #include "task/refs.h"
+#include "task/source.h"
 #include "worker/thread.h"
 #include "worker/worker.h"
 #include "value/replaced.h"
@@ -497,6 +498,13 @@ static PyGetSetDef engine_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
+/* pull_all(iterable): list(iterable), in turn with the other pulls of the pool. */
+static PyObject *
+engine_pull_all(PyObject *op, PyObject *iterable)
+{
+    return py_source_list(ENGINE(op), iterable);
+}
+
 static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
@@ -511,6 +519,7 @@ static PyMethodDef engine_methods[] = {
     {"feed", py_submit_feed, METH_VARARGS, NULL},
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
+    {"pull_all", engine_pull_all, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},

@@ -46,14 +46,19 @@ static void
 await_turn(struct py_turns *turns, uint64_t ticket)
 {
     cp_lock_acquire(&turns->lock);
+    int64_t came = cp_now();
+    atomic_fetch_add(&turns->waiting, 1);
     while (turns->serving < ticket) {
-        int64_t deadline = turns->since + PATIENCE;
+        /* A pull of many items may have begun long ago, but now sees us. */
+        int64_t deadline =
+            (turns->since > came ? turns->since : came) + PATIENCE;
         if (cp_now() >= deadline) {
             pass_on(turns);
         } else {
             cp_cond_wait(&turns->cond, &turns->lock, deadline);
         }
     }
+    atomic_fetch_sub(&turns->waiting, 1);
     cp_lock_release(&turns->lock);
 }
 
@@ -92,6 +97,19 @@ py_pull_end(struct py_pull *pull)
         cp_lock_acquire(&turns->lock);
         end_turn(turns, pull);
         cp_lock_release(&turns->lock);
+    }
+}
+
+void
+py_pull_next(struct py_pull *pull)
+{
+    struct py_turns *turns = &pull->engine->turns;
+    bool is_free =
+        pull->has_turn
+        && atomic_load_explicit(&turns->waiting, memory_order_relaxed) == 0;
+    if (!is_free && cp_pool_is_ours(pull->engine->pool)) {
+        py_pull_end(pull);
+        py_pull_begin(pull, pull->engine);
     }
 }
 

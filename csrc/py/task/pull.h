@@ -23,6 +23,9 @@ struct py_pull {
 void py_pull_begin(struct py_pull *pull, EngineObject *engine);
 void py_pull_end(struct py_pull *pull);
 
+/* Between two items of one pull: let others have their turn, if there are any. */
+void py_pull_next(struct py_pull *pull);
+
 /* This thread is going to wait for the pool, in the code of an iterable perhaps:
  * other pulls do not wait for that. */
 void py_pull_yield(EngineObject *engine);

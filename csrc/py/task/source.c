@@ -155,6 +155,34 @@ py_source_add_chunk(struct py_source *src, Py_ssize_t n, struct py_run *run)
     return r == 0 && run->n > 0 ? 1 : r;
 }
 
+PyObject *
+py_source_list(EngineObject *engine, PyObject *iterable)
+{
+    PyObject *iterator = PyObject_GetIter(iterable);
+    PyObject *list = iterator != NULL ? PyList_New(0) : NULL;
+    if (list == NULL) {
+        Py_XDECREF(iterator);
+        return NULL;
+    }
+    struct py_pull turn;
+    py_pull_begin(&turn, engine);
+    PyObject *item = PyIter_Next(iterator);
+    while (item != NULL) {
+        int r = PyList_Append(list, item);
+        Py_DECREF(item);
+        if (r == 0) {
+            py_pull_next(&turn);
+        }
+        item = r == 0 ? PyIter_Next(iterator) : NULL;
+    }
+    py_pull_end(&turn);
+    Py_DECREF(iterator);
+    if (PyErr_Occurred() != NULL) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
 Py_ssize_t
 py_source_references(const struct py_source *src)
 {
