@@ -15,6 +15,8 @@ from ._program import fallback
 fallback.find_engine()
 
 # ruff: noqa: E402  (`.pool` is another module where there is no extension)
+from ._base.completed import as_completed
+from ._base.current import current_worker
 from ._base.size import default_processes
 from ._program.swap import install, uninstall
 from .errors import (
@@ -36,6 +38,8 @@ __all__ = [
     "ThreadPool",
     "TimeoutError",
     "WorkerLostError",
+    "as_completed",
+    "current_worker",
     "default_processes",
     "install",
     "uninstall",

@@ -19,16 +19,26 @@ class WorkerLostError(PoolError):
     """The worker died while it ran this task; the pool continues with a new worker.
 
     ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
-    signal.
+    signal. ``index`` is the number of the item that it ran, from 0 in the call's iterable; None
+    for ``apply``. ``function`` is the name of the callable, or None.
     """
 
-    def __init__(self, message: str, pid: int, exitcode: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        pid: int,
+        exitcode: int,
+        index: int | None = None,
+        function: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
+        self.index = index
+        self.function = function
 
-    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[str, int, int]]:
-        return type(self), (str(self), self.pid, self.exitcode)
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        return type(self), (str(self), self.pid, self.exitcode, self.index, self.function)
 
 
 class InitializerError(PoolError):

@@ -39,6 +39,7 @@ struct cp_row {
     _Atomic uint64_t got;     /* bytes of tasks received, total */
     _Atomic int64_t since;    /* start time of the current task, in ns */
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
+    _Atomic uint32_t item;    /* which item of it runs, from 0 */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
     _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */

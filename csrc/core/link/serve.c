@@ -113,6 +113,7 @@ void
 cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now)
 {
     atomic_store_explicit(&s->row->since, now, memory_order_relaxed);
+    cp_serve_item(s->row, 0);
     atomic_store_explicit(&s->row->running, seq + 1, memory_order_relaxed);
 }
 

@@ -89,6 +89,8 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
         result->flags = 0;
         result->pid = 0;
         result->exitcode = 0;
+        result->worker = 0;
+        result->item = 0;
         result->len = len;
     }
     return result;

@@ -19,9 +19,10 @@ struct cp_func {
     uint16_t flags; /* CP_KEEP */
     int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
     /* Workers that died while they loaded this callable, since a worker last
-     * ran it; and the pid and exit code of the last one that died. */
+     * ran it; and the last one that died. */
     uint32_t deaths;
     int lost_pid, lost_exitcode;
+    uint32_t lost_worker;
     size_t len;
     uint8_t bytes[];
 };
@@ -63,10 +64,21 @@ struct cp_result {
     uint32_t items; /* of the task; 1 at first */
     enum cp_outcome outcome;
     uint16_t flags; /* of the frame that brought it */
+    /* The worker's pid (0: it came from no process) and index. Of CP_LOST: how the
+     * worker ended, and which item of the task it ran, from 0. */
     int pid;
     int exitcode;
+    uint32_t worker;
+    uint32_t item;
     size_t len;
     uint8_t body[];
+};
+
+/* How a task was lost. */
+struct cp_loss {
+    int pid, exitcode; /* of the worker */
+    uint32_t worker;   /* its index in the pool */
+    uint32_t item;     /* which item of the task it ran, from 0 */
 };
 
 /* A task with room for len bytes of body, or NULL. [any] */

@@ -28,6 +28,8 @@ enum cp_kind {
 /* Flag of CP_RESULT: the job gets a mark (cp_job_mark()), the meaning of which is
  * the binding's. */
 #define CP_MARK 0x2u
+/* Flags of CP_RESULT and CP_ERROR from here on are the binding's. */
+#define CP_FRAME_USER 0x100u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */
 #define CP_KEEP 0x1u
 

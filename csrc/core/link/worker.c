@@ -525,6 +525,8 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     if (result->outcome != CP_NOMEM) {
         result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
     }
+    result->pid = (int)w->proc.pid;
+    result->worker = w->index;
     if ((frame->flags & CP_LAST) != 0) {
         w->exiting = true;
     }

@@ -35,8 +35,9 @@ struct cp_worker_ops {
 
 struct cp_worker {
     _Atomic uint32_t refs;
-    pid_t owner; /* the process that made this struct; constant */
-    uint64_t id; /* unique within the pool */
+    pid_t owner;    /* the process that made this struct; constant */
+    uint64_t id;    /* unique within the pool */
+    uint32_t index; /* that of the worker whose place it took; the binding's */
     struct cp_pool *pool;
     const struct cp_worker_ops *ops;
     struct cp_worker *next; /* in the pool's list */

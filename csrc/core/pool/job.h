@@ -63,9 +63,11 @@ struct cp_job {
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
     bool decoding;  /* one thread has taken results and is not back yet */
 
-    int64_t avg_ns;          /* time of a task; -1: nothing measured */
-    int64_t item_ns;         /* of an item, following faster; likewise */
-    _Atomic bool done;       /* readable without the lock */
+    int64_t avg_ns;    /* time of a task; -1: nothing measured */
+    int64_t item_ns;   /* of an item, following faster; likewise */
+    _Atomic bool done; /* readable without the lock */
+    uint64_t
+        done_order; /* how many jobs of the pool were done before, and it */
     _Atomic enum cp_end end; /* likewise */
     struct cp_line line;     /* of its own; calls of one task share another */
     struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */

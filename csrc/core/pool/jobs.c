@@ -109,6 +109,18 @@ cp_jobs_unref(struct cp_job *job)
 
 /* ---- ends ---- */
 
+/* Wake the job's waiters. */
+static void
+mark_done(struct cp_job *job)
+{
+    if (!atomic_load(&job->done)) {
+        job->done_order = ++job->pool->n_done;
+        atomic_store(&job->done, true);
+        cp_note_any(job->pool);
+    }
+    cp_note_job(job->pool, job);
+}
+
 /* The job is done: wake its waiters; `user` can be handed over. */
 static void
 set_done(struct cp_job *job)
@@ -128,8 +140,7 @@ set_done(struct cp_job *job)
         pool->ended_first = job;
     }
     pool->ended_last = job;
-    atomic_store(&job->done, true);
-    cp_note_job(pool, job);
+    mark_done(job);
     if (pool->pending == 0) {
         cp_note_helper(pool);
         if (pool->state != CP_RUN) {
@@ -199,8 +210,7 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     if (job->calling) {
         /* It has its results. The helper has the job, or will, and ends it after
          * the callbacks; waiters do not wait for the callbacks. */
-        atomic_store(&job->done, true);
-        cp_note_job(pool, job);
+        mark_done(job);
         return;
     }
     drop_queued(job);
@@ -213,8 +223,7 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     }
     if (end == CP_END_TERMINATED) {
         /* Waiters do not wait for the callbacks. */
-        atomic_store(&job->done, true);
-        cp_note_job(pool, job);
+        mark_done(job);
     }
     job->running = 0; /* answers that still come are dropped */
     end_if_complete(job);
@@ -373,14 +382,16 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
 }
 
 void
-cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode)
+cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
 {
     struct cp_job *job = task->job;
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {
         lost->items = task->items;
-        lost->pid = pid;
-        lost->exitcode = exitcode;
+        lost->pid = loss->pid;
+        lost->exitcode = loss->exitcode;
+        lost->worker = loss->worker;
+        lost->item = loss->item;
     }
     cp_task_free(task);
     if (atomic_load(&job->end) == CP_END_NONE) {

@@ -43,8 +43,8 @@ uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big);
 void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
                          int64_t ns, uint32_t items);
 
-/* The task was lost with its worker, which ended so. */
-void cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode);
+/* The task was lost with its worker. */
+void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);
 
 /* ---- results ---- */
 

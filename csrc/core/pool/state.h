@@ -43,6 +43,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 struct cp_waiter {
     struct cp_waiter *next;
     const struct cp_job *job; /* NULL: waits for the end of the workers */
+    bool any;                 /* waits for the end of any of several jobs */
     bool feeds;               /* and feeds the job, which blocks the caller */
     bool is_noted;            /* cp_wake_noted() is to wake it */
     struct cp_cond cond;
@@ -96,6 +97,7 @@ struct cp_pool {
     uint64_t pending, queued, next_job_id;
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
     uint32_t callers;      /* threads in cp_pool_wait_room() */
+    uint64_t n_done;       /* jobs, ever */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
@@ -114,6 +116,7 @@ struct cp_pool {
     bool driving;                  /* somebody has the seat */
     bool standby_drives;           /* and it is the standby thread */
     const struct cp_job *seat_job; /* what the driver waits for */
+    bool seat_any;                 /* or for the end of any of several jobs */
     bool asleep;                   /* the driver waits in the poller */
     int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
     bool stirred;    /* something has happened since the last tick */

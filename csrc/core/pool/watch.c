@@ -294,7 +294,19 @@ suspect(const struct cp_worker *w, int exitcode)
         func->deaths++;
         func->lost_pid = (int)w->proc.pid;
         func->lost_exitcode = exitcode;
+        func->lost_worker = w->index;
     }
+}
+
+/* Which item of the task does the worker run? What its row says is not believed. */
+static uint32_t
+item_of(const struct cp_worker *w, uint64_t seq, const struct cp_task *task)
+{
+    const struct cp_row *row = w->row;
+    uint32_t item = atomic_load_explicit(&row->item, memory_order_relaxed);
+    bool runs =
+        atomic_load_explicit(&row->running, memory_order_relaxed) == seq + 1;
+    return runs && item < task->items ? item : 0;
 }
 
 /* What it had not begun goes back in line; what it had is lost. */
@@ -309,7 +321,11 @@ give_up_tasks(struct cp_worker *w, int exitcode)
             continue;
         }
         if (cp_worker_is_claimed(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
-            cp_jobs_lose_take(task, (int)w->proc.pid, exitcode);
+            struct cp_loss loss = {.pid = (int)w->proc.pid,
+                                   .exitcode = exitcode,
+                                   .worker = w->index,
+                                   .item = item_of(w, seq - 1, task)};
+            cp_jobs_lose_take(task, &loss);
         } else {
             cp_jobs_requeue_take(task);
         }

@@ -8,9 +8,9 @@
 #define PAUSE CP_MS
 
 static _Thread_local struct { /* lint-ok: of the thread */
-    bool is_ours;       /* a thread of the pool */
-    bool was_partial;   /* a module was taken that is not complete */
-    int64_t wait_until; /* for modules to be complete; 0: do not wait */
+    bool is_ours;             /* a thread of the pool */
+    bool was_partial;         /* a module was taken that is not complete */
+    int64_t wait_until;       /* for modules to be complete; 0: do not wait */
 } here;
 
 /* Is the module being imported? The interpreter asks in the same way. */

@@ -40,6 +40,15 @@ module_copy_context(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
     return PyContext_CopyCurrent();
 }
 
+/* _tasks_done(): how many tasks this worker process has run. */
+static PyObject *
+module_tasks_done(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct py_state *state = py_state_of_module(module);
+    return PyLong_FromUnsignedLongLong(
+        atomic_load_explicit(&state->tasks_done, memory_order_relaxed));
+}
+
 /* _exiting(): this thread ends the interpreter. */
 static PyObject *
 module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -109,6 +118,7 @@ static PyMethodDef module_methods[] = {
     {"_import", (PyCFunction)(void (*)(void))py_imports_import,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
+    {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},

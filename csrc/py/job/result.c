@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/timeout.h"
+#include "job/options.h"
 #include "job/settle.h"
 #include "job/wait.h"
 
@@ -406,6 +407,7 @@ static PyGetSetDef result_getset[] = {
 
 static PyMethodDef result_methods[] = {
     {"_look", result_look, METH_NOARGS, NULL},
+    {"_set_options", py_options_method, METH_O, NULL},
     {"_left", result_left, METH_NOARGS, NULL},
     {"ready", result_ready, METH_NOARGS, NULL},
     {"successful", result_successful, METH_NOARGS, NULL},

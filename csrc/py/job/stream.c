@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/timeout.h"
 #include "job/failure.h"
+#include "job/options.h"
 #include "job/settle.h"
 #include "job/wait.h"
 
@@ -65,6 +66,18 @@ forget_failure(ResultObject *self, const struct cp_result *r)
     }
 }
 
+/* A list that has the object n times; steals obj. */
+static PyObject *
+repeated_take(PyObject *obj, Py_ssize_t n)
+{
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        PyList_SET_ITEM(list, i, Py_NewRef(obj));
+    }
+    Py_DECREF(obj);
+    return list;
+}
+
 /* The item, or NULL with the exception of its task or of a signal handler.
  * Consumes r. */
 static PyObject *
@@ -76,9 +89,15 @@ item_take(ResultObject *self, struct cp_result *r)
         put_back_take(self, r);
         return NULL;
     }
+    if (!is_value && py_result_returns(self, r)) {
+        is_value = true;
+        if (self->input.chunksize > 1) { /* the reader takes lists apart */
+            item = repeated_take(item, r->items);
+        }
+    }
     forget_failure(self, r);
     py_result_free(self, r);
-    if (!is_value) {
+    if (item != NULL && !is_value) {
         item = py_failure_raisable_take(self, item);
         if (item != NULL) {
             py_error_restore(item);
@@ -190,6 +209,7 @@ static PyMethodDef stream_methods[] = {
     {"next", (PyCFunction)(void (*)(void))stream_next,
      METH_FASTCALL | METH_KEYWORDS, NULL},
     {"_set_length", stream_set_length, METH_O, NULL},
+    {"_set_options", py_options_method, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,6 +30,21 @@ struct func_entry {
     bool keep; /* CP_KEEP */
 };
 
+/* What stands for an item that raised, until the parent has the chunk. What is no
+ * Exception ends the process, and so the chunk. */
+static PyObject *
+catch_item(struct py_state *state, PyObject *func, Py_ssize_t item)
+{
+    if (py_error_is_interrupt()) {
+        return NULL;
+    }
+    PyObject *exc = py_error_fetch();
+    PyObject *caught =
+        PyObject_CallMethod(state->failures, "catch", "OOn", exc, func, item);
+    Py_DECREF(exc);
+    return caught;
+}
+
 struct loop {
     struct py_state *state;
     struct cp_serve *serve;
@@ -140,12 +155,29 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
     return py_loads(loop->state, bytes, (size_t)len);
 }
 
+/* Run the chunk in loop->run, and set PY_CAUGHT in *flags where an item raised and
+ * the chunk went on. */
+static int
+run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
+          uint16_t *flags)
+{
+    struct py_calls calls = {
+        .star = (frame->flags & PY_MODE) == PY_STAR,
+        .forked = &loop->state->forked,
+        .row = loop->serve->row,
+        .catch = (frame->flags & PY_CATCH) != 0 ? catch_item : NULL,
+        .state = loop->state};
+    int r = py_call_each(func, &loop->run, &calls);
+    *flags |= calls.caught ? PY_CAUGHT : 0u;
+    return r;
+}
+
 /* Run the task: 0, and its result is *result, or loop->run where *result is
  * NULL; or -1 with the exception that is the answer. In a copy of the worker the
  * exception may be missing. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
-         PyObject *func, PyObject **result)
+         PyObject *func, PyObject **result, uint16_t *flags)
 {
     struct py_state *state = loop->state;
     unsigned mode = frame->flags & PY_MODE;
@@ -154,9 +186,8 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
         bool star = mode == PY_STAR;
         int r =
             py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run);
-        return r < 0 || is_copy(loop)
-                   ? -1
-                   : py_call_each(func, &loop->run, star, &state->forked);
+        return r < 0 || is_copy(loop) ? -1
+                                      : run_chunk(loop, frame, func, flags);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len);
     if (payload == NULL || is_copy(loop)) {
@@ -173,6 +204,13 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     return *result != NULL ? 0 : -1;
 }
 
+/* Which item of the task runs, or ran last. */
+static unsigned int
+current_item(const struct loop *loop)
+{
+    return atomic_load_explicit(&loop->serve->row->item, memory_order_relaxed);
+}
+
 /* The pending exception as the body of an answer: bytes, or NULL with an
  * exception where that fails. If the exception ends the process, *fatal is set
  * to it. */
@@ -182,8 +220,8 @@ pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
     PyObject *exc = py_error_fetch();
     bool ends = !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
     PyObject *bytes =
-        PyObject_CallMethod(loop->state->failures, "pack_error", "OO", exc,
-                            func != NULL ? func : Py_None);
+        PyObject_CallMethod(loop->state->failures, "pack_error", "OOI", exc,
+                            func != NULL ? func : Py_None, current_item(loop));
     if (ends) {
         Py_XSETREF(*fatal, exc);
     } else {
@@ -203,6 +241,21 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
                             exc, result, listed ? Py_True : Py_False);
     Py_DECREF(exc);
     return bytes;
+}
+
+/* Values of the chunk cannot be pickled: something stands for each of them. 0, or -1
+ * with an exception. Releases *list. */
+static int
+put_each(struct loop *loop, PyObject **list, uint16_t *flags)
+{
+    PyErr_Clear();
+    PyObject *each = PyObject_CallMethod(loop->state->failures,
+                                         "catch_unpicklable", "O", *list);
+    Py_CLEAR(*list);
+    int r = each != NULL ? py_dumps(loop->state, each, &loop->scratch) : -1;
+    Py_XDECREF(each);
+    *flags |= PY_CAUGHT;
+    return r;
 }
 
 /* Write the result into the scratch buffer, and set the mark in *flags if the
@@ -226,6 +279,9 @@ pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
     int r = result != NULL
                 ? py_body_put(loop->state, result, &loop->scratch)
                 : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
+    if (r < 0 && list != NULL && (task->flags & PY_CATCH) != 0) {
+        return put_each(loop, &list, flags);
+    }
     if (r < 0) {
         *report = result == NULL && list == NULL
                       ? NULL
@@ -264,6 +320,8 @@ static int
 answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
             bool last)
 {
+    (void)atomic_fetch_add_explicit(&loop->state->tasks_done, 1,
+                                    memory_order_relaxed);
     if (--loop->left == 0 || last) {
         frame->flags |= CP_LAST;
         loop->last = true;
@@ -306,7 +364,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     cp_serve_begin(loop->serve, task->seq, loop->now);
     PyObject *func = func_of(loop, task, &body);
     int r = func != NULL && !is_copy(loop)
-                ? run_task(loop, task, body, func, &result)
+                ? run_task(loop, task, body, func, &result, &frame.flags)
                 : -1;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
     if (is_copy(loop)) {

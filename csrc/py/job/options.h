@@ -1,0 +1,19 @@
+/*
+ * What a call may ask for beyond the standard library's parameters. [attached]
+ */
+#ifndef PY_OPTIONS_H
+#define PY_OPTIONS_H
+
+#include "job/life.h"
+
+/* Exceptions of items stand among the results. */
+#define PY_RETURN_EXCEPTIONS 0x1
+
+/* Set the options of a result whose job has no tasks yet: None, or an int of flags
+ * (cpool/_engine/options.py). 0, or -1 with an exception. */
+int py_options_set(ResultObject *self, PyObject *options);
+
+/* Result._set_options(options): the same, as a method. */
+PyObject *py_options_method(PyObject *result, PyObject *options);
+
+#endif
