@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+# Not typing's, whose import would take a tenth of cpool's own.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
+
 __all__ = [
     "InitializerError",
     "PoolError",
     "PoolTerminated",
     "RemoteError",
+    "TaskCancelledError",
     "WorkerLostError",
 ]
 
@@ -39,6 +45,36 @@ class WorkerLostError(PoolError):
 
     def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
         return type(self), (str(self), self.pid, self.exitcode, self.index, self.function)
+
+
+if TYPE_CHECKING:
+
+    class TaskCancelledError(PoolError, CancelledError):
+        """The call was cancelled before it had ended."""
+
+
+def _make_cancelled_error() -> type[PoolError]:
+    from concurrent.futures import CancelledError
+
+    class TaskCancelledError(PoolError, CancelledError):
+        """The call was cancelled before it had ended.
+
+        Also a `concurrent.futures.CancelledError`.
+        """
+
+        __module__ = __name__
+        __qualname__ = "TaskCancelledError"
+
+    return TaskCancelledError
+
+
+def __getattr__(name: str) -> type[PoolError]:
+    """Make TaskCancelledError when it is needed: importing concurrent.futures takes long."""
+    if name != "TaskCancelledError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals().setdefault(name, _make_cancelled_error())  # one class, with several threads
+    found: type[PoolError] = made
+    return found
 
 
 class InitializerError(PoolError):

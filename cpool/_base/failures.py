@@ -399,6 +399,12 @@ def terminated() -> BaseException:
     return PoolTerminated("the pool was terminated before this result came")
 
 
+def cancelled() -> BaseException:
+    from ..errors import TaskCancelledError  # which is made when it is needed
+
+    return TaskCancelledError("the call was cancelled before it had ended")
+
+
 def stopped(exc: BaseException) -> BaseException:
     """For a map or an iterator of results: the caller would take a StopIteration for an end."""
     error = RuntimeError(

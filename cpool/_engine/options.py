@@ -13,8 +13,14 @@ if TYPE_CHECKING:
         `return_exceptions` (bool, False): the exceptions of items stand among the results instead
         of being raised, as in `asyncio.gather`. What a call fails with as a whole is raised all the
         same: what its iterable raises, or the end of the pool.
+
+        `fail_fast` (bool, False): the first item that fails ends the call. What no worker has begun
+        is withdrawn, and the exception is raised at once, not when the last chunk is done; the
+        results of what runs are dropped. An iterator gives the results before the failure that are
+        there, then raises it, and ends.
         """
 
+        fail_fast: bool
         return_exceptions: bool
 else:
     # So that tools can evaluate the annotations of public methods, without an import of typing.
@@ -25,17 +31,25 @@ __all__ = ["CallOptions", "Unpack", "check", "refuse"]
 
 # The engine's flags.
 _RETURN_EXCEPTIONS = 0x1
+_FAIL_FAST = 0x2
 
-NAMES = frozenset(("return_exceptions",))
+NAMES = frozenset(("fail_fast", "return_exceptions"))
 
 
 def check(options: CallOptions) -> int | None:
     """The options in the engine's form; None where nothing is asked for.
 
-    Raises `TypeError` for a name that is no option.
+    Raises `TypeError` for a name that is no option, `ValueError` for options that exclude each
+    other.
     """
     _check_names(options)
-    flags = _RETURN_EXCEPTIONS if options.get("return_exceptions") else 0
+    flags = 0
+    if options.get("return_exceptions"):
+        flags |= _RETURN_EXCEPTIONS
+    if options.get("fail_fast"):
+        if flags & _RETURN_EXCEPTIONS:
+            raise ValueError("fail_fast raises the first exception, return_exceptions raises none")
+        flags |= _FAIL_FAST
     return flags or None
 
 

@@ -80,6 +80,16 @@ def _index_of(process: BaseProcess) -> int:
     return index
 
 
+def _items_of(chunks: IMapIterator[list[Any]]) -> Iterator[Any]:
+    """Also when the reader closes or drops it half-read, it ends what it reads from."""
+    try:
+        for chunk in chunks:
+            yield from chunk
+    except GeneratorExit:
+        chunks.close()
+        raise
+
+
 def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
     return func(*args)
 
@@ -503,7 +513,7 @@ class Pool(_StdlibPool):
         if checked is not None:
             result._set_options(checked)
         self._feed(result, func, iterable, chunksize, mode, -1, limit)
-        return result if chunksize == 1 else (item for chunk in result for item in chunk)
+        return result if chunksize == 1 else _items_of(result)
 
     def _feed(
         self,

@@ -55,6 +55,8 @@ struct cp_worker {
     bool exiting;     /* the worker said that it exits: send no more tasks */
     int64_t exiting_since; /* when its last result came; 0: not yet */
     _Atomic bool overdue;  /* exiting for too long: no longer counted [any] */
+    bool doomed;           /* the pool kills it: send no more tasks */
+    bool kill_due;         /* and has not yet: see cp_watch_kill_due() */
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
     bool tx_closed;  /* see cp_worker_close_tx() */
@@ -159,9 +161,14 @@ bool cp_worker_recv_ring(struct cp_worker *w);
 
 /* Take back up to *n tasks that the worker has not claimed, newest first. Returns
  * them as a list; *n is how many. with_big: also a task whose body is still being
- * written, at the cost of a copy of the body. */
+ * written, at the cost of a copy of the body. job: only tasks of this one; NULL: of
+ * any. */
 struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
-                                 bool with_big);
+                                 bool with_big, const struct cp_job *job);
+
+/* The task that the worker has claimed last, if it has not answered, and *seq; or
+ * NULL. */
+struct cp_task *cp_worker_claimed(const struct cp_worker *w, uint64_t *seq);
 
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);

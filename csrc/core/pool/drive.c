@@ -65,6 +65,7 @@ step(struct cp_pool *pool, int64_t deadline)
         act_on_answers(pool);
         return 0;
     }
+    cp_watch_kill_due(pool);
     flush_all(pool); /* what was left to us while we looked */
     int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
     bool ticks = tick_ns != CP_NEVER;

@@ -21,6 +21,8 @@ enum cp_end {
     CP_END_NONE = 0,
     CP_END_TERMINATED, /* the pool was terminated */
     CP_END_BROKEN,     /* the pool cannot run anything: see cp_pool_broken() */
+    CP_END_CANCELLED,  /* by cp_job_stop() */
+    CP_END_FAILED,     /* an item failed, and the job is CP_JOB_FAIL_FAST */
     CP_END_NOMEM,      /* a result came and there was no memory for it */
 };
 
@@ -29,6 +31,7 @@ enum cp_end {
 #define CP_JOB_CALLS 0x4u /* somebody has to run callbacks before it is done */
 #define CP_JOB_WHOLE \
     0x8u /* whoever waits for it is not told before it is done */
+#define CP_JOB_FAIL_FAST 0x10u /* the first failure ends it */
 
 /* Jobs with queued tasks that take turns with other such lines. */
 struct cp_line {
@@ -89,6 +92,12 @@ struct cp_task *cp_job_dequeue(struct cp_job *job); /* NULL where empty */
 
 /* Keep the result for whoever asks: 0, and it is the job's, or CP_ENOMEM. */
 int cp_job_inbox_put(struct cp_job *job, struct cp_result *result);
+
+/* The same for the result that ends a job: it comes next after those that can be taken
+ * now, whatever is missing before it. *dropped: the list of those that would come after
+ * it. */
+int cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
+                          struct cp_result **dropped);
 
 /* Is there a result that may be taken now? */
 bool cp_job_has_result(const struct cp_job *job);

@@ -229,6 +229,39 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     end_if_complete(job);
 }
 
+/* Take back the tasks of the job that workers have not begun. */
+static void
+withdraw(struct cp_job *job)
+{
+    for (struct cp_worker *w = job->pool->workers; w != NULL; w = w->next) {
+        uint32_t n = UINT32_MAX;
+        struct cp_task *task = cp_worker_recall(w, &n, true, job);
+        while (task != NULL) {
+            struct cp_task *next = task->next;
+            cp_jobs_requeue_take(task); /* which drops it: the job has ended */
+            task = next;
+        }
+    }
+    job->pool->due |= CP_DUE_TASKS; /* workers may have room */
+}
+
+bool
+cp_jobs_stop(struct cp_job *job, enum cp_end end)
+{
+    if (!job->is_listed || job->calling
+        || atomic_load(&job->end) != CP_END_NONE) {
+        return false;
+    }
+    bool under_way = job->running > 0;
+    job->refs++; /* the list's goes to whoever collects the job */
+    cp_jobs_end(job, end);
+    if (under_way) {
+        withdraw(job);
+    }
+    cp_jobs_unref(job);
+    return true;
+}
+
 void
 cp_jobs_end_all(struct cp_pool *pool, enum cp_end end)
 {
@@ -341,7 +374,7 @@ cp_jobs_requeue_take(struct cp_task *task)
 uint32_t
 cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
 {
-    struct cp_task *task = cp_worker_recall(w, &n, with_big);
+    struct cp_task *task = cp_worker_recall(w, &n, with_big, NULL);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_jobs_requeue_take(task);
@@ -418,14 +451,21 @@ cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
         cp_drop_results(job->pool, result);
         return;
     }
-    if (result->outcome != CP_OK) {
-        job->failed++;
-    }
+    bool last =
+        result->outcome != CP_OK && (job->flags & CP_JOB_FAIL_FAST) != 0;
+    struct cp_result *dropped = NULL;
+    job->failed += result->outcome != CP_OK ? 1 : 0;
     result->next = NULL;
-    if (cp_job_inbox_put(job, result) != 0) {
+    int r = last ? cp_job_inbox_put_last(job, result, &dropped)
+                 : cp_job_inbox_put(job, result);
+    cp_drop_results(job->pool, dropped);
+    if (r != 0) {
         cp_drop_results(job->pool, result);
         cp_jobs_end(job, CP_END_NOMEM);
         return;
+    }
+    if (last) {
+        (void)cp_jobs_stop(job, CP_END_FAILED);
     }
     if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
         cp_note_job(job->pool, job);

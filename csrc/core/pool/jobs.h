@@ -67,6 +67,8 @@ void cp_jobs_end_decoding(struct cp_job *job, struct cp_result *rest);
 
 /* End the job now, if it has not ended: its queued tasks are dropped. */
 void cp_jobs_end(struct cp_job *job, enum cp_end end);
+/* The same, and take back what workers have not begun. False: it has ended before. */
+bool cp_jobs_stop(struct cp_job *job, enum cp_end end);
 void cp_jobs_end_all(struct cp_pool *pool, enum cp_end end);
 
 /* The callbacks of the job have run: it is done. */

@@ -111,6 +111,10 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
 
+/* The first result that is not CP_OK ends the job, with CP_END_FAILED: it comes next, and
+ * what no worker has begun is withdrawn. */
+void cp_job_set_fail_fast(struct cp_job *job);
+
 /* Has one of its results a mark (CP_MARK)? */
 bool cp_job_is_marked(const struct cp_job *job);
 
@@ -161,6 +165,14 @@ void cp_job_drop_results(struct cp_job *job);
 /* Cancel the job: it is done now, with CP_END_TERMINATED. Running tasks go on, their
  * results are dropped, and no callbacks are run. */
 void cp_job_cancel(struct cp_job *job);
+
+/*
+ * Cancel the job for the program: it ends now, with CP_END_CANCELLED, its callbacks are
+ * run, and what no worker has begun is withdrawn. kill: workers that run a task of it are
+ * killed and lose that task only; otherwise its results are dropped. False: it has
+ * ended before, or all of its results have come, and nothing changes.
+ */
+bool cp_job_stop(struct cp_job *job, bool kill);
 
 /* There is no memory for one of its tasks: it is done now, with
  * CP_END_NOMEM. */

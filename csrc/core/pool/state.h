@@ -87,6 +87,7 @@ struct cp_pool {
     int64_t
         longest_start; /* of a worker, until it was ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
+    bool kills_due;    /* a worker with kill_due is to be killed */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
     struct cp_line *line_first, *line_last; /* with queued tasks, by turn */

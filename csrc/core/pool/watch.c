@@ -474,6 +474,54 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
     cp_worker_unref(w);
 }
 
+/* Kill w in the task that it has claimed last, seq. Others run what it has not begun, so
+ * that nothing else is lost. False: the worker has begun another task meanwhile. */
+static bool
+kill_in_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq)
+{
+    uint64_t now_at;
+    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    if (cp_worker_claimed(w, &now_at) == NULL || now_at != seq) {
+        return false;
+    }
+    w->doomed = w->kill_due = true;
+    pool->kills_due = true;
+    return true;
+}
+
+void
+cp_watch_kill_due(struct cp_pool *pool)
+{
+    while (pool->kills_due) {
+        struct cp_worker *w = pool->workers;
+        while (w != NULL && !w->kill_due) {
+            w = w->next;
+        }
+        if (w == NULL) {
+            pool->kills_due = false;
+            break;
+        }
+        w->kill_due = false;
+        cp_worker_ref(w);
+        cp_lock_release(&pool->lock);
+        (void)cp_proc_kill_tree(&w->proc);
+        cp_worker_unref(w);
+        cp_lock_acquire(&pool->lock);
+    }
+}
+
+void
+cp_watch_kill_running(struct cp_pool *pool, const struct cp_job *job)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint64_t seq;
+        const struct cp_task *task = cp_worker_claimed(w, &seq);
+        if (task != NULL && task->job == job && !w->doomed && !w->eof) {
+            (void)kill_in_task(pool, w, seq);
+        }
+    }
+}
+
 void
 cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
 {

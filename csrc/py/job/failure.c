@@ -74,6 +74,8 @@ py_failure_of_end(ResultObject *self)
             Py_DECREF(cause);
             return exc;
         }
+        case CP_END_CANCELLED:
+            return PyObject_CallMethod(state->failures, "cancelled", NULL);
         case CP_END_NOMEM: {
             PyErr_NoMemory();
             return py_error_fetch();

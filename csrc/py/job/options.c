@@ -17,6 +17,9 @@ py_options_set(ResultObject *self, PyObject *options)
         self->return_exceptions = 1;
         self->input.task_flags |= PY_CATCH;
     }
+    if ((flags & PY_FAIL_FAST) != 0) {
+        cp_job_set_fail_fast(self->job);
+    }
     return 0;
 }
 

@@ -8,6 +8,8 @@
 
 /* Exceptions of items stand among the results. */
 #define PY_RETURN_EXCEPTIONS 0x1
+/* The first item that fails ends the call. */
+#define PY_FAIL_FAST 0x2
 
 /* Set the options of a result whose job has no tasks yet: None, or an int of flags
  * (cpool/_engine/options.py). 0, or -1 with an exception. */
