@@ -26,6 +26,8 @@ from .errors import (
     PoolError,
     PoolTerminated,
     RemoteError,
+    TaskInterrupted,
+    TaskTimeoutError,
     WorkerLostError,
 )
 from .pool import AsyncResult, Pool, ThreadPool
@@ -38,6 +40,8 @@ __all__ = [
     "PoolTerminated",
     "RemoteError",
     "TaskCancelledError",
+    "TaskInterrupted",
+    "TaskTimeoutError",
     "ThreadPool",
     "TimeoutError",
     "WorkerLostError",

@@ -13,6 +13,8 @@ __all__ = [
     "PoolTerminated",
     "RemoteError",
     "TaskCancelledError",
+    "TaskInterrupted",
+    "TaskTimeoutError",
     "WorkerLostError",
 ]
 
@@ -25,15 +27,16 @@ class WorkerLostError(PoolError):
     """The worker died while it ran this task; the pool continues with a new worker.
 
     ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
-    signal. ``index`` is the number of the item that it ran, from 0 in the call's iterable; None
-    for ``apply``. ``function`` is the name of the callable, or None.
+    signal, and None where the worker lives on. ``index`` is the number of the item that it ran,
+    from 0 in the call's iterable; None for ``apply``. ``function`` is the name of the callable, or
+    None.
     """
 
     def __init__(
         self,
         message: str,
         pid: int,
-        exitcode: int,
+        exitcode: int | None,
         index: int | None = None,
         function: str | None = None,
     ) -> None:
@@ -45,6 +48,42 @@ class WorkerLostError(PoolError):
 
     def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
         return type(self), (str(self), self.pid, self.exitcode, self.index, self.function)
+
+
+class TaskTimeoutError(WorkerLostError, TimeoutError):
+    """The item ran for longer than the `task_timeout` of its call.
+
+    Also the builtin ``TimeoutError``. ``seconds`` is how long it had run, ``limit`` the
+    `task_timeout`, both floats. ``exitcode`` is None if the task ended within the `grace` that it
+    was given, and the worker's otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        pid: int,
+        exitcode: int | None,
+        index: int | None = None,
+        function: str | None = None,
+        seconds: float = 0.0,
+        limit: float = 0.0,
+    ) -> None:
+        super().__init__(message, pid, exitcode, index, function)
+        self.seconds = seconds
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        kind, args = super().__reduce__()
+        return kind, (*args, self.seconds, self.limit)
+
+
+class TaskInterrupted(BaseException):
+    """Raised within a task, when it is to stop: its time is over, or its call is cancelled.
+
+    Only where the call has a `grace`: so many seconds the task has to clean up and end, in `except`
+    and `finally`, before its worker is killed. A task that ends with another exception, or returns
+    a value, has that as its result. Like ``KeyboardInterrupt`` no ``Exception``.
+    """
 
 
 if TYPE_CHECKING:

@@ -30,6 +30,8 @@ from ..errors import (
     PoolError,
     PoolTerminated,
     RemoteError,
+    TaskInterrupted,
+    TaskTimeoutError,
     WorkerLostError,
 )
 from .handlers import being_handled, is_from_handler
@@ -313,6 +315,9 @@ def _read_in_c(obj: object, name: str) -> Any:
 def _name_of(func: object) -> str:
     """How messages name a callable. The program's code does not run: it might raise, or hang."""
     kind = type(func)
+    if kind is Retrying:
+        retrying: Any = func
+        return _name_of(retrying.func)
     if kind is MethodType:
         return _name_of(_read_in_c(func, "__func__"))
     if kind is partial:
@@ -384,6 +389,61 @@ def lost(
         _index_of(place, item),
         None if place[1] is None else _name_of(place[1]),
     )
+
+
+def timed_out(
+    pid: int,
+    exitcode: int | None,
+    place: _Place,
+    item: int,
+    items: int,
+    ran_ns: int,
+    limit_ns: int,
+) -> BaseException:
+    """The error of a task that ran for longer than it may."""
+    seconds, limit = ran_ns / 1e9, limit_ns / 1e9
+    how = "was killed" if exitcode is not None else "interrupted it"
+    return TaskTimeoutError(
+        f"{_name_of_place(place, item)} ran for {seconds:.3f} s, its task_timeout is {limit:g} s:"
+        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on",
+        pid,
+        exitcode,
+        _index_of(place, item),
+        None if place[1] is None else _name_of(place[1]),
+        seconds,
+        limit,
+    )
+
+
+class Retrying:
+    """The callable of a call with `retry_on`, with the types of exceptions that are retried."""
+
+    def __init__(self, func: Callable[..., Any], retry_on: tuple[type[BaseException], ...]) -> None:
+        self.func = func
+        self.retry_on = retry_on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Retrying, (self.func, self.retry_on)
+
+
+def is_retried(exc: BaseException, retrying: Retrying) -> bool:
+    """Is the task to be run again? Of its real type: code of the exception does not run."""
+    return issubclass(type(exc), retrying.retry_on)
+
+
+def _on_stop(*_: Any) -> None:
+    """The handler of the signal that tells the task of this worker to stop."""
+    if is_stopped():
+        raise TaskInterrupted("the task is to stop")
+
+
+is_stopped: Callable[[], bool] = bool  # in a worker the extension's; see child.main()
+
+
+def handle_stop(number: int) -> None:
+    """In a worker: install the handler, before the first task that may be asked to stop."""
+    if threading.get_ident() == threading.main_thread().ident:
+        signal.signal(number, _on_stop)
 
 
 def broken(cause: BaseException | None) -> BaseException:

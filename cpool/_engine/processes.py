@@ -29,8 +29,9 @@ from .._start import child, popen
 from .._start.method import default_context, popen_factory
 from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
-from . import end, options
-from .options import CallOptions, Unpack
+from . import end
+from .configured import ConfiguredPool
+from .options import CallOptions, Checked, Unpack, check_options, refuse_options
 from .queue import TaskQueue
 from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
 from .thread import Thread
@@ -219,9 +220,20 @@ class Pool(_StdlibPool):
         if self._engine is not None and not self._engine.is_ours:
             failures.raise_foreign()
 
-    def _check_options(self, asked: CallOptions) -> Any:
-        """The options in the engine's form, or None."""
-        return options.check(asked)
+    def options(self, **asked: Unpack[CallOptions]) -> Any:
+        """This pool, with these options as defaults of its calls.
+
+        For code that is handed a pool and knows nothing of them. What it returns has all methods
+        and attributes of the pool, is an instance of the pool's class, and is the same pool:
+        closing the one closes the other. A call's own options come first.
+        """
+        if self._engine is None:
+            refuse_options(asked)
+        self._check_options(asked)
+        return ConfiguredPool(self, asked)
+
+    def _check_options(self, asked: CallOptions) -> Checked:
+        return check_options(asked)
 
     def apply(
         self,
@@ -239,7 +251,8 @@ class Pool(_StdlibPool):
         self._check_running()
         if asked:
             checked = self._check_options(asked)
-            result: T = self._engine.apply(ApplyResult, self, func, args, kwds, checked)
+            func = checked.wrap(func)
+            result: T = self._engine.apply(ApplyResult, self, func, args, kwds, checked.engine)
             return result
         value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
         return value
@@ -259,12 +272,15 @@ class Pool(_StdlibPool):
         result is ready; an exception of the callback becomes the result.
         """
         if self._engine is None:
-            options.refuse(asked)
+            refuse_options(asked)
             theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
             result: AsyncResult[T] = theirs
             return result
         self._check_running()
-        checked = self._check_options(asked) if asked else None
+        checked = None
+        if asked:
+            known = self._check_options(asked)
+            func, checked = known.wrap(func), known.engine
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
         return self._engine.submit(
@@ -414,12 +430,15 @@ class Pool(_StdlibPool):
             return self._map_async(func, iterable, mapper, chunksize, **asked).get()
         self._check_running()
         checked = self._check_options(asked) if asked else None
+        if checked is not None and chunksize is None and checked.wants_single_items:
+            chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, None, None)
         if size == 0:
             return result.get()
         if checked is not None:
-            result._set_options(checked)
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
         mode = self._mode(mapper, chunksize, size)
         return self._engine.run(result, func, iterable, size, mode, length)
 
@@ -434,16 +453,19 @@ class Pool(_StdlibPool):
         **asked: Unpack[CallOptions],
     ) -> Any:
         if self._engine is None:
-            options.refuse(asked)
+            refuse_options(asked)
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
         checked = self._check_options(asked) if asked else None
+        if checked is not None and chunksize is None and checked.wants_single_items:
+            chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
         if checked is not None:
-            result._set_options(checked)
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
         calls = callback is not None or error_callback is not None
         if mapper in _MODES:
             mode = self._mode(mapper, chunksize, size)
@@ -488,7 +510,7 @@ class Pool(_StdlibPool):
     ) -> Any:
         self._check_running()
         if self._engine is None:
-            options.refuse(asked)
+            refuse_options(asked)
         checked = self._check_options(asked) if asked else None
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
@@ -511,7 +533,8 @@ class Pool(_StdlibPool):
             chunksize = operator.index(chunksize)
         result = kind(self)
         if checked is not None:
-            result._set_options(checked)
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
         self._feed(result, func, iterable, chunksize, mode, -1, limit)
         return result if chunksize == 1 else _items_of(result)
 

@@ -16,6 +16,7 @@ from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
+from .options import CallOptions, Checked, check_thread_options
 from .processes import CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
@@ -150,6 +151,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
+
+    def _check_options(self, asked: CallOptions) -> Checked:
+        return check_thread_options(asked)
 
     # ---- workers ----
 

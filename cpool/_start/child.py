@@ -208,12 +208,6 @@ def _skip_shutdown() -> None:
     pass
 
 
-def _count_tasks() -> int:
-    from .._core import _tasks_done
-
-    return _tasks_done()
-
-
 def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
@@ -233,7 +227,10 @@ def main(worker: Worker, setup: Setup) -> None:
     if _FREEZES:
         gc.freeze()
 
-    set_process(CurrentWorker(setup.index, _count_tasks))
+    from .._core import _is_stopped, _tasks_done
+
+    failures.is_stopped = _is_stopped
+    set_process(CurrentWorker(setup.index, _tasks_done))
 
     def work() -> int:
         if setup.initializer is not None:

@@ -24,11 +24,12 @@ keep(struct cp_result *result)
 }
 
 static void
-on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
-          int64_t ns)
+on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+          struct cp_result *result, int64_t ns)
 {
     CHECK(w == the->w && task->job == the->job);
     CHECK_EQ(result->index, task->index);
+    CHECK(seq < w->tail);
     the->results++;
     the->last_index = task->index;
     the->last_ns = ns;

@@ -43,6 +43,7 @@ ORDER = """
     _engine.results
     _engine.queue
     _engine.options
+    _engine.configured
     _engine.processes
     _engine.threads
     pool

@@ -10,6 +10,8 @@
 #include "base/base.h"
 #include "base/buf.h"
 
+#include <limits.h>
+
 struct cp_job;
 
 /* A pickled callable. Sent once to each worker that needs it. */
@@ -44,6 +46,7 @@ struct cp_task {
     int64_t cost_ns;    /* expected run time; set when it is sent */
     uint8_t deaths;     /* workers that died while they loaded it; if big */
     size_t held;        /* bytes that its waiting takes: cp_pool_has_room() */
+    uint32_t tries;     /* how often it was lost, and run again */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */
@@ -58,6 +61,12 @@ enum cp_outcome {
     CP_NOMEM,  /* the result came, but there was no memory for its body */
 };
 
+/* Why a task was lost. */
+enum cp_reason {
+    CP_DIED = 0,  /* its worker died */
+    CP_TIMED_OUT, /* it ran for longer than its job's time limit */
+};
+
 struct cp_result {
     struct cp_result *next;
     uint64_t index;
@@ -70,6 +79,8 @@ struct cp_result {
     int exitcode;
     uint32_t worker;
     uint32_t item;
+    enum cp_reason reason;
+    int64_t ran_ns; /* of CP_TIMED_OUT */
     size_t len;
     uint8_t body[];
 };
@@ -79,7 +90,11 @@ struct cp_loss {
     int pid, exitcode; /* of the worker */
     uint32_t worker;   /* its index in the pool */
     uint32_t item;     /* which item of the task it ran, from 0 */
+    enum cp_reason reason;
+    int64_t ran_ns; /* how long that item had run, of CP_TIMED_OUT */
 };
+/* The exit code of a worker that lives on: the task stopped when it was asked to. */
+#define CP_NO_EXIT INT_MIN
 
 /* A task with room for len bytes of body, or NULL. [any] */
 struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);

@@ -344,6 +344,18 @@ cp_worker_claimed(const struct cp_worker *w, uint64_t *seq)
     return NULL;
 }
 
+struct cp_task *
+cp_worker_running(const struct cp_worker *w, uint64_t *seq, int64_t *since)
+{
+    uint64_t running =
+        atomic_load_explicit(&w->row->running, memory_order_acquire);
+    *since = atomic_load_explicit(&w->row->since, memory_order_relaxed);
+    *seq = running - 1;
+    return running > w->head && running <= w->tail
+               ? w->window[*seq & (CP_WINDOW - 1)]
+               : NULL;
+}
+
 /* ---- sending ---- */
 
 /* Append a header, and the body unless it is big: a big body is written from its
@@ -547,7 +559,7 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     if ((frame->flags & CP_LAST) != 0) {
         w->exiting = true;
     }
-    w->ops->on_result(w, task, result, frame->arg);
+    w->ops->on_result(w, frame->seq, task, result, frame->arg);
 }
 
 /* Allocate the result for this frame, or NULL. If the body is too large for the

@@ -659,7 +659,7 @@ add_children(struct pids *pids, pid_t pid)
 }
 
 int
-cp_proc_kill_tree(struct cp_proc *proc)
+cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 {
     struct pids pids = {0};
     cp_lock_acquire(&proc->lock);
@@ -669,6 +669,10 @@ cp_proc_kill_tree(struct cp_proc *proc)
     cp_lock_release(&proc->lock);
     if (lives) {
         await_stop(pid);
+        if (!is_due(arg)) {
+            (void)cp_proc_kill(proc, SIGCONT);
+            return 1;
+        }
         add_children(&pids, pid);
         for (size_t i = 0; i < pids.n; i++) { /* which grows meanwhile */
             if (kill(pids.at[i], SIGSTOP) == 0) {
@@ -685,9 +689,9 @@ cp_proc_kill_tree(struct cp_proc *proc)
 }
 #else
 int
-cp_proc_kill_tree(struct cp_proc *proc)
+cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 {
-    return cp_proc_kill(proc, SIGKILL);
+    return is_due(arg) ? cp_proc_kill(proc, SIGKILL) : 1;
 }
 #endif
 

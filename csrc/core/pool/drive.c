@@ -77,6 +77,9 @@ step(struct cp_pool *pool, int64_t deadline)
     }
     int64_t probe_at = cp_watch_next_probe(pool);
     deadline = cp_clock_min(deadline, probe_at);
+    int64_t limit_at = cp_plan_limit_at(pool, cp_now());
+    deadline = cp_clock_min(deadline, limit_at);
+    pool->sleeps_until = deadline;
     pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
@@ -102,6 +105,10 @@ step(struct cp_pool *pool, int64_t deadline)
         cp_watch_probe(pool, now);
     } else if (n > 0) {
         cp_watch_hurry_probe(pool, now);
+    }
+    if (now >= limit_at) {
+        cp_watch_limits(pool, now);
+        cp_watch_kill_due(pool);
     }
     pool->stirred = pool->stirred || n > 0;
     act_on_answers(pool);

@@ -66,9 +66,12 @@ struct cp_job {
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
     bool decoding;  /* one thread has taken results and is not back yet */
 
-    int64_t avg_ns;    /* time of a task; -1: nothing measured */
-    int64_t item_ns;   /* of an item, following faster; likewise */
-    _Atomic bool done; /* readable without the lock */
+    int64_t time_limit; /* how long an item may run, in ns; 0: for ever */
+    int64_t grace;      /* how long it has then to stop by itself, in ns */
+    uint32_t retries;   /* how often a task that was lost is run again */
+    int64_t avg_ns;     /* time of a task; -1: nothing measured */
+    int64_t item_ns;    /* of an item, following faster; likewise */
+    _Atomic bool done;  /* readable without the lock */
     uint64_t
         done_order; /* how many jobs of the pool were done before, and it */
     _Atomic enum cp_end end; /* likewise */

@@ -41,6 +41,7 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     job->all_next = job->all_prev = NULL;
     job->is_listed = false;
     pool->pending--;
+    pool->n_limited -= job->time_limit > 0 ? 1 : 0;
 }
 
 /* The job has queued tasks. */
@@ -92,6 +93,23 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
         cp_jobs_end(job, CP_END_BROKEN);
     }
     return 0;
+}
+
+void
+cp_jobs_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                   uint32_t retries)
+{
+    struct cp_pool *pool = job->pool;
+    CP_ASSERT(job->time_limit == 0 && job->put == 0);
+    job->grace = grace;
+    job->retries = retries;
+    if (time_limit > 0 && job->is_listed) {
+        job->time_limit = time_limit;
+        if (pool->n_limited == 0 || time_limit < pool->least_limit) {
+            pool->least_limit = time_limit;
+        }
+        pool->n_limited++;
+    }
 }
 
 void
@@ -414,10 +432,27 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
     cp_jobs_unref(job);
 }
 
+bool
+cp_jobs_retry_take(struct cp_task *task)
+{
+    if (task->tries >= task->job->retries) {
+        return false;
+    }
+    task->tries++;
+    if (task->tries == task->job->retries) {
+        task->flags |= CP_FINAL;
+    }
+    cp_jobs_requeue_take(task);
+    return true;
+}
+
 void
 cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
 {
     struct cp_job *job = task->job;
+    if (cp_jobs_retry_take(task)) {
+        return;
+    }
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {
         lost->items = task->items;
@@ -425,6 +460,8 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
         lost->exitcode = loss->exitcode;
         lost->worker = loss->worker;
         lost->item = loss->item;
+        lost->reason = loss->reason;
+        lost->ran_ns = loss->ran_ns;
     }
     cp_task_free(task);
     if (atomic_load(&job->end) == CP_END_NONE) {

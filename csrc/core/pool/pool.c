@@ -309,6 +309,15 @@ cp_job_set_probes(struct cp_job *job)
 }
 
 void
+cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                  uint32_t retries)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_jobs_set_limits(job, time_limit, grace, retries);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
 cp_job_set_fail_fast(struct cp_job *job)
 {
     (void)atomic_fetch_or(&job->flags, CP_JOB_FAIL_FAST);
@@ -468,8 +477,8 @@ cp_job_stop(struct cp_job *job, bool kill)
             pool); /* what is finished is no longer stopped */
     }
     bool stopped = cp_jobs_stop(job, CP_END_CANCELLED);
-    if (stopped && kill && has_processes) {
-        cp_watch_kill_running(pool, job);
+    if (stopped && kill && has_processes) { /* with the job's grace */
+        cp_watch_stop_running(pool, job);
     }
     cp_act(pool);
     cp_watch_kill_due(pool);

@@ -111,6 +111,13 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
 
+/* Before its first task: an item that runs for longer than time_limit (in ns; 0: any
+ * time) is asked to stop, and after `grace` more its worker is killed (0: at once). A task
+ * that was lost with its worker, or was killed so, or that its worker answers with CP_AGAIN,
+ * is run again, up to `retries` times. Not for worker threads. */
+void cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                       uint32_t retries);
+
 /* The first result that is not CP_OK ends the job, with CP_END_FAILED: it comes next, and
  * what no worker has begun is withdrawn. */
 void cp_job_set_fail_fast(struct cp_job *job);

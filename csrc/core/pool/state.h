@@ -87,7 +87,11 @@ struct cp_pool {
     int64_t
         longest_start; /* of a worker, until it was ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
-    bool kills_due;    /* a worker with kill_due is to be killed */
+    uint32_t n_limited;   /* jobs with a time limit that are not done */
+    int64_t least_limit;  /* theirs; the lowest one since there was none */
+    uint32_t n_stopping;  /* workers with a task that was asked to stop */
+    int64_t sleeps_until; /* the driver, while it is asleep */
+    bool kills_due;       /* a worker with kill_due is to be killed */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
     struct cp_line *line_first, *line_last; /* with queued tasks, by turn */

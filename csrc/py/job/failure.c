@@ -85,6 +85,14 @@ py_failure_of_end(ResultObject *self)
     }
 }
 
+/* None for a worker that lives on. */
+static PyObject *
+exitcode_of(const struct cp_result *r)
+{
+    return r->exitcode != CP_NO_EXIT ? PyLong_FromLong(r->exitcode)
+                                     : Py_NewRef(Py_None);
+}
+
 PyObject *
 py_failure_of_result(ResultObject *self, struct cp_result *r)
 {
@@ -97,7 +105,13 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
     }
     if (r->outcome != CP_LOCAL) {
         PyObject *place = where(self, r), *exc = NULL;
-        if (place != NULL && r->outcome == CP_LOST) {
+        if (place != NULL && r->outcome == CP_LOST
+            && r->reason == CP_TIMED_OUT) {
+            exc = PyObject_CallMethod(self->state->failures, "timed_out",
+                                      "iNOIILL", r->pid, exitcode_of(r), place,
+                                      r->item, r->items, (long long)r->ran_ns,
+                                      (long long)self->job->time_limit);
+        } else if (place != NULL && r->outcome == CP_LOST) {
             exc = PyObject_CallMethod(self->state->failures, "lost", "iiOII",
                                       r->pid, r->exitcode, place, r->item,
                                       r->items);

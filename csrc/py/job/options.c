@@ -9,9 +9,24 @@ py_options_set(ResultObject *self, PyObject *options)
     if (options == Py_None) {
         return 0;
     }
-    long flags = PyLong_AsLong(options);
-    if (flags == -1 && PyErr_Occurred()) {
+    int flags;
+    long long limit, grace;
+    unsigned int retries;
+    if (!PyTuple_Check(options)) {
+        PyErr_SetString(PyExc_TypeError, "options are a tuple or None");
         return -1;
+    }
+    if (!PyArg_ParseTuple(options, "iLLI:options", &flags, &limit, &grace,
+                          &retries)) {
+        return -1;
+    }
+    if (limit > 0 || grace > 0 || retries > 0) {
+        cp_job_set_limits(self->job, limit, grace, retries);
+        self->input.task_flags |= limit > 0 ? PY_TIMED : 0u;
+        self->input.task_flags |= grace > 0 ? PY_GRACE : 0u;
+    }
+    if ((flags & PY_RETRY_ON) != 0) {
+        self->input.task_flags |= PY_RETRY;
     }
     if ((flags & PY_RETURN_EXCEPTIONS) != 0) {
         self->return_exceptions = 1;

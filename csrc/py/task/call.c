@@ -3,6 +3,7 @@
 
 #include "task/mode.h"
 
+#include "core/base/clock.h"
 #include "core/link/serve.h"
 
 /* args is not a tuple, or kwds is not a dict: a call from Python code raises
@@ -59,6 +60,9 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
         size_t n = (size_t)width | PY_VECTORCALL_ARGUMENTS_OFFSET;
         if (calls->row != NULL) {
             cp_serve_item(calls->row, (uint32_t)i);
+            if (calls->timed && i > 0) {
+                cp_serve_since(calls->row, cp_now());
+            }
         }
         PyObject *result = star && run->width == 0
                                ? call_star(func, args[0])

@@ -19,6 +19,7 @@ struct py_calls {
      * the copy. */
     const int *forked;
     struct cp_row *row; /* where to publish which item runs */
+    bool timed;         /* and since when */
     /* What stands for an item that raised, made of the pending exception; or NULL with
      * one, and then the chunk fails. */
     PyObject *(*catch)(struct py_state *state, PyObject *func, Py_ssize_t item);

@@ -33,6 +33,15 @@
  * place. */
 #define PY_CATCH 0x100u
 
+/* Of a task: each item has a time limit of its own. */
+#define PY_TIMED 0x200u
+
+/* Of a task: it may be asked to stop. */
+#define PY_GRACE 0x400u
+
+/* Of a task: its callable is a failures.Retrying, which says what else is retried. */
+#define PY_RETRY 0x800u
+
 /* Of an answer: something stands for an item that raised. */
 #define PY_CAUGHT CP_FRAME_USER
 

@@ -269,6 +269,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
             _exit(
                 1); /* an exception would run the caller's code in the child */
         }
+        state->handles_stop = state->may_stop = 0;
         atomic_store(&state->tasks_done, 0); /* the parent may be a worker */
         state->serving = serve;
         return PyLong_FromLong(0);
