@@ -15,13 +15,19 @@ from ._program import fallback
 fallback.find_engine()
 
 # ruff: noqa: E402  (`.pool` is another module where there is no extension)
+from . import errors
+from ._base.completed import as_completed
+from ._base.current import current_worker
 from ._base.size import default_processes
+from ._base.stdlib import TYPE_CHECKING
 from ._program.swap import install, uninstall
 from .errors import (
     InitializerError,
     PoolError,
     PoolTerminated,
     RemoteError,
+    TaskInterrupted,
+    TaskTimeoutError,
     WorkerLostError,
 )
 from .pool import AsyncResult, Pool, ThreadPool
@@ -33,12 +39,31 @@ __all__ = [
     "PoolError",
     "PoolTerminated",
     "RemoteError",
+    "TaskCancelledError",
+    "TaskInterrupted",
+    "TaskTimeoutError",
     "ThreadPool",
     "TimeoutError",
     "WorkerLostError",
+    "as_completed",
+    "current_worker",
     "default_processes",
     "install",
     "uninstall",
 ]
+
+if TYPE_CHECKING:
+    from .errors import TaskCancelledError
+
+
+def __getattr__(name: str) -> object:
+    if name == "TaskCancelledError":  # made when it is needed
+        return getattr(errors, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 __version__ = "0.1.0"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+# Not typing's, whose import would take a tenth of cpool's own.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from concurrent.futures import CancelledError
+
 __all__ = [
     "InitializerError",
     "PoolError",
     "PoolTerminated",
     "RemoteError",
+    "TaskCancelledError",
+    "TaskInterrupted",
+    "TaskTimeoutError",
     "WorkerLostError",
 ]
 
@@ -19,16 +27,93 @@ class WorkerLostError(PoolError):
     """The worker died while it ran this task; the pool continues with a new worker.
 
     ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
-    signal.
+    signal, and None where the worker lives on. ``index`` is the number of the item that it ran,
+    from 0 in the call's iterable; None for ``apply``. ``function`` is the name of the callable, or
+    None.
     """
 
-    def __init__(self, message: str, pid: int, exitcode: int) -> None:
+    def __init__(
+        self,
+        message: str,
+        pid: int,
+        exitcode: int | None,
+        index: int | None = None,
+        function: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.pid = pid
         self.exitcode = exitcode
+        self.index = index
+        self.function = function
 
-    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[str, int, int]]:
-        return type(self), (str(self), self.pid, self.exitcode)
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        return type(self), (str(self), self.pid, self.exitcode, self.index, self.function)
+
+
+class TaskTimeoutError(WorkerLostError, TimeoutError):
+    """The item ran for longer than the `task_timeout` of its call.
+
+    Also the builtin ``TimeoutError``. ``seconds`` is how long it had run, ``limit`` the
+    `task_timeout`, both floats. ``exitcode`` is None if the task ended within the `grace` that it
+    was given, and the worker's otherwise.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        pid: int,
+        exitcode: int | None,
+        index: int | None = None,
+        function: str | None = None,
+        seconds: float = 0.0,
+        limit: float = 0.0,
+    ) -> None:
+        super().__init__(message, pid, exitcode, index, function)
+        self.seconds = seconds
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        kind, args = super().__reduce__()
+        return kind, (*args, self.seconds, self.limit)
+
+
+class TaskInterrupted(BaseException):
+    """Raised within a task, when it is to stop: its time is over, or its call is cancelled.
+
+    Only where the call has a `grace`: so many seconds the task has to clean up and end, in `except`
+    and `finally`, before its worker is killed. A task that ends with another exception, or returns
+    a value, has that as its result. Like ``KeyboardInterrupt`` no ``Exception``.
+    """
+
+
+if TYPE_CHECKING:
+
+    class TaskCancelledError(PoolError, CancelledError):
+        """The call was cancelled before it had ended."""
+
+
+def _make_cancelled_error() -> type[PoolError]:
+    from concurrent.futures import CancelledError
+
+    class TaskCancelledError(PoolError, CancelledError):
+        """The call was cancelled before it had ended.
+
+        Also a `concurrent.futures.CancelledError`.
+        """
+
+        __module__ = __name__
+        __qualname__ = "TaskCancelledError"
+
+    return TaskCancelledError
+
+
+def __getattr__(name: str) -> type[PoolError]:
+    """Make TaskCancelledError when it is needed: importing concurrent.futures takes long."""
+    if name != "TaskCancelledError":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    made = globals().setdefault(name, _make_cancelled_error())  # one class, with several threads
+    found: type[PoolError] = made
+    return found
 
 
 class InitializerError(PoolError):

@@ -175,7 +175,8 @@ STEPS = [
           run_task              py/worker/serve.c
             py_run_get          py/value/run.c
               py_decode_run     py/value/decoder.c
-            py_call_each        py/task/call.c
+            run_chunk           py/worker/serve.c
+              py_call_each      py/task/call.c
         """,
     ),
     Step(
@@ -199,17 +200,18 @@ STEPS = [
         """
         py_result_await                 py/job/wait.c
           wait_until                    py/job/wait.c
-            cp_pool_wait                core/pool/drive.c
-              step                      core/pool/drive.c
-                cp_spin                 core/pool/spin.c
-                  cp_watch_harvest      core/pool/watch.c
-                    cp_worker_recv_ring core/link/worker.c
-                cp_poller_wait          core/os/poller_epoll.c
-                cp_watch_on_ready       core/pool/watch.c
-                  cp_watch_receive      core/pool/watch.c
-                    cp_worker_recv      core/link/worker.c
-                      parse_frames      core/link/worker.c
-                        on_frame        core/link/worker.c
+            cp_pool_wait                  core/pool/drive.c
+              wait_for                    core/pool/drive.c
+                step                      core/pool/drive.c
+                  cp_spin                 core/pool/spin.c
+                    cp_watch_harvest      core/pool/watch.c
+                      cp_worker_recv_ring core/link/worker.c
+                  cp_poller_wait          core/os/poller_epoll.c
+                  cp_watch_on_ready       core/pool/watch.c
+                    cp_watch_receive      core/pool/watch.c
+                      cp_worker_recv      core/link/worker.c
+                        parse_frames      core/link/worker.c
+                          on_frame        core/link/worker.c
         """,
     ),
     Step(

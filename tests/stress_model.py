@@ -142,14 +142,27 @@ class Job:
         self.told: list[Outcome] = []
         self.calls = 0  # callbacks that must come: 0 or 1
         self.callback_fails = False
+        self.cancelled = False
+        self.returns = False  # exceptions stand among the values
         self.result: Any = None
 
     def fits(self, outcome: Outcome, lost: bool, ended: bool) -> bool:
         """May it come to that? lost: a worker was killed; ended: the pool was terminated."""
         kind, value = outcome
+        if kind == "TaskCancelledError":
+            return self.cancelled
+        if self.returns and kind == "value" and self.listed:
+            return len(value) == len(self.parts) and all(
+                Job(self.name, [part], False).fits(seen(each), lost, ended)
+                for each, part in zip(value, self.parts, strict=True)
+            )
+        if self.returns and kind == "value":
+            return Job(self.name, self.parts, False).fits(seen(value), lost, ended)
         if (kind == "WorkerLostError" and lost) or (kind == "PoolTerminated" and ended):
             return True
         errors = [part for part in self.parts if part[0] != "value"]
+        if self.returns:
+            return False
         if not errors:
             right = [part[1] for part in self.parts]
             return kind == "value" and value == (right if self.listed else right[0])
@@ -197,6 +210,7 @@ class Sequence:
             self.blocking: 2,
             self.read: 5,
             self.drop: 3,
+            self.cancel: 3,
             self.forget: 1,
             self.collect: 1,
             self.idle: 2,
@@ -263,8 +277,9 @@ class Sequence:
             callbacks = self.callbacks(job)
             if rng.random() < 0.2:
                 func = functools.partial(func)  # an object of one use
-            self.note(f"{job.name} {list(callbacks)}")
-            self.hold(job, self.pool.apply_async(func, args, **callbacks))
+            options = self.options(job)
+            self.note(f"{job.name} {list(callbacks)} {options}")
+            self.hold(job, self.pool.apply_async(func, args, **callbacks, **options))
 
     def items(self, func: Callable[[int], Any]) -> list[int]:
         length = self.rng.choice([0, 1, 2, 10, 100])
@@ -284,9 +299,11 @@ class Sequence:
         callbacks = self.callbacks(job)
         if not items:
             job.calls = 0
-        self.note(f"{job.name} {'star ' if star else ''}{list(callbacks)}")
+        options = self.options(job)
+        self.note(f"{job.name} {'star ' if star else ''}{list(callbacks)} {options}")
         method = self.pool.starmap_async if star else self.pool.map_async
-        self.hold(job, method(func, [(x,) for x in items] if star else items, size, **callbacks))
+        given: list[Any] = [(x,) for x in items] if star else items
+        self.hold(job, method(func, given, size, **callbacks, **options))
 
     def stream(self) -> None:
         rng = self.rng
@@ -365,6 +382,28 @@ class Sequence:
             job = rng.choice(held)
             self.note(f"drop {job.name}")
             job.result = None
+
+    def cancel(self) -> None:
+        """A call that may have ended, or not have begun."""
+        held = [job for job in self.jobs if job.result is not None and not job.cancelled]
+        if held:
+            job = self.rng.choice(held[-5:])
+            kill = self.rng.random() < 0.3
+            job.cancelled = job.result.cancel(kill=kill)
+            self.note(f"cancel {job.name}, kill={kill}: {job.cancelled}")
+
+    def options(self, job: Job) -> dict[str, Any]:
+        """Of a call; a limit never strikes."""
+        rng, options = self.rng, {}
+        if rng.random() < 0.2:
+            options["fail_fast"] = True
+        elif rng.random() < 0.2:
+            options["return_exceptions"] = job.returns = True
+        if not self.is_threads and rng.random() < 0.2:
+            options["task_timeout"] = 100.0
+        if not self.is_threads and rng.random() < 0.2:
+            options["retries"] = rng.choice([0, 1, 5])
+        return options
 
     def forget(self) -> None:
         """Many callables of one use, of which workers are told that they are gone."""

@@ -29,6 +29,10 @@ def square(x: Any) -> Any:
     return x * x
 
 
+def reciprocal(x: Any) -> Any:
+    return 1 / x
+
+
 def identity(x: Any) -> Any:
     return x
 

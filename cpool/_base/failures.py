@@ -30,6 +30,8 @@ from ..errors import (
     PoolError,
     PoolTerminated,
     RemoteError,
+    TaskInterrupted,
+    TaskTimeoutError,
     WorkerLostError,
 )
 from .handlers import being_handled, is_from_handler
@@ -43,6 +45,13 @@ if TYPE_CHECKING:
 __all__ = ["PoolError", "TimeoutError", "is_replaced", "replaced_dumps"]
 
 loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is imported
+
+if TYPE_CHECKING:
+    # Where a task ran: method, callable, the number of its first item in the call (-1: the call has
+    # no items), index and pid of the worker.
+    _Place = tuple[str, Callable[..., Any] | None, int, int, int]
+
+_A_TASK = "a task"  # of a callable that is not known here
 _LENGTH = struct.Struct("=Q")
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _NO_FRAMES = "Traceback (most recent call last):\n"
@@ -141,9 +150,9 @@ def _with_traceback(exc: BaseException) -> Any:
     return wrapped
 
 
-def _summary(exc: BaseException, text: str) -> bytes:
+def _summary(exc: BaseException, text: str, item: int = 0) -> bytes:
     name = _full_name_of_type(type(exc))
-    summary = pickle.dumps((name, _safe_repr(_args_of(exc)), _safe_str(exc, ""), text))
+    summary = pickle.dumps((name, _safe_repr(_args_of(exc)), _safe_str(exc, ""), text, item))
     return _LENGTH.pack(len(summary)) + summary
 
 
@@ -153,11 +162,14 @@ def _dumps(obj: object) -> bytes:
     return bytes(ForkingPickler.dumps(obj, 5))
 
 
-def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
-    """Encode the exception of a task, with its traceback as text."""
+def pack_error(exc: BaseException, func: Callable[..., Any] | None, item: int = 0) -> bytes:
+    """Encode the exception of a task, with its traceback as text.
+
+    `item` says which item of its chunk raised, from 0.
+    """
     bare = func is stdlib._helper_reraises_exception
     wrapped: Any = exc if bare else _with_traceback(exc)
-    summary = _summary(exc, "" if bare else wrapped.tb)
+    summary = _summary(exc, "" if bare else wrapped.tb, item)
     try:
         return summary + _dumps(wrapped)
     except KeyboardInterrupt:
@@ -169,6 +181,40 @@ def pack_error(exc: BaseException, func: Callable[..., Any] | None) -> bytes:
 def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> bytes:
     """Encode the stdlib's error for a result that cannot be pickled."""
     return _pack_encoding_error(reason, [value] if listed else value)
+
+
+class Caught:
+    """Stands for an item that raised among the results of its chunk (`return_exceptions`)."""
+
+    __slots__ = ("report",)
+
+    def __init__(self, report: bytes) -> None:
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Caught, (self.report,)
+
+
+def catch(exc: BaseException, func: Callable[..., Any], item: int) -> Caught:
+    return Caught(pack_error(exc, func, item))
+
+
+def catch_unpicklable(values: list[Any]) -> list[Any]:
+    """The values of a chunk that cannot be pickled, with errors in the places of those."""
+    found: list[Any] = []
+    for value in values:
+        try:
+            _dumps(value)
+        except Exception as reason:
+            found.append(Caught(_pack_encoding_error(reason, value)))
+        else:
+            found.append(value)
+    return found
+
+
+def release(caught: Caught, place: _Place) -> BaseException:
+    """The exception of an item, in the parent."""
+    return unpack_error(memoryview(caught.report), place)
 
 
 _NO_GUARD = "An attempt has been made to start a new process before"
@@ -211,12 +257,23 @@ def _describe(exc: BaseException) -> str:
     return f"{_name_of_type(type(exc))}({', '.join(shown)})"
 
 
-def unpack_error(data: memoryview) -> BaseException:
+def _locate(error: BaseException, place: _Place | None, item: int) -> BaseException:
+    """Add a last line to the worker's traceback, which says where that was."""
+    cause = _cause_of(error)
+    if place is not None and type(cause) is stdlib.RemoteTraceback:
+        text = cause.tb.removesuffix('"""')
+        quotes = "" if text == cause.tb else '\n"""'
+        worker, pid = place[3:]
+        cause.tb = f"{text}in {_name_of_place(place, item)}, worker {worker} (pid {pid}){quotes}"
+    return error
+
+
+def unpack_error(data: memoryview, place: _Place | None = None) -> BaseException:
     """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
     before = being_handled()
     try:
         (size,) = _LENGTH.unpack_from(data)
-        name, args, message, text = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
+        name, args, message, text, item = pickle.loads(data[_LENGTH.size : _LENGTH.size + size])
         payload = bytes(data[_LENGTH.size + size :])
     except Exception as exc:
         if is_from_handler(exc, before):
@@ -225,8 +282,7 @@ def unpack_error(data: memoryview) -> BaseException:
     try:
         error = loads(payload)
         if issubclass(type(error), BaseException):  # isinstance() would call the object's code
-            found: BaseException = error
-            return found
+            return _locate(error, place, item)
         reason = f"it unpickles as {type(error).__name__}"
     except Exception as exc:
         if is_from_handler(exc, before):
@@ -236,7 +292,7 @@ def unpack_error(data: memoryview) -> BaseException:
         f"{name}: {message} (raised in a worker; it cannot be rebuilt here: {reason})", name, args
     )
     remote.__cause__ = stdlib.RemoteTraceback(text)
-    return remote
+    return _locate(remote, place, item)
 
 
 _mro_of: Any = vars(type)["__mro__"].__get__
@@ -259,6 +315,9 @@ def _read_in_c(obj: object, name: str) -> Any:
 def _name_of(func: object) -> str:
     """How messages name a callable. The program's code does not run: it might raise, or hang."""
     kind = type(func)
+    if kind is Retrying:
+        retrying: Any = func
+        return _name_of(retrying.func)
     if kind is MethodType:
         return _name_of(_read_in_c(func, "__func__"))
     if kind is partial:
@@ -294,15 +353,97 @@ def _how_it_ended(exitcode: int) -> str:
         return f"signal {-exitcode}"
 
 
-def lost(pid: int, exitcode: int, func: Callable[..., Any] | None) -> BaseException:
+def _index_of(place: _Place, item: int) -> int | None:
+    """The number of an item in its call, from 0; None for a call that has no items."""
+    first = place[2]
+    return None if first < 0 else first + item
+
+
+def _name_of_place(place: _Place, item: int) -> str:
+    method, func, _, _, _ = place
+    call = f"Pool.{method}({_A_TASK if func is None else _name_of(func)})"
+    index = _index_of(place, item)
+    return call if index is None else f"item {index} of {call}"
+
+
+def _what_is_lost(place: _Place, items: int) -> str:
+    first = _index_of(place, 0)
+    if first is None or items == 1:
+        return "the task is lost"
+    return f"items {first} to {first + items - 1}, its chunk, are lost"
+
+
+def lost(
+    pid: int,
+    exitcode: int,
+    place: _Place,
+    item: int = 0,
+    items: int = 1,
+) -> BaseException:
     """The error of a task whose worker died."""
-    what = "a task" if func is None else _name_of(func)
     return WorkerLostError(
-        f"worker {pid} ended with {_how_it_ended(exitcode)} while it ran {what}; "
-        "the task is lost, the pool goes on",
+        f"worker {pid} ended with {_how_it_ended(exitcode)} while it ran "
+        f"{_name_of_place(place, item)}; {_what_is_lost(place, items)}, the pool goes on",
         pid,
         exitcode,
+        _index_of(place, item),
+        None if place[1] is None else _name_of(place[1]),
     )
+
+
+def timed_out(
+    pid: int,
+    exitcode: int | None,
+    place: _Place,
+    item: int,
+    items: int,
+    ran_ns: int,
+    limit_ns: int,
+) -> BaseException:
+    """The error of a task that ran for longer than it may."""
+    seconds, limit = ran_ns / 1e9, limit_ns / 1e9
+    how = "was killed" if exitcode is not None else "interrupted it"
+    return TaskTimeoutError(
+        f"{_name_of_place(place, item)} ran for {seconds:.3f} s, its task_timeout is {limit:g} s:"
+        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on",
+        pid,
+        exitcode,
+        _index_of(place, item),
+        None if place[1] is None else _name_of(place[1]),
+        seconds,
+        limit,
+    )
+
+
+class Retrying:
+    """The callable of a call with `retry_on`, with the types of exceptions that are retried."""
+
+    def __init__(self, func: Callable[..., Any], retry_on: tuple[type[BaseException], ...]) -> None:
+        self.func = func
+        self.retry_on = retry_on
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Retrying, (self.func, self.retry_on)
+
+
+def is_retried(exc: BaseException, retrying: Retrying) -> bool:
+    """Is the task to be run again? Of its real type: code of the exception does not run."""
+    return issubclass(type(exc), retrying.retry_on)
+
+
+def _on_stop(*_: Any) -> None:
+    """The handler of the signal that tells the task of this worker to stop."""
+    if is_stopped():
+        raise TaskInterrupted("the task is to stop")
+
+
+is_stopped: Callable[[], bool] = bool  # in a worker the extension's; see child.main()
+
+
+def handle_stop(number: int) -> None:
+    """In a worker: install the handler, before the first task that may be asked to stop."""
+    if threading.get_ident() == threading.main_thread().ident:
+        signal.signal(number, _on_stop)
 
 
 def broken(cause: BaseException | None) -> BaseException:
@@ -316,6 +457,12 @@ def broken(cause: BaseException | None) -> BaseException:
 
 def terminated() -> BaseException:
     return PoolTerminated("the pool was terminated before this result came")
+
+
+def cancelled() -> BaseException:
+    from ..errors import TaskCancelledError  # which is made when it is needed
+
+    return TaskCancelledError("the call was cancelled before it had ended")
 
 
 def stopped(exc: BaseException) -> BaseException:

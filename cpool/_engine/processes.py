@@ -11,7 +11,9 @@ import contextlib
 import operator
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import count
 from multiprocessing import TimeoutError, util
 from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
@@ -28,6 +30,8 @@ from .._start.method import default_context, popen_factory
 from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
 from . import end
+from .configured import ConfiguredPool
+from .options import CallOptions, Checked, Unpack, check_options, refuse_options
 from .queue import TaskQueue
 from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
 from .thread import Thread
@@ -72,6 +76,25 @@ def _is_leaving(process: BaseProcess) -> bool:
     return leaving
 
 
+def _index_of(process: BaseProcess) -> int:
+    index: int = process._popen.index  # type: ignore[attr-defined]
+    return index
+
+
+def _items_of(chunks: IMapIterator[list[Any]]) -> Iterator[Any]:
+    """Also when the reader closes or drops it half-read, it ends what it reads from."""
+    try:
+        for chunk in chunks:
+            yield from chunk
+    except GeneratorExit:
+        chunks.close()
+        raise
+
+
+def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
+    return func(*args)
+
+
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
@@ -80,6 +103,12 @@ class Pool(_StdlibPool):
     `context` is a multiprocessing context. Raises `ValueError` for less than one process or a
     `maxtasksperchild` that is no positive int, `TypeError` for an initializer that cannot be
     called, and `OSError` if no process can be started; no process is left behind then.
+
+    Beyond multiprocessing: each worker calls `finalizer(*finalargs)` before it ends in an orderly
+    way: after its last task, when the pool is closed, and when it is idle and the pool is
+    terminated (it has half a second then). What it raises is printed. `on_exit` says what leaving a
+    `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
+    if the block raised.
 
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
@@ -93,6 +122,7 @@ class Pool(_StdlibPool):
     _forks: bool
     _around: Surroundings
     _was_ready = False  # has a worker ever been ready?
+    _on_exit = "terminate"
     _has_helper = False
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
@@ -104,6 +134,10 @@ class Pool(_StdlibPool):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any = None,
+        *,
+        finalizer: Callable[..., object] | None = None,
+        finalargs: Iterable[Any] = (),
+        on_exit: str = "terminate",
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -111,7 +145,9 @@ class Pool(_StdlibPool):
         context = context or default_context()
         if processes is None:
             processes = default_processes()
+        self._set_end(finalizer, finalargs, on_exit)
         if not self._fits(context):
+            self._refuse_own(finalizer=finalizer)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
             return
         if processes < 1:
@@ -128,6 +164,24 @@ class Pool(_StdlibPool):
         self._initializer = initializer
         self._initargs = initargs
         self._start()
+
+    def _set_end(
+        self, finalizer: Callable[..., object] | None, finalargs: Iterable[Any], on_exit: str
+    ) -> None:
+        if finalizer is not None and not callable(finalizer):
+            raise TypeError("finalizer must be a callable")
+        if on_exit not in ("terminate", "join"):
+            raise ValueError(f'on_exit must be "terminate" or "join", not {on_exit!r}')
+        self._finalizer = finalizer
+        self._finalargs = tuple(finalargs)
+        self._on_exit = on_exit
+
+    @staticmethod
+    def _refuse_own(**parameters: Any) -> None:
+        """Raise for parameters that the standard library's engine does not have."""
+        for name, value in parameters.items():
+            if value is not None:
+                raise ValueError(f"{name} needs a pool that runs on cpool's engine")
 
     def _fits(self, context: Any) -> bool:
         """Can the extension run this pool?"""
@@ -166,13 +220,40 @@ class Pool(_StdlibPool):
         if self._engine is not None and not self._engine.is_ours:
             failures.raise_foreign()
 
+    def options(self, **asked: Unpack[CallOptions]) -> Any:
+        """This pool, with these options as defaults of its calls.
+
+        For code that is handed a pool and knows nothing of them. What it returns has all methods
+        and attributes of the pool, is an instance of the pool's class, and is the same pool:
+        closing the one closes the other. A call's own options come first.
+        """
+        if self._engine is None:
+            refuse_options(asked)
+        self._check_options(asked)
+        return ConfiguredPool(self, asked)
+
+    def _check_options(self, asked: CallOptions) -> Checked:
+        return check_options(asked)
+
     def apply(
-        self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **asked: Unpack[CallOptions],
     ) -> T:
-        """Return `func(*args, **kwds)`, called in a worker; raise what it raises."""
+        """Return `func(*args, **kwds)`, called in a worker; raise what it raises.
+
+        For `asked`, here and in all methods that submit, see `CallOptions`.
+        """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
-            return self.apply_async(func, args, kwds).get()
+            return self.apply_async(func, args, kwds, **asked).get()
         self._check_running()
+        if asked:
+            checked = self._check_options(asked)
+            func = checked.wrap(func)
+            result: T = self._engine.apply(ApplyResult, self, func, args, kwds, checked.engine)
+            return result
         value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
         return value
 
@@ -183,6 +264,7 @@ class Pool(_StdlibPool):
         kwds: Mapping[str, Any] = {},
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
     ) -> AsyncResult[T]:
         """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
@@ -190,16 +272,27 @@ class Pool(_StdlibPool):
         result is ready; an exception of the callback becomes the result.
         """
         if self._engine is None:
+            refuse_options(asked)
             theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
             result: AsyncResult[T] = theirs
             return result
         self._check_running()
+        checked = None
+        if asked:
+            known = self._check_options(asked)
+            func, checked = known.wrap(func), known.engine
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
-        return self._engine.submit(ApplyResult, self, func, args, kwds, callback, error_callback)
+        return self._engine.submit(
+            ApplyResult, self, func, args, kwds, callback, error_callback, checked
+        )
 
     def map(
-        self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        **asked: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the workers, in order.
 
@@ -208,7 +301,7 @@ class Pool(_StdlibPool):
         that keeps a state, and from the first items or results on that may share objects. Waits
         for all items, then raises the first exception that arrived.
         """
-        results: list[T] = self._map(func, iterable, mapstar, chunksize)
+        results: list[T] = self._map(func, iterable, mapstar, chunksize, asked)
         return results
 
     def map_async(
@@ -218,6 +311,7 @@ class Pool(_StdlibPool):
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
 
@@ -225,7 +319,7 @@ class Pool(_StdlibPool):
         `map`, can adapt chunk sizes to measured times.
         """
         result: MapResult[T] = self._map_async(
-            func, iterable, mapstar, chunksize, callback, error_callback
+            func, iterable, mapstar, chunksize, callback, error_callback, **asked
         )
         return result
 
@@ -234,9 +328,10 @@ class Pool(_StdlibPool):
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
+        **asked: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
-        results: list[T] = self._map(func, iterable, starmapstar, chunksize)
+        results: list[T] = self._map(func, iterable, starmapstar, chunksize, asked)
         return results
 
     def starmap_async(
@@ -246,10 +341,11 @@ class Pool(_StdlibPool):
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
         result: MapResult[T] = self._map_async(
-            func, iterable, starmapstar, chunksize, callback, error_callback
+            func, iterable, starmapstar, chunksize, callback, error_callback, **asked
         )
         return result
 
@@ -259,6 +355,7 @@ class Pool(_StdlibPool):
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
@@ -271,7 +368,7 @@ class Pool(_StdlibPool):
         `TypeError` for one that is no number, or no int.
         """
         items: IMapIterator[T] = self._imap(
-            IMapIterator, func, iterable, chunksize, buffersize, "{0:n}"
+            IMapIterator, func, iterable, chunksize, buffersize, "{0:n}", asked
         )
         return items
 
@@ -281,27 +378,67 @@ class Pool(_StdlibPool):
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`imap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
-            IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}"
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked
+        )
+        return items
+
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> IMapIterator[T]:
+        """`imap` for `starmap`: an iterator over `func(*x) for x in iterable`, in order."""
+        items: IMapIterator[T] = self._imap(
+            IMapIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
+        )
+        return items
+
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> IMapIterator[T]:
+        """`istarmap` with results in the order of their arrival."""
+        items: IMapIterator[T] = self._imap(
+            IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
         return items
 
     def _map(
-        self, func: Callable[..., Any], iterable: Iterable[Any], mapper: Any, chunksize: int | None
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mapper: Any,
+        chunksize: int | None,
+        asked: CallOptions,
     ) -> Any:
         if (
             self._engine is None
             or type(self)._map_async is not Pool._map_async
             or mapper not in _MODES
         ):
-            return self._map_async(func, iterable, mapper, chunksize).get()
+            return self._map_async(func, iterable, mapper, chunksize, **asked).get()
         self._check_running()
+        checked = self._check_options(asked) if asked else None
+        if checked is not None and chunksize is None and checked.wants_single_items:
+            chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, None, None)
         if size == 0:
             return result.get()
+        if checked is not None:
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
         mode = self._mode(mapper, chunksize, size)
         return self._engine.run(result, func, iterable, size, mode, length)
 
@@ -313,14 +450,22 @@ class Pool(_StdlibPool):
         chunksize: int | None = None,
         callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
     ) -> Any:
         if self._engine is None:
+            refuse_options(asked)
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
+        checked = self._check_options(asked) if asked else None
+        if checked is not None and chunksize is None and checked.wants_single_items:
+            chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
+        if checked is not None:
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
         calls = callback is not None or error_callback is not None
         if mapper in _MODES:
             mode = self._mode(mapper, chunksize, size)
@@ -361,8 +506,13 @@ class Pool(_StdlibPool):
         chunksize: int,
         buffersize: int | None,
         shown: str,
+        asked: CallOptions,
+        star: bool = False,
     ) -> Any:
         self._check_running()
+        if self._engine is None:
+            refuse_options(asked)
+        checked = self._check_options(asked) if asked else None
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
@@ -375,15 +525,19 @@ class Pool(_StdlibPool):
             if limit:
                 raise ValueError("buffersize needs a pool that runs on cpool's engine")
             method = super().imap if kind is IMapIterator else super().imap_unordered
-            return method(func, iterable, chunksize)
+            return method(partial(_call_with, func) if star else func, iterable, chunksize)
         if chunksize == 1:
-            result = kind(self)
-            self._feed(result, func, iterable, 1, _core.MAP_ONE, -1, limit)
-            return result
-        chunksize = operator.index(chunksize)
+            chunksize = 1  # 1.0 is fine, as in the stdlib
+            mode = _core.STAR_ONE if star else _core.MAP_ONE
+        else:
+            mode = _core.STAR if star else _core.MAP
+            chunksize = operator.index(chunksize)
         result = kind(self)
-        self._feed(result, func, iterable, chunksize, _core.MAP, -1, limit)
-        return (item for chunk in result for item in chunk)
+        if checked is not None:
+            func = checked.wrap(func)
+            result._set_options(checked.engine)
+        self._feed(result, func, iterable, chunksize, mode, -1, limit)
+        return result if chunksize == 1 else _items_of(result)
 
     def _feed(
         self,
@@ -481,10 +635,18 @@ class Pool(_StdlibPool):
         process.daemon = True
         return process
 
-    def _make_worker(self) -> BaseProcess:
+    def _free_indexes(self) -> Iterator[int]:
+        """The indexes that no worker has; one that is leaving has handed its own on."""
+        used = {_index_of(process) for process in self._workers if not _is_leaving(process)}
+        return (index for index in count() if index not in used)
+
+    def _make_worker(self, index: int) -> BaseProcess:
         assert self._engine is not None
-        worker = self._engine.worker(self._maxtasksperchild)
-        process = self._new_worker(child.main, worker, self._initializer, self._initargs)
+        worker = self._engine.worker(self._maxtasksperchild, index)
+        setup = child.Setup(
+            index, self._initializer, self._initargs, self._finalizer, self._finalargs
+        )
+        process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
         process._Popen = popen_factory(worker, method, self._around, not self._was_ready)
@@ -517,9 +679,10 @@ class Pool(_StdlibPool):
             self._engine.set_target(self._processes)
             leaving = sum(map(_is_leaving, self._workers))
             missing = self._processes - len(self._workers) + leaving
+            indexes = self._free_indexes()
             with popen.started_together() as start:
                 while missing > 0:
-                    batch = [self._make_worker() for _ in range(min(missing, _BATCH))]
+                    batch = [self._make_worker(next(indexes)) for _ in range(min(missing, _BATCH))]
                     missing -= len(batch)
                     try:
                         for process in batch:
@@ -569,6 +732,13 @@ class Pool(_StdlibPool):
             raise error from self._start_error
 
     # ---- the end ----
+
+    def __exit__(self, kind: Any, value: Any, traceback: Any) -> None:
+        if self._on_exit == "join" and kind is None:
+            self.close()
+            self.join()
+        else:
+            self.terminate()
 
     def close(self) -> None:
         """Accept no more jobs. The workers end when all submitted jobs are done."""

@@ -79,6 +79,13 @@ class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
     `timeout` seconds; `WorkerLostError` if the worker died. `wait(timeout=None)` waits,
     `ready()` says whether the result is there, `successful()` whether it is a value
     (`ValueError` before it is ready).
+
+    `cancel(kill=True)` ends the call: what no worker has begun is withdrawn, and workers that run
+    a task of it are killed, with the processes that the task has started, and replaced; with
+    `kill=False` what runs ends, and its result is dropped. Nothing else is lost. True if it was
+    cancelled, False if all had ended before. Then `get()` raises `TaskCancelledError`, an
+    `error_callback` is called with it, and `cancelled()` is True. Threads of a `ThreadPool` cannot
+    be killed: there `kill` changes nothing.
     """
 
     __module__ = "cpool.pool"
@@ -138,6 +145,8 @@ class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
 
     `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
     next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    `close()` ends it: no more items are pulled, what no worker has begun is withdrawn, results that
+    were not read are dropped, and `next` raises `StopIteration`.
     """
 
     __module__ = "cpool.pool"
@@ -146,6 +155,7 @@ class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
 
         def __next__(self, timeout: float | None = None) -> T: ...
         def next(self, timeout: float | None = None) -> T: ...
+        def close(self) -> None: ...
     else:
         next = __next__ = _core.Stream.next
     _pool = _Readable(_core.Stream._pool.__get__)

@@ -11,10 +11,12 @@ from multiprocessing import TimeoutError, util
 
 from .. import _core
 from .._base import failures
+from .._base.current import CurrentWorker, set_thread
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
+from .options import CallOptions, Checked, check_thread_options
 from .processes import CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
@@ -43,8 +45,12 @@ def worker(
     initializer: Callable[..., object] | None,
     initargs: Iterable[Any],
     to_tell: list[bool],
+    index: int,
+    finalizer: Callable[..., object] | None,
+    finalargs: Iterable[Any],
 ) -> None:
     """The target of a worker thread: run the initializer, then tasks until the pool ends."""
+    set_thread(CurrentWorker(index, engine.tasks_done))
     try:
         if initializer is not None:
             initializer(*initargs)
@@ -57,8 +63,19 @@ def worker(
     else:
         tasks = engine.work()
         util.debug("worker exiting after %d tasks", tasks)
+        if finalizer is not None:
+            _finalize(finalizer, finalargs)
     finally:
         _leave(ticket)
+
+
+def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:
+    try:
+        finalizer(*finalargs)
+    except BaseException as exc:
+        if sys.stderr is not None:
+            text = failures.traceback_of(exc)
+            sys.stderr.write(f"cpool: the finalizer raised in a worker thread:\n{text}")
 
 
 class ThreadPool(Pool, _StdlibThreadPool):
@@ -78,6 +95,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
     If the initializer raises, every job fails with `InitializerError`. `terminate()` returns at
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
+
+    `finalizer`, `finalargs` and `on_exit` are those of `Pool`.
     """
 
     __module__ = "cpool.pool"
@@ -87,10 +106,24 @@ class ThreadPool(Pool, _StdlibThreadPool):
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        *,
+        finalizer: Callable[..., object] | None = None,
+        finalargs: Iterable[Any] = (),
+        on_exit: str = "terminate",
     ) -> None:
         if self._fits(None):
-            Pool.__init__(self, processes, initializer, initargs)
+            Pool.__init__(
+                self,
+                processes,
+                initializer,
+                initargs,
+                finalizer=finalizer,
+                finalargs=finalargs,
+                on_exit=on_exit,
+            )
             return
+        self._set_end(finalizer, finalargs, on_exit)
+        self._refuse_own(finalizer=finalizer)
         self._workers = []
         if processes is None:
             processes = default_processes()
@@ -119,6 +152,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
         )
         self._state = RUN
 
+    def _check_options(self, asked: CallOptions) -> Checked:
+        return check_thread_options(asked)
+
     # ---- workers ----
 
     @property
@@ -130,12 +166,20 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _pool(self, workers: list[Any]) -> None:
         self._workers = workers
 
-    def _add_worker(self) -> None:
+    def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
         ticket = [self._engine.leave]
         thread = self._new_worker(
-            worker, self._engine, ticket, self._initializer, self._initargs, self._to_tell
+            worker,
+            self._engine,
+            ticket,
+            self._initializer,
+            self._initargs,
+            self._to_tell,
+            index,
+            self._finalizer,
+            self._finalargs,
         )
         self._engine.enter()
         try:
@@ -153,8 +197,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
             return
         with self._lock:
             self._engine.set_target(self._processes)
-            for _ in range(self._processes - len(self._workers)):
-                self._add_worker()
+            for index in range(len(self._workers), self._processes):
+                self._add_worker(index)
 
     def _join_exited_workers(self, workers: Any = None) -> bool:
         """Drop threads that have ended; True if there were any."""

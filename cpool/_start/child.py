@@ -16,6 +16,7 @@ from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
 
 from .._base import failures, importing
+from .._base.current import CurrentWorker, set_process
 from .._base.stdlib import TYPE_CHECKING
 
 try:
@@ -152,11 +153,41 @@ class _StartHook:
             self.report(exc)
 
 
-def _initialize(
-    worker: Worker, initializer: Callable[..., object], initargs: Iterable[Any]
-) -> None:
+class Setup:
+    """What the pool gives each worker beside its Worker."""
+
+    def __init__(
+        self,
+        index: int,
+        initializer: Callable[..., object] | None,
+        initargs: Iterable[Any],
+        finalizer: Callable[..., object] | None,
+        finalargs: Iterable[Any],
+    ) -> None:
+        self.index = index
+        self.initializer = initializer
+        self.initargs = initargs
+        self.finalizer = finalizer
+        self.finalargs = finalargs
+
+    def initialize(self) -> None:
+        if self.initializer is not None:
+            self.initializer(*self.initargs)
+
+    def finalize(self, worker: Worker) -> None:
+        """Run the finalizer in a worker that ends in an orderly way."""
+        if self.finalizer is None or worker.is_copy:
+            return
+        try:
+            self.finalizer(*self.finalargs)
+        except Exception as exc:
+            text = failures.traceback_of(exc)
+            sys.stderr.write(f"cpool: the finalizer raised in a worker:\n{text}")
+
+
+def _initialize(worker: Worker, setup: Setup) -> None:
     try:
-        initializer(*initargs)
+        setup.initialize()
     except BaseException as exc:
         worker.report_init_error(failures.pack_error(exc, None))
         if not issubclass(type(exc), KeyboardInterrupt) and worker.is_first_failure():
@@ -177,9 +208,7 @@ def _skip_shutdown() -> None:
     pass
 
 
-def main(
-    worker: Worker, initializer: Callable[..., object] | None, initargs: Iterable[Any]
-) -> None:
+def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
         sys.excepthook = sys.excepthook.before
@@ -198,10 +227,21 @@ def main(
     if _FREEZES:
         gc.freeze()
 
+    from .._core import _is_stopped, _tasks_done
+
+    failures.is_stopped = _is_stopped
+    set_process(CurrentWorker(setup.index, _tasks_done))
+
     def work() -> int:
-        if initializer is not None:
-            _initialize(worker, initializer, initargs)
-        return importing.run_in_worker(worker.serve)
+        if setup.initializer is not None:
+            _initialize(worker, setup)
+        try:
+            tasks = importing.run_in_worker(worker.serve)
+        except SystemExit:  # of a task
+            setup.finalize(worker)
+            raise
+        setup.finalize(worker)
+        return tasks
 
     _forget_interrupt()
     try:

@@ -59,6 +59,10 @@ class Popen(popen_fork.Popen):
         return self._worker.sentinel
 
     @property
+    def index(self) -> int:
+        return self._worker.index
+
+    @property
     def is_leaving(self) -> bool:
         """Has the worker run its last task, while something delays its exit?"""
         return self._worker.is_leaving

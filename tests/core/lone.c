@@ -24,11 +24,12 @@ keep(struct cp_result *result)
 }
 
 static void
-on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
-          int64_t ns)
+on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+          struct cp_result *result, int64_t ns)
 {
     CHECK(w == the->w && task->job == the->job);
     CHECK_EQ(result->index, task->index);
+    CHECK(seq < w->tail);
     the->results++;
     the->last_index = task->index;
     the->last_ns = ns;
@@ -106,7 +107,7 @@ lone_close(struct lone *lone)
 uint32_t
 lone_recall(struct lone *lone, uint32_t n)
 {
-    struct cp_task *task = cp_worker_recall(lone->w, &n, false);
+    struct cp_task *task = cp_worker_recall(lone->w, &n, false, NULL);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_task_free(task);

@@ -21,6 +21,8 @@ enum op {
     OP_GATE,   /* say "begun", then wait for the gate */
     OP_BUSY,   /* say "begun", then compute for ever */
     OP_RAISE,  /* answer by CP_ERROR */
+    OP_AGAIN,  /* the same, and ask for a retry unless it is the last try */
+    OP_STOPS,  /* say "begun", then compute until it is asked to stop */
     OP_BIG,    /* answer with arg bytes of pattern `index` */
     OP_LAST,   /* answer, and end after that */
     OP_LINGER, /* the same, but only when let through the gate */

@@ -24,6 +24,7 @@ struct worker {
     struct order order; /* of the running task */
     uint64_t budget;    /* tasks that the worker may still run */
     bool ends;
+    uint16_t flags; /* of the answer */
 };
 
 /* Exit when the pool has closed the pipes. */
@@ -61,7 +62,7 @@ answer(struct worker *me, const struct cp_frame *task, unsigned kind,
     if (task != NULL) {
         frame.seq = task->seq;
         frame.arg = me->order.ns;
-        frame.flags = me->ends ? CP_LAST : 0;
+        frame.flags = (uint16_t)((me->ends ? CP_LAST : 0) | me->flags);
         quiet = me->order.op == OP_QUIET;
     }
     int r = cp_serve_put(&me->s, &frame, body, cp_now());
@@ -233,7 +234,17 @@ run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
     if ((me->order.flags & ORDER_COUNT) != 0) {
         (void)atomic_fetch_add(&me->rig->shared->runs[me->order.index], 1);
     }
+    me->flags = 0;
     if (me->order.op == OP_RAISE) {
+        answer(me, task, CP_ERROR, body, (size_t)task->len);
+    } else if (me->order.op == OP_AGAIN) {
+        me->flags = (task->flags & CP_FINAL) != 0 ? 0 : CP_AGAIN;
+        answer(me, task, CP_ERROR, body, (size_t)task->len);
+    } else if (me->order.op == OP_STOPS) {
+        say_begun(me);
+        while (!cp_serve_is_stopped(me->w->row)) {
+        }
+        me->flags = CP_STOPPED;
         answer(me, task, CP_ERROR, body, (size_t)task->len);
     } else if (me->order.op == OP_CLOSE_RX) {
         (void)close(me->s.rx);

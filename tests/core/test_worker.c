@@ -129,7 +129,7 @@ TEST(worker_budget_is_kept)
     CHECK_EQ(lone_send(&lone, 1, 0), 1);
     CHECK(!cp_worker_accepts(lone.w));
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false, NULL);
     CHECK_EQ(n, 1);
     CHECK_EQ(task->index, 1);
     cp_task_free(task);
@@ -202,7 +202,7 @@ TEST(worker_big_task_is_sent_without_a_copy)
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     CHECK(cp_worker_has_out(lone.w)); /* the pipe is full */
     uint32_t n = 5;
-    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false, NULL) == NULL);
     CHECK_EQ(n, 0);
     pump(&lone, &frame, &body);
     CHECK_EQ(frame.kind, CP_FUNC);
@@ -230,7 +230,7 @@ TEST(worker_big_task_goes_only_to_a_started_worker)
     CHECK_EQ(lone_send(&lone, 0, CP_BIG), 0);
     CHECK_EQ(lone_send(&lone, 1, CP_BIG - 1), 1);
     uint32_t n = 1;
-    struct cp_task *task = cp_worker_recall(lone.w, &n, false);
+    struct cp_task *task = cp_worker_recall(lone.w, &n, false, NULL);
     CHECK_EQ(n, 1);
     cp_task_free(task);
     lone_start(&lone);
@@ -287,7 +287,7 @@ TEST(worker_recall_takes_the_newest_unbegun_tasks)
     }
     lone_next_task(&lone, &frame); /* 0 has begun */
     uint32_t n = 2;
-    struct cp_task *list = cp_worker_recall(lone.w, &n, false);
+    struct cp_task *list = cp_worker_recall(lone.w, &n, false, NULL);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 5);
     CHECK_EQ(list->next->index, 4);
@@ -299,7 +299,7 @@ TEST(worker_recall_takes_the_newest_unbegun_tasks)
     lone_next_task(&lone, &frame);
     CHECK_EQ(frame.seq, 1);
     n = 100;
-    list = cp_worker_recall(lone.w, &n, false);
+    list = cp_worker_recall(lone.w, &n, false, NULL);
     CHECK_EQ(n, 2);
     CHECK_EQ(list->index, 3);
     CHECK_EQ(list->next->index, 2);
@@ -311,7 +311,7 @@ TEST(worker_recall_takes_the_newest_unbegun_tasks)
     CHECK_EQ(frame.seq, 6);
     cp_test_check_pattern(body, 10, 6);
     n = 100;
-    CHECK(cp_worker_recall(lone.w, &n, false) == NULL);
+    CHECK(cp_worker_recall(lone.w, &n, false, NULL) == NULL);
     CHECK_EQ(n, 0);
     lone_close(&lone);
 }

@@ -517,8 +517,8 @@ def test_code_of_a_callable_does_not_hide_the_loss_of_its_worker(
     ],
 )
 def test_messages_name_the_callable(func: Any, name: str) -> None:
-    text = str(failures.lost(1, 1, func))
-    assert f"while it ran {name}" in text
+    text = str(failures.lost(1, 1, ("apply", func, -1, 0, 1)))
+    assert f"while it ran Pool.apply({name}" in text
 
 
 # Exceptions, arguments and results that do not survive pickling

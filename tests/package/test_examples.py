@@ -81,6 +81,20 @@ def test_imap_unordered(run: Run) -> None:
         assert lines.index(task) < lines.index(result)
 
 
+@pytest.mark.better
+def test_crawl_with_limits(run: Run) -> None:
+    def shown(page: int) -> str:
+        if page % 5 == 4:
+            return "none within 0.2 s"
+        missing = repr(ConnectionError(f"there is no page {page}"))
+        return missing if page % 7 == 6 else repr(f"<p>{page}</p>")
+
+    lines = run("crawl_with_limits.py")
+    assert lines[:20] == [f"page {page}: {shown(page)}" for page in range(20)]
+    assert sorted(lines[20:23]) == [f"fetched <p>{page}</p>" for page in range(3)]
+    assert lines[23:] == ["cancelled: 50"]
+
+
 SMALL = """
 import runpy, sys, sysconfig
 sysconfig.get_path = lambda name: sys.argv[2]

@@ -26,6 +26,8 @@ ORDER = """
     _base.pickling
     _base.handlers
     _base.failures
+    _base.completed
+    _base.current
     _base.size
     _core
     _base.importing
@@ -40,6 +42,8 @@ ORDER = """
     _engine.end
     _engine.results
     _engine.queue
+    _engine.options
+    _engine.configured
     _engine.processes
     _engine.threads
     pool

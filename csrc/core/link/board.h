@@ -39,8 +39,12 @@ struct cp_row {
     _Atomic uint64_t got;     /* bytes of tasks received, total */
     _Atomic int64_t since;    /* start time of the current task, in ns */
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
+    _Atomic uint32_t item;    /* which item of it runs, from 0 */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
+    /* The task that is to stop: 1 + seq; and only while `since` is this. */
+    _Atomic uint64_t stop;
+    _Atomic int64_t stop_since;
     _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];

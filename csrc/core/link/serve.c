@@ -113,7 +113,17 @@ void
 cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now)
 {
     atomic_store_explicit(&s->row->since, now, memory_order_relaxed);
-    atomic_store_explicit(&s->row->running, seq + 1, memory_order_relaxed);
+    cp_serve_item(s->row, 0);
+    /* Whoever sees that this task runs sees its time, or a later one. */
+    atomic_store_explicit(&s->row->running, seq + 1, memory_order_release);
+}
+
+bool
+cp_serve_is_stopped(const struct cp_row *row)
+{
+    uint64_t stop = atomic_load(&row->stop);
+    return stop != 0 && stop == atomic_load(&row->running)
+           && atomic_load(&row->stop_since) == atomic_load(&row->since);
 }
 
 int

@@ -44,6 +44,23 @@ int cp_serve_wait(struct cp_serve *s);
 /* Publish in the row that a task starts now. */
 void cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now);
 
+/* Publish which item of the running task begins now. */
+static inline void
+cp_serve_item(struct cp_row *row, uint32_t item)
+{
+    atomic_store_explicit(&row->item, item, memory_order_relaxed);
+}
+
+/* Publish that the item which runs has begun at this time. */
+static inline void
+cp_serve_since(struct cp_row *row, int64_t now)
+{
+    atomic_store_explicit(&row->since, now, memory_order_relaxed);
+}
+
+/* Has the parent asked the item that runs now to stop? */
+bool cp_serve_is_stopped(const struct cp_row *row);
+
 /*
  * Put the answer to the running task (or HELLO, or INIT_ERROR) into the ring. 0;
  * 1 if the caller should call cp_serve_flush(); or CP_ETOOBIG: use cp_serve_send().

@@ -22,6 +22,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->cost_ns = 0;
         task->deaths = 0;
         task->held = 0;
+        task->tries = 0;
         task->len = len;
         task->body = task->own;
         task->taken = NULL;
@@ -59,6 +60,7 @@ cp_task_clone(const struct cp_task *task)
         clone->items = task->items;
         clone->deaths = task->deaths;
         clone->held = task->held;
+        clone->tries = task->tries;
         memcpy(clone->body, task->body, task->len);
     }
     return clone;
@@ -89,6 +91,10 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
         result->flags = 0;
         result->pid = 0;
         result->exitcode = 0;
+        result->worker = 0;
+        result->item = 0;
+        result->reason = CP_DIED;
+        result->ran_ns = 0;
         result->len = len;
     }
     return result;

@@ -10,6 +10,8 @@
 #include "base/base.h"
 #include "base/buf.h"
 
+#include <limits.h>
+
 struct cp_job;
 
 /* A pickled callable. Sent once to each worker that needs it. */
@@ -19,9 +21,10 @@ struct cp_func {
     uint16_t flags; /* CP_KEEP */
     int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
     /* Workers that died while they loaded this callable, since a worker last
-     * ran it; and the pid and exit code of the last one that died. */
+     * ran it; and the last one that died. */
     uint32_t deaths;
     int lost_pid, lost_exitcode;
+    uint32_t lost_worker;
     size_t len;
     uint8_t bytes[];
 };
@@ -43,6 +46,7 @@ struct cp_task {
     int64_t cost_ns;    /* expected run time; set when it is sent */
     uint8_t deaths;     /* workers that died while they loaded it; if big */
     size_t held;        /* bytes that its waiting takes: cp_pool_has_room() */
+    uint32_t tries;     /* how often it was lost, and run again */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */
@@ -57,17 +61,40 @@ enum cp_outcome {
     CP_NOMEM,  /* the result came, but there was no memory for its body */
 };
 
+/* Why a task was lost. */
+enum cp_reason {
+    CP_DIED = 0,  /* its worker died */
+    CP_TIMED_OUT, /* it ran for longer than its job's time limit */
+};
+
 struct cp_result {
     struct cp_result *next;
     uint64_t index;
     uint32_t items; /* of the task; 1 at first */
     enum cp_outcome outcome;
     uint16_t flags; /* of the frame that brought it */
+    /* The worker's pid (0: it came from no process) and index. Of CP_LOST: how the
+     * worker ended, and which item of the task it ran, from 0. */
     int pid;
     int exitcode;
+    uint32_t worker;
+    uint32_t item;
+    enum cp_reason reason;
+    int64_t ran_ns; /* of CP_TIMED_OUT */
     size_t len;
     uint8_t body[];
 };
+
+/* How a task was lost. */
+struct cp_loss {
+    int pid, exitcode; /* of the worker */
+    uint32_t worker;   /* its index in the pool */
+    uint32_t item;     /* which item of the task it ran, from 0 */
+    enum cp_reason reason;
+    int64_t ran_ns; /* how long that item had run, of CP_TIMED_OUT */
+};
+/* The exit code of a worker that lives on: the task stopped when it was asked to. */
+#define CP_NO_EXIT INT_MIN
 
 /* A task with room for len bytes of body, or NULL. [any] */
 struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);

@@ -28,6 +28,15 @@ enum cp_kind {
 /* Flag of CP_RESULT: the job gets a mark (cp_job_mark()), the meaning of which is
  * the binding's. */
 #define CP_MARK 0x2u
+/* Flag of CP_ERROR: the task ended because the parent asked for that; arg: which of its
+ * items that was. */
+#define CP_STOPPED 0x4u
+/* Flag of CP_ERROR: if the job has retries left, the task is to be run again. */
+#define CP_AGAIN 0x8u
+/* Flag of CP_TASK: if it fails, it is not run again. */
+#define CP_FINAL 0x8000u
+/* Flags of CP_RESULT and CP_ERROR from here on are the binding's. */
+#define CP_FRAME_USER 0x100u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */
 #define CP_KEEP 0x1u
 

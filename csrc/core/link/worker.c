@@ -226,9 +226,9 @@ advance_head(struct cp_worker *w)
 bool
 cp_worker_accepts(const struct cp_worker *w)
 {
-    return w->tx >= 0 && !w->exiting && !w->bad && !w->eof && !w->tx_closed
-           && w->budget > 0 && w->big == NULL && w->tail - w->head < CP_WINDOW
-           && cp_buf_len(&w->out) < OUT_LIMIT;
+    return w->tx >= 0 && !w->exiting && !w->doomed && !w->bad && !w->eof
+           && !w->tx_closed && w->budget > 0 && w->big == NULL
+           && w->tail - w->head < CP_WINDOW && cp_buf_len(&w->out) < OUT_LIMIT;
 }
 
 bool
@@ -300,14 +300,18 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
 }
 
 struct cp_task *
-cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big)
+cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big,
+                 const struct cp_job *job)
 {
     struct cp_task *list = NULL;
     struct cp_task **end = &list;
     uint32_t wanted = *n;
     *n = 0;
     for (uint64_t seq = w->tail; seq > w->head && *n < wanted; seq--) {
-        struct cp_task *task;
+        struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
+        if (job != NULL && task != NULL && task->job != job) {
+            continue;
+        }
         int r = recall_one(w, seq - 1, with_big, &task);
         if (r < 0) {
             break; /* claimed, and so are all tasks before it */
@@ -325,6 +329,31 @@ cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big)
     }
     advance_head(w);
     return list;
+}
+
+struct cp_task *
+cp_worker_claimed(const struct cp_worker *w, uint64_t *seq)
+{
+    for (uint64_t s = w->tail; s > w->head; s--) {
+        struct cp_task *task = w->window[(s - 1) & (CP_WINDOW - 1)];
+        if (task != NULL && cp_claim_is_taken(w->row, s - 1)) {
+            *seq = s - 1;
+            return task;
+        }
+    }
+    return NULL;
+}
+
+struct cp_task *
+cp_worker_running(const struct cp_worker *w, uint64_t *seq, int64_t *since)
+{
+    uint64_t running =
+        atomic_load_explicit(&w->row->running, memory_order_acquire);
+    *since = atomic_load_explicit(&w->row->since, memory_order_relaxed);
+    *seq = running - 1;
+    return running > w->head && running <= w->tail
+               ? w->window[*seq & (CP_WINDOW - 1)]
+               : NULL;
 }
 
 /* ---- sending ---- */
@@ -529,10 +558,12 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
     if (result->outcome != CP_NOMEM) {
         result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
     }
+    result->pid = (int)w->proc.pid;
+    result->worker = w->index;
     if ((frame->flags & CP_LAST) != 0) {
         w->exiting = true;
     }
-    w->ops->on_result(w, task, result, frame->arg);
+    w->ops->on_result(w, frame->seq, task, result, frame->arg);
 }
 
 /* Allocate the result for this frame, or NULL. If the body is too large for the

@@ -15,14 +15,20 @@
 #include "link/wire.h"
 #include "os/proc.h"
 
+#include <signal.h>
+
 struct cp_pool;
 struct cp_worker;
+
+/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()). A signal that
+ * does nothing where nobody handles it. */
+#define CP_STOP_SIGNAL SIGURG
 
 /* The pool's handlers. Called with the pool's lock held. */
 struct cp_worker_ops {
     void (*on_hello)(struct cp_worker *w);
     /* The task has left the window. The callee owns task and result. */
-    void (*on_result)(struct cp_worker *w, struct cp_task *task,
+    void (*on_result)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
                       struct cp_result *result, int64_t ns);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
@@ -35,8 +41,9 @@ struct cp_worker_ops {
 
 struct cp_worker {
     _Atomic uint32_t refs;
-    pid_t owner; /* the process that made this struct; constant */
-    uint64_t id; /* unique within the pool */
+    pid_t owner;    /* the process that made this struct; constant */
+    uint64_t id;    /* unique within the pool */
+    uint32_t index; /* that of the worker whose place it took; the binding's */
     struct cp_pool *pool;
     const struct cp_worker_ops *ops;
     struct cp_worker *next; /* in the pool's list */
@@ -54,6 +61,14 @@ struct cp_worker {
     bool exiting;     /* the worker said that it exits: send no more tasks */
     int64_t exiting_since; /* when its last result came; 0: not yet */
     _Atomic bool overdue;  /* exiting for too long: no longer counted [any] */
+    bool doomed;           /* the pool kills it: send no more tasks */
+    bool kill_due;         /* and has not yet: see cp_watch_kill_due() */
+    uint64_t doom_seq;     /* 1 + seq of the task that it is killed for */
+    int64_t doom_since;    /* when the item had begun; CP_NEVER: whenever */
+    enum cp_reason doom_reason;
+    uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
+    int64_t kill_at;   /* when it is killed if it has not */
+    enum cp_reason stop_reason;
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
     bool tx_closed;  /* see cp_worker_close_tx() */
@@ -162,12 +177,22 @@ bool cp_worker_recv_ring(struct cp_worker *w);
 
 /* Take back up to *n tasks that the worker has not claimed, newest first. Returns
  * them as a list; *n is how many. with_big: also a task whose body is still being
- * written, at the cost of a copy of the body. */
+ * written, at the cost of a copy of the body. job: only tasks of this one; NULL: of
+ * any. */
 struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
-                                 bool with_big);
+                                 bool with_big, const struct cp_job *job);
+
+/* The task that the worker has claimed last, if it has not answered, and *seq; or
+ * NULL. */
+struct cp_task *cp_worker_claimed(const struct cp_worker *w, uint64_t *seq);
 
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
+
+/* The task that the worker says it runs, its *seq, and since when its current item does;
+ * or NULL. */
+struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
+                                  int64_t *since);
 
 /* Close the task pipe, and drop unwritten output. The worker runs the tasks that
  * it has received, then exits. */

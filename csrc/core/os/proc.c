@@ -2,8 +2,10 @@
  * that alone. */
 #include "os/proc.h"
 
+#include "base/clock.h"
 #include "os/fd.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -15,6 +17,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
 #    include <sys/syscall.h>
@@ -563,6 +566,134 @@ cp_proc_kill(struct cp_proc *proc, int signal)
     cp_lock_release(&proc->lock);
     return r;
 }
+
+/* ---- a process and all that it has started ---- */
+
+#if defined(__linux__) && !defined(CP_PORTABLE)
+
+/* So long, in looks of 50 us, is a process given to stop: one that is in the kernel and
+ * cannot be interrupted does not. */
+#    define LOOKS_FOR_STOP 40
+
+struct pids {
+    pid_t *at;
+    size_t n, cap;
+};
+
+static bool
+pids_add(struct pids *pids, pid_t pid)
+{
+    if (pids->n == pids->cap) {
+        size_t cap = pids->cap == 0 ? 16 : 2 * pids->cap;
+        pid_t *at = realloc(pids->at, cap * sizeof(*at));
+        if (at == NULL) {
+            return false;
+        }
+        pids->at = at;
+        pids->cap = cap;
+    }
+    pids->at[pids->n++] = pid;
+    return true;
+}
+
+/* The state of the process ('R', 'T', 'Z', ...) and its parent; '?' where there is no
+ * such process. */
+static char
+state_of(pid_t pid, pid_t *parent)
+{
+    char path[40], text[512], state = '?';
+    int ppid = 0;
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (n > 0) {
+        text[n] = '\0';
+        const char *name_end =
+            strrchr(text, ')'); /* a name may have any byte */
+        if (name_end == NULL
+            || sscanf(name_end + 1, " %c %d", &state, &ppid) != 2) {
+            state = '?';
+        }
+    }
+    *parent = (pid_t)ppid;
+    return state;
+}
+
+static void
+await_stop(pid_t pid)
+{
+    const struct timespec pause = {.tv_nsec = 50 * CP_US};
+    for (int i = 0; i < LOOKS_FOR_STOP; i++) {
+        pid_t parent;
+        char state = state_of(pid, &parent);
+        if (state != 'R' && state != 'S' && state != 'D') {
+            return;
+        }
+        (void)nanosleep(&pause, NULL);
+    }
+}
+
+/* Add the children of the process: where the kernel lists them, from there, or else
+ * from a look at all processes. */
+static void
+add_children(struct pids *pids, pid_t pid)
+{
+    DIR *dir = opendir("/proc");
+    if (dir == NULL) {
+        return;
+    }
+    const struct dirent *entry;
+    while ((entry = readdir(dir)) != NULL) {
+        char *end;
+        long child = strtol(entry->d_name, &end, 10);
+        pid_t parent;
+        if (*end == '\0' && child > 0 && state_of((pid_t)child, &parent) != '?'
+            && parent == pid) {
+            (void)pids_add(pids, (pid_t)child); /* no memory: it stays */
+        }
+    }
+    (void)closedir(dir);
+}
+
+int
+cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
+{
+    struct pids pids = {0};
+    cp_lock_acquire(&proc->lock);
+    bool lives =
+        !proc->ended && proc->pid > 0 && send_signal(proc, SIGSTOP) == 0;
+    pid_t pid = proc->pid;
+    cp_lock_release(&proc->lock);
+    if (lives) {
+        await_stop(pid);
+        if (!is_due(arg)) {
+            (void)cp_proc_kill(proc, SIGCONT);
+            return 1;
+        }
+        add_children(&pids, pid);
+        for (size_t i = 0; i < pids.n; i++) { /* which grows meanwhile */
+            if (kill(pids.at[i], SIGSTOP) == 0) {
+                await_stop(pids.at[i]);
+                add_children(&pids, pids.at[i]);
+            }
+        }
+        for (size_t i = pids.n; i > 0; i--) {
+            (void)kill(pids.at[i - 1], SIGKILL);
+        }
+        free(pids.at);
+    }
+    return cp_proc_kill(proc, SIGKILL);
+}
+#else
+int
+cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
+{
+    return is_due(arg) ? cp_proc_kill(proc, SIGKILL) : 1;
+}
+#endif
 
 /* ---- the life line ---- */
 

@@ -99,6 +99,18 @@ int cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode);
 /* Send a signal. Does nothing if the process has ended. 0 or a system error. */
 int cp_proc_kill(struct cp_proc *proc, int signal);
 
+/*
+ * SIGKILL to the process and to all processes that it has started, and these in turn.
+ * Each is stopped before its children are looked for, so that it starts no more
+ * meanwhile. Processes that have been handed to another parent are not found. Without
+ * /proc: to the process alone. Takes milliseconds at most.
+ *
+ * is_due is asked once the process is stopped; where it says no, the process goes on: 1.
+ * Otherwise 0, or a system error.
+ */
+int cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg),
+                      void *arg);
+
 /* [child] Die with the parent: this process gets SIGKILL when the write end of the
  * pipe life_fd is closed, which other workers may read as well: from the kernel
  * (F_SETSIG) or else from a thread that reads the pipe. If neither can be set up,

@@ -84,7 +84,10 @@ act_on_processes(struct cp_pool *pool)
     }
     if (pool->asleep
         && (cp_plan_is_tick_late(pool)
-            || (!pool->armed && cp_plan_wants_probe(pool)))) {
+            || (!pool->armed && cp_plan_wants_probe(pool))
+            || (pool->n_limited > 0
+                && cp_plan_limit_at(pool, cp_now()) < pool->sleeps_until)
+            || pool->kills_due)) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
     }
 }

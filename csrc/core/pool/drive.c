@@ -65,6 +65,7 @@ step(struct cp_pool *pool, int64_t deadline)
         act_on_answers(pool);
         return 0;
     }
+    cp_watch_kill_due(pool);
     flush_all(pool); /* what was left to us while we looked */
     int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
     bool ticks = tick_ns != CP_NEVER;
@@ -76,6 +77,9 @@ step(struct cp_pool *pool, int64_t deadline)
     }
     int64_t probe_at = cp_watch_next_probe(pool);
     deadline = cp_clock_min(deadline, probe_at);
+    int64_t limit_at = cp_plan_limit_at(pool, cp_now());
+    deadline = cp_clock_min(deadline, limit_at);
+    pool->sleeps_until = deadline;
     pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
@@ -102,16 +106,29 @@ step(struct cp_pool *pool, int64_t deadline)
     } else if (n > 0) {
         cp_watch_hurry_probe(pool, now);
     }
+    if (now >= limit_at) {
+        cp_watch_limits(pool, now);
+        cp_watch_kill_due(pool);
+    }
     pool->stirred = pool->stirred || n > 0;
     act_on_answers(pool);
     return 0;
 }
 
+/* What a thread waits for: a job; or any of several (n_any > 0); or the end of the
+ * workers. */
+struct target {
+    struct cp_job *job;
+    struct cp_job *const *any;
+    size_t n_any;
+};
+
 static void
-take_seat(struct cp_pool *pool, const struct cp_job *job)
+take_seat(struct cp_pool *pool, const struct target *what)
 {
     pool->driving = true;
-    pool->seat_job = job;
+    pool->seat_job = what->job;
+    pool->seat_any = what->n_any > 0;
     pool->drives++;
 }
 
@@ -132,6 +149,7 @@ leave_seat(struct cp_pool *pool)
 {
     pool->driving = false;
     pool->seat_job = NULL;
+    pool->seat_any = false;
     if (pool->poller != NULL) {
         pool->due |= CP_DUE_FLUSH; /* nobody may drive for a while */
     }
@@ -139,8 +157,16 @@ leave_seat(struct cp_pool *pool)
 }
 
 static bool
-is_ready(const struct cp_pool *pool, struct cp_job *job)
+is_ready(const struct cp_pool *pool, const struct target *what)
 {
+    struct cp_job *job = what->job;
+    if (what->n_any > 0) {
+        size_t i = 0;
+        while (i < what->n_any && !atomic_load(&what->any[i]->done)) {
+            i++;
+        }
+        return i < what->n_any;
+    }
     if (job == NULL) { /* all have ended, and none will come in their place */
         return pool->n_workers == 0
                && (pool->state != CP_CLOSING || pool->pending == 0
@@ -161,17 +187,25 @@ is_over(const struct cp_pool *pool, const struct cp_job *job)
     return pool->poller == NULL && job != NULL && atomic_load(&job->done);
 }
 
-/* What a wait for this job returns now, or CP_WAIT_TIMEOUT to go on, and look
+static bool
+waits_for_workers(const struct target *what)
+{
+    return what->job == NULL && what->n_any == 0;
+}
+
+/* What a wait for this target returns now, or CP_WAIT_TIMEOUT to go on, and look
  * again at *again at the latest. */
 static int
-look(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
+look(struct cp_pool *pool, const struct target *what, unsigned can,
+     int64_t *again)
 {
+    const struct cp_job *job = what->job;
     *again = CP_NEVER;
     cp_watch_drop_overdue(pool, again);
     cp_watch_end_unready(pool, again);
     bool lacks = cp_plan_needs_workers(pool, again);
-    bool ready = is_ready(pool, job);
-    if (ready && !(job == NULL && lacks)) {
+    bool ready = is_ready(pool, what);
+    if (ready && !(waits_for_workers(what) && lacks)) {
         return CP_WAIT_READY;
     }
     if (lacks && (can & CP_CAN_FORK) != 0) {
@@ -189,10 +223,12 @@ look(struct cp_pool *pool, struct cp_job *job, unsigned can, int64_t *again)
 
 /* Sleep while another thread drives, or workers that are threads work. */
 static int
-wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
             unsigned can)
 {
-    struct cp_waiter me = {.job = job, .feeds = (can & CP_CAN_FEED) != 0};
+    struct cp_waiter me = {.job = what->job,
+                           .any = what->n_any > 0,
+                           .feeds = (can & CP_CAN_FEED) != 0};
     int r = cp_cond_init(&me.cond);
     if (r != 0) {
         return r;
@@ -219,13 +255,14 @@ wait_behind(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     return 0;
 }
 
-int
-cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
-             unsigned can)
+static int
+wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
+         unsigned can)
 {
+    bool joins = waits_for_workers(what);
     (void)atomic_fetch_add(&pool->threads.n_waiting, 1);
     cp_lock_acquire(&pool->lock);
-    if (job == NULL) {
+    if (joins) {
         pool->joiners++;
         cp_note_feeders(pool);
     }
@@ -233,20 +270,20 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     bool seated = false;
     bool last_look = false, in_vain = false;
     int64_t again;
-    while ((r = look(pool, job, can, &again)) == CP_WAIT_TIMEOUT
+    while ((r = look(pool, what, can, &again)) == CP_WAIT_TIMEOUT
            && !last_look) {
         /* Past the deadline there is one more round, which does not block, so
          * that asking with no time at all still finds what has come. */
         last_look = cp_now() >= deadline;
-        if (seated || (!pool->driving && !is_over(pool, job))) {
+        if (seated || (!pool->driving && !is_over(pool, what->job))) {
             if (!seated) {
-                take_seat(pool, job);
+                take_seat(pool, what);
                 seated = true;
             }
             r = step(pool, last_look ? 0 : cp_clock_min(deadline, again));
         } else if (!last_look
-                   && !cp_threads_look(pool, job, deadline, &in_vain)) {
-            r = wait_behind(pool, job, cp_clock_min(deadline, again), can);
+                   && !cp_threads_look(pool, what->job, deadline, &in_vain)) {
+            r = wait_behind(pool, what, cp_clock_min(deadline, again), can);
         }
         if (r != 0) {
             break;
@@ -257,17 +294,33 @@ cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
     } else if (!pool->driving) {
         offer_seat(pool);
     }
-    if (job == NULL && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
+    if (joins && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
         /* A replacement that is being forked meanwhile comes too late. */
         pool->state = CP_ENDED;
         cp_note_helper(pool);
         cp_note_starter(pool);
     }
-    pool->joiners -= job == NULL ? 1 : 0;
+    pool->joiners -= joins ? 1 : 0;
     cp_act(pool);
     cp_lock_release(&pool->lock); /* detached: nothing is released here */
     (void)atomic_fetch_sub(&pool->threads.n_waiting, 1);
     return r;
+}
+
+int
+cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
+             unsigned can)
+{
+    struct target what = {.job = job};
+    return wait_for(pool, &what, deadline, can);
+}
+
+int
+cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
+                 int64_t deadline, unsigned can)
+{
+    struct target what = {.any = jobs, .n_any = n};
+    return wait_for(pool, &what, deadline, can);
 }
 
 int
@@ -366,7 +419,7 @@ static int
 standby_drive(struct cp_pool *pool)
 {
     int r = 0;
-    take_seat(pool, NULL);
+    take_seat(pool, &(struct target){0});
     pool->standby_drives = true;
     while (r == 0 && !pool->stop_standby && pool->waiters == NULL
            && has_work(pool)) {

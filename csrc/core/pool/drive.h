@@ -30,6 +30,10 @@ enum cp_wait {
 int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                  unsigned can);
 
+/* The same, for the end of any of n jobs, which the caller holds; n is not 0. */
+int cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
+                     int64_t deadline, unsigned can);
+
 /* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
  * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
  * waits for the closed pool to end; the caller ends the job's input. Never drives. */

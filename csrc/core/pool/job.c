@@ -118,6 +118,34 @@ cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
     return 0;
 }
 
+int
+cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
+                      struct cp_result **dropped)
+{
+    *dropped = NULL;
+    if ((job->flags & CP_JOB_ORDERED) == 0) {
+        return cp_job_inbox_put(job, result);
+    }
+    uint64_t at = job->taken, end = job->taken + job->order_cap;
+    while (at < end && job->in_order[at % job->order_cap] != NULL) {
+        at++;
+    }
+    int r = order_grow(job, at);
+    if (r != 0) {
+        return r;
+    }
+    for (uint64_t i = at; i < end; i++) {
+        struct cp_result **place = &job->in_order[i % job->order_cap];
+        if (*place != NULL) {
+            (*place)->next = *dropped;
+            *dropped = *place;
+            *place = NULL;
+        }
+    }
+    job->in_order[at % job->order_cap] = result;
+    return 0;
+}
+
 bool
 cp_job_has_result(const struct cp_job *job)
 {

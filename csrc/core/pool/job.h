@@ -21,6 +21,8 @@ enum cp_end {
     CP_END_NONE = 0,
     CP_END_TERMINATED, /* the pool was terminated */
     CP_END_BROKEN,     /* the pool cannot run anything: see cp_pool_broken() */
+    CP_END_CANCELLED,  /* by cp_job_stop() */
+    CP_END_FAILED,     /* an item failed, and the job is CP_JOB_FAIL_FAST */
     CP_END_NOMEM,      /* a result came and there was no memory for it */
 };
 
@@ -29,6 +31,7 @@ enum cp_end {
 #define CP_JOB_CALLS 0x4u /* somebody has to run callbacks before it is done */
 #define CP_JOB_WHOLE \
     0x8u /* whoever waits for it is not told before it is done */
+#define CP_JOB_FAIL_FAST 0x10u /* the first failure ends it */
 
 /* Jobs with queued tasks that take turns with other such lines. */
 struct cp_line {
@@ -63,9 +66,14 @@ struct cp_job {
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
     bool decoding;  /* one thread has taken results and is not back yet */
 
-    int64_t avg_ns;          /* time of a task; -1: nothing measured */
-    int64_t item_ns;         /* of an item, following faster; likewise */
-    _Atomic bool done;       /* readable without the lock */
+    int64_t time_limit; /* how long an item may run, in ns; 0: for ever */
+    int64_t grace;      /* how long it has then to stop by itself, in ns */
+    uint32_t retries;   /* how often a task that was lost is run again */
+    int64_t avg_ns;     /* time of a task; -1: nothing measured */
+    int64_t item_ns;    /* of an item, following faster; likewise */
+    _Atomic bool done;  /* readable without the lock */
+    uint64_t
+        done_order; /* how many jobs of the pool were done before, and it */
     _Atomic enum cp_end end; /* likewise */
     struct cp_line line;     /* of its own; calls of one task share another */
     struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */
@@ -87,6 +95,12 @@ struct cp_task *cp_job_dequeue(struct cp_job *job); /* NULL where empty */
 
 /* Keep the result for whoever asks: 0, and it is the job's, or CP_ENOMEM. */
 int cp_job_inbox_put(struct cp_job *job, struct cp_result *result);
+
+/* The same for the result that ends a job: it comes next after those that can be taken
+ * now, whatever is missing before it. *dropped: the list of those that would come after
+ * it. */
+int cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
+                          struct cp_result **dropped);
 
 /* Is there a result that may be taken now? */
 bool cp_job_has_result(const struct cp_job *job);

@@ -41,6 +41,7 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     job->all_next = job->all_prev = NULL;
     job->is_listed = false;
     pool->pending--;
+    pool->n_limited -= job->time_limit > 0 ? 1 : 0;
 }
 
 /* The job has queued tasks. */
@@ -95,6 +96,23 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
 }
 
 void
+cp_jobs_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                   uint32_t retries)
+{
+    struct cp_pool *pool = job->pool;
+    CP_ASSERT(job->time_limit == 0 && job->put == 0);
+    job->grace = grace;
+    job->retries = retries;
+    if (time_limit > 0 && job->is_listed) {
+        job->time_limit = time_limit;
+        if (pool->n_limited == 0 || time_limit < pool->least_limit) {
+            pool->least_limit = time_limit;
+        }
+        pool->n_limited++;
+    }
+}
+
+void
 cp_jobs_unref(struct cp_job *job)
 {
     if (--job->refs > 0) {
@@ -108,6 +126,18 @@ cp_jobs_unref(struct cp_job *job)
 }
 
 /* ---- ends ---- */
+
+/* Wake the job's waiters. */
+static void
+mark_done(struct cp_job *job)
+{
+    if (!atomic_load(&job->done)) {
+        job->done_order = ++job->pool->n_done;
+        atomic_store(&job->done, true);
+        cp_note_any(job->pool);
+    }
+    cp_note_job(job->pool, job);
+}
 
 /* The job is done: wake its waiters; `user` can be handed over. */
 static void
@@ -128,8 +158,7 @@ set_done(struct cp_job *job)
         pool->ended_first = job;
     }
     pool->ended_last = job;
-    atomic_store(&job->done, true);
-    cp_note_job(pool, job);
+    mark_done(job);
     if (pool->pending == 0) {
         cp_note_helper(pool);
         if (pool->state != CP_RUN) {
@@ -199,8 +228,7 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     if (job->calling) {
         /* It has its results. The helper has the job, or will, and ends it after
          * the callbacks; waiters do not wait for the callbacks. */
-        atomic_store(&job->done, true);
-        cp_note_job(pool, job);
+        mark_done(job);
         return;
     }
     drop_queued(job);
@@ -213,11 +241,43 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     }
     if (end == CP_END_TERMINATED) {
         /* Waiters do not wait for the callbacks. */
-        atomic_store(&job->done, true);
-        cp_note_job(pool, job);
+        mark_done(job);
     }
     job->running = 0; /* answers that still come are dropped */
     end_if_complete(job);
+}
+
+/* Take back the tasks of the job that workers have not begun. */
+static void
+withdraw(struct cp_job *job)
+{
+    for (struct cp_worker *w = job->pool->workers; w != NULL; w = w->next) {
+        uint32_t n = UINT32_MAX;
+        struct cp_task *task = cp_worker_recall(w, &n, true, job);
+        while (task != NULL) {
+            struct cp_task *next = task->next;
+            cp_jobs_requeue_take(task); /* which drops it: the job has ended */
+            task = next;
+        }
+    }
+    job->pool->due |= CP_DUE_TASKS; /* workers may have room */
+}
+
+bool
+cp_jobs_stop(struct cp_job *job, enum cp_end end)
+{
+    if (!job->is_listed || job->calling
+        || atomic_load(&job->end) != CP_END_NONE) {
+        return false;
+    }
+    bool under_way = job->running > 0;
+    job->refs++; /* the list's goes to whoever collects the job */
+    cp_jobs_end(job, end);
+    if (under_way) {
+        withdraw(job);
+    }
+    cp_jobs_unref(job);
+    return true;
 }
 
 void
@@ -332,7 +392,7 @@ cp_jobs_requeue_take(struct cp_task *task)
 uint32_t
 cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
 {
-    struct cp_task *task = cp_worker_recall(w, &n, with_big);
+    struct cp_task *task = cp_worker_recall(w, &n, with_big, NULL);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_jobs_requeue_take(task);
@@ -372,15 +432,36 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
     cp_jobs_unref(job);
 }
 
+bool
+cp_jobs_retry_take(struct cp_task *task)
+{
+    if (task->tries >= task->job->retries) {
+        return false;
+    }
+    task->tries++;
+    if (task->tries == task->job->retries) {
+        task->flags |= CP_FINAL;
+    }
+    cp_jobs_requeue_take(task);
+    return true;
+}
+
 void
-cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode)
+cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
 {
     struct cp_job *job = task->job;
+    if (cp_jobs_retry_take(task)) {
+        return;
+    }
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {
         lost->items = task->items;
-        lost->pid = pid;
-        lost->exitcode = exitcode;
+        lost->pid = loss->pid;
+        lost->exitcode = loss->exitcode;
+        lost->worker = loss->worker;
+        lost->item = loss->item;
+        lost->reason = loss->reason;
+        lost->ran_ns = loss->ran_ns;
     }
     cp_task_free(task);
     if (atomic_load(&job->end) == CP_END_NONE) {
@@ -407,14 +488,21 @@ cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
         cp_drop_results(job->pool, result);
         return;
     }
-    if (result->outcome != CP_OK) {
-        job->failed++;
-    }
+    bool last =
+        result->outcome != CP_OK && (job->flags & CP_JOB_FAIL_FAST) != 0;
+    struct cp_result *dropped = NULL;
+    job->failed += result->outcome != CP_OK ? 1 : 0;
     result->next = NULL;
-    if (cp_job_inbox_put(job, result) != 0) {
+    int r = last ? cp_job_inbox_put_last(job, result, &dropped)
+                 : cp_job_inbox_put(job, result);
+    cp_drop_results(job->pool, dropped);
+    if (r != 0) {
         cp_drop_results(job->pool, result);
         cp_jobs_end(job, CP_END_NOMEM);
         return;
+    }
+    if (last) {
+        (void)cp_jobs_stop(job, CP_END_FAILED);
     }
     if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
         cp_note_job(job->pool, job);

@@ -14,6 +14,10 @@
 int cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                  void *user, struct cp_job **job);
 
+/* See cp_job_set_limits(). */
+void cp_jobs_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                        uint32_t retries);
+
 /* Drop a reference. */
 void cp_jobs_unref(struct cp_job *job);
 
@@ -43,8 +47,11 @@ uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big);
 void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
                          int64_t ns, uint32_t items);
 
-/* The task was lost with its worker, which ended so. */
-void cp_jobs_lose_take(struct cp_task *task, int pid, int exitcode);
+/* Run the task again, if its job has retries left: false where not. */
+bool cp_jobs_retry_take(struct cp_task *task);
+
+/* The task was lost with its worker: run it again, or that is its result. */
+void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);
 
 /* ---- results ---- */
 
@@ -67,6 +74,8 @@ void cp_jobs_end_decoding(struct cp_job *job, struct cp_result *rest);
 
 /* End the job now, if it has not ended: its queued tasks are dropped. */
 void cp_jobs_end(struct cp_job *job, enum cp_end end);
+/* The same, and take back what workers have not begun. False: it has ended before. */
+bool cp_jobs_stop(struct cp_job *job, enum cp_end end);
 void cp_jobs_end_all(struct cp_pool *pool, enum cp_end end);
 
 /* The callbacks of the job have run: it is done. */

@@ -211,6 +211,31 @@ cp_plan_is_tick_late(const struct cp_pool *pool)
     return pool->queued > 0 || !pool->armed || pool->probe_at - cp_now() > SOON;
 }
 
+int64_t
+cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
+{
+    int64_t at = CP_NEVER;
+    if (pool->n_limited == 0 && pool->n_stopping == 0) {
+        return at;
+    }
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint64_t seq;
+        int64_t since;
+        if (w->doomed || w->eof || w->in_flight == 0) {
+            continue;
+        }
+        const struct cp_task *task = cp_worker_running(w, &seq, &since);
+        if (w->stop_seq != 0) {
+            at = cp_clock_min(at, w->kill_at);
+        } else if (task != NULL && task->job->time_limit > 0) {
+            at = cp_clock_min(at, since + task->job->time_limit);
+        } else if (pool->n_limited > 0) {
+            at = cp_clock_min(at, now + pool->least_limit);
+        }
+    }
+    return at;
+}
+
 bool
 cp_plan_is_probed(struct cp_worker *w)
 {

@@ -68,6 +68,10 @@ int64_t cp_plan_tick(const struct cp_pool *pool);
  * no tick yet: the next look at processes is soon enough for a worker that is stopped. */
 bool cp_plan_is_tick_late(const struct cp_pool *pool);
 
+/* When the driver has to look whether a time limit has passed, or CP_NEVER. A worker that
+ * runs no task with a limit may begin one at any time. */
+int64_t cp_plan_limit_at(const struct cp_pool *pool, int64_t now);
+
 /* Has w's process to be looked at by the clock: is something awaited from w, or its
  * end, that the poller does not watch? */
 bool cp_plan_is_probed(struct cp_worker *w);

@@ -308,6 +308,21 @@ cp_job_set_probes(struct cp_job *job)
     cp_lock_release(&job->pool->lock);
 }
 
+void
+cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                  uint32_t retries)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_jobs_set_limits(job, time_limit, grace, retries);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
+cp_job_set_fail_fast(struct cp_job *job)
+{
+    (void)atomic_fetch_or(&job->flags, CP_JOB_FAIL_FAST);
+}
+
 bool
 cp_job_is_marked(const struct cp_job *job)
 {
@@ -449,6 +464,27 @@ cp_job_cancel(struct cp_job *job)
     cp_jobs_end(job, CP_END_TERMINATED);
     cp_act(pool);
     cp_unlock(pool);
+}
+
+bool
+cp_job_stop(struct cp_job *job, bool kill)
+{
+    struct cp_pool *pool = job->pool;
+    bool has_processes = !cp_pool_has_threads(pool);
+    cp_lock_acquire(&pool->lock);
+    if (has_processes && job->running > 0) {
+        (void)cp_watch_harvest(
+            pool); /* what is finished is no longer stopped */
+    }
+    bool stopped = cp_jobs_stop(job, CP_END_CANCELLED);
+    if (stopped && kill && has_processes) { /* with the job's grace */
+        cp_watch_stop_running(pool, job);
+    }
+    cp_act(pool);
+    cp_watch_kill_due(pool);
+    cp_act(pool);
+    cp_unlock(pool);
+    return stopped;
 }
 
 void

@@ -111,6 +111,17 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
 
+/* Before its first task: an item that runs for longer than time_limit (in ns; 0: any
+ * time) is asked to stop, and after `grace` more its worker is killed (0: at once). A task
+ * that was lost with its worker, or was killed so, or that its worker answers with CP_AGAIN,
+ * is run again, up to `retries` times. Not for worker threads. */
+void cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
+                       uint32_t retries);
+
+/* The first result that is not CP_OK ends the job, with CP_END_FAILED: it comes next, and
+ * what no worker has begun is withdrawn. */
+void cp_job_set_fail_fast(struct cp_job *job);
+
 /* Has one of its results a mark (CP_MARK)? */
 bool cp_job_is_marked(const struct cp_job *job);
 
@@ -161,6 +172,14 @@ void cp_job_drop_results(struct cp_job *job);
 /* Cancel the job: it is done now, with CP_END_TERMINATED. Running tasks go on, their
  * results are dropped, and no callbacks are run. */
 void cp_job_cancel(struct cp_job *job);
+
+/*
+ * Cancel the job for the program: it ends now, with CP_END_CANCELLED, its callbacks are
+ * run, and what no worker has begun is withdrawn. kill: workers that run a task of it are
+ * killed and lose that task only; otherwise its results are dropped. False: it has
+ * ended before, or all of its results have come, and nothing changes.
+ */
+bool cp_job_stop(struct cp_job *job, bool kill);
 
 /* There is no memory for one of its tasks: it is done now, with
  * CP_END_NOMEM. */

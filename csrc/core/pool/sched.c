@@ -136,7 +136,10 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
             (void)cp_jobs_start_task(job);
-            cp_jobs_lose_take(task, func->lost_pid, func->lost_exitcode);
+            struct cp_loss loss = {.pid = func->lost_pid,
+                                   .exitcode = func->lost_exitcode,
+                                   .worker = func->lost_worker};
+            cp_jobs_lose_take(task, &loss);
             continue;
         }
         task->cost_ns = cp_plan_cost(job);

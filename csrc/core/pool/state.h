@@ -43,6 +43,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 struct cp_waiter {
     struct cp_waiter *next;
     const struct cp_job *job; /* NULL: waits for the end of the workers */
+    bool any;                 /* waits for the end of any of several jobs */
     bool feeds;               /* and feeds the job, which blocks the caller */
     bool is_noted;            /* cp_wake_noted() is to wake it */
     struct cp_cond cond;
@@ -86,6 +87,11 @@ struct cp_pool {
     int64_t
         longest_start; /* of a worker, until it was ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
+    uint32_t n_limited;   /* jobs with a time limit that are not done */
+    int64_t least_limit;  /* theirs; the lowest one since there was none */
+    uint32_t n_stopping;  /* workers with a task that was asked to stop */
+    int64_t sleeps_until; /* the driver, while it is asleep */
+    bool kills_due;       /* a worker with kill_due is to be killed */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
     struct cp_line *line_first, *line_last; /* with queued tasks, by turn */
@@ -95,8 +101,9 @@ struct cp_pool {
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
-    int64_t room_at;  /* before that no tasks are taken back for a new line */
-    uint32_t callers; /* threads in cp_pool_wait_room() */
+    int64_t room_at;       /* before that no tasks are taken back for a new line */
+    uint32_t callers;      /* threads in cp_pool_wait_room() */
+    uint64_t n_done;       /* jobs, ever */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
@@ -115,6 +122,7 @@ struct cp_pool {
     bool driving;                  /* somebody has the seat */
     bool standby_drives;           /* and it is the standby thread */
     const struct cp_job *seat_job; /* what the driver waits for */
+    bool seat_any;                 /* or for the end of any of several jobs */
     bool asleep;                   /* the driver waits in the poller */
     int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
     bool stirred;    /* something has happened since the last tick */

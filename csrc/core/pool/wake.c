@@ -12,11 +12,24 @@ void
 cp_note_job(struct cp_pool *pool, const struct cp_job *job)
 {
     for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
-        if (it->job == job) {
+        if (it->job == job && !it->any) {
             cp_note_waiter(pool, it);
         }
     }
-    if (pool->seat_job == job) {
+    if (pool->seat_job == job && !pool->seat_any) {
+        cp_note_driver(pool);
+    }
+}
+
+void
+cp_note_any(struct cp_pool *pool)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        if (it->any) {
+            cp_note_waiter(pool, it);
+        }
+    }
+    if (pool->seat_any) {
         cp_note_driver(pool);
     }
 }

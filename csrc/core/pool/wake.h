@@ -22,7 +22,9 @@
 
 /* The threads that wait for the job (NULL: for the end of the workers). */
 void cp_note_job(struct cp_pool *pool, const struct cp_job *job);
-/* Of these, the ones that feed the job as well. */
+/* The threads that wait for the end of any of several jobs. */
+void cp_note_any(struct cp_pool *pool);
+/* Of those for a job, the ones that feed the job as well. */
 void cp_note_feeding_waiters(struct cp_pool *pool, const struct cp_job *job);
 /* Every waiter, every feeder, and the driver. */
 void cp_note_all(struct cp_pool *pool);

@@ -52,16 +52,57 @@ on_exiting(struct cp_worker *w)
     }
 }
 
+/* The task that was asked to stop has ended, or its worker has. */
 static void
-on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
-          int64_t ns)
+end_stop(struct cp_worker *w)
+{
+    if (w->stop_seq != 0) {
+        w->stop_seq = 0;
+        w->pool->n_stopping--;
+        atomic_store(&w->row->stop, 0);
+    }
+}
+
+/* The task stopped when it was asked to, and the worker lives on. */
+static void
+lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
+{
+    struct cp_loss loss = {.pid = (int)w->proc.pid,
+                           .exitcode = CP_NO_EXIT,
+                           .worker = w->index,
+                           .item = item < task->items ? item : 0,
+                           .reason = w->stop_reason,
+                           .ran_ns = cp_now() - w->kill_at + task->job->grace
+                                     + task->job->time_limit};
+    cp_jobs_lose_take(task, &loss);
+}
+
+static void
+on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+          struct cp_result *result, int64_t ns)
 {
     if (w->exiting) {
         on_exiting(w);
     }
     struct cp_job *job = task->job;
-    cp_task_free(task);
     job->func->deaths = 0;
+    bool was_asked = w->stop_seq == seq + 1;
+    if (was_asked && result->outcome == CP_RAISED
+        && (result->flags & CP_STOPPED) != 0) {
+        cp_result_free(result);
+        lose_stopped(w, task, (uint32_t)ns);
+        end_stop(w);
+        return;
+    }
+    if (was_asked) {
+        end_stop(w);
+    }
+    if (result->outcome == CP_RAISED && (result->flags & CP_AGAIN) != 0
+        && cp_jobs_retry_take(task)) {
+        cp_result_free(result);
+        return;
+    }
+    cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
 }
 
@@ -294,7 +335,19 @@ suspect(const struct cp_worker *w, int exitcode)
         func->deaths++;
         func->lost_pid = (int)w->proc.pid;
         func->lost_exitcode = exitcode;
+        func->lost_worker = w->index;
     }
+}
+
+/* Which item of the task does the worker run? What its row says is not believed. */
+static uint32_t
+item_of(const struct cp_worker *w, uint64_t seq, const struct cp_task *task)
+{
+    const struct cp_row *row = w->row;
+    uint32_t item = atomic_load_explicit(&row->item, memory_order_relaxed);
+    bool runs =
+        atomic_load_explicit(&row->running, memory_order_relaxed) == seq + 1;
+    return runs && item < task->items ? item : 0;
 }
 
 /* What it had not begun goes back in line; what it had is lost. */
@@ -309,7 +362,15 @@ give_up_tasks(struct cp_worker *w, int exitcode)
             continue;
         }
         if (cp_worker_is_claimed(w, seq - 1) || task->deaths >= CP_MAX_DEATHS) {
-            cp_jobs_lose_take(task, (int)w->proc.pid, exitcode);
+            struct cp_loss loss = {.pid = (int)w->proc.pid,
+                                   .exitcode = exitcode,
+                                   .worker = w->index,
+                                   .item = item_of(w, seq - 1, task)};
+            if (w->doomed && w->doom_seq == seq) {
+                loss.reason = w->doom_reason;
+                loss.ran_ns = cp_now() - atomic_load(&w->row->since);
+            }
+            cp_jobs_lose_take(task, &loss);
         } else {
             cp_jobs_requeue_take(task);
         }
@@ -371,6 +432,7 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     if (!w->eof) {
         cp_poller_del(pool->poller, w->rx);
     }
+    end_stop(w);
     suspect(w, exitcode);
     cp_watch_tell_end(pool, w);
     cp_worker_close(w);
@@ -456,6 +518,121 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
         cp_proc_close_sentinel(&w->proc);
     }
     cp_worker_unref(w);
+}
+
+/* Kill w in the task that it has claimed last, seq. Others run what it has not begun, so
+ * that nothing else is lost. since: only in the item that began then. */
+static void
+doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
+     enum cp_reason reason)
+{
+    uint64_t claimed;
+    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    if (cp_worker_claimed(w, &claimed) == NULL || claimed != seq) {
+        return; /* it has begun another task meanwhile */
+    }
+    w->doomed = w->kill_due = true;
+    w->doom_seq = seq + 1;
+    w->doom_since = since;
+    w->doom_reason = reason;
+    pool->kills_due = true;
+}
+
+/* Ask the task to stop, or where its job grants no time for that, kill the worker. */
+static void
+stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
+          int64_t since, enum cp_reason reason, int64_t grace)
+{
+    if (grace <= 0) {
+        doom(pool, w, seq, since, reason);
+        return;
+    }
+    atomic_store(&w->row->stop_since, since);
+    atomic_store(&w->row->stop, seq + 1);
+    w->stop_seq = seq + 1;
+    w->stop_reason = reason;
+    w->kill_at = cp_now() + grace;
+    pool->n_stopping++;
+    (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
+}
+
+void
+cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint64_t seq, running;
+        int64_t since;
+        const struct cp_task *task = cp_worker_claimed(w, &seq);
+        if (task == NULL || task->job != job || w->doomed || w->eof
+            || w->stop_seq != 0) {
+            continue;
+        }
+        bool runs =
+            cp_worker_running(w, &running, &since) != NULL && running == seq;
+        stop_task(pool, w, seq, runs ? since : CP_NEVER, CP_DIED,
+                  runs ? job->grace : 0);
+    }
+}
+
+void
+cp_watch_limits(struct cp_pool *pool, int64_t now)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint64_t seq;
+        int64_t since;
+        if (w->doomed || w->eof || w->in_flight == 0) {
+            continue;
+        }
+        const struct cp_task *task = cp_worker_running(w, &seq, &since);
+        if (w->stop_seq != 0) {
+            if (now >= w->kill_at) {
+                seq = w->stop_seq - 1;
+                end_stop(w);
+                doom(pool, w, seq, CP_NEVER, w->stop_reason);
+            }
+        } else if (task != NULL && task->job->time_limit > 0
+                   && now - since >= task->job->time_limit) {
+            stop_task(pool, w, seq, since, CP_TIMED_OUT, task->job->grace);
+        }
+    }
+}
+
+/* Does w, which was stopped meanwhile, still run the item that it is killed for? */
+static bool
+is_still_doomed(void *arg)
+{
+    const struct cp_worker *w = arg;
+    uint64_t running = atomic_load(&w->row->running);
+    if (w->doom_since == CP_NEVER) {
+        return running == 0 || running == w->doom_seq;
+    }
+    return running == w->doom_seq
+           && atomic_load(&w->row->since) == w->doom_since;
+}
+
+void
+cp_watch_kill_due(struct cp_pool *pool)
+{
+    while (pool->kills_due) {
+        struct cp_worker *w = pool->workers;
+        while (w != NULL && !w->kill_due) {
+            w = w->next;
+        }
+        if (w == NULL) {
+            pool->kills_due = false;
+            break;
+        }
+        w->kill_due = false;
+        cp_worker_ref(w);
+        cp_lock_release(&pool->lock);
+        int r = cp_proc_kill_tree(&w->proc, is_still_doomed, w);
+        cp_lock_acquire(&pool->lock);
+        if (r == 1) { /* it was through just before, and lives on */
+            w->doomed = false;
+            pool->due |= CP_DUE_TASKS;
+        }
+        cp_worker_unref(w);
+    }
 }
 
 void

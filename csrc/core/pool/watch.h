@@ -21,6 +21,17 @@ void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
 /* Read results that stand in the rings and not in the pipes: were there any? */
 bool cp_watch_harvest(struct cp_pool *pool);
 
+/* The job has ended: the tasks of it that run are asked to stop, or their workers are to
+ * be killed. */
+void cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job);
+
+/* Look which tasks have run for longer than their jobs allow; see cp_plan_limit_at(). */
+void cp_watch_limits(struct cp_pool *pool, int64_t now);
+
+/* Kill the workers that are to be killed, with all processes that they have started.
+ * Releases the lock meanwhile. */
+void cp_watch_kill_due(struct cp_pool *pool);
+
 /* When the driver has to wake up to look at processes, or CP_NEVER. A worker's end is
  * seen at its result pipe; but a process that it has forked may hold that pipe. */
 int64_t cp_watch_next_probe(struct cp_pool *pool);

@@ -50,6 +50,8 @@ typedef struct {
     _Atomic uint64_t n_kept;
     char has_caller;
     _Atomic unsigned long caller_thread;
+    /* The loops of worker threads; see worker/thread.c. Likewise. */
+    void *loops;
     _Atomic char has_helper, has_starter; /* a thread does that, for good */
     _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */

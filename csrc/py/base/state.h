@@ -61,6 +61,9 @@ struct py_state {
     _Atomic bool replaced;     /* one of them is not the stdlib's */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
+    char handles_stop;         /* a worker: failures.handle_stop() was called */
+    char may_stop; /* a worker: a task runs that may be asked to stop */
+    _Atomic uint64_t tasks_done; /* by this worker process */
     int forked; /* 1: in a copy that other code forked; -1: while we fork */
     _Atomic unsigned long exit_thread; /* it ends the interpreter; or 0 */
 };

@@ -142,12 +142,16 @@ none_or_raise(EngineObject *self, int r)
 
 /* ---- workers ---- */
 
+/* worker(maxtasks, index) */
 static PyObject *
-engine_worker(PyObject *op, PyObject *maxtasks)
+engine_worker(PyObject *op, PyObject *args)
 {
     EngineObject *self = ENGINE(op);
     uint64_t budget = UINT64_MAX;
-    if (py_engine_check(self) < 0) {
+    PyObject *maxtasks;
+    unsigned int index;
+    if (!PyArg_ParseTuple(args, "OI:worker", &maxtasks, &index)
+        || py_engine_check(self) < 0) {
         return NULL;
     }
     if (maxtasks != Py_None) {
@@ -159,7 +163,7 @@ engine_worker(PyObject *op, PyObject *maxtasks)
             PyErr_Clear(); /* more tasks than will ever run */
         }
     }
-    return py_worker_new(self->state, self->pool, budget, self->depth);
+    return py_worker_new(self->state, self->pool, budget, index, self->depth);
 }
 
 static PyObject *
@@ -361,46 +365,123 @@ engine_break_pool(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* wait_ended(timeout): run the event loop until all workers have ended: True;
- * or False where the timeout passes first. */
-static PyObject *
-engine_wait_ended(PyObject *op, PyObject *timeout)
+/* Wait until the job of any of the results has ended, or, where there are none, until all
+ * workers have: 1; 0 where the timeout passes first; or -1 with an exception. */
+static int
+wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
 {
-    EngineObject *self = ENGINE(op);
     int64_t deadline, tick = 100 * CP_MS;
     if (py_timeout_deadline(self->state, timeout, &deadline) < 0) {
-        return NULL;
+        return -1;
     }
     for (;;) {
         /* A signal handler may have forked meanwhile. */
         if (py_engine_check(self) < 0) {
-            return NULL;
+            return -1;
         }
         int64_t until = cp_clock_min(deadline, cp_now() + tick);
         tick = cp_clock_min(2 * tick, 60 * CP_SECOND); /* as in job/wait.c */
         py_pull_yield(self);
         int r;
         Py_BEGIN_ALLOW_THREADS
-        r = cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
+        r = n > 0 ? cp_pool_wait_any(self->pool, jobs, n, until, CP_CAN_FORK)
+                  : cp_pool_wait(self->pool, NULL, until, CP_CAN_FORK);
         Py_END_ALLOW_THREADS
         if (r == CP_WAIT_READY) {
-            py_job_collect(self);
-            Py_RETURN_TRUE;
+            return 1;
         }
         if (r == CP_WAIT_WORKERS) {
             if (py_engine_replace_workers(self) < 0) {
-                return NULL;
+                return -1;
             }
         } else if (r != CP_WAIT_TIMEOUT && r != CP_EINTR) {
-            return py_raise(self->state, r);
+            (void)py_raise(self->state, r);
+            return -1;
         }
         if (PyErr_CheckSignals() < 0) {
-            return NULL;
+            return -1;
         }
         if (r == CP_WAIT_TIMEOUT && until == deadline) {
-            Py_RETURN_FALSE;
+            return 0;
         }
     }
+}
+
+/* wait_ended(timeout): run the event loop until all workers have ended: True;
+ * or False where the timeout passes first. */
+static PyObject *
+engine_wait_ended(PyObject *op, PyObject *timeout)
+{
+    int r = wait_for(ENGINE(op), NULL, 0, timeout);
+    if (r == 1) {
+        py_job_collect(ENGINE(op));
+    }
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
+
+/* The jobs of the results in the tuple, for PyMem_Free(); or NULL with an exception. */
+static struct cp_job **
+jobs_of(EngineObject *self, PyObject *results)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(results);
+    struct cp_job **jobs = PyMem_Calloc((size_t)n + 1, sizeof(*jobs));
+    if (jobs == NULL) {
+        (void)PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        PyObject *result = PyTuple_GET_ITEM(results, i);
+        if (!PyObject_TypeCheck(result, self->state->result_type)
+            || ((ResultObject *)result)->engine != self) {
+            PyErr_SetString(PyExc_TypeError, "results of this pool are needed");
+            PyMem_Free(jobs);
+            return NULL;
+        }
+        jobs[i] = ((ResultObject *)result)->job;
+    }
+    return jobs;
+}
+
+/* The jobs that are done: [(order, place), ...]. */
+static PyObject *
+done_jobs(struct cp_job *const *jobs, Py_ssize_t n)
+{
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        if (!atomic_load(&jobs[i]->done)) {
+            continue;
+        }
+        PyObject *pair =
+            Py_BuildValue("(Kn)", (unsigned long long)jobs[i]->done_order, i);
+        if (pair == NULL || PyList_Append(list, pair) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(pair);
+    }
+    return list;
+}
+
+/* wait_any(results, timeout): wait until any of the results is ready. Returns, for each
+ * that is, how many jobs had ended then, and its place in the list. */
+static PyObject *
+engine_wait_any(PyObject *op, PyObject *args)
+{
+    EngineObject *self = ENGINE(op);
+    PyObject *list, *timeout, *ready = NULL;
+    if (!PyArg_ParseTuple(args, "OO:wait_any", &list, &timeout)) {
+        return NULL;
+    }
+    PyObject *results =
+        PySequence_Tuple(list); /* holds them, and so their jobs */
+    struct cp_job **jobs = results != NULL ? jobs_of(self, results) : NULL;
+    Py_ssize_t n = results != NULL ? PyTuple_GET_SIZE(results) : 0;
+    if (jobs != NULL
+        && (n == 0 || wait_for(self, jobs, (size_t)n, timeout) >= 0)) {
+        ready = done_jobs(jobs, n);
+    }
+    PyMem_Free(jobs);
+    Py_XDECREF(results);
+    return ready;
 }
 
 /* ---- inspection ---- */
@@ -506,7 +587,7 @@ engine_pull_all(PyObject *op, PyObject *iterable)
 }
 
 static PyMethodDef engine_methods[] = {
-    {"worker", engine_worker, METH_O, NULL},
+    {"worker", engine_worker, METH_VARARGS, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
@@ -527,6 +608,7 @@ static PyMethodDef engine_methods[] = {
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},
     {"work", py_thread_work, METH_NOARGS, NULL},
+    {"tasks_done", py_thread_tasks_done, METH_NOARGS, NULL},
     {"leave", py_thread_leave, METH_NOARGS, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},
     {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
@@ -535,6 +617,7 @@ static PyMethodDef engine_methods[] = {
     {"end", engine_end, METH_NOARGS, NULL},
     {"break_pool", engine_break_pool, METH_O, NULL},
     {"wait_ended", engine_wait_ended, METH_O, NULL},
+    {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
     {"jobs", engine_jobs, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -14,6 +14,7 @@
 #include "value/pickle.h"
 #include "worker/worker.h"
 
+#include "core/link/serve.h"
 #include "core/os/fd.h"
 
 /* _after_fork_in_child(): has other code forked, so that the pools in this
@@ -38,6 +39,25 @@ static PyObject *
 module_copy_context(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(ignored))
 {
     return PyContext_CopyCurrent();
+}
+
+/* _tasks_done(): how many tasks this worker process has run. */
+static PyObject *
+module_tasks_done(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct py_state *state = py_state_of_module(module);
+    return PyLong_FromUnsignedLongLong(
+        atomic_load_explicit(&state->tasks_done, memory_order_relaxed));
+}
+
+/* _is_stopped(): has the pool asked the task of this worker process to stop? */
+static PyObject *
+module_is_stopped(PyObject *module, PyObject *Py_UNUSED(ignored))
+{
+    struct py_state *state = py_state_of_module(module);
+    return PyBool_FromLong(state->may_stop && state->forked <= 0
+                           && state->serving != NULL
+                           && cp_serve_is_stopped(state->serving->row));
 }
 
 /* _exiting(): this thread ends the interpreter. */
@@ -109,6 +129,8 @@ static PyMethodDef module_methods[] = {
     {"_import", (PyCFunction)(void (*)(void))py_imports_import,
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
+    {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
+    {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},

@@ -2,6 +2,7 @@
 #include "engine/submit.h"
 
 #include "engine/kept.h"
+#include "job/options.h"
 #include "job/result.h"
 #include "job/wait.h"
 #include "task/call.h"
@@ -46,10 +47,11 @@ result_arg(EngineObject *self, PyObject *op, Py_ssize_t limit)
     return result;
 }
 
-/* args: kind, pool, func, args, kwds. Make a result and submit its one task. */
+/* args: kind, pool, func, args, kwds. Make a result and submit its one task. call: the
+ * name of the method. options: NULL, or as py_options_set() takes them. */
 static ResultObject *
 submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
-            PyObject *error_callback)
+            PyObject *error_callback, const char *call, PyObject *options)
 {
     ResultObject *result = py_result_make((EngineObject *)engine, args[0],
                                           args[1], callback, error_callback);
@@ -58,10 +60,14 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     }
     atomic_store_explicit(&result->submitted, 1, memory_order_relaxed);
     py_result_hold(result);
+    result->call = call;
     EngineObject *self = (EngineObject *)engine;
-    int r = py_kept_wanted(self)
+    int r = options != NULL ? py_options_set(result, options) : 0;
+    if (r == 0) {
+        r = py_kept_wanted(self)
                 ? py_kept_add(self, result, args[2], args[3], args[4])
                 : py_feed_call(&result->input, args[2], args[3], args[4]);
+    }
     if (r < 0) {
         py_result_cancel(result);
         Py_CLEAR(result);
@@ -74,12 +80,13 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
 PyObject *
 py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 7) {
-        PyErr_Format(PyExc_TypeError, "submit() takes 7 arguments, not %zd",
-                     nargs);
+    if (nargs != 7 && nargs != 8) {
+        PyErr_Format(PyExc_TypeError,
+                     "submit() takes 7 or 8 arguments, not %zd", nargs);
         return NULL;
     }
-    return (PyObject *)submit_call(op, args, args[5], args[6]);
+    return (PyObject *)submit_call(op, args, args[5], args[6], "apply_async",
+                                   nargs == 8 ? args[7] : NULL);
 }
 
 /* Submitting and waiting are one call: between two calls, a signal handler
@@ -87,15 +94,30 @@ py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 PyObject *
 py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 5) {
-        PyErr_Format(PyExc_TypeError, "apply() takes 5 arguments, not %zd",
+    if (nargs != 5 && nargs != 6) {
+        PyErr_Format(PyExc_TypeError, "apply() takes 5 or 6 arguments, not %zd",
                      nargs);
         return NULL;
     }
-    ResultObject *result = submit_call(op, args, Py_None, Py_None);
+    ResultObject *result = submit_call(op, args, Py_None, Py_None, "apply",
+                                       nargs == 6 ? args[5] : NULL);
     PyObject *value = result != NULL ? py_result_await(result) : NULL;
     Py_XDECREF(result);
     return value;
+}
+
+/* The name of the method that feeds this result. */
+static const char *
+name_of_call(const ResultObject *result, unsigned mode)
+{
+    static const char *const names[2][2][2] = {
+        {{"map_async", "map"}, {"starmap_async", "starmap"}},
+        {{"imap_unordered", "imap"}, {"istarmap_unordered", "istarmap"}}};
+    bool stream = !py_result_is_map(result);
+    bool star = (mode & PY_MODE) == PY_STAR || (mode & PY_MODE) == PY_STAR_ONE;
+    bool second = stream ? (result->job->flags & CP_JOB_ORDERED) != 0
+                         : result->input.blocking;
+    return names[stream][star][second];
 }
 
 /* This thread may have ended a job of worker threads while all of them sleep:
@@ -116,6 +138,7 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
 {
     struct py_input *in = &result->input;
     int r = 0;
+    result->call = name_of_call(result, mode);
     if (in->blocking && !py_source_is_plain(iterable)) {
         r = py_engine_attend(
             in->engine); /* this thread runs the program's code now */

@@ -7,12 +7,13 @@
 
 #include "base/state.h"
 
-/* submit(kind, pool, func, args, kwds, callback, error_callback): submit one
- * call. Returns its result, of this kind. */
+/* submit(kind, pool, func, args, kwds, callback, error_callback, options):
+ * submit one call. Returns its result, of this kind. options, which may be left out:
+ * see job/options.h. */
 PyObject *py_submit_call(PyObject *engine, PyObject *const *args,
                          Py_ssize_t nargs);
 
-/* apply(kind, pool, func, args, kwds): submit one call and wait for it. Returns
+/* apply(kind, pool, func, args, kwds, options): submit one call and wait for it. Returns
  * its value. */
 PyObject *py_submit_apply(PyObject *engine, PyObject *const *args,
                           Py_ssize_t nargs);

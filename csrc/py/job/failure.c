@@ -2,30 +2,45 @@
 #include "job/failure.h"
 
 #include "base/error.h"
+#include "task/mode.h"
 #include "task/refs.h"
 #include "value/pickle.h"
 
-/* The exception that a worker reported, or that its death causes. func names
- * the callable in texts; it may be NULL. */
+/* The number of the first item of the task in its call, from 0; -1: the call has no
+ * items. */
+static Py_ssize_t
+first_item(const ResultObject *self, const struct cp_result *r)
+{
+    if (py_result_is_map(self)) {
+        return (Py_ssize_t)r->index;
+    }
+    if ((self->job->flags & CP_JOB_SINGLE) != 0) {
+        return -1;
+    }
+    return (Py_ssize_t)r->index * self->input.chunksize;
+}
+
+/* Where the task ran, for texts: (method, callable, first item, worker, pid). */
+static PyObject *
+where(const ResultObject *self, const struct cp_result *r)
+{
+    PyObject *func = self->input.func;
+    return Py_BuildValue("(sOnIi)", self->call != NULL ? self->call : "apply",
+                         func != NULL ? func : Py_None, first_item(self, r),
+                         r->worker, r->pid);
+}
+
+/* The exception in a report of a worker. where may be NULL. */
 static PyObject *
 reported_error(struct py_state *state, const struct cp_result *result,
-               PyObject *func)
+               PyObject *place)
 {
-    if (result->outcome == CP_LOST) {
-        return PyObject_CallMethod(state->failures, "lost", "iiO", result->pid,
-                                   result->exitcode,
-                                   func != NULL ? func : Py_None);
-    }
-    if (result->outcome == CP_NOMEM) {
-        PyErr_NoMemory();
-        return py_error_fetch();
-    }
     PyObject *view = py_pickle_view(result->body, result->len);
     if (view == NULL) {
         return NULL;
     }
-    PyObject *exc =
-        PyObject_CallMethod(state->failures, "unpack_error", "O", view);
+    PyObject *exc = PyObject_CallMethod(state->failures, "unpack_error", "OO",
+                                        view, place != NULL ? place : Py_None);
     py_pickle_release_view(view);
     return exc;
 }
@@ -59,6 +74,8 @@ py_failure_of_end(ResultObject *self)
             Py_DECREF(cause);
             return exc;
         }
+        case CP_END_CANCELLED:
+            return PyObject_CallMethod(state->failures, "cancelled", NULL);
         case CP_END_NOMEM: {
             PyErr_NoMemory();
             return py_error_fetch();
@@ -68,14 +85,41 @@ py_failure_of_end(ResultObject *self)
     }
 }
 
+/* None for a worker that lives on. */
+static PyObject *
+exitcode_of(const struct cp_result *r)
+{
+    return r->exitcode != CP_NO_EXIT ? PyLong_FromLong(r->exitcode)
+                                     : Py_NewRef(Py_None);
+}
+
 PyObject *
 py_failure_of_result(ResultObject *self, struct cp_result *r)
 {
     if (r->outcome == CP_RAISED && self->engine->threads) {
         return py_refs_first(r);
     }
+    if (r->outcome == CP_NOMEM) {
+        PyErr_NoMemory();
+        return py_error_fetch();
+    }
     if (r->outcome != CP_LOCAL) {
-        return reported_error(self->state, r, self->input.func);
+        PyObject *place = where(self, r), *exc = NULL;
+        if (place != NULL && r->outcome == CP_LOST
+            && r->reason == CP_TIMED_OUT) {
+            exc = PyObject_CallMethod(self->state->failures, "timed_out",
+                                      "iNOIILL", r->pid, exitcode_of(r), place,
+                                      r->item, r->items, (long long)r->ran_ns,
+                                      (long long)self->job->time_limit);
+        } else if (place != NULL && r->outcome == CP_LOST) {
+            exc = PyObject_CallMethod(self->state->failures, "lost", "iiOII",
+                                      r->pid, r->exitcode, place, r->item,
+                                      r->items);
+        } else if (place != NULL) {
+            exc = reported_error(self->state, r, place);
+        }
+        Py_XDECREF(place);
+        return exc;
     }
     PyObject *key = PyLong_FromUnsignedLongLong(r->index);
     PyObject *exc = NULL;
@@ -84,6 +128,43 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
         Py_DECREF(key);
     }
     return exc;
+}
+
+/* The exception of an item, if obj is what a worker has put in its place; steals obj. */
+static PyObject *
+released_take(ResultObject *self, struct cp_result *r, PyObject *obj,
+              PyObject *caught_type)
+{
+    if ((PyObject *)Py_TYPE(obj) != caught_type) {
+        return obj;
+    }
+    PyObject *place = where(self, r);
+    PyObject *exc = place != NULL ? PyObject_CallMethod(
+                        self->state->failures, "release", "OO", obj, place)
+                                  : NULL;
+    Py_XDECREF(place);
+    Py_DECREF(obj);
+    return exc;
+}
+
+int
+py_failure_release(ResultObject *self, struct cp_result *r, PyObject **values,
+                   Py_ssize_t n)
+{
+    if ((r->flags & PY_CAUGHT) == 0) {
+        return 0;
+    }
+    PyObject *type = PyObject_GetAttrString(self->state->failures, "Caught");
+    int result = type == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; i < n && result == 0; i++) {
+        values[i] = released_take(self, r, values[i], type);
+        if (values[i] == NULL) {
+            values[i] = Py_NewRef(Py_None);
+            result = -1;
+        }
+    }
+    Py_XDECREF(type);
+    return result;
 }
 
 PyObject *

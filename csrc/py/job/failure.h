@@ -13,6 +13,11 @@
 /* Of a result that is not CP_OK. */
 PyObject *py_failure_of_result(ResultObject *self, struct cp_result *result);
 
+/* Replace what stands for items of a chunk that raised (PY_CAUGHT) by their
+ * exceptions: 0, or -1 with an exception. */
+int py_failure_release(ResultObject *self, struct cp_result *result,
+                       PyObject **values, Py_ssize_t n);
+
 /* Of a job that ended early. */
 PyObject *py_failure_of_end(ResultObject *self);
 

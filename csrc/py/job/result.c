@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "base/timeout.h"
+#include "job/options.h"
 #include "job/settle.h"
 #include "job/wait.h"
 
@@ -258,6 +259,35 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return py_result_outcome(self);
 }
 
+/* cancel(kill=True) */
+static PyObject *
+result_cancel(PyObject *op, PyObject *args, PyObject *kwds)
+{
+    static char *names[] = {"kill", NULL};
+    ResultObject *self = (ResultObject *)op;
+    int kill = 1;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "|p:cancel", names, &kill)
+        || check_usable(self) < 0) {
+        return NULL;
+    }
+    if (self->settled) {
+        Py_RETURN_FALSE;
+    }
+    bool stopped = cp_job_stop(self->job, kill != 0);
+    if (stopped) {
+        py_job_collect(self->engine);
+    }
+    return PyBool_FromLong(stopped);
+}
+
+static PyObject *
+result_cancelled(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    return PyBool_FromLong(self->job != NULL
+                           && atomic_load(&self->job->end) == CP_END_CANCELLED);
+}
+
 static PyObject *
 result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -356,7 +386,8 @@ result_finalize(PyObject *op)
     ResultObject *self = (ResultObject *)op;
     if (self->job == NULL || self->retrieved || has_error_callback(self)
         || !cp_pool_is_ours(self->job->pool) || !atomic_load(&self->job->done)
-        || atomic_load(&self->job->end) != CP_END_NONE
+        || (atomic_load(&self->job->end) != CP_END_NONE
+            && atomic_load(&self->job->end) != CP_END_FAILED)
         || self->state->exit_thread != 0 || is_finalizing()) {
         return;
     }
@@ -406,9 +437,13 @@ static PyGetSetDef result_getset[] = {
 
 static PyMethodDef result_methods[] = {
     {"_look", result_look, METH_NOARGS, NULL},
+    {"_set_options", py_options_method, METH_O, NULL},
     {"_left", result_left, METH_NOARGS, NULL},
     {"ready", result_ready, METH_NOARGS, NULL},
     {"successful", result_successful, METH_NOARGS, NULL},
+    {"cancel", (PyCFunction)(void (*)(void))result_cancel,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"cancelled", result_cancelled, METH_NOARGS, NULL},
     {"wait", (PyCFunction)(void (*)(void))result_wait,
      METH_FASTCALL | METH_KEYWORDS, NULL},
     {"get", (PyCFunction)(void (*)(void))result_get,

@@ -94,7 +94,15 @@ py_result_value(ResultObject *self, struct cp_result *r)
     if (self->engine->threads) {
         return has_chunks(self) ? py_refs_take_list(r) : py_refs_first(r);
     }
-    return py_body_get(self->state, r->body, r->len);
+    PyObject *value = py_body_get(self->state, r->body, r->len);
+    if (value != NULL && (r->flags & PY_CAUGHT) != 0 && PyList_CheckExact(value)
+        && py_failure_release(
+               self, r, ((PyListObject *)value)->ob_item, /* lint-ok: ours */
+               PyList_GET_SIZE(value))
+               < 0) {
+        Py_CLEAR(value);
+    }
+    return value;
 }
 
 void
@@ -159,6 +167,9 @@ place(ResultObject *self, struct cp_result *r)
         Py_DECREF(list);
     }
     if (n == 0) {
+        n = py_failure_release(self, r, run.slots, run.n);
+    }
+    if (n == 0) {
         n = place_run(self, r, &run);
     }
     py_run_fini(&run);
@@ -214,6 +225,27 @@ py_result_decode_one(ResultObject *self, struct cp_result *r, bool *is_value)
     return obj;
 }
 
+bool
+py_result_returns(const ResultObject *self, const struct cp_result *r)
+{
+    return self->return_exceptions
+           && (r->outcome != CP_LOCAL || (r->flags & PY_OF_CALL) == 0);
+}
+
+/* An item failed, or each of a chunk: the exception stands in their places. 0, or -1
+ * with an exception. */
+static int
+place_failure(ResultObject *self, const struct cp_result *r, PyObject *exc)
+{
+    Py_ssize_t at = (Py_ssize_t)r->index;
+    for (uint32_t i = 0; i < r->items; i++) {
+        if (PyList_SetItem(self->value, at + i, Py_NewRef(exc)) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
 /* Decode one result into the object: 0, or -1 with an interrupt; then the
  * result is to be decoded again. */
 static int
@@ -227,6 +259,16 @@ absorb_one(ResultObject *self, struct cp_result *r)
     PyObject *obj = py_result_decode_one(self, r, &is_value);
     if (obj == NULL) {
         return -1;
+    }
+    if (!is_value && py_result_returns(self, r)) {
+        if (!is_map) {
+            set_value_take(self, obj);
+            return 0;
+        }
+        is_value = place_failure(self, r, obj) == 0;
+        if (!is_value) {
+            Py_SETREF(obj, py_error_fetch());
+        }
     }
     if (!is_value && is_map) {
         obj = py_failure_raisable_take(self, obj);

@@ -22,6 +22,9 @@ PyObject *py_result_value(ResultObject *self, struct cp_result *r);
 PyObject *py_result_decode_one(ResultObject *self, struct cp_result *r,
                                bool *is_value);
 
+/* Is the failure a value, because the call asks for the exceptions of its items? */
+bool py_result_returns(const ResultObject *self, const struct cp_result *r);
+
 /* Free a result that was taken from the job. */
 void py_result_free(ResultObject *self, struct cp_result *r);
 

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "base/timeout.h"
 #include "job/failure.h"
+#include "job/options.h"
 #include "job/settle.h"
 #include "job/wait.h"
 
@@ -65,6 +66,18 @@ forget_failure(ResultObject *self, const struct cp_result *r)
     }
 }
 
+/* A list that has the object n times; steals obj. */
+static PyObject *
+repeated_take(PyObject *obj, Py_ssize_t n)
+{
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        PyList_SET_ITEM(list, i, Py_NewRef(obj));
+    }
+    Py_DECREF(obj);
+    return list;
+}
+
 /* The item, or NULL with the exception of its task or of a signal handler.
  * Consumes r. */
 static PyObject *
@@ -76,9 +89,15 @@ item_take(ResultObject *self, struct cp_result *r)
         put_back_take(self, r);
         return NULL;
     }
+    if (!is_value && py_result_returns(self, r)) {
+        is_value = true;
+        if (self->input.chunksize > 1) { /* the reader takes lists apart */
+            item = repeated_take(item, r->items);
+        }
+    }
     forget_failure(self, r);
     py_result_free(self, r);
-    if (!is_value) {
+    if (item != NULL && !is_value) {
         item = py_failure_raisable_take(self, item);
         if (item != NULL) {
             py_error_restore(item);
@@ -93,7 +112,8 @@ item_take(ResultObject *self, struct cp_result *r)
 static PyObject *
 raise_end(ResultObject *self)
 {
-    if (atomic_load(&self->job->end) != CP_END_NONE) {
+    enum cp_end end = atomic_load(&self->job->end);
+    if (end != CP_END_NONE && end != CP_END_FAILED && !self->is_closed) {
         PyObject *exc = py_failure_of_end(self);
         if (exc != NULL) {
             py_error_restore(exc);
@@ -119,6 +139,10 @@ next_item(ResultObject *self, PyObject *timeout)
         return NULL;
     }
     int64_t deadline = -1;
+    if (self->is_closed) {
+        PyErr_SetNone(PyExc_StopIteration);
+        return NULL;
+    }
     for (;;) {
         bool done = atomic_load(&self->job->done);
         struct cp_result *r = take(self);
@@ -161,6 +185,34 @@ stream_iternext(PyObject *op)
     return next_item((ResultObject *)op, NULL);
 }
 
+/* Release the results that nobody will read. */
+static void
+drop_untaken(ResultObject *self)
+{
+    struct cp_result *r;
+    cp_job_drop_results(self->job);
+    while ((r = take(self)) != NULL) {
+        py_result_free(self, r);
+    }
+}
+
+/* close(): no more items are wanted. */
+static PyObject *
+stream_close(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->engine == NULL || atomic_exchange(&self->is_closed, 1) != 0) {
+        Py_RETURN_NONE;
+    }
+    if (py_engine_check(self->engine) < 0) {
+        return NULL;
+    }
+    (void)cp_job_stop(self->job, false);
+    drop_untaken(self);
+    py_job_collect(self->engine);
+    Py_RETURN_NONE;
+}
+
 /* The stdlib tells its iterators how many tasks there are. Here the feeder
  * knows; the method exists for programs that call it. */
 static PyObject *
@@ -189,7 +241,9 @@ static PyGetSetDef stream_getset[] = {
 static PyMethodDef stream_methods[] = {
     {"next", (PyCFunction)(void (*)(void))stream_next,
      METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"close", stream_close, METH_NOARGS, NULL},
     {"_set_length", stream_set_length, METH_O, NULL},
+    {"_set_options", py_options_method, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -64,6 +64,7 @@ py_batch_fail_take(struct py_input *in, struct py_batch *batch, uint64_t index,
     }
     result->items = batch->items;
     if (last) {
+        result->flags |= PY_OF_CALL;
         CP_ASSERT(batch->farewell == NULL);
         batch->farewell = result;
     } else {
@@ -88,7 +89,8 @@ py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
 {
     struct py_run *run = &batch->run;
     Py_ssize_t n = args == NULL ? run->n : kwds != NULL ? 2 : 1;
-    struct cp_task *task = py_refs_task(index, mode, func, n);
+    struct cp_task *task =
+        py_refs_task(index, mode | batch->task_flags, func, n);
     if (task == NULL) {
         return -1;
     }
@@ -173,6 +175,7 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
     if (encode(in, batch, &mode, payload) < 0) {
         return py_batch_fail(in, batch, index, false);
     }
+    mode |= batch->task_flags;
     batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),
                                       cp_buf_len(&batch->scratch));
     struct cp_task *task =

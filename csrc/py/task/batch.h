@@ -20,6 +20,7 @@ struct py_batch {
     struct py_run run;          /* the chunk that is being made */
     size_t n, bytes;            /* of the tasks in the batch */
     uint32_t items;             /* of the task that is being made */
+    unsigned task_flags;        /* of each task, beside its mode */
     bool encoded;               /* the run is in the scratch already */
     bool in_call;               /* the thread of the call itself feeds */
     bool holds;   /* the first tasks of a job: see cp_pool_has_room() */

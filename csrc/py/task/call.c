@@ -3,6 +3,9 @@
 
 #include "task/mode.h"
 
+#include "core/base/clock.h"
+#include "core/link/serve.h"
+
 /* args is not a tuple, or kwds is not a dict: a call from Python code raises
  * Python's own errors. */
 static PyObject *
@@ -47,17 +50,29 @@ py_call_one(struct py_state *state, unsigned mode, PyObject *func,
 }
 
 int
-py_call_each(PyObject *func, struct py_run *run, bool star, const int *forked)
+py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
 {
+    bool star = calls->star;
+    const int *forked = calls->forked;
     Py_ssize_t width = run->width > 0 ? run->width : 1;
     for (Py_ssize_t i = 0; i < run->n; i++) {
         PyObject **args = run->slots + i * width;
         size_t n = (size_t)width | PY_VECTORCALL_ARGUMENTS_OFFSET;
+        if (calls->row != NULL) {
+            cp_serve_item(calls->row, (uint32_t)i);
+            if (calls->timed && i > 0) {
+                cp_serve_since(calls->row, cp_now());
+            }
+        }
         PyObject *result = star && run->width == 0
                                ? call_star(func, args[0])
                                : PyObject_Vectorcall(func, args, n, NULL);
         for (Py_ssize_t j = 0; j < width; j++) {
             Py_CLEAR(args[j]);
+        }
+        if (result == NULL && calls->catch != NULL) {
+            result = calls->catch (calls->state, func, i);
+            calls->caught = true;
         }
         if (result == NULL) {
             return -1;

@@ -12,12 +12,24 @@
 PyObject *py_call_one(struct py_state *state, unsigned mode, PyObject *func,
                       PyObject *arg, PyObject *kwds);
 
+/* How the items of a chunk are called; all zero but star: plainly. */
+struct py_calls {
+    bool star;
+    /* Stop without an exception once this is above 0, because func forked and this is
+     * the copy. */
+    const int *forked;
+    struct cp_row *row; /* where to publish which item runs */
+    bool timed;         /* and since when */
+    /* What stands for an item that raised, made of the pending exception; or NULL with
+     * one, and then the chunk fails. */
+    PyObject *(*catch)(struct py_state *state, PyObject *func, Py_ssize_t item);
+    struct py_state *state; /* for catch */
+    bool caught;            /* it was called */
+};
+
 /* Replace each item of the run by what func returns for it: 0, or -1 with an
- * exception, and then only some of the items are replaced. forked: stop without
- * an exception once *forked is above 0, because func forked and this is the copy;
- * NULL: never. */
-int py_call_each(PyObject *func, struct py_run *run, bool star,
-                 const int *forked);
+ * exception, and then only some of the items are replaced. */
+int py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls);
 
 /* Run a little bytecode. The interpreter puts off some work until a thread runs
  * bytecode (garbage collections; without the GIL, freeing objects for other

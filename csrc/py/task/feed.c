@@ -44,7 +44,10 @@ int
 py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
              PyObject *kwds)
 {
-    struct py_batch batch = {.items = 1, .in_call = true, .holds = true};
+    struct py_batch batch = {.items = 1,
+                             .in_call = true,
+                             .holds = true,
+                             .task_flags = in->task_flags};
     int r = make_call(in, &batch, func, args, kwds);
     if (r == 0) {
         py_batch_flush(in->job, &batch, true);
@@ -56,7 +59,8 @@ py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
 int
 py_feed_kept_call(struct py_input *in, PyObject **holder)
 {
-    struct py_batch batch = {.items = 1, .holds = true};
+    struct py_batch batch = {
+        .items = 1, .holds = true, .task_flags = in->task_flags};
     struct cp_job *job = in->job;
     PyObject *func = in->func, *args = in->args, *kwds = in->kwds;
     in->func = in->args = in->kwds = NULL;
@@ -85,10 +89,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
     src->plain = func != NULL && py_source_is_plain(iterable);
-    PyObject *callable =
-        func != NULL
-            ? Py_NewRef(func)
-            : PyObject_GetAttrString(in->engine->state->failures, "call");
+    PyObject *callable = func != NULL ? Py_NewRef(func)
+                                      : PyObject_GetAttrString(
+                                          in->engine->state->failures, "call");
     if (callable == NULL) {
         return -1;
     }
@@ -167,8 +170,8 @@ add_stdlib_call(struct py_input *in, struct py_batch *batch, uint64_t index,
     }
     int r = in->engine->threads
                 ? py_batch_add_refs(
-                      batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
-                      PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
+                    batch, index, PY_CALL_KW, PyTuple_GET_ITEM(call, 0),
+                    PyTuple_GET_ITEM(call, 1), PyTuple_GET_ITEM(call, 2))
                 : py_batch_add_task(in, batch, index, PY_CALL, call);
     Py_DECREF(call);
     return r;
@@ -280,8 +283,10 @@ feed_one(struct py_input *in, struct py_batch *batch)
     if (r == 0) {
         return 0;
     }
+    if (!in->single_items && (!stdlib || in->map_length >= 0)) {
+        batch->items = items_of(in, batch);
+    }
     if (in->map_length >= 0) {
-        batch->items = in->single_items ? 1 : items_of(in, batch);
         index = place_of(in, stdlib, batch->items);
     }
     if (in->may_resize && !in->engine->threads) {
@@ -347,7 +352,8 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
 {
     struct py_source *src = &in->source;
     struct py_batch batch = {.in_call = n == 0,
-                             .holds = in->source.pulled == 0};
+                             .holds = in->source.pulled == 0,
+                             .task_flags = in->task_flags};
     size_t tasks = 0;
     int r = 1;
     if (src->iterator == NULL) {

@@ -37,6 +37,7 @@ struct py_input {
     Py_ssize_t map_chunksize; /* the chunksize that the map was called with */
     uint64_t index;           /* of the next task */
     unsigned mode;
+    unsigned task_flags;  /* of each task, beside the mode */
     char single_items;    /* a task is one item, and its result is not a list */
     char func_may_change; /* pulling items may change the callable */
     char may_resize;      /* chunks may have other sizes than chunksize */

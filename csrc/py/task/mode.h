@@ -3,6 +3,8 @@
 #ifndef PY_MODE_H
 #define PY_MODE_H
 
+#include "core/link/wire.h"
+
 #define PY_CALL 0x0u     /* func(*args); body: args */
 #define PY_CALL_KW 0x1u  /* func(*args, **kwds); body: (args, kwds) */
 #define PY_MAP 0x2u      /* [func(x) for x in items]; body: a run of items */
@@ -26,5 +28,24 @@
 /* Of a task: it has a callable of its own. The body begins with the length of
  * its pickle in 8 bytes, and the pickle. */
 #define PY_OWN_FUNC 0x80u
+
+/* Of a task: an item that raises does not end its chunk; what it raised stands in its
+ * place. */
+#define PY_CATCH 0x100u
+
+/* Of a task: each item has a time limit of its own. */
+#define PY_TIMED 0x200u
+
+/* Of a task: it may be asked to stop. */
+#define PY_GRACE 0x400u
+
+/* Of a task: its callable is a failures.Retrying, which says what else is retried. */
+#define PY_RETRY 0x800u
+
+/* Of an answer: something stands for an item that raised. */
+#define PY_CAUGHT CP_FRAME_USER
+
+/* Of a failure of this process (CP_LOCAL): it is no item's, but the iterable's. */
+#define PY_OF_CALL CP_FRAME_USER
 
 #endif

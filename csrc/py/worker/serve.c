@@ -17,6 +17,7 @@
 #include "value/run.h"
 
 #include "core/base/clock.h"
+#include "core/link/worker.h"
 
 /* The scratch buffer keeps this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
@@ -29,6 +30,21 @@ struct func_entry {
     size_t len;
     bool keep; /* CP_KEEP */
 };
+
+/* What stands for an item that raised, until the parent has the chunk. What is no
+ * Exception ends the process, and so the chunk. */
+static PyObject *
+catch_item(struct py_state *state, PyObject *func, Py_ssize_t item)
+{
+    if (py_error_is_interrupt()) {
+        return NULL;
+    }
+    PyObject *exc = py_error_fetch();
+    PyObject *caught =
+        PyObject_CallMethod(state->failures, "catch", "OOn", exc, func, item);
+    Py_DECREF(exc);
+    return caught;
+}
 
 struct loop {
     struct py_state *state;
@@ -140,12 +156,37 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
     return py_loads(loop->state, bytes, (size_t)len);
 }
 
+/* Does an item that raises leave the rest of its chunk alone? Not while that is retried. */
+static bool
+catches(const struct cp_frame *task)
+{
+    return (task->flags & PY_CATCH) != 0
+           && ((task->flags & PY_RETRY) == 0 || (task->flags & CP_FINAL) != 0);
+}
+
+/* Run the chunk in loop->run, and set PY_CAUGHT in *flags where an item raised and
+ * the chunk went on. */
+static int
+run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
+          uint16_t *flags)
+{
+    struct py_calls calls = {.star = (frame->flags & PY_MODE) == PY_STAR,
+                             .forked = &loop->state->forked,
+                             .row = loop->serve->row,
+                             .timed = (frame->flags & PY_TIMED) != 0,
+                             .catch = catches(frame) ? catch_item : NULL,
+                             .state = loop->state};
+    int r = py_call_each(func, &loop->run, &calls);
+    *flags |= calls.caught ? PY_CAUGHT : 0u;
+    return r;
+}
+
 /* Run the task: 0, and its result is *result, or loop->run where *result is
  * NULL; or -1 with the exception that is the answer. In a copy of the worker the
  * exception may be missing. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
-         PyObject *func, PyObject **result)
+         PyObject *func, PyObject **result, uint16_t *flags)
 {
     struct py_state *state = loop->state;
     unsigned mode = frame->flags & PY_MODE;
@@ -154,9 +195,8 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
         bool star = mode == PY_STAR;
         int r =
             py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run);
-        return r < 0 || is_copy(loop)
-                   ? -1
-                   : py_call_each(func, &loop->run, star, &state->forked);
+        return r < 0 || is_copy(loop) ? -1
+                                      : run_chunk(loop, frame, func, flags);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len);
     if (payload == NULL || is_copy(loop)) {
@@ -173,17 +213,55 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     return *result != NULL ? 0 : -1;
 }
 
+/* Which item of the task runs, or ran last. */
+static unsigned int
+current_item(const struct loop *loop)
+{
+    return atomic_load_explicit(&loop->serve->row->item, memory_order_relaxed);
+}
+
+/* Is it what failures.handle_stop() raises in a task that is to stop? */
+static bool
+is_stop(struct loop *loop, PyObject *exc)
+{
+    PyObject *type =
+        PyObject_GetAttrString(loop->state->failures, "TaskInterrupted");
+    bool found = (PyObject *)Py_TYPE(exc) == type;
+    Py_XDECREF(type);
+    PyErr_Clear();
+    return found;
+}
+
+/* Is the task to be run again after this exception? */
+static bool
+is_retried(struct loop *loop, PyObject *exc, PyObject *retrying)
+{
+    PyObject *found = PyObject_CallMethod(loop->state->failures, "is_retried",
+                                          "OO", exc, retrying);
+    bool yes = found == Py_True;
+    Py_XDECREF(found);
+    PyErr_Clear();
+    return yes;
+}
+
 /* The pending exception as the body of an answer: bytes, or NULL with an
  * exception where that fails. If the exception ends the process, *fatal is set
- * to it. */
+ * to it. retrying: NULL, or the callable of a task with PY_RETRY. */
 static PyObject *
-pack_error(struct loop *loop, PyObject *func, PyObject **fatal)
+pack_error(struct loop *loop, PyObject *func, PyObject *retrying,
+           uint16_t *flags, PyObject **fatal)
 {
     PyObject *exc = py_error_fetch();
-    bool ends = !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
+    bool stops = is_stop(loop, exc);
+    bool ends =
+        !stops && !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
+    *flags |= stops ? CP_STOPPED : 0u;
+    if (retrying != NULL && is_retried(loop, exc, retrying)) {
+        *flags |= CP_AGAIN;
+    }
     PyObject *bytes =
-        PyObject_CallMethod(loop->state->failures, "pack_error", "OO", exc,
-                            func != NULL ? func : Py_None);
+        PyObject_CallMethod(loop->state->failures, "pack_error", "OOI", exc,
+                            func != NULL ? func : Py_None, current_item(loop));
     if (ends) {
         Py_XSETREF(*fatal, exc);
     } else {
@@ -203,6 +281,21 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
                             exc, result, listed ? Py_True : Py_False);
     Py_DECREF(exc);
     return bytes;
+}
+
+/* Values of the chunk cannot be pickled: something stands for each of them. 0, or -1
+ * with an exception. Releases *list. */
+static int
+put_each(struct loop *loop, PyObject **list, uint16_t *flags)
+{
+    PyErr_Clear();
+    PyObject *each = PyObject_CallMethod(loop->state->failures,
+                                         "catch_unpicklable", "O", *list);
+    Py_CLEAR(*list);
+    int r = each != NULL ? py_dumps(loop->state, each, &loop->scratch) : -1;
+    Py_XDECREF(each);
+    *flags |= PY_CAUGHT;
+    return r;
 }
 
 /* Write the result into the scratch buffer, and set the mark in *flags if the
@@ -226,6 +319,9 @@ pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
     int r = result != NULL
                 ? py_body_put(loop->state, result, &loop->scratch)
                 : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
+    if (r < 0 && list != NULL && (task->flags & PY_CATCH) != 0) {
+        return put_each(loop, &list, flags);
+    }
     if (r < 0) {
         *report = result == NULL && list == NULL
                       ? NULL
@@ -245,7 +341,10 @@ answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
     int64_t now = cp_now();
     int64_t ns = now - loop->now;
     loop->now = now;
-    frame->arg = ns < 0 ? 0 : ns > UINT32_MAX ? UINT32_MAX : (uint32_t)ns;
+    frame->arg = (frame->flags & CP_STOPPED) != 0 ? current_item(loop)
+                 : ns < 0                         ? 0
+                 : ns > UINT32_MAX                ? UINT32_MAX
+                                                  : (uint32_t)ns;
     int r = cp_serve_put(loop->serve, frame, body, now);
     if (r == 0) {
         return 0;
@@ -264,6 +363,8 @@ static int
 answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
             bool last)
 {
+    (void)atomic_fetch_add_explicit(&loop->state->tasks_done, 1,
+                                    memory_order_relaxed);
     if (--loop->left == 0 || last) {
         frame->flags |= CP_LAST;
         loop->last = true;
@@ -294,6 +395,28 @@ end_process(struct loop *loop, int r, PyObject *fatal)
     return r;
 }
 
+/* From now on the task may be asked to stop, if it has time for that. 0, or -1 with an
+ * exception. */
+static int
+prepare_stop(struct loop *loop, const struct cp_frame *task)
+{
+    struct py_state *state = loop->state;
+    if ((task->flags & PY_GRACE) == 0) {
+        return 0;
+    }
+    if (!state->handles_stop) {
+        PyObject *none = PyObject_CallMethod(state->failures, "handle_stop",
+                                             "i", CP_STOP_SIGNAL);
+        if (none == NULL) {
+            return -1;
+        }
+        Py_DECREF(none);
+        state->handles_stop = 1;
+    }
+    state->may_stop = 1;
+    return 0;
+}
+
 /* One task: 0, a core code, or -1 with the exception that ends the process. */
 static int
 do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
@@ -304,21 +427,27 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         loop->now = cp_now();
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
-    PyObject *func = func_of(loop, task, &body);
-    int r = func != NULL && !is_copy(loop)
-                ? run_task(loop, task, body, func, &result)
+    PyObject *retrying = NULL, *func = func_of(loop, task, &body);
+    if (func != NULL && (task->flags & PY_RETRY) != 0) {
+        retrying = func;
+        func = PyObject_GetAttrString(retrying, "func");
+    }
+    int r = func != NULL && !is_copy(loop) && prepare_stop(loop, task) == 0
+                ? run_task(loop, task, body, func, &result, &frame.flags)
                 : -1;
+    loop->state->may_stop = 0;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
     if (is_copy(loop)) {
         /* What the task raised in the copy ends the copy, as any program. */
         r = PyErr_Occurred() ? -1 : CP_ECLOSED;
     } else if (r < 0) {
-        report = pack_error(loop, func, &fatal);
+        report = pack_error(loop, func, retrying, &frame.flags, &fatal);
         r = report != NULL ? 0 : -1;
     } else {
         r = pack_result(loop, task, result, &frame.flags, &report);
     }
     Py_XDECREF(func);
+    Py_XDECREF(retrying);
     Py_XDECREF(result);
     py_run_clear(&loop->run);
     if (r >= 0 && is_copy(loop)) {

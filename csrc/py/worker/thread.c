@@ -39,15 +39,28 @@ py_thread_takes_turns(void)
 #endif
 }
 
+/* Any exception stands for its item, even SystemExit. */
+static PyObject *
+catch_item(struct py_state *Py_UNUSED(state), PyObject *Py_UNUSED(func),
+           Py_ssize_t Py_UNUSED(item))
+{
+    return py_error_fetch();
+}
+
 /* Run a chunk, and move its values to the result: 0, or -1 with an
  * exception. */
 static int
-run_chunk(struct cp_task *task, struct cp_result *result, bool star)
+run_chunk(struct py_state *state, struct cp_task *task,
+          struct cp_result *result)
 {
+    struct py_calls calls = {
+        .star = (task->flags & PY_MODE) == PY_STAR,
+        .catch = (task->flags & PY_CATCH) != 0 ? catch_item : NULL,
+        .state = state};
     struct py_refs *refs = py_refs_of_task(task);
     Py_ssize_t n = py_refs_count(task);
     struct py_run run = {.slots = refs->slots, .n = n, .used = n, .cap = n};
-    if (py_call_each(refs->func, &run, star, NULL) < 0) {
+    if (py_call_each(refs->func, &run, &calls) < 0) {
         return -1;
     }
     memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));
@@ -88,7 +101,7 @@ run_task(struct py_state *state, struct cp_task *task)
     struct cp_result *result = py_refs_result(task->index, n > 0 ? n : 1);
     if (result != NULL) {
         result->items = task->items;
-        int r = chunk ? run_chunk(task, result, mode == PY_STAR)
+        int r = chunk ? run_chunk(state, task, result)
                       : run_one(state, task, result);
         if (r < 0) {
             /* Any exception is the failure of the task, even SystemExit. */
@@ -117,8 +130,49 @@ struct loop {
     struct cp_pool *pool;
     struct cp_turn turn;
     int64_t since;        /* when the thread attached */
-    unsigned long long n; /* tasks that were run */
+    unsigned long long n; /* tasks that were run; the thread's own */
+    unsigned long thread;
+    struct loop *next; /* guarded by the engine's critical section */
 };
+
+static void
+enlist(struct loop *loop)
+{
+    Py_BEGIN_CRITICAL_SECTION(loop->engine);
+    loop->next = loop->engine->loops;
+    loop->engine->loops = loop;
+    Py_END_CRITICAL_SECTION();
+}
+
+static void
+delist(struct loop *loop)
+{
+    Py_BEGIN_CRITICAL_SECTION(loop->engine);
+    struct loop *at = loop->engine->loops;
+    if (at == loop) {
+        loop->engine->loops = loop->next;
+    } else {
+        while (at->next != loop) {
+            at = at->next;
+        }
+        at->next = loop->next;
+    }
+    Py_END_CRITICAL_SECTION();
+}
+
+PyObject *
+py_thread_tasks_done(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    unsigned long me = PyThread_get_thread_ident();
+    unsigned long long n = 0;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    for (const struct loop *at = engine->loops; at != NULL; at = at->next) {
+        n = at->thread == me ? at->n : n;
+    }
+    Py_END_CRITICAL_SECTION();
+    return PyLong_FromUnsignedLongLong(n);
+}
 
 /* Hand in the result of the last task and take the next one. Returns what
  * cp_threads_swap() does. */
@@ -196,9 +250,12 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check(engine) < 0) {
         return NULL;
     }
-    struct loop loop = {.engine = engine, .pool = engine->pool};
+    struct loop loop = {.engine = engine,
+                        .pool = engine->pool,
+                        .thread = PyThread_get_thread_ident()};
     int r;
     struct cp_result *result = NULL;
+    enlist(&loop);
     while ((r = swap(&loop, result)) >= 0) {
         clean_up(&loop, r);
         result = NULL;
@@ -209,9 +266,11 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
         if (!cp_pool_is_ours(loop.pool)) {
             /* The task has forked, and this is the copy, where no thread
              * waits. */
+            delist(&loop);
             return PyLong_FromUnsignedLongLong(loop.n);
         }
     }
+    delist(&loop);
     clean_up(&loop, r);
     return PyLong_FromUnsignedLongLong(loop.n);
 }

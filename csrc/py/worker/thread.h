@@ -20,6 +20,9 @@ PyObject *py_thread_enter(PyObject *engine, PyObject *ignored);
  * while it waits] */
 PyObject *py_thread_work(PyObject *engine, PyObject *ignored);
 
+/* tasks_done(): how many tasks the current thread has run, if it is a worker. */
+PyObject *py_thread_tasks_done(PyObject *engine, PyObject *ignored);
+
 /* leave(): the worker thread could not be started, or has ended. In a forked
  * copy of the process it does nothing. */
 PyObject *py_thread_leave(PyObject *engine, PyObject *ignored);

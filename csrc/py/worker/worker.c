@@ -47,7 +47,7 @@ raise_terminated(struct py_state *state)
 
 PyObject *
 py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget,
-              struct py_depth depth)
+              uint32_t index, struct py_depth depth)
 {
     WorkerObject *self = PyObject_New(WorkerObject, state->worker_type);
     if (self == NULL) {
@@ -62,6 +62,7 @@ py_worker_new(struct py_state *state, struct cp_pool *pool, uint64_t budget,
         Py_DECREF(self);
         return r == CP_ECLOSED ? raise_terminated(state) : py_raise(state, r);
     }
+    self->worker->index = index;
     cp_pool_ref(pool);
     self->pool = pool;
     return (PyObject *)self;
@@ -268,6 +269,8 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
             _exit(
                 1); /* an exception would run the caller's code in the child */
         }
+        state->handles_stop = state->may_stop = 0;
+        atomic_store(&state->tasks_done, 0); /* the parent may be a worker */
         state->serving = serve;
         return PyLong_FromLong(0);
     }
@@ -552,6 +555,18 @@ worker_get_pid(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+worker_get_index(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(((WorkerObject *)op)->worker->index);
+}
+
+static PyObject *
+worker_get_is_copy(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(is_copy((WorkerObject *)op));
+}
+
+static PyObject *
 worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 {
     return PyBool_FromLong(((WorkerObject *)op)->worker->overdue);
@@ -591,6 +606,8 @@ static PyMethodDef worker_methods[] = {
 
 static PyGetSetDef worker_getset[] = {
     {"pid", worker_get_pid, NULL, NULL, NULL},
+    {"index", worker_get_index, NULL, NULL, NULL},
+    {"is_copy", worker_get_is_copy, NULL, NULL, NULL},
     {"is_leaving", worker_get_is_leaving, NULL, NULL, NULL},
     {"sentinel", worker_get_sentinel, NULL, NULL, NULL},
     {"parent_sentinel", worker_get_parent_sentinel, NULL, NULL, NULL},

@@ -9,11 +9,11 @@
 
 #include "core/pool/pool.h"
 
-/* A worker of this pool that is not started yet; it may run `budget` tasks. If
- * it is forked, it starts at this depth. A new reference, or NULL with an
+/* A worker of this pool that is not started yet; it may run `budget` tasks, and has
+ * this index in the pool. If it is forked, it starts at this depth. A new reference, or NULL with an
  * exception. */
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
-                        uint64_t budget, struct py_depth depth);
+                        uint64_t budget, uint32_t index, struct py_depth depth);
 
 /* _core._attach(...): in a worker process that was not forked, the worker that
  * this process is, made from what Worker.ends() returned in the parent. */

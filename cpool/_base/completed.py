@@ -1,0 +1,58 @@
+"""`as_completed()`: results in the order in which they end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from multiprocessing import TimeoutError
+
+from .stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["as_completed"]
+
+# Seconds between two looks at each pool, where the results are of several pools.
+_TURN_S = 0.005
+
+
+def as_completed(results: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
+    """Yield the `AsyncResult`s (also those of `map_async`) in the order in which they end.
+
+    Each comes once, as soon as it is ready, whether it is a value, a failure or cancelled. They may
+    be of several pools. Raises `multiprocessing.TimeoutError` when `timeout` seconds have passed
+    since the first `next()` and results are left, `TypeError` for anything that is no result of
+    `apply_async`, `map_async` or `starmap_async`, and `ValueError` for one of a pool on the
+    standard library's engine.
+    """
+    pending: dict[Any, list[Any]] = {}  # engine -> results; a list, since a result may come twice
+    for result in dict.fromkeys(results):
+        engine = getattr(result, "_engine", None)
+        if not hasattr(result, "get") or not hasattr(result, "ready"):
+            raise TypeError(f"as_completed() takes results of asynchronous calls, not {result!r}")
+        if engine is None:
+            raise ValueError("as_completed() needs results of pools that run on cpool's engine")
+        pending.setdefault(engine, []).append(result)
+    return _ends(pending, None if timeout is None else time.monotonic() + timeout)
+
+
+def _ends(pending: dict[Any, list[Any]], end: float | None) -> Iterator[Any]:
+    while pending:
+        found = False
+        for engine, left in list(pending.items()):
+            limit = None if end is None else max(0.0, end - time.monotonic())
+            if len(pending) > 1:
+                limit = _TURN_S if limit is None else min(limit, _TURN_S)
+            # (how many jobs of the pool had ended then, place in the list)
+            ended = sorted(engine.wait_any(left, limit))
+            found = found or bool(ended)
+            ready = [left[place] for _, place in ended]
+            gone = {place for _, place in ended}
+            left[:] = [each for place, each in enumerate(left) if place not in gone]
+            if not left:
+                del pending[engine]
+            yield from ready
+        if not found and pending and end is not None and time.monotonic() >= end:
+            number = sum(map(len, pending.values()))
+            raise TimeoutError(f"{number} results are not ready")

@@ -1,0 +1,61 @@
+"""`current_worker()`: the worker in which code runs."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from .stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["CurrentWorker", "current_worker", "set_process", "set_thread"]
+
+
+class CurrentWorker:
+    """The worker of a pool in which the code runs that asks for it.
+
+    `index` is an int from 0 to the pool's `processes` - 1; a worker that is replaced hands it on.
+    `pid` is the process id, `state` a dict that lives as long as the worker: for connections,
+    models, and whatever else an initializer makes or a task keeps for the next one.
+    """
+
+    def __init__(self, index: int, count: Callable[[], int]) -> None:
+        self.index = index
+        self.pid = os.getpid()
+        self.state: dict[Any, Any] = {}
+        self._count = count
+
+    @property
+    def tasks_done(self) -> int:
+        """How many tasks the worker has run before the current one."""
+        return self._count()
+
+    def __repr__(self) -> str:
+        return f"<worker {self.index} of a cpool pool, pid {self.pid}>"
+
+
+_of_process: CurrentWorker | None = None
+_of_thread = threading.local()
+
+
+def set_process(worker: CurrentWorker) -> None:
+    """This process is a worker."""
+    global _of_process
+    _of_process = worker
+
+
+def set_thread(worker: CurrentWorker) -> None:
+    """This thread is a worker of a ThreadPool."""
+    _of_thread.worker = worker
+
+
+def current_worker() -> CurrentWorker | None:
+    """The worker of a Pool or ThreadPool that runs this code, or None outside of workers.
+
+    A process that a task has forked is no worker.
+    """
+    found: CurrentWorker | None = getattr(_of_thread, "worker", None) or _of_process
+    return found if found is not None and found.pid == os.getpid() else None

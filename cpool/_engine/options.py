@@ -1,0 +1,166 @@
+"""What a call may ask for beyond multiprocessing's parameters: names, checks, the engine's form."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING, T
+
+if TYPE_CHECKING:
+    from typing import Any, TypedDict, Unpack
+
+    class CallOptions(TypedDict, total=False):
+        """The keyword-only options that every submitting method takes.
+
+        `return_exceptions` (bool, False): the exceptions of items stand among the results instead
+        of being raised, as in `asyncio.gather`. What a call fails with as a whole is raised all the
+        same: what its iterable raises, or the end of the pool.
+
+        `fail_fast` (bool, False): the first item that fails ends the call. What no worker has begun
+        is withdrawn, and the exception is raised at once, not when the last chunk is done; the
+        results of what runs are dropped. An iterator gives the results before the failure that are
+        there, then raises it, and ends.
+
+        `task_timeout` (seconds, None): how long each call of the function may run, counted from
+        when a worker begins it. Then its worker is killed, with all processes that the task has
+        started, and replaced, and that item fails with `TaskTimeoutError`; what else the worker had
+        not begun is run by others. `timeout` stays what it is in multiprocessing: how long the
+        caller waits.
+
+        `grace` (seconds, None): when the time is over, or the call is cancelled, `TaskInterrupted`
+        is raised in the task first, by a signal (SIGURG) at its next bytecode; the worker is killed
+        so many seconds later. None: at once.
+
+        `retries` (int, 0): an item that was lost (its worker died, or its time was over) is run
+        again, so many times. `retry_on` (an exception type or a tuple of them): an item that raised
+        one of these as well.
+
+        With a `task_timeout` or `retries` and no `chunksize`, a chunk is one item. A larger chunk
+        is lost and run again as a whole; the time limit holds for each of its items.
+        """
+
+        fail_fast: bool
+        grace: float | None
+        retries: int
+        retry_on: type[BaseException] | tuple[type[BaseException], ...]
+        return_exceptions: bool
+        task_timeout: float | None
+else:
+    # So that tools can evaluate the annotations of public methods, without an import of typing.
+    Any = CallOptions = object
+    Unpack = {object: object}
+
+__all__ = [
+    "CallOptions",
+    "Checked",
+    "Unpack",
+    "check_options",
+    "check_thread_options",
+    "refuse_options",
+]
+
+# The engine's flags.
+_RETURN_EXCEPTIONS = 0x1
+_FAIL_FAST = 0x2
+_RETRY_ON = 0x4
+
+_LONGEST_S = 1e9  # longer than any program runs
+
+NAMES = frozenset(
+    ("fail_fast", "grace", "retries", "retry_on", "return_exceptions", "task_timeout")
+)
+# What only processes can do.
+_OF_PROCESSES = ("grace", "retries", "retry_on", "task_timeout")
+
+
+class Checked:
+    """The options of one call, checked. `engine` is their form there; None: nothing is asked."""
+
+    engine: tuple[int, int, int, int] | None
+    retry_on: tuple[type[BaseException], ...]
+
+    def __init__(self, options: CallOptions) -> None:
+        _check_names(options)
+        limit = _seconds("task_timeout", options.get("task_timeout"))
+        if limit == 0:
+            raise ValueError("task_timeout must be more than 0 seconds, or None")
+        grace = _seconds("grace", options.get("grace"))
+        retries = _count("retries", options.get("retries", 0))
+        self.retry_on = _types(options.get("retry_on", ()))
+        if self.retry_on and retries == 0:
+            raise ValueError("retry_on needs retries")
+        flags = _RETRY_ON if self.retry_on else 0
+        if options.get("return_exceptions"):
+            flags |= _RETURN_EXCEPTIONS
+        if options.get("fail_fast"):
+            if flags & _RETURN_EXCEPTIONS:
+                raise ValueError(
+                    "fail_fast raises the first exception, return_exceptions raises none"
+                )
+            flags |= _FAIL_FAST
+        # One item a chunk, where nothing else is said.
+        self.wants_single_items = limit is not None or retries > 0
+        asked = (flags, _ns(limit), _ns(grace), retries)
+        self.engine = asked if any(asked) else None
+
+    def wrap(self, func: Callable[..., T]) -> Callable[..., T]:
+        """The callable that goes to the workers."""
+        retrying: Any = failures.Retrying(func, self.retry_on)
+        return retrying if self.retry_on else func
+
+
+def check_options(options: CallOptions) -> Checked:
+    """Raises `TypeError` or `ValueError` for what cannot be asked for."""
+    return Checked(options)
+
+
+def check_thread_options(options: CallOptions) -> Checked:
+    """The same for a ThreadPool, where nothing can be killed and so nothing is lost."""
+    checked = Checked(options)
+    for name in _OF_PROCESSES:
+        if options.get(name):
+            raise ValueError(f"{name} needs worker processes: a thread cannot be ended")
+    return checked
+
+
+def _seconds(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    seconds = float(value)
+    if not seconds >= 0:  # nor a nan
+        raise ValueError(f"{name} must be a number of seconds, not {value!r}")
+    return min(seconds, _LONGEST_S)
+
+
+def _ns(seconds: float | None) -> int:
+    return 0 if seconds is None else max(1, int(seconds * 1e9)) if seconds > 0 else 0
+
+
+def _count(name: str, value: Any) -> int:
+    number = operator.index(value)
+    if not 0 <= number < 2**31:
+        raise ValueError(f"{name} must be a number from 0, not {value!r}")
+    return number
+
+
+def _types(value: Any) -> tuple[type[BaseException], ...]:
+    types = value if isinstance(value, tuple) else (value,)
+    for each in types:
+        if not (isinstance(each, type) and issubclass(each, BaseException)):
+            raise TypeError(f"retry_on must be types of exceptions, not {each!r}")
+    return types
+
+
+def refuse_options(options: CallOptions) -> None:
+    """Raise for options of a call whose pool runs on the standard library's engine."""
+    _check_names(options)
+    for name in options:
+        raise ValueError(f"{name} needs a pool that runs on cpool's engine")
+
+
+def _check_names(options: CallOptions) -> None:
+    for name in options:
+        if name not in NAMES:
+            raise TypeError(f"unexpected keyword argument {name!r}")

@@ -1,0 +1,23 @@
+/*
+ * What a call may ask for beyond the standard library's parameters. [attached]
+ */
+#ifndef PY_OPTIONS_H
+#define PY_OPTIONS_H
+
+#include "job/life.h"
+
+/* Exceptions of items stand among the results. */
+#define PY_RETURN_EXCEPTIONS 0x1
+/* The first item that fails ends the call. */
+#define PY_FAIL_FAST 0x2
+/* The callable is a failures.Retrying. */
+#define PY_RETRY_ON 0x4
+
+/* Set the options of a result whose job has no tasks yet: None, or a tuple of
+ * flags, time limit and grace in ns (0: none), and retries (cpool/_engine/options.py). 0, or -1 with an exception. */
+int py_options_set(ResultObject *self, PyObject *options);
+
+/* Result._set_options(options): the same, as a method. */
+PyObject *py_options_method(PyObject *result, PyObject *options);
+
+#endif

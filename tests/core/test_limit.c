@@ -1,0 +1,219 @@
+/* Time limits and retries. */
+#include "pool/state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <sched.h>
+#include <signal.h>
+
+#define LIMIT (20 * CP_MS)
+
+static struct cp_job *
+limited_job(struct rig *rig, uint32_t flags, int64_t grace, uint32_t retries)
+{
+    struct cp_job *job = rig_job(rig, flags);
+    cp_job_set_limits(job, LIMIT, grace, retries);
+    return job;
+}
+
+static void
+check_timed_out(struct cp_result *result, uint64_t index, int exitcode)
+{
+    CHECK_EQ(result->reason, CP_TIMED_OUT);
+    CHECK(result->ran_ns >= LIMIT);
+    rig_check_lost(result, index, exitcode);
+}
+
+static void
+check_unlimited(struct rig *rig)
+{
+    CHECK_EQ(rig->pool->n_limited, 0);
+    CHECK_EQ(rig->pool->n_stopping, 0);
+}
+
+/* Never before the limit, and nothing else is lost. */
+TEST(limit_ends_a_task)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_ORDERED, 0, 0);
+    for (int i = 0; i < 100; i++) {
+        (void)batch_add(&batch, i == 40 ? OP_BUSY : OP_ECHO, 0);
+    }
+    struct cp_job *other = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 100);
+    int64_t began = cp_now();
+    batch_put(&batch, job, true);
+    rig_take_echoes(&rig, job, 40);
+    check_timed_out(rig_take(&rig, job), 40, -SIGKILL);
+    CHECK(cp_now() - began >= LIMIT);
+    rig_take_echoes(&rig, job, 59);
+    rig_close_job(&rig, job);
+    rig_finish(&rig, other, 100);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* Nobody is in a call of the pool. */
+TEST(limit_is_seen_by_the_standby)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, 0, 0);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    batch_put(&batch, job, true);
+    while (!atomic_load(&job->done)) {
+        (void)sched_yield();
+    }
+    check_timed_out(cp_job_take(job), 0, -SIGKILL);
+    cp_job_close(job);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+/* A stopped worker is killed like any other. */
+TEST(limit_ends_a_stopped_worker)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, 0, 0);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(kill(rig.last_pid, SIGSTOP), 0);
+    check_timed_out(rig_take(&rig, job), 0, -SIGKILL);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}
+
+TEST(limit_gives_time_to_stop)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_ORDERED, CP_SECOND * 60, 0);
+    (void)batch_add(&batch, OP_STOPS, 0);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    check_timed_out(rig_take(&rig, job), 0, CP_NO_EXIT);
+    rig_take_echoes(&rig, job, 1);
+    rig_close_job(&rig, job);
+    CHECK_EQ(rig.forks, 1);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+TEST(limit_ends_a_task_that_does_not_stop)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, LIMIT, 0);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    batch_put(&batch, job, true);
+    check_timed_out(rig_take(&rig, job), 0, -SIGKILL);
+    rig_close_job(&rig, job);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* The job is cancelled, and its task has time to stop. */
+TEST(limit_of_a_cancelled_task)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    cp_job_set_limits(job, 0, CP_SECOND * 60, 0);
+    (void)batch_add(&batch, OP_STOPS, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK(cp_job_stop(job, true));
+    cp_job_close(job);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5), 5);
+    CHECK_EQ(rig.forks, 1);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* How often the only task of a job was run, and how the job ended. */
+static void
+check_retries(enum op op, uint32_t retries, uint32_t runs)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    cp_job_set_limits(job, 0, 0, retries);
+    batch_add(&batch, op, SIGKILL)->flags |= ORDER_COUNT;
+    batch_put(&batch, job, true);
+    struct cp_result *result = rig_take(&rig, job);
+    CHECK_EQ(result->outcome, op == OP_DIE ? CP_LOST : CP_RAISED);
+    cp_result_free(result);
+    CHECK_EQ(rig.shared->runs[0], runs);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}
+
+TEST(limit_of_retries)
+{
+    check_retries(OP_DIE, 0, 1);
+    check_retries(OP_DIE, 3, 4);
+    check_retries(OP_AGAIN, 0, 1);
+    check_retries(OP_AGAIN, 3, 4);
+    check_retries(OP_RAISE, 3, 1);
+}
+
+TEST(limit_and_retries)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, 0, 2);
+    batch_add(&batch, OP_BUSY, 0)->flags |= ORDER_COUNT;
+    batch_put(&batch, job, true);
+    check_timed_out(rig_take(&rig, job), 0, -SIGKILL);
+    CHECK_EQ(rig.shared->runs[0], 3);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* Quick tasks under a limit that is about as long as they are: each is a result or is
+ * lost, never both. */
+TEST(limit_races_with_the_end)
+{
+    enum { N = 300 };
+    struct rig rig;
+    struct batch batch = {0};
+    int lost = 0;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    cp_job_set_limits(job, 1 * CP_US, 0, 0);
+    for (int i = 0; i < N; i++) {
+        batch_add(&batch, OP_ECHO, 0)->flags |= ORDER_COUNT;
+    }
+    batch_put(&batch, job, true);
+    for (int i = 0; i < N; i++) {
+        struct cp_result *result = rig_take(&rig, job);
+        CHECK_EQ(result->index, i);
+        lost += result->outcome == CP_LOST;
+        CHECK(result->outcome == CP_OK || result->reason == CP_TIMED_OUT);
+        CHECK_EQ(rig.shared->runs[i], 1);
+        cp_result_free(result);
+    }
+    CHECK(lost < N);
+    rig_close_job(&rig, job);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
