@@ -19,8 +19,10 @@ class WorkerLostError(PoolError):
     """The worker died while it ran this task; the pool continues with a new worker.
 
     ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
-    signal.
+    signal. ``node`` is the address of the node in a pool on a cluster, None elsewhere.
     """
+
+    node: str | None = None
 
     def __init__(self, message: str, pid: int, exitcode: int) -> None:
         super().__init__(message)
