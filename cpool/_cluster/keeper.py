@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import pickle
 import queue
 import threading
@@ -18,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from distributed import Client, Future
+from distributed import Client
 from distributed.protocol import to_serialize
 
 from .._base import failures
@@ -87,7 +88,7 @@ class Piece:
         self.number = number
         self.node = node
         self.parts = {part.number: part for part in parts}
-        self.future: Future | None = None
+        self.future: Any = None
         self.is_revoking = False
 
 
@@ -445,23 +446,24 @@ class Keeper:
         if not any(job.ready for job in self.jobs):
             return
         self.jobs = deque(sorted(self.jobs, key=lambda job: -job.priority))
-        while True:
-            nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
-            sent = False
-            for node in nodes:
-                parts = self._choose(node, len(nodes))
-                if parts:
-                    self._send(node, parts)
-                    sent = True
-            if not sent:
-                return
+        for is_extra in (False, True):
+            sent = True
+            while sent:
+                sent = False
+                nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
+                for node in nodes:
+                    ready = sum(len(job.ready) for job in self.jobs)
+                    most = math.ceil(ready * node.workers / workers)
+                    parts = self._choose(node, len(nodes), most, is_extra)
+                    if parts:
+                        self._send(node, parts)
+                        sent = True
 
-    def _room(self, job: Job, node: Node, length: int, nodes: int) -> int:
-        found = plan.room(job.speed, length, node.outstanding, node.count, node.workers, nodes)
-        if found == 0:
-            # A call beside others that fill the node has a share of it at once.
-            found = node.workers - max(node.extra, len(job.flying))
-        return max(0, found)
+    def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
+        if is_extra:
+            # A call beside others that fill the nodes has a share of each at once.
+            return max(0, node.workers - max(node.extra, len(job.flying)))
+        return plan.room(job.speed, length, node.outstanding, node.count, node.workers, nodes)
 
     def _take_off(self, node: Node, part: Part) -> None:
         """The node does not have the chunk any more."""
@@ -470,7 +472,7 @@ class Keeper:
         node.extra -= part.is_extra
         del part.job.flying[part.number]
 
-    def _choose(self, node: Node, nodes: int) -> list[Part]:
+    def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:
         """Take chunks of the calls in turn: as many as the node should get in one piece."""
         parts: list[Part] = []
         size = 0
@@ -479,8 +481,7 @@ class Keeper:
             if not job.ready:
                 continue
             first = job.ready[0]
-            left = self._room(job, node, first.count, nodes)
-            is_extra = node.count >= node.workers * plan.FIRST
+            left = min(self._room(job, node, first.count, nodes, is_extra), most - len(parts))
             each = job.speed.seconds
             while left > 0 and job.ready:
                 part = job.ready[0]
@@ -502,10 +503,11 @@ class Keeper:
                 left -= 1
                 node.count += 1
                 node.outstanding += took
-            # Equal calls take turns: the next piece begins with another one.
-            self.jobs.remove(job)
-            self.jobs.append(job)
-            if left < 0:
+            if parts and parts[-1].job is job:
+                # Calls take turns: the next piece begins with another one.
+                self.jobs.remove(job)
+                self.jobs.append(job)
+            if left < 0 or len(parts) >= most:
                 break
         return parts
 
@@ -521,7 +523,7 @@ class Keeper:
                 assert left is not None
                 least = min(node.workers for node in nodes)
                 length = plan.chunk_length(job.speed, left, least, workers, len(nodes))
-            wanted = sum(self._room(job, node, length, len(nodes)) for node in nodes)
+            wanted = sum(self._room(job, node, length, len(nodes), False) for node in nodes)
             wanted -= len(job.ready) + job.asked
             if left is not None:
                 wanted = min(wanted, -(-left // length))
@@ -592,7 +594,7 @@ class Keeper:
         piece.future = future
         future.add_done_callback(self._task_done(piece.number))
 
-    def _task_done(self, number: int) -> Callable[[Future], None]:
+    def _task_done(self, number: int) -> Callable[[Any], None]:
         return lambda future: self.tell("task", number, future.status, future)
 
     def _drop(self, piece: Piece) -> None:

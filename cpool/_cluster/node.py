@@ -344,9 +344,12 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
                 node = Node(self.pool, worker, pool, workers)
                 told["workers"] = workers
                 _nodes[self.pool, worker.id] = node
-        if not await worker.scheduler.cpool_ready(
-            pool=self.pool, node=worker.address, life=node.life if node else "", told=told
-        ):
+        is_wanted = False
+        with contextlib.suppress(OSError, RuntimeError):  # the dask worker is about to end
+            is_wanted = await worker.scheduler.cpool_ready(
+                pool=self.pool, node=worker.address, life=node.life if node else "", told=told
+            )
+        if not is_wanted:
             await self.teardown(worker)
 
     def _make_pool(self, workers: int) -> cpool.Pool:

@@ -136,7 +136,7 @@ class Pool:
             client.subscribe_topic(plugin_name(name), keeper.hear)
             try:
                 keeper.thread.start()
-                client.register_plugin(NodePlugin(name, options, only))
+                _register(client, NodePlugin(name, options, only))
             except BaseException:
                 keeper.tell("terminate")
                 keeper.thread.join()
@@ -563,6 +563,17 @@ def _check_versions(client: Client) -> None:
         found += mismatches(here, there, name)
     if found:
         raise VersionMismatchError(say(found), found)
+
+
+def _register(client: Client, plugin: NodePlugin) -> None:
+    """Make the nodes' pools. A node that is lost meanwhile is not waited for."""
+    for is_last in (False, False, True):
+        try:
+            client.register_plugin(plugin)
+            return
+        except OSError:
+            if is_last or client.status != "running":
+                raise
 
 
 def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import os
 import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,21 +29,49 @@ pytestmark = pytest.mark.better
 ROOT = scripts.ROOT
 
 
+def start_dask(part: str, *arguments: Any) -> subprocess.Popen[bytes]:
+    """Start a scheduler or a worker of dask's, which can import what the tests run."""
+    words = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--no-dashboard", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env)
+
+
+class Extra:
+    """A node that joins for one test, and may die in it: nothing starts it again."""
+
+    def __init__(self, client: Any, process: subprocess.Popen[bytes], address: str) -> None:
+        self.client = client
+        self.process = process
+        self.address = address
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 @pytest.fixture
-def node(cluster: Any, client: Any) -> Iterator[str]:
-    """The address of a node that joins for one test, and may die in it."""
-    before = set(nodes_of(client))
-    cluster.scale(3)
-    client.wait_for_workers(3, timeout=3 * DEADLINE)
-    [address] = set(nodes_of(client)) - before
-    yield address
-    cluster.scale(2)
-    eventually(lambda: len(nodes_of(client)) == 2)
+def join(client: Any) -> Iterator[Callable[[], Extra]]:
+    """join() makes one more node join the cluster."""
+    extras: list[Extra] = []
+    before = nodes_of(client)
+
+    def start() -> Extra:
+        known = set(nodes_of(client))
+        address = client.scheduler.address
+        process = start_dask("worker", address, "--no-nanny", "--nthreads", "1")
+        extras.append(Extra(client, process, ""))
+        [extras[-1].address] = eventually(lambda: set(nodes_of(client)) - known)
+        return extras[-1]
+
+    yield start
+    for extra in extras:
+        extra.kill()
+    eventually(lambda: nodes_of(client) == before)
 
 
-def pid_of(client: Any, address: str) -> int:
-    found: dict[str, int] = client.run(os.getpid, workers=[address])
-    return found[address]
+@pytest.fixture
+def node(join: Callable[[], Extra]) -> Extra:
+    return join()
 
 
 # The interface
@@ -309,20 +338,21 @@ def test_retry_on_runs_a_failed_item_again(make_pool: Any, diary: Diary) -> None
     assert found == [6, 7, 8]
 
 
-def test_what_a_lost_node_had_begun_fails(client: Any, node: str, gate: Gate, diary: Diary) -> None:
+def test_what_a_lost_node_had_begun_fails(
+    client: Any, node: Extra, gate: Gate, diary: Diary
+) -> None:
     """And what it had not begun runs elsewhere, once."""
     from cpool.distributed import NodeLostError
 
-    pool = new_pool(client, 1, nodes=[node])
+    pool = new_pool(client, 1, nodes=[node.address])
     try:
         begun = pool.apply_async(work.noted_then_hold, (diary, gate, 0))
         gate.arrived()
         waiting = [pool.apply_async(work.noted, (diary, i)) for i in range(1, 10)]
-        os.kill(pid_of(client, node), signal.SIGKILL)
+        node.kill()
         with pytest.raises(NodeLostError, match="left the cluster while it ran") as caught:
             begun.get(DEADLINE)
-        assert caught.value.node == node
-        # The nanny starts the dask worker again, at another address that this pool may not use.
+        assert caught.value.node == node.address
         assert not any(result.ready() for result in waiting)
         assert diary.lines() == ["0"]
     finally:
@@ -332,17 +362,15 @@ def test_what_a_lost_node_had_begun_fails(client: Any, node: str, gate: Gate, di
             result.get(DEADLINE)
 
 
-def test_a_lost_node_is_replaced_and_retries_run_there(
-    client: Any, gate: Gate, diary: Diary, node: str
-) -> None:
-    pool = new_pool(client, 1)
+def test_retries_run_on_another_node(client: Any, gate: Gate, diary: Diary, node: Extra) -> None:
+    pool = new_pool(client, 2)
     try:
         pool.wait_for_nodes(3, DEADLINE)
         results = [
             pool.apply_async(work.noted_then_hold, (diary, gate, i), retries=1) for i in range(3)
         ]
         gate.arrived(3)
-        os.kill(pid_of(client, node), signal.SIGKILL)
+        node.kill()
         gate.arrived(1)
         gate.open()
         assert [result.get(2 * DEADLINE) for result in results] == [0, 1, 2]
@@ -351,17 +379,15 @@ def test_a_lost_node_is_replaced_and_retries_run_there(
         pool.terminate()
 
 
-def test_a_node_that_joins_late_is_used(client: Any, cluster: Any, make_pool: Any) -> None:
+def test_a_node_that_joins_late_is_used(client: Any, join: Callable[[], Extra]) -> None:
     pool = new_pool(client)
     try:
         pool.wait_for_nodes(2, DEADLINE)
-        cluster.scale(3)
-        pool.wait_for_nodes(3, 3 * DEADLINE)
-        assert len(set(pool.map(work.node_of, range(60), 1))) == 3
+        node = join()
+        pool.wait_for_nodes(3, DEADLINE)
+        assert node.process.pid in pool.map(work.node_of, range(60), 1)
     finally:
         pool.terminate()
-        cluster.scale(2)
-        eventually(lambda: len(nodes_of(client)) == 2)
 
 
 def test_calls_wait_for_the_first_node(client: Any, cluster: Any) -> None:
@@ -376,7 +402,7 @@ def test_calls_wait_for_the_first_node(client: Any, cluster: Any) -> None:
         result.get(DEADLINE)
 
 
-def test_random_deaths_under_load(client: Any, diary: Diary, node: str) -> None:
+def test_random_deaths_under_load(client: Any, diary: Diary, node: Extra) -> None:
     """Every item has one outcome, and nothing runs twice: of workers, and of whole nodes."""
     chance = random.Random(5)
     pool = new_pool(client)
@@ -389,9 +415,10 @@ def test_random_deaths_under_load(client: Any, diary: Diary, node: str) -> None:
             if place % 200 == 100:
                 victims = [worker.pid for worker in pool._pool]
                 if place == 500:
-                    victims = [pid_of(client, node)]
+                    victims = [node.process.pid]
                 if victims:
-                    os.kill(chance.choice(victims), signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(chance.choice(victims), signal.SIGKILL)
             try:
                 found.append(results.next(3 * DEADLINE))
             except StopIteration:
@@ -410,21 +437,12 @@ def test_the_loss_of_the_scheduler_fails_every_call(tmp_path: Any) -> None:
     from cpool.distributed import Pool, SchedulerLostError
 
     file = tmp_path / "scheduler.json"
-    command = [sys.executable, "-m", "distributed.cli.dask_scheduler"]
-    scheduler = subprocess.Popen(
-        [*command, *"--host 127.0.0.1 --port 0 --no-dashboard --scheduler-file".split(), file],
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-    )
+    at = ("--scheduler-file", file)
+    scheduler = start_dask("scheduler", "--host", "127.0.0.1", "--port", "0", *at)
     worker = None
     try:
-        command[-1] = "distributed.cli.dask_worker"
         eventually(lambda: file.exists() and file.stat().st_size > 0)
-        worker = subprocess.Popen(
-            [*command, *"--no-dashboard --no-nanny --nthreads 1 --scheduler-file".split(), file],
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-        )
+        worker = start_dask("worker", "--no-nanny", "--nthreads", "1", *at)
         with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(1, timeout=3 * DEADLINE)
             pool = Pool(client, context="fork")
