@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import scripts
 import tasks
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
@@ -23,17 +22,9 @@ from cpool import WorkerLostError
 
 from . import work
 from .conftest import distributed, new_pool, nodes_of
+from .processes import start_scheduler, start_worker
 
 pytestmark = pytest.mark.better
-
-ROOT = scripts.ROOT
-
-
-def start_dask(part: str, *arguments: Any) -> subprocess.Popen[bytes]:
-    """Start a scheduler or a worker of dask's, which can import what the tests run."""
-    words = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--no-dashboard", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    return subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env)
 
 
 class Extra:
@@ -58,7 +49,7 @@ def join(client: Any) -> Iterator[Callable[[], Extra]]:
     def start() -> Extra:
         known = set(nodes_of(client))
         address = client.scheduler.address
-        process = start_dask("worker", address, "--no-nanny", "--nthreads", "1")
+        process = start_worker(address)
         extras.append(Extra(client, process, ""))
         [extras[-1].address] = eventually(lambda: set(nodes_of(client)) - known)
         return extras[-1]
@@ -437,12 +428,11 @@ def test_the_loss_of_the_scheduler_fails_every_call(tmp_path: Any) -> None:
     from cpool.distributed import Pool, SchedulerLostError
 
     file = tmp_path / "scheduler.json"
-    at = ("--scheduler-file", file)
-    scheduler = start_dask("scheduler", "--host", "127.0.0.1", "--port", "0", *at)
+    scheduler = start_scheduler(file)
     worker = None
     try:
         eventually(lambda: file.exists() and file.stat().st_size > 0)
-        worker = start_dask("worker", "--no-nanny", "--nthreads", "1", *at)
+        worker = start_worker("--scheduler-file", file)
         with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
             client.wait_for_workers(1, timeout=3 * DEADLINE)
             pool = Pool(client, context="fork")
