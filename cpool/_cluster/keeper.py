@@ -451,8 +451,8 @@ class Keeper:
             while sent:
                 sent = False
                 nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
+                ready = sum(len(job.ready) for job in self.jobs)
                 for node in nodes:
-                    ready = sum(len(job.ready) for job in self.jobs)
                     most = math.ceil(ready * node.workers / workers)
                     parts = self._choose(node, len(nodes), most, is_extra)
                     if parts:
@@ -579,13 +579,16 @@ class Keeper:
 
     def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
         """Make the piece a dask task, of the function's name, for this node and no other."""
+        key = f"{name}-{self.pool}-{piece.number}"
         future = self.client.submit(
             remote.run_piece,
             self.pool,
+            piece.node.address,
+            key,
             piece.number,
             frames,
             plan.piece_seconds(len(self.nodes)),
-            key=f"{name}-{self.pool}-{piece.number}",
+            key=key,
             workers=[piece.node.address],
             allow_other_workers=False,
             retries=0,

@@ -2,8 +2,8 @@
 
 A piece is a list of chunks. Its task waits until workers of the node's pool are about to be idle,
 asks the arbiter whether it may begin, hands its chunks to the pool, and sends results as they come.
-As soon as its chunks are handed out it leaves dask's thread pool, so that the next piece can get
-ready.
+As soon as its chunks are handed out it leaves its slot in dask's scheduling, so that the next piece
+can get ready. The task is a coroutine: no thread waits for a piece.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ import contextlib
 import multiprocessing
 import os
 import pickle
-import queue
 import tempfile
-import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 
-import distributed
 from distributed import WorkerPlugin
 from distributed.protocol import to_serialize
-from distributed.utils import sync
+from distributed.worker_state_machine import SecedeEvent
 
 from .. import pool as cpool
 from .._base import failures
@@ -57,11 +56,14 @@ _SHORT = 0.05
 # Callables of this many bytes or more go to the worker processes through a file.
 _IN_FILE = 32 << 10
 
+# Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
+_IN_LOOP = 1 << 20
+
 _nodes: dict[tuple[str, str], Node] = {}
 
 
 class Node:
-    """The pool of one cpool.distributed.Pool in this dask worker."""
+    """The pool of one cpool.distributed.Pool in this dask worker. Lives in dask's event loop."""
 
     def __init__(self, name: str, dask: Worker, pool: cpool.Pool, workers: int) -> None:
         self.name = name
@@ -69,39 +71,42 @@ class Node:
         self.pool = pool
         self.workers = workers
         self.life = uuid.uuid4().hex
-        self.turn = threading.Condition()
         self.pending = 0  # chunks in the pool
         self.seconds = 0.0  # a mean of how long chunks take
         self.is_ended = False
-        self.entry = threading.Lock()  # held by the piece that begins next
+        self.entry = asyncio.Lock()  # held by the piece that begins next
+        self.changed = asyncio.Event()  # there may be room
+        self.loop = asyncio.get_running_loop()
+        self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not seen
+        self.is_told = False
         self.callables: dict[str, bytes | str] = {}
         self.folder: str | None = None
 
-    def ask(self, what: str, **kwds: Any) -> Any:
-        """Call the arbiter, on a thread."""
-        return sync(self.dask.loop, getattr(self.dask.scheduler, what), pool=self.name, **kwds)
+    async def ask(self, what: str, **kwds: Any) -> Any:
+        """Call the arbiter."""
+        return await getattr(self.dask.scheduler, what)(pool=self.name, **kwds)
 
     # ---- callables ----
 
-    def source(self, number: str, inline: bytes | None) -> bytes | str:
+    async def source(self, number: str, inline: bytes | None) -> bytes | str:
         """What worker processes get for a callable: its pickle, or the path of a file with it."""
         if inline is not None:
             return inline
         found = self.callables.get(number)
         if found is None:
-            frames = self.ask("cpool_fetch", key=number)
+            frames = await self.ask("cpool_fetch", key=number)
             if frames is None:
                 raise PoolTerminated("the pool was terminated before this piece began")
             [data] = frames.parts
-            found = self.callables[number] = self._keep(number, bytes(data))
+            found = await asyncio.to_thread(self._keep, number, bytes(data))
+            self.callables[number] = found
         return found
 
     def _keep(self, number: str, data: bytes) -> bytes | str:
         if len(data) < _IN_FILE:
             return data
-        with self.turn:
-            if self.folder is None:
-                self.folder = tempfile.mkdtemp(prefix="cpool-", dir=self.dask.local_directory)
+        if self.folder is None:
+            self.folder = tempfile.mkdtemp(prefix="cpool-", dir=self.dask.local_directory)
         path = os.path.join(self.folder, number)
         with open(path + ".new", "wb") as file:
             file.write(data)
@@ -124,22 +129,43 @@ class Node:
             or self.pending * self.seconds < self.workers * _SHORT
         )
 
-    def await_room(self) -> None:
+    async def await_room(self) -> None:
         """Wait until a worker is idle, or will be soon."""
-        with self.turn:
-            self.turn.wait_for(self._has_room)
+        while not self._has_room():
+            self.changed.clear()
+            await self.changed.wait()
 
     def chunk_ended(self, seconds: float) -> None:
-        with self.turn:
-            self.pending -= 1
-            self.seconds += (seconds - self.seconds) * 0.2
-            self.turn.notify_all()
+        self.pending -= 1
+        self.seconds += (seconds - self.seconds) * 0.2
+        self.changed.set()
 
-    def end(self) -> None:
+    def tell(self, what: Callable[[], None]) -> None:
+        """Have the loop call something, soon and in order. [any thread]"""
+        self.arrived.append(what)
+        if not self.is_told:
+            self.is_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._hear)
+
+    def _hear(self) -> None:
+        self.is_told = False
+        while self.arrived:
+            self.arrived.popleft()()
+
+    def leave_slot(self, key: str) -> None:
+        """Have dask start the next piece beside this one, as `distributed.secede` does."""
+        self.dask.handle_stimulus(
+            SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{time.time()}")
+        )
+
+    async def end(self) -> None:
         """End the pool; pieces that wait or run here see it."""
-        with self.turn:
-            self.is_ended = True
-            self.turn.notify_all()
+        self.is_ended = True
+        self.changed.set()
+        await asyncio.to_thread(self._end_pool)
+
+    def _end_pool(self) -> None:
         self.pool.terminate()
         self.pool.join()
         self.forget(list(self.callables))
@@ -173,7 +199,8 @@ class _Piece:
         self.node = node
         self.number = number
         self.flush = flush
-        self.results: queue.SimpleQueue[tuple[int, Any, float]] = queue.SimpleQueue()
+        self.results: list[tuple[int, Any, float]] = []
+        self.news = asyncio.Event()
 
     def hand_over(self, chunk: Chunk, source: bytes | str, attempts: int = 0) -> None:
         """Give a chunk to the pool's workers."""
@@ -181,6 +208,9 @@ class _Piece:
         begun = time.monotonic()
 
         def came(value: tuple[Any, ...]) -> None:
+            node.tell(partial(take, value))
+
+        def take(value: tuple[Any, ...]) -> None:
             if (
                 value[0] == worker.FAILURE
                 and attempts < chunk.options["retries"]
@@ -188,33 +218,40 @@ class _Piece:
             ):
                 self.hand_over(chunk, source, attempts + 1)
                 return
-            node.chunk_ended(value[1])
-            self.results.put((chunk.number, value, value[1]))
+            self.add(chunk, value, value[1])
 
         def failed(error: BaseException) -> None:
-            took = time.monotonic() - begun
+            node.tell(partial(take_failure, error))
+
+        def take_failure(error: BaseException) -> None:
             if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
-                with contextlib.suppress(ValueError):  # the pool has ended meanwhile
-                    self.hand_over(chunk, source, attempts + 1)
-                    return
-            node.chunk_ended(took)
-            self.results.put((chunk.number, _describe(error), took))
+                self.hand_over(chunk, source, attempts + 1)
+                return
+            self.add(chunk, _describe(error), time.monotonic() - begun)
 
-        node.pool.apply_async(
-            worker.run_chunk,
-            (
-                chunk.callable,
-                source,
-                chunk.mode,
-                chunk.options["return_exceptions"],
-                *chunk.data,
-            ),
-            callback=came,
-            error_callback=failed,
-            **chunk.options["pool"],
-        )
+        try:
+            node.pool.apply_async(
+                worker.run_chunk,
+                (
+                    chunk.callable,
+                    source,
+                    chunk.mode,
+                    chunk.options["return_exceptions"],
+                    *chunk.data,
+                ),
+                callback=came,
+                error_callback=failed,
+                **chunk.options["pool"],
+            )
+        except Exception as exc:  # the pool has ended, or there is no memory
+            failed(exc)
 
-    def send(self, outcomes: list[tuple[int, Any, float]]) -> bool:
+    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
+        self.node.chunk_ended(took)
+        self.results.append((chunk.number, value, took))
+        self.news.set()
+
+    async def send(self, outcomes: list[tuple[int, Any, float]]) -> bool:
         """Send results to the program; False if nobody waits for them any more."""
         heads, parts = [], []
         for number, value, took in outcomes:
@@ -224,23 +261,31 @@ class _Piece:
         head = pickle.dumps((self.node.dask.address, self.number, heads))
         data = to_serialize(Frames([head, *parts]))
         node = self.node
-        sent: bool = node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
+        sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
         return sent
 
-    def pass_on(self, count: int) -> None:
+    async def pass_on(self, count: int) -> None:
         """Send the results of so many chunks, several in a message."""
         while count > 0:
-            outcomes = [self.results.get()]
-            since = time.monotonic()
-            wait = _GATHER
-            while len(outcomes) < count and (left := since + wait - time.monotonic()) > 0:
-                with contextlib.suppress(queue.Empty):
-                    outcomes.append(self.results.get(timeout=left))
-                    # Short chunks: wait for the whole piece, which will be done soon.
-                    wait = self.flush if self.node.seconds < self.flush / 2 else _GATHER
+            await self._wait(None)
+            # Of short chunks wait for the whole piece, which will be done soon.
+            left = self.flush if self.node.seconds < self.flush / 2 else _GATHER
+            end = time.monotonic() + left
+            while len(self.results) < count and left > 0:
+                await self._wait(left)
+                left = end - time.monotonic()
+            outcomes, self.results = self.results, []
+            self.news.clear()
             count -= len(outcomes)
-            if not self.send(outcomes):
+            if not await self.send(outcomes):
                 return
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Wait for a result that has not been seen."""
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.news.wait(), timeout)
+        if timeout is not None:
+            self.news.clear()
 
 
 def _describe(error: BaseException) -> tuple[Any, ...]:
@@ -252,40 +297,43 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     return worker.FAILURE, 0.0, (), failures.pack_error(error, None)
 
 
-def run_piece(pool: str, number: int, frames: Frames | None, flush: float) -> str:
+async def run_piece(
+    pool: str, address: str, key: str, number: int, frames: Frames | None, flush: float
+) -> str:
     """The dask task of one piece. Results go to the program by way of the arbiter.
 
     `frames` is the piece; None if the arbiter has it. `flush` is the number of seconds that
     results may wait for others of the piece. Returns a word for those who look at the task.
     """
-    dask = distributed.get_worker()
-    node = _nodes.get((pool, dask.id))
+    node = _nodes.get((pool, address))
     if node is None:
         return "refused"
-    with node.entry:
+    async with node.entry:
         if frames is None:
-            frames = node.ask("cpool_fetch", key=str(number))
+            frames = await node.ask("cpool_fetch", key=str(number))
             if frames is None:
                 return "refused"
         chunks, callables, forget = _unpack(frames)
         node.forget(forget)
-        sources = {number: node.source(number, inline) for number, inline in callables.items()}
-        node.await_room()
-        if node.is_ended or not node.ask(
-            "cpool_begin", piece=number, node=dask.address, life=node.life
+        sources = {name: await node.source(name, inline) for name, inline in callables.items()}
+        await node.await_room()
+        if node.is_ended or not await node.ask(
+            "cpool_begin", piece=number, node=address, life=node.life
         ):
             return "refused"
         piece = _Piece(node, number, flush)
-        with node.turn:
-            node.pending += len(chunks)
-        for chunk in chunks:
-            try:
+        node.pending += len(chunks)
+
+        def hand_over() -> None:
+            for chunk in chunks:
                 piece.hand_over(chunk, sources[chunk.callable])
-            except Exception as exc:
-                node.chunk_ended(0.0)
-                piece.results.put((chunk.number, _describe(exc), 0.0))
-    distributed.secede()
-    piece.pass_on(len(chunks))
+
+        if frames.nbytes < _IN_LOOP:
+            hand_over()
+        else:
+            await asyncio.to_thread(hand_over)
+    node.leave_slot(key)
+    await piece.pass_on(len(chunks))
     return "done"
 
 
@@ -343,7 +391,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             else:
                 node = Node(self.pool, worker, pool, workers)
                 told["workers"] = workers
-                _nodes[self.pool, worker.id] = node
+                _nodes[self.pool, worker.address] = node
         is_wanted = False
         with contextlib.suppress(OSError, RuntimeError):  # the dask worker is about to end
             is_wanted = await worker.scheduler.cpool_ready(
@@ -370,6 +418,6 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
         )
 
     async def teardown(self, worker: Worker) -> None:
-        node = _nodes.pop((self.pool, worker.id), None)
+        node = _nodes.pop((self.pool, worker.address), None)
         if node is not None:
-            await asyncio.to_thread(node.end)
+            await node.end()

@@ -50,7 +50,7 @@ def cluster() -> Iterator[Any]:
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     before = children()
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1"
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1"
     ) as made:
         yield made
     assert children() <= before, "the cluster left processes behind"
