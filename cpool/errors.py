@@ -29,8 +29,10 @@ class WorkerLostError(PoolError):
     ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
     signal, and None where the worker lives on. ``index`` is the number of the item that it ran,
     from 0 in the call's iterable; None for ``apply``. ``function`` is the name of the callable, or
-    None.
+    None. ``node`` is the address of the node in a pool on a cluster, None elsewhere.
     """
+
+    node: str | None = None
 
     def __init__(
         self,

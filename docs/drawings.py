@@ -33,6 +33,7 @@ LAYERS = [
         {
             "": "the public modules: what multiprocessing.pool has, and the errors",
             "_program": "replacing multiprocessing.pool; the standard library's pool as a fallback",
+            "_cluster": "the pool on a dask.distributed cluster; see docs/cluster.md",
             "_engine": "Pool, ThreadPool and their results, on the engine in C",
             "_start": "starting worker processes; what runs in a worker before its first task",
             "_base": "the standard library's names, exceptions between processes, the pool's size",

@@ -53,6 +53,19 @@ ORDER = """
     _program.startup
     _program.run
     __init__
+    _cluster
+    _cluster.errors
+    _cluster.versions
+    _cluster.frames
+    _cluster.plan
+    _cluster.worker
+    _cluster.results
+    _cluster.jobs
+    _cluster.arbiter
+    _cluster.node
+    _cluster.keeper
+    _cluster.pool
+    distributed
     __main__
 """.split()
 

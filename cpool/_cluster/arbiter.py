@@ -1,0 +1,165 @@
+"""The arbiter, a plugin of dask's scheduler: it says once for each piece that the piece may begin.
+
+It is the one place that knows both which nodes the cluster has and which pieces have begun. So a
+piece that has not begun when its node is lost can run elsewhere, and no piece runs twice, whatever
+dask does with the task that carries the piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from distributed import SchedulerPlugin
+
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from distributed import Scheduler
+
+__all__ = ["NAME", "Arbiter", "plugin_name"]
+
+# The name changes when the messages do: one cluster may serve clients of two versions of cpool.
+NAME = "cpool-arbiter-1"
+
+
+def plugin_name(pool: str) -> str:
+    """The name of the worker plugin of a pool, which is also the topic of its messages."""
+    return f"cpool-{pool}"
+
+
+class _Pool:
+    """What the arbiter knows of one pool."""
+
+    def __init__(self, client: str) -> None:
+        self.client = client
+        self.nodes: dict[str, str] = {}  # the address of each node, and the life of its process
+        self.begun: dict[int, str] = {}  # pieces that may run, or did, and the node of each
+        self.revoked: set[int] = set()  # pieces that must not begin any more
+        self.data: dict[str, Any] = {}  # large messages that nodes will fetch
+
+
+class Arbiter(SchedulerPlugin):  # type: ignore[misc]
+    """Registered once in a cluster, and used by all its pools."""
+
+    idempotent = True
+    name = NAME
+
+    async def start(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.pools: dict[str, _Pool] = {}
+        self.ending: set[asyncio.Task[None]] = set()
+        scheduler.handlers.update(
+            {
+                "cpool_open": self.open_pool,
+                "cpool_close": self.close_pool,
+                "cpool_ready": self.node_is_ready,
+                "cpool_put": self.put,
+                "cpool_drop": self.drop,
+                "cpool_fetch": self.fetch,
+                "cpool_begin": self.begin,
+                "cpool_done": self.done,
+                "cpool_revoke": self.revoke,
+            }
+        )
+
+    # ---- from the program ----
+
+    def open_pool(self, comm: Any = None, *, pool: str, client: str) -> None:
+        self.pools[pool] = _Pool(client)
+
+    def close_pool(self, comm: Any = None, *, pool: str) -> None:
+        self.pools.pop(pool, None)
+
+    def put(self, comm: Any = None, *, pool: str, key: str, data: Any) -> bool:
+        """Keep a message until nodes have fetched it. It stays as the bytes that arrived."""
+        known = self.pools.get(pool)
+        if known is not None:
+            known.data[key] = data
+        return known is not None
+
+    def drop(self, comm: Any = None, *, pool: str, keys: list[str], pieces: list[int]) -> None:
+        """Forget messages, and pieces that have ended."""
+        known = self.pools.get(pool)
+        if known is None:
+            return
+        for key in keys:
+            known.data.pop(key, None)
+        for piece in pieces:
+            known.begun.pop(piece, None)
+            known.revoked.discard(piece)
+
+    def revoke(self, comm: Any = None, *, pool: str, piece: int) -> bool:
+        """Forbid a piece to begin; False if it has begun."""
+        known = self.pools.get(pool)
+        if known is None or piece in known.begun:
+            return False
+        known.revoked.add(piece)
+        return True
+
+    # ---- from nodes ----
+
+    def node_is_ready(
+        self, comm: Any = None, *, pool: str, node: str, life: str, told: dict[str, Any]
+    ) -> bool:
+        """A node has its workers, or says why it cannot have any. False: the pool has ended."""
+        known = self.pools.get(pool)
+        if known is None:
+            return False
+        if told["refused"] is None:
+            known.nodes[node] = life
+        self.tell(pool, {"op": "ready", "node": node, **told})
+        return True
+
+    def fetch(self, comm: Any = None, *, pool: str, key: str) -> Any:
+        known = self.pools.get(pool)
+        return None if known is None else known.data.get(key)
+
+    def begin(self, comm: Any = None, *, pool: str, piece: int, node: str, life: str) -> bool:
+        """May this node run this piece? Yes to the first that asks, and only once."""
+        known = self.pools.get(pool)
+        if (
+            known is None
+            or known.nodes.get(node) != life
+            or piece in known.begun
+            or piece in known.revoked
+        ):
+            return False
+        known.begun[piece] = node
+        return True
+
+    def done(self, comm: Any = None, *, pool: str, node: str, life: str, data: Any) -> bool:
+        """Pass results on; not those of a node that was reported as lost."""
+        known = self.pools.get(pool)
+        if known is None or known.nodes.get(node) != life:
+            return False
+        self.tell(pool, data)
+        return True
+
+    # ---- of the cluster ----
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
+        for name, pool in self.pools.items():
+            if pool.nodes.pop(worker, None) is not None:
+                begun = [piece for piece, node in pool.begun.items() if node == worker]
+                self.tell(name, {"op": "lost", "node": worker, "begun": begun})
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """End the pools of a program that has gone without ending them."""
+        for name in [name for name, pool in self.pools.items() if pool.client == client]:
+            del self.pools[name]
+            task = asyncio.ensure_future(self._end_nodes(plugin_name(name)))
+            self.ending.add(task)
+            task.add_done_callback(self.ending.discard)
+
+    async def _end_nodes(self, plugin: str) -> None:
+        with contextlib.suppress(ValueError, OSError):
+            await self.scheduler.unregister_worker_plugin(comm=None, name=plugin)
+
+    def tell(self, pool: str, message: Any) -> None:
+        """Send a message to the program, as an event that the scheduler does not keep."""
+        event = {"op": "event", "topic": plugin_name(pool), "event": (time.time(), message)}
+        self.scheduler.client_send(self.pools[pool].client, event)

@@ -1,0 +1,238 @@
+"""A call on its way: where its items come from, and the chunks that are ready to travel."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from .._base.stdlib import TYPE_CHECKING
+from . import worker
+from .frames import dumps, size_of
+from .plan import Speed
+
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object
+
+__all__ = ["Feeder", "Job", "Part", "Pulls", "call_part"]
+
+# Iterators that run no code of the program: many items are taken at once.
+_CONTAINERS = (list, tuple, range, str, bytes, dict, set, frozenset)
+_EMPTY: list[Any] = [[], (), range(0), "", b"", {}, set()]
+_PLAIN = tuple(type(iter(empty)) for empty in _EMPTY)
+
+# A pull of an item that takes so many seconds is overtaken by those of other calls.
+_OVERTAKEN = 1.0
+
+
+class Pulls:
+    """Whose turn it is to take an item, among the calls of a pool.
+
+    Iterables of one pool may share a source, so items are taken one at a time. But a turn that
+    lasts for a second, or whose code makes a call of the same pool, is overtaken by all others.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.end = 0.0  # when the present turn may be overtaken
+        self.owner = 0
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        is_mine = self.lock.acquire(blocking=False)
+        while not is_mine and (left := self.end - time.monotonic()) > 0:
+            is_mine = self.lock.acquire(timeout=min(left, 0.05))
+        if not is_mine:
+            yield
+            return
+        self.end = time.monotonic() + _OVERTAKEN
+        self.owner = threading.get_ident()
+        try:
+            yield
+        finally:
+            self.owner = 0
+            self.lock.release()
+
+    def calls(self) -> None:
+        """This thread makes a call of the pool."""
+        if self.owner == threading.get_ident():
+            self.end = 0.0
+
+
+class Part:
+    """One chunk of a call: `start` is its place, `count` the number of its items."""
+
+    __slots__ = (
+        "attempts", "count", "data", "is_extra", "job", "number", "seconds", "size", "start"
+    )  # fmt: skip
+
+    def __init__(self, job: Job, number: int, start: int, count: int, data: list[Any]) -> None:
+        self.job = job
+        self.number = number
+        self.start = start
+        self.count = count
+        self.data = data
+        self.size = sum(map(size_of, data))
+        self.attempts = 0  # how often it was lost with a node
+        self.seconds = 0.0  # how long it was thought to take when it was sent
+        self.is_extra = False  # sent to a node that other calls fill
+
+
+class Job:
+    """One call of a method of the pool. Only the keeper's thread uses it, but for the feeder."""
+
+    def __init__(
+        self,
+        result: Any,
+        number: str,
+        pickled: bytes,
+        name: str,
+        mode: int,
+        speed: Speed,
+        options: dict[str, Any],
+    ) -> None:
+        self.result = result
+        self.callable = number
+        self.pickled = pickled
+        self.name = name
+        self.mode = mode
+        self.speed = speed
+        self.options = options
+        self.priority: int = 0
+        self.retries: int = options["retries"]
+        self.fail_fast = False
+        self.progress: Callable[[int, int | None], None] | None = None
+        self.ready: deque[Part] = deque()
+        self.flying: dict[int, Part] = {}  # parts that were sent, by number
+        self.feeder: Feeder | None = None
+        self.asked = 0  # chunks that the feeder was asked for and has not made
+        self.is_fed = True  # no more chunks will be made
+        self.total: int | None = None  # items in all, where that is known
+        self.taken = 0  # items that the feeder was asked for
+        self.chunk: int | None = None  # the length of chunks that the program wants
+        self.limit: int | None = None  # chunks that may be made and not read
+        self.made = 0
+        self.read = 0
+        self.done = 0  # items with an outcome
+        self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
+        self.is_over = False
+
+    def has_ended(self) -> bool:
+        return self.is_fed and not self.ready and not self.flying
+
+
+class Feeder:
+    """A thread that takes items of one call and pickles them, as many chunks as it is asked for.
+
+    It runs code of the program: the iterable's and that of `__reduce__` methods. If that code
+    blocks, only this call waits.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        iterable: Iterable[Any],
+        numbers: Iterator[int],
+        pulls: Pulls,
+        tell: Callable[..., None],
+    ) -> None:
+        self.job = job
+        self.iterable: Iterable[Any] | None = iterable
+        self.numbers = numbers
+        self.pulls = pulls
+        self.tell = tell
+        self.total = job.total  # None: places are those of chunks, not of items
+        self.requests: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
+        self.place = 0
+        self.is_stopped = False
+        self.thread = threading.Thread(target=self._run, name="cpool-feeder", daemon=True)
+        self.thread.start()
+
+    def ask(self, chunks: int, length: int) -> None:
+        self.requests.put((chunks, length))
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        self.requests.put(None)
+
+    def _run(self) -> None:
+        iterator: Iterator[Any] | None = None
+        try:
+            assert self.iterable is not None
+            if type(self.iterable) in _CONTAINERS:
+                iterator = iter(self.iterable)
+            else:
+                with self.pulls.turn():
+                    iterator = iter(self.iterable)
+            self.iterable = None
+            while (request := self.requests.get()) is not None:
+                if not self._make(iterator, *request):
+                    self.tell("fed_up", self.job, self.place, None)
+                    return
+        except BaseException as exc:
+            self.tell("fed_up", self.job, self.place, exc)
+        finally:
+            self.iterable = None
+            del iterator
+
+    def _make(self, iterator: Iterator[Any], chunks: int, length: int) -> bool:
+        """Make so many chunks; False at the end of the iterable."""
+        is_plain = type(iterator) in _PLAIN
+        made: list[Any] = []
+        is_more = True
+        for _ in range(chunks):
+            if self.is_stopped:
+                break
+            if self.total is not None:
+                length = min(length, self.total - self.place)
+            source = iterator if is_plain else self._pull(iterator)
+            items = list(itertools.islice(source, length))
+            is_more = len(items) == length
+            if items:
+                made.append(self._chunk(items))
+            if not is_plain and made:
+                self.tell("fed", self.job, made)
+                made = []
+            if is_more and self.place == self.total:
+                is_more = False
+                for _ in iterator if is_plain else self._pull(iterator):
+                    self.place += 1  # it has more items than its len() said
+                    break
+            if not is_more:
+                break
+        if made:
+            self.tell("fed", self.job, made)
+        return is_more
+
+    def _pull(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Take items one at a time: iterables of one pool may share a source."""
+        while True:
+            with self.pulls.turn():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    def _chunk(self, items: list[Any]) -> Part | tuple[int, int, BaseException]:
+        """The chunk, or its place, its length, and why it cannot be pickled."""
+        start, count = self.place, len(items)
+        self.place += 1 if self.total is None else count
+        try:
+            data, buffers = dumps(items)
+        except BaseException as exc:
+            return start, count, exc
+        return Part(self.job, next(self.numbers), start, count, [data, *buffers])
+
+
+def call_part(job: Job, number: int, args: Any, kwds: Any) -> Part:
+    """The one chunk of an `apply`."""
+    data, buffers = dumps((args, kwds))
+    assert job.mode == worker.APPLY
+    return Part(job, number, 0, 1, [data, *buffers])

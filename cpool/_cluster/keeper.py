@@ -1,0 +1,667 @@
+"""The keeper: the thread that knows the nodes and hands out chunks, and the helper beside it.
+
+Everything that changes what is known arrives as a message in one queue: from the program, from
+feeders, from the cluster. The keeper takes it in, then hands out what can be handed out. No code
+of the program runs on its thread.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import pickle
+import queue
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from distributed import Client
+from distributed.protocol import to_serialize
+
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
+from ..errors import PoolError
+from . import node as remote
+from . import plan, worker
+from .errors import NodeLostError, SchedulerLostError
+from .frames import LARGE, Frames, loads
+from .jobs import Job, Part
+from .results import Arrived
+from .versions import say
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["Helper", "Keeper", "Node"]
+
+logger = logging.getLogger("cpool.distributed")
+
+# Seconds between two looks at the connection, while calls are pending.
+_LOOK = 0.5
+
+# Callables of fewer bytes travel with each piece; others once to the scheduler and to each node.
+_INLINE = 4 << 10
+
+# A piece has no more bytes than this, unless one chunk does.
+_MOST_BYTES = 32 << 20
+
+# How often a piece is sent again whose task failed before it began.
+_MOST_FAILURES = 3
+
+
+class Node:
+    """A node of the cluster, as far as this pool has to do with it.
+
+    `address` is the dask worker's, `pid` its process id, `workers` the number of processes in its
+    pool, `items` and `seconds` what they have done so far.
+    """
+
+    def __init__(self, address: str, pid: int, workers: int) -> None:
+        self.address = address
+        self.pid = pid
+        self.workers = workers
+        self.items = 0
+        self.seconds = 0.0
+        self.pieces: dict[int, Piece] = {}
+        self.count = 0  # chunks that it has
+        self.outstanding = 0.0  # seconds that these will take one worker
+        self.extra = 0  # chunks beyond its room
+        self.known: set[str] = set()  # callables that it may keep
+
+    def __repr__(self) -> str:
+        return (
+            f"<Node {self.address}: {self.workers} workers, {self.items} items done "
+            f"in {self.seconds:.1f} s, {self.count} chunks there>"
+        )
+
+
+class Piece:
+    """Chunks that travel together to one node."""
+
+    __slots__ = ("future", "is_revoking", "node", "number", "parts")
+
+    def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
+        self.number = number
+        self.node = node
+        self.parts = {part.number: part for part in parts}
+        self.future: Any = None
+        self.is_revoking = False
+
+
+class Helper:
+    """A thread that unpickles results that have callbacks, and calls these."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self.thread: threading.Thread | None = None
+        self.lock = threading.Lock()
+
+    def call(self, func: Callable[[], Any]) -> None:
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._run, name="cpool-helper", daemon=True)
+                self.thread.start()
+        self.calls.put(func)
+
+    def _run(self) -> None:
+        while (func := self.calls.get()) is not None:
+            func()
+            del func
+
+    def stop(self) -> None:
+        self.calls.put(None)
+
+    def join(self, timeout: float | None) -> None:
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join(timeout)
+
+
+class Keeper:
+    """See the module. `end` ends what the pool has in the cluster."""
+
+    def __init__(self, pool: str, client: Client, end: Callable[[bool], None]) -> None:
+        self.pool = pool
+        self.client = client
+        self.end_cluster = end
+        self.events: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
+        self.helper = Helper()
+        self.ended = threading.Event()
+        self.numbers: Iterator[int] = itertools.count()  # of chunks
+        self.pieces: dict[int, Piece] = {}
+        self.piece_numbers = itertools.count()
+        self.nodes: dict[str, Node] = {}
+        self.jobs: deque[Job] = deque()
+        self.cache: dict[int, Any] = {}
+        self.uploaded: set[str] = set()
+        self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
+        self.stale: list[int] = []  # pieces that the arbiter may forget
+        self.failures = 0
+        self.expected: list[tuple[int, threading.Event]] = []
+        self.is_closing = False
+        self.lost: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, name="cpool-keeper", daemon=True)
+
+    # ---- messages ----
+
+    def tell(self, what: str, *args: Any) -> None:
+        """Send the keeper a message. [any thread]"""
+        self.events.put((what, args))
+
+    def hear(self, event: tuple[float, Any]) -> None:
+        """Take a message of the arbiter's. [the client's event loop]"""
+        message = event[1]
+        if isinstance(message, Frames):
+            self.tell("results", message)
+        else:
+            op = message.pop("op")
+            self.tell(op, *message.values())
+
+    def _run(self) -> None:
+        while not self.ended.is_set():
+            try:
+                what, args = self.events.get(timeout=_LOOK if self.jobs else None)
+            except queue.Empty:
+                self._look()
+                continue
+            while True:
+                try:
+                    getattr(self, f"_on_{what}")(*args)
+                except Exception as exc:
+                    # A mistake of the pool's own, or no memory: better an end than a hang.
+                    logger.exception("cpool: the pool on the cluster failed")
+                    self._fail_all(exc)
+                del what, args
+                try:
+                    what, args = self.events.get_nowait()
+                except queue.Empty:
+                    break
+            if not self.ended.is_set():
+                self._hand_out()
+                self._end_jobs()
+
+    # ---- the program's messages ----
+
+    def _on_submit(self, job: Job) -> None:
+        if self.lost is not None:
+            job.result.fail(self.lost)
+            if job.feeder is not None:
+                job.feeder.stop()
+            return
+        self.jobs.append(job)
+        self.users[job.callable] = self.users.get(job.callable, 0) + 1
+
+    def _on_fed(self, job: Job, made: list[Any]) -> None:
+        if job.is_over:
+            return
+        for part in made:
+            job.asked -= 1
+            job.made += 1
+            if isinstance(part, Part):
+                job.ready.append(part)
+            else:
+                start, count, error = part
+                self._deliver(job, Arrived(start, count, worker.FAILURE, [], error))
+
+    def _on_fed_up(self, job: Job, length: int, error: BaseException | None) -> None:
+        """The iterable has ended, or raised."""
+        job.asked = 0
+        job.is_fed = True
+        if job.is_over:
+            return
+        if job.total is None:
+            if error is not None:
+                job.last = length, error  # after the results that come before it
+                length += 1
+            job.result.set_length(length)
+        elif error is not None:
+            self._fail(job, error)
+        elif length != job.total:
+            more = "more" if length > job.total else f"{length}"
+            self._fail(
+                job, PoolError(f"the iterable has {more} items, and its len() was {job.total}")
+            )
+
+    def _on_read(self, job: Job) -> None:
+        job.read += 1
+
+    def _on_expect(self, count: int, enough: threading.Event) -> None:
+        self.expected.append((count, enough))
+        self._count_nodes()
+
+    def _count_nodes(self) -> None:
+        for waiting in list(self.expected):
+            if len(self.nodes) >= waiting[0]:
+                self.expected.remove(waiting)
+                waiting[1].set()
+
+    def _on_close(self) -> None:
+        self.is_closing = True
+
+    def _on_terminate(self) -> None:
+        self._fail_all(failures.terminated())
+        self._end()
+
+    # ---- the cluster's messages ----
+
+    def _on_ready(self, address: str, refused: Any, pid: int, workers: int) -> None:
+        if refused is None:
+            self.nodes[address] = Node(address, pid, workers)
+            self._count_nodes()
+            return
+        why = refused if isinstance(refused, str) else say(refused)
+        warnings.warn(f"node {address} is not used: {why}", RuntimeWarning, stacklevel=2)
+
+    def _on_lost(self, address: str, begun: list[int]) -> None:
+        """A node has left. What has not begun there may run elsewhere."""
+        gone = self.nodes.pop(address, None)
+        if gone is None:
+            return
+        for piece in list(gone.pieces.values()):
+            self._give_up(piece, piece.number in begun, None)
+
+    def _on_results(self, frames: Frames) -> None:
+        parts = iter(frames.parts)
+        _, number, heads = pickle.loads(next(parts))
+        piece = self.pieces.get(number)
+        for chunk, kind, took, count in heads:
+            data = list(itertools.islice(parts, count))
+            if piece is None or (part := piece.parts.pop(chunk, None)) is None:
+                continue
+            node = piece.node
+            self._take_off(node, part)
+            node.seconds += took
+            node.items += part.count
+            if kind == worker.VALUE:
+                part.job.speed.add(took, part.count)
+            if not part.job.is_over:
+                self._deliver(part.job, self._outcome(part, node, kind, data))
+        if piece is not None and not piece.parts:
+            self._drop(piece)
+
+    def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
+        if kind == remote.LOST:
+            cls, pid, exitcode, told = loads(data[0])
+            how = failures._how_it_ended(exitcode)
+            error: BaseException = cls(
+                f"worker {pid} on node {node.address} ended with {how} while it ran "
+                f"{part.job.name}; the task is lost, the pool goes on",
+                pid,
+                exitcode,
+            )
+            error.__dict__.update(told, node=node.address)
+            return Arrived(part.start, part.count, worker.FAILURE, [], error)
+        if kind == remote.BROKEN:
+            error = failures.broken(failures.unpack_error(memoryview(data[0])))
+            return Arrived(part.start, part.count, worker.FAILURE, [], error)
+        return Arrived(part.start, part.count, kind, data)
+
+    def _on_task(self, number: int, status: str, future: Any) -> None:
+        """The dask task of a piece has ended. Usually its results have come before."""
+        piece = self.pieces.get(number)
+        if piece is None or piece.future is not future:
+            return
+        if not self._is_connected():
+            self._lose_scheduler()
+            return
+        error = future.exception() if status == "error" else None
+        self._revoke(piece, partial(self._task_ended, piece, error))
+
+    def _task_ended(self, piece: Piece, error: BaseException | None, is_free: bool) -> None:
+        if self.pieces.get(piece.number) is not piece:
+            return
+        # Not used again before it says that it is ready.
+        self.nodes.pop(piece.node.address, None)
+        for other in list(piece.node.pieces.values()):
+            if other is not piece:
+                self._revoke(other, partial(self._other_ended, other))
+        self.failures += 1
+        if error is not None and is_free and self.failures > _MOST_FAILURES:
+            is_free = False
+        self._give_up(piece, not is_free, error)
+
+    def _other_ended(self, piece: Piece, is_free: bool) -> None:
+        if self.pieces.get(piece.number) is piece and is_free:
+            self._give_up(piece, False, None)
+
+    def _on_revoked(self, then: Callable[[bool], None], is_free: bool | None) -> None:
+        if is_free is None:
+            if not self._is_connected():
+                self._lose_scheduler()
+            return
+        then(is_free)
+
+    def _revoke(self, piece: Piece, then: Callable[[bool], None]) -> None:
+        """Ask the arbiter that a piece does not begin any more; then(True) if it has not begun."""
+
+        async def ask() -> None:
+            is_free = None
+            try:
+                is_free = await self.client.scheduler.cpool_revoke(
+                    pool=self.pool, piece=piece.number
+                )
+            finally:
+                self.tell("revoked", then, is_free)
+
+        self.client.loop.add_callback(ask)
+
+    def _give_up(self, piece: Piece, has_begun: bool, error: BaseException | None) -> None:
+        """A piece's node is lost, or its task has failed: its chunks run elsewhere, or fail."""
+        node = piece.node
+        again: list[Part] = []
+        for part in piece.parts.values():
+            self._take_off(node, part)
+            if part.job.is_over:
+                continue
+            part.attempts += has_begun
+            if not has_begun or part.attempts <= part.job.retries:
+                again.append(part)
+                continue
+            failure: BaseException
+            if error is None:
+                failure = NodeLostError(
+                    f"node {node.address} (process {node.pid}) left the cluster while it ran "
+                    f"{part.job.name}; the task may have run in part, and retries=1 would run it "
+                    "again on another node",
+                    node.pid,
+                    255,
+                    node.address,
+                )
+            else:
+                failure = PoolError(f"node {node.address} could not run the task: {error!r}")
+                failure.__cause__ = error
+            self._deliver(part.job, Arrived(part.start, part.count, worker.FAILURE, [], failure))
+        for part in reversed(again):
+            part.job.ready.appendleft(part)
+        self._drop(piece)
+
+    # ---- calls ----
+
+    def _deliver(self, job: Job, outcome: Arrived) -> None:
+        job.result.arrive(outcome)
+        job.done += outcome.count
+        if job.fail_fast and (outcome.error is not None or outcome.kind != worker.VALUE):
+            self._fail(job, outcome.error, outcome)
+        if job.progress is not None:
+            self.helper.call(partial(job.progress, job.done, job.total))
+
+    def _fail(self, job: Job, error: BaseException | None, outcome: Arrived | None = None) -> None:
+        """End a call: what has not begun is withdrawn, what runs is not waited for."""
+        if error is None:
+            assert outcome is not None
+            try:
+                outcome.values()
+            except BaseException as exc:
+                error = exc
+        assert error is not None
+        job.result.fail(error)
+        self._leave(job)
+
+    def _leave(self, job: Job) -> None:
+        job.is_over = True
+        job.is_fed = True
+        job.ready.clear()
+        if job.feeder is not None:
+            job.feeder.stop()
+
+    def _fail_all(self, error: BaseException) -> None:
+        for job in list(self.jobs):
+            self._leave(job)
+        for result in list(self.cache.values()):
+            result.abandon(error)
+
+    def _end_jobs(self) -> None:
+        for job in list(self.jobs):
+            if job.is_over or job.has_ended():
+                if job.last is not None and not job.is_over:
+                    place, error = job.last
+                    self._deliver(job, Arrived(place, 1, worker.FAILURE, [], error))
+                self.jobs.remove(job)
+                self._leave(job)
+                self.cache.pop(job.result._job, None) if job.total is None else None
+                self._forget_callable(job)
+        if self.is_closing and not self.jobs:
+            self._end()
+
+    def _forget_callable(self, job: Job) -> None:
+        number = job.callable
+        self.users[number] -= 1
+        if self.users[number] == 0:
+            del self.users[number]
+            if number in self.uploaded:
+                self.uploaded.discard(number)
+                self._tell_arbiter("cpool_drop", keys=[number], pieces=[])
+
+    # ---- handing out ----
+
+    def _hand_out(self) -> None:
+        nodes = [node for node in self.nodes.values() if node.workers > 0]
+        if not nodes or not self.jobs:
+            return
+        workers = sum(node.workers for node in nodes)
+        self._ask_feeders(nodes, workers)
+        if not any(job.ready for job in self.jobs):
+            return
+        self.jobs = deque(sorted(self.jobs, key=lambda job: -job.priority))
+        for is_extra in (False, True):
+            sent = True
+            while sent:
+                sent = False
+                nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
+                ready = sum(len(job.ready) for job in self.jobs)
+                for node in nodes:
+                    most = math.ceil(ready * node.workers / workers)
+                    parts = self._choose(node, len(nodes), most, is_extra)
+                    if parts:
+                        self._send(node, parts)
+                        sent = True
+
+    def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
+        if is_extra:
+            # A call beside others that fill the nodes has a share of each at once.
+            return max(0, node.workers - max(node.extra, len(job.flying)))
+        return plan.room(job.speed, length, node.outstanding, node.count, node.workers, nodes)
+
+    def _take_off(self, node: Node, part: Part) -> None:
+        """The node does not have the chunk any more."""
+        node.count -= 1
+        node.outstanding -= part.seconds
+        node.extra -= part.is_extra
+        del part.job.flying[part.number]
+
+    def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:
+        """Take chunks of the calls in turn: as many as the node should get in one piece."""
+        parts: list[Part] = []
+        size = 0
+        seconds = 0.0
+        for job in list(self.jobs):
+            if not job.ready:
+                continue
+            first = job.ready[0]
+            left = min(self._room(job, node, first.count, nodes, is_extra), most - len(parts))
+            each = job.speed.seconds
+            while left > 0 and job.ready:
+                part = job.ready[0]
+                took = 0.0 if each is None else each * part.count
+                if parts and (
+                    size + part.size > _MOST_BYTES
+                    or seconds + took > plan.piece_seconds(nodes) * node.workers
+                ):
+                    left = -1
+                    break
+                job.ready.popleft()
+                part.seconds = took
+                part.is_extra = is_extra
+                node.extra += is_extra
+                parts.append(part)
+                job.flying[part.number] = part
+                size += part.size
+                seconds += took
+                left -= 1
+                node.count += 1
+                node.outstanding += took
+            if parts and parts[-1].job is job:
+                # Calls take turns: the next piece begins with another one.
+                self.jobs.remove(job)
+                self.jobs.append(job)
+            if left < 0 or len(parts) >= most:
+                break
+        return parts
+
+    def _ask_feeders(self, nodes: list[Node], workers: int) -> None:
+        for job in self.jobs:
+            if job.feeder is None or job.is_fed:
+                continue
+            left = None if job.total is None else job.total - job.taken
+            if left is not None and left <= 0:
+                continue
+            length = job.chunk
+            if length is None:
+                assert left is not None
+                least = min(node.workers for node in nodes)
+                length = plan.chunk_length(job.speed, left, least, workers, len(nodes))
+            wanted = sum(self._room(job, node, length, len(nodes), False) for node in nodes)
+            wanted -= len(job.ready) + job.asked
+            if left is not None:
+                wanted = min(wanted, -(-left // length))
+            if job.limit is not None:
+                wanted = min(wanted, job.limit - (job.made + job.asked - job.read))
+            if wanted > 0:
+                job.asked += wanted
+                job.taken += wanted * length
+                job.feeder.ask(wanted, length)
+
+    def _send(self, node: Node, parts: list[Part]) -> None:
+        piece = Piece(next(self.piece_numbers), node, parts)
+        callables: dict[str, bytes | None] = {}
+        uploads: list[tuple[str, bytes]] = []
+        for part in parts:
+            job = part.job
+            if len(job.pickled) < _INLINE:
+                callables[job.callable] = job.pickled
+                continue
+            callables[job.callable] = None
+            node.known.add(job.callable)
+            if job.callable not in self.uploaded:
+                self.uploaded.add(job.callable)
+                uploads.append((job.callable, job.pickled))
+        stale = [number for number in node.known if number not in self.users]
+        node.known.difference_update(stale)
+        chunks = [
+            remote.Chunk(part.number, part.job.callable, part.job.mode, part.job.options, part.data)
+            for part in parts
+        ]
+        frames = Frames(remote.pack_piece(chunks, callables, stale))
+        self.pieces[piece.number] = node.pieces[piece.number] = piece
+        name = parts[0].job.name
+        if not uploads and frames.nbytes < LARGE:
+            self._submit(piece, frames, name)
+            return
+
+        async def upload() -> None:
+            scheduler = self.client.scheduler
+            for key, data in uploads:
+                await scheduler.cpool_put(
+                    pool=self.pool, key=key, data=to_serialize(Frames([data]))
+                )
+            inline: Frames | None = frames
+            if frames.nbytes >= LARGE:
+                await scheduler.cpool_put(
+                    pool=self.pool, key=str(piece.number), data=to_serialize(frames)
+                )
+                inline = None
+            self._submit(piece, inline, name)
+
+        self._in_loop(upload)
+
+    def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
+        """Make the piece a dask task, of the function's name, for this node and no other."""
+        key = f"{name}-{self.pool}-{piece.number}"
+        future = self.client.submit(
+            remote.run_piece,
+            self.pool,
+            piece.node.address,
+            key,
+            piece.number,
+            frames,
+            plan.piece_seconds(len(self.nodes)),
+            key=key,
+            workers=[piece.node.address],
+            allow_other_workers=False,
+            retries=0,
+            pure=False,
+        )
+        piece.future = future
+        future.add_done_callback(self._task_done(piece.number))
+
+    def _task_done(self, number: int) -> Callable[[Any], None]:
+        return lambda future: self.tell("task", number, future.status, future)
+
+    def _drop(self, piece: Piece) -> None:
+        """A piece has an outcome for all its chunks."""
+        self.pieces.pop(piece.number, None)
+        piece.node.pieces.pop(piece.number, None)
+        self.stale.append(piece.number)
+        if len(self.stale) >= 100:
+            self._tell_arbiter(
+                "cpool_drop", keys=[str(number) for number in self.stale], pieces=self.stale
+            )
+            self.stale = []
+
+    def _in_loop(self, work: Callable[[], Any]) -> None:
+        """Run a coroutine in the client's event loop; a failure there is the connection's."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except Exception as exc:
+                self.tell("broken", exc)
+
+        self.client.loop.add_callback(run)
+
+    def _tell_arbiter(self, what: str, **kwds: Any) -> None:
+        async def send() -> None:
+            await getattr(self.client.scheduler, what)(pool=self.pool, **kwds)
+
+        self._in_loop(send)
+
+    # ---- the end ----
+
+    def _is_connected(self) -> bool:
+        return bool(self.client.status == "running")
+
+    def _look(self) -> None:
+        if not self._is_connected():
+            self._lose_scheduler()
+
+    def _on_broken(self, error: Exception) -> None:
+        if self._is_connected():
+            time.sleep(0.05)  # the client sees the end of its connection a moment later
+        if self._is_connected() and not isinstance(error, OSError):
+            self._fail_all(error)
+        else:
+            self._lose_scheduler()
+
+    def _lose_scheduler(self) -> None:
+        if self.lost is None:
+            self.lost = SchedulerLostError(
+                "the connection to the scheduler was lost: the calls that were pending have failed,"
+                " and this pool cannot run more; what they had begun may go on in the cluster"
+            )
+        self._fail_all(self.lost)
+
+    def _end(self) -> None:
+        if self.ended.is_set():
+            return
+        self.helper.stop()
+        pieces = list(self.pieces.values())
+        self.pieces.clear()
+        for piece in pieces:
+            piece.future = None
+        try:
+            self.end_cluster(self.lost is None and self._is_connected())
+        finally:
+            self.ended.set()

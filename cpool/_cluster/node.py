@@ -1,0 +1,423 @@
+"""A node: the pool in a dask worker, and the dask task that runs a piece on it.
+
+A piece is a list of chunks. Its task waits until workers of the node's pool are about to be idle,
+asks the arbiter whether it may begin, hands its chunks to the pool, and sends results as they come.
+As soon as its chunks are handed out it leaves its slot in dask's scheduling, so that the next piece
+can get ready. The task is a coroutine: no thread waits for a piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import pickle
+import tempfile
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from distributed import WorkerPlugin
+from distributed.protocol import to_serialize
+from distributed.worker_state_machine import SecedeEvent
+
+from .. import pool as cpool
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
+from ..errors import InitializerError, PoolTerminated, WorkerLostError
+from . import worker
+from .arbiter import plugin_name
+from .frames import Frames, loads
+from .versions import mismatches, versions
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from distributed import Worker
+
+__all__ = ["LOST", "Chunk", "NodePlugin", "run_piece"]
+
+# A chunk whose worker process died: (pid, exitcode) in place of a result.
+LOST = 2
+
+# A chunk that the initializer's failure ended: the report of its cause.
+BROKEN = 3
+
+# Results of a piece wait so long for others, to share a message.
+_GATHER = 0.002
+
+# The next piece begins when the chunks in the node's pool take no longer than this: before a worker
+# is idle, since to ask the arbiter takes some milliseconds.
+_SHORT = 0.05
+
+# Callables of this many bytes or more go to the worker processes through a file.
+_IN_FILE = 32 << 10
+
+# Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
+_IN_LOOP = 1 << 20
+
+_nodes: dict[tuple[str, str], Node] = {}
+
+
+class Node:
+    """The pool of one cpool.distributed.Pool in this dask worker. Lives in dask's event loop."""
+
+    def __init__(self, name: str, dask: Worker, pool: cpool.Pool, workers: int) -> None:
+        self.name = name
+        self.dask = dask
+        self.pool = pool
+        self.workers = workers
+        self.life = uuid.uuid4().hex
+        self.pending = 0  # chunks in the pool
+        self.seconds = 0.0  # a mean of how long chunks take
+        self.is_ended = False
+        self.entry = asyncio.Lock()  # held by the piece that begins next
+        self.changed = asyncio.Event()  # there may be room
+        self.loop = asyncio.get_running_loop()
+        self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not seen
+        self.is_told = False
+        self.callables: dict[str, bytes | str] = {}
+        self.folder: str | None = None
+
+    async def ask(self, what: str, **kwds: Any) -> Any:
+        """Call the arbiter."""
+        return await getattr(self.dask.scheduler, what)(pool=self.name, **kwds)
+
+    # ---- callables ----
+
+    async def source(self, number: str, inline: bytes | None) -> bytes | str:
+        """What worker processes get for a callable: its pickle, or the path of a file with it."""
+        if inline is not None:
+            return inline
+        found = self.callables.get(number)
+        if found is None:
+            frames = await self.ask("cpool_fetch", key=number)
+            if frames is None:
+                raise PoolTerminated("the pool was terminated before this piece began")
+            [data] = frames.parts
+            found = await asyncio.to_thread(self._keep, number, bytes(data))
+            self.callables[number] = found
+        return found
+
+    def _keep(self, number: str, data: bytes) -> bytes | str:
+        if len(data) < _IN_FILE:
+            return data
+        if self.folder is None:
+            self.folder = tempfile.mkdtemp(prefix="cpool-", dir=self.dask.local_directory)
+        path = os.path.join(self.folder, number)
+        with open(path + ".new", "wb") as file:
+            file.write(data)
+        os.replace(path + ".new", path)
+        return path
+
+    def forget(self, numbers: list[str]) -> None:
+        for number in numbers:
+            kept = self.callables.pop(number, None)
+            if isinstance(kept, str):
+                with contextlib.suppress(OSError):
+                    os.unlink(kept)
+
+    # ---- turns ----
+
+    def _has_room(self) -> bool:
+        return (
+            self.is_ended
+            or self.pending < self.workers
+            or self.pending * self.seconds < self.workers * _SHORT
+        )
+
+    async def await_room(self) -> None:
+        """Wait until a worker is idle, or will be soon."""
+        while not self._has_room():
+            self.changed.clear()
+            await self.changed.wait()
+
+    def chunk_ended(self, seconds: float) -> None:
+        self.pending -= 1
+        self.seconds += (seconds - self.seconds) * 0.2
+        self.changed.set()
+
+    def tell(self, what: Callable[[], None]) -> None:
+        """Have the loop call something, soon and in order. [any thread]"""
+        self.arrived.append(what)
+        if not self.is_told:
+            self.is_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self.loop.call_soon_threadsafe(self._hear)
+
+    def _hear(self) -> None:
+        self.is_told = False
+        while self.arrived:
+            self.arrived.popleft()()
+
+    def leave_slot(self, key: str) -> None:
+        """Have dask start the next piece beside this one, as `distributed.secede` does."""
+        self.dask.handle_stimulus(
+            SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{time.time()}")
+        )
+
+    async def end(self) -> None:
+        """End the pool; pieces that wait or run here see it."""
+        self.is_ended = True
+        self.changed.set()
+        await asyncio.to_thread(self._end_pool)
+
+    def _end_pool(self) -> None:
+        self.pool.terminate()
+        self.pool.join()
+        self.forget(list(self.callables))
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.folder)
+
+
+class Chunk:
+    """A chunk as it travels: its number, its callable's number and mode, options, and its data."""
+
+    __slots__ = ("callable", "data", "mode", "number", "options")
+
+    def __init__(
+        self, number: int, callable: str, mode: int, options: dict[str, Any], data: list[Any]
+    ) -> None:
+        self.number = number
+        self.callable = callable
+        self.mode = mode
+        self.options = options
+        self.data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Chunk, (self.number, self.callable, self.mode, self.options, self.data)
+
+
+class _Piece:
+    """A piece that runs: its chunks' results, on their way from the pool to the program."""
+
+    def __init__(self, node: Node, number: int, flush: float) -> None:
+        self.node = node
+        self.number = number
+        self.flush = flush
+        self.results: list[tuple[int, Any, float]] = []
+        self.news = asyncio.Event()
+
+    def hand_over(self, chunk: Chunk, source: bytes | str, attempts: int = 0) -> None:
+        """Give a chunk to the pool's workers."""
+        node = self.node
+        begun = time.monotonic()
+
+        def came(value: tuple[Any, ...]) -> None:
+            node.tell(partial(take, value))
+
+        def take(value: tuple[Any, ...]) -> None:
+            if (
+                value[0] == worker.FAILURE
+                and attempts < chunk.options["retries"]
+                and not chunk.options["retry_on"].isdisjoint(value[2])
+            ):
+                self.hand_over(chunk, source, attempts + 1)
+                return
+            self.add(chunk, value, value[1])
+
+        def failed(error: BaseException) -> None:
+            node.tell(partial(take_failure, error))
+
+        def take_failure(error: BaseException) -> None:
+            if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
+                self.hand_over(chunk, source, attempts + 1)
+                return
+            self.add(chunk, _describe(error), time.monotonic() - begun)
+
+        try:
+            node.pool.apply_async(
+                worker.run_chunk,
+                (
+                    chunk.callable,
+                    source,
+                    chunk.mode,
+                    chunk.options["return_exceptions"],
+                    *chunk.data,
+                ),
+                callback=came,
+                error_callback=failed,
+                **chunk.options["pool"],
+            )
+        except Exception as exc:  # the pool has ended, or there is no memory
+            failed(exc)
+
+    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
+        self.node.chunk_ended(took)
+        self.results.append((chunk.number, value, took))
+        self.news.set()
+
+    async def send(self, outcomes: list[tuple[int, Any, float]]) -> bool:
+        """Send results to the program; False if nobody waits for them any more."""
+        heads, parts = [], []
+        for number, value, took in outcomes:
+            kind, _, _, *data = value
+            heads.append((number, kind, took, len(data)))
+            parts.extend(data)
+        head = pickle.dumps((self.node.dask.address, self.number, heads))
+        data = to_serialize(Frames([head, *parts]))
+        node = self.node
+        sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
+        return sent
+
+    async def pass_on(self, count: int) -> None:
+        """Send the results of so many chunks, several in a message."""
+        while count > 0:
+            await self._wait(None)
+            # Of short chunks wait for the whole piece, which will be done soon.
+            left = self.flush if self.node.seconds < self.flush / 2 else _GATHER
+            end = time.monotonic() + left
+            while len(self.results) < count and left > 0:
+                await self._wait(left)
+                left = end - time.monotonic()
+            outcomes, self.results = self.results, []
+            self.news.clear()
+            count -= len(outcomes)
+            if not await self.send(outcomes):
+                return
+
+    async def _wait(self, timeout: float | None) -> None:
+        """Wait for a result that has not been seen."""
+        with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(self.news.wait(), timeout)
+        if timeout is not None:
+            self.news.clear()
+
+
+def _describe(error: BaseException) -> tuple[Any, ...]:
+    """How a failure of the node's pool travels."""
+    if isinstance(error, WorkerLostError):
+        return LOST, 0.0, (), pickle.dumps((type(error), error.pid, error.exitcode, vars(error)))
+    if isinstance(error, InitializerError):
+        return BROKEN, 0.0, (), failures.pack_error(error.__cause__ or error, None)
+    return worker.FAILURE, 0.0, (), failures.pack_error(error, None)
+
+
+async def run_piece(
+    pool: str, address: str, key: str, number: int, frames: Frames | None, flush: float
+) -> str:
+    """The dask task of one piece. Results go to the program by way of the arbiter.
+
+    `frames` is the piece; None if the arbiter has it. `flush` is the number of seconds that
+    results may wait for others of the piece. Returns a word for those who look at the task.
+    """
+    node = _nodes.get((pool, address))
+    if node is None:
+        return "refused"
+    async with node.entry:
+        if frames is None:
+            frames = await node.ask("cpool_fetch", key=str(number))
+            if frames is None:
+                return "refused"
+        chunks, callables, forget = _unpack(frames)
+        node.forget(forget)
+        sources = {name: await node.source(name, inline) for name, inline in callables.items()}
+        await node.await_room()
+        if node.is_ended or not await node.ask(
+            "cpool_begin", piece=number, node=address, life=node.life
+        ):
+            return "refused"
+        piece = _Piece(node, number, flush)
+        node.pending += len(chunks)
+
+        def hand_over() -> None:
+            for chunk in chunks:
+                piece.hand_over(chunk, sources[chunk.callable])
+
+        if frames.nbytes < _IN_LOOP:
+            hand_over()
+        else:
+            await asyncio.to_thread(hand_over)
+    node.leave_slot(key)
+    await piece.pass_on(len(chunks))
+    return "done"
+
+
+def pack_piece(
+    chunks: list[Chunk], callables: dict[str, bytes | None], forget: list[str]
+) -> list[Any]:
+    """The parts of a piece's `Frames`."""
+    heads: list[Any] = []
+    parts: list[Any] = []
+    for chunk in chunks:
+        heads.append((chunk.number, chunk.callable, chunk.mode, chunk.options, len(chunk.data)))
+        parts.extend(chunk.data)
+    return [pickle.dumps((heads, callables, forget)), *parts]
+
+
+def _unpack(frames: Frames) -> tuple[list[Chunk], dict[str, bytes | None], list[str]]:
+    parts = iter(frames.parts)
+    heads, callables, forget = loads(next(parts))
+    chunks = [
+        Chunk(number, callable, mode, options, [_sendable(next(parts)) for _ in range(count)])
+        for number, callable, mode, options, count in heads
+    ]
+    return chunks, callables, forget
+
+
+def _sendable(part: Any) -> Any:
+    """A bytes-like object that the node's pool can pickle."""
+    return pickle.PickleBuffer(part) if type(part) is memoryview else part
+
+
+class NodePlugin(WorkerPlugin):  # type: ignore[misc]
+    """Makes a node's pool when dask registers it, also on workers that join later."""
+
+    def __init__(self, pool: str, options: dict[str, Any], only: list[str] | None) -> None:
+        self.pool = pool
+        self.name = plugin_name(pool)
+        self.options = options
+        self.only = only
+        self.versions = versions()
+
+    async def setup(self, worker: Worker) -> None:
+        if self.only is not None and worker.address not in self.only:
+            return
+        told: dict[str, Any] = {"refused": None, "pid": os.getpid(), "workers": 0}
+        node = None
+        found = mismatches(self.versions, versions(), f"node {worker.address}")
+        if found:
+            told["refused"] = found
+        else:
+            workers = self.options["processes"] or worker.state.nthreads
+            try:
+                pool = await asyncio.to_thread(self._make_pool, workers)
+            except Exception as exc:
+                told["refused"] = f"{type(exc).__name__}: {exc}"
+            else:
+                node = Node(self.pool, worker, pool, workers)
+                told["workers"] = workers
+                _nodes[self.pool, worker.address] = node
+        is_wanted = False
+        with contextlib.suppress(OSError, RuntimeError):  # the dask worker is about to end
+            is_wanted = await worker.scheduler.cpool_ready(
+                pool=self.pool, node=worker.address, life=node.life if node else "", told=told
+            )
+        if not is_wanted:
+            await self.teardown(worker)
+
+    def _make_pool(self, workers: int) -> cpool.Pool:
+        # A dask worker with a nanny is a daemonic process, which may have no children: they might
+        # outlive it. cpool's workers end with their parent.
+        multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+        given = self.options
+        initializer: Callable[..., object] | None = None
+        if given["initializer"] is not None:
+            initializer = worker.initialize
+        return cpool.Pool(
+            workers,
+            initializer,
+            (given["initializer"],) if initializer else (),
+            given["maxtasksperchild"],
+            multiprocessing.get_context(given["context"]),
+            **given["more"],
+        )
+
+    async def teardown(self, worker: Worker) -> None:
+        node = _nodes.pop((self.pool, worker.address), None)
+        if node is not None:
+            await node.end()

@@ -1,0 +1,88 @@
+"""How many items travel together. Arithmetic only; the simulation in `benchmarks/` uses it too."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["AHEAD", "Speed", "chunk_length", "piece_seconds", "room", "share"]
+
+# Seconds of a node's work in a piece, where the scheduler has time for that.
+PIECE = 0.1
+
+# Seconds of the scheduler's CPU time for a piece, as `python -m benchmarks.cluster --scheduler`
+# measures them on a slow core, and the part of its time that pieces may take.
+MESSAGE = 0.005
+LOAD = 0.6
+
+# Pieces that a node holds: one that runs, one that waits.
+AHEAD = 2
+
+# A piece is cut into this many chunks for each worker of its node, so that workers end together.
+CHUNKS_PER_WORKER = 4
+
+# Chunks of one item for each worker, in the first piece of a call whose items were not measured.
+FIRST = 2
+
+# A node has no more chunks than this.
+MOST = 4096
+
+# A chunk takes at least so long, or sending it within the node would take longer.
+SHORTEST = 0.0005
+
+
+class Speed:
+    """The measured seconds of an item of one function: a mean that forgets, None at first."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+
+    def add(self, seconds: float, items: int) -> None:
+        """Take in that so many items took so many seconds of one worker."""
+        each = seconds / items
+        weight = min(0.5, items / 16 + 0.1)
+        known = self.seconds
+        self.seconds = each if known is None else known + (each - known) * weight
+
+
+def piece_seconds(nodes: int) -> float:
+    """How long a piece should keep its node busy: longer the more nodes share the scheduler."""
+    return max(PIECE, nodes * MESSAGE / LOAD)
+
+
+def share(items: int, workers: int, all_workers: int, pieces: int = 2) -> int:
+    """The most items that a node's next piece may take of those left.
+
+    Half of the node's share: pieces become shorter towards the end of a call, and all nodes end
+    together.
+    """
+    return max(1, math.ceil(items * workers / (all_workers * pieces)))
+
+
+def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes: int) -> int:
+    """The number of items in each chunk of the next piece for a node, of the items left."""
+    if speed.seconds is None:
+        return 1
+    each = max(speed.seconds, 1e-8)
+    wanted = piece_seconds(nodes) * workers / each
+    length = min(wanted, share(items, workers, all_workers)) / (workers * CHUNKS_PER_WORKER)
+    return max(1, int(min(max(length, SHORTEST / each), math.ceil(items / all_workers))))
+
+
+def room(
+    speed: Speed, length: int, outstanding: float, count: int, workers: int, nodes: int
+) -> int:
+    """How many chunks of this length a node can take.
+
+    It has `count` chunks, of `outstanding` seconds of one worker in all. None while it has more
+    than a piece: chunks that trickled in one by one, as results do, would each cost a message.
+    """
+    least = workers + max(1, workers // 2)  # of long chunks: each worker has one, and some wait
+    if speed.seconds is None:
+        return max(0, workers * FIRST - count)
+    seconds = max(speed.seconds, 1e-8) * length
+    piece = piece_seconds(nodes) * workers
+    wanted = math.ceil((AHEAD * piece - outstanding) / seconds) if outstanding <= piece else 0
+    wanted = max(wanted, least - count)
+    return max(0, min(wanted, MOST - count))

@@ -1,0 +1,602 @@
+"""`cpool.distributed.Pool`: the interface of `cpool.Pool`, on a dask.distributed cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import operator
+import os
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from multiprocessing import TimeoutError, util
+
+from distributed import Client, LocalCluster
+
+from .._base import failures
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, T
+from . import worker
+from .arbiter import Arbiter, plugin_name
+from .errors import VersionMismatchError
+from .frames import dumps_callable
+from .jobs import Feeder, Job, Pulls, call_part
+from .keeper import Keeper, Node
+from .node import NodePlugin
+from .plan import Speed
+from .results import (
+    ApplyResult,
+    AsyncResult,
+    Chunks,
+    IMapIterator,
+    IMapUnorderedIterator,
+    MapResult,
+    UnorderedChunks,
+)
+from .versions import PACKAGES, mismatches, say, versions
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn, Self, TypeVar
+
+    S = TypeVar("S")
+else:
+    Any = S = object
+
+__all__ = ["Pool"]
+
+RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
+
+# Functions whose measured time is remembered.
+_SPEEDS = 256
+
+_pool_numbers = itertools.count()
+
+
+class Pool:
+    """A pool of worker processes on the nodes of a dask.distributed cluster.
+
+    `address_or_client` is the address of a scheduler ("tcp://host:8786"), a `distributed.Client`
+    or a dask cluster object. Without it the pool starts a `LocalCluster` of one node on this
+    machine, and ends it with the pool.
+
+    Each dask worker process is a node and has a `cpool.Pool` of `processes` workers, by default as
+    many as the dask worker has threads; also one that joins later. Each worker process calls
+    `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` chunks.
+    `context` is the name of the start method of the nodes' workers. `nodes` is a list of addresses
+    of dask workers: the pool uses no others.
+
+    Raises `ValueError` and `TypeError` as `cpool.Pool` does, `OSError` if the scheduler cannot be
+    reached within the client's timeout, and `VersionMismatchError` if Python, cpool or dask have
+    other versions in the cluster.
+
+    Every call ends: with its results, with what a task raised, with `WorkerLostError` if a worker
+    process died (its `node` is the node's address), with `NodeLostError` if a node left the
+    cluster, with `SchedulerLostError`, or with `PoolTerminated`. Nothing runs twice, unless a call
+    asks for that with `retries`. While the cluster has no node, calls wait for one.
+
+    The methods are those of `cpool.Pool`. Each that submits also takes, by keyword: `retries=0`,
+    how often an item is run again whose worker or node was lost; `retry_on=()`, exceptions after
+    which it is run again as well; `return_exceptions=False`, True to have exceptions of items
+    among the results; `fail_fast=False`, True to end the call with its first failure;
+    `priority=0`, higher ones are handed out first; `progress=None`, a function that is called as
+    `progress(done, total)` on a thread of the pool, with `total` None where it is unknown.
+    """
+
+    __module__ = "cpool.distributed"
+
+    _state = RUN
+    _keeper: Keeper | None = None
+
+    def __init__(
+        self,
+        address_or_client: Any = None,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        *,
+        context: str = "forkserver",
+        nodes: Iterable[str] | None = None,
+    ) -> None:
+        if processes is not None and operator.index(processes) < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None and (
+            not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
+        ):
+            raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        if context not in ("fork", "spawn", "forkserver"):
+            raise ValueError(f"context is the name of a start method here, not {context!r}")
+        options: dict[str, Any] = {
+            "processes": processes,
+            "initializer": initializer and dumps_callable((initializer, initargs)),
+            "maxtasksperchild": maxtasksperchild,
+            "context": context,
+            "more": {},
+        }
+        only = None if nodes is None else [str(address) for address in nodes]
+        self._processes = processes
+        self._speeds: OrderedDict[str, Speed] = OrderedDict()
+        self._pulls = Pulls()
+        self._job_numbers = itertools.count()
+        name = f"{os.getpid()}-{next(_pool_numbers)}-{uuid.uuid4().hex[:8]}"
+        owned: list[Any] = []  # what the pool has started, and ends
+        try:
+            client = _client(address_or_client, owned)
+            _check_versions(client)
+            keeper = Keeper(name, client, partial(_end, name, client, owned))
+            client.register_plugin(Arbiter())
+            client.sync(client.scheduler.cpool_open, pool=name, client=client.id)
+            client.subscribe_topic(plugin_name(name), keeper.hear)
+            try:
+                keeper.thread.start()
+                _register(client, NodePlugin(name, options, only))
+            except BaseException:
+                keeper.tell("terminate")
+                keeper.thread.join()
+                raise
+        except BaseException:
+            for each in reversed(owned):
+                each.close()
+            raise
+        self._client = client
+        self._keeper = keeper
+        self._cache: dict[int, Any] = keeper.cache
+        self._terminate = util.Finalize(self, _terminate, args=(keeper,), exitpriority=15)
+
+    # ---- what the cluster has ----
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The nodes that the pool uses now: address, pid, workers, and what they have done."""
+        assert self._keeper is not None
+        return list(self._keeper.nodes.values())
+
+    def wait_for_nodes(self, count: int, timeout: float | None = None) -> None:
+        """Wait until the pool uses at least `count` nodes; `TimeoutError` after `timeout` seconds.
+
+        No call has to wait for nodes: tasks go to the nodes that there are.
+        """
+        keeper = self._keeper
+        assert keeper is not None
+        enough = threading.Event()
+        keeper.tell("expect", count, enough)
+        if not enough.wait(timeout):
+            raise TimeoutError
+
+    # ---- submitting ----
+
+    def _next_job(self) -> int:
+        return next(self._job_numbers)
+
+    def _check_running(self) -> Keeper:
+        if self._state != RUN or self._keeper is None:
+            raise ValueError("Pool not running")
+        self._pulls.calls()
+        return self._keeper
+
+    def _job(
+        self, result: Any, func: Callable[..., Any], mode: int, wanted: _Options
+    ) -> Job | None:
+        """A new call; None, and the result is a failure, if the callable cannot be pickled."""
+        try:
+            pickled = dumps_callable(func)
+        except BaseException as exc:
+            result.fail(exc)
+            return None
+        number = hashlib.blake2b(pickled, digest_size=16).hexdigest()
+        speed = self._speeds.pop(number, None) or Speed()
+        self._speeds[number] = speed
+        if len(self._speeds) > _SPEEDS:
+            self._speeds.popitem(last=False)
+        job = Job(result, number, pickled, failures._name_of(func), mode, speed, wanted.of_chunk)
+        job.priority = wanted.priority
+        job.fail_fast = wanted.fail_fast
+        job.progress = wanted.progress
+        return job
+
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **options: Any,
+    ) -> T:
+        """Return `func(*args, **kwds)`, called in a worker of a node; raise what it raises."""
+        value: T = self.apply_async(func, args, kwds, **options).get()
+        return value
+
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> AsyncResult[T]:
+        """Have a worker of a node call `func(*args, **kwds)`; return an `AsyncResult` at once.
+
+        `callback(value)` or `error_callback(exception)` runs on a thread of the pool, before the
+        result is ready; an exception of the callback becomes the result.
+        """
+        keeper = self._check_running()
+        wanted = _Options(**options)
+        result: AsyncResult[T] = ApplyResult(self, callback, error_callback)
+        job = self._job(result, func, worker.APPLY, wanted)
+        if job is None:
+            return result
+        job.total = 1
+        try:
+            job.ready.append(call_part(job, next(keeper.numbers), args, kwds))
+        except BaseException as exc:
+            result.fail(exc)
+            return result
+        keeper.tell("submit", job)
+        return result
+
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        **options: Any,
+    ) -> list[T]:
+        """Return `[func(x) for x in iterable]`, computed by the nodes, in order.
+
+        By default the sizes of chunks follow the measured time of items. Waits for all items, then
+        raises the first exception that arrived.
+        """
+        return self.map_async(func, iterable, chunksize, **options).get()
+
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> MapResult[T]:
+        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
+        return self._map(func, iterable, worker.MAP, chunksize, callback, error_callback, options)
+
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        **options: Any,
+    ) -> list[T]:
+        """Return `[func(*x) for x in iterable]`, as `map` does."""
+        return self.starmap_async(func, iterable, chunksize, **options).get()
+
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **options: Any,
+    ) -> MapResult[T]:
+        """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        return self._map(func, iterable, worker.STAR, chunksize, callback, error_callback, options)
+
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator[T]:
+        """Return an iterator over `func(x) for x in iterable`, in order.
+
+        The pool works whether or not `next` is called, and pulls the iterable as fast as the nodes
+        take items. `buffersize` bounds the chunks that are in flight or unread. `ValueError` for a
+        `chunksize` or `buffersize` below 1, `TypeError` for one that is no number, or no int.
+        """
+        items: IMapIterator[T] = self._imap(
+            func, iterable, worker.MAP, chunksize, buffersize, True, "{0:n}", options
+        )
+        return items
+
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator[T]:
+        """`imap` with results in the order of their arrival."""
+        items: IMapIterator[T] = self._imap(
+            func, iterable, worker.MAP, chunksize, buffersize, False, "{0!r}", options
+        )
+        return items
+
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator[T]:
+        """`imap` for functions of several arguments: an iterator over `func(*x)`, in order."""
+        items: IMapIterator[T] = self._imap(
+            func, iterable, worker.STAR, chunksize, buffersize, True, "{0:n}", options
+        )
+        return items
+
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        **options: Any,
+    ) -> IMapIterator[T]:
+        """`istarmap` with results in the order of their arrival."""
+        items: IMapIterator[T] = self._imap(
+            func, iterable, worker.STAR, chunksize, buffersize, False, "{0!r}", options
+        )
+        return items
+
+    def _map(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mode: int,
+        chunksize: int | None,
+        callback: Callable[[list[Any]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        options: dict[str, Any],
+    ) -> MapResult[Any]:
+        keeper = self._check_running()
+        wanted = _Options(**options)
+        if not hasattr(iterable, "__len__"):
+            iterable = list(iterable)
+        length = len(iterable)  # type: ignore[arg-type]
+        size = chunksize
+        if size is None:
+            workers = sum(node.workers for node in self.nodes) or 1
+            size = -(-length // (workers * 4))
+        if length == 0 or size <= 0:
+            size = 0
+        size = operator.index(size)
+        result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        if size == 0:
+            return result
+        job = self._job(result, func, mode, wanted)
+        if job is not None:
+            job.total = length
+            job.chunk = size if chunksize is not None else wanted.chunk
+            self._start(keeper, job, iterable)
+        return result
+
+    def _imap(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mode: int,
+        chunksize: int,
+        buffersize: int | None,
+        ordered: bool,
+        shown: str,
+        options: dict[str, Any],
+    ) -> Any:
+        keeper = self._check_running()
+        wanted = _Options(**options)
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        result: Any
+        if chunksize == 1:
+            result = IMapIterator(self) if ordered else IMapUnorderedIterator(self)
+        else:
+            chunksize = operator.index(chunksize)
+            result = Chunks(self) if ordered else UnorderedChunks(self)
+        job = self._job(result, func, mode, wanted)
+        if job is not None:
+            job.chunk = int(chunksize)
+            job.limit = buffersize
+            if buffersize is not None:
+                result.on_read = partial(keeper.tell, "read", job)
+            self._start(keeper, job, iterable)
+        if chunksize == 1:
+            return result
+        return (item for chunk in result for item in chunk)
+
+    def _start(self, keeper: Keeper, job: Job, iterable: Iterable[Any]) -> None:
+        job.is_fed = False
+        job.feeder = Feeder(job, iterable, keeper.numbers, self._pulls, keeper.tell)
+        keeper.tell("submit", job)
+
+    # ---- the end ----
+
+    def close(self) -> None:
+        """Accept no more calls. The nodes' pools end when all submitted calls are done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            assert self._keeper is not None
+            self._keeper.tell("close")
+
+    def terminate(self) -> None:
+        """End now: pending calls fail with `PoolTerminated`, and the nodes end their workers."""
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait for the nodes' pools to end; `close()` or `terminate()` comes first.
+
+        Raises `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after
+        `timeout` seconds; `join()` can be called again.
+        """
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        keeper = self._keeper
+        assert keeper is not None
+        if timeout is None and threading.current_thread() is keeper.helper.thread:
+            raise RuntimeError("a callback cannot join the pool that waits for it")
+        if not keeper.ended.wait(timeout):
+            raise TimeoutError
+        keeper.thread.join(timeout)
+        # After terminate() a callback may block for ever.
+        keeper.helper.join(timeout if self._state == CLOSE else 1.0)
+
+    def __enter__(self) -> Self:
+        self._check_running()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.terminate()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__module__}.Pool state={self._state} nodes={len(self.nodes)}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+class _Options:
+    """The keyword-only parameters of one call. Raises `ValueError` for one that it cannot have."""
+
+    def __init__(
+        self,
+        *,
+        retries: int = 0,
+        retry_on: Any = (),
+        return_exceptions: bool = False,
+        fail_fast: bool = False,
+        priority: int = 0,
+        progress: Callable[[int, int | None], object] | None = None,
+        **more: Any,
+    ) -> None:
+        for name in more:
+            raise ValueError(f"a pool on a cluster does not have the parameter {name}=")
+        if operator.index(retries) < 0:
+            raise ValueError(f"retries must be 0 or more, not {retries}")
+        if progress is not None and not callable(progress):
+            raise ValueError("progress must be a function of (done, total), or None")
+        classes = retry_on if isinstance(retry_on, tuple | list) else (retry_on,)
+        if not all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in classes):
+            raise ValueError(f"retry_on must be exception classes, not {retry_on!r}")
+        self.of_chunk = {
+            "retries": operator.index(retries),
+            "retry_on": frozenset(worker.names_of(cls)[0] for cls in classes),
+            "return_exceptions": bool(return_exceptions),
+            "pool": {},
+        }
+        self.fail_fast = bool(fail_fast)
+        self.priority = priority
+        self.progress = None if progress is None else _Progress(progress)
+        # With retries, a chunk is one item, unless the program says otherwise.
+        self.chunk = 1 if retries else None
+
+
+class _Progress:
+    """Calls the program's function at most ten times a second, and at the end."""
+
+    def __init__(self, func: Callable[[int, int | None], object]) -> None:
+        self.func = func
+        self.last = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if done == total or now - self.last >= 0.1:
+            self.last = now
+            self.func(done, total)
+
+
+def _listed(initargs: Iterable[Any]) -> Any:
+    return tuple(initargs) if isinstance(initargs, list | tuple) else initargs
+
+
+# ---- making and ending what the pool has in the cluster ----
+
+
+def _client(given: Any, owned: list[Any]) -> Client:
+    """The client for what the program gave; what is started for it is added to `owned`."""
+    if isinstance(given, Client):
+        if given.asynchronous:
+            raise ValueError("the pool needs a Client that is not asynchronous")
+        if given.status != "running":
+            raise ValueError(f"the Client is {given.status}")
+        return given
+    if given is None:
+        given = LocalCluster(
+            n_workers=1,
+            threads_per_worker=default_processes(),
+            dashboard_address=":0",
+            host="127.0.0.1",
+        )
+        owned.append(given)
+    client = Client(given, set_as_default=False)
+    owned.append(client)
+    return client
+
+
+def _check_versions(client: Client) -> None:
+    """Raise `VersionMismatchError` if the scheduler or a node has other versions."""
+    found = []
+    here = versions()
+    told = client.get_versions(packages=["cpool"])
+    for where, each in [("the scheduler", told["scheduler"]), *told["workers"].items()]:
+        if not isinstance(each, dict) or "packages" not in each:
+            continue  # a worker that is leaving
+        packages = dict(each["packages"])
+        packages["python"] = ".".join(str(packages["python"]).split(".")[:2])
+        there = {package: packages.get(package) or "none" for package in PACKAGES}
+        name = where if where == "the scheduler" else f"node {where}"
+        found += mismatches(here, there, name)
+    if found:
+        raise VersionMismatchError(say(found), found)
+
+
+def _register(client: Client, plugin: NodePlugin) -> None:
+    """Make the nodes' pools. A node that is lost meanwhile is not waited for."""
+    for is_last in (False, False, True):
+        try:
+            client.register_plugin(plugin)
+            return
+        except OSError:
+            if is_last or client.status != "running":
+                raise
+
+
+def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> None:
+    """End the nodes' pools, and what the pool started itself. [the keeper's thread]"""
+    if is_connected:
+        with contextlib.suppress(Exception):  # the connection may end at any time
+            client.unsubscribe_topic(plugin_name(name))
+            client.unregister_worker_plugin(plugin_name(name))
+            client.sync(client.scheduler.cpool_close, pool=name)
+    for each in reversed(owned):
+        with contextlib.suppress(Exception):
+            each.close()
+
+
+# Seconds that terminate() waits for the nodes.
+_GRACE = 60.0
+
+
+def _terminate(keeper: Keeper) -> None:
+    keeper.tell("terminate")
+    if threading.current_thread() is keeper.thread:
+        return
+    with contextlib.suppress(RuntimeError):
+        asyncio.get_running_loop()
+        return  # the collector runs this in an event loop, perhaps in the client's
+    keeper.ended.wait(_GRACE)

@@ -1,0 +1,393 @@
+"""What submissions to a cluster return: the stdlib's classes, filled by the keeper.
+
+A result keeps what arrives as bytes. The thread that asks for the value unpickles it, or the
+helper if there are callbacks: so no code of the program runs on the keeper's thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from multiprocessing import TimeoutError
+
+from .._base import failures, stdlib
+from .._base.handlers import being_handled, is_from_handler
+from .._base.stdlib import TYPE_CHECKING, T
+from . import worker
+from .frames import loads
+
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+    from .keeper import Keeper
+
+__all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
+
+
+def _seconds(timeout: Any) -> float | None:
+    """A timeout as a number. Raises what threading's waits raise for one that is none."""
+    if timeout is None:
+        return None
+    try:
+        if isinstance(timeout, str):
+            raise TypeError(timeout)
+        return max(0.0, float(timeout))
+    except TypeError:
+        failures.refuse_timeout(timeout)
+        raise
+
+
+class Arrived:
+    """The outcome of one chunk: its data, or an exception that was made here."""
+
+    __slots__ = ("count", "data", "error", "kind", "start")
+
+    def __init__(
+        self, start: int, count: int, kind: int, data: list[Any], error: BaseException | None = None
+    ) -> None:
+        self.start = start
+        self.count = count
+        self.kind = kind
+        self.data = data
+        self.error = error
+
+    def values(self) -> Any:
+        """The list of results. Raises what the task raised, or why it cannot be unpickled."""
+        if self.error is not None:
+            raise self.error
+        if self.kind == worker.FAILURE:
+            raise failures.unpack_error(memoryview(self.data[0]))
+        return loads(self.data[0], self.data[1:])
+
+
+def _not_picklable(self: object) -> NoReturn:
+    raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+class ApplyResult(stdlib.ApplyResult[T]):
+    """What `apply_async` returns; also under the name `AsyncResult`.
+
+    `get(timeout=None)` returns the value or raises what the task raised, always the same exception
+    object, with the worker's traceback as its `__cause__`; `multiprocessing.TimeoutError` after
+    `timeout` seconds; `WorkerLostError` if the worker process died, `NodeLostError` if its node
+    was lost. `wait(timeout=None)` waits, `ready()` says whether the result is there,
+    `successful()` whether it is a value (`ValueError` before it is ready).
+    """
+
+    __module__ = "cpool.distributed"
+
+    def __init__(
+        self,
+        pool: Any,
+        callback: Callable[[Any], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> None:
+        self._pool = pool
+        self._keeper: Keeper = pool._keeper
+        self._cache = pool._cache
+        self._job = pool._next_job()
+        self._callback = callback
+        self._error_callback = error_callback
+        self._event = threading.Event()  # set when the value is final
+        self._news = threading.Condition()
+        self._raw: deque[Arrived] = deque()
+        self._left = 1  # items that have not arrived
+        self._unpacked = 0  # items that have been unpickled
+        self._total = 1
+        self._unpacking = threading.Lock()
+        self._unpacker = 0
+        self._error: BaseException | None = None
+        self._helped = bool(callback) or bool(error_callback)
+        self._cache[self._job] = self
+
+    # ---- by the keeper ----
+
+    def arrive(self, outcome: Arrived) -> None:
+        """Take in the outcome of a chunk."""
+        with self._news:
+            self._raw.append(outcome)
+            self._left -= outcome.count
+            self._news.notify_all()
+        if self._left <= 0:
+            self._all_arrived()
+
+    def fail(self, error: BaseException) -> None:
+        """Fail the call as a whole, whatever else has arrived or will."""
+        with self._news:
+            if self._left <= 0:
+                return
+            self._raw.append(Arrived(0, self._left, worker.FAILURE, [], error))
+            self._left = 0
+            self._news.notify_all()
+        self._all_arrived()
+
+    def abandon(self, error: BaseException) -> None:
+        """Fail a call whose callback may block for ever."""
+        self.fail(error)
+        if self._helped:
+            self._conclude(False, error)
+
+    def _all_arrived(self) -> None:
+        if self._helped:
+            self._keeper.helper.call(self._settle)
+        else:
+            self._cache.pop(self._job, None)
+
+    # ---- the value ----
+
+    def _is_here(self) -> bool:
+        return bool(self._raw) or self._left <= 0
+
+    def _take(self, values: Any, outcome: Arrived) -> None:
+        self._value = values[0]
+
+    def _settle(self, end: float | None = None) -> bool:
+        """Unpickle what has arrived until everything has; False if the time `end` comes first."""
+        left = None if end is None else max(0.0, end - time.monotonic())
+        me = threading.get_ident()
+        if self._unpacker == me:
+            if left is None:
+                raise RuntimeError("what rebuilds a value cannot wait for it")
+            return self._event.wait(left)
+        if not self._unpacking.acquire(timeout=-1 if left is None else min(left, 1e6)):
+            return self._event.is_set()
+        try:
+            self._unpacker = me
+            while not self._event.is_set():
+                with self._news:
+                    left = None if end is None else max(0.0, end - time.monotonic())
+                    if not self._news.wait_for(self._is_here, left):
+                        return False
+                    outcome = self._raw.popleft() if self._raw else None
+                if outcome is not None:
+                    self._unpack(outcome)
+                if outcome is None or self._unpacked >= self._total:
+                    self._finish()
+            return True
+        finally:
+            self._unpacker = 0
+            self._unpacking.release()
+
+    def _unpack(self, outcome: Arrived) -> None:
+        handled = being_handled()
+        try:
+            values = outcome.values()
+            if self._error is None:
+                self._take(values, outcome)
+        except BaseException as exc:
+            if is_from_handler(exc, handled):
+                self._raw.appendleft(outcome)  # for the next call
+                raise
+            if self._error is None:
+                self._error = exc.with_traceback(None)
+        self._unpacked += outcome.count
+
+    def _finish(self) -> None:
+        success = self._error is None
+        value: Any = getattr(self, "_value", None)
+        if self._error is not None:
+            value = self._error
+        back = self._callback if success else self._error_callback
+        if back:
+            try:
+                back(value)
+            except BaseException as exc:
+                success, value = False, exc
+        self._conclude(success, value)
+
+    def _conclude(self, success: bool, value: Any) -> None:
+        """Make the outcome final, unless it is."""
+        with self._news:
+            if not self._event.is_set():
+                self._success, self._value = success, value
+                self._event.set()
+        self._cache.pop(self._job, None)
+        self._pool = None
+
+    # ---- by the program ----
+
+    def ready(self) -> bool:
+        """Is the value, or the failure, there?"""
+        return self._event.is_set() or (not self._helped and self._left <= 0 and self._settle(0.0))
+
+    def successful(self) -> bool:
+        """Is the result a value? `ValueError` before it is ready."""
+        if not self.ready():
+            raise ValueError(f"{self!r} not ready")
+        return bool(self._success)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the result is ready, or for `timeout` seconds."""
+        self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> bool:
+        if self._event.is_set():
+            return True
+        seconds = _seconds(timeout)
+        if self._helped:
+            return self._event.wait(seconds)
+        return self._settle(None if seconds is None else time.monotonic() + seconds)
+
+    def get(self, timeout: float | None = None) -> T:
+        """Return the value, or raise the failure; `TimeoutError` after `timeout` seconds."""
+        if not self._wait(timeout):
+            raise TimeoutError
+        if self._success:
+            value: T = self._value
+            return value
+        raise self._value
+
+    __reduce__ = _not_picklable
+
+
+AsyncResult = ApplyResult
+
+
+class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
+    """What `map_async` and `starmap_async` return: the value is the list of all results."""
+
+    __module__ = "cpool.distributed"
+
+    def __init__(
+        self,
+        pool: Any,
+        chunksize: int,
+        length: int,
+        callback: Callable[[list[T]], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+    ) -> None:
+        super().__init__(pool, callback, error_callback)
+        self._chunksize = chunksize
+        self._success = True
+        self._value: Any = [None] * length
+        self._left = self._total = length
+        if chunksize <= 0:
+            self._left = 0
+            self._event.set()
+            del self._cache[self._job]
+
+    @property
+    def _number_left(self) -> int:
+        return -(-self._left // self._chunksize) if self._chunksize > 0 else 0
+
+    def _take(self, values: Any, outcome: Arrived) -> None:
+        if len(values) != outcome.count:
+            raise failures.PoolError(f"{outcome.count} items have {len(values)} results")
+        self._value[outcome.start : outcome.start + outcome.count] = values
+
+
+class IMapIterator(stdlib.IMapIterator[T]):
+    """What `imap` returns: an iterator over results in the order of the input.
+
+    `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
+    next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    """
+
+    __module__ = "cpool.distributed"
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+        self._keeper: Keeper = pool._keeper
+        self._cache: dict[int, Any] = pool._cache
+        self._job = pool._next_job()
+        self._news = threading.Condition()
+        self._arrived: dict[int, Arrived] = {}
+        self._index = 0  # chunks that were read
+        self._length: int | None = None
+        self.on_read: Callable[[], None] | None = None  # tells the keeper that there is room
+        self._cache[self._job] = self
+
+    # ---- by the keeper ----
+
+    def _key(self, outcome: Arrived) -> int:
+        return outcome.start
+
+    def arrive(self, outcome: Arrived) -> None:
+        with self._news:
+            self._arrived[self._key(outcome)] = outcome
+            self._news.notify_all()
+
+    def set_length(self, length: int) -> None:
+        """There are so many chunks in all."""
+        with self._news:
+            if self._length is None:
+                self._length = length
+                self._news.notify_all()
+
+    def fail(self, error: BaseException) -> None:
+        """End the iterator with an error, after what can be read in order."""
+        with self._news:
+            if self._length is not None and len(self._arrived) + self._index >= self._length:
+                return
+            at = self._index
+            while at in self._arrived:
+                at += 1
+            self._arrived[at] = Arrived(at, 1, worker.FAILURE, [], error)
+            self._length = at + 1
+            self._news.notify_all()
+
+    abandon = fail
+
+    # ---- by the program ----
+
+    def __iter__(self) -> IMapIterator[T]:
+        return self
+
+    def _can_go_on(self) -> bool:
+        return self._index in self._arrived or self._index == self._length
+
+    def next(self, timeout: float | None = None) -> T:
+        """The next result. `StopIteration` at the end, `TimeoutError` after `timeout` seconds."""
+        seconds = 0.0 if self._can_go_on() else _seconds(timeout)
+        with self._news:
+            if not self._news.wait_for(self._can_go_on, seconds):
+                raise TimeoutError
+            if self._index == self._length:
+                self._pool = None
+                raise StopIteration
+            outcome = self._arrived.pop(self._index)
+            self._index += 1
+        if self.on_read is not None:
+            self.on_read()
+        try:
+            value: T = self._of_chunk(outcome.values())
+            return value
+        except StopIteration as exc:
+            raise failures.stopped(exc) from exc
+
+    def _of_chunk(self, values: Any) -> Any:
+        return values[0]
+
+    __next__ = next
+    __reduce__ = _not_picklable
+
+
+class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
+    """What `imap_unordered` returns: an iterator over results in the order of their arrival."""
+
+    __module__ = "cpool.distributed"
+
+    def __init__(self, pool: Any) -> None:
+        super().__init__(pool)
+        self._next_place = 0
+
+    def _key(self, outcome: Arrived) -> int:
+        place = self._next_place
+        self._next_place += 1
+        return place
+
+
+class Chunks(IMapIterator):  # type: ignore[type-arg]
+    """An iterator over whole chunks, of which the program sees the items."""
+
+    def _of_chunk(self, values: Any) -> Any:
+        return values
+
+
+class UnorderedChunks(IMapUnorderedIterator):  # type: ignore[type-arg]
+    """The same, in the order of their arrival."""
+
+    def _of_chunk(self, values: Any) -> Any:
+        return values

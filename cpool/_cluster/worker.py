@@ -1,0 +1,119 @@
+"""What the processes of a node's pool run: a chunk of items. Does not import dask."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import starmap
+from time import perf_counter
+from types import BuiltinFunctionType, FunctionType
+
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
+from .._base.stdlib import pool as stdlib
+from . import frames
+
+if TYPE_CHECKING:
+    from typing import Any
+
+# How a chunk's items are applied: one (args, kwds); items; tuples of arguments.
+APPLY, MAP, STAR = range(3)
+
+# What became of a chunk: the pickled list of results, or the report of an exception.
+VALUE, FAILURE = range(2)
+
+# Callables by number: a function, or the pickle of a callable that may have a state.
+_loaded: OrderedDict[str, tuple[bool, Any]] = OrderedDict()
+_KEPT = 64
+
+
+def _callable(number: str, source: bytes | str) -> Callable[..., Any]:
+    """The callable. One that may have a state is unpickled for each chunk, as in the stdlib."""
+    found = _loaded.get(number)
+    if found is None:
+        if isinstance(source, str):
+            with open(source, "rb") as file:
+                source = file.read()
+        func = frames.loads(source)
+        is_plain = isinstance(func, BuiltinFunctionType | type) or (
+            isinstance(func, FunctionType) and not func.__closure__
+        )
+        _loaded[number] = (is_plain, func if is_plain else source)
+        while len(_loaded) > _KEPT:
+            _loaded.popitem(last=False)
+        found_func: Callable[..., Any] = func
+        return found_func
+    _loaded.move_to_end(number)
+    is_plain, kept = found
+    func = kept if is_plain else frames.loads(kept)
+    return func  # type: ignore[no-any-return]
+
+
+def names_of(cls: type) -> tuple[str, ...]:
+    """The names of a class and its bases."""
+    return tuple(f"{each.__module__}.{each.__qualname__}" for each in cls.__mro__)
+
+
+def _call(func: Callable[..., Any], mode: int, item: Any) -> Any:
+    return next(starmap(func, (item,))) if mode == STAR else func(item)
+
+
+def _kept(func: Callable[..., Any], mode: int, item: Any) -> Any:
+    """The result of one item, or its exception, which unpickles with its remote traceback."""
+    try:
+        return _call(func, mode, item)
+    except Exception as exc:
+        wrapped: Any = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
+        return wrapped
+
+
+def run_chunk(
+    number: str,
+    source: bytes | str,
+    mode: int,
+    return_exceptions: bool,
+    data: bytes,
+    *buffers: Any,
+) -> tuple[Any, ...]:
+    """Run the items of a chunk, one after another, until one raises.
+
+    Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` those of
+    the classes of the exception that the task raised.
+    """
+    func: Any = None
+    begun = perf_counter()
+    try:
+        func = _callable(number, source)
+        items = frames.loads(data, buffers)
+        begun = perf_counter()
+        if mode == APPLY:
+            args, kwds = items
+            results = [func(*args, **kwds)]
+        elif return_exceptions:
+            results = [_kept(func, mode, item) for item in items]
+        elif mode == STAR:
+            results = list(starmap(func, items))
+        else:
+            results = [func(item) for item in items]
+    except BaseException as exc:
+        seconds = perf_counter() - begun
+        return FAILURE, seconds, names_of(type(exc)), failures.pack_error(exc, func)
+    seconds = perf_counter() - begun
+    try:
+        made, found = frames.dumps(results)
+    except BaseException as exc:
+        value = results if mode != APPLY else results[0]
+        report = failures.pack_unpicklable(exc, value, False)
+        return FAILURE, seconds, (), report
+    return VALUE, seconds, (), made, *found
+
+
+def initialize(data: bytes) -> None:
+    """Call the initializer of the pool."""
+    initializer, initargs = frames.loads(data)
+    initializer(*initargs)
+
+
+def finalize(data: bytes) -> None:
+    """Call the finalizer of the pool."""
+    initialize(data)

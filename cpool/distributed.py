@@ -1,0 +1,36 @@
+"""The pool on a dask.distributed cluster: `pip install 'cpool[distributed]'`.
+
+from cpool.distributed import Pool
+
+with Pool("tcp://scheduler:8786") as pool:
+    print(pool.map(abs, range(-1000, 1000)))
+"""
+
+from __future__ import annotations
+
+try:
+    import distributed as _distributed
+except ImportError as exc:
+    raise ImportError(
+        "cpool.distributed needs dask's `distributed`: pip install 'cpool[distributed]'"
+    ) from exc
+
+
+from ._cluster.errors import NodeLostError, SchedulerLostError, VersionMismatchError
+from ._cluster.keeper import Node
+from ._cluster.pool import Pool
+from ._cluster.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+
+__all__ = [
+    "AsyncResult",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "MapResult",
+    "Node",
+    "NodeLostError",
+    "Pool",
+    "SchedulerLostError",
+    "VersionMismatchError",
+]
+
+del _distributed

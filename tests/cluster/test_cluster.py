@@ -1,0 +1,454 @@
+"""What only a pool on a cluster has: nodes, and what becomes of calls when these are lost."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import tasks
+from engine import DEADLINE
+from gates import Diary, Gate, eventually
+
+from cpool import WorkerLostError
+
+from . import work
+from .conftest import distributed, new_pool, nodes_of
+from .processes import start_scheduler, start_worker
+
+pytestmark = pytest.mark.better
+
+
+class Extra:
+    """A node that joins for one test, and may die in it: nothing starts it again."""
+
+    def __init__(self, client: Any, process: subprocess.Popen[bytes], address: str) -> None:
+        self.client = client
+        self.process = process
+        self.address = address
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def join(client: Any) -> Iterator[Callable[[], Extra]]:
+    """join() makes one more node join the cluster."""
+    extras: list[Extra] = []
+    before = nodes_of(client)
+
+    def start() -> Extra:
+        known = set(nodes_of(client))
+        address = client.scheduler.address
+        process = start_worker(address)
+        extras.append(Extra(client, process, ""))
+        [extras[-1].address] = eventually(lambda: set(nodes_of(client)) - known)
+        return extras[-1]
+
+    yield start
+    for extra in extras:
+        extra.kill()
+    eventually(lambda: nodes_of(client) == before)
+
+
+@pytest.fixture
+def node(join: Callable[[], Extra]) -> Extra:
+    return join()
+
+
+# The interface
+
+
+def test_importing_cpool_does_not_import_dask() -> None:
+    program = "import sys, cpool; print({'dask', 'distributed'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_a_missing_dask_is_named() -> None:
+    program = "import sys; sys.modules['distributed'] = None; import cpool.distributed"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "pip install 'cpool[distributed]'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"processes": 0}, ValueError),
+        ({"maxtasksperchild": 0}, ValueError),
+        ({"initializer": 5}, TypeError),
+        ({"context": "other"}, ValueError),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    client: Any, arguments: dict[str, Any], error: type[Exception]
+) -> None:
+    from cpool.distributed import Pool
+
+    with pytest.raises(error):
+        Pool(client, **arguments)
+
+
+@pytest.mark.parametrize(
+    "options", [{"worker": 1}, {"retries": -1}, {"progress": 3}, {"retry_on": 5}, {"nonsense": 1}]
+)
+def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
+    for method, args in ("apply_async", ()), ("map", ([1],)), ("imap", ([1],)):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            getattr(pool, method)(abs, *args, **options)
+
+
+def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
+    pool.map(tasks.square, range(100))
+    assert sorted(node.address for node in pool.nodes) == nodes_of(client)
+    assert [node.workers for node in pool.nodes] == [1, 1]
+    assert sum(node.items for node in pool.nodes) >= 100
+
+
+def test_every_node_works(pool: Any, client: Any) -> None:
+    found = set(pool.map(work.node_of, range(40), 1))
+    assert found == set(client.run(os.getpid).values())
+
+
+def test_lambdas_and_closures_travel(pool: Any) -> None:
+    offset = 5
+    assert pool.map(lambda x: x + offset, range(3)) == [5, 6, 7]
+
+
+def test_istarmap(pool: Any) -> None:
+    pairs = [(1, 2), (3, 4)]
+    assert list(pool.istarmap(tasks.add, pairs)) == [3, 7]
+    assert sorted(pool.istarmap_unordered(tasks.add, pairs, 2)) == [3, 7]
+
+
+def test_exceptions_among_the_results(pool: Any) -> None:
+    found = pool.map(work.fail_if_odd, range(4), 2, return_exceptions=True)
+    assert found[::2] == [0, 2]
+    assert [str(error) for error in found[1::2]] == ["odd 1", "odd 3"]
+    assert "in fail_if_odd" in str(found[1].__cause__)
+
+
+def test_the_first_failure_ends_a_call(pool: Any, gate: Gate) -> None:
+    calls = [(tasks.fail, (0,)), (tasks.held, (gate, 1))]
+    result = pool.starmap_async(tasks.call, calls, 1, fail_fast=True)
+    with pytest.raises(ValueError, match="^no 0$"):
+        result.get(DEADLINE)
+    gate.open()
+
+
+def test_progress_is_told(pool: Any) -> None:
+    told: list[Any] = []
+    pool.map(abs, range(100), progress=lambda done, total: told.append((done, total)))
+    eventually(lambda: told and told[-1] == (100, 100))
+    assert told == sorted(told)
+
+
+def test_calls_of_higher_priority_are_handed_out_first(
+    make_pool: Any, gate: Gate, diary: Diary
+) -> None:
+    pool = make_pool(1)
+    held = [pool.apply_async(gate.hold) for _ in range(4)]
+    gate.arrived()
+    low = pool.starmap_async(work.noted, [(diary, 1)] * 3, 1)
+    high = pool.starmap_async(work.noted, [(diary, 2)] * 3, 1, priority=1)
+    gate.open()
+    for result in [*held, low, high]:
+        result.get(DEADLINE)
+    assert diary.lines()[-1] == "1"
+
+
+def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(1 << 20)
+    [back] = pool.map(tasks.identity, [array])
+    assert (back == array).all()
+    assert pool.apply(len, (bytes(5 << 20),)) == 5 << 20
+
+
+def test_a_large_callable_goes_once_to_each_node(pool: Any, client: Any) -> None:
+    fetched = client.run_on_scheduler(count_fetches)
+    call = work.Heavy()
+    found = pool.map(call, range(40), 1)
+    assert [x for x, _, _ in found] == list(range(40))
+    assert {size for _, _, size in found} == {100_000}
+    assert client.run_on_scheduler(count_fetches) - fetched <= len(nodes_of(client))
+
+
+def count_fetches(dask_scheduler: Any) -> int:
+    """How often nodes have asked the arbiter for something large, counted from the first call."""
+    from cpool._cluster.arbiter import NAME
+
+    arbiter = dask_scheduler.plugins[NAME]
+    if not hasattr(arbiter, "fetches"):
+        arbiter.fetches = 0
+        fetch = dask_scheduler.handlers["cpool_fetch"]
+
+        def counted(comm: Any = None, **kwds: Any) -> Any:
+            arbiter.fetches += 1
+            return fetch(comm, **kwds)
+
+        dask_scheduler.handlers["cpool_fetch"] = counted
+    return int(arbiter.fetches)
+
+
+def test_pieces_have_the_name_of_the_function(pool: Any, client: Any) -> None:
+    client.get_task_stream()  # the scheduler keeps a stream from the first call on
+    pool.map(tasks.square, range(10))
+
+    def has_come() -> bool:
+        return any(task["key"].startswith("tasks.square-") for task in client.get_task_stream())
+
+    eventually(has_come)
+
+
+def test_the_initializer_runs_in_every_worker(make_pool: Any) -> None:
+    pool = make_pool(2, tasks.remember, ("database",))
+    assert set(pool.map(tasks.remembered, range(20), 1)) == {("database",)}
+
+
+def test_forkserver_workers_do_not_import_dask(client: Any) -> None:
+    from cpool.distributed import Pool
+
+    with Pool(client, 1, nodes=nodes_of(client)[:1]) as pool:
+        assert pool.apply(eval, ("'distributed' in __import__('sys').modules",)) is False
+
+
+def test_a_failing_initializer_fails_every_call(make_pool: Any) -> None:
+    from cpool import InitializerError
+
+    pool = make_pool(1, tasks.fail, ("database",))
+    for call in (lambda: pool.apply(abs, (1,)), lambda: pool.map(abs, [1, 2])):
+        with pytest.raises(InitializerError) as caught:
+            call()
+        assert "no database" in str(caught.value.__cause__)
+
+
+def test_the_pool_ends_what_it_has_on_the_nodes(client: Any) -> None:
+    with new_pool(client) as pool:
+        pool.wait_for_nodes(2, DEADLINE)
+        pids = [worker.pid for worker in pool._pool]
+    for pid in pids:
+        eventually(lambda pid=pid: not os.path.exists(f"/proc/{pid}/exe"))
+    topics = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.worker_plugins))
+    assert f"cpool-{pool._keeper.pool}" not in topics
+
+
+def plugins(dask_scheduler: Any) -> list[str]:
+    return [name for name in dask_scheduler.worker_plugins if name.startswith("cpool-")]
+
+
+def test_the_nodes_of_a_program_that_dies_are_ended(cluster: Any, client: Any) -> None:
+    before = client.run_on_scheduler(plugins)
+    program = (
+        "import os, signal, sys\n"
+        "from cpool.distributed import Pool\n"
+        "pool = Pool(sys.argv[1], context='fork')\n"
+        "assert pool.map(abs, [-1, 2]) == [1, 2]\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, cluster.scheduler_address])
+    assert done.returncode == -signal.SIGKILL
+    eventually(lambda: client.run_on_scheduler(plugins) == before)
+
+
+# Versions
+
+
+@pytest.mark.parametrize("package", ["python", "cpool", "dask", "distributed"])
+def test_other_versions_are_told_by_name(
+    client: Any, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    from cpool._cluster import pool as module
+    from cpool.distributed import Pool, VersionMismatchError
+
+    here = {**module.versions(), package: "0.0.1"}
+    monkeypatch.setattr(module, "versions", lambda: here)
+    with pytest.raises(
+        VersionMismatchError, match=f"the scheduler has {package} .*0.0.1"
+    ) as caught:
+        Pool(client)
+    assert {(name, there) for _, name, there, _ in caught.value.mismatches} == {(package, "0.0.1")}
+
+
+def test_a_late_node_of_another_version_is_not_used(
+    client: Any, monkeypatch: pytest.MonkeyPatch, warned: list[str]
+) -> None:
+    from cpool._cluster import node as module
+
+    here = module.versions()
+    monkeypatch.setattr(module, "versions", lambda: {**here, "cpool": "0.0.1"})
+    pool = new_pool(client)
+    try:
+        eventually(lambda: len(warned) == 2)
+        assert "is not used: node tcp" in warned[0] and "has cpool" in warned[0]
+        assert pool.nodes == []
+    finally:
+        pool.terminate()
+
+
+# Losses
+
+
+def test_a_lost_worker_names_its_node(make_pool: Any, client: Any) -> None:
+    pool = make_pool(1)
+    with pytest.raises(WorkerLostError) as caught:
+        pool.apply(tasks.die)
+    [address] = [node.address for node in pool.nodes]
+    assert caught.value.node == address
+    assert address in str(caught.value) and "tasks.die" in str(caught.value)
+
+
+def test_retries_run_a_lost_item_again(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    items = [(diary, i) for i in range(3)]
+    assert pool.starmap(work.die_at_first, items, retries=1) == [0, 1, 2]
+    assert collections.Counter(diary.lines()) == {"0": 2, "1": 2, "2": 2}
+
+
+def test_retry_on_runs_a_failed_item_again(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    items = [(diary, i) for i in range(3)]
+    with pytest.raises(LookupError):
+        pool.starmap(work.fail_at_first, items, 1)
+    items = [(diary, i) for i in range(3, 6)]
+    with pytest.raises(LookupError):
+        pool.starmap(work.fail_at_first, items, retries=1)
+    items = [(diary, i) for i in range(6, 9)]
+    found = pool.starmap(work.fail_at_first, items, retries=1, retry_on=LookupError)
+    assert found == [6, 7, 8]
+
+
+def test_what_a_lost_node_had_begun_fails(
+    client: Any, node: Extra, gate: Gate, diary: Diary
+) -> None:
+    """And what it had not begun runs elsewhere, once."""
+    from cpool.distributed import NodeLostError
+
+    pool = new_pool(client, 1, nodes=[node.address])
+    try:
+        begun = pool.apply_async(work.noted_then_hold, (diary, gate, 0))
+        gate.arrived()
+        waiting = [pool.apply_async(work.noted, (diary, i)) for i in range(1, 10)]
+        node.kill()
+        with pytest.raises(NodeLostError, match="left the cluster while it ran") as caught:
+            begun.get(DEADLINE)
+        assert caught.value.node == node.address
+        assert not any(result.ready() for result in waiting)
+        assert diary.lines() == ["0"]
+    finally:
+        pool.terminate()
+    for result in waiting:
+        with pytest.raises(Exception, match="terminated"):
+            result.get(DEADLINE)
+
+
+def test_retries_run_on_another_node(client: Any, gate: Gate, diary: Diary, node: Extra) -> None:
+    pool = new_pool(client, 2)
+    try:
+        pool.wait_for_nodes(3, DEADLINE)
+        results = [
+            pool.apply_async(work.noted_then_hold, (diary, gate, i), retries=1) for i in range(3)
+        ]
+        gate.arrived(3)
+        node.kill()
+        gate.arrived(1)
+        gate.open()
+        assert [result.get(2 * DEADLINE) for result in results] == [0, 1, 2]
+        assert sorted(collections.Counter(diary.lines()).values()) == [1, 1, 2]
+    finally:
+        pool.terminate()
+
+
+def test_a_node_that_joins_late_is_used(client: Any, join: Callable[[], Extra]) -> None:
+    pool = new_pool(client)
+    try:
+        pool.wait_for_nodes(2, DEADLINE)
+        node = join()
+        pool.wait_for_nodes(3, DEADLINE)
+        assert node.process.pid in pool.map(work.node_of, range(60), 1)
+    finally:
+        pool.terminate()
+
+
+def test_calls_wait_for_the_first_node(client: Any, cluster: Any) -> None:
+    pool = new_pool(client, nodes=[])
+    try:
+        result = pool.map_async(abs, [-1])
+        assert not result.ready()
+        assert pool.nodes == []
+    finally:
+        pool.terminate()
+    with pytest.raises(Exception, match="terminated"):
+        result.get(DEADLINE)
+
+
+def test_random_deaths_under_load(client: Any, diary: Diary, node: Extra) -> None:
+    """Every item has one outcome, and nothing runs twice: of workers, and of whole nodes."""
+    chance = random.Random(5)
+    pool = new_pool(client)
+    try:
+        pool.wait_for_nodes(3, DEADLINE)
+        results = pool.imap(work.note_item, ((diary, i) for i in range(2000)))
+        lost = 0
+        found = []
+        for place in itertools.count():
+            if place % 200 == 100:
+                victims = [worker.pid for worker in pool._pool]
+                if place == 500:
+                    victims = [node.process.pid]
+                if victims:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(chance.choice(victims), signal.SIGKILL)
+            try:
+                found.append(results.next(3 * DEADLINE))
+            except StopIteration:
+                break
+            except WorkerLostError:
+                lost += 1
+        assert len(found) + lost == 2000
+        assert found == sorted(set(found))
+        assert max(collections.Counter(diary.lines()).values()) == 1
+    finally:
+        pool.terminate()
+
+
+@pytest.mark.timeout(60)
+def test_the_loss_of_the_scheduler_fails_every_call(tmp_path: Any) -> None:
+    from cpool.distributed import Pool, SchedulerLostError
+
+    file = tmp_path / "scheduler.json"
+    scheduler = start_scheduler(file)
+    worker = None
+    try:
+        eventually(lambda: file.exists() and file.stat().st_size > 0)
+        worker = start_worker("--scheduler-file", file)
+        with distributed.Client(scheduler_file=str(file), set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=3 * DEADLINE)
+            pool = Pool(client, context="fork")
+            assert pool.map(abs, [-1]) == [1]
+            pending = pool.apply_async(signal.pause)
+            rest = pool.imap(abs, range(10_000))
+            scheduler.kill()
+            for wait in pending.get, lambda timeout: [rest.next(timeout) for _ in range(10_001)]:
+                with pytest.raises(SchedulerLostError):
+                    wait(DEADLINE)
+            with pytest.raises(SchedulerLostError):
+                pool.apply(abs, (1,))
+            pool.terminate()
+            pool.join(DEADLINE)
+    finally:
+        for process in scheduler, worker:
+            if process is not None:
+                process.kill()
+                process.wait()
