@@ -67,7 +67,10 @@ py_name_find(struct py_name *name, PyObject *obj)
     if (name->name != NULL && PyUnicode_CheckExact(name->name)
         && PyUnicode_CheckExact(name->module_name)) {
         Py_ssize_t n = PyUnicode_GET_LENGTH(name->name);
-        name->module = PyImport_GetModule(name->module_name);
+        /* PyImport_GetModule() would wait for a module that another thread is
+         * importing. */
+        name->module =
+            PyObject_GetItem(PyImport_GetModuleDict(), name->module_name);
         name->plain = name->module != NULL && PyModule_CheckExact(name->module)
                       && PyUnicode_FindChar(name->name, '.', 0, n, 1) == -1;
     }
