@@ -587,6 +587,7 @@ class Pool(_StdlibPool):
     def _start_feeder(self, result: Any) -> None:
         assert self._engine is not None
         self._start_thread(_FEEDER, self._engine.feed_rest, [result])
+        self._engine.end_call(result)  # the thread may not have come to that yet
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         caller = threading.get_ident()

@@ -412,3 +412,19 @@ TEST(fd_memory_that_cannot_be_leaves_nothing)
     CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
     CHECK_EQ(cp_test_descriptors(), before);
 }
+
+/* A pipe holds more, where the system lets it; what is no pipe is left alone. */
+TEST(fd_pipe_is_widened)
+{
+    static char bytes[CP_WIDE];
+    int fds[2];
+    CHECK_EQ(cp_fd_pipe(fds), 0);
+    CHECK_EQ(cp_fd_set_nonblock(fds[1]), 0);
+    cp_fd_widen(fds[1]);
+    struct iovec part = {bytes, sizeof(bytes)};
+    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), (ssize_t)sizeof(bytes));
+    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), 0);
+    cp_fd_close(&fds[0]);
+    cp_fd_close(&fds[1]);
+    cp_fd_widen(-1);
+}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _testcapi
 import argparse
+import contextlib
 import faulthandler
 import functools
 import gc
@@ -29,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from engine import Pool, pool_module
+from engine import Pool, errors, pool_module
 from gates import eventually
 from run import LIMIT, Wrong, answer, fail, is_clear, kill_all, large, wait
 
@@ -67,7 +68,20 @@ def starve(n: int, x: Any) -> Any:
 
 def feast(_: Any = None) -> int:
     _testcapi.remove_mem_hooks()
+    time.sleep(0.002)  # so that the other worker gets some of them
     return os.getpid()
+
+
+def feed_all(pool: Any) -> None:
+    """No worker is to have an allocation left that fails: a later call would be that one's."""
+    fed: set[int] = set()
+
+    def is_done() -> bool:
+        with contextlib.suppress(MemoryError, errors.WorkerLostError):
+            fed.update(pool.map(feast, range(8), 1))
+        return {worker.pid for worker in pool._pool} <= fed
+
+    eventually(is_done, "a worker runs nothing any more")
 
 
 def failure(pool: Any) -> tuple[Any, ...]:
@@ -149,8 +163,10 @@ def check(pool: Any) -> None:
     if pool.map_async(answer, NUMBERS, 1).get(LIMIT) != ANSWERS:
         raise Wrong("wrong values after it")
     told: list[int] = []
-    pool.apply_async(answer, (1,), callback=told.append)
+    pool.apply_async(answer, (1,), callback=told.append, error_callback=told.append)
     eventually(lambda: told, "no callback comes any more")
+    if told != [4]:
+        raise Wrong(f"a callback got {told}")
     if pool.apply(answer, (2,)) != 7:
         raise Wrong("a wrong value after it")
 
@@ -183,7 +199,7 @@ def run_one(make: Call, kind: str, number: int, where: str, pool: Any) -> str:
     finally:
         _testcapi.remove_mem_hooks()
         if where == "worker":
-            pool.map(feast, range(8), 1)  # to both of them, sooner or later
+            feed_all(pool)
     if kind in ENDS:
         pool.terminate()
         pool.join()

@@ -19,15 +19,13 @@ except ModuleNotFoundError:  # an interpreter without _testcapi
 
 pytestmark = [pytest.mark.better, pytest.mark.timeout(4 * DEADLINE, method="signal")]
 
-# A callable is sent by value where plain pickle had no memory for it.
-BY_VALUE = {"apply object", "map objects", "callback"}
 # CPython 3.13.0 crashes where it has no memory for a generator, and these make one in Python.
 CRASHES = {"pool", "imap chunks", "imap half"}
 if "t" in sys.abiflags:
     # The free-threaded 3.13 crashes without memory in many places, PyList_New() among them.
     KINDS = ENDS = {}
 CALLS = {
-    "fork": sorted({*KINDS, *ENDS} - BY_VALUE - CRASHES),
+    "fork": sorted({*KINDS, *ENDS} - CRASHES),
     # A worker thread that has no memory when it goes is waited for by join().
     "threads": sorted({*KINDS} - CRASHES),
 }
@@ -71,6 +69,5 @@ def test_an_allocation_fails(method: str, kind: str) -> None:
 
 @pytest.mark.skipif(not KINDS, reason="no _testcapi, or an interpreter that crashes")
 def test_an_allocation_fails_in_a_worker() -> None:
-    # Of "apply large" a callback was missing twice beside much other load: tests/faults has it.
-    kinds = ",".join(set(CALLS["fork"]) - {"apply large"})
+    kinds = ",".join(CALLS["fork"])
     passes("memory.py", "--method", "fork", "--where", "worker", "--kind", kinds, "--last", "12")

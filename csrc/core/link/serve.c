@@ -204,6 +204,10 @@ cp_serve_send(struct cp_serve *s, const struct cp_frame *frame,
     if (r != 0) {
         return r;
     }
+    if (frame->len >= CP_WIDE && !s->is_wide) {
+        cp_fd_widen(s->tx);
+        s->is_wide = true;
+    }
     struct iovec parts[2] = {
         {(void *)(uintptr_t)frame, CP_HEADER},
         {(void *)(uintptr_t)body, (size_t)frame->len},

@@ -22,6 +22,7 @@ struct cp_serve {
     size_t used;    /* size of the frame that next returned last */
     int64_t oldest; /* when the oldest result in the ring was put */
     uint64_t got;   /* bytes of tasks received, total */
+    bool is_wide;   /* tx was widened */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for

@@ -371,6 +371,10 @@ put_frame(struct cp_worker *w, const struct cp_frame *frame,
     }
     (void)cp_buf_put(&w->out, frame, CP_HEADER);
     if (big) {
+        if (frame->len >= CP_WIDE && !w->is_wide) {
+            cp_fd_widen(w->tx);
+            w->is_wide = true;
+        }
         w->big = body;
         w->big_left = frame->len;
     } else {

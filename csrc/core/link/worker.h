@@ -91,6 +91,7 @@ struct cp_worker {
      * cp_worker_close_tx(), the callable that was not written. */
     struct cp_task *big_task; /* the recalled task that big is the body of */
     struct cp_func *big_func;
+    bool is_wide;        /* tx was widened */
     bool wants_out;      /* the poller watches tx */
     bool watches_end;    /* the poller watches the sentinel of proc */
     uint8_t *has_func;   /* by slot: was the callable sent? */

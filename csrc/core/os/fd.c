@@ -128,6 +128,16 @@ cp_fd_pipe(int fds[2])
     return r;
 }
 
+void
+cp_fd_widen(int fd)
+{
+#ifdef F_SETPIPE_SZ
+    (void)fcntl(fd, F_SETPIPE_SZ, (int)CP_WIDE);
+#else
+    (void)fd;
+#endif
+}
+
 int
 cp_fd_dup(int fd, int *copy)
 {

@@ -17,6 +17,11 @@
 /* Open a pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
 int cp_fd_pipe(int fds[2]);
 
+/* Have the pipe of this end hold more, for bodies of CP_WIDE bytes and more: each time it is
+ * full, two processes have to take turns. Only a hint: the system may refuse. [any] */
+#define CP_WIDE CP_KIB(256)
+void cp_fd_widen(int fd);
+
 /* A copy of fd, close-on-exec. 0 or a system error. [any] */
 int cp_fd_dup(int fd, int *copy);
 

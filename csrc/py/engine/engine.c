@@ -601,6 +601,7 @@ static PyMethodDef engine_methods[] = {
     {"run", py_submit_run, METH_VARARGS, NULL},
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"pull_all", engine_pull_all, METH_O, NULL},
+    {"end_call", py_submit_end_call, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},

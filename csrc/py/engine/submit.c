@@ -223,6 +223,15 @@ py_submit_cancel(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+PyObject *
+py_submit_end_call(PyObject *op, PyObject *arg)
+{
+    if (is_result((EngineObject *)op, arg)) {
+        py_result_end_call((ResultObject *)arg);
+    }
+    Py_RETURN_NONE;
+}
+
 /* A thread that feeds a job. It holds the result only while it feeds, if the job holds
  * it weakly: whoever waits must not keep an iterator that nobody else has. */
 struct feeder {

@@ -29,6 +29,10 @@ PyObject *py_submit_run(PyObject *engine, PyObject *args);
 /* cancel(result): end the job, since no feeder thread could be started. */
 PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
 
+/* end_call(result): a feeder thread makes the rest of the tasks, so a join of this thread
+ * waits for them. */
+PyObject *py_submit_end_call(PyObject *engine, PyObject *result);
+
 /* feed_rest([result]): feed the job until there are no more items: the body of a
  * feeder thread. Takes the result out of the list, so that the frames of the thread do
  * not hold it. */

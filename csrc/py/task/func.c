@@ -34,12 +34,20 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
     if (*immutable >= 0 && py_dumps(state, func, out) == 0) {
         return 0;
     }
+    bool named = *immutable > 0;
     *immutable = 0;
     if (py_error_leaves_call(state)
         || PyErr_ExceptionMatches(PyExc_MemoryError)) {
         return -1; /* no reason to pickle by value, which takes more memory */
     }
     PyObject *exc = py_error_fetch();
+    /* Where pickle has no memory for it, a name is "not found". */
+    if (named && py_dumps(state, func, out) == 0) {
+        *immutable = 1;
+        Py_DECREF(exc);
+        return 0;
+    }
+    PyErr_Clear();
     PyObject *bytes =
         PyObject_CallMethod(state->failures, "dump_callable", "OO", func, exc);
     Py_DECREF(exc);
