@@ -22,7 +22,7 @@ def as_completed(results: Iterable[Any], timeout: float | None = None) -> Iterat
 
     Each comes once, as soon as it is ready, whether it is a value, a failure or cancelled. They may
     be of several pools. Raises `multiprocessing.TimeoutError` when `timeout` seconds have passed
-    since the first `next()` and results are left, `TypeError` for anything that is no result of
+    since this call and results are left, `TypeError` for anything that is no result of
     `apply_async`, `map_async` or `starmap_async`, and `ValueError` for one of a pool on the
     standard library's engine.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -198,6 +199,9 @@ class Pool(_StdlibPool):
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
         if not self._forks:
             self._engine.share()
+        known = self._known_functions()
+        if known is not None:
+            self._engine.set_known(known)
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
         self._starters = set()
@@ -211,6 +215,18 @@ class Pool(_StdlibPool):
             self, end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
         )
         self._state = RUN
+
+    def _known_functions(self) -> dict[str, Any] | None:
+        """The functions of the main module that workers have; None: those that it has in its file.
+
+        The first workers are forked right after this; later ones have at least these. Workers that
+        start afresh import the main module, where it has a file (a notebook has none).
+        """
+        if self._forks:
+            return failures.functions_of_main()
+        main = sys.modules.get("__main__")
+        has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
+        return None if has_file else {}
 
     # ---- submitting ----
 

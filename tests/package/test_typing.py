@@ -42,6 +42,9 @@ def test_results_have_the_callables_type(workers: Pool) -> None:
         workers.imap(half, [1, 2], 1, buffersize=4), "cpool.pool.IMapIterator[float]"
     )
     unordered = assert_type(workers.imap_unordered(half, [1]), "cpool.pool.IMapIterator[float]")
+    starred = assert_type(workers.istarmap(label, [(1, "x")]), "cpool.pool.IMapIterator[str]")
+    limited = assert_type(workers.map(half, [1], task_timeout=60, retries=1), list[float])
+    assert (limited, list(starred)) == ([0.5], ["x"])
     assert (applied, mapped, starmapped) == ("xx", [0.5], ["x"])
     assert (assert_type(items.next(timeout=10), float), assert_type(next(items), float)) == (0.5, 1)
     assert assert_type(list(unordered), list[float]) == [0.5]
@@ -55,6 +58,7 @@ def test_asynchronous_results_have_the_callables_type(workers: Pool) -> None:
     assert_type(applied, AsyncResult[str])
     assert_type(mapped, MapResult[float])
     assert_type(starmapped, MapResult[str])
+    assert_type(workers.apply_async(half, (1,), fail_fast=True).cancel(kill=False), bool)
     assert assert_type(applied.get(), str) == "xx"
     assert assert_type(mapped.get(timeout=10), list[float]) == [0.5]
     assert assert_type(starmapped.get(), list[str]) == ["x"]

@@ -39,6 +39,8 @@ enum cp_kind {
 #define CP_FRAME_USER 0x100u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */
 #define CP_KEEP 0x1u
+/* Flag of CP_FUNC beside CP_KEEP: it was sent by value, so no name leads to it. */
+#define CP_BY_VALUE 0x2u
 
 struct cp_frame {
     uint64_t len;   /* of the body, in bytes */

@@ -41,6 +41,9 @@ typedef struct {
     struct py_name last_name; /* all zero: it is pickled each time */
     struct cp_func *last_func_core;
     char last_results; /* what its results were, an enum py_results; likewise */
+    PyObject *
+        known; /* functions of the main module that workers have; or NULL. Written
+                        before the first job */
     /* Results whose call still makes tasks; see job/life.h. Guarded by the
      * engine's critical section. */
     void *calls;

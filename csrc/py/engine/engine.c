@@ -86,6 +86,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->last_func);
     Py_VISIT(self->last_name.module);
     Py_VISIT(self->init_error);
+    Py_VISIT(self->known);
     return 0;
 }
 
@@ -98,6 +99,7 @@ engine_clear(PyObject *op)
     Py_CLEAR(self->last_func);
     py_name_clear(&self->last_name);
     Py_CLEAR(self->init_error);
+    Py_CLEAR(self->known);
     return 0;
 }
 
@@ -164,6 +166,15 @@ engine_worker(PyObject *op, PyObject *args)
         }
     }
     return py_worker_new(self->state, self->pool, budget, index, self->depth);
+}
+
+/* set_known(known): workers start with these functions of the main module; see
+ * failures.dump_unknown(). Before the first job. */
+static PyObject *
+engine_set_known(PyObject *op, PyObject *known)
+{
+    Py_XSETREF(ENGINE(op)->known, Py_NewRef(known));
+    Py_RETURN_NONE;
 }
 
 static PyObject *
@@ -588,6 +599,7 @@ engine_pull_all(PyObject *op, PyObject *iterable)
 
 static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_VARARGS, NULL},
+    {"set_known", engine_set_known, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},

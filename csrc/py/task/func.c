@@ -24,36 +24,10 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* Pickle the callable, or else use the fallback of cpool._base.failures
- * (cloudpickle). 0, or -1 with an exception. */
+/* Append the bytes, and release them: 0, or -1 with MemoryError. */
 static int
-dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
-          int *immutable)
+put_bytes_take(struct cp_buf *out, PyObject *bytes)
 {
-    *immutable = is_immutable(state, func);
-    if (*immutable >= 0 && py_dumps(state, func, out) == 0) {
-        return 0;
-    }
-    bool named = *immutable > 0;
-    *immutable = 0;
-    if (py_error_leaves_call(state)
-        || PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return -1; /* no reason to pickle by value, which takes more memory */
-    }
-    PyObject *exc = py_error_fetch();
-    /* Where pickle has no memory for it, a name is "not found". */
-    if (named && py_dumps(state, func, out) == 0) {
-        *immutable = 1;
-        Py_DECREF(exc);
-        return 0;
-    }
-    PyErr_Clear();
-    PyObject *bytes =
-        PyObject_CallMethod(state->failures, "dump_callable", "OO", func, exc);
-    Py_DECREF(exc);
-    if (bytes == NULL) {
-        return -1;
-    }
     int r = cp_buf_put(out, PyBytes_AS_STRING(bytes),
                        (size_t)PyBytes_GET_SIZE(bytes));
     Py_DECREF(bytes);
@@ -61,6 +35,75 @@ dump_func(struct py_state *state, PyObject *func, struct cp_buf *out,
         (void)PyErr_NoMemory();
     }
     return r != 0 ? -1 : 0;
+}
+
+/* May it lead to a function of the main module? Not one that is a function of another
+ * module, or is written in C. */
+static bool
+may_be_of_main(PyObject *func)
+{
+    if (!PyFunction_Check(func)) {
+        return !PyType_Check(func) && !PyCFunction_Check(func);
+    }
+    PyObject *module = ((PyFunctionObject *)func)->func_module;
+    return module != NULL && PyUnicode_Check(module)
+           && PyUnicode_CompareWithASCIIString(module, "__main__") == 0;
+}
+
+/* Do workers have another function of this name, or none? Then append it by value: 1; 0
+ * where not; or -1 with an exception. */
+static int
+put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out)
+{
+    PyObject *known = engine->known;
+    if (known == NULL || !may_be_of_main(func)
+        || atomic_load(&engine->state->replaced)) {
+        return 0;
+    }
+    PyObject *bytes = PyObject_CallMethod(engine->state->failures,
+                                          "dump_unknown", "OO", func, known);
+    if (bytes == NULL || bytes == Py_None) {
+        Py_XDECREF(bytes);
+        return bytes != NULL ? 0 : -1;
+    }
+    return put_bytes_take(out, bytes) < 0 ? -1 : 1;
+}
+
+/* Pickle the callable, or else use the fallback of cpool._base.failures
+ * (cloudpickle). *flags: of CP_FUNC. 0, or -1 with an exception. */
+static int
+dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
+          uint16_t *flags)
+{
+    struct py_state *state = engine->state;
+    int r = put_unknown(engine, func, out);
+    *flags = CP_KEEP | CP_BY_VALUE;
+    if (r != 0) {
+        return r < 0 ? -1 : 0;
+    }
+    int immutable = is_immutable(state, func);
+    *flags = immutable > 0 ? CP_KEEP : 0;
+    if (immutable >= 0 && py_dumps(state, func, out) == 0) {
+        return 0;
+    }
+    *flags = 0;
+    bool named = immutable > 0;
+    if (py_error_leaves_call(state)
+        || PyErr_ExceptionMatches(PyExc_MemoryError)) {
+        return -1; /* no reason to pickle by value, which takes more memory */
+    }
+    PyObject *exc = py_error_fetch();
+    /* Where pickle has no memory for it, a name is "not found". */
+    if (named && py_dumps(state, func, out) == 0) {
+        *flags = CP_KEEP;
+        Py_DECREF(exc);
+        return 0;
+    }
+    PyErr_Clear();
+    PyObject *bytes =
+        PyObject_CallMethod(state->failures, "dump_callable", "OO", func, exc);
+    Py_DECREF(exc);
+    return bytes != NULL ? put_bytes_take(out, bytes) : -1;
 }
 
 /* Give the job the callable that was pickled last, if that is func, and pickle
@@ -114,8 +157,9 @@ py_func_put_changed(const struct py_input *in, struct cp_buf *out)
 {
     const struct cp_func *sent = in->job->func;
     struct cp_buf buf = {0};
-    int immutable, r = 0;
-    if (dump_func(in->engine->state, in->func, &buf, &immutable) < 0) {
+    uint16_t flags;
+    int r = 0;
+    if (dump_func(in->engine, in->func, &buf, &flags) < 0) {
         cp_buf_fini(&buf);
         return -1;
     }
@@ -176,8 +220,8 @@ py_func_set(struct py_input *in, PyObject *func)
         return 0;
     }
     struct cp_buf buf = {0};
-    int immutable;
-    if (dump_func(state, func, &buf, &immutable) < 0) {
+    uint16_t flags;
+    if (dump_func(engine, func, &buf, &flags) < 0) {
         cp_buf_fini(&buf);
         if (py_error_leaves_call(state)) {
             return -1;
@@ -186,15 +230,14 @@ py_func_set(struct py_input *in, PyObject *func)
         return 0;
     }
     struct cp_func *core =
-        cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf),
-                     immutable ? CP_KEEP : 0);
+        cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf), flags);
     cp_buf_fini(&buf);
     if (core == NULL) {
         (void)PyErr_NoMemory();
         return -1;
     }
     cp_job_set_func(in->job, core);
-    if (immutable) {
+    if (flags == CP_KEEP) {
         keep_seen_take(engine, func, core);
     } else {
         cp_func_close(engine->pool, core);

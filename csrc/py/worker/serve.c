@@ -28,7 +28,8 @@ struct func_entry {
     struct py_name name; /* where it was found */
     uint8_t *bytes;      /* its pickle */
     size_t len;
-    bool keep; /* CP_KEEP */
+    bool keep;     /* CP_KEEP */
+    bool by_value; /* CP_BY_VALUE */
 };
 
 /* What stands for an item that raised, until the parent has the chunk. What is no
@@ -114,6 +115,7 @@ store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
     memcpy(entry->bytes, body, (size_t)frame->len);
     entry->len = (size_t)frame->len;
     entry->keep = (frame->flags & CP_KEEP) != 0;
+    entry->by_value = (frame->flags & CP_BY_VALUE) != 0;
     return 0;
 }
 
@@ -125,7 +127,7 @@ load_func(struct loop *loop, uint32_t slot)
     struct func_entry *entry = &loop->funcs[slot];
     if (entry->object != NULL) {
         PyObject *kept = Py_NewRef(entry->object);
-        if (py_name_leads_to(&entry->name, kept)) {
+        if (entry->by_value || py_name_leads_to(&entry->name, kept)) {
             return kept;
         }
         Py_DECREF(kept);
@@ -134,7 +136,9 @@ load_func(struct loop *loop, uint32_t slot)
     }
     PyObject *func = py_loads(loop->state, entry->bytes, entry->len);
     if (func != NULL && entry->keep) {
-        py_name_find(&entry->name, func);
+        if (!entry->by_value) {
+            py_name_find(&entry->name, func);
+        }
         entry->object = Py_NewRef(func);
     }
     return func;
