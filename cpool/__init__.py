@@ -32,17 +32,24 @@ from .errors import (
 )
 from .pool import AsyncResult, Pool, ThreadPool
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
+
 __all__ = [
     "AsyncResult",
     "InitializerError",
     "Pool",
     "PoolError",
     "PoolTerminated",
+    "ProcessPoolExecutor",
     "RemoteError",
     "TaskCancelledError",
     "TaskInterrupted",
     "TaskTimeoutError",
     "ThreadPool",
+    "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerLostError",
     "as_completed",
@@ -67,3 +74,20 @@ def __dir__() -> list[str]:
 
 
 __version__ = "0.1.0"
+
+_LAZY = {"ProcessPoolExecutor", "ThreadPoolExecutor"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for: concurrent.futures would double the time that a worker, which is
+    # started by spawn, takes for the import of cpool.
+    if name in _LAZY:
+        from ._engine import executors
+
+        found = globals()[name] = getattr(executors, name)
+        return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
