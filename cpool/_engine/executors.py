@@ -579,7 +579,7 @@ class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[ov
         return None if self._inner is None else self._inner.manager
 
     @property
-    def _call_queue(self) -> Any:  # type: ignore[override]
+    def _call_queue(self) -> Any:
         return _NO_QUEUE
 
     @property

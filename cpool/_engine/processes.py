@@ -260,9 +260,11 @@ class Pool(_StdlibPool):
         if asked:
             checked = self._check_options(asked)
             if checked.progress is not None:
-                made = self.apply_async(func, args, kwds, **{**asked, "progress": None})
+                quiet: Any = {**asked, "progress": None}
+                made = self.apply_async(func, args, kwds, **quiet)
                 with show(made, checked.progress, 1):
-                    return made.get()
+                    value_shown: T = made.get()
+                return value_shown
             func = checked.wrap(func)
             result: T = self._engine.apply(ApplyResult, self, func, args, kwds, checked.engine)
             return result
