@@ -32,17 +32,25 @@ from .errors import (
 )
 from .pool import AsyncResult, Pool, ThreadPool
 
+if TYPE_CHECKING:
+    from typing import Any
+
+    from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
+    from .errors import TaskCancelledError
+
 __all__ = [
     "AsyncResult",
     "InitializerError",
     "Pool",
     "PoolError",
     "PoolTerminated",
+    "ProcessPoolExecutor",
     "RemoteError",
     "TaskCancelledError",
     "TaskInterrupted",
     "TaskTimeoutError",
     "ThreadPool",
+    "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerLostError",
     "as_completed",
@@ -52,18 +60,27 @@ __all__ = [
     "uninstall",
 ]
 
-if TYPE_CHECKING:
-    from .errors import TaskCancelledError
+__version__ = "0.1.0"
+
+_EXECUTORS = ("ProcessPoolExecutor", "ThreadPoolExecutor")
 
 
-def __getattr__(name: str) -> object:
-    if name == "TaskCancelledError":  # made when it is needed
+# Made or imported when asked for: concurrent.futures would double the time that a worker, which is
+# started by spawn, takes for the import of cpool.
+def __getattr__(name: str) -> Any:
+    if name == "TaskCancelledError":
         return getattr(errors, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _EXECUTORS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home: Any
+    try:
+        from ._engine import executors as home
+    except ModuleNotFoundError as exc:  # there is no extension: see _program/fallback.py
+        if exc.name != "cpool._core":
+            raise
+        import concurrent.futures as home
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-__version__ = "0.1.0"

@@ -200,8 +200,8 @@ STEPS = [
         "8. Meanwhile: wait, then read the answer",
         "parent",
         """
-        py_result_await                 py/job/wait.c
-          wait_until                    py/job/wait.c
+        py_result_await                   py/job/wait.c
+          wait_until                      py/job/wait.c
             cp_pool_wait                  core/pool/drive.c
               wait_for                    core/pool/drive.c
                 step                      core/pool/drive.c

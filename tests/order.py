@@ -27,7 +27,7 @@ ORDER: dict[str, str | None] = {
     "py/value": "arena tags kind seen writer reader repeats frozen constant number text"
     " encoder decoder replaced pickle body run",
     "py/task": "mode input pull call refs func source batch feed",
-    "py/job": "life options failure settle wait callback result stream",
+    "py/job": "life options failure settle wait callback result stream future lane condition",
     "py/worker": "serve thread worker",
     "py/engine": "late begin kept submit engine module",
 }

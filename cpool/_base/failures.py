@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
@@ -455,6 +455,27 @@ def broken(cause: BaseException | None) -> BaseException:
     error = InitializerError("the initializer raised in a worker, so the pool cannot run tasks")
     error.__cause__ = cause
     return error
+
+
+def of_executor(exc: BaseException) -> BaseException:
+    """The error of an executor's call, as users of concurrent.futures know it.
+
+    Called by the extension for each call that fails.
+    """
+    from .broken import translated
+
+    return translated(exc)
+
+
+def initialize(initializer: Callable[..., object], initargs: Iterable[Any]) -> None:
+    """Run the initializer of an executor's worker. A failure is logged, as the stdlib does."""
+    try:
+        initializer(*initargs)
+    except BaseException:
+        from concurrent.futures._base import LOGGER
+
+        LOGGER.critical("Exception in initializer:", exc_info=True)
+        raise
 
 
 def terminated() -> BaseException:

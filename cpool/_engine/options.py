@@ -11,6 +11,8 @@ from .._base.stdlib import TYPE_CHECKING, T
 if TYPE_CHECKING:
     from typing import Any, TypedDict, Unpack
 
+    from .progress import Progress
+
     class CallOptions(TypedDict, total=False):
         """The keyword-only options that every submitting method takes.
 
@@ -39,10 +41,16 @@ if TYPE_CHECKING:
 
         With a `task_timeout` or `retries` and no `chunksize`, a chunk is one item. A larger chunk
         is lost and run again as a whole; the time limit holds for each of its items.
+
+        `progress`: `True` for a bar by tqdm, a str for one with that description, a dict for one
+        with these of tqdm's parameters; or a function, which is called as `progress(done, total)`
+        with numbers of items, at most ten times a second and at the end (`total` is None where
+        nobody knows it), on a thread of its own. `ImportError` where tqdm is not installed.
         """
 
         fail_fast: bool
         grace: float | None
+        progress: Progress
         retries: int
         retry_on: type[BaseException] | tuple[type[BaseException], ...]
         return_exceptions: bool
@@ -69,7 +77,7 @@ _RETRY_ON = 0x4
 _LONGEST_S = 1e9  # longer than any program runs
 
 NAMES = frozenset(
-    ("fail_fast", "grace", "retries", "retry_on", "return_exceptions", "task_timeout")
+    ("fail_fast", "grace", "progress", "retries", "retry_on", "return_exceptions", "task_timeout")
 )
 # What only processes can do.
 _OF_PROCESSES = ("grace", "retries", "retry_on", "task_timeout")
@@ -79,10 +87,12 @@ class Checked:
     """The options of one call, checked. `engine` is their form there; None: nothing is asked."""
 
     engine: tuple[int, int, int, int] | None
+    progress: Progress
     retry_on: tuple[type[BaseException], ...]
 
     def __init__(self, options: CallOptions) -> None:
         _check_names(options)
+        self.progress = options.get("progress")
         limit = _seconds("task_timeout", options.get("task_timeout"))
         if limit == 0:
             raise ValueError("task_timeout must be more than 0 seconds, or None")

@@ -33,12 +33,13 @@ from ..errors import PoolError, PoolTerminated
 from . import end
 from .configured import ConfiguredPool
 from .options import CallOptions, Checked, Unpack, check_options, refuse_options
+from .progress import show
 from .queue import TaskQueue
 from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
 from .thread import Thread
 
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, Self, TypeVar
 
     S = TypeVar("S")
 else:
@@ -94,6 +95,13 @@ def _items_of(chunks: IMapIterator[list[Any]]) -> Iterator[Any]:
 
 def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
     return func(*args)
+
+
+def _length_of(iterable: Iterable[Any]) -> int | None:
+    try:
+        return len(iterable)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 class Pool(_StdlibPool):
@@ -267,6 +275,12 @@ class Pool(_StdlibPool):
         self._check_running()
         if asked:
             checked = self._check_options(asked)
+            if checked.progress is not None:
+                quiet: Any = {**asked, "progress": None}
+                made = self.apply_async(func, args, kwds, **quiet)
+                with show(made, checked.progress, 1):
+                    value_shown: T = made.get()
+                return value_shown
             func = checked.wrap(func)
             result: T = self._engine.apply(ApplyResult, self, func, args, kwds, checked.engine)
             return result
@@ -293,15 +307,18 @@ class Pool(_StdlibPool):
             result: AsyncResult[T] = theirs
             return result
         self._check_running()
-        checked = None
+        checked = progress = None
         if asked:
             known = self._check_options(asked)
-            func, checked = known.wrap(func), known.engine
+            func, checked, progress = known.wrap(func), known.engine, known.progress
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
-        return self._engine.submit(
+        made = self._engine.submit(
             ApplyResult, self, func, args, kwds, callback, error_callback, checked
         )
+        if progress is not None:
+            show(made, progress, 1)
+        return made
 
     def map(
         self,
@@ -450,13 +467,22 @@ class Pool(_StdlibPool):
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, None, None)
-        if size == 0:
-            return result.get()
+        shown: contextlib.AbstractContextManager[Any] | None = None
         if checked is not None:
             func = checked.wrap(func)
-            result._set_options(checked.engine)
-        mode = self._mode(mapper, chunksize, size)
-        return self._engine.run(result, func, iterable, size, mode, length)
+            if checked.progress is not None:
+                shown = show(result, checked.progress, length)
+        if size == 0:
+            run: Callable[[], Any] = result.get
+        else:
+            if checked is not None:
+                result._set_options(checked.engine)
+            mode = self._mode(mapper, chunksize, size)
+            if shown is None:
+                return self._engine.run(result, func, iterable, size, mode, length)
+            run = partial(self._engine.run, result, func, iterable, size, mode, length)
+        with shown or contextlib.nullcontext():
+            return run()
 
     def _map_async(
         self,
@@ -477,6 +503,8 @@ class Pool(_StdlibPool):
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        if checked is not None and checked.progress is not None:
+            show(result, checked.progress, length)
         if size == 0:
             return result
         if checked is not None:
@@ -552,6 +580,8 @@ class Pool(_StdlibPool):
         if checked is not None:
             func = checked.wrap(func)
             result._set_options(checked.engine)
+            if checked.progress is not None:
+                show(result, checked.progress, _length_of(iterable), not limit)
         self._feed(result, func, iterable, chunksize, mode, -1, limit)
         return result if chunksize == 1 else _items_of(result)
 
@@ -782,6 +812,14 @@ class Pool(_StdlibPool):
             # First, so that a later join() returns even if the rest is interrupted.
             self._engine.end()
         self._terminate()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        from .loops import leave
+
+        await leave(self)
 
     def _check_ending(self, engine: _core.Engine) -> None:
         """Raise unless the pool can be joined."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
 
 from .. import _core
 from .._base import stdlib
 from .._base.stdlib import TYPE_CHECKING, T
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Self
 
 
 def _not_picklable(self: object) -> NoReturn:
@@ -71,14 +71,33 @@ class _Event:
         return self._result.ready()
 
 
-class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
+class _Awaited:
+    """What the extension and `loops` need of a job that is awaited."""
+
+    if TYPE_CHECKING:
+        _pool: Any
+
+    def _told(self) -> None:
+        from .loops import listeners_of
+
+        listeners_of(self).told()
+
+    def _pool_threads(self) -> None:
+        """Have the pool's threads started, which work while nobody waits."""
+        pool = self._pool
+        if pool is not None and not pool._has_helper:
+            pool._start_threads(calls=True)
+
+
+class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
     object, with the worker's traceback as its `__cause__`; `multiprocessing.TimeoutError` after
     `timeout` seconds; `WorkerLostError` if the worker died. `wait(timeout=None)` waits,
     `ready()` says whether the result is there, `successful()` whether it is a value
-    (`ValueError` before it is ready).
+    (`ValueError` before it is ready). `await result` is `get()` in a coroutine of asyncio; where
+    the awaiting task is cancelled, so is the job.
 
     `cancel(kill=True)` ends the call: what no worker has begun is withdrawn, and workers that run
     a task of it are killed, with the processes that the task has started, and replaced; with
@@ -93,6 +112,11 @@ class ApplyResult(_core.Result, stdlib.ApplyResult[T]):
     if TYPE_CHECKING:
 
         def get(self, timeout: float | None = None) -> T: ...
+
+    def __await__(self) -> Generator[Any, None, T]:
+        from .loops import await_result  # importing asyncio takes long
+
+        return await_result(self)
 
     _pool = _Readable(_core.Result._pool.__get__)
     _job = _Readable(_core.Result._job.__get__)
@@ -140,13 +164,13 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
         return self._left()
 
 
-class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
+class IMapIterator(_core.Stream, _Awaited, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
     `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
     next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
     `close()` ends it: no more items are pulled, what no worker has begun is withdrawn, results that
-    were not read are dropped, and `next` raises `StopIteration`.
+    were not read are dropped, and `next` raises `StopIteration`. `async for` reads it too.
     """
 
     __module__ = "cpool.pool"
@@ -158,6 +182,16 @@ class IMapIterator(_core.Stream, stdlib.IMapIterator[T]):
         def close(self) -> None: ...
     else:
         next = __next__ = _core.Stream.next
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        from .loops import next_of
+
+        found: T = await next_of(self)
+        return found
+
     _pool = _Readable(_core.Stream._pool.__get__)
     _job = _Readable(_core.Stream._job.__get__)
 

@@ -30,7 +30,7 @@ else:
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 
-def _leave(ticket: list[Callable[[], None]]) -> None:
+def leave(ticket: list[Callable[[], None]]) -> None:
     """Deregister a worker thread once: by the thread itself, or by an interrupted start."""
     try:
         leave = ticket.pop()
@@ -66,7 +66,7 @@ def worker(
         if finalizer is not None:
             _finalize(finalizer, finalargs)
     finally:
-        _leave(ticket)
+        leave(ticket)
 
 
 def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:
@@ -166,12 +166,15 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _pool(self, workers: list[Any]) -> None:
         self._workers = workers
 
+    def _target(self) -> Callable[..., object]:
+        return worker
+
     def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
         ticket = [self._engine.leave]
         thread = self._new_worker(
-            worker,
+            self._target(),
             self._engine,
             ticket,
             self._initializer,
@@ -185,7 +188,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         try:
             start(thread, thread.start)
         except BaseException:
-            _leave(ticket)
+            leave(ticket)
             raise
         self._workers.append(thread)
         util.debug("added worker")

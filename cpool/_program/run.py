@@ -33,17 +33,20 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _USAGE = """\
-usage: python -m cpool SCRIPT [ARG...]
-       python -m cpool -m MODULE [ARG...]
-       python -m cpool -c CODE [ARG...]
-       python -m cpool - [ARG...]
+usage: python -m cpool [--executors] SCRIPT [ARG...]
+       python -m cpool [--executors] -m MODULE [ARG...]
+       python -m cpool [--executors] -c CODE [ARG...]
+       python -m cpool [--executors] - [ARG...]
 
-Runs an unchanged program with cpool in the place of multiprocessing.pool. SCRIPT is whatever Python
-runs: a file, a directory or a zip file with a __main__.py."""
+Runs an unchanged program with cpool in the place of multiprocessing.pool. With --executors, the
+ProcessPoolExecutor and the ThreadPoolExecutor of concurrent.futures are cpool's as well. SCRIPT is
+whatever Python runs: a file, a directory or a zip file with a __main__.py."""
 
 
 def main() -> None:
-    args = sys.argv[1:]
+    args = given = sys.argv[1:]
+    executors = args[:1] == ["--executors"]
+    args = args[executors:]
     if args[:1] in (["-h"], ["--help"]):
         print(_USAGE)
         return
@@ -51,10 +54,10 @@ def main() -> None:
     if not args or (option and option not in ("-m", "-c")) or args in (["-m"], ["-c"]):
         print(_USAGE, file=sys.stderr)
         raise SystemExit(2)
-    options = _interpreter_options(sys.orig_argv, args)
+    options = _interpreter_options(sys.orig_argv, given)
     if options is not None and _reads_pth():
-        _replace_interpreter(options + args)
-    install()
+        _replace_interpreter(options + args, executors)
+    install(executors=executors)
     _run_here(option, args)
 
 
@@ -85,9 +88,11 @@ def _reads_pth() -> bool:
     return any(os.path.isfile(os.path.join(folder, "cpool.pth")) for folder in folders)
 
 
-def _replace_interpreter(args: list[str]) -> NoReturn:
+def _replace_interpreter(args: list[str], executors: bool) -> NoReturn:
     if os.environ.get("CPOOL_INSTALL", "0") in ("", "0"):
         os.environ["CPOOL_INSTALL"] = "once"
+    if executors:
+        os.environ["CPOOL_EXECUTORS"] = "1"
     os.execv(sys.executable, [sys.executable, *args])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+from importlib import import_module
 from multiprocessing import util as _typed_util
 
 from .. import pool
@@ -21,19 +22,29 @@ _CHILDREN = ("from multiprocessing.spawn import", "from multiprocessing.forkserv
 
 # Put before the code of a child. cpool may lie in a folder that only the parent's sys.path names;
 # the child gets the parent's sys.path later.
-_INSTALL = "import sys; sys.path.append({!r}); import cpool; cpool.install(); sys.path.pop(); "
+_INSTALL = "import sys; sys.path.append({!r}); import cpool; cpool.install({}); sys.path.pop(); "
 
 util: Any = _typed_util
 _spawnv_passfds: Any = None  # multiprocessing's own
 
+# Where programs find the executors.
+_HOMES = {
+    "ProcessPoolExecutor": ("concurrent.futures.process", "concurrent.futures"),
+    "ThreadPoolExecutor": ("concurrent.futures.thread", "concurrent.futures"),
+}
+_own_executors: dict[str, Any] = {}  # concurrent.futures' classes, while cpool's replace them
 
-def install() -> None:
+
+def install(*, executors: bool = False) -> None:
     """Replace the module `multiprocessing.pool` by `cpool.pool`.
 
     `multiprocessing.Pool()`, `multiprocessing.get_context(...).Pool()` and every later import of
     `multiprocessing.pool` then use cpool's classes, also in children that multiprocessing starts by
     spawn and forkserver. Call `install()` before `multiprocessing.managers` is imported: managers
     keep the class that they find at import. A second call does nothing.
+
+    `executors`: also replace `concurrent.futures.ProcessPoolExecutor` and `ThreadPoolExecutor`,
+    which asyncio's default executor is. Modules that have imported the names before keep theirs.
     """
     global _spawnv_passfds
     sys.modules[_NAME] = pool
@@ -41,6 +52,24 @@ def install() -> None:
     if _spawnv_passfds is None:
         _spawnv_passfds = util.spawnv_passfds
         util.spawnv_passfds = _spawn_on_cpool
+    if executors and not _own_executors:
+        _install_executors()
+
+
+def _install_executors() -> None:
+    from .._engine import executors
+
+    for name, homes in _HOMES.items():
+        _own_executors[name] = getattr(executors, f"Stdlib{name}")
+        for home in homes:
+            setattr(import_module(home), name, getattr(executors, name))
+
+
+def _uninstall_executors() -> None:
+    for name, own in _own_executors.items():
+        for home in _HOMES[name]:
+            setattr(import_module(home), name, own)
+    _own_executors.clear()
 
 
 def uninstall() -> None:
@@ -48,6 +77,7 @@ def uninstall() -> None:
     global _spawnv_passfds
     sys.modules[_NAME] = _original
     multiprocessing.pool = _original
+    _uninstall_executors()
     if util.spawnv_passfds is _spawn_on_cpool:  # and nobody has wrapped it since
         util.spawnv_passfds = _spawnv_passfds
         _spawnv_passfds = None
@@ -66,4 +96,5 @@ def _code_on_cpool(arg: Any) -> Any:
     if not isinstance(arg, str) or not any(code in arg for code in _CHILDREN):
         return arg
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    return _INSTALL.format(os.path.dirname(package)) + arg
+    how = "executors=True" if _own_executors else ""
+    return _INSTALL.format(os.path.dirname(package), how) + arg

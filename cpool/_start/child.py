@@ -189,8 +189,13 @@ def _initialize(worker: Worker, setup: Setup) -> None:
     try:
         setup.initialize()
     except BaseException as exc:
-        worker.report_init_error(failures.pack_error(exc, None))
-        if not issubclass(type(exc), KeyboardInterrupt) and worker.is_first_failure():
+        report = failures.pack_error(exc, None)
+        told = setup.initializer is failures.initialize
+        if told:  # after what the process does at its end, such as passing on the log's records
+            util.Finalize(None, worker.report_init_error, (report,), exitpriority=-100)
+        else:
+            worker.report_init_error(report)
+        if not told and type(exc) is not KeyboardInterrupt and worker.is_first_failure():
             text = failures.traceback_of(exc)
             sys.stderr.write(f"cpool: the initializer raised in a worker:\n{text}")
         raise SystemExit(1) from None

@@ -25,6 +25,7 @@ ORDER = """
     _base.stdlib
     _base.pickling
     _base.handlers
+    _base.broken
     _base.failures
     _base.completed
     _base.current
@@ -40,12 +41,16 @@ ORDER = """
     _engine
     _engine.thread
     _engine.end
+    _engine.loops
+    _engine.progress
     _engine.results
     _engine.queue
     _engine.options
     _engine.configured
     _engine.processes
     _engine.threads
+    _engine.executors
+    joblib
     pool
     _program
     _program.fallback

@@ -16,6 +16,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
     if (task != NULL) {
         task->next = NULL;
         task->job = NULL;
+        task->call = NULL;
         task->index = index;
         task->items = 1;
         task->flags = flags;
@@ -57,6 +58,7 @@ cp_task_clone(const struct cp_task *task)
     struct cp_task *clone = cp_task_new(task->index, task->flags, task->len);
     if (clone != NULL) {
         clone->job = task->job;
+        clone->call = task->call;
         clone->items = task->items;
         clone->deaths = task->deaths;
         clone->held = task->held;

@@ -11,8 +11,10 @@
 #include "base/buf.h"
 
 #include <limits.h>
+#include <stdatomic.h>
 
 struct cp_job;
+struct cp_worker;
 
 /* A pickled callable. Sent once to each worker that needs it. */
 struct cp_func {
@@ -37,16 +39,31 @@ struct cp_func {
  * sent on, it would kill all the others too. */
 #define CP_MAX_DEATHS 3u
 
+/* One call of a job of calls (CP_JOB_EACH), which can be withdrawn until it is begun.
+ * It belongs to the binding, and lives until its result was taken or its job has
+ * ended. Guarded by the pool's lock. */
+struct cp_call {
+    struct cp_worker *worker; /* that was sent the task; NULL: it is queued */
+    uint64_t seq;             /* of the task in the worker's window */
+    bool begun;               /* by a worker thread; or it is answered */
+    bool answered;            /* its result has come */
+    bool
+        watched; /* somebody has looked at it, and wants to hear of its end at once */
+    bool withdrawn;     /* the task will not run */
+    _Atomic bool ended; /* the binding is through with it; any thread */
+};
+
 struct cp_task {
     struct cp_task *next;
-    struct cp_job *job; /* holds a reference once the task is queued */
-    uint64_t index;     /* position in the job, from 0 */
-    uint32_t items;     /* the user's items in this task; 1 at first */
-    uint16_t flags;     /* the binding's; sent in the frame header */
-    int64_t cost_ns;    /* expected run time; set when it is sent */
-    uint8_t deaths;     /* workers that died while they loaded it; if big */
-    size_t held;        /* bytes that its waiting takes: cp_pool_has_room() */
-    uint32_t tries;     /* how often it was lost, and run again */
+    struct cp_job *job;   /* holds a reference once the task is queued */
+    struct cp_call *call; /* or NULL: it cannot be withdrawn alone */
+    uint64_t index;       /* position in the job, from 0; of a call: its own */
+    uint32_t items;       /* the user's items in this task; 1 at first */
+    uint16_t flags;       /* the binding's; sent in the frame header */
+    int64_t cost_ns;      /* expected run time; set when it is sent */
+    uint8_t deaths;       /* workers that died while they loaded it; if big */
+    size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
+    uint32_t tries;       /* how often it was lost, and run again */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */
@@ -54,11 +71,12 @@ struct cp_task {
 };
 
 enum cp_outcome {
-    CP_OK = 1, /* body: what the task returned */
-    CP_RAISED, /* body: what it raised */
-    CP_LOST,   /* the worker died; see pid and exitcode */
-    CP_LOCAL,  /* it failed in this process; the binding knows why */
-    CP_NOMEM,  /* the result came, but there was no memory for its body */
+    CP_OK = 1,    /* body: what the task returned */
+    CP_RAISED,    /* body: what it raised */
+    CP_LOST,      /* the worker died; see pid and exitcode */
+    CP_LOCAL,     /* it failed in this process; the binding knows why */
+    CP_NOMEM,     /* the result came, but there was no memory for its body */
+    CP_WITHDRAWN, /* the call was withdrawn before it began */
 };
 
 /* Why a task was lost. */

@@ -356,6 +356,22 @@ cp_worker_running(const struct cp_worker *w, uint64_t *seq, int64_t *since)
                : NULL;
 }
 
+struct cp_task *
+cp_worker_recall_one(struct cp_worker *w, uint64_t seq)
+{
+    struct cp_task *task = NULL;
+    if (seq < w->head || seq >= w->tail
+        || recall_one(w, seq, true, &task) != 1) {
+        return NULL;
+    }
+    if (w->budget != UINT64_MAX) {
+        w->budget++;
+    }
+    task->next = NULL;
+    advance_head(w);
+    return task;
+}
+
 /* ---- sending ---- */
 
 /* Append a header, and the body unless it is big: a big body is written from its

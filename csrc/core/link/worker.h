@@ -187,6 +187,10 @@ struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
  * NULL. */
 struct cp_task *cp_worker_claimed(const struct cp_worker *w, uint64_t *seq);
 
+/* Take back the task with this seq: the task, or NULL where the worker has claimed
+ * it, or there is no memory for a copy of a body that is being written. */
+struct cp_task *cp_worker_recall_one(struct cp_worker *w, uint64_t seq);
+
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 

@@ -99,6 +99,7 @@ step(struct cp_pool *pool, int64_t deadline)
     if (ticks && now >= pool->tick_at) {
         next_tick(pool, now + tick_ns);
         (void)cp_watch_harvest(pool);
+        cp_jobs_note_each_job(pool);
         pool->stirred = false;
     }
     if (now >= probe_at) {
@@ -115,10 +116,11 @@ step(struct cp_pool *pool, int64_t deadline)
     return 0;
 }
 
-/* What a thread waits for: a job; or any of several (n_any > 0); or the end of the
- * workers. */
+/* What a thread waits for: a job, or one call of a job of calls; or any of several
+ * (n_any > 0); or the end of the workers. */
 struct target {
     struct cp_job *job;
+    const struct cp_call *call;
     struct cp_job *const *any;
     size_t n_any;
 };
@@ -128,6 +130,7 @@ take_seat(struct cp_pool *pool, const struct target *what)
 {
     pool->driving = true;
     pool->seat_job = what->job;
+    pool->seat_call = what->call;
     pool->seat_any = what->n_any > 0;
     pool->drives++;
 }
@@ -150,6 +153,7 @@ leave_seat(struct cp_pool *pool)
     pool->driving = false;
     pool->seat_job = NULL;
     pool->seat_any = false;
+    pool->seat_call = NULL;
     if (pool->poller != NULL) {
         pool->due |= CP_DUE_FLUSH; /* nobody may drive for a while */
     }
@@ -171,6 +175,10 @@ is_ready(const struct cp_pool *pool, const struct target *what)
         return pool->n_workers == 0
                && (pool->state != CP_CLOSING || pool->pending == 0
                    || pool->is_broken);
+    }
+    if ((job->flags & CP_JOB_EACH) != 0) {
+        return cp_job_has_result(job) || atomic_load(&job->end) != CP_END_NONE
+               || (what->call != NULL && atomic_load(&what->call->ended));
     }
     if (atomic_load(&job->done)) {
         return !job->decoding;
@@ -227,6 +235,7 @@ wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
             unsigned can)
 {
     struct cp_waiter me = {.job = what->job,
+                           .call = what->call,
                            .any = what->n_any > 0,
                            .feeds = (can & CP_CAN_FEED) != 0};
     int r = cp_cond_init(&me.cond);
@@ -300,6 +309,9 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
         cp_note_helper(pool);
         cp_note_starter(pool);
     }
+    if (r != CP_WAIT_READY && pool->each_first != NULL) {
+        cp_note_helper(pool); /* results came that this thread will not take */
+    }
     pool->joiners -= joins ? 1 : 0;
     cp_act(pool);
     cp_lock_release(&pool->lock); /* detached: nothing is released here */
@@ -321,6 +333,14 @@ cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
 {
     struct target what = {.any = jobs, .n_any = n};
     return wait_for(pool, &what, deadline, can);
+}
+
+int
+cp_job_wait_call(struct cp_job *job, const struct cp_call *call,
+                 int64_t deadline, unsigned can)
+{
+    struct target what = {.job = job, .call = call};
+    return wait_for(job->pool, &what, deadline, can);
 }
 
 int
@@ -365,6 +385,10 @@ find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
           int64_t *again)
 {
     *again = CP_NEVER;
+    if ((duties & CP_DO_CALLS) != 0
+        && (*job = cp_jobs_next_each(pool)) != NULL) {
+        return CP_WAIT_EACH;
+    }
     if ((duties & CP_DO_CALLS) != 0
         && (*job = cp_jobs_next_call(pool)) != NULL) {
         return CP_WAIT_CALL;

@@ -7,6 +7,7 @@
 
 #include "base/base.h"
 
+struct cp_call;
 struct cp_job;
 struct cp_pool;
 
@@ -18,6 +19,7 @@ enum cp_wait {
     CP_WAIT_CALL = 4,    /* cp_pool_next() only: a job wants callbacks */
     CP_WAIT_ENDED = 5,   /* cp_pool_next() only: the pool is gone */
     CP_WAIT_IDLE = 6,    /* cp_pool_next() only: collect cp_pool_ended() */
+    CP_WAIT_EACH = 7,    /* cp_pool_next() only: as cp_pool_next_each() */
 };
 
 #define CP_CAN_FEED 0x1u
@@ -32,6 +34,11 @@ int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
 
 /* The same, for the end of any of n jobs, which the caller holds; n is not 0. */
 int cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
+                     int64_t deadline, unsigned can);
+
+/* Wait for results of a job of calls, or until this call of it has ended; otherwise
+ * as cp_pool_wait(). A thread that returns CP_WAIT_READY is to grab the results. */
+int cp_job_wait_call(struct cp_job *job, const struct cp_call *call,
                      int64_t deadline, unsigned can);
 
 /* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job

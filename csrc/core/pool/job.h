@@ -33,6 +33,14 @@ enum cp_end {
     0x8u /* whoever waits for it is not told before it is done */
 #define CP_JOB_FAIL_FAST 0x10u /* the first failure ends it */
 
+/* Its tasks are calls that end each for itself: whoever waits for one of them, or the
+ * helper, takes the results as they come (cp_job_grab()). It stands in the line of
+ * single calls, and never has callbacks of its own. */
+#define CP_JOB_EACH 0x100u
+
+/* Its results are taken one by one: a teller is told of each, and not only of the end. */
+#define CP_JOB_TAKEN_SINGLY 0x200u
+
 /* Jobs with queued tasks that take turns with other such lines. */
 struct cp_line {
     struct cp_line *next, *prev;
@@ -79,7 +87,14 @@ struct cp_job {
     struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */
-    bool in_line, is_listed;
+    /* The list of jobs that somebody is to see to: jobs of calls with results that
+     * nobody has grabbed, and jobs whose teller is to be told. */
+    struct cp_job *each_next, *each_prev;
+    void
+        *teller; /* the binding's; to be told of a result or of the end, once */
+    bool in_line, is_listed, in_each;
+    bool
+        is_urgent; /* of CP_JOB_EACH: with the result of a call that is watched */
     bool calling; /* all has come; the callbacks are to be run, or are run */
 };
 

@@ -68,6 +68,79 @@ let_go(struct cp_pool *pool, size_t bytes)
     }
 }
 
+/* ---- jobs of calls ---- */
+
+/* Is a thread in a wait for the job? That thread takes the results. */
+static bool
+is_awaited(const struct cp_pool *pool, const struct cp_job *job)
+{
+    const struct cp_waiter *it = pool->waiters;
+    while (it != NULL && it->job != job) {
+        it = it->next;
+    }
+    return it != NULL || pool->seat_job == job;
+}
+
+void
+cp_jobs_note_each(struct cp_job *job, bool urgent)
+{
+    struct cp_pool *pool = job->pool;
+    if (!job->in_each) {
+        job->in_each = true;
+        job->refs++;
+        cp_pool_ref(pool);
+        job->each_next = NULL;
+        job->each_prev = pool->each_last;
+        if (pool->each_last != NULL) {
+            pool->each_last->each_next = job;
+        } else {
+            atomic_store(&pool->each_first, job);
+        }
+        pool->each_last = job;
+    }
+    /* Worker threads see to it themselves, between two tasks. */
+    if (urgent && !is_awaited(pool, job)
+        && (!cp_pool_has_threads(pool) || atomic_load(&job->done))) {
+        cp_note_helper(pool);
+    }
+}
+
+void
+cp_jobs_note_each_job(struct cp_pool *pool)
+{
+    for (struct cp_job *job = pool->each_first; job != NULL;
+         job = job->each_next) {
+        if (!is_awaited(pool, job)) {
+            cp_note_helper(pool);
+        }
+    }
+}
+
+static void
+leave_each(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    struct cp_job *prev = job->each_prev, *next = job->each_next;
+    if (prev != NULL) {
+        prev->each_next = next;
+    } else {
+        atomic_store(&pool->each_first, next);
+    }
+    *(next != NULL ? &next->each_prev : &pool->each_last) = prev;
+    job->each_next = job->each_prev = NULL;
+    job->in_each = job->is_urgent = false;
+}
+
+struct cp_job *
+cp_jobs_next_each(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->each_first;
+    if (job != NULL) {
+        leave_each(job);
+    }
+    return job;
+}
+
 /* ---- opening and closing ---- */
 
 int
@@ -139,6 +212,16 @@ mark_done(struct cp_job *job)
     cp_note_job(job->pool, job);
 }
 
+/* The job has a result, or is done: have its teller told. */
+static void
+note_teller(struct cp_job *job)
+{
+    if (job->teller != NULL) {
+        cp_jobs_note_each(job, true);
+        cp_note_helper(job->pool); /* also where workers are threads */
+    }
+}
+
 /* The job is done: wake its waiters; `user` can be handed over. */
 static void
 set_done(struct cp_job *job)
@@ -159,6 +242,11 @@ set_done(struct cp_job *job)
     }
     pool->ended_last = job;
     mark_done(job);
+    if ((job->flags & CP_JOB_EACH) != 0
+        && atomic_load(&job->end) != CP_END_NONE) {
+        cp_jobs_note_each(job, true); /* its calls have failed */
+    }
+    note_teller(job);
     if (pool->pending == 0) {
         cp_note_helper(pool);
         if (pool->state != CP_RUN) {
@@ -293,6 +381,20 @@ cp_jobs_end_all(struct cp_pool *pool, enum cp_end end)
 }
 
 void
+cp_jobs_close_each(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->all_first;
+    while (job != NULL) {
+        struct cp_job *next = job->all_next;
+        if ((job->flags & CP_JOB_EACH) != 0) {
+            job->fed = true;
+            end_if_complete(job);
+        }
+        job = next;
+    }
+}
+
+void
 cp_jobs_called(struct cp_job *job)
 {
     if (job->is_listed) {
@@ -383,6 +485,9 @@ cp_jobs_requeue_take(struct cp_task *task)
         return;
     }
     job->running--;
+    if (task->call != NULL) {
+        task->call->worker = NULL;
+    }
     cp_job_queue_first(job, task);
     job->pool->queued++;
     hold(job->pool, task->held);
@@ -399,6 +504,65 @@ cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
         task = next;
     }
     return n;
+}
+
+/* The call will not run. It left the queue, or its worker. */
+static void
+end_withdrawn_take(struct cp_task *task)
+{
+    struct cp_job *job = task->job;
+    struct cp_result *result = cp_result_new(task->index, CP_WITHDRAWN, 0);
+    cp_drop_task(job->pool, task);
+    if (result == NULL) {
+        cp_jobs_end(job, CP_END_NOMEM);
+    } else {
+        cp_jobs_add_result_take(job, result);
+        end_if_complete(job);
+    }
+    cp_jobs_unref(job);
+}
+
+void
+cp_jobs_drop_withdrawn(struct cp_job *job)
+{
+    struct cp_task *task = cp_jobs_start_task(job);
+    job->running--;
+    end_withdrawn_take(task);
+}
+
+void
+cp_jobs_note_answer(struct cp_task *task)
+{
+    if (task->call != NULL && atomic_load(&task->job->end) == CP_END_NONE) {
+        task->call->worker = NULL;
+        task->call->begun = task->call->answered = true;
+        task->job->is_urgent |= task->call->watched;
+    }
+}
+
+bool
+cp_jobs_withdraw(struct cp_job *job, struct cp_call *call)
+{
+    if (atomic_load(&job->end) != CP_END_NONE || call->withdrawn) {
+        return true;
+    }
+    if (call->begun) {
+        return false;
+    }
+    if (call->worker != NULL) {
+        struct cp_task *task = cp_worker_recall_one(call->worker, call->seq);
+        if (task == NULL) {
+            return false;
+        }
+        job->running--;
+        job->pool->due |= CP_DUE_TASKS;
+        call->worker = NULL;
+        call->withdrawn = true;
+        end_withdrawn_take(task);
+        return true;
+    }
+    call->withdrawn = true; /* it is dropped when its turn comes */
+    return true;
 }
 
 /* A thread that waits for the whole job may have to feed the job. */
@@ -453,6 +617,7 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
     if (cp_jobs_retry_take(task)) {
         return;
     }
+    cp_jobs_note_answer(task);
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {
         lost->items = task->items;
@@ -504,8 +669,16 @@ cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
     if (last) {
         (void)cp_jobs_stop(job, CP_END_FAILED);
     }
-    if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
+    if ((job->flags & CP_JOB_EACH) != 0) {
+        cp_note_one_waiter(job->pool, job);
+    } else if ((job->flags & CP_JOB_WHOLE) == 0 && cp_job_has_result(job)) {
         cp_note_job(job->pool, job);
+        if ((job->flags & CP_JOB_TAKEN_SINGLY) != 0) {
+            note_teller(job);
+        }
+    }
+    if ((job->flags & CP_JOB_EACH) != 0) {
+        cp_jobs_note_each(job, job->is_urgent || result->outcome != CP_OK);
     }
     if (job->pool->feeders > 0
         && (cp_plan_wants_feed(job) || cp_plan_is_deadlocked(job))) {
@@ -537,6 +710,17 @@ cp_jobs_get_result(struct cp_job *job)
         cp_note_job(job->pool, job); /* one more thread can go on */
     }
     return result;
+}
+
+struct cp_result *
+cp_jobs_grab(struct cp_job *job)
+{
+    if (job->in_each) {
+        leave_each(job);
+        job->refs--;              /* never the last: the caller has one */
+        cp_pool_unref(job->pool); /* likewise */
+    }
+    return cp_job_inbox_get_all(job);
 }
 
 struct cp_result *

@@ -53,6 +53,15 @@ bool cp_jobs_retry_take(struct cp_task *task);
 /* The task was lost with its worker: run it again, or that is its result. */
 void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);
 
+/* The task leaves its worker, which has begun it: its result comes. */
+void cp_jobs_note_answer(struct cp_task *task);
+
+/* Withdraw a call of the job: false where a worker has begun it. */
+bool cp_jobs_withdraw(struct cp_job *job, struct cp_call *call);
+
+/* The task, which was withdrawn while it was queued, leaves the queue. */
+void cp_jobs_drop_withdrawn(struct cp_job *job);
+
 /* ---- results ---- */
 
 /* A result arrives, from wherever. */
@@ -70,7 +79,24 @@ struct cp_result *cp_jobs_get_result(struct cp_job *job);
 struct cp_result *cp_jobs_begin_decoding(struct cp_job *job);
 void cp_jobs_end_decoding(struct cp_job *job, struct cp_result *rest);
 
+/* A job of calls: all results that have come. */
+struct cp_result *cp_jobs_grab(struct cp_job *job);
+
+/* A job of calls has results, or has ended: somebody is to see to its calls. urgent: at
+ * once; otherwise at the driver's next tick, so that a burst of calls that nobody has
+ * asked for yet does not wake a thread for each. */
+void cp_jobs_note_each(struct cp_job *job, bool urgent);
+
+/* The driver's tick: have somebody see to all jobs of calls with results. */
+void cp_jobs_note_each_job(struct cp_pool *pool);
+
+/* The next job of calls that somebody is to see to, or NULL; with a reference. */
+struct cp_job *cp_jobs_next_each(struct cp_pool *pool);
+
 /* ---- ends ---- */
+
+/* No more calls will come to jobs of calls. */
+void cp_jobs_close_each(struct cp_pool *pool);
 
 /* End the job now, if it has not ended: its queued tasks are dropped. */
 void cp_jobs_end(struct cp_job *job, enum cp_end end);

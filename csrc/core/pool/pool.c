@@ -184,6 +184,19 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     cp_lock_release(&pool->lock);
 }
 
+uint64_t
+cp_pool_unanswered(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    uint64_t n = pool->queued;
+    for (const struct cp_job *job = pool->all_first; job != NULL;
+         job = job->all_next) {
+        n += job->running;
+    }
+    cp_lock_release(&pool->lock);
+    return n;
+}
+
 /* ---- callables ---- */
 
 struct cp_func *
@@ -423,6 +436,120 @@ cp_job_decoded(struct cp_job *job, struct cp_result *rest)
     cp_lock_release(&pool->lock);
 }
 
+int
+cp_job_tell(struct cp_job *job, void *teller)
+{
+    int r = 1;
+    cp_lock_acquire(&job->pool->lock);
+    if (atomic_load(&job->done)
+        || ((job->flags & CP_JOB_TAKEN_SINGLY) != 0
+            && cp_job_has_result(job))) {
+        r = 0;
+    } else if (job->teller != NULL) {
+        r = CP_EPROTO;
+    } else {
+        job->teller = teller;
+    }
+    cp_lock_release(&job->pool->lock);
+    return r;
+}
+
+void *
+cp_job_take_teller(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    void *teller = NULL;
+    if (atomic_load(&job->done)
+        || ((job->flags & CP_JOB_TAKEN_SINGLY) != 0
+            && cp_job_has_result(job))) {
+        teller = job->teller;
+        job->teller = NULL;
+    }
+    cp_lock_release(&job->pool->lock);
+    return teller;
+}
+
+int
+cp_job_put_call_take(struct cp_job *job, struct cp_task *task)
+{
+    struct cp_pool *pool = job->pool;
+    int r = 0;
+    cp_lock_acquire(&pool->lock);
+    if (job->fed || atomic_load(&job->end) != CP_END_NONE) {
+        r = CP_ECLOSED;
+        cp_drop_task(pool, task);
+    } else {
+        cp_jobs_queue_take(job, task, false);
+    }
+    cp_act(pool);
+    cp_unlock(pool);
+    return r;
+}
+
+struct cp_result *
+cp_job_grab(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    struct cp_result *list = cp_jobs_grab(job);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return list;
+}
+
+void
+cp_job_note_ended(struct cp_job *job, bool more)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    cp_note_ended_calls(pool, job);
+    if (more) {
+        cp_jobs_note_each(job, true);
+    }
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+enum cp_call_state
+cp_job_look(struct cp_job *job, struct cp_call *call, bool watch)
+{
+    cp_lock_acquire(&job->pool->lock);
+    bool begun = call->begun
+                 || (call->worker != NULL
+                     && cp_worker_is_claimed(call->worker, call->seq));
+    bool answered = call->answered;
+    call->watched = watch;
+    cp_lock_release(&job->pool->lock);
+    return answered ? CP_CALL_ANSWERED : begun ? CP_CALL_BEGUN : CP_CALL_WAITS;
+}
+
+bool
+cp_job_withdraw(struct cp_job *job, struct cp_call *call)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    bool withdrawn = cp_jobs_withdraw(job, call);
+    cp_act(pool);
+    cp_unlock(pool);
+    return withdrawn;
+}
+
+struct cp_job *
+cp_pool_next_each(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_job *job = cp_jobs_next_each(pool);
+    cp_lock_release(&pool->lock);
+    return job;
+}
+
+bool
+cp_pool_has_each(const struct cp_pool *pool)
+{
+    return atomic_load_explicit(&pool->each_first, memory_order_relaxed)
+           != NULL;
+}
+
 bool
 cp_job_is_drained(struct cp_job *job)
 {
@@ -536,6 +663,7 @@ cp_pool_close(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     if (pool->state == CP_RUN) {
         pool->state = CP_CLOSING;
+        cp_jobs_close_each(pool);
         pool->due |= CP_DUE_END;
         cp_note_helper(pool); /* there may be no worker to wait for */
         cp_note_starter(pool);
@@ -597,6 +725,15 @@ cp_pool_break_take(struct cp_pool *pool, struct cp_result *why)
     cp_act(pool);
     cp_unlock(pool);
     cp_result_free(why);
+}
+
+bool
+cp_pool_is_broken(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    bool is_broken = pool->is_broken;
+    cp_lock_release(&pool->lock);
+    return is_broken;
 }
 
 const struct cp_result *

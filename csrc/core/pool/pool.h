@@ -157,6 +157,44 @@ struct cp_result *cp_job_take(struct cp_job *job);
 struct cp_result *cp_job_take_all(struct cp_job *job);
 void cp_job_decoded(struct cp_job *job, struct cp_result *rest);
 
+/* Have the teller told, once, when the job is done (or, of CP_JOB_TAKEN_SINGLY, when a
+ * result can be taken): then the job comes out of cp_pool_next() as CP_WAIT_CALL, or out
+ * of cp_pool_next_each(), and cp_job_take_teller() returns the teller. 1: it will be told.
+ * 0: that is so already; -3: there is a teller, which will be told. In both cases this one
+ * stays the caller's. */
+int cp_job_tell(struct cp_job *job, void *teller);
+void *cp_job_take_teller(struct cp_job *job);
+
+/* ---- jobs of calls, CP_JOB_EACH ---- */
+
+/* Queue one more call, whose task has its `call`. Consumes the task always. CP_ECLOSED:
+ * the job takes no more calls, or has ended; nothing will come of this one. */
+int cp_job_put_call_take(struct cp_job *job, struct cp_task *task);
+
+/* Take all results, in order of arrival. Unlike cp_job_take_all() nobody is kept from
+ * taking the ones that come next. */
+struct cp_result *cp_job_grab(struct cp_job *job);
+
+/* Calls of the job have `ended` now: wake the threads that wait for one of them. more:
+ * there are some that nobody has seen to, and the caller will not. */
+void cp_job_note_ended(struct cp_job *job, bool more);
+
+/* How far is the call? From now on its end is urgent, or (watch false) it is not, since
+ * the caller waits for it. */
+enum cp_call_state { CP_CALL_WAITS, CP_CALL_BEGUN, CP_CALL_ANSWERED };
+enum cp_call_state cp_job_look(struct cp_job *job, struct cp_call *call,
+                               bool watch);
+
+/* Withdraw the call: true, and it will not run, and its result will be CP_WITHDRAWN.
+ * False: a worker has begun it. */
+bool cp_job_withdraw(struct cp_job *job, struct cp_call *call);
+
+/* The next job that somebody is to see to, with a reference for the caller; or NULL. */
+struct cp_job *cp_pool_next_each(struct cp_pool *pool);
+
+/* Is there one? A guess, without the lock. */
+bool cp_pool_has_each(const struct cp_pool *pool);
+
 /* Is it done, and has every result been taken and decoded? */
 bool cp_job_is_drained(struct cp_job *job);
 
@@ -215,6 +253,9 @@ void cp_pool_hang_up(struct cp_pool *pool);
  * Consumes why (NULL is fine); the first one is kept. */
 void cp_pool_break_take(struct cp_pool *pool, struct cp_result *why);
 
+/* Is it so? */
+bool cp_pool_is_broken(struct cp_pool *pool);
+
 /* Why, or NULL. Lives as long as the pool. */
 const struct cp_result *cp_pool_broken(struct cp_pool *pool);
 
@@ -226,6 +267,9 @@ struct cp_counts {
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* How many tasks have no answer yet. */
+uint64_t cp_pool_unanswered(struct cp_pool *pool);
 
 /* Call visit for each job that is not done, with the lock held: visit does
  * nothing but take notes. */

@@ -18,15 +18,33 @@
  * That may take a twentieth of the time, however many new lines come. */
 #define ROOM_COST (20 * 150)
 
+/* Was the job's first task withdrawn? Then it leaves the queue now. */
+static bool
+drop_withdrawn(struct cp_job *job)
+{
+    bool withdrawn = job->first->call != NULL && job->first->call->withdrawn;
+    if (withdrawn) {
+        cp_jobs_drop_withdrawn(job);
+    }
+    return withdrawn;
+}
+
 struct cp_task *
 cp_sched_take(struct cp_pool *pool)
 {
-    struct cp_job *job = cp_turns_next(pool);
-    if (job == NULL) {
-        return NULL;
-    }
+    struct cp_job *job;
+    do {
+        job = cp_turns_next(pool);
+        if (job == NULL) {
+            return NULL;
+        }
+    } while (drop_withdrawn(job));
     cp_turns_charge(job, cp_plan_cost(job));
-    return cp_jobs_start_task(job);
+    struct cp_task *task = cp_jobs_start_task(job);
+    if (task->call != NULL) {
+        task->call->begun = true;
+    }
+    return task;
 }
 
 bool
@@ -132,6 +150,9 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
     while (cp_worker_accepts(w) && w->in_flight < round->level
            && (w->in_flight == 0 || w->ahead_ns <= CP_AHEAD)
            && (job = next_for(pool, w, round)) != NULL) {
+        if (drop_withdrawn(job)) {
+            continue;
+        }
         struct cp_task *task = job->first;
         struct cp_func *func = job->func;
         if (func->deaths >= CP_MAX_DEATHS) {
@@ -150,6 +171,10 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
         }
         if (r != 1) {
             break;
+        }
+        if (task->call != NULL) {
+            task->call->worker = w;
+            task->call->seq = w->tail - 1;
         }
         cp_turns_charge(job, task->cost_ns);
         (void)cp_jobs_start_task(job);

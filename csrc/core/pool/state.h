@@ -42,10 +42,11 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 /* A thread that waits while another drives. On that thread's stack. */
 struct cp_waiter {
     struct cp_waiter *next;
-    const struct cp_job *job; /* NULL: waits for the end of the workers */
-    bool any;                 /* waits for the end of any of several jobs */
-    bool feeds;               /* and feeds the job, which blocks the caller */
-    bool is_noted;            /* cp_wake_noted() is to wake it */
+    const struct cp_job *job;   /* NULL: waits for the end of the workers */
+    const struct cp_call *call; /* of a job of calls; or NULL */
+    bool any;                   /* waits for the end of any of several jobs */
+    bool feeds;                 /* and feeds the job, which blocks the caller */
+    bool is_noted;              /* cp_wake_noted() is to wake it */
     struct cp_cond cond;
 };
 
@@ -98,12 +99,15 @@ struct cp_pool {
     struct cp_line singles;                 /* the jobs of one task */
     struct cp_job *all_first, *all_last;    /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
+    /* Jobs of calls with results; readable without the lock. */
+    struct cp_job *_Atomic each_first;
+    struct cp_job *each_last;
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
-    int64_t room_at;       /* before that no tasks are taken back for a new line */
-    uint32_t callers;      /* threads in cp_pool_wait_room() */
-    uint64_t n_done;       /* jobs, ever */
+    int64_t room_at;  /* before that no tasks are taken back for a new line */
+    uint32_t callers; /* threads in cp_pool_wait_room() */
+    uint64_t n_done;  /* jobs, ever */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
@@ -122,8 +126,9 @@ struct cp_pool {
     bool driving;                  /* somebody has the seat */
     bool standby_drives;           /* and it is the standby thread */
     const struct cp_job *seat_job; /* what the driver waits for */
-    bool seat_any;                 /* or for the end of any of several jobs */
-    bool asleep;                   /* the driver waits in the poller */
+    const struct cp_call *seat_call;
+    bool seat_any;   /* or for the end of any of several jobs */
+    bool asleep;     /* the driver waits in the poller */
     int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
     bool stirred;    /* something has happened since the last tick */
     uint32_t woken;  /* idle workers that others than the driver woke since */

@@ -180,6 +180,7 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
     uint32_t items = task->items;
     turn->task = NULL;
     turn->begun = now;
+    cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, items);
     (void)atomic_fetch_add(&pool->threads.n_done, 1);
@@ -198,13 +199,14 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (cp_plan_is_over(pool)) {
             return CP_ECLOSED;
         }
-        if (!wait || cp_has_dropped(pool)) {
+        if (!wait || cp_has_dropped(pool) || pool->each_first != NULL) {
             return 0;
         }
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->queued > 0 || cp_plan_is_over(pool) || cp_has_dropped(pool)) {
+        if (pool->queued > 0 || cp_plan_is_over(pool) || cp_has_dropped(pool)
+            || pool->each_first != NULL) {
             continue; /* it came when we stopped looking */
         }
         if (pool->pending == 0 && pool->ended_first != NULL) {

@@ -35,6 +35,37 @@ cp_note_any(struct cp_pool *pool)
 }
 
 void
+cp_note_one_waiter(struct cp_pool *pool, const struct cp_job *job)
+{
+    struct cp_waiter *it = pool->waiters;
+    if (pool->seat_job == job) {
+        cp_note_driver(pool);
+        return;
+    }
+    while (it != NULL && it->job != job) {
+        it = it->next;
+    }
+    if (it != NULL) {
+        cp_note_waiter(pool, it);
+    }
+}
+
+void
+cp_note_ended_calls(struct cp_pool *pool, const struct cp_job *job)
+{
+    for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+        if (it->job == job && it->call != NULL
+            && atomic_load(&it->call->ended)) {
+            cp_note_waiter(pool, it);
+        }
+    }
+    if (pool->seat_job == job && pool->seat_call != NULL
+        && atomic_load(&pool->seat_call->ended)) {
+        cp_note_driver(pool);
+    }
+}
+
+void
 cp_note_feeding_waiters(struct cp_pool *pool, const struct cp_job *job)
 {
     for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {

@@ -24,6 +24,11 @@
 void cp_note_job(struct cp_pool *pool, const struct cp_job *job);
 /* The threads that wait for the end of any of several jobs. */
 void cp_note_any(struct cp_pool *pool);
+/* One of those for a job: the driver if it is one, or the thread that has waited
+ * longest. */
+void cp_note_one_waiter(struct cp_pool *pool, const struct cp_job *job);
+/* Of those for a job, the ones whose call has ended. */
+void cp_note_ended_calls(struct cp_pool *pool, const struct cp_job *job);
 /* Of those for a job, the ones that feed the job as well. */
 void cp_note_feeding_waiters(struct cp_pool *pool, const struct cp_job *job);
 /* Every waiter, every feeder, and the driver. */

@@ -102,6 +102,7 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
         cp_result_free(result);
         return;
     }
+    cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
 }

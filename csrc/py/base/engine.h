@@ -55,6 +55,11 @@ typedef struct {
     _Atomic unsigned long caller_thread;
     /* The loops of worker threads; see worker/thread.c. Likewise. */
     void *loops;
+    /* The job of calls that takes more calls, or NULL; see job/lane.h. Strong; guarded
+     * by the engine's critical section. */
+    struct py_lane *lane;
+    /* Releases a job of calls that has ended; never changes. */
+    void (*collect_calls)(void *engine, struct cp_job *job);
     _Atomic char has_helper, has_starter; /* a thread does that, for good */
     _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
     char threads;             /* the workers are threads; never changes */

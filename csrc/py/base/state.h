@@ -46,12 +46,15 @@ struct py_state {
     PyTypeObject *result_type;
     PyTypeObject *stream_type;
     PyTypeObject *sink_type;
-    PyObject *pickle_loads;   /* _pickle.loads */
-    PyObject *pickler_class;  /* _pickle.Pickler */
-    PyObject *copyreg_table;  /* copyreg.dispatch_table */
-    PyObject *extra_reducers; /* ForkingPickler._extra_reducers */
-    PyObject *reducers;       /* both tables, as a pickler's dispatch_table */
-    PyObject *failures;       /* the module cpool._base.failures */
+    PyTypeObject *lane_type;
+    PyTypeObject *condition_type;
+    struct py_future_names *futures; /* see job/future.h; NULL: not used yet */
+    PyObject *pickle_loads;          /* _pickle.loads */
+    PyObject *pickler_class;         /* _pickle.Pickler */
+    PyObject *copyreg_table;         /* copyreg.dispatch_table */
+    PyObject *extra_reducers;        /* ForkingPickler._extra_reducers */
+    PyObject *reducers; /* both tables, as a pickler's dispatch_table */
+    PyObject *failures; /* the module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     PyObject *str_forking_pickler;
     /* The modules that have the picklers of the stdlib's pool, once looked at, and

@@ -11,6 +11,8 @@
 #include "engine/kept.h"
 #include "engine/submit.h"
 #include "job/callback.h"
+#include "job/failure.h"
+#include "job/lane.h"
 #include "job/life.h"
 #include "task/pull.h"
 #include "task/refs.h"
@@ -23,6 +25,12 @@
 
 #include <signal.h>
 #include <string.h>
+
+static void
+collect_calls(void *engine, struct cp_job *job)
+{
+    py_lane_collect(engine, job);
+}
 
 static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
@@ -60,6 +68,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
     self->depth = py_depth_get();
+    self->collect_calls = collect_calls;
     if (!threads && py_replaced_check(self->state) < 0) {
         Py_DECREF(
             self); /* looked at now, or each worker would import modules for it */
@@ -85,6 +94,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->cache);
     Py_VISIT(self->last_func);
     Py_VISIT(self->last_name.module);
+    Py_VISIT(self->lane);
     Py_VISIT(self->init_error);
     Py_VISIT(self->known);
     return 0;
@@ -100,6 +110,7 @@ engine_clear(PyObject *op)
     py_name_clear(&self->last_name);
     Py_CLEAR(self->init_error);
     Py_CLEAR(self->known);
+    Py_CLEAR(self->lane);
     return 0;
 }
 
@@ -113,6 +124,10 @@ engine_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)engine_clear(op);
     if (self->pool != NULL && cp_pool_is_ours(self->pool)) {
+        struct cp_job *job;
+        while ((job = cp_pool_next_each(self->pool)) != NULL) {
+            cp_job_close(job);
+        }
         if (self->last_func_core != NULL) {
             cp_func_close(self->pool, self->last_func_core);
         }
@@ -140,6 +155,23 @@ none_or_raise(EngineObject *self, int r)
         return py_raise(self->state, r);
     }
     Py_RETURN_NONE;
+}
+
+/* call(func, args, kwds): submit a call; its future, or None where the pool takes no more
+ * calls. */
+static PyObject *
+engine_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 3 || !PyTuple_Check(args[1]) || !PyDict_Check(args[2])) {
+        PyErr_SetString(PyExc_TypeError,
+                        "call() takes a callable, a tuple and a dict");
+        return NULL;
+    }
+    PyObject *future = py_lane_submit(ENGINE(op), args[0], args[1], args[2]);
+    if (future == NULL && !PyErr_Occurred()) {
+        Py_RETURN_NONE;
+    }
+    return future;
 }
 
 /* ---- workers ---- */
@@ -273,6 +305,11 @@ attend(EngineObject *self, unsigned duties)
                     PyErr_WriteUnraisable((PyObject *)self);
                 }
                 break;
+            case CP_WAIT_EACH:
+                if (!py_lane_see_to(self, job)) {
+                    Py_RETURN_NONE;
+                }
+                break;
             case CP_WAIT_IDLE: py_job_collect(self); break;
             default: py_job_collect(self); Py_RETURN_NONE;
         }
@@ -328,6 +365,7 @@ engine_close_fds(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 engine_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    py_lane_close(ENGINE(op));
     cp_pool_close(ENGINE(op)->pool);
     Py_RETURN_NONE;
 }
@@ -335,6 +373,7 @@ engine_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 static PyObject *
 engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
+    py_lane_close(ENGINE(op));
     cp_pool_end(ENGINE(op)->pool);
     py_job_collect(ENGINE(op));
     Py_RETURN_NONE;
@@ -519,7 +558,8 @@ static void
 visit_job(struct cp_job *job, void *arg)
 {
     struct job_list *list = arg;
-    if (list->n < list->cap && job->user != NULL) {
+    if (list->n < list->cap && job->user != NULL
+        && (job->flags & CP_JOB_EACH) == 0) {
         /* Safe: a job that is not done holds its result, if it has one. */
         list->results[list->n++] = Py_NewRef((PyObject *)job->user);
     }
@@ -572,6 +612,70 @@ engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
     return dict;
 }
 
+static void
+visit_lane(struct cp_job *job, void *arg)
+{
+    struct job_list *list = arg;
+    if (list->n < list->cap && job->user != NULL
+        && (job->flags & CP_JOB_EACH) != 0) {
+        list->results[list->n++] = Py_NewRef((PyObject *)job->user);
+    }
+}
+
+/* pending_futures(): of the calls that have not ended. */
+static PyObject *
+engine_pending_futures(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_counts c;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    cp_pool_count(self->pool, &c);
+    struct job_list list = {.cap = c.pending};
+    PyObject *all = PyList_New(0);
+    list.results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
+    if (all == NULL || list.results == NULL) {
+        PyMem_Free(list.results);
+        Py_XDECREF(all);
+        return PyErr_NoMemory();
+    }
+    cp_pool_each_job(self->pool, visit_lane, &list);
+    for (uint64_t i = 0; i < list.n; i++) {
+        LaneObject *lane = (LaneObject *)list.results[i];
+        PyObject *futures = all == NULL ? NULL : py_lane_futures(lane);
+        if (futures == NULL
+            || PyList_SetSlice(all, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, futures)
+                   < 0) {
+            Py_CLEAR(all);
+        }
+        Py_XDECREF(futures);
+        Py_DECREF(lane);
+    }
+    PyMem_Free(list.results);
+    return all;
+}
+
+/* unanswered(): how many tasks have no answer yet. */
+static PyObject *
+engine_unanswered(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    return PyLong_FromUnsignedLongLong(cp_pool_unanswered(ENGINE(op)->pool));
+}
+
+/* failure(): why the pool is broken, or None. */
+static PyObject *
+engine_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    return py_failure_of_pool(ENGINE(op));
+}
+
 static PyObject *
 engine_get_is_ours(PyObject *op, void *Py_UNUSED(closure))
 {
@@ -607,6 +711,7 @@ static PyMethodDef engine_methods[] = {
     {"hang_up", engine_hang_up, METH_NOARGS, NULL},
     {"submit", (PyCFunction)(void (*)(void))py_submit_call, METH_FASTCALL,
      NULL},
+    {"call", (PyCFunction)(void (*)(void))engine_call, METH_FASTCALL, NULL},
     {"apply", (PyCFunction)(void (*)(void))py_submit_apply, METH_FASTCALL,
      NULL},
     {"feed", py_submit_feed, METH_VARARGS, NULL},
@@ -632,6 +737,9 @@ static PyMethodDef engine_methods[] = {
     {"wait_ended", engine_wait_ended, METH_O, NULL},
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
+    {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
+    {"unanswered", engine_unanswered, METH_NOARGS, NULL},
+    {"failure", engine_failure, METH_NOARGS, NULL},
     {"jobs", engine_jobs, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -5,6 +5,8 @@
 #include "engine/engine.h"
 #include "engine/begin.h"
 #include "engine/late.h"
+#include "job/condition.h"
+#include "job/lane.h"
 #include "job/result.h"
 #include "job/stream.h"
 #include "task/mode.h"
@@ -201,6 +203,8 @@ module_exec(PyObject *module)
         || py_worker_add_type(module, state) < 0
         || py_result_add_type(module, state) < 0
         || py_stream_add_type(module, state) < 0
+        || py_lane_add_type(module, state) < 0
+        || py_condition_add_type(module, state) < 0
         || py_engine_add_type(module, state) < 0
         || py_begin_add_type(module) < 0) {
         return -1;
@@ -220,6 +224,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->result_type);
     Py_VISIT(state->stream_type);
     Py_VISIT(state->sink_type);
+    Py_VISIT(state->lane_type);
+    Py_VISIT(state->condition_type);
     Py_VISIT(state->pickle_loads);
     Py_VISIT(state->pickler_class);
     Py_VISIT(state->copyreg_table);
@@ -246,6 +252,9 @@ module_clear(PyObject *module)
     Py_CLEAR(state->result_type);
     Py_CLEAR(state->stream_type);
     Py_CLEAR(state->sink_type);
+    Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->condition_type);
+    py_futures_end(state);
     Py_CLEAR(state->pickle_loads);
     Py_CLEAR(state->pickler_class);
     Py_CLEAR(state->copyreg_table);

@@ -63,3 +63,18 @@ py_result_call_back(ResultObject *self)
     }
     Py_XDECREF(exc);
 }
+
+void
+py_result_told(struct cp_job *job)
+{
+    PyObject *result = cp_job_take_teller(job);
+    if (result == NULL) {
+        return;
+    }
+    PyObject *none = PyObject_CallMethod(result, "_told", NULL);
+    if (none == NULL) {
+        PyErr_WriteUnraisable(result);
+    }
+    Py_XDECREF(none);
+    Py_DECREF(result);
+}

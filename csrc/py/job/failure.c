@@ -58,22 +58,31 @@ cause_of_end(EngineObject *engine)
                        : reported_error(engine->state, why, NULL);
 }
 
+static PyObject *
+broken(EngineObject *engine)
+{
+    PyObject *cause = cause_of_end(engine);
+    PyObject *exc = cause == NULL ? NULL
+                                  : PyObject_CallMethod(engine->state->failures,
+                                                        "broken", "O", cause);
+    Py_XDECREF(cause);
+    return exc;
+}
+
+PyObject *
+py_failure_of_pool(EngineObject *engine)
+{
+    return cp_pool_is_broken(engine->pool) ? broken(engine)
+                                           : Py_NewRef(Py_None);
+}
+
 PyObject *
 py_failure_of_end(ResultObject *self)
 {
     EngineObject *engine = self->engine;
     struct py_state *state = engine->state;
     switch (atomic_load(&self->job->end)) {
-        case CP_END_BROKEN: {
-            PyObject *cause = cause_of_end(engine);
-            if (cause == NULL) {
-                return NULL;
-            }
-            PyObject *exc =
-                PyObject_CallMethod(state->failures, "broken", "O", cause);
-            Py_DECREF(cause);
-            return exc;
-        }
+        case CP_END_BROKEN: return broken(engine);
         case CP_END_CANCELLED:
             return PyObject_CallMethod(state->failures, "cancelled", NULL);
         case CP_END_NOMEM: {

@@ -18,6 +18,9 @@ PyObject *py_failure_of_result(ResultObject *self, struct cp_result *result);
 int py_failure_release(ResultObject *self, struct cp_result *result,
                        PyObject **values, Py_ssize_t n);
 
+/* Why the pool is broken, or None. */
+PyObject *py_failure_of_pool(EngineObject *engine);
+
 /* Of a job that ended early. */
 PyObject *py_failure_of_end(ResultObject *self);
 

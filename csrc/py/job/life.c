@@ -53,7 +53,10 @@ py_job_collect(EngineObject *engine)
     while (job != NULL) {
         struct cp_job *next = job->call_next;
         PyObject *user = job->user;
-        if (user != NULL && PyWeakref_CheckRef(user)) {
+        if ((job->flags & CP_JOB_EACH) != 0) {
+            engine->collect_calls(engine, job);
+            user = NULL;
+        } else if (user != NULL && PyWeakref_CheckRef(user)) {
             PyObject *result = py_result_of_weak(user);
             Py_DECREF(user);
             user = result;
@@ -209,6 +212,35 @@ py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
     }
     Py_DECREF(engine);
     return r;
+}
+
+PyObject *
+py_result_tell(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->engine == NULL || self->settled) {
+        Py_RETURN_FALSE;
+    }
+    if (py_engine_check(self->engine) < 0) {
+        return NULL;
+    }
+    int r = cp_job_tell(self->job, Py_NewRef(op));
+    if (r != 1) {
+        Py_DECREF(op);
+    }
+    return PyBool_FromLong(r != 0);
+}
+
+PyObject *
+py_result_progress(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->engine == NULL || py_engine_check(self->engine) < 0) {
+        return self->engine == NULL ? Py_BuildValue("iO", 0, Py_True) : NULL;
+    }
+    bool done = atomic_load(&self->job->done);
+    return Py_BuildValue("KO", (unsigned long long)cp_job_items(self->job),
+                         done ? Py_True : Py_False);
 }
 
 /* ---- attributes ---- */

@@ -98,6 +98,13 @@ void py_result_end_call(ResultObject *self);
 /* A result whose call the current thread is in: a new reference, or NULL. */
 ResultObject *py_result_own_call(EngineObject *engine);
 
+/* tell(): have the result's _told() called once, on the helper thread, when the job is
+ * done, or (of a Stream) a result can be taken: True; or False where that is so already. */
+PyObject *py_result_tell(PyObject *op, PyObject *ignored);
+
+/* progress(): how many items are done, and whether the job is. */
+PyObject *py_result_progress(PyObject *op, PyObject *ignored);
+
 /* ---- attributes ---- */
 
 /* The number of the job, or None; a new reference. From then on the job holds

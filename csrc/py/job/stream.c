@@ -24,7 +24,8 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     if (py_result_begin(self) < 0) {
         return -1;
     }
-    return py_result_open(self, pool, ordered ? CP_JOB_ORDERED : 0u);
+    return py_result_open(
+        self, pool, CP_JOB_TAKEN_SINGLY | (ordered ? CP_JOB_ORDERED : 0u));
 }
 
 /* The next result, or NULL. */
@@ -244,6 +245,8 @@ static PyMethodDef stream_methods[] = {
     {"close", stream_close, METH_NOARGS, NULL},
     {"_set_length", stream_set_length, METH_O, NULL},
     {"_set_options", py_options_method, METH_O, NULL},
+    {"_tell", py_result_tell, METH_NOARGS, NULL},
+    {"_progress", py_result_progress, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -100,6 +100,35 @@ py_result_wait(ResultObject *self, int64_t deadline)
     return wait_until(self, deadline, CP_CAN_FORK);
 }
 
+int
+py_result_wait_call(ResultObject *self, const struct cp_call *call,
+                    int64_t deadline)
+{
+    int64_t tick = FIRST_SIGNAL_TICK;
+    for (;;) {
+        if (py_engine_check(self->engine) < 0) {
+            return -1;
+        }
+        int64_t until = cp_clock_min(deadline, cp_now() + tick);
+        int r;
+        py_pull_yield(self->engine);
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_job_wait_call(self->job, call, until, CP_CAN_FORK);
+        Py_END_ALLOW_THREADS
+        tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
+        sleep_if_exiting(self->state);
+        if (r == CP_WAIT_READY) {
+            return 1;
+        }
+        if (handle_news(self, r) < 0) {
+            return -1;
+        }
+        if (r == CP_WAIT_TIMEOUT && until == deadline) {
+            return 0;
+        }
+    }
+}
+
 PyObject *
 py_result_await(ResultObject *self)
 {

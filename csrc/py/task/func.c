@@ -123,6 +123,27 @@ set_seen(EngineObject *engine, struct cp_job *job, PyObject *func)
     return seen;
 }
 
+bool
+py_func_is_same(const struct py_input *in, PyObject *func)
+{
+    EngineObject *engine = in->engine;
+    bool same;
+    if (engine->threads) {
+        return true; /* each task has a reference to its own */
+    }
+    if (in->func != func || in->func_error != NULL
+        || (in->job->func->flags & CP_KEEP) == 0
+        || py_replaced_check(engine->state) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    same = !atomic_load(&engine->state->replaced) && engine->last_func == func
+           && py_name_leads_to(&engine->last_name, func);
+    Py_END_CRITICAL_SECTION();
+    return same;
+}
+
 /* Keep the callable for the next job; consumes the reference to core. */
 static void
 keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)

@@ -14,6 +14,10 @@
  * interrupt. Runs Python code. */
 int py_func_set(struct py_input *in, PyObject *func);
 
+/* Does the job have this callable already, and would pickle find it by the same name
+ * again? Then another call of it can be a task of the same job. */
+bool py_func_is_same(const struct py_input *in, PyObject *func);
+
 /* Pickle the callable again, and append a body's beginning to out, if it is
  * another than the job's now: 1, and the task is PY_OWN_FUNC; 0 if it is the
  * same; or -1 with an exception. Runs Python code. */

@@ -8,7 +8,7 @@
 
 #include "base/engine.h"
 #include "base/error.h"
-#include "job/life.h"
+#include "job/lane.h"
 #include "task/call.h"
 #include "task/mode.h"
 #include "task/refs.h"
@@ -201,7 +201,10 @@ clean_up(struct loop *loop, int r)
         cp_pool_release_dropped(loop->pool);
         loop->turn.dropped = false;
     }
-    if (r != 1) {
+    if (cp_pool_has_each(loop->pool)) {
+        py_lane_absorb_all(loop->engine);
+    }
+    if (r != 1 && cp_pool_is_ours(loop->pool)) {
         py_job_collect(loop->engine);
     }
 }

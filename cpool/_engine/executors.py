@@ -1,0 +1,666 @@
+"""`cpool.ProcessPoolExecutor` and `cpool.ThreadPoolExecutor`: executors on cpool's pools.
+
+An executor makes its pool with the first call, and lets go of it at the end; the pool goes on until
+the calls have run. The futures are concurrent.futures' own, made and ended by the extension: see
+csrc/py/job/lane.h.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import signal
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import process as _process
+from concurrent.futures import thread as _thread
+from multiprocessing import TimeoutError as _PoolTimeout
+from multiprocessing import get_context
+
+from .. import _core
+from .._base import broken, failures
+from .._base.current import CurrentWorker, set_thread
+from .._base.size import default_processes
+from .._base.stdlib import TYPE_CHECKING, T
+from .._start.method import default_context
+from . import end
+from .options import CallOptions, Unpack
+from .processes import RUN, Pool
+from .results import IMapIterator
+from .threads import ThreadPool, leave
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .thread import Thread
+else:
+    Any = object
+
+# concurrent.futures' own classes, also after `cpool.install(executors=True)`.
+StdlibProcessPoolExecutor = _process.ProcessPoolExecutor
+StdlibThreadPoolExecutor = _thread.ThreadPoolExecutor
+
+_AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
+_AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
+# The pools that are not over; at the program's exit their calls are waited for.
+_pools: set[_ExecutorPool | _ExecutorThreads] = set()
+_is_exiting = False
+
+
+def _at_exit() -> None:
+    """As concurrent.futures does: run before the interpreter joins the program's threads."""
+    global _is_exiting
+    _is_exiting = True
+    for pool in list(_pools):
+        pool.close()
+    for pool in list(_pools):
+        pool.wait_over()
+
+
+threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
+
+
+# ---- the pools ----
+
+
+class _ExecutorPool(Pool):
+    """The pool of a `ProcessPoolExecutor`. Its helper joins the workers when all is over."""
+
+    manager: Thread | None = None
+
+    def __init__(self, *args: Any) -> None:
+        self._reaping = threading.Lock()
+        super().__init__(*args)
+        try:
+            self._start_threads(calls=True)
+        except BaseException:
+            self.terminate()
+            raise
+        _pools.add(self)
+        self.manager = next((t for t in self._threads if t.name == "cpool-helper"), None)
+
+    def _fits(self, context: Any) -> bool:
+        return True  # the executor has looked
+
+    def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
+        process = super()._new_worker(target, *args)
+        process.daemon = False  # calls may have child processes, as in the stdlib
+        return process
+
+    def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        assert self._engine is not None
+        if target == self._engine.help:
+            target = self._manage
+        super()._start_thread(name, target, *args)
+
+    def _manage(self) -> None:
+        assert self._engine is not None
+        self._engine.help()
+        if self._engine.is_ours and not self._has_pending(self._engine):
+            self._reap()
+
+    def _reap(self) -> None:
+        """Join what has ended, once."""
+        assert self._engine is not None
+        with self._reaping:
+            if self in _pools:
+                end.clean_up(self._engine, self._workers, self._threads)
+                _pools.discard(self)
+
+    def add_worker(self) -> bool:
+        """One more worker, where the pool is to grow. True: it has all of them now."""
+        with self._lock:
+            self._processes += 1
+            self._repopulate_pool()
+        return False
+
+    def wait_over(self) -> None:
+        """Wait until all calls have run, and all workers have ended."""
+        assert self._engine is not None
+        if not self._engine.is_ours:
+            return
+        while not self._engine.wait_ended(None):
+            pass
+        if self.manager is None or self.manager.is_current():
+            return
+        self.manager.join()
+        self._reap()  # where the manager was a copy's, or was held up
+
+
+class _ExecutorThreads(ThreadPool):
+    """The pool of a `ThreadPoolExecutor`. Its workers end calls and run callbacks themselves."""
+
+    def __init__(self, threads: int, prefix: str, initializer: Any, initargs: Any) -> None:
+        self._prefix = prefix
+        self._made = 0
+        super().__init__(threads, initializer, initargs)
+        _pools.add(self)
+
+    def _fits(self, context: Any) -> bool:
+        return True
+
+    def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
+        thread = super()._new_worker(target, *args)
+        thread.name = f"{self._prefix}_{self._made}"
+        self._made += 1
+        return thread
+
+    def _target(self) -> Callable[..., object]:
+        return _work
+
+    def add_worker(self) -> bool:
+        with self._lock:
+            self._processes += 1
+            self._repopulate_pool()
+        return False
+
+    def wait_over(self) -> None:
+        assert self._engine is not None
+        if not self._engine.is_ours:
+            return
+        current: Any = threading.current_thread()
+        for thread in list(self._workers):
+            if thread is current:
+                raise RuntimeError("cannot join current thread")
+        self._engine.wait_ended(None)
+        for thread in list(self._workers):
+            thread.join()
+        _pools.discard(self)
+
+
+def _work(
+    engine: _core.Engine,
+    ticket: list[Callable[[], None]],
+    initializer: Callable[..., object] | None,
+    initargs: Iterable[Any],
+    to_tell: list[bool],
+    index: int,
+    *finalizer: Any,
+) -> None:
+    """The target of an executor's thread: run the initializer, then calls until the end."""
+    set_thread(CurrentWorker(index, engine.tasks_done))
+    try:
+        if initializer is not None:
+            failures.initialize(initializer, initargs)
+    except BaseException as exc:
+        engine.break_pool(exc)
+    else:
+        engine.work()
+    finally:
+        leave(ticket)
+
+
+def _let_go(pool: _ExecutorPool | _ExecutorThreads) -> None:
+    """The executor is collected: its calls run, then the workers end."""
+    if pool._engine is not None and pool._engine.is_ours:
+        pool.close()
+
+
+# ---- what both executors do ----
+
+
+class _Calls:
+    """Submitting, mapping and shutting down."""
+
+    _BROKEN: Any
+    _inner: Any = None  # the pool; None before the first call
+    _call: Any = None  # the engine's own method, where nothing else is to be done
+    _is_shut = False
+    _max_workers: int
+    _grows = True  # workers are added when calls come that would wait
+
+    def _begin(self) -> None:
+        self._starting = threading.Lock()
+        self._streams: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()
+
+    def _make_pool(self) -> Any:
+        raise NotImplementedError
+
+    def _started(self) -> Any:
+        """The pool, made now if there is none yet."""
+        self._check()
+        with self._starting:
+            if self._inner is None:
+                try:
+                    inner = self._make_pool()
+                except RuntimeError as exc:
+                    raise self._BROKEN(f"the executor cannot start: {exc}") from exc
+                self._letting_go = weakref.finalize(self, _let_go, inner)
+                self._letting_go.atexit = False
+                self._inner = inner
+                if not self._grows:
+                    self._call = inner._engine.call
+        return self._inner
+
+    def _call_slowly(self, fn: Any, args: Any, kwargs: Any) -> Future[Any] | None:
+        """The first calls, and those after shutdown(): the future, or None."""
+        inner = self._started()
+        future: Future[Any] | None = inner._engine.call(fn, args, kwargs)
+        if self._call is None and not self._is_shut:
+            self._grow()
+        return future
+
+    def _grow(self) -> None:
+        inner = self._inner
+        with self._starting:
+            while (
+                inner._processes < self._max_workers
+                and inner._engine.unanswered() > inner._processes
+                and inner._state == RUN
+            ):
+                inner.add_worker()
+            if inner._processes >= self._max_workers and not self._is_shut:
+                self._call = inner._engine.call
+
+    def _check(self) -> None:
+        if self._is_shut:
+            raise RuntimeError(_AFTER_SHUTDOWN)
+        if _is_exiting:
+            raise RuntimeError(_AFTER_EXIT)
+        reason = self._failure()
+        if reason is not None:
+            raise reason
+
+    def _failure(self) -> BaseException | None:
+        """Why no call can run any more, or None."""
+        if self._inner is None:
+            return None
+        reason: BaseException | None = self._inner._engine.failure()
+        return None if reason is None else self._as_broken(reason)
+
+    def _as_broken(self, reason: BaseException) -> BaseException:
+        made = broken.translated(reason)
+        if isinstance(made, self._BROKEN):
+            known: BaseException = made
+            return known
+        error: BaseException = self._BROKEN(str(made))
+        error.__cause__ = made
+        return error
+
+    @property
+    def _broken(self) -> Any:
+        reason = self._failure()
+        return False if reason is None else str(reason)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Have a worker call `fn(*args, **kwargs)`; return its `concurrent.futures.Future` at once.
+
+        Raises `RuntimeError` after `shutdown()`, and `BrokenProcessPool` or `BrokenThreadPool`
+        where the initializer has failed.
+        """
+        call = self._call
+        future = (self._call_slowly if call is None else call)(fn, args, kwargs)
+        if future is None:
+            self._check()
+            raise RuntimeError(_AFTER_SHUTDOWN)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Return an iterator over `map(fn, *iterables)`, computed by the workers, in order.
+
+        All items are taken and submitted at once; with `buffersize`, no more than so many of them
+        are under way or unread. The iterator raises `TimeoutError` `timeout` seconds after this
+        call, and what a call raised; then it ends, and what has not begun is cancelled. It is
+        also cancelled when the iterator is closed or collected. `ValueError` for a `chunksize` or
+        `buffersize` below 1, `TypeError` for a `buffersize` that is no int.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        until = None if timeout is None else timeout + time.monotonic()
+        chunksize = self._chunks(operator.index(chunksize))
+        if buffersize is not None or type(self).submit is not _Calls.submit:
+            return self._map_by_calls(fn, iterables, until, chunksize, buffersize)
+        single = len(iterables) == 1
+        items = list(iterables[0]) if single else list(zip(*iterables, strict=False))
+        inner = self._started()
+        stream: IMapIterator[T] = IMapIterator(inner)
+        self._streams.add(stream)
+        mode = _core.MAP if single else _core.STAR
+        if chunksize == 1:
+            mode = _core.MAP_ONE if single else _core.STAR_ONE
+        inner._feed(stream, fn, items, chunksize, mode, -1)
+        del items
+        if self._call is None:
+            self._grow()
+        return _results(inner, stream, until, chunksize > 1)
+
+    def _chunks(self, chunksize: int) -> int:
+        return chunksize
+
+    def _map_by_calls(
+        self, fn: Any, iterables: Any, until: float | None, chunksize: int, buffersize: int | None
+    ) -> Iterator[Any]:
+        """As the stdlib does: a call for each item or chunk, submitted by who reads."""
+        calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        if chunksize > 1:
+            calls = zip(itertools.repeat(fn), _chunked(calls, chunksize), strict=False)
+            fn = _run_chunk
+        submit = self.submit
+        futures = deque(submit(fn, *args) for args in itertools.islice(calls, buffersize))
+        more = calls if buffersize is not None else iter(())
+        values = _values(weakref.ref(self), futures, fn, more, until)
+        return values if chunksize == 1 else _flat(values)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and let the workers end when all that were submitted have run.
+
+        `wait`: return then. `cancel_futures`: cancel what no worker has begun. May be called
+        again, by several threads, and raises `RuntimeError` in a call or callback with `wait`.
+        """
+        with self._starting:
+            self._is_shut = True
+            self._call = None
+        inner = self._inner
+        if inner is None or inner._engine is None or not inner._engine.is_ours:
+            return
+        if cancel_futures:
+            self._cancel(inner)
+        inner.close()
+        self._letting_go.detach()
+        if wait:
+            inner.wait_over()
+
+    def options(self, **options: Unpack[CallOptions]) -> _Configured:
+        """The same executor, whose calls have these options: see `CallOptions`.
+
+        For `submit()` alone: `executor.options(task_timeout=5, retries=2).submit(fn)`.
+        """
+        return _Configured(self, options)
+
+    def _cancel(self, inner: Any) -> None:
+        for future in inner._engine.pending_futures():
+            future.cancel()
+        for stream in list(self._streams):
+            inner._engine.cancel(stream)
+
+
+class _Configured:
+    """What `options()` returns."""
+
+    def __init__(self, executor: _Calls, options: CallOptions) -> None:
+        self._executor = executor
+        self._options = options
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """`submit()` of the executor. A call that runs is killed by `Future.cancel()`."""
+        future: Future[Any] = Future()
+        pool = self._executor._started()
+
+        def end(value: Any) -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_result(value)
+
+        def fail(exc: BaseException) -> None:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(broken.translated(exc))
+
+        result = pool.apply_async(fn, args, kwargs, end, fail, **self._options)
+
+        def withdraw(ended: Future[Any]) -> None:
+            if ended.cancelled():
+                result.cancel()
+
+        future.add_done_callback(withdraw)
+        if self._executor._call is None:
+            self._executor._grow()
+        return future
+
+
+# ---- reading results ----
+
+
+def _results(inner: Any, stream: Any, until: float | None, is_chunked: bool) -> Iterator[Any]:
+    """The values of a map. No reference to one is kept while the reader has it."""
+    try:
+        while True:
+            try:
+                held = [next(stream) if until is None else stream.next(until - time.monotonic())]
+            except StopIteration:
+                return
+            except _PoolTimeout:
+                raise TimeoutError from None
+            except BaseException as exc:
+                raise broken.translated(exc) from exc.__cause__
+            if is_chunked:
+                held = held.pop()
+                held.reverse()
+            while held:
+                yield held.pop()
+    finally:
+        engine = inner._engine
+        if engine.is_ours:
+            engine.cancel(stream)
+
+
+def _chunked(items: Iterator[Any], n: int) -> Iterator[tuple[Any, ...]]:
+    while chunk := tuple(itertools.islice(items, n)):
+        yield chunk
+
+
+def _run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list[Any]:
+    return [fn(*args) for args in chunk]
+
+
+def _values(
+    executor: Any, futures: deque[Future[Any]], fn: Any, more: Iterator[Any], until: float | None
+) -> Iterator[Any]:
+    try:
+        while futures:
+            left = None if until is None else until - time.monotonic()
+            held = [_value_of(futures.popleft(), left)]
+            found = executor()
+            args = None if found is None else next(more, None)
+            if args is not None:
+                futures.append(found.submit(fn, *args))
+            del found, args
+            yield held.pop()
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _value_of(future: Future[Any], timeout: float | None) -> Any:
+    try:
+        return future.result(timeout)
+    finally:
+        future.cancel()
+        del future
+
+
+def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
+# ---- processes ----
+
+
+class _NoQueue:
+    """In the place of the stdlib's queue of calls: there is nothing to be closed or joined."""
+
+    def close(self) -> None: ...
+    def join_thread(self) -> None: ...
+
+
+_NO_QUEUE = _NoQueue()
+
+
+class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[override]
+    """An executor of worker processes, with the interface of `concurrent.futures`'.
+
+    `max_workers` is the number of workers, by default `default_processes()`; `mp_context` a
+    multiprocessing context. Each worker calls `initializer(*initargs)` when it starts, and is
+    replaced after `max_tasks_per_child` calls. Raises `ValueError` and `TypeError` as the standard
+    library's class.
+
+    The first call starts the workers; with spawn and forkserver only as many as calls wait for. A
+    worker that dies fails the call that it ran, with an error that is both a `WorkerLostError` and
+    a `BrokenProcessPool`; the executor goes on with a new worker. `Future.cancel()` works until a
+    worker has begun the call.
+    """
+
+    __module__ = "cpool"
+    _BROKEN = broken.BrokenProcessPool
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: Any = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+    ) -> None:
+        if max_workers is None:
+            max_workers = default_processes()
+        elif max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if mp_context is None:
+            mp_context = _context_of(max_tasks_per_child)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        method = mp_context.get_start_method(allow_none=False)
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child <= 0:
+                raise ValueError("max_tasks_per_child must be >= 1")
+            if method == "fork":
+                raise ValueError(
+                    "max_tasks_per_child is incompatible with the 'fork' multiprocessing start "
+                    "method; supply a different mp_context."
+                )
+        self._max_workers = max_workers
+        self._mp_context = mp_context
+        self._initializer: Any = initializer
+        self._initargs = initargs
+        self._max_tasks_per_child = max_tasks_per_child
+        self._grows = method != "fork"
+        self._begin()
+
+    def _make_pool(self) -> _ExecutorPool:
+        initializer, initargs = self._initializer, self._initargs
+        if initializer is not None:
+            initargs = (initializer, initargs)
+            initializer = failures.initialize
+        size = 1 if self._grows else self._max_workers
+        context = self._mp_context
+        return _ExecutorPool(size, initializer, initargs, self._max_tasks_per_child, context)
+
+    # Programs look at these private names of the stdlib's class.
+
+    @property
+    def _processes(self) -> dict[int | None, Any] | None:  # type: ignore[override]
+        if self._inner is None:
+            return {}
+        return {process.pid: process for process in list(self._inner._workers)}
+
+    @property
+    def _executor_manager_thread(self) -> Any:  # type: ignore[override]
+        return None if self._inner is None else self._inner.manager
+
+    @property
+    def _call_queue(self) -> Any:
+        return _NO_QUEUE
+
+    @property
+    def _shutdown_thread(self) -> bool:  # type: ignore[override]
+        return self._is_shut
+
+    def terminate_workers(self) -> None:
+        """End the workers by SIGTERM, and cancel what they have not begun; do not wait.
+
+        The calls that they run fail as with a worker that died. The executor takes no more calls.
+        """
+        self._force_shutdown(operation="terminate")
+
+    def kill_workers(self) -> None:
+        """`terminate_workers()` by SIGKILL."""
+        self._force_shutdown(operation="kill")
+
+    def _force_shutdown(self, operation: str) -> None:
+        how = {"terminate": signal.SIGTERM, "kill": signal.SIGKILL}.get(operation)
+        if how is None:
+            raise ValueError(f"Unsupported operation: {operation!r}")
+        self.shutdown(wait=False, cancel_futures=True)
+        if self._inner is not None:
+            self._inner._engine.signal(how)
+
+
+def _context_of(max_tasks_per_child: int | None) -> Any:
+    if max_tasks_per_child is not None:
+        return get_context("spawn")
+    if _process.ProcessPoolExecutor is ProcessPoolExecutor:
+        return get_context()  # swapped in: as the program has it without cpool
+    return default_context()
+
+
+# ---- threads ----
+
+
+class ThreadPoolExecutor(_Calls, StdlibThreadPoolExecutor):  # type: ignore[override]
+    """An executor of worker threads, with the interface of `concurrent.futures`'.
+
+    `max_workers` is the number of threads, by default as in the standard library; they are started
+    as calls wait for them, and named `thread_name_prefix` and a number. Each calls
+    `initializer(*initargs)` first. Arguments and results are passed by reference. Raises
+    `ValueError` and `TypeError` as the standard library's class.
+    """
+
+    __module__ = "cpool"
+    _BROKEN = broken.BrokenThreadPool
+    _counter = itertools.count().__next__
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        thread_name_prefix: str = "",
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        if max_workers is None:
+            max_workers = min(32, default_processes() + 4)
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._max_workers = max_workers
+        self._thread_name_prefix: str = (
+            thread_name_prefix or f"ThreadPoolExecutor-{self._counter()}"
+        )
+        self._initializer: Any = initializer
+        self._initargs = initargs
+        self._begin()
+
+    def _make_pool(self) -> _ExecutorThreads:
+        return _ExecutorThreads(1, self._thread_name_prefix, self._initializer, self._initargs)
+
+    def _chunks(self, chunksize: int) -> int:
+        return 1  # as the stdlib, which does not use it for threads
+
+    @property
+    def _threads(self) -> set[Any]:  # type: ignore[override]
+        return set() if self._inner is None else set(self._inner._workers)
+
+    @property
+    def _shutdown(self) -> bool:  # type: ignore[override]
+        return self._is_shut

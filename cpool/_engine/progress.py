@@ -1,0 +1,147 @@
+"""`progress=`: a bar by tqdm, or a function that is told, while the items of a call are done.
+
+A thread looks ten times a second how many items are done, which costs some microseconds. It ends
+with the job, and a call that blocks waits until the last state is shown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    Progress = bool | str | Mapping[str, Any] | Callable[[int, int | None], object] | None
+else:
+    Progress = object
+
+__all__ = ["Progress", "show"]
+
+_PERIOD = 0.1
+_NO_TQDM = (
+    "progress={!r} draws its bar with tqdm, which is not installed: pip install tqdm, or give a "
+    "function, which is called as progress(done, total)"
+)
+
+
+def check(progress: Progress, total: int | None) -> Any:
+    """What shows the progress, with `update(done)` and `close()`; None where nothing does.
+
+    Raises `ImportError` where tqdm is needed and not installed, `TypeError` for another kind of
+    value.
+    """
+    if progress is None or progress is False:
+        return None
+    if callable(progress):
+        return _Told(progress, total)
+    if progress is not True and not isinstance(progress, (str, Mapping)):
+        raise TypeError(
+            "progress must be True, a description, a dict of tqdm's parameters or a function, not "
+            + type(progress).__name__
+        )
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as exc:
+        raise ImportError(_NO_TQDM.format(progress)) from exc
+    parameters: dict[str, Any] = {"total": total}
+    if isinstance(progress, str):
+        parameters["desc"] = progress
+    elif isinstance(progress, Mapping):
+        parameters.update(progress)
+    return _Bar(tqdm(**parameters))
+
+
+class _Told:
+    def __init__(self, function: Callable[[int, int | None], object], total: int | None) -> None:
+        self.function = function
+        self.total = total
+        self.last = -1
+
+    def update(self, done: int) -> None:
+        if done != self.last:
+            self.last = done
+            self.function(done, self.total)
+
+    def close(self) -> None:
+        pass
+
+
+class _Bar:
+    def __init__(self, bar: Any) -> None:
+        self.bar = bar
+
+    def update(self, done: int) -> None:
+        self.bar.update(done - self.bar.n)
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+class Reporter:
+    """Shows how far a job is, until it is done."""
+
+    def __init__(self, result: Any, shown: Any, keeps: bool) -> None:
+        self.over = threading.Event()
+        # Kept until the job is done, as the job keeps it; but not an iterator that ends its job
+        # when nobody has it any more.
+        self.result = (lambda: result) if keeps else weakref.ref(result, self.end)
+        self.shown = shown
+        self.thread = threading.Thread(target=self.run, name="cpool-progress", daemon=True)
+        self.thread.start()
+
+    def run(self) -> None:
+        try:
+            is_over = False
+            while not is_over:
+                is_over = self.over.wait(_PERIOD)
+                result = self.result()
+                if result is None:
+                    return
+                done, ended = result._progress()
+                del result
+                is_over = is_over or ended
+                self.shown.update(done)
+        except ValueError:  # the copy of a forked process
+            return
+        except Exception as exc:  # of the program's function: it is not called again
+            sys.unraisablehook(_Failure(exc, self.shown))  # type: ignore[arg-type]
+        finally:
+            self.shown.close()
+            del self.result
+
+    def end(self, _: object = None) -> None:
+        self.over.set()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        """The call is over: wait until that is shown."""
+        self.over.set()
+        self.thread.join()
+
+
+class _Failure:
+    """What `sys.unraisablehook` gets of a function that raised."""
+
+    def __init__(self, exc: Exception, shown: object) -> None:
+        self.exc_type = type(exc)
+        self.exc_value = exc
+        self.exc_traceback = exc.__traceback__
+        self.err_msg = "cpool: progress= raised, and is not called any more"
+        self.object = getattr(shown, "function", shown)
+
+
+def show(result: Any, progress: Progress, total: int | None, keeps: bool = True) -> Any:
+    """Show the progress of the job of this result. A context, at whose end the last state is shown.
+
+    `keeps`: the job keeps its result, so that the thread may do so too.
+    """
+    shown = check(progress, total)
+    return contextlib.nullcontext() if shown is None else Reporter(result, shown, keeps)

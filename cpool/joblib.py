@@ -1,0 +1,258 @@
+"""A backend of joblib on cpool's executor: `register()`, then `parallel_config(backend="cpool")`.
+
+    import cpool.joblib
+    from joblib import Parallel, delayed, parallel_config
+
+    cpool.joblib.register()
+    with parallel_config(backend="cpool"):
+        Parallel(n_jobs=4)(delayed(abs)(x) for x in range(-3, 3))
+
+scikit-learn's `n_jobs` then runs on it. The workers are made once for each number of jobs, and stay
+for later calls, of all threads. Functions of the main module, lambdas and closures are pickled by
+value, as by the loky backend. A numpy array of `max_nbytes` bytes or more (1 MB by default) is
+written to shared memory once for each call of `Parallel`, and mapped by the workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import shutil
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from multiprocessing import get_context
+
+from joblib import register_parallel_backend
+from joblib._parallel_backends import (
+    AutoBatchingMixin,
+    FallbackToBackend,
+    ParallelBackendBase,
+    SequentialBackend,
+)
+from joblib.disk import memstr_to_bytes
+from joblib.externals.loky.backend.reduction import dumps
+
+from ._base.size import default_processes
+from ._base.stdlib import TYPE_CHECKING
+from ._engine.executors import ProcessPoolExecutor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from typing import Any
+
+__all__ = ["CpoolBackend", "register"]
+
+_SHARED = "/dev/shm"
+
+# The executors of this process, by the number of jobs, what limits inner threads, and start method.
+_executors: dict[tuple[int, int, str], ProcessPoolExecutor] = {}
+_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """In the child of a fork: the executors are the parent's."""
+    _executors.clear()
+    _lock._at_fork_reinit()  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def register(*, make_default: bool = False) -> None:
+    """Make the backend known to joblib under the name "cpool".
+
+    `make_default`: calls of `Parallel` without a backend use it too.
+    """
+    register_parallel_backend("cpool", CpoolBackend, make_default=make_default)
+
+
+# ---- in the workers ----
+
+
+def _limit_threads(threads: int, names: list[str]) -> None:
+    """The initializer: BLAS, OpenMP and the like use so many threads."""
+    for name in names:
+        os.environ[name] = str(threads)
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(threads)
+
+
+def _run(payload: bytes) -> Any:
+    return pickle.loads(payload)()
+
+
+_mapped: dict[str, Any] = {}  # the arrays that this process has mapped, weakly
+
+
+def _map_array(path: str, mode: Any) -> Any:
+    import numpy
+
+    found = _mapped.get(path)
+    array = None if found is None else found()
+    if array is None:
+        array = numpy.load(path, mmap_mode=mode, allow_pickle=False)
+        _mapped[path] = weakref.ref(array, lambda _: _mapped.pop(path, None))
+    return array
+
+
+# ---- in the caller ----
+
+
+class _Arrays:
+    """The large arrays of one call of `Parallel`, each written to shared memory once."""
+
+    def __init__(self, max_nbytes: int | None, mode: str | None, folder: str | None) -> None:
+        self.max_nbytes = max_nbytes if mode is not None else None
+        self.mode = mode
+        self.root = folder
+        self.folder: str | None = None
+        self.paths: dict[int, tuple[Any, str]] = {}  # by id(); the array is kept with its path
+        self.lock = threading.Lock()
+
+    def reducers(self) -> dict[type, Any]:
+        if self.max_nbytes is None:
+            return {}
+        try:
+            import numpy
+        except ImportError:
+            return {}
+        return {numpy.ndarray: self.reduce}
+
+    def reduce(self, array: Any) -> Any:
+        if array.dtype.hasobject or array.nbytes < (self.max_nbytes or 0):
+            return array.__reduce_ex__(5)
+        return _map_array, (self.path_of(array), self.mode)
+
+    def path_of(self, array: Any) -> str:
+        import numpy
+
+        with self.lock:
+            known = self.paths.get(id(array))
+            if known is not None and known[0] is array:
+                return known[1]
+            if self.folder is None:
+                root = self.root
+                if root is None and os.access(_SHARED, os.W_OK):
+                    root = _SHARED
+                self.folder = tempfile.mkdtemp(prefix="cpool-joblib-", dir=root)
+            path = os.path.join(self.folder, f"{len(self.paths)}.npy")
+            numpy.save(path, array, allow_pickle=False)
+            self.paths[id(array)] = (array, path)
+            return path
+
+    def close(self) -> None:
+        """Remove the files; workers keep what they have mapped."""
+        with self.lock:
+            folder, self.folder = self.folder, None
+            self.paths.clear()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
+    """joblib's interface to a `cpool.ProcessPoolExecutor`.
+
+    `start_method` ("fork" by default on Linux) is that of the workers. Forked workers run one inner
+    thread each unless `inner_max_num_threads` says otherwise, since GNU's OpenMP hangs in a forked
+    process where the parent has used several. A worker that dies fails its batch with
+    `WorkerLostError`, and the workers that are left go on.
+    """
+
+    supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
+    default_n_jobs = 1
+
+    def __init__(self, **parameters: Any) -> None:
+        super().__init__(**parameters)
+        self._executor: ProcessPoolExecutor | None = None
+        self._arrays = _Arrays(None, None, None)
+        self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """The number of jobs that run at once; negative ones count from the number of CPUs."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        return n_jobs if n_jobs > 0 else max(default_processes() + 1 + n_jobs, 1)
+
+    def configure(
+        self,
+        n_jobs: int = 1,
+        parallel: Any = None,
+        prefer: Any = None,
+        require: Any = None,
+        start_method: str | None = None,
+        max_nbytes: Any = "1M",
+        mmap_mode: str | None = "r",
+        temp_folder: str | None = None,
+        **others: Any,
+    ) -> int:
+        """Begin a call of `Parallel`: the number of its jobs."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        method = start_method or self.backend_kwargs.get("start_method")
+        self._executor = self._executor_for(n_jobs, method)
+        limit = memstr_to_bytes(max_nbytes) if isinstance(max_nbytes, str) else max_nbytes
+        mode = "c" if mmap_mode == "w+" else mmap_mode
+        self._arrays = _Arrays(limit, mode, temp_folder)
+        return n_jobs
+
+    def _executor_for(self, n_jobs: int, method: str | None) -> ProcessPoolExecutor:
+        context = None if method is None else get_context(method)
+        asked = self.inner_max_num_threads
+        probe = ProcessPoolExecutor(1, context)
+        method = str(probe._mp_context.get_start_method())  # type: ignore[union-attr]
+        if asked is not None:
+            threads = int(asked)
+        else:
+            threads = 1 if method == "fork" else max(default_processes() // n_jobs, 1)
+        key = n_jobs, threads, method
+        with _lock:
+            found = _executors.get(key)
+            if found is None or found._broken:
+                names = list(self.MAX_NUM_THREADS_VARS)
+                found = _executors[key] = ProcessPoolExecutor(
+                    n_jobs, context, _limit_threads, (threads, names)
+                )
+            return found
+
+    def submit(
+        self, func: Callable[[], Any], callback: Callable[[Future[Any]], object] | None = None
+    ) -> Future[Any]:
+        """Have a worker call `func()`, a batch of calls."""
+        assert self._executor is not None
+        payload = bytes(dumps(func, reducers=self._arrays.reducers(), protocol=5))
+        future = self._executor.submit(_run, payload)
+        self._futures.add(future)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The results of a batch, or what one of its calls raised."""
+        return out.result()
+
+    def terminate(self) -> None:
+        """The call of `Parallel` is over: free its shared memory. The workers stay."""
+        self._arrays.close()
+        self._executor = None
+        self.reset_batch_stats()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel the batches that no worker has begun. Other calls share the workers."""
+        for future in list(self._futures):
+            future.cancel()
+        if ensure_ready:
+            self.configure(
+                n_jobs=self.parallel.n_jobs, parallel=self.parallel, **self.parallel._backend_kwargs
+            )
+        else:
+            self.terminate()

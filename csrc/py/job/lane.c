@@ -1,0 +1,692 @@
+/* The calls that an executor submits; see job/lane.h. */
+#include "job/lane.h"
+
+#include "base/error.h"
+#include "job/callback.h"
+#include "job/failure.h"
+#include "job/settle.h"
+#include "job/wait.h"
+#include "task/func.h"
+#include "task/mode.h"
+#include "task/refs.h"
+#include "value/body.h"
+#include "value/decoder.h"
+
+#include "core/base/clock.h"
+
+/* ---- the list of calls ---- */
+
+/* The list takes over the reference. */
+static void
+add_call_take(LaneObject *lane, ConditionObject *call)
+{
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    call->prev = lane->last;
+    if (lane->last != NULL) {
+        lane->last->next = call;
+    } else {
+        lane->first = call;
+    }
+    lane->last = call;
+    Py_END_CRITICAL_SECTION();
+}
+
+/* Take it off the list: false where another thread has. The list's reference becomes
+ * the caller's. */
+static bool
+take_call(LaneObject *lane, ConditionObject *call)
+{
+    bool is_mine;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    is_mine = call->prev != NULL || lane->first == call;
+    if (is_mine) {
+        if (call->prev != NULL) {
+            call->prev->next = call->next;
+        } else {
+            lane->first = call->next;
+        }
+        if (call->next != NULL) {
+            call->next->prev = call->prev;
+        } else {
+            lane->last = call->prev;
+        }
+        call->next = call->prev = NULL;
+    }
+    Py_END_CRITICAL_SECTION();
+    return is_mine;
+}
+
+/* ---- a call ends ---- */
+
+/* The call needs its lane and its future no more. Consumes the list's reference. */
+static void
+drop_call_take(ConditionObject *call)
+{
+    LaneObject *lane = call->lane;
+    PyObject *future = call->future;
+    py_condition_acquire(call);
+    call->lane = NULL;
+    call->future = NULL;
+    py_condition_release(call);
+    Py_XDECREF(lane);
+    Py_XDECREF(future);
+    Py_DECREF(call);
+}
+
+/* The call has ended so; steals value. Its callbacks are left to run_callbacks(). 0, or
+ * -1 with an exception of the program's code, with which the call has ended as well. */
+static int
+end_call_take(LaneObject *lane, ConditionObject *call, PyObject *value,
+              bool is_value)
+{
+    if (!take_call(lane, call)) {
+        Py_XDECREF(value);
+        return 0;
+    }
+    int r = py_future_end(call, value, is_value);
+    Py_XDECREF(value);
+    if (r <= 0) {
+        drop_call_take(call);
+        return r;
+    }
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    if (lane->calls_last != NULL) {
+        lane->calls_last->next = call;
+    } else {
+        lane->calls = call;
+    }
+    lane->calls_last = call;
+    Py_END_CRITICAL_SECTION();
+    return 0;
+}
+
+static int
+run_callbacks(LaneObject *lane)
+{
+    for (;;) {
+        ConditionObject *call;
+        Py_BEGIN_CRITICAL_SECTION(lane);
+        call = lane->calls;
+        if (call != NULL) {
+            lane->calls = call->next;
+            if (lane->calls == NULL) {
+                lane->calls_last = NULL;
+            }
+            call->next = NULL;
+        }
+        Py_END_CRITICAL_SECTION();
+        if (call == NULL) {
+            return 0;
+        }
+        int r = py_future_call_back(call, call->future);
+        if (r < 0 && !py_error_leaves_call(lane->base.state)) {
+            PyErr_WriteUnraisable(call->future); /* such as SystemExit */
+            r = 0;
+        }
+        drop_call_take(call);
+        if (r < 0) {
+            return -1;
+        }
+    }
+}
+
+/* The exception as an executor's user knows it; steals exc. */
+static PyObject *
+translate_take(LaneObject *lane, PyObject *exc)
+{
+    PyObject *known = PyObject_CallMethod(lane->base.state->failures,
+                                          "of_executor", "O", exc);
+    if (known == NULL) {
+        PyErr_Clear();
+        return exc;
+    }
+    Py_DECREF(exc);
+    return known;
+}
+
+/* ---- results ---- */
+
+static ConditionObject *
+call_of(const struct cp_result *r)
+{
+    return (ConditionObject *)(uintptr_t)r->index;
+}
+
+/* Does decoding the result run no code of the program's? */
+static bool
+is_plain(LaneObject *lane, const struct cp_result *r)
+{
+    return r->outcome == CP_WITHDRAWN
+           || (r->outcome == CP_OK
+               && (lane->base.engine->threads
+                   || py_decode_owns(r->body, r->len)))
+           || (r->outcome == CP_RAISED && lane->base.engine->threads);
+}
+
+/* Decode the result, and end its call: 0, or -1 with an exception of a signal handler;
+ * then the result is to be decoded again. Consumes r unless it returns -1. */
+static int
+end_with_result(LaneObject *lane, struct cp_result *r)
+{
+    PyObject *value = NULL;
+    bool is_value = false;
+    if (r->outcome != CP_WITHDRAWN) {
+        value = py_result_decode_one(&lane->base, r, &is_value);
+        if (value == NULL) {
+            return -1;
+        }
+        if (!is_value) {
+            value = translate_take(lane, value);
+        }
+    }
+    ConditionObject *call = call_of(r);
+    py_result_free(&lane->base, r);
+    if (end_call_take(lane, call, value, is_value) < 0) {
+        if (py_error_leaves_call(lane->base.state)) {
+            return -1;
+        }
+        PyErr_WriteUnraisable((PyObject *)lane);
+    }
+    return 0;
+}
+
+static void
+add_ready(LaneObject *lane, struct cp_result *r)
+{
+    r->next = NULL;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    if (lane->ready_last != NULL) {
+        lane->ready_last->next = r;
+    } else {
+        lane->ready = r;
+    }
+    lane->ready_last = r;
+    Py_END_CRITICAL_SECTION();
+}
+
+static struct cp_result *
+next_ready(LaneObject *lane)
+{
+    struct cp_result *r;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    r = lane->ready;
+    if (r != NULL) {
+        lane->ready = r->next;
+        if (lane->ready == NULL) {
+            lane->ready_last = NULL;
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    return r;
+}
+
+/* The job has ended early: so have all of its calls. */
+static int
+fail_calls(LaneObject *lane)
+{
+    for (;;) {
+        ConditionObject *call;
+        Py_BEGIN_CRITICAL_SECTION(lane);
+        call = (ConditionObject *)Py_XNewRef((PyObject *)lane->first);
+        Py_END_CRITICAL_SECTION();
+        if (call == NULL) {
+            return 0;
+        }
+        PyObject *exc = py_failure_of_end(&lane->base);
+        exc = translate_take(lane, exc != NULL ? exc : py_error_fetch());
+        int r = end_call_take(lane, call, exc, false);
+        Py_DECREF(call);
+        if (r < 0) {
+            return -1;
+        }
+    }
+}
+
+/* The parts of py_lane_absorb(). */
+static int
+absorb(LaneObject *lane)
+{
+    struct cp_result *list = cp_job_grab(lane->base.job);
+    bool any = list != NULL;
+    int r = 0;
+    while (list != NULL) {
+        struct cp_result *next = list->next;
+        list->next = NULL;
+        if (r < 0 || !is_plain(lane, list)) {
+            add_ready(lane, list);
+        } else if ((r = end_with_result(lane, list)) < 0) {
+            Py_CLEAR(lane->base.value); /* never set: nothing is lost */
+        }
+        list = next;
+    }
+    if (r == 0 && any) {
+        cp_job_note_ended(lane->base.job, false);
+    }
+    while (r == 0 && (list = next_ready(lane)) != NULL) {
+        r = end_with_result(lane, list);
+        if (r < 0) {
+            add_ready(lane, list);
+        }
+        cp_job_note_ended(lane->base.job, false);
+    }
+    if (r == 0 && atomic_load(&lane->base.job->end) != CP_END_NONE) {
+        r = fail_calls(lane);
+        cp_job_note_ended(lane->base.job, false);
+    }
+    return r;
+}
+
+int
+py_lane_absorb(LaneObject *lane, bool calls)
+{
+    if (py_engine_check(lane->base.engine) < 0) {
+        return -1;
+    }
+    int r = absorb(lane);
+    if (r == 0 && calls) {
+        r = run_callbacks(lane);
+    }
+    bool more;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    more = lane->ready != NULL || lane->calls != NULL;
+    Py_END_CRITICAL_SECTION();
+    if (more && cp_pool_is_ours(lane->base.engine->pool)) {
+        cp_job_note_ended(lane->base.job, true); /* the helper goes on */
+    }
+    return r;
+}
+
+PyObject *
+py_lane_futures(LaneObject *lane)
+{
+    PyObject *list = NULL;
+    Py_ssize_t cap = 0, n = 0;
+    bool fits = false;
+    while (!fits) { /* no object is made in the critical section */
+        Py_XDECREF(list);
+        list = PyList_New(cap);
+        if (list == NULL) {
+            return NULL;
+        }
+        n = 0;
+        Py_BEGIN_CRITICAL_SECTION(lane);
+        for (ConditionObject *call = lane->first; call != NULL;
+             call = call->next) {
+            if (n < cap) {
+                PyList_SET_ITEM(list, n, Py_NewRef(call->future));
+            }
+            n++;
+        }
+        Py_END_CRITICAL_SECTION();
+        fits = n <= cap;
+        cap = fits ? cap : n;
+    }
+    if (n < cap && PyList_SetSlice(list, n, cap, NULL) < 0) {
+        Py_CLEAR(list);
+    }
+    return list;
+}
+
+LaneObject *
+py_lane_of_job(EngineObject *engine, struct cp_job *job)
+{
+    LaneObject *lane;
+    (void)engine; /* where the critical section is empty */
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    lane = (LaneObject *)Py_XNewRef((PyObject *)job->user);
+    Py_END_CRITICAL_SECTION();
+    return lane;
+}
+
+bool
+py_lane_see_to(EngineObject *engine, struct cp_job *job)
+{
+    if ((job->flags & CP_JOB_EACH) == 0) {
+        py_result_told(job);
+    } else {
+        LaneObject *lane = py_lane_of_job(engine, job);
+        if (lane != NULL && py_lane_absorb(lane, true) < 0) {
+            PyErr_WriteUnraisable((PyObject *)lane);
+        }
+        Py_XDECREF(lane);
+    }
+    bool is_ours = cp_pool_is_ours(engine->pool); /* or a callback has forked */
+    if (is_ours) {
+        cp_job_close(job);
+        py_job_collect(engine);
+    }
+    return is_ours;
+}
+
+void
+py_lane_absorb_all(EngineObject *engine)
+{
+    struct cp_job *job;
+    while (cp_pool_has_each(engine->pool)
+           && (job = cp_pool_next_each(engine->pool)) != NULL
+           && py_lane_see_to(engine, job)) {
+    }
+}
+
+void
+py_lane_collect(EngineObject *engine, struct cp_job *job)
+{
+    LaneObject *lane = py_lane_of_job(engine, job);
+    if (lane == NULL) {
+        return;
+    }
+    if (py_lane_absorb(lane, true) < 0) {
+        PyErr_WriteUnraisable((PyObject *)lane);
+    }
+    if (cp_pool_is_ours(engine->pool)) {
+        Py_BEGIN_CRITICAL_SECTION(engine);
+        job->user = NULL;
+        Py_END_CRITICAL_SECTION();
+        py_result_release(&lane->base);
+        Py_DECREF(lane);
+    }
+    Py_DECREF(lane);
+}
+
+/* ---- submitting ---- */
+
+static LaneObject *
+swap_lane(EngineObject *engine, LaneObject *lane)
+{
+    LaneObject *old;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    old = engine->lane;
+    engine->lane = (LaneObject *)Py_XNewRef((PyObject *)lane);
+    Py_END_CRITICAL_SECTION();
+    return old;
+}
+
+static void
+close_lane_take(LaneObject *lane)
+{
+    if (lane != NULL) {
+        if (cp_pool_is_ours(lane->base.engine->pool)) {
+            cp_job_put_take(lane->base.job, NULL, true);
+        }
+        Py_DECREF(lane);
+    }
+}
+
+void
+py_lane_close(EngineObject *engine)
+{
+    close_lane_take(swap_lane(engine, NULL));
+}
+
+/* The open lane, if calls of func can go there: a new reference; or NULL. */
+static LaneObject *
+open_lane(EngineObject *engine, PyObject *func)
+{
+    LaneObject *lane;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    lane = (LaneObject *)Py_XNewRef((PyObject *)engine->lane);
+    Py_END_CRITICAL_SECTION();
+    if (lane != NULL && !py_func_is_same(&lane->base.input, func)) {
+        Py_CLEAR(lane);
+    }
+    return lane;
+}
+
+/* A new lane for func; *stays: other calls may go there too. NULL with an exception, or
+ * without one where the pool takes no more calls. */
+static LaneObject *
+new_lane(EngineObject *engine, PyObject *func, bool *stays)
+{
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    LaneObject *lane = NULL;
+    if (owner != NULL) {
+        lane = (LaneObject *)py_result_alloc(engine->state->lane_type,
+                                             engine->state);
+    }
+    if (lane != NULL
+        && py_result_open_job(&lane->base, engine, owner,
+                              CP_JOB_EACH | CP_JOB_SINGLE)
+               < 0) {
+        Py_CLEAR(lane);
+    }
+    Py_XDECREF(owner);
+    if (lane == NULL) {
+        return NULL;
+    }
+    py_result_end_call(&lane->base);
+    if (atomic_load(&lane->base.job->done)) {
+        lane->base.submitted = 1;
+        Py_DECREF(lane);
+        return NULL; /* the pool is broken */
+    }
+    /* Of worker threads each call has its own. */
+    if (py_func_set(&lane->base.input, engine->threads ? Py_None : func) < 0) {
+        Py_DECREF(lane);
+        return NULL;
+    }
+    atomic_store(&lane->base.submitted, 1);
+    py_result_hold(&lane->base);
+    *stays = engine->threads
+             || (lane->base.input.func_error == NULL
+                 && (lane->base.job->func->flags & CP_KEEP) != 0);
+    return lane;
+}
+
+/* The task of a call: or NULL with an exception. */
+static struct cp_task *
+make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
+          PyObject *args, PyObject *kwds)
+{
+    struct py_state *state = lane->base.state;
+    uint64_t index = (uint64_t)(uintptr_t)call;
+    bool plain = PyDict_GET_SIZE(kwds) == 0;
+    unsigned mode = plain ? PY_CALL : PY_CALL_KW;
+    struct cp_task *task = NULL;
+    if (lane->base.engine->threads) {
+        task = py_refs_task(index, mode, func, plain ? 1 : 2);
+        if (task != NULL) {
+            PyObject **slots = py_refs_of_task(task)->slots;
+            slots[0] = Py_NewRef(args);
+            if (!plain) {
+                slots[1] = Py_NewRef(kwds);
+            }
+        }
+        return task;
+    }
+    if (lane->base.input.func_error != NULL) {
+        py_error_restore(lane->base.input.func_error);
+        return NULL;
+    }
+    struct cp_buf buf = {0};
+    PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
+    if (payload != NULL && py_body_put(state, payload, &buf) == 0) {
+        task = cp_task_new_take(index, (uint16_t)mode, &buf);
+        if (task == NULL) {
+            (void)PyErr_NoMemory();
+        }
+    }
+    Py_XDECREF(payload);
+    cp_buf_fini(&buf);
+    return task;
+}
+
+/* Give the lane one more call. 1: *future is its future; 0: the lane takes no more calls;
+ * -1 with an exception. */
+static int
+add_call(LaneObject *lane, PyObject *func, PyObject *args, PyObject *kwds,
+         PyObject **future)
+{
+    ConditionObject *call = py_future_new(lane->base.state);
+    if (call == NULL) {
+        return -1;
+    }
+    *future = Py_NewRef(call->future);
+    call->lane = (LaneObject *)Py_NewRef((PyObject *)lane);
+    add_call_take(lane, (ConditionObject *)Py_NewRef((PyObject *)call));
+    struct cp_task *task = make_task(lane, call, func, args, kwds);
+    int r = 1;
+    if (task != NULL) {
+        task->call = &call->call;
+        r = cp_job_put_call_take(lane->base.job, task) == 0 ? 1 : 0;
+    } else if (py_error_leaves_call(lane->base.state)) {
+        r = -1;
+    } else { /* what cannot be pickled fails, and the executor goes on */
+        r = end_call_take(lane, call, py_error_fetch(), false) < 0 ? -1 : 1;
+    }
+    if (r <= 0) {
+        Py_CLEAR(*future);
+        if (take_call(lane, call)) {
+            drop_call_take(call);
+        }
+    }
+    Py_DECREF(call);
+    return r;
+}
+
+PyObject *
+py_lane_submit(EngineObject *engine, PyObject *func, PyObject *args,
+               PyObject *kwds)
+{
+    PyObject *future = NULL;
+    if (py_engine_check(engine) < 0 || py_futures_begin(engine->state) < 0) {
+        return NULL;
+    }
+    LaneObject *lane = open_lane(engine, func);
+    int r = lane == NULL ? 0 : add_call(lane, func, args, kwds, &future);
+    Py_XDECREF(lane);
+    if (r != 0) {
+        return future;
+    }
+    bool stays;
+    lane = new_lane(engine, func, &stays);
+    if (lane == NULL) {
+        return NULL;
+    }
+    r = add_call(lane, func, args, kwds, &future);
+    if (stays && r > 0) {
+        close_lane_take(swap_lane(engine, lane));
+        Py_DECREF(lane);
+    } else {
+        close_lane_take(swap_lane(engine, NULL)); /* calls keep their order */
+        close_lane_take(lane);
+    }
+    py_job_collect(engine);
+    return future;
+}
+
+/* ---- waiting ---- */
+
+int
+py_lane_wait(ConditionObject *condition, LaneObject *lane, int64_t deadline)
+{
+    int r = 0;
+    if (py_engine_check(lane->base.engine) < 0) {
+        return -1;
+    }
+    (void)cp_job_look(lane->base.job, &condition->call, false);
+    while (!atomic_load(&condition->call.ended)) {
+        if ((r = py_lane_absorb(lane, false)) < 0
+            || atomic_load(&condition->call.ended)) {
+            break;
+        }
+        r = py_result_wait_call(&lane->base, &condition->call, deadline);
+        if (r <= 0) {
+            break; /* it is too late, or a signal handler has raised */
+        }
+    }
+    if (r > 0) {
+        r = py_lane_absorb(lane,
+                           false); /* nobody else was told of what has come */
+    }
+    if (!atomic_load(&condition->call.ended)
+        && cp_pool_is_ours(lane->base.engine->pool)) {
+        (void)cp_job_look(lane->base.job, &condition->call, true);
+    }
+    return r < 0 ? -1 : 0;
+}
+
+int
+py_lane_look(ConditionObject *condition)
+{
+    if (condition->lane == NULL || py_condition_has(condition)) {
+        return 0;
+    }
+    LaneObject *lane;
+    py_condition_acquire(condition); /* another thread may end the call */
+    lane = (LaneObject *)Py_XNewRef((PyObject *)condition->lane);
+    py_condition_release(condition);
+    if (lane == NULL) {
+        return 0;
+    }
+    int r = 0;
+    if (cp_pool_is_ours(lane->base.engine->pool)) {
+        switch (cp_job_look(lane->base.job, &condition->call, true)) {
+            case CP_CALL_WAITS: break;
+            case CP_CALL_BEGUN: r = 1; break;
+            case CP_CALL_ANSWERED:
+                r = 1;
+                if (py_condition_any_held(lane->base.state)) {
+                    /* Not here: ending calls takes their locks. */
+                    cp_job_note_ended(lane->base.job, true);
+                } else if (py_lane_absorb(lane, false) < 0) {
+                    r = -1;
+                }
+                break;
+        }
+    }
+    Py_DECREF(lane);
+    return r;
+}
+
+void
+py_lane_notified(ConditionObject *condition)
+{
+    LaneObject *lane = condition->lane;
+    atomic_store(&condition->call.ended, true);
+    if (lane == NULL || !cp_pool_is_ours(lane->base.engine->pool)) {
+        return;
+    }
+    if (py_future_is_cancelled(condition)) {
+        (void)cp_job_withdraw(lane->base.job, &condition->call);
+    }
+    cp_job_note_ended(lane->base.job, false);
+}
+
+/* ---- the type ---- */
+
+static void
+lane_dealloc(PyObject *op)
+{
+    LaneObject *self = (LaneObject *)op;
+    struct cp_result *ready = self->ready;
+    self->ready = NULL;
+    while (ready != NULL) {
+        struct cp_result *next = ready->next;
+        py_result_free(&self->base, ready);
+        ready = next;
+    }
+    py_result_dealloc(op);
+}
+
+static PyType_Slot lane_slots[] = {
+    {Py_tp_traverse, py_result_traverse},
+    {Py_tp_clear, py_result_clear},
+    {Py_tp_dealloc, lane_dealloc},
+    {0, NULL},
+};
+
+static PyType_Spec lane_spec = {
+    .name = "cpool._core.Lane",
+    .basicsize = sizeof(LaneObject),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE
+             | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = lane_slots,
+};
+
+int
+py_lane_add_type(PyObject *module, struct py_state *state)
+{
+    state->lane_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &lane_spec, NULL);
+    return state->lane_type == NULL ? -1 : 0;
+}

@@ -1,0 +1,225 @@
+"""Awaiting results, asynchronous iteration, `async with`, and executors in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tasks
+from engine import DEADLINE
+from gates import Gate, eventually
+
+import cpool
+
+pytestmark = pytest.mark.better
+
+POOLS = [cpool.Pool, cpool.ThreadPool]
+both = pytest.mark.parametrize("kind", POOLS)
+
+
+def run(body: Any) -> Any:
+    return asyncio.run(asyncio.wait_for(body, 2 * DEADLINE))
+
+
+@both
+def test_results_can_be_awaited(kind: Any) -> None:
+    async def body() -> None:
+        async with kind(2) as pool:
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+            assert await pool.map_async(tasks.square, range(10)) == [i * i for i in range(10)]
+            assert await pool.starmap_async(tasks.add, [(1, 2)]) == [3]
+            with pytest.raises(ValueError):
+                await pool.apply_async(tasks.make_and_raise, (ValueError, "no"))
+            done = pool.apply_async(tasks.square, (4,))
+            done.wait(DEADLINE)
+            assert [await done, await done] == [16, 16]
+
+    run(body())
+
+
+@both
+def test_many_awaits_at_once(kind: Any) -> None:
+    async def one(pool: Any, x: int) -> Any:
+        return await pool.apply_async(tasks.square, (x,))
+
+    async def body() -> None:
+        async with kind(2) as pool:
+            threads = threading.active_count()
+            calls = [asyncio.ensure_future(one(pool, x)) for x in range(2000)]
+            await asyncio.sleep(0)
+            assert threading.active_count() <= threads + 2  # no thread for each
+            assert await asyncio.gather(*calls) == [x * x for x in range(2000)]
+
+    run(body())
+
+
+@both
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_iterators_are_asynchronous_too(kind: Any, method: str) -> None:
+    async def body() -> None:
+        async with kind(2) as pool:
+            found = [x async for x in getattr(pool, method)(tasks.square, range(200))]
+            assert sorted(found) == [i * i for i in range(200)]
+            items = pool.imap(tasks.fail_on_pair, [(1, 0), (1, 1), (1, 2)])
+            assert await anext(items) == 0
+            with pytest.raises(ValueError):
+                await anext(items)
+            assert await anext(items) == 2
+            with pytest.raises(StopAsyncIteration):
+                await anext(items)
+
+    run(body())
+
+
+def test_several_tasks_await_one_result(gate: Gate) -> None:
+    async def body() -> None:
+        async with cpool.Pool(1) as pool:
+            result = pool.apply_async(tasks.held, (gate, 5))
+
+            async def wait() -> Any:
+                return await result
+
+            waiting = [asyncio.ensure_future(wait()) for _ in range(3)]
+            await asyncio.sleep(0)
+            gate.open()
+            assert await asyncio.gather(*waiting) == [5, 5, 5]
+
+    run(body())
+
+
+def test_cancelling_the_task_cancels_the_job(gate: Gate) -> None:
+    async def body() -> None:
+        async with cpool.Pool(1) as pool:
+            held = pool.apply_async(tasks.held, (gate, 1))
+            queued = pool.apply_async(tasks.square, (3,))
+
+            async def wait() -> Any:
+                return await queued
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert queued.ready()
+            assert not queued.successful()
+            gate.open()
+            assert await held == 1
+
+    run(body())
+
+
+def test_a_dead_worker(kind: Any = cpool.Pool) -> None:
+    async def body() -> None:
+        async with kind(2) as pool:
+            with pytest.raises(cpool.WorkerLostError):
+                await pool.apply_async(tasks.die)
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+
+    run(body())
+
+
+def test_the_pool_ends_while_a_task_awaits(gate: Gate) -> None:
+    async def body() -> None:
+        async with cpool.Pool(1) as pool:
+            result = pool.apply_async(tasks.held, (gate, 1))
+
+            async def wait() -> Any:
+                return await result
+
+            task = asyncio.ensure_future(wait())
+            await asyncio.sleep(0)
+        with pytest.raises(cpool.PoolTerminated):
+            await task
+
+    run(body())
+
+
+def test_loops_in_several_threads_share_a_pool(in_threads: Callable[..., list[Any]]) -> None:
+    with cpool.Pool(2) as pool:
+
+        async def sum_of(first: int) -> int:
+            results = [pool.apply_async(tasks.square, (x,)) for x in range(first, first + 50)]
+            return sum([await result for result in results])
+
+        found = in_threads(lambda first: run(sum_of(first)), [0, 50, 100, 150])
+    assert found == [sum(x * x for x in range(n, n + 50)) for n in (0, 50, 100, 150)]
+
+
+@pytest.mark.parametrize("kind", [cpool.ProcessPoolExecutor, cpool.ThreadPoolExecutor])
+def test_run_in_executor(kind: Any) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        with kind(2) as executor:
+            assert await loop.run_in_executor(executor, tasks.square, 3) == 9
+            calls = [loop.run_in_executor(executor, tasks.square, x) for x in range(500)]
+            assert await asyncio.gather(*calls) == [x * x for x in range(500)]
+            with pytest.raises(KeyError):
+                await loop.run_in_executor(executor, tasks.make_and_raise, KeyError, 1)
+
+    run(body())
+
+
+def test_cancelling_what_runs_in_an_executor(gate: Gate) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        with cpool.ProcessPoolExecutor(1) as executor:
+            held = loop.run_in_executor(executor, tasks.held, gate, 1)
+            await asyncio.sleep(0.05)
+            queued = loop.run_in_executor(executor, tasks.square, 3)
+            queued.cancel()
+            gate.open()
+            assert await held == 1
+            with pytest.raises(asyncio.CancelledError):
+                await queued
+
+    run(body())
+
+
+def test_the_loop_goes_on_while_a_pool_works_and_ends(gate: Gate) -> None:
+    """Measured by how late a task of the loop is, which includes what else this machine does."""
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            due = time.monotonic() + 0.002
+            await asyncio.sleep(0.002)
+            late.append(time.monotonic() - due)
+
+    async def body() -> None:
+        pool = cpool.Pool(2)
+        ticking = asyncio.ensure_future(tick())
+        async with pool:
+            await asyncio.gather(
+                *(_await(pool.apply_async(tasks.square, (x,))) for x in range(300))
+            )
+            with pytest.raises(cpool.WorkerLostError):
+                await pool.apply_async(tasks.die)
+            pool.apply_async(tasks.held, (gate,))
+            await asyncio.sleep(0.01)
+        ticking.cancel()
+        assert sorted(late)[len(late) // 2] < 0.1
+
+    run(body())
+
+
+async def _await(result: Any) -> Any:
+    return await result
+
+
+def test_a_loop_that_does_not_run_is_told_later(gate: Gate) -> None:
+    with cpool.Pool(1) as pool:
+        result = pool.apply_async(tasks.held, (gate, 3))
+
+        loop = asyncio.new_event_loop()
+        waiting = loop.create_task(_await(result))
+        loop.run_until_complete(asyncio.sleep(0))
+        gate.open()
+        assert result.get(DEADLINE) == 3
+        eventually(lambda: not result._listeners.waiting)
+        loop.run_until_complete(waiting)
+        loop.close()

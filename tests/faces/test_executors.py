@@ -1,0 +1,470 @@
+"""cpool's executors: what they do beyond CPython's own tests of concurrent.futures."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import os
+import signal
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.thread import BrokenThreadPool
+from typing import Any
+
+import pytest
+import tasks
+from engine import DEADLINE
+from gates import Diary, Gate, eventually
+
+import cpool
+
+pytestmark = pytest.mark.better
+
+KINDS = [cpool.ProcessPoolExecutor, cpool.ThreadPoolExecutor]
+
+
+@pytest.fixture(params=KINDS, ids=["processes", "threads"])
+def executor(request: pytest.FixtureRequest) -> Iterator[Any]:
+    with request.param(2) as made:
+        yield made
+
+
+@pytest.fixture
+def processes() -> Iterator[Any]:
+    with cpool.ProcessPoolExecutor(2) as made:
+        yield made
+
+
+def is_stdlib_future(future: Any) -> bool:
+    return type(future) is concurrent.futures.Future
+
+
+def test_types(executor: Any) -> None:
+    stdlib = {
+        cpool.ProcessPoolExecutor: concurrent.futures.ProcessPoolExecutor,
+        cpool.ThreadPoolExecutor: concurrent.futures.ThreadPoolExecutor,
+    }[type(executor)]
+    assert isinstance(executor, stdlib)
+    assert isinstance(executor, concurrent.futures.Executor)
+    future = executor.submit(tasks.square, 3)
+    assert is_stdlib_future(future)
+    assert future.result(DEADLINE) == 9
+    assert repr(future).endswith("state=finished returned int>")
+
+
+def test_a_burst_keeps_each_result_with_its_call(executor: Any) -> None:
+    futures = [executor.submit(tasks.add, i, b=1) for i in range(2000)]
+    assert [future.result(DEADLINE) for future in futures] == list(range(1, 2001))
+
+
+def test_results_of_all_kinds_of_callables(executor: Any) -> None:
+    assert executor.submit(tasks.add, 1, b=2).result(DEADLINE) == 3
+    assert executor.submit("abc".upper).result(DEADLINE) == "ABC"
+    assert executor.submit(int, "7", base=8).result(DEADLINE) == 7
+    futures = [executor.submit(f, 4) for f in (tasks.square, tasks.identity, str) * 20]
+    assert [future.result(DEADLINE) for future in futures] == [16, 4, "4"] * 20
+
+
+def test_what_a_call_raises(executor: Any) -> None:
+    future = executor.submit(tasks.make_and_raise, KeyError, "no")
+    with pytest.raises(KeyError, match="no"):
+        future.result(DEADLINE)
+    assert isinstance(future.exception(), KeyError)
+    if isinstance(executor, cpool.ProcessPoolExecutor):
+        cause: Any = future.exception().__cause__
+        assert type(cause) is concurrent.futures.process._RemoteTraceback  # type: ignore[attr-defined]
+        assert "make_and_raise" in str(cause)
+
+
+def test_one_worker_keeps_the_order_of_calls(diary: Diary) -> None:
+    with cpool.ProcessPoolExecutor(1) as executor:
+        for i in range(30):
+            executor.submit(tasks.noted, diary, i)
+            executor.submit(tasks.note_item, (diary, -i))
+    assert diary.lines() == [str(x) for i in range(30) for x in (i, -i)]
+
+
+def test_a_callable_is_sent_as_it_is_when_it_is_submitted(processes: Any) -> None:
+    items: list[int] = []
+    futures = []
+    for i in range(4):
+        items.append(i)
+        futures.append(processes.submit(items.count, 3))
+    assert [future.result(DEADLINE) for future in futures] == [0, 0, 0, 1]
+
+
+def test_a_dead_worker_fails_its_own_call(processes: Any) -> None:
+    before = processes.submit(tasks.pid)
+    dead = processes.submit(os._exit, 3)
+    after = [processes.submit(tasks.square, i) for i in range(50)]
+    with pytest.raises(BrokenProcessPool) as caught:
+        dead.result(DEADLINE)
+    assert isinstance(caught.value, cpool.WorkerLostError)
+    assert caught.value.exitcode == 3
+    assert "terminated abruptly with exit code 3" in str(caught.value.__cause__)
+    assert before.exception(DEADLINE) is None
+    assert [future.result(DEADLINE) for future in after] == [i * i for i in range(50)]
+    assert processes._broken is False
+    assert processes.submit(tasks.square, 5).result(DEADLINE) == 25
+
+
+def test_each_error_of_a_dead_worker_is_its_own(processes: Any) -> None:
+    lost = [processes.submit(os._exit, i) for i in (1, 2)]
+    assert [future.exception(DEADLINE).exitcode for future in lost] == [1, 2]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_initializer_that_raises(kind: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    broken = {KINDS[0]: BrokenProcessPool, KINDS[1]: BrokenThreadPool}[kind]
+    with kind(1, initializer=tasks.fail) as executor:
+        try:
+            future = executor.submit(tasks.square, 1)
+        except broken:
+            pass
+        else:
+            with pytest.raises(broken) as caught:
+                future.result(DEADLINE)
+            assert isinstance(caught.value, cpool.InitializerError)
+            assert caught.value.__cause__ is not None
+        eventually(lambda: executor._broken)
+        with pytest.raises(broken):
+            executor.submit(tasks.square, 1)
+        with pytest.raises(broken):
+            executor.map(tasks.square, [1])
+    assert "cpool:" not in capfd.readouterr().err  # it is logged, as the stdlib does
+
+
+def test_cancel_withdraws_what_has_not_begun(executor: Any, gate: Gate) -> None:
+    held = [executor.submit(tasks.held, gate, i) for i in range(2)]
+    gate.arrived(2)
+    waiting = [executor.submit(tasks.square, i) for i in range(40)]
+    eventually(lambda: all(future.running() for future in held))
+    assert [future.cancel() for future in held] == [False, False]
+    assert all(future.cancel() for future in waiting[::2])
+    with pytest.raises(concurrent.futures.CancelledError):
+        waiting[0].result()
+    gate.open()
+    assert [future.result(DEADLINE) for future in waiting[1::2]] == [i * i for i in range(1, 40, 2)]
+    assert all(future.cancelled() for future in waiting[::2])
+    assert [future.result(DEADLINE) for future in held] == [0, 1]
+
+
+def test_a_cancelled_call_never_runs(processes: Any, gate: Gate, diary: Diary) -> None:
+    held = [processes.submit(tasks.held, gate) for _ in range(2)]
+    gate.arrived(2)
+    futures = [processes.submit(tasks.noted, diary, i) for i in range(20)]
+    kept = [i for i, future in enumerate(futures) if not (i % 2 and future.cancel())]
+    gate.open()
+    concurrent.futures.wait([*futures, *held], DEADLINE)
+    assert kept == list(range(0, 20, 2))
+    assert sorted(map(int, diary.lines())) == kept
+
+
+def test_cancel_wakes_who_waits(executor: Any, gate: Gate) -> None:
+    held = [executor.submit(tasks.held, gate) for _ in range(2)]
+    gate.arrived(2)
+    future = executor.submit(tasks.square, 2)
+    found: list[Any] = []
+
+    def wait() -> None:
+        try:
+            future.result(DEADLINE)
+        except concurrent.futures.CancelledError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert future.cancel()
+    thread.join(DEADLINE)
+    assert len(found) == 1
+    gate.open()
+    concurrent.futures.wait(held, DEADLINE)
+
+
+def test_wait_and_as_completed(executor: Any, gate: Gate) -> None:
+    held = executor.submit(tasks.held, gate, 7)
+    quick = [executor.submit(tasks.square, i) for i in range(100)]
+    done, pending = concurrent.futures.wait([held, *quick], DEADLINE, return_when="FIRST_COMPLETED")
+    assert done and held in pending
+    gate.open()
+    found = {
+        future.result() for future in concurrent.futures.as_completed([held, *quick], DEADLINE)
+    }
+    assert found == {i * i for i in range(100)} | {7}
+
+
+def test_callbacks_run_once_and_in_order(executor: Any) -> None:
+    calls: list[int] = []
+    future = executor.submit(tasks.square, 3)
+    for i in range(3):
+        future.add_done_callback(lambda done, i=i: calls.append(i + done.result()))
+    future.result(DEADLINE)
+    eventually(lambda: len(calls) == 3)
+    future.add_done_callback(lambda _: calls.append(0))
+    assert sorted(calls[:3]) == calls[:3] == [9, 10, 11]
+    assert calls[3:] == [0]
+
+
+def test_a_callback_may_wait_for_another_call(executor: Any) -> None:
+    found: list[int] = []
+    first, second = executor.submit(tasks.square, 2), executor.submit(tasks.square, 3)
+    first.add_done_callback(lambda _: found.append(second.result(DEADLINE)))
+    eventually(lambda: found == [9])
+
+
+def test_a_blocked_callback_holds_up_no_waiter(processes: Any, gate: Gate) -> None:
+    release, entered = threading.Event(), threading.Event()
+
+    def block(_: Any) -> None:
+        entered.set()
+        release.wait(DEADLINE)
+
+    try:
+        processes.submit(tasks.held, gate).add_done_callback(block)
+        gate.open()
+        assert entered.wait(DEADLINE)
+        futures = [processes.submit(tasks.square, i) for i in range(50)]
+        assert [future.result(DEADLINE) for future in futures] == [i * i for i in range(50)]
+        with pytest.raises(BrokenProcessPool):
+            processes.submit(os._exit, 1).result(DEADLINE)
+        assert processes.submit(tasks.square, 4).result(DEADLINE) == 16
+    finally:
+        release.set()
+
+
+def test_many_threads_share_an_executor(
+    executor: Any, in_threads: Callable[..., list[Any]]
+) -> None:
+    def work(first: int) -> list[int]:
+        futures = [executor.submit(tasks.square, i) for i in range(first, first + 100)]
+        return [future.result(DEADLINE) for future in futures]
+
+    found = in_threads(work, range(0, 800, 100))
+    assert found == [[i * i for i in range(n, n + 100)] for n in range(0, 800, 100)]
+
+
+def test_a_timeout_and_then_the_result(executor: Any, gate: Gate) -> None:
+    future = executor.submit(tasks.held, gate, 5)
+    with pytest.raises(TimeoutError):
+        future.result(0.01)
+    with pytest.raises(TimeoutError):
+        future.exception(0)
+    gate.open()
+    assert future.result(DEADLINE) == 5
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 100])
+@pytest.mark.parametrize("buffersize", [None, 1, 4])
+def test_map(executor: Any, chunksize: int, buffersize: int | None) -> None:
+    def run(*iterables: Any) -> list[Any]:
+        func = tasks.add if len(iterables) == 2 else tasks.square
+        found = executor.map(func, *iterables, chunksize=chunksize, buffersize=buffersize)
+        return list(found)
+
+    assert run(range(20)) == [i * i for i in range(20)]
+    assert run(iter(range(20)), range(5)) == [2 * i for i in range(5)]
+    assert run([]) == []
+
+
+def test_map_ends_with_the_first_failure(executor: Any) -> None:
+    items = executor.map(tasks.fail_on, [1] * 4, [0, 2, 1, 3])
+    assert [next(items), next(items)] == [0, 2]
+    with pytest.raises(ValueError):
+        next(items)
+    assert list(items) == []
+
+
+def test_map_of_lost_items(processes: Any) -> None:
+    items = processes.map(tasks.die_on, [3] * 6, range(6))
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(BrokenProcessPool):
+        next(items)
+    assert processes.submit(tasks.square, 3).result(DEADLINE) == 9
+
+
+def test_map_reads_no_more_than_its_buffer(executor: Any) -> None:
+    pulled: list[int] = []
+
+    def source() -> Iterator[int]:
+        for i in range(100):
+            pulled.append(i)
+            yield i
+
+    items = executor.map(tasks.square, source(), buffersize=3)
+    assert next(items) == 0
+    assert len(pulled) == 4
+    items.close()
+
+
+def test_shutdown_waits_for_all_calls(executor: Any) -> None:
+    futures = [executor.submit(tasks.square, i) for i in range(100)]
+    executor.shutdown()
+    assert all(future.done() for future in futures)
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.submit(tasks.square, 1)
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        executor.map(tasks.square, [1])
+
+
+def test_shutdown_cancels(executor: Any, gate: Gate) -> None:
+    held = [executor.submit(tasks.held, gate, i) for i in range(2)]
+    gate.arrived(2)
+    waiting = [executor.submit(tasks.square, i) for i in range(10)]
+    mapped = executor.map(tasks.square, range(10))
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in waiting)
+    with pytest.raises(concurrent.futures.CancelledError):
+        next(mapped)
+    gate.open()
+    assert [future.result(DEADLINE) for future in held] == [0, 1]
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])
+def test_workers_are_ended(processes: Any, gate: Gate, how: str) -> None:
+    held = processes.submit(tasks.held, gate)
+    gate.arrived(1)
+    waiting = [processes.submit(tasks.held, gate) for _ in range(5)]
+    workers = list(processes._processes.values())
+    getattr(processes, how)()
+    with pytest.raises(BrokenProcessPool):
+        held.result(DEADLINE)
+    done, _ = concurrent.futures.wait(waiting, DEADLINE)
+    assert len(done) == 5
+    processes.shutdown()
+    assert all(worker.exitcode != 0 for worker in workers[:1])
+
+
+def test_a_collected_executor_runs_its_calls(executor: Any) -> None:
+    made = type(executor)(1)
+    futures = [made.submit(tasks.square, i) for i in range(20)]
+    reference = weakref.ref(made)
+    del made
+    assert reference() is None  # by its count of references alone
+    assert [future.result(DEADLINE) for future in futures] == [i * i for i in range(20)]
+
+
+def test_no_reference_is_kept(executor: Any) -> None:
+    class Value:
+        pass
+
+    if isinstance(executor, cpool.ThreadPoolExecutor):
+        value = Value()
+        seen = weakref.ref(value)
+        assert executor.submit(tasks.identity, value).result(DEADLINE) is value
+        del value
+        eventually(lambda: gc.collect() is not None and seen() is None)
+    future = executor.submit(tasks.square, 1)
+    future.result(DEADLINE)
+    gone = weakref.ref(future)
+    del future
+    eventually(lambda: gc.collect() is not None and gone() is None)
+
+
+def test_calls_may_have_child_processes(processes: Any) -> None:
+    assert processes.submit(nested, 4).result(DEADLINE) == 16
+
+
+def nested(x: int) -> Any:
+    with cpool.ProcessPoolExecutor(1) as inner:
+        return inner.submit(tasks.square, x).result(DEADLINE)
+
+
+def test_what_cannot_be_pickled_fails_its_call(processes: Any) -> None:
+    lock = threading.Lock()
+    bad = processes.submit(tasks.identity, lock)
+    with pytest.raises(TypeError):
+        bad.result(DEADLINE)
+    import pickle
+
+    with pytest.raises(pickle.PicklingError):
+        processes.submit(tasks.unpicklable).result(DEADLINE)
+    assert processes.submit(tasks.square, 3).result(DEADLINE) == 9
+
+
+def test_a_subclass_may_replace_submit(executor: Any) -> None:
+    class Counting(type(executor)):  # type: ignore[misc]
+        calls = 0
+
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return super().submit(fn, *args, **kwargs)
+
+    with Counting(1) as made:
+        assert list(made.map(tasks.square, range(5))) == [0, 1, 4, 9, 16]
+        assert made.calls == 5
+
+
+def test_spawned_workers_come_as_calls_wait() -> None:
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    with cpool.ProcessPoolExecutor(3, mp_context=context) as executor:
+        for i in range(3):
+            assert executor.submit(tasks.square, i).result(DEADLINE) == i * i
+        assert executor._processes is not None
+        assert len(executor._processes) == 1
+
+
+def test_max_tasks_per_child() -> None:
+    import multiprocessing
+
+    with pytest.raises(ValueError, match="incompatible with the 'fork'"):
+        cpool.ProcessPoolExecutor(
+            1, mp_context=multiprocessing.get_context("fork"), max_tasks_per_child=2
+        )
+    with cpool.ProcessPoolExecutor(1, max_tasks_per_child=2) as executor:
+        pids = [executor.submit(os.getpid) for _ in range(6)]
+        assert len({future.result(DEADLINE) for future in pids}) == 3
+
+
+def test_arguments_are_checked() -> None:
+    for kind in KINDS:
+        with pytest.raises(ValueError, match="max_workers must be greater than 0"):
+            kind(0)
+        with pytest.raises(TypeError, match="initializer must be a callable"):
+            kind(1, initializer=3)
+    with pytest.raises(TypeError):
+        cpool.ProcessPoolExecutor(max_tasks_per_child=1.5)  # type: ignore[arg-type]
+    executor = cpool.ThreadPoolExecutor(1)
+    for bad in ({"chunksize": 0}, {"buffersize": 0}):
+        with pytest.raises(ValueError):
+            executor.map(tasks.square, [1], **bad)  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        executor.map(tasks.square, [1], buffersize=1.5)  # type: ignore[arg-type]
+    executor.shutdown()
+
+
+def test_ctrl_c_leaves_the_executor_usable(processes: Any, gate: Gate) -> None:
+    future = processes.submit(tasks.held, gate, 3)
+    gate.arrived(1)
+    timer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            future.exception(DEADLINE)
+            time.sleep(0)
+    timer.join()
+    gate.open()
+    concurrent.futures.wait([future], DEADLINE)
+    assert processes.submit(tasks.square, 3).result(DEADLINE) == 9
+
+
+def test_options_of_calls(processes: Any, gate: Gate) -> None:
+    limited = processes.options(task_timeout=0.1)
+    with pytest.raises(cpool.TaskTimeoutError):
+        limited.submit(tasks.held, gate).result(DEADLINE)
+    assert limited.submit(tasks.square, 3).result(DEADLINE) == 9
+    with pytest.raises(ValueError):
+        limited.submit(tasks.make_and_raise, ValueError, "no").result(DEADLINE)
+
+
+def test_cancel_kills_a_call_with_options(processes: Any, gate: Gate) -> None:
+    future = processes.options(retries=1).submit(tasks.held, gate)
+    gate.arrived(1)
+    assert future.cancel()
+    assert processes.submit(tasks.square, 3).result(DEADLINE) == 9

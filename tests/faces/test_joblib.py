@@ -1,0 +1,127 @@
+"""cpool.joblib: the backend under joblib's Parallel."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import pytest
+
+joblib = pytest.importorskip("joblib")
+
+from cpool import joblib as backend  # noqa: E402
+
+pytestmark = pytest.mark.better
+
+
+@pytest.fixture(autouse=True)
+def configured() -> Iterator[None]:
+    backend.register()
+    with joblib.parallel_config(backend="cpool"):
+        yield
+    for executor in backend._executors.values():
+        executor.shutdown()
+    backend._executors.clear()
+
+
+def square(x: Any) -> Any:
+    return x * x
+
+
+def parallel(**parameters: Any) -> Any:
+    return joblib.Parallel(n_jobs=2, **parameters)
+
+
+def calls(func: Any, items: Any) -> Iterator[Any]:
+    return (joblib.delayed(func)(item) for item in items)
+
+
+def test_results_are_in_order() -> None:
+    assert parallel()(calls(square, range(50))) == [i * i for i in range(50)]
+    assert parallel(batch_size=7)(calls(square, range(50))) == [i * i for i in range(50)]
+    assert parallel(pre_dispatch="all")(calls(square, range(9))) == [i * i for i in range(9)]
+
+
+def test_lambdas_and_closures() -> None:
+    one = 1
+    assert parallel()(calls(lambda x: x + one, range(5))) == [1, 2, 3, 4, 5]
+
+
+def test_work_is_done_in_workers_that_stay() -> None:
+    pids = set(parallel(batch_size=1)(joblib.delayed(os.getpid)() for _ in range(20)))
+    assert os.getpid() not in pids
+    assert set(parallel()(joblib.delayed(os.getpid)() for _ in range(20))) <= pids | set(
+        backend._executors[2, 1, "fork"]._processes or ()
+    )
+    assert len(backend._executors) == 1
+
+
+@pytest.mark.parametrize("kind", ["generator", "generator_unordered"])
+def test_generators(kind: str) -> None:
+    found = list(parallel(return_as=kind)(calls(square, range(20))))
+    assert sorted(found) == [i * i for i in range(20)]
+
+
+def test_what_a_call_raises() -> None:
+    with pytest.raises(ZeroDivisionError):
+        parallel()(calls(lambda x: 1 // x, [1, 0, 2]))
+    assert parallel()(calls(square, range(3))) == [0, 1, 4]
+
+
+def test_a_dead_worker() -> None:
+    with pytest.raises(BrokenProcessPool):
+        parallel(batch_size=1)(calls(os._exit, [3, 3]))
+    assert parallel()(calls(square, range(3))) == [0, 1, 4]
+
+
+def test_timeout() -> None:
+    with pytest.raises(multiprocessing.TimeoutError):
+        parallel(timeout=0.05, batch_size=1)(calls(time.sleep, [1, 1]))
+
+
+def test_nested_calls() -> None:
+    def outer(x: int) -> Any:
+        return sum(joblib.Parallel(n_jobs=2)(calls(square, range(x))))
+
+    assert parallel()(calls(outer, [2, 3])) == [1, 5]
+
+
+def test_many_threads_share_the_workers(in_threads: Callable[..., list[Any]]) -> None:
+    def work(n: int) -> Any:
+        with joblib.parallel_config(backend="cpool"):
+            return parallel()(calls(square, range(n, n + 20)))
+
+    found = in_threads(work, [0, 100, 200, 300])
+    assert found == [[i * i for i in range(n, n + 20)] for n in (0, 100, 200, 300)]
+    assert len(backend._executors) == 1
+
+
+def test_inner_threads_are_limited() -> None:
+    name = "OMP_NUM_THREADS"
+    with joblib.parallel_config(backend="cpool", inner_max_num_threads=3):
+        assert set(parallel()(calls(os.getenv, [name] * 4))) == {"3"}
+
+
+def test_large_arrays_are_mapped_once() -> None:
+    numpy = pytest.importorskip("numpy")
+    array = numpy.arange(400_000, dtype=float)
+
+    def look(a: Any, i: int) -> Any:
+        return type(a).__name__, a.flags.writeable, float(a[i])
+
+    found = parallel(max_nbytes="1M")(joblib.delayed(look)(array, i) for i in range(8))
+    assert found == [("memmap", False, float(i)) for i in range(8)]
+    small = parallel()(joblib.delayed(look)(array[:10], i) for i in range(3))
+    assert [kind for kind, _, _ in small] == ["ndarray"] * 3
+    assert not [name for name in os.listdir("/dev/shm") if name.startswith("cpool-joblib")]
+
+
+def test_one_job_runs_here() -> None:
+    assert (
+        joblib.Parallel(n_jobs=1)(joblib.delayed(os.getpid)() for _ in range(2))
+        == [os.getpid()] * 2
+    )

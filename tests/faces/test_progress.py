@@ -1,0 +1,166 @@
+"""progress=: a bar or a function that is told how many items are done."""
+
+from __future__ import annotations
+
+import io
+import sys
+import types
+from typing import Any, ClassVar
+
+import pytest
+import tasks
+from engine import DEADLINE
+from gates import Gate, eventually
+
+import cpool
+
+pytestmark = pytest.mark.better
+
+
+class Seen(list[tuple[int, Any]]):
+    """What a function was told."""
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self.append((done, total))
+
+
+class Bar:
+    """As tqdm's, without tqdm."""
+
+    made: ClassVar[list[Bar]] = []
+
+    def __init__(self, **parameters: Any) -> None:
+        self.parameters = parameters
+        self.n = 0
+        self.closed = False
+        Bar.made.append(self)
+
+    def update(self, n: int) -> None:
+        self.n += n
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[Bar]:
+    module = types.ModuleType("tqdm.auto")
+    module.tqdm = Bar  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tqdm", types.ModuleType("tqdm"))
+    monkeypatch.setitem(sys.modules, "tqdm.auto", module)
+    monkeypatch.setattr(Bar, "made", [])
+    return Bar.made
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7])
+def test_a_blocking_map_ends_with_all_items(pool: Any, chunksize: int | None) -> None:
+    seen = Seen()
+    assert pool.map(tasks.square, range(50), chunksize, progress=seen) == [i * i for i in range(50)]
+    assert seen[-1] == (50, 50)
+    assert seen == sorted(seen)
+
+
+def test_every_method(pool: Any) -> None:
+    def last(seen: Seen) -> Any:
+        eventually(lambda: seen and seen[-1][0] == 4)
+        return seen[-1][1]
+
+    pairs = [(i, i) for i in range(4)]
+    seen = Seen()
+    pool.starmap(tasks.add, pairs, progress=seen)
+    assert last(seen) == 4
+    for name, func, items in (
+        ("map_async", tasks.square, range(4)),
+        ("starmap_async", tasks.add, pairs),
+    ):
+        seen = Seen()
+        getattr(pool, name)(func, items, progress=seen).get(DEADLINE)
+        assert last(seen) == 4
+    for name in ("imap", "imap_unordered"):
+        for chunksize in (1, 3):
+            seen = Seen()
+            assert (
+                len(list(getattr(pool, name)(tasks.square, range(4), chunksize, progress=seen)))
+                == 4
+            )
+            assert last(seen) == 4
+        seen = Seen()
+        assert len(list(getattr(pool, name)(tasks.square, iter(range(4)), progress=seen))) == 4
+        assert last(seen) is None
+    seen = Seen()
+    assert pool.apply(tasks.square, (3,), progress=seen) == 9
+    assert seen[-1] == (1, 1)
+    seen = Seen()
+    assert pool.apply_async(tasks.square, (3,), progress=seen).get(DEADLINE) == 9
+    eventually(lambda: seen and seen[-1] == (1, 1))
+
+
+def test_it_grows_while_items_run(pool: Any, gate: Gate) -> None:
+    seen = Seen()
+    result = pool.map_async(tasks.first_then_hold, [(gate, i) for i in range(4)], 1, progress=seen)
+    eventually(lambda: any(0 < done < 4 for done, _ in seen))
+    gate.open()
+    result.get(DEADLINE)
+    eventually(lambda: seen[-1] == (4, 4))
+
+
+def test_bars(pool: Any, bars: list[Bar]) -> None:
+    pool.map(tasks.square, range(10), progress=True)
+    pool.map(tasks.square, range(10), progress="squares")
+    pool.map(tasks.square, range(10), progress={"unit": "file", "total": 20})
+    assert [bar.parameters for bar in bars] == [
+        {"total": 10},
+        {"total": 10, "desc": "squares"},
+        {"total": 20, "unit": "file"},
+    ]
+    assert [(bar.n, bar.closed) for bar in bars] == [(10, True)] * 3
+
+
+def test_a_bar_is_closed_where_the_call_fails(pool: Any, bars: list[Bar]) -> None:
+    with pytest.raises(ValueError):
+        pool.map(tasks.fail, range(5), 1, progress=True)
+    assert [bar.closed for bar in bars] == [True]
+
+
+def test_without_tqdm(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(ImportError, match="progress=True draws its bar with tqdm"):
+        pool.map(tasks.square, range(5), progress=True)
+    assert pool.map(tasks.square, range(3), progress=False) == [0, 1, 4]
+
+
+def test_what_progress_may_be(pool: Any) -> None:
+    with pytest.raises(TypeError, match="progress must be"):
+        pool.map(tasks.square, range(5), progress=3)
+
+
+def test_a_function_that_raises_is_called_once(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    assert pool.map(tasks.square, range(5), progress=tasks.fail_on_pair.__call__) == [
+        0, 1, 4, 9, 16,
+    ]  # fmt: skip
+    assert len(raised) == 1
+    assert "progress=" in raised[0].err_msg
+
+
+def test_nothing_runs_for_an_empty_map(pool: Any) -> None:
+    seen = Seen()
+    assert pool.map(tasks.square, [], progress=seen) == []
+    assert seen == [(0, 0)]
+
+
+def test_threads() -> None:
+    seen = Seen()
+    with cpool.ThreadPool(2) as pool:
+        assert pool.map(tasks.square, range(9), progress=seen) == [i * i for i in range(9)]
+    assert seen[-1] == (9, 9)
+
+
+def test_with_the_real_tqdm(pool: Any) -> None:
+    tqdm = pytest.importorskip("tqdm")
+    out = io.StringIO()
+    assert tqdm is not None
+    pool.map(tasks.square, range(20), progress={"file": out, "desc": "squares"})
+    assert "squares: 100%" in out.getvalue()
+    assert out.getvalue().endswith("\n")
