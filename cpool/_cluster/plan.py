@@ -23,6 +23,9 @@ CHUNKS_PER_WORKER = 4
 # Chunks of one item for each worker, in the first piece of a call whose items were not measured.
 FIRST = 2
 
+# A way of more seconds is not made up for by more work ahead.
+LATEST = 1.0
+
 # A node has no more chunks than this.
 MOST = 4096
 
@@ -71,18 +74,26 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
 
 
 def room(
-    speed: Speed, length: int, outstanding: float, count: int, workers: int, nodes: int
+    speed: Speed,
+    length: int,
+    outstanding: float,
+    count: int,
+    workers: int,
+    nodes: int,
+    latency: float = 0.0,
 ) -> int:
     """How many chunks of this length a node can take.
 
-    It has `count` chunks, of `outstanding` seconds of one worker in all. None while it has more
-    than a piece: chunks that trickled in one by one, as results do, would each cost a message.
+    It has `count` chunks, of `outstanding` seconds of one worker in all; a piece is `latency`
+    seconds on its way. None while it has more than a piece: chunks that trickled in one by one, as
+    results do, would each cost a message.
     """
     least = workers + max(1, workers // 2)  # of long chunks: each worker has one, and some wait
     if speed.seconds is None:
         return max(0, workers * FIRST - count)
     seconds = max(speed.seconds, 1e-8) * length
     piece = piece_seconds(nodes) * workers
-    wanted = math.ceil((AHEAD * piece - outstanding) / seconds) if outstanding <= piece else 0
+    ahead = outstanding - min(latency, LATEST) * workers
+    wanted = math.ceil((AHEAD * piece - ahead) / seconds) if ahead <= piece else 0
     wanted = max(wanted, least - count)
     return max(0, min(wanted, MOST - count))

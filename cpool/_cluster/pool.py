@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import operator
-import os
 import threading
 import time
 import uuid
@@ -53,8 +52,6 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 
 # Functions whose measured time is remembered.
 _SPEEDS = 256
-
-_pool_numbers = itertools.count()
 
 
 class Pool:
@@ -125,7 +122,7 @@ class Pool:
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
         self._pulls = Pulls()
         self._job_numbers = itertools.count()
-        name = f"{os.getpid()}-{next(_pool_numbers)}-{uuid.uuid4().hex[:8]}"
+        name = uuid.uuid4().hex
         owned: list[Any] = []  # what the pool has started, and ends
         try:
             client = _client(address_or_client, owned)

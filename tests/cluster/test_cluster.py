@@ -176,6 +176,34 @@ def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
     assert pool.apply(len, (bytes(5 << 20),)) == 5 << 20
 
 
+def test_large_results_pass_through_shared_memory(make_pool: Any) -> None:
+    """From the second on: the node does not know before that they are large."""
+    pool = make_pool(1)
+    for _ in range(3):
+        assert pool.apply(tasks.zeros, (3 << 20,)) == bytes(3 << 20)
+    [first, second] = pool.map(tasks.zeros, [2 << 20, 3], 2)
+    assert (len(first), second) == (2 << 20, bytes(3))
+
+
+def test_an_array_may_be_changed_where_it_arrives(make_pool: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    pool = make_pool(1)
+    mine = numpy.zeros(1 << 20)
+    for _ in range(2):
+        back = pool.apply(work.add_one, (mine,))
+        back += 1
+        assert (back == 2).all() and (mine == 0).all()
+
+
+def test_without_shared_memory_large_data_takes_the_pipes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cpool._cluster import memory
+
+    monkeypatch.delattr(os, "memfd_create")
+    assert memory.Memory.make() is None
+
+
 def test_a_large_callable_goes_once_to_each_node(pool: Any, client: Any) -> None:
     fetched = client.run_on_scheduler(count_fetches)
     call = work.Heavy()
@@ -207,7 +235,7 @@ def test_pieces_have_the_name_of_the_function(pool: Any, client: Any) -> None:
     pool.map(tasks.square, range(10))
 
     def has_come() -> bool:
-        return any(task["key"].startswith("tasks.square-") for task in client.get_task_stream())
+        return any("tasks.square-" in str(task["key"]) for task in client.get_task_stream())
 
     eventually(has_come)
 
