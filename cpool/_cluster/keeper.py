@@ -125,6 +125,11 @@ class Helper:
             self.thread.join(timeout)
 
 
+def _index_of(part: Part) -> int | None:
+    """The number of the item in its call, for errors; None for `apply` and for several items."""
+    return part.start if part.count == 1 and part.job.mode != worker.APPLY else None
+
+
 class Keeper:
     """See the module. `end` ends what the pool has in the cluster."""
 
@@ -296,15 +301,11 @@ class Keeper:
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
-            cls, pid, exitcode, told = loads(data[0])
-            how = failures._how_it_ended(exitcode)
-            error: BaseException = cls(
-                f"worker {pid} on node {node.address} ended with {how} while it ran "
-                f"{part.job.name}; the task is lost, the pool goes on",
-                pid,
-                exitcode,
-            )
-            error.__dict__.update(told, node=node.address)
+            cls, text, pid, exitcode, told = loads(data[0])
+            job = part.job
+            text = text.replace(f"{worker.__name__}.run_chunk", job.name)
+            error: BaseException = cls(f"{text} (on node {node.address})", pid, exitcode)
+            error.__dict__.update(told, node=node.address, function=job.name, index=_index_of(part))
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         if kind == remote.BROKEN:
             error = failures.broken(failures.unpack_error(memoryview(data[0])))
@@ -374,7 +375,9 @@ class Keeper:
                     f"{part.job.name}; the task may have run in part, and retries=1 would run it "
                     "again on another node",
                     node.pid,
-                    255,
+                    None,
+                    _index_of(part),
+                    part.job.name,
                     node.address,
                 )
             else:

@@ -308,7 +308,8 @@ class _Piece:
 def _describe(error: BaseException) -> tuple[Any, ...]:
     """How a failure of the node's pool travels."""
     if isinstance(error, WorkerLostError):
-        return LOST, 0.0, (), pickle.dumps((type(error), error.pid, error.exitcode, vars(error)))
+        told = (type(error), str(error), error.pid, error.exitcode, vars(error))
+        return LOST, 0.0, (), pickle.dumps(told)
     if isinstance(error, InitializerError):
         return BROKEN, 0.0, (), failures.pack_error(error.__cause__ or error, None)
     return worker.FAILURE, 0.0, (), failures.pack_error(error, None)

@@ -12,6 +12,7 @@ from types import BuiltinFunctionType, FunctionType
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
 from .._base.stdlib import pool as stdlib
+from ..errors import TaskInterrupted
 from . import frames
 from .memory import fetch, store
 
@@ -91,6 +92,8 @@ def run_chunk(
         if memory is not None:
             fd = os.open(memory, os.O_RDWR | os.O_CLOEXEC)
         return _run(number, source, mode, return_exceptions, fd, *fetch(fd, parts))
+    except TaskInterrupted:
+        raise
     except BaseException as exc:  # there is no memory, or no descriptor left
         return FAILURE, perf_counter() - begun, (), failures.pack_error(exc, None)
     finally:
@@ -122,6 +125,8 @@ def _run(
             results = list(starmap(func, items))
         else:
             results = [func(item) for item in items]
+    except TaskInterrupted:
+        raise  # the node's pool knows why
     except BaseException as exc:
         seconds = perf_counter() - begun
         return FAILURE, seconds, names_of(type(exc)), failures.pack_error(exc, func)

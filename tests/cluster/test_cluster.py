@@ -18,7 +18,7 @@ import tasks
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
 
-from cpool import WorkerLostError
+from cpool import TaskTimeoutError, WorkerLostError
 
 from . import work
 from .conftest import distributed, new_pool, nodes_of
@@ -101,12 +101,16 @@ def test_wrong_arguments_are_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [{"worker": 1}, {"retries": -1}, {"progress": 3}, {"retry_on": 5}, {"nonsense": 1}]
+    "options", [{"retries": -1}, {"progress": 3}, {"retry_on": 5}, {"task_timeout": 0}]
 )
 def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
     for method, args in ("apply_async", ()), ("map", ([1],)), ("imap", ([1],)):
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with pytest.raises((ValueError, TypeError), match=next(iter(options))):
             getattr(pool, method)(abs, *args, **options)
+    with pytest.raises(TypeError, match="nonsense"):
+        pool.map(abs, [1], nonsense=1)
+    with pytest.raises(ValueError, match="chunksize=1"):
+        pool.map(abs, [1], 2, task_timeout=1)
 
 
 def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
@@ -335,6 +339,25 @@ def test_a_lost_worker_names_its_node(make_pool: Any, client: Any) -> None:
     [address] = [node.address for node in pool.nodes]
     assert caught.value.node == address
     assert address in str(caught.value) and "tasks.die" in str(caught.value)
+
+
+@pytest.mark.parametrize("grace", [None, 5])
+def test_a_task_has_a_time_limit(make_pool: Any, gate: Gate, grace: float | None) -> None:
+    pool = make_pool(1)
+    results = pool.imap(tasks.call, [tasks.nothing, gate.hold], task_timeout=0.3, grace=grace)
+    assert results.next(DEADLINE) is None
+    with pytest.raises(TaskTimeoutError, match=r"\btasks.call\b.*on node tcp") as caught:
+        results.next(DEADLINE)
+    assert (caught.value.limit, caught.value.index) == (0.3, 1)
+    assert caught.value.node == pool.nodes[0].address
+
+
+def test_a_pool_with_options(pool: Any) -> None:
+    configured = pool.options(return_exceptions=True)
+    assert [type(found) for found in configured.map(work.fail_if_odd, range(2))] == [
+        int,
+        ValueError,
+    ]
 
 
 def test_retries_run_a_lost_item_again(make_pool: Any, diary: Diary) -> None:
