@@ -540,6 +540,9 @@ class Keeper:
                 least = min(node.workers for node in nodes)
                 length = plan.chunk_length(job.speed, left, least, workers, len(nodes))
             wanted = sum(self._room(job, node, length, len(nodes), False) for node in nodes)
+            if job.speed.seconds is None:
+                known = len(job.flying) + len(job.ready) + job.asked
+                wanted = min(wanted, max(0, plan.FIRST_IN_ALL - known))
             # Some are ready before there is room: a call of higher priority has to be there then.
             wanted = max(wanted, min(node.workers for node in nodes))
             wanted -= len(job.ready) + job.asked

@@ -29,6 +29,12 @@ LATEST = 1.0
 # A node has no more chunks than this.
 MOST = 4096
 
+# In all so many, if there are many nodes: their pieces would keep the scheduler from later ones.
+FIRST_IN_ALL = 64
+
+# Pieces at the end of a call are no shorter than this part of a piece.
+LEAST = 0.25
+
 # A chunk takes at least so long, or sending it within the node would take longer.
 SHORTEST = 0.0005
 
@@ -69,7 +75,8 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
         return 1
     each = max(speed.seconds, 1e-8)
     wanted = piece_seconds(nodes) * workers / each
-    length = min(wanted, share(items, workers, all_workers)) / (workers * CHUNKS_PER_WORKER)
+    part = max(min(wanted, share(items, workers, all_workers)), wanted * LEAST)
+    length = part / (workers * CHUNKS_PER_WORKER)
     return max(1, int(min(max(length, SHORTEST / each), math.ceil(items / all_workers))))
 
 
