@@ -78,7 +78,7 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 
 test-portable: ## the whole Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
-	CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
+	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
 
 test-without-gil: ## the whole Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
@@ -111,7 +111,7 @@ $(asan_fork): tests/sanitize/asan_fork.c
 asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=fork \
 	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
-	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 \
+	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 CPOOL_TEST_CLUSTER=0 \
 	build/venv-asan/bin/$(1); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
 
 asan-venv: $(asan_fork)

@@ -212,6 +212,10 @@ def simulate(
         if outstanding[node]:
             outstanding[node] -= 1
             speed.add(each, 1)
+        if speed.seconds is None and pieces * workers * plan.FIRST >= plan.FIRST_IN_ALL:
+            if not outstanding[node]:
+                heapq.heappush(events, (now + latency, node))
+            continue
         while left and outstanding[node] < plan.AHEAD:
             length = plan.chunk_length(speed, left, workers, all_workers, nodes)
             chunks = plan.room(speed, length, 0.0, 0, workers, nodes)

@@ -11,17 +11,25 @@ class NodeLostError(WorkerLostError):
     """A node left the cluster while it ran this task, or held it as begun.
 
     ``node`` is the node's address, ``pid`` the process id of the dask worker there. ``exitcode``
-    is 255: nobody here knows it. With ``retries=`` the task runs again elsewhere instead.
+    is None: nobody here knows it. ``index`` and ``function`` are those of a `WorkerLostError`. With
+    ``retries=`` the task runs again elsewhere instead.
     """
 
     def __init__(
-        self, message: str, pid: int, exitcode: int = 255, node: str | None = None
+        self,
+        message: str,
+        pid: int,
+        exitcode: int | None = None,
+        index: int | None = None,
+        function: str | None = None,
+        node: str | None = None,
     ) -> None:
-        super().__init__(message, pid, exitcode)
+        super().__init__(message, pid, exitcode, index, function)
         self.node = node
 
-    def __reduce__(self) -> tuple[type[NodeLostError], tuple[str, int, int, str | None]]:  # type: ignore[override]
-        return type(self), (str(self), self.pid, self.exitcode, self.node)
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        kind, args = super().__reduce__()
+        return kind, (*args, self.node)
 
 
 class SchedulerLostError(PoolError):

@@ -40,7 +40,7 @@ __all__ = ["Helper", "Keeper", "Node"]
 
 logger = logging.getLogger("cpool.distributed")
 
-# Seconds between two looks at the connection, while calls are pending.
+# Seconds between two looks at the connection and at the dask tasks, while calls are pending.
 _LOOK = 0.5
 
 # Callables of fewer bytes travel with each piece; others once to the scheduler and to each node.
@@ -82,14 +82,19 @@ class Node:
 class Piece:
     """Chunks that travel together to one node."""
 
-    __slots__ = ("future", "is_revoking", "node", "number", "parts")
+    __slots__ = ("future", "has_ended", "node", "number", "parts", "sent", "work")
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
         self.number = number
         self.node = node
         self.parts = {part.number: part for part in parts}
         self.future: Any = None
-        self.is_revoking = False
+        self.has_ended = False  # was its dask task over at the last look?
+        self.sent = time.monotonic()
+        # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
+        self.work: float | None = None
+        if node.count == len(parts) and all(part.job.speed.seconds for part in parts):
+            self.work = sum(part.seconds for part in parts) / min(node.workers, len(parts))
 
 
 class Helper:
@@ -120,6 +125,11 @@ class Helper:
             self.thread.join(timeout)
 
 
+def _index_of(part: Part) -> int | None:
+    """The number of the item in its call, for errors; None for `apply` and for several items."""
+    return part.start if part.count == 1 and part.job.mode != worker.APPLY else None
+
+
 class Keeper:
     """See the module. `end` ends what the pool has in the cluster."""
 
@@ -140,6 +150,8 @@ class Keeper:
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
         self.failures = 0
+        self.next_look = 0.0
+        self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
         self.lost: BaseException | None = None
@@ -162,10 +174,12 @@ class Keeper:
 
     def _run(self) -> None:
         while not self.ended.is_set():
+            if self.jobs and time.monotonic() >= self.next_look:
+                self.next_look = time.monotonic() + _LOOK
+                self._look()
             try:
                 what, args = self.events.get(timeout=_LOOK if self.jobs else None)
             except queue.Empty:
-                self._look()
                 continue
             while True:
                 try:
@@ -280,37 +294,31 @@ class Keeper:
             if not part.job.is_over:
                 self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
+            if piece.work is not None:
+                late = time.monotonic() - piece.sent - piece.work
+                self.latency += (max(0.0, late) - self.latency) * 0.2
             self._drop(piece)
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
-            cls, pid, exitcode, told = loads(data[0])
-            how = failures._how_it_ended(exitcode)
-            error: BaseException = cls(
-                f"worker {pid} on node {node.address} ended with {how} while it ran "
-                f"{part.job.name}; the task is lost, the pool goes on",
-                pid,
-                exitcode,
-            )
-            error.__dict__.update(told, node=node.address)
+            cls, text, pid, exitcode, told = loads(data[0])
+            job = part.job
+            text = text.replace(f"{worker.__name__}.run_chunk", job.name)
+            error: BaseException = cls(f"{text} (on node {node.address})", pid, exitcode)
+            error.__dict__.update(told, node=node.address, function=job.name, index=_index_of(part))
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         if kind == remote.BROKEN:
             error = failures.broken(failures.unpack_error(memoryview(data[0])))
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         return Arrived(part.start, part.count, kind, data)
 
-    def _on_task(self, number: int, status: str, future: Any) -> None:
-        """The dask task of a piece has ended. Usually its results have come before."""
-        piece = self.pieces.get(number)
-        if piece is None or piece.future is not future:
-            return
-        if not self._is_connected():
-            self._lose_scheduler()
-            return
-        error = future.exception() if status == "error" else None
-        self._revoke(piece, partial(self._task_ended, piece, error))
+    def _task_ended(self, piece: Piece, future: Any) -> None:
+        """The dask task of a piece ended some time ago, and not all of its results have come."""
+        piece.future = None
+        error = future.exception() if future.status == "error" else None
+        self._revoke(piece, partial(self._was_refused, piece, error))
 
-    def _task_ended(self, piece: Piece, error: BaseException | None, is_free: bool) -> None:
+    def _was_refused(self, piece: Piece, error: BaseException | None, is_free: bool) -> None:
         if self.pieces.get(piece.number) is not piece:
             return
         # Not used again before it says that it is ready.
@@ -367,7 +375,9 @@ class Keeper:
                     f"{part.job.name}; the task may have run in part, and retries=1 would run it "
                     "again on another node",
                     node.pid,
-                    255,
+                    None,
+                    _index_of(part),
+                    part.job.name,
                     node.address,
                 )
             else:
@@ -445,7 +455,6 @@ class Keeper:
         self._ask_feeders(nodes, workers)
         if not any(job.ready for job in self.jobs):
             return
-        self.jobs = deque(sorted(self.jobs, key=lambda job: -job.priority))
         for is_extra in (False, True):
             sent = True
             while sent:
@@ -463,7 +472,9 @@ class Keeper:
         if is_extra:
             # A call beside others that fill the nodes has a share of each at once.
             return max(0, node.workers - max(node.extra, len(job.flying)))
-        return plan.room(job.speed, length, node.outstanding, node.count, node.workers, nodes)
+        return plan.room(
+            job.speed, length, node.outstanding, node.count, node.workers, nodes, self.latency
+        )
 
     def _take_off(self, node: Node, part: Part) -> None:
         """The node does not have the chunk any more."""
@@ -477,9 +488,12 @@ class Keeper:
         parts: list[Part] = []
         size = 0
         seconds = 0.0
-        for job in list(self.jobs):
+        waiting = None  # the priority of a call that has chunks left
+        for job in sorted(self.jobs, key=lambda job: -job.priority):
             if not job.ready:
                 continue
+            if waiting is not None and job.priority < waiting:
+                break
             first = job.ready[0]
             left = min(self._room(job, node, first.count, nodes, is_extra), most - len(parts))
             each = job.speed.seconds
@@ -509,6 +523,8 @@ class Keeper:
                 self.jobs.append(job)
             if left < 0 or len(parts) >= most:
                 break
+            if job.ready:
+                waiting = job.priority
         return parts
 
     def _ask_feeders(self, nodes: list[Node], workers: int) -> None:
@@ -524,6 +540,11 @@ class Keeper:
                 least = min(node.workers for node in nodes)
                 length = plan.chunk_length(job.speed, left, least, workers, len(nodes))
             wanted = sum(self._room(job, node, length, len(nodes), False) for node in nodes)
+            if job.speed.seconds is None:
+                known = len(job.flying) + len(job.ready) + job.asked
+                wanted = min(wanted, max(0, plan.FIRST_IN_ALL - known))
+            # Some are ready before there is room: a call of higher priority has to be there then.
+            wanted = max(wanted, min(node.workers for node in nodes))
             wanted -= len(job.ready) + job.asked
             if left is not None:
                 wanted = min(wanted, -(-left // length))
@@ -579,7 +600,7 @@ class Keeper:
 
     def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
         """Make the piece a dask task, of the function's name, for this node and no other."""
-        key = f"{name}-{self.pool}-{piece.number}"
+        key = f"{name}-{self.pool}", piece.number  # dask counts by the name, and by name and pool
         future = self.client.submit(
             remote.run_piece,
             self.pool,
@@ -595,10 +616,6 @@ class Keeper:
             pure=False,
         )
         piece.future = future
-        future.add_done_callback(self._task_done(piece.number))
-
-    def _task_done(self, number: int) -> Callable[[Any], None]:
-        return lambda future: self.tell("task", number, future.status, future)
 
     def _drop(self, piece: Piece) -> None:
         """A piece has an outcome for all its chunks."""
@@ -636,6 +653,14 @@ class Keeper:
     def _look(self) -> None:
         if not self._is_connected():
             self._lose_scheduler()
+            return
+        for piece in list(self.pieces.values()):
+            future = piece.future
+            if future is None or not future.done():
+                continue
+            if piece.has_ended:
+                self._task_ended(piece, future)
+            piece.has_ended = True
 
     def _on_broken(self, error: Exception) -> None:
         if self._is_connected():

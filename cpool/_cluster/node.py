@@ -30,7 +30,8 @@ from .._base.stdlib import TYPE_CHECKING
 from ..errors import InitializerError, PoolTerminated, WorkerLostError
 from . import worker
 from .arbiter import plugin_name
-from .frames import Frames, loads
+from .frames import Frames, loads, size_of
+from .memory import BIG, Memory, fetch, store
 from .versions import mismatches, versions
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Node:
         self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not seen
         self.is_told = False
         self.callables: dict[str, bytes | str] = {}
+        self.large: set[str] = set()  # callables whose results were large
         self.folder: str | None = None
 
     async def ask(self, what: str, **kwds: Any) -> Any:
@@ -115,6 +117,7 @@ class Node:
 
     def forget(self, numbers: list[str]) -> None:
         for number in numbers:
+            self.large.discard(number)
             kept = self.callables.pop(number, None)
             if isinstance(kept, str):
                 with contextlib.suppress(OSError):
@@ -153,7 +156,7 @@ class Node:
         while self.arrived:
             self.arrived.popleft()()
 
-    def leave_slot(self, key: str) -> None:
+    def leave_slot(self, key: Any) -> None:
         """Have dask start the next piece beside this one, as `distributed.secede` does."""
         self.dask.handle_stimulus(
             SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{time.time()}")
@@ -206,11 +209,22 @@ class _Piece:
         """Give a chunk to the pool's workers."""
         node = self.node
         begun = time.monotonic()
+        memory = None
+        data = chunk.data
+        if chunk.callable in node.large or any(size_of(part) >= BIG for part in data):
+            memory = Memory.make()
+        if memory is not None:
+            data = store(memory.fd, data)
 
         def came(value: tuple[Any, ...]) -> None:
             node.tell(partial(take, value))
 
         def take(value: tuple[Any, ...]) -> None:
+            if memory is not None:
+                value = (*value[:3], *fetch(memory.fd, value[3:]))
+                memory.close()
+            elif any(size_of(part) >= BIG for part in value[3:]):
+                node.large.add(chunk.callable)
             if (
                 value[0] == worker.FAILURE
                 and attempts < chunk.options["retries"]
@@ -224,6 +238,8 @@ class _Piece:
             node.tell(partial(take_failure, error))
 
         def take_failure(error: BaseException) -> None:
+            if memory is not None:
+                memory.close()
             if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
                 self.hand_over(chunk, source, attempts + 1)
                 return
@@ -237,7 +253,8 @@ class _Piece:
                     source,
                     chunk.mode,
                     chunk.options["return_exceptions"],
-                    *chunk.data,
+                    None if memory is None else memory.path,
+                    *data,
                 ),
                 callback=came,
                 error_callback=failed,
@@ -291,14 +308,15 @@ class _Piece:
 def _describe(error: BaseException) -> tuple[Any, ...]:
     """How a failure of the node's pool travels."""
     if isinstance(error, WorkerLostError):
-        return LOST, 0.0, (), pickle.dumps((type(error), error.pid, error.exitcode, vars(error)))
+        told = (type(error), str(error), error.pid, error.exitcode, vars(error))
+        return LOST, 0.0, (), pickle.dumps(told)
     if isinstance(error, InitializerError):
         return BROKEN, 0.0, (), failures.pack_error(error.__cause__ or error, None)
     return worker.FAILURE, 0.0, (), failures.pack_error(error, None)
 
 
 async def run_piece(
-    pool: str, address: str, key: str, number: int, frames: Frames | None, flush: float
+    pool: str, address: str, key: Any, number: int, frames: Frames | None, flush: float
 ) -> str:
     """The dask task of one piece. Results go to the program by way of the arbiter.
 

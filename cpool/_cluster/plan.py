@@ -23,8 +23,17 @@ CHUNKS_PER_WORKER = 4
 # Chunks of one item for each worker, in the first piece of a call whose items were not measured.
 FIRST = 2
 
+# A way of more seconds is not made up for by more work ahead.
+LATEST = 1.0
+
 # A node has no more chunks than this.
 MOST = 4096
+
+# In all so many, if there are many nodes: their pieces would keep the scheduler from later ones.
+FIRST_IN_ALL = 64
+
+# Pieces at the end of a call are no shorter than this part of a piece.
+LEAST = 0.25
 
 # A chunk takes at least so long, or sending it within the node would take longer.
 SHORTEST = 0.0005
@@ -66,23 +75,32 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
         return 1
     each = max(speed.seconds, 1e-8)
     wanted = piece_seconds(nodes) * workers / each
-    length = min(wanted, share(items, workers, all_workers)) / (workers * CHUNKS_PER_WORKER)
+    part = max(min(wanted, share(items, workers, all_workers)), wanted * LEAST)
+    length = part / (workers * CHUNKS_PER_WORKER)
     return max(1, int(min(max(length, SHORTEST / each), math.ceil(items / all_workers))))
 
 
 def room(
-    speed: Speed, length: int, outstanding: float, count: int, workers: int, nodes: int
+    speed: Speed,
+    length: int,
+    outstanding: float,
+    count: int,
+    workers: int,
+    nodes: int,
+    latency: float = 0.0,
 ) -> int:
     """How many chunks of this length a node can take.
 
-    It has `count` chunks, of `outstanding` seconds of one worker in all. None while it has more
-    than a piece: chunks that trickled in one by one, as results do, would each cost a message.
+    It has `count` chunks, of `outstanding` seconds of one worker in all; a piece is `latency`
+    seconds on its way. None while it has more than a piece: chunks that trickled in one by one, as
+    results do, would each cost a message.
     """
     least = workers + max(1, workers // 2)  # of long chunks: each worker has one, and some wait
     if speed.seconds is None:
         return max(0, workers * FIRST - count)
     seconds = max(speed.seconds, 1e-8) * length
     piece = piece_seconds(nodes) * workers
-    wanted = math.ceil((AHEAD * piece - outstanding) / seconds) if outstanding <= piece else 0
+    ahead = outstanding - min(latency, LATEST) * workers
+    wanted = math.ceil((AHEAD * piece - ahead) / seconds) if ahead <= piece else 0
     wanted = max(wanted, least - count)
     return max(0, min(wanted, MOST - count))

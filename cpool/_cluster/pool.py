@@ -7,7 +7,6 @@ import contextlib
 import hashlib
 import itertools
 import operator
-import os
 import threading
 import time
 import uuid
@@ -21,6 +20,8 @@ from distributed import Client, LocalCluster
 from .._base import failures
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T
+from .._engine.configured import ConfiguredPool
+from .._engine.options import check_options
 from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
@@ -54,8 +55,6 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # Functions whose measured time is remembered.
 _SPEEDS = 256
 
-_pool_numbers = itertools.count()
-
 
 class Pool:
     """A pool of worker processes on the nodes of a dask.distributed cluster.
@@ -79,12 +78,12 @@ class Pool:
     cluster, with `SchedulerLostError`, or with `PoolTerminated`. Nothing runs twice, unless a call
     asks for that with `retries`. While the cluster has no node, calls wait for one.
 
-    The methods are those of `cpool.Pool`. Each that submits also takes, by keyword: `retries=0`,
-    how often an item is run again whose worker or node was lost; `retry_on=()`, exceptions after
-    which it is run again as well; `return_exceptions=False`, True to have exceptions of items
-    among the results; `fail_fast=False`, True to end the call with its first failure;
-    `priority=0`, higher ones are handed out first; `progress=None`, a function that is called as
-    `progress(done, total)` on a thread of the pool, with `total` None where it is unknown.
+    The methods are those of `cpool.Pool`, with the same keyword-only options: `retries` and
+    `retry_on` (a lost node counts as a lost worker), `return_exceptions`, `fail_fast`,
+    `task_timeout` and `grace` (with chunks of one item). Each method that submits also takes
+    `priority=0`, an int: chunks of calls with a higher one are handed out first; and
+    `progress=None`, a function that is called as `progress(done, total)` on a thread of the pool,
+    at most ten times a second and at the end: ints, `total` None where it is unknown.
     """
 
     __module__ = "cpool.distributed"
@@ -125,7 +124,7 @@ class Pool:
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
         self._pulls = Pulls()
         self._job_numbers = itertools.count()
-        name = f"{os.getpid()}-{next(_pool_numbers)}-{uuid.uuid4().hex[:8]}"
+        name = uuid.uuid4().hex
         owned: list[Any] = []  # what the pool has started, and ends
         try:
             client = _client(address_or_client, owned)
@@ -171,6 +170,11 @@ class Pool:
             raise TimeoutError
 
     # ---- submitting ----
+
+    def options(self, **asked: Any) -> Any:
+        """This pool, with these options as defaults of its calls, as `cpool.Pool.options`."""
+        _Options(**asked)
+        return ConfiguredPool(self, asked)  # type: ignore[arg-type]
 
     def _next_job(self) -> int:
         return next(self._job_numbers)
@@ -372,6 +376,7 @@ class Pool:
         if length == 0 or size <= 0:
             size = 0
         size = operator.index(size)
+        wanted.check_chunk(chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
         if size == 0:
             return result
@@ -402,6 +407,7 @@ class Pool:
                 raise TypeError("buffersize must be an integer or None")
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
+        wanted.check_chunk(chunksize)
         result: Any
         if chunksize == 1:
             result = IMapIterator(self) if ordered else IMapUnorderedIterator(self)
@@ -471,39 +477,38 @@ class Pool:
 
 
 class _Options:
-    """The keyword-only parameters of one call. Raises `ValueError` for one that it cannot have."""
+    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there, and two."""
 
     def __init__(
         self,
         *,
-        retries: int = 0,
-        retry_on: Any = (),
-        return_exceptions: bool = False,
-        fail_fast: bool = False,
         priority: int = 0,
         progress: Callable[[int, int | None], object] | None = None,
-        **more: Any,
+        **asked: Any,
     ) -> None:
-        for name in more:
-            raise ValueError(f"a pool on a cluster does not have the parameter {name}=")
-        if operator.index(retries) < 0:
-            raise ValueError(f"retries must be 0 or more, not {retries}")
+        checked = check_options(asked)  # type: ignore[arg-type]  # names are checked there
         if progress is not None and not callable(progress):
-            raise ValueError("progress must be a function of (done, total), or None")
-        classes = retry_on if isinstance(retry_on, tuple | list) else (retry_on,)
-        if not all(isinstance(cls, type) and issubclass(cls, BaseException) for cls in classes):
-            raise ValueError(f"retry_on must be exception classes, not {retry_on!r}")
+            raise TypeError("progress must be a function of (done, total), or None")
         self.of_chunk = {
-            "retries": operator.index(retries),
-            "retry_on": frozenset(worker.names_of(cls)[0] for cls in classes),
-            "return_exceptions": bool(return_exceptions),
-            "pool": {},
+            "retries": operator.index(asked.get("retries", 0)),
+            "retry_on": frozenset(worker.names_of(cls)[0] for cls in checked.retry_on),
+            "return_exceptions": bool(asked.get("return_exceptions")),
+            "pool": {
+                name: asked[name]
+                for name in ("task_timeout", "grace")
+                if asked.get(name) is not None
+            },
         }
-        self.fail_fast = bool(fail_fast)
-        self.priority = priority
+        self.has_limit = asked.get("task_timeout") is not None
+        self.fail_fast = bool(asked.get("fail_fast"))
+        self.priority = operator.index(priority)
         self.progress = None if progress is None else _Progress(progress)
-        # With retries, a chunk is one item, unless the program says otherwise.
-        self.chunk = 1 if retries else None
+        self.chunk = 1 if checked.wants_single_items else None
+
+    def check_chunk(self, chunksize: int | None) -> None:
+        """Raise for a chunk whose items cannot have a time limit each."""
+        if self.has_limit and chunksize is not None and chunksize > 1:
+            raise ValueError("on a cluster task_timeout needs chunks of one item: chunksize=1")
 
 
 class _Progress:

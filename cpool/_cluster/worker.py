@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import starmap
@@ -11,7 +12,9 @@ from types import BuiltinFunctionType, FunctionType
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
 from .._base.stdlib import pool as stdlib
+from ..errors import TaskInterrupted
 from . import frames
+from .memory import fetch, store
 
 if TYPE_CHECKING:
     from typing import Any
@@ -72,14 +75,41 @@ def run_chunk(
     source: bytes | str,
     mode: int,
     return_exceptions: bool,
-    data: bytes,
-    *buffers: Any,
+    memory: str | None,
+    *parts: Any,
 ) -> tuple[Any, ...]:
     """Run the items of a chunk, one after another, until one raises.
+
+    `parts` are the pickle of the items and its buffers. Large ones, and large results, are in
+    `memory`, the path of a file, if there is one.
 
     Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` those of
     the classes of the exception that the task raised.
     """
+    begun = perf_counter()
+    fd = -1
+    try:
+        if memory is not None:
+            fd = os.open(memory, os.O_RDWR | os.O_CLOEXEC)
+        return _run(number, source, mode, return_exceptions, fd, *fetch(fd, parts))
+    except TaskInterrupted:
+        raise
+    except BaseException as exc:  # there is no memory, or no descriptor left
+        return FAILURE, perf_counter() - begun, (), failures.pack_error(exc, None)
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _run(
+    number: str,
+    source: bytes | str,
+    mode: int,
+    return_exceptions: bool,
+    fd: int,
+    data: Any,
+    *buffers: Any,
+) -> tuple[Any, ...]:
     func: Any = None
     begun = perf_counter()
     try:
@@ -95,6 +125,8 @@ def run_chunk(
             results = list(starmap(func, items))
         else:
             results = [func(item) for item in items]
+    except TaskInterrupted:
+        raise  # the node's pool knows why
     except BaseException as exc:
         seconds = perf_counter() - begun
         return FAILURE, seconds, names_of(type(exc)), failures.pack_error(exc, func)
@@ -105,6 +137,8 @@ def run_chunk(
         value = results if mode != APPLY else results[0]
         report = failures.pack_unpicklable(exc, value, False)
         return FAILURE, seconds, (), report
+    if fd >= 0:
+        return VALUE, seconds, (), *store(fd, [made, *found])
     return VALUE, seconds, (), made, *found
 
 

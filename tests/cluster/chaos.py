@@ -68,10 +68,10 @@ class Chaos:
         self.killed["nodes"] += 1
         self.add_node()
 
-    def memory(self) -> int:
-        """The bytes that the scheduler, the nodes and their workers have."""
-        roots = [psutil.Process(each.pid) for each in (self.scheduler, *self.nodes)]
-        every = [each for root in roots for each in (root, *root.children(recursive=True))]
+    def memory_of(self, root: subprocess.Popen[bytes]) -> int:
+        """The bytes of a process and of those below it."""
+        found = psutil.Process(root.pid)
+        every = [found, *found.children(recursive=True)]
         return sum(each.memory_info().rss for each in every)
 
     def end(self) -> None:
@@ -152,7 +152,8 @@ def main() -> None:
             if time.monotonic() - begun > 20 * looks:
                 looks += 1
                 mine = psutil.Process().memory_info().rss
-                print(f"client {mine >> 20} MiB, cluster {chaos.memory() >> 20} MiB", flush=True)
+                parts = [chaos.memory_of(each) >> 20 for each in (chaos.scheduler, *chaos.nodes)]
+                print(f"MiB: client {mine >> 20}, scheduler and nodes {parts}", flush=True)
         stop.set()
         for thread in threads:
             thread.join(120)

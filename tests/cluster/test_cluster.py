@@ -18,7 +18,7 @@ import tasks
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
 
-from cpool import WorkerLostError
+from cpool import TaskTimeoutError, WorkerLostError
 
 from . import work
 from .conftest import distributed, new_pool, nodes_of
@@ -101,12 +101,16 @@ def test_wrong_arguments_are_refused(
 
 
 @pytest.mark.parametrize(
-    "options", [{"worker": 1}, {"retries": -1}, {"progress": 3}, {"retry_on": 5}, {"nonsense": 1}]
+    "options", [{"retries": -1}, {"progress": 3}, {"retry_on": 5}, {"task_timeout": 0}]
 )
 def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
     for method, args in ("apply_async", ()), ("map", ([1],)), ("imap", ([1],)):
-        with pytest.raises(ValueError, match=next(iter(options))):
+        with pytest.raises((ValueError, TypeError), match=next(iter(options))):
             getattr(pool, method)(abs, *args, **options)
+    with pytest.raises(TypeError, match="nonsense"):
+        pool.map(abs, [1], nonsense=1)
+    with pytest.raises(ValueError, match="chunksize=1"):
+        pool.map(abs, [1], 2, task_timeout=1)
 
 
 def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
@@ -176,6 +180,34 @@ def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
     assert pool.apply(len, (bytes(5 << 20),)) == 5 << 20
 
 
+def test_large_results_pass_through_shared_memory(make_pool: Any) -> None:
+    """From the second on: the node does not know before that they are large."""
+    pool = make_pool(1)
+    for _ in range(3):
+        assert pool.apply(tasks.zeros, (3 << 20,)) == bytes(3 << 20)
+    [first, second] = pool.map(tasks.zeros, [2 << 20, 3], 2)
+    assert (len(first), second) == (2 << 20, bytes(3))
+
+
+def test_an_array_may_be_changed_where_it_arrives(make_pool: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    pool = make_pool(1)
+    mine = numpy.zeros(1 << 20)
+    for _ in range(2):
+        back = pool.apply(work.add_one, (mine,))
+        back += 1
+        assert (back == 2).all() and (mine == 0).all()
+
+
+def test_without_shared_memory_large_data_takes_the_pipes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from cpool._cluster import memory
+
+    monkeypatch.delattr(os, "memfd_create")
+    assert memory.Memory.make() is None
+
+
 def test_a_large_callable_goes_once_to_each_node(pool: Any, client: Any) -> None:
     fetched = client.run_on_scheduler(count_fetches)
     call = work.Heavy()
@@ -207,7 +239,7 @@ def test_pieces_have_the_name_of_the_function(pool: Any, client: Any) -> None:
     pool.map(tasks.square, range(10))
 
     def has_come() -> bool:
-        return any(task["key"].startswith("tasks.square-") for task in client.get_task_stream())
+        return any("tasks.square-" in str(task["key"]) for task in client.get_task_stream())
 
     eventually(has_come)
 
@@ -307,6 +339,25 @@ def test_a_lost_worker_names_its_node(make_pool: Any, client: Any) -> None:
     [address] = [node.address for node in pool.nodes]
     assert caught.value.node == address
     assert address in str(caught.value) and "tasks.die" in str(caught.value)
+
+
+@pytest.mark.parametrize("grace", [None, 5])
+def test_a_task_has_a_time_limit(make_pool: Any, gate: Gate, grace: float | None) -> None:
+    pool = make_pool(1)
+    results = pool.imap(tasks.call, [tasks.nothing, gate.hold], task_timeout=0.3, grace=grace)
+    assert results.next(DEADLINE) is None
+    with pytest.raises(TaskTimeoutError, match=r"\btasks.call\b.*on node tcp") as caught:
+        results.next(DEADLINE)
+    assert (caught.value.limit, caught.value.index) == (0.3, 1)
+    assert caught.value.node == pool.nodes[0].address
+
+
+def test_a_pool_with_options(pool: Any) -> None:
+    configured = pool.options(return_exceptions=True)
+    assert [type(found) for found in configured.map(work.fail_if_odd, range(2))] == [
+        int,
+        ValueError,
+    ]
 
 
 def test_retries_run_a_lost_item_again(make_pool: Any, diary: Diary) -> None:

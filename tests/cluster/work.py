@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from typing import Any, NoReturn
+from typing import Any
 
 from gates import Diary, Gate
 
@@ -69,7 +69,6 @@ def fail_if_odd(x: int) -> int:
     return x
 
 
-def kill_own_node(_: Any) -> NoReturn:
-    os.kill(os.getppid(), signal.SIGKILL)
-    signal.pause()
-    raise AssertionError
+def add_one(array: Any) -> Any:
+    array += 1
+    return array
