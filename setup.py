@@ -14,11 +14,13 @@ import os
 import sys
 import zipfile
 from glob import glob
+from tempfile import TemporaryDirectory
 
 from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.errors import CCompilerError
 
 
 def is_on(switch):
@@ -31,6 +33,33 @@ class BuildExtension(build_ext):
     def finalize_options(self):
         super().finalize_options()
         self.force = True
+
+    def build_extensions(self):
+        if not is_for_tests and can_build(self.compiler, LINK_TIME):
+            for extension in self.extensions:
+                extension.extra_compile_args.append(LINK_TIME)
+                extension.extra_link_args += ["-O2", LINK_TIME]
+        super().build_extensions()
+
+
+# Functions are inlined across files: what runs once a task is in many small ones.
+LINK_TIME = "-flto=auto"
+
+
+def can_build(compiler, flag):
+    """Do the compiler and the linker know this flag?"""
+    with TemporaryDirectory() as folder:
+        source = os.path.join(folder, "probe.c")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write("int probe(void) { return 0; }\n")
+        try:
+            objects = compiler.compile([source], folder, extra_postargs=[flag])
+            compiler.link_shared_object(
+                objects, os.path.join(folder, "probe.so"), extra_postargs=[flag]
+            )
+        except CCompilerError:
+            return False
+    return True
 
 
 # Read by each new interpreter: with CPOOL_INSTALL=1 it starts with cpool installed.
@@ -63,6 +92,8 @@ compile_flags = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing
 compile_flags += ["-Wall", "-Wextra", "-Wshadow"]
 link_flags = ["-lpthread"]
 macros = [("_GNU_SOURCE", None)]
+
+is_for_tests = any(is_on(f"CPOOL_{name}") for name in ("DEBUG", "SANITIZE", "COVERAGE"))
 
 if is_on("CPOOL_DEBUG"):
     compile_flags += ["-O0", "-g3", "-UNDEBUG"]

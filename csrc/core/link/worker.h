@@ -83,6 +83,7 @@ struct cp_worker {
                             something while idle */
     bool flush_deferred; /* idle, with tasks that the event loop flushes */
     bool flush_due;      /* with output that cp_act() writes at its end */
+    bool takes_part;     /* it is given tasks when these are handed out now */
 
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a big body to be written after out, not copied */

@@ -32,7 +32,7 @@ hand_out(struct cp_pool *pool)
     }
     for (struct cp_worker *w = pool->workers; w != NULL && pool->queued > 0;
          w = w->next) {
-        if (cp_sched_takes_part(w, &round)) {
+        if (w->takes_part) {
             hand_to(pool, w, &round);
         }
     }
@@ -66,6 +66,9 @@ tell_end_all(struct cp_pool *pool)
 static void
 act_on_processes(struct cp_pool *pool)
 {
+    if (pool->due == 0) {
+        return; /* nor has anything changed that the driver sleeps by */
+    }
     while (pool->due != 0) {
         unsigned due = pool->due;
         pool->due = 0;

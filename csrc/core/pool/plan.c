@@ -200,7 +200,7 @@ cp_plan_tick(const struct cp_pool *pool)
 bool
 cp_plan_is_tick_late(const struct cp_pool *pool)
 {
-    if (cp_plan_tick(pool) >= pool->tick_ns) {
+    if (pool->tick_ns <= TICK || cp_plan_tick(pool) >= pool->tick_ns) {
         return false;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {

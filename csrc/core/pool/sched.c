@@ -48,24 +48,21 @@ cp_sched_take(struct cp_pool *pool)
 }
 
 bool
-cp_sched_takes_part(const struct cp_worker *w, const struct cp_round *round)
-{
-    /* Workers that still run their initializer, maybe for ever, get nothing while a
-     * worker that has started is open. */
-    return cp_plan_is_open(w, round->now) && (w->hello || !round->started);
-}
-
-bool
-cp_sched_begin(const struct cp_pool *pool, struct cp_round *round)
+cp_sched_begin(struct cp_pool *pool, struct cp_round *round)
 {
     *round = (struct cp_round){.now = cp_now()};
-    const struct cp_worker *w;
-    for (w = pool->workers; w != NULL && !round->started; w = w->next) {
-        round->started = w->hello && cp_plan_is_open(w, round->now);
+    bool started = false;
+    struct cp_worker *w;
+    for (w = pool->workers; w != NULL; w = w->next) {
+        w->takes_part = cp_plan_is_open(w, round->now);
+        started = started || (w->takes_part && w->hello);
     }
     uint64_t n = 0, under_way = 0;
     for (w = pool->workers; w != NULL; w = w->next) {
-        if (cp_sched_takes_part(w, round)) {
+        /* Workers that still run their initializer, maybe for ever, get nothing
+         * while a worker that has started is open. */
+        w->takes_part = w->takes_part && (w->hello || !started);
+        if (w->takes_part) {
             n++;
             under_way += w->in_flight;
         }
@@ -119,7 +116,7 @@ find_drained(const struct cp_pool *pool, const struct cp_round *round)
 {
     const struct cp_worker *first = NULL;
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->hello && cp_sched_takes_part(w, round)
+        if (w->hello && w->takes_part && cp_plan_is_open(w, round->now)
             && (first == NULL || w->ahead_ns < first->ahead_ns)) {
             first = w;
         }
@@ -242,6 +239,13 @@ recall_from_given_up(struct cp_pool *pool, int64_t now)
 void
 cp_sched_even_out(struct cp_pool *pool)
 {
+    const struct cp_worker *busy = pool->workers;
+    while (busy != NULL && busy->in_flight == 0) {
+        busy = busy->next;
+    }
+    if (busy == NULL) {
+        return; /* there is nothing to take back; as after each single call */
+    }
     int64_t now = cp_now();
     if (pool->queued > 0) {
         recall_from_given_up(pool, now);
@@ -308,10 +312,10 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
         job->first->len >= CP_BIG ? find_drained(pool, round) : NULL;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         uint32_t here = 0;
-        int64_t worth =
-            cp_sched_takes_part(w, round) && (only == NULL || w == only)
-                ? worth_of_others(w, job, &here)
-                : 0;
+        int64_t worth = w->takes_part && cp_plan_is_open(w, round->now)
+                                && (only == NULL || w == only)
+                            ? worth_of_others(w, job, &here)
+                            : 0;
         if (worth > most) {
             most = worth;
             n = here;

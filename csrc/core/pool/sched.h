@@ -15,16 +15,12 @@
 struct cp_round {
     int64_t now;
     uint64_t level; /* so many tasks each of them is to have under way */
-    bool started;   /* one that is open has started: the others get nothing */
     const struct cp_worker *drained; /* is left to run dry for a big task */
 };
 
-/* Look at the workers: true where at least one is open. */
-bool cp_sched_begin(const struct cp_pool *pool, struct cp_round *round);
-
-/* Is w to be given tasks in this round? */
-bool cp_sched_takes_part(const struct cp_worker *w,
-                         const struct cp_round *round);
+/* Look at the workers, and set takes_part of those that are to be given tasks: true
+ * where there is at least one. */
+bool cp_sched_begin(struct cp_pool *pool, struct cp_round *round);
 
 /* Are the tasks that w is about to be given to be written at once? A busy worker's
  * go out with the next ones: it will not look at them before it has answered, and

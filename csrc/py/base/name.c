@@ -1,12 +1,18 @@
 /* Objects that pickle as a name; see base/name.h. */
 #include "base/name.h"
 
+#include "base/dict.h"
+
 /* Does the dict have this value for the key? Keys are strings, so that no Python
- * code runs. This is done once a task: an exception is cleared only where there may
- * be one. */
+ * code runs. *seen: the version of the dict that had it last, or 0. This is done once
+ * a task, so an exception is cleared only where there may be one. */
 static bool
-has_item(PyObject *dict, PyObject *key, const PyObject *value)
+has_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
 {
+    uint64_t version = py_dict_version(dict);
+    if (version != 0 && version == *seen) {
+        return true;
+    }
     PyObject *found;
 #if PY_VERSION_HEX >= 0x030D0000
     if (PyDict_GetItemRef(dict, key, &found) < 0) {
@@ -19,6 +25,9 @@ has_item(PyObject *dict, PyObject *key, const PyObject *value)
         PyErr_Clear();
     }
 #endif
+    if (found == value) {
+        *seen = version;
+    }
     return found == value;
 }
 
@@ -39,16 +48,18 @@ walk(PyObject *module, PyObject *name)
 }
 
 bool
-py_name_leads_to(const struct py_name *name, PyObject *obj)
+py_name_leads_to(struct py_name *name, PyObject *obj)
 {
     if (name->name == NULL) {
         return false;
     }
-    if (!has_item(PyImport_GetModuleDict(), name->module_name, name->module)) {
+    if (!has_item(PyImport_GetModuleDict(), name->module_name, name->module,
+                  &name->seen_modules)) {
         return false;
     }
     if (name->plain) {
-        return has_item(PyModule_GetDict(name->module), name->name, obj);
+        return has_item(PyModule_GetDict(name->module), name->name, obj,
+                        &name->seen_names);
     }
     PyObject *found = walk(name->module, name->name);
     bool same = found == obj;
@@ -86,4 +97,5 @@ py_name_clear(struct py_name *name)
     Py_CLEAR(name->module_name);
     Py_CLEAR(name->module);
     Py_CLEAR(name->name);
+    name->seen_modules = name->seen_names = 0;
 }

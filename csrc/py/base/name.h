@@ -13,15 +13,18 @@ struct py_name {
     PyObject *module_name, *module;
     PyObject *name; /* its qualified name in the module */
     bool plain;     /* the name has no dot, and the module is a plain one */
+    /* The versions of sys.modules and of the module's dict in which it was found last;
+     * see base/dict.h. */
+    uint64_t seen_modules, seen_names;
 };
 
 /* Find out where obj is by its name; what is not found leaves the struct all
  * zero. Runs Python code. */
 void py_name_find(struct py_name *name, PyObject *obj);
 
-/* Does the name lead to obj now? Runs Python code, unless the name is plain. An
- * error counts as no. */
-bool py_name_leads_to(const struct py_name *name, PyObject *obj);
+/* Does the name lead to obj now, for which it was found? Runs Python code, unless the
+ * name is plain. An error counts as no. */
+bool py_name_leads_to(struct py_name *name, PyObject *obj);
 
 void py_name_clear(struct py_name *name);
 

@@ -61,6 +61,10 @@ struct py_state {
      * the picklers as they were then; see value/replaced.h. */
     PyObject *_Atomic with_pickler[PY_PICKLERS];
     _Atomic uintptr_t known_pickler[PY_PICKLERS];
+    /* What these modules had when their dicts had these versions; see base/dict.h.
+     * Borrowed: a dict that has not changed holds it. */
+    PyObject *seen_pickler[PY_PICKLERS];
+    uint64_t seen_version[PY_PICKLERS];
     _Atomic bool replaced;     /* one of them is not the stdlib's */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */

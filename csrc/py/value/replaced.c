@@ -1,6 +1,8 @@
 /* See value/replaced.h. What the pickler is, cpool/_base/pickling.py knows. */
 #include "value/replaced.h"
 
+#include "base/dict.h"
+
 /* The modules whose picklers the stdlib's pool uses. */
 static const char *const MODULES[PY_PICKLERS] = {
     "multiprocessing.connection",
@@ -24,15 +26,34 @@ module_of(struct py_state *state, int i)
     return module;
 }
 
+/* The pickler of the module: a new reference, or NULL with an exception. It is looked
+ * up with each call, so only where the module has changed. */
+static PyObject *
+pickler_of(struct py_state *state, int i, PyObject *module)
+{
+    PyObject *dict = PyModule_Check(module) ? PyModule_GetDict(module) : NULL;
+    uint64_t version = dict != NULL ? py_dict_version(dict) : 0;
+    if (version != 0 && version == state->seen_version[i]) {
+        return Py_NewRef(state->seen_pickler[i]);
+    }
+    PyObject *cls = PyObject_GetAttr(module, state->str_forking_pickler);
+    if (version != 0 && cls != NULL) {
+        PyObject *name = state->str_forking_pickler;
+        PyObject *own =
+            PyDict_GetItemWithError(dict, name); /* lint-ok: only compared */
+        state->seen_pickler[i] = own;
+        state->seen_version[i] = own == cls ? version : 0;
+    }
+    return cls;
+}
+
 /* The address of the class, and its version, which changes with each of its attributes; 0: it
  * cannot be told whether they change. -1 with an exception. */
 static int
 look_at(struct py_state *state, int i, uintptr_t *seen)
 {
     PyObject *module = module_of(state, i);
-    PyObject *cls = module != NULL
-                        ? PyObject_GetAttr(module, state->str_forking_pickler)
-                        : NULL;
+    PyObject *cls = module != NULL ? pickler_of(state, i, module) : NULL;
     if (cls == NULL) {
         return -1;
     }
