@@ -211,6 +211,7 @@ class Sequence:
             self.read: 5,
             self.drop: 3,
             self.cancel: 3,
+            self.resize: 1,
             self.forget: 1,
             self.collect: 1,
             self.idle: 2,
@@ -391,6 +392,15 @@ class Sequence:
             kill = self.rng.random() < 0.3
             job.cancelled = job.result.cancel(kill=kill)
             self.note(f"cancel {job.name}, kill={kill}: {job.cancelled}")
+
+    def resize(self) -> None:
+        if not self.is_threads and self.rng.random() < 0.3:
+            self.note("restart the workers")
+            self.pool.restart_workers()
+            return
+        self.size = self.rng.randint(1, 4)
+        self.note(f"resize to {self.size}")
+        self.pool.resize(self.size)
 
     def options(self, job: Job) -> dict[str, Any]:
         """Of a call; a limit never strikes."""

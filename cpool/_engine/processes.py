@@ -737,6 +737,44 @@ class Pool(_StdlibPool):
                     finally:
                         batch.clear()  # closes pipes now; a traceback would keep them open
 
+    def resize(self, processes: int) -> None:
+        """Have so many workers from now on, at least 1.
+
+        New ones start at once. Of too many, idle ones end first; none that runs a task is ended
+        before the task is. `ValueError` for a pool that is not running.
+        """
+        number = self._check_resize(processes)
+        with self._lock:
+            surplus = self._processes - number
+            self._processes = number
+            if surplus > 0:
+                self._engine_of_processes().retire(surplus)
+            self._repopulate_pool()
+
+    def restart_workers(self) -> None:
+        """Replace all workers by new ones, which start at once and see today's globals.
+
+        The old ones take no more tasks, and end after those that they run.
+        """
+        self._check_running()
+        with self._lock:
+            self._engine_of_processes().retire(len(self._workers))
+            self._repopulate_pool()
+
+    def _check_resize(self, processes: int) -> int:
+        self._check_running()
+        number = operator.index(processes)
+        if number < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if self._engine is None:
+            raise ValueError("resize() needs a pool that runs on cpool's engine")
+        return number
+
+    def _engine_of_processes(self) -> _core.Engine:
+        if self._engine is None:
+            raise ValueError("restart_workers() needs a pool that runs on cpool's engine")
+        return self._engine
+
     def _join_exited_workers(self, workers: list[BaseProcess] | None = None) -> bool:
         """Join workers that have exited; True if there were any."""
         with self._lock:

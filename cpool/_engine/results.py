@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
+from contextlib import nullcontext
 
-from .. import _core
+from .. import _core, errors
 from .._base import stdlib
 from .._base.stdlib import TYPE_CHECKING, T
 
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
 
 def _not_picklable(self: object) -> NoReturn:
     raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+def _make_cancelled_error(pool: Any) -> None:
+    """Import what the error needs while the pool starts no worker.
+
+    That import registers hooks of forks. In the middle of a fork on another thread the second half
+    of the hooks would run without the first.
+    """
+    with nullcontext() if pool is None else pool._lock:
+        errors.TaskCancelledError  # noqa: B018
 
 
 class Cache(MutableMapping["int", "Any"]):
@@ -117,6 +128,11 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
         from .loops import await_result  # importing asyncio takes long
 
         return await_result(self)
+
+    def cancel(self, kill: bool = True) -> bool:
+        if "TaskCancelledError" not in vars(errors):
+            _make_cancelled_error(self._pool)
+        return super().cancel(kill)
 
     _pool = _Readable(_core.Result._pool.__get__)
     _job = _Readable(_core.Result._job.__get__)

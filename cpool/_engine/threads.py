@@ -7,6 +7,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from itertools import count
 from multiprocessing import TimeoutError, util
 
 from .. import _core
@@ -184,6 +185,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._finalizer,
             self._finalargs,
         )
+        thread.index = index
         self._engine.enter()
         try:
             start(thread, thread.start)
@@ -199,9 +201,23 @@ class ThreadPool(Pool, _StdlibThreadPool):
             _StdlibThreadPool._repopulate_pool(self)
             return
         with self._lock:
-            self._engine.set_target(self._processes)
-            for index in range(len(self._workers), self._processes):
-                self._add_worker(index)
+            self._join_exited_workers()
+            workers: list[Any] = self._workers
+            used = {thread.index for thread in workers}
+            free = (index for index in count() if index not in used)
+            for _ in range(self._engine.set_target(self._processes)):
+                self._add_worker(next(free))
+
+    def resize(self, processes: int) -> None:
+        """Have so many threads from now on, at least 1; too many end after the tasks they run."""
+        number = self._check_resize(processes)
+        with self._lock:
+            self._processes = number
+            self._repopulate_pool()
+
+    def restart_workers(self) -> None:
+        """Raises `ValueError`: threads see today's globals anyway."""
+        raise ValueError("restart_workers() needs worker processes")
 
     def _join_exited_workers(self, workers: Any = None) -> bool:
         """Drop threads that have ended; True if there were any."""

@@ -69,6 +69,7 @@ struct cp_worker {
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
     int64_t kill_at;   /* when it is killed if it has not */
     enum cp_reason stop_reason;
+    _Atomic bool retiring; /* it ends after the task that it runs [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
     bool tx_closed;  /* see cp_worker_close_tx() */

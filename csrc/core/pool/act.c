@@ -104,7 +104,8 @@ act_on_threads(struct cp_pool *pool)
     if ((due & CP_DUE_TASKS) != 0) {
         cp_wake_workers(pool);
     }
-    if ((due & CP_DUE_END) != 0 && cp_plan_is_over(pool)) {
+    if (((due & CP_DUE_END) != 0 && cp_plan_is_over(pool))
+        || (due & CP_DUE_RETIRE) != 0) {
         cp_wake_all_workers(pool);
     }
 }

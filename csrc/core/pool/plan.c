@@ -258,7 +258,7 @@ cp_plan_wants_probe(const struct cp_pool *pool)
 uint32_t
 cp_plan_at_work(const struct cp_pool *pool)
 {
-    return pool->n_workers - pool->n_overdue;
+    return pool->n_workers - pool->n_overdue - pool->n_retiring;
 }
 
 bool

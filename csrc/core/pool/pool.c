@@ -141,12 +141,28 @@ cp_pool_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
     cp_lock_release(&pool->lock);
 }
 
-void
+uint32_t
 cp_pool_set_target(struct cp_pool *pool, uint32_t target)
 {
     cp_lock_acquire(&pool->lock);
     pool->target = target;
+    uint32_t n = cp_plan_at_work(pool);
+    if (cp_pool_has_threads(pool)) {
+        pool->threads.n_retire = n > target ? n - target : 0;
+        pool->due |= CP_DUE_RETIRE;
+        cp_act(pool);
+    }
     cp_lock_release(&pool->lock);
+    return n < target ? target - n : 0;
+}
+
+void
+cp_pool_retire(struct cp_pool *pool, uint32_t n)
+{
+    cp_lock_acquire(&pool->lock);
+    cp_watch_retire(pool, n);
+    cp_act(pool);
+    cp_unlock(pool);
 }
 
 void
@@ -178,7 +194,7 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     counts->overdue = pool->n_overdue;
     counts->ready = 0;
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        counts->ready += w->hello && !w->overdue ? 1 : 0;
+        counts->ready += w->hello && !w->overdue && !w->retiring ? 1 : 0;
     }
     counts->failed_starts = pool->failed_starts;
     cp_lock_release(&pool->lock);

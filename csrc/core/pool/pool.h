@@ -64,8 +64,13 @@ int cp_pool_share(struct cp_pool *pool);
 /* The descriptor of what all workers share, the pool's; -1 where they fork. */
 int cp_pool_common_fd(const struct cp_pool *pool);
 
-/* How many workers there should be. */
-void cp_pool_set_target(struct cp_pool *pool, uint32_t target);
+/* How many workers there should be: returns how many are missing. Of worker threads, those
+ * that are too many end after their tasks. */
+uint32_t cp_pool_set_target(struct cp_pool *pool, uint32_t target);
+
+/* So many worker processes end, each after the task that it runs, idle ones first; they
+ * count no more. */
+void cp_pool_retire(struct cp_pool *pool, uint32_t n);
 
 /* ---- jobs ---- */
 

@@ -27,9 +27,10 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 /* What cp_act() is to do. */
 #define CP_DUE_TASKS 0x1u /* tasks are queued, or a worker has room: hand out */
 #define CP_DUE_EVEN 0x2u  /* workers have answered: even out what they have */
-#define CP_DUE_OUTPUT 0x4u /* a worker with flush_due is to be written to */
-#define CP_DUE_FLUSH 0x8u  /* so is every worker that has output */
-#define CP_DUE_END 0x10u   /* the last job has ended, or the pool closes */
+#define CP_DUE_OUTPUT 0x4u  /* a worker with flush_due is to be written to */
+#define CP_DUE_FLUSH 0x8u   /* so is every worker that has output */
+#define CP_DUE_RETIRE 0x20u /* worker threads are to end */
+#define CP_DUE_END 0x10u    /* the last job has ended, or the pool closes */
 
 /* Whom cp_wake_noted() is to wake. */
 #define CP_NOTED_DRIVER 0x1u
@@ -56,6 +57,7 @@ struct cp_threads {
     bool take_turns;     /* never changes */
     struct cp_cond work;
     uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
+    uint32_t n_retire;      /* workers that are to end after their tasks */
     uint32_t looking;       /* workers that look for a task before they sleep */
     struct cp_task *tasks;  /* dropped, not released yet */
     struct cp_result *results;
@@ -80,8 +82,9 @@ struct cp_pool {
 
     struct cp_worker *workers;
     uint32_t n_workers, target;
-    uint32_t n_exiting; /* workers that ran their last task, and should exit */
-    uint32_t n_overdue; /* workers that should have exited long ago */
+    uint32_t n_exiting;  /* workers that ran their last task, and should exit */
+    uint32_t n_retiring; /* workers that end after the tasks that they run */
+    uint32_t n_overdue;  /* workers that should have exited long ago */
     uint64_t next_worker_id;
     uint32_t failed_starts;
     int64_t restart_at; /* no worker is to be started before */

@@ -191,6 +191,10 @@ static int
 take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
 {
     for (;;) {
+        if (pool->threads.n_retire > 0) {
+            pool->threads.n_retire--;
+            return CP_ECLOSED;
+        }
         turn->task = cp_sched_take(pool);
         cp_publish_queued(pool);
         if (turn->task != NULL) {
@@ -205,7 +209,8 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->queued > 0 || cp_plan_is_over(pool) || cp_has_dropped(pool)
+        if (pool->queued > 0 || pool->threads.n_retire > 0
+            || cp_plan_is_over(pool) || cp_has_dropped(pool)
             || pool->each_first != NULL) {
             continue; /* it came when we stopped looking */
         }

@@ -257,7 +257,7 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
     }
     int64_t now = cp_now();
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->exiting_since == 0 || w->overdue) {
+        if (w->exiting_since == 0 || w->overdue || w->retiring) {
             continue;
         }
         if (now < w->exiting_since + LINGER) {
@@ -437,7 +437,8 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     suspect(w, exitcode);
     cp_watch_tell_end(pool, w);
     cp_worker_close(w);
-    if (!w->hello && !pool->is_broken) {
+    pool->n_retiring -= w->retiring ? 1 : 0;
+    if (!w->hello && !pool->is_broken && !w->retiring) {
         pool->failed_starts++;
         back_off(pool);
     }
@@ -519,6 +520,32 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
         cp_proc_close_sentinel(&w->proc);
     }
     cp_worker_unref(w);
+}
+
+/* May w be told to end, and is it none of those that end anyway? */
+static bool
+may_retire(const struct cp_worker *w)
+{
+    return !w->retiring && !w->overdue && !w->doomed && !w->eof
+           && w->exiting_since == 0;
+}
+
+void
+cp_watch_retire(struct cp_pool *pool, uint32_t n)
+{
+    for (int busy = 0; busy < 2; busy++) {
+        for (struct cp_worker *w = pool->workers; w != NULL && n > 0;
+             w = w->next) {
+            if (!may_retire(w) || (busy == 0 && w->in_flight > 0)) {
+                continue;
+            }
+            n--;
+            w->retiring = true;
+            pool->n_retiring++;
+            (void)cp_jobs_recall(w, UINT32_MAX, true);
+            cp_watch_tell_end(pool, w);
+        }
+    }
 }
 
 /* Kill w in the task that it has claimed last, seq. Others run what it has not begun, so

@@ -48,6 +48,10 @@ void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
 /* Close the task pipe: the worker ends when it has run what it has. */
 void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
 
+/* So many workers end, each after the task that it runs, idle ones first. They count no
+ * more. */
+void cp_watch_retire(struct cp_pool *pool, uint32_t n);
+
 /* Workers that ran their last task long ago and have not exited count no more: other
  * workers take their place. *at is lowered to when the next one is late. */
 void cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at);

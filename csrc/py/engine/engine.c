@@ -228,7 +228,20 @@ engine_set_target(PyObject *op, PyObject *arg)
         || py_engine_check(ENGINE(op)) < 0) {
         return NULL;
     }
-    cp_pool_set_target(ENGINE(op)->pool, (uint32_t)n);
+    return PyLong_FromUnsignedLong(
+        cp_pool_set_target(ENGINE(op)->pool, (uint32_t)n));
+}
+
+/* retire(n): so many worker processes end after the tasks that they run. */
+static PyObject *
+engine_retire(PyObject *op, PyObject *arg)
+{
+    unsigned long n = PyLong_AsUnsignedLong(arg);
+    if ((n == (unsigned long)-1 && PyErr_Occurred())
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_retire(ENGINE(op)->pool, (uint32_t)n);
     Py_RETURN_NONE;
 }
 
@@ -706,6 +719,7 @@ static PyMethodDef engine_methods[] = {
     {"set_known", engine_set_known, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
+    {"retire", engine_retire, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
     {"hang_up", engine_hang_up, METH_NOARGS, NULL},

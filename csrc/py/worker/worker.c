@@ -569,7 +569,8 @@ worker_get_is_copy(PyObject *op, void *Py_UNUSED(closure))
 static PyObject *
 worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 {
-    return PyBool_FromLong(((WorkerObject *)op)->worker->overdue);
+    const struct cp_worker *w = ((WorkerObject *)op)->worker;
+    return PyBool_FromLong(w->overdue || w->retiring);
 }
 
 static PyObject *
