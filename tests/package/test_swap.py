@@ -577,6 +577,52 @@ def test_install_and_uninstall(tmp_path: Path) -> None:
     ]
 
 
+EXECUTORS = """
+import asyncio, concurrent.futures, multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+
+def square(x):
+    return x * x
+
+async def in_a_thread():
+    return await asyncio.to_thread(square, 5)
+
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2) as executor:
+        print(type(executor).__module__, executor.submit(square, 3).result())
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        print(type(executor).__module__, list(executor.map(square, range(3))))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as executor:
+        print(executor.submit(square, 4).result())
+    print(asyncio.run(in_a_thread()))
+"""
+
+
+@pytest.mark.better
+def test_executors_are_replaced_where_that_is_asked(tmp_path: Path) -> None:
+    script = scripts.write(tmp_path, EXECUTORS)
+    assert lines(scripts.run("-m", "cpool", "--executors", script)) == [
+        "cpool 9", "cpool [0, 1, 4]", "16", "25",
+    ]  # fmt: skip
+    assert lines(scripts.run("-m", "cpool", script)) == [
+        "concurrent.futures.process 9", "concurrent.futures.thread [0, 1, 4]", "16", "25",
+    ]  # fmt: skip
+
+
+@pytest.mark.better
+def test_executors_are_put_back(tmp_path: Path) -> None:
+    program = """
+import concurrent.futures, cpool
+own = concurrent.futures.ThreadPoolExecutor
+cpool.install(executors=True)
+print(concurrent.futures.ThreadPoolExecutor is cpool.ThreadPoolExecutor)
+cpool.uninstall()
+print(concurrent.futures.ThreadPoolExecutor is own)
+"""
+    assert lines(scripts.run(scripts.write(tmp_path, program))) == ["True", "True"]
+
+
 @pytest.mark.better
 def test_importing_cpool_swaps_nothing(tmp_path: Path) -> None:
     source = (

@@ -47,7 +47,7 @@ LEFT_OUT = {
     "test_gh105829_should_not_deadlock_if_wakeup_pipe_full": "replaces the manager thread",
     "test_failed_worker_replacement_breaks_pool": "replaces _spawn_worker by a mock",
     "test_force_shutdown_during_max_tasks_worker_exit": "sets _force_shutting_down",
-    "test_force_shutdown_workers_stops_pool": "replaces the processes by mocks",
+    "test_force_shutdown_workers": "replaces the processes by mocks",
     # The stdlib cannot cancel what is in its queue of calls.
     "ProcessPoolShutdownTest.test_cancel_futures": "wants some calls not to be cancelled",
     # The executor may be collected: its calls run all the same. The stdlib's fail.
