@@ -34,7 +34,7 @@ def _of_numpy(value: Any, numbers: dict[int, int], alive: list[Any]) -> Any:
         contents = [_form(item, numbers, alive) for item in value.ravel().tolist()]
     else:
         contents = value.tobytes("A")
-    shown = repr(value.dtype), str(value.dtype.metadata)
+    shown = repr(value.dtype), str(value.dtype.metadata or None)  # numpy 1 makes it {}
     return type(value).__name__, shown, value.shape, order if is_array else None, contents
 
 
