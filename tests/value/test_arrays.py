@@ -125,7 +125,7 @@ def test_what_is_no_plain_array() -> None:
         [np.rec.array([(1, 2.0)], dtype=[("a", int), ("b", float)])],
         [array.view(Child)],
         [np.dtype("f8"), np.dtype("M8[ns]"), RECORDS[0], np.float64, np.ndarray],
-        [np.add, np.sum, np.datetime64("2020-01-01")],
+        [np.sum, np.datetime64("2020-01-01")],
     ):
         one, two = through(body), by_pickle(body)
         assert list(map(type, one)) == list(map(type, two))
