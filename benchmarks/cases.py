@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import work
+from benchmarks.kinds import KINDS, Kind
 
 WORKERS = 2
 
@@ -36,6 +37,7 @@ class Work:
     fresh: bool = False  # creating and closing the pool is measured too
     per_item: bool = True  # the table shows the time for each item, not the total
     measure: str = "seconds"  # or: parent_bytes, worker_bytes
+    shown: Callable[[Any], Any] | None = None  # results are compared as this shows them
 
     @property
     def star(self) -> bool:
@@ -255,6 +257,42 @@ def pool_of(workers: int) -> None:
 
 for _workers in (1, 2, 4, 8, 16, 32, 64):
     pool_of(_workers)
+
+
+# What real programs send: objects of every kind, there and back.
+
+
+def sending(call: str, items: list[Any], limit: str, **more: Any) -> Work:
+    # Not all of them can be compared.
+    return Work(call, work.identity, items, items, limit, shown=repr, **more)
+
+
+def of_objects(kind: Kind) -> None:
+    name, about, make = kind.name, kind.about, kind.make
+    quick = name in ("instance", "array_128")
+
+    @case(f"objects_{name}", f"map() over {about}, default chunks", quick=quick)
+    def _(size: Size) -> Work:
+        items = [make(number) for number in range(size.pick(20_000, 2_000))]
+        return sending("map", items, "split", chunksize=None)
+
+    @case(f"objects_{name}_one", f"map() over one and the same of {about}, default chunks", False)
+    def _(size: Size) -> Work:
+        return sending("map", [make(1)] * size.pick(20_000, 2_000), "split", chunksize=None)
+
+    @case(f"objects_{name}_each", f"map() over {about}, chunksize 1", quick=quick)
+    def _(size: Size) -> Work:
+        items = [make(number) for number in range(size.pick(5_000, 300))]
+        return sending("map", items, "stream")
+
+    @case(f"objects_{name}_apply", f"apply() of {about}, one call after another", quick=False)
+    def _(size: Size) -> Work:
+        items = [make(number) for number in range(size.pick(2_000, 100))]
+        return sending("apply", items, "ping_pong_items")
+
+
+for _kind in KINDS:
+    of_objects(_kind)
 
 
 def remembering(size: Size, measure: str) -> Work:

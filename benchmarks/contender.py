@@ -30,10 +30,13 @@ class WrongResult(Exception):
 def check(work: Work, results: list[Any]) -> None:
     if work.call == "imap_unordered":
         results = sorted(results)
-    if len(results) != len(work.expected):
-        raise WrongResult(f"{len(results)} results for {len(work.expected)} items")
-    if results != work.expected:
-        pairs = enumerate(zip(results, work.expected, strict=True))
+    right = work.expected
+    if len(results) != len(right):
+        raise WrongResult(f"{len(results)} results for {len(right)} items")
+    if work.shown is not None:
+        results, right = list(map(work.shown, results)), list(map(work.shown, right))
+    if results != right:
+        pairs = enumerate(zip(results, right, strict=True))
         at, (got, expected) = next(pair for pair in pairs if pair[1][0] != pair[1][1])
         raise WrongResult(f"item {at}: {got!r:.80} where {expected!r:.80} is right")
 

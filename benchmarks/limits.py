@@ -129,6 +129,23 @@ class PingPong(Limit):
         return results
 
 
+class PingPongOfItems(PingPong):
+    about = "the number of an item to a forked process that has it, and back, one after another"
+
+    def call(self, item: int) -> int:
+        self.work.function(self.work.items[item])
+        return item
+
+    def run(self, work: Work) -> list[Any]:
+        (child,) = self.children
+        source, target = child.replies.fileno(), child.requests.fileno()
+        results = []
+        for number in range(len(work.items)):
+            os.write(target, NUMBER.pack(number))
+            results.append(work.items[NUMBER.unpack(os.read(source, NUMBER.size))[0]])
+        return results
+
+
 class Stream(Limit):
     about = "one pickle each way for each item, a hundred in one write, to forked processes in turn"
 
@@ -206,6 +223,7 @@ class Copy(Limit):
 
 LIMITS: dict[str, type[Limit]] = {
     "ping_pong": PingPong,
+    "ping_pong_items": PingPongOfItems,
     "stream": Stream,
     "split": Split,
     "serial": Serial,

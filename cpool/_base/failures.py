@@ -37,14 +37,14 @@ from ..errors import (
     WorkerLostError,
 )
 from .handlers import being_handled, is_from_handler
-from .pickling import is_replaced, replaced_dumps
+from .pickling import is_replaced, pickle_of_name, replaced_dumps
 from .stdlib import TYPE_CHECKING
 from .stdlib import pool as stdlib
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-__all__ = ["PoolError", "TimeoutError", "is_replaced", "replaced_dumps"]
+__all__ = ["PoolError", "TimeoutError", "is_replaced", "pickle_of_name", "replaced_dumps"]
 
 loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is imported
 

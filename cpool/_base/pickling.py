@@ -9,6 +9,7 @@ from __future__ import annotations
 import copyreg
 import pickle
 from _pickle import Pickler, loads
+from collections import namedtuple
 from multiprocessing.reduction import ForkingPickler
 
 from .stdlib import TYPE_CHECKING
@@ -16,9 +17,30 @@ from .stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["current_pickler", "is_replaced", "replaced_dumps"]
+__all__ = [
+    "current_pickler",
+    "is_replaced",
+    "named_tuple_code",
+    "pickle_of_name",
+    "replaced_dumps",
+]
 
 _MODULE = "multiprocessing.reduction"
+
+# The code of __getnewargs__(), which all named tuples share: it returns the items.
+named_tuple_code = next(
+    const
+    for const in namedtuple.__code__.co_consts
+    if getattr(const, "co_name", None) == "__getnewargs__"
+)
+
+
+def pickle_of_name(module: str, name: str) -> bytes:
+    """A pickle of the object that has this name, whether it exists or not."""
+    strings = [text.encode("utf-8", "surrogatepass") for text in (module, name)]
+    parts = [b"X" + len(text).to_bytes(4, "little") + text for text in strings]
+    return b"\x80\x04" + b"".join(parts) + b"\x93."
+
 
 # The tables that the extension uses, which it takes from the class when it is imported.
 _TABLES = {

@@ -30,8 +30,10 @@
 #endif
 
 struct cp_serve;
+struct py_numpy;
 
 #define PY_PICKLERS 2
+#define PY_WORDS 16
 
 /* A pickler that is used again and again; see value/pickle.h. */
 struct py_pickler {
@@ -57,6 +59,11 @@ struct py_state {
     PyObject *failures; /* the module cpool._base.failures */
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     PyObject *str_forking_pickler;
+    PyObject *words[PY_WORDS];  /* names of attributes; see base/word.h */
+    PyObject *named_tuple_code; /* of __getnewargs__() of all named tuples */
+    PyObject *slotnames;        /* copyreg._slotnames */
+    PyObject *enum_type;        /* enum.EnumMeta */
+    struct py_numpy *_Atomic numpy; /* see value/array.c */
     /* The modules that have the picklers of the stdlib's pool, once looked at, and
      * the picklers as they were then; see value/replaced.h. */
     PyObject *_Atomic with_pickler[PY_PICKLERS];

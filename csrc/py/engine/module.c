@@ -2,6 +2,7 @@
  * forked copies. */
 #include "base/error.h"
 #include "base/imports.h"
+#include "base/word.h"
 #include "engine/engine.h"
 #include "engine/begin.h"
 #include "engine/late.h"
@@ -11,6 +12,7 @@
 #include "job/stream.h"
 #include "task/mode.h"
 #include "value/arena.h"
+#include "value/array.h"
 #include "value/decoder.h"
 #include "value/encoder.h"
 #include "value/pickle.h"
@@ -73,19 +75,20 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
 /* _encode(obj): the encoding of an object, or of a list as a run; None where it
  * is left to pickle. For tests and measurements. */
 static PyObject *
-module_encode(PyObject *Py_UNUSED(module), PyObject *obj)
+module_encode(PyObject *module, PyObject *obj)
 {
+    struct py_state *state = py_state_of_module(module);
     struct cp_buf buf = {0};
     int r;
     if (PyList_CheckExact(obj)) {
         PyObject *items = PyList_AsTuple(obj);
         r = items == NULL
                 ? -1
-                : py_encode_run(&buf, ((PyTupleObject *)items)->ob_item,
-                                PyTuple_GET_SIZE(items));
+                : py_encode_run(state, &buf, ((PyTupleObject *)items)->ob_item,
+                                PyTuple_GET_SIZE(items), NULL);
         Py_XDECREF(items);
     } else {
-        r = py_encode(&buf, obj);
+        r = py_encode(state, &buf, obj, NULL);
     }
     PyObject *bytes =
         r < 0    ? NULL
@@ -106,9 +109,10 @@ module_decode(PyObject *module, PyObject *bytes)
         return NULL;
     }
     PyObject *obj;
-    int r = py_decode((const uint8_t *)PyBytes_AS_STRING(bytes),
+    struct py_state *state = py_state_of_module(module);
+    int r = py_decode(state, (const uint8_t *)PyBytes_AS_STRING(bytes),
                       (size_t)PyBytes_GET_SIZE(bytes), &obj);
-    return r == 0 ? obj : py_raise(py_state_of_module(module), r);
+    return r == 0 ? obj : py_raise(state, r);
 }
 
 /* _loads(bytes): unpickle, as the results of tasks are. */
@@ -164,7 +168,11 @@ import_needed(struct py_state *state)
     state->copyreg_table = attribute_of("copyreg", "dispatch_table");
     state->pickle_loads = attribute_of("pickle", "loads");
     state->pickler_class = attribute_of("_pickle", "Pickler");
+    state->slotnames = attribute_of("copyreg", "_slotnames");
+    state->enum_type = attribute_of("enum", "EnumMeta");
     state->failures = PyImport_ImportModule("cpool._base.failures");
+    state->named_tuple_code =
+        attribute_of("cpool._base.pickling", "named_tuple_code");
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
@@ -175,6 +183,8 @@ import_needed(struct py_state *state)
                    && state->str_dump != NULL && state->str_clear_memo != NULL
                    && state->str_dispatch_table != NULL
                    && state->str_forking_pickler != NULL
+                   && state->slotnames != NULL && state->enum_type != NULL
+                   && state->named_tuple_code != NULL && py_word_add(state) == 0
                ? 0
                : -1;
 }
@@ -232,6 +242,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->extra_reducers);
     Py_VISIT(state->reducers);
     Py_VISIT(state->failures);
+    Py_VISIT(state->slotnames);
+    Py_VISIT(state->enum_type);
+    Py_VISIT(state->named_tuple_code);
     for (int i = 0; i < PY_PICKLERS; i++) {
         Py_VISIT(atomic_load(&state->with_pickler[i]));
     }
@@ -261,6 +274,12 @@ module_clear(PyObject *module)
     Py_CLEAR(state->extra_reducers);
     Py_CLEAR(state->reducers);
     Py_CLEAR(state->failures);
+    Py_CLEAR(state->slotnames);
+    Py_CLEAR(state->enum_type);
+    Py_CLEAR(state->named_tuple_code);
+    for (int i = 0; i < PY_WORDS; i++) {
+        Py_CLEAR(state->words[i]);
+    }
     Py_CLEAR(state->str_dump);
     Py_CLEAR(state->str_clear_memo);
     Py_CLEAR(state->str_dispatch_table);
@@ -270,6 +289,7 @@ module_clear(PyObject *module)
         Py_XDECREF(kept);
     }
     py_pickler_clear(&state->pickler);
+    py_array_forget(state);
     return 0;
 }
 

@@ -499,7 +499,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     }
     struct cp_buf buf = {0};
     PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
-    if (payload != NULL && py_body_put(state, payload, &buf) == 0) {
+    if (payload != NULL && py_body_put(state, payload, &buf, NULL) == 0) {
         task = cp_task_new_take(index, (uint16_t)mode, &buf);
         if (task == NULL) {
             (void)PyErr_NoMemory();

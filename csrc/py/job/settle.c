@@ -300,13 +300,13 @@ memory_of(ResultObject *self, const struct cp_result *list)
     return self->engine->threads ? 0 : n + self->received;
 }
 
-/* A pickle runs the program's code: have threads do the pool's work meanwhile. What
+/* Objects may run the program's code: have threads do the pool's work meanwhile. What
  * they need is not to lie in the large pages of the result. 0, or -1 with an
  * exception. */
 static int
 attend(ResultObject *self, const struct cp_result *list)
 {
-    while (list != NULL && py_decode_owns(list->body, list->len)) {
+    while (list != NULL && !py_decode_runs_code(list->body, list->len)) {
         list = list->next;
     }
     return list != NULL && self->input.blocking ? py_engine_attend(self->engine)

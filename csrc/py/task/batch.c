@@ -113,9 +113,9 @@ int
 py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
 {
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
-    int r =
-        py_run_put_alone(in->engine->state, &batch->run,
-                         py_source_references(&in->source), &batch->scratch);
+    int r = py_run_put_alone(in->engine->state, &batch->run,
+                             py_source_references(&in->source), &batch->scratch,
+                             &batch->ran_code);
     batch->encoded = r == 1;
     return r;
 }
@@ -155,8 +155,9 @@ encode(const struct py_input *in, struct py_batch *batch, unsigned *mode,
     }
     *mode |= changed ? PY_OWN_FUNC : 0;
     int r = payload != NULL
-                ? py_body_put(state, payload, &batch->scratch)
-                : py_run_put(state, &batch->run, &batch->scratch, &list);
+                ? py_body_put(state, payload, &batch->scratch, &batch->ran_code)
+                : py_run_put(state, &batch->run, &batch->scratch, &list,
+                             &batch->ran_code);
     Py_XDECREF(list);
     return r;
 }
@@ -176,8 +177,6 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return py_batch_fail(in, batch, index, false);
     }
     mode |= batch->task_flags;
-    batch->pickled |= !py_decode_owns(cp_buf_head(&batch->scratch),
-                                      cp_buf_len(&batch->scratch));
     struct cp_task *task =
         cp_task_new_take(index, (uint16_t)mode, &batch->scratch);
     if (task == NULL) {

@@ -23,8 +23,8 @@ struct py_batch {
     unsigned task_flags;        /* of each task, beside its mode */
     bool encoded;               /* the run is in the scratch already */
     bool in_call;               /* the thread of the call itself feeds */
-    bool holds;   /* the first tasks of a job: see cp_pool_has_room() */
-    bool pickled; /* a task was pickled, which runs the program's code */
+    bool holds;    /* the first tasks of a job: see cp_pool_has_room() */
+    bool ran_code; /* encoding a task may have run code of the program */
 };
 
 /* Make a task of payload, or of the run where payload is NULL. 0, or -1 with

@@ -377,12 +377,12 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
         }
         r = feed_one(in, &batch);
         tasks++;
-        if (r >= 0 && batch.pickled && in->blocking
+        if (r >= 0 && batch.ran_code && in->blocking
             && py_engine_attend(in->engine) < 0) {
             r = -1;
         }
         /* What runs the program's code may wait for the tasks before it. */
-        if (r == 1 && batch.n >= (src->plain && !batch.pickled ? SLICE : 1)) {
+        if (r == 1 && batch.n >= (src->plain && !batch.ran_code ? SLICE : 1)) {
             py_batch_flush(in->job, &batch, false);
         }
     }

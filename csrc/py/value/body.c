@@ -7,9 +7,15 @@
 #include "value/pickle.h"
 
 int
-py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out)
+py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out,
+            bool *ran_code)
 {
-    int r = atomic_load(&state->replaced) ? 0 : py_encode(out, obj);
+    int r = atomic_load(&state->replaced)
+                ? 0
+                : py_encode(state, out, obj, ran_code);
+    if (r == 0 && ran_code != NULL) {
+        *ran_code = true;
+    }
     return r == 0 ? py_dumps(state, obj, out) : r < 0 ? -1 : 0;
 }
 
@@ -20,6 +26,6 @@ py_body_get(struct py_state *state, const uint8_t *bytes, size_t len)
         return py_loads(state, bytes, len);
     }
     PyObject *obj;
-    int r = py_decode(bytes, len, &obj);
+    int r = py_decode(state, bytes, len, &obj);
     return r == 0 ? obj : py_raise(state, r);
 }

@@ -9,9 +9,11 @@
 
 #include "core/base/buf.h"
 
-/* Append obj to out: 0, or -1 with an exception, and then out is unchanged. May
- * run Python code. */
-int py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out);
+/* Append obj to out: 0, or -1 with an exception, and then out is unchanged.
+ * *ran_code becomes true where that may have run code of the program; it may be
+ * NULL. */
+int py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out,
+                bool *ran_code);
 
 /* The object that these bytes hold (a list where they hold a run), or NULL with
  * an exception. May run Python code. */

@@ -2,26 +2,41 @@
  * From bytes to values; see value/decoder.h. Everything is checked before
  * memory is asked for: a tag, size, count or character that value/encoder.h
  * never writes is CP_EPROTO.
+ *
+ * Code of the program runs only while objects are made (rebuild.c), and while
+ * keys are compared. The garbage collector is held while no such code can run:
+ * new objects are not garbage.
  */
 #include "value/decoder.h"
 
+#include "value/array.h"
 #include "value/constant.h"
+#include "value/decode.h"
+#include "value/named.h"
 #include "value/number.h"
-#include "value/reader.h"
 #include "value/text.h"
+
+#include "core/base/mem.h"
 
 /* ---- columns: n values into every stride-th slot ---- */
 
-static int get_value(struct py_reader *in, PyObject **obj);
-static int get_column(struct py_reader *in, size_t n, PyObject **slots,
-                      size_t stride);
-
-static void
-clear(PyObject **slots, size_t n)
+PyObject **
+py_get_slots(size_t n)
 {
-    for (size_t i = 0; i < n; i++) {
+    PyObject **slots = PyMem_Calloc(n > 0 ? n : 1, sizeof(*slots));
+    if (slots == NULL) {
+        (void)PyErr_NoMemory();
+    }
+    return slots;
+}
+
+void
+py_get_release(PyObject **slots, size_t n)
+{
+    for (size_t i = 0; i < n && slots != NULL; i++) {
         Py_XDECREF(slots[i]);
     }
+    PyMem_Free(slots);
 }
 
 static int
@@ -35,67 +50,131 @@ get_arity(struct py_reader *in, size_t most, size_t *arity)
     return 0;
 }
 
-/* The items of n rows, into `arity` slots for each row. */
-static int
-get_rows(struct py_reader *in, size_t n, size_t arity, PyObject **slots)
+int
+py_get_rows(struct py_reader *in, size_t n, size_t arity, PyObject **slots)
 {
+    size_t owed = in->owed;
     int r = 0;
     for (size_t j = 0; j < arity && r == 0; j++) {
-        r = get_column(in, n, slots + j, arity);
+        in->owed = owed + n * (arity - 1 - j);
+        r = py_get_column(in, n, slots + j, arity);
+    }
+    in->owed = owed;
+    return r;
+}
+
+PyObject *
+py_get_tuple_of(PyObject **values, size_t n)
+{
+    PyObject *tuple = PyTuple_New((Py_ssize_t)n);
+    for (size_t i = 0; tuple != NULL && i < n; i++) {
+        PyTuple_SET_ITEM(tuple, (Py_ssize_t)i, values[i]);
+        values[i] = NULL;
+    }
+    return tuple;
+}
+
+/* A list of n values, which move into it. The list is made last: once it
+ * exists, gc.get_objects() can find it. */
+static PyObject *
+list_of(PyObject **values, size_t n)
+{
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        PyList_SET_ITEM(list, (Py_ssize_t)i, values[i]);
+        values[i] = NULL;
+    }
+    return list;
+}
+
+/* Append the values to a list that was made before them. */
+static int
+fill_list(PyObject *list, PyObject **values, size_t n)
+{
+    PyObject *tuple = py_get_tuple_of(values, n);
+    int r = tuple != NULL
+                ? PyList_SetSlice(list, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, tuple)
+                : -1;
+    Py_XDECREF(tuple);
+    return r;
+}
+
+/* A key could not be added: CP_EPROTO where it is not hashable, which no encoder
+ * writes; -1 with the exception where it may be one of the program's code. */
+static int
+bad_key(const struct py_reader *in)
+{
+    if ((in->flags & HAS_CODE) != 0
+        || !PyErr_ExceptionMatches(PyExc_TypeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return CP_EPROTO;
+}
+
+static int
+fill_dict(const struct py_reader *in, PyObject *dict, PyObject *const *keys,
+          PyObject *const *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (PyDict_SetItem(dict, keys[i], values[i]) < 0) {
+            return bad_key(in);
+        }
+    }
+    return 0;
+}
+
+static int
+fill_set(const struct py_reader *in, PyObject *set, PyObject *const *items,
+         size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (PySet_Add(set, items[i]) < 0) {
+            return bad_key(in);
+        }
+    }
+    return 0;
+}
+
+/* Make n empty containers of the tag, with numbers. */
+static int
+make_empty(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
+           size_t stride)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject *made = tag == TAG_DICT  ? PyDict_New()
+                         : tag == TAG_SET ? PySet_New(NULL)
+                                          : PyList_New(0);
+        slots[i * stride] = made;
+        r = made != NULL ? py_reader_keep(in, made) : -1;
     }
     return r;
 }
 
-static PyObject **
-new_slots(size_t n)
-{
-    PyObject **slots = PyMem_Calloc(n > 0 ? n : 1, sizeof(*slots));
-    if (slots == NULL) {
-        (void)PyErr_NoMemory();
-    }
-    return slots;
-}
-
-/* A list or tuple of n values, which move into it. The sequence is made last:
- * once it exists, gc.get_objects() can find it. */
-static PyObject *
-sequence_of(unsigned tag, PyObject **values, size_t n)
-{
-    bool is_list = tag == TAG_LIST;
-    PyObject *obj =
-        is_list ? PyList_New((Py_ssize_t)n) : PyTuple_New((Py_ssize_t)n);
-    for (size_t i = 0; obj != NULL && i < n; i++) {
-        if (is_list) {
-            PyList_SET_ITEM(obj, (Py_ssize_t)i, values[i]);
-        } else {
-            PyTuple_SET_ITEM(obj, (Py_ssize_t)i, values[i]);
-        }
-        values[i] = NULL;
-    }
-    return obj;
-}
-
-/* 0, or CP_EPROTO where a key is not hashable. */
+/* Tuples, lists or dicts of rows, which may have been made before. */
 static int
-dict_of(PyObject *const *keys, PyObject *const *values, size_t n,
-        PyObject **obj)
+finish_rows(struct py_reader *in, unsigned tag, size_t n, size_t arity,
+            PyObject *const *keys, PyObject **rows, PyObject **slots,
+            size_t stride, size_t number)
 {
-    PyObject *dict = PyDict_New();
-    if (dict == NULL) {
-        return -1;
-    }
-    for (size_t i = 0; i < n; i++) {
-        if (PyDict_SetItem(dict, keys[i], values[i]) < 0) {
-            Py_DECREF(dict);
-            if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
-                return -1;
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject **row = rows + i * arity, **slot = &slots[i * stride];
+        if (tag == TAG_DICT) {
+            r = fill_dict(in, *slot, keys, row, arity);
+        } else if (tag == TAG_OPEN_LIST) {
+            r = fill_list(*slot, row, arity);
+        } else {
+            *slot = tag == TAG_LIST ? list_of(row, arity)
+                                    : py_get_tuple_of(row, arity);
+            r = *slot != NULL ? 0 : -1;
+            if (r == 0 && tag != TAG_TUPLE) {
+                py_reader_set(in, number + i, *slot);
             }
-            PyErr_Clear();
-            return CP_EPROTO;
         }
     }
-    *obj = dict;
-    return 0;
+    return r;
 }
 
 /* n tuples, lists or dicts of one length. */
@@ -103,33 +182,30 @@ static int
 get_each_of_rows(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
                  size_t stride)
 {
-    size_t arity;
-    PyObject *keys[KEYS_MAX];
+    size_t arity, number = 0;
     size_t most = tag == TAG_DICT ? KEYS_MAX : ARITY_MAX;
-    if (get_arity(in, most, &arity) < 0 || n > py_reader_left(in) / arity) {
+    bool first = tag == TAG_DICT || tag == TAG_OPEN_LIST;
+    if (get_arity(in, most, &arity) < 0 || n > py_reader_left(in) / arity
+        || !py_reader_has(in, n * arity)) {
         return CP_EPROTO;
     }
-    PyObject **rows = new_slots(n * arity);
+    size_t more = tag == TAG_DICT ? arity : 0;
+    PyObject **rows = py_get_slots(n * arity + more);
     if (rows == NULL) {
         return -1;
     }
-    for (size_t i = 0; i < arity; i++) {
-        keys[i] = NULL;
-    }
-    int r = tag == TAG_DICT ? get_column(in, arity, keys, 1) : 0;
-    r = r == 0 ? get_rows(in, n, arity, rows) : r;
-    for (size_t i = 0; i < n && r == 0; i++) {
-        PyObject **row = rows + i * arity;
-        if (tag == TAG_DICT) {
-            r = dict_of(keys, row, arity, &slots[i * stride]);
-        } else {
-            slots[i * stride] = sequence_of(tag, row, arity);
-            r = slots[i * stride] != NULL ? 0 : -1;
-        }
-    }
-    clear(keys, arity);
-    clear(rows, n * arity);
-    PyMem_Free(rows);
+    PyObject **keys = rows + n * arity;
+    int r = first              ? make_empty(in, tag, n, slots, stride)
+            : tag != TAG_TUPLE ? py_reader_number(in, n, &number)
+                               : 0;
+    in->owed += n * arity;
+    r = r == 0 && more > 0 ? py_get_column(in, arity, keys, 1) : r;
+    in->owed -= n * arity;
+    r = r == 0 ? py_get_rows(in, n, arity, rows) : r;
+    r = r == 0
+            ? finish_rows(in, tag, n, arity, keys, rows, slots, stride, number)
+            : r;
+    py_get_release(rows, n * arity + more);
     return r;
 }
 
@@ -139,11 +215,16 @@ get_picked(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 {
     unsigned count;
     const uint8_t *which;
-    PyObject *picked[PICK_MAX] = {NULL};
     if (py_reader_get_byte(in, &count) < 0 || count == 0) {
         return CP_EPROTO;
     }
-    int r = get_column(in, count, picked, 1);
+    PyObject **picked = py_get_slots(count);
+    if (picked == NULL) {
+        return -1;
+    }
+    in->owed += n;
+    int r = py_get_column(in, count, picked, 1);
+    in->owed -= n;
     r = r == 0 ? py_reader_get_raw(in, n, &which) : r;
     for (size_t i = 0; i < n && r == 0; i++) {
         if (which[i] < count) {
@@ -152,53 +233,72 @@ get_picked(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
             r = CP_EPROTO;
         }
     }
-    clear(picked, count);
+    py_get_release(picked, count);
     return r;
 }
 
 static int
 get_mixed(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 {
+    size_t owed = in->owed;
     int r = 0;
     for (size_t i = 0; i < n && r == 0; i++) {
-        r = get_value(in, &slots[i * stride]);
+        in->owed = owed + n - 1 - i;
+        r = py_get_value(in, &slots[i * stride]);
     }
+    in->owed = owed;
     return r;
 }
 
 static int
-get_column(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
+get_level(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
+          size_t stride)
 {
-    unsigned tag;
-    if (in->depth == DEPTH_MAX || py_reader_get_byte(in, &tag) < 0
-        || n > py_reader_left(in)) {
-        return CP_EPROTO;
-    }
-    in->depth++;
-    int r;
     switch (tag) {
-        case TAG_PICK: r = get_picked(in, n, slots, stride); break;
+        case TAG_PICK: return get_picked(in, n, slots, stride);
         case TAG_TUPLE:
+        case TAG_KEPT_TUPLE:
         case TAG_LIST:
-        case TAG_DICT: r = get_each_of_rows(in, tag, n, slots, stride); break;
-        case TAG_MIXED: r = get_mixed(in, n, slots, stride); break;
+        case TAG_OPEN_LIST:
+        case TAG_DICT: return get_each_of_rows(in, tag, n, slots, stride);
+        case TAG_OBJECT: return py_rebuild_get(in, n, slots, stride);
+        case TAG_ARRAY: return py_array_get(in, n, slots, stride);
+        case TAG_SCALAR: return py_array_get_scalars(in, n, slots, stride);
         case TAG_INT1:
         case TAG_INT2:
         case TAG_INT4:
         case TAG_INT8:
-        case TAG_FLOAT:
-            r = py_number_get_column(in, tag, n, slots, stride);
-            break;
-        case TAG_ONES: r = py_constant_get_column(in, n, slots, stride); break;
+        case TAG_FLOAT: return py_number_get_column(in, tag, n, slots, stride);
+        case TAG_ONES: return py_constant_get_column(in, n, slots, stride);
         case TAG_ASCII:
         case TAG_UCS1:
         case TAG_UCS2:
         case TAG_UCS4:
-        case TAG_BYTES:
-            r = py_text_get_column(in, tag, n, slots, stride);
-            break;
-        default: r = CP_EPROTO; break;
+        case TAG_BYTES: return py_text_get_column(in, tag, n, slots, stride);
+        default: return CP_EPROTO;
     }
+}
+
+int
+py_get_column(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
+{
+    unsigned tag;
+    if (in->depth == DEPTH_MAX || py_reader_get_byte(in, &tag) < 0
+        || !py_reader_has(in, n)) {
+        return CP_EPROTO;
+    }
+    in->depth++;
+    in->level++;
+    int r;
+    if (tag == TAG_MIXED) {
+        r = get_mixed(in, n, slots, stride);
+    } else if (tag == TAG_KEYS) {
+        r = stride == 1 ? py_text_get_keys(in, n, slots) : CP_EPROTO;
+    } else {
+        r = in->level <= LEVEL_MAX ? get_level(in, tag, n, slots, stride)
+                                   : CP_EPROTO;
+    }
+    in->level--;
     in->depth--;
     return r;
 }
@@ -208,21 +308,38 @@ get_column(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 static int
 get_sequence(struct py_reader *in, unsigned tag, PyObject **obj)
 {
-    size_t n;
-    if (py_reader_get_size(in, 1, &n) < 0) {
+    size_t n, number;
+    if (py_reader_get_size(in, 1, &n) < 0 || !py_reader_has(in, n)) {
         return CP_EPROTO;
     }
-    PyObject **items = new_slots(n);
+    PyObject **items = py_get_slots(n);
     if (items == NULL) {
         return -1;
     }
-    int r = get_column(in, n, items, 1);
-    if (r == 0) {
-        *obj = sequence_of(tag, items, n);
-        r = *obj != NULL ? 0 : -1;
+    int r = 0;
+    if (tag == TAG_OPEN_LIST || tag == TAG_SET) {
+        r = make_empty(in, tag, 1, obj, 1);
+    } else if (tag != TAG_TUPLE) {
+        r = py_reader_number(in, 1, &number);
     }
-    clear(items, n);
-    PyMem_Free(items);
+    r = r == 0 ? py_get_column(in, n, items, 1) : r;
+    if (r == 0 && tag == TAG_OPEN_LIST) {
+        r = fill_list(*obj, items, n);
+    } else if (r == 0 && tag == TAG_SET) {
+        r = fill_set(in, *obj, items, n);
+    } else if (r == 0) {
+        *obj = tag == TAG_LIST        ? list_of(items, n)
+               : tag == TAG_FROZENSET ? PyFrozenSet_New(NULL)
+                                      : py_get_tuple_of(items, n);
+        r = *obj != NULL ? 0 : -1;
+        if (r == 0 && tag == TAG_FROZENSET) {
+            r = fill_set(in, *obj, items, n);
+        }
+        if (r == 0 && tag != TAG_TUPLE) {
+            py_reader_set(in, number, *obj);
+        }
+    }
+    py_get_release(items, n);
     return r;
 }
 
@@ -230,32 +347,64 @@ static int
 get_dict(struct py_reader *in, PyObject **obj)
 {
     size_t n;
-    if (py_reader_get_size(in, 2, &n) < 0) {
+    if (py_reader_get_size(in, 2, &n) < 0 || !py_reader_has(in, 2 * n)) {
         return CP_EPROTO;
     }
-    PyObject **items = new_slots(2 * n);
+    PyObject **items = py_get_slots(2 * n);
     if (items == NULL) {
         return -1;
     }
-    int r = get_column(in, n, items, 1);
-    r = r == 0 ? get_column(in, n, items + n, 1) : r;
-    r = r == 0 ? dict_of(items, items + n, n, obj) : r;
-    clear(items, 2 * n);
-    PyMem_Free(items);
+    int r = make_empty(in, TAG_DICT, 1, obj, 1);
+    in->owed += n;
+    r = r == 0 ? py_get_column(in, n, items, 1) : r;
+    in->owed -= n;
+    r = r == 0 ? py_get_column(in, n, items + n, 1) : r;
+    r = r == 0 ? fill_dict(in, *obj, items, items + n, n) : r;
+    py_get_release(items, 2 * n);
     return r;
 }
 
 static int
-get_value(struct py_reader *in, PyObject **obj)
+get_bytearray(struct py_reader *in, PyObject **obj)
 {
-    unsigned tag;
-    if (py_reader_get_byte(in, &tag) < 0) {
+    size_t n;
+    const uint8_t *bytes;
+    if (py_reader_get_size(in, 1, &n) < 0
+        || py_reader_get_raw(in, n, &bytes) < 0) {
         return CP_EPROTO;
     }
+    *obj = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)n);
+    if (*obj == NULL) {
+        return -1;
+    }
+    cp_mem_advise_huge(PyByteArray_AS_STRING(*obj), n);
+    memcpy(PyByteArray_AS_STRING(*obj), bytes, n);
+    return py_reader_keep(in, *obj);
+}
+
+static int
+get_nested(struct py_reader *in, unsigned tag, PyObject **obj)
+{
     switch (tag) {
         case TAG_TUPLE:
-        case TAG_LIST: return get_sequence(in, tag, obj);
+        case TAG_KEPT_TUPLE:
+        case TAG_LIST:
+        case TAG_OPEN_LIST:
+        case TAG_SET:
+        case TAG_FROZENSET: return get_sequence(in, tag, obj);
         case TAG_DICT: return get_dict(in, obj);
+        case TAG_NAME: return py_named_get(in, obj);
+        case TAG_OBJECT: return py_rebuild_get(in, 1, obj, 1);
+        case TAG_ARRAY: return py_array_get(in, 1, obj, 1);
+        case TAG_SCALAR: return py_array_get_scalars(in, 1, obj, 1);
+        default: return CP_EPROTO;
+    }
+}
+
+static int
+get_with_tag(struct py_reader *in, unsigned tag, PyObject **obj)
+{
+    switch (tag) {
         case TAG_NONE:
         case TAG_FALSE:
         case TAG_TRUE: return py_constant_get(tag, obj);
@@ -270,33 +419,87 @@ get_value(struct py_reader *in, PyObject **obj)
         case TAG_UCS2:
         case TAG_UCS4:
         case TAG_BYTES: return py_text_get(in, tag, obj);
-        default: return CP_EPROTO;
+        case TAG_BYTEARRAY: return get_bytearray(in, obj);
+        case TAG_REF1:
+        case TAG_REF2:
+        case TAG_REF4: return py_reader_get_ref(in, tag, obj);
+        default: break;
     }
+    int level = in->level;
+    in->level = 0;
+    int r = get_nested(in, tag, obj);
+    in->level = level;
+    return r;
 }
 
-/* ---- runs ---- */
-
-static int
-open_run(struct py_reader *in, const uint8_t *bytes, size_t len, size_t *n)
+int
+py_get_value(struct py_reader *in, PyObject **obj)
 {
     unsigned tag;
-    *in = (struct py_reader){.at = bytes, .end = bytes + len};
-    return py_reader_get_byte(in, &tag) < 0 || tag != TAG_RUN
-               ? CP_EPROTO
-               : py_reader_get_size(in, 1, n);
+    return py_reader_get_byte(in, &tag) < 0 ? CP_EPROTO
+                                            : get_with_tag(in, tag, obj);
 }
 
-/* r; but CP_EPROTO for success with bytes left over. */
-static int
-whole(const struct py_reader *in, int r)
+/* ---- bodies ---- */
+
+/* Smaller bodies have too few objects for a collection to matter. */
+#define HOLD_FROM 1024
+
+/* Is the garbage collector held during this body? Without the GIL another thread
+ * may switch it meanwhile. */
+static bool
+hold_collector(const struct py_reader *in)
 {
+#ifdef Py_GIL_DISABLED
+    (void)in;
+    return false;
+#else
+    return (in->flags & HAS_CODE) == 0 && py_reader_left(in) >= HOLD_FROM
+           && PyGC_Disable() == 1;
+#endif
+}
+
+/* The end of a body: r; but CP_EPROTO for success with bytes left over. */
+static int
+finish(struct py_reader *in, bool held, int r)
+{
+    if (held) {
+        (void)PyGC_Enable();
+    }
+    py_reader_fini(in);
     return r == 0 && py_reader_left(in) > 0 ? CP_EPROTO : r;
+}
+
+/* The tag of the body; it is not read yet. */
+static unsigned
+tag_of(const uint8_t *bytes, size_t len)
+{
+    return len > 0 ? bytes[0] & TAG_BITS : 0;
+}
+
+static int
+open_run(struct py_state *state, struct py_reader *in, const uint8_t *bytes,
+         size_t len, size_t *n)
+{
+    *in = py_reader_of(state, bytes, len);
+    if (tag_of(bytes, len) != TAG_RUN) {
+        return CP_EPROTO;
+    }
+    in->at++;
+    return py_reader_get_size(in, 1, n);
 }
 
 int
 py_decode_owns(const uint8_t *bytes, size_t len)
 {
-    return len > 0 && bytes[0] < TAG_END;
+    unsigned tag = tag_of(bytes, len);
+    return tag > 0 && tag < TAG_END;
+}
+
+int
+py_decode_runs_code(const uint8_t *bytes, size_t len)
+{
+    return !py_decode_owns(bytes, len) || (bytes[0] & HAS_CODE) != 0;
 }
 
 Py_ssize_t
@@ -304,7 +507,15 @@ py_decode_run_length(const uint8_t *bytes, size_t len)
 {
     struct py_reader in;
     size_t n;
-    return open_run(&in, bytes, len, &n) == 0 ? (Py_ssize_t)n : -1;
+    return open_run(NULL, &in, bytes, len, &n) == 0 ? (Py_ssize_t)n : -1;
+}
+
+/* Is this the tag of a column of tuples to which nothing refers? */
+static bool
+is_of_rows(const struct py_reader *in, unsigned tag)
+{
+    return tag == TAG_TUPLE
+           || (tag == TAG_KEPT_TUPLE && (in->flags & HAS_REFS) == 0);
 }
 
 Py_ssize_t
@@ -313,45 +524,76 @@ py_decode_row_width(const uint8_t *bytes, size_t len)
     struct py_reader in;
     size_t n, arity;
     unsigned tag;
-    bool has = open_run(&in, bytes, len, &n) == 0
-               && py_reader_get_byte(&in, &tag) == 0 && tag == TAG_TUPLE
+    bool has = open_run(NULL, &in, bytes, len, &n) == 0
+               && py_reader_get_byte(&in, &tag) == 0 && is_of_rows(&in, tag)
                && get_arity(&in, ARITY_MAX, &arity) == 0 && n > 0
                && n <= py_reader_left(&in) / arity;
     return has ? (Py_ssize_t)arity : 0;
 }
 
 int
-py_decode_run(const uint8_t *bytes, size_t len, PyObject **slots)
+py_decode_run(struct py_state *state, const uint8_t *bytes, size_t len,
+              PyObject **slots)
 {
     struct py_reader in;
     size_t n;
-    int r = open_run(&in, bytes, len, &n);
-    return whole(&in, r == 0 ? get_column(&in, n, slots, 1) : r);
+    int r = open_run(state, &in, bytes, len, &n);
+    bool held = hold_collector(&in);
+    return finish(&in, held, r == 0 ? py_get_column(&in, n, slots, 1) : r);
 }
 
 int
-py_decode_rows(const uint8_t *bytes, size_t len, PyObject **slots)
+py_decode_rows(struct py_state *state, const uint8_t *bytes, size_t len,
+               PyObject **slots)
 {
     struct py_reader in;
     size_t n, arity;
     unsigned tag;
-    if (open_run(&in, bytes, len, &n) < 0 || py_reader_get_byte(&in, &tag) < 0
-        || tag != TAG_TUPLE || get_arity(&in, ARITY_MAX, &arity) < 0) {
+    if (open_run(state, &in, bytes, len, &n) < 0
+        || py_reader_get_byte(&in, &tag) < 0 || !is_of_rows(&in, tag)
+        || get_arity(&in, ARITY_MAX, &arity) < 0) {
         return CP_EPROTO;
     }
-    in.depth = 1;
-    return whole(&in, get_rows(&in, n, arity, slots));
+    in.depth = in.level = 1;
+    bool held = hold_collector(&in);
+    return finish(&in, held, py_get_rows(&in, n, arity, slots));
+}
+
+/* The values of a run as a list, which nothing refers to. */
+static int
+get_run(struct py_reader *in, PyObject **obj)
+{
+    size_t n;
+    if (py_reader_get_size(in, 1, &n) < 0) {
+        return CP_EPROTO;
+    }
+    PyObject **items = py_get_slots(n);
+    if (items == NULL) {
+        return -1;
+    }
+    int r = py_get_column(in, n, items, 1);
+    if (r == 0) {
+        *obj = list_of(items, n);
+        r = *obj != NULL ? 0 : -1;
+    }
+    py_get_release(items, n);
+    return r;
 }
 
 int
-py_decode(const uint8_t *bytes, size_t len, PyObject **obj)
+py_decode(struct py_state *state, const uint8_t *bytes, size_t len,
+          PyObject **obj)
 {
     *obj = NULL;
-    struct py_reader in = {.at = bytes, .end = bytes + len};
-    bool is_run = len > 0 && bytes[0] == TAG_RUN;
-    in.at += is_run ? 1 : 0;
-    int r = whole(
-        &in, is_run ? get_sequence(&in, TAG_LIST, obj) : get_value(&in, obj));
+    struct py_reader in = py_reader_of(state, bytes, len);
+    unsigned tag = tag_of(bytes, len);
+    if (tag == 0) {
+        return CP_EPROTO;
+    }
+    in.at++;
+    bool held = hold_collector(&in);
+    int r = tag == TAG_RUN ? get_run(&in, obj) : get_with_tag(&in, tag, obj);
+    r = finish(&in, held, r);
     if (r != 0) {
         Py_CLEAR(*obj);
     }

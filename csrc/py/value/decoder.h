@@ -1,7 +1,8 @@
 /*
  * From bytes to values; value/encoder.h says which. Bytes are checked like any
  * input from outside: user code in a worker can write garbage to any
- * descriptor. [attached]
+ * descriptor. As with pickle, bytes that are no garbage can call anything.
+ * [attached]
  */
 #ifndef PY_DECODER_H
 #define PY_DECODER_H
@@ -12,9 +13,13 @@
  * byte. */
 int py_decode_owns(const uint8_t *bytes, size_t len);
 
+/* May decoding them run code of the program? A pickle always may. */
+int py_decode_runs_code(const uint8_t *bytes, size_t len);
+
 /* The object that these bytes hold; a run comes as a list. 0, CP_EPROTO, or -1
  * with an exception. */
-int py_decode(const uint8_t *bytes, size_t len, PyObject **obj);
+int py_decode(struct py_state *state, const uint8_t *bytes, size_t len,
+              PyObject **obj);
 
 /* How many values the run has, or -1 where the bytes cannot be a run. */
 Py_ssize_t py_decode_run_length(const uint8_t *bytes, size_t len);
@@ -30,7 +35,9 @@ Py_ssize_t py_decode_row_width(const uint8_t *bytes, size_t len);
  * other. 0, CP_EPROTO, or -1 with an exception. After a failure some slots are
  * filled.
  */
-int py_decode_run(const uint8_t *bytes, size_t len, PyObject **slots);
-int py_decode_rows(const uint8_t *bytes, size_t len, PyObject **slots);
+int py_decode_run(struct py_state *state, const uint8_t *bytes, size_t len,
+                  PyObject **slots);
+int py_decode_rows(struct py_state *state, const uint8_t *bytes, size_t len,
+                   PyObject **slots);
 
 #endif

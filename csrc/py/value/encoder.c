@@ -2,46 +2,33 @@
  * From values to bytes; see value/encoder.h. A column is encoded in one pass:
  * the type of the first value is taken for the type of all. If a value of
  * another type turns up, the column is encoded again as mixed values.
+ *
+ * Objects may run code of the program while they are encoded. What that code
+ * may change (lists, dicts) is read before, into arrays with references of
+ * their own (value/gather.h).
  */
 #include "value/encoder.h"
 
 #include "value/constant.h"
-#include "value/frozen.h"
+#include "value/encode.h"
+#include "value/gather.h"
 #include "value/kind.h"
 #include "value/number.h"
 #include "value/repeats.h"
 #include "value/text.h"
-#include "value/writer.h"
 
-/* Up to this many keys of dicts are written one by one. With more, pickle is
- * better, since it writes equal keys once. */
-#define KEYS_ALONE 64
-
-static int put_value(struct py_writer *w, PyObject *obj);
-static int put_column(struct py_writer *w, PyObject *const *items,
-                      Py_ssize_t n);
-
+/* Number all of them: 1, 0, -1; or OTHER_KIND where one has a number. */
 static int
-no_memory(void)
-{
-    (void)PyErr_NoMemory();
-    return -1;
-}
-
-/* A list or dict may be met only once: 1, and 0 where one was met before. The
- * same goes for tuples that hold containers or more than ARITY_MAX items, since
- * a tuple that is written each time it is met can multiply the output. */
-static int
-all_new(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+enter_all(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
     int r = 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        r = py_writer_shares(w, items[i]) ? 0 : py_seen_add(&w->seen, items[i]);
+        r = py_writer_enter(w, items[i]);
     }
     return r;
 }
 
-/* Are these tuples with other references? Small ones may be sent more than
+/* Are these tuples with other references, and without numbers? Small ones may be sent more than
  * once, but not large objects in them. */
 static bool
 are_shared_tuples(const struct py_writer *w, PyObject *const *items,
@@ -54,193 +41,276 @@ are_shared_tuples(const struct py_writer *w, PyObject *const *items,
     return shared;
 }
 
+/* Has the tuple a number? A tuple that is written each time it is met could
+ * multiply the output. */
+static bool
+is_kept(PyObject *tuple)
+{
+    Py_ssize_t n = PyTuple_GET_SIZE(tuple);
+    bool kept = n > ARITY_MAX;
+    for (Py_ssize_t i = 0; i < n && !kept; i++) {
+        kept = !py_kind_is_atom(PyTuple_GET_ITEM(tuple, i));
+    }
+    return kept;
+}
+
+/* Must one of these tuples have a number? */
+static bool
+hold_others(PyObject *const *items, Py_ssize_t n)
+{
+    bool kept = false;
+    for (Py_ssize_t i = 0; i < n && !kept; i++) {
+        kept = is_kept(items[i]);
+    }
+    return kept;
+}
+
+static void
+open_begin(struct py_writer *w, struct py_open *open, Py_ssize_t n,
+           size_t tag_at)
+{
+    *open = (struct py_open){.outer = w->open,
+                             .from = w->seen.used - (size_t)n,
+                             .n = (size_t)n,
+                             .tag_at = tag_at};
+    w->open = open;
+}
+
+/* Remove what was written since then. */
+static void
+undo(struct py_writer *w, size_t length, size_t seen)
+{
+    w->out->end = w->out->start + length;
+    py_seen_forget(&w->seen, seen);
+}
+
 /* ---- columns of a few objects ---- */
 
 /* Each object is written once, and is one object again after decoding. */
 static int
 put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
-    PyObject *picked[PICK_MAX];
+    PyObject **picked = py_gather_new(PICK_MAX);
     uint8_t *which = PyMem_Malloc((size_t)n);
-    if (which == NULL) {
-        return no_memory();
+    if (which == NULL || picked == NULL) {
+        PyMem_Free(which);
+        PyMem_Free(picked);
+        (void)PyErr_NoMemory();
+        return -1;
     }
     unsigned count = py_repeats_pick(items, n, picked, which);
-    int r = count == 0 ? 0 : py_writer_reserve(w, 2);
+    int r = count == 0 ? OTHER_KIND : py_writer_reserve(w, 2);
     if (r == 1) {
         py_writer_add_byte(w, TAG_PICK);
         py_writer_add_byte(w, count);
-        r = put_column(w, picked, (Py_ssize_t)count);
+        r = py_put_column(w, picked, (Py_ssize_t)count);
     }
     r = r == 1 ? py_writer_reserve(w, (size_t)n) : r;
     if (r == 1) {
         py_writer_add(w, which, (size_t)n);
     }
     PyMem_Free(which);
+    PyMem_Free(picked);
     return r;
 }
 
 /* ---- columns of containers ---- */
 
-/* A column of the values of containers, which may have been copied. */
-static int
-put_inner(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
-          bool copied)
+int
+py_put_inner(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+             bool copied)
 {
     bool before = w->copied;
     w->copied = copied;
-    int r = put_column(w, items, n);
+    int r = py_put_column(w, items, n);
     w->copied = before;
     return r;
 }
 
-static PyObject *const *
-items_of(PyObject *sequence)
+int
+py_put_keys(struct py_writer *w, PyObject *const *keys, Py_ssize_t n)
 {
-    return PyTuple_Check(sequence) ? ((PyTupleObject *)sequence)->ob_item
-                                   : ((PyListObject *)sequence)->ob_item;
-}
-
-/* Tuples or lists of one length: a column of their first items, a column of
- * their second items, and so on. rows: the items themselves, or copies of
- * them. */
-static int
-put_frozen_rows(struct py_writer *w, PyObject *const *items,
-                PyObject *const *rows, Py_ssize_t n, int tag)
-{
-    Py_ssize_t arity = Py_SIZE(rows[0]);
-    if (arity == 0 || arity > ARITY_MAX) {
-        return OTHER_KIND;
+    size_t before = cp_buf_len(w->out), seen = w->seen.used;
+    int r = n <= KEYS_MAX ? py_text_put_keys(w, keys, n) : OTHER_KIND;
+    if (r == OTHER_KIND) {
+        w->out->end = w->out->start + before;
+        py_seen_forget(&w->seen, seen);
+        r = py_put_inner(w, keys, n, true);
     }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        if (Py_TYPE(rows[i]) != Py_TYPE(rows[0]) || Py_SIZE(rows[i]) != arity) {
-            return OTHER_KIND;
-        }
-    }
-    size_t held = w->held++;
-    int r = tag == TAG_LIST ? all_new(w, items, n) : 1;
-    PyObject **column = r == 1 ? PyMem_New(PyObject *, n) : NULL;
-    if (r != 1 || column == NULL || py_writer_reserve(w, 2) < 0) {
-        PyMem_Free(column);
-        return r != 1 ? r : no_memory();
-    }
-    int shared = are_shared_tuples(w, items, n);
-    w->under += shared;
-    py_writer_add_byte(w, (unsigned)tag);
-    py_writer_add_byte(w, (unsigned)arity);
-    for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
-        for (Py_ssize_t i = 0; i < n; i++) {
-            column[i] = items_of(rows[i])[j];
-        }
-        r = put_inner(w, column, n, rows != items);
-    }
-    w->under -= shared;
-    PyMem_Free(column);
-    return r == 1 && tag == TAG_TUPLE && w->held > held + 1
-               ? all_new(w, items, n)
-               : r;
-}
-
-static int
-put_rows(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
-{
-    PyObject **copies;
-    int r = py_frozen_copy(items, n, &copies);
-    if (r == 1) {
-        r = put_frozen_rows(w, items, copies != NULL ? copies : items, n, tag);
-    }
-    py_frozen_release(copies, n);
     return r;
 }
 
-static bool
-is_same_key(PyObject *a, PyObject *b)
+int
+py_put_sized(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
-    return a == b
-           || (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b)
-               && py_kind_make_ready(a) == 0 && py_kind_make_ready(b) == 0
-               && PyUnicode_Compare(a, b) == 0);
-}
-
-/* Copy at most n keys of a dict, and its values into every stride-th place.
- * Returns how many. */
-static Py_ssize_t
-items_of_dict(PyObject *dict, Py_ssize_t n, PyObject **keys, PyObject **values,
-              Py_ssize_t stride)
-{
-    Py_ssize_t at = 0, i = 0;
-    PyObject *key, *value;
-    while (i < n
-           && PyDict_Next(dict, &at, &key, &value)) { /* lint-ok: frozen */
-        keys[i] = key;
-        values[i++ * stride] = value;
+    if (py_writer_reserve(w, SIZE_ROOM) < 0) {
+        return -1;
     }
-    return i;
+    py_writer_add_size(w, (size_t)n);
+    return py_put_inner(w, items, n, true);
 }
 
-/* Copy the values of n dicts, as columns; OTHER_KIND where the dicts have other
- * keys. */
-static int
-collect_dicts(PyObject *const *items, Py_ssize_t n, Py_ssize_t arity,
-              PyObject **keys, PyObject **values)
+/* All items of one type and of this length? */
+static bool
+are_alike(PyObject *const *items, Py_ssize_t n, Py_ssize_t length)
 {
-    PyObject *own[KEYS_MAX];
-    for (Py_ssize_t i = 0; i < n; i++) {
+    bool alike = true;
+    for (Py_ssize_t i = 0; i < n && alike; i++) {
+        alike = Py_TYPE(items[i]) == Py_TYPE(items[0])
+                && Py_SIZE(items[i]) == length;
+    }
+    return alike;
+}
+
+static int
+add_rows_head(struct py_writer *w, int tag, Py_ssize_t arity)
+{
+    if (py_writer_reserve(w, 2) < 0) {
+        return -1;
+    }
+    py_writer_add_byte(w, (unsigned)tag);
+    py_writer_add_byte(w, (unsigned)arity);
+    return 1;
+}
+
+/* A column of first items, a column of second items, and so on. */
+static int
+put_tuple_columns(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+                  Py_ssize_t arity)
+{
+    PyObject **column = PyMem_New(PyObject *, n);
+    if (column == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    int r = 1;
+    for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            column[i] = PyTuple_GET_ITEM(items[i], j);
+        }
+        r = py_put_inner(w, column, n, false);
+    }
+    PyMem_Free(column);
+    return r;
+}
+
+static int
+put_kept_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+                Py_ssize_t arity)
+{
+    int r = enter_all(w, items, n);
+    if (r != 1 || w->retries > RETRIES_MAX) {
+        return r == 1 ? OTHER_KIND : r;
+    }
+    struct py_open open;
+    open_begin(w, &open, n, NOT_A_LIST);
+    r = add_rows_head(w, TAG_KEPT_TUPLE, arity);
+    r = r == 1 ? put_tuple_columns(w, items, n, arity) : r;
+    w->open = open.outer;
+    return r;
+}
+
+static int
+put_plain_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+                 Py_ssize_t arity)
+{
+    int shared = are_shared_tuples(w, items, n);
+    w->under += shared;
+    int r = add_rows_head(w, TAG_TUPLE, arity);
+    r = r == 1 ? put_tuple_columns(w, items, n, arity) : r;
+    w->under -= shared;
+    return r;
+}
+
+/* Tuples of one length. Whether they have numbers depends on all of them; in most
+ * columns the first one tells, and looking at the others would take half as long
+ * as encoding them. */
+static int
+put_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    Py_ssize_t arity = PyTuple_GET_SIZE(items[0]);
+    if (arity == 0 || arity > ARITY_MAX || !are_alike(items, n, arity)) {
+        return OTHER_KIND;
+    }
+    bool kept = is_kept(items[0])
+                || (w->retries > RETRIES_MAX && hold_others(items, n));
+    size_t before = cp_buf_len(w->out), seen = w->seen.used, held = w->held;
+    int r = kept ? OTHER_KIND : put_plain_tuples(w, items, n, arity);
+    if (!kept && (r != 1 || w->held == held)) {
+        return r;
+    }
+    if (!kept) {
+        w->retries++;
+        undo(w, before, seen);
+    }
+    return put_kept_tuples(w, items, n, arity);
+}
+
+/* Columns of the gathered values of n containers. */
+static int
+put_gathered(struct py_writer *w, PyObject *const *values, Py_ssize_t n,
+             Py_ssize_t arity)
+{
+    int r = 1;
+    for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
+        r = py_put_inner(w, values + j * n, n, true);
+    }
+    return r;
+}
+
+static int
+put_lists(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    Py_ssize_t arity = PyList_GET_SIZE(items[0]);
+    if (arity == 0 || arity > ARITY_MAX || !are_alike(items, n, arity)) {
+        return OTHER_KIND;
+    }
+    PyObject **values = py_gather_new(n * arity);
+    int r = values != NULL ? 1 : -1;
+    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
+        r = py_gather_items(items[i], arity, values + i, n) ? 1 : OTHER_KIND;
+    }
+    r = r == 1 ? enter_all(w, items, n) : r;
+    if (r == 1) {
+        struct py_open open;
+        open_begin(w, &open, n, cp_buf_len(w->out));
+        r = add_rows_head(w, TAG_LIST, arity);
+        r = r == 1 ? put_gathered(w, values, n, arity) : r;
+        w->open = open.outer;
+    }
+    py_gather_free(values, n * arity);
+    return r;
+}
+
+/* Dicts of the same keys in the same order: the keys once, then columns of
+ * values. */
+static int
+put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    Py_ssize_t arity = PyDict_GET_SIZE(items[0]);
+    if (arity == 0 || arity > KEYS_MAX) {
+        return OTHER_KIND;
+    }
+    for (Py_ssize_t i = 1; i < n; i++) {
         if (!PyDict_CheckExact(items[i])
             || PyDict_GET_SIZE(items[i]) != arity) {
             return OTHER_KIND;
         }
-        (void)items_of_dict(items[i], arity, i == 0 ? keys : own, values + i,
-                            n);
-        for (Py_ssize_t j = 0; j < arity && i > 0; j++) {
-            if (!is_same_key(keys[j], own[j])) {
-                return OTHER_KIND;
-            }
-        }
     }
-    return 1;
-}
-
-/* Dicts of the same keys in the same order: the keys once, then columns of
- * values. dicts: the items themselves, or copies of them. */
-static int
-put_frozen_dicts(struct py_writer *w, PyObject *const *items,
-                 PyObject *const *dicts, Py_ssize_t n)
-{
-    Py_ssize_t arity = PyDict_GET_SIZE(dicts[0]);
-    PyObject *keys[KEYS_MAX];
-    if (arity == 0 || arity > KEYS_MAX) {
-        return OTHER_KIND;
+    PyObject **keys = py_gather_new(arity * (1 + n));
+    if (keys == NULL) {
+        return -1;
     }
-    w->held++;
-    PyObject **values = PyMem_New(PyObject *, n * arity);
-    if (values == NULL || py_writer_reserve(w, 2) < 0) {
-        PyMem_Free(values);
-        return no_memory();
+    PyObject **values = keys + arity;
+    bool fits = py_gather_dict(items[0], arity, NULL, keys, values, n);
+    for (Py_ssize_t i = 1; i < n && fits; i++) {
+        fits = py_gather_dict(items[i], arity, keys, NULL, values + i, n);
     }
-    int r = collect_dicts(dicts, n, arity, keys, values);
-    r = r == 1 ? all_new(w, items, n) : r;
-    if (r == 1) {
-        py_writer_add_byte(w, TAG_DICT);
-        py_writer_add_byte(w, (unsigned)arity);
-        r = put_column(w, keys, arity);
-    }
-    for (Py_ssize_t j = 0; j < arity && r == 1; j++) {
-        r = put_inner(w, values + j * n, n, dicts != items);
-    }
-    PyMem_Free(values);
-    return r;
-}
-
-static int
-put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
-{
-    PyObject **copies;
-    int r = py_frozen_copy(items, n, &copies);
-    if (r == 1) {
-        r = put_frozen_dicts(w, items, copies != NULL ? copies : items, n);
-    }
-    py_frozen_release(copies, n);
+    int r = fits ? enter_all(w, items, n) : OTHER_KIND;
+    r = r == 1 ? add_rows_head(w, TAG_DICT, arity) : r;
+    r = r == 1 ? py_put_keys(w, keys, arity) : r;
+    r = r == 1 ? put_gathered(w, values, n, arity) : r;
+    py_gather_free(keys, arity * (1 + n));
     return r;
 }
 
@@ -255,7 +325,7 @@ put_mixed(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     py_writer_add_byte(w, TAG_MIXED);
     int r = 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        r = put_value(w, items[i]);
+        r = py_put_value(w, items[i]);
     }
     return r;
 }
@@ -266,6 +336,12 @@ static bool
 is_small(int tag)
 {
     return tag == TAG_INT8 || tag == TAG_FLOAT || tag == TAG_ONES;
+}
+
+static bool
+is_text(int tag)
+{
+    return tag >= TAG_ASCII && tag <= TAG_BYTES;
 }
 
 /* All of the kind of tag, or else OTHER_KIND. */
@@ -279,164 +355,300 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         default: break;
     }
     if (n >= REPEATS_FROM && py_repeats_are_likely(items, n)) {
-        return put_picked(w, items, n);
+        /* Objects cost time in each chunk that has them. */
+        return w->alone && tag == TAG_OBJECT ? 0 : put_picked(w, items, n);
     }
+    w->held += !is_text(tag);
     switch (tag) {
-        case TAG_TUPLE:
-        case TAG_LIST: return put_rows(w, items, n, tag);
+        case TAG_TUPLE: return put_tuples(w, items, n);
+        case TAG_LIST: return put_lists(w, items, n);
         case TAG_DICT: return put_dicts(w, items, n);
-        default: return py_text_put_column(w, items, n, tag);
+        case TAG_OBJECT: return py_reduce_put(w, items, n);
+        default:
+            return is_text(tag) ? py_text_put_column(w, items, n, tag)
+                                : OTHER_KIND;
     }
 }
 
-static int
-put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+int
+py_put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
-    size_t before = cp_buf_len(w->out);
-    int large = w->large;
+    size_t before = cp_buf_len(w->out), seen = w->seen.used;
     int tag = n > 0 ? py_kind_of(items[0]) : TAG_MIXED;
-    if (tag <= 0) {
-        return tag;
+    if (tag < 0) {
+        return -1;
     }
     if (w->depth == DEPTH_MAX) {
         return 0;
     }
     w->depth++;
-    int r = n > 1 ? put_alike(w, items, n, tag) : OTHER_KIND;
-    if (r == OTHER_KIND) {
-        w->out->end = w->out->start + before;
-        w->large = large;
-        bool few = is_small(tag) && n >= REPEATS_FROM
-                   && py_repeats_are_likely(items, n);
-        r = few ? put_picked(w, items, n) : put_mixed(w, items, n);
+    w->level++;
+    bool fits = n > 1 && w->level <= LEVEL_MAX;
+    int r = fits ? put_alike(w, items, n, tag) : OTHER_KIND;
+    if (r == RETRY && w->retry == seen) {
+        w->retries++;
+        r = OTHER_KIND;
     }
+    if (r == OTHER_KIND) {
+        undo(w, before, seen);
+        bool few = fits && is_small(tag) && n >= REPEATS_FROM
+                   && py_repeats_are_likely(items, n);
+        r = few ? put_picked(w, items, n) : OTHER_KIND;
+        if (r == OTHER_KIND) {
+            undo(w, before, seen);
+            r = put_mixed(w, items, n);
+        }
+    }
+    w->level--;
     w->depth--;
     return r;
 }
 
 /* ---- values ---- */
 
-/* frozen: the sequence itself, or a copy of it. */
 static int
-put_sequence(struct py_writer *w, PyObject *obj, PyObject *frozen, int tag)
+add_head(struct py_writer *w, int tag, Py_ssize_t n)
 {
-    size_t held = w->held++;
-    Py_ssize_t n = Py_SIZE(frozen);
-    bool is_once = tag == TAG_LIST || n > ARITY_MAX;
-    int r = is_once ? all_new(w, &obj, 1) : 1;
-    if (r != 1 || py_writer_reserve(w, 1 + SIZE_ROOM) < 0) {
-        return r != 1 ? r : -1;
+    if (py_writer_reserve(w, 1 + SIZE_ROOM) < 0) {
+        return -1;
     }
     py_writer_add_byte(w, (unsigned)tag);
     py_writer_add_size(w, (size_t)n);
-    int shared = are_shared_tuples(w, &obj, 1);
-    w->under += shared;
-    r = put_inner(w, items_of(frozen), n, frozen != obj);
-    w->under -= shared;
-    return r == 1 && !is_once && w->held > held + 1 ? all_new(w, &obj, 1) : r;
+    return 1;
 }
 
 static int
-put_dict(struct py_writer *w, PyObject *obj, PyObject *frozen)
+put_tuple(struct py_writer *w, PyObject *obj, bool kept)
 {
-    PyObject *few[2 * ARITY_MAX];
-    Py_ssize_t n = PyDict_GET_SIZE(frozen);
-    int r = all_new(w, &obj, 1);
-    if (r != 1 || py_writer_reserve(w, 1 + SIZE_ROOM) < 0) {
-        return r != 1 ? r : -1;
+    struct py_open open, *outer = w->open;
+    Py_ssize_t n = PyTuple_GET_SIZE(obj);
+    if (kept) {
+        open_begin(w, &open, 1, NOT_A_LIST);
     }
-    w->held++;
-    PyObject **items = n <= ARITY_MAX ? few : PyMem_New(PyObject *, 2 * n);
-    if (items == NULL) {
-        return no_memory();
-    }
-    r = items_of_dict(frozen, n, items, items + n, 1) == n; /* nothing else */
-    if (r == 1 && n > 0 && PyUnicode_CheckExact(items[0])) {
-        r = w->keys > KEYS_ALONE ? 0 : 1;
-        w->keys += n;
-    }
-    py_writer_add_byte(w, TAG_DICT);
-    py_writer_add_size(w, (size_t)n);
-    r = r == 1 ? put_inner(w, items, n, frozen != obj) : r;
-    r = r == 1 ? put_inner(w, items + n, n, frozen != obj) : r;
-    if (items != few) {
-        PyMem_Free(items);
-    }
+    int shared = kept ? 0 : are_shared_tuples(w, &obj, 1);
+    w->under += shared;
+    int r = add_head(w, kept ? TAG_KEPT_TUPLE : TAG_TUPLE, n);
+    PyObject *const *items = ((PyTupleObject *)obj)->ob_item;
+    r = r == 1 ? py_put_inner(w, items, n, false) : r;
+    w->under -= shared;
+    w->open = outer;
     return r;
 }
 
+#ifndef Py_GIL_DISABLED
+/* A column of numbers, constants or text, read where they are, since no other
+ * code runs meanwhile; or OTHER_KIND. */
 static int
-put_container(struct py_writer *w, PyObject *obj, int tag)
+put_atoms(struct py_writer *w, PyObject *list)
 {
-    PyObject **copies;
-    if (py_frozen_copy(&obj, 1, &copies) < 0) {
+    PyObject **items = ((PyListObject *)list)->ob_item;
+    Py_ssize_t n = PyList_GET_SIZE(list);
+    int tag = n > 1 ? py_kind_of(items[0]) : 0;
+    bool fits = is_small(tag)
+                || (is_text(tag)
+                    && !(n >= REPEATS_FROM && py_repeats_are_likely(items, n)));
+    if (!fits || w->depth == DEPTH_MAX || w->level >= LEVEL_MAX) {
+        return tag < 0 ? -1 : OTHER_KIND;
+    }
+    size_t before = cp_buf_len(w->out), seen = w->seen.used;
+    bool copied = w->copied;
+    w->copied = false;
+    w->depth++;
+    int r = put_alike(w, items, n, tag);
+    w->depth--;
+    w->copied = copied;
+    if (r == OTHER_KIND) {
+        undo(w, before, seen);
+    }
+    return r;
+}
+#else
+#    define put_atoms(w, list) OTHER_KIND
+#endif
+
+static int
+put_list(struct py_writer *w, PyObject *obj)
+{
+    struct py_open open;
+    size_t tag_at = cp_buf_len(w->out);
+    Py_ssize_t n = PyList_GET_SIZE(obj);
+    int r = add_head(w, TAG_LIST, n);
+    r = r == 1 ? put_atoms(w, obj) : r;
+    if (r != OTHER_KIND) {
+        return r;
+    }
+    PyObject **items = py_gather_new(n);
+    if (items == NULL) {
         return -1;
     }
-    PyObject *frozen = copies != NULL ? copies[0] : obj;
-    int r = tag == TAG_DICT ? put_dict(w, obj, frozen)
-                            : put_sequence(w, obj, frozen, tag);
-    py_frozen_release(copies, 1);
+    open_begin(w, &open, 1, tag_at);
+    bool fits = py_gather_items(obj, n, items, 1);
+    r = fits ? py_put_inner(w, items, n, true) : 0; /* it changes right now */
+    w->open = open.outer;
+    py_gather_free(items, n);
     return r;
 }
 
 static int
-put_value(struct py_writer *w, PyObject *obj)
+put_dict(struct py_writer *w, PyObject *obj)
+{
+    Py_ssize_t n = PyDict_GET_SIZE(obj);
+    PyObject **keys = py_gather_new(2 * n);
+    if (keys == NULL) {
+        return -1;
+    }
+    bool fits = py_gather_dict(obj, n, NULL, keys, keys + n, 1);
+    int r = fits ? add_head(w, TAG_DICT, n) : 0;
+    r = r == 1 ? py_put_keys(w, keys, n) : r;
+    r = r == 1 ? py_put_inner(w, keys + n, n, true) : r;
+    py_gather_free(keys, 2 * n);
+    return r;
+}
+
+static int
+put_set(struct py_writer *w, PyObject *obj, int tag)
+{
+    struct py_open open, *outer = w->open;
+    PyObject *items = PySequence_Tuple(obj);
+    if (items == NULL) {
+        return -1;
+    }
+    if (tag == TAG_FROZENSET) {
+        open_begin(w, &open, 1, NOT_A_LIST);
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(items);
+    int r = add_head(w, tag, n);
+    r = r == 1 ? py_put_inner(w, ((PyTupleObject *)items)->ob_item, n, true)
+               : r;
+    w->open = outer;
+    Py_DECREF(items);
+    return r;
+}
+
+static int
+put_bytearray(struct py_writer *w, PyObject *obj)
+{
+    int r;
+    Py_BEGIN_CRITICAL_SECTION(obj);
+    size_t n = (size_t)PyByteArray_GET_SIZE(obj);
+    r = cp_buf_reserve(w->out, 1 + SIZE_ROOM + n);
+    if (r == 0) {
+        py_writer_add_byte(w, TAG_BYTEARRAY);
+        py_writer_add_size(w, n);
+        py_writer_add(w, PyByteArray_AS_STRING(obj), n);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (r != 0) {
+        (void)PyErr_NoMemory();
+    }
+    return r == 0 ? 1 : -1;
+}
+
+/* An object with a number, unless it was met before. */
+static int
+put_numbered(struct py_writer *w, PyObject *obj, int tag)
+{
+    size_t number = py_seen_find(&w->seen, obj);
+    if (number != SEEN_NONE) {
+        return py_writer_put_ref(w, number);
+    }
+    if (tag == TAG_OBJECT) {
+        return py_reduce_put(w, &obj, 1);
+    }
+    int r = py_writer_enter(w, obj);
+    if (r != 1) {
+        return r;
+    }
+    switch (tag) {
+        case TAG_TUPLE: return put_tuple(w, obj, true);
+        case TAG_LIST: return put_list(w, obj);
+        case TAG_DICT: return put_dict(w, obj);
+        case TAG_BYTEARRAY: return put_bytearray(w, obj);
+        default: return put_set(w, obj, tag);
+    }
+}
+
+int
+py_put_value(struct py_writer *w, PyObject *obj)
 {
     int tag = py_kind_of(obj);
     switch (tag) {
-        case TAG_TUPLE:
-        case TAG_LIST:
-        case TAG_DICT: return put_container(w, obj, tag);
         case TAG_INT8: return py_number_put_int(w, obj);
         case TAG_FLOAT: return py_number_put_float(w, obj);
         case TAG_ONES: return py_constant_put(w, obj);
-        default: return tag > 0 ? py_text_put(w, obj, tag) : tag;
+        default: break;
     }
+    if (tag < 0 || is_text(tag)) {
+        return tag < 0 ? -1 : py_text_put(w, obj, tag);
+    }
+    int level = w->level;
+    w->level = 0;
+    w->held++;
+    int r = tag == TAG_TUPLE && !is_kept(obj) ? put_tuple(w, obj, false)
+                                              : put_numbered(w, obj, tag);
+    w->level = level;
+    return r;
 }
 
-/* Remove what was written, unless all of it was. */
+/* ---- bodies ---- */
+
+/* Set the flags in the first byte; or remove what was written, unless all of it
+ * was. */
 static int
-finish(struct py_writer *w, size_t before, int r)
+finish(struct py_writer *w, size_t before, int r, bool *ran_code)
 {
+    if (ran_code != NULL && w->ran_code) {
+        *ran_code = true;
+    }
     if (r != 1) {
         w->out->end = w->out->start + before;
+    } else {
+        cp_buf_head(w->out)[before] |= (uint8_t)w->flags;
     }
-    py_seen_fini(&w->seen);
+    if (w->seen.cap > 0) {
+        py_seen_fini(&w->seen);
+        py_reduce_forget(w);
+    }
     return r;
 }
 
 int
-py_encode(struct cp_buf *out, PyObject *obj)
+py_encode(struct py_state *state, struct cp_buf *out, PyObject *obj,
+          bool *ran_code)
 {
-    struct py_writer w = {.out = out};
+    struct py_writer w = {.state = state, .out = out};
     size_t before = cp_buf_len(out);
-    return finish(&w, before, put_value(&w, obj));
+    return finish(&w, before, py_put_value(&w, obj), ran_code);
 }
 
 static int
-put_run(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+put_run(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+        bool *ran_code)
 {
     size_t before = cp_buf_len(w->out);
     int r = py_writer_reserve(w, 1 + SIZE_ROOM);
     if (r == 1) {
         py_writer_add_byte(w, TAG_RUN);
         py_writer_add_size(w, (size_t)n);
-        r = put_column(w, items, n);
+        r = py_put_column(w, items, n);
     }
-    return finish(w, before, r);
+    return finish(w, before, r, ran_code);
 }
 
 int
-py_encode_run(struct cp_buf *out, PyObject *const *items, Py_ssize_t n)
+py_encode_run(struct py_state *state, struct cp_buf *out,
+              PyObject *const *items, Py_ssize_t n, bool *ran_code)
 {
-    struct py_writer w = {.out = out};
-    return put_run(&w, items, n);
+    struct py_writer w = {.state = state, .out = out};
+    return put_run(&w, items, n, ran_code);
 }
 
 int
-py_encode_run_alone(struct cp_buf *out, PyObject *const *items, Py_ssize_t n,
-                    Py_ssize_t refs)
+py_encode_run_alone(struct py_state *state, struct cp_buf *out,
+                    PyObject *const *items, Py_ssize_t n, Py_ssize_t refs,
+                    bool *ran_code)
 {
-    struct py_writer w = {.out = out, .alone = true, .refs = refs};
-    return put_run(&w, items, n);
+    struct py_writer w = {
+        .state = state, .out = out, .alone = true, .refs = refs};
+    return put_run(&w, items, n, ran_code);
 }

@@ -30,8 +30,8 @@ py_kind_of_str(PyObject *str)
                                                          : TAG_UCS4;
 }
 
-/* The tag of a column of such values, for all ints TAG_INT8. 0: left to pickle;
- * -1: an exception. */
+/* The tag of a column of such values, for all ints TAG_INT8; TAG_OBJECT for
+ * every object without a rule of its own. -1: an exception. */
 static inline int
 py_kind_of(PyObject *obj)
 {
@@ -56,7 +56,25 @@ py_kind_of(PyObject *obj)
     if (PyList_CheckExact(obj)) {
         return TAG_LIST;
     }
-    return PyBytes_CheckExact(obj) ? TAG_BYTES : 0;
+    if (PyBytes_CheckExact(obj)) {
+        return TAG_BYTES;
+    }
+    if (Py_IS_TYPE(obj, &PySet_Type)) {
+        return TAG_SET;
+    }
+    if (Py_IS_TYPE(obj, &PyFrozenSet_Type)) {
+        return TAG_FROZENSET;
+    }
+    return PyByteArray_CheckExact(obj) ? TAG_BYTEARRAY : TAG_OBJECT;
+}
+
+/* Does the object hold no other object? */
+static inline bool
+py_kind_is_atom(PyObject *obj)
+{
+    return PyLong_CheckExact(obj) || PyUnicode_CheckExact(obj)
+           || PyFloat_CheckExact(obj) || obj == Py_None || PyBool_Check(obj)
+           || PyBytes_CheckExact(obj);
 }
 
 #endif

@@ -15,14 +15,38 @@
 #include <string.h>
 
 struct py_reader {
+    struct py_state *state;
     const uint8_t *at, *end;
-    int depth;
+    int depth, level;
+    size_t owed;    /* bytes that other values must have at least */
+    unsigned flags; /* HAS_REFS, HAS_CODE */
+    /* With HAS_REFS, the objects by their numbers; NULL: not made yet. */
+    PyObject **objects;
+    size_t numbered, cap;
 };
+
+/* A reader of these bytes, whose flags are those of the first byte. */
+static inline struct py_reader
+py_reader_of(struct py_state *state, const uint8_t *bytes, size_t len)
+{
+    return (struct py_reader){.state = state,
+                              .at = bytes,
+                              .end = bytes + len,
+                              .flags = len > 0 ? bytes[0] & ~TAG_BITS : 0};
+}
 
 static inline size_t
 py_reader_left(const struct py_reader *in)
 {
     return (size_t)(in->end - in->at);
+}
+
+/* Can there be n more values? */
+static inline bool
+py_reader_has(const struct py_reader *in, size_t n)
+{
+    size_t left = py_reader_left(in);
+    return left >= in->owed && n <= left - in->owed;
 }
 
 static inline int
@@ -69,5 +93,39 @@ py_reader_get_size(struct py_reader *in, size_t each, size_t *size)
     *size = (size_t)wide;
     return 0;
 }
+
+/* Give out n numbers, the first of which is *first: 0, or -1 with
+ * MemoryError. */
+int py_reader_number(struct py_reader *in, size_t n, size_t *first);
+
+/* The object with this number was made. */
+static inline void
+py_reader_set(struct py_reader *in, size_t number, PyObject *obj)
+{
+    if ((in->flags & HAS_REFS) != 0) {
+        in->objects[number] = Py_NewRef(obj);
+    }
+}
+
+/* Give the object that was made the next number: 0, or -1 with MemoryError. */
+static inline int
+py_reader_keep(struct py_reader *in, PyObject *obj)
+{
+    size_t number;
+    if ((in->flags & HAS_REFS) == 0) {
+        return 0;
+    }
+    if (py_reader_number(in, 1, &number) < 0) {
+        return -1;
+    }
+    py_reader_set(in, number, obj);
+    return 0;
+}
+
+/* The object that a REF with this tag refers to, as a new reference. */
+int py_reader_get_ref(struct py_reader *in, unsigned tag, PyObject **obj);
+
+/* Release the objects. */
+void py_reader_fini(struct py_reader *in);
 
 #endif

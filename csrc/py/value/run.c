@@ -111,14 +111,17 @@ py_run_take_list(struct py_run *run)
 
 int
 py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
-           PyObject **list)
+           PyObject **list, bool *ran_code)
 {
     *list = NULL;
     int r = atomic_load(&state->replaced)
                 ? 0
-                : py_encode_run(out, run->slots, run->n);
+                : py_encode_run(state, out, run->slots, run->n, ran_code);
     if (r == 1) {
         return 0;
+    }
+    if (ran_code != NULL) {
+        *ran_code = true;
     }
     PyObject *exc = r < 0 ? py_error_fetch() : NULL;
     *list = py_run_take_list(run);
@@ -132,12 +135,13 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
 
 int
 py_run_put_alone(struct py_state *state, struct py_run *run, Py_ssize_t refs,
-                 struct cp_buf *out)
+                 struct cp_buf *out, bool *ran_code)
 {
     CP_ASSERT(run->width == 0);
     return atomic_load(&state->replaced)
                ? 0
-               : py_encode_run_alone(out, run->slots, run->n, refs);
+               : py_encode_run_alone(state, out, run->slots, run->n, refs,
+                                     ran_code);
 }
 
 /* Fill the run from a list that no other thread can reach. */
@@ -216,8 +220,8 @@ py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
     if (extend(run, own * (run->width > 0 ? run->width : 1)) < 0) {
         return -1;
     }
-    int r = run->width > 0 ? py_decode_rows(bytes, len, run->slots)
-                           : py_decode_run(bytes, len, run->slots);
+    int r = run->width > 0 ? py_decode_rows(state, bytes, len, run->slots)
+                           : py_decode_run(state, bytes, len, run->slots);
     if (r == CP_EPROTO) {
         (void)py_raise(state, r);
     }

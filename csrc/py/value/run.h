@@ -50,15 +50,16 @@ PyObject *py_run_take_list(struct py_run *run);
 
 /* Append the run (of width 0) to out: 0, or -1 with an exception, and then out
  * is unchanged. Where the values have to be pickled they move to *list, a new
- * reference; otherwise *list is NULL. May run Python code. */
+ * reference; otherwise *list is NULL. *ran_code becomes true where that may have run code of
+ * the program; it may be NULL. */
 int py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
-               PyObject **list);
+               PyObject **list, bool *ran_code);
 
 /* Append the run (of width 0) to out, if it shares nothing with other runs, and
  * needs no pickle: 1; or 0; or -1 with an exception. refs: how many references
- * to each value are known. Runs no Python code. */
+ * to each value are known. */
 int py_run_put_alone(struct py_state *state, struct py_run *run,
-                     Py_ssize_t refs, struct cp_buf *out);
+                     Py_ssize_t refs, struct cp_buf *out, bool *ran_code);
 
 /* Fill an empty run from bytes: 0, or -1 with an exception. n: how many values
  * there must be, -1: any number. rows: the run may get a width. May run Python

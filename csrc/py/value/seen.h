@@ -1,7 +1,6 @@
 /*
- * The lists and dicts that were met while one body is encoded. A list or dict
- * that is met twice has to arrive as one object, and only pickle does that.
- * [attached]
+ * The objects that were met while one body is encoded, and their numbers: an
+ * object that is met twice has to arrive as one object. [attached]
  */
 #ifndef PY_SEEN_H
 #define PY_SEEN_H
@@ -11,71 +10,69 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define SEEN_FIRST 16u
+#define SEEN_NONE SIZE_MAX
 
-/* A hash set of addresses with open addressing, at most half full. All zero:
- * empty. */
+/* The objects by their numbers, and a hash table of numbers with open
+ * addressing, at most half full. All zero: empty. The objects are kept alive, so
+ * that no other object gets the address of one. */
 struct py_seen {
-    const PyObject **table;
+    PyObject **objects;
+    uint32_t *table; /* 1 + the number; 0: free */
     size_t cap, used;
-    const PyObject *first[SEEN_FIRST];
+    PyObject *first_objects[SEEN_FIRST / 2];
+    uint32_t first_table[SEEN_FIRST];
 };
 
-static inline void
-py_seen_fini(struct py_seen *seen)
-{
-    if (seen->table != seen->first) {
-        PyMem_Free(seen->table);
-    }
-}
-
-/* The slot that has obj, or the free slot where obj belongs. */
-static inline const PyObject **
-py_seen_slot(const PyObject **table, size_t cap, const PyObject *obj)
+/* The place in the table that has obj, or the free place where obj belongs. */
+static inline uint32_t *
+py_seen_place(const struct py_seen *seen, const PyObject *obj)
 {
     size_t at = ((uintptr_t)obj >> 4) * UINT64_C(0x9E3779B97F4A7C15) >> 20;
-    while (table[at & (cap - 1)] != NULL && table[at & (cap - 1)] != obj) {
-        at++;
-    }
-    return &table[at & (cap - 1)];
-}
-
-static inline bool
-py_seen_grow(struct py_seen *seen)
-{
-    size_t cap = seen->cap == 0 ? SEEN_FIRST : 4 * seen->cap;
-    const PyObject **table =
-        seen->cap == 0 ? seen->first : PyMem_Calloc(cap, sizeof(*table));
-    if (table == NULL) {
-        return false;
-    }
-    for (size_t i = 0; i < seen->cap; i++) {
-        if (seen->table[i] != NULL) {
-            *py_seen_slot(table, cap, seen->table[i]) = seen->table[i];
+    for (;; at++) {
+        uint32_t *place = &seen->table[at & (seen->cap - 1)];
+        if (*place == 0 || seen->objects[*place - 1] == obj) {
+            return place;
         }
     }
-    py_seen_fini(seen);
-    seen->table = table;
-    seen->cap = cap;
-    return true;
 }
 
-/* 1: obj was not met before; 0: it was; -1 with MemoryError. */
-static inline int
-py_seen_add(struct py_seen *seen, const PyObject *obj)
+/* The number of obj, or SEEN_NONE. */
+static inline size_t
+py_seen_find(const struct py_seen *seen, const PyObject *obj)
 {
-    if (2 * seen->used >= seen->cap && !py_seen_grow(seen)) {
-        (void)PyErr_NoMemory();
+    if (seen->used == 0) {
+        return SEEN_NONE;
+    }
+    uint32_t found = *py_seen_place(seen, obj);
+    return found == 0 ? SEEN_NONE : found - 1;
+}
+
+/* Make room for one more object: 0, or -1 with MemoryError. */
+int py_seen_grow(struct py_seen *seen);
+
+/* 1: obj was not met before, and has the next number; 0: it was met; -1 with
+ * MemoryError. */
+static inline int
+py_seen_add(struct py_seen *seen, PyObject *obj)
+{
+    if (2 * seen->used >= seen->cap && py_seen_grow(seen) < 0) {
         return -1;
     }
-    const PyObject **slot = py_seen_slot(seen->table, seen->cap, obj);
-    if (*slot != NULL) {
+    uint32_t *place = py_seen_place(seen, obj);
+    if (*place != 0) {
         return 0;
     }
-    *slot = obj;
-    seen->used++;
+    seen->objects[seen->used++] = Py_NewRef(obj);
+    *place = (uint32_t)seen->used;
     return 1;
 }
+
+/* Forget the objects with the number n and higher ones. */
+void py_seen_forget(struct py_seen *seen, size_t n);
+
+void py_seen_fini(struct py_seen *seen);
 
 #endif

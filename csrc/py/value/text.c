@@ -7,54 +7,48 @@
 
 /* ---- encoding ---- */
 
-/* A size, and then the n bytes of a string or bytes object. A large object is
- * worth pickle's memo, which sends an object once however often it occurs: only
- * one such object is encoded here, unless it is known that it occurs once. */
-static int
-put_text(struct py_writer *w, PyObject *obj, const void *bytes, size_t size,
-         size_t n)
+/* How many bytes the contents have. */
+static size_t
+bytes_of(PyObject *obj, int tag)
 {
-    if (n >= LARGE && (w->alone ? py_writer_shares(w, obj) : w->large++ > 0)) {
-        return 0;
-    }
+    return tag == TAG_BYTES ? (size_t)PyBytes_GET_SIZE(obj)
+                            : (size_t)PyUnicode_GET_LENGTH(obj)
+                                  * (size_t)PyUnicode_KIND(obj);
+}
+
+/* The contents, without a tag: a size, and the bytes. */
+static int
+put_contents(struct py_writer *w, PyObject *obj, int tag, size_t n)
+{
     if (py_writer_reserve(w, SIZE_ROOM + n) < 0) {
         return -1;
     }
-    py_writer_add_size(w, size);
-    py_writer_add(w, bytes, n);
+    if (tag == TAG_BYTES) {
+        py_writer_add_size(w, n);
+        py_writer_add(w, PyBytes_AS_STRING(obj), n);
+    } else {
+        py_writer_add_size(w, (size_t)PyUnicode_GET_LENGTH(obj));
+        py_writer_add(w, PyUnicode_DATA(obj), n);
+    }
     return 1;
-}
-
-static int
-put_str(struct py_writer *w, PyObject *obj)
-{
-    size_t size = (size_t)PyUnicode_GET_LENGTH(obj);
-    return put_text(w, obj, PyUnicode_DATA(obj), size,
-                    size * (size_t)PyUnicode_KIND(obj));
-}
-
-static int
-put_bytes(struct py_writer *w, PyObject *obj)
-{
-    size_t n = (size_t)PyBytes_GET_SIZE(obj);
-    return put_text(w, obj, PyBytes_AS_STRING(obj), n, n);
-}
-
-/* The contents, without a tag. */
-static int
-put_contents(struct py_writer *w, PyObject *obj, int tag)
-{
-    return tag == TAG_BYTES ? put_bytes(w, obj) : put_str(w, obj);
 }
 
 int
 py_text_put(struct py_writer *w, PyObject *obj, int tag)
 {
+    size_t n = bytes_of(obj, tag);
+    if (n >= LARGE) {
+        size_t number = py_seen_find(&w->seen, obj);
+        int r = number != SEEN_NONE ? OTHER_KIND : py_writer_enter(w, obj);
+        if (r != 1) {
+            return r == OTHER_KIND ? py_writer_put_ref(w, number) : r;
+        }
+    }
     if (py_writer_reserve(w, 1) < 0) {
         return -1;
     }
     py_writer_add_byte(w, (unsigned)tag);
-    return put_contents(w, obj, tag);
+    return put_contents(w, obj, tag, n);
 }
 
 int
@@ -71,9 +65,36 @@ py_text_put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
         if (own != tag) {
             return own < 0 ? -1 : OTHER_KIND;
         }
-        r = put_contents(w, items[i], tag);
+        size_t size = bytes_of(items[i], tag);
+        r = size >= LARGE ? py_writer_enter(w, items[i]) : 1;
+        r = r == 1 ? put_contents(w, items[i], tag, size) : r;
     }
     return r;
+}
+
+int
+py_text_put_keys(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    if (py_writer_reserve(w, 1) < 0) {
+        return -1;
+    }
+    py_writer_add_byte(w, TAG_KEYS);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        int tag = PyUnicode_CheckExact(items[i]) ? py_kind_of(items[i]) : 0;
+        if (tag <= 0 || bytes_of(items[i], tag) >= LARGE) {
+            return tag < 0 ? -1 : OTHER_KIND;
+        }
+        size_t number = py_seen_find(&w->seen, items[i]);
+        int r = number != SEEN_NONE ? py_writer_put_ref(w, number)
+                                    : py_seen_add(&w->seen, items[i]);
+        if (r == 1 && number == SEEN_NONE) {
+            r = py_text_put(w, items[i], tag);
+        }
+        if (r != 1) {
+            return r;
+        }
+    }
+    return 1;
 }
 
 /* ---- decoding ---- */
@@ -181,20 +202,55 @@ get_bytes(struct py_reader *in, PyObject **obj)
     return 0;
 }
 
+static int
+get_contents(struct py_reader *in, unsigned tag, PyObject **obj)
+{
+    return tag == TAG_BYTES ? get_bytes(in, obj) : get_str(in, tag, obj);
+}
+
 int
 py_text_get(struct py_reader *in, unsigned tag, PyObject **obj)
 {
-    return tag == TAG_BYTES ? get_bytes(in, obj) : get_str(in, tag, obj);
+    int r = get_contents(in, tag, obj);
+    return r == 0 && (in->flags & HAS_REFS) != 0
+                   && bytes_of(*obj, (int)tag) >= LARGE
+               ? py_reader_keep(in, *obj)
+               : r;
+}
+
+int
+py_text_get_keys(struct py_reader *in, size_t n, PyObject **slots)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        unsigned tag;
+        if (py_reader_get_byte(in, &tag) < 0) {
+            return CP_EPROTO;
+        }
+        if (tag == TAG_REF1 || tag == TAG_REF2 || tag == TAG_REF4) {
+            r = py_reader_get_ref(in, tag, &slots[i]);
+        } else if (tag >= TAG_ASCII && tag <= TAG_UCS4) {
+            r = get_str(in, tag, &slots[i]);
+            r = r == 0 ? py_reader_keep(in, slots[i]) : r;
+        } else {
+            r = CP_EPROTO;
+        }
+        if (r == 0 && !PyUnicode_CheckExact(slots[i])) {
+            r = CP_EPROTO;
+        }
+    }
+    return r;
 }
 
 int
 py_text_get_column(struct py_reader *in, unsigned tag, size_t n,
                    PyObject **slots, size_t stride)
 {
+    int (*get)(struct py_reader *, unsigned, PyObject **) =
+        (in->flags & HAS_REFS) != 0 ? py_text_get : get_contents;
     int r = 0;
     for (size_t i = 0; i < n && r == 0; i++) {
-        PyObject **slot = &slots[i * stride];
-        r = py_text_get(in, tag, slot);
+        r = get(in, tag, &slots[i * stride]);
     }
     return r;
 }

@@ -14,6 +14,10 @@ int py_text_put(struct py_writer *w, PyObject *obj, int tag);
 int py_text_put_column(struct py_writer *w, PyObject *const *items,
                        Py_ssize_t n, int tag);
 
+/* A column of KEYS: strings that are sent once in a body. Or OTHER_KIND. */
+int py_text_put_keys(struct py_writer *w, PyObject *const *items, Py_ssize_t n);
+int py_text_get_keys(struct py_reader *in, size_t n, PyObject **slots);
+
 int py_text_get(struct py_reader *in, unsigned tag, PyObject **obj);
 
 /* n values into every stride-th slot. */

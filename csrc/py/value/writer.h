@@ -2,8 +2,8 @@
  * Writing the format of value/tags.h: what the files that encode have in
  * common. A writer lives on the stack of one call. [attached]
  *
- * Functions that put values return 1; or 0 where a value is left to pickle; or
- * -1 with an exception. What they wrote before 0 or -1 stays in the buffer, and
+ * Functions that put values return 1; or 0 where the body is left to pickle; or
+ * RETRY, which only the column that it is for looks at; or -1 with an exception. What they wrote before 0 or -1 stays in the buffer, and
  * py_encode() or py_encode_run() removes it.
  */
 #ifndef PY_WRITER_H
@@ -17,24 +17,45 @@
 
 #include <string.h>
 
-struct py_writer {
-    struct cp_buf *out;
-    int depth;
-    int large;       /* how many large strings were written */
-    size_t held;     /* tuples, lists and dicts, or columns of them, so far */
-    Py_ssize_t keys; /* of dicts that are not in a column of dicts */
-    struct py_seen seen;
-    bool alone;      /* leave what other objects may refer to, too, to pickle */
-    bool copied;     /* alone: a copy of the container refers to its values */
-    int under;       /* alone: how many tuples around have other references */
-    Py_ssize_t refs; /* alone: how many references to each value are ours */
+/* Numbered objects that are being written: n of them, from this number on, and
+ * the tag, which becomes TAG_OPEN_LIST where a list contains itself. */
+struct py_open {
+    struct py_open *outer;
+    size_t from, n;
+    size_t tag_at;
 };
 
-/* From this many bytes on, it matters how often an object is sent. */
-#define LARGE 256
+#define NOT_A_LIST SIZE_MAX
+
+/* What is known of a class: see value/reduce.c. */
+struct py_plan;
+#define PLANS 16u
+
+struct py_writer {
+    struct py_state *state;
+    struct cp_buf *out;
+    int depth, level; /* see DEPTH_MAX and LEVEL_MAX */
+    struct py_seen seen;
+    struct py_open *open;
+    unsigned flags;  /* HAS_REFS, HAS_CODE */
+    bool ran_code;   /* code of the program may have run */
+    size_t held;     /* objects that hold others, or columns of them, so far */
+    size_t retry;    /* see RETRY */
+    int retries;     /* how often a column was started again */
+    bool alone;      /* leave what other objects may refer to, too, to pickle */
+    bool copied;     /* alone: an array of ours refers to the values, too */
+    int under;       /* alone: how many tuples around have other references */
+    Py_ssize_t refs; /* alone: how many references to each value are ours */
+    struct py_plan *plans[PLANS];
+};
 
 /* A column was started, and one of its values is of another kind. */
 #define OTHER_KIND 2
+/* A value refers to another value of a column that is being written, which the
+ * column cannot express: w->retry is the first number of that column. */
+#define RETRY 3
+/* So often in one body. */
+#define RETRIES_MAX 3
 
 /* May there be another reference to the value that is being written? */
 static inline bool
@@ -42,6 +63,18 @@ py_writer_shares(const struct py_writer *w, PyObject *obj)
 {
     Py_ssize_t ours = w->depth <= 1 ? w->refs : 1 + w->copied;
     return w->alone && (w->under > 0 || Py_REFCNT(obj) > ours);
+}
+
+/* Give the object the next number: 1; or 0 where it is left to pickle; or
+ * OTHER_KIND where it has a number. */
+static inline int
+py_writer_enter(struct py_writer *w, PyObject *obj)
+{
+    if (py_writer_shares(w, obj)) {
+        return 0;
+    }
+    int r = py_seen_add(&w->seen, obj);
+    return r == 0 ? OTHER_KIND : r;
 }
 
 static inline int
@@ -81,6 +114,39 @@ py_writer_add_size(struct py_writer *w, size_t size)
         py_writer_add_byte(w, WIDE);
         py_writer_add(w, &wide, sizeof(wide));
     }
+}
+
+/* A REF to the object with this number. */
+static inline int
+py_writer_put_ref(struct py_writer *w, size_t number)
+{
+    if (py_writer_reserve(w, 5) < 0) {
+        return -1;
+    }
+    for (struct py_open *open = w->open; open != NULL; open = open->outer) {
+        if (number - open->from < open->n) {
+            if (open->tag_at == NOT_A_LIST) {
+                /* It cannot be made before what it contains. */
+                w->retry = open->from;
+                return open->n > 1 ? RETRY : 0;
+            }
+            cp_buf_head(w->out)[open->tag_at] = TAG_OPEN_LIST;
+        }
+    }
+    uint32_t v4 = (uint32_t)number;
+    uint16_t v2 = (uint16_t)number;
+    w->flags |= HAS_REFS;
+    if (number <= UINT8_MAX) {
+        py_writer_add_byte(w, TAG_REF1);
+        py_writer_add_byte(w, (unsigned)number);
+    } else if (number <= UINT16_MAX) {
+        py_writer_add_byte(w, TAG_REF2);
+        py_writer_add(w, &v2, sizeof(v2));
+    } else {
+        py_writer_add_byte(w, TAG_REF4);
+        py_writer_add(w, &v4, sizeof(v4));
+    }
+    return 1;
 }
 
 #endif

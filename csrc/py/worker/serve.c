@@ -313,16 +313,17 @@ pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
     bool listed = (task->flags & PY_LISTED) != 0;
     if (result == NULL && (task->flags & PY_FIT) != 0) {
         int alone =
-            py_run_put_alone(loop->state, &loop->run, 1, &loop->scratch);
+            py_run_put_alone(loop->state, &loop->run, 1, &loop->scratch, NULL);
         if (alone == 1) {
             return 0;
         }
         PyErr_Clear(); /* no memory: the next attempt tells */
         *flags |= CP_MARK;
     }
-    int r = result != NULL
-                ? py_body_put(loop->state, result, &loop->scratch)
-                : py_run_put(loop->state, &loop->run, &loop->scratch, &list);
+    int r =
+        result != NULL
+            ? py_body_put(loop->state, result, &loop->scratch, NULL)
+            : py_run_put(loop->state, &loop->run, &loop->scratch, &list, NULL);
     if (r < 0 && list != NULL && (task->flags & PY_CATCH) != 0) {
         return put_each(loop, &list, flags);
     }

@@ -1,0 +1,30 @@
+/* Names of attributes; see base/word.h. */
+#include "base/word.h"
+
+static const char *const TEXTS[WORD_COUNT] = {
+    [WORD_MODULE] = "__module__",
+    [WORD_QUALNAME] = "__qualname__",
+    [WORD_NAME] = "__name__",
+    [WORD_REDUCE] = "__reduce__",
+    [WORD_REDUCE_EX] = "__reduce_ex__",
+    [WORD_GETSTATE] = "__getstate__",
+    [WORD_SETSTATE] = "__setstate__",
+    [WORD_GETNEWARGS] = "__getnewargs__",
+    [WORD_GETNEWARGS_EX] = "__getnewargs_ex__",
+    [WORD_SLOTS] = "__slots__",
+    [WORD_DICT] = "__dict__",
+    [WORD_EXTEND] = "extend",
+    [WORD_APPEND] = "append",
+};
+
+int
+py_word_add(struct py_state *state)
+{
+    for (int i = 0; i < WORD_COUNT; i++) {
+        state->words[i] = PyUnicode_InternFromString(TEXTS[i]);
+        if (state->words[i] == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}

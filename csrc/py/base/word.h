@@ -1,0 +1,29 @@
+/* Names of attributes as interned strings, made once. [attached] */
+#ifndef PY_WORD_H
+#define PY_WORD_H
+
+#include "base/state.h"
+
+enum py_word {
+    WORD_MODULE,
+    WORD_QUALNAME,
+    WORD_NAME,
+    WORD_REDUCE,
+    WORD_REDUCE_EX,
+    WORD_GETSTATE,
+    WORD_SETSTATE,
+    WORD_GETNEWARGS,
+    WORD_GETNEWARGS_EX,
+    WORD_SLOTS,
+    WORD_DICT,
+    WORD_EXTEND,
+    WORD_APPEND,
+    WORD_COUNT
+};
+
+static_assert(WORD_COUNT <= PY_WORDS, "make room for the words");
+
+/* Make the strings: 0, or -1 with MemoryError. */
+int py_word_add(struct py_state *state);
+
+#endif

@@ -1,0 +1,565 @@
+/*
+ * Arrays and scalars of numpy; see value/array.h. The parts of numpy's binary
+ * interface that are used here are the same in numpy 1 and 2, but for one
+ * field.
+ */
+#include "value/array.h"
+
+#include "value/kind.h"
+#include "value/text.h"
+
+#include "core/base/mem.h"
+
+/* ---- numpy's binary interface ---- */
+
+/* Functions and types by their places in numpy's table. */
+#define API_VERSION 0
+#define API_ARRAY_TYPE 2
+#define API_DESCR_TYPE 3
+#define API_DESCR_FROM_TYPE 45
+#define API_SCALAR 60
+#define API_SCALAR_AS_CTYPE 62
+#define API_NEW_FROM_DESCR 94
+
+/* Flags of arrays. */
+#define C_CONTIGUOUS 0x0001
+#define F_CONTIGUOUS 0x0002
+#define WRITEABLE 0x0400
+
+/* Numbers of dtypes: NUMBERS and HALF are numbers of a fixed size, those from
+ * OBJECT on are of any size, or hold objects. */
+#define OBJECT 17
+#define VOID 20
+#define DATETIME 21
+#define TIMEDELTA 22
+#define HALF 23
+#define DTYPES 24
+
+struct descr {
+    PyObject_HEAD
+    PyTypeObject *typeobj;
+    char kind, type, byteorder, flags;
+    int type_num;
+    union {
+        int v1;
+        struct {
+            uint64_t flags;
+            Py_ssize_t elsize;
+        } v2;
+    } size;
+};
+
+struct array {
+    PyObject_HEAD
+    char *data;
+    int nd;
+    Py_ssize_t *dimensions, *strides;
+    PyObject *base;
+    struct descr *descr;
+    int flags;
+};
+
+struct py_numpy {
+    void **api;
+    bool is_v1;
+    struct descr *descrs[DTYPES]; /* of numbers; else NULL */
+};
+
+typedef unsigned (*version_function)(void);
+typedef struct descr *(*descr_function)(int);
+typedef PyObject *(*scalar_function)(void *, struct descr *, PyObject *);
+typedef void (*ctype_function)(PyObject *, void *);
+typedef PyObject *(*new_function)(PyTypeObject *, struct descr *, int,
+                                  const Py_ssize_t *, const Py_ssize_t *,
+                                  void *, int, PyObject *);
+
+static bool
+is_number(int type_num)
+{
+    return (type_num >= 0 && type_num < OBJECT) || type_num == HALF;
+}
+
+static void **
+find_api(void)
+{
+    static const char *const MODULES[] = {"numpy._core._multiarray_umath",
+                                          "numpy.core._multiarray_umath"};
+    void **api = NULL;
+    for (size_t i = 0; i < 2 && api == NULL; i++) {
+        PyErr_Clear();
+        PyObject *module = PyImport_ImportModule(MODULES[i]);
+        PyObject *capsule = module != NULL
+                                ? PyObject_GetAttrString(module, "_ARRAY_API")
+                                : NULL;
+        api = capsule != NULL ? PyCapsule_GetPointer(capsule, NULL) : NULL;
+        Py_XDECREF(capsule);
+        Py_XDECREF(module);
+    }
+    return api;
+}
+
+/* What is known of numpy, which has been imported; or NULL with an exception. */
+static struct py_numpy *
+numpy_of(struct py_state *state)
+{
+    struct py_numpy *numpy = atomic_load(&state->numpy), *none = NULL;
+    if (numpy != NULL) {
+        return numpy;
+    }
+    void **api = find_api();
+    numpy = api != NULL ? PyMem_RawCalloc(1, sizeof(*numpy)) : NULL;
+    if (numpy == NULL) {
+        return api != NULL ? (struct py_numpy *)PyErr_NoMemory() : NULL;
+    }
+    numpy->api = api;
+    numpy->is_v1 = ((version_function)api[API_VERSION])() < 0x02000000;
+    for (int i = 0; i < DTYPES; i++) {
+        numpy->descrs[i] =
+            is_number(i) ? ((descr_function)api[API_DESCR_FROM_TYPE])(i) : NULL;
+    }
+    if (!atomic_compare_exchange_strong(&state->numpy, &none, numpy)) {
+        PyMem_RawFree(numpy); /* another thread was faster; dtypes are kept */
+        numpy = none;
+    }
+    return numpy;
+}
+
+/* The same, but numpy is imported if need be. */
+static struct py_numpy *
+import_numpy(struct py_state *state)
+{
+    PyObject *module = atomic_load(&state->numpy) == NULL
+                           ? PyImport_ImportModule("numpy")
+                           : Py_NewRef(Py_None);
+    Py_XDECREF(module);
+    return module != NULL ? numpy_of(state) : NULL;
+}
+
+void
+py_array_forget(struct py_state *state)
+{
+    struct py_numpy *numpy = atomic_exchange(&state->numpy, NULL);
+    for (int i = 0; i < DTYPES && numpy != NULL; i++) {
+        Py_XDECREF(numpy->descrs[i]);
+    }
+    PyMem_RawFree(numpy);
+}
+
+static size_t
+size_of(const struct py_numpy *numpy, const struct descr *descr)
+{
+    return numpy->is_v1 ? (size_t)descr->size.v1
+                        : (size_t)descr->size.v2.elsize;
+}
+
+/* The number of the scalars of this class, or -1. */
+static int
+scalar_number(const struct py_numpy *numpy, const PyTypeObject *type)
+{
+    for (int i = 0; i < DTYPES; i++) {
+        if (numpy->descrs[i] != NULL && numpy->descrs[i]->typeobj == type) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+enum py_array_kind
+py_array_kind_of(struct py_state *state, const PyTypeObject *type)
+{
+    if (strncmp(type->tp_name, "numpy.", 6) != 0) {
+        return PY_ARRAY_NONE;
+    }
+    const struct py_numpy *numpy = numpy_of(state);
+    if (numpy == NULL) {
+        PyErr_Clear();
+        return PY_ARRAY_NONE;
+    }
+    if (type == numpy->api[API_ARRAY_TYPE]) {
+        return PY_ARRAY_ARRAY;
+    }
+    return scalar_number(numpy, type) >= 0 ? PY_ARRAY_SCALAR : PY_ARRAY_NONE;
+}
+
+/* ---- dtypes ---- */
+
+/* Is the attribute None? */
+static bool
+is_none(PyObject *obj, const char *name)
+{
+    PyObject *value = PyObject_GetAttrString(obj, name);
+    PyErr_Clear();
+    Py_XDECREF(value);
+    return value == Py_None;
+}
+
+/* Does the text of a dtype say all of it? Of strings, dates, and numbers in the
+ * other byte order it does. */
+static bool
+is_told_by_text(struct descr *descr)
+{
+    PyObject *obj = (PyObject *)descr;
+    int num = descr->type_num;
+    return num >= 0 && num < DTYPES && num != OBJECT && num != VOID
+           && is_none(obj, "fields") && is_none(obj, "metadata")
+           && is_none(obj, "subdtype");
+}
+
+/* In place of a number: the text follows. */
+#define BY_TEXT 255u
+
+static int
+put_dtype(struct py_writer *w, const struct py_numpy *numpy,
+          struct descr *descr)
+{
+    int num = descr->type_num;
+    bool known = is_number(num) && numpy->descrs[num] == descr;
+    if (py_writer_reserve(w, 1) < 0) {
+        return -1;
+    }
+    py_writer_add_byte(w, known ? (unsigned)num : BY_TEXT);
+    if (known) {
+        return 1;
+    }
+    PyObject *text = PyObject_GetAttrString((PyObject *)descr, "str");
+    if (text == NULL) {
+        return -1;
+    }
+    int tag = PyUnicode_CheckExact(text) ? py_kind_of(text) : 0;
+    int r = tag > 0 ? py_text_put(w, text, tag) : tag;
+    Py_DECREF(text);
+    return r;
+}
+
+static int
+get_text_dtype(struct py_reader *in, const struct py_numpy *numpy,
+               struct descr **descr)
+{
+    PyObject *text;
+    unsigned tag;
+    if (py_reader_get_byte(in, &tag) < 0 || tag != TAG_ASCII) {
+        return CP_EPROTO;
+    }
+    int r = py_text_get(in, tag, &text);
+    if (r != 0) {
+        return r;
+    }
+    PyObject *made =
+        PyObject_CallOneArg((PyObject *)numpy->api[API_DESCR_TYPE], text);
+    Py_DECREF(text);
+    if (made == NULL) {
+        return -1;
+    }
+    *descr = (struct descr *)made;
+    if (!PyObject_TypeCheck(made, (PyTypeObject *)numpy->api[API_DESCR_TYPE])
+        || !is_told_by_text(*descr)) {
+        Py_DECREF(made);
+        return CP_EPROTO;
+    }
+    return 0;
+}
+
+/* A new reference. */
+static int
+get_dtype(struct py_reader *in, const struct py_numpy *numpy,
+          struct descr **descr)
+{
+    unsigned num;
+    if (py_reader_get_byte(in, &num) < 0) {
+        return CP_EPROTO;
+    }
+    if (num == BY_TEXT) {
+        return get_text_dtype(in, numpy, descr);
+    }
+    if (num >= DTYPES || numpy->descrs[num] == NULL) {
+        return CP_EPROTO;
+    }
+    *descr = (struct descr *)Py_NewRef((PyObject *)numpy->descrs[num]);
+    return 0;
+}
+
+/* ---- arrays ---- */
+
+#define DIMENSIONS 32 /* what numpy 1 allows */
+
+/* How the numbers lie in memory, in one byte. */
+#define IN_C 0u
+#define IN_FORTRAN 1u
+#define READ_ONLY 2u
+
+static unsigned
+layout_of(const struct array *array)
+{
+    unsigned layout = IN_C;
+    bool c = (array->flags & C_CONTIGUOUS) != 0;
+    bool f = (array->flags & F_CONTIGUOUS) != 0;
+    if (f && !c) {
+        layout = IN_FORTRAN;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    /* By the stdlib's protocol of these versions a buffer that is sent as it is
+     * stays read-only. */
+    int num = array->descr->type_num;
+    bool has_buffer = num != DATETIME && num != TIMEDELTA;
+    if ((c || f) && has_buffer && (array->flags & WRITEABLE) == 0) {
+        layout |= READ_ONLY;
+    }
+#endif
+    return layout;
+}
+
+static size_t
+bytes_of(const struct py_numpy *numpy, const struct array *array)
+{
+    size_t n = size_of(numpy, array->descr);
+    for (int i = 0; i < array->nd; i++) {
+        n *= (size_t)array->dimensions[i];
+    }
+    return n;
+}
+
+bool
+py_array_is_plain(struct py_state *state, PyObject *obj)
+{
+    struct array *array = (struct array *)obj;
+    const struct py_numpy *numpy = numpy_of(state);
+    int num = array->descr->type_num;
+    return numpy != NULL && array->nd <= DIMENSIONS
+           && size_of(numpy, array->descr) > 0
+           && ((is_number(num) && numpy->descrs[num] == array->descr)
+               || is_told_by_text(array->descr));
+}
+
+bool
+py_array_are_alike(struct py_state *state, PyObject *const *items, Py_ssize_t n)
+{
+    const struct array *first = (struct array *)items[0];
+    if (!py_array_is_plain(state, items[0])) {
+        return false;
+    }
+    for (Py_ssize_t i = 1; i < n; i++) {
+        const struct array *one = (struct array *)items[i];
+        if (one->descr != first->descr || one->nd != first->nd
+            || layout_of(one) != layout_of(first)
+            || (one->nd > 0
+                && memcmp(one->dimensions, first->dimensions,
+                          (size_t)one->nd * sizeof(*one->dimensions))
+                       != 0)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The bytes of one array. */
+static int
+put_bytes(struct py_writer *w, PyObject *obj, size_t n)
+{
+    const struct array *array = (struct array *)obj;
+    PyObject *copy = NULL;
+    if ((array->flags & (C_CONTIGUOUS | F_CONTIGUOUS)) == 0) {
+        copy = PyObject_CallMethod(obj, "copy", "s", "C");
+        array = (struct array *)copy;
+    }
+    if (array == NULL || py_writer_reserve(w, n) < 0) {
+        Py_XDECREF(copy);
+        return -1;
+    }
+    py_writer_add(w, array->data, n);
+    Py_XDECREF(copy);
+    return 1;
+}
+
+int
+py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    const struct array *first = (struct array *)items[0];
+    const struct py_numpy *numpy = numpy_of(w->state);
+    size_t fill, each;
+    if (numpy == NULL || py_writer_reserve(w, 1) < 0) {
+        return -1;
+    }
+    w->flags |= HAS_CODE; /* numpy may have to be imported */
+    py_writer_add_byte(w, TAG_ARRAY);
+    int r = put_dtype(w, numpy, first->descr);
+    each = bytes_of(numpy, first);
+    fill = each == 0 ? (size_t)n : 0;
+    if (r != 1 || py_writer_reserve(w, 2 + DIMENSIONS * SIZE_ROOM + fill) < 0) {
+        return r != 1 ? r : -1;
+    }
+    py_writer_add_byte(w, layout_of(first));
+    py_writer_add_byte(w, (unsigned)first->nd);
+    for (int i = 0; i < first->nd; i++) {
+        py_writer_add_size(w, (size_t)first->dimensions[i]);
+    }
+    memset(cp_buf_tail(w->out), 0, fill);
+    cp_buf_add(w->out, fill);
+    for (Py_ssize_t i = 0; i < n && each > 0 && r == 1; i++) {
+        r = put_bytes(w, items[i], each);
+    }
+    return r;
+}
+
+struct shape {
+    struct descr *descr;
+    unsigned layout, nd;
+    Py_ssize_t dimensions[DIMENSIONS];
+    size_t each; /* bytes */
+};
+
+/* A dimension; a size that need not be one of bytes that are left. */
+static int
+get_dimension(struct py_reader *in, Py_ssize_t *dimension)
+{
+    unsigned byte;
+    const uint8_t *bytes;
+    uint64_t wide;
+    if (py_reader_get_byte(in, &byte) < 0) {
+        return CP_EPROTO;
+    }
+    wide = byte;
+    if (byte == WIDE) {
+        if (py_reader_get_raw(in, sizeof(wide), &bytes) < 0) {
+            return CP_EPROTO;
+        }
+        memcpy(&wide, bytes, sizeof(wide));
+    }
+    *dimension = (Py_ssize_t)wide;
+    return wide <= PY_SSIZE_T_MAX ? 0 : CP_EPROTO;
+}
+
+static int
+get_shape(struct py_reader *in, const struct py_numpy *numpy,
+          struct shape *shape)
+{
+    if (py_reader_get_byte(in, &shape->layout) < 0
+        || py_reader_get_byte(in, &shape->nd) < 0
+        || shape->layout > (IN_FORTRAN | READ_ONLY) || shape->nd > DIMENSIONS) {
+        return CP_EPROTO;
+    }
+    shape->each = size_of(numpy, shape->descr);
+    bool fits = true;
+    for (unsigned i = 0; i < shape->nd; i++) {
+        if (get_dimension(in, &shape->dimensions[i]) < 0) {
+            return CP_EPROTO;
+        }
+        fits &= !__builtin_mul_overflow(
+            shape->each, (size_t)shape->dimensions[i], &shape->each);
+    }
+    return fits && size_of(numpy, shape->descr) > 0 ? 0 : CP_EPROTO;
+}
+
+/* One array of these bytes. */
+static PyObject *
+array_of(const struct py_numpy *numpy, const struct shape *shape,
+         const uint8_t *bytes)
+{
+    Py_INCREF(shape->descr);
+    PyObject *obj = ((new_function)numpy->api[API_NEW_FROM_DESCR])(
+        (PyTypeObject *)numpy->api[API_ARRAY_TYPE], shape->descr,
+        (int)shape->nd, shape->dimensions, NULL, NULL,
+        (shape->layout & IN_FORTRAN) != 0 ? F_CONTIGUOUS : 0, NULL);
+    if (obj != NULL && shape->each > 0) {
+        struct array *array = (struct array *)obj;
+        cp_mem_advise_huge(array->data, shape->each);
+        memcpy(array->data, bytes, shape->each);
+    }
+    if (obj != NULL && (shape->layout & READ_ONLY) != 0) {
+        ((struct array *)obj)->flags &= ~WRITEABLE;
+    }
+    return obj;
+}
+
+static int
+get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
+           PyObject **slots, size_t stride)
+{
+    struct shape shape = {0};
+    const uint8_t *bytes;
+    int r = get_dtype(in, numpy, &shape.descr);
+    if (r != 0) {
+        return r;
+    }
+    r = get_shape(in, numpy, &shape);
+    size_t step = shape.each > 0 ? shape.each : 1;
+    if (r == 0
+        && (n > py_reader_left(in) / step
+            || py_reader_get_raw(in, n * step, &bytes) < 0)) {
+        r = CP_EPROTO;
+    }
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject **slot = &slots[i * stride];
+        *slot = array_of(numpy, &shape, bytes + i * step);
+        r = *slot != NULL ? py_reader_keep(in, *slot) : -1;
+    }
+    Py_DECREF(shape.descr);
+    return r;
+}
+
+int
+py_array_get(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
+{
+    if ((in->flags & HAS_CODE) == 0) {
+        return CP_EPROTO;
+    }
+    const struct py_numpy *numpy = import_numpy(in->state);
+    return numpy != NULL ? get_arrays(in, numpy, n, slots, stride) : -1;
+}
+
+/* ---- scalars ---- */
+
+int
+py_array_put_scalars(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    const struct py_numpy *numpy = numpy_of(w->state);
+    int num = numpy != NULL ? scalar_number(numpy, Py_TYPE(items[0])) : -1;
+    size_t each = num >= 0 ? size_of(numpy, numpy->descrs[num]) : 0;
+    if (each == 0) {
+        return numpy != NULL ? 0 : -1;
+    }
+    if (py_writer_reserve(w, 2 + each * (size_t)n) < 0) {
+        return -1;
+    }
+    w->flags |= HAS_CODE;
+    py_writer_add_byte(w, TAG_SCALAR);
+    py_writer_add_byte(w, (unsigned)num);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        char value[sizeof(long double) * 2] __attribute__((aligned(16)));
+        memset(value, 0, sizeof(value));
+        ((ctype_function)numpy->api[API_SCALAR_AS_CTYPE])(items[i], value);
+        py_writer_add(w, value, each);
+    }
+    return 1;
+}
+
+int
+py_array_get_scalars(struct py_reader *in, size_t n, PyObject **slots,
+                     size_t stride)
+{
+    unsigned num;
+    const uint8_t *bytes;
+    if ((in->flags & HAS_CODE) == 0 || py_reader_get_byte(in, &num) < 0) {
+        return CP_EPROTO;
+    }
+    const struct py_numpy *numpy = import_numpy(in->state);
+    if (numpy == NULL) {
+        return -1;
+    }
+    struct descr *descr = num < DTYPES ? numpy->descrs[num] : NULL;
+    size_t each = descr != NULL ? size_of(numpy, descr) : 0;
+    if (each == 0 || n > py_reader_left(in) / each
+        || py_reader_get_raw(in, n * each, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char value[sizeof(long double) * 2] __attribute__((aligned(16)));
+        memcpy(value, bytes + i * each, each);
+        PyObject *made =
+            ((scalar_function)numpy->api[API_SCALAR])(value, descr, NULL);
+        slots[i * stride] = made;
+        if (made == NULL) {
+            return -1;
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,207 @@
+/* Objects by name; see value/named.h. Pickle knows more ways to find an object,
+ * and better words where there is none: what is not found at once is left to
+ * it. */
+#include "value/named.h"
+
+#include "base/imports.h"
+#include "base/word.h"
+#include "value/kind.h"
+#include "value/text.h"
+
+/* ---- encoding ---- */
+
+/* The module of this name as it is, as a new reference, or NULL. Where another
+ * thread still imports it, nobody waits for that thread: it may wait for the
+ * pool. */
+static PyObject *
+module_of(PyObject *module_name)
+{
+    PyObject *modules = PyImport_GetModuleDict(), *module;
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PyDict_GetItemRef(modules, module_name, &module);
+#else
+    module = PyDict_GetItemWithError(modules, module_name); /* lint-ok: held */
+    Py_XINCREF(module);
+#endif
+    return module;
+}
+
+/* The object that a qualified name leads to in a module, as a new reference, or
+ * NULL with an exception. */
+static PyObject *
+walk(PyObject *module, PyObject *name)
+{
+    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+    if (PyUnicode_FindChar(name, '.', 0, n, 1) < 0) {
+        return PyObject_GetAttr(module, name);
+    }
+    PyObject *dot = PyUnicode_FromString(".");
+    PyObject *parts = dot != NULL ? PyUnicode_Split(name, dot, -1) : NULL;
+    PyObject *at = parts != NULL ? Py_NewRef(module) : NULL;
+    Py_XDECREF(dot);
+    for (Py_ssize_t i = 0; at != NULL && i < PyList_GET_SIZE(parts); i++) {
+        PyObject *part = PyList_GET_ITEM(parts, i); /* lint-ok: ours */
+        Py_SETREF(at, PyObject_GetAttr(at, part));
+    }
+    Py_XDECREF(parts);
+    return at;
+}
+
+/* Does the name lead to obj? NULL with an exception counts as no. */
+static bool
+leads_to(PyObject *module_name, PyObject *name, PyObject *obj)
+{
+    PyObject *module = module_of(module_name);
+    PyObject *found = module != NULL ? walk(module, name) : NULL;
+    Py_XDECREF(module);
+    Py_XDECREF(found);
+    return found == obj;
+}
+
+static int
+put_string(struct py_writer *w, PyObject *str)
+{
+    int tag = py_kind_of(str);
+    return tag < 0 ? -1 : py_text_put(w, str, tag);
+}
+
+static int
+put_strings(struct py_writer *w, PyObject *module_name, PyObject *name)
+{
+    if (py_writer_reserve(w, 1) < 0) {
+        return -1;
+    }
+    py_writer_add_byte(w, TAG_NAME);
+    w->flags |= HAS_CODE;
+    int r = put_string(w, module_name);
+    return r == 1 ? put_string(w, name) : r;
+}
+
+/* Objects whose own names lead nowhere, but which have others. */
+static const char *
+other_name(PyObject *obj, const char **module_name)
+{
+    *module_name = "types";
+    if (obj == (PyObject *)Py_TYPE(Py_None)) {
+        return "NoneType";
+    }
+    if (obj == (PyObject *)Py_TYPE(Py_Ellipsis)) {
+        return "EllipsisType";
+    }
+    if (obj == (PyObject *)Py_TYPE(Py_NotImplemented)) {
+        return "NotImplementedType";
+    }
+    *module_name = "builtins";
+    return obj == Py_Ellipsis         ? "Ellipsis"
+           : obj == Py_NotImplemented ? "NotImplemented"
+                                      : NULL;
+}
+
+/* What is wrong with a name is for pickle to tell: 0; but not an interrupt: -1. */
+static int
+left_to_pickle(void)
+{
+    if (PyErr_Occurred() != NULL && !PyErr_ExceptionMatches(PyExc_Exception)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+
+int
+py_named_put(struct py_writer *w, PyObject *obj, PyObject *name)
+{
+    PyObject *const *words = w->state->words;
+    const char *module_text, *text = other_name(obj, &module_text);
+    PyObject *module_name = text != NULL
+                                ? PyUnicode_FromString(module_text)
+                                : PyObject_GetAttr(obj, words[WORD_MODULE]);
+    PyObject *own = module_name == NULL ? NULL
+                    : text != NULL      ? PyUnicode_FromString(text)
+                    : name != NULL
+                        ? Py_NewRef(name)
+                        : PyObject_GetAttr(obj, words[WORD_QUALNAME]);
+    int r = 0;
+    if (own != NULL && PyUnicode_CheckExact(own)
+        && PyUnicode_CheckExact(module_name)
+        && (text != NULL || leads_to(module_name, own, obj))) {
+        r = put_strings(w, module_name, own);
+    } else {
+        r = left_to_pickle();
+    }
+    Py_XDECREF(module_name);
+    Py_XDECREF(own);
+    return r;
+}
+
+/* ---- decoding ---- */
+
+/* As pickle finds it, with pickle's exceptions. */
+static PyObject *
+find_by_pickle(struct py_state *state, PyObject *module_name, PyObject *name)
+{
+    PyObject *pickle = PyObject_CallMethod(state->failures, "pickle_of_name",
+                                           "OO", module_name, name);
+    if (pickle == NULL) {
+        return NULL;
+    }
+    py_imports_begin();
+    PyObject *obj = PyObject_CallOneArg(state->pickle_loads, pickle);
+    if (obj == NULL && py_imports_try_again()) {
+        obj = PyObject_CallOneArg(state->pickle_loads, pickle);
+        py_imports_end();
+    }
+    Py_DECREF(pickle);
+    return obj;
+}
+
+static PyObject *
+find(struct py_state *state, PyObject *module_name, PyObject *name)
+{
+    if (PySys_Audit("pickle.find_class", "OO", module_name, name) < 0) {
+        return NULL;
+    }
+    PyObject *module = module_of(module_name);
+    PyObject *found = module != NULL ? walk(module, name) : NULL;
+    Py_XDECREF(module);
+    if (found == NULL
+        && (PyErr_Occurred() == NULL
+            || PyErr_ExceptionMatches(PyExc_Exception))) {
+        PyErr_Clear();
+        found = find_by_pickle(state, module_name, name);
+    }
+    return found;
+}
+
+static int
+get_string(struct py_reader *in, PyObject **str)
+{
+    unsigned tag;
+    if (py_reader_get_byte(in, &tag) < 0 || tag < TAG_ASCII || tag > TAG_UCS4) {
+        return CP_EPROTO;
+    }
+    return py_text_get(in, tag, str);
+}
+
+int
+py_named_get(struct py_reader *in, PyObject **obj)
+{
+    PyObject *module_name = NULL, *name = NULL;
+    size_t number;
+    if ((in->flags & HAS_CODE) == 0) {
+        return CP_EPROTO;
+    }
+    int r = py_reader_number(in, 1, &number);
+    r = r == 0 ? get_string(in, &module_name) : r;
+    r = r == 0 ? get_string(in, &name) : r;
+    if (r == 0) {
+        *obj = find(in->state, module_name, name);
+        r = *obj != NULL ? 0 : -1;
+    }
+    if (r == 0) {
+        py_reader_set(in, number, *obj);
+    }
+    Py_XDECREF(module_name);
+    Py_XDECREF(name);
+    return r;
+}

@@ -1,0 +1,439 @@
+/*
+ * Objects of all classes without a rule in decoder.c, made as pickle would make
+ * them: by name, or by a callable and what is then done to the object. Runs code
+ * of the program.
+ */
+#include "value/decode.h"
+
+#include "base/word.h"
+
+/* A maker of n objects, and their arguments. */
+struct maker {
+    unsigned how; /* HOW_ bits */
+    PyObject *callable;
+    size_t arity;
+    PyObject **args; /* of n * arity */
+};
+
+/* ---- making objects ---- */
+
+/* cls.__new__(cls, *args, **kwds); takes the items of args. */
+static PyObject *
+make_bare(const struct maker *maker, PyObject **args)
+{
+    PyTypeObject *cls = (PyTypeObject *)maker->callable;
+    if ((maker->how & HOW_NEW_EX) != 0) {
+        return cls->tp_new(cls, args[0], args[1]);
+    }
+    PyObject *tuple = py_get_tuple_of(args, maker->arity);
+    PyObject *obj = tuple != NULL ? cls->tp_new(cls, tuple, NULL) : NULL;
+    Py_XDECREF(tuple);
+    return obj;
+}
+
+static bool
+is_sound(const struct maker *maker, size_t n)
+{
+    unsigned how = maker->how;
+    bool is_class = PyType_Check(maker->callable)
+                    && ((PyTypeObject *)maker->callable)->tp_new != NULL;
+    bool ex = (how & HOW_NEW_EX) != 0;
+    bool sound = ((how & HOW_NEW) == 0 || is_class)
+                 && (!ex || ((how & HOW_NEW) != 0 && maker->arity == 2))
+                 && ((how & HOW_SETTER) == 0 || (how & HOW_STATE) != 0)
+                 && ((how & HOW_ATTRS) == 0 || (how & HOW_STATE) == 0);
+    for (size_t i = 0; i < n && ex && sound; i++) {
+        sound = PyTuple_CheckExact(maker->args[2 * i])
+                && PyDict_CheckExact(maker->args[2 * i + 1]);
+    }
+    return sound;
+}
+
+/* n objects, which get numbers from this one on. */
+static int
+make(struct py_reader *in, const struct maker *maker, size_t n,
+     PyObject **slots, size_t stride, size_t number)
+{
+    if (!is_sound(maker, n)) {
+        return CP_EPROTO;
+    }
+    for (size_t i = 0; i < n; i++) {
+        PyObject **args = maker->args + i * maker->arity;
+        PyObject *obj = (maker->how & HOW_NEW) != 0
+                            ? make_bare(maker, args)
+                            : PyObject_Vectorcall(maker->callable, args,
+                                                  maker->arity, NULL);
+        if (obj == NULL) {
+            return -1;
+        }
+        slots[i * stride] = obj;
+        py_reader_set(in, number + i, obj);
+    }
+    return 0;
+}
+
+/* A callable, which belongs to n objects. */
+static int
+get_callable(struct py_reader *in, size_t n, PyObject **callable)
+{
+    if (in->depth == DEPTH_MAX) {
+        return CP_EPROTO;
+    }
+    in->depth++;
+    in->owed += n;
+    int r = py_get_value(in, callable);
+    in->owed -= n;
+    in->depth--;
+    return r;
+}
+
+/* What makes the objects, and the objects themselves. */
+static int
+get_made(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
+         unsigned *how)
+{
+    struct maker maker = {0};
+    const uint8_t *fill;
+    size_t number;
+    if ((in->flags & HAS_CODE) == 0 || py_reader_get_byte(in, &maker.how) < 0) {
+        return CP_EPROTO;
+    }
+    *how = maker.how;
+    int r = py_reader_number(in, n, &number);
+    r = r == 0 ? get_callable(in, n, &maker.callable) : r;
+    r = r == 0 ? py_reader_get_size(in, 1, &maker.arity) : r;
+    if (r == 0
+        && (maker.arity > 0 ? n > py_reader_left(in) / maker.arity
+                                  || !py_reader_has(in, n * maker.arity)
+                            : py_reader_get_raw(in, n, &fill) < 0)) {
+        r = CP_EPROTO;
+    }
+    size_t count = r == 0 ? n * maker.arity : 0;
+    if (r == 0) {
+        maker.args = py_get_slots(count);
+        r = maker.args != NULL ? py_get_rows(in, n, maker.arity, maker.args)
+                               : -1;
+    }
+    r = r == 0 ? make(in, &maker, n, slots, stride, number) : r;
+    py_get_release(maker.args, count);
+    Py_XDECREF(maker.callable);
+    return r;
+}
+
+/* ---- items ---- */
+
+/* The value of an attribute, as a new reference: 0, with NULL where there is
+ * none; or -1 with an exception. */
+static int
+look_up(PyObject *obj, PyObject *name, PyObject **value)
+{
+    *value = PyObject_GetAttr(obj, name);
+    if (*value == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            return -1;
+        }
+        PyErr_Clear();
+    }
+    return 0;
+}
+
+/* n values that belong to one object; how many there are is *n. */
+static int
+get_sized(struct py_reader *in, size_t each, size_t *n, PyObject ***items)
+{
+    if (py_reader_get_size(in, each, n) < 0 || !py_reader_has(in, *n * each)) {
+        return CP_EPROTO;
+    }
+    *items = py_get_slots(*n * each);
+    return *items == NULL ? -1 : py_get_column(in, *n, *items, 1);
+}
+
+/* obj.extend(items), or obj.append() of each. */
+static int
+append(const struct py_reader *in, PyObject *obj, PyObject **items, size_t n)
+{
+    PyObject *const *words = in->state->words;
+    PyObject *tuple = py_get_tuple_of(items, n);
+    if (tuple == NULL) {
+        return -1;
+    }
+    int r = 0;
+    if (PyList_CheckExact(obj)) {
+        r = PyList_SetSlice(obj, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, tuple);
+        Py_DECREF(tuple);
+        return r;
+    }
+    PyObject *extend;
+    r = look_up(obj, words[WORD_EXTEND], &extend);
+    if (extend != NULL) {
+        PyObject *list = PySequence_List(tuple);
+        PyObject *done =
+            list != NULL ? PyObject_CallOneArg(extend, list) : NULL;
+        r = done != NULL ? 0 : -1;
+        Py_XDECREF(done);
+        Py_XDECREF(list);
+        Py_DECREF(extend);
+        n = 0;
+    }
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject *done = PyObject_CallMethodOneArg(
+            obj, words[WORD_APPEND], PyTuple_GET_ITEM(tuple, (Py_ssize_t)i));
+        r = done != NULL ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    Py_DECREF(tuple);
+    return r;
+}
+
+static int
+get_list_items(struct py_reader *in, PyObject *obj)
+{
+    size_t n = 0;
+    PyObject **items = NULL;
+    int r = get_sized(in, 1, &n, &items);
+    /* Nothing is called for no items, as with pickle. */
+    r = r == 0 && n > 0 ? append(in, obj, items, n) : r;
+    py_get_release(items, n);
+    return r;
+}
+
+static int
+get_dict_items(struct py_reader *in, PyObject *obj)
+{
+    size_t n = 0;
+    PyObject **items = NULL;
+    int r = get_sized(in, 2, &n, &items);
+    r = r == 0 ? py_get_column(in, n, items + n, 1) : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = PyDict_CheckExact(obj)
+                ? PyDict_SetItem(obj, items[i], items[n + i])
+                : PyObject_SetItem(obj, items[i], items[n + i]);
+    }
+    py_get_release(items, 2 * n);
+    return r;
+}
+
+/* ---- state ---- */
+
+/* The key as pickle would use it: strings interned. A new reference. */
+static PyObject *
+key_of(PyObject *key)
+{
+    Py_INCREF(key);
+    if (PyUnicode_CheckExact(key)) {
+        PyUnicode_InternInPlace(&key);
+    }
+    return key;
+}
+
+/* For each item of the dict `from`: to[key] = value, or setattr(). */
+static int
+copy_items(PyObject *from, PyObject *to,
+           int (*set)(PyObject *, PyObject *, PyObject *))
+{
+    if (!PyDict_CheckExact(from)) {
+        return CP_EPROTO;
+    }
+    PyObject *items = PyDict_Items(from);
+    int r = items != NULL ? 0 : -1;
+    for (Py_ssize_t i = 0; r == 0 && i < PyList_GET_SIZE(items); i++) {
+        PyObject *pair = PyList_GET_ITEM(items, i); /* lint-ok: ours */
+        PyObject *key = key_of(PyTuple_GET_ITEM(pair, 0));
+        r = set(to, key, PyTuple_GET_ITEM(pair, 1));
+        Py_DECREF(key);
+    }
+    Py_XDECREF(items);
+    return r;
+}
+
+static int
+update_dict(const struct py_reader *in, PyObject *obj, PyObject *state)
+{
+    PyObject *dict = PyObject_GetAttr(obj, in->state->words[WORD_DICT]);
+    int r = dict == NULL ? -1 : copy_items(state, dict, PyObject_SetItem);
+    Py_XDECREF(dict);
+    return r;
+}
+
+/* What pickle does with a state: obj.__setstate__(state); or else the state is
+ * the dict of the object, or a pair of that and of the slots. */
+static int
+set_state(const struct py_reader *in, PyObject *obj, PyObject *state)
+{
+    PyObject *method, *slots = NULL;
+    if (look_up(obj, in->state->words[WORD_SETSTATE], &method) < 0) {
+        return -1;
+    }
+    if (method != NULL) {
+        PyObject *none = PyObject_CallOneArg(method, state);
+        Py_DECREF(method);
+        Py_XDECREF(none);
+        return none != NULL ? 0 : -1;
+    }
+    if (PyTuple_CheckExact(state) && PyTuple_GET_SIZE(state) == 2) {
+        slots = PyTuple_GET_ITEM(state, 1);
+        state = PyTuple_GET_ITEM(state, 0);
+    }
+    int r = state != Py_None ? update_dict(in, obj, state) : 0;
+    return r == 0 && slots != NULL && slots != Py_None
+               ? copy_items(slots, obj, PyObject_SetAttr)
+               : r;
+}
+
+static int
+get_states(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
+           bool has_setter)
+{
+    PyObject *function = NULL;
+    PyObject **states = py_get_slots(n);
+    int r = states != NULL ? 0 : -1;
+    r = r == 0 && has_setter ? get_callable(in, n, &function) : r;
+    r = r == 0 ? py_get_column(in, n, states, 1) : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject *obj = slots[i * stride];
+        if (function == NULL) {
+            r = set_state(in, obj, states[i]);
+        } else {
+            PyObject *none =
+                PyObject_CallFunctionObjArgs(function, obj, states[i], NULL);
+            r = none != NULL ? 0 : -1;
+            Py_XDECREF(none);
+        }
+    }
+    py_get_release(states, n);
+    Py_XDECREF(function);
+    return r;
+}
+
+/* ---- attributes ---- */
+
+struct attrs {
+    size_t n_dict, n_slots;
+    PyObject **names;    /* of n_dict + n_slots */
+    PyTypeObject *plain; /* can_set() was true of this class */
+};
+
+/* Is object.__setattr__() of these names the same as writing to __dict__? */
+static bool
+can_set(const struct py_reader *in, struct attrs *attrs, PyTypeObject *type)
+{
+    PyObject *const *words = in->state->words;
+    if (type == attrs->plain) {
+        return true;
+    }
+    bool can = type->tp_getattro == PyObject_GenericGetAttr
+               && _PyType_Lookup(type, words[WORD_SETSTATE]) == NULL
+               && (attrs->n_dict == 0 || type->tp_dictoffset != 0
+                   || (type->tp_flags & Py_TPFLAGS_MANAGED_DICT) != 0);
+    for (size_t j = 0; j < attrs->n_dict && can; j++) {
+        PyObject *own = _PyType_Lookup(type, attrs->names[j]);
+        can = own == NULL || Py_TYPE(own)->tp_descr_set == NULL;
+    }
+    attrs->plain = can ? type : NULL;
+    return can;
+}
+
+/* The attributes as the state that pickle would have sent. */
+static PyObject *
+state_of(const struct attrs *attrs, PyObject *const *values)
+{
+    PyObject *dict = attrs->n_dict > 0 ? PyDict_New() : Py_NewRef(Py_None);
+    PyObject *slots = attrs->n_slots > 0 ? PyDict_New() : Py_NewRef(Py_None);
+    int r = dict != NULL && slots != NULL ? 0 : -1;
+    for (size_t j = 0; j < attrs->n_dict + attrs->n_slots && r == 0; j++) {
+        r = PyDict_SetItem(j < attrs->n_dict ? dict : slots, attrs->names[j],
+                           values[j]);
+    }
+    PyObject *state = r < 0                ? NULL
+                      : attrs->n_slots > 0 ? PyTuple_Pack(2, dict, slots)
+                                           : Py_NewRef(dict);
+    Py_XDECREF(dict);
+    Py_XDECREF(slots);
+    return state;
+}
+
+static int
+set_attrs(const struct py_reader *in, struct attrs *attrs, PyObject *obj,
+          PyObject *const *values)
+{
+    int r = 0;
+    if (!can_set(in, attrs, Py_TYPE(obj))) {
+        PyObject *state = state_of(attrs, values);
+        r = state != NULL ? set_state(in, obj, state) : -1;
+        Py_XDECREF(state);
+        return r;
+    }
+    for (size_t j = 0; j < attrs->n_dict && r == 0; j++) {
+        r = PyObject_GenericSetAttr(obj, attrs->names[j], values[j]);
+    }
+    for (size_t j = 0; j < attrs->n_slots && r == 0; j++) {
+        size_t at = attrs->n_dict + j;
+        r = PyObject_SetAttr(obj, attrs->names[at], values[at]);
+    }
+    return r;
+}
+
+/* The names, interned. */
+static int
+get_names(struct py_reader *in, size_t n, size_t count, PyObject **names)
+{
+    in->owed += n * count;
+    int r = py_get_column(in, count, names, 1);
+    in->owed -= n * count;
+    for (size_t j = 0; j < count && r == 0; j++) {
+        if (!PyUnicode_CheckExact(names[j])) {
+            return CP_EPROTO;
+        }
+        PyUnicode_InternInPlace(&names[j]);
+    }
+    return r;
+}
+
+static int
+get_attrs(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
+{
+    unsigned n_dict, n_slots;
+    if (py_reader_get_byte(in, &n_dict) < 0
+        || py_reader_get_byte(in, &n_slots) < 0) {
+        return CP_EPROTO;
+    }
+    size_t count = n_dict + n_slots;
+    if (count == 0 || n > py_reader_left(in) / count
+        || !py_reader_has(in, n * count)) {
+        return CP_EPROTO;
+    }
+    PyObject **names = py_get_slots(count + n * count);
+    if (names == NULL) {
+        return -1;
+    }
+    PyObject **values = names + count;
+    struct attrs attrs = {.n_dict = n_dict, .n_slots = n_slots, .names = names};
+    int r = get_names(in, n, count, names);
+    r = r == 0 ? py_get_rows(in, n, count, values) : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = set_attrs(in, &attrs, slots[i * stride], values + i * count);
+    }
+    py_get_release(names, count + n * count);
+    return r;
+}
+
+/* ---- objects ---- */
+
+int
+py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
+{
+    unsigned how = 0;
+    int r = get_made(in, n, slots, stride, &how);
+    for (size_t i = 0; i < n && r == 0 && (how & HOW_LIST) != 0; i++) {
+        r = get_list_items(in, slots[i * stride]);
+    }
+    for (size_t i = 0; i < n && r == 0 && (how & HOW_DICT) != 0; i++) {
+        r = get_dict_items(in, slots[i * stride]);
+    }
+    if (r == 0 && (how & HOW_ATTRS) != 0) {
+        r = get_attrs(in, n, slots, stride);
+    }
+    return r == 0 && (how & HOW_STATE) != 0
+               ? get_states(in, n, slots, stride, (how & HOW_SETTER) != 0)
+               : r;
+}

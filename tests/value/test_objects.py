@@ -1,0 +1,810 @@
+"""Objects of any class: what arrives is what pickle would have delivered."""
+
+from __future__ import annotations
+
+import copyreg
+import datetime
+import enum
+import fractions
+import functools
+import gc
+import operator
+import os
+import pickle
+import random
+import sys
+import threading
+import uuid
+from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import graphs
+import pytest
+import tasks
+
+import cpool
+from cpool import _core
+
+pytestmark = pytest.mark.better
+
+
+class Plain:
+    def __init__(self, *values: Any) -> None:
+        for number, value in enumerate(values):
+            setattr(self, f"attr{number}", value)
+
+
+class Slots:
+    __slots__ = ("__weakref__", "left", "right")
+
+    def __init__(self, left: Any, right: Any = None) -> None:
+        self.left = left
+        if right is not None:
+            self.right = right
+
+
+class Both(Slots):
+    """With slots and a dict."""
+
+    def __init__(self, left: Any, more: Any) -> None:
+        super().__init__(left, more)
+        self.more = more
+
+
+class Private:
+    __slots__ = ("__hidden",)
+
+    def __init__(self, hidden: Any) -> None:
+        self.__hidden = hidden
+
+
+@dataclass
+class Record:
+    number: int
+    name: Any
+    share: float = 0.5
+    more: Any = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    number: int
+    name: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FrozenSlots:
+    number: int
+    name: Any
+
+
+Pair = namedtuple("Pair", "left right")
+
+
+class Typed(NamedTuple):
+    left: Any
+    right: Any = 1
+
+
+class NamedChild(Pair):
+    """With a dict, since it has no __slots__."""
+
+
+class Color(enum.Enum):
+    RED = 1
+    BLUE = "blue"
+
+
+class Bits(enum.Flag):
+    ONE = 1
+    TWO = 2
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Text(str):
+    pass
+
+
+class Number(int):
+    pass
+
+
+class Items(list):  # type: ignore[type-arg]
+    pass
+
+
+class Table(dict):  # type: ignore[type-arg]
+    pass
+
+
+class Row(tuple):  # type: ignore[type-arg]
+    pass
+
+
+class Group(set):  # type: ignore[type-arg]
+    pass
+
+
+class Failure(Exception):
+    def __init__(self, text: Any) -> None:
+        super().__init__(text)
+        self.extra = [text]
+
+
+class Reduced:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return Reduced, (self.value,)
+
+
+class WithItems:
+    """A class of the program's that pickle fills by extend() and item by item."""
+
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+        self.table: dict[Any, Any] = {}
+
+    def extend(self, rows: Any) -> None:
+        self.rows.extend(rows)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.table[key] = value
+
+    def __reduce__(self) -> Any:
+        return WithItems, (), None, iter(self.rows), iter(self.table.items())
+
+
+class Appended:
+    def __init__(self) -> None:
+        self.rows: list[Any] = []
+
+    def append(self, row: Any) -> None:
+        self.rows.append(row)
+
+    def __reduce__(self) -> Any:
+        return Appended, (), None, iter(self.rows)
+
+
+class State:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __getstate__(self) -> Any:
+        return [self.value]
+
+    def __setstate__(self, state: Any) -> None:
+        [self.value] = state
+
+
+class OnlySetState:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __setstate__(self, state: Any) -> None:
+        self.value = state["value"]
+        self.was_set = True
+
+
+def set_value(obj: Any, state: Any) -> None:
+    obj.value = state
+
+
+class Setter:
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return Setter, (), self.value, None, None, set_value
+
+
+class Keywords:
+    value: Any
+
+    def __new__(cls, *, value: Any) -> Keywords:
+        self = object.__new__(cls)
+        self.value = value
+        return self
+
+    def __getnewargs_ex__(self) -> Any:
+        return (), {"value": self.value}
+
+
+class Arguments:
+    value: Any
+
+    def __new__(cls, value: Any) -> Arguments:
+        self = object.__new__(cls)
+        self.value = value
+        return self
+
+    def __getnewargs__(self) -> Any:
+        return (self.value,)
+
+
+class Guarded:
+    """Its attributes cannot be set in the usual way."""
+
+    def __init__(self, value: Any) -> None:
+        self.__dict__["value"] = value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(name)
+
+
+class Shadowed:
+    """In its dict is a name that a property of the class hides."""
+
+    def __init__(self, value: Any) -> None:
+        self.__dict__["value"] = value
+
+    @property
+    def value(self) -> Any:
+        return self.__dict__["value"]
+
+
+class Asking:
+    """It answers for any attribute, and so pickle has to ask."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return name
+
+
+class Meta(type):
+    pass
+
+
+class OfMeta(metaclass=Meta):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Outer:
+    class Inner:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+
+class Registered:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+copyreg.pickle(Registered, lambda thing: (Registered, (thing.value,)))
+
+
+def odd_names(value: Any) -> Plain:
+    plain = Plain(value)
+    vars(plain)["not a name"] = value
+    vars(plain)["\u20ac"] = value
+    vars(plain)["_Plain__private"] = value
+    return plain
+
+
+def with_own_reduce(value: Any) -> Plain:
+    plain = Plain(value)
+    plain.__reduce_ex__ = Instead(value)  # type: ignore[method-assign, assignment]
+    return plain
+
+
+class Instead:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __call__(self, protocol: int) -> Any:
+        return Reduced, (self.value,)
+
+
+def with_odd_keys(value: Any) -> Plain:
+    plain = Plain(value)
+    vars(plain)[1] = value  # type: ignore[index]
+    return plain
+
+
+def with_other_order(value: Any) -> Plain:
+    plain = Plain(value, 1)
+    del plain.attr0  # type: ignore[attr-defined]
+    plain.attr0 = value  # type: ignore[attr-defined]
+    return plain
+
+
+UTC = datetime.UTC
+
+# Each makes a new object that holds the value it is given, or could.
+KINDS: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda value: Plain(value, 2, "three"),
+    "empty": lambda value: Plain(),
+    "slots": lambda value: Slots(value),
+    "full slots": lambda value: Slots(value, 2),
+    "slots and dict": lambda value: Both(value, [value]),
+    "private slot": Private,
+    "dataclass": lambda value: Record(1, value),
+    "frozen": lambda value: Frozen(1, value),
+    "frozen slots": lambda value: FrozenSlots(1, value),
+    "named tuple": lambda value: Pair(value, 1),
+    "typed named tuple": Typed,
+    "child of a named tuple": lambda value: NamedChild(1, value),
+    "enum": lambda value: Color.BLUE,
+    "flags": lambda value: Bits.ONE | Bits.TWO,
+    "int enum": lambda value: Level.LOW,
+    "str": lambda value: Text(repr(type(value))),
+    "int": lambda value: Number(2**70),
+    "list": lambda value: Items([value, 1]),
+    "dict": lambda value: Table(a=value),
+    "tuple": lambda value: Row((value, 1)),
+    "set of the program": lambda value: Group([1, 2]),
+    "exception": Failure,
+    "builtin exception": lambda value: OSError(2, "text", "name"),
+    "reduced": Reduced,
+    "setstate": State,
+    "only setstate": OnlySetState,
+    "setter": lambda value: Setter([value]),
+    "keywords": lambda value: Keywords(value=value),
+    "arguments": Arguments,
+    "guarded": Guarded,
+    "shadowed": Shadowed,
+    "asking": Asking,
+    "metaclass": OfMeta,
+    "nested class": Outer.Inner,
+    "registered": Registered,
+    "odd names": odd_names,
+    "own reduce": with_own_reduce,
+    "odd keys": with_odd_keys,
+    "other order": with_other_order,
+    "namespace": lambda value: SimpleNamespace(a=value),
+    "OrderedDict": lambda value: OrderedDict([("b", value), ("a", 1)]),
+    "defaultdict": lambda value: defaultdict(list, {1: value}),
+    "Counter": lambda value: Counter("aab"),
+    "ChainMap": lambda value: ChainMap({1: value}),
+    "deque": lambda value: deque([value, 2], 5),
+    "set": lambda value: {1, "a", (2, 3)},
+    "frozenset": lambda value: frozenset([1, frozenset([2])]),
+    "bytearray": lambda value: bytearray(b"abc" * 200),
+    "complex": lambda value: 1.5 - 2j,
+    "range": lambda value: range(1, 10, 3),
+    "slice": lambda value: slice(1, None, 2),
+    "ellipsis": lambda value: ...,
+    "not implemented": lambda value: NotImplemented,
+    "none's type": lambda value: type(None),
+    "date": lambda value: datetime.date(2020, 1, 2),
+    "time": lambda value: datetime.time(1, 2, 3, 4),
+    "datetime": lambda value: datetime.datetime(2020, 1, 2, 3, fold=1),
+    "datetime with zone": lambda value: datetime.datetime(2020, 1, 2, tzinfo=UTC),
+    "timedelta": lambda value: datetime.timedelta(1, 2, 3),
+    "timezone": lambda value: datetime.timezone(datetime.timedelta(hours=1), "name"),
+    "decimal": lambda value: Decimal("-1.250"),
+    "fraction": lambda value: fractions.Fraction(1, 3),
+    "uuid": lambda value: uuid.UUID(int=5),
+    "path": lambda value: Path("/a/b"),
+    "pure path": lambda value: PurePosixPath("a"),
+    "class": lambda value: Outer.Inner,
+    "function": lambda value: set_value,
+    "builtin": lambda value: len,
+    "method of a class": lambda value: str.upper,
+    "bound method": lambda value: Slots(value).__init__,
+    "partial": lambda value: functools.partial(set_value, value, state=2),
+    "itemgetter": lambda value: operator.itemgetter(1, 2),
+}
+
+
+def through(value: Any) -> Any:
+    data = _core._encode(value)
+    assert data is not None, "left to pickle"
+    return _core._decode(data)
+
+
+def by_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value, 5))
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest) -> Callable[[Any], Any]:
+    return KINDS[request.param]
+
+
+def test_every_kind_in_every_place(make: Callable[[Any], Any]) -> None:
+    shared = [1]
+    one = make(shared)
+    for body in (
+        (one,),
+        [one],
+        [make(i) for i in range(12)],
+        [make([i]) for i in range(3)],
+        [make(shared) for _ in range(3)],
+        [one] * 12,
+        (one, [one], {"key": one}, shared),
+        [1, one, "text", make(2), one],
+        [(i, make(i)) for i in range(5)],
+        [{"a": make(i), "b": i} for i in range(5)],
+        (make(make(1)), make(make(2))),
+    ):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+
+
+def test_every_kind_goes_through_a_pool(pool: Any, make: Callable[[Any], Any]) -> None:
+    items = [make(i) for i in range(20)]
+    expected = graphs.form(by_pickle(items))
+    assert graphs.form(pool.map(tasks.identity, items, 20)) == expected
+    for size in (None, 1, 3):
+        found = pool.map(tasks.identity, items, size)
+        assert [graphs.form(one) for one in found] == [graphs.form(by_pickle(one)) for one in items]
+    assert graphs.form(pool.apply(tasks.identity, (items,))) == expected
+    assert graphs.form(pool.map(tasks.identity, items[:1] * 20, 20)) == graphs.form(
+        by_pickle(items[:1] * 20)
+    )
+
+
+@pytest.mark.parametrize("size", [0, 5, 300])
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_pickle_buffers_arrive_as_bytes_or_bytearrays(pool: Any, kind: Any, size: int) -> None:
+    buffer = pickle.PickleBuffer(kind(b"x" * size))
+    body = [buffer, (buffer, pickle.PickleBuffer(kind(size)))]
+    assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+    assert graphs.form(pool.apply(tasks.identity, (body,))) == graphs.form(by_pickle(body))
+
+
+# Random graphs
+
+
+def grow(rng: random.Random, count: int) -> list[Any]:
+    """Random objects that refer to each other, backwards and forwards."""
+    made: list[Any] = [1, 2.5, "text", None, b"bytes", "long" * 100, True, 2**80]
+    names = list(KINDS)
+    for _ in range(count):
+        choice = rng.randrange(8)
+        parts = [rng.choice(made) for _ in range(rng.randrange(5))]
+        if choice == 0:
+            made.append(tuple(parts))
+        elif choice == 1:
+            made.append(list(parts))
+        elif choice == 2:
+            made.append({f"key{number}": part for number, part in enumerate(parts)})
+        elif choice == 3:
+            kind = KINDS[rng.choice(names)]
+            made.append([kind(part) for part in parts])
+        elif choice == 4:
+            made.append([(part, rng.choice(made)) for part in parts])
+        elif choice == 5:
+            made.append([{"a": part, "b": [part]} for part in parts])
+        else:
+            made.append(KINDS[rng.choice(names)](rng.choice(made)))
+    for _ in range(count // 3):
+        part = rng.choice(made)
+        if type(part) is list:
+            part.append(rng.choice(made))
+        elif type(part) is dict:
+            part["more"] = rng.choice(made)
+        elif type(part) in (Plain, Record):
+            part.more = rng.choice(made)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_graphs_are_as_with_pickle(seed: int) -> None:
+    rng = random.Random(seed)
+    encoded = 0
+    for count in (3, 10, 40):
+        for _ in range(5):
+            made = grow(rng, count)
+            for body in (made, (made[-1], made[-2])):
+                data = _core._encode(body)
+                if data is not None:
+                    encoded += 1
+                    expected = graphs.form(by_pickle(body))
+                    assert graphs.form(_core._decode(data)) == expected
+    assert encoded > 15  # the others contain themselves in a tuple, perhaps
+
+
+def test_a_graph_of_nodes_goes_to_tasks(pool: Any) -> None:
+    nodes = [Plain(i) for i in range(30)]
+    for node in nodes:
+        node.all = nodes  # type: ignore[attr-defined]
+        node.next = nodes[(node.attr0 + 1) % 30]  # type: ignore[attr-defined]
+    found = pool.map(tasks.identity, nodes, 30)
+    assert graphs.form(found) == graphs.form(by_pickle(nodes[:]))
+    assert graphs.form(pool.apply(tasks.identity, (nodes,))) == graphs.form(by_pickle(nodes))
+    for found in pool.map(tasks.identity, nodes):
+        assert found.all[found.attr0] is found
+
+
+def test_rows_that_refer_to_each_other() -> None:
+    """A column cannot make one row before the other."""
+    first = ([1], [2])
+    for body in (
+        (first, ([3], first)),
+        [first, ([3], first), ([4], ([5], first))],
+        [Reduced(1), Reduced([2])],
+    ):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+    one = Reduced([1])
+    two = Reduced(one)
+    assert graphs.form(through([one, two])) == graphs.form(by_pickle([one, two]))
+    deep: Any = (1, [2])
+    for _ in range(60):
+        deep = ((deep, [1]), (deep, [2]))
+    assert len(_core._encode(deep) or b"") < 5000
+
+
+# Code of the program that runs meanwhile
+
+
+class Meddler:
+    """Encoding it runs a function."""
+
+    def __init__(self, action: Callable[[], Any]) -> None:
+        self.action = action
+
+    def __reduce__(self) -> Any:
+        self.action()
+        return int, ()
+
+
+@pytest.mark.parametrize("size", [2, 20])
+def test_objects_that_change_what_is_being_encoded(size: int) -> None:
+    rows = [[i, str(i)] for i in range(size)]
+    table = {str(i): [i] for i in range(size)}
+    plain = Plain(1, [2])
+    group = {frozenset([i]) for i in range(size)}
+
+    def wreck() -> None:
+        rows[0].clear()
+        rows.clear()
+        table.clear()
+        vars(plain).clear()
+        group.clear()
+        gc.collect()
+        [object() for _ in range(1000)]
+
+    meddler = Meddler(wreck)
+    rows[0].append(meddler)  # type: ignore[arg-type]
+    for body in (
+        (meddler, rows, table, plain, group),
+        [rows, meddler],
+        {"first": meddler, "rows": rows, "table": table},
+        (Plain(meddler, rows), Plain(rows, 1)),
+        [[1, meddler], [rows, 2]],
+        [{"a": meddler, "b": rows}, {"a": rows, "b": 1}],
+        (Items([meddler, rows]), Table(a=meddler)),
+    ):
+        data = _core._encode(body)
+        assert data is not None
+        _core._decode(data)
+        rows[:] = [[i, str(i)] for i in range(size)]
+        rows[0].append(meddler)  # type: ignore[arg-type]
+        table.update({str(i): [i] for i in range(size)})
+        plain.attr0 = 1  # type: ignore[attr-defined]
+        group.update(frozenset([i]) for i in range(size))
+
+
+def test_an_address_that_is_used_again_is_no_repeated_object() -> None:
+    """Objects that an encoded object makes for pickling live only so long."""
+
+    class Fresh:
+        def __reduce__(self) -> Any:
+            return list, ([[1], [2]],)
+
+    body = [Fresh() for _ in range(50)]
+    found = through((body,))[0]
+    assert found == [[[1], [2]]] * 50
+    assert len({id(part) for one in found for part in one}) == 100
+
+
+class Raising:
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return fail, ()
+
+
+def fail() -> None:
+    raise LookupError("made on purpose")
+
+
+class Unhashable:
+    def __hash__(self) -> int:
+        if os.getpid() == PARENT:
+            return 1
+        raise LookupError("hash")
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+PARENT = os.getpid()
+
+
+def test_what_the_programs_code_raises(pool: Any) -> None:
+    for error in (LookupError("text"), KeyError(1), pickle.PicklingError("no")):
+        with pytest.raises(type(error)) as found:
+            _core._encode([1, [Raising(error)]])
+        assert found.value is error
+        with pytest.raises(type(error)):
+            pool.apply(tasks.identity, (Raising(error),))
+    data = _core._encode([Raising(None)])
+    with pytest.raises(LookupError, match="on purpose"):
+        _core._decode(data)
+    with pytest.raises(LookupError, match="on purpose"):
+        pool.apply(tasks.identity, (Raising(None),))
+    with pytest.raises(LookupError, match="hash"):
+        pool.map(tasks.size, [{Unhashable()}] * 3)
+    assert pool.apply(tasks.add, (1, 2)) == 3
+
+
+def test_errors_are_pickles_own(pool: Any) -> None:
+    def local() -> None: ...
+
+    class Local:
+        pass
+
+    for bad in (local, Local(), threading.Lock(), (i for i in "a"), sys, Plain(lambda: 1)):
+        with pytest.raises(Exception) as expected:
+            pickle.dumps(bad, 5)
+        with pytest.raises(type(expected.value)) as found:
+            pool.apply(tasks.size, ([bad],))
+        assert str(found.value) == str(expected.value)
+
+
+def test_a_class_that_is_not_found_by_its_name(pool: Any, monkeypatch: Any) -> None:
+    thing = Plain(1)
+    monkeypatch.setattr(sys.modules[__name__], "Plain", Slots)
+    with pytest.raises(pickle.PicklingError, match="not the same object"):
+        pool.apply(tasks.identity, (thing,))
+
+
+def test_a_name_that_is_missing_in_the_worker() -> None:
+    data = _core._encode((Plain,))
+    assert data is not None
+    assert _core._decode(data) == (Plain,)
+    with pytest.raises(AttributeError) as expected:
+        pickle.loads(pickle.dumps((Plain,), 5).replace(b"Plain", b"Plein"))
+    with pytest.raises(AttributeError) as found:
+        _core._decode(data.replace(b"Plain", b"Plein"))
+    assert str(found.value) == str(expected.value)
+    with pytest.raises(ModuleNotFoundError):
+        _core._decode(data.replace(b"test_objects", b"text_objects"))
+
+
+class Calling:
+    """Encoded and decoded while another pool works, and while it forks."""
+
+    pool: Any = None
+
+    def __reduce__(self) -> Any:
+        assert self.pool.map(tasks.square, range(3)) == [0, 1, 4]
+        return call_back, ()
+
+
+def call_back() -> int:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def test_code_that_calls_the_pool_and_forks(make_pool: Any) -> None:
+    pool = Calling.pool = make_pool(2)
+    assert pool.map(tasks.identity, [Calling()] * 4, 1) == [7] * 4
+    assert pool.apply(tasks.identity, ([Calling(), Plain(Calling())],))[0] == 7
+
+
+class Ending:
+    pool: Any = None
+
+    def __reduce__(self) -> Any:
+        self.pool.terminate()
+        return int, ()
+
+
+def test_code_that_terminates_the_pool(make_pool: Any) -> None:
+    pool = Ending.pool = make_pool(2)
+    with pytest.raises(cpool.PoolError):
+        pool.map(tasks.identity, [1, Ending(), 2], 1)
+
+
+def test_the_collector_is_left_as_it_was() -> None:
+    data = _core._encode(([(i, [i]) for i in range(1000)],))
+    assert data is not None
+    for enabled in (True, False):
+        (gc.enable if enabled else gc.disable)()
+        _core._decode(data)
+        with pytest.raises(cpool.PoolError):
+            _core._decode(data[:-1])
+        assert gc.isenabled() == enabled
+    gc.enable()
+
+
+def test_another_thread_changes_what_is_encoded() -> None:
+    plain = [Plain(i, [i], {"a": i}) for i in range(30)]
+    stop = threading.Event()
+
+    def change() -> None:
+        rng = random.Random(1)
+        while not stop.is_set():
+            one = rng.choice(plain)
+            one.attr1.append(1)  # type: ignore[attr-defined]
+            if len(one.attr1) > 20:  # type: ignore[attr-defined]
+                one.attr1 = []  # type: ignore[attr-defined]
+            one.attr2["b"] = one.attr1  # type: ignore[attr-defined]
+            vars(one).pop("attr9", None)
+            one.attr9 = [one.attr2]  # type: ignore[attr-defined]
+            one.attr2.pop("b")  # type: ignore[attr-defined]
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(200):
+            data = _core._encode([plain, {"key": plain[0]}])
+            if data is not None:
+                found = _core._decode(data)
+                assert [one.attr0 for one in found[0]] == list(range(30))
+    finally:
+        stop.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
+# Invalid bytes
+
+
+def samples() -> Iterator[Any]:
+    for name in ("plain", "slots and dict", "named tuple", "setter", "keywords", "list", "dict"):
+        yield [KINDS[name]([number]) for number in range(3)]
+        yield (KINDS[name](1), "text")
+    shared: list[Any] = [Plain(1)]
+    yield [shared, (1, shared), {"key": shared}, frozenset([1]), {2}, bytearray(b"abc")]
+
+
+@pytest.mark.parametrize("value", list(samples()), ids=lambda value: type(value[0]).__name__)
+def test_truncated_or_changed_bytes(value: Any) -> None:
+    """Whatever the bytes are, there is an object or an exception."""
+    data = _core._encode(value)
+    assert data is not None
+    for end in range(len(data)):
+        with pytest.raises(Exception):  # noqa: B017 (of the class, or of the encoding)
+            _core._decode(data[:end])
+    for at in range(len(data)):
+        for byte in (0, 1, 2, 4, 8, 16, 21, 22, 23, 24, 25, 28, 29, 30, 127, 128, 255):
+            # Names stay as they are: a changed name may be that of anything.
+            if data[at : at + 1].isalpha() or chr(data[at]) in "._":
+                continue
+            try:
+                _core._decode(data[:at] + bytes([byte]) + data[at + 1 :])
+            except Exception:
+                continue
+
+
+def test_memory_is_bounded_by_the_size_of_the_bytes() -> None:
+    """Nested counts that each claim all bytes that are left."""
+    for tag in (15, 16, 22, 23, 30, 31):  # sequences of every kind
+        head = bytes([tag, 255]) + (900).to_bytes(8, "little") + bytes([20])
+        with pytest.raises(cpool.PoolError):
+            _core._decode(head * 100 + b"\1" * 1000)
+
+
+def test_a_repeated_instance_is_sent_once_in_a_chunk(pool: Any) -> None:
+    heavy = Plain(b"x" * 100_000)
+    data = _core._encode([heavy] * 50)
+    assert data is not None
+    assert len(data) < 110_000
+    for items in ([heavy] * 40, [(heavy, i) for i in range(40)], [{"a": heavy} for _ in range(40)]):
+        found = pool.map(tasks.identity, items)
+        assert len(found) == 40
