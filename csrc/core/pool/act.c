@@ -66,9 +66,8 @@ tell_end_all(struct cp_pool *pool)
 static void
 act_on_processes(struct cp_pool *pool)
 {
-    if (pool->due == 0) {
-        return; /* nor has anything changed that the driver sleeps by */
-    }
+    /* Only what is done here makes a tick or a probe due that was not. */
+    bool acts = pool->due != 0;
     while (pool->due != 0) {
         unsigned due = pool->due;
         pool->due = 0;
@@ -86,8 +85,9 @@ act_on_processes(struct cp_pool *pool)
         }
     }
     if (pool->asleep
-        && (cp_plan_is_tick_late(pool)
-            || (!pool->armed && cp_plan_wants_probe(pool))
+        && ((acts
+             && (cp_plan_is_tick_late(pool)
+                 || (!pool->armed && cp_plan_wants_probe(pool))))
             || (pool->n_limited > 0
                 && cp_plan_limit_at(pool, cp_now()) < pool->sleeps_until)
             || pool->kills_due)) {
