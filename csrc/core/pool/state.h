@@ -87,7 +87,8 @@ struct cp_pool {
     int64_t
         longest_start; /* of a worker, until it was ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
-    uint32_t n_limited;   /* jobs with a time limit that are not done */
+    uint32_t
+        n_limited; /* jobs with a time limit, not done or with tasks that run */
     int64_t least_limit;  /* theirs; the lowest one since there was none */
     uint32_t n_stopping;  /* workers with a task that was asked to stop */
     int64_t sleeps_until; /* the driver, while it is asleep */
@@ -101,9 +102,9 @@ struct cp_pool {
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
-    int64_t room_at;       /* before that no tasks are taken back for a new line */
-    uint32_t callers;      /* threads in cp_pool_wait_room() */
-    uint64_t n_done;       /* jobs, ever */
+    int64_t room_at;  /* before that no tasks are taken back for a new line */
+    uint32_t callers; /* threads in cp_pool_wait_room() */
+    uint64_t n_done;  /* jobs, ever */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
