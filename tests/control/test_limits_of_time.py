@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,24 @@ def test_only_the_item_that_is_late_fails(make_pool: Any, method: str) -> None:
 def test_the_time_counts_from_the_begin_of_a_task(make_pool: Any) -> None:
     """Together they take longer than the limit, and wait for longer."""
     assert make_pool(1).map(nap, [LIMIT / 2] * 5, task_timeout=LIMIT * 10) == [LIMIT / 2] * 5
+
+
+def fail_or_sleep(x: int) -> None:
+    if x == 0:
+        raise KeyError(x)
+    sleep()
+
+
+def test_the_limit_holds_when_the_call_has_ended(make_pool: Any) -> None:
+    """What runs on is ended all the same, or its worker would be lost."""
+    pool = make_pool(2)
+    with pytest.raises((KeyError, errors.TaskTimeoutError)):  # whichever is first
+        pool.map(fail_or_sleep, range(2), task_timeout=LIMIT, fail_fast=True)
+    pool.apply_async(sleep, task_timeout=LIMIT).cancel(kill=False)
+    iterator = pool.imap(fail_or_sleep, [1], task_timeout=LIMIT)
+    iterator.close()
+    pool.close()
+    pool.join(DEADLINE)
 
 
 def test_each_item_of_a_chunk_has_the_limit(make_pool: Any) -> None:
@@ -344,6 +363,12 @@ def test_a_chunk_is_retried_as_a_whole(make_pool: Any, tmp_path: Path) -> None:
     pool = make_pool(2)
     found = pool.starmap(fails_until, items, 4, retries=1, retry_on=OSError, return_exceptions=True)
     assert [repr(each) for each in found] == ["2", "2", "OSError('raise')", "1"]
+
+
+def test_an_item_that_is_not_retried_costs_its_chunk_nothing(make_pool: Any) -> None:
+    options = {"retries": 1, "retry_on": OSError, "return_exceptions": True}
+    found = make_pool(1).map(partial(tasks.fail_on, 2), range(4), 4, **options)
+    assert [repr(each) for each in found] == ["0", "1", "ValueError('no 2')", "3"]
 
 
 def test_messages_of_retried_calls_name_the_function(make_pool: Any) -> None:

@@ -17,15 +17,16 @@
  * unless stated otherwise. */
 enum op {
     OP_ECHO,
-    OP_QUIET,  /* leave the answer in the ring, even if a flush is due */
-    OP_GATE,   /* say "begun", then wait for the gate */
-    OP_BUSY,   /* say "begun", then compute for ever */
-    OP_RAISE,  /* answer by CP_ERROR */
-    OP_AGAIN,  /* the same, and ask for a retry unless it is the last try */
-    OP_STOPS,  /* say "begun", then compute until it is asked to stop */
-    OP_BIG,    /* answer with arg bytes of pattern `index` */
-    OP_LAST,   /* answer, and end after that */
-    OP_LINGER, /* the same, but only when let through the gate */
+    OP_QUIET,      /* leave the answer in the ring, even if a flush is due */
+    OP_GATE,       /* say "begun", then wait for the gate */
+    OP_BUSY,       /* say "begun", then compute for ever */
+    OP_RAISE,      /* answer by CP_ERROR */
+    OP_AGAIN,      /* the same, and ask for a retry unless it is the last try */
+    OP_STOPS,      /* say "begun", then compute until it is asked to stop */
+    OP_STOPS_LATE, /* the same, and say "begun" again and pass the gate then */
+    OP_BIG,        /* answer with arg bytes of pattern `index` */
+    OP_LAST,       /* answer, and end after that */
+    OP_LINGER,     /* the same, but only when let through the gate */
     OP_LEAVE, /* answer, say that it leaves, and end when let through the gate */
     OP_FUNC,  /* answer with the callable's bytes */
     OP_SLOTS,  /* answer with the number of callables kept (uint32_t) */

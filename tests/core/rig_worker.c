@@ -240,9 +240,13 @@ run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
     } else if (me->order.op == OP_AGAIN) {
         me->flags = (task->flags & CP_FINAL) != 0 ? 0 : CP_AGAIN;
         answer(me, task, CP_ERROR, body, (size_t)task->len);
-    } else if (me->order.op == OP_STOPS) {
+    } else if (me->order.op == OP_STOPS || me->order.op == OP_STOPS_LATE) {
         say_begun(me);
         while (!cp_serve_is_stopped(me->w->row)) {
+        }
+        if (me->order.op == OP_STOPS_LATE) {
+            say_begun(me);
+            pass_gate(me);
         }
         me->flags = CP_STOPPED;
         answer(me, task, CP_ERROR, body, (size_t)task->len);

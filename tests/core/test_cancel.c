@@ -103,6 +103,25 @@ TEST(cancel_of_a_job_with_callbacks)
     rig_close(&rig);
 }
 
+/* The pool ends before the callbacks were run: waiters do not wait for them. */
+TEST(cancel_of_a_job_with_callbacks_and_the_end)
+{
+    struct rig rig;
+    struct cp_job *called;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = begun_job(&rig, CP_JOB_CALLS, OP_BUSY, 0);
+    CHECK(cp_job_stop(job, true));
+    CHECK(!atomic_load(&job->done));
+    cp_pool_end(rig.pool);
+    CHECK(atomic_load(&job->done));
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS, &called), CP_WAIT_CALL);
+    cp_job_called(called);
+    cp_job_close(called);
+    check_cancelled(job);
+    rig_close(&rig);
+}
+
 TEST(cancel_is_too_late)
 {
     struct rig rig;

@@ -1,5 +1,6 @@
 /* Time limits and retries. */
 #include "pool/state.h"
+#include "pool/watch.h"
 #include "cp_test.h"
 #include "rig.h"
 
@@ -144,6 +145,72 @@ TEST(limit_of_a_cancelled_task)
     CHECK_EQ(rig.forks, 1);
     check_unlimited(&rig);
     rig_close(&rig);
+}
+
+/* It stops when its grace is over and the worker is to be killed. */
+TEST(limit_of_a_task_that_stops_too_late)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, LIMIT, 0);
+    (void)batch_add(&batch, OP_STOPS_LATE, 0);
+    batch_put(&batch, job, true);
+    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    rig_await_begun(&rig, 1);
+    struct cp_worker *w = rig.pool->workers;
+    cp_lock_acquire(&rig.pool->lock);
+    cp_watch_limits(rig.pool, cp_now() + 2 * LIMIT);
+    CHECK_EQ(w->stop_seq, 1);
+    cp_lock_release(&rig.pool->lock);
+    rig_await_begun(&rig, 1); /* it knows that it is to stop */
+    cp_lock_acquire(&rig.pool->lock);
+    cp_watch_limits(rig.pool, w->kill_at);
+    CHECK(w->kill_due);
+    cp_lock_release(&rig.pool->lock);
+    rig_let_through(&rig, 1);
+    while (atomic_load(&w->row->running) != 0) {
+        (void)sched_yield();
+    }
+    check_timed_out(rig_take(&rig, job), 0, CP_NO_EXIT);
+    rig_close_job(&rig, job);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* The job has ended, and its task runs on: the limit holds, or its worker would be lost. */
+static void
+check_left_behind(uint32_t flags)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, flags, 0, 0);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    batch_put(&batch, job, true);
+    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    rig_await_begun(&rig, 1);
+    CHECK(cp_job_stop(job, false));
+    CHECK_EQ(rig.pool->n_limited, 1);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5), 5);
+    CHECK_EQ(rig.forks, 2);
+    if ((flags & CP_JOB_CALLS) != 0) {
+        struct cp_job *called;
+        CHECK_EQ(cp_pool_next(rig.pool, CP_DO_CALLS, &called), CP_WAIT_CALL);
+        cp_job_called(called);
+        cp_job_close(called);
+    }
+    cp_job_close(job);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+TEST(limit_outlives_the_job)
+{
+    check_left_behind(CP_JOB_SINGLE);
+    check_left_behind(CP_JOB_SINGLE | CP_JOB_CALLS);
 }
 
 /* How often the only task of a job was run, and how the job ended. */

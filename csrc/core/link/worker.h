@@ -67,7 +67,9 @@ struct cp_worker {
     int64_t doom_since;    /* when the item had begun; CP_NEVER: whenever */
     enum cp_reason doom_reason;
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
-    int64_t kill_at;   /* when it is killed if it has not */
+    uint64_t
+        asked_seq; /* of the last one that was asked, though its grace is over */
+    int64_t kill_at; /* when it is killed if it has not */
     enum cp_reason stop_reason;
     _Atomic bool retiring; /* it ends after the task that it runs [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */

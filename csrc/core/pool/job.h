@@ -59,12 +59,14 @@ struct cp_job {
 
     struct cp_task *first, *last; /* queued, not handed out */
     uint64_t queued, running;     /* how many tasks */
-    uint64_t put;                 /* tasks so far; the next index */
-    uint64_t arrived, items;      /* results so far, and items of them */
-    uint64_t failed;              /* of them, not CP_OK */
-    bool fed;                     /* no more tasks will be put */
-    bool probes;         /* one task a worker, until the first result */
-    _Atomic bool marked; /* by a result; readable without the lock */
+    uint64_t
+        left; /* that workers still had when the job ended early, and have */
+    uint64_t put;            /* tasks so far; the next index */
+    uint64_t arrived, items; /* results so far, and items of them */
+    uint64_t failed;         /* of them, not CP_OK */
+    bool fed;                /* no more tasks will be put */
+    bool probes;             /* one task a worker, until the first result */
+    _Atomic bool marked;     /* by a result; readable without the lock */
 
     struct cp_result *in_first, *in_last; /* not CP_JOB_ORDERED */
     struct cp_result **in_order;          /* CP_JOB_ORDERED: a ring */
@@ -75,6 +77,7 @@ struct cp_job {
     bool decoding;  /* one thread has taken results and is not back yet */
 
     int64_t time_limit; /* how long an item may run, in ns; 0: for ever */
+    bool is_limited;    /* it is counted in pool->n_limited */
     int64_t grace;      /* how long it has then to stop by itself, in ns */
     uint32_t retries;   /* how often a task that was lost is run again */
     int64_t avg_ns;     /* time of a task; -1: nothing measured */

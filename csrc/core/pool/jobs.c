@@ -25,6 +25,16 @@ list_job(struct cp_pool *pool, struct cp_job *job)
     pool->pending++;
 }
 
+/* Count the time limit no more, unless workers still run tasks of the job. */
+static void
+drop_limit(struct cp_job *job)
+{
+    if (job->is_limited && !job->is_listed && job->left == 0) {
+        job->is_limited = false;
+        job->pool->n_limited--;
+    }
+}
+
 static void
 unlist_job(struct cp_pool *pool, struct cp_job *job)
 {
@@ -41,7 +51,7 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     job->all_next = job->all_prev = NULL;
     job->is_listed = false;
     pool->pending--;
-    pool->n_limited -= job->time_limit > 0 ? 1 : 0;
+    drop_limit(job);
 }
 
 /* The job has queued tasks. */
@@ -178,6 +188,7 @@ cp_jobs_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
     job->retries = retries;
     if (time_limit > 0 && job->is_listed) {
         job->time_limit = time_limit;
+        job->is_limited = true;
         if (pool->n_limited == 0 || time_limit < pool->least_limit) {
             pool->least_limit = time_limit;
         }
@@ -310,17 +321,21 @@ void
 cp_jobs_end(struct cp_job *job, enum cp_end end)
 {
     struct cp_pool *pool = job->pool;
-    if (!job->is_listed || atomic_load(&job->end) != CP_END_NONE) {
+    if (!job->is_listed) {
         return;
     }
     if (job->calling) {
-        /* It has its results. The helper has the job, or will, and ends it after
-         * the callbacks; waiters do not wait for the callbacks. */
+        /* It has its results, or was cancelled. The helper has the job, or will, and
+         * ends it after the callbacks; waiters do not wait for the callbacks. */
         mark_done(job);
+        return;
+    }
+    if (atomic_load(&job->end) != CP_END_NONE) {
         return;
     }
     drop_queued(job);
     job->fed = true;
+    job->left = job->running;
     atomic_store(&job->end, end);
     cp_note_feeders(pool);
     if ((job->flags & CP_JOB_CALLS) == 0) {
@@ -475,16 +490,28 @@ cp_jobs_start_task(struct cp_job *job)
     return task;
 }
 
+/* A worker has a task of the job no more. */
+static void
+note_returned(struct cp_job *job)
+{
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        job->running--;
+    } else {
+        job->left--;
+        drop_limit(job);
+    }
+}
+
 void
 cp_jobs_requeue_take(struct cp_task *task)
 {
     struct cp_job *job = task->job;
+    note_returned(job);
     if (atomic_load(&job->end) != CP_END_NONE) {
         cp_task_free(task);
         cp_jobs_unref(job);
         return;
     }
-    job->running--;
     if (task->call != NULL) {
         task->call->worker = NULL;
     }
@@ -580,9 +607,7 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
                     uint32_t items)
 {
     cp_plan_measure(job, ns, items);
-    if (atomic_load(&job->end) == CP_END_NONE) {
-        job->running--;
-    }
+    note_returned(job);
     if (result != NULL) {
         if ((result->flags & CP_MARK) != 0) {
             atomic_store(&job->marked, true);
@@ -629,9 +654,7 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
         lost->ran_ns = loss->ran_ns;
     }
     cp_task_free(task);
-    if (atomic_load(&job->end) == CP_END_NONE) {
-        job->running--;
-    }
+    note_returned(job);
     if (lost == NULL) {
         cp_jobs_end(job, CP_END_NOMEM);
     } else {

@@ -16,7 +16,7 @@
 #define ROOM_WORTH (2 * CP_MS)
 /* Taking back a task and sending it again costs the parent and the worker about 150 ns.
  * That may take a twentieth of the time, however many new lines come. */
-#define ROOM_COST (20 * 150)
+#define ROOM_COST (20 * INT64_C(150))
 
 /* Was the job's first task withdrawn? Then it leaves the queue now. */
 static bool

@@ -91,7 +91,8 @@ struct cp_pool {
     int64_t
         longest_start; /* of a worker, until it was ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
-    uint32_t n_limited;   /* jobs with a time limit that are not done */
+    uint32_t
+        n_limited; /* jobs with a time limit, not done or with tasks that run */
     int64_t least_limit;  /* theirs; the lowest one since there was none */
     uint32_t n_stopping;  /* workers with a task that was asked to stop */
     int64_t sleeps_until; /* the driver, while it is asleep */

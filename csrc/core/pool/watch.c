@@ -86,7 +86,8 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     }
     struct cp_job *job = task->job;
     job->func->deaths = 0;
-    bool was_asked = w->stop_seq == seq + 1;
+    /* The answer of a task that stopped may come after its grace. */
+    bool was_asked = w->asked_seq == seq + 1;
     if (was_asked && result->outcome == CP_RAISED
         && (result->flags & CP_STOPPED) != 0) {
         cp_result_free(result);
@@ -577,7 +578,7 @@ stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     }
     atomic_store(&w->row->stop_since, since);
     atomic_store(&w->row->stop, seq + 1);
-    w->stop_seq = seq + 1;
+    w->stop_seq = w->asked_seq = seq + 1;
     w->stop_reason = reason;
     w->kill_at = cp_now() + grace;
     pool->n_stopping++;

@@ -71,7 +71,7 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
             Py_CLEAR(args[j]);
         }
         if (result == NULL && calls->catch != NULL) {
-            result = calls->catch (calls->state, func, i);
+            result = calls->catch (calls, func, i);
             calls->caught = true;
         }
         if (result == NULL) {

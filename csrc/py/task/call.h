@@ -22,9 +22,11 @@ struct py_calls {
     bool timed;         /* and since when */
     /* What stands for an item that raised, made of the pending exception; or NULL with
      * one, and then the chunk fails. */
-    PyObject *(*catch)(struct py_state *state, PyObject *func, Py_ssize_t item);
+    PyObject *(*catch)(const struct py_calls *calls, PyObject *func,
+                       Py_ssize_t item);
     struct py_state *state; /* for catch */
-    bool caught;            /* it was called */
+    PyObject *retrying; /* likewise: whose exceptions are not caught; or NULL */
+    bool caught;        /* it was called */
 };
 
 /* Replace each item of the run by what func returns for it: 0, or -1 with an

@@ -32,15 +32,33 @@ struct func_entry {
     bool by_value; /* CP_BY_VALUE */
 };
 
-/* What stands for an item that raised, until the parent has the chunk. What is no
- * Exception ends the process, and so the chunk. */
-static PyObject *
-catch_item(struct py_state *state, PyObject *func, Py_ssize_t item)
+/* Is the task to be run again after this exception? */
+static bool
+is_retried(struct py_state *state, PyObject *exc, PyObject *retrying)
 {
+    PyObject *found =
+        PyObject_CallMethod(state->failures, "is_retried", "OO", exc, retrying);
+    bool yes = found == Py_True;
+    Py_XDECREF(found);
+    PyErr_Clear();
+    return yes;
+}
+
+/* What stands for an item that raised, until the parent has the chunk. What is no
+ * Exception ends the process, and so the chunk; and a chunk that is run again ends. */
+static PyObject *
+catch_item(const struct py_calls *calls, PyObject *func, Py_ssize_t item)
+{
+    struct py_state *state = calls->state;
     if (py_error_is_interrupt()) {
         return NULL;
     }
     PyObject *exc = py_error_fetch();
+    if (calls->retrying != NULL && is_retried(state, exc, calls->retrying)) {
+        py_error_restore(exc);
+        Py_DECREF(exc);
+        return NULL;
+    }
     PyObject *caught =
         PyObject_CallMethod(state->failures, "catch", "OOn", exc, func, item);
     Py_DECREF(exc);
@@ -160,25 +178,20 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
     return py_loads(loop->state, bytes, (size_t)len);
 }
 
-/* Does an item that raises leave the rest of its chunk alone? Not while that is retried. */
-static bool
-catches(const struct cp_frame *task)
-{
-    return (task->flags & PY_CATCH) != 0
-           && ((task->flags & PY_RETRY) == 0 || (task->flags & CP_FINAL) != 0);
-}
-
 /* Run the chunk in loop->run, and set PY_CAUGHT in *flags where an item raised and
  * the chunk went on. */
 static int
 run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
-          uint16_t *flags)
+          PyObject *retrying, uint16_t *flags)
 {
+    bool catches = (frame->flags & PY_CATCH) != 0;
+    bool is_final = (frame->flags & CP_FINAL) != 0;
     struct py_calls calls = {.star = (frame->flags & PY_MODE) == PY_STAR,
                              .forked = &loop->state->forked,
                              .row = loop->serve->row,
                              .timed = (frame->flags & PY_TIMED) != 0,
-                             .catch = catches(frame) ? catch_item : NULL,
+                             .catch = catches ? catch_item : NULL,
+                             .retrying = is_final ? NULL : retrying,
                              .state = loop->state};
     int r = py_call_each(func, &loop->run, &calls);
     *flags |= calls.caught ? PY_CAUGHT : 0u;
@@ -190,7 +203,7 @@ run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
  * exception may be missing. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
-         PyObject *func, PyObject **result, uint16_t *flags)
+         PyObject *func, PyObject *retrying, PyObject **result, uint16_t *flags)
 {
     struct py_state *state = loop->state;
     unsigned mode = frame->flags & PY_MODE;
@@ -199,8 +212,9 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
         bool star = mode == PY_STAR;
         int r =
             py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run);
-        return r < 0 || is_copy(loop) ? -1
-                                      : run_chunk(loop, frame, func, flags);
+        return r < 0 || is_copy(loop)
+                   ? -1
+                   : run_chunk(loop, frame, func, retrying, flags);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len);
     if (payload == NULL || is_copy(loop)) {
@@ -236,18 +250,6 @@ is_stop(struct loop *loop, PyObject *exc)
     return found;
 }
 
-/* Is the task to be run again after this exception? */
-static bool
-is_retried(struct loop *loop, PyObject *exc, PyObject *retrying)
-{
-    PyObject *found = PyObject_CallMethod(loop->state->failures, "is_retried",
-                                          "OO", exc, retrying);
-    bool yes = found == Py_True;
-    Py_XDECREF(found);
-    PyErr_Clear();
-    return yes;
-}
-
 /* The pending exception as the body of an answer: bytes, or NULL with an
  * exception where that fails. If the exception ends the process, *fatal is set
  * to it. retrying: NULL, or the callable of a task with PY_RETRY. */
@@ -260,7 +262,7 @@ pack_error(struct loop *loop, PyObject *func, PyObject *retrying,
     bool ends =
         !stops && !PyObject_TypeCheck(exc, (PyTypeObject *)PyExc_Exception);
     *flags |= stops ? CP_STOPPED : 0u;
-    if (retrying != NULL && is_retried(loop, exc, retrying)) {
+    if (retrying != NULL && is_retried(loop->state, exc, retrying)) {
         *flags |= CP_AGAIN;
     }
     PyObject *bytes =
@@ -437,9 +439,10 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         retrying = func;
         func = PyObject_GetAttrString(retrying, "func");
     }
-    int r = func != NULL && !is_copy(loop) && prepare_stop(loop, task) == 0
-                ? run_task(loop, task, body, func, &result, &frame.flags)
-                : -1;
+    int r =
+        func != NULL && !is_copy(loop) && prepare_stop(loop, task) == 0
+            ? run_task(loop, task, body, func, retrying, &result, &frame.flags)
+            : -1;
     loop->state->may_stop = 0;
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
     if (is_copy(loop)) {

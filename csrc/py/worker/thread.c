@@ -41,7 +41,7 @@ py_thread_takes_turns(void)
 
 /* Any exception stands for its item, even SystemExit. */
 static PyObject *
-catch_item(struct py_state *Py_UNUSED(state), PyObject *Py_UNUSED(func),
+catch_item(const struct py_calls *Py_UNUSED(calls), PyObject *Py_UNUSED(func),
            Py_ssize_t Py_UNUSED(item))
 {
     return py_error_fetch();
