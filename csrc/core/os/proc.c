@@ -646,6 +646,7 @@ add_children(struct pids *pids, pid_t pid)
         return;
     }
     const struct dirent *entry;
+    /* NOLINTNEXTLINE(concurrency-mt-unsafe): nobody else has the stream. */
     while ((entry = readdir(dir)) != NULL) {
         char *end;
         long child = strtol(entry->d_name, &end, 10);
