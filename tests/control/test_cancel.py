@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import engine
@@ -70,6 +71,21 @@ def test_what_runs_is_killed(make_pool: Any, gate: Gate) -> None:
     all_gone([pid])
     assert result.cancel() is False
     assert pool.map(tasks.square, range(4)) == [0, 1, 4, 9]
+
+
+def write_first(diary: Diary, x: int) -> None:
+    if x == 0:
+        diary.write(os.getpid())
+
+
+def test_a_chunk_of_quick_items_is_killed(make_pool: Any, diary: Diary) -> None:
+    """Though another item runs when its worker is about to be killed."""
+    n = 5_000_000
+    options: dict[str, Any] = {"chunksize": n, "task_timeout": 10 * DEADLINE}
+    result = make_pool(1).map_async(partial(write_first, diary), range(n), **options)
+    [pid] = eventually(diary.lines)
+    assert result.cancel()
+    all_gone([int(pid)])
 
 
 def test_what_has_not_begun_is_withdrawn(either: Any, gate: Gate, diary: Diary) -> None:

@@ -273,6 +273,31 @@ def hold_and_clean_up(gate: Gate, diary: Diary) -> None:
         diary.write("cleaned up")
 
 
+def stop_or_nap(nap: float, x: int) -> Any:
+    """The first two sleep until they are told to stop."""
+    try:
+        time.sleep(1000 if x < 2 else nap)
+    except errors.TaskInterrupted:
+        return "stopped"
+    return x
+
+
+def test_each_item_of_a_chunk_is_told_to_stop(make_pool: Any) -> None:
+    """The second is not late for what the first has left of its grace."""
+    began = time.monotonic()
+    call = partial(stop_or_nap, 0)
+    found = make_pool(1).map(call, range(4), 4, task_timeout=LIMIT, grace=10 * DEADLINE)
+    assert found == ["stopped", "stopped", 2, 3]
+    assert time.monotonic() - began < DEADLINE
+
+
+def test_items_after_one_that_stopped_have_their_own_time(make_pool: Any) -> None:
+    """The grace of the first two ends while another item runs."""
+    call = partial(stop_or_nap, 3 * LIMIT)
+    found = make_pool(1).map(call, range(4), 4, task_timeout=10 * LIMIT, grace=2 * LIMIT)
+    assert found == ["stopped", "stopped", 2, 3]
+
+
 def test_a_cancelled_task_has_time_to_clean_up(make_pool: Any, gate: Gate, diary: Diary) -> None:
     pool = make_pool(1)
     result = pool.apply_async(hold_and_clean_up, (gate, diary), grace=DEADLINE)

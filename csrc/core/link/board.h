@@ -42,7 +42,8 @@ struct cp_row {
     _Atomic uint32_t item;    /* which item of it runs, from 0 */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
-    /* The task that is to stop: 1 + seq; and only while `since` is this. */
+    /* The task that is to stop: 1 + seq; and only while `since` is this, or
+     * whichever of its items runs (CP_NEVER). */
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
     _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */

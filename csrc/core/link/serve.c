@@ -122,8 +122,9 @@ bool
 cp_serve_is_stopped(const struct cp_row *row)
 {
     uint64_t stop = atomic_load(&row->stop);
+    int64_t since = atomic_load(&row->stop_since);
     return stop != 0 && stop == atomic_load(&row->running)
-           && atomic_load(&row->stop_since) == atomic_load(&row->since);
+           && (since == CP_NEVER || since == atomic_load(&row->since));
 }
 
 int

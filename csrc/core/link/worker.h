@@ -64,7 +64,7 @@ struct cp_worker {
     bool doomed;           /* the pool kills it: send no more tasks */
     bool kill_due;         /* and has not yet: see cp_watch_kill_due() */
     uint64_t doom_seq;     /* 1 + seq of the task that it is killed for */
-    int64_t doom_since;    /* when the item had begun; CP_NEVER: whenever */
+    int64_t doom_since;    /* when the item had begun; see doom() */
     enum cp_reason doom_reason;
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
     uint64_t

@@ -227,6 +227,10 @@ cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
         const struct cp_task *task = cp_worker_running(w, &seq, &since);
         if (w->stop_seq != 0) {
             at = cp_clock_min(at, w->kill_at);
+            if (task != NULL && task->job->time_limit > 0) {
+                /* The next item of its chunk may have begun. */
+                at = cp_clock_min(at, now + task->job->time_limit);
+            }
         } else if (task != NULL && task->job->time_limit > 0) {
             at = cp_clock_min(at, since + task->job->time_limit);
         } else if (pool->n_limited > 0) {

@@ -549,6 +549,10 @@ cp_watch_retire(struct cp_pool *pool, uint32_t n)
     }
 }
 
+/* In place of the time when an item began. */
+#define ANY_ITEM CP_NEVER /* whichever of the task runs */
+#define NOT_BEGUN 0       /* likewise, or it is claimed and about to begin */
+
 /* Kill w in the task that it has claimed last, seq. Others run what it has not begun, so
  * that nothing else is lost. since: only in the item that began then. */
 static void
@@ -598,9 +602,19 @@ cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job)
         }
         bool runs =
             cp_worker_running(w, &running, &since) != NULL && running == seq;
-        stop_task(pool, w, seq, runs ? since : CP_NEVER, CP_DIED,
+        stop_task(pool, w, seq, runs ? ANY_ITEM : NOT_BEGUN, CP_DIED,
                   runs ? job->grace : 0);
     }
+}
+
+/* Has the item that was asked to stop ended, and the rest of its chunk runs? */
+static bool
+has_moved_on(const struct cp_worker *w)
+{
+    int64_t stop_since = atomic_load(&w->row->stop_since);
+    return w->stop_seq != 0 && stop_since != ANY_ITEM
+           && (atomic_load(&w->row->running) != w->stop_seq
+               || atomic_load(&w->row->since) != stop_since);
 }
 
 void
@@ -613,11 +627,15 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
             continue;
         }
         const struct cp_task *task = cp_worker_running(w, &seq, &since);
+        if (has_moved_on(w)) {
+            end_stop(w);
+        }
         if (w->stop_seq != 0) {
             if (now >= w->kill_at) {
                 seq = w->stop_seq - 1;
+                since = atomic_load(&w->row->stop_since);
                 end_stop(w);
-                doom(pool, w, seq, CP_NEVER, w->stop_reason);
+                doom(pool, w, seq, since, w->stop_reason);
             }
         } else if (task != NULL && task->job->time_limit > 0
                    && now - since >= task->job->time_limit) {
@@ -632,11 +650,12 @@ is_still_doomed(void *arg)
 {
     const struct cp_worker *w = arg;
     uint64_t running = atomic_load(&w->row->running);
-    if (w->doom_since == CP_NEVER) {
-        return running == 0 || running == w->doom_seq;
+    if (running == 0) {
+        return w->doom_since == NOT_BEGUN;
     }
     return running == w->doom_seq
-           && atomic_load(&w->row->since) == w->doom_since;
+           && (w->doom_since == ANY_ITEM || w->doom_since == NOT_BEGUN
+               || atomic_load(&w->row->since) == w->doom_since);
 }
 
 void
