@@ -6,6 +6,7 @@ Nothing of this folder is collected without dask, or with CPOOL_TEST_CLUSTER=0.
 from __future__ import annotations
 
 import collections
+import importlib.util
 import logging
 import os
 import threading
@@ -18,13 +19,20 @@ import pytest
 from gates import eventually, gone
 from leftovers import children
 
-try:
-    import distributed
-except ImportError:
-    distributed = None
+
+class Distributed:
+    """dask.distributed, imported when a test uses it: then every exception is pickled by tblib."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)  # pytest looks for its own names
+        return getattr(importlib.import_module("distributed"), name)
+
+
+distributed = Distributed()
 
 # Dask is no part of what sanitizers and the portable build are to test.
-if distributed is None or os.environ.get("CPOOL_TEST_CLUSTER") == "0":
+if importlib.util.find_spec("distributed") is None or os.environ.get("CPOOL_TEST_CLUSTER") == "0":
     collect_ignore_glob = ["test_*.py"]
 
 HERE = Path(__file__).parent

@@ -169,7 +169,7 @@ def test_calls_of_higher_priority_are_handed_out_first(
     gate.open()
     for result in [*held, low, high]:
         result.get(DEADLINE)
-    assert diary.lines()[-1] == "1"
+    assert diary.lines()[0] == "2"  # the two nodes may differ in speed later
 
 
 def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
