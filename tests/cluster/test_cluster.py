@@ -162,7 +162,7 @@ def test_calls_of_higher_priority_are_handed_out_first(
     make_pool: Any, gate: Gate, diary: Diary
 ) -> None:
     pool = make_pool(1)
-    held = [pool.apply_async(gate.hold) for _ in range(4)]
+    held = [pool.apply_async(gate.hold) for _ in range(16)]  # more than is sent ahead
     gate.arrived()
     low = pool.starmap_async(work.noted, [(diary, 1)] * 3, 1)
     high = pool.starmap_async(work.noted, [(diary, 2)] * 3, 1, priority=1)
