@@ -607,6 +607,8 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     }
     if (w->seen.cap > 0) {
         py_seen_fini(&w->seen);
+    }
+    if (w->planned) {
         py_reduce_forget(w);
     }
     return r;

@@ -230,6 +230,7 @@ find_plan(struct py_writer *w, PyTypeObject *type, const struct py_plan **found)
     }
     plan->next = *list;
     *list = plan;
+    w->planned = true;
     *found = plan;
     return 1;
 }

@@ -46,6 +46,7 @@ struct py_writer {
     bool copied;     /* alone: an array of ours refers to the values, too */
     int under;       /* alone: how many tuples around have other references */
     Py_ssize_t refs; /* alone: how many references to each value are ours */
+    bool planned;    /* there are plans */
     struct py_plan *plans[PLANS];
 };
 
