@@ -540,6 +540,72 @@ def test_rows_that_refer_to_each_other() -> None:
     assert len(_core._encode(deep) or b"") < 5000
 
 
+class Sized:
+    """Its maker looks at what it gets."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.size = len(held)
+
+    def __reduce__(self) -> Any:
+        return Sized, (self.held,)
+
+
+class Looking:
+    """Its state is looked at."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+        self.found: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.found = dict(vars(self.other)) if self.other is not None else None
+
+
+class Adding(list):  # type: ignore[type-arg]
+    """Looks at what is added."""
+
+    total = 0
+
+    def extend(self, items: Any) -> None:
+        self.total += sum(len(item) for item in items)
+        super().extend(items)
+
+
+def rows_and_code() -> Iterator[tuple[str, Any]]:
+    row, table, node = [1, 2, 3], {"a": 1, "b": 2}, Plain(7, None)
+    one, two = Frozen(1, frozenset()), Looking(None)
+    yield "items of a set", [one, Frozen(2, frozenset([one])), Frozen(3, frozenset([one]))]
+    yield "keys", [one, Frozen(2, None), Record(2, {one: 1}), Record(3, {(one, 2): one})]
+    yield "keys in rows", [[one, Frozen(2, None)], [{one: 1}, 2]]
+    yield "an argument", [row, [Sized(row), 5, 6]]
+    yield "an argument in a list", [row, [Sized([row]), Sized(row), Sized([[row]])]]
+    yield "an argument of a dict", [table, {"a": Sized(table), "b": 0}]
+    yield "a state", [node, Plain(8, Looking(node)), Plain(9, Looking(node))]
+    yield "a state before", [two, Looking(two), Looking(None)]
+    yield "a state after", [Looking(two), two, Looking(None)]
+    yield "items", [row, [Adding([row]), 2, 3]]
+    yield "values", [node, Plain(8, OrderedDict({Frozen(1, None): node}))]
+    yield (
+        "many",
+        [Plain(i, [[row, [Sized(row), i, i]], [row[:], [Sized(row)] * 3]]) for i in range(9)],
+    )
+    chain = [Frozen(0, None)]
+    for number in range(1, 40):
+        chain.append(Frozen(number, frozenset(chain[-2:])))
+    yield "a chain", chain
+
+
+@pytest.mark.parametrize("rows", [rows for _, rows in rows_and_code()])
+def test_code_sees_rows_only_when_they_are_complete(pool: Any, rows: Any) -> None:
+    """The first rows of a column are complete before a later one is made, as with pickle."""
+    expected = graphs.form(by_pickle(rows))
+    for body in (rows, [rows, 1], (rows, rows), {"key": rows}):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+    assert graphs.form(pool.map(tasks.identity, rows, len(rows))) == expected
+
+
 class Attributes(dict):  # type: ignore[type-arg]
     """A dict that is its own __dict__."""
 
