@@ -325,7 +325,7 @@ class _Calls:
                 raise ValueError("buffersize must be None or > 0")
         until = None if timeout is None else timeout + time.monotonic()
         chunksize = self._chunks(operator.index(chunksize))
-        if buffersize is not None or type(self).submit is not _Calls.submit:
+        if buffersize is not None or not self._has_own_submit():
             return self._map_by_calls(fn, iterables, until, chunksize, buffersize)
         single = len(iterables) == 1
         items = list(iterables[0]) if single else list(zip(*iterables, strict=False))
@@ -344,6 +344,10 @@ class _Calls:
     def _chunks(self, chunksize: int) -> int:
         return chunksize
 
+    def _has_own_submit(self) -> bool:
+        """False for a subclass or an object with another submit(), as in tqdm's process_map()."""
+        return getattr(self.submit, "__func__", None) is _Calls.submit
+
     def _map_by_calls(
         self, fn: Any, iterables: Any, until: float | None, chunksize: int, buffersize: int | None
     ) -> Iterator[Any]:
@@ -355,7 +359,10 @@ class _Calls:
         submit = self.submit
         futures = deque(submit(fn, *args) for args in itertools.islice(calls, buffersize))
         more = calls if buffersize is not None else iter(())
-        values = _values(weakref.ref(self), futures, fn, more, until)
+        called = None
+        if not self._has_own_submit() and buffersize is None:
+            called = _Called(futures)
+        values = _values(weakref.ref(self), futures, fn, more, until, called)
         return values if chunksize == 1 else _flat(values)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -458,8 +465,33 @@ def _run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list
     return [fn(*args) for args in chunk]
 
 
+class _Called:
+    """Have the callbacks that these futures have now been called?
+
+    A result can be read before the helper has got to the callbacks. Whoever counts by them, as tqdm
+    does, expects to have counted all when the last result has been read.
+    """
+
+    PATIENCE = 1.0  # seconds; a callback that reads a map itself would wait for ever
+
+    def __init__(self, futures: Iterable[Future[Any]]) -> None:
+        found = [getattr(future._condition, "is_over", None) for future in futures]
+        self.asked = [is_over for is_over in found if is_over is not None]
+
+    def wait(self) -> None:
+        until = time.monotonic() + self.PATIENCE
+        for is_over in self.asked:
+            while not is_over() and time.monotonic() < until:
+                time.sleep(0.001)
+
+
 def _values(
-    executor: Any, futures: deque[Future[Any]], fn: Any, more: Iterator[Any], until: float | None
+    executor: Any,
+    futures: deque[Future[Any]],
+    fn: Any,
+    more: Iterator[Any],
+    until: float | None,
+    called: _Called | None,
 ) -> Iterator[Any]:
     try:
         while futures:
@@ -471,6 +503,8 @@ def _values(
                 futures.append(found.submit(fn, *args))
             del found, args
             yield held.pop()
+        if called is not None:
+            called.wait()
     finally:
         for future in futures:
             future.cancel()

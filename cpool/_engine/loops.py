@@ -109,7 +109,7 @@ def await_result(result: Any) -> Generator[Any, None, Any]:
         try:
             yield from future
         except asyncio.CancelledError:
-            result._engine.cancel(result)
+            result.cancel()
             raise
     return result.get()
 
@@ -131,7 +131,7 @@ async def next_of(items: Any) -> Any:
         try:
             await future
         except asyncio.CancelledError:
-            items._engine.cancel(items)
+            items.close()
             raise
 
 

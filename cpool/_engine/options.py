@@ -45,7 +45,8 @@ if TYPE_CHECKING:
         `progress`: `True` for a bar by tqdm, a str for one with that description, a dict for one
         with these of tqdm's parameters; or a function, which is called as `progress(done, total)`
         with numbers of items, at most ten times a second and at the end (`total` is None where
-        nobody knows it), on a thread of its own. `ImportError` where tqdm is not installed.
+        nobody knows it), on a thread of its own. Items of a chunk count as they are done, but in a
+        `ThreadPool` when the whole chunk is. `ImportError` where tqdm is not installed.
         """
 
         fail_fast: bool

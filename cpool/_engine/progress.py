@@ -96,6 +96,7 @@ class Reporter:
         self.thread.start()
 
     def run(self) -> None:
+        most = 0
         try:
             is_over = False
             while not is_over:
@@ -106,7 +107,8 @@ class Reporter:
                 done, ended = result._progress()
                 del result
                 is_over = is_over or ended
-                self.shown.update(done)
+                most = max(most, done)  # no item is taken back whose chunk was lost
+                self.shown.update(most)
         except ValueError:  # the copy of a forked process
             return
         except Exception as exc:  # of the program's function: it is not called again

@@ -105,10 +105,39 @@ def test_cancelling_the_task_cancels_the_job(gate: Gate) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert queued.ready()
-            assert not queued.successful()
+            assert queued.cancelled()
+            with pytest.raises(cpool.errors.TaskCancelledError):
+                await queued
             gate.open()
             assert await held == 1
+
+    run(body())
+
+
+def test_a_task_whose_time_is_over_gives_its_worker_back() -> None:
+    async def body() -> None:
+        async with cpool.Pool(1) as pool:
+            result = pool.apply_async(time.sleep, (10 * DEADLINE,))
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(_await(result), 0.05)
+            assert result.cancelled()
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+
+    run(body())
+
+
+@both
+def test_cancelling_the_reader_of_an_iterator_closes_it(kind: Any, gate: Gate) -> None:
+    async def body() -> None:
+        async with kind(1) as pool:
+            items = pool.imap(tasks.first_then_hold, [(gate, i) for i in range(5)])
+            assert await anext(items) == 0
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(anext(items), 0.05)
+            with pytest.raises(StopAsyncIteration):
+                await anext(items)
+            gate.open()
+            assert await pool.apply_async(tasks.square, (3,)) == 9
 
     run(body())
 

@@ -55,6 +55,25 @@ def test_types(executor: Any) -> None:
     assert repr(future).endswith("state=finished returned int>")
 
 
+@pytest.mark.parametrize("chunksize", [1, 10])
+def test_map_goes_through_an_own_submit(executor: Any, chunksize: int) -> None:
+    """As tqdm's process_map() does: it counts by callbacks, up to the end of the map."""
+    submit, calls, called = executor.submit, [], []
+
+    def counted(*args: Any) -> Any:
+        future = submit(*args)
+        calls.append(future)
+        future.add_done_callback(called.append)
+        return future
+
+    executor.submit = counted
+    for n in range(1, 4):
+        found = executor.map(tasks.square, range(500), chunksize=chunksize, timeout=DEADLINE)
+        assert list(found) == [i * i for i in range(500)]
+        each = 1 if isinstance(executor, cpool.ThreadPoolExecutor) else chunksize
+        assert len(calls) == len(called) == n * 500 // each
+
+
 def test_a_burst_keeps_each_result_with_its_call(executor: Any) -> None:
     futures = [executor.submit(tasks.add, i, b=1) for i in range(2000)]
     assert [future.result(DEADLINE) for future in futures] == list(range(1, 2001))

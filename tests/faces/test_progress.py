@@ -104,6 +104,32 @@ def test_it_grows_while_items_run(pool: Any, gate: Gate) -> None:
     eventually(lambda: seen[-1] == (4, 4))
 
 
+@pytest.mark.parametrize("method", ["map_async", "imap_unordered"])
+def test_it_grows_within_a_chunk(pool: Any, gate: Gate, method: str) -> None:
+    seen = Seen()
+    items = [(gate, i) for i in range(4)]
+    result = getattr(pool, method)(tasks.first_then_hold, items, 4, progress=seen)
+    eventually(lambda: (1, 4) in seen)
+    gate.open()
+    eventually(lambda: seen[-1] == (4, 4))
+    assert seen == sorted(seen)
+    assert sorted(result.get(DEADLINE) if method == "map_async" else result) == [0, 1, 2, 3]
+
+
+def test_nothing_is_taken_back_where_a_chunk_is_lost(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    seen = Seen()
+    items = [(gate, i) for i in range(4)]
+    result = pool.map_async(tasks.first_then_hold, items, 4, progress=seen, retries=1)
+    eventually(lambda: (1, 4) in seen)
+    for process in pool._pool:
+        process.kill()
+    gate.open()
+    assert result.get(DEADLINE) == [0, 1, 2, 3]
+    eventually(lambda: seen[-1] == (4, 4))
+    assert seen == sorted(seen)
+
+
 def test_bars(pool: Any, bars: list[Bar]) -> None:
     pool.map(tasks.square, range(10), progress=True)
     pool.map(tasks.square, range(10), progress="squares")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import gc
 import pickle
 import sys
 from collections.abc import Iterator
@@ -211,3 +212,21 @@ print(_core._decode(data)[0].tolist(), "numpy" in sys.modules)
     assert data is not None
     source = source.replace("sys.argv[1]", repr(data.hex()))
     assert scripts.output(tmp_path, source) == ["[0, 1, 2] True"]
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_no_blocks_are_left_behind(array: bool) -> None:
+    """Also after bodies in which nothing has a number."""
+    values = [np.arange(5), np.array(["a"])] if array else [np.float64(1), np.int32(2)]
+
+    def use(rounds: int) -> int:
+        for _ in range(rounds):
+            for value in values:
+                through(value)
+                through([value, value])
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    use(100)
+    before = use(100)
+    assert use(500) - before < 250

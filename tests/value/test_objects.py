@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import datetime
 import enum
@@ -539,6 +540,120 @@ def test_rows_that_refer_to_each_other() -> None:
     assert len(_core._encode(deep) or b"") < 5000
 
 
+class Sized:
+    """Its maker looks at what it gets."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+        self.size = len(held)
+
+    def __reduce__(self) -> Any:
+        return Sized, (self.held,)
+
+
+class Looking:
+    """Its state is looked at."""
+
+    def __init__(self, other: Any) -> None:
+        self.other = other
+        self.found: Any = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.found = dict(vars(self.other)) if self.other is not None else None
+
+
+class Adding(list):  # type: ignore[type-arg]
+    """Looks at what is added."""
+
+    total = 0
+
+    def extend(self, items: Any) -> None:
+        self.total += sum(len(item) for item in items)
+        super().extend(items)
+
+
+def rows_and_code() -> Iterator[tuple[str, Any]]:
+    row, table, node = [1, 2, 3], {"a": 1, "b": 2}, Plain(7, None)
+    one, two = Frozen(1, frozenset()), Looking(None)
+    yield "items of a set", [one, Frozen(2, frozenset([one])), Frozen(3, frozenset([one]))]
+    yield "keys", [one, Frozen(2, None), Record(2, {one: 1}), Record(3, {(one, 2): one})]
+    yield "keys in rows", [[one, Frozen(2, None)], [{one: 1}, 2]]
+    yield "an argument", [row, [Sized(row), 5, 6]]
+    yield "an argument in a list", [row, [Sized([row]), Sized(row), Sized([[row]])]]
+    yield "an argument of a dict", [table, {"a": Sized(table), "b": 0}]
+    yield "a state", [node, Plain(8, Looking(node)), Plain(9, Looking(node))]
+    yield "a state before", [two, Looking(two), Looking(None)]
+    yield "a state after", [Looking(two), two, Looking(None)]
+    yield "items", [row, [Adding([row]), 2, 3]]
+    yield "values", [node, Plain(8, OrderedDict({Frozen(1, None): node}))]
+    yield (
+        "many",
+        [Plain(i, [[row, [Sized(row), i, i]], [row[:], [Sized(row)] * 3]]) for i in range(9)],
+    )
+    chain = [Frozen(0, None)]
+    for number in range(1, 40):
+        chain.append(Frozen(number, frozenset(chain[-2:])))
+    yield "a chain", chain
+
+
+@pytest.mark.parametrize("rows", [rows for _, rows in rows_and_code()])
+def test_code_sees_rows_only_when_they_are_complete(pool: Any, rows: Any) -> None:
+    """The first rows of a column are complete before a later one is made, as with pickle."""
+    expected = graphs.form(by_pickle(rows))
+    for body in (rows, [rows, 1], (rows, rows), {"key": rows}):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+    assert graphs.form(pool.map(tasks.identity, rows, len(rows))) == expected
+
+
+class Attributes(dict):  # type: ignore[type-arg]
+    """A dict that is its own __dict__."""
+
+    def __init__(self, **items: Any) -> None:
+        super().__init__(**items)
+        self.__dict__ = self
+
+
+class Stateful:
+    """Has the state that the test asks for."""
+
+    __slots__ = ("__dict__", "slot", "state")
+
+    def __init__(self, state: Any = None) -> None:
+        self.state = state
+
+    def __reduce__(self) -> Any:
+        return Stateful, (), self.state
+
+
+def test_a_state_may_be_of_a_subclass() -> None:
+    for number in (1, 3):
+        found = through([Attributes(a=1, b=[2]) for _ in range(number)])
+        assert [vars(one) for one in found] == [{"a": 1, "b": [2]}] * number
+        assert found == [{"a": 1, "b": [2]}] * number
+        for state in (OrderedDict(left=1), Pair({"left": 1}, OrderedDict(slot=[2]))):
+            for one in through([Stateful(state) for _ in range(number)]):
+                assert one.left == 1
+                assert vars(one) == {"left": 1}
+                assert getattr(one, "slot", [2]) == [2]
+
+
+@pytest.mark.parametrize("state", ["text", ({}, "text"), (1, 2, 3)])
+def test_a_state_that_is_none_raises_pickles_exception(pool: Any, state: Any) -> None:
+    with pytest.raises(pickle.UnpicklingError) as expected:
+        by_pickle(Stateful(state))
+    with pytest.raises(pickle.UnpicklingError, match=str(expected.value)):
+        through(Stateful(state))
+    assert pool.apply(abs, (-1,)) == 1
+
+
+def test_a_long_name_that_is_a_value_too(monkeypatch: Any) -> None:
+    name = "Long" * 100
+    cls = type(name, (), {"__qualname__": name, "__module__": __name__})
+    monkeypatch.setitem(globals(), name, cls)
+    assert through([cls.__qualname__, cls, cls()])[1] is cls
+
+
 # Code of the program that runs meanwhile
 
 
@@ -808,3 +923,24 @@ def test_a_repeated_instance_is_sent_once_in_a_chunk(pool: Any) -> None:
     for items in ([heavy] * 40, [(heavy, i) for i in range(40)], [{"a": heavy} for _ in range(40)]):
         found = pool.map(tasks.identity, items)
         assert len(found) == 40
+
+
+@pytest.mark.parametrize("name", ["ValueError", *KINDS])
+def test_no_kind_leaves_blocks_behind(name: str) -> None:
+    """Whole, and cut off."""
+    make = KINDS.get(name, ValueError)
+
+    def use(rounds: int) -> int:
+        for number in range(rounds):
+            data = _core._encode([make(number), make(number)])
+            assert data is not None
+            _core._decode(data)
+            for end in range(1, len(data), 7):
+                with contextlib.suppress(Exception):
+                    _core._decode(data[:end])
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    use(20)
+    before = use(20)
+    assert use(100) - before < 50

@@ -382,9 +382,21 @@ cp_job_arrived(struct cp_job *job, uint64_t *failed)
 uint64_t
 cp_job_items(struct cp_job *job)
 {
-    cp_lock_acquire(&job->pool->lock);
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
     uint64_t n = job->items;
-    cp_lock_release(&job->pool->lock);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        uint64_t seq;
+        int64_t since;
+        const struct cp_task *task = cp_worker_running(w, &seq, &since);
+        if (task != NULL && task->job == job && task->items > 1) {
+            uint32_t item =
+                atomic_load_explicit(&w->row->item, memory_order_relaxed);
+            /* The row may be of the next task already. */
+            n += item < task->items ? item : task->items - 1;
+        }
+    }
+    cp_lock_release(&pool->lock);
     return n;
 }
 

@@ -102,6 +102,16 @@ condition_notify(PyObject *op, PyObject *const *Py_UNUSED(args),
     Py_RETURN_NONE;
 }
 
+static PyObject *
+condition_is_over(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ConditionObject *self = CONDITION(op);
+    py_condition_acquire(self);
+    bool is_over = self->lane == NULL;
+    py_condition_release(self);
+    return PyBool_FromLong(is_over);
+}
+
 static void
 condition_dealloc(PyObject *op)
 {
@@ -123,6 +133,8 @@ static PyMethodDef condition_methods[] = {
      METH_FASTCALL | METH_KEYWORDS, NULL},
     {"notify", (PyCFunction)(void (*)(void))condition_notify, METH_FASTCALL,
      NULL},
+    {"is_over", condition_is_over, METH_NOARGS,
+     PyDoc_STR("Has the call ended, and have its callbacks been called?")},
     {"notify_all", (PyCFunction)(void (*)(void))condition_notify, METH_FASTCALL,
      NULL},
     {NULL, NULL, 0, NULL},

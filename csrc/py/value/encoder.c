@@ -65,17 +65,6 @@ hold_others(PyObject *const *items, Py_ssize_t n)
     return kept;
 }
 
-static void
-open_begin(struct py_writer *w, struct py_open *open, Py_ssize_t n,
-           size_t tag_at)
-{
-    *open = (struct py_open){.outer = w->open,
-                             .from = w->seen.used - (size_t)n,
-                             .n = (size_t)n,
-                             .tag_at = tag_at};
-    w->open = open;
-}
-
 /* Remove what was written since then. */
 static void
 undo(struct py_writer *w, size_t length, size_t seen)
@@ -135,7 +124,9 @@ py_put_keys(struct py_writer *w, PyObject *const *keys, Py_ssize_t n)
     if (r == OTHER_KIND) {
         w->out->end = w->out->start + before;
         py_seen_forget(&w->seen, seen);
+        w->calls++; /* __hash__() and __eq__() */
         r = py_put_inner(w, keys, n, true);
+        w->calls--;
     }
     return r;
 }
@@ -203,7 +194,7 @@ put_kept_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
         return r == 1 ? OTHER_KIND : r;
     }
     struct py_open open;
-    open_begin(w, &open, n, NOT_A_LIST);
+    py_writer_open(w, &open, n, NOT_MADE);
     r = add_rows_head(w, TAG_KEPT_TUPLE, arity);
     r = r == 1 ? put_tuple_columns(w, items, n, arity) : r;
     w->open = open.outer;
@@ -262,7 +253,8 @@ static int
 put_lists(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
     Py_ssize_t arity = PyList_GET_SIZE(items[0]);
-    if (arity == 0 || arity > ARITY_MAX || !are_alike(items, n, arity)) {
+    if (arity == 0 || arity > ARITY_MAX || !are_alike(items, n, arity)
+        || !py_writer_may_open(w)) {
         return OTHER_KIND;
     }
     PyObject **values = py_gather_new(n * arity);
@@ -273,7 +265,7 @@ put_lists(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     r = r == 1 ? enter_all(w, items, n) : r;
     if (r == 1) {
         struct py_open open;
-        open_begin(w, &open, n, cp_buf_len(w->out));
+        py_writer_open(w, &open, n, cp_buf_len(w->out));
         r = add_rows_head(w, TAG_LIST, arity);
         r = r == 1 ? put_gathered(w, values, n, arity) : r;
         w->open = open.outer;
@@ -288,7 +280,7 @@ static int
 put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
     Py_ssize_t arity = PyDict_GET_SIZE(items[0]);
-    if (arity == 0 || arity > KEYS_MAX) {
+    if (arity == 0 || arity > KEYS_MAX || !py_writer_may_open(w)) {
         return OTHER_KIND;
     }
     for (Py_ssize_t i = 1; i < n; i++) {
@@ -307,9 +299,14 @@ put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
         fits = py_gather_dict(items[i], arity, keys, NULL, values + i, n);
     }
     int r = fits ? enter_all(w, items, n) : OTHER_KIND;
-    r = r == 1 ? add_rows_head(w, TAG_DICT, arity) : r;
-    r = r == 1 ? py_put_keys(w, keys, arity) : r;
-    r = r == 1 ? put_gathered(w, values, n, arity) : r;
+    if (r == 1) {
+        struct py_open open;
+        py_writer_open(w, &open, n, NOT_FILLED);
+        r = add_rows_head(w, TAG_DICT, arity);
+        r = r == 1 ? py_put_keys(w, keys, arity) : r;
+        r = r == 1 ? put_gathered(w, values, n, arity) : r;
+        w->open = open.outer;
+    }
     py_gather_free(keys, arity * (1 + n));
     return r;
 }
@@ -423,7 +420,7 @@ put_tuple(struct py_writer *w, PyObject *obj, bool kept)
     struct py_open open, *outer = w->open;
     Py_ssize_t n = PyTuple_GET_SIZE(obj);
     if (kept) {
-        open_begin(w, &open, 1, NOT_A_LIST);
+        py_writer_open(w, &open, 1, NOT_MADE);
     }
     int shared = kept ? 0 : are_shared_tuples(w, &obj, 1);
     w->under += shared;
@@ -481,7 +478,7 @@ put_list(struct py_writer *w, PyObject *obj)
     if (items == NULL) {
         return -1;
     }
-    open_begin(w, &open, 1, tag_at);
+    py_writer_open(w, &open, 1, tag_at);
     bool fits = py_gather_items(obj, n, items, 1);
     r = fits ? py_put_inner(w, items, n, true) : 0; /* it changes right now */
     w->open = open.outer;
@@ -514,12 +511,14 @@ put_set(struct py_writer *w, PyObject *obj, int tag)
         return -1;
     }
     if (tag == TAG_FROZENSET) {
-        open_begin(w, &open, 1, NOT_A_LIST);
+        py_writer_open(w, &open, 1, NOT_MADE);
     }
     Py_ssize_t n = PyTuple_GET_SIZE(items);
     int r = add_head(w, tag, n);
+    w->calls++; /* __hash__() and __eq__() */
     r = r == 1 ? py_put_inner(w, ((PyTupleObject *)items)->ob_item, n, true)
                : r;
+    w->calls--;
     w->open = outer;
     Py_DECREF(items);
     return r;
@@ -607,6 +606,8 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     }
     if (w->seen.cap > 0) {
         py_seen_fini(&w->seen);
+    }
+    if (w->planned) {
         py_reduce_forget(w);
     }
     return r;

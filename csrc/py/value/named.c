@@ -173,14 +173,20 @@ find(struct py_state *state, PyObject *module_name, PyObject *name)
     return found;
 }
 
+/* A long string may have been met before. */
 static int
 get_string(struct py_reader *in, PyObject **str)
 {
     unsigned tag;
-    if (py_reader_get_byte(in, &tag) < 0 || tag < TAG_ASCII || tag > TAG_UCS4) {
+    if (py_reader_get_byte(in, &tag) < 0) {
         return CP_EPROTO;
     }
-    return py_text_get(in, tag, str);
+    if (tag == TAG_REF1 || tag == TAG_REF2 || tag == TAG_REF4) {
+        int r = py_reader_get_ref(in, tag, str);
+        return r == 0 && !PyUnicode_CheckExact(*str) ? CP_EPROTO : r;
+    }
+    return tag >= TAG_ASCII && tag <= TAG_UCS4 ? py_text_get(in, tag, str)
+                                               : CP_EPROTO;
 }
 
 int

@@ -226,14 +226,29 @@ key_of(PyObject *key)
     return key;
 }
 
-/* For each item of the dict `from`: to[key] = value, or setattr(). */
+/* A state that is none is an error of the program: pickle's exception. Returns
+ * -1. */
+static int
+raise_bad_state(const char *text)
+{
+    PyObject *pickle = PyImport_ImportModule("pickle");
+    PyObject *error = pickle != NULL
+                          ? PyObject_GetAttrString(pickle, "UnpicklingError")
+                          : NULL;
+    if (error != NULL) {
+        PyErr_SetString(error, text);
+    }
+    Py_XDECREF(error);
+    Py_XDECREF(pickle);
+    return -1;
+}
+
+/* For each item of the dict `from`, which may be of a subclass: to[key] = value,
+ * or setattr(). */
 static int
 copy_items(PyObject *from, PyObject *to,
            int (*set)(PyObject *, PyObject *, PyObject *))
 {
-    if (!PyDict_CheckExact(from)) {
-        return CP_EPROTO;
-    }
     PyObject *items = PyDict_Items(from);
     int r = items != NULL ? 0 : -1;
     for (Py_ssize_t i = 0; r == 0 && i < PyList_GET_SIZE(items); i++) {
@@ -249,6 +264,9 @@ copy_items(PyObject *from, PyObject *to,
 static int
 update_dict(const struct py_reader *in, PyObject *obj, PyObject *state)
 {
+    if (!PyDict_Check(state)) {
+        return raise_bad_state("state is not a dictionary");
+    }
     PyObject *dict = PyObject_GetAttr(obj, in->state->words[WORD_DICT]);
     int r = dict == NULL ? -1 : copy_items(state, dict, PyObject_SetItem);
     Py_XDECREF(dict);
@@ -270,14 +288,17 @@ set_state(const struct py_reader *in, PyObject *obj, PyObject *state)
         Py_XDECREF(none);
         return none != NULL ? 0 : -1;
     }
-    if (PyTuple_CheckExact(state) && PyTuple_GET_SIZE(state) == 2) {
+    if (PyTuple_Check(state) && PyTuple_GET_SIZE(state) == 2) {
         slots = PyTuple_GET_ITEM(state, 1);
         state = PyTuple_GET_ITEM(state, 0);
     }
     int r = state != Py_None ? update_dict(in, obj, state) : 0;
-    return r == 0 && slots != NULL && slots != Py_None
+    if (r != 0 || slots == NULL || slots == Py_None) {
+        return r;
+    }
+    return PyDict_Check(slots)
                ? copy_items(slots, obj, PyObject_SetAttr)
-               : r;
+               : raise_bad_state("slot state is not a dictionary");
 }
 
 static int

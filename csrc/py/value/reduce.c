@@ -31,6 +31,7 @@ struct py_plan {
     enum rule rule;
     bool small;        /* may be sent more than once, as strings may */
     bool runs_code;    /* asking an object runs code of the program */
+    bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
     PyObject *reducer; /* that is registered for it; or NULL */
     PyObject *slots;   /* RULE_PLAIN: a list of names; or NULL */
 };
@@ -189,6 +190,9 @@ study(struct py_plan *plan, struct py_state *state)
     }
     Py_ssize_t slots = plan->slots != NULL ? PyList_GET_SIZE(plan->slots) : 0;
     plan->rule = has_no_more(type, slots) ? RULE_PLAIN : RULE_REDUCE;
+    plan->sees_state =
+        find(type, state, WORD_SETSTATE) != NULL
+        || (slots > 0 && type->tp_setattro != PyObject_GenericSetAttr);
     return 0;
 }
 
@@ -230,6 +234,7 @@ find_plan(struct py_writer *w, PyTypeObject *type, const struct py_plan **found)
     }
     plan->next = *list;
     *list = plan;
+    w->planned = true;
     *found = plan;
     return 1;
 }
@@ -387,12 +392,10 @@ static int
 put_makers(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
            PyObject **column)
 {
-    struct py_open open = {.outer = w->open,
-                           .from = w->seen.used - (size_t)n,
-                           .n = (size_t)n,
-                           .tag_at = NOT_A_LIST};
+    struct py_open open;
     size_t fill = r->arity == 0 ? (size_t)n : 0;
-    w->open = &open;
+    py_writer_open(w, &open, n, NOT_MADE);
+    w->calls++;
     int is_put = py_writer_reserve(w, 2);
     if (is_put == 1) {
         py_writer_add_byte(w, TAG_OBJECT);
@@ -409,6 +412,7 @@ put_makers(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
         COLUMN(column, n, r, args[j]);
         is_put = py_put_inner(w, column, n, true);
     }
+    w->calls--;
     w->open = open.outer;
     return is_put;
 }
@@ -456,17 +460,13 @@ put_dict_items(struct py_writer *w, PyObject *iterator)
     return r;
 }
 
-/* n objects that have numbers, and that are alike. */
+/* What is done to n objects that were made. Methods of theirs are called, of one
+ * object after the other. */
 static int
-put_alike(struct py_writer *w, Py_ssize_t n, const struct reduced *r)
+put_contents(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
+             PyObject **column)
 {
-    PyObject *one[1];
-    PyObject **column = n == 1 ? one : PyMem_New(PyObject *, n);
-    if (column == NULL) {
-        (void)PyErr_NoMemory();
-        return -1;
-    }
-    int is_put = put_makers(w, n, r, column);
+    int is_put = 1;
     for (Py_ssize_t i = 0; i < n && r->list != NULL && is_put == 1; i++) {
         is_put = put_list_items(w, r[i].list);
     }
@@ -480,6 +480,28 @@ put_alike(struct py_writer *w, Py_ssize_t n, const struct reduced *r)
         COLUMN(column, n, r, state);
         is_put = py_put_inner(w, column, n, true);
     }
+    return is_put;
+}
+
+/* n objects that have numbers, and that are alike. */
+static int
+put_alike(struct py_writer *w, Py_ssize_t n, const struct reduced *r)
+{
+    struct py_open open;
+    PyObject *one[1];
+    PyObject **column = n == 1 ? one : PyMem_New(PyObject *, n);
+    if (column == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    py_writer_open(w, &open, n, NOT_FILLED);
+    int is_put = put_makers(w, n, r, column);
+    if (is_put == 1) {
+        w->calls++;
+        is_put = put_contents(w, n, r, column);
+        w->calls--;
+    }
+    w->open = open.outer;
     if (column != one) {
         PyMem_Free(column);
     }
@@ -549,10 +571,13 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
         alike = alike && is_put == 1 && are_alike(&r[0], &r[i]);
         is_put = is_put == IS_NAME ? 1 : is_put;
     }
-    alike = alike && (n == 1 || w->retries <= RETRIES_MAX);
+    alike = alike
+            && (n == 1 || (w->retries <= RETRIES_MAX && py_writer_may_open(w)));
     if (is_put == 1 && alike) {
         is_put = put_alike(w, n, r);
-        if (is_put == RETRY && w->retry == seen) {
+        /* Iterators may have ended: those objects have to be asked again. */
+        if (is_put == RETRY && w->retry == seen && r->list == NULL
+            && r->dict == NULL) {
             w->retries++;
             w->out->end = w->out->start + before;
             alike = false;
@@ -714,6 +739,10 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n, bool *ask)
 {
     struct attrs attrs = {0};
+    *ask = false;
+    if (n > 1 && !py_writer_may_open(w)) {
+        return OTHER_KIND;
+    }
     int r = gather_attrs(&attrs, plan, items, n);
     *ask = r == 0;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
@@ -723,8 +752,13 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
         bool any = attrs.n_dict + attrs.n_slots > 0;
         struct reduced made = {.how = HOW_NEW | (any ? HOW_ATTRS : 0u),
                                .callable = (PyObject *)plan->type};
+        struct py_open open;
+        py_writer_open(w, &open, n, NOT_FILLED);
         r = put_makers(w, n, &made, NULL);
+        w->calls += plan->sees_state;
         r = r == 1 && any ? put_attrs(w, &attrs, n) : r;
+        w->calls -= plan->sees_state;
+        w->open = open.outer;
     }
     py_gather_free(attrs.names, attrs.room);
     return r;

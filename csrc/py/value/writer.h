@@ -23,9 +23,11 @@ struct py_open {
     struct py_open *outer;
     size_t from, n;
     size_t tag_at;
+    int calls; /* those of the writer when the objects started */
 };
 
-#define NOT_A_LIST SIZE_MAX
+#define NOT_MADE SIZE_MAX         /* cannot be made before what they contain */
+#define NOT_FILLED (SIZE_MAX - 1) /* made before, and without tags to change */
 
 /* What is known of a class: see value/reduce.c. */
 struct py_plan;
@@ -42,17 +44,23 @@ struct py_writer {
     size_t held;     /* objects that hold others, or columns of them, so far */
     size_t retry;    /* see RETRY */
     int retries;     /* how often a column was started again */
+    int early;       /* how often since code would have seen rows too early */
+    int calls;       /* around the value: what the decoder hands to code (of
+                        __hash__(), say) before it goes on */
     bool alone;      /* leave what other objects may refer to, too, to pickle */
     bool copied;     /* alone: an array of ours refers to the values, too */
     int under;       /* alone: how many tuples around have other references */
     Py_ssize_t refs; /* alone: how many references to each value are ours */
+    bool planned;    /* there are plans */
     struct py_plan *plans[PLANS];
 };
 
 /* A column was started, and one of its values is of another kind. */
 #define OTHER_KIND 2
 /* A value refers to another value of a column that is being written, which the
- * column cannot express: w->retry is the first number of that column. */
+ * column cannot express: w->retry is the first number of that column. Either it
+ * is not made yet; or it is not complete yet, and code would see it. Value by
+ * value, the first ones are complete before the next ones start. */
 #define RETRY 3
 /* So often in one body. */
 #define RETRIES_MAX 3
@@ -116,6 +124,28 @@ py_writer_add_size(struct py_writer *w, size_t size)
     }
 }
 
+/* The n objects that got the last numbers are being written, until
+ * w->open = open->outer. */
+static inline void
+py_writer_open(struct py_writer *w, struct py_open *open, Py_ssize_t n,
+               size_t tag_at)
+{
+    *open = (struct py_open){.outer = w->open,
+                             .from = w->seen.used - (size_t)n,
+                             .n = (size_t)n,
+                             .tag_at = tag_at,
+                             .calls = w->calls};
+    w->open = open;
+}
+
+/* May more columns be started of objects that are made before they are
+ * complete? */
+static inline bool
+py_writer_may_open(const struct py_writer *w)
+{
+    return w->early <= RETRIES_MAX;
+}
+
 /* A REF to the object with this number. */
 static inline int
 py_writer_put_ref(struct py_writer *w, size_t number)
@@ -125,12 +155,15 @@ py_writer_put_ref(struct py_writer *w, size_t number)
     }
     for (struct py_open *open = w->open; open != NULL; open = open->outer) {
         if (number - open->from < open->n) {
-            if (open->tag_at == NOT_A_LIST) {
-                /* It cannot be made before what it contains. */
+            bool early = open->n > 1 && w->calls > open->calls;
+            if (open->tag_at == NOT_MADE || early) {
+                w->early += early && open->tag_at != NOT_MADE;
                 w->retry = open->from;
                 return open->n > 1 ? RETRY : 0;
             }
-            cp_buf_head(w->out)[open->tag_at] = TAG_OPEN_LIST;
+            if (open->tag_at != NOT_FILLED) {
+                cp_buf_head(w->out)[open->tag_at] = TAG_OPEN_LIST;
+            }
         }
     }
     uint32_t v4 = (uint32_t)number;
