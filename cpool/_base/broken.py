@@ -50,6 +50,9 @@ class CallCancelled(PoolTerminated, CancelledError):
     """The executor's workers were ended before this call was run."""
 
 
+_CANCELLED = "the executor's calls were cancelled, or its workers ended, before this result came"
+
+
 def translated(exc: BaseException) -> BaseException:
     """The error as an executor raises it; where it is known to both libraries, itself."""
     kind = type(exc)
@@ -69,7 +72,7 @@ def translated(exc: BaseException) -> BaseException:
         made.__cause__ = exc.__cause__
         return made
     if kind is PoolTerminated:
-        return CallCancelled(str(exc))
+        return CallCancelled(_CANCELLED)
     cause = exc.__cause__
     if type(cause) is _pool.RemoteTraceback:
         exc.__cause__ = _RemoteTraceback(str(cause))

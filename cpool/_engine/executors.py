@@ -217,6 +217,8 @@ class _Calls:
     def _begin(self) -> None:
         self._starting = threading.Lock()
         self._streams: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()
+        # The calls of options(), with their results.
+        self._configured: weakref.WeakKeyDictionary[Future[Any], Any] = weakref.WeakKeyDictionary()
 
     def _make_pool(self) -> Any:
         raise NotImplementedError
@@ -394,6 +396,9 @@ class _Calls:
     def _cancel(self, inner: Any) -> None:
         for future in inner._engine.pending_futures():
             future.cancel()
+        for future, result in list(self._configured.items()):
+            if not result._is_begun():
+                future.cancel()
         for stream in list(self._streams):
             inner._engine.cancel(stream)
 
@@ -425,6 +430,7 @@ class _Configured:
                 result.cancel()
 
         future.add_done_callback(withdraw)
+        self._executor._configured[future] = result
         if self._executor._call is None:
             self._executor._grow()
         return future

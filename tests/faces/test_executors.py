@@ -74,6 +74,17 @@ def test_map_goes_through_an_own_submit(executor: Any, chunksize: int) -> None:
         assert len(calls) == len(called) == n * 500 // each
 
 
+def test_shutdown_cancels_calls_with_options_that_have_not_begun(executor: Any, gate: Gate) -> None:
+    configured = executor.options(fail_fast=False)
+    begun = [configured.submit(tasks.held, gate, i) for i in range(2)]
+    gate.arrived(2)
+    rest = [configured.submit(tasks.square, i) for i in range(5)]
+    executor.shutdown(wait=False, cancel_futures=True)
+    assert [future.cancelled() for future in rest] == [True] * 5
+    gate.open()
+    assert [future.result(DEADLINE) for future in begun] == [0, 1]
+
+
 def test_a_burst_keeps_each_result_with_its_call(executor: Any) -> None:
     futures = [executor.submit(tasks.add, i, b=1) for i in range(2000)]
     assert [future.result(DEADLINE) for future in futures] == list(range(1, 2001))

@@ -379,6 +379,36 @@ cp_job_arrived(struct cp_job *job, uint64_t *failed)
     return n;
 }
 
+static bool
+is_begun_by(const struct cp_worker *w, const struct cp_job *job)
+{
+    for (uint64_t seq = w->head; seq < w->tail; seq++) {
+        const struct cp_task *task = w->window[seq & (CP_WINDOW - 1)];
+        if (task != NULL && task->job == job && cp_worker_is_claimed(w, seq)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool
+cp_job_is_begun(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    bool is_begun = job->arrived > 0;
+    if (cp_pool_has_threads(pool)) {
+        is_begun = is_begun || job->running > 0;
+    } else {
+        for (struct cp_worker *w = pool->workers; w != NULL && !is_begun;
+             w = w->next) {
+            is_begun = is_begun_by(w, job);
+        }
+    }
+    cp_lock_release(&pool->lock);
+    return is_begun;
+}
+
 uint64_t
 cp_job_items(struct cp_job *job)
 {

@@ -136,6 +136,9 @@ uint64_t cp_job_wants(struct cp_job *job);
 /* Results so far, and how many of them are not CP_OK. */
 uint64_t cp_job_arrived(struct cp_job *job, uint64_t *failed);
 
+/* Has a worker begun a task of the job, or ended one? */
+bool cp_job_is_begun(struct cp_job *job);
+
 /* How many items are done: those of the results so far, and in the chunks that processes
  * run those before the item that runs. May be less than before: the result of a chunk is
  * on its way, or its worker has died. */

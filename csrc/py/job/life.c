@@ -232,6 +232,19 @@ py_result_tell(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
+py_result_is_begun(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    ResultObject *self = (ResultObject *)op;
+    if (self->engine == NULL || self->settled) {
+        Py_RETURN_TRUE;
+    }
+    if (py_engine_check(self->engine) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(cp_job_is_begun(self->job));
+}
+
+PyObject *
 py_result_progress(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ResultObject *self = (ResultObject *)op;

@@ -102,6 +102,9 @@ ResultObject *py_result_own_call(EngineObject *engine);
  * done, or (of a Stream) a result can be taken: True; or False where that is so already. */
 PyObject *py_result_tell(PyObject *op, PyObject *ignored);
 
+/* is_begun(): has a worker begun the call? */
+PyObject *py_result_is_begun(PyObject *op, PyObject *ignored);
+
 /* progress(): how many items are done, and whether the job is. */
 PyObject *py_result_progress(PyObject *op, PyObject *ignored);
 

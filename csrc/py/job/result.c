@@ -440,6 +440,7 @@ static PyMethodDef result_methods[] = {
     {"_set_options", py_options_method, METH_O, NULL},
     {"_left", result_left, METH_NOARGS, NULL},
     {"_tell", py_result_tell, METH_NOARGS, NULL},
+    {"_is_begun", py_result_is_begun, METH_NOARGS, NULL},
     {"_progress", py_result_progress, METH_NOARGS, NULL},
     {"ready", result_ready, METH_NOARGS, NULL},
     {"successful", result_successful, METH_NOARGS, NULL},
