@@ -46,6 +46,7 @@ StdlibThreadPoolExecutor = _thread.ThreadPoolExecutor
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+_IN_A_COPY = "cannot schedule new futures in a forked process: the executor is its parent's"
 
 # The pools that are not over; at the program's exit their calls are waited for.
 _pools: set[_ExecutorPool | _ExecutorThreads] = set()
@@ -264,6 +265,8 @@ class _Calls:
             raise RuntimeError(_AFTER_SHUTDOWN)
         if _is_exiting:
             raise RuntimeError(_AFTER_EXIT)
+        if self._inner is not None and not self._inner._engine.is_ours:
+            raise RuntimeError(_IN_A_COPY)
         reason = self._failure()
         if reason is not None:
             raise reason
@@ -296,7 +299,11 @@ class _Calls:
         where the initializer has failed.
         """
         call = self._call
-        future = (self._call_slowly if call is None else call)(fn, args, kwargs)
+        try:
+            future = (self._call_slowly if call is None else call)(fn, args, kwargs)
+        except ValueError:  # of the pool: it is closed, or another process's
+            self._check()
+            raise
         if future is None:
             self._check()
             raise RuntimeError(_AFTER_SHUTDOWN)
@@ -423,7 +430,11 @@ class _Configured:
             if future.set_running_or_notify_cancel():
                 future.set_exception(broken.translated(exc))
 
-        result = pool.apply_async(fn, args, kwargs, end, fail, **self._options)
+        try:
+            result = pool.apply_async(fn, args, kwargs, end, fail, **self._options)
+        except ValueError:
+            self._executor._check()
+            raise
 
         def withdraw(ended: Future[Any]) -> None:
             if ended.cancelled():

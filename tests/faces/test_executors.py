@@ -12,9 +12,11 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from concurrent.futures.thread import BrokenThreadPool
+from pathlib import Path
 from typing import Any
 
 import pytest
+import scripts
 import tasks
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
@@ -83,6 +85,47 @@ def test_shutdown_cancels_calls_with_options_that_have_not_begun(executor: Any, 
     assert [future.cancelled() for future in rest] == [True] * 5
     gate.open()
     assert [future.result(DEADLINE) for future in begun] == [0, 1]
+
+
+LATE = """
+import os, threading
+
+over = threading.Event()
+threading._register_atexit(over.set)  # the last of these that is called
+
+import cpool
+
+def late():
+    over.wait()
+    for submit in executor.submit, executor.options(fail_fast=True).submit, executor.map:
+        try:
+            submit(abs, [])
+        except RuntimeError as error:
+            print(error)
+
+if __name__ == "__main__":
+    executor = cpool.{}(1)
+    executor.submit(abs, -3).result()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            executor.submit(abs, -3)
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    threading.Thread(target=late).start()
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_at_the_exit_and_in_a_forked_process_are_refused(kind: Any, tmp_path: Path) -> None:
+    done = scripts.run(scripts.write(tmp_path, LATE.format(kind.__name__)))
+    refused = "cannot schedule new futures "
+    assert [line.removeprefix(refused) for line in done.stdout.splitlines()] == [
+        "in a forked process: the executor is its parent's",
+        *["after interpreter shutdown"] * 3,
+    ], done.stderr
 
 
 def test_a_burst_keeps_each_result_with_its_call(executor: Any) -> None:
