@@ -93,11 +93,17 @@ class Listeners:
 
 
 def listeners_of(job: Any) -> Listeners:
-    found = job.__dict__.get("_listeners")
+    """Made for the first that awaits.
+
+    By the attribute: with `__dict__`, free-threaded 3.13 makes a dict that all threads lock.
+    """
+    found: Listeners | None = job._listeners
     if found is None:
-        found = job.__dict__.setdefault("_listeners", Listeners())
-    made: Listeners = found
-    return made
+        with _bridges_lock:
+            found = job._listeners
+            if found is None:
+                found = job._listeners = Listeners()
+    return found
 
 
 def await_result(result: Any) -> Generator[Any, None, Any]:

@@ -88,10 +88,10 @@ class _Awaited:
     if TYPE_CHECKING:
         _pool: Any
 
-    def _told(self) -> None:
-        from .loops import listeners_of
+    _listeners: Any = None  # loops.Listeners, once somebody has awaited it
 
-        listeners_of(self).told()
+    def _told(self) -> None:
+        self._listeners.told()
 
     def _pool_threads(self) -> None:
         """Have the pool's threads started, which work while nobody waits."""
