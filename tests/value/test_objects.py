@@ -922,6 +922,9 @@ def test_another_thread_changes_what_is_encoded() -> None:
             if data is not None:
                 found = _core._decode(data)
                 assert [one.attr0 for one in found[0]] == list(range(30))
+            for number, one in enumerate(plain):
+                data = _core._encode(one)
+                assert data is None or _core._decode(data).attr0 == number
     finally:
         stop.set()
         thread.join()
