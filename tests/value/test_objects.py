@@ -540,12 +540,19 @@ def test_rows_that_refer_to_each_other() -> None:
     assert len(_core._encode(deep) or b"") < 5000
 
 
+def look(value: Any) -> int:
+    """How much of the value is there."""
+    return len(
+        vars(value) if hasattr(value, "__dict__") else value if hasattr(value, "__len__") else ()
+    )
+
+
 class Sized:
     """Its maker looks at what it gets."""
 
     def __init__(self, held: Any) -> None:
         self.held = held
-        self.size = len(held)
+        self.size = look(held)
 
     def __reduce__(self) -> Any:
         return Sized, (self.held,)
@@ -560,7 +567,7 @@ class Looking:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.found = dict(vars(self.other)) if self.other is not None else None
+        self.found = look(self.other)
 
 
 class Adding(list):  # type: ignore[type-arg]
@@ -569,7 +576,7 @@ class Adding(list):  # type: ignore[type-arg]
     total = 0
 
     def extend(self, items: Any) -> None:
-        self.total += sum(len(item) for item in items)
+        self.total += sum(look(item) for item in items)
         super().extend(items)
 
 
@@ -604,6 +611,50 @@ def test_code_sees_rows_only_when_they_are_complete(pool: Any, rows: Any) -> Non
     for body in (rows, [rows, 1], (rows, rows), {"key": rows}):
         assert graphs.form(through(body)) == graphs.form(by_pickle(body))
     assert graphs.form(pool.map(tasks.identity, rows, len(rows))) == expected
+
+
+Pick = Callable[[], Any]
+# Of functions that pick a value, and a value that can be a key.
+LOOKED_AT: list[Callable[[Pick, Pick], Any]] = [
+    lambda pick, key: Frozen(key(), frozenset([key(), key()])),
+    lambda pick, key: Plain(pick(), pick()),
+    lambda pick, key: Plain([pick()], {"a": pick()}),
+    lambda pick, key: Slots(pick(), pick()),
+    lambda pick, key: Sized(pick()),
+    lambda pick, key: Sized([pick(), (pick(),)]),
+    lambda pick, key: Looking(pick()),
+    lambda pick, key: Adding([pick(), pick()]),
+    lambda pick, key: [pick(), pick()],
+    lambda pick, key: {"a": pick(), "b": pick()},
+    lambda pick, key: {key(): pick(), key(): 1},
+    lambda pick, key: {key(), key()},
+    lambda pick, key: (pick(), [pick()]),
+    lambda pick, key: OrderedDict({key(): pick()}),
+    lambda pick, key: Typed(pick(), pick()),
+]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_objects_are_looked_at_as_with_pickle(seed: int) -> None:
+    """Without cycles, where code may see what is not complete."""
+    rng = random.Random(seed)
+    for count in (5, 15, 30):
+        made: list[Any] = [1, "text", None]
+        keys: list[Any] = [1, 2, "key"]
+        for _ in range(count):
+            make = rng.choice(LOOKED_AT)
+            row = []
+            for _ in range(rng.choice((1, 3))):
+                # Each row may have the ones before in it.
+                row.append(
+                    make(functools.partial(rng.choice, made), functools.partial(rng.choice, keys))
+                )
+                made.append(row[-1])
+                if type(row[-1]) is Frozen:
+                    keys.append(row[-1])
+            made.append(row)
+        rng.shuffle(made)
+        assert graphs.form(through(made)) == graphs.form(by_pickle(made))
 
 
 class Attributes(dict):  # type: ignore[type-arg]
@@ -871,6 +922,9 @@ def test_another_thread_changes_what_is_encoded() -> None:
             if data is not None:
                 found = _core._decode(data)
                 assert [one.attr0 for one in found[0]] == list(range(30))
+            for number, one in enumerate(plain):
+                data = _core._encode(one)
+                assert data is None or _core._decode(data).attr0 == number
     finally:
         stop.set()
         thread.join()

@@ -744,6 +744,9 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
         return OTHER_KIND;
     }
     int r = gather_attrs(&attrs, plan, items, n);
+    if (r == OTHER_KIND && n == 1) {
+        r = 0; /* another thread changes it right now */
+    }
     *ask = r == 0;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
         r = enter(w, plan, items[i]);
