@@ -76,9 +76,13 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 	$(MAKE) -C tests/core test ONLY="$(ONLY)"
 	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=portable
 
-test-portable: ## the whole Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
+# What only the package's own Python code, the build or the documentation decides: once on each interpreter is enough.
+package_alone := $(addprefix --ignore=tests/package/test_,swap.py fallback.py typing.py examples.py docs.py architecture.py \
+                 order.py layers.py package_order.py private.py)
+
+test-portable: ## the Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
-	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(ONLY)
+	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(package_alone) $(ONLY)
 
 test-without-gil: ## the whole Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
@@ -117,8 +121,8 @@ asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=for
 asan-venv: $(asan_fork)
 	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
-asan-python: asan-venv ## the whole Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(call asan_run,pytest $(ONLY))
+asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(call asan_run,pytest $(package_alone) $(ONLY))
 
 stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
 	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)
