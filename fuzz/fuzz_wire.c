@@ -32,12 +32,12 @@ on_hello(struct cp_worker *w)
 }
 
 static void
-on_result(struct cp_worker *w, struct cp_task *task, struct cp_result *result,
-          int64_t ns)
+on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+          struct cp_result *result, int64_t ns)
 {
     /* Only claimed tasks have results. */
     FUZZ_CHECK(task->job == &the_job && result->index == task->index);
-    FUZZ_CHECK(cp_worker_is_claimed(w, task->index));
+    FUZZ_CHECK(seq == task->index && cp_worker_is_claimed(w, seq));
     log_frame(CP_RESULT, task->index, ns, result);
     cp_task_free(task);
 }

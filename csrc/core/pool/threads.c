@@ -230,7 +230,8 @@ cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,
         hand_in(pool, turn, result);
         cp_act(pool);
     }
-    int r = take_next(pool, turn, wait);
+    bool sees = turn->sees_first && pool->each_first != NULL;
+    int r = sees ? 0 : take_next(pool, turn, wait);
     cp_act(pool);
     turn->dropped = wait && cp_has_dropped(pool);
     if (wait) {

@@ -21,6 +21,9 @@ struct cp_turn {
     struct cp_task *task; /* what it runs; its job field is the pool's */
     int64_t begun;        /* when that began; the worker may set it later */
     bool dropped;         /* cp_pool_release_dropped() has something to do */
+    bool
+        sees_first; /* 0 instead of a task where cp_pool_has_each(): what sees to those
+                        may wait for that task */
 };
 
 /* A worker will begin, or begins: 0, or CP_ECLOSED where the pool has ended. The
@@ -35,7 +38,7 @@ void cp_threads_leave(struct cp_pool *pool);
  * take the next.
  *
  * 1: turn->task is to be run. 0: there is none now; wait: because there is
- * something to release or to collect (cp_pool_ended()) first. CP_ECLOSED: the pool
+ * something to release or to collect (cp_pool_ended()) first; or turn->sees_first. CP_ECLOSED: the pool
  * has ended. With `wait` nothing is released here.
  */
 int cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,

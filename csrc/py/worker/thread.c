@@ -201,7 +201,8 @@ clean_up(struct loop *loop, int r)
         cp_pool_release_dropped(loop->pool);
         loop->turn.dropped = false;
     }
-    if (cp_pool_has_each(loop->pool)) {
+    /* Callbacks of futures may wait for any task, also for one that this thread has. */
+    if (r != 1 && cp_pool_has_each(loop->pool)) {
         py_lane_absorb_all(loop->engine);
     }
     if (r != 1 && cp_pool_is_ours(loop->pool)) {
@@ -262,6 +263,7 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
     while ((r = swap(&loop, result)) >= 0) {
         clean_up(&loop, r);
         result = NULL;
+        loop.turn.sees_first = r == 1;
         if (r == 1) {
             result = run_unless_ended(state, loop.turn.task);
             loop.n++;
