@@ -15,7 +15,8 @@ def start_dask(part: str, *arguments: Any) -> subprocess.Popen[bytes]:
     """Start a scheduler or a worker, which can import what the tests run."""
     words = [sys.executable, "-m", f"distributed.cli.dask_{part}", "--no-dashboard", *arguments]
     env = {**os.environ, "PYTHONPATH": str(TESTS)}
-    return subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env)
+    # Not where they may find cpool's sources, which have no extension.
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL, env=env, cwd=TESTS)
 
 
 def start_scheduler(file: Path) -> subprocess.Popen[bytes]:

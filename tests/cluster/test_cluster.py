@@ -22,7 +22,7 @@ from cpool import TaskTimeoutError, WorkerLostError
 
 from . import work
 from .conftest import distributed, new_pool, nodes_of
-from .processes import start_scheduler, start_worker
+from .processes import TESTS, start_scheduler, start_worker
 
 pytestmark = pytest.mark.better
 
@@ -71,14 +71,16 @@ def node(join: Callable[[], Extra]) -> Extra:
 def test_importing_cpool_does_not_import_dask() -> None:
     program = "import sys, cpool; print({'dask', 'distributed'} & set(sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=TESTS
     )
     assert done.stdout == "set()\n"
 
 
 def test_a_missing_dask_is_named() -> None:
     program = "import sys; sys.modules['distributed'] = None; import cpool.distributed"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=TESTS
+    )
     assert "pip install 'cpool[distributed]'" in done.stderr
 
 
@@ -289,7 +291,7 @@ def test_the_nodes_of_a_program_that_dies_are_ended(cluster: Any, client: Any) -
         "assert pool.map(abs, [-1, 2]) == [1, 2]\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, cluster.scheduler_address])
+    done = subprocess.run([sys.executable, "-c", program, cluster.scheduler_address], cwd=TESTS)
     assert done.returncode == -signal.SIGKILL
     eventually(lambda: client.run_on_scheduler(plugins) == before)
 
