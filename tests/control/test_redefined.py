@@ -28,6 +28,8 @@ def same(x):
 
 first = same
 
+print = functools.partial(print, flush=True)  # workers are forked meanwhile
+
 if __name__ == "__main__":
     with Pool(2, maxtasksperchild=int(sys.argv[1]) or None) as pool:
         print(pool.map(func, [1, 2]))

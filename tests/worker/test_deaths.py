@@ -305,11 +305,17 @@ def take_over(pid, started):
         os.sched_yield()
     # The next child gets the number of the one that was reaped, if we have the right to say so.
     try:
-        with open("/proc/sys/kernel/ns_last_pid", "w") as last:
+        with open("/proc/sys/kernel/ns_last_pid", "r+") as last:
+            before = last.read()
+            last.seek(0)
             last.write(str(pid - 1))
+            last.flush()
+            child = os.fork()
+            if child != 0:  # other programs' processes get numbers that nobody has had of late
+                last.seek(0)
+                last.write(before)
     except OSError:
         return None
-    child = os.fork()
     if child == 0:
         signal.pause()
     return child
