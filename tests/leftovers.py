@@ -42,9 +42,18 @@ def children() -> set[Any]:
     return set(multiprocessing.active_children())
 
 
+def collect() -> None:
+    """Collect garbage, and the names that the interpreter's cache of types keeps."""
+    gc.collect()
+    if sys.version_info >= (3, 13):
+        sys._clear_internal_caches()
+    else:
+        sys._clear_type_cache()
+
+
 def resources() -> dict[str, int]:
     """Numbers that grow if something leaks repeatedly."""
-    gc.collect()
+    collect()
     with open("/proc/self/statm", encoding="ascii") as statm:
         pages = int(statm.read().split()[1])
     return {

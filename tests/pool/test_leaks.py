@@ -17,7 +17,7 @@ import scripts
 import tasks
 from engine import DEADLINE, Pool, pool_module
 from gates import eventually
-from leftovers import all_freed, children, open_files, settled, threads
+from leftovers import all_freed, children, collect, open_files, settled, threads
 
 # Pools come and go
 
@@ -80,7 +80,9 @@ def test_a_hundred_pools_leak_nothing(tmp_path: Path, kind: str) -> None:
     [line] = scripts.output(tmp_path, source, str(count), seconds=4 * DEADLINE)
     grown = json.loads(line)
     assert (grown["processes"], grown["descriptors"]) == (0, 0)
-    assert grown["blocks"] < 10 * count  # a leaked pool has hundreds
+    # A leaked pool has hundreds. Without the GIL, objects are freed late.
+    late = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+    assert grown["blocks"] < (30 if late else 10) * count
     assert grown["kilobytes"] < 2048
 
 
@@ -163,12 +165,7 @@ uncounted = pytest.mark.skipif(
 
 
 def measure() -> int:
-    """The objects that are alive, without the names that the interpreter's cache of types keeps."""
-    gc.collect()
-    if sys.version_info >= (3, 13):
-        sys._clear_internal_caches()
-    else:
-        sys._clear_type_cache()
+    collect()
     if hasattr(sys, "gettotalrefcount"):
         return int(sys.gettotalrefcount())
     return sys.getallocatedblocks()
