@@ -79,15 +79,17 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 # What only the package's own Python code, the build or the documentation decides: once on each interpreter is enough.
 package_alone := $(addprefix --ignore=tests/package/test_,swap.py fallback.py typing.py examples.py docs.py architecture.py \
                  order.py layers.py package_order.py private.py)
+# What the build for other systems does not change: encoding, pulling of items, and what stands on top of the pool.
+not_portable := $(addprefix --ignore=tests/,value task faces stdlib)
 
 test-portable: ## the Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
-	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(package_alone) $(ONLY)
+	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(package_alone) $(not_portable) $(ONLY)
 
-test-without-gil: ## the whole Python suite on a free-threaded PYTHON
+test-without-gil: ## the Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
 	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
-	build/venv-without-gil/bin/pytest $(ONLY)
+	build/venv-without-gil/bin/pytest $(package_alone) $(ONLY)
 
 test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions
 	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
@@ -122,7 +124,7 @@ asan-venv: $(asan_fork)
 	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
 asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(call asan_run,pytest $(package_alone) $(ONLY))
+	$(call asan_run,pytest $(package_alone) --ignore=tests/stdlib $(ONLY))
 
 stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
 	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)
