@@ -14,6 +14,7 @@ import os
 import pickle
 import random
 import sys
+import sysconfig
 import threading
 import uuid
 from collections import ChainMap, Counter, OrderedDict, defaultdict, deque, namedtuple
@@ -979,6 +980,10 @@ def test_a_repeated_instance_is_sent_once_in_a_chunk(pool: Any) -> None:
         assert len(found) == 40
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="without the GIL, objects are freed late",
+)
 @pytest.mark.parametrize("name", ["ValueError", *KINDS])
 def test_no_kind_leaves_blocks_behind(name: str) -> None:
     """Whole, and cut off."""
