@@ -1,11 +1,26 @@
 /*
- * Whether a dict has changed since it was last looked at, for what is looked up again
- * with each task and hardly ever changes. [attached]
+ * Looking things up in a dict; and whether a dict has changed since it was last looked
+ * at, for what is looked up again with each task and hardly ever changes. [attached]
  */
 #ifndef PY_DICT_H
 #define PY_DICT_H
 
 #include "base/state.h"
+
+/* The value of the key: a new reference, or NULL: with an exception, or without where
+ * there is no such key. */
+static inline PyObject *
+py_dict_get(PyObject *dict, PyObject *key)
+{
+    PyObject *value;
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PyDict_GetItemRef(dict, key, &value);
+#else
+    value = PyDict_GetItemWithError(dict, key); /* lint-ok: held below */
+    Py_XINCREF(value);
+#endif
+    return value;
+}
 
 /* The version of a dict: each change of it gives it another one, and no two dicts ever
  * have the same. 0: not known, since from 3.12 on the interpreter keeps it to itself. */

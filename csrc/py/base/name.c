@@ -13,28 +13,30 @@ has_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
     if (version != 0 && version == *seen) {
         return true;
     }
-    PyObject *found;
-#if PY_VERSION_HEX >= 0x030D0000
-    if (PyDict_GetItemRef(dict, key, &found) < 0) {
-        PyErr_Clear();
-    }
-    Py_XDECREF(found);
-#else
-    found = PyDict_GetItemWithError(dict, key); /* lint-ok: only compared */
+    PyObject *found = py_dict_get(dict, key);
     if (found == NULL) {
         PyErr_Clear();
     }
-#endif
+    Py_XDECREF(found); /* only compared */
     if (found == value) {
         *seen = version;
     }
     return found == value;
 }
 
-/* What a qualified name with dots leads to, or NULL with an exception. */
-static PyObject *
-walk(PyObject *module, PyObject *name)
+PyObject *
+py_name_module(PyObject *module_name)
 {
+    return py_dict_get(PyImport_GetModuleDict(), module_name);
+}
+
+PyObject *
+py_name_walk(PyObject *module, PyObject *name)
+{
+    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
+    if (PyUnicode_FindChar(name, '.', 0, n, 1) < 0) {
+        return PyObject_GetAttr(module, name);
+    }
     PyObject *dot = PyUnicode_FromString(".");
     PyObject *parts = dot != NULL ? PyUnicode_Split(name, dot, -1) : NULL;
     PyObject *at = parts != NULL ? Py_NewRef(module) : NULL;
@@ -61,7 +63,7 @@ py_name_leads_to(struct py_name *name, PyObject *obj)
         return has_item(PyModule_GetDict(name->module), name->name, obj,
                         &name->seen_names);
     }
-    PyObject *found = walk(name->module, name->name);
+    PyObject *found = py_name_walk(name->module, name->name);
     bool same = found == obj;
     Py_XDECREF(found);
     PyErr_Clear();
@@ -78,10 +80,7 @@ py_name_find(struct py_name *name, PyObject *obj)
     if (name->name != NULL && PyUnicode_CheckExact(name->name)
         && PyUnicode_CheckExact(name->module_name)) {
         Py_ssize_t n = PyUnicode_GET_LENGTH(name->name);
-        /* PyImport_GetModule() would wait for a module that another thread is
-         * importing. */
-        name->module =
-            PyObject_GetItem(PyImport_GetModuleDict(), name->module_name);
+        name->module = py_name_module(name->module_name);
         name->plain = name->module != NULL && PyModule_CheckExact(name->module)
                       && PyUnicode_FindChar(name->name, '.', 0, n, 1) == -1;
     }

@@ -8,6 +8,15 @@
 
 #include "base/state.h"
 
+/* The module of this name as it is: a new reference, or NULL: with an exception, or
+ * without where there is none. PyImport_GetModule() would wait for a module that another
+ * thread is importing, and that thread may wait for the pool. */
+PyObject *py_name_module(PyObject *module_name);
+
+/* What a qualified name leads to in a module: a new reference, or NULL with an
+ * exception. Runs Python code. */
+PyObject *py_name_walk(PyObject *module, PyObject *name);
+
 /* Where an object was found. All zero: nothing is known. */
 struct py_name {
     PyObject *module_name, *module;

@@ -565,6 +565,7 @@ engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
 struct job_list {
     PyObject **results;
     uint64_t n, cap;
+    uint32_t each; /* CP_JOB_EACH: jobs of lanes; 0: the others */
 };
 
 static void
@@ -572,10 +573,27 @@ visit_job(struct cp_job *job, void *arg)
 {
     struct job_list *list = arg;
     if (list->n < list->cap && job->user != NULL
-        && (job->flags & CP_JOB_EACH) == 0) {
+        && (job->flags & CP_JOB_EACH) == list->each) {
         /* Safe: a job that is not done holds its result, if it has one. */
         list->results[list->n++] = Py_NewRef((PyObject *)job->user);
     }
+}
+
+/* What the jobs that are not done hold, as new references in list->results, for
+ * PyMem_Free(): 0, or -1 with MemoryError. */
+static int
+list_jobs(EngineObject *self, struct job_list *list)
+{
+    struct cp_counts c;
+    cp_pool_count(self->pool, &c);
+    list->cap = c.pending;
+    list->results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
+    if (list->results == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    cp_pool_each_job(self->pool, visit_job, list);
+    return 0;
 }
 
 /* The result that a job holds, strongly or weakly; NULL where it is gone. */
@@ -595,20 +613,15 @@ static PyObject *
 engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EngineObject *self = ENGINE(op);
-    struct cp_counts c;
+    struct job_list list = {0};
     if (py_engine_check(self) < 0) {
         return NULL;
     }
-    cp_pool_count(self->pool, &c);
-    struct job_list list = {.cap = c.pending};
     PyObject *dict = PyDict_New();
-    list.results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
-    if (dict == NULL || list.results == NULL) {
-        PyMem_Free(list.results);
+    if (dict == NULL || list_jobs(self, &list) < 0) {
         Py_XDECREF(dict);
-        return PyErr_NoMemory();
+        return NULL;
     }
-    cp_pool_each_job(self->pool, visit_job, &list);
     for (uint64_t i = 0; i < list.n; i++) {
         ResultObject *result = strong_take(list.results[i]);
         if (result != NULL) {
@@ -625,35 +638,20 @@ engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
     return dict;
 }
 
-static void
-visit_lane(struct cp_job *job, void *arg)
-{
-    struct job_list *list = arg;
-    if (list->n < list->cap && job->user != NULL
-        && (job->flags & CP_JOB_EACH) != 0) {
-        list->results[list->n++] = Py_NewRef((PyObject *)job->user);
-    }
-}
-
 /* pending_futures(): of the calls that have not ended. */
 static PyObject *
 engine_pending_futures(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     EngineObject *self = ENGINE(op);
-    struct cp_counts c;
+    struct job_list list = {.each = CP_JOB_EACH};
     if (py_engine_check(self) < 0) {
         return NULL;
     }
-    cp_pool_count(self->pool, &c);
-    struct job_list list = {.cap = c.pending};
     PyObject *all = PyList_New(0);
-    list.results = PyMem_Calloc(c.pending + 1, sizeof(PyObject *));
-    if (all == NULL || list.results == NULL) {
-        PyMem_Free(list.results);
+    if (all == NULL || list_jobs(self, &list) < 0) {
         Py_XDECREF(all);
-        return PyErr_NoMemory();
+        return NULL;
     }
-    cp_pool_each_job(self->pool, visit_lane, &list);
     for (uint64_t i = 0; i < list.n; i++) {
         LaneObject *lane = (LaneObject *)list.results[i];
         PyObject *futures = all == NULL ? NULL : py_lane_futures(lane);

@@ -24,19 +24,6 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* Append the bytes, and release them: 0, or -1 with MemoryError. */
-static int
-put_bytes_take(struct cp_buf *out, PyObject *bytes)
-{
-    int r = cp_buf_put(out, PyBytes_AS_STRING(bytes),
-                       (size_t)PyBytes_GET_SIZE(bytes));
-    Py_DECREF(bytes);
-    if (r != 0) {
-        (void)PyErr_NoMemory();
-    }
-    return r != 0 ? -1 : 0;
-}
-
 /* May it lead to a function of the main module? Not one that is a function of another
  * module, or is written in C. */
 static bool
@@ -66,7 +53,7 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out)
         Py_XDECREF(bytes);
         return bytes != NULL ? 0 : -1;
     }
-    return put_bytes_take(out, bytes) < 0 ? -1 : 1;
+    return py_replaced_put_take(out, bytes) < 0 ? -1 : 1;
 }
 
 /* Pickle the callable, or else use the fallback of cpool._base.failures
@@ -103,7 +90,7 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
     PyObject *bytes =
         PyObject_CallMethod(state->failures, "dump_callable", "OO", func, exc);
     Py_DECREF(exc);
-    return bytes != NULL ? put_bytes_take(out, bytes) : -1;
+    return bytes != NULL ? py_replaced_put_take(out, bytes) : -1;
 }
 
 /* Give the job the callable that was pickled last, if that is func, and pickle

@@ -4,55 +4,19 @@
 #include "value/named.h"
 
 #include "base/imports.h"
+#include "base/name.h"
 #include "base/word.h"
 #include "value/kind.h"
 #include "value/text.h"
 
 /* ---- encoding ---- */
 
-/* The module of this name as it is, as a new reference, or NULL. Where another
- * thread still imports it, nobody waits for that thread: it may wait for the
- * pool. */
-static PyObject *
-module_of(PyObject *module_name)
-{
-    PyObject *modules = PyImport_GetModuleDict(), *module;
-#if PY_VERSION_HEX >= 0x030D0000
-    (void)PyDict_GetItemRef(modules, module_name, &module);
-#else
-    module = PyDict_GetItemWithError(modules, module_name); /* lint-ok: held */
-    Py_XINCREF(module);
-#endif
-    return module;
-}
-
-/* The object that a qualified name leads to in a module, as a new reference, or
- * NULL with an exception. */
-static PyObject *
-walk(PyObject *module, PyObject *name)
-{
-    Py_ssize_t n = PyUnicode_GET_LENGTH(name);
-    if (PyUnicode_FindChar(name, '.', 0, n, 1) < 0) {
-        return PyObject_GetAttr(module, name);
-    }
-    PyObject *dot = PyUnicode_FromString(".");
-    PyObject *parts = dot != NULL ? PyUnicode_Split(name, dot, -1) : NULL;
-    PyObject *at = parts != NULL ? Py_NewRef(module) : NULL;
-    Py_XDECREF(dot);
-    for (Py_ssize_t i = 0; at != NULL && i < PyList_GET_SIZE(parts); i++) {
-        PyObject *part = PyList_GET_ITEM(parts, i); /* lint-ok: ours */
-        Py_SETREF(at, PyObject_GetAttr(at, part));
-    }
-    Py_XDECREF(parts);
-    return at;
-}
-
 /* Does the name lead to obj? NULL with an exception counts as no. */
 static bool
 leads_to(PyObject *module_name, PyObject *name, PyObject *obj)
 {
-    PyObject *module = module_of(module_name);
-    PyObject *found = module != NULL ? walk(module, name) : NULL;
+    PyObject *module = py_name_module(module_name);
+    PyObject *found = module != NULL ? py_name_walk(module, name) : NULL;
     Py_XDECREF(module);
     Py_XDECREF(found);
     return found == obj;
@@ -161,8 +125,8 @@ find(struct py_state *state, PyObject *module_name, PyObject *name)
     if (PySys_Audit("pickle.find_class", "OO", module_name, name) < 0) {
         return NULL;
     }
-    PyObject *module = module_of(module_name);
-    PyObject *found = module != NULL ? walk(module, name) : NULL;
+    PyObject *module = py_name_module(module_name);
+    PyObject *found = module != NULL ? py_name_walk(module, name) : NULL;
     Py_XDECREF(module);
     if (found == NULL
         && (PyErr_Occurred() == NULL

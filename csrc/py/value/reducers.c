@@ -1,6 +1,8 @@
 /* Reducers; see value/reducers.h. */
 #include "value/reducers.h"
 
+#include "base/dict.h"
+
 /* The reducers that ForkingPickler would find at the time of pickling: those of
  * multiprocessing first, then those of copyreg. */
 typedef struct {
@@ -9,21 +11,6 @@ typedef struct {
     PyObject *read_only;       /* reduce_read_only(), as an object; or NULL */
     PyObject *default_reduce;  /* object.__reduce_ex__ */
 } TableObject;
-
-/* A new reference, or NULL: with an exception, or without where there is no
- * such key. */
-static PyObject *
-look_up(PyObject *dict, PyObject *key)
-{
-    PyObject *value;
-#if PY_VERSION_HEX >= 0x030D0000
-    (void)PyDict_GetItemRef(dict, key, &value);
-#else
-    value = PyDict_GetItemWithError(dict, key); /* lint-ok: held below */
-    Py_XINCREF(value);
-#endif
-    return value;
-}
 
 /*
  * We pickle by protocol 5, in which large buffers are not copied: read-only ones
@@ -71,9 +58,9 @@ has_buffers(const TableObject *self, PyObject *type)
 static PyObject *
 find(const TableObject *self, PyObject *type)
 {
-    PyObject *reducer = look_up(self->extra, type);
+    PyObject *reducer = py_dict_get(self->extra, type);
     if (reducer == NULL && !PyErr_Occurred()) {
-        reducer = look_up(self->copyreg, type);
+        reducer = py_dict_get(self->copyreg, type);
     }
     if (reducer == NULL && !PyErr_Occurred() && has_buffers(self, type) > 0) {
         return Py_NewRef(self->read_only);

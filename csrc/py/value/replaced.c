@@ -102,13 +102,8 @@ py_replaced_check(struct py_state *state)
 }
 
 int
-py_replaced_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
+py_replaced_put_take(struct cp_buf *out, PyObject *bytes)
 {
-    PyObject *bytes =
-        PyObject_CallMethod(state->failures, "replaced_dumps", "(O)", obj);
-    if (bytes == NULL) {
-        return -1;
-    }
     int r = cp_buf_put(out, PyBytes_AS_STRING(bytes),
                        (size_t)PyBytes_GET_SIZE(bytes));
     Py_DECREF(bytes);
@@ -116,4 +111,12 @@ py_replaced_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
         (void)PyErr_NoMemory();
     }
     return r != 0 ? -1 : 0;
+}
+
+int
+py_replaced_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
+{
+    PyObject *bytes =
+        PyObject_CallMethod(state->failures, "replaced_dumps", "(O)", obj);
+    return bytes != NULL ? py_replaced_put_take(out, bytes) : -1;
 }

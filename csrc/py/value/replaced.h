@@ -13,6 +13,9 @@
  * exception. Cheap as long as nothing changes. */
 int py_replaced_check(struct py_state *state);
 
+/* Append a pickle that Python code has made, and release it: 0, or -1 with MemoryError. */
+int py_replaced_put_take(struct cp_buf *out, PyObject *bytes);
+
 /* Append what the replacement makes of obj, as a pickle that the other side loads by its own
  * pickler: 0, or -1 with an exception, and then out is as it was. */
 int py_replaced_dumps(struct py_state *state, PyObject *obj,
