@@ -113,13 +113,6 @@ class _ExecutorPool(Pool):
                 end.clean_up(self._engine, self._workers, self._threads)
                 _pools.discard(self)
 
-    def add_worker(self) -> bool:
-        """One more worker, where the pool is to grow. True: it has all of them now."""
-        with self._lock:
-            self._processes += 1
-            self._repopulate_pool()
-        return False
-
     def wait_over(self) -> None:
         """Wait until all calls have run, and all workers have ended."""
         assert self._engine is not None
@@ -153,12 +146,6 @@ class _ExecutorThreads(ThreadPool):
 
     def _target(self) -> Callable[..., object]:
         return _work
-
-    def add_worker(self) -> bool:
-        with self._lock:
-            self._processes += 1
-            self._repopulate_pool()
-        return False
 
     def wait_over(self) -> None:
         assert self._engine is not None
@@ -256,7 +243,9 @@ class _Calls:
                 and inner._engine.unanswered() > inner._processes
                 and inner._state == RUN
             ):
-                inner.add_worker()
+                with inner._lock:  # not resize(), which raises if another thread closes it now
+                    inner._processes += 1
+                    inner._repopulate_pool()
             if inner._processes >= self._max_workers and not self._is_shut:
                 self._call = inner._engine.call
 

@@ -18,11 +18,6 @@ errors = engine.errors
 POOLS = [engine.pool_module.Pool, engine.pool_module.ThreadPool]
 
 
-@pytest.fixture(params=POOLS, ids=["processes", "threads"])
-def either(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    return make_pool(2, cls=request.param)
-
-
 def test_results_come_in_the_order_of_their_ends(either: Any, make_gate: Any) -> None:
     gates = [make_gate() for _ in range(2)]
     results = [either.apply_async(gate.hold, (n,)) for n, gate in enumerate(gates)]

@@ -17,18 +17,12 @@ import engine
 import pytest
 import scripts
 import tasks
-from engine import DEADLINE, Pool
+from engine import DEADLINE
 from gates import Diary, Gate, all_gone, eventually, gone
 
 pytestmark = pytest.mark.better
 
 errors = engine.errors
-ThreadPool = engine.pool_module.ThreadPool
-
-
-@pytest.fixture(params=[Pool, ThreadPool], ids=["processes", "threads"])
-def either(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    return make_pool(2, cls=request.param)
 
 
 def check_cancelled(result: Any) -> None:

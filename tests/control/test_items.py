@@ -14,12 +14,6 @@ from engine import DEADLINE
 pytestmark = pytest.mark.better
 
 errors = engine.errors
-POOLS = [engine.pool_module.Pool, engine.pool_module.ThreadPool]
-
-
-@pytest.fixture(params=POOLS, ids=["processes", "threads"])
-def either(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    return make_pool(2, cls=request.param)
 
 
 def described(values: Any) -> list[str]:

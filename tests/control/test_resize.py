@@ -21,11 +21,6 @@ cpool = engine.errors
 ThreadPool = engine.pool_module.ThreadPool
 
 
-@pytest.fixture(params=[Pool, ThreadPool], ids=["processes", "threads"])
-def either(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    return make_pool(2, cls=request.param)
-
-
 def hold_and_tell(gate: Gate) -> int:
     gate.hold()
     return int(cpool.current_worker().index)

@@ -4,16 +4,13 @@ The tests that are left out are listed with the reason. Those of a CPython witho
 concurrent.futures, and of the InterpreterPoolExecutor, are not run.
 """
 
-import contextlib
 import importlib.util
-import json
 import os
-import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import own_process
 import pytest
 
 import cpool
@@ -67,33 +64,16 @@ def has_tests():
 
 def run_module(directory, name):
     """Run a module of tests in its own process; {test: its line} and the output."""
-    directory.mkdir()
     results = directory / "results.jsonl"
     python_path = os.pathsep.join([str(Path(cpool.__file__).parent.parent), str(HERE)])
     command = [sys.executable, "-X", "faulthandler", "-W", "ignore", HERE / "run_executors.py"]
-    process = subprocess.Popen(
+    return own_process.run(
         [*command, results, f"{PACKAGE}.{name}", "--", *LEFT_OUT],
-        cwd=directory,
-        env=dict(os.environ, PYTHONPATH=python_path),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+        directory,
+        results,
+        dict(os.environ, PYTHONPATH=python_path),
+        GROUP_SECONDS,
     )
-    try:
-        printed, _ = process.communicate(timeout=GROUP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
-        process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        printed, _ = process.communicate()
-        printed += f"\nended after {GROUP_SECONDS} seconds\n"
-    if process.returncode != 0:
-        printed += f"\nexit code {process.returncode}\n"
-    lines = results.read_text().splitlines() if results.exists() else []
-    return {line["test"]: line for line in map(json.loads, lines)}, printed
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,15 @@ tables below say which tests must run and which tests CPython itself skips. A te
 fails here.
 """
 
-import contextlib
 import importlib.util
-import json
 import os
-import signal
 import subprocess
 import sys
 import venv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import own_process
 import pytest
 
 import cpool
@@ -127,34 +125,17 @@ def make_swapped_environment(directory):
 
 def run_group(python, directory, group, method):
     """Run a group in its own process; return {test: its line} and the output."""
-    directory.mkdir()
     results = directory / "results.jsonl"
     # CPython's warning about a fork beside the tests' own threads is not about the pool.
     warnings = ["-W", "default", "-W", "ignore:This process (pid=:DeprecationWarning"]
     names = names_to_run(group, expected_outcomes(group, method))
-    process = subprocess.Popen(
+    return own_process.run(
         [python, "-X", "faulthandler", *warnings, HERE / "run_group.py", results, *names],
-        cwd=directory,
-        env=dict(os.environ, CPOOL_TEST_START_METHOD=method),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+        directory,
+        results,
+        dict(os.environ, CPOOL_TEST_START_METHOD=method),
+        GROUP_SECONDS,
     )
-    try:
-        printed, _ = process.communicate(timeout=GROUP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of each thread
-        process.wait()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        printed, _ = process.communicate()
-        printed += f"\nended after {GROUP_SECONDS} seconds\n"
-    if process.returncode != 0:
-        printed += f"\nexit code {process.returncode}\n"
-    lines = results.read_text().splitlines() if results.exists() else []
-    return {line["test"]: line for line in map(json.loads, lines)}, printed
 
 
 def has_cpython_tests():
