@@ -422,7 +422,11 @@ TEST(fd_pipe_is_widened)
     CHECK_EQ(cp_fd_set_nonblock(fds[1]), 0);
     cp_fd_widen(fds[1]);
     struct iovec part = {bytes, sizeof(bytes)};
-    CHECK_EQ(cp_fd_writev(fds[1], &part, 1), (ssize_t)sizeof(bytes));
+    ssize_t n = cp_fd_writev(fds[1], &part, 1);
+#ifdef F_SETPIPE_SZ
+    CHECK_EQ(n, (ssize_t)sizeof(bytes));
+#endif
+    CHECK(n >= 4096);
     CHECK_EQ(cp_fd_writev(fds[1], &part, 1), 0);
     cp_fd_close(&fds[0]);
     cp_fd_close(&fds[1]);

@@ -6,15 +6,38 @@
  * allocator, in the versions of gcc 12 and clang 14, is not: now and then a
  * forked child waits for ever, in its first allocation. This library, preloaded
  * before the sanitizer's own, keeps every thread out of the allocator while
- * one of them forks. ASAN_OPTIONS must have verify_asan_link_order=0.
+ * one of them forks. The sanitizer's code that runs at the start and at the end of a
+ * thread uses the allocator, too: a fork waits until no thread is there.
+ * ASAN_OPTIONS must have verify_asan_link_order=0.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 /* Many allocate at a time; who forks does so alone. */
 static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
 
+/* Held by who forks, and to change what follows. */
+static pthread_mutex_t threads = PTHREAD_MUTEX_INITIALIZER;
+/* Two for each thread that is being created: one is its own, one its creator's. */
+static int n_starting;
+/* Threads that have returned from their function, and may still be there. */
+static pid_t leaving[1024];
+static size_t n_leaving;
+
+struct start {
+    void *(*run)(void *);
+    void *arg;
+};
+
+extern int __interceptor_pthread_create(pthread_t *thread,
+                                        const pthread_attr_t *attr,
+                                        void *(*run)(void *), void *arg);
 extern void *__interceptor_malloc(size_t size);
 extern void *__interceptor_calloc(size_t n, size_t size);
 extern void *__interceptor_realloc(void *old, size_t size);
@@ -76,9 +99,101 @@ free(void *old)
     errno = saved;
 }
 
+static pid_t
+own_number(void)
+{
+    return (pid_t)syscall(SYS_gettid);
+}
+
+static bool
+is_there(pid_t thread)
+{
+    return syscall(SYS_tgkill, getpid(), thread, 0) == 0 || errno != ESRCH;
+}
+
+/* With `threads` locked. */
+static void
+forget_threads_that_are_gone(void)
+{
+    int saved = errno;
+    size_t n = 0;
+    for (size_t i = 0; i < n_leaving; i++) {
+        if (is_there(leaving[i])) {
+            leaving[n++] = leaving[i];
+        }
+    }
+    n_leaving = n;
+    errno = saved;
+}
+
+static void
+end_starting(void)
+{
+    (void)pthread_mutex_lock(&threads);
+    n_starting--;
+    (void)pthread_mutex_unlock(&threads);
+}
+
+static void
+leave(void *unused)
+{
+    (void)unused;
+    (void)pthread_mutex_lock(&threads);
+    if (n_leaving == sizeof(leaving) / sizeof(*leaving)) {
+        forget_threads_that_are_gone();
+    }
+    if (n_leaving < sizeof(leaving) / sizeof(*leaving)) {
+        leaving[n_leaving++] = own_number();
+    }
+    (void)pthread_mutex_unlock(&threads);
+}
+
+static void *
+run(void *arg)
+{
+    struct start start = *(struct start *)arg;
+    void *result;
+    free(arg);
+    end_starting();
+    pthread_cleanup_push(leave, NULL);
+    result = start.run(start.arg);
+    pthread_cleanup_pop(1);
+    return result;
+}
+
+int
+pthread_create(pthread_t *thread, const pthread_attr_t *attr,
+               void *(*function)(void *), void *arg)
+{
+    struct start *start = malloc(sizeof(*start));
+    if (start == NULL) {
+        return EAGAIN;
+    }
+    *start = (struct start){function, arg};
+    (void)pthread_mutex_lock(&threads);
+    n_starting += 2;
+    (void)pthread_mutex_unlock(&threads);
+    int error = __interceptor_pthread_create(thread, attr, run, start);
+    if (error != 0) {
+        end_starting();
+        free(start);
+    }
+    end_starting();
+    return error;
+}
+
 static void
 before_fork(void)
 {
+    for (;;) {
+        (void)pthread_mutex_lock(&threads);
+        forget_threads_that_are_gone();
+        if (n_starting == 0 && n_leaving == 0) {
+            break;
+        }
+        (void)pthread_mutex_unlock(&threads);
+        (void)sched_yield();
+    }
     (void)pthread_rwlock_wrlock(&gate);
 }
 
@@ -86,13 +201,15 @@ static void
 after_fork(void)
 {
     (void)pthread_rwlock_unlock(&gate);
+    (void)pthread_mutex_unlock(&threads);
 }
 
-/* In the child the lock may have waiters that it does not have. */
+/* In the child the locks may have waiters that it does not have. */
 static void
 after_fork_in_child(void)
 {
     gate = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
+    threads = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 }
 
 __attribute__((constructor)) static void
