@@ -136,19 +136,20 @@ STEPS = [
         "4. Act: hand out the tasks, write to the pipes",
         "parent",
         """
-        cp_act                          core/pool/act.c
-          act_on_processes              core/pool/act.c
-            hand_out                    core/pool/act.c
-              hand_to                   core/pool/act.c
-                cp_sched_fill           core/pool/sched.c
-                  next_for              core/pool/sched.c
-                    cp_turns_next       core/pool/turns.c
-                  cp_worker_send_task   core/link/worker.c
-                    put_frame           core/link/worker.c
-                    cp_claim_offer      core/link/board.c
-                cp_watch_flush          core/pool/watch.c
-                  cp_worker_flush       core/link/worker.c
-                    cp_fd_writev        core/os/fd.c
+        cp_act                          core/pool/act.h
+          cp_act_now                    core/pool/act.c
+            act_on_processes            core/pool/act.c
+              hand_out                  core/pool/act.c
+                hand_to                 core/pool/act.c
+                  cp_sched_fill         core/pool/sched.c
+                    next_for            core/pool/sched.c
+                      cp_turns_next     core/pool/turns.c
+                    cp_worker_send_task core/link/worker.c
+                      put_frame         core/link/worker.c
+                      cp_claim_offer    core/link/board.c
+                  cp_watch_flush        core/pool/watch.c
+                    cp_worker_flush     core/link/worker.c
+                      cp_fd_writev      core/os/fd.c
         """,
     ),
     Step(
@@ -228,8 +229,9 @@ STEPS = [
               set_done                  core/pool/jobs.c
                 cp_note_job             core/pool/wake.c
         act_on_answers                  core/pool/drive.c
-          cp_act                        core/pool/act.c
-            cp_wake_noted               core/pool/wake.c
+          cp_act                        core/pool/act.h
+            cp_act_now                  core/pool/act.c
+              cp_wake_noted             core/pool/wake.c
         """,
         entry="csrc/core/pool/watch.c",
     ),

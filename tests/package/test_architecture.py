@@ -106,13 +106,13 @@ def test_the_way_of_a_task_is_that_of_the_source() -> None:
     "tree",
     [
         "cp_no_such_function core/pool/act.c",
-        "cp_act core/pool/jobs.c",
+        "cp_act_now core/pool/jobs.c",
         """
-        cp_act          core/pool/act.c
+        cp_act_now      core/pool/act.c
           cp_fd_writev  core/os/fd.c
         """,
         """
-        cp_act          core/pool/act.c
+        cp_act_now      core/pool/act.c
         hand_out        core/pool/act.c
           py_serve      py/worker/serve.c
         """,

@@ -22,11 +22,8 @@ cp_buf_fini(struct cp_buf *buf)
 }
 
 int
-cp_buf_reserve(struct cp_buf *buf, size_t n)
+cp_buf_grow(struct cp_buf *buf, size_t n)
 {
-    if (n <= buf->cap - buf->end) {
-        return 0;
-    }
     size_t len = cp_buf_len(buf);
     if (buf->start > 0) {
         memmove(buf->data, buf->data + buf->start, len);

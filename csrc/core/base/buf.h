@@ -45,8 +45,15 @@ cp_buf_room(const struct cp_buf *buf)
     return buf->cap - buf->end;
 }
 
+/* Move the bytes or get memory, so that n more fit: 0 or CP_ENOMEM. */
+int cp_buf_grow(struct cp_buf *buf, size_t n);
+
 /* Make room for n more bytes at the end: 0 or CP_ENOMEM. */
-int cp_buf_reserve(struct cp_buf *buf, size_t n);
+static inline int
+cp_buf_reserve(struct cp_buf *buf, size_t n)
+{
+    return n <= cp_buf_room(buf) ? 0 : cp_buf_grow(buf, n);
+}
 
 /* Write the reserved bytes here, then count them with cp_buf_add(). */
 static inline uint8_t *

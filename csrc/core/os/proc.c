@@ -216,56 +216,47 @@ send_signal(const struct cp_proc *proc, int signal)
 
 /* ---- our own pid ---- */
 
-#if defined(MADV_WIPEONFORK) && !defined(CP_PORTABLE)
-/* A page that holds the pid; the kernel zeroes it in a forked copy. NULL: not
- * mapped yet. MAP_FAILED: the kernel is too old. The page is never unmapped. */
-static _Atomic(_Atomic pid_t *) self_page; /* lint-ok: see above */
+static _Atomic pid_t no_page; /* lint-ok: of the process; always 0 */
+_Atomic(_Atomic pid_t *) cp_proc_page = &no_page; /* lint-ok: as above */
 
-static _Atomic pid_t *
-make_self_page(void)
+/* Map the page, unless that fails or another thread does. It is never unmapped. */
+static void
+map_page(void)
 {
+#if defined(MADV_WIPEONFORK) && !defined(CP_PORTABLE)
+    static _Atomic bool failed; /* lint-ok: the kernel is too old */
+    if (atomic_load(&failed)) {
+        return;
+    }
     void *page = mmap(NULL, sizeof(pid_t), PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (page != MAP_FAILED
-        && madvise(page, sizeof(pid_t), MADV_WIPEONFORK) != 0) {
+    if (page == MAP_FAILED) {
+        return;
+    }
+    _Atomic pid_t *expected = &no_page;
+    if (madvise(page, sizeof(pid_t), MADV_WIPEONFORK) != 0) {
+        atomic_store(&failed, true);
         (void)munmap(page, sizeof(pid_t));
-        page = MAP_FAILED;
+    } else if (!atomic_compare_exchange_strong(&cp_proc_page, &expected,
+                                               page)) {
+        (void)munmap(page, sizeof(pid_t)); /* another thread was first */
     }
-    _Atomic pid_t *expected = NULL;
-    if (atomic_compare_exchange_strong(&self_page, &expected, page)) {
-        return page;
-    }
-    if (page != MAP_FAILED) {
-        (void)munmap(page, sizeof(pid_t)); /* another thread won the race */
-    }
-    return expected;
+#endif
 }
 
 pid_t
-cp_proc_self(void)
+cp_proc_find_self(void)
 {
-    _Atomic pid_t *page =
-        atomic_load_explicit(&self_page, memory_order_acquire);
-    if (page == NULL) {
-        page = make_self_page();
+    if (atomic_load(&cp_proc_page) == &no_page) {
+        map_page();
     }
-    if (page == MAP_FAILED) {
-        return getpid();
-    }
-    pid_t pid = atomic_load_explicit(page, memory_order_relaxed);
-    if (pid == 0) {
-        pid = getpid();
+    pid_t pid = getpid();
+    _Atomic pid_t *page = atomic_load(&cp_proc_page);
+    if (page != &no_page) {
         atomic_store_explicit(page, pid, memory_order_relaxed);
     }
     return pid;
 }
-#else
-pid_t
-cp_proc_self(void)
-{
-    return getpid();
-}
-#endif
 
 /* ---- life ---- */
 

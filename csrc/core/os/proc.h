@@ -42,10 +42,21 @@ struct cp_proc {
     int exitcode;       /* as Process.exitcode: negative for a signal */
 };
 
-/* getpid() from a cache that is right in every forked copy, without a fork hook
- * (MADV_WIPEONFORK). A system call would cost more than everything else that is
- * done for a small task. */
-pid_t cp_proc_self(void);
+/* A page that holds the pid, or 0: the kernel zeroes the page in a forked copy
+ * (MADV_WIPEONFORK). */
+extern _Atomic(_Atomic pid_t *) cp_proc_page;
+pid_t cp_proc_find_self(void);
+
+/* getpid() from a cache that is right in every forked copy, without a fork hook. A
+ * system call would cost more than everything else that is done for a small task. */
+static inline pid_t
+cp_proc_self(void)
+{
+    pid_t pid = atomic_load_explicit(
+        atomic_load_explicit(&cp_proc_page, memory_order_acquire),
+        memory_order_relaxed);
+    return pid != 0 ? pid : cp_proc_find_self();
+}
 
 /* Before the start: 0 or a system error. */
 int cp_proc_init(struct cp_proc *proc);

@@ -111,7 +111,7 @@ act_on_threads(struct cp_pool *pool)
 }
 
 void
-cp_act(struct cp_pool *pool)
+cp_act_now(struct cp_pool *pool)
 {
     if (cp_pool_has_threads(pool)) {
         act_on_threads(pool);

@@ -11,8 +11,17 @@
 
 #include "pool/state.h"
 
+void cp_act_now(struct cp_pool *pool);
+
 /* Do what is due until nothing is, then wake everybody who was noted. The lock is
  * held and stays held. */
-void cp_act(struct cp_pool *pool);
+static inline void
+cp_act(struct cp_pool *pool)
+{
+    if ((pool->due | pool->noted | pool->n_limited | pool->n_stopping) != 0
+        || pool->kills_due) {
+        cp_act_now(pool);
+    }
+}
 
 #endif

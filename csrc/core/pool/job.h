@@ -87,6 +87,7 @@ struct cp_job {
         done_order; /* how many jobs of the pool were done before, and it */
     _Atomic enum cp_end end; /* likewise */
     struct cp_line line;     /* of its own; calls of one task share another */
+    struct cp_line *in;      /* where its tasks queue; never changes */
     struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */

@@ -170,6 +170,7 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
         func->refs++;
     }
     job->id = pool->next_job_id++;
+    job->in = (flags & CP_JOB_SINGLE) != 0 ? &pool->singles : &job->line;
     list_job(pool, job);
     *out = job;
     if (pool->is_broken) {

@@ -68,7 +68,7 @@ unlink_line(struct cp_pool *pool, struct cp_line *line)
 static struct cp_line *
 line_of(struct cp_job *job)
 {
-    return (job->flags & CP_JOB_SINGLE) != 0 ? &job->pool->singles : &job->line;
+    return job->in;
 }
 
 void

@@ -7,12 +7,9 @@
  * code runs. *seen: the version of the dict that had it last, or 0. This is done once
  * a task, so an exception is cleared only where there may be one. */
 static bool
-has_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
+find_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
 {
     uint64_t version = py_dict_version(dict);
-    if (version != 0 && version == *seen) {
-        return true;
-    }
     PyObject *found = py_dict_get(dict, key);
     if (found == NULL) {
         PyErr_Clear();
@@ -22,6 +19,14 @@ has_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
         *seen = version;
     }
     return found == value;
+}
+
+static inline bool
+has_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
+{
+    uint64_t version = py_dict_version(dict);
+    return (version != 0 && version == *seen)
+           || find_item(dict, key, value, seen);
 }
 
 PyObject *

@@ -70,6 +70,7 @@ struct py_state {
     _Atomic uintptr_t known_pickler[PY_PICKLERS];
     /* What these modules had when their dicts had these versions; see base/dict.h.
      * Borrowed: a dict that has not changed holds it. */
+    PyObject *seen_dict[PY_PICKLERS];
     PyObject *seen_pickler[PY_PICKLERS];
     uint64_t seen_version[PY_PICKLERS];
     _Atomic bool replaced;     /* one of them is not the stdlib's */

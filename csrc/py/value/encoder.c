@@ -617,7 +617,8 @@ int
 py_encode(struct py_state *state, struct cp_buf *out, PyObject *obj,
           bool *ran_code)
 {
-    struct py_writer w = {.state = state, .out = out};
+    struct py_writer w;
+    py_writer_init(&w, state, out);
     size_t before = cp_buf_len(out);
     return finish(&w, before, py_put_value(&w, obj), ran_code);
 }
@@ -640,7 +641,8 @@ int
 py_encode_run(struct py_state *state, struct cp_buf *out,
               PyObject *const *items, Py_ssize_t n, bool *ran_code)
 {
-    struct py_writer w = {.state = state, .out = out};
+    struct py_writer w;
+    py_writer_init(&w, state, out);
     return put_run(&w, items, n, ran_code);
 }
 
@@ -649,7 +651,9 @@ py_encode_run_alone(struct py_state *state, struct cp_buf *out,
                     PyObject *const *items, Py_ssize_t n, Py_ssize_t refs,
                     bool *ran_code)
 {
-    struct py_writer w = {
-        .state = state, .out = out, .alone = true, .refs = refs};
+    struct py_writer w;
+    py_writer_init(&w, state, out);
+    w.alone = true;
+    w.refs = refs;
     return put_run(&w, items, n, ran_code);
 }

@@ -211,6 +211,10 @@ static int
 find_plan(struct py_writer *w, PyTypeObject *type, const struct py_plan **found)
 {
     struct py_plan **list = &w->plans[((uintptr_t)type >> 6) % PLANS];
+    if (!w->planned) {
+        memset(w->plans, 0, sizeof(w->plans));
+        w->planned = true;
+    }
     for (*found = *list; *found != NULL; *found = (*found)->next) {
         if ((*found)->type == type) {
             return 1;
@@ -234,7 +238,6 @@ find_plan(struct py_writer *w, PyTypeObject *type, const struct py_plan **found)
     }
     plan->next = *list;
     *list = plan;
-    w->planned = true;
     *found = plan;
     return 1;
 }

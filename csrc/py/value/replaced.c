@@ -41,14 +41,24 @@ pickler_of(struct py_state *state, int i, PyObject *module)
         PyObject *name = state->str_forking_pickler;
         PyObject *own =
             PyDict_GetItemWithError(dict, name); /* lint-ok: only compared */
+        state->seen_dict[i] = dict;
         state->seen_pickler[i] = own;
-        state->seen_version[i] = own == cls ? version : 0;
+        state->seen_version[i] = own == cls && PyType_Check(cls) ? version : 0;
     }
     return cls;
 }
 
 /* The address of the class, and its version, which changes with each of its attributes; 0: it
- * cannot be told whether they change. -1 with an exception. */
+ * cannot be told whether they change. */
+static inline uintptr_t
+mark_of(PyObject *cls)
+{
+    unsigned version = __atomic_load_n(&((PyTypeObject *)cls)->tp_version_tag,
+                                       __ATOMIC_ACQUIRE);
+    return version == 0 ? 0 : (uintptr_t)cls ^ version;
+}
+
+/* The mark of the module's pickler, or 0 where that is no class. -1 with an exception. */
 static int
 look_at(struct py_state *state, int i, uintptr_t *seen)
 {
@@ -57,14 +67,27 @@ look_at(struct py_state *state, int i, uintptr_t *seen)
     if (cls == NULL) {
         return -1;
     }
-    unsigned version = 0;
-    if (PyType_Check(cls)) {
-        version = __atomic_load_n(&((PyTypeObject *)cls)->tp_version_tag,
-                                  __ATOMIC_ACQUIRE);
-    }
-    *seen = version == 0 ? 0 : (uintptr_t)cls ^ version;
+    *seen = PyType_Check(cls) ? mark_of(cls) : 0;
     Py_DECREF(cls);
     return 0;
+}
+
+/* Has nothing changed since the last look? Only where dicts have versions: this is done
+ * with each task. */
+static inline bool
+is_unchanged(struct py_state *state)
+{
+    for (int i = 0; i < PY_PICKLERS; i++) {
+        if (state->seen_version[i] == 0
+            || py_dict_version(state->seen_dict[i]) != state->seen_version[i]) {
+            return false;
+        }
+        uintptr_t mark = mark_of(state->seen_pickler[i]);
+        if (mark == 0 || mark != atomic_load(&state->known_pickler[i])) {
+            return false;
+        }
+    }
+    return true;
 }
 
 int
@@ -72,6 +95,9 @@ py_replaced_check(struct py_state *state)
 {
     uintptr_t seen[PY_PICKLERS];
     bool known = true;
+    if (is_unchanged(state)) {
+        return 0;
+    }
     for (int i = 0; i < PY_PICKLERS; i++) {
         if (look_at(state, i, &seen[i]) < 0) {
             return -1;

@@ -16,6 +16,7 @@ py_seen_grow(struct py_seen *seen)
     if (seen->cap == 0) {
         seen->objects = seen->first_objects;
         seen->table = seen->first_table;
+        memset(seen->first_table, 0, sizeof(seen->first_table));
         seen->cap = SEEN_FIRST;
         return 0;
     }

@@ -16,7 +16,7 @@
 #define SEEN_NONE SIZE_MAX
 
 /* The objects by their numbers, and a hash table of numbers with open
- * addressing, at most half full. All zero: empty. The objects are kept alive, so
+ * addressing, at most half full. All zero up to first_objects: empty. The objects are kept alive, so
  * that no other object gets the address of one. */
 struct py_seen {
     PyObject **objects;

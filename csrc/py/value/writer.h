@@ -37,7 +37,6 @@ struct py_writer {
     struct py_state *state;
     struct cp_buf *out;
     int depth, level; /* see DEPTH_MAX and LEVEL_MAX */
-    struct py_seen seen;
     struct py_open *open;
     unsigned flags;  /* HAS_REFS, HAS_CODE */
     bool ran_code;   /* code of the program may have run */
@@ -51,9 +50,21 @@ struct py_writer {
     bool copied;     /* alone: an array of ours refers to the values, too */
     int under;       /* alone: how many tuples around have other references */
     Py_ssize_t refs; /* alone: how many references to each value are ours */
-    bool planned;    /* there are plans */
+    bool planned;    /* there are plans; else `plans` is not set */
+    struct py_seen seen;
     struct py_plan *plans[PLANS];
 };
+
+/* Only what every body needs is set: a writer is made for each task. */
+static inline void
+py_writer_init(struct py_writer *w, struct py_state *state, struct cp_buf *out)
+{
+    memset(w, 0,
+           offsetof(struct py_writer, seen)
+               + offsetof(struct py_seen, first_objects));
+    w->state = state;
+    w->out = out;
+}
 
 /* A column was started, and one of its values is of another kind. */
 #define OTHER_KIND 2
