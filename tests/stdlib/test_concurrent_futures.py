@@ -54,6 +54,14 @@ LEFT_OUT = {
     "InterpreterPool": "cpool has no InterpreterPoolExecutor",
 }
 
+# As in test_cpython.py.
+START_METHODS = os.environ.get("CPOOL_TEST_START_METHODS", "fork spawn forkserver").split()
+OTHER_METHODS = [
+    f"ProcessPool{method.capitalize()}"
+    for method in ("fork", "spawn", "forkserver")
+    if method not in START_METHODS
+]
+
 
 def has_tests():
     try:
@@ -68,7 +76,7 @@ def run_module(directory, name):
     python_path = os.pathsep.join([str(Path(cpool.__file__).parent.parent), str(HERE)])
     command = [sys.executable, "-X", "faulthandler", "-W", "ignore", HERE / "run_executors.py"]
     return own_process.run(
-        [*command, results, f"{PACKAGE}.{name}", "--", *LEFT_OUT],
+        [*command, results, f"{PACKAGE}.{name}", "--", *LEFT_OUT, *OTHER_METHODS],
         directory,
         results,
         dict(os.environ, PYTHONPATH=python_path),
