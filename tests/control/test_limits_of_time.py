@@ -409,7 +409,8 @@ def test_no_item_runs_twice_without_leave(make_pool: Any, diary: Diary) -> None:
     for number in range(30):
         time.sleep(0.002)
         workers = list(pool._pool)
-        workers[number % len(workers)].kill()
+        if workers:  # else all of them have just been killed
+            workers[number % len(workers)].kill()
     for result in results:
         try:
             result.get(DEADLINE)

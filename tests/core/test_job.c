@@ -11,7 +11,7 @@ open_job(uint32_t flags)
     struct cp_job *job = cp_job_alloc(NULL, NULL, flags, NULL);
     CHECK(job != NULL);
     CHECK_EQ(job->refs, 1);
-    CHECK_EQ(job->avg_ns, -1);
+    CHECK_EQ(job->many->avg_ns, -1);
     return job;
 }
 
@@ -184,7 +184,7 @@ TEST(job_ordered_inbox_sorts_results)
         }
     }
     CHECK_EQ(job->taken, taken);
-    CHECK(job->order_cap >= FAR / 2 && job->order_cap < 2 * FAR);
+    CHECK(job->many->order_cap >= FAR / 2 && job->many->order_cap < 2 * FAR);
     close_job(job);
 }
 

@@ -12,7 +12,7 @@ put_gates(struct rig *rig, int n)
 {
     struct batch batch = {0};
     struct cp_job *job = rig_job(rig, 0);
-    job->avg_ns = CP_MS;
+    job->many->avg_ns = CP_MS;
     for (int i = 0; i < n; i++) {
         (void)batch_add(&batch, OP_GATE, 0);
     }
@@ -54,7 +54,7 @@ TEST(turns_jobs_share_a_worker)
     for (int i = 0; i < 2; i++) {
         struct batch batch = {0};
         jobs[i] = rig_job(&rig, 0);
-        jobs[i]->avg_ns = 1000 * CP_SECOND; /* one task at a time */
+        jobs[i]->many->avg_ns = 1000 * CP_SECOND; /* one task at a time */
         for (int k = 0; k < 20; k++) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }
@@ -212,7 +212,7 @@ TEST(turns_big_task_blocks_no_small_ones)
             atomic_store(&w->row->since, cp_now() + 3600 * CP_SECOND);
         }
         struct cp_job *big = rig_job(&rig, flags);
-        big->avg_ns = CP_MS;
+        big->many->avg_ns = CP_MS;
         (void)batch_add_long(&batch, OP_ECHO, 0, CP_BIG);
         batch_put(&batch, big, true);
         struct cp_job *small[3];
@@ -256,13 +256,13 @@ TEST(turns_nobody_makes_room_for_a_slow_reader)
     }
     struct batch gates = {0};
     struct cp_job *job = rig_job(&rig, 0);
-    job->avg_ns = 5 * CP_MS;
+    job->many->avg_ns = 5 * CP_MS;
     (void)batch_add(&gates, OP_GATE, 0);
     (void)batch_add(&gates, OP_ECHO, 0);
     batch_put(&gates, job, true);
     rig_await_begun(&rig, 1);
     atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
-    unread->avg_ns = CP_MS;
+    unread->many->avg_ns = CP_MS;
     (void)batch_add(&batch, OP_ECHO, 0);
     batch_put(&batch, unread, true);
     CHECK_EQ(rig.pool->workers->in_flight, 2);
@@ -313,12 +313,12 @@ TEST(turns_call_behind_a_slow_task_is_taken_back)
         (void)batch_add(&batch, OP_ECHO, 0);
     }
     atomic_store(&w->row->since, cp_now() - 3600 * CP_SECOND);
-    endless->avg_ns = 1000 * CP_SECOND;
+    endless->many->avg_ns = 1000 * CP_SECOND;
     batch_put(&batch, endless, false);
     CHECK(rig_fork(&rig) > 0);
     while (!atomic_load(&call->done)) {
         rig_take_echoes(&rig, endless, 1);
-        endless->avg_ns = 1000 * CP_SECOND;
+        endless->many->avg_ns = 1000 * CP_SECOND;
         (void)batch_add(&batch, OP_ECHO, 0);
         batch_put(&batch, endless, false);
     }
@@ -356,10 +356,10 @@ TEST(turns_reader_that_waits_is_not_behind)
     }
     struct cp_job *gate = put_gates(&rig, 1);
     rig_await_begun(&rig, 1);
-    gate->avg_ns = 1000 * CP_SECOND;
+    gate->many->avg_ns = 1000 * CP_SECOND;
     struct batch others = {0};
     struct cp_job *endless = rig_job(&rig, 0);
-    endless->avg_ns = ordered->avg_ns = 1000 * CP_SECOND;
+    endless->many->avg_ns = ordered->many->avg_ns = 1000 * CP_SECOND;
     atomic_store(&rig.pool->workers->row->since, cp_now() - 3600 * CP_SECOND);
     for (int i = 0; i < 20; i++) {
         (void)batch_add(&others, OP_ECHO, 0);

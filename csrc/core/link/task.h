@@ -59,11 +59,11 @@ struct cp_task {
     struct cp_call *call; /* or NULL: it cannot be withdrawn alone */
     uint64_t index;       /* position in the job, from 0; of a call: its own */
     uint32_t items;       /* the user's items in this task; 1 at first */
-    uint16_t flags;       /* the binding's; sent in the frame header */
-    int64_t cost_ns;      /* expected run time; set when it is sent */
-    uint8_t deaths;       /* workers that died while they loaded it; if big */
-    size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     uint32_t tries;       /* how often it was lost, and run again */
+    uint16_t flags;       /* the binding's; sent in the frame header */
+    uint8_t deaths;       /* workers that died while they loaded it; if big */
+    int64_t cost_ns;      /* expected run time; set when it is sent */
+    size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */
@@ -89,15 +89,15 @@ struct cp_result {
     struct cp_result *next;
     uint64_t index;
     uint32_t items; /* of the task; 1 at first */
-    enum cp_outcome outcome;
     uint16_t flags; /* of the frame that brought it */
+    enum cp_outcome outcome : 8;
+    enum cp_reason reason : 8; /* of CP_LOST */
     /* The worker's pid (0: it came from no process) and index. Of CP_LOST: how the
      * worker ended, and which item of the task it ran, from 0. */
     int pid;
     int exitcode;
     uint32_t worker;
     uint32_t item;
-    enum cp_reason reason;
     int64_t ran_ns; /* of CP_TIMED_OUT */
     size_t len;
     uint8_t body[];

@@ -7,14 +7,17 @@ struct cp_job *
 cp_job_alloc(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
              void *user)
 {
-    struct cp_job *job = calloc(1, sizeof(*job));
+    size_t n_many = (flags & CP_JOB_SINGLE) != 0 ? 0 : 1;
+    struct cp_job *job = calloc(1, sizeof(*job) + n_many * sizeof(*job->many));
     if (job != NULL) {
         job->pool = pool;
         job->func = func;
         job->flags = flags;
         job->user = user;
         job->refs = 1;
-        job->avg_ns = job->item_ns = -1;
+        if (n_many > 0) {
+            job->many->avg_ns = job->many->item_ns = -1;
+        }
     }
     return job;
 }
@@ -24,7 +27,9 @@ cp_job_free(struct cp_job *job)
 {
     CP_ASSERT(job->refs == 0 && job->first == NULL && !job->is_listed);
     cp_result_free_list(cp_job_inbox_clear(job));
-    free(job->in_order);
+    if (cp_job_many(job) != NULL) {
+        free(job->many->in_order);
+    }
     free(job);
 }
 
@@ -72,10 +77,10 @@ static int
 order_grow(struct cp_job *job, uint64_t index)
 {
     uint64_t need = index - job->taken + 1;
-    if (need <= job->order_cap) {
+    if (need <= job->many->order_cap) {
         return 0;
     }
-    size_t cap = job->order_cap == 0 ? 8 : job->order_cap;
+    size_t cap = job->many->order_cap == 0 ? 8 : job->many->order_cap;
     while (cap < need) {
         if (cap > SIZE_MAX / 2 / sizeof(void *)) {
             return CP_ENOMEM;
@@ -86,13 +91,13 @@ order_grow(struct cp_job *job, uint64_t index)
     if (ring == NULL) {
         return CP_ENOMEM;
     }
-    for (size_t i = 0; i < job->order_cap; i++) {
+    for (size_t i = 0; i < job->many->order_cap; i++) {
         uint64_t at = job->taken + i;
-        ring[at % cap] = job->in_order[at % job->order_cap];
+        ring[at % cap] = job->many->in_order[at % job->many->order_cap];
     }
-    free(job->in_order);
-    job->in_order = ring;
-    job->order_cap = cap;
+    free(job->many->in_order);
+    job->many->in_order = ring;
+    job->many->order_cap = cap;
     return 0;
 }
 
@@ -105,7 +110,7 @@ cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
         if (r != 0) {
             return r;
         }
-        job->in_order[result->index % job->order_cap] = result;
+        job->many->in_order[result->index % job->many->order_cap] = result;
         return 0;
     }
     result->next = NULL;
@@ -126,8 +131,8 @@ cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
     if ((job->flags & CP_JOB_ORDERED) == 0) {
         return cp_job_inbox_put(job, result);
     }
-    uint64_t at = job->taken, end = job->taken + job->order_cap;
-    while (at < end && job->in_order[at % job->order_cap] != NULL) {
+    uint64_t at = job->taken, end = job->taken + job->many->order_cap;
+    while (at < end && job->many->in_order[at % job->many->order_cap] != NULL) {
         at++;
     }
     int r = order_grow(job, at);
@@ -135,14 +140,15 @@ cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
         return r;
     }
     for (uint64_t i = at; i < end; i++) {
-        struct cp_result **place = &job->in_order[i % job->order_cap];
+        struct cp_result **place =
+            &job->many->in_order[i % job->many->order_cap];
         if (*place != NULL) {
             (*place)->next = *dropped;
             *dropped = *place;
             *place = NULL;
         }
     }
-    job->in_order[at % job->order_cap] = result;
+    job->many->in_order[at % job->many->order_cap] = result;
     return 0;
 }
 
@@ -150,8 +156,9 @@ bool
 cp_job_has_result(const struct cp_job *job)
 {
     if ((job->flags & CP_JOB_ORDERED) != 0) {
-        return job->order_cap > 0
-               && job->in_order[job->taken % job->order_cap] != NULL;
+        return job->many->order_cap > 0
+               && job->many->in_order[job->taken % job->many->order_cap]
+                      != NULL;
     }
     return job->in_first != NULL;
 }
@@ -164,9 +171,9 @@ cp_job_inbox_get(struct cp_job *job)
         return NULL;
     }
     if ((job->flags & CP_JOB_ORDERED) != 0) {
-        size_t at = (size_t)(job->taken % job->order_cap);
-        result = job->in_order[at];
-        job->in_order[at] = NULL;
+        size_t at = (size_t)(job->taken % job->many->order_cap);
+        result = job->many->in_order[at];
+        job->many->in_order[at] = NULL;
     } else {
         result = job->in_first;
         job->in_first = result->next;
@@ -196,10 +203,11 @@ cp_job_inbox_clear(struct cp_job *job)
 {
     struct cp_result *list = job->in_first;
     job->in_first = job->in_last = NULL;
-    for (size_t i = 0; i < job->order_cap; i++) {
-        struct cp_result *result = job->in_order[i];
+    const struct cp_many *many = cp_job_many(job);
+    for (size_t i = 0; many != NULL && i < many->order_cap; i++) {
+        struct cp_result *result = many->in_order[i];
         if (result != NULL) {
-            job->in_order[i] = NULL;
+            many->in_order[i] = NULL;
             result->next = list;
             list = result;
         }
@@ -221,9 +229,10 @@ cp_job_inbox_each(struct cp_job *job,
          r = r->next) {
         stop = visit(r, arg);
     }
-    for (size_t i = 0; i < job->order_cap && stop == 0; i++) {
-        if (job->in_order[i] != NULL) {
-            stop = visit(job->in_order[i], arg);
+    const struct cp_many *many = cp_job_many(job);
+    for (size_t i = 0; many != NULL && i < many->order_cap && stop == 0; i++) {
+        if (many->in_order[i] != NULL) {
+            stop = visit(many->in_order[i], arg);
         }
     }
     return stop;

@@ -49,6 +49,18 @@ struct cp_line {
     bool had_turn;   /* since its first job joined */
 };
 
+/* What only a job of more than one task has. */
+struct cp_many {
+    struct cp_line line;         /* where its tasks queue */
+    int64_t avg_ns;              /* time of a task; -1: nothing measured */
+    int64_t item_ns;             /* of an item, following faster; likewise */
+    struct cp_result **in_order; /* CP_JOB_ORDERED: a ring */
+    size_t order_cap;
+    uint64_t limit; /* tasks and results not taken, at most; 0: none */
+    bool probes;    /* one task a worker, until the first result */
+};
+
+/* Small, since a program may have a hundred thousand calls that wait. */
 struct cp_job {
     struct cp_pool *pool;
     uint32_t refs;
@@ -64,31 +76,18 @@ struct cp_job {
     uint64_t put;            /* tasks so far; the next index */
     uint64_t arrived, items; /* results so far, and items of them */
     uint64_t failed;         /* of them, not CP_OK */
-    bool fed;                /* no more tasks will be put */
-    bool probes;             /* one task a worker, until the first result */
-    _Atomic bool marked;     /* by a result; readable without the lock */
 
     struct cp_result *in_first, *in_last; /* not CP_JOB_ORDERED */
-    struct cp_result **in_order;          /* CP_JOB_ORDERED: a ring */
-    size_t order_cap;
     uint64_t taken; /* results taken so far; the next index in order */
     struct cp_result *farewell; /* to come after all others */
-    uint64_t limit; /* tasks and results not taken, at most; 0: none */
-    bool decoding;  /* one thread has taken results and is not back yet */
 
     int64_t time_limit; /* how long an item may run, in ns; 0: for ever */
-    bool is_limited;    /* it is counted in pool->n_limited */
     int64_t grace;      /* how long it has then to stop by itself, in ns */
-    uint32_t retries;   /* how often a task that was lost is run again */
-    int64_t avg_ns;     /* time of a task; -1: nothing measured */
-    int64_t item_ns;    /* of an item, following faster; likewise */
-    _Atomic bool done;  /* readable without the lock */
     uint64_t
         done_order; /* how many jobs of the pool were done before, and it */
-    _Atomic enum cp_end end; /* likewise */
-    struct cp_line line;     /* of its own; calls of one task share another */
-    struct cp_line *in;      /* where its tasks queue; never changes */
-    struct cp_job *line_next, *line_prev; /* in its line: see pool/turns.h */
+
+    struct cp_line *in; /* its own, or that of all calls; never changes */
+    struct cp_job *line_next, *line_prev; /* in that line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */
     /* The list of jobs that somebody is to see to: jobs of calls with results that
@@ -96,11 +95,37 @@ struct cp_job {
     struct cp_job *each_next, *each_prev;
     void
         *teller; /* the binding's; to be told of a result or of the end, once */
+
+    uint32_t retries;        /* how often a task that was lost is run again */
+    _Atomic enum cp_end end; /* readable without the lock, like the next two */
+    _Atomic bool done;
+    _Atomic bool marked; /* by a result */
+    bool fed;            /* no more tasks will be put */
+    bool decoding;       /* one thread has taken results and is not back yet */
+    bool is_limited;     /* it is counted in pool->n_limited */
     bool in_line, is_listed, in_each;
     bool
         is_urgent; /* of CP_JOB_EACH: with the result of a call that is watched */
     bool calling; /* all has come; the callbacks are to be run, or are run */
+
+    struct cp_many many[]; /* one; none with CP_JOB_SINGLE */
 };
+
+/* What a job of more than one task has, or NULL. */
+static inline struct cp_many *
+cp_job_many(const struct cp_job *job)
+{
+    return (job->flags & CP_JOB_SINGLE) == 0 ? (struct cp_many *)job->many
+                                             : NULL;
+}
+
+/* Tasks and results not taken, at most; 0: no limit. */
+static inline uint64_t
+cp_job_limit(const struct cp_job *job)
+{
+    const struct cp_many *many = cp_job_many(job);
+    return many != NULL ? many->limit : 0;
+}
 
 /* Internal to the core, with the pool's lock held. */
 struct cp_job *cp_job_alloc(struct cp_pool *pool, struct cp_func *func,

@@ -170,7 +170,7 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
         func->refs++;
     }
     job->id = pool->next_job_id++;
-    job->in = (flags & CP_JOB_SINGLE) != 0 ? &pool->singles : &job->line;
+    job->in = (flags & CP_JOB_SINGLE) != 0 ? &pool->singles : &job->many->line;
     list_job(pool, job);
     *out = job;
     if (pool->is_broken) {
@@ -727,7 +727,7 @@ struct cp_result *
 cp_jobs_get_result(struct cp_job *job)
 {
     struct cp_result *result = cp_job_inbox_get(job);
-    if (result != NULL && job->limit > 0) {
+    if (result != NULL && cp_job_limit(job) > 0) {
         cp_note_feeders(job->pool);
     }
     if (result != NULL && cp_job_has_result(job)) {

@@ -34,17 +34,23 @@ min_u64(uint64_t a, uint64_t b)
 
 /* ---- tasks ---- */
 
-/* Jobs of one task share the average of their callable. */
-static bool
-shares_average(const struct cp_job *job)
+/* The time of the job's tasks. Jobs of one task share the average of their callable; NULL:
+ * they have none (worker threads). */
+static int64_t *
+average_of(const struct cp_job *job)
 {
-    return (job->flags & CP_JOB_SINGLE) != 0 && job->func != NULL;
+    struct cp_many *many = cp_job_many(job);
+    if (many != NULL) {
+        return &many->avg_ns;
+    }
+    return job->func != NULL ? &job->func->avg_ns : NULL;
 }
 
 int64_t
 cp_plan_task_ns(const struct cp_job *job)
 {
-    return shares_average(job) ? job->func->avg_ns : job->avg_ns;
+    const int64_t *avg_ns = average_of(job);
+    return avg_ns != NULL ? *avg_ns : -1;
 }
 
 int64_t
@@ -66,20 +72,27 @@ window_of(const struct cp_job *job)
 void
 cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items)
 {
-    cp_avg_follow(shares_average(job) ? &job->func->avg_ns : &job->avg_ns, ns);
+    struct cp_many *many = cp_job_many(job);
+    int64_t *avg_ns = average_of(job);
+    if (avg_ns != NULL) {
+        cp_avg_follow(avg_ns, ns);
+    }
     cp_avg_follow(&job->pool->task_ns, ns);
-    int64_t each = ns / (items > 0 ? items : 1);
-    job->item_ns = job->item_ns < 0 ? each : (job->item_ns + each) / 2;
+    if (many != NULL) {
+        int64_t each = ns / (items > 0 ? items : 1);
+        many->item_ns = many->item_ns < 0 ? each : (many->item_ns + each) / 2;
+    }
 }
 
 uint64_t
 cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
               uint64_t left)
 {
-    if (job->item_ns < 0) {
+    const struct cp_many *many = cp_job_many(job);
+    if (many == NULL || many->item_ns < 0) {
         return 1;
     }
-    uint64_t each = (uint64_t)job->item_ns + 1;
+    uint64_t each = (uint64_t)many->item_ns + 1;
     uint64_t fair = left / (PARTS * ((uint64_t)pool->target + 1)) + 1;
     uint64_t least = LEAST_SHARE / each + 1;
     return min_u64(MOST_SHARE / each + 1, fair > least ? fair : least);
@@ -91,13 +104,15 @@ cp_plan_room(const struct cp_pool *pool, const struct cp_job *job)
     uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
-    if (job->probes && job->arrived == 0) {
+    const struct cp_many *many = cp_job_many(job);
+    if (many != NULL && many->probes && job->arrived == 0) {
         room = n;
     }
     room = have < room ? room - have : 0;
-    if (job->limit > 0) {
+    uint64_t limit = cp_job_limit(job);
+    if (limit > 0) {
         have += job->arrived - job->taken;
-        room = min_u64(room, have < job->limit ? job->limit - have : 0);
+        room = min_u64(room, have < limit ? limit - have : 0);
     }
     return room;
 }
@@ -112,9 +127,10 @@ bool
 cp_plan_is_deadlocked(const struct cp_job *job)
 {
     const struct cp_pool *pool = job->pool;
-    return pool->joiners > 0 && pool->state == CP_CLOSING && job->limit > 0
+    uint64_t limit = cp_job_limit(job);
+    return pool->joiners > 0 && pool->state == CP_CLOSING && limit > 0
            && !job->fed && job->queued + job->running == 0
-           && job->arrived - job->taken >= job->limit;
+           && job->arrived - job->taken >= limit;
 }
 
 bool

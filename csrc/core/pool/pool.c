@@ -325,7 +325,8 @@ void
 cp_job_set_limit(struct cp_job *job, uint64_t limit)
 {
     cp_lock_acquire(&job->pool->lock);
-    job->limit = limit;
+    CP_ASSERT(cp_job_many(job) != NULL);
+    job->many->limit = limit;
     cp_lock_release(&job->pool->lock);
 }
 
@@ -333,7 +334,8 @@ void
 cp_job_set_probes(struct cp_job *job)
 {
     cp_lock_acquire(&job->pool->lock);
-    job->probes = true;
+    CP_ASSERT(cp_job_many(job) != NULL);
+    job->many->probes = true;
     cp_lock_release(&job->pool->lock);
 }
 

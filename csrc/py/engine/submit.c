@@ -150,12 +150,12 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     if (r == 0) {
         r = in->source.iterator != NULL;
     }
-    if (r > 0 && !in->blocking && in->source.plain && result->job->limit == 0
-        && py_kept_wanted(in->engine)) {
+    if (r > 0 && !in->blocking && in->source.plain
+        && cp_job_limit(result->job) == 0 && py_kept_wanted(in->engine)) {
         r = py_kept_add(in->engine, result, NULL, NULL, NULL);
     } else if (r > 0
                && (in->blocking
-                   || (in->source.plain && result->job->limit == 0))) {
+                   || (in->source.plain && cp_job_limit(result->job) == 0))) {
         r = py_feed(in, 0, NULL);
     }
     if (r < 0) {
@@ -319,7 +319,7 @@ py_submit_feed_rest(PyObject *op, PyObject *holder)
     feeder.job = result->job;
     cp_job_ref(feeder.job);
     int r = 0;
-    if (feeder.job->limit > 0
+    if (cp_job_limit(feeder.job) > 0
         && (feeder.weak = PyWeakref_NewRef(feeder.result, NULL)) == NULL) {
         py_result_cancel(result);
         r = -1;

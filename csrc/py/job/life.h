@@ -37,13 +37,13 @@ typedef struct py_result {
     struct cp_result *untaken;   /* results of an iterator whose decoding was
                                   interrupted, guarded by the critical section */
     const char *call; /* the method that was called; for texts of errors */
-    char return_exceptions; /* those of items are values */
-    char success; /* guarded like value; of a map valid even before settled */
     _Atomic unsigned long decoder; /* the thread that decodes now; or 0 */
-    _Atomic char init_called;      /* __init__ was called */
-    _Atomic char is_closed;        /* an iterator: it gives no more items */
-    _Atomic char settled;          /* value and success are final */
-    _Atomic char submitted;        /* the job was given its tasks */
+    char return_exceptions;        /* those of items are values */
+    char success; /* guarded like value; of a map valid even before settled */
+    _Atomic char init_called; /* __init__ was called */
+    _Atomic char is_closed;   /* an iterator: it gives no more items */
+    _Atomic char settled;     /* value and success are final */
+    _Atomic char submitted;   /* the job was given its tasks */
     _Atomic char retrieved; /* the program has seen the value or the failure */
 } ResultObject;
 
