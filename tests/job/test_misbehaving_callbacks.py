@@ -126,6 +126,7 @@ def test_a_blocked_callback_does_not_delay_terminate(make_pool: Any) -> None:
     result = pool.apply_async(tasks.square, (3,), callback=told)
     other = pool.apply_async(tasks.square, (4,))
     assert other.get(DEADLINE) == 16
+    assert told.called.wait(DEADLINE)
     pool.terminate()
     pool.join(timeout=DEADLINE)
     result.wait(DEADLINE)
