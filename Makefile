@@ -122,7 +122,7 @@ asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=for
 	build/venv-asan/bin/$(1); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
 
 asan-venv: $(asan_fork)
-	CC=gcc CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
+	CC=gcc CPOOL_DEBUG=0 CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
 asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(call asan_run,pytest $(package_alone) --ignore=tests/stdlib $(ONLY))
