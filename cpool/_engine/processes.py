@@ -272,8 +272,8 @@ class Pool(_StdlibPool):
         """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
             return self.apply_async(func, args, kwds, **asked).get()
-        self._check_running()
         if asked:
+            self._check_running()
             checked = self._check_options(asked)
             if checked.progress is not None:
                 quiet: Any = {**asked, "progress": None}
@@ -306,18 +306,27 @@ class Pool(_StdlibPool):
             theirs: Any = super().apply_async(func, args, kwds, callback, error_callback)
             result: AsyncResult[T] = theirs
             return result
+        if self._has_helper and not asked:
+            # The usual case. The engine checks that the pool is running.
+            return self._engine.submit(
+                ApplyResult, self, func, args, kwds, callback, error_callback
+            )
         self._check_running()
-        checked = progress = None
-        if asked:
-            known = self._check_options(asked)
-            func, checked, progress = known.wrap(func), known.engine, known.progress
+        checked = self._check_options(asked)
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
         made = self._engine.submit(
-            ApplyResult, self, func, args, kwds, callback, error_callback, checked
+            ApplyResult,
+            self,
+            checked.wrap(func),
+            args,
+            kwds,
+            callback,
+            error_callback,
+            checked.engine,
         )
-        if progress is not None:
-            show(made, progress, 1)
+        if checked.progress is not None:
+            show(made, checked.progress, 1)
         return made
 
     def map(
