@@ -10,10 +10,13 @@ that are one unit are joined by "+" and have one place; a header belongs to the 
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from svg import arrow, rect, svg, text
 
 TOP = next(path for path in Path(__file__).parents if (path / "csrc").is_dir())
 
@@ -173,21 +176,7 @@ class Sources:
         }
 
 
-WIDTH, BOX_WIDTH, BOX_HEIGHT, GAP, TOP_MARGIN = 900, 560, 42, 22, 24
-STYLE = """
-text { font: 13px system-ui, sans-serif; fill: #1f2328; }
-.files { font-size: 10px; fill: #59636e; }
-.box { fill: #f6f8fa; stroke: #59636e; }
-.arrow { fill: none; stroke: #59636e; stroke-width: 1.1; opacity: 0.75; }
-.head { fill: #59636e; }
-@media (prefers-color-scheme: dark) {
-  text { fill: #f0f6fc; }
-  .files { fill: #9198a1; }
-  .box { fill: #151b23; stroke: #9198a1; }
-  .arrow { stroke: #9198a1; }
-  .head { fill: #9198a1; }
-}
-""".strip()
+WIDTH, BOX_WIDTH, BOX_HEIGHT, GAP, TOP_MARGIN = 900, 560, 54, 22, 24
 
 
 def draw(graph: Mapping[str, list[str]], order: Mapping[str, str | None]) -> str:
@@ -205,10 +194,8 @@ def draw(graph: Mapping[str, list[str]], order: Mapping[str, str | None]) -> str
         for other in graph[folder]:
             crosses = folder.split("/")[0] != other.split("/")[0]
             steps = (tops[other] - top) // pitch
-            title = f"<title>csrc/{folder} uses csrc/{other}</title>"
             if steps == 1:
-                x = WIDTH / 2
-                path = f"M{x:g} {top + BOX_HEIGHT}V{tops[other] - 1}"
+                path = f"M{WIDTH / 2:g} {top + BOX_HEIGHT}V{tops[other] - 1}"
             else:
                 side = -1 if crosses else 1
                 x = left if crosses else left + BOX_WIDTH
@@ -217,43 +204,27 @@ def draw(graph: Mapping[str, list[str]], order: Mapping[str, str | None]) -> str
                 end = tops[other] + 4 + steps * 3
                 bend = x + side * (14 + 22 * steps)
                 path = f"M{x:g} {start}C{bend:g} {start} {bend:g} {end} {x + side:g} {end}"
-            arrows.append(f'<path class="arrow" marker-end="url(#head)" d="{path}">{title}</path>')
-        files = (order[folder] or "").replace("+", " ")
-        name_at = top + (17 if files else 26)
-        boxes.append(
-            f'<rect class="box" x="{left:g}" y="{top}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}"'
-            f' rx="5"/><text x="{WIDTH / 2:g}" y="{name_at}" text-anchor="middle">csrc/{folder}'
-            "</text>"
-        )
-        if files:
-            boxes.append(
-                f'<text class="files" x="{WIDTH / 2:g}" y="{top + 33}" text-anchor="middle">{files}'
-                "</text>"
-            )
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
-            f' width="{WIDTH}" height="{height}" role="img"'
-            ' aria-label="The folders of csrc, highest first, and which folders each one uses">',
-            f"<style>\n{STYLE}\n</style>",
-            '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7"'
-            ' markerHeight="7" orient="auto"><path class="head" d="M0 0L8 4L0 8z"/></marker>'
-            "</defs>",
-            *arrows,
-            *boxes,
-            "</svg>",
-            "",
+            arrows.append(arrow(path, f"csrc/{folder} uses csrc/{other}"))
+        files = textwrap.wrap((order[folder] or "").replace("+", " "), 88)
+        boxes += [
+            rect(left, top, BOX_WIDTH, BOX_HEIGHT),
+            text(WIDTH / 2, top + 17, f"csrc/{folder}", anchor="middle"),
+            *(
+                text(WIDTH / 2, top + 32 + 14 * row, names, "small", "middle")
+                for row, names in enumerate(files)
+            ),
         ]
-    )
+    label = "The folders of csrc, highest first, and which folders each one uses"
+    return svg(WIDTH, height, label, arrows + boxes)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--svg", type=Path, help="write a picture there")
-    svg = parser.parse_args().svg
+    path = parser.parse_args().svg
     sources = Sources.read()
-    if svg is not None:
-        svg.write_text(draw(sources.graph(), sources.order))
+    if path is not None:
+        path.write_text(draw(sources.graph(), sources.order))
         return
     for folder, used in sources.graph().items():
         print(f"{folder:<10} {' '.join(used)}")
