@@ -35,7 +35,15 @@ from .configured import ConfiguredPool
 from .options import CallOptions, Checked, Unpack, check_options, refuse_options
 from .progress import show
 from .queue import TaskQueue
-from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
+from .results import (
+    ApplyResult,
+    AsyncResult,
+    Cache,
+    IMapIterator,
+    IMapUnorderedIterator,
+    ItemIterator,
+    MapResult,
+)
 from .thread import Thread
 
 if TYPE_CHECKING:
@@ -81,16 +89,6 @@ def _is_leaving(process: BaseProcess) -> bool:
 def _index_of(process: BaseProcess) -> int:
     index: int = process._popen.index  # type: ignore[attr-defined]
     return index
-
-
-def _items_of(chunks: IMapIterator[list[Any]]) -> Iterator[Any]:
-    """Also when the reader closes or drops it half-read, it ends what it reads from."""
-    try:
-        for chunk in chunks:
-            yield from chunk
-    except GeneratorExit:
-        chunks.close()
-        raise
 
 
 def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
@@ -583,7 +581,7 @@ class Pool(_StdlibPool):
             if checked.progress is not None:
                 show(result, checked.progress, _length_of(iterable), not limit)
         self._feed(result, func, iterable, chunksize, mode, -1, limit)
-        return result if chunksize == 1 else _items_of(result)
+        return result if chunksize == 1 else ItemIterator(result)
 
     def _feed(
         self,
