@@ -23,6 +23,7 @@ from ._base.stdlib import TYPE_CHECKING
 from ._program.swap import install, uninstall
 from .errors import (
     InitializerError,
+    MemoryLimitError,
     PoolError,
     PoolTerminated,
     RemoteError,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResult",
     "InitializerError",
+    "MemoryLimitError",
     "Pool",
     "PoolError",
     "PoolTerminated",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InitializerError",
+    "MemoryLimitError",
     "PoolError",
     "PoolTerminated",
     "RemoteError",
@@ -77,6 +78,32 @@ class TaskTimeoutError(WorkerLostError, TimeoutError):
     def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
         kind, args = super().__reduce__()
         return kind, (*args, self.seconds, self.limit)
+
+
+class MemoryLimitError(WorkerLostError, MemoryError):
+    """The item took more memory than the `memory_limit` of its pool.
+
+    Also the builtin ``MemoryError``. ``bytes`` is how much its worker had, ``limit`` the
+    `memory_limit`, both ints, in bytes. ``exitcode`` is that of the worker, which was killed.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        pid: int,
+        exitcode: int | None,
+        index: int | None = None,
+        function: str | None = None,
+        bytes: int = 0,
+        limit: int = 0,
+    ) -> None:
+        super().__init__(message, pid, exitcode, index, function)
+        self.bytes = bytes
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
+        kind, args = super().__reduce__()
+        return kind, (*args, self.bytes, self.limit)
 
 
 class TaskInterrupted(BaseException):

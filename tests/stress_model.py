@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import dump
-from engine import DEADLINE, Pool, errors, pool_module
+from engine import DEADLINE, PORTABLE, Pool, errors, pool_module
 from leftovers import open_files, threads
 
 LIMIT = 2 * DEADLINE  # seconds until the pool must be at rest
@@ -195,7 +195,9 @@ class Sequence:
             self.pool = pool_module.ThreadPool(self.size)
         else:
             context = multiprocessing.get_context(method)
-            self.pool = Pool(self.size, maxtasksperchild=self.limit, context=context)
+            asked = self.worker_options()
+            self.pool = Pool(self.size, maxtasksperchild=self.limit, context=context, **asked)
+            self.note(f"with {asked}")
         self.note(f"pool of {self.size}, maxtasksperchild={self.limit}")
 
     def note(self, text: str) -> None:
@@ -402,6 +404,20 @@ class Sequence:
         self.note(f"resize to {self.size}")
         self.pool.resize(self.size)
 
+    def worker_options(self) -> dict[str, Any]:
+        """Of a pool of processes; a limit never strikes."""
+        rng, options = self.rng, {}
+        if rng.random() < 0.3:
+            options["min_processes"] = rng.randint(1, self.size)
+        if rng.random() < 0.3:
+            options["idle_timeout"] = rng.choice([0.001, 0.05])
+        if rng.random() < 0.2 and not PORTABLE:
+            options["memory_limit"] = "1TB"
+        if rng.random() < 0.2:
+            options["daemon"] = False
+        self.is_elastic = "min_processes" in options or "idle_timeout" in options
+        return options
+
     def options(self, job: Job) -> dict[str, Any]:
         """Of a call; a limit never strikes."""
         rng, options = self.rng, {}
@@ -489,7 +505,8 @@ class Sequence:
         self.eventually("rest (pending and queued are 0)", lambda: engine.counts()[:2] == (0, 0))
         assert len(self.pool._cache) == 0, "the cache lists results"
         if not self.is_threads and self.pool._has_helper:
-            self.eventually("all workers", lambda: engine.counts()[2] == self.size)
+            least = 1 if self.is_elastic else self.size
+            self.eventually("all workers", lambda: least <= engine.counts()[2] <= self.size)
         for job in list(self.jobs):
             self.check(job)
 

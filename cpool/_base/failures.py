@@ -29,6 +29,7 @@ from types import (
 
 from ..errors import (
     InitializerError,
+    MemoryLimitError,
     PoolError,
     PoolTerminated,
     RemoteError,
@@ -36,6 +37,7 @@ from ..errors import (
     TaskTimeoutError,
     WorkerLostError,
 )
+from .amounts import shown
 from .handlers import being_handled, is_from_handler
 from .pickling import is_replaced, pickle_of_name, replaced_dumps
 from .stdlib import TYPE_CHECKING
@@ -413,6 +415,23 @@ def timed_out(
         _index_of(place, item),
         None if place[1] is None else _name_of(place[1]),
         seconds,
+        limit,
+    )
+
+
+def took_memory(
+    pid: int, exitcode: int, place: _Place, item: int, items: int, size: int, limit: int
+) -> BaseException:
+    """The error of a task that took more memory than it may."""
+    return MemoryLimitError(
+        f"{_name_of_place(place, item)} took worker {pid} to {shown(size)} of memory, the "
+        f"memory_limit of the pool is {shown(limit)}: the worker was killed; "
+        f"{_what_is_lost(place, items)}, the pool goes on",
+        pid,
+        exitcode,
+        _index_of(place, item),
+        None if place[1] is None else _name_of(place[1]),
+        size,
         limit,
     )
 

@@ -23,6 +23,7 @@ LAST_GRACE_S = 0.2
 def force(engine: _core.Engine, workers: list[BaseProcess]) -> None:
     """Wait until all workers of an ended pool have ended, and soon make them."""
     if not engine.wait_ended(_GRACE_S):
+        engine.kill_trees()
         engine.signal(signal.SIGTERM)
         if not engine.wait_ended(LAST_GRACE_S):
             _kill(engine, workers)
@@ -43,6 +44,7 @@ def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Th
 
 
 def _kill(engine: _core.Engine, workers: list[BaseProcess]) -> None:
+    engine.kill_trees()
     engine.signal(signal.SIGKILL)
     if not any(map(_is_out_of_reach, list(workers))):
         engine.wait_ended(None)

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
         is raised in the task first, by a signal (SIGURG) at its next bytecode; the worker is killed
         so many seconds later. None: at once.
 
-        `retries` (int, 0): an item that was lost (its worker died, or its time was over) is run
-        again, so many times. `retry_on` (an exception type or a tuple of them): an item that raised
-        one of these as well.
+        `retries` (int, 0): an item that was lost (its worker died, or it took too much time or
+        memory) is run again, so many times. `retry_on` (an exception type or a tuple of them): an
+        item that raised one of these as well.
 
         With a `task_timeout` or `retries` and no `chunksize`, a chunk is one item. A larger chunk
         is lost and run again as a whole; the time limit holds for each of its items.

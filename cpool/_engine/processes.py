@@ -35,15 +35,26 @@ from .configured import ConfiguredPool
 from .options import CallOptions, Checked, Unpack, check_options, refuse_options
 from .progress import show
 from .queue import TaskQueue
-from .results import ApplyResult, AsyncResult, Cache, IMapIterator, IMapUnorderedIterator, MapResult
+from .results import (
+    ApplyResult,
+    AsyncResult,
+    Cache,
+    IMapIterator,
+    IMapUnorderedIterator,
+    ItemIterator,
+    MapResult,
+)
 from .thread import Thread
+from .workers import WorkerOptions
 
 if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
+    from .workers import CpuIds
+
     S = TypeVar("S")
 else:
-    Any = S = object
+    Any = CpuIds = S = object
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
@@ -67,6 +78,8 @@ _MODES = {
     starmapstar: (_core.STAR | _core.LISTED, _core.STAR_ONE | _core.LISTED),
 }
 
+_NEEDS_ENGINE = "needs a pool that runs on cpool's engine"
+
 _HELPER = "cpool-helper"
 _STARTER = "cpool-starter"
 _FEEDER = "cpool-feeder"
@@ -81,16 +94,6 @@ def _is_leaving(process: BaseProcess) -> bool:
 def _index_of(process: BaseProcess) -> int:
     index: int = process._popen.index  # type: ignore[attr-defined]
     return index
-
-
-def _items_of(chunks: IMapIterator[list[Any]]) -> Iterator[Any]:
-    """Also when the reader closes or drops it half-read, it ends what it reads from."""
-    try:
-        for chunk in chunks:
-            yield from chunk
-    except GeneratorExit:
-        chunks.close()
-        raise
 
 
 def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
@@ -119,6 +122,28 @@ class Pool(_StdlibPool):
     `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
     if the block raised.
 
+    `memory_limit` (an int of bytes, or a str like "2GiB") is for the memory that a worker has
+    allocated itself; what it has in common with this process since a fork does not count. A worker
+    with more than that between two tasks is replaced. One that passes the limit while an item runs
+    is killed, and that item fails with `MemoryLimitError`, if the item itself has added an eighth
+    of the limit or more; one that finds a full worker and adds little goes on. The memory of
+    workers with tasks is looked at each 20 ms. `ValueError` where there is no /proc.
+
+    With `min_processes` or `idle_timeout` the pool is elastic. It starts with `min_processes`
+    workers (an int, default: `processes`), and adds one after the other, up to `processes`, while
+    all are busy and work waits. A worker that was idle for `idle_timeout` seconds (a float, default
+    None: never) ends, down to `min_processes` (or one).
+
+    `cpu_ids` says where workers run: a list with a CPU number, or a list of them, for each worker,
+    which is used again from its begin if there are more workers; or "auto": one CPU of this process
+    each. `inner_max_num_threads` (int) is the number of threads that OpenMP, OpenBLAS, MKL and the
+    like may use in each worker: set by environment variables for libraries that are loaded later,
+    and by `threadpoolctl`, where it is installed, for those that a fork has copied.
+
+    With `daemon=False` tasks may start processes: `Process` objects, managers, and pools. Pools
+    within pools end with the process that made them, however it ends. `terminate()` then kills
+    busy workers with all processes that they have started.
+
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
@@ -132,6 +157,7 @@ class Pool(_StdlibPool):
     _around: Surroundings
     _was_ready = False  # has a worker ever been ready?
     _on_exit = "terminate"
+    _asked: WorkerOptions
     _has_helper = False
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
@@ -147,6 +173,12 @@ class Pool(_StdlibPool):
         finalizer: Callable[..., object] | None = None,
         finalargs: Iterable[Any] = (),
         on_exit: str = "terminate",
+        daemon: bool = True,
+        memory_limit: int | str | None = None,
+        min_processes: int | None = None,
+        idle_timeout: float | None = None,
+        cpu_ids: CpuIds = None,
+        inner_max_num_threads: int | None = None,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -155,8 +187,18 @@ class Pool(_StdlibPool):
         if processes is None:
             processes = default_processes()
         self._set_end(finalizer, finalargs, on_exit)
+        self._asked = WorkerOptions(
+            processes,
+            daemon,
+            memory_limit,
+            min_processes,
+            idle_timeout,
+            cpu_ids,
+            inner_max_num_threads,
+        )
         if not self._fits(context):
             self._refuse_own(finalizer=finalizer)
+            self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
             return
         if processes < 1:
@@ -190,7 +232,7 @@ class Pool(_StdlibPool):
         """Raise for parameters that the standard library's engine does not have."""
         for name, value in parameters.items():
             if value is not None:
-                raise ValueError(f"{name} needs a pool that runs on cpool's engine")
+                raise ValueError(f"{name} {_NEEDS_ENGINE}")
 
     def _fits(self, context: Any) -> bool:
         """Can the extension run this pool?"""
@@ -204,7 +246,8 @@ class Pool(_StdlibPool):
         self._forks = self._ctx.get_start_method() == "fork"
         self._around = Surroundings()
         self._cache = Cache()
-        self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache)
+        self._engine = _core.Engine(self._asked.first, weakref.ref(self), self._cache)
+        self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
         known = self._known_functions()
@@ -214,15 +257,20 @@ class Pool(_StdlibPool):
         self._threads: list[Thread] = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
+        parts = (self._engine, self._workers, self._threads)
         try:
             self._repopulate_pool()
         except BaseException:
-            end.shut_down(self._engine, self._workers, self._threads)
+            end.shut_down(*parts)
             raise
-        self._terminate = util.Finalize(
-            self, end.shut_down, args=(self._engine, self._workers, self._threads), exitpriority=15
-        )
+        self._terminate = util.Finalize(self, end.shut_down, args=parts, exitpriority=15)
         self._state = RUN
+        if self._asked.is_elastic:
+            try:
+                self._start_threads()  # somebody has to see that workers are idle
+            except BaseException:
+                self.terminate()
+                raise
 
     def _known_functions(self) -> dict[str, Any] | None:
         """The functions of the main module that workers have; None: those that it has in its file.
@@ -592,7 +640,7 @@ class Pool(_StdlibPool):
             if checked.progress is not None:
                 show(result, checked.progress, _length_of(iterable), not limit)
         self._feed(result, func, iterable, chunksize, mode, -1, limit)
-        return result if chunksize == 1 else _items_of(result)
+        return result if chunksize == 1 else ItemIterator(result)
 
     def _feed(
         self,
@@ -688,7 +736,7 @@ class Pool(_StdlibPool):
         """The Process or thread of a new worker, not started."""
         process = self.Process(self._ctx, target=target, args=args)
         process.name = process.name.replace("Process", "PoolWorker")
-        process.daemon = True
+        process.daemon = self._asked.daemon
         return process
 
     def _free_indexes(self) -> Iterator[int]:
@@ -699,13 +747,14 @@ class Pool(_StdlibPool):
     def _make_worker(self, index: int) -> BaseProcess:
         assert self._engine is not None
         worker = self._engine.worker(self._maxtasksperchild, index)
+        place = (self._asked.cpus_of(index), self._asked.threads)
         setup = child.Setup(
-            index, self._initializer, self._initargs, self._finalizer, self._finalargs
+            index, self._initializer, self._initargs, self._finalizer, self._finalargs, place
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
-        process._Popen = popen_factory(worker, method, self._around, not self._was_ready)
+        process._Popen = popen_factory(worker, method, self._around, not self._was_ready, place)
         made: BaseProcess = process
         return made
 
@@ -732,9 +781,13 @@ class Pool(_StdlibPool):
             super()._repopulate_pool()
             return
         with self._lock:
-            self._engine.set_target(self._processes)
+            wanted = self._processes
+            if self._asked.is_elastic:
+                wanted = self._engine.target  # which the engine changes itself
+            else:
+                self._engine.set_target(wanted)
             leaving = sum(map(_is_leaving, self._workers))
-            missing = self._processes - len(self._workers) + leaving
+            missing = wanted - len(self._workers) + leaving
             indexes = self._free_indexes()
             with popen.started_together() as start:
                 while missing > 0:
@@ -747,17 +800,21 @@ class Pool(_StdlibPool):
                         batch.clear()  # closes pipes now; a traceback would keep them open
 
     def resize(self, processes: int) -> None:
-        """Have so many workers from now on, at least 1.
+        """Have so many workers from now on, at least 1; in an elastic pool so many at most.
 
-        New ones start at once. Of too many, idle ones end first; none that runs a task is ended
-        before the task is. `ValueError` for a pool that is not running.
+        New ones start at once, in an elastic pool when there is work for them. Of too many, idle
+        ones end first; none that runs a task is ended before the task is. `ValueError` for a pool
+        that is not running.
         """
         number = self._check_resize(processes)
         with self._lock:
-            surplus = self._processes - number
+            engine = self._engine_of_processes()
+            surplus = engine.target - number
             self._processes = number
+            self._asked.resize(engine, number)
             if surplus > 0:
-                self._engine_of_processes().retire(surplus)
+                engine.set_target(number)
+                engine.retire(surplus)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping
-from contextlib import nullcontext
+from multiprocessing import TimeoutError
 
 from .. import _core, errors
 from .._base import stdlib
 from .._base.stdlib import TYPE_CHECKING, T
+from .._start import popen
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
+
+
+# A fork takes milliseconds, unless hooks of the program hold it up.
+_FORK_S = 1.0
 
 
 def _not_picklable(self: object) -> NoReturn:
     raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
-def _make_cancelled_error(pool: Any) -> None:
-    """Import what the error needs while the pool starts no worker.
-
-    That import registers hooks of forks. In the middle of a fork on another thread the second half
-    of the hooks would run without the first.
-    """
-    with nullcontext() if pool is None else pool._lock:
+def _make_cancelled_error() -> None:
+    """Import what the error needs; that import registers hooks of forks."""
+    with popen.hooks_stay(_FORK_S):
         errors.TaskCancelledError  # noqa: B018
 
 
@@ -131,7 +132,7 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
 
     def cancel(self, kill: bool = True) -> bool:
         if "TaskCancelledError" not in vars(errors):
-            _make_cancelled_error(self._pool)
+            _make_cancelled_error()
         return super().cancel(kill)
 
     _pool = _Readable(_core.Result._pool.__get__)
@@ -225,3 +226,68 @@ class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # t
 
     def __init__(self, pool: Any) -> None:
         _core.Stream.__init__(self, pool, False)
+
+
+class ItemIterator(Iterator[T]):
+    """What `imap` and the like return with a `chunksize` above 1: the items of the chunks.
+
+    `next(timeout=None)` is that of `IMapIterator`, `async for` reads it too. It ends after the
+    first exception, as the standard library's. `close()` ends it: no more items are pulled, what no
+    worker has begun is withdrawn. So does dropping it when it was read in part; where nothing was
+    read, all items run.
+    """
+
+    def __init__(self, chunks: IMapIterator[Any]) -> None:
+        self._chunks = chunks
+        self._items: Iterator[T] = iter(())
+        self._is_read = self._is_over = False
+
+    def next(self, timeout: float | None = None) -> T:
+        for item in self._items:
+            return item
+        self._begin()
+        try:
+            self._items = iter(self._chunks.next(timeout))
+        except TimeoutError:
+            self._is_over = timeout is None
+            raise
+        except Exception:
+            self._is_over = True
+            raise
+        return self.next(timeout)
+
+    def __next__(self) -> T:
+        return self.next()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        for item in self._items:
+            return item
+        try:
+            self._begin()
+        except StopIteration:
+            raise StopAsyncIteration from None
+        try:
+            self._items = iter(await self._chunks.__anext__())
+        except Exception:
+            self._is_over = True
+            raise
+        return await self.__anext__()
+
+    def _begin(self) -> None:
+        if self._is_over:
+            raise StopIteration
+        self._is_read = True
+
+    def close(self) -> None:
+        self._is_over = True
+        self._items = iter(())
+        self._chunks.close()
+
+    def __del__(self) -> None:
+        if self._is_read and not self._is_over:
+            self._chunks.close()
+
+    __reduce__ = _not_picklable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 import weakref
@@ -18,15 +19,18 @@ from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
 from .options import CallOptions, Checked, check_thread_options
-from .processes import CLOSE, RUN, Pool
+from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
 from .queue import TaskQueue
 from .results import Cache
 from .thread import check_can_start, start
+from .workers import WorkerOptions
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from .workers import CpuIds
 else:
-    Any = object
+    Any = CpuIds = object
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
@@ -49,8 +53,12 @@ def worker(
     index: int,
     finalizer: Callable[..., object] | None,
     finalargs: Iterable[Any],
+    cpus: tuple[int, ...] | None,
 ) -> None:
     """The target of a worker thread: run the initializer, then tasks until the pool ends."""
+    if cpus is not None:
+        with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
+            os.sched_setaffinity(0, cpus)  # of this thread alone
     set_thread(CurrentWorker(index, engine.tasks_done))
     try:
         if initializer is not None:
@@ -97,7 +105,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
 
-    `finalizer`, `finalargs` and `on_exit` are those of `Pool`.
+    `finalizer`, `finalargs`, `on_exit` and `cpu_ids` are those of `Pool`. Its other parameters of
+    workers need processes: `ValueError`.
     """
 
     __module__ = "cpool.pool"
@@ -111,6 +120,12 @@ class ThreadPool(Pool, _StdlibThreadPool):
         finalizer: Callable[..., object] | None = None,
         finalargs: Iterable[Any] = (),
         on_exit: str = "terminate",
+        daemon: bool = True,
+        memory_limit: int | str | None = None,
+        min_processes: int | None = None,
+        idle_timeout: float | None = None,
+        cpu_ids: CpuIds = None,
+        inner_max_num_threads: int | None = None,
     ) -> None:
         if self._fits(None):
             Pool.__init__(
@@ -121,6 +136,12 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 finalizer=finalizer,
                 finalargs=finalargs,
                 on_exit=on_exit,
+                daemon=daemon,
+                memory_limit=memory_limit,
+                min_processes=min_processes,
+                idle_timeout=idle_timeout,
+                cpu_ids=cpu_ids,
+                inner_max_num_threads=inner_max_num_threads,
             )
             return
         self._set_end(finalizer, finalargs, on_exit)
@@ -128,12 +149,23 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._workers = []
         if processes is None:
             processes = default_processes()
+        self._asked = WorkerOptions(
+            processes,
+            daemon,
+            memory_limit,
+            min_processes,
+            idle_timeout,
+            cpu_ids,
+            inner_max_num_threads,
+        )
+        self._asked.refuse(_NEEDS_ENGINE)
         _StdlibThreadPool.__init__(self, processes, initializer, initargs)
 
     def _fits(self, context: Any) -> bool:
         return not replaces_parts(type(self), ThreadPool)
 
     def _start(self) -> None:
+        self._asked.refuse("needs worker processes: threads share one process", "cpu_ids")
         self._cache = Cache()
         self._engine = _core.Engine(self._processes, weakref.ref(self), self._cache, threads=True)
         self._cache.engine = self._engine
@@ -184,6 +216,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             index,
             self._finalizer,
             self._finalargs,
+            self._asked.cpus_of(index),
         )
         thread.index = index
         self._engine.enter()

@@ -99,6 +99,40 @@ def take() -> Worker:
     return worker
 
 
+# What libraries read when they are loaded.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+if TYPE_CHECKING:
+    # The CPUs of a worker, and how many threads its libraries may have; None: any.
+    Place = tuple[tuple[int, ...] | None, int | None]
+
+
+def settle(cpus: tuple[int, ...] | None, threads: int | None) -> None:
+    """Take the place of a worker; before imports, since libraries start threads then."""
+    if cpus is not None:
+        with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
+            os.sched_setaffinity(0, cpus)
+    if threads is not None:
+        os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
+
+
+def _limit_threads(threads: int) -> None:
+    """Of libraries that are loaded."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+    threadpoolctl.threadpool_limits(limits=threads)
+
+
 def attach_and_take(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
     """Both at once, where nothing could be sent ahead of the Process object."""
     attach(ends, budget, unblocks_sigpipe)
@@ -163,12 +197,20 @@ class Setup:
         initargs: Iterable[Any],
         finalizer: Callable[..., object] | None,
         finalargs: Iterable[Any],
+        place: Place,
     ) -> None:
         self.index = index
+        self.place = place
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
         self.finalargs = finalargs
+
+    def settle(self) -> None:
+        settle(*self.place)
+        threads = self.place[1]
+        if threads is not None:
+            _limit_threads(threads)
 
     def initialize(self) -> None:
         if self.initializer is not None:
@@ -225,6 +267,7 @@ def main(worker: Worker, setup: Setup) -> None:
             faulthandler.enable()
     except Exception:  # no stderr to write to
         pass
+    setup.settle()
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # as the stdlib does for `random`

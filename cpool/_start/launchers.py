@@ -57,8 +57,11 @@ class _LaunchedPopen(Popen):
 
     pid = 0
 
-    def __init__(self, process: BaseProcess, worker: Worker, is_first: bool) -> None:
+    def __init__(
+        self, process: BaseProcess, worker: Worker, is_first: bool, place: child.Place
+    ) -> None:
         self._is_first = is_first
+        self._place = place
         super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
@@ -84,6 +87,7 @@ class _LaunchedPopen(Popen):
         # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _launch.worker, _launch.is_first = self._worker, self._is_first
+        _launch.place = self._place
         try:
             with _sigpipe_blocked() as _launch.blocks_sigpipe:
                 super()._launch(process)  # type: ignore[misc]
@@ -158,6 +162,7 @@ class _Launch(threading.local):
 
     worker: Worker | None = None
     is_first = False
+    place: child.Place = (None, None)
     blocks_sigpipe = False
     is_sent = False  # the worker has gone ahead of the Process object
 
@@ -171,6 +176,7 @@ import sys
 sys.path[:] = path
 from cpool._start import child
 child.attach(*ends)
+child.settle(*place)
 child.report_failed_starts(is_first)
 """
 
@@ -183,7 +189,12 @@ class _WorkerAhead:
         self.path = path
 
     def __reduce__(self) -> tuple[Any, ...]:
-        names = {"ends": _ends(self.worker), "path": self.path, "is_first": _launch.is_first}
+        names = {
+            "ends": _ends(self.worker),
+            "path": self.path,
+            "is_first": _launch.is_first,
+            "place": _launch.place,
+        }
         _launch.is_sent = True
         return exec, (_ATTACH, names)
 

@@ -45,6 +45,28 @@ def _keeping_the_tracker() -> AbstractContextManager[None]:
     return nullcontext() if intent is None else _announced(intent)
 
 
+_hooks = threading.RLock()
+
+# An import of concurrent.futures takes milliseconds, unless it waits for the program's code.
+_IMPORT_S = 0.1
+
+
+@contextmanager
+def hooks_stay(wait: float) -> Iterator[None]:
+    """No worker is forked meanwhile, or no hooks of forks are registered.
+
+    In the middle of a fork on another thread, the second half of new hooks would run without the
+    first: logging would release a lock that it does not have. Waits for the other side for so many
+    seconds at most, since both may be held up by code of the program.
+    """
+    has_it = _hooks.acquire(timeout=wait)
+    try:
+        yield
+    finally:
+        if has_it:
+            _hooks.release()
+
+
 class Popen(popen_fork.Popen):
     """A worker process. The extension watches and reaps the process."""
 
@@ -95,7 +117,7 @@ class ForkPopen(Popen):
         super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
-        with _keeping_the_tracker():
+        with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
             self.pid = self._worker.fork()
         if self.pid == 0:
             child.run_forked(process, self._worker, self._around)
@@ -136,6 +158,7 @@ def after_fork_in_child() -> None:
     """A forked process has copies of the parent's pools, but no workers."""
     if not _core._after_fork_in_child():
         return
+    _hooks._at_fork_reinit()  # type: ignore[attr-defined]
     # Or multiprocessing would terminate and join the parent's workers when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])

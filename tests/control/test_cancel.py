@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import engine
@@ -336,8 +337,74 @@ def test_closing_ends_an_endless_input(either: Any, options: Any) -> None:
     assert list(results) == []
 
 
-def test_a_generator_over_chunks_that_is_dropped_ends_its_input(either: Any) -> None:
+def test_an_iterator_over_chunks_that_is_dropped_ends_its_input(either: Any) -> None:
     results = either.imap(tasks.square, itertools.count(), 5)
     assert next(results) == 0
     del results
     eventually(lambda: nothing_pending(either))
+
+
+def test_items_of_chunks_are_withdrawn(either: Any, gate: Gate, diary: Diary) -> None:
+    """By close(), before anything was read, and where an iterator is dropped that was read."""
+    read = either.imap(diary.write, range(2), 2)
+    assert next(read) is None
+    blockers = [either.apply_async(gate.hold) for _ in range(2)]
+    gate.arrived(2)
+    closed = either.imap(diary.write, range(100, 160), 3)
+    closed.close()
+    closed.close()
+    dropped = either.imap(tasks.square, [7], 2)
+    del read
+    gate.open()
+    for blocker in blockers:
+        blocker.get(DEADLINE)
+    assert list(closed) == []
+    assert list(dropped) == [49]
+    assert diary.lines() == ["0", "1"]
+
+
+SLOW_IMPORT = """
+import os, sys, threading
+from importlib.machinery import PathFinder
+from engine import DEADLINE, Pool
+from gates import eventually
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name != "concurrent.futures._base":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def wait_and_load(module):
+            entered.set()
+            assert leave.wait(2 * DEADLINE)
+            load(module)
+
+        spec.loader.exec_module = wait_and_load
+        return spec
+
+entered, leave = threading.Event(), threading.Event()
+
+if __name__ == "__main__":
+    with Pool(1) as pool:
+        result = pool.apply_async(os.getpid)
+        result.get(DEADLINE)
+        blocker = pool.apply_async(eventually, (lambda: False,))
+        assert not any(name.startswith("concurrent.futures") for name in sys.modules)
+        sys.meta_path.insert(0, Finder())
+        thread = threading.Thread(target=blocker.cancel)
+        thread.start()
+        assert entered.wait(DEADLINE)
+        [worker] = pool._workers
+        worker.kill()
+        print(pool.apply_async(pow, (3, 2)).get(DEADLINE))
+        leave.set()
+        thread.join()
+        print(type(pool.apply_async(os.getpid).get(DEADLINE)).__name__)
+"""
+
+
+def test_an_import_for_the_error_holds_up_no_worker(tmp_path: Path) -> None:
+    """It waits for code of the program, and a worker is started meanwhile."""
+    assert scripts.output(tmp_path, SLOW_IMPORT) == ["9", "int"]

@@ -81,7 +81,8 @@ rig_fill(struct rig *rig)
     struct cp_counts counts;
     CHECK_EQ(pthread_mutex_lock(&rig->forking), 0);
     cp_pool_count(rig->pool, &counts);
-    for (uint32_t n = counts.workers - counts.overdue; n < rig->target; n++) {
+    uint32_t target = rig->is_elastic ? cp_pool_target(rig->pool) : rig->target;
+    for (uint32_t n = counts.workers - counts.overdue; n < target; n++) {
         (void)fork_one(rig);
     }
     CHECK_EQ(pthread_mutex_unlock(&rig->forking), 0);

@@ -20,6 +20,7 @@ enum op {
     OP_QUIET,      /* leave the answer in the ring, even if a flush is due */
     OP_GATE,       /* say "begun", then wait for the gate */
     OP_BUSY,       /* say "begun", then compute for ever */
+    OP_TAKE,       /* take 64 MiB of memory, then the same */
     OP_RAISE,      /* answer by CP_ERROR */
     OP_AGAIN,      /* the same, and ask for a retry unless it is the last try */
     OP_STOPS,      /* say "begun", then compute until it is asked to stop */
@@ -76,6 +77,7 @@ struct rig {
     struct cp_pool *pool;
     struct cp_func *func; /* a small one, kept */
     uint32_t target;
+    bool is_elastic; /* the pool's own target counts */
     uint64_t budget; /* of workers forked from now on */
     enum start start;
     struct rig_shared *shared;

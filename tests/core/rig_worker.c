@@ -184,6 +184,19 @@ break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
     }
 }
 
+static _Noreturn void
+take_memory(void)
+{
+    size_t n = CP_KIB(64) * 1024;
+    volatile uint8_t *bytes = malloc(n);
+    CHECK(bytes != NULL);
+    for (;;) {
+        for (size_t i = 0; i < n; i += 4096) {
+            bytes[i]++;
+        }
+    }
+}
+
 /* Obey the order; true if the task's own bytes are the answer. */
 static bool
 obey(struct worker *me, const struct cp_frame *task, const struct func *func)
@@ -205,6 +218,7 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
             while (spins) {
             }
             return false;
+        case OP_TAKE: take_memory(); return false;
         case OP_BIG: answer_big(me, task); return false;
         case OP_SLOTS: answer_slots(me, task); return false;
         case OP_FUNC:

@@ -21,7 +21,7 @@ static void
 check_timed_out(struct cp_result *result, uint64_t index, int exitcode)
 {
     CHECK_EQ(result->reason, CP_TIMED_OUT);
-    CHECK(result->ran_ns >= LIMIT);
+    CHECK(result->amount >= LIMIT);
     rig_check_lost(result, index, exitcode);
 }
 
@@ -284,3 +284,77 @@ TEST(limit_races_with_the_end)
     check_unlimited(&rig);
     rig_close(&rig);
 }
+
+#ifndef CP_PORTABLE
+#    define MEMORY (32u << 20)
+
+/* Only the item that takes it is lost. */
+TEST(limit_of_memory)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_set_memory_limit(rig.pool, MEMORY), 0);
+    CHECK_EQ(cp_pool_memory_limit(rig.pool), MEMORY);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    for (int i = 0; i < 20; i++) {
+        (void)batch_add(&batch, i == 5 ? OP_TAKE : OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_take_echoes(&rig, job, 5);
+    struct cp_result *lost = rig_take(&rig, job);
+    CHECK_EQ(lost->reason, CP_TOOK_MEMORY);
+    CHECK(lost->amount > (int64_t)MEMORY);
+    rig_check_lost(lost, 5, -SIGKILL);
+    rig_take_echoes(&rig, job, 14);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* Nobody is in a call of the pool. */
+TEST(limit_of_memory_is_seen_by_the_standby)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_set_memory_limit(rig.pool, MEMORY), 0);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_SINGLE, OP_TAKE, 1);
+    while (!atomic_load(&job->done)) {
+        (void)sched_yield();
+    }
+    struct cp_result *lost = cp_job_take(job);
+    CHECK_EQ(lost->reason, CP_TOOK_MEMORY);
+    rig_check_lost(lost, 0, -SIGKILL);
+    cp_job_close(job);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+/* An item that finds a full worker, and takes little itself, is not to blame. */
+TEST(limit_of_memory_spares_who_took_little)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_worker *w = rig.pool->workers;
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1);
+    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    rig_await_begun(&rig, 1);
+    CHECK_EQ(cp_pool_set_memory_limit(rig.pool, 1), 0);
+    cp_lock_acquire(&rig.pool->lock);
+    atomic_store(&w->row->memory_before, UINT64_MAX / 2);
+    cp_watch_limits(rig.pool, cp_now() + CP_SECOND);
+    CHECK(!w->doomed);
+    atomic_store(&w->row->memory_before, 0);
+    atomic_store(&w->row->memory_shared, UINT64_MAX);
+    cp_watch_limits(rig.pool, cp_now() + 2 * CP_SECOND);
+    CHECK(!w->doomed);
+    cp_lock_release(&rig.pool->lock);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+#endif

@@ -38,7 +38,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import dump  # noqa: E402
-from engine import Pool, errors, pool_module  # noqa: E402
+from engine import PORTABLE, Pool, errors, pool_module  # noqa: E402
 from leftovers import children, open_files, threads  # noqa: E402
 
 LIMIT = float(os.environ.get("CPOOL_TEST_DEADLINE", "30"))  # seconds for a case
@@ -123,7 +123,9 @@ class Program:
     def make(self) -> Any:
         if self.method == "threads":
             return pool_module.ThreadPool(2)
-        return Pool(2, context=multiprocessing.get_context(self.method))
+        # A limit that never strikes: workers and the parent read how much memory they have.
+        limit = None if PORTABLE else "1TB"
+        return Pool(2, context=multiprocessing.get_context(self.method), memory_limit=limit)
 
     def step(self, name: str, call: Callable[[], Any], right: Any) -> Any:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 import sys
 import threading
 import time
@@ -59,10 +60,42 @@ def test_chunksize_one_gives_the_iterator_itself(pool: Any, method: str, args: A
 
 
 @both
-def test_larger_chunks_give_a_generator(pool: Any, method: str) -> None:
+def test_larger_chunks_give_an_iterator_over_items(pool: Any, method: str) -> None:
     result = getattr(pool, method)(tasks.square, [1, 2, 3], 2)
-    assert type(result) is types.GeneratorType
+    assert (type(result) is types.GeneratorType) is engine.STDLIB
+    assert iter(result) is result
     assert sorted(result) == [1, 4, 9]
+    assert list(result) == []
+
+
+@both
+@pytest.mark.better
+def test_items_of_chunks_can_be_waited_for(make_pool: Any, gate: Gate, method: str) -> None:
+    result = getattr(make_pool(1), method)(gate.hold, [1, 2, 3], 2)
+    gate.arrived()
+    with pytest.raises(multiprocessing.TimeoutError):
+        result.next(0.01)
+    gate.open()
+    assert [result.next(DEADLINE), next(result), result.next(timeout=DEADLINE)] == [1, 2, 3]
+    with pytest.raises(StopIteration):
+        result.next(0)
+
+
+@both
+def test_the_items_of_chunks_end_with_a_failure(make_pool: Any, method: str) -> None:
+    result = getattr(make_pool(1), method)(tasks.reciprocal, [4, 2, 1, 0, 1, 1], 2)
+    assert [next(result), next(result)] == [0.25, 0.5]
+    with pytest.raises(ZeroDivisionError):
+        next(result)
+    assert list(result) == []
+
+
+def test_chunks_that_nobody_reads_run(make_pool: Any, diary: Diary) -> None:
+    pool = make_pool(1)
+    pool.imap(diary.write, range(10), 3)
+    pool.close()
+    pool.join()
+    assert diary.lines() == [str(x) for x in range(10)]
 
 
 def test_the_unordered_iterator_is_an_ordered_one() -> None:

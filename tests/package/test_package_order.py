@@ -24,6 +24,7 @@ ORDER = """
     _base
     _base.stdlib
     _base.pickling
+    _base.amounts
     _base.handlers
     _base.broken
     _base.failures
@@ -47,6 +48,7 @@ ORDER = """
     _engine.queue
     _engine.options
     _engine.configured
+    _engine.workers
     _engine.processes
     _engine.threads
     _engine.executors

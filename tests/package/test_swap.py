@@ -643,6 +643,7 @@ def test_the_package_has_its_names() -> None:
     for name in (
         "AsyncResult",
         "InitializerError",
+        "MemoryLimitError",
         "Pool",
         "PoolError",
         "PoolTerminated",

@@ -40,12 +40,16 @@ struct cp_row {
     _Atomic int64_t since;    /* start time of the current task, in ns */
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
     _Atomic uint32_t item;    /* which item of it runs, from 0 */
+    /* Of a worker with a memory_limit, in bytes: its memory that it shares with the
+     * parent since the fork; and its own before the item that runs. */
+    _Atomic uint64_t memory_shared, memory_before;
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
     /* The task that is to stop: 1 + seq; and only while `since` is this, or
      * whichever of its items runs (CP_NEVER). */
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
+    _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
     _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
@@ -60,7 +64,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 4u
+#define CP_FORMAT 5u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

@@ -6,6 +6,7 @@
 #include "link/worker.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define READ_SIZE CP_KIB(64)
 /* Enough for an incomplete small frame and one read. */
@@ -116,6 +117,25 @@ cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now)
     cp_serve_item(s->row, 0);
     /* Whoever sees that this task runs sees its time, or a later one. */
     atomic_store_explicit(&s->row->running, seq + 1, memory_order_release);
+}
+
+bool
+cp_serve_is_over_memory(struct cp_serve *s, int64_t now)
+{
+    struct cp_row *row = s->row;
+    uint64_t all, own;
+    uint64_t limit =
+        atomic_load_explicit(&row->memory_limit, memory_order_relaxed);
+    if (limit == 0) {
+        return false;
+    }
+    if (now >= s->memory_at && cp_proc_memory(getpid(), &all) == 0) {
+        uint64_t shared = atomic_load(&row->memory_shared);
+        own = all > shared ? all - shared : 0;
+        atomic_store(&row->memory_before, own);
+        s->memory_at = now + CP_MS;
+    }
+    return atomic_load(&row->memory_before) > limit;
 }
 
 bool

@@ -19,10 +19,11 @@ struct cp_serve {
     int rx, tx; /* stay open until the process exits */
     struct cp_row *row;
     struct cp_buf in;
-    size_t used;    /* size of the frame that next returned last */
-    int64_t oldest; /* when the oldest result in the ring was put */
-    uint64_t got;   /* bytes of tasks received, total */
-    bool is_wide;   /* tx was widened */
+    size_t used;       /* size of the frame that next returned last */
+    int64_t oldest;    /* when the oldest result in the ring was put */
+    uint64_t got;      /* bytes of tasks received, total */
+    int64_t memory_at; /* when its memory is to be looked at again */
+    bool is_wide;      /* tx was widened */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
@@ -58,6 +59,10 @@ cp_serve_since(struct cp_row *row, int64_t now)
 {
     atomic_store_explicit(&row->since, now, memory_order_relaxed);
 }
+
+/* Before an item, in a worker with a memory_limit: publish how much memory it has, unless
+ * that was done a millisecond ago. Is it more than the limit? now: the time in ns. */
+bool cp_serve_is_over_memory(struct cp_serve *s, int64_t now);
 
 /* Has the parent asked the item that runs now to stop? */
 bool cp_serve_is_stopped(const struct cp_row *row);

@@ -96,7 +96,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
         result->worker = 0;
         result->item = 0;
         result->reason = CP_DIED;
-        result->ran_ns = 0;
+        result->amount = 0;
         result->len = len;
     }
     return result;

@@ -81,8 +81,9 @@ enum cp_outcome {
 
 /* Why a task was lost. */
 enum cp_reason {
-    CP_DIED = 0,  /* its worker died */
-    CP_TIMED_OUT, /* it ran for longer than its job's time limit */
+    CP_DIED = 0,    /* its worker died */
+    CP_TIMED_OUT,   /* it ran for longer than its job's time limit */
+    CP_TOOK_MEMORY, /* it took more than the pool's memory limit */
 };
 
 struct cp_result {
@@ -98,7 +99,7 @@ struct cp_result {
     int exitcode;
     uint32_t worker;
     uint32_t item;
-    int64_t ran_ns; /* of CP_TIMED_OUT */
+    int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
     size_t len;
     uint8_t body[];
 };
@@ -109,7 +110,9 @@ struct cp_loss {
     uint32_t worker;   /* its index in the pool */
     uint32_t item;     /* which item of the task it ran, from 0 */
     enum cp_reason reason;
-    int64_t ran_ns; /* how long that item had run, of CP_TIMED_OUT */
+    /* Of CP_TIMED_OUT: how long that item had run, in ns; of CP_TOOK_MEMORY: how much
+     * memory its worker had, in bytes. */
+    int64_t amount;
 };
 /* The exit code of a worker that lives on: the task stopped when it was asked to. */
 #define CP_NO_EXIT INT_MIN

@@ -171,6 +171,11 @@ cp_worker_in_child(struct cp_worker *w)
     w->proc.pid = 0;
     w->proc.sentinel = w->proc.teller = -1;
     cp_proc_tie_to_pipe(w->child_life);
+    uint64_t shared;
+    if (atomic_load(&w->row->memory_limit) > 0
+        && cp_proc_memory(getpid(), &shared) == 0) {
+        atomic_store(&w->row->memory_shared, shared);
+    }
 }
 
 int

@@ -66,6 +66,7 @@ struct cp_worker {
     uint64_t doom_seq;     /* 1 + seq of the task that it is killed for */
     int64_t doom_since;    /* when the item had begun; see doom() */
     enum cp_reason doom_reason;
+    uint64_t doom_bytes; /* of CP_TOOK_MEMORY: its memory */
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
     uint64_t
         asked_seq; /* of the last one that was asked, though its grace is over */

@@ -687,6 +687,39 @@ cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 }
 #endif
 
+/* ---- memory ---- */
+
+#if defined(__linux__) && !defined(CP_PORTABLE)
+int
+cp_proc_memory(pid_t pid, uint64_t *bytes)
+{
+    char text[128];
+    (void)snprintf(text, sizeof(text), "/proc/%d/statm", (int)pid);
+    int fd = open(text, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return CP_ERRNO(errno);
+    }
+    ssize_t n = read(fd, text, sizeof(text) - 1);
+    (void)close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    unsigned long long resident, shared;
+    if (sscanf(text, "%*s %llu %llu", &resident, &shared) != 2) {
+        return CP_ERRNO(EIO);
+    }
+    uint64_t pages = resident > shared ? resident - shared : 0;
+    *bytes = pages * (uint64_t)sysconf(_SC_PAGESIZE);
+    return 0;
+}
+#else
+int
+cp_proc_memory(pid_t pid, uint64_t *bytes)
+{
+    (void)pid;
+    *bytes = 0;
+    return CP_ERRNO(ENOSYS);
+}
+#endif
+
 /* ---- the life line ---- */
 
 /* Is the write end of the pipe closed? */

@@ -122,6 +122,12 @@ int cp_proc_kill(struct cp_proc *proc, int signal);
 int cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg),
                       void *arg);
 
+/* The memory of a process that no other process has in a file, in bytes: what it has
+ * allocated and touched, and not given back, and what it has of that in common with its
+ * parent since a fork. Swapped out pages do not count. 0, or a system error: ENOSYS
+ * without /proc. Takes some microseconds. */
+int cp_proc_memory(pid_t pid, uint64_t *bytes);
+
 /* [child] Die with the parent: this process gets SIGKILL when the write end of the
  * pipe life_fd is closed, which other workers may read as well: from the kernel
  * (F_SETSIG) or else from a thread that reads the pipe. If neither can be set up,

@@ -79,6 +79,8 @@ step(struct cp_pool *pool, int64_t deadline)
     deadline = cp_clock_min(deadline, probe_at);
     int64_t limit_at = cp_plan_limit_at(pool, cp_now());
     deadline = cp_clock_min(deadline, limit_at);
+    int64_t idle_at = cp_plan_idle_at(pool);
+    deadline = cp_clock_min(deadline, idle_at);
     pool->sleeps_until = deadline;
     pool->tick_ns = tick_ns;
     pool->asleep = true;
@@ -99,6 +101,7 @@ step(struct cp_pool *pool, int64_t deadline)
     if (ticks && now >= pool->tick_at) {
         next_tick(pool, now + tick_ns);
         (void)cp_watch_harvest(pool);
+        cp_watch_grow(pool);
         cp_jobs_note_each_job(pool);
         pool->stirred = false;
     }
@@ -110,6 +113,9 @@ step(struct cp_pool *pool, int64_t deadline)
     if (now >= limit_at) {
         cp_watch_limits(pool, now);
         cp_watch_kill_due(pool);
+    }
+    if (now >= idle_at) {
+        cp_watch_end_idle(pool, now);
     }
     pool->stirred = pool->stirred || n > 0;
     act_on_answers(pool);

@@ -652,7 +652,7 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
         lost->worker = loss->worker;
         lost->item = loss->item;
         lost->reason = loss->reason;
-        lost->ran_ns = loss->ran_ns;
+        lost->amount = loss->amount;
     }
     cp_task_free(task);
     note_returned(job);

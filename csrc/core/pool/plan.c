@@ -84,6 +84,13 @@ cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items)
     }
 }
 
+/* How many workers there are, or will be when there is work for more. */
+static uint32_t
+will_have(const struct cp_pool *pool)
+{
+    return pool->most > pool->target ? pool->most : pool->target;
+}
+
 uint64_t
 cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
               uint64_t left)
@@ -93,7 +100,7 @@ cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
         return 1;
     }
     uint64_t each = (uint64_t)many->item_ns + 1;
-    uint64_t fair = left / (PARTS * ((uint64_t)pool->target + 1)) + 1;
+    uint64_t fair = left / (PARTS * ((uint64_t)will_have(pool) + 1)) + 1;
     uint64_t least = LEAST_SHARE / each + 1;
     return min_u64(MOST_SHARE / each + 1, fair > least ? fair : least);
 }
@@ -101,7 +108,8 @@ cp_plan_share(const struct cp_pool *pool, const struct cp_job *job,
 uint64_t
 cp_plan_room(const struct cp_pool *pool, const struct cp_job *job)
 {
-    uint64_t n = pool->n_workers > 0 ? pool->n_workers : pool->target;
+    uint64_t n = pool->n_workers > 0 && pool->most == 0 ? pool->n_workers
+                                                        : will_have(pool);
     uint64_t room = n * (window_of(job) + (uint64_t)1);
     uint64_t have = job->queued + job->running;
     const struct cp_many *many = cp_job_many(job);
@@ -192,6 +200,9 @@ int64_t
 cp_plan_tick(const struct cp_pool *pool)
 {
     bool idle = false, waits = false;
+    if (cp_plan_wants_more(pool)) {
+        return TICK;
+    }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         if (w->in_flight > 1 || (!w->wants_out && cp_worker_has_out(w))) {
             return TICK;
@@ -231,7 +242,8 @@ int64_t
 cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
 {
     int64_t at = CP_NEVER;
-    if (pool->n_limited == 0 && pool->n_stopping == 0) {
+    if (pool->n_limited == 0 && pool->n_stopping == 0
+        && pool->memory_limit == 0) {
         return at;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -241,6 +253,9 @@ cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
             continue;
         }
         const struct cp_task *task = cp_worker_running(w, &seq, &since);
+        if (pool->memory_limit > 0) {
+            at = cp_clock_min(at, pool->memory_at);
+        }
         if (w->stop_seq != 0) {
             at = cp_clock_min(at, w->kill_at);
             if (task != NULL && task->job->time_limit > 0) {
@@ -279,6 +294,53 @@ uint32_t
 cp_plan_at_work(const struct cp_pool *pool)
 {
     return pool->n_workers - pool->n_overdue - pool->n_retiring;
+}
+
+bool
+cp_plan_wants_more(const struct cp_pool *pool)
+{
+    if (pool->target >= pool->most || pool->queued == 0 || pool->is_broken
+        || pool->state == CP_ENDED || cp_plan_at_work(pool) < pool->target) {
+        return false;
+    }
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        bool is_busy = w->hello && cp_plan_is_awaited(w);
+        if (!is_busy && !w->retiring && !w->overdue) {
+            return false; /* it starts, or takes what waits */
+        }
+    }
+    return true;
+}
+
+const struct cp_worker *
+cp_plan_idlest(const struct cp_pool *pool)
+{
+    const struct cp_worker *found = NULL;
+    if (pool->idle_ns == 0 || pool->state != CP_RUN
+        || cp_plan_at_work(pool) <= pool->least) {
+        return NULL;
+    }
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->hello && w->in_flight == 0 && cp_plan_may_retire(w)
+            && (found == NULL || w->active_at < found->active_at)) {
+            found = w;
+        }
+    }
+    return found;
+}
+
+int64_t
+cp_plan_idle_at(const struct cp_pool *pool)
+{
+    const struct cp_worker *w = cp_plan_idlest(pool);
+    return w != NULL ? w->active_at + pool->idle_ns : CP_NEVER;
+}
+
+bool
+cp_plan_may_retire(const struct cp_worker *w)
+{
+    return !w->retiring && !w->overdue && !w->doomed && !w->eof
+           && w->exiting_since == 0;
 }
 
 bool

@@ -68,9 +68,12 @@ int64_t cp_plan_tick(const struct cp_pool *pool);
  * no tick yet: the next look at processes is soon enough for a worker that is stopped. */
 bool cp_plan_is_tick_late(const struct cp_pool *pool);
 
-/* When the driver has to look whether a time limit has passed, or CP_NEVER. A worker that
- * runs no task with a limit may begin one at any time. */
+/* When the driver has to look whether a time limit has passed, or a worker takes too much
+ * memory, or CP_NEVER. A worker that runs no task with a limit may begin one at any time. */
 int64_t cp_plan_limit_at(const struct cp_pool *pool, int64_t now);
+
+/* How often it looks at the memory of workers that have tasks. */
+#define CP_MEMORY_LOOK (20 * CP_MS)
 
 /* Has w's process to be looked at by the clock: is something awaited from w, or its
  * end, that the poller does not watch? */
@@ -79,6 +82,18 @@ bool cp_plan_wants_probe(const struct cp_pool *pool); /* any of them */
 
 /* Workers that are not about to exit. */
 uint32_t cp_plan_at_work(const struct cp_pool *pool);
+
+/* May w be told to end, and is it none of those that end anyway? */
+bool cp_plan_may_retire(const struct cp_worker *w);
+
+/* Of an elastic pool: does work wait while all workers are busy, so that there should be
+ * one more? */
+bool cp_plan_wants_more(const struct cp_pool *pool);
+
+/* Of an elastic pool with more workers than it has to have: the one that has been idle for
+ * longest, and when that is too long; NULL and CP_NEVER where there is none. */
+const struct cp_worker *cp_plan_idlest(const struct cp_pool *pool);
+int64_t cp_plan_idle_at(const struct cp_pool *pool);
 
 /* Should somebody replace workers now? Where that is to be asked again later, *at
  * is lowered to when. */

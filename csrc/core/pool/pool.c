@@ -13,6 +13,7 @@
 #include "pool/watch.h"
 
 #include <signal.h>
+#include <unistd.h>
 
 int
 cp_pool_new(uint32_t target, struct cp_pool **out)
@@ -67,6 +68,23 @@ cp_pool_share(struct cp_pool *pool)
 }
 
 int
+cp_pool_set_memory_limit(struct cp_pool *pool, uint64_t bytes)
+{
+    uint64_t own;
+    int r = cp_proc_memory(getpid(), &own);
+    if (r == 0) {
+        pool->memory_limit = bytes;
+    }
+    return r;
+}
+
+uint64_t
+cp_pool_memory_limit(const struct cp_pool *pool)
+{
+    return pool->memory_limit;
+}
+
+int
 cp_pool_common_fd(const struct cp_pool *pool)
 {
     return pool->common_fd;
@@ -94,6 +112,7 @@ cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
     }
     if (r == 0) {
         (*w)->common = pool->common;
+        atomic_store(&(*w)->row->memory_limit, pool->memory_limit);
     }
     return r;
 }
@@ -157,6 +176,28 @@ cp_pool_set_target(struct cp_pool *pool, uint32_t target)
 }
 
 void
+cp_pool_set_elastic(struct cp_pool *pool, uint32_t least, uint32_t most,
+                    int64_t idle_ns)
+{
+    cp_lock_acquire(&pool->lock);
+    pool->least = least;
+    pool->most = most;
+    pool->idle_ns = idle_ns;
+    cp_note_driver(pool); /* it may sleep for longer than it may now */
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
+uint32_t
+cp_pool_target(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    uint32_t target = pool->target;
+    cp_lock_release(&pool->lock);
+    return target;
+}
+
+void
 cp_pool_retire(struct cp_pool *pool, uint32_t n)
 {
     cp_lock_acquire(&pool->lock);
@@ -171,6 +212,53 @@ cp_pool_signal(struct cp_pool *pool, int signal)
     cp_lock_acquire(&pool->lock);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         (void)cp_proc_kill(&w->proc, signal);
+    }
+    cp_lock_release(&pool->lock);
+}
+
+void
+cp_pool_set_trees(struct cp_pool *pool)
+{
+    pool->kills_trees = true;
+}
+
+static bool
+yes(void *arg)
+{
+    (void)arg;
+    return true;
+}
+
+/* Kill workers with all processes that they have started, each with the lock released. */
+static void
+kill_trees(struct cp_pool *pool, bool busy_only)
+{
+    uint64_t id = 0;
+    for (;;) {
+        struct cp_worker *w = pool->workers; /* in the order of their ids */
+        while (
+            w != NULL
+            && (w->id <= id || (busy_only && w->hello && w->in_flight == 0))) {
+            w = w->next;
+        }
+        if (w == NULL) {
+            return;
+        }
+        id = w->id;
+        cp_worker_ref(w);
+        cp_lock_release(&pool->lock);
+        (void)cp_proc_kill_tree(&w->proc, yes, NULL);
+        cp_lock_acquire(&pool->lock);
+        cp_worker_unref(w);
+    }
+}
+
+void
+cp_pool_kill_trees(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->kills_trees) {
+        kill_trees(pool, false);
     }
     cp_lock_release(&pool->lock);
 }
@@ -743,7 +831,7 @@ cp_pool_end(struct cp_pool *pool)
     }
     cp_jobs_end_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->hello || w->in_flight > 0) {
+        if (!pool->kills_trees && (!w->hello || w->in_flight > 0)) {
             (void)cp_proc_kill(&w->proc, SIGTERM);
         }
     }
@@ -753,6 +841,9 @@ cp_pool_end(struct cp_pool *pool)
     cp_note_starter(pool);
     cp_note_standby(pool); /* there may be no worker to wait for */
     cp_act(pool);
+    if (pool->kills_trees) {
+        kill_trees(pool, true);
+    }
     cp_unlock(pool);
 }
 

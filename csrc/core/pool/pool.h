@@ -61,12 +61,36 @@ struct cp_common *cp_pool_common(struct cp_pool *pool);
 /* Workers will start by exec: before the first one is made. 0 or a system error. */
 int cp_pool_share(struct cp_pool *pool);
 
+/*
+ * A worker that has more memory of its own than this between two tasks takes no more and
+ * ends; one that passes it while an item runs is killed, if that item has taken at least
+ * an eighth of the limit itself. Before the first worker is made. 0 or a system error:
+ * ENOSYS where nobody knows the memory of a process. 0 bytes: no limit.
+ */
+int cp_pool_set_memory_limit(struct cp_pool *pool, uint64_t bytes);
+uint64_t cp_pool_memory_limit(const struct cp_pool *pool); /* [any] */
+
 /* The descriptor of what all workers share, the pool's; -1 where they fork. */
 int cp_pool_common_fd(const struct cp_pool *pool);
 
 /* How many workers there should be: returns how many are missing. Of worker threads, those
  * that are too many end after their tasks. */
 uint32_t cp_pool_set_target(struct cp_pool *pool, uint32_t target);
+
+/*
+ * An elastic pool, whose target follows its work: the driver raises it by one while all
+ * workers are busy and tasks are queued, up to `most`; and ends workers that were idle for
+ * idle_ns (0: none), down to `least`. most 0: the target stays as it is.
+ */
+void cp_pool_set_elastic(struct cp_pool *pool, uint32_t least, uint32_t most,
+                         int64_t idle_ns);
+uint32_t cp_pool_target(struct cp_pool *pool);
+
+/* Workers may have processes: cp_pool_end() kills those that are busy with all processes
+ * that they have started, and cp_pool_kill_trees() kills all of them in that way, where
+ * this was called. See cp_proc_kill_tree(). */
+void cp_pool_set_trees(struct cp_pool *pool);
+void cp_pool_kill_trees(struct cp_pool *pool);
 
 /* So many worker processes end, each after the task that it runs, idle ones first; they
  * count no more. */

@@ -82,6 +82,10 @@ struct cp_pool {
 
     struct cp_worker *workers;
     uint32_t n_workers, target;
+    /* Of an elastic pool, whose target follows its work; most 0: it does not. */
+    uint32_t least, most;
+    bool kills_trees;    /* never changes; see cp_pool_set_trees() */
+    int64_t idle_ns;     /* an idle worker ends after this time; 0: never */
     uint32_t n_exiting;  /* workers that ran their last task, and should exit */
     uint32_t n_retiring; /* workers that end after the tasks that they run */
     uint32_t n_overdue;  /* workers that should have exited long ago */
@@ -93,10 +97,12 @@ struct cp_pool {
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
     uint32_t
         n_limited; /* jobs with a time limit, not done or with tasks that run */
-    int64_t least_limit;  /* theirs; the lowest one since there was none */
-    uint32_t n_stopping;  /* workers with a task that was asked to stop */
-    int64_t sleeps_until; /* the driver, while it is asleep */
-    bool kills_due;       /* a worker with kill_due is to be killed */
+    int64_t least_limit;   /* theirs; the lowest one since there was none */
+    uint64_t memory_limit; /* of a worker, in bytes; 0: none. Never changes */
+    int64_t memory_at;     /* when the memory of workers is looked at next */
+    uint32_t n_stopping;   /* workers with a task that was asked to stop */
+    int64_t sleeps_until;  /* the driver, while it is asleep */
+    bool kills_due;        /* a worker with kill_due is to be killed */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
     struct cp_line *line_first, *line_last; /* with queued tasks, by turn */

@@ -72,7 +72,7 @@ lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
                            .worker = w->index,
                            .item = item < task->items ? item : 0,
                            .reason = w->stop_reason,
-                           .ran_ns = cp_now() - w->kill_at + task->job->grace
+                           .amount = cp_now() - w->kill_at + task->job->grace
                                      + task->job->time_limit};
     cp_jobs_lose_take(task, &loss);
 }
@@ -370,7 +370,9 @@ give_up_tasks(struct cp_worker *w, int exitcode)
                                    .item = item_of(w, seq - 1, task)};
             if (w->doomed && w->doom_seq == seq) {
                 loss.reason = w->doom_reason;
-                loss.ran_ns = cp_now() - atomic_load(&w->row->since);
+                loss.amount = w->doom_reason == CP_TOOK_MEMORY
+                                  ? (int64_t)w->doom_bytes
+                                  : cp_now() - atomic_load(&w->row->since);
             }
             cp_jobs_lose_take(task, &loss);
         } else {
@@ -523,12 +525,13 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
     cp_worker_unref(w);
 }
 
-/* May w be told to end, and is it none of those that end anyway? */
-static bool
-may_retire(const struct cp_worker *w)
+static void
+retire(struct cp_pool *pool, struct cp_worker *w)
 {
-    return !w->retiring && !w->overdue && !w->doomed && !w->eof
-           && w->exiting_since == 0;
+    w->retiring = true;
+    pool->n_retiring++;
+    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    cp_watch_tell_end(pool, w);
 }
 
 void
@@ -537,14 +540,37 @@ cp_watch_retire(struct cp_pool *pool, uint32_t n)
     for (int busy = 0; busy < 2; busy++) {
         for (struct cp_worker *w = pool->workers; w != NULL && n > 0;
              w = w->next) {
-            if (!may_retire(w) || (busy == 0 && w->in_flight > 0)) {
+            if (!cp_plan_may_retire(w) || (busy == 0 && w->in_flight > 0)) {
                 continue;
             }
             n--;
-            w->retiring = true;
-            pool->n_retiring++;
-            (void)cp_jobs_recall(w, UINT32_MAX, true);
-            cp_watch_tell_end(pool, w);
+            retire(pool, w);
+        }
+    }
+}
+
+void
+cp_watch_grow(struct cp_pool *pool)
+{
+    if (cp_plan_wants_more(pool)) {
+        pool->target++;
+        ask_for_workers(pool);
+    }
+}
+
+void
+cp_watch_end_idle(struct cp_pool *pool, int64_t now)
+{
+    while (cp_plan_idle_at(pool) <= now) {
+        const struct cp_worker *idlest = cp_plan_idlest(pool);
+        struct cp_worker *w = pool->workers;
+        while (w != idlest) {
+            w = w->next;
+        }
+        retire(pool, w);
+        uint32_t left = cp_plan_at_work(pool);
+        if (left < pool->target) {
+            pool->target = left;
         }
     }
 }
@@ -617,9 +643,33 @@ has_moved_on(const struct cp_worker *w)
                || atomic_load(&w->row->since) != stop_since);
 }
 
+/* Kill w if the item that it runs takes more than the limit. An item that is not to blame
+ * goes on: it finds little room, and takes little more. */
+static void
+check_memory(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
+             int64_t since)
+{
+    uint64_t all, own;
+    uint64_t limit = pool->memory_limit;
+    if (cp_proc_memory(w->proc.pid, &all) != 0) {
+        return; /* it has just ended */
+    }
+    uint64_t shared = atomic_load(&w->row->memory_shared);
+    uint64_t before = atomic_load(&w->row->memory_before);
+    own = all > shared ? all - shared : 0;
+    if (own > limit && before < own && own - before > limit / CP_MEMORY_PART) {
+        doom(pool, w, seq, since, CP_TOOK_MEMORY);
+        w->doom_bytes = own;
+    }
+}
+
 void
 cp_watch_limits(struct cp_pool *pool, int64_t now)
 {
+    bool measures = pool->memory_limit > 0 && now >= pool->memory_at;
+    if (measures) {
+        pool->memory_at = now + CP_MEMORY_LOOK;
+    }
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         uint64_t seq;
         int64_t since;
@@ -640,6 +690,9 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
         } else if (task != NULL && task->job->time_limit > 0
                    && now - since >= task->job->time_limit) {
             stop_task(pool, w, seq, since, CP_TIMED_OUT, task->job->grace);
+        }
+        if (measures && task != NULL && !w->doomed) {
+            check_memory(pool, w, seq, since);
         }
     }
 }

@@ -25,7 +25,12 @@ bool cp_watch_harvest(struct cp_pool *pool);
  * be killed. */
 void cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job);
 
-/* Look which tasks have run for longer than their jobs allow; see cp_plan_limit_at(). */
+/* An item is killed for the memory of its worker only if it has added at least this part
+ * of the limit itself. */
+#define CP_MEMORY_PART 8u
+
+/* Look which tasks have run for longer than their jobs allow, or take more memory than
+ * the pool allows; see cp_plan_limit_at(). */
 void cp_watch_limits(struct cp_pool *pool, int64_t now);
 
 /* Kill the workers that are to be killed, with all processes that they have started.
@@ -51,6 +56,11 @@ void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
 /* So many workers end, each after the task that it runs, idle ones first. They count no
  * more. */
 void cp_watch_retire(struct cp_pool *pool, uint32_t n);
+
+/* Of an elastic pool: one more worker if cp_plan_wants_more(); and those end that have
+ * been idle for too long, see cp_plan_idle_at(). */
+void cp_watch_grow(struct cp_pool *pool);
+void cp_watch_end_idle(struct cp_pool *pool, int64_t now);
 
 /* Workers that ran their last task long ago and have not exited count no more: other
  * workers take their place. *at is lowered to when the next one is late. */

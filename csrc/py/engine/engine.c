@@ -220,6 +220,19 @@ engine_share(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* set_memory_limit(bytes): of each worker; before the first one. OSError where the system
+ * does not say how much memory a process has. */
+static PyObject *
+engine_set_memory_limit(PyObject *op, PyObject *arg)
+{
+    unsigned long long bytes = PyLong_AsUnsignedLongLong(arg);
+    if (bytes == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return none_or_raise(ENGINE(op),
+                         cp_pool_set_memory_limit(ENGINE(op)->pool, bytes));
+}
+
 static PyObject *
 engine_set_target(PyObject *op, PyObject *arg)
 {
@@ -230,6 +243,20 @@ engine_set_target(PyObject *op, PyObject *arg)
     }
     return PyLong_FromUnsignedLong(
         cp_pool_set_target(ENGINE(op)->pool, (uint32_t)n));
+}
+
+/* set_elastic(least, most, idle_ns) */
+static PyObject *
+engine_set_elastic(PyObject *op, PyObject *args)
+{
+    unsigned int least, most;
+    long long idle_ns;
+    if (!PyArg_ParseTuple(args, "IIL:set_elastic", &least, &most, &idle_ns)
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_set_elastic(ENGINE(op)->pool, least, most, idle_ns);
+    Py_RETURN_NONE;
 }
 
 /* retire(n): so many worker processes end after the tasks that they run. */
@@ -261,6 +288,27 @@ engine_signal(PyObject *op, PyObject *arg)
     }
     if (cp_pool_is_ours(ENGINE(op)->pool)) {
         cp_pool_signal(ENGINE(op)->pool, (int)signal);
+    }
+    Py_RETURN_NONE;
+}
+
+/* set_trees(): workers may have processes, which end with them at the latest. */
+static PyObject *
+engine_set_trees(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    cp_pool_set_trees(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+/* kill_trees(): after set_trees(), SIGKILL to all workers and all processes that they have
+ * started. */
+static PyObject *
+engine_kill_trees(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (cp_pool_is_ours(ENGINE(op)->pool)) {
+        Py_BEGIN_ALLOW_THREADS
+        cp_pool_kill_trees(ENGINE(op)->pool);
+        Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
 }
@@ -699,7 +747,14 @@ engine_get_cache(PyObject *op, void *Py_UNUSED(closure))
     return Py_NewRef(ENGINE(op)->cache);
 }
 
+static PyObject *
+engine_get_target(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLong(cp_pool_target(ENGINE(op)->pool));
+}
+
 static PyGetSetDef engine_getset[] = {
+    {"target", engine_get_target, NULL, NULL, NULL},
     {"is_ours", engine_get_is_ours, NULL, NULL, NULL},
     {"cache", engine_get_cache, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -716,6 +771,10 @@ static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_VARARGS, NULL},
     {"set_known", engine_set_known, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
+    {"set_elastic", engine_set_elastic, METH_VARARGS, NULL},
+    {"set_trees", engine_set_trees, METH_NOARGS, NULL},
+    {"kill_trees", engine_kill_trees, METH_NOARGS, NULL},
+    {"set_memory_limit", engine_set_memory_limit, METH_O, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"retire", engine_retire, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},

@@ -118,8 +118,14 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
             && r->reason == CP_TIMED_OUT) {
             exc = PyObject_CallMethod(self->state->failures, "timed_out",
                                       "iNOIILL", r->pid, exitcode_of(r), place,
-                                      r->item, r->items, (long long)r->ran_ns,
+                                      r->item, r->items, (long long)r->amount,
                                       (long long)self->job->time_limit);
+        } else if (place != NULL && r->outcome == CP_LOST
+                   && r->reason == CP_TOOK_MEMORY) {
+            exc = PyObject_CallMethod(
+                self->state->failures, "took_memory", "iiOIILK", r->pid,
+                r->exitcode, place, r->item, r->items, (long long)r->amount,
+                (unsigned long long)cp_pool_memory_limit(self->engine->pool));
         } else if (place != NULL && r->outcome == CP_LOST) {
             exc = PyObject_CallMethod(self->state->failures, "lost", "iiOII",
                                       r->pid, r->exitcode, place, r->item,

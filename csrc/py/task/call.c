@@ -61,7 +61,11 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
         if (calls->row != NULL) {
             cp_serve_item(calls->row, (uint32_t)i);
             if (calls->timed && i > 0) {
-                cp_serve_since(calls->row, cp_now());
+                int64_t now = cp_now();
+                cp_serve_since(calls->row, now);
+                if (calls->measured != NULL) {
+                    (void)cp_serve_is_over_memory(calls->measured, now);
+                }
             }
         }
         PyObject *result = star && run->width == 0

@@ -18,8 +18,9 @@ struct py_calls {
     /* Stop without an exception once this is above 0, because func forked and this is
      * the copy. */
     const int *forked;
-    struct cp_row *row; /* where to publish which item runs */
-    bool timed;         /* and since when */
+    struct cp_row *row;        /* where to publish which item runs */
+    bool timed;                /* and since when */
+    struct cp_serve *measured; /* of a worker with a memory_limit; or NULL */
     /* What stands for an item that raised, made of the pending exception; or NULL with
      * one, and then the chunk fails. */
     PyObject *(*catch)(const struct py_calls *calls, PyObject *func,

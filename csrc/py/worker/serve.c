@@ -75,6 +75,8 @@ struct loop {
     uint64_t left;     /* how many tasks may still be run */
     int64_t now;       /* when the last task ended; 0: not known */
     bool last;         /* the process ends after this answer */
+    bool is_measured;  /* it has a memory_limit */
+    bool is_over;      /* and has passed it: it takes no more tasks */
 };
 
 /* Has code of the program forked, so that this process is a copy of the worker?
@@ -186,13 +188,15 @@ run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
 {
     bool catches = (frame->flags & PY_CATCH) != 0;
     bool is_final = (frame->flags & CP_FINAL) != 0;
-    struct py_calls calls = {.star = (frame->flags & PY_MODE) == PY_STAR,
-                             .forked = &loop->state->forked,
-                             .row = loop->serve->row,
-                             .timed = (frame->flags & PY_TIMED) != 0,
-                             .catch = catches ? catch_item : NULL,
-                             .retrying = is_final ? NULL : retrying,
-                             .state = loop->state};
+    struct py_calls calls = {
+        .star = (frame->flags & PY_MODE) == PY_STAR,
+        .forked = &loop->state->forked,
+        .row = loop->serve->row,
+        .timed = loop->is_measured || (frame->flags & PY_TIMED) != 0,
+        .measured = loop->is_measured ? loop->serve : NULL,
+        .catch = catches ? catch_item : NULL,
+        .retrying = is_final ? NULL : retrying,
+        .state = loop->state};
     int r = py_call_each(func, &loop->run, &calls);
     *flags |= calls.caught ? PY_CAUGHT : 0u;
     return r;
@@ -467,6 +471,9 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
     cp_buf_reset(&loop->scratch, KEEP_SCRATCH); /* the worker may idle now */
+    if (r == 0 && loop->is_measured) {
+        loop->is_over = cp_serve_is_over_memory(loop->serve, loop->now);
+    }
     Py_XDECREF(report);
     Py_XDECREF(fatal);
     return r;
@@ -519,14 +526,21 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
 {
     struct loop loop = {.state = state, .serve = serve, .left = budget};
     struct cp_frame hello = {.kind = CP_HELLO};
+    loop.is_measured = atomic_load(&serve->row->memory_limit) > 0;
+    /* What the initializer has taken is no fault of the first task. */
+    (void)cp_serve_is_over_memory(serve, cp_now());
     int r = is_copy(&loop) ? CP_ECLOSED : py_serve_answer(serve, &hello, NULL);
-    while (r == 0 && !loop.last) {
+    while (r == 0 && !loop.last && !loop.is_over) {
         r = loop_once(&loop);
         if (r == 0 && is_copy(&loop)) {
             r = CP_ECLOSED;
         }
     }
-    if (r == 0) {
+    if (r == 0 && loop.is_over && !loop.last) {
+        /* Others run what was sent here meanwhile. */
+        struct cp_frame leave = {.kind = CP_LEAVE};
+        r = py_serve_answer(serve, &leave, NULL);
+    } else if (r == 0) {
         Py_BEGIN_ALLOW_THREADS
         r = cp_serve_flush(serve);
         Py_END_ALLOW_THREADS
@@ -543,7 +557,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     cp_buf_fini(&loop.scratch);
     py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
-        /* The budget is used up, or the parent is gone or has ended this
+        /* The budget is used up, or the memory, or the parent is gone or has ended this
          * worker, or this is a copy of the worker. */
         return PyLong_FromUnsignedLongLong(budget - loop.left);
     }

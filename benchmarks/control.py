@@ -1,0 +1,231 @@
+"""Time limits, cancelling, memory limits and elastic pools: how exact, and what they cost.
+
+    python -m benchmarks.control                   all measurements
+    python -m benchmarks.control late cancel       some
+
+Prints a line for each number, with the number to be reached. On a machine that does other things
+as well the times are longer: `late`, `memory` and `elastic` need idle CPUs.
+"""
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import cpool
+
+LIMIT = 0.5
+ROUNDS = 9
+
+
+def show(what: str, found: str, wanted: str) -> None:
+    print(f"{what:58} {found:>16}   {wanted}", flush=True)
+
+
+# What runs out of time
+
+
+def compute() -> None:
+    while True:
+        pass
+
+
+def sleep() -> None:
+    time.sleep(1000)
+
+
+def compute_in_c() -> int:
+    return int(pow(3, 10**9, 10**400_000))
+
+
+def block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    sleep()
+
+
+def stop_itself() -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def fork_children() -> None:
+    for _ in range(3):
+        subprocess.Popen(["sleep", "1000"])
+    sleep()
+
+
+def late() -> None:
+    """How long after its limit a task is ended, and how long until the next one runs."""
+    with cpool.Pool(1) as pool:
+        for func in compute, sleep, compute_in_c, block_signals, stop_itself, fork_children:
+            ends, nexts = [], []
+            for _ in range(ROUNDS):
+                pool.apply(os.getpid)
+                began = time.perf_counter()
+                try:
+                    pool.apply(func, task_timeout=LIMIT)
+                except cpool.TaskTimeoutError as error:
+                    ends.append(time.perf_counter() - began - LIMIT)
+                    assert error.seconds >= LIMIT, "ended before the limit"
+                began = time.perf_counter()
+                pool.apply(os.getpid)
+                nexts.append(time.perf_counter() - began)
+            assert len(ends) == ROUNDS
+            show(f"{func.__name__}, ended after the limit", ms(ends), "median below 50 ms")
+            show(f"{func.__name__}, the next task is done after", ms(nexts), "median below 50 ms")
+
+
+def ms(times: list[float]) -> str:
+    return f"{statistics.median(times) * 1e3:.1f} ms"
+
+
+# Many
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def many() -> None:
+    """A thousand tasks that run out of time, beside ten thousand that do not."""
+    before = len(os.listdir("/proc/self/fd"))
+    with cpool.Pool(8) as pool:
+        pool.apply_async(double, (1,)).get()
+        held = len(os.listdir("/proc/self/fd"))
+        others = pool.map_async(double, range(10_000), 1)
+        began = time.perf_counter()
+        found = pool.map(nap, [1000.0] * 1000, task_timeout=0.05, return_exceptions=True)
+        took = time.perf_counter() - began
+        assert {type(each) for each in found} == {cpool.TaskTimeoutError}
+        assert others.get() == [2 * x for x in range(10_000)]
+        assert len(os.listdir("/proc/self/fd")) <= held + 2
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    show("1,000 tasks that run out of time beside 10,000", f"{took:.1f} s", "all outcomes right")
+
+
+# What costs nothing
+
+
+def idle_limit() -> None:
+    """A limit that never strikes, on tasks of a microsecond: pairs of short rounds in turns."""
+    call = partial(double)
+    with cpool.Pool(2) as pool:
+        plain, limited = [], []
+        for _ in range(60):
+            for times, options in (plain, {}), (limited, {"task_timeout": 1000.0}):
+                began = time.perf_counter()
+                pool.map(call, range(20_000), 100, **options)
+                times.append(time.perf_counter() - began)
+        ratio = statistics.median(b / a for a, b in zip(plain, limited, strict=True))
+    show("a limit that never strikes, chunks of 100", f"{(ratio - 1) * 100:+.1f} %", "below 3 %")
+
+
+def memory_idle() -> None:
+    """The same for a memory limit: two pools in turns."""
+    with cpool.Pool(2) as pool, cpool.Pool(2, memory_limit="100GB") as limited:
+        ratios = []
+        for _ in range(60):
+            times = []
+            for each in pool, limited:
+                began = time.perf_counter()
+                each.map(double, range(20_000), 1)
+                times.append(time.perf_counter() - began)
+            ratios.append(times[1] / times[0])
+    cost = (statistics.median(ratios) - 1) * 100
+    show("a memory limit that never strikes, tasks of one item", f"{cost:+.1f} %", "below 3 %")
+
+
+# Cancelling
+
+
+def cancel() -> None:
+    with cpool.Pool(2) as pool:
+        blockers = [pool.apply_async(nap, (0.5,)) for _ in range(2)]
+        result = pool.map_async(double, range(100_000), 1)
+        began = time.perf_counter()
+        result.cancel()
+        took = time.perf_counter() - began
+        for blocker in blockers:
+            blocker.get()
+        show("cancel() of a map of 100,000 tasks", f"{took * 1e3:.1f} ms", "below 100 ms")
+        blockers = [pool.apply_async(nap, (2.0,)) for _ in range(2)]
+        calls = [pool.apply_async(double, (x,)) for x in range(100_000)]
+        began = time.perf_counter()
+        for call in calls:
+            call.cancel()
+        took = time.perf_counter() - began
+        show("cancel() of 100,000 calls", f"{took * 1e3:.1f} ms", "below 100 ms")
+
+
+# Memory
+
+
+def take(size: int) -> int:
+    """In pieces of 16 MB, as fast as the machine gives them."""
+    return sum(map(len, [b"x" * (16 << 20) for _ in range(size >> 24)]))
+
+
+def memory() -> None:
+    times, most = [], []
+    with cpool.Pool(1, memory_limit="500MB") as pool:
+        for _ in range(ROUNDS):
+            pool.apply(os.getpid)
+            began = time.perf_counter()
+            try:
+                pool.apply(take, (2 << 30,))
+            except cpool.MemoryLimitError as error:
+                times.append(time.perf_counter() - began)
+                most.append(error.bytes)
+    show("2 GB against a limit of 500 MB, ended after", ms(times), "below 300 ms")
+    show("its memory by then, at most", f"{max(most) / 1e6:.0f} MB", "no number")
+
+
+# Elastic pools
+
+
+def burst(pool: Any, number: int, seconds: float) -> float:
+    """Items per second."""
+    began = time.perf_counter()
+    pool.map(nap, [seconds] * number, 1)
+    return number / (time.perf_counter() - began)
+
+
+def elastic() -> None:
+    with (
+        cpool.Pool(8) as fixed,
+        cpool.Pool(8, min_processes=2, idle_timeout=0.3) as pool,
+    ):
+        ratios = []
+        for _ in range(ROUNDS):
+            burst(pool, 200, 0.002)  # until they are up
+            assert pool._engine.target == 8
+            burst(fixed, 200, 0.002)
+            ratios.append(burst(pool, 400, 0.002) / burst(fixed, 400, 0.002))
+            end = time.monotonic() + 60
+            while len([w for w in pool._pool if w.is_alive()]) > 2 and time.monotonic() < end:
+                time.sleep(0.01)
+            assert pool._engine.target == 2, "idle workers live on"
+    share = statistics.median(ratios) * 100
+    show("items per second of 2 to 8 workers, of those of 8", f"{share:.0f} %", "90 % or more")
+
+
+ALL: list[Callable[[], None]] = [late, many, idle_limit, memory_idle, cancel, memory, elastic]
+
+
+def main(names: list[str]) -> None:
+    by_name = {measure.__name__: measure for measure in ALL}
+    for name in names or by_name:
+        by_name[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,44 @@
+"""Amounts of memory as programs write them: a number of bytes, or "2GiB"."""
+
+from __future__ import annotations
+
+import operator
+
+from .stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["bytes_of", "shown"]
+
+_UNITS = {
+    unit + end: base**power
+    for power, letter in enumerate(("", "k", "m", "g", "t"))
+    for unit, base in ((letter, 1000), (f"{letter}i", 1024))
+    for end in ("", "b")
+}
+
+
+def bytes_of(name: str, value: Any) -> int:
+    """The parameter `name`, an int of bytes or a text such as "500MB" or "2GiB", in bytes.
+
+    Raises `ValueError` for what is no such text or not above 0, `TypeError` for other types.
+    """
+    amount = _parse(name, value) if isinstance(value, str) else operator.index(value)
+    if not 0 < amount < 2**63:
+        raise ValueError(f"{name} must be more than 0 bytes, not {value!r}")
+    return amount
+
+
+def _parse(name: str, text: str) -> int:
+    number = text.strip().rstrip("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    unit = text.strip()[len(number) :]
+    try:
+        return int(float(number) * _UNITS[unit.lower()])
+    except (KeyError, ValueError, OverflowError):
+        raise ValueError(f'{name} must be bytes, or a text like "2GiB", not {text!r}') from None
+
+
+def shown(amount: float) -> str:
+    """For messages: in MB."""
+    return f"{amount / 1e6:.1f} MB"

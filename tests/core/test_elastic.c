@@ -1,0 +1,103 @@
+/* Pools that grow while work waits, and shrink when workers are idle. */
+#include "pool/plan.h"
+#include "pool/state.h"
+#include "cp_test.h"
+#include "rig.h"
+
+#include <sched.h>
+
+static void
+open_elastic(struct rig *rig, uint32_t n, uint32_t least, uint32_t most,
+             int64_t idle_ns)
+{
+    rig_open(rig, n);
+    rig->is_elastic = true;
+    cp_pool_set_elastic(rig->pool, least, most, idle_ns);
+    rig_await_started(rig);
+}
+
+static void
+drive_until_forked(struct rig *rig, int forks)
+{
+    while (rig->forks < forks) {
+        (void)rig_wait(rig, NULL, cp_now() + CP_MS);
+    }
+}
+
+TEST(elastic_grows_while_work_waits)
+{
+    struct rig rig;
+    open_elastic(&rig, 1, 1, 3, 0);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 5);
+    drive_until_forked(&rig, 3);
+    while (cp_plan_at_work(rig.pool) < 3 || rig.pool->queued != 2) {
+        (void)rig_wait(&rig, NULL, cp_now() + CP_MS);
+    }
+    rig_await_begun(&rig, 3);
+    (void)rig_wait(&rig, NULL, cp_now() + 10 * CP_MS);
+    CHECK_EQ(rig.forks, 3);
+    rig_let_through(&rig, 5);
+    rig_finish(&rig, job, 5);
+    CHECK_EQ(cp_pool_target(rig.pool), 3);
+    rig_close(&rig);
+}
+
+/* Nobody is in a call of the pool, but for who starts workers. */
+TEST(elastic_work_is_seen_by_the_standby)
+{
+    struct rig rig;
+    open_elastic(&rig, 1, 1, 2, 0);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2), *none;
+    CHECK_EQ(cp_pool_next(rig.pool, CP_DO_STARTS, &none), CP_WAIT_WORKERS);
+    rig_fill(&rig);
+    rig_await_begun(&rig, 2);
+    rig_let_through(&rig, 2);
+    rig_finish(&rig, job, 2);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+TEST(elastic_ends_idle_workers)
+{
+    struct rig rig;
+    open_elastic(&rig, 3, 1, 3, CP_MS);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_SINGLE, OP_GATE, 1);
+    while (rig.pool->n_workers > 1) {
+        (void)rig_wait(&rig, NULL, cp_now() + CP_MS);
+    }
+    CHECK_EQ(cp_pool_target(rig.pool), 1);
+    rig_await_begun(&rig, 1);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 1);
+    (void)rig_wait(&rig, NULL, cp_now() + 10 * CP_MS);
+    CHECK_EQ(rig.pool->n_workers, 1);
+    rig_close(&rig);
+}
+
+TEST(elastic_idle_workers_are_seen_by_the_standby)
+{
+    struct rig rig;
+    open_elastic(&rig, 2, 1, 2, 50 * CP_MS);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    struct cp_counts counts = {0};
+    do {
+        (void)sched_yield();
+        cp_pool_count(rig.pool, &counts);
+    } while (counts.workers > 1);
+    CHECK_EQ(cp_pool_target(rig.pool), 1);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+/* A worker that dies is replaced; what is given back is run. */
+TEST(elastic_replaces_workers_that_die)
+{
+    struct rig rig;
+    open_elastic(&rig, 2, 2, 4, CP_MS);
+    rig_check_lost(rig_call(&rig, OP_DIE, 9), 0, -9);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 50), 50);
+    drive_until_forked(&rig, 3);
+    rig_close(&rig);
+}
