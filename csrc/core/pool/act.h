@@ -19,7 +19,7 @@ static inline void
 cp_act(struct cp_pool *pool)
 {
     if ((pool->due | pool->noted | pool->n_limited | pool->n_stopping) != 0
-        || pool->kills_due) {
+        || pool->kills_due || pool->memory_limit > 0) {
         cp_act_now(pool);
     }
 }
