@@ -195,7 +195,7 @@ STEPS = [
               cp_ring_put       core/link/board.c
             cp_serve_flush      core/link/serve.c
               write_all         core/link/serve.c
-                cp_fd_writev    core/os/fd.c
+                cp_fd_writev_to_parent core/os/fd.c
         """,
     ),
     Step(

@@ -177,7 +177,7 @@ static int
 write_all(struct cp_serve *s, struct iovec *parts, int n_parts, bool count)
 {
     while (n_parts > 0) {
-        ssize_t n = cp_fd_writev(s->tx, parts, n_parts);
+        ssize_t n = cp_fd_writev_to_parent(s->tx, parts, n_parts);
         if (n == CP_EINTR) {
             continue;
         }

@@ -325,6 +325,13 @@ cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
     return r >= 0 ? r : io_error();
 }
 
+ssize_t
+cp_fd_writev_to_parent(int fd, const struct iovec *parts, int n_parts)
+{
+    ssize_t r = writev(fd, parts, n_parts);
+    return r >= 0 ? r : io_error();
+}
+
 int
 cp_wake_init(struct cp_wake *wake)
 {

@@ -50,6 +50,10 @@ ssize_t cp_fd_read(int fd, void *dst, size_t n);
  * SIGPIPE, whatever the program does with that signal. [any] */
 ssize_t cp_fd_writev(int fd, const struct iovec *parts, int n_parts);
 
+/* The same without a system call to learn what SIGPIPE does: for a process that ends
+ * with its reader, as a worker does with the parent. [any] */
+ssize_t cp_fd_writev_to_parent(int fd, const struct iovec *parts, int n_parts);
+
 /* Call around our own fork. In between no descriptor is opened or closed, so the
  * child inherits a table that matches its descriptors. [any] */
 void cp_fd_before_fork(void);
