@@ -46,6 +46,7 @@ StdlibThreadPoolExecutor = _thread.ThreadPoolExecutor
 
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+_COLLECTED = "cannot schedule new futures: the executor was collected"
 _IN_A_COPY = "cannot schedule new futures in a forked process: the executor is its parent's"
 
 # The pools that are not over; at the program's exit their calls are waited for.
@@ -203,7 +204,7 @@ class _Calls:
     _grows = True  # workers are added when calls come that would wait
 
     def _begin(self) -> None:
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # a signal handler may shut down what it interrupts
         self._streams: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()
         # The calls of options(), with their results.
         self._configured: weakref.WeakKeyDictionary[Future[Any], Any] = weakref.WeakKeyDictionary()
@@ -223,7 +224,9 @@ class _Calls:
                 self._letting_go = weakref.finalize(self, _let_go, inner)
                 self._letting_go.atexit = False
                 self._inner = inner
-                if not self._grows:
+                if self._is_shut:  # by a signal handler
+                    inner.close()
+                elif not self._grows:
                     self._call = inner._engine.call
         return self._inner
 
@@ -311,8 +314,10 @@ class _Calls:
         All items are taken and submitted at once; with `buffersize`, no more than so many of them
         are under way or unread. The iterator raises `TimeoutError` `timeout` seconds after this
         call, and what a call raised; then it ends, and what has not begun is cancelled. It is
-        also cancelled when the iterator is closed or collected. `ValueError` for a `chunksize` or
-        `buffersize` below 1, `TypeError` for a `buffersize` that is no int.
+        also cancelled when the iterator is closed or collected. With `buffersize`, where
+        `shutdown()` came before all items were submitted, it raises `RuntimeError` behind the last
+        result. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for a
+        `buffersize` that is no int.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -499,16 +504,24 @@ def _values(
     until: float | None,
     called: _Called | None,
 ) -> Iterator[Any]:
+    refused: RuntimeError | None = None  # the rest cannot be submitted
     try:
         while futures:
             left = None if until is None else until - time.monotonic()
             held = [_value_of(futures.popleft(), left)]
-            found = executor()
-            args = None if found is None else next(more, None)
-            if args is not None:
-                futures.append(found.submit(fn, *args))
+            args = next(more, None) if refused is None else None
+            found = None if args is None else executor()
+            try:
+                if args is not None:
+                    if found is None:
+                        raise RuntimeError(_COLLECTED)
+                    futures.append(found.submit(fn, *args))
+            except RuntimeError as exc:
+                refused = exc
             del found, args
             yield held.pop()
+        if refused is not None:
+            raise refused
         if called is not None:
             called.wait()
     finally:

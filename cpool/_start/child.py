@@ -148,6 +148,8 @@ def report_failed_starts(is_first: bool) -> None:
     """
     from multiprocessing import spawn
 
+    from .guard import no_second_server
+
     prepare: Any = spawn.prepare
     worker = _attached
 
@@ -166,7 +168,8 @@ def report_failed_starts(is_first: bool) -> None:
     def prepare_and_report(data: Any) -> None:
         spawn.prepare = prepare
         try:
-            prepare(data)
+            with no_second_server():
+                prepare(data)
         except BaseException as exc:
             report(exc)
         sys.excepthook = _StartHook(sys.excepthook, report)

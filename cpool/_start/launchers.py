@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing import (
     connection,
     context,
@@ -15,12 +16,13 @@ from multiprocessing import (
     reduction,
     resource_tracker,
     spawn,
-    util,
 )
+from multiprocessing import util as _typed_util
 from multiprocessing.process import BaseProcess
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
+from ..errors import PoolError
 from . import child
 from .popen import Popen
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .._core import Worker
+
+util: Any = _typed_util
 
 
 @contextmanager
@@ -133,16 +137,16 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
 
     def _prepare(self) -> None:
         super()._prepare()
-        forkserver.ensure_running()
+        with _watched() if _PRELOADS_MAIN else nullcontext():
+            forkserver.ensure_running()
 
     def _launch_blocked(self, process: BaseProcess) -> None:
         try:
             super()._launch_blocked(process)
         except (EOFError, ConnectionError) as exc:
-            exc.add_note(
-                "cpool: the fork server ended; it may have failed to import the main module "
-                "(see `if __name__ == '__main__'` in multiprocessing's documentation)"
-            )
+            if self._is_first:
+                raise PoolError(_SERVER_ENDED) from exc
+            exc.add_note(f"cpool: {_SERVER_ENDED}")
             raise
 
     def _status(self) -> int:
@@ -152,6 +156,43 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
         # After the server has reaped the process its pid may belong to another one.
         if not connection.wait([self.sentinel], 0):
             os.kill(self.pid, signal.SIGKILL)
+
+
+_SERVER_ENDED = (
+    "the fork server ended, perhaps since it could not import the main module; then stderr has the "
+    "reason (see `if __name__ == '__main__'` in multiprocessing's documentation)"
+)
+
+# The default of set_forkserver_preload() has always been ["__main__"]; these versions obey.
+_PRELOADS_MAIN = (3, 13, 8) <= sys.version_info < (3, 14) or sys.version_info >= (3, 14, 1)
+
+_WATCH = (
+    "import sys; sys.path.append({!r}); from cpool._start import guard; guard.watch_the_server(); "
+    "sys.path.pop(); "
+)
+
+
+@contextmanager
+def _watched() -> Iterator[None]:
+    """A fork server that is started meanwhile starts no second server of the program's."""
+    own = util.spawnv_passfds
+    folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+    def spawn_watched(path: Any, args: list[Any], passfds: Any) -> int:
+        if os.fsdecode(path) == sys.executable:  # another interpreter may lack cpool
+            watch = _WATCH.format(folder)
+            args = [
+                watch + arg if "multiprocessing.forkserver" in str(arg) else arg for arg in args
+            ]
+        pid: int = own(path, args, passfds)
+        return pid
+
+    util.spawnv_passfds = spawn_watched
+    try:
+        yield
+    finally:
+        if util.spawnv_passfds is spawn_watched:
+            util.spawnv_passfds = own
 
 
 POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}

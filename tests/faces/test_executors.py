@@ -374,6 +374,32 @@ def test_map_reads_no_more_than_its_buffer(executor: Any) -> None:
     items.close()
 
 
+@pytest.mark.parametrize("read_before", [0, 1])
+def test_shutdown_cuts_off_a_map_with_a_buffer_aloud(executor: Any, read_before: int) -> None:
+    """What was submitted can be read, and then comes an error."""
+    items = executor.map(tasks.square, range(8), buffersize=3)
+    found = [next(items) for _ in range(read_before)]
+    executor.shutdown()
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        for item in items:
+            found.append(item)
+    assert found == [i * i for i in range(3 + read_before)]
+    assert list(items) == []
+
+
+def test_a_collected_executor_cuts_off_a_map_with_a_buffer_aloud() -> None:
+    executor = cpool.ThreadPoolExecutor(1)
+    items = executor.map(tasks.square, range(8), buffersize=3)
+    assert next(items) == 0
+    del executor
+    gc.collect()
+    found = []
+    with pytest.raises(RuntimeError, match="the executor was collected"):
+        for item in items:
+            found.append(item)
+    assert found == [1, 4, 9]
+
+
 def test_shutdown_waits_for_all_calls(executor: Any) -> None:
     futures = [executor.submit(tasks.square, i) for i in range(100)]
     executor.shutdown()
