@@ -2,12 +2,13 @@
 
     python tests/stress_model.py --method fork --seconds 60 --seed 1
 
-A sequence is some 40 operations on one pool: calls of every kind, results that are dropped,
-iterators read in part, workers that are killed, stopped and continued, moments of idleness,
-collections. Then no thread is in a call of the pool's any more, and all by itself the pool must
-come to rest in time: each callback was called once, with the right value, nothing is pending, no
-object of a job is kept, each worker that died has been replaced. At last the pool ends, by close(),
-by terminate() or by its last reference, with work or without, and nothing is left of it.
+A sequence is some 40 operations on one pool: calls of every kind, calls beyond what the pool
+encodes at once, results that are dropped, iterators read in part and dropped, workers that are
+killed, stopped and continued, moments of idleness, collections. Then no thread is in a call of
+the pool's any more, and all by itself the pool must come to rest in time: each callback was
+called once, with the right value, nothing is pending, no object of a job is kept, each worker
+that died has been replaced. At last the pool ends, by close(), by terminate() or by its last
+reference, with work or without, and nothing is left of it.
 
 `--seed S --first N --sequences 1` runs sequence N of seed S again. Prints a summary as JSON, ends
 with 1 where anything was wrong.
@@ -19,6 +20,7 @@ import argparse
 import faulthandler
 import functools
 import gc
+import itertools
 import json
 import multiprocessing
 import os
@@ -40,6 +42,7 @@ from leftovers import open_files, threads
 
 LIMIT = 2 * DEADLINE  # seconds until the pool must be at rest
 OPERATIONS = 40
+LOAD = 2_000_000  # bytes
 ALL_METHODS = "fork", "spawn", "forkserver", "threads"
 
 # Tasks
@@ -108,6 +111,26 @@ def seen(value: Any) -> Outcome:
 
 class Box:
     """Something weakly referenced that a job holds: a callable's or a callback's state."""
+
+
+class Load(Box):
+    """Two megabytes when it is encoded: of such calls a pool keeps most as they are."""
+
+    def __init__(self, x: int) -> None:
+        self.x = x
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unloaded, (self.x, body(self.x, LOAD))
+
+
+def unloaded(x: int, sent: bytes) -> Load:
+    if sent != body(x, LOAD):
+        raise AssertionError("the argument is not what was sent")
+    return Load(x)
+
+
+def weigh(load: Load) -> int:
+    return answer(load.x)
 
 
 class Told(Box):
@@ -187,6 +210,7 @@ class Sequence:
         self.stopped: set[int] = set()
         self.killed: set[int] = set()
         self.lost = self.terminated = False
+        self.kept = self.left_off = 0
         self.lock = threading.Lock()
         self.size = rng.randint(1, 3)
         # A worker that starts afresh takes half a second.
@@ -212,6 +236,7 @@ class Sequence:
             self.blocking: 2,
             self.read: 5,
             self.drop: 3,
+            self.leave_off: 2,
             self.cancel: 3,
             self.resize: 1,
             self.forget: 1,
@@ -219,7 +244,7 @@ class Sequence:
             self.idle: 2,
         }
         if not self.is_threads:
-            weights |= {self.kill: 2, self.stop: 1, self.go_on: 2}
+            weights |= {self.kill: 2, self.stop: 1, self.go_on: 2, self.pile: 1}
         for _ in range(rng.randint(1, OPERATIONS)):
             [operation] = rng.choices(list(weights), list(weights.values()))
             operation()
@@ -283,6 +308,45 @@ class Sequence:
             options = self.options(job)
             self.note(f"{job.name} {list(callbacks)} {options}")
             self.hold(job, self.pool.apply_async(func, args, **callbacks, **options))
+
+    def pile(self) -> None:
+        """More than the pool encodes while no worker takes any: the rest is kept as it is."""
+        rng = self.rng
+        for worker in self.workers():
+            self.halt(worker)
+        for _ in range(rng.choice([10, 20])):
+            load = Load(rng.randrange(1000))
+            listed = rng.random() < 0.3
+            name = "map_async" if listed else "apply_async"
+            job = self.new(f"{name}(weigh, {load.x})", [outcome_of(weigh, load.x)], listed)
+            callbacks, options = self.callbacks(job), self.options(job)
+            self.note(f"{job.name} {list(callbacks)} {options}")
+            self.refs.append((f"the argument of {job.name}", weakref.ref(load)))
+            if listed:
+                result = self.pool.map_async(weigh, [load], **callbacks, **options)
+            else:
+                result = self.pool.apply_async(weigh, (load,), **callbacks, **options)
+            self.hold(job, result)
+        self.kept += any(thread.name == "cpool-caller" for thread in threading.enumerate())
+        if rng.random() < 0.5:
+            self.go_on()
+
+    def leave_off(self) -> None:
+        """An iterator is dropped, read in part or not at all: its source ends, and its job."""
+        rng = self.rng
+        size, limit = rng.choice([1, 1, 3]), rng.choice([None, 1, 3])
+        source = (7 for _ in (range(50) if limit is None else itertools.count()))
+        method = rng.choice([self.pool.imap, self.pool.imap_unordered])
+        count = rng.choice([0, 1, 5])
+        name = f"{method.__name__} of a source, {size}, {limit}, dropped after {count} items"
+        job = self.new(name, [("value", answer(7))], listed=True)
+        self.note(job.name)
+        self.go_on()  # or it would wait for what is stopped
+        results = method(slow, source, size, **({"buffersize": limit} if limit else {}))
+        self.refs.append((f"the iterator of {job.name}", weakref.ref(results)))
+        self.refs.append((f"the source of {job.name}", weakref.ref(source)))
+        self.take(job, results, count, [])
+        self.left_off += 1
 
     def items(self, func: Callable[[int], Any]) -> list[int]:
         length = self.rng.choice([0, 1, 2, 10, 100])
@@ -478,10 +542,12 @@ class Sequence:
     def stop(self) -> None:
         workers = self.workers()
         if workers:
-            worker = self.rng.choice(workers)
-            self.note(f"stop {worker.pid}")
-            self.stopped.add(worker.pid)
-            worker._popen._send_signal(signal.SIGSTOP)
+            self.halt(self.rng.choice(workers))
+
+    def halt(self, worker: Any) -> None:
+        self.note(f"stop {worker.pid}")
+        self.stopped.add(worker.pid)
+        worker._popen._send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
         for pid in self.stopped:
@@ -698,6 +764,8 @@ def stress(methods: list[str], args: argparse.Namespace) -> dict[str, Any]:
         done["sequences"] += 1
         done["jobs"] += len(one.jobs)
         done["killed"] += len(one.killed)
+        done["kept"] += one.kept
+        done["left off"] += one.left_off
         del one
         number += 1
     faulthandler.cancel_dump_traceback_later()

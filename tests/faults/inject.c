@@ -288,18 +288,35 @@ pthread_create(pthread_t *thread, const pthread_attr_t *attr,
     return FAILS(pthread_create) ? error : real(thread, attr, start, arg);
 }
 
+/* ECHILD is said of a process that somebody else reaped, and of none that runs: reap it
+ * first. False where it runs, and the call does not fail. */
+static bool
+is_reaped(pid_t pid, int options)
+{
+    int r;
+    do {
+        r = (int)syscall(SYS_wait4, pid, NULL, options & WNOHANG, NULL);
+    } while (r < 0 && errno == EINTR);
+    errno = ECHILD;
+    return r != 0;
+}
+
 EXPORT int
 waitid(idtype_t type, id_t id, siginfo_t *info, int options)
 {
     REAL(waitid)
-    return FAILS(waitid) ? -1 : real(type, id, info, options);
+    bool failed =
+        FAILS(waitid) && (error != ECHILD || is_reaped((pid_t)id, options));
+    return failed ? -1 : real(type, id, info, options);
 }
 
 EXPORT pid_t
 waitpid(pid_t pid, int *status, int options)
 {
     REAL(waitpid)
-    return FAILS(waitpid) ? -1 : real(pid, status, options);
+    bool failed =
+        FAILS(waitpid) && (error != ECHILD || is_reaped(pid, options));
+    return failed ? -1 : real(pid, status, options);
 }
 
 EXPORT int

@@ -43,6 +43,7 @@ from leftovers import children, open_files, threads  # noqa: E402
 
 LIMIT = float(os.environ.get("CPOOL_TEST_DEADLINE", "30"))  # seconds for a case
 SHORT = -1  # what is read or written in part, one byte
+UNKNOWN = 255  # the exit code that a worker of ours has if the program reaped it
 
 # The calls, and how each of them can fail.
 ERRORS: dict[str, list[str]] = {
@@ -113,9 +114,8 @@ class Program:
 
     def __init__(self, method: str, many: bool, reaped: bool = False) -> None:
         self.method = method
-        # Of a process that the program seems to have reaped, a living one even if the pool asks
-        # while it is slow, the exit code is unknown.
-        self.exit_codes = (1, -9, 255) if reaped else (1, -9)
+        # Of a process that the program reaped the exit code is unknown.
+        self.of_killed = (-9, UNKNOWN) if reaped else (-9,)
         self.many = many  # more than one call fails
         self.failed: list[str] = []
         self.killed: set[int] = set()
@@ -131,11 +131,11 @@ class Program:
         try:
             value = call()
         except errors.WorkerLostError as error:
-            # Workers end of our hand, or because they cannot go on: 1.
-            if error.exitcode not in self.exit_codes:
-                raise Wrong(f"{name}: a worker crashed: {error}") from error
-            if error.exitcode == -9 and error.pid in self.killed:
+            if error.pid in self.killed and error.exitcode in self.of_killed:
                 return None
+            # Workers end of our hand, or because they cannot go on: 1.
+            if error.exitcode not in (1, -9):
+                raise Wrong(f"{name}: a worker crashed: {error}") from error
             self.failed.append(f"{name}: {error!r}")
         except Exception as error:
             if not is_clear(error):
