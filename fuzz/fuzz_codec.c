@@ -208,7 +208,8 @@ check_round_trip(PyObject *obj)
     if (r == 1) {
         PyObject *again;
         FUZZ_CHECK(py_decode_owns(cp_buf_head(&buf), cp_buf_len(&buf)));
-        r = py_decode(&state, cp_buf_head(&buf), cp_buf_len(&buf), &again);
+        r = py_decode(&state, cp_buf_head(&buf), cp_buf_len(&buf), NULL,
+                      &again);
         FUZZ_CHECK(
             r == 0
             || (r == -1 && PyErr_Occurred() != NULL
@@ -247,8 +248,8 @@ check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
     }
     PyObject **slots = calloc((size_t)(n * each) + 1, sizeof(*slots));
     FUZZ_CHECK(slots != NULL);
-    int r = rows ? py_decode_rows(&state, data, size, slots)
-                 : py_decode_run(&state, data, size, slots);
+    int r = rows ? py_decode_rows(&state, data, size, NULL, slots)
+                 : py_decode_run(&state, data, size, NULL, slots);
     FUZZ_CHECK((r == 0) == (list != NULL));
     PyErr_Clear();
     to_compare = 10000;
@@ -270,7 +271,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     PyObject *obj;
-    int r = py_decode(&state, data, size, &obj);
+    int r = py_decode(&state, data, size, NULL, &obj);
     bool raised = PyErr_Occurred() != NULL;
     FUZZ_CHECK((r == 0) == (obj != NULL) && (r == -1) == raised);
     FUZZ_CHECK(r == 0 || r == CP_EPROTO || py_decode_runs_code(data, size));

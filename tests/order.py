@@ -24,6 +24,7 @@ TOP = next(path for path in Path(__file__).parents if (path / "csrc").is_dir())
 ORDER: dict[str, str | None] = {
     "core/base": "base clock lock mem buf",
     "core/os": "fd poller+poller_epoll+poller_poll proc",
+    "core/share": "region heap parts",
     "core/link": "wire board task worker serve",
     "core/pool": "job state+ref wake plan turns jobs+func sched watch act threads spin drive pool",
     "py/base": "state word dict name depth error imports timeout engine",

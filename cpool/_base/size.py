@@ -1,4 +1,4 @@
-"""The default number of workers."""
+"""The default number of workers, and how much memory there is for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 
-__all__ = ["default_processes"]
+__all__ = ["default_processes", "usable_memory"]
 
 
 def _allowed_cpus() -> int:
@@ -30,22 +30,33 @@ def _own_cgroup() -> str:
     return "/"
 
 
+_CGROUPS = "/sys/fs/cgroup"
+
+
+def _in_groups(name: str) -> list[str]:
+    """What this file says of this process's cgroup (v2), and of each parent group."""
+    texts = []
+    with contextlib.suppress(OSError, ValueError):
+        folder = _CGROUPS + _own_cgroup().rstrip("/")
+        while folder.startswith(_CGROUPS):
+            with contextlib.suppress(OSError):
+                texts.append(_read(f"{folder}/{name}"))
+            folder = os.path.dirname(folder)
+    return texts
+
+
 def _quotas() -> list[float]:
     """The CPU quotas, in CPUs: of this process's cgroup (v2) and each parent group, then of v1."""
     quotas = []
-    root = "/sys/fs/cgroup"
+    for text in _in_groups("cpu.max"):
+        with contextlib.suppress(ValueError):
+            quota, period = text.split()
+            if quota != "max":
+                quotas.append(int(quota) / int(period))
     with contextlib.suppress(OSError, ValueError):
-        folder = root + _own_cgroup().rstrip("/")
-        while folder.startswith(root):
-            with contextlib.suppress(OSError):
-                quota, period = _read(f"{folder}/cpu.max").split()
-                if quota != "max":
-                    quotas.append(int(quota) / int(period))
-            folder = os.path.dirname(folder)
-    with contextlib.suppress(OSError, ValueError):
-        micros = int(_read(f"{root}/cpu/cpu.cfs_quota_us"))
+        micros = int(_read(f"{_CGROUPS}/cpu/cpu.cfs_quota_us"))
         if micros > 0:
-            quotas.append(micros / int(_read(f"{root}/cpu/cpu.cfs_period_us")))
+            quotas.append(micros / int(_read(f"{_CGROUPS}/cpu/cpu.cfs_period_us")))
     return quotas
 
 
@@ -59,3 +70,15 @@ def default_processes() -> int:
     process_cpu_count = getattr(os, "process_cpu_count", None)
     count = (process_cpu_count() or 1) if process_cpu_count is not None else _allowed_cpus()
     return max(1, min([count, *(math.ceil(quota) for quota in _quotas())]))
+
+
+def usable_memory() -> int:
+    """How many bytes of memory this process may use at most: the machine's, or its cgroups'."""
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    texts = _in_groups("memory.max")
+    with contextlib.suppress(OSError):
+        texts.append(_read(f"{_CGROUPS}/memory/memory.limit_in_bytes"))
+    for text in texts:
+        with contextlib.suppress(ValueError):  # "max"
+            limits.append(int(text))
+    return max(0, min(limits))

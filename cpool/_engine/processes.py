@@ -21,8 +21,9 @@ from multiprocessing.process import BaseProcess
 
 from .. import _core
 from .._base import failures, importing
+from .._base.amounts import bytes_of
 from .._base.handlers import being_handled, is_from_handler
-from .._base.size import default_processes
+from .._base.size import default_processes, usable_memory
 from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
@@ -144,6 +145,12 @@ class Pool(_StdlibPool):
     within pools end with the process that made them, however it ends. `terminate()` then kills
     busy workers with all processes that they have started.
 
+    Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that the
+    pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says how
+    much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
+    default a fourth of the memory that the process may use. Data for which there is no room take
+    the pipes. See docs/large-data.md.
+
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
@@ -179,6 +186,7 @@ class Pool(_StdlibPool):
         idle_timeout: float | None = None,
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
+        shared_memory_limit: int | str | None = None,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -196,8 +204,11 @@ class Pool(_StdlibPool):
             cpu_ids,
             inner_max_num_threads,
         )
+        self._shared_limit = shared_memory_limit and bytes_of(
+            "shared_memory_limit", shared_memory_limit
+        )
         if not self._fits(context):
-            self._refuse_own(finalizer=finalizer)
+            self._refuse_own(finalizer=finalizer, shared_memory_limit=shared_memory_limit)
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
             return
@@ -250,6 +261,9 @@ class Pool(_StdlibPool):
         self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
+        limit = usable_memory() // 4 if self._shared_limit is None else self._shared_limit
+        if limit:
+            self._engine.open_memory(limit)
         known = self._known_functions()
         if known is not None:
             self._engine.set_known(known)

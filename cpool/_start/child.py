@@ -77,15 +77,16 @@ def _exit(code: int) -> NoReturn:
 _attached: Worker | None = None  # of a launched process, until its Process object takes it
 
 
-def attach(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> None:
+def attach(ends: list[Any], span: int, budget: int, unblocks_sigpipe: bool) -> None:
     """In a launched process, before it imports the main module: make its Worker."""
     global _attached
     from .. import _core
 
     if unblocks_sigpipe:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
-    rx, tx, life, row, common = (end.detach() for end in ends)
-    _attached = _core._attach(rx, tx, life, row, common, budget)
+    rx, tx, life, row, common, *memory = (end.detach() for end in ends)
+    memory_fd = memory[0] if memory else -1
+    _attached = _core._attach(rx, tx, life, row, common, memory_fd, span, budget)
 
 
 def take() -> Worker:
@@ -133,9 +134,9 @@ def _limit_threads(threads: int) -> None:
     threadpoolctl.threadpool_limits(limits=threads)
 
 
-def attach_and_take(ends: list[Any], budget: int, unblocks_sigpipe: bool) -> Worker:
+def attach_and_take(ends: list[Any], span: int, budget: int, unblocks_sigpipe: bool) -> Worker:
     """Both at once, where nothing could be sent ahead of the Process object."""
-    attach(ends, budget, unblocks_sigpipe)
+    attach(ends, span, budget, unblocks_sigpipe)
     return take()
 
 

@@ -11,11 +11,16 @@
 
 #include "base/base.h"
 
+struct cp_parts;
+
 struct cp_buf {
     uint8_t *data;
     size_t start; /* first byte not consumed */
     size_t end;   /* one past the last byte */
     size_t cap;
+    /* Where large parts of a body go that is encoded into this buffer (share/parts.h),
+     * borrowed; or NULL. Nothing here looks at it. */
+    struct cp_parts *parts;
 };
 
 /* Optional: a zeroed struct is an empty buffer. */

@@ -16,6 +16,39 @@
 /* Flush at the end of a task if a result has been in the ring for longer. */
 #define MAX_DELAY (200 * CP_US)
 
+static void
+close_share(struct cp_serve *s)
+{
+    if (s->heap != NULL) {
+        cp_heap_forget(s->heap, &s->parent);
+        cp_heap_free(s->heap);
+    }
+    cp_span_unref(s->span);
+    cp_span_unref(s->parents_span);
+    s->span = s->parents_span = NULL;
+    s->heap = NULL;
+}
+
+/* The parent's struct, where it was forked from that, is about another process. Without
+ * shared memory all goes through the pipes. */
+static void
+open_share(struct cp_serve *s, const struct cp_worker *w)
+{
+    struct cp_region *region;
+    if (w->share < 0 || cp_region_attach(w->share, &region) != 0) {
+        return;
+    }
+    int r = cp_span_open(region, 0, false, &s->parents_span);
+    r = r == 0 ? cp_span_open(region, w->span_id, false, &s->span) : r;
+    r = r == 0 ? cp_heap_new(s->span, &s->heap) : r;
+    if (r == 0) {
+        cp_heap_meet(s->heap, &s->parent, s->span);
+    } else {
+        close_share(s);
+    }
+    cp_region_unref(region);
+}
+
 int
 cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
 {
@@ -23,6 +56,7 @@ cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
     s->rx = w->child_rx;
     s->tx = w->child_tx;
     s->row = w->row;
+    open_share(s, w);
     return cp_buf_reserve(&s->in, IN_SIZE);
 }
 
@@ -30,6 +64,28 @@ void
 cp_serve_fini(struct cp_serve *s)
 {
     cp_buf_fini(&s->in);
+    close_share(s);
+}
+
+int
+cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
+              struct cp_loan **loan)
+{
+    size_t left = (size_t)*len;
+    *loan = NULL;
+    if (s->span == NULL) {
+        return CP_EPROTO;
+    }
+    int r = cp_loan_open(s->parents_span, s->span, body, &left, loan);
+    *len = left;
+    return r;
+}
+
+void
+cp_serve_lend(struct cp_serve *s, struct cp_parts *parts)
+{
+    cp_parts_lend(parts, &s->parent);
+    cp_parts_cut(parts, 0);
 }
 
 int

@@ -12,6 +12,7 @@
 #include "link/board.h"
 #include "base/buf.h"
 #include "link/wire.h"
+#include "share/parts.h"
 
 struct cp_worker;
 
@@ -24,6 +25,10 @@ struct cp_serve {
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when its memory is to be looked at again */
     bool is_wide;      /* tx was widened */
+    /* The shared memory for large data; all NULL where there is none. */
+    struct cp_span *parents_span, *span;
+    struct cp_heap *heap;
+    struct cp_borrower parent; /* of what this worker lends */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
@@ -42,6 +47,15 @@ int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
 /* Flush, then block until there is input. 0, CP_EINTR, CP_ECLOSED if the parent
  * closed the task pipe (or died), or another negative code. */
 int cp_serve_wait(struct cp_serve *s);
+
+/* The parts of a task, which has the flag CP_PARTS; *len becomes shorter. 0; or
+ * CP_EPROTO, CP_ENOMEM. */
+int cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
+                  struct cp_loan **loan);
+
+/* Lend the parent the parts of an answer, which is about to be sent; the list is empty
+ * then. */
+void cp_serve_lend(struct cp_serve *s, struct cp_parts *parts);
 
 /* Publish in the row that a task starts now. */
 void cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now);

@@ -2,6 +2,7 @@
 #include "link/task.h"
 
 #include "base/mem.h"
+#include "link/wire.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -27,20 +28,52 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->len = len;
         task->body = task->own;
         task->taken = NULL;
+        task->parts = NULL;
     }
     return task;
+}
+
+/* The parts of a body that has some, in memory of their own: 1; 0: it has none; or
+ * CP_ENOMEM. The body ends with their references then. */
+static int
+seal(struct cp_buf *body, struct cp_parts **parts)
+{
+    *parts = NULL;
+    if (body->parts == NULL || body->parts->n == 0) {
+        return 0;
+    }
+    struct cp_parts *own = malloc(sizeof(*own));
+    if (own == NULL || cp_parts_seal(body->parts, body) != 0) {
+        free(own);
+        return CP_ENOMEM;
+    }
+    *parts = own;
+    return 1;
 }
 
 struct cp_task *
 cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
 {
+    struct cp_parts *parts;
+    int sealed = seal(body, &parts);
+    if (sealed < 0) {
+        return NULL;
+    }
     size_t len = cp_buf_len(body);
     /* Take over the buffer's block, unless most of the block is unused: it
      * would be wasted for as long as the task waits. */
     bool takes = len >= CP_BIG && len >= body->cap / 2;
     struct cp_task *task = cp_task_new(index, flags, takes ? 0 : len);
     if (task == NULL) {
+        free(parts);
         return NULL;
+    }
+    if (sealed == 1) {
+        *parts = *body->parts;
+        *body->parts = (struct cp_parts){.heap = parts->heap,
+                                         .is_private = parts->is_private};
+        task->flags |= CP_PARTS;
+        task->parts = parts;
     }
     if (takes) {
         task->len = len;
@@ -72,6 +105,10 @@ void
 cp_task_free(struct cp_task *task)
 {
     if (task != NULL) {
+        if (task->parts != NULL) {
+            cp_parts_fini(task->parts);
+            free(task->parts);
+        }
         free(task->taken);
         free(task);
     }
@@ -97,6 +134,7 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
         result->item = 0;
         result->reason = CP_DIED;
         result->amount = 0;
+        result->loan = NULL;
         result->len = len;
     }
     return result;
@@ -105,7 +143,10 @@ cp_result_new(uint64_t index, enum cp_outcome outcome, size_t len)
 void
 cp_result_free(struct cp_result *result)
 {
-    free(result);
+    if (result != NULL) {
+        cp_loan_close(result->loan);
+        free(result);
+    }
 }
 
 void
@@ -113,7 +154,7 @@ cp_result_free_list(struct cp_result *result)
 {
     while (result != NULL) {
         struct cp_result *next = result->next;
-        free(result);
+        cp_result_free(result);
         result = next;
     }
 }

@@ -9,6 +9,7 @@
 
 #include "base/base.h"
 #include "base/buf.h"
+#include "share/parts.h"
 
 #include <limits.h>
 #include <stdatomic.h>
@@ -67,6 +68,8 @@ struct cp_task {
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
     void *taken;   /* a block taken over from a buffer, or NULL */
+    struct cp_parts
+        *parts; /* of the body, that lie in shared memory; or NULL */
     uint8_t own[];
 };
 
@@ -100,6 +103,8 @@ struct cp_result {
     uint32_t worker;
     uint32_t item;
     int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
+    struct cp_loan
+        *loan; /* parts of the body that lie in shared memory, or NULL */
     size_t len;
     uint8_t body[];
 };
@@ -119,11 +124,12 @@ struct cp_loss {
 
 /* A task with room for len bytes of body, or NULL. [any] */
 struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
-/* A task whose body is the buffer's contents. On success the buffer is empty.
- * NULL: no memory, and the buffer is unchanged. [any] */
+/* A task whose body is the buffer's contents, and the parts that the buffer names. On
+ * success both are empty. NULL: no memory, and they hold what they held. [any] */
 struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
                                  struct cp_buf *body);
-/* A copy of a task, to which the reference to the job passes, or NULL. [any] */
+/* A copy of a task without its parts, to which the reference to the job passes, or
+ * NULL. [any] */
 struct cp_task *cp_task_clone(const struct cp_task *task);
 void cp_task_free(struct cp_task *task); /* not queued yet; NULL is fine */
 

@@ -35,6 +35,9 @@ enum cp_kind {
 #define CP_AGAIN 0x8u
 /* Flag of CP_TASK: if it fails, it is not run again. */
 #define CP_FINAL 0x8000u
+/* Flag of CP_TASK and CP_RESULT: the body ends with references to parts that lie in
+ * shared memory; see share/parts.h. */
+#define CP_PARTS 0x4000u
 /* Flags of CP_RESULT and CP_ERROR from here on are the binding's. */
 #define CP_FRAME_USER 0x100u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */

@@ -29,6 +29,7 @@ alloc_worker(uint64_t budget)
     if (w != NULL) {
         w->tx = w->rx = -1;
         w->child_rx = w->child_tx = w->child_life = w->child_row = -1;
+        w->share = -1;
         w->budget = budget;
         w->owner = getpid();
         atomic_init(&w->refs, 1);
@@ -80,6 +81,40 @@ cp_worker_new(uint64_t budget, bool execs, int life, struct cp_worker **out)
     return 0;
 }
 
+int
+cp_worker_share(struct cp_worker *w, struct cp_span *parents,
+                struct cp_heap *heap, uint32_t span_id)
+{
+    int r = cp_span_open(parents->region, span_id, true, &w->span);
+    if (r == 0 && cp_span_control(w->span) == NULL) {
+        cp_span_unref(w->span);
+        w->span = NULL;
+        r = CP_ENOMEM;
+    }
+    if (r == 0) {
+        cp_span_ref(parents);
+        w->parents_span = parents;
+        w->heap = heap;
+        w->share = cp_region_fd(parents->region);
+        w->span_id = span_id;
+        cp_heap_meet(heap, &w->borrower, w->span);
+    }
+    return r;
+}
+
+void
+cp_worker_unshare(struct cp_worker *w)
+{
+    if (w->heap != NULL) {
+        cp_heap_forget(w->heap, &w->borrower);
+        cp_span_retire(w->span);
+        cp_span_unref(w->span);
+        cp_span_unref(w->parents_span);
+        w->span = w->parents_span = NULL;
+        w->heap = NULL;
+    }
+}
+
 static void
 close_child_ends(struct cp_worker *w)
 {
@@ -128,6 +163,7 @@ cp_worker_unref(struct cp_worker *w)
         return;
     }
     cp_worker_close(w);
+    cp_worker_unshare(w);
     cp_proc_fini(&w->proc);
     cp_row_close(w->row);
     cp_buf_fini(&w->out);
@@ -160,7 +196,7 @@ cp_worker_started_by_server(struct cp_worker *w, pid_t pid, int status_fd)
 void
 cp_worker_in_child(struct cp_worker *w)
 {
-    int keep[] = {w->child_rx, w->child_tx, w->child_life};
+    int keep[] = {w->child_rx, w->child_tx, w->child_life, w->share};
     cp_fd_in_child(keep, (int)(sizeof(keep) / sizeof(keep[0])));
     for (size_t i = 0; i < sizeof(keep) / sizeof(keep[0]); i++) {
         if (keep[i] >= 0) {
@@ -183,7 +219,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
                  struct cp_worker **out)
 {
     struct cp_worker_ends e = *ends;
-    int fds[] = {e.rx, e.tx, e.life, e.row, e.common};
+    int fds[] = {e.rx, e.tx, e.life, e.row, e.common, e.share};
     for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++) {
         if (fds[i] >= 0) {
             cp_fd_note(fds[i]);
@@ -201,6 +237,8 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
         w->child_rx = e.rx;
         w->child_tx = e.tx;
         w->child_life = e.life;
+        w->share = e.share;
+        w->span_id = e.span_id;
         r = cp_common_attach(&w->common, e.common);
     }
     if (r == 0) {
@@ -297,7 +335,12 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
     *place = NULL;
     w->in_flight--;
     w->ahead_ns -= (*task)->cost_ns;
+    if ((*task)->parts != NULL) {
+        cp_parts_unlend((*task)->parts, &w->borrower);
+    }
     if (!written) { /* the worker still has to read and drop the rest of the body */
+        clone->parts = (*task)->parts;
+        (*task)->parts = NULL;
         w->big_task = *task;
         *task = clone;
     }
@@ -469,6 +512,9 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     if (r != 0) {
         return r;
     }
+    if (task->parts != NULL) {
+        cp_parts_lend(task->parts, &w->borrower);
+    }
     cp_claim_offer(w->row, w->tail);
     w->window[w->tail & (CP_WINDOW - 1)] = task;
     w->tail++;
@@ -557,6 +603,29 @@ is_expected(const struct cp_worker *w, const struct cp_frame *frame)
     return is_awaited(w, frame->seq);
 }
 
+/* Take over the parts of the result that lie in shared memory. 0; or CP_EPROTO: there
+ * are no such blocks, and the result is freed. */
+static int
+take_loan(struct cp_worker *w, const struct cp_frame *frame,
+          struct cp_result *result)
+{
+    if (result == NULL || (frame->flags & CP_PARTS) == 0
+        || result->outcome == CP_NOMEM) {
+        return 0;
+    }
+    int r = w->span != NULL && frame->kind == CP_RESULT ? cp_loan_open(
+                w->span, w->span, result->body, &result->len, &result->loan)
+                                                        : CP_EPROTO;
+    if (r == CP_EPROTO) {
+        cp_result_free(result);
+        return r;
+    }
+    if (r != 0) {
+        result->outcome = CP_NOMEM;
+    }
+    return 0;
+}
+
 static void
 on_frame(struct cp_worker *w, const struct cp_frame *frame,
          struct cp_result *result)
@@ -625,6 +694,10 @@ parse_frames(struct cp_worker *w)
                 cp_result_free(result);
                 return CP_EPROTO;
             }
+            int taken = take_loan(w, &w->part_frame, result);
+            if (taken != 0) {
+                return taken;
+            }
             on_frame(w, &w->part_frame, result);
             continue;
         }
@@ -650,6 +723,10 @@ parse_frames(struct cp_worker *w)
             w->part_frame = frame;
             w->part_got = 0;
             continue;
+        }
+        r = take_loan(w, &frame, result);
+        if (r != 0) {
+            return r;
         }
         on_frame(w, &frame, result);
     }

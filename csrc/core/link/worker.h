@@ -53,7 +53,9 @@ struct cp_worker {
     int tx, rx;               /* parent's ends: tasks, results */
     int child_rx, child_tx;   /* child's ends; -1 in the parent */
     int child_life;           /* the pool's life line; -1 in the parent */
-    int child_row; /* descriptor of the row, if the child starts by exec */
+    int child_row;    /* descriptor of the row, if the child starts by exec */
+    int share;        /* of the shared memory, the pool's, or -1 */
+    uint32_t span_id; /* of the worker's part of it */
 
     int64_t started_at;
     bool got_sigterm; /* it was not ready in time at the end of the pool */
@@ -96,9 +98,14 @@ struct cp_worker {
      * cp_worker_close_tx(), the callable that was not written. */
     struct cp_task *big_task; /* the recalled task that big is the body of */
     struct cp_func *big_func;
-    bool is_wide;        /* tx was widened */
-    bool wants_out;      /* the poller watches tx */
-    bool watches_end;    /* the poller watches the sentinel of proc */
+    bool is_wide;     /* tx was widened */
+    bool wants_out;   /* the poller watches tx */
+    bool watches_end; /* the poller watches the sentinel of proc */
+    /* Of large data: the worker's span, and the parent's with what it lends to the
+     * worker; all NULL where there is no shared memory. */
+    struct cp_span *span, *parents_span;
+    struct cp_heap *heap;
+    struct cp_borrower borrower;
     uint8_t *has_func;   /* by slot: was the callable sent? */
     uint32_t has_func_n; /* size of has_func */
 
@@ -121,10 +128,20 @@ struct cp_worker {
 int cp_worker_new(uint64_t budget, bool execs, int life,
                   struct cp_worker **out);
 
+/* The worker has a part of the pool's shared memory for large data: the span with this
+ * id. Before it is started. 0, or a negative code: it has none then. */
+int cp_worker_share(struct cp_worker *w, struct cp_span *parents,
+                    struct cp_heap *heap, uint32_t span_id);
+
+/* The process has ended: take back what it was lent, and free its memory. */
+void cp_worker_unshare(struct cp_worker *w);
+
 /* The descriptors that a worker started by exec inherits. */
 struct cp_worker_ends {
     int rx, tx, life; /* the child's ends of the pipes */
     int row, common;  /* shared memory, to be mapped */
+    int share;        /* the same, for large data; or -1 */
+    uint32_t span_id; /* the worker's part of it */
 };
 
 /* In a child started by exec: map the shared memory, and die with the parent.

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <time.h>
 #include <unistd.h>
@@ -227,6 +228,37 @@ cp_fd_memory(size_t size, int *fd)
         cp_fd_note(*fd);
     }
     cp_lock_release(&lock);
+    return r;
+}
+
+int
+cp_fd_sealed_memory(uint64_t size, int *fd)
+{
+    int r = CP_ERRNO(ENOSYS);
+    *fd = -1;
+#if defined(CP_LINUX) && defined(F_SEAL_SHRINK)
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size) {
+        return CP_ERRNO(EFBIG); /* which would be a signal */
+    }
+    cp_lock_acquire(&lock);
+    *fd = memfd_create("cpool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (*fd >= 0 && ftruncate(*fd, (off_t)size) == 0
+        && fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+               == 0) {
+        cp_fd_note(*fd);
+        r = 0;
+    } else {
+        r = CP_ERRNO(errno);
+        if (*fd >= 0) {
+            (void)close(*fd);
+        }
+        *fd = -1;
+    }
+    cp_lock_release(&lock);
+#else
+    (void)size;
+#endif
     return r;
 }
 

@@ -30,6 +30,11 @@ int cp_fd_dup(int fd, int *copy);
  * or a system error. [any] */
 int cp_fd_memory(size_t size, int *fd);
 
+/* Open an anonymous file in memory that stays as long as it is (`size` bytes, which may
+ * be more than there is memory: only what is written takes some). 0, or a system error:
+ * ENOSYS where there is none. [any] */
+int cp_fd_sealed_memory(uint64_t size, int *fd);
+
 /* Record a descriptor that was opened elsewhere, such as a pidfd. [any] */
 void cp_fd_note(int fd);
 

@@ -96,6 +96,43 @@ cp_pool_common(struct cp_pool *pool)
     return pool->common;
 }
 
+int
+cp_pool_open_memory(struct cp_pool *pool, uint64_t limit)
+{
+    int r = cp_region_open(limit, &pool->region);
+    r = r == 0 ? cp_span_open(pool->region, 0, false, &pool->span) : r;
+    r = r == 0 ? cp_heap_new(pool->span, &pool->heap) : r;
+    if (r != 0) {
+        cp_pool_free_memory(pool);
+    }
+    return r;
+}
+
+struct cp_heap *
+cp_pool_heap(const struct cp_pool *pool)
+{
+    return pool->heap;
+}
+
+int
+cp_pool_memory_fd(const struct cp_pool *pool)
+{
+    return pool->region != NULL ? cp_region_fd(pool->region) : -1;
+}
+
+/* Give the worker a part of the memory; without one it uses the pipes. */
+static void
+share_with(struct cp_pool *pool, struct cp_worker *w)
+{
+    cp_lock_acquire(&pool->lock);
+    uint32_t id = pool->next_span + 1;
+    if (pool->heap != NULL && id < CP_SPANS
+        && cp_worker_share(w, pool->span, pool->heap, id) == 0) {
+        pool->next_span = id;
+    }
+    cp_lock_release(&pool->lock);
+}
+
 /* ---- workers ---- */
 
 int
@@ -113,6 +150,7 @@ cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
     if (r == 0) {
         (*w)->common = pool->common;
         atomic_store(&(*w)->row->memory_limit, pool->memory_limit);
+        share_with(pool, *w);
     }
     return r;
 }
@@ -856,6 +894,9 @@ cp_pool_close_fds(struct cp_pool *pool)
         cp_poller_free(pool->poller);
         pool->poller = NULL;
         cp_wake_fini(&pool->wake);
+        if (pool->region != NULL) {
+            cp_region_close(pool->region);
+        }
         cp_fd_close(&pool->common_fd);
         cp_fd_close(&pool->life[0]);
         cp_fd_close(&pool->life[1]);

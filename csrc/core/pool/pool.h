@@ -73,6 +73,16 @@ uint64_t cp_pool_memory_limit(const struct cp_pool *pool); /* [any] */
 /* The descriptor of what all workers share, the pool's; -1 where they fork. */
 int cp_pool_common_fd(const struct cp_pool *pool);
 
+/* Large data go through shared memory, up to so many bytes: before the first worker is
+ * made. 0, or a negative code: they go through the pipes. */
+int cp_pool_open_memory(struct cp_pool *pool, uint64_t limit);
+
+/* The allocator for the parts of tasks; NULL: there is none. [any] */
+struct cp_heap *cp_pool_heap(const struct cp_pool *pool);
+
+/* The descriptor of the shared memory, the pool's; or -1. */
+int cp_pool_memory_fd(const struct cp_pool *pool);
+
 /* How many workers there should be: returns how many are missing. Of worker threads, those
  * that are too many end after their tasks. */
 uint32_t cp_pool_set_target(struct cp_pool *pool, uint32_t target);

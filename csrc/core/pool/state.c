@@ -35,6 +35,20 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     return 0;
 }
 
+void
+cp_pool_free_memory(struct cp_pool *pool)
+{
+    cp_heap_free(pool->heap);
+    cp_span_unref(pool->span);
+    if (pool->region != NULL) {
+        cp_region_close(pool->region);
+        cp_region_unref(pool->region);
+    }
+    pool->heap = NULL;
+    pool->span = NULL;
+    pool->region = NULL;
+}
+
 bool
 cp_pool_is_ours(const struct cp_pool *pool)
 {
@@ -59,6 +73,7 @@ cp_pool_unref(struct cp_pool *pool)
         free(pool->interned[i]); /* the last reference: all jobs are closed */
     }
     free(pool->slots);
+    cp_pool_free_memory(pool);
     cp_common_close(pool->common);
     cp_fd_close(&pool->common_fd);
     cp_fd_close(&pool->life[0]);

@@ -125,6 +125,12 @@ struct cp_pool {
 
     struct cp_common *common;
     int common_fd; /* -1 where workers fork */
+    /* Large data: shared memory, and the parent's part of it, with the allocator; NULL
+     * where there is none. Set before the first worker is made. */
+    struct cp_region *region;
+    struct cp_span *span;
+    struct cp_heap *heap;
+    uint32_t next_span; /* of the next worker */
     /* The life line. The write end is held by this process only: when the process
      * dies, the kernel kills the workers, who have the read end. */
     int life[2];
@@ -168,6 +174,9 @@ struct cp_pool {
 /* A new pool without workers, poller or shared memory, with one reference. 0, or a
  * negative code. */
 int cp_pool_alloc(uint32_t target, struct cp_pool **pool);
+
+/* Drop the shared memory: no worker uses it. */
+void cp_pool_free_memory(struct cp_pool *pool);
 
 /* Are its workers threads? [any] */
 static inline bool

@@ -440,6 +440,7 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     suspect(w, exitcode);
     cp_watch_tell_end(pool, w);
     cp_worker_close(w);
+    cp_worker_unshare(w);
     pool->n_retiring -= w->retiring ? 1 : 0;
     if (!w->hello && !pool->is_broken && !w->retiring) {
         pool->failed_starts++;

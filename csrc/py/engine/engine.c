@@ -233,6 +233,18 @@ engine_set_memory_limit(PyObject *op, PyObject *arg)
                          cp_pool_set_memory_limit(ENGINE(op)->pool, bytes));
 }
 
+/* open_memory(limit): large data go through shared memory of up to so many bytes. False:
+ * there is none here. Before the first worker. */
+static PyObject *
+engine_open_memory(PyObject *op, PyObject *arg)
+{
+    unsigned long long limit = PyLong_AsUnsignedLongLong(arg);
+    if (limit == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return PyBool_FromLong(cp_pool_open_memory(ENGINE(op)->pool, limit) == 0);
+}
+
 static PyObject *
 engine_set_target(PyObject *op, PyObject *arg)
 {
@@ -775,6 +787,7 @@ static PyMethodDef engine_methods[] = {
     {"set_trees", engine_set_trees, METH_NOARGS, NULL},
     {"kill_trees", engine_kill_trees, METH_NOARGS, NULL},
     {"set_memory_limit", engine_set_memory_limit, METH_O, NULL},
+    {"open_memory", engine_open_memory, METH_O, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"retire", engine_retire, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},

@@ -111,7 +111,7 @@ module_decode(PyObject *module, PyObject *bytes)
     PyObject *obj;
     struct py_state *state = py_state_of_module(module);
     int r = py_decode(state, (const uint8_t *)PyBytes_AS_STRING(bytes),
-                      (size_t)PyBytes_GET_SIZE(bytes), &obj);
+                      (size_t)PyBytes_GET_SIZE(bytes), NULL, &obj);
     return r == 0 ? obj : py_raise(state, r);
 }
 

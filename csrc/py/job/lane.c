@@ -6,6 +6,7 @@
 #include "job/failure.h"
 #include "job/settle.h"
 #include "job/wait.h"
+#include "task/batch.h"
 #include "task/func.h"
 #include "task/mode.h"
 #include "task/refs.h"
@@ -498,6 +499,8 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
         return NULL;
     }
     struct cp_buf buf = {0};
+    struct cp_parts parts = {0};
+    py_batch_share(&lane->base.input, &buf, &parts);
     PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
     if (payload != NULL && py_body_put(state, payload, &buf, NULL) == 0) {
         task = cp_task_new_take(index, (uint16_t)mode, &buf);
@@ -507,6 +510,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     }
     Py_XDECREF(payload);
     cp_buf_fini(&buf);
+    cp_parts_fini(&parts);
     return task;
 }
 

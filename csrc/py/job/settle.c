@@ -94,7 +94,7 @@ py_result_value(ResultObject *self, struct cp_result *r)
     if (self->engine->threads) {
         return has_chunks(self) ? py_refs_take_list(r) : py_refs_first(r);
     }
-    PyObject *value = py_body_get(self->state, r->body, r->len);
+    PyObject *value = py_body_get(self->state, r->body, r->len, r->loan);
     if (value != NULL && (r->flags & PY_CAUGHT) != 0 && PyList_CheckExact(value)
         && py_failure_release(
                self, r, ((PyListObject *)value)->ob_item, /* lint-ok: ours */
@@ -156,8 +156,8 @@ place(ResultObject *self, struct cp_result *r)
     struct py_run run = {0};
     int n;
     if (!self->engine->threads) {
-        n = py_run_get(self->state, r->body, r->len, (Py_ssize_t)r->items,
-                       false, &run);
+        n = py_run_get(self->state, r->body, r->len, r->loan,
+                       (Py_ssize_t)r->items, false, &run);
     } else if (has_chunks(self)) {
         run = py_refs_view(r);
         return place_run(self, r, &run);

@@ -11,6 +11,22 @@
 
 #include <string.h>
 
+/* With the parts that lie in shared memory. */
+static size_t
+bytes_of(const struct cp_task *task)
+{
+    return task->len + (task->parts != NULL ? (size_t)task->parts->bytes : 0);
+}
+
+/* Begin a new body in the scratch buffer. */
+static void
+reset_scratch(const struct py_input *in, struct py_batch *batch)
+{
+    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    cp_parts_cut(&batch->parts, 0);
+    py_batch_share(in, &batch->scratch, &batch->parts);
+}
+
 static void
 batch_add(struct py_batch *batch, struct cp_task *task)
 {
@@ -21,7 +37,16 @@ batch_add(struct py_batch *batch, struct cp_task *task)
     }
     batch->last = task;
     batch->n++;
-    batch->bytes += task->len;
+    batch->bytes += bytes_of(task);
+}
+
+void
+py_batch_share(const struct py_input *in, struct cp_buf *body,
+               struct cp_parts *parts)
+{
+    parts->heap = cp_pool_heap(in->engine->pool);
+    parts->is_private = in->job != NULL && in->job->retries > 0;
+    body->parts = parts->heap != NULL ? parts : NULL;
 }
 
 void
@@ -112,7 +137,7 @@ py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
 int
 py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
 {
-    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    reset_scratch(in, batch);
     int r = py_run_put_alone(in->engine->state, &batch->run,
                              py_source_references(&in->source), &batch->scratch,
                              &batch->ran_code);
@@ -128,7 +153,7 @@ static size_t
 held_by(const struct py_input *in, const struct cp_task *task)
 {
     const struct cp_func *func = in->job->func;
-    size_t n = task->len;
+    size_t n = bytes_of(task);
     if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
         n += func->len;
     }
@@ -147,7 +172,7 @@ encode(const struct py_input *in, struct py_batch *batch, unsigned *mode,
         batch->encoded = false;
         return 0;
     }
-    cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
+    reset_scratch(in, batch);
     int changed =
         in->func_may_change ? py_func_put_changed(in, &batch->scratch) : 0;
     if (changed < 0) {
@@ -193,5 +218,6 @@ void
 py_batch_fini(struct py_batch *batch)
 {
     cp_buf_fini(&batch->scratch);
+    cp_parts_fini(&batch->parts);
     py_run_fini(&batch->run);
 }

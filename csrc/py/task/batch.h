@@ -17,6 +17,7 @@ struct py_batch {
     struct cp_task *first, *last;
     struct cp_result *farewell; /* the iterable failed: comes after all tasks */
     struct cp_buf scratch;      /* the body of the task that is being made */
+    struct cp_parts parts;      /* and those of its parts that are large */
     struct py_run run;          /* the chunk that is being made */
     size_t n, bytes;            /* of the tasks in the batch */
     uint32_t items;             /* of the task that is being made */
@@ -26,6 +27,11 @@ struct py_batch {
     bool holds;    /* the first tasks of a job: see cp_pool_has_room() */
     bool ran_code; /* encoding a task may have run code of the program */
 };
+
+/* Large parts of a body of this input go to shared memory, if its pool has some. A task
+ * that may be run again gets them unchanged. */
+void py_batch_share(const struct py_input *in, struct cp_buf *body,
+                    struct cp_parts *parts);
 
 /* Make a task of payload, or of the run where payload is NULL. 0, or -1 with
  * MemoryError or an interrupt. */

@@ -286,6 +286,7 @@ get_dtype(struct py_reader *in, const struct py_numpy *numpy,
 #define IN_C 0u
 #define IN_FORTRAN 1u
 #define READ_ONLY 2u
+#define IN_PARTS 4u
 
 static unsigned
 layout_of(const struct array *array)
@@ -351,9 +352,9 @@ py_array_are_alike(struct py_state *state, PyObject *const *items, Py_ssize_t n)
     return true;
 }
 
-/* The bytes of one array. */
+/* The bytes of one array; or, with the bit IN_PARTS of the layout, its part. */
 static int
-put_bytes(struct py_writer *w, PyObject *obj, size_t n)
+put_bytes(struct py_writer *w, PyObject *obj, size_t n, bool in_parts)
 {
     const struct array *array = (struct array *)obj;
     PyObject *copy = NULL;
@@ -361,11 +362,18 @@ put_bytes(struct py_writer *w, PyObject *obj, size_t n)
         copy = PyObject_CallMethod(obj, "copy", "s", "C");
         array = (struct array *)copy;
     }
-    if (array == NULL || py_writer_reserve(w, n) < 0) {
+    uint32_t part =
+        array != NULL && in_parts ? py_writer_part(w, array->data, n) : NO_PART;
+    size_t inline_bytes = part == NO_PART ? n : 0;
+    if (array == NULL
+        || py_writer_reserve(w, sizeof(part) + inline_bytes) < 0) {
         Py_XDECREF(copy);
         return -1;
     }
-    py_writer_add(w, array->data, n);
+    if (in_parts) {
+        py_writer_add(w, &part, sizeof(part));
+    }
+    py_writer_add(w, array->data, inline_bytes);
     Py_XDECREF(copy);
     return 1;
 }
@@ -387,7 +395,8 @@ py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     if (r != 1 || py_writer_reserve(w, 2 + DIMENSIONS * SIZE_ROOM + fill) < 0) {
         return r != 1 ? r : -1;
     }
-    py_writer_add_byte(w, layout_of(first));
+    bool in_parts = py_writer_may_part(w, each);
+    py_writer_add_byte(w, layout_of(first) | (in_parts ? IN_PARTS : 0));
     py_writer_add_byte(w, (unsigned)first->nd);
     for (int i = 0; i < first->nd; i++) {
         py_writer_add_size(w, (size_t)first->dimensions[i]);
@@ -395,7 +404,7 @@ py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     memset(cp_buf_tail(w->out), 0, fill);
     cp_buf_add(w->out, fill);
     for (Py_ssize_t i = 0; i < n && each > 0 && r == 1; i++) {
-        r = put_bytes(w, items[i], each);
+        r = put_bytes(w, items[i], each, in_parts);
     }
     return r;
 }
@@ -434,7 +443,8 @@ get_shape(struct py_reader *in, const struct py_numpy *numpy,
 {
     if (py_reader_get_byte(in, &shape->layout) < 0
         || py_reader_get_byte(in, &shape->nd) < 0
-        || shape->layout > (IN_FORTRAN | READ_ONLY) || shape->nd > DIMENSIONS) {
+        || shape->layout > (IN_FORTRAN | READ_ONLY | IN_PARTS)
+        || shape->nd > DIMENSIONS) {
         return CP_EPROTO;
     }
     shape->each = size_of(numpy, shape->descr);
@@ -470,6 +480,168 @@ array_of(const struct py_numpy *numpy, const struct shape *shape,
     return obj;
 }
 
+/* ---- arrays on shared memory ---- */
+
+/*
+ * An array that is a view on a block looks like any other: it owns its data. Numpy frees
+ * and resizes them by functions that the array has (numpy's NEP 49, from 1.22 on; with
+ * older versions arrays are copied).
+ */
+#define OWNDATA 0x0004
+#define ALIGNED 0x0100
+#define API_FEATURE_VERSION 211
+#define HAS_HANDLERS 0x0000000fu
+
+struct modern_array {
+    struct array array;
+    PyObject *weakreflist;
+    void *buffer_info;
+    PyObject *mem_handler;
+};
+
+/* numpy's PyDataMem_Handler, of one array. */
+struct handler {
+    char name[127];
+    uint8_t version;
+    struct {
+        void *ctx;
+        void *(*malloc)(void *, size_t);
+        void *(*calloc)(void *, size_t, size_t);
+        void *(*realloc)(void *, void *, size_t);
+        void (*free)(void *, void *, size_t);
+    } allocator;
+    struct cp_lease *lease; /* NULL: given back, since the array was resized */
+};
+
+static void *
+handler_malloc(void *Py_UNUSED(ctx), size_t n)
+{
+    return malloc(n);
+}
+
+static void *
+handler_calloc(void *Py_UNUSED(ctx), size_t n, size_t each)
+{
+    return calloc(n, each);
+}
+
+static void
+handler_free(void *ctx, void *data, size_t Py_UNUSED(n))
+{
+    struct handler *handler = ctx;
+    if (handler->lease != NULL && data == handler->lease->at) {
+        cp_lease_close(handler->lease);
+        handler->lease = NULL;
+    } else {
+        free(data);
+    }
+}
+
+static void *
+handler_realloc(void *ctx, void *data, size_t n)
+{
+    struct handler *handler = ctx;
+    if (handler->lease == NULL || data != handler->lease->at) {
+        return realloc(data, n);
+    }
+    void *moved = malloc(n);
+    if (moved != NULL) {
+        memcpy(moved, data, n < handler->lease->len ? n : handler->lease->len);
+        handler_free(ctx, data, n);
+    }
+    return moved;
+}
+
+static void
+free_handler(PyObject *capsule)
+{
+    struct handler *handler = PyCapsule_GetPointer(capsule, "mem_handler");
+    cp_lease_close(handler->lease);
+    free(handler);
+}
+
+/* A capsule that has a reference to the lease, or NULL with an exception. */
+static PyObject *
+handler_of(struct cp_lease *lease)
+{
+    struct handler *handler = calloc(1, sizeof(*handler));
+    if (handler == NULL) {
+        return PyErr_NoMemory();
+    }
+    memcpy(handler->name, "cpool", sizeof("cpool"));
+    handler->version = 1;
+    handler->allocator.ctx = handler;
+    handler->allocator.malloc = handler_malloc;
+    handler->allocator.calloc = handler_calloc;
+    handler->allocator.realloc = handler_realloc;
+    handler->allocator.free = handler_free;
+    PyObject *capsule = PyCapsule_New(handler, "mem_handler", free_handler);
+    if (capsule == NULL) {
+        free(handler);
+        return NULL;
+    }
+    cp_lease_ref(lease);
+    handler->lease = lease;
+    return capsule;
+}
+
+/* An array whose numbers are where the lease says. */
+static PyObject *
+view_of(const struct py_numpy *numpy, const struct shape *shape,
+        struct cp_lease *lease)
+{
+    if (((version_function)numpy->api[API_FEATURE_VERSION])() < HAS_HANDLERS) {
+        return array_of(numpy, shape, lease->at);
+    }
+    PyObject *capsule = handler_of(lease);
+    if (capsule == NULL) {
+        return NULL;
+    }
+    bool fortran = (shape->layout & IN_FORTRAN) != 0;
+    Py_INCREF(shape->descr);
+    PyObject *obj = ((new_function)numpy->api[API_NEW_FROM_DESCR])(
+        (PyTypeObject *)numpy->api[API_ARRAY_TYPE], shape->descr,
+        (int)shape->nd, shape->dimensions, NULL, lease->at,
+        ALIGNED | WRITEABLE | (fortran ? F_CONTIGUOUS : C_CONTIGUOUS), NULL);
+    if (obj == NULL) {
+        Py_DECREF(capsule);
+        return NULL;
+    }
+    struct modern_array *array = (struct modern_array *)obj;
+    array->mem_handler = capsule;
+    array->array.flags |= OWNDATA;
+    if ((shape->layout & READ_ONLY) != 0) {
+        array->array.flags &= ~WRITEABLE;
+    }
+    return obj;
+}
+
+/* One array of those with IN_PARTS. */
+static int
+get_part(struct py_reader *in, const struct py_numpy *numpy,
+         const struct shape *shape, PyObject **obj)
+{
+    uint32_t number;
+    struct cp_lease *lease;
+    const uint8_t *bytes;
+    if (py_reader_get_number(in, &number) < 0) {
+        return CP_EPROTO;
+    }
+    if (number == NO_PART) {
+        if (py_reader_get_raw(in, shape->each, &bytes) < 0) {
+            return CP_EPROTO;
+        }
+        *obj = array_of(numpy, shape, bytes);
+    } else {
+        if (py_reader_find_part(in, number, &lease) < 0
+            || lease->len != shape->each || shape->each == 0) {
+            return CP_EPROTO;
+        }
+        *obj = view_of(numpy, shape, lease);
+    }
+    return *obj != NULL ? py_reader_keep(in, *obj) : -1;
+}
+
 static int
 get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
            PyObject **slots, size_t stride)
@@ -482,6 +654,14 @@ get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
     }
     r = get_shape(in, numpy, &shape);
     size_t step = shape.each > 0 ? shape.each : 1;
+    bool in_parts = (shape.layout & IN_PARTS) != 0;
+    for (size_t i = 0; i < n && r == 0 && in_parts; i++) {
+        r = get_part(in, numpy, &shape, &slots[i * stride]);
+    }
+    if (in_parts) {
+        Py_DECREF(shape.descr);
+        return r;
+    }
     if (r == 0
         && (n > py_reader_left(in) / step
             || py_reader_get_raw(in, n * step, &bytes) < 0)) {

@@ -20,12 +20,13 @@ py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out,
 }
 
 PyObject *
-py_body_get(struct py_state *state, const uint8_t *bytes, size_t len)
+py_body_get(struct py_state *state, const uint8_t *bytes, size_t len,
+            const struct cp_loan *loan)
 {
     if (!py_decode_owns(bytes, len)) {
         return py_loads(state, bytes, len);
     }
     PyObject *obj;
-    int r = py_decode(state, bytes, len, &obj);
+    int r = py_decode(state, bytes, len, loan, &obj);
     return r == 0 ? obj : py_raise(state, r);
 }

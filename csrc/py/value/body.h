@@ -8,15 +8,17 @@
 #include "base/state.h"
 
 #include "core/base/buf.h"
+#include "core/share/parts.h"
 
-/* Append obj to out: 0, or -1 with an exception, and then out is unchanged.
+/* Append obj to out, and large parts of it to out->parts: 0, or -1 with an exception, and then out is unchanged.
  * *ran_code becomes true where that may have run code of the program; it may be
  * NULL. */
 int py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out,
                 bool *ran_code);
 
-/* The object that these bytes hold (a list where they hold a run), or NULL with
+/* The object that these bytes and the parts in the loan (NULL: none) hold (a list where they hold a run), or NULL with
  * an exception. May run Python code. */
-PyObject *py_body_get(struct py_state *state, const uint8_t *bytes, size_t len);
+PyObject *py_body_get(struct py_state *state, const uint8_t *bytes, size_t len,
+                      const struct cp_loan *loan);
 
 #endif

@@ -365,24 +365,6 @@ get_dict(struct py_reader *in, PyObject **obj)
 }
 
 static int
-get_bytearray(struct py_reader *in, PyObject **obj)
-{
-    size_t n;
-    const uint8_t *bytes;
-    if (py_reader_get_size(in, 1, &n) < 0
-        || py_reader_get_raw(in, n, &bytes) < 0) {
-        return CP_EPROTO;
-    }
-    *obj = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)n);
-    if (*obj == NULL) {
-        return -1;
-    }
-    cp_mem_advise_huge(PyByteArray_AS_STRING(*obj), n);
-    memcpy(PyByteArray_AS_STRING(*obj), bytes, n);
-    return py_reader_keep(in, *obj);
-}
-
-static int
 get_nested(struct py_reader *in, unsigned tag, PyObject **obj)
 {
     switch (tag) {
@@ -419,7 +401,8 @@ get_with_tag(struct py_reader *in, unsigned tag, PyObject **obj)
         case TAG_UCS2:
         case TAG_UCS4:
         case TAG_BYTES: return py_text_get(in, tag, obj);
-        case TAG_BYTEARRAY: return get_bytearray(in, obj);
+        case TAG_BYTEARRAY: return py_text_get_bytearray(in, obj);
+        case TAG_PART: return py_text_get_part(in, obj);
         case TAG_REF1:
         case TAG_REF2:
         case TAG_REF4: return py_reader_get_ref(in, tag, obj);
@@ -479,9 +462,9 @@ tag_of(const uint8_t *bytes, size_t len)
 
 static int
 open_run(struct py_state *state, struct py_reader *in, const uint8_t *bytes,
-         size_t len, size_t *n)
+         size_t len, const struct cp_loan *loan, size_t *n)
 {
-    *in = py_reader_of(state, bytes, len);
+    *in = py_reader_of(state, bytes, len, loan);
     if (tag_of(bytes, len) != TAG_RUN) {
         return CP_EPROTO;
     }
@@ -507,7 +490,7 @@ py_decode_run_length(const uint8_t *bytes, size_t len)
 {
     struct py_reader in;
     size_t n;
-    return open_run(NULL, &in, bytes, len, &n) == 0 ? (Py_ssize_t)n : -1;
+    return open_run(NULL, &in, bytes, len, NULL, &n) == 0 ? (Py_ssize_t)n : -1;
 }
 
 /* Is this the tag of a column of tuples to which nothing refers? */
@@ -524,7 +507,7 @@ py_decode_row_width(const uint8_t *bytes, size_t len)
     struct py_reader in;
     size_t n, arity;
     unsigned tag;
-    bool has = open_run(NULL, &in, bytes, len, &n) == 0
+    bool has = open_run(NULL, &in, bytes, len, NULL, &n) == 0
                && py_reader_get_byte(&in, &tag) == 0 && is_of_rows(&in, tag)
                && get_arity(&in, ARITY_MAX, &arity) == 0 && n > 0
                && n <= py_reader_left(&in) / arity;
@@ -533,23 +516,23 @@ py_decode_row_width(const uint8_t *bytes, size_t len)
 
 int
 py_decode_run(struct py_state *state, const uint8_t *bytes, size_t len,
-              PyObject **slots)
+              const struct cp_loan *loan, PyObject **slots)
 {
     struct py_reader in;
     size_t n;
-    int r = open_run(state, &in, bytes, len, &n);
+    int r = open_run(state, &in, bytes, len, loan, &n);
     bool held = hold_collector(&in);
     return finish(&in, held, r == 0 ? py_get_column(&in, n, slots, 1) : r);
 }
 
 int
 py_decode_rows(struct py_state *state, const uint8_t *bytes, size_t len,
-               PyObject **slots)
+               const struct cp_loan *loan, PyObject **slots)
 {
     struct py_reader in;
     size_t n, arity;
     unsigned tag;
-    if (open_run(state, &in, bytes, len, &n) < 0
+    if (open_run(state, &in, bytes, len, loan, &n) < 0
         || py_reader_get_byte(&in, &tag) < 0 || !is_of_rows(&in, tag)
         || get_arity(&in, ARITY_MAX, &arity) < 0) {
         return CP_EPROTO;
@@ -582,10 +565,10 @@ get_run(struct py_reader *in, PyObject **obj)
 
 int
 py_decode(struct py_state *state, const uint8_t *bytes, size_t len,
-          PyObject **obj)
+          const struct cp_loan *loan, PyObject **obj)
 {
     *obj = NULL;
-    struct py_reader in = py_reader_of(state, bytes, len);
+    struct py_reader in = py_reader_of(state, bytes, len, loan);
     unsigned tag = tag_of(bytes, len);
     if (tag == 0) {
         return CP_EPROTO;

@@ -9,6 +9,8 @@
 
 #include "base/state.h"
 
+#include "core/share/parts.h"
+
 /* Were these bytes written by value/encoder.h? A pickle starts with another
  * byte. */
 int py_decode_owns(const uint8_t *bytes, size_t len);
@@ -16,10 +18,11 @@ int py_decode_owns(const uint8_t *bytes, size_t len);
 /* May decoding them run code of the program? A pickle always may. */
 int py_decode_runs_code(const uint8_t *bytes, size_t len);
 
-/* The object that these bytes hold; a run comes as a list. 0, CP_EPROTO, or -1
+/* The object that these bytes hold, and the parts in the loan (NULL: none); a run comes
+ * as a list. Arrays may keep leases of the loan. 0, CP_EPROTO, or -1
  * with an exception. */
 int py_decode(struct py_state *state, const uint8_t *bytes, size_t len,
-              PyObject **obj);
+              const struct cp_loan *loan, PyObject **obj);
 
 /* How many values the run has, or -1 where the bytes cannot be a run. */
 Py_ssize_t py_decode_run_length(const uint8_t *bytes, size_t len);
@@ -36,8 +39,8 @@ Py_ssize_t py_decode_row_width(const uint8_t *bytes, size_t len);
  * filled.
  */
 int py_decode_run(struct py_state *state, const uint8_t *bytes, size_t len,
-                  PyObject **slots);
+                  const struct cp_loan *loan, PyObject **slots);
 int py_decode_rows(struct py_state *state, const uint8_t *bytes, size_t len,
-                   PyObject **slots);
+                   const struct cp_loan *loan, PyObject **slots);
 
 #endif

@@ -527,11 +527,13 @@ put_set(struct py_writer *w, PyObject *obj, int tag)
 static int
 put_bytearray(struct py_writer *w, PyObject *obj)
 {
-    int r;
+    int r, parted;
     Py_BEGIN_CRITICAL_SECTION(obj);
     size_t n = (size_t)PyByteArray_GET_SIZE(obj);
-    r = cp_buf_reserve(w->out, 1 + SIZE_ROOM + n);
-    if (r == 0) {
+    parted =
+        py_writer_put_part(w, TAG_BYTEARRAY, PyByteArray_AS_STRING(obj), n, n);
+    r = parted == 0 ? cp_buf_reserve(w->out, 1 + SIZE_ROOM + n) : 0;
+    if (r == 0 && parted == 0) {
         py_writer_add_byte(w, TAG_BYTEARRAY);
         py_writer_add_size(w, n);
         py_writer_add(w, PyByteArray_AS_STRING(obj), n);
@@ -540,7 +542,7 @@ put_bytearray(struct py_writer *w, PyObject *obj)
     if (r != 0) {
         (void)PyErr_NoMemory();
     }
-    return r == 0 ? 1 : -1;
+    return r == 0 && parted >= 0 ? 1 : -1;
 }
 
 /* An object with a number, unless it was met before. */
@@ -601,6 +603,9 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     }
     if (r != 1) {
         w->out->end = w->out->start + before;
+        if (w->out->parts != NULL) {
+            cp_parts_cut(w->out->parts, 0);
+        }
     } else {
         cp_buf_head(w->out)[before] |= (uint8_t)w->flags;
     }

@@ -11,6 +11,7 @@
 #include "value/tags.h"
 
 #include "core/base/base.h"
+#include "core/share/parts.h"
 
 #include <string.h>
 
@@ -18,8 +19,9 @@ struct py_reader {
     struct py_state *state;
     const uint8_t *at, *end;
     int depth, level;
-    size_t owed;    /* bytes that other values must have at least */
-    unsigned flags; /* HAS_REFS, HAS_CODE */
+    size_t owed;                /* bytes that other values must have at least */
+    unsigned flags;             /* HAS_REFS, HAS_CODE */
+    const struct cp_loan *loan; /* the parts of the body, or NULL */
     /* With HAS_REFS, the objects by their numbers; NULL: not made yet. */
     PyObject **objects;
     size_t numbered, cap;
@@ -27,11 +29,13 @@ struct py_reader {
 
 /* A reader of these bytes, whose flags are those of the first byte. */
 static inline struct py_reader
-py_reader_of(struct py_state *state, const uint8_t *bytes, size_t len)
+py_reader_of(struct py_state *state, const uint8_t *bytes, size_t len,
+             const struct cp_loan *loan)
 {
     return (struct py_reader){.state = state,
                               .at = bytes,
                               .end = bytes + len,
+                              .loan = loan,
                               .flags = len > 0 ? bytes[0] & ~TAG_BITS : 0};
 }
 
@@ -91,6 +95,30 @@ py_reader_get_size(struct py_reader *in, size_t each, size_t *size)
         return CP_EPROTO;
     }
     *size = (size_t)wide;
+    return 0;
+}
+
+/* The lease of the part with this number: 0 or CP_EPROTO. */
+static inline int
+py_reader_find_part(const struct py_reader *in, uint32_t number,
+                    struct cp_lease **lease)
+{
+    if (in->loan == NULL || number >= in->loan->n) {
+        return CP_EPROTO;
+    }
+    *lease = in->loan->leases[number];
+    return 0;
+}
+
+/* The number of a part, which comes next. */
+static inline int
+py_reader_get_number(struct py_reader *in, uint32_t *number)
+{
+    const uint8_t *bytes;
+    if (py_reader_get_raw(in, sizeof(*number), &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    memcpy(number, bytes, sizeof(*number));
     return 0;
 }
 

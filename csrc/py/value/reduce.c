@@ -784,11 +784,16 @@ put_buffer(struct py_writer *w, PyObject *obj)
     if (!PyBuffer_IsContiguous(view, 'A')) {
         return 0;
     }
+    unsigned tag = view->readonly ? TAG_BYTES : TAG_BYTEARRAY;
     int r = view->readonly && n < LARGE ? 1 : py_writer_enter(w, obj);
+    int parted = r == 1 ? py_writer_put_part(w, tag, view->buf, n, n) : 0;
+    if (parted != 0) {
+        return parted;
+    }
     if (r != 1 || py_writer_reserve(w, 1 + SIZE_ROOM + n) < 0) {
         return r != 1 ? r : -1;
     }
-    py_writer_add_byte(w, view->readonly ? TAG_BYTES : TAG_BYTEARRAY);
+    py_writer_add_byte(w, tag);
     py_writer_add_size(w, n);
     py_writer_add(w, view->buf, n);
     return 1;

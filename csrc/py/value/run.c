@@ -204,13 +204,14 @@ py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,
 
 int
 py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
-           Py_ssize_t n, bool rows, struct py_run *run)
+           const struct cp_loan *loan, Py_ssize_t n, bool rows,
+           struct py_run *run)
 {
     CP_ASSERT(run->used == 0);
     Py_ssize_t own = py_decode_run_length(bytes, len);
     if (own < 0) {
-        return fill_from_list_take(state, py_body_get(state, bytes, len), n,
-                                   run);
+        return fill_from_list_take(state, py_body_get(state, bytes, len, loan),
+                                   n, run);
     }
     if (n >= 0 && own != n) {
         return raise_not_a_run(state, n);
@@ -220,8 +221,8 @@ py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
     if (extend(run, own * (run->width > 0 ? run->width : 1)) < 0) {
         return -1;
     }
-    int r = run->width > 0 ? py_decode_rows(state, bytes, len, run->slots)
-                           : py_decode_run(state, bytes, len, run->slots);
+    int r = run->width > 0 ? py_decode_rows(state, bytes, len, loan, run->slots)
+                           : py_decode_run(state, bytes, len, loan, run->slots);
     if (r == CP_EPROTO) {
         (void)py_raise(state, r);
     }

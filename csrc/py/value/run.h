@@ -8,6 +8,7 @@
 #include "base/state.h"
 
 #include "core/base/buf.h"
+#include "core/share/parts.h"
 
 /* n values. With width 0 each value has one slot; otherwise each value is a
  * tuple whose `width` items have one slot each. An all-zero struct is an empty
@@ -61,11 +62,12 @@ int py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
 int py_run_put_alone(struct py_state *state, struct py_run *run,
                      Py_ssize_t refs, struct cp_buf *out, bool *ran_code);
 
-/* Fill an empty run from bytes: 0, or -1 with an exception. n: how many values
+/* Fill an empty run from bytes, and the parts in the loan (NULL: none): 0, or -1 with an exception. n: how many values
  * there must be, -1: any number. rows: the run may get a width. May run Python
  * code. */
 int py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
-               Py_ssize_t n, bool rows, struct py_run *run);
+               const struct cp_loan *loan, Py_ssize_t n, bool rows,
+               struct py_run *run);
 
 /* Fill an empty run from a list; any other object is an error. */
 int py_run_copy(struct py_state *state, PyObject *list, Py_ssize_t n,

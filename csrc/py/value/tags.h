@@ -48,12 +48,17 @@
  *           or 255 and a string; how the numbers lie in memory, in one byte;
  *           the number of dimensions in one byte; that many sizes; the bytes of
  *           all arrays, or n bytes 0 where the arrays are empty
+ *           With the bit IN_PARTS of that byte, in place of the bytes of each array
+ *           the number of a part of the body in 4 bytes; or NO_PART, and the bytes
+ *   PART    one value whose contents are a part of the body (core/share/parts.h):
+ *           the tag of a string, BYTES or BYTEARRAY; the part's number in 4 bytes;
+ *           the size, of a string in characters, in 8 bytes
  *   SCALAR  n scalars of numpy: the number of the dtype, the bytes of all
  *
  * Objects that must stay one object within a body have numbers: in the order in
  * which they start, first those of a column, then those in it. These are LIST,
  * OPEN_LIST, KEPT_TUPLE, DICT, SET, FROZENSET, BYTEARRAY, NAME, OBJECT and ARRAY;
- * the strings of KEYS; and strings and bytes of LARGE bytes or more.
+ * the strings of KEYS; and strings and bytes of LARGE bytes or more, as a PART too.
  *
  * A size is one byte below WIDE, or WIDE and 8 bytes. Numbers are in native
  * byte order and not aligned. Each value of a column takes at least one byte,
@@ -97,6 +102,7 @@ enum py_tag {
     TAG_BYTEARRAY,
     TAG_ARRAY,
     TAG_SCALAR,
+    TAG_PART,
     TAG_END
 };
 
@@ -127,6 +133,9 @@ enum py_how {
 #define LEVEL_MAX 8
 /* How deep values may be nested. */
 #define DEPTH_MAX 200
+/* In place of the number of a part: there was no room for it. */
+#define NO_PART UINT32_MAX
+
 /* From this many bytes on, it matters how often an object is sent. */
 #define LARGE 256
 

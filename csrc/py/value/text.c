@@ -33,6 +33,16 @@ put_contents(struct py_writer *w, PyObject *obj, int tag, size_t n)
     return 1;
 }
 
+/* The value as a part of the body: 1, 0 or -1. */
+static int
+put_part(struct py_writer *w, PyObject *obj, int tag, size_t n)
+{
+    return tag == TAG_BYTES
+               ? py_writer_put_part(w, TAG_BYTES, PyBytes_AS_STRING(obj), n, n)
+               : py_writer_put_part(w, (unsigned)tag, PyUnicode_DATA(obj), n,
+                                    (size_t)PyUnicode_GET_LENGTH(obj));
+}
+
 int
 py_text_put(struct py_writer *w, PyObject *obj, int tag)
 {
@@ -43,6 +53,10 @@ py_text_put(struct py_writer *w, PyObject *obj, int tag)
         if (r != 1) {
             return r == OTHER_KIND ? py_writer_put_ref(w, number) : r;
         }
+    }
+    int r = py_writer_may_part(w, n) ? put_part(w, obj, tag, n) : 0;
+    if (r != 0) {
+        return r;
     }
     if (py_writer_reserve(w, 1) < 0) {
         return -1;
@@ -66,6 +80,9 @@ py_text_put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
             return own < 0 ? -1 : OTHER_KIND;
         }
         size_t size = bytes_of(items[i], tag);
+        if (py_writer_may_part(w, size)) {
+            return OTHER_KIND; /* parts are whole values */
+        }
         r = size >= LARGE ? py_writer_enter(w, items[i]) : 1;
         r = r == 1 ? put_contents(w, items[i], tag, size) : r;
     }
@@ -143,16 +160,11 @@ highest(const void *data, size_t width, size_t n)
     return all | most;
 }
 
+/* A string of n characters. */
 static int
-get_str(struct py_reader *in, unsigned tag, PyObject **obj)
+make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
 {
     struct kind kind = kind_of(tag);
-    size_t n;
-    const uint8_t *bytes;
-    if (py_reader_get_size(in, kind.width, &n) < 0
-        || py_reader_get_raw(in, n * kind.width, &bytes) < 0) {
-        return CP_EPROTO;
-    }
     if (n == 1 && kind.width == 1) { /* CPython has one object for each */
         if (*bytes > kind.most || *bytes < kind.least) {
             return CP_EPROTO;
@@ -181,14 +193,32 @@ get_str(struct py_reader *in, unsigned tag, PyObject **obj)
 }
 
 static int
-get_bytes(struct py_reader *in, PyObject **obj)
+get_str(struct py_reader *in, unsigned tag, PyObject **obj)
 {
-    size_t n;
+    size_t n, width = kind_of(tag).width;
     const uint8_t *bytes;
-    if (py_reader_get_size(in, 1, &n) < 0
-        || py_reader_get_raw(in, n, &bytes) < 0) {
+    if (py_reader_get_size(in, width, &n) < 0
+        || py_reader_get_raw(in, n * width, &bytes) < 0) {
         return CP_EPROTO;
     }
+    return make_str(tag, bytes, n, obj);
+}
+
+static int
+make_bytearray(const uint8_t *bytes, size_t n, PyObject **obj)
+{
+    *obj = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)n);
+    if (*obj == NULL) {
+        return -1;
+    }
+    cp_mem_advise_huge(PyByteArray_AS_STRING(*obj), n);
+    memcpy(PyByteArray_AS_STRING(*obj), bytes, n);
+    return 0;
+}
+
+static int
+make_bytes(const uint8_t *bytes, size_t n, PyObject **obj)
+{
     if (n < CP_MEM_HUGE_MIN) {
         *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
         return made(*obj);
@@ -200,6 +230,59 @@ get_bytes(struct py_reader *in, PyObject **obj)
     cp_mem_advise_huge(PyBytes_AS_STRING(*obj), n);
     memcpy(PyBytes_AS_STRING(*obj), bytes, n);
     return 0;
+}
+
+static int
+get_bytes(struct py_reader *in, PyObject **obj)
+{
+    size_t n;
+    const uint8_t *bytes;
+    if (py_reader_get_size(in, 1, &n) < 0
+        || py_reader_get_raw(in, n, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    return make_bytes(bytes, n, obj);
+}
+
+int
+py_text_get_part(struct py_reader *in, PyObject **obj)
+{
+    unsigned tag;
+    uint32_t number;
+    struct cp_lease *lease;
+    const uint8_t *bytes;
+    uint64_t size;
+    if (py_reader_get_byte(in, &tag) < 0
+        || py_reader_get_number(in, &number) < 0
+        || py_reader_find_part(in, number, &lease) < 0
+        || py_reader_get_raw(in, sizeof(size), &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    memcpy(&size, bytes, sizeof(size));
+    bool is_str = tag >= TAG_ASCII && tag <= TAG_UCS4;
+    size_t width = is_str ? kind_of(tag).width : 1;
+    if ((!is_str && tag != TAG_BYTES && tag != TAG_BYTEARRAY)
+        || lease->len < LARGE || lease->len % width != 0
+        || lease->len / width != size) {
+        return CP_EPROTO;
+    }
+    int r = is_str             ? make_str(tag, lease->at, (size_t)size, obj)
+            : tag == TAG_BYTES ? make_bytes(lease->at, lease->len, obj)
+                               : make_bytearray(lease->at, lease->len, obj);
+    return r == 0 ? py_reader_keep(in, *obj) : r;
+}
+
+int
+py_text_get_bytearray(struct py_reader *in, PyObject **obj)
+{
+    size_t n;
+    const uint8_t *bytes;
+    if (py_reader_get_size(in, 1, &n) < 0
+        || py_reader_get_raw(in, n, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    int r = make_bytearray(bytes, n, obj);
+    return r == 0 ? py_reader_keep(in, *obj) : r;
 }
 
 static int

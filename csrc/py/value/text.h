@@ -24,4 +24,8 @@ int py_text_get(struct py_reader *in, unsigned tag, PyObject **obj);
 int py_text_get_column(struct py_reader *in, unsigned tag, size_t n,
                        PyObject **slots, size_t stride);
 
+/* A bytearray; and a value that is a part of the body. */
+int py_text_get_bytearray(struct py_reader *in, PyObject **obj);
+int py_text_get_part(struct py_reader *in, PyObject **obj);
+
 #endif

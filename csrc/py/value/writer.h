@@ -14,6 +14,7 @@
 #include "value/tags.h"
 
 #include "core/base/buf.h"
+#include "core/share/parts.h"
 
 #include <string.h>
 
@@ -121,6 +122,22 @@ py_writer_add_byte(struct py_writer *w, unsigned byte)
     cp_buf_add(w->out, 1);
 }
 
+/* Is it worth while to make a part of n bytes, where there are parts? */
+static inline bool
+py_writer_may_part(const struct py_writer *w, size_t n)
+{
+    return n >= CP_PART_MIN && w->out->parts != NULL;
+}
+
+/* Make a part of these bytes, if there is room for it: its number, or NO_PART. */
+static inline uint32_t
+py_writer_part(struct py_writer *w, const void *bytes, size_t n)
+{
+    int64_t number =
+        py_writer_may_part(w, n) ? cp_parts_add(w->out->parts, bytes, n) : -1;
+    return number >= 0 ? (uint32_t)number : NO_PART;
+}
+
 #define SIZE_ROOM 9u
 
 static inline void
@@ -133,6 +150,30 @@ py_writer_add_size(struct py_writer *w, size_t size)
         py_writer_add_byte(w, WIDE);
         py_writer_add(w, &wide, sizeof(wide));
     }
+}
+
+/* A value with this tag, of `size` bytes or characters, as a part: 1; or 0 where there
+ * is no part for it, and nothing is written; or -1 with an exception. */
+static inline int
+py_writer_put_part(struct py_writer *w, unsigned tag, const void *bytes,
+                   size_t n, size_t size)
+{
+    uint64_t wide = size;
+    if (!py_writer_may_part(w, n)) {
+        return 0;
+    }
+    if (py_writer_reserve(w, 2 + sizeof(uint32_t) + sizeof(wide)) < 0) {
+        return -1;
+    }
+    uint32_t number = py_writer_part(w, bytes, n);
+    if (number == NO_PART) {
+        return 0;
+    }
+    py_writer_add_byte(w, TAG_PART);
+    py_writer_add_byte(w, tag);
+    py_writer_add(w, &number, sizeof(number));
+    py_writer_add(w, &wide, sizeof(wide));
+    return 1;
 }
 
 /* The n objects that got the last numbers are being written, until

@@ -71,6 +71,7 @@ struct loop {
     struct func_entry *funcs; /* by slot */
     uint32_t n_funcs;
     struct cp_buf scratch;
+    struct cp_parts parts; /* of the answer in the scratch buffer */
     struct py_run run; /* items of the chunk, then their results */
     uint64_t left;     /* how many tasks may still be run */
     int64_t now;       /* when the last task ended; 0: not known */
@@ -202,25 +203,44 @@ run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
     return r;
 }
 
+/* Drop what the scratch buffer holds. */
+static void
+reset_scratch(struct loop *loop)
+{
+    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
+    cp_parts_cut(&loop->parts, 0);
+}
+
+/* Nothing of the task is decoded any more. */
+static void
+end_loan(struct cp_loan **loan)
+{
+    cp_loan_close(*loan);
+    *loan = NULL;
+}
+
 /* Run the task: 0, and its result is *result, or loop->run where *result is
  * NULL; or -1 with the exception that is the answer. In a copy of the worker the
  * exception may be missing. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
-         PyObject *func, PyObject *retrying, PyObject **result, uint16_t *flags)
+         struct cp_loan **loan, PyObject *func, PyObject *retrying,
+         PyObject **result, uint16_t *flags)
 {
     struct py_state *state = loop->state;
     unsigned mode = frame->flags & PY_MODE;
     *result = NULL;
     if (mode == PY_MAP || mode == PY_STAR) {
         bool star = mode == PY_STAR;
-        int r =
-            py_run_get(state, body, (size_t)frame->len, -1, star, &loop->run);
+        int r = py_run_get(state, body, (size_t)frame->len, *loan, -1, star,
+                           &loop->run);
+        end_loan(loan);
         return r < 0 || is_copy(loop)
                    ? -1
                    : run_chunk(loop, frame, func, retrying, flags);
     }
-    PyObject *payload = py_body_get(state, body, (size_t)frame->len);
+    PyObject *payload = py_body_get(state, body, (size_t)frame->len, *loan);
+    end_loan(loan);
     if (payload == NULL || is_copy(loop)) {
         Py_XDECREF(payload);
         return -1;
@@ -381,6 +401,13 @@ answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
         loop->last = true;
     }
     if (report == NULL) {
+        if (loop->parts.n > 0) {
+            if (cp_parts_seal(&loop->parts, &loop->scratch) != 0) {
+                return CP_ENOMEM;
+            }
+            frame->flags |= CP_PARTS;
+            cp_serve_lend(loop->serve, &loop->parts);
+        }
         frame->len = cp_buf_len(&loop->scratch);
         return answer(loop, frame, cp_buf_head(&loop->scratch));
     }
@@ -438,17 +465,25 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         loop->now = cp_now();
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
+    struct cp_loan *loan = NULL;
+    if ((task->flags & CP_PARTS) != 0) {
+        int lent = cp_serve_loan(loop->serve, body, &task->len, &loan);
+        if (lent != 0) {
+            return lent; /* without an answer, the task counts as lost */
+        }
+    }
     PyObject *retrying = NULL, *func = func_of(loop, task, &body);
     if (func != NULL && (task->flags & PY_RETRY) != 0) {
         retrying = func;
         func = PyObject_GetAttrString(retrying, "func");
     }
-    int r =
-        func != NULL && !is_copy(loop) && prepare_stop(loop, task) == 0
-            ? run_task(loop, task, body, func, retrying, &result, &frame.flags)
-            : -1;
+    int r = func != NULL && !is_copy(loop) && prepare_stop(loop, task) == 0
+                ? run_task(loop, task, body, &loan, func, retrying, &result,
+                           &frame.flags)
+                : -1;
     loop->state->may_stop = 0;
-    cp_buf_reset(&loop->scratch, KEEP_SCRATCH);
+    end_loan(&loan);
+    reset_scratch(loop);
     if (is_copy(loop)) {
         /* What the task raised in the copy ends the copy, as any program. */
         r = PyErr_Occurred() ? -1 : CP_ECLOSED;
@@ -470,7 +505,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         r = answer_task(loop, &frame, report, fatal != NULL);
         r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
-    cp_buf_reset(&loop->scratch, KEEP_SCRATCH); /* the worker may idle now */
+    reset_scratch(loop); /* the worker may idle now */
     if (r == 0 && loop->is_measured) {
         loop->is_over = cp_serve_is_over_memory(loop->serve, loop->now);
     }
@@ -529,6 +564,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     loop.is_measured = atomic_load(&serve->row->memory_limit) > 0;
     /* What the initializer has taken is no fault of the first task. */
     (void)cp_serve_is_over_memory(serve, cp_now());
+    loop.parts.heap = serve->heap;
+    loop.scratch.parts = serve->heap != NULL ? &loop.parts : NULL;
     int r = is_copy(&loop) ? CP_ECLOSED : py_serve_answer(serve, &hello, NULL);
     while (r == 0 && !loop.last && !loop.is_over) {
         r = loop_once(&loop);
@@ -555,6 +592,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     }
     PyMem_RawFree(loop.funcs);
     cp_buf_fini(&loop.scratch);
+    cp_parts_fini(&loop.parts);
     py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
         /* The budget is used up, or the memory, or the parent is gone or has ended this

@@ -317,7 +317,8 @@ worker_started(PyObject *op, PyObject *args)
     return adopt(self, (pid_t)pid);
 }
 
-/* ends(): what the child needs: (rx, tx, life, row, common, budget). */
+/* ends(): what the child needs: (rx, tx, life, row, common, memory, span, budget);
+ * memory is -1 where there is none. */
 static PyObject *
 worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -329,9 +330,9 @@ worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
         return NULL;
     }
-    return Py_BuildValue("(iiiiiK)", w->child_rx, w->child_tx, w->child_life,
-                         w->child_row, cp_pool_common_fd(self->pool),
-                         (unsigned long long)w->budget);
+    return Py_BuildValue("(iiiiiiIK)", w->child_rx, w->child_tx, w->child_life,
+                         w->child_row, cp_pool_common_fd(self->pool), w->share,
+                         w->span_id, (unsigned long long)w->budget);
 }
 
 PyObject *
@@ -340,8 +341,8 @@ py_worker_attach(PyObject *module, PyObject *args)
     struct py_state *state = py_state_of_module(module);
     struct cp_worker_ends e;
     unsigned long long budget;
-    if (!PyArg_ParseTuple(args, "iiiiiK:_attach", &e.rx, &e.tx, &e.life, &e.row,
-                          &e.common, &budget)) {
+    if (!PyArg_ParseTuple(args, "iiiiiiIK:_attach", &e.rx, &e.tx, &e.life,
+                          &e.row, &e.common, &e.share, &e.span_id, &budget)) {
         return NULL;
     }
     if (state->serving != NULL) {

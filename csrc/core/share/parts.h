@@ -1,0 +1,61 @@
+/*
+ * Bodies whose large parts lie in shared memory: the list of these parts.
+ *
+ * The sender has a struct cp_parts while it encodes, and as long as it keeps the body.
+ * The body ends with the references and their number (cp_parts_seal()), and the frame
+ * has the flag CP_PARTS. The receiver turns the references into leases
+ * (cp_loan_open()), and its decoder refers to those of which it makes views.
+ */
+#ifndef CP_PARTS_H
+#define CP_PARTS_H
+
+#include "base/buf.h"
+#include "share/heap.h"
+
+/* Parts of this many bytes or more are worth a block; see ADR 14 for how that was
+ * measured. */
+#define CP_PART_MIN CP_KIB(128)
+/* A body has no more parts than this. */
+#define CP_PARTS_MAX 1024u
+
+struct cp_parts {
+    struct cp_heap *heap; /* NULL: nothing goes there */
+    struct cp_ref *refs;
+    uint32_t n, cap;
+    uint64_t bytes; /* of all parts */
+    bool
+        is_private; /* several receivers may be given them, one after the other */
+};
+
+/* Copy the bytes into a block: the number of the part, or negative: they have to be
+ * in the body itself. */
+int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
+
+/* Forget all parts but the first n, and give their blocks back. */
+void cp_parts_cut(struct cp_parts *parts, uint32_t n);
+
+/* Append the references to the body: 0 or CP_ENOMEM. */
+int cp_parts_seal(const struct cp_parts *parts, struct cp_buf *body);
+
+/* The body is sent to b; or was not seen by it. */
+void cp_parts_lend(const struct cp_parts *parts, struct cp_borrower *b);
+void cp_parts_unlend(const struct cp_parts *parts, struct cp_borrower *b);
+
+/* Drop the references of the body, and free the memory of the list. */
+void cp_parts_fini(struct cp_parts *parts);
+
+/* What a receiver was given with one body. */
+struct cp_loan {
+    uint32_t n;
+    struct cp_lease *leases[];
+};
+
+/* The leases of a body of *len bytes, which becomes shorter by the references. On
+ * failure all blocks are given back, and it is CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
+int cp_loan_open(struct cp_span *span, struct cp_span *teller,
+                 const uint8_t *body, size_t *len, struct cp_loan **loan);
+
+/* Drop the references to the leases; NULL is fine. [any] */
+void cp_loan_close(struct cp_loan *loan);
+
+#endif

@@ -1,0 +1,649 @@
+/* The file of a pool's shared memory, and its mappings; see share/region.h. */
+#include "share/region.h"
+
+#include "os/fd.h"
+#include "os/proc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#if defined(__linux__) && !defined(CP_PORTABLE) && SIZE_MAX > UINT32_MAX
+#    define HAS_SHARE 1
+#else
+#    define HAS_SHARE 0
+#endif
+
+#define SPAN_BITS 42u
+#define CLASS_BITS 37u
+#define CONTROL_SIZE 4096u
+/* Small blocks are mapped together. */
+#define EXTENT_BITS 21u
+
+_Static_assert(sizeof(struct cp_control) <= CONTROL_SIZE, "it is one page");
+_Static_assert(CP_BLOCK_CLASSES + 1 <= 1u << (SPAN_BITS - CLASS_BITS),
+               "the classes fit into a span");
+
+struct cp_region {
+    _Atomic uint32_t refs;
+    pid_t pid; /* of the process that made this struct */
+    int fd;
+    _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
+    _Atomic bool is_closed;
+    _Atomic bool was_forked; /* a copy of a process may use blocks */
+};
+
+/*
+ * All leases of the process, since a fork concerns them all. The lock is held from
+ * before a fork until after it, in both processes; it is the innermost one.
+ */
+static struct cp_lock leases_lock = {
+    PTHREAD_MUTEX_INITIALIZER}; /* lint-ok: see above */
+static struct cp_lease leases = {.next = &leases,
+                                 .prev = &leases}; /* lint-ok: too */
+static pthread_once_t once = PTHREAD_ONCE_INIT;    /* lint-ok: too */
+
+/* ---- the file ---- */
+
+static off_t
+offset_of(uint32_t span, unsigned size_class, uint32_t index)
+{
+    return (off_t)(((uint64_t)span << SPAN_BITS)
+                   + ((uint64_t)(size_class + 1) << CLASS_BITS)
+                   + (uint64_t)index * cp_block_size(size_class));
+}
+
+/* May the descriptor be used? Then it stays open until done_using(). */
+static bool
+may_use(struct cp_region *region)
+{
+    uint32_t n = atomic_load(&region->users);
+    while (n > 0 && !atomic_compare_exchange_weak(&region->users, &n, n + 1)) {
+    }
+    return n > 0;
+}
+
+static void
+done_using(struct cp_region *region)
+{
+    if (atomic_fetch_sub(&region->users, 1) == 1) {
+        cp_fd_close(&region->fd);
+    }
+}
+
+static void
+punch(const struct cp_region *region, uint64_t from, uint64_t to)
+{
+#if HAS_SHARE
+    if (from < to) {
+        (void)fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        (off_t)from, (off_t)(to - from));
+    }
+#else
+    (void)region;
+    (void)from;
+    (void)to;
+#endif
+}
+
+static void *
+map(const struct cp_region *region, void *at, size_t size, int flags,
+    off_t offset)
+{
+    void *p = mmap(at, size, PROT_READ | PROT_WRITE, flags, region->fd, offset);
+    return p != MAP_FAILED ? p : NULL;
+}
+
+static void
+hide(void *at, size_t size)
+{
+#ifdef MADV_DONTFORK
+    (void)madvise(at, size, MADV_DONTFORK);
+#else
+    (void)at;
+    (void)size;
+#endif
+}
+
+/* ---- leases, of one process ---- */
+
+/* A fork is about to copy what is leased. From now on what this process writes to the
+ * block is its own, and nobody else writes to it, since it is not given back. */
+static void
+keep(struct cp_lease *lease)
+{
+    size_t room = (size_t)cp_block_size(lease->size_class);
+    struct cp_control *control = lease->teller->control;
+    _Atomic uint64_t *words = lease->span == lease->teller
+                                  ? control->kept_given
+                                  : control->kept_returned;
+    lease->was_forked = true;
+    (void)atomic_fetch_or(&words[lease->slot / 64u],
+                          UINT64_C(1) << (lease->slot % 64u));
+    off_t offset = offset_of(lease->span->id, lease->size_class, lease->index);
+    if (!lease->has_own
+        && map(lease->span->region, lease->at, room, MAP_PRIVATE | MAP_FIXED,
+               offset)
+               == NULL) {
+#if HAS_SHARE
+        /* Too many mappings: the copy of the process shares it then. */
+        (void)madvise(lease->at, room, MADV_DOFORK);
+#endif
+    }
+}
+
+static void
+before_fork(void)
+{
+    pid_t pid = cp_proc_self();
+    cp_lock_acquire(&leases_lock);
+    for (struct cp_lease *l = leases.next; l != &leases; l = l->next) {
+        if (!l->was_forked && l->span->region->pid == pid) {
+            keep(l);
+        }
+    }
+}
+
+static void
+after_fork(void)
+{
+    cp_lock_release(&leases_lock);
+}
+
+static void
+watch_forks(void)
+{
+    (void)pthread_atfork(before_fork, after_fork, after_fork);
+}
+
+static int
+by_offset(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static bool
+is_of(const struct cp_lease *lease, const struct cp_region *region,
+      const struct cp_span *span)
+{
+    return lease->span->region == region
+           && (span == NULL || lease->span == span);
+}
+
+/* Free all memory of the span (NULL: of all spans) that is not leased. Called with the
+ * lock of the leases held. */
+static void
+clean(const struct cp_region *region, const struct cp_span *span)
+{
+    size_t n = 0, at = 0;
+    struct cp_lease *l;
+    for (l = leases.next; l != &leases; l = l->next) {
+        n += is_of(l, region, span);
+    }
+    uint64_t *kept = calloc(n + 1, 2 * sizeof(*kept));
+    if (kept == NULL) {
+        return; /* it is freed with the file */
+    }
+    for (l = leases.next; l != &leases; l = l->next) {
+        if (is_of(l, region, span)) {
+            uint64_t from =
+                (uint64_t)offset_of(l->span->id, l->size_class, l->index);
+            kept[at++] = from;
+            kept[at++] = from + cp_block_size(l->size_class);
+        }
+    }
+    qsort(kept, n, 2 * sizeof(*kept), by_offset);
+    uint64_t id = span != NULL ? span->id : 0;
+    uint64_t from = id << SPAN_BITS;
+    uint64_t end = (span != NULL ? id + 1 : CP_SPANS) << SPAN_BITS;
+    if (span != NULL) {
+        from += CONTROL_SIZE; /* leases still give back there */
+    }
+    for (size_t i = 0; i < at; i += 2) {
+        punch(region, from, kept[i]);
+        from = kept[i + 1];
+    }
+    punch(region, from, end);
+    free(kept);
+}
+
+/* Was a block copied by a fork? */
+static bool
+has_bits(_Atomic uint64_t *words)
+{
+    uint64_t any = 0;
+    for (unsigned i = 0; i < CP_SLOT_WORDS; i++) {
+        any |= atomic_load(&words[i]);
+    }
+    return any != 0;
+}
+
+/* ---- regions ---- */
+
+static int
+make(int fd, struct cp_region **out)
+{
+    struct cp_region *region = calloc(1, sizeof(*region));
+    if (region == NULL) {
+        cp_fd_close(&fd);
+        return CP_ENOMEM;
+    }
+    (void)pthread_once(&once, watch_forks);
+    atomic_init(&region->refs, 1);
+    atomic_init(&region->users, 1);
+    region->pid = cp_proc_self();
+    region->fd = fd;
+    *out = region;
+    return 0;
+}
+
+int
+cp_region_open(uint64_t limit, struct cp_region **out)
+{
+    int fd = -1;
+    struct cp_span *span = NULL;
+    *out = NULL;
+    int r = HAS_SHARE
+                ? cp_fd_sealed_memory((uint64_t)CP_SPANS << SPAN_BITS, &fd)
+                : CP_ERRNO(ENOSYS);
+    r = r == 0 ? make(fd, out) : r;
+    if (r != 0) {
+        return r;
+    }
+    r = cp_span_open(*out, 0, true, &span);
+    struct cp_control *control = r == 0 ? cp_span_control(span) : NULL;
+    if (control != NULL) {
+        atomic_store(&control->limit, limit);
+    } else {
+        r = r != 0 ? r : CP_ENOMEM;
+    }
+    cp_span_unref(span);
+    if (r != 0) {
+        cp_region_unref(*out);
+        *out = NULL;
+    }
+    return r;
+}
+
+int
+cp_region_attach(int fd, struct cp_region **out)
+{
+    *out = NULL;
+    return make(fd, out);
+}
+
+int
+cp_region_fd(const struct cp_region *region)
+{
+    return region->fd;
+}
+
+void
+cp_region_close(struct cp_region *region)
+{
+    if (region->pid != cp_proc_self()) {
+        return;
+    }
+    if (atomic_exchange(&region->is_closed, true)) {
+        return;
+    }
+    cp_lock_acquire(&leases_lock);
+    if (leases.next != &leases && !region->was_forked) {
+        clean(region, NULL);
+    }
+    cp_lock_release(&leases_lock);
+    done_using(region);
+}
+
+void
+cp_region_ref(struct cp_region *region)
+{
+    (void)atomic_fetch_add(&region->refs, 1);
+}
+
+void
+cp_region_unref(struct cp_region *region)
+{
+    if (region == NULL || atomic_fetch_sub(&region->refs, 1) != 1
+        || region->pid != cp_proc_self()) {
+        return;
+    }
+    cp_region_close(region);
+    free(region);
+}
+
+/* ---- spans ---- */
+
+int
+cp_span_open(struct cp_region *region, uint32_t id, bool is_new,
+             struct cp_span **out)
+{
+    static const uint8_t zeros[CONTROL_SIZE];
+    *out = NULL;
+    if (id >= CP_SPANS || !may_use(region)) {
+        return CP_ECLOSED;
+    }
+    /* The page is there from now on: touching it is no SIGBUS. */
+    bool fails = is_new
+                 && pwrite(region->fd, zeros, sizeof(zeros),
+                           (off_t)((uint64_t)id << SPAN_BITS))
+                        != (ssize_t)sizeof(zeros);
+    done_using(region);
+    struct cp_span *span = fails ? NULL : calloc(1, sizeof(*span));
+    if (span == NULL || cp_lock_init(&span->lock) != 0) {
+        free(span);
+        return CP_ENOMEM;
+    }
+    atomic_init(&span->refs, 1);
+    cp_region_ref(region);
+    span->region = region;
+    span->id = id;
+    *out = span;
+    return 0;
+}
+
+void
+cp_span_ref(struct cp_span *span)
+{
+    (void)atomic_fetch_add(&span->refs, 1);
+}
+
+/* Small blocks lie in extents of several. */
+static unsigned
+extent_shift(unsigned size_class)
+{
+    unsigned bits = CP_BLOCK_BITS + size_class;
+    return bits < EXTENT_BITS ? EXTENT_BITS - bits : 0;
+}
+
+void
+cp_span_unref(struct cp_span *span)
+{
+    if (span == NULL || atomic_fetch_sub(&span->refs, 1) != 1
+        || span->region->pid != cp_proc_self()) {
+        return;
+    }
+    for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
+        size_t size = (size_t)cp_block_size(c) << extent_shift(c);
+        for (uint32_t i = 0; i < span->extents[c].n; i++) {
+            if (span->extents[c].at[i] != NULL) {
+                (void)munmap(span->extents[c].at[i], size);
+            }
+        }
+        free(span->extents[c].at);
+    }
+    if (span->control != NULL) {
+        (void)munmap(span->control, CONTROL_SIZE);
+    }
+    cp_region_unref(span->region);
+    cp_lock_fini(&span->lock);
+    free(span);
+}
+
+/* A worker has ended, whose blocks took so many bytes, as it says. */
+static void
+discount(struct cp_region *region, uint64_t filled)
+{
+    struct cp_span *first;
+    if (cp_span_open(region, 0, false, &first) != 0) {
+        return;
+    }
+    struct cp_control *control = cp_span_control(first);
+    if (control != NULL) {
+        uint64_t total = atomic_load(&control->total);
+        while (!atomic_compare_exchange_weak(
+            &control->total, &total, total > filled ? total - filled : 0)) {
+        }
+    }
+    cp_span_unref(first);
+}
+
+void
+cp_span_retire(struct cp_span *span)
+{
+    if (span == NULL || atomic_exchange(&span->is_retired, true)
+        || !may_use(span->region)) {
+        return;
+    }
+    struct cp_control *control = cp_span_control(span);
+    bool has_copies = control == NULL || has_bits(control->kept_given);
+    if (control != NULL) {
+        discount(span->region, atomic_load(&control->filled));
+    }
+    if (has_copies || has_bits(control->kept_returned)) {
+        span->region->was_forked = true;
+    }
+    cp_lock_acquire(&leases_lock);
+    if (!has_copies) {
+        clean(span->region, span);
+    }
+    cp_lock_release(&leases_lock);
+    done_using(span->region);
+}
+
+bool
+cp_span_keeps(struct cp_span *span, uint16_t slot)
+{
+    struct cp_control *control = cp_span_control(span);
+    return control == NULL
+           || (atomic_load(&control->kept_returned[slot / 64u]) >> (slot % 64u)
+               & 1)
+                  != 0;
+}
+
+struct cp_control *
+cp_span_control(struct cp_span *span)
+{
+    cp_lock_acquire(&span->lock);
+    if (span->control == NULL && may_use(span->region)) {
+        span->control = map(span->region, NULL, CONTROL_SIZE, MAP_SHARED,
+                            (off_t)((uint64_t)span->id << SPAN_BITS));
+        if (span->control != NULL) {
+            hide(span->control, CONTROL_SIZE);
+        }
+        done_using(span->region);
+    }
+    struct cp_control *control = span->control;
+    cp_lock_release(&span->lock);
+    return control;
+}
+
+/* The place where the extent's address is kept, or NULL. */
+static uint8_t **
+extent_place(struct cp_extents *extents, uint32_t i)
+{
+    if (i >= extents->n) {
+        uint32_t n = i + i / 2 + 4;
+        uint8_t **at = realloc(extents->at, n * sizeof(*at));
+        if (at == NULL) {
+            return NULL;
+        }
+        memset(at + extents->n, 0, (n - extents->n) * sizeof(*at));
+        extents->at = at;
+        extents->n = n;
+    }
+    return &extents->at[i];
+}
+
+uint8_t *
+cp_span_map(struct cp_span *span, unsigned size_class, uint32_t index)
+{
+    unsigned shift = extent_shift(size_class);
+    size_t size = (size_t)cp_block_size(size_class) << shift;
+    uint32_t first = index >> shift << shift;
+    cp_lock_acquire(&span->lock);
+    uint8_t **place = extent_place(&span->extents[size_class], index >> shift);
+    if (place != NULL && *place == NULL && may_use(span->region)) {
+        *place = map(span->region, NULL, size, MAP_SHARED,
+                     offset_of(span->id, size_class, first));
+        if (*place != NULL) {
+            hide(*place, size);
+        }
+        done_using(span->region);
+    }
+    uint8_t *at = place != NULL ? *place : NULL;
+    cp_lock_release(&span->lock);
+    return at != NULL ? at + (size_t)(index - first) * cp_block_size(size_class)
+                      : NULL;
+}
+
+int
+cp_span_write(struct cp_span *span, const struct cp_ref *ref, const void *bytes)
+{
+    const uint8_t *at = bytes;
+    off_t offset = offset_of(span->id, ref->size_class, ref->index);
+    uint64_t left = ref->len;
+    int r = 0;
+    if (!may_use(span->region)) {
+        return CP_ECLOSED;
+    }
+    while (left > 0 && r == 0) {
+        size_t n = left < UINT64_C(1) << 30 ? (size_t)left : (size_t)1 << 30;
+        ssize_t written = pwrite(span->region->fd, at, n, offset);
+        if (written > 0) {
+            at += written;
+            offset += written;
+            left -= (uint64_t)written;
+        } else if (written == 0 || errno != EINTR) {
+            r = CP_ERRNO(written == 0 ? ENOSPC : errno);
+        }
+    }
+    done_using(span->region);
+    return r;
+}
+
+void
+cp_span_punch(struct cp_span *span, unsigned size_class, uint32_t index)
+{
+    if (may_use(span->region)) {
+        uint64_t from = (uint64_t)offset_of(span->id, size_class, index);
+        punch(span->region, from, from + cp_block_size(size_class));
+        done_using(span->region);
+    }
+}
+
+bool
+cp_ref_is_valid(const struct cp_ref *ref)
+{
+    return ref->slot < CP_BLOCK_SLOTS && ref->size_class < CP_BLOCK_CLASSES
+           && ref->index < CP_BLOCK_SLOTS
+           && ref->index < UINT64_C(1) << CLASS_BITS >> CP_BLOCK_BITS
+                  >> ref->size_class
+           && ref->len <= cp_block_size(ref->size_class);
+}
+
+/* ---- leases ---- */
+
+/* Tell the owner of the block that it can use it again. */
+static void
+give_back(struct cp_span *span, struct cp_span *teller, uint16_t slot)
+{
+    struct cp_control *control = cp_span_control(teller);
+    if (control != NULL) {
+        _Atomic uint64_t *words =
+            span == teller ? control->given : control->returned;
+        (void)atomic_fetch_or(&words[slot / 64u], UINT64_C(1) << (slot % 64u));
+    }
+}
+
+static void
+add(struct cp_lease *lease)
+{
+    cp_lock_acquire(&leases_lock);
+    lease->next = &leases;
+    lease->prev = leases.prev;
+    leases.prev->next = lease;
+    leases.prev = lease;
+    cp_lock_release(&leases_lock);
+}
+
+int
+cp_lease_open(struct cp_span *span, struct cp_span *teller,
+              const struct cp_ref *ref, struct cp_lease **out)
+{
+    *out = NULL;
+    if (!cp_ref_is_valid(ref)) {
+        return CP_EPROTO;
+    }
+    if (!may_use(span->region)) {
+        return CP_ECLOSED;
+    }
+    struct cp_lease *lease = calloc(1, sizeof(*lease));
+    if (lease != NULL) {
+        lease->has_own = (ref->flags & CP_REF_PRIVATE) != 0;
+        lease->at =
+            lease->has_own ? map(
+                span->region, NULL, (size_t)cp_block_size(ref->size_class),
+                MAP_PRIVATE, offset_of(span->id, ref->size_class, ref->index))
+                           : cp_span_map(span, ref->size_class, ref->index);
+    }
+    /* What tells the owner must not fail later. */
+    if (lease == NULL || lease->at == NULL || cp_span_control(teller) == NULL) {
+        if (lease != NULL && lease->at != NULL && lease->has_own) {
+            (void)munmap(lease->at, (size_t)cp_block_size(ref->size_class));
+        }
+        give_back(span, teller, ref->slot);
+        done_using(span->region);
+        free(lease);
+        return CP_ENOMEM;
+    }
+    cp_span_ref(span);
+    cp_span_ref(teller);
+    atomic_init(&lease->refs, 1);
+    lease->len = (size_t)ref->len;
+    lease->span = span;
+    lease->teller = teller;
+    lease->slot = ref->slot;
+    lease->size_class = ref->size_class;
+    lease->index = ref->index;
+    add(lease);
+    *out = lease;
+    return 0;
+}
+
+void
+cp_lease_ref(struct cp_lease *lease)
+{
+    (void)atomic_fetch_add(&lease->refs, 1);
+}
+
+void
+cp_lease_close(struct cp_lease *lease)
+{
+    if (lease == NULL || atomic_fetch_sub(&lease->refs, 1) != 1) {
+        return;
+    }
+    struct cp_span *span = lease->span;
+    struct cp_region *region = span->region;
+    size_t room = (size_t)cp_block_size(lease->size_class);
+    bool is_ours = region->pid == cp_proc_self();
+    cp_lock_acquire(&leases_lock);
+    lease->prev->next = lease->next;
+    lease->next->prev = lease->prev;
+    bool is_over = region->is_closed || span->is_retired;
+    if (is_ours && is_over && !lease->was_forked) {
+        cp_span_punch(span, lease->size_class, lease->index);
+    }
+    cp_lock_release(&leases_lock);
+    if (lease->has_own) {
+        (void)munmap(lease->at, room);
+    } else if (lease->was_forked) {
+#if HAS_SHARE
+        (void)madvise(lease->at, room, MADV_DONTNEED);
+#endif
+    }
+    if (is_ours && !lease->was_forked) {
+        give_back(span, lease->teller, lease->slot);
+    }
+    if (is_ours) {
+        cp_span_unref(lease->teller);
+        done_using(region);
+    }
+    cp_span_unref(span);
+    free(lease);
+}

@@ -1,0 +1,168 @@
+/*
+ * Shared memory for large data: one file without a name (memfd) for each pool,
+ * and who has what of it mapped.
+ *
+ * Spans. The file is sparse, sealed, and much larger than any memory. It is cut
+ * into spans: span 0 belongs to the parent, and each worker has one of its own.
+ * Only the owner of a span puts data into it; the other side reads, and changes
+ * what it was given. A span is cut into classes of blocks of 64 KiB, 128 KiB and
+ * so on, each class at a fixed place. So a block is named by its class and its
+ * number, and any such name is within the file: nobody can make the reader touch
+ * memory that is not there.
+ *
+ * Leases. The receiver of a block holds a lease. While it lives, the block is
+ * the receiver's: it can be read and written at lease->at. When the lease is
+ * closed, a bit in the control page of the worker's span tells the owner that
+ * the block can be used again. No lock is shared between processes.
+ *
+ * Forks. A fork must not make two processes share what was one process's data.
+ * So before any fork (pthread_atfork) each leased block is mapped once more, at
+ * the same address, as a private copy-on-write mapping. Such a block is never
+ * given back, since nobody knows for how long the copy uses it: its owner makes
+ * a new one. All other mappings are left out of the copy.
+ *
+ * Ends. When a worker has died, or the pool has ended, the memory of all blocks
+ * that are not leased is freed. A lease stays valid for as long as it is held,
+ * whatever has become of the pool; the last one closes the file.
+ */
+#ifndef CP_REGION_H
+#define CP_REGION_H
+
+#include "base/base.h"
+#include "base/lock.h"
+
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#define CP_BLOCK_BITS 16u    /* the smallest block has 2 ** 16 bytes */
+#define CP_BLOCK_CLASSES 18u /* the largest one 2 ** 33 */
+#define CP_BLOCK_SLOTS 4096u /* blocks of a span */
+#define CP_SLOT_WORDS (CP_BLOCK_SLOTS / 64u)
+#define CP_SPANS (1u << 20)
+
+/* A block, and how many bytes of it are used: what travels in place of the bytes. */
+struct cp_ref {
+    uint64_t len;
+    uint32_t index; /* of the block in its class */
+    uint16_t slot;  /* of the block in its span: the bit that gives it back */
+    uint8_t size_class; /* 0: blocks of 64 KiB, and so on */
+    uint8_t flags;
+};
+
+_Static_assert(sizeof(struct cp_ref) == 16, "a reference has no padding");
+
+/* Others are given the same block: map it privately. */
+#define CP_REF_PRIVATE 0x1u
+
+/* The first page of a span. */
+struct cp_control {
+    /* Blocks of this span that were given back; of a worker's span, by the parent. */
+    _Atomic uint64_t given[CP_SLOT_WORDS];
+    /* Blocks of the parent's span that the owner of this span gives back. */
+    _Atomic uint64_t returned[CP_SLOT_WORDS];
+    /* Blocks of which a forked process has a copy, in the same way. */
+    _Atomic uint64_t kept_given[CP_SLOT_WORDS];
+    _Atomic uint64_t kept_returned[CP_SLOT_WORDS];
+    _Atomic uint64_t filled; /* bytes of memory that blocks of this span take */
+    /* Of the parent's span alone. */
+    _Atomic uint64_t total; /* the bytes of all spans */
+    _Atomic uint64_t limit; /* and how many there may be */
+};
+
+/* One pool's shared memory, as one process sees it. */
+struct cp_region;
+
+/* Open a region of a new file. 0, or a negative code: here there is none, or no
+ * descriptor. limit: so many bytes of memory may be used. */
+int cp_region_open(uint64_t limit, struct cp_region **region);
+
+/* The region of a file that was inherited: takes over the descriptor. */
+int cp_region_attach(int fd, struct cp_region **region);
+
+/* Its descriptor, for a child to inherit; -1 if it is closed. */
+int cp_region_fd(const struct cp_region *region);
+
+/* No process puts anything into the region any more: free the memory of what is not
+ * leased. The descriptor is closed with the last lease. Idempotent. */
+void cp_region_close(struct cp_region *region);
+
+void cp_region_ref(struct cp_region *region);   /* [any] */
+void cp_region_unref(struct cp_region *region); /* NULL is fine [any] */
+
+struct cp_span {
+    _Atomic uint32_t refs;
+    struct cp_region *region;
+    uint32_t id;
+    struct cp_lock lock;        /* guards what is mapped */
+    struct cp_control *control; /* mapped when it is needed first */
+    _Atomic bool is_retired;    /* its owner has ended [any] */
+    struct cp_extents {
+        uint8_t **at; /* where they are mapped; NULL: not yet */
+        uint32_t n;
+    } extents[CP_BLOCK_CLASSES];
+};
+
+/* This span. is_new: its owner is about to start. */
+int cp_span_open(struct cp_region *region, uint32_t id, bool is_new,
+                 struct cp_span **span);
+void cp_span_ref(struct cp_span *span);   /* [any] */
+void cp_span_unref(struct cp_span *span); /* NULL is fine [any] */
+
+/* The owner, a worker, has ended: free the memory of what is not leased. [any] */
+void cp_span_retire(struct cp_span *span);
+
+/* Is the block, of the parent's span, one of which a process that was forked from this
+ * span's owner may have a copy? [any] */
+bool cp_span_keeps(struct cp_span *span, uint16_t slot);
+
+/* The control page; NULL: no memory. [any] */
+struct cp_control *cp_span_control(struct cp_span *span);
+
+/* Where the block is mapped; NULL: no memory. [any] */
+uint8_t *cp_span_map(struct cp_span *span, unsigned size_class, uint32_t index);
+
+/* Write to the block without mapping it. 0, or a system error. [any] */
+int cp_span_write(struct cp_span *span, const struct cp_ref *ref,
+                  const void *bytes);
+
+/* Free the memory of a block that nobody has. [any] */
+void cp_span_punch(struct cp_span *span, unsigned size_class, uint32_t index);
+
+/* The size of the blocks of a class, and how many there can be. */
+static inline uint64_t
+cp_block_size(unsigned size_class)
+{
+    return UINT64_C(1) << (CP_BLOCK_BITS + size_class);
+}
+
+/* Is it the name of a block, and are the bytes within it? */
+bool cp_ref_is_valid(const struct cp_ref *ref);
+
+/* A block that this process was given. */
+struct cp_lease {
+    uint8_t *at;
+    size_t len;
+    _Atomic uint32_t refs;
+    struct cp_lease *next, *prev; /* of all leases of the process */
+    struct cp_span *span;
+    struct cp_span *teller; /* in whose control page it is given back */
+    uint16_t slot;
+    uint8_t size_class;
+    uint32_t index;
+    bool has_own; /* it has a mapping of its own */
+    bool
+        was_forked; /* another process may have it, too: it is not given back */
+};
+
+/* A lease of this block. teller: the worker's span, where the block is given back.
+ * CP_EPROTO: there is no such block; CP_ECLOSED: the region is closed; or another
+ * negative code. [any] */
+int cp_lease_open(struct cp_span *span, struct cp_span *teller,
+                  const struct cp_ref *ref, struct cp_lease **lease);
+
+void cp_lease_ref(struct cp_lease *lease); /* [any] */
+
+/* Drop a reference, and with the last one give the block back; NULL is fine. [any] */
+void cp_lease_close(struct cp_lease *lease);
+
+#endif

@@ -1,0 +1,611 @@
+/* Shared memory for large data: regions, blocks, leases, forks. */
+#include "cp_test.h"
+
+#include "base/buf.h"
+#include "share/parts.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB (UINT64_C(1) << 20)
+
+#ifndef CP_PORTABLE
+
+/* The two ends of one worker, in one process or in two. */
+struct ends {
+    struct cp_region *region;
+    struct cp_span *first, *own; /* the parent's span, the worker's */
+    struct cp_heap *heap, *back; /* the parent's, the worker's */
+    struct cp_borrower worker, parent;
+};
+
+static void
+open_ends(struct ends *e, uint64_t limit)
+{
+    CHECK_EQ(cp_region_open(limit, &e->region), 0);
+    CHECK_EQ(cp_span_open(e->region, 0, false, &e->first), 0);
+    CHECK_EQ(cp_span_open(e->region, 1, true, &e->own), 0);
+    CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
+    CHECK_EQ(cp_heap_new(e->own, &e->back), 0);
+    cp_heap_meet(e->heap, &e->worker, e->own);
+    cp_heap_meet(e->back, &e->parent, e->own);
+}
+
+static void
+close_ends(struct ends *e)
+{
+    cp_heap_forget(e->heap, &e->worker);
+    cp_heap_forget(e->back, &e->parent);
+    cp_heap_free(e->heap);
+    cp_heap_free(e->back);
+    cp_span_unref(e->first);
+    cp_span_unref(e->own);
+    cp_region_close(e->region);
+    cp_region_unref(e->region);
+}
+
+/* How much memory the file takes. */
+static uint64_t
+memory_of(const struct cp_region *region)
+{
+    struct stat st;
+    CHECK_EQ(fstat(cp_region_fd(region), &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* As cp_test_pattern(), of which each page is a copy of the first. */
+static uint8_t *
+pattern(size_t n, uint64_t seed)
+{
+    uint8_t *bytes = malloc(n + 4096);
+    CHECK(bytes != NULL);
+    cp_test_pattern(bytes, 4096, seed);
+    for (size_t at = 4096; at < n; at += 4096) {
+        memcpy(bytes + at, bytes, 4096);
+    }
+    return bytes;
+}
+
+static void
+check_pattern(const uint8_t *bytes, size_t n, uint64_t seed)
+{
+    uint8_t *should = pattern(n, seed);
+    CHECK_BYTES(bytes, should, n);
+    free(should);
+}
+
+/* Put n bytes of this pattern into a block, lend it, and drop the reference. */
+static struct cp_ref
+lend(struct cp_heap *heap, struct cp_borrower *to, size_t n, uint64_t seed)
+{
+    struct cp_ref ref;
+    uint8_t *bytes = pattern(n, seed);
+    CHECK_EQ(cp_heap_put(heap, bytes, n, &ref), 0);
+    free(bytes);
+    cp_heap_lend(heap, ref.slot, to);
+    cp_heap_drop(heap, ref.slot);
+    return ref;
+}
+
+TEST(share_bytes_both_ways)
+{
+    struct ends e;
+    int before = cp_test_descriptors();
+    open_ends(&e, 1024 * MIB);
+    for (size_t n = 1; n < 20 * MIB; n = n * 3 + 17) {
+        struct cp_lease *lease;
+        struct cp_ref ref = lend(e.heap, &e.worker, n, n);
+        CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+        CHECK_EQ(lease->len, n);
+        CHECK_EQ((uintptr_t)lease->at % 64, 0);
+        check_pattern(lease->at, n, n);
+        cp_lease_close(lease);
+        ref = lend(e.back, &e.parent, n, n + 1);
+        CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+        check_pattern(lease->at, n, n + 1);
+        cp_lease_close(lease);
+    }
+    close_ends(&e);
+    CHECK_EQ(cp_test_descriptors(), before);
+}
+
+TEST(share_blocks_are_used_again)
+{
+    struct ends e;
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    const uint8_t *at = NULL;
+    for (int i = 0; i < 100; i++) {
+        struct cp_lease *lease;
+        struct cp_ref ref = lend(e.heap, &e.worker, 3 * MIB, (uint64_t)i);
+        CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+        CHECK(at == NULL || at == lease->at);
+        at = lease->at;
+        check_pattern(at, 3 * MIB, (uint64_t)i);
+        cp_lease_close(lease);
+    }
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_slots, 1);
+    CHECK_EQ(counts.n_used, 0);
+    CHECK_EQ(counts.filled, 3 * MIB);
+    close_ends(&e);
+}
+
+TEST(share_a_lease_keeps_its_block)
+{
+    struct ends e;
+    struct cp_lease *kept, *other;
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.heap, &e.worker, MIB, 1);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &kept), 0);
+    for (uint64_t i = 2; i < 10; i++) {
+        ref = lend(e.heap, &e.worker, MIB, i);
+        CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &other), 0);
+        CHECK(other->at != kept->at);
+        memset(other->at, 0, MIB);
+        cp_lease_close(other);
+    }
+    check_pattern(kept->at, MIB, 1);
+    cp_lease_close(kept);
+    close_ends(&e);
+}
+
+TEST(share_limit)
+{
+    struct ends e;
+    struct cp_ref refs[8], ref;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(2 * MIB, 5);
+    open_ends(&e, 8 * MIB);
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(cp_heap_put(e.heap, bytes, 2 * MIB, &refs[i]), 0);
+    }
+    CHECK_EQ(cp_heap_put(e.heap, bytes, CP_KIB(64), &ref), CP_ENOMEM);
+    /* The limit is one for both directions. */
+    CHECK_EQ(cp_heap_put(e.back, bytes, CP_KIB(64), &ref), CP_ENOMEM);
+    CHECK(memory_of(e.region) <= 8 * MIB + 2 * CP_KIB(64));
+    /* What nobody uses makes room, though it is of another size. */
+    cp_heap_drop(e.heap, refs[0].slot);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, CP_KIB(64), &ref), 0);
+    CHECK_EQ(cp_heap_put(e.back, bytes, CP_KIB(256), &refs[4]), 0);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 4);
+    CHECK_EQ(counts.filled, 6 * MIB + CP_KIB(64));
+    CHECK(memory_of(e.region) <= 8 * MIB + 2 * CP_KIB(64));
+    /* The memory of a worker that has ended is the pool's again. */
+    cp_heap_drop(e.back, refs[4].slot);
+    uint64_t with = memory_of(e.region);
+    cp_span_retire(e.own);
+    CHECK(memory_of(e.region) <= with - CP_KIB(256));
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_names_of_blocks_run_out)
+{
+    struct ends e;
+    struct cp_ref ref;
+    uint8_t byte = 7;
+    open_ends(&e, 1024 * MIB);
+    for (uint32_t i = 0; i < CP_BLOCK_SLOTS; i++) {
+        CHECK_EQ(cp_heap_put(e.heap, &byte, 1, &ref), 0);
+        CHECK(cp_ref_is_valid(&ref));
+    }
+    CHECK_EQ(cp_heap_put(e.heap, &byte, 1, &ref), CP_ENOMEM);
+    cp_heap_drop(e.heap, 4000);
+    CHECK_EQ(cp_heap_put(e.heap, &byte, 1, &ref), 0);
+    CHECK_EQ(ref.slot, 4000);
+    close_ends(&e);
+}
+
+TEST(share_too_large_is_refused)
+{
+    struct ends e;
+    struct cp_ref ref;
+    open_ends(&e, UINT64_MAX / 2);
+    CHECK_EQ(
+        cp_heap_put(e.heap, "", cp_block_size(CP_BLOCK_CLASSES - 1) + 1, &ref),
+        CP_ENOMEM);
+    close_ends(&e);
+}
+
+TEST(share_a_lying_worker)
+{
+    static const struct cp_ref BAD[] = {
+        {.slot = CP_BLOCK_SLOTS},
+        {.size_class = CP_BLOCK_CLASSES},
+        {.size_class = 255},
+        {.index = CP_BLOCK_SLOTS},
+        {.size_class = CP_BLOCK_CLASSES - 1, .index = 16},
+        {.len = CP_KIB(64) + 1},
+        {.len = UINT64_MAX, .size_class = 3},
+    };
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    for (size_t i = 0; i < sizeof(BAD) / sizeof(BAD[0]); i++) {
+        CHECK_EQ(cp_lease_open(e.own, e.own, &BAD[i], &lease), CP_EPROTO);
+        CHECK(lease == NULL);
+    }
+    /* A block that was never written reads as zeros. */
+    struct cp_ref ref = {.len = CP_KIB(64), .index = 100, .slot = 3};
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+    CHECK_EQ(lease->at[CP_KIB(64) - 1], 0);
+    cp_lease_close(lease);
+    /* It gives back what it was not lent. */
+    uint8_t *bytes = pattern(MIB, 1);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    struct cp_control *control = cp_span_control(e.own);
+    for (uint32_t i = 0; i < CP_SLOT_WORDS; i++) {
+        atomic_store(&control->returned[i], UINT64_MAX);
+    }
+    atomic_store(&control->filled, UINT64_MAX);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 1);
+    cp_span_retire(e.own); /* believes no more than there is */
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_a_worker_that_died_gives_all_back)
+{
+    struct ends e;
+    struct cp_heap_counts counts;
+    struct cp_borrower other;
+    open_ends(&e, 1024 * MIB);
+    for (uint64_t i = 0; i < 5; i++) {
+        (void)lend(e.heap, &e.worker, MIB, i);
+    }
+    struct cp_ref held;
+    uint8_t *bytes = pattern(MIB, 9);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &held), 0);
+    cp_heap_lend(e.heap, held.slot, &e.worker);
+    cp_heap_meet(e.heap, &other, e.own);
+    cp_heap_forget(e.heap, &e.worker);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 1); /* the body that is to be sent again */
+    cp_heap_drop(e.heap, held.slot);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    free(bytes);
+    cp_heap_forget(e.heap, &other);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    close_ends(&e);
+}
+
+TEST(share_recalled_and_lent_twice)
+{
+    struct ends e;
+    struct cp_ref ref;
+    struct cp_lease *first, *second;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 9);
+    open_ends(&e, 1024 * MIB);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    cp_heap_unlend(e.heap, ref.slot, &e.worker);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &first), 0);
+    /* The task is run again, while the worker still has what it was given. */
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &second), 0);
+    cp_heap_drop(e.heap, ref.slot);
+    cp_lease_close(first);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 1);
+    cp_lease_close(second);
+    cp_heap_forget(e.heap, &e.worker);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_private_leases)
+{
+    struct ends e;
+    struct cp_ref ref;
+    struct cp_lease *one, *two;
+    uint8_t *bytes = pattern(MIB, 3);
+    open_ends(&e, 1024 * MIB);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    ref.flags = CP_REF_PRIVATE;
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &one), 0);
+    memset(one->at, 0, MIB);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &two), 0);
+    check_pattern(two->at, MIB, 3);
+    cp_lease_close(one);
+    cp_lease_close(two);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_leases_outlive_the_region)
+{
+    struct ends e;
+    struct cp_lease *leases[3];
+    int before = cp_test_descriptors();
+    open_ends(&e, 1024 * MIB);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct cp_ref ref = lend(e.back, &e.parent, 4 * MIB, i);
+        CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &leases[i]), 0);
+    }
+    (void)lend(e.heap, &e.worker, 16 * MIB, 1);
+    struct cp_region *region = e.region;
+    cp_region_ref(region);
+    close_ends(&e);
+    CHECK(memory_of(region) < 13 * MIB); /* what is leased, and no more */
+    cp_lease_close(leases[1]);
+    CHECK(memory_of(region) < 9 * MIB);
+    check_pattern(leases[0]->at, 4 * MIB, 0);
+    check_pattern(leases[2]->at, 4 * MIB, 2);
+    cp_lease_close(leases[0]);
+    cp_lease_close(leases[2]);
+    CHECK_EQ(cp_test_descriptors(), before); /* closed with the last one */
+    cp_region_unref(region);
+}
+
+TEST(share_leases_outlive_the_worker)
+{
+    struct ends e;
+    struct cp_lease *kept, *gone;
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.back, &e.parent, MIB, 1);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &kept), 0);
+    ref = lend(e.back, &e.parent, 8 * MIB, 2);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &gone), 0);
+    (void)lend(e.back, &e.parent, 32 * MIB, 3);
+    cp_span_retire(e.own);
+    CHECK(memory_of(e.region) < 10 * MIB);
+    cp_lease_close(gone);
+    CHECK(memory_of(e.region) < 2 * MIB);
+    check_pattern(kept->at, MIB, 1);
+    cp_lease_close(kept);
+    CHECK(memory_of(e.region) < MIB / 2);
+    close_ends(&e);
+}
+
+/* A fork copies what is leased: neither process sees what the other one writes, nor what
+ * comes after it. */
+TEST(share_forked_copies)
+{
+    struct ends e;
+    struct cp_lease *lease, *late;
+    struct cp_heap_counts counts;
+    int to_child[2], from_child[2];
+    uint8_t byte = 0;
+    CHECK_EQ(pipe(to_child), 0);
+    CHECK_EQ(pipe(from_child), 0);
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.back, &e.parent, 2 * MIB, 1);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+    lease->at[0] ^= 0xff; /* written before the fork: both have it */
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        CHECK_EQ(read(to_child[0], &byte, 1), 1);
+        lease->at[0] ^= 0xff;
+        check_pattern(lease->at, 2 * MIB, 1);
+        memset(lease->at, 3, 2 * MIB);
+        cp_lease_close(lease);
+        CHECK_EQ(write(from_child[1], &byte, 1), 1);
+        _exit(0);
+    }
+    memset(lease->at + MIB, 5, MIB);
+    uint8_t first = lease->at[0];
+    for (uint64_t i = 0; i < 4; i++) { /* the block is not used again */
+        ref = lend(e.back, &e.parent, 2 * MIB, i);
+        CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &late), 0);
+        memset(late->at, 9, 2 * MIB);
+        cp_lease_close(late);
+    }
+    CHECK_EQ(write(to_child[1], &byte, 1), 1);
+    CHECK_EQ(read(from_child[0], &byte, 1), 1);
+    CHECK_EQ(cp_test_reap(pid), 0);
+    CHECK_EQ(lease->at[0], first);
+    CHECK_EQ(lease->at[2 * MIB - 1], 5);
+    cp_lease_close(lease);
+    cp_heap_count(e.back, &counts);
+    CHECK_EQ(counts.n_used, 1); /* lost: the copy may live for ever */
+    cp_span_retire(e.own);
+    close_ends(&e);
+    for (int i = 0; i < 2; i++) {
+        (void)close(to_child[i]);
+        (void)close(from_child[i]);
+    }
+}
+
+/* A worker forked, and died: its copy keeps what the worker was lent. */
+TEST(share_forked_copy_of_a_worker)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.heap, &e.worker, MIB, 1);
+    (void)lend(e.heap, &e.worker, MIB, 2);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        check_pattern(lease->at, MIB, 1);
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    cp_heap_forget(e.heap, &e.worker);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 1);
+    cp_lease_close(lease);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    close_ends(&e);
+}
+
+TEST(share_two_processes)
+{
+    struct ends e;
+    struct cp_heap_counts counts;
+    int to_child[2];
+    CHECK_EQ(pipe(to_child), 0);
+    open_ends(&e, 1024 * MIB);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        struct cp_region *region;
+        struct cp_span *first, *own;
+        struct cp_ref ref;
+        CHECK_EQ(cp_region_attach(cp_region_fd(e.region), &region), 0);
+        CHECK_EQ(cp_span_open(region, 0, false, &first), 0);
+        CHECK_EQ(cp_span_open(region, 1, false, &own), 0);
+        for (uint64_t i = 0; i < 50; i++) {
+            struct cp_lease *lease;
+            CHECK_EQ(read(to_child[0], &ref, sizeof(ref)), sizeof(ref));
+            CHECK_EQ(cp_lease_open(first, own, &ref, &lease), 0);
+            check_pattern(lease->at, (size_t)ref.len, i);
+            cp_lease_close(lease);
+        }
+        _exit(0);
+    }
+    for (uint64_t i = 0; i < 50; i++) {
+        struct cp_ref ref =
+            lend(e.heap, &e.worker, (size_t)(MIB / 8 + i * 10000), i);
+        CHECK_EQ(write(to_child[1], &ref, sizeof(ref)), sizeof(ref));
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    close_ends(&e);
+    (void)close(to_child[0]);
+    (void)close(to_child[1]);
+}
+
+/* ---- bodies ---- */
+
+TEST(share_parts_of_a_body)
+{
+    struct ends e;
+    struct cp_loan *loan;
+    struct cp_buf body = {0};
+    struct cp_heap_counts counts;
+    open_ends(&e, 64 * MIB);
+    struct cp_parts parts = {.heap = e.heap};
+    uint8_t *bytes = pattern(MIB, 4);
+    CHECK_EQ(cp_parts_add(&parts, bytes, MIB), 0);
+    CHECK_EQ(cp_parts_add(&parts, bytes, MIB / 2), 1);
+    CHECK_EQ(cp_parts_add(&parts, bytes, MIB), 2);
+    CHECK_EQ(parts.bytes, 2 * MIB + MIB / 2);
+    cp_parts_cut(&parts, 2);
+    CHECK_EQ(parts.bytes, MIB + MIB / 2);
+    CHECK_EQ(cp_buf_put(&body, "body", 4), 0);
+    CHECK_EQ(cp_parts_seal(&parts, &body), 0);
+    cp_parts_lend(&parts, &e.worker);
+    size_t len = cp_buf_len(&body);
+    CHECK_EQ(cp_loan_open(e.first, e.own, cp_buf_head(&body), &len, &loan), 0);
+    CHECK_EQ(len, 4);
+    CHECK_EQ(loan->n, 2);
+    struct cp_lease *taken = loan->leases[1];
+    cp_lease_ref(taken);
+    cp_loan_close(loan);
+    cp_parts_fini(&parts);
+    check_pattern(taken->at, MIB / 2, 4);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 1);
+    cp_lease_close(taken);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    /* Without a heap, and beyond the limit, bytes stay in the body. */
+    struct cp_parts none = {0};
+    CHECK(cp_parts_add(&none, bytes, MIB) < 0);
+    struct cp_parts full = {.heap = e.heap};
+    int64_t n = 0;
+    while (cp_parts_add(&full, bytes, MIB) >= 0) {
+        n++;
+    }
+    CHECK(n > 0 && n <= 64);
+    cp_parts_fini(&full);
+    free(bytes);
+    cp_buf_fini(&body);
+    close_ends(&e);
+}
+
+TEST(share_parts_that_lie)
+{
+    struct ends e;
+    struct cp_loan *loan;
+    open_ends(&e, 64 * MIB);
+    uint64_t seed = 1;
+    for (int i = 0; i < 2000; i++) {
+        uint8_t body[80];
+        for (size_t j = 0; j < sizeof(body); j++) {
+            body[j] = (uint8_t)cp_test_random(&seed);
+        }
+        size_t len = cp_test_random(&seed) % (sizeof(body) + 1);
+        uint32_t n = cp_test_random(&seed) % 6;
+        if (len >= sizeof(n)) {
+            memcpy(body + len - sizeof(n), &n, sizeof(n));
+        }
+        size_t left = len;
+        int r = cp_loan_open(e.own, e.own, body, &left, &loan);
+        CHECK(r == 0 || r == CP_EPROTO);
+        CHECK((r == 0) == (loan != NULL));
+        cp_loan_close(loan);
+    }
+    close_ends(&e);
+}
+
+/* ---- threads ---- */
+
+struct crowd {
+    struct ends *e;
+    uint64_t seed;
+};
+
+static void *
+run_crowd(void *arg)
+{
+    struct crowd *c = arg;
+    for (int i = 0; i < 200; i++) {
+        size_t n = CP_KIB(64) + cp_test_random(&c->seed) % CP_KIB(300);
+        uint64_t seed = cp_test_random(&c->seed);
+        struct cp_lease *lease;
+        struct cp_ref ref = lend(c->e->heap, &c->e->worker, n, seed);
+        CHECK_EQ(cp_lease_open(c->e->first, c->e->own, &ref, &lease), 0);
+        check_pattern(lease->at, n, seed);
+        memset(lease->at, 0, n);
+        cp_lease_close(lease);
+    }
+    return NULL;
+}
+
+TEST(share_many_threads)
+{
+    struct ends e;
+    struct crowd crowd[4];
+    pthread_t threads[4];
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    for (uint64_t i = 0; i < 4; i++) {
+        crowd[i] = (struct crowd){&e, i + 1};
+        threads[i] = cp_test_start(run_crowd, &crowd[i]);
+    }
+    for (int i = 0; i < 4; i++) {
+        (void)cp_test_join(threads[i]);
+    }
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    CHECK(counts.n_slots <= 16);
+    close_ends(&e);
+}
+#else
+
+TEST(share_there_is_none)
+{
+    struct cp_region *region;
+    CHECK_EQ(cp_region_open(MIB, &region), CP_ERRNO(ENOSYS));
+    CHECK(region == NULL);
+}
+#endif

@@ -1,0 +1,454 @@
+"""Large data between the parent and its workers: what arrives, who sees what, and what is left."""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import pickle
+import random
+import signal
+import sys
+import time
+import zlib
+from multiprocessing import get_context
+
+import pytest
+from leftovers import eventually
+
+from cpool import Pool, WorkerLostError
+
+numpy = pytest.importorskip("numpy")
+
+KIB, MIB = 1 << 10, 1 << 20
+
+HAS_MEMORY = sys.platform == "linux" and hasattr(os, "memfd_create")
+needs_memory = pytest.mark.skipif(not HAS_MEMORY, reason="without shared memory")
+
+
+def memory_of() -> list[int]:
+    """The bytes that each file of shared memory takes which this process has open."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            name = f"/proc/self/fd/{fd}"
+            if os.readlink(name).startswith("/memfd:cpool") and os.stat(name).st_size > 1 << 50:
+                found.append(os.stat(name).st_blocks * 512)
+        except OSError:
+            continue
+    return found
+
+
+def identity(value):
+    return value
+
+
+def describe(value):
+    """What a task sees of an array, and after it has written to it."""
+    flags = value.flags
+    seen = (value.shape, str(value.dtype), flags.c_contiguous, flags.f_contiguous)
+    assert flags.aligned
+    assert flags.owndata
+    assert value.base is None
+    total = int(value.view("u1").sum())
+    value[...] = 1
+    return (*seen, flags.writeable, total, value.ctypes.data % 64)
+
+
+def change(value):
+    value += 1
+    return value
+
+
+def make(size, seed=0):
+    return numpy.random.default_rng(seed).integers(0, 256, size, "u1")
+
+
+def checksum(value) -> int:
+    return zlib.crc32(value)
+
+
+def keep(value, kept=[]):  # noqa: B006 - on purpose
+    kept.append(value)
+    return [checksum(one) for one in kept]
+
+
+@pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
+def pool(request):
+    with Pool(2, context=get_context(request.param)) as made:
+        yield made
+
+
+# ---- what arrives ----
+
+VALUES = {
+    "bytes": os.urandom(3 * MIB + 1),
+    "bytearray": bytearray(os.urandom(300 * KIB)),
+    "ascii": "abc" * MIB,
+    "latin-1": "äöü" * MIB,
+    "ucs2": "łód" * MIB,
+    "ucs4": "\U0001f600ab" * MIB,
+    "array": array.array("d", range(100_000)),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_values_of_the_standard_library(pool, name: str) -> None:
+    value = VALUES[name]
+    arrived = pool.apply(identity, (value,))
+    assert type(arrived) is type(value)
+    assert arrived == value
+    several = pool.map(identity, [value, 1, value, "x"], chunksize=4)
+    assert several == [value, 1, value, "x"]
+    assert several[0] is several[2]  # one object in one body
+
+
+SHAPES = [(200_000,), (300, 700), (50, 60, 70), (3, 1, 100_000)]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["f8", "i4", "c16", ">f4", "M8[ns]", "?"])
+def test_arrays(pool, dtype: str, order: str) -> None:
+    for shape in SHAPES:
+        size = numpy.prod(shape)
+        value = numpy.asarray(numpy.arange(size) % 100, "i8").astype(dtype).reshape(shape)
+        value = numpy.asarray(value, order=order)
+        for arrived in (pool.apply(identity, (value,)), *pool.map(identity, [value] * 3)):
+            assert (arrived == value).all()
+            assert (arrived.shape, arrived.dtype) == (value.shape, value.dtype)
+            assert arrived.strides == value.strides
+            assert arrived.flags.owndata
+            assert arrived.flags.writeable
+
+
+def test_arrays_in_objects(pool) -> None:
+    shared = make(MIB)
+    value = {"a": [shared, shared], "b": (make(200 * KIB), {"small": make(10)}), "c": b"x" * MIB}
+    arrived = pool.apply(identity, (value,))
+    assert arrived["a"][0] is arrived["a"][1]
+    assert (arrived["a"][0] == shared).all()
+    assert (arrived["b"][0] == value["b"][0]).all()
+    assert (arrived["b"][1]["small"] == value["b"][1]["small"]).all()
+    assert arrived["c"] == value["c"]
+
+
+class Holder:
+    """Pickled with its buffer out of band, where that can be."""
+
+    def __init__(self, data) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol):
+        return Holder, (pickle.PickleBuffer(self.data),)
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_pickle_buffers(pool, kind) -> None:
+    data = kind(os.urandom(MIB))
+    arrived = pool.apply(identity, (Holder(data),))
+    assert type(arrived.data) is kind
+    assert arrived.data == data
+
+
+def test_a_task_may_write_to_what_it_gets(pool) -> None:
+    value = make(MIB).reshape(1024, 1024)
+    value.flags.writeable = False
+    total = int(value.sum())
+    for _ in range(4):  # also from blocks that were written to
+        seen = pool.apply(describe, (value,))
+        assert seen[:4] == ((1024, 1024), "uint8", True, False)
+        assert seen[4] is (sys.version_info < (3, 14))  # as with the stdlib
+        assert seen[5:] == (total, 0)
+        assert int(value.sum()) == total
+        value = value.copy()
+
+
+def test_a_result_may_be_written_to_and_resized(pool) -> None:
+    value = make(MIB)
+    arrived = pool.apply(change, (value,))
+    assert (arrived == value + 1).all()
+    arrived.resize(2 * MIB, refcheck=False)
+    assert (arrived[:MIB] == value + 1).all()
+    assert not arrived[MIB:].any()
+    arrived.resize(10, refcheck=False)
+    again = pool.apply(identity, (pickle.loads(pickle.dumps(arrived)),))
+    assert (again == arrived).all()
+
+
+# ---- who sees what, and for how long ----
+
+
+def test_kept_views_stay_as_they_are() -> None:
+    values = [make(200 * KIB, i) for i in range(10)]
+    expected = [checksum(value) for value in values]
+    with Pool(1) as own:
+        for i in range(10):
+            assert own.apply(keep, (values[i],)) == expected[: i + 1]
+        kept = own.map(identity, values * 3, chunksize=1)
+        for i in range(30):
+            assert own.apply(checksum, (make(200 * KIB, 50 + i),))
+        assert [checksum(value) for value in kept] == expected * 3
+    del own
+    gc.collect()
+    assert [checksum(value) for value in kept] == expected * 3
+
+
+@needs_memory
+def test_blocks_are_used_again() -> None:
+    others = memory_of()
+    with Pool(2) as own:
+        for i in range(30):
+            assert (own.apply(change, (make(2 * MIB, i),)) == make(2 * MIB, i) + 1).all()
+        used = sum(memory_of()) - sum(others)
+        assert used <= 9 * MIB  # one block in, and one out of each worker, and one more
+
+
+@needs_memory
+@pytest.mark.parametrize("limit", [4 * MIB, "4MiB"])
+def test_there_is_a_limit(limit) -> None:
+    others = memory_of()
+    with Pool(2, shared_memory_limit=limit) as own:
+        values = [make(MIB, i) for i in range(20)]
+        results = own.map(change, values, chunksize=1)
+        assert all((r == v + 1).all() for r, v in zip(results, values, strict=True))
+        used = sum(memory_of()) - sum(others)
+        assert used <= 4 * MIB + 64 * KIB
+    with Pool(1, shared_memory_limit=0) as own:
+        assert (own.apply(identity, (values[0],)) == values[0]).all()
+        assert memory_of() == others
+
+
+@pytest.mark.parametrize("limit", [-1, "much", "0MB"])
+def test_a_limit_that_is_none(limit) -> None:
+    with pytest.raises(ValueError, match="shared_memory_limit"):
+        Pool(1, shared_memory_limit=limit)
+
+
+@needs_memory
+def test_nothing_is_left(pool) -> None:
+    before = memory_of()
+    fds = len(os.listdir("/proc/self/fd"))
+    with Pool(2) as own:
+        kept = own.map(identity, [make(MIB, i) for i in range(4)], chunksize=1)
+        assert own.apply(identity, (b"x" * (8 * MIB),))
+    own.join()
+    del own
+    gc.collect()
+    used = memory_of()
+    assert len(used) == len(before) + 1  # until the last array is gone
+    assert sum(used) - sum(before) <= 5 * MIB
+    assert [checksum(value) for value in kept] == [checksum(make(MIB, i)) for i in range(4)]
+    del kept[1:]
+    gc.collect()
+    assert sum(memory_of()) - sum(before) <= 2 * MIB
+    del kept
+    gc.collect()
+    assert memory_of() == before
+    assert len(os.listdir("/proc/self/fd")) == fds
+
+
+def test_forked_copies_see_what_was_there(pool) -> None:
+    value = make(MIB)
+    held = pool.apply(identity, (value,))
+    for _ in range(3):
+        read, write = os.pipe()
+        go, start = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.read(go, 1)
+                same = bool((held == value).all())
+                held[:] = 7
+                os.write(write, b"y" if same else b"n")
+                code = 0
+            finally:
+                os._exit(code)
+        before = held.copy()
+        for i in range(4):  # nothing that comes now gets into the copy
+            assert (pool.apply(identity, (make(MIB, i),)) == make(MIB, i)).all()
+        os.write(start, b"x")
+        assert os.read(read, 1) == b"y"
+        assert os.waitpid(pid, 0)[1] == 0
+        assert (held == before).all()
+        for fd in (read, write, go, start):
+            os.close(fd)
+
+
+_inherited = None
+
+
+def inherited_checksum(_):
+    inherited_copy = _inherited
+    before = checksum(inherited_copy)
+    inherited_copy[:] = 0
+    return before
+
+
+def test_workers_that_are_forked_later_inherit_results(pool) -> None:
+    global _inherited
+    value = make(MIB)
+    _inherited = pool.apply(identity, (value,))
+    try:
+        with Pool(2, context=get_context("fork")) as own:
+            del value
+            seen = own.map(inherited_checksum, range(1), chunksize=1)
+            assert seen == [checksum(make(MIB))]
+        assert (_inherited == make(MIB)).all()
+    finally:
+        _inherited = None
+
+
+def fork_and_keep(value):
+    """A copy of the worker outlives it, and looks at the array when the worker is dead."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.close(write)
+            os.read(read, 1)  # the worker has ended
+            time.sleep(0.2)
+            with open(value[1], "w") as file:
+                file.write(str(checksum(value[0])))
+        finally:
+            os._exit(0)
+    os.close(read)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_copy_of_a_worker_that_died(tmp_path) -> None:
+    file = tmp_path / "sum"
+    with Pool(1) as own:
+        value = make(MIB)
+        with pytest.raises(WorkerLostError):
+            own.apply(fork_and_keep, ((value, str(file)),))
+        for i in range(20):
+            own.apply(change, (make(MIB, i),))
+        eventually(lambda: file.exists() and file.read_text() != "", "the copy says nothing")
+        assert int(file.read_text()) == checksum(value)
+
+
+def check_or_die(value):
+    total = checksum(value[0])
+    value[0][:] = 0
+    if not os.path.exists(value[1]):
+        with open(value[1], "w"):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+    return total
+
+
+def test_a_task_that_is_run_again_gets_what_was_sent(tmp_path) -> None:
+    value = make(MIB)
+    with Pool(2) as own:
+        args = ((value, str(tmp_path / "died")),)
+        assert own.apply(check_or_die, args, retries=1) == checksum(value)
+
+
+def test_a_view_goes_on_to_another_worker(pool) -> None:
+    first = pool.apply(change, (make(MIB),))
+    second = pool.apply(change, (first,))
+    assert (second == make(MIB) + 2).all()
+    assert (first == make(MIB) + 1).all()
+
+
+def test_sent_data_are_those_of_the_call(pool) -> None:
+    value = make(MIB)
+    expected = checksum(value)
+    result = pool.apply_async(checksum, (value,))
+    value[:] = 0
+    assert result.get() == expected
+
+
+def test_results_outlive_terminate_and_exit(tmp_path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import numpy, cpool\n"
+        "def one(n):\n"
+        "    return numpy.full(1 << 18, n)\n"
+        "if __name__ == '__main__':\n"
+        "    pool = cpool.Pool(2)\n"
+        "    kept = pool.map(one, range(8), chunksize=1)\n"
+        "    more = pool.map_async(one, range(8), chunksize=1)\n"
+        "    pool.terminate()\n"
+        "    print([int(array[-1]) for array in kept])\n"
+    )
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == str(list(range(8)))
+
+
+# ---- deaths ----
+
+
+def chaos_task(item):
+    seed, size, total, dies = item
+    value = size[0] if isinstance(size, list) else size
+    assert checksum(value) == total, seed
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = make(value.size, seed)
+    return result if seed % 3 else (value, result)
+
+
+@needs_memory
+def test_random_deaths_change_no_byte() -> None:
+    rng = random.Random(7)
+    kept = {}
+    others = memory_of()
+    with Pool(3) as own:
+        for turn in range(12):
+            items = []
+            for i in range(12):
+                value = make(int(2 ** rng.uniform(10, 21)), rng.randrange(1000))
+                items.append((turn * 100 + i, value, checksum(value), rng.random() < 0.1))
+            results = own.map(chaos_task, items, chunksize=1, return_exceptions=True)
+            for (seed, value, total, dies), result in zip(items, results, strict=True):
+                if dies:
+                    assert isinstance(result, WorkerLostError)
+                    continue
+                mine = result if seed % 3 else result[1]
+                assert (mine == make(value.size, seed)).all()
+                if not seed % 3:
+                    assert checksum(result[0]) == total
+                if rng.random() < 0.2:
+                    kept[rng.randrange(10)] = (mine, checksum(mine))
+            assert all(checksum(one) == total for one, total in kept.values())
+            used = sum(memory_of()) - sum(others)
+            assert used < 160 * MIB
+    del results, result, mine
+    kept.clear()
+    gc.collect()
+
+
+def lie(where):
+    """Answer with references to blocks that do not exist; see core/share/parts.h."""
+    import struct
+
+    count, index, slot, size_class = where
+    body = b"\x01" + struct.pack("<QIHBB", 1 << 40, index, slot, size_class, 0)
+    body += struct.pack("<I", count)
+    for fd in range(3, 64):
+        try:
+            name = os.readlink(f"/proc/self/fd/{fd}")
+            flags = open(f"/proc/self/fdinfo/{fd}").read()
+        except OSError:
+            continue
+        if name.startswith("pipe:") and int(flags.split("flags:")[1].split()[0], 8) & 1:
+            # The header of a result of the task that runs, with the flag CP_PARTS.
+            os.write(fd, struct.pack("<QQIHH", len(body), 0, 0, 17, 0x4000) + body)
+    time.sleep(60)
+
+
+@needs_memory
+@pytest.mark.parametrize(
+    "where", [(1, 0, 0, 0), (1, 2**31, 0, 3), (1, 0, 60000, 0), (1, 0, 0, 200), (2**31, 0, 0, 0)]
+)
+def test_a_worker_that_lies_ends_alone(where) -> None:
+    with Pool(1) as own:
+        with pytest.raises(WorkerLostError):
+            own.apply(lie, (where,))
+        assert (own.apply(change, (make(MIB),)) == make(MIB) + 1).all()
