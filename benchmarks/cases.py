@@ -1,6 +1,7 @@
 """The cases: the call, its input and the expected results. Knows neither peers nor clocks."""
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -234,6 +235,79 @@ def _(size: Size) -> Work:
 def _(size: Size) -> Work:
     data = bytes(range(256)) * (size.pick(64, 16) * 4096)
     return Work("apply", work.identity, [data], [data], "copy", per_item=False)
+
+
+def large(
+    name: str,
+    about: str,
+    function: Callable[..., Any],
+    build: Callable[[Size], Any],
+    expected: Callable[[Any], Any],
+    count: int = 1,
+) -> None:
+    """A case `large_{name}`: `count` large objects; `expected` says what comes of one."""
+
+    @case(f"large_{name}", about, quick=False)
+    def _(size: Size) -> Work:
+        items = [build(size) for _ in range(size.pick(count, 1 + count // 10))]
+        call, limit = ("apply", "copy") if count == 1 else ("map", "split")
+        made = [expected(item) for item in items]
+        return Work(call, function, items, made, limit, per_item=count > 1, shown=work.summed)
+
+
+def _array(size: Size, n: int = 64) -> Any:
+    import numpy as np
+
+    return np.arange(size.pick(n, 1 + n // 4) << 17, dtype="f8")
+
+
+def _image(_: Size) -> Any:
+    import numpy as np
+
+    return np.arange(480 * 640 * 3).astype("u1").reshape(480, 640, 3)
+
+
+def _bytes(size: Size) -> bytes:
+    return bytes(range(256)) * (size.pick(64, 16) * 4096)
+
+
+def _text(size: Size) -> str:
+    return str(_bytes(size), "latin-1")
+
+
+large("bytes_in", "apply() with 64 MB of bytes, their length out", len, _bytes, len)
+large("str_in", "apply() with a str of 64 MB, its length out", len, _text, len)
+
+if importlib.util.find_spec("numpy") is not None:
+    large(
+        "array_in", "apply() with an array of 64 MB, one element out", work.last, _array, work.last
+    )
+    large(
+        "array", "apply() with an array of 64 MB in and out", work.identity, _array, work.identity
+    )
+    large(
+        "array_out",
+        "apply() that makes an array of 64 MB",
+        work.ramp,
+        lambda s: s.pick(64, 17) << 17,
+        work.ramp,
+    )
+    large(
+        "images",
+        "map() of 40 images of 480 x 640 x 3 bytes, flipped",
+        work.flip,
+        _image,
+        work.flip,
+        40,
+    )
+    large(
+        "arrays",
+        "map() of 200 arrays of 256 KB, there and back",
+        work.identity,
+        lambda _: _array(Size(False, 0), 1)[: 1 << 15].copy(),
+        work.identity,
+        200,
+    )
 
 
 # Creating and closing pools, and their memory.

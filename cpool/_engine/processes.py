@@ -148,8 +148,12 @@ class Pool(_StdlibPool):
     Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that the
     pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says how
     much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
+
+    Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that
+    the pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says
+    how much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
     default a fourth of the memory that the process may use. Data for which there is no room take
-    the pipes. See docs/large-data.md.
+    the pipes. Raises `ValueError` for anything else. See docs/large-data.md.
 
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
