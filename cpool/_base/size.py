@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 
@@ -72,8 +73,12 @@ def default_processes() -> int:
     return max(1, min([count, *(math.ceil(quota) for quota in _quotas())]))
 
 
+@functools.cache
 def usable_memory() -> int:
-    """How many bytes of memory this process may use at most: the machine's, or its cgroups'."""
+    """How many bytes of memory this process may use at most: the machine's, or its cgroups'.
+
+    That is looked up once.
+    """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     texts = _in_groups("memory.max")
     with contextlib.suppress(OSError):

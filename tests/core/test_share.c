@@ -1,7 +1,9 @@
 /* Shared memory for large data: regions, blocks, leases, forks. */
 #include "cp_test.h"
+#include "lone.h"
 
 #include "base/buf.h"
+#include "os/fd.h"
 #include "share/parts.h"
 
 #include <errno.h>
@@ -555,6 +557,171 @@ TEST(share_parts_that_lie)
         cp_loan_close(loan);
     }
     close_ends(&e);
+}
+
+/* ---- tasks and results ---- */
+
+/* A lone worker that has shared memory. */
+static void
+open_both(struct ends *e, struct lone *lone)
+{
+    CHECK_EQ(cp_region_open(64 * MIB, &e->region), 0);
+    CHECK_EQ(cp_span_open(e->region, 0, false, &e->first), 0);
+    CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
+    lone_open(lone, UINT64_MAX, 5);
+    cp_serve_fini(&lone->s);
+    CHECK_EQ(cp_worker_share(lone->w, e->first, e->heap, 7), 0);
+    CHECK_EQ(cp_fd_dup(lone->w->share, &lone->w->share), 0);
+    CHECK_EQ(cp_serve_init(&lone->s, lone->w), 0);
+    CHECK(lone->s.heap != NULL);
+}
+
+static void
+close_both(struct ends *e, struct lone *lone)
+{
+    lone_close(lone);
+    cp_heap_free(e->heap);
+    cp_span_unref(e->first);
+    cp_region_close(e->region);
+    cp_region_unref(e->region);
+}
+
+/* A task with n bytes in its body, and a part with the pattern `index`. */
+static struct cp_task *
+task_with_part(struct ends *e, struct lone *lone, uint64_t index, size_t n)
+{
+    struct cp_parts parts = {.heap = e->heap};
+    struct cp_buf body = {.parts = &parts};
+    uint8_t *bytes = pattern(MIB, index);
+    CHECK_EQ(cp_parts_add(&parts, bytes, MIB), 0);
+    CHECK_EQ(cp_buf_reserve(&body, n), 0);
+    memset(cp_buf_tail(&body), 1, n);
+    cp_buf_add(&body, n);
+    struct cp_task *task = cp_task_new_take(index, 0, &body);
+    CHECK(task != NULL);
+    CHECK_EQ(parts.n, 0);
+    CHECK_EQ(cp_buf_len(&body), 0);
+    CHECK_EQ(task->flags, CP_PARTS);
+    task->job = lone->job;
+    free(bytes);
+    cp_buf_fini(&body);
+    cp_parts_fini(&parts);
+    return task;
+}
+
+static uint32_t
+used(struct cp_heap *heap)
+{
+    struct cp_heap_counts counts;
+    cp_heap_count(heap, &counts);
+    return counts.n_used;
+}
+
+TEST(share_task_and_result)
+{
+    struct ends e;
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    struct cp_loan *loan;
+    int before = cp_test_descriptors();
+    open_both(&e, &lone);
+    struct cp_task *task = task_with_part(&e, &lone, 41, 10);
+    CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    do {
+        lone_next(&lone, &frame, &body);
+    } while (frame.kind != CP_TASK);
+    CHECK_EQ(frame.flags, CP_PARTS);
+    CHECK_EQ(cp_serve_loan(&lone.s, body, &frame.len, &loan), 0);
+    CHECK_EQ(frame.len, 10);
+    check_pattern(loan->leases[0]->at, MIB, 41);
+    cp_loan_close(loan);
+    CHECK_EQ(used(e.heap), 1); /* the task may have to be sent again */
+
+    struct cp_parts parts = {.heap = lone.s.heap};
+    struct cp_buf out = {0};
+    uint8_t *bytes = pattern(2 * MIB, 5);
+    CHECK_EQ(cp_parts_add(&parts, bytes, 2 * MIB), 0);
+    CHECK_EQ(cp_buf_put(&out, "r", 1), 0);
+    CHECK_EQ(cp_parts_seal(&parts, &out), 0);
+    cp_serve_lend(&lone.s, &parts);
+    struct cp_frame answer = {.kind = CP_RESULT,
+                              .flags = CP_PARTS,
+                              .seq = frame.seq,
+                              .len = cp_buf_len(&out)};
+    CHECK(cp_serve_put(&lone.s, &answer, cp_buf_head(&out), 1) >= 0);
+    CHECK_EQ(cp_serve_flush(&lone.s), 0);
+    CHECK_EQ(cp_worker_recv(lone.w), 0);
+    CHECK_EQ(lone.results, 1);
+    CHECK_EQ(lone.last->len, 1);
+    check_pattern(lone.last->loan->leases[0]->at, 2 * MIB, 5);
+    CHECK_EQ(used(e.heap), 0);
+    CHECK_EQ(used(lone.s.heap), 1);
+    struct cp_lease *kept = lone.last->loan->leases[0];
+    cp_lease_ref(kept);
+    free(bytes);
+    cp_buf_fini(&out);
+    cp_parts_fini(&parts);
+    close_both(&e, &lone);
+    check_pattern(kept->at, 2 * MIB, 5);
+    cp_lease_close(kept);
+    CHECK_EQ(cp_test_descriptors(), before);
+}
+
+TEST(share_tasks_are_recalled)
+{
+    struct ends e;
+    struct lone lone;
+    open_both(&e, &lone);
+    lone_start(&lone);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct cp_task *task = task_with_part(&e, &lone, i, 10);
+        CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 1);
+    }
+    CHECK_EQ(used(e.heap), 3);
+    CHECK_EQ(lone_recall(&lone, 2), 2);
+    CHECK_EQ(used(e.heap), 1);
+    CHECK_EQ(lone_recall(&lone, 2), 1);
+    CHECK_EQ(used(e.heap), 0);
+    /* A body that is being written is copied; its parts move to the copy. */
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    struct cp_task *big = task_with_part(&e, &lone, 9, CP_BIG * 16);
+    CHECK_EQ(cp_worker_send_task(lone.w, lone.func, big), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK(lone.w->big != NULL);
+    uint32_t n = 1;
+    struct cp_task *back = cp_worker_recall(lone.w, &n, true, NULL);
+    CHECK_EQ(n, 1);
+    CHECK(back != big);
+    CHECK_EQ(back->parts->n, 1);
+    CHECK_EQ(used(e.heap), 1);
+    cp_task_free(back);
+    CHECK_EQ(used(e.heap), 0);
+    close_both(&e, &lone);
+}
+
+TEST(share_a_result_that_lies)
+{
+    struct ends e;
+    struct lone lone;
+    struct cp_frame frame;
+    open_both(&e, &lone);
+    CHECK_EQ(lone_send(&lone, 1, 10), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    lone_next_task(&lone, &frame);
+    struct cp_ref ref = {.len = 1, .index = 99999};
+    uint32_t one = 1;
+    uint8_t body[sizeof(ref) + sizeof(one)];
+    memcpy(body, &ref, sizeof(ref));
+    memcpy(body + sizeof(ref), &one, sizeof(one));
+    struct cp_frame lie = {
+        .kind = CP_RESULT, .flags = CP_PARTS, .len = sizeof(body)};
+    lone_write(&lone, &lie, sizeof(lie));
+    lone_write(&lone, body, sizeof(body));
+    CHECK_EQ(cp_worker_recv(lone.w), CP_EPROTO);
+    CHECK_EQ(lone.results, 0);
+    close_both(&e, &lone);
 }
 
 /* ---- threads ---- */

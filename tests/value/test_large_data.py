@@ -12,7 +12,10 @@ import sys
 import time
 import zlib
 from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
 
+import engine
 import pytest
 import scripts
 from leftovers import eventually
@@ -23,8 +26,10 @@ numpy = pytest.importorskip("numpy")
 
 KIB, MIB = 1 << 10, 1 << 20
 
-HAS_MEMORY = sys.platform == "linux" and hasattr(os, "memfd_create")
+HAS_MEMORY = sys.platform == "linux" and not engine.PORTABLE
 needs_memory = pytest.mark.skipif(not HAS_MEMORY, reason="without shared memory")
+
+pytestmark = pytest.mark.better
 
 
 def memory_of() -> list[int]:
@@ -40,11 +45,11 @@ def memory_of() -> list[int]:
     return found
 
 
-def identity(value):
+def identity(value: Any) -> Any:
     return value
 
 
-def describe(value):
+def describe(value: Any) -> Any:
     """What a task sees of an array, and after it has written to it."""
     flags = value.flags
     seen = (value.shape, str(value.dtype), flags.c_contiguous, flags.f_contiguous)
@@ -56,26 +61,26 @@ def describe(value):
     return (*seen, flags.writeable, total, value.ctypes.data % 64)
 
 
-def change(value):
+def change(value: Any) -> Any:
     value += 1
     return value
 
 
-def make(size, seed=0):
+def make(size: Any, seed: Any = 0) -> Any:
     return numpy.random.default_rng(seed).integers(0, 256, size, "u1")
 
 
-def checksum(value) -> int:
+def checksum(value: Any) -> int:
     return zlib.crc32(value)
 
 
-def keep(value, kept=[]):  # noqa: B006 - on purpose
+def keep(value: Any, kept: Any = []) -> Any:  # noqa: B006 - on purpose
     kept.append(value)
     return [checksum(one) for one in kept]
 
 
 @pytest.fixture(scope="module", params=["fork", "spawn", "forkserver"])
-def pool(request):
+def pool(request: Any) -> Any:
     with Pool(2, context=get_context(request.param)) as made:
         yield made
 
@@ -94,7 +99,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_values_of_the_standard_library(pool, name: str) -> None:
+def test_values_of_the_standard_library(pool: Any, name: str) -> None:
     value = VALUES[name]
     arrived = pool.apply(identity, (value,))
     assert type(arrived) is type(value)
@@ -109,7 +114,7 @@ SHAPES = [(200_000,), (300, 700), (50, 60, 70), (3, 1, 100_000)]
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("dtype", ["f8", "i4", "c16", ">f4", "M8[ns]", "?"])
-def test_arrays(pool, dtype: str, order: str) -> None:
+def test_arrays(pool: Any, dtype: str, order: str) -> None:
     for shape in SHAPES:
         size = numpy.prod(shape)
         value = numpy.asarray(numpy.arange(size) % 100, "i8").astype(dtype).reshape(shape)
@@ -122,7 +127,7 @@ def test_arrays(pool, dtype: str, order: str) -> None:
             assert arrived.flags.writeable
 
 
-def test_arrays_in_objects(pool) -> None:
+def test_arrays_in_objects(pool: Any) -> None:
     shared = make(MIB)
     value = {"a": [shared, shared], "b": (make(200 * KIB), {"small": make(10)}), "c": b"x" * MIB}
     arrived = pool.apply(identity, (value,))
@@ -136,22 +141,22 @@ def test_arrays_in_objects(pool) -> None:
 class Holder:
     """Pickled with its buffer out of band, where that can be."""
 
-    def __init__(self, data) -> None:
+    def __init__(self, data: Any) -> None:
         self.data = data
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> Any:
         return Holder, (pickle.PickleBuffer(self.data),)
 
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_pickle_buffers(pool, kind) -> None:
+def test_pickle_buffers(pool: Any, kind: Any) -> None:
     data = kind(os.urandom(MIB))
     arrived = pool.apply(identity, (Holder(data),))
     assert type(arrived.data) is kind
     assert arrived.data == data
 
 
-def test_a_task_may_write_to_what_it_gets(pool) -> None:
+def test_a_task_may_write_to_what_it_gets(pool: Any) -> None:
     value = make(MIB).reshape(1024, 1024)
     value.flags.writeable = False
     total = int(value.sum())
@@ -164,7 +169,7 @@ def test_a_task_may_write_to_what_it_gets(pool) -> None:
         value = value.copy()
 
 
-def test_a_result_may_be_written_to_and_resized(pool) -> None:
+def test_a_result_may_be_written_to_and_resized(pool: Any) -> None:
     value = make(MIB)
     arrived = pool.apply(change, (value,))
     assert (arrived == value + 1).all()
@@ -206,7 +211,7 @@ def test_blocks_are_used_again() -> None:
 
 @needs_memory
 @pytest.mark.parametrize("limit", [4 * MIB, "4MiB"])
-def test_there_is_a_limit(limit) -> None:
+def test_there_is_a_limit(limit: Any) -> None:
     others = memory_of()
     with Pool(2, shared_memory_limit=limit) as own:
         values = [make(MIB, i) for i in range(20)]
@@ -222,13 +227,13 @@ def test_there_is_a_limit(limit) -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, "much", "0MB"])
-def test_a_limit_that_is_none(limit) -> None:
+def test_a_limit_that_is_none(limit: Any) -> None:
     with pytest.raises(ValueError, match="shared_memory_limit"):
         Pool(1, shared_memory_limit=limit)
 
 
 @needs_memory
-def test_nothing_is_left(pool) -> None:
+def test_nothing_is_left(pool: Any) -> None:
     before = memory_of()
     fds = len(os.listdir("/proc/self/fd"))
     with Pool(2) as own:
@@ -250,7 +255,7 @@ def test_nothing_is_left(pool) -> None:
     assert len(os.listdir("/proc/self/fd")) == fds
 
 
-def test_forked_copies_see_what_was_there(pool) -> None:
+def test_forked_copies_see_what_was_there(pool: Any) -> None:
     value = make(MIB)
     held = pool.apply(identity, (value,))
     for _ in range(3):
@@ -278,17 +283,17 @@ def test_forked_copies_see_what_was_there(pool) -> None:
             os.close(fd)
 
 
-_inherited = None
+_inherited: Any = None
 
 
-def inherited_checksum(_):
+def inherited_checksum(_: Any) -> Any:
     inherited_copy = _inherited
     before = checksum(inherited_copy)
     inherited_copy[:] = 0
     return before
 
 
-def test_workers_that_are_forked_later_inherit_results(pool) -> None:
+def test_workers_that_are_forked_later_inherit_results(pool: Any) -> None:
     global _inherited
     value = make(MIB)
     _inherited = pool.apply(identity, (value,))
@@ -302,7 +307,7 @@ def test_workers_that_are_forked_later_inherit_results(pool) -> None:
         _inherited = None
 
 
-def fork_and_keep(value):
+def fork_and_keep(value: Any) -> Any:
     """A copy of the worker outlives it, and looks at the array when the worker is dead."""
     read, write = os.pipe()
     if os.fork() == 0:
@@ -318,7 +323,7 @@ def fork_and_keep(value):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_copy_of_a_worker_that_died(tmp_path) -> None:
+def test_a_copy_of_a_worker_that_died(tmp_path: Path) -> None:
     file = tmp_path / "sum"
     with Pool(1) as own:
         value = make(MIB)
@@ -330,7 +335,7 @@ def test_a_copy_of_a_worker_that_died(tmp_path) -> None:
         assert int(file.read_text()) == checksum(value)
 
 
-def check_or_die(value):
+def check_or_die(value: Any) -> Any:
     total = checksum(value[0])
     value[0][:] = 0
     if not os.path.exists(value[1]):
@@ -340,21 +345,21 @@ def check_or_die(value):
     return total
 
 
-def test_a_task_that_is_run_again_gets_what_was_sent(tmp_path) -> None:
+def test_a_task_that_is_run_again_gets_what_was_sent(tmp_path: Path) -> None:
     value = make(MIB)
     with Pool(2) as own:
         args = ((value, str(tmp_path / "died")),)
         assert own.apply(check_or_die, args, retries=1) == checksum(value)
 
 
-def test_a_view_goes_on_to_another_worker(pool) -> None:
+def test_a_view_goes_on_to_another_worker(pool: Any) -> None:
     first = pool.apply(change, (make(MIB),))
     second = pool.apply(change, (first,))
     assert (second == make(MIB) + 2).all()
     assert (first == make(MIB) + 1).all()
 
 
-def test_sent_data_are_those_of_the_call(pool) -> None:
+def test_sent_data_are_those_of_the_call(pool: Any) -> None:
     value = make(MIB)
     expected = checksum(value)
     result = pool.apply_async(checksum, (value,))
@@ -377,14 +382,14 @@ print([int(array[-1]) for array in kept])
 """
 
 
-def test_results_outlive_terminate_and_exit(tmp_path) -> None:
+def test_results_outlive_terminate_and_exit(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, AT_EXIT) == [str(list(range(8)))]
 
 
 # ---- deaths ----
 
 
-def chaos_task(item):
+def chaos_task(item: Any) -> Any:
     seed, size, total, dies = item
     value = size[0] if isinstance(size, list) else size
     assert checksum(value) == total, seed
@@ -397,7 +402,7 @@ def chaos_task(item):
 @needs_memory
 def test_random_deaths_change_no_byte() -> None:
     rng = random.Random(7)
-    kept = {}
+    kept: dict[int, Any] = {}
     others = memory_of()
     with Pool(3) as own:
         for turn in range(12):
@@ -457,6 +462,6 @@ with Pool(1) as pool:
 @pytest.mark.parametrize(
     "where", [(1, 0, 0, 0), (1, 2**31, 0, 3), (1, 0, 60000, 0), (1, 0, 0, 200), (2**31, 0, 0, 0)]
 )
-def test_a_worker_that_lies_ends_alone(tmp_path, where) -> None:
+def test_a_worker_that_lies_ends_alone(tmp_path: Path, where: Any) -> None:
     said = scripts.output(tmp_path, LIES.replace("WHERE", repr(where)))
     assert said == ["-9", str(MIB)]
