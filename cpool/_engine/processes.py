@@ -145,10 +145,6 @@ class Pool(_StdlibPool):
     within pools end with the process that made them, however it ends. `terminate()` then kills
     busy workers with all processes that they have started.
 
-    Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that the
-    pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says how
-    much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
-
     Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that
     the pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says
     how much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
