@@ -32,6 +32,7 @@ struct cp_region {
     _Atomic uint32_t refs;
     pid_t pid; /* of the process that made this struct */
     int fd;
+    bool is_made_here;      /* not inherited: this process frees the memory */
     _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
     _Atomic bool is_closed;
     _Atomic bool was_forked; /* a copy of a process may use blocks */
@@ -255,6 +256,7 @@ cp_region_open(uint64_t limit, struct cp_region **out)
     if (r != 0) {
         return r;
     }
+    (*out)->is_made_here = true;
     r = cp_span_open(*out, 0, true, &span);
     struct cp_control *control = r == 0 ? cp_span_control(span) : NULL;
     if (control != NULL) {
@@ -293,7 +295,7 @@ cp_region_close(struct cp_region *region)
         return;
     }
     cp_lock_acquire(&leases_lock);
-    if (leases.next != &leases && !region->was_forked) {
+    if (leases.next != &leases && region->is_made_here && !region->was_forked) {
         clean(region, NULL);
     }
     cp_lock_release(&leases_lock);
@@ -625,7 +627,8 @@ cp_lease_close(struct cp_lease *lease)
     cp_lock_acquire(&leases_lock);
     lease->prev->next = lease->next;
     lease->next->prev = lease->prev;
-    bool is_over = region->is_closed || span->is_retired;
+    bool is_over =
+        region->is_made_here && (region->is_closed || span->is_retired);
     if (is_ours && is_over && !lease->was_forked) {
         cp_span_punch(span, lease->size_class, lease->index);
     }
