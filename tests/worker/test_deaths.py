@@ -48,8 +48,8 @@ def fill(fd: int) -> int:
     return found
 
 
-def die_when_it_is_being_read(theirs: set[str], size: int) -> bytes:
-    """Return that many bytes, and die when the parent has read some of the bytes, but not all."""
+def die_when_it_is_being_read(theirs: set[str], size: int) -> list[bytes]:
+    """Return so many bytes, none for shared memory; die when the parent has read some of them."""
     # The result pipe, and without pidfd another pipe that only signals the worker's end.
     for fd, pipe in pipes_to_write().items():
         if pipe not in theirs:
@@ -58,7 +58,7 @@ def die_when_it_is_being_read(theirs: set[str], size: int) -> bytes:
             fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_ASYNC)
-    return bytes(size)
+    return [bytes(50_000) for _ in range(size // 50_000)]
 
 
 def test_a_worker_dies_half_way_through_writing_a_result(make_pool: Any) -> None:
