@@ -81,11 +81,11 @@ def test_a_worker_dies_half_way_through_reading_a_task(make_pool: Any) -> None:
     pool.apply(tasks.nothing)
     [worker] = pool._pool
     os.kill(worker.pid, signal.SIGSTOP)
-    result = pool.apply_async(tasks.size, (bytes(8_000_000),))
+    result = pool.apply_async(tasks.size, ([bytes(50_000) for _ in range(160)],))
     fds = [fd for fd, pipe in pipes_to_write().items() if pipe not in ours]
     eventually(lambda: any(fill(fd) >= 4096 for fd in fds), "nothing is sent")
     worker.kill()
-    assert result.get(DEADLINE) == 8_000_000
+    assert result.get(DEADLINE) == 160
     whole_again(pool, 1)
 
 
