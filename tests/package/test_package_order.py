@@ -35,6 +35,7 @@ ORDER = """
     _base.importing
     _start
     _start.surroundings
+    _start.guard
     _start.child
     _start.popen
     _start.launchers
