@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING, T
+from .serial import refuse
 
 if TYPE_CHECKING:
     from typing import Any, TypedDict, Unpack
@@ -66,6 +67,7 @@ __all__ = [
     "Checked",
     "Unpack",
     "check_options",
+    "check_serial_options",
     "check_thread_options",
     "refuse_options",
 ]
@@ -134,6 +136,17 @@ def check_thread_options(options: CallOptions) -> Checked:
         if options.get(name):
             raise ValueError(f"{name} needs worker processes: a thread cannot be ended")
     return checked
+
+
+def check_serial_options(options: CallOptions, is_asked: bool) -> Checked:
+    """The same for a serial pool; where the environment asked for it they are ignored."""
+    checked = Checked(options)
+    needed = [name for name in _OF_PROCESSES if options.get(name)]
+    if not needed:
+        return checked
+    refuse(needed, is_asked)
+    rest: Any = {name: value for name, value in options.items() if name not in needed}
+    return Checked(rest)
 
 
 def _seconds(name: str, value: Any) -> float | None:

@@ -31,8 +31,16 @@ from .._start.method import default_context, popen_factory
 from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
 from . import end
+from . import serial as _serial
 from .configured import ConfiguredPool
-from .options import CallOptions, Checked, Unpack, check_options, refuse_options
+from .options import (
+    CallOptions,
+    Checked,
+    Unpack,
+    check_options,
+    check_serial_options,
+    refuse_options,
+)
 from .progress import show
 from .queue import TaskQueue
 from .results import (
@@ -144,6 +152,14 @@ class Pool(_StdlibPool):
     within pools end with the process that made them, however it ends. `terminate()` then kills
     busy workers with all processes that they have started.
 
+    `serial=True`: no worker at all, each task runs in the thread that submits it, before the call
+    returns, and those of `imap` and its kin when `next` asks for them: for debuggers, profilers and
+    coverage. Results, errors, callbacks and `current_worker()` are those of any pool; as in a
+    `ThreadPool` nothing is pickled. `maxtasksperchild` and `context` change nothing. What only
+    processes can do (`task_timeout`, `grace`, `retries`) is refused with `ValueError`. None: as the
+    environment variable CPOOL_SERIAL says when the pool is made ("1": serial); what cannot be done
+    is ignored then, with a `RuntimeWarning`.
+
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
@@ -159,6 +175,8 @@ class Pool(_StdlibPool):
     _on_exit = "terminate"
     _asked: WorkerOptions
     _has_helper = False
+    _serial = False
+    _threads: list[Thread]
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
@@ -179,6 +197,7 @@ class Pool(_StdlibPool):
         idle_timeout: float | None = None,
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
+        serial: bool | None = None,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -196,7 +215,8 @@ class Pool(_StdlibPool):
             cpu_ids,
             inner_max_num_threads,
         )
-        if not self._fits(context):
+        self._set_serial(serial)
+        if not self._serial and not self._fits(context):
             self._refuse_own(finalizer=finalizer)
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
@@ -214,7 +234,10 @@ class Pool(_StdlibPool):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
-        self._start()
+        if self._serial:
+            self._start_serial()
+        else:
+            self._start()
 
     def _set_end(
         self, finalizer: Callable[..., object] | None, finalargs: Iterable[Any], on_exit: str
@@ -226,6 +249,31 @@ class Pool(_StdlibPool):
         self._finalizer = finalizer
         self._finalargs = tuple(finalargs)
         self._on_exit = on_exit
+
+    def _set_serial(self, serial: bool | None) -> None:
+        self._is_serial_asked = serial is not None
+        self._serial = _serial.is_wanted(serial)
+        if self._serial:
+            _serial.refuse(self._asked.names("daemon"), self._is_serial_asked)
+
+    def _start_serial(self) -> None:
+        self._cache = Cache()
+        self._threads = []
+        self._starters = set()
+        self._taskqueue = TaskQueue(weakref.proxy(self))
+        engine = _serial.start(
+            self, self._initializer, self._initargs, self._finalizer, self._finalargs
+        )
+        self._engine = self._cache.engine = engine
+        self._has_helper = True  # nobody needs one
+        self._terminate = util.Finalize(self, _serial.shut_down, args=(engine,), exitpriority=15)
+        self._state = RUN
+
+    def _step(self, stream: Any) -> bool:
+        """Called by the engine of a serial pool, for a reader of an iterator."""
+        engine: Any = self._engine
+        found: bool = engine.step(stream)
+        return found
 
     @staticmethod
     def _refuse_own(**parameters: Any) -> None:
@@ -254,7 +302,7 @@ class Pool(_StdlibPool):
         if known is not None:
             self._engine.set_known(known)
         self._cache.engine = self._engine
-        self._threads: list[Thread] = []
+        self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         parts = (self._engine, self._workers, self._threads)
@@ -305,6 +353,8 @@ class Pool(_StdlibPool):
         return ConfiguredPool(self, asked)
 
     def _check_options(self, asked: CallOptions) -> Checked:
+        if self._serial:
+            return check_serial_options(asked, self._is_serial_asked)
         return check_options(asked)
 
     def apply(
@@ -779,6 +829,8 @@ class Pool(_StdlibPool):
         """Start workers until there are as many as there should be."""
         if self._engine is None:
             super()._repopulate_pool()
+            return
+        if self._serial:
             return
         with self._lock:
             wanted = self._processes

@@ -18,6 +18,7 @@ from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
+from . import serial as _serial
 from .options import CallOptions, Checked, check_thread_options
 from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
 from .queue import TaskQueue
@@ -105,7 +106,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
 
-    `finalizer`, `finalargs`, `on_exit` and `cpu_ids` are those of `Pool`. Its other parameters of
+    `finalizer`, `finalargs`, `on_exit`, `cpu_ids` and `serial` are those of `Pool`. Its other parameters of
     workers need processes: `ValueError`.
     """
 
@@ -126,8 +127,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
         idle_timeout: float | None = None,
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
+        serial: bool | None = None,
     ) -> None:
-        if self._fits(None):
+        if _serial.is_wanted(serial) or self._fits(None):
             Pool.__init__(
                 self,
                 processes,
@@ -142,6 +144,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 idle_timeout=idle_timeout,
                 cpu_ids=cpu_ids,
                 inner_max_num_threads=inner_max_num_threads,
+                serial=serial,
             )
             return
         self._set_end(finalizer, finalargs, on_exit)
@@ -186,6 +189,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._state = RUN
 
     def _check_options(self, asked: CallOptions) -> Checked:
+        if self._serial:
+            return super()._check_options(asked)
         return check_thread_options(asked)
 
     # ---- workers ----
@@ -232,6 +237,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         """Start threads until there are as many as there should be."""
         if self._engine is None:
             _StdlibThreadPool._repopulate_pool(self)
+            return
+        if self._serial:
             return
         with self._lock:
             self._join_exited_workers()

@@ -46,6 +46,7 @@ ORDER = """
     _engine.progress
     _engine.results
     _engine.queue
+    _engine.serial
     _engine.options
     _engine.configured
     _engine.workers

@@ -35,12 +35,14 @@ collect_calls(void *engine, struct cp_job *job)
 static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"target", "owner", "cache", "threads", NULL};
+    static char *names[] = {"target",  "owner",  "cache",
+                            "threads", "serial", NULL};
     unsigned int target;
     PyObject *owner, *cache;
-    int threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|p:Engine", names, &target,
-                                     &owner, &cache, &threads)) {
+    int threads = 0, serial = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|pp:Engine", names,
+                                     &target, &owner, &cache, &threads,
+                                     &serial)) {
         return NULL;
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
@@ -67,6 +69,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    self->serial = threads && serial;
     self->depth = py_depth_get();
     self->collect_calls = collect_calls;
     if (!threads && py_replaced_check(self->state) < 0) {
@@ -345,36 +348,54 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     return is_ours;
 }
 
+/* Do what cp_pool_next() has found. False: there will be nothing more to do. */
+static bool
+attend_to(EngineObject *self, int found, struct cp_job *job)
+{
+    switch (found) {
+        case CP_WAIT_CALL: return run_callbacks(self, job);
+        case CP_WAIT_EACH: return py_lane_see_to(self, job);
+        case CP_WAIT_WORKERS:
+            if (py_engine_replace_workers(self) < 0) {
+                PyErr_WriteUnraisable((PyObject *)self);
+            }
+            return true;
+        case CP_WAIT_IDLE: py_job_collect(self); return true;
+        default: py_job_collect(self); return false;
+    }
+}
+
 /* Do what cp_pool_next() finds, until the pool is gone. */
 static PyObject *
 attend(EngineObject *self, unsigned duties)
 {
-    for (;;) {
-        struct cp_job *job;
-        int r;
+    struct cp_job *job;
+    int r;
+    do {
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_next(self->pool, duties, &job);
         Py_END_ALLOW_THREADS
-        switch (r) {
-            case CP_WAIT_CALL:
-                if (!run_callbacks(self, job)) {
-                    Py_RETURN_NONE;
-                }
-                break;
-            case CP_WAIT_WORKERS:
-                if (py_engine_replace_workers(self) < 0) {
-                    PyErr_WriteUnraisable((PyObject *)self);
-                }
-                break;
-            case CP_WAIT_EACH:
-                if (!py_lane_see_to(self, job)) {
-                    Py_RETURN_NONE;
-                }
-                break;
-            case CP_WAIT_IDLE: py_job_collect(self); break;
-            default: py_job_collect(self); Py_RETURN_NONE;
+    } while (attend_to(self, r, job));
+    Py_RETURN_NONE;
+}
+
+/* call_back(): run the callbacks that are due, on this thread. */
+static PyObject *
+engine_call_back(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_job *job;
+    int r = CP_WAIT_CALL;
+    while (r == CP_WAIT_CALL || r == CP_WAIT_EACH) {
+        r = cp_pool_is_ours(self->pool)
+                ? cp_pool_try_next(self->pool, CP_DO_CALLS, &job)
+                : CP_WAIT_ENDED;
+        if (r != CP_WAIT_ENDED && r != CP_WAIT_TIMEOUT
+            && !attend_to(self, r, job)) {
+            break;
         }
     }
+    Py_RETURN_NONE;
 }
 
 /* help(): run callbacks. */
@@ -790,13 +811,16 @@ static PyMethodDef engine_methods[] = {
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"pull_all", engine_pull_all, METH_O, NULL},
     {"end_call", py_submit_end_call, METH_O, NULL},
+    {"feed_one", py_submit_feed_one, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
+    {"call_back", engine_call_back, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},
     {"work", py_thread_work, METH_NOARGS, NULL},
+    {"run_queued", py_thread_run_queued, METH_NOARGS, NULL},
     {"tasks_done", py_thread_tasks_done, METH_NOARGS, NULL},
     {"leave", py_thread_leave, METH_NOARGS, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},

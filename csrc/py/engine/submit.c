@@ -155,7 +155,8 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
         r = py_kept_add(in->engine, result, NULL, NULL, NULL);
     } else if (r > 0
                && (in->blocking
-                   || (in->source.plain && cp_job_limit(result->job) == 0))) {
+                   || (in->source.plain && cp_job_limit(result->job) == 0
+                       && !in->engine->serial))) {
         r = py_feed(in, 0, NULL);
     }
     if (r < 0) {
@@ -239,6 +240,20 @@ struct feeder {
     PyObject *result;   /* or NULL */
     PyObject *weak;     /* or NULL: the result is held all the time */
 };
+
+PyObject *
+py_submit_feed_one(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    ResultObject *result = (ResultObject *)arg;
+    if (!is_result(self, arg) || result->engine != self || !self->serial) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a result of this serial pool is needed");
+        return NULL;
+    }
+    int r = py_feed(&result->input, 1, NULL);
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
 
 /* Wait until the job wants tasks: what cp_job_wait_wants() returns; 0 as well where the
  * result is gone. */
