@@ -41,6 +41,7 @@ from .options import (
     check_serial_options,
     refuse_options,
 )
+from .places import Keys
 from .progress import show
 from .queue import TaskQueue
 from .results import (
@@ -176,6 +177,7 @@ class Pool(_StdlibPool):
     _asked: WorkerOptions
     _has_helper = False
     _serial = False
+    _keys: Keys | None = None
     _threads: list[Thread]
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
@@ -352,6 +354,29 @@ class Pool(_StdlibPool):
         self._check_options(asked)
         return ConfiguredPool(self, asked)
 
+    def _place(self, checked: Checked) -> None:
+        if not checked.has_place:
+            return
+        self._check_fixed("key" if checked.worker is None else "worker")
+        if self._serial:  # all is run here, but what is wrong elsewhere is here too
+            checked.check_place(self._processes)
+            return
+        if self._keys is None:
+            with self._lock:
+                self._keys = self._keys or Keys()
+        checked.place(self._processes, self._keys)
+
+    def _check_fixed(self, what: str) -> None:
+        if self._asked.is_elastic:
+            raise ValueError(
+                f"{what} needs a pool of a fixed size: workers of this one come and go"
+            )
+
+    def _check_many(self, asked: CallOptions, method: str) -> Checked:
+        checked = self._check_options(asked)
+        checked.refuse_place(method)
+        return checked
+
     def _check_options(self, asked: CallOptions) -> Checked:
         if self._serial:
             return check_serial_options(asked, self._is_serial_asked)
@@ -373,6 +398,7 @@ class Pool(_StdlibPool):
         if asked:
             self._check_running()
             checked = self._check_options(asked)
+            self._place(checked)
             if checked.progress is not None:
                 quiet: Any = {**asked, "progress": None}
                 made = self.apply_async(func, args, kwds, **quiet)
@@ -411,6 +437,7 @@ class Pool(_StdlibPool):
             )
         self._check_running()
         checked = self._check_options(asked)
+        self._place(checked)
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
         made = self._engine.submit(
@@ -426,6 +453,51 @@ class Pool(_StdlibPool):
         if checked.progress is not None:
             show(made, checked.progress, 1)
         return made
+
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **asked: Unpack[CallOptions],
+    ) -> list[T]:
+        """Call `func(*args, **kwds)` once in each worker; return the results by worker index.
+
+        Each worker runs it as soon as it is free. Waits for all, then raises the first exception
+        that arrived. A worker that starts later does not run it: that is what `initializer` is for.
+        In a serial pool, which has one worker, a list of one.
+        """
+        results: list[T] = self.broadcast_async(func, args, kwds, **asked).get()
+        return results
+
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> MapResult[T]:
+        """`broadcast` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        if self._engine is None:
+            raise ValueError("broadcast() needs a pool that runs on cpool's engine")
+        self._check_running()
+        checked = self._check_options(asked)
+        checked.refuse_place("broadcast")
+        self._check_fixed("broadcast()")
+        number = 1 if self._serial else self._processes
+        if not self._serial:
+            checked.spread()
+        result: MapResult[Any] = MapResult(self, 1, number, callback, error_callback)
+        if checked.progress is not None:
+            show(result, checked.progress, number)
+        result._set_options(checked.engine)
+        func = checked.wrap(partial(func, **kwds) if kwds else func)
+        mode = _core.STAR_ONE | _core.LISTED
+        calls = callback is not None or error_callback is not None
+        self._feed(result, func, [tuple(args)] * number, 1, mode, number, calls=calls)
+        return result
 
     def map(
         self,
@@ -569,7 +641,7 @@ class Pool(_StdlibPool):
         ):
             return self._map_async(func, iterable, mapper, chunksize, **asked).get()
         self._check_running()
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "map") if asked else None
         if checked is not None and chunksize is None and checked.wants_single_items:
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
@@ -605,7 +677,7 @@ class Pool(_StdlibPool):
             refuse_options(asked)
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "map_async") if asked else None
         if checked is not None and chunksize is None and checked.wants_single_items:
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
@@ -663,7 +735,7 @@ class Pool(_StdlibPool):
         self._check_running()
         if self._engine is None:
             refuse_options(asked)
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "imap") if asked else None
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
@@ -854,9 +926,9 @@ class Pool(_StdlibPool):
     def resize(self, processes: int) -> None:
         """Have so many workers from now on, at least 1; in an elastic pool so many at most.
 
-        New ones start at once, in an elastic pool when there is work for them. Of too many, idle
-        ones end first; none that runs a task is ended before the task is. `ValueError` for a pool
-        that is not running.
+        New ones start at once, in an elastic pool when there is work for them. Of too many, those
+        with the highest indexes end, in an elastic pool idle ones first; none that runs a task is
+        ended before the task is. `ValueError` for a pool that is not running.
         """
         number = self._check_resize(processes)
         with self._lock:
@@ -864,9 +936,13 @@ class Pool(_StdlibPool):
             surplus = engine.target - number
             self._processes = number
             self._asked.resize(engine, number)
+            if not self._asked.is_elastic:
+                engine.set_indexes(number)
             if surplus > 0:
                 engine.set_target(number)
-                engine.retire(surplus)
+                # Those that are left have the indexes below the number, unless they come and go.
+                first = 0 if self._asked.is_elastic else number
+                engine.retire(len(self._workers) if first else surplus, first)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:
@@ -876,7 +952,7 @@ class Pool(_StdlibPool):
         """
         self._check_running()
         with self._lock:
-            self._engine_of_processes().retire(len(self._workers))
+            self._engine_of_processes().retire(len(self._workers), 0)
             self._repopulate_pool()
 
     def _check_resize(self, processes: int) -> int:

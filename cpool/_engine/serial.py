@@ -217,8 +217,11 @@ class SerialEngine:
     def close_fds(self) -> None:
         """A serial pool has no descriptors."""
 
-    def retire(self, workers: int) -> None:
+    def retire(self, workers: int, first: int) -> None:
         """Nor workers."""
+
+    def set_indexes(self, number: int) -> None:
+        """Nor indexes."""
 
     def _finish_streams(self) -> None:
         """Run the tasks of iterators that nobody has read to their ends.

@@ -71,7 +71,7 @@ def worker(
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
-        tasks = engine.work()
+        tasks = engine.work(index)
         util.debug("worker exiting after %d tasks", tasks)
         if finalizer is not None:
             _finalize(finalizer, finalargs)
@@ -253,6 +253,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         number = self._check_resize(processes)
         with self._lock:
             self._processes = number
+            if self._engine is not None and not self._serial:
+                self._engine.set_indexes(number)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:

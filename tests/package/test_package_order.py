@@ -47,6 +47,7 @@ ORDER = """
     _engine.results
     _engine.queue
     _engine.serial
+    _engine.places
     _engine.options
     _engine.configured
     _engine.workers

@@ -262,16 +262,31 @@ engine_set_elastic(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* retire(n): so many worker processes end after the tasks that they run. */
+/* retire(n, first): so many worker processes end after the tasks that they run, of those
+ * with this index or a higher one. */
 static PyObject *
-engine_retire(PyObject *op, PyObject *arg)
+engine_retire(PyObject *op, PyObject *args)
+{
+    unsigned int n, from;
+    if (!PyArg_ParseTuple(args, "II:retire", &n, &from)
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_retire(ENGINE(op)->pool, n, from);
+    Py_RETURN_NONE;
+}
+
+/* set_indexes(n): there will be no workers but those with indexes below n. */
+static PyObject *
+engine_set_indexes(PyObject *op, PyObject *arg)
 {
     unsigned long n = PyLong_AsUnsignedLong(arg);
     if ((n == (unsigned long)-1 && PyErr_Occurred())
         || py_engine_check(ENGINE(op)) < 0) {
         return NULL;
     }
-    cp_pool_retire(ENGINE(op)->pool, (uint32_t)n);
+    cp_pool_set_indexes(ENGINE(op)->pool, (uint32_t)n);
+    py_job_collect(ENGINE(op));
     Py_RETURN_NONE;
 }
 
@@ -539,6 +554,31 @@ wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
     }
 }
 
+/* wait_pending(most, seconds): wait until fewer than `most` calls wait; True if so. */
+static PyObject *
+engine_wait_pending(PyObject *op, PyObject *args)
+{
+    EngineObject *self = ENGINE(op);
+    unsigned long long most;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "Kd:wait_pending", &most, &seconds)
+        || py_engine_check(self) < 0) {
+        return NULL;
+    }
+    bool found = cp_pool_wait_pending(self->pool, most, 0);
+    if (!found && seconds > 0) {
+        int64_t until = cp_now() + (int64_t)(seconds * (double)CP_SECOND);
+        py_pull_yield(self);
+        Py_BEGIN_ALLOW_THREADS
+        found = cp_pool_wait_pending(self->pool, most, until);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    return PyBool_FromLong(found);
+}
+
 /* wait_ended(timeout): run the event loop until all workers have ended: True;
  * or False where the timeout passes first. */
 static PyObject *
@@ -797,7 +837,8 @@ static PyMethodDef engine_methods[] = {
     {"kill_trees", engine_kill_trees, METH_NOARGS, NULL},
     {"set_memory_limit", engine_set_memory_limit, METH_O, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
-    {"retire", engine_retire, METH_O, NULL},
+    {"retire", engine_retire, METH_VARARGS, NULL},
+    {"set_indexes", engine_set_indexes, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
     {"hang_up", engine_hang_up, METH_NOARGS, NULL},
@@ -819,7 +860,7 @@ static PyMethodDef engine_methods[] = {
     {"call_back", engine_call_back, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
     {"enter", py_thread_enter, METH_NOARGS, NULL},
-    {"work", py_thread_work, METH_NOARGS, NULL},
+    {"work", py_thread_work, METH_VARARGS, NULL},
     {"run_queued", py_thread_run_queued, METH_NOARGS, NULL},
     {"tasks_done", py_thread_tasks_done, METH_NOARGS, NULL},
     {"leave", py_thread_leave, METH_NOARGS, NULL},
@@ -829,6 +870,7 @@ static PyMethodDef engine_methods[] = {
     {"close_fds", engine_close_fds, METH_NOARGS, NULL},
     {"end", engine_end, METH_NOARGS, NULL},
     {"break_pool", engine_break_pool, METH_O, NULL},
+    {"wait_pending", engine_wait_pending, METH_VARARGS, NULL},
     {"wait_ended", engine_wait_ended, METH_O, NULL},
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},

@@ -247,15 +247,17 @@ py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
-py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
+py_thread_work(PyObject *op, PyObject *args)
 {
     EngineObject *engine = (EngineObject *)op;
     struct py_state *state = engine->state;
-    if (check(engine) < 0) {
+    unsigned int index;
+    if (!PyArg_ParseTuple(args, "I:work", &index) || check(engine) < 0) {
         return NULL;
     }
     struct loop loop = {.engine = engine,
                         .pool = engine->pool,
+                        .turn = {.index = index},
                         .thread = PyThread_get_thread_ident()};
     int r;
     struct cp_result *result = NULL;
