@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from multiprocessing import TimeoutError, util
+from multiprocessing import TimeoutError, get_context, util
 from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
 
@@ -28,9 +28,9 @@ from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
 from .._start.method import default_context, popen_factory
-from .._start.surroundings import Surroundings
+from .._start.surroundings import Surroundings, check_environment, import_first
 from ..errors import PoolError, PoolTerminated
-from . import end
+from . import end, fronts
 from . import serial as _serial
 from .configured import ConfiguredPool
 from .options import (
@@ -57,6 +57,7 @@ from .thread import Thread
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any, Self, TypeVar
 
     from .workers import CpuIds
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     S = TypeVar("S")
 else:
     Any = CpuIds = S = object
+    ContextVar = {Any: object}
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
@@ -161,6 +163,24 @@ class Pool(_StdlibPool):
     environment variable CPOOL_SERIAL says when the pool is made ("1": serial); what cannot be done
     is ignored then, with a `RuntimeWarning`.
 
+    `max_pending` (int): a call that submits waits while so many calls wait, of which no worker has
+    been given a task yet. Calls from callbacks, iterables and tasks of the pool do not wait, since
+    the pool may depend on them; nor do those in a coroutine, whose awaiting task waits instead. A
+    pool that is closed meanwhile: `ValueError`.
+
+    `propagate_context`: True, or `ContextVar`s: a task runs with the values that these have where
+    it is submitted, in a context of its own. True takes all variables that have a value (but
+    numpy's). A variable has to be a global of a module, where workers find it, and its value is
+    pickled: otherwise `ValueError` and `TypeError` name it.
+
+    `env`: environment variables of the workers, a dict, or a function that returns one for a
+    worker's index (None deletes a variable). They are set before the initializer, and under spawn
+    and forkserver before the main module is imported. `preload`: names of modules that are imported
+    once: before the fork, or in the fork server unless that runs already; spawned workers import
+    them before the initializer. Under forkserver a worker has the environment, the `sys.path` and
+    the working directory that this process has when the worker starts, and nothing that the
+    server's had before.
+
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
@@ -178,6 +198,8 @@ class Pool(_StdlibPool):
     _has_helper = False
     _serial = False
     _keys: Keys | None = None
+    _env: Any = None
+    _preload: tuple[str, ...] = ()
     _threads: list[Thread]
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
@@ -200,6 +222,10 @@ class Pool(_StdlibPool):
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
         serial: bool | None = None,
+        max_pending: int | None = None,
+        propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
+        env: Mapping[str, str | None] | Callable[[int], Mapping[str, str | None]] | None = None,
+        preload: str | Iterable[str] = (),
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -218,8 +244,15 @@ class Pool(_StdlibPool):
             inner_max_num_threads,
         )
         self._set_serial(serial)
+        propagate, limit = fronts.check(propagate_context, max_pending)
         if not self._serial and not self._fits(context):
-            self._refuse_own(finalizer=finalizer)
+            self._refuse_own(
+                finalizer=finalizer,
+                max_pending=max_pending,
+                propagate_context=propagate or None,
+                env=env,
+                preload=preload or None,
+            )
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
             return
@@ -236,10 +269,12 @@ class Pool(_StdlibPool):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
+        self._set_start(env, preload)
         if self._serial:
             self._start_serial()
         else:
             self._start()
+        self._engine = fronts.stand_before(self._engine, self, propagate, limit)
 
     def _set_end(
         self, finalizer: Callable[..., object] | None, finalargs: Iterable[Any], on_exit: str
@@ -257,6 +292,15 @@ class Pool(_StdlibPool):
         self._serial = _serial.is_wanted(serial)
         if self._serial:
             _serial.refuse(self._asked.names("daemon"), self._is_serial_asked)
+
+    def _set_start(self, env: Any, preload: str | Iterable[str]) -> None:
+        if self._serial:
+            _serial.refuse(["env"] if env is not None else [], self._is_serial_asked)
+            self._preload = import_first(preload, get_context("fork"))
+            return
+        self._env = env
+        check_environment(env, 0)  # what is wrong is raised here, and not when a worker starts
+        self._preload = import_first(preload, self._ctx)
 
     def _start_serial(self) -> None:
         self._cache = Cache()
@@ -276,6 +320,11 @@ class Pool(_StdlibPool):
         engine: Any = self._engine
         found: bool = engine.step(stream)
         return found
+
+    @property
+    def _shares_objects(self) -> bool:
+        """Do tasks get the caller's own objects, and not copies?"""
+        return self._serial
 
     @staticmethod
     def _refuse_own(**parameters: Any) -> None:
@@ -871,12 +920,21 @@ class Pool(_StdlibPool):
         worker = self._engine.worker(self._maxtasksperchild, index)
         place = (self._asked.cpus_of(index), self._asked.threads)
         setup = child.Setup(
-            index, self._initializer, self._initargs, self._finalizer, self._finalargs, place
+            index,
+            self._initializer,
+            self._initargs,
+            self._finalizer,
+            self._finalargs,
+            place,
+            environment := check_environment(self._env, index),
+            self._preload,
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
-        process._Popen = popen_factory(worker, method, self._around, not self._was_ready, place)
+        process._Popen = popen_factory(
+            worker, method, self._around, not self._was_ready, place, environment
+        )
         made: BaseProcess = process
         return made
 

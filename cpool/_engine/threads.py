@@ -27,11 +27,13 @@ from .thread import check_can_start, start
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any
 
     from .workers import CpuIds
 else:
     Any = CpuIds = object
+    ContextVar = {Any: object}
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
@@ -106,8 +108,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
 
-    `finalizer`, `finalargs`, `on_exit`, `cpu_ids` and `serial` are those of `Pool`. Its other parameters of
-    workers need processes: `ValueError`.
+    `finalizer`, `finalargs`, `on_exit`, `cpu_ids`, `serial` and `max_pending` are those of `Pool`.
+    Its other parameters of workers need processes: `ValueError`. With `propagate_context` a task
+    runs in a copy of the context in which it was submitted.
     """
 
     __module__ = "cpool.pool"
@@ -128,6 +131,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
         serial: bool | None = None,
+        max_pending: int | None = None,
+        propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
     ) -> None:
         if _serial.is_wanted(serial) or self._fits(None):
             Pool.__init__(
@@ -145,10 +150,16 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 cpu_ids=cpu_ids,
                 inner_max_num_threads=inner_max_num_threads,
                 serial=serial,
+                max_pending=max_pending,
+                propagate_context=propagate_context,
             )
             return
         self._set_end(finalizer, finalargs, on_exit)
-        self._refuse_own(finalizer=finalizer)
+        self._refuse_own(
+            finalizer=finalizer,
+            max_pending=max_pending,
+            propagate_context=propagate_context or None,
+        )
         self._workers = []
         if processes is None:
             processes = default_processes()
@@ -163,6 +174,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
         )
         self._asked.refuse(_NEEDS_ENGINE)
         _StdlibThreadPool.__init__(self, processes, initializer, initargs)
+
+    @property
+    def _shares_objects(self) -> bool:
+        return True
 
     def _fits(self, context: Any) -> bool:
         return not replaces_parts(type(self), ThreadPool)
