@@ -82,7 +82,12 @@ class Front:
         return self._engine.feed(result, self._before(func), *rest)
 
     def run(self, result: Any, func: Any, *rest: Any) -> Any:
-        return self._engine.run(result, self._before(func), *rest)
+        try:
+            func = self._before(func)
+        except BaseException:
+            self._engine.cancel(result)  # or its job would never end
+            raise
+        return self._engine.run(result, func, *rest)
 
     def _wait(self, limit: int) -> None:
         if self._engine.wait_pending(limit, 0.0):

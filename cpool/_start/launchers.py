@@ -103,7 +103,7 @@ class _LaunchedPopen(Popen):
             with _sigpipe_blocked() as _launch.blocks_sigpipe:
                 super()._launch(process)  # type: ignore[misc]
         finally:
-            _launch.worker, _launch.is_sent = None, False
+            _launch.worker, _launch.is_sent, _launch.environment = None, False, None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:

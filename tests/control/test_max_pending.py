@@ -145,6 +145,23 @@ def test_many_threads(bounded: Any) -> None:
     assert sorted(sums) == sorted(n * n for n in range(6) for _ in range(20))
 
 
+@pytest.mark.parametrize("cls", [Pool, ThreadPool])
+def test_maps_of_many_threads(make_pool: Any, cls: Any) -> None:
+    """A map that waits to be submitted is none of those that wait for a worker."""
+    pool = make_pool(2, cls=cls, max_pending=1)
+    found: list[Any] = []
+    maps = [
+        lambda: pool.map(tasks.square, range(9)),
+        lambda: list(pool.imap(tasks.square, range(9))),
+    ]
+    threads = [threading.Thread(target=lambda n=n: found.append(maps[n % 2]())) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert found == [[x * x for x in range(9)]] * 6
+
+
 def test_a_worker_that_dies(make_pool: Any) -> None:
     pool = make_pool(1, max_pending=1)
     results = [pool.apply_async(tasks.die if n % 5 == 0 else tasks.nothing) for n in range(20)]

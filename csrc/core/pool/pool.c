@@ -558,15 +558,16 @@ cp_pool_has_room(struct cp_pool *pool)
            <= CP_HELD_HIGH;
 }
 
-/* Do as many jobs wait? Looks at these, and at those that workers have begun. */
+/* Do as many jobs wait? Looks at these, and at those that workers have begun. A job that
+ * nobody holds is not submitted yet: the thread that opened it may be waiting here. */
 static bool
 are_waiting(const struct cp_pool *pool, uint64_t most)
 {
     uint64_t n = 0;
     const struct cp_job *job = pool->all_first;
     while (job != NULL && n < most) {
-        n += job->arrived == 0 && job->running == 0 && !job->calling
-                     && (job->flags & CP_JOB_EACH) == 0
+        n += job->user != NULL && job->arrived == 0 && job->running == 0
+                     && !job->calling && (job->flags & CP_JOB_EACH) == 0
                  ? 1
                  : 0;
         job = job->all_next;
