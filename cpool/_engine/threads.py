@@ -18,6 +18,7 @@ from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
 from . import end
+from . import serial as _serial
 from .options import CallOptions, Checked, check_thread_options
 from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
 from .queue import TaskQueue
@@ -26,11 +27,13 @@ from .thread import check_can_start, start
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any
 
     from .workers import CpuIds
 else:
     Any = CpuIds = object
+    ContextVar = {Any: object}
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
@@ -70,7 +73,7 @@ def worker(
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
-        tasks = engine.work()
+        tasks = engine.work(index)
         util.debug("worker exiting after %d tasks", tasks)
         if finalizer is not None:
             _finalize(finalizer, finalargs)
@@ -105,8 +108,9 @@ class ThreadPool(Pool, _StdlibThreadPool):
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
 
-    `finalizer`, `finalargs`, `on_exit` and `cpu_ids` are those of `Pool`. Its other parameters of
-    workers need processes: `ValueError`.
+    `finalizer`, `finalargs`, `on_exit`, `cpu_ids`, `serial` and `max_pending` are those of `Pool`.
+    Its other parameters of workers need processes: `ValueError`. With `propagate_context` a task
+    runs in a copy of the context in which it was submitted.
     """
 
     __module__ = "cpool.pool"
@@ -126,8 +130,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
         idle_timeout: float | None = None,
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
+        serial: bool | None = None,
+        max_pending: int | None = None,
+        propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
     ) -> None:
-        if self._fits(None):
+        if _serial.is_wanted(serial) or self._fits(None):
             Pool.__init__(
                 self,
                 processes,
@@ -142,10 +149,17 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 idle_timeout=idle_timeout,
                 cpu_ids=cpu_ids,
                 inner_max_num_threads=inner_max_num_threads,
+                serial=serial,
+                max_pending=max_pending,
+                propagate_context=propagate_context,
             )
             return
         self._set_end(finalizer, finalargs, on_exit)
-        self._refuse_own(finalizer=finalizer)
+        self._refuse_own(
+            finalizer=finalizer,
+            max_pending=max_pending,
+            propagate_context=propagate_context or None,
+        )
         self._workers = []
         if processes is None:
             processes = default_processes()
@@ -160,6 +174,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
         )
         self._asked.refuse(_NEEDS_ENGINE)
         _StdlibThreadPool.__init__(self, processes, initializer, initargs)
+
+    @property
+    def _shares_objects(self) -> bool:
+        return True
 
     def _fits(self, context: Any) -> bool:
         return not replaces_parts(type(self), ThreadPool)
@@ -186,6 +204,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._state = RUN
 
     def _check_options(self, asked: CallOptions) -> Checked:
+        if self._serial:
+            return super()._check_options(asked)
         return check_thread_options(asked)
 
     # ---- workers ----
@@ -233,6 +253,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         if self._engine is None:
             _StdlibThreadPool._repopulate_pool(self)
             return
+        if self._serial:
+            return
         with self._lock:
             self._join_exited_workers()
             workers: list[Any] = self._workers
@@ -246,6 +268,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         number = self._check_resize(processes)
         with self._lock:
             self._processes = number
+            if self._engine is not None and not self._serial:
+                self._engine.set_indexes(number)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:

@@ -28,6 +28,7 @@ ORDER = """
     _base.handlers
     _base.broken
     _base.failures
+    _base.contexts
     _base.completed
     _base.current
     _base.size
@@ -47,6 +48,9 @@ ORDER = """
     _engine.progress
     _engine.results
     _engine.queue
+    _engine.serial
+    _engine.fronts
+    _engine.places
     _engine.options
     _engine.configured
     _engine.workers

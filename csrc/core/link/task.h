@@ -62,6 +62,7 @@ struct cp_task {
     uint32_t tries;       /* how often it was lost, and run again */
     uint16_t flags;       /* the binding's; sent in the frame header */
     uint8_t deaths;       /* workers that died while they loaded it; if big */
+    bool pinned;          /* only one worker may run it: struct cp_job's pin */
     int64_t cost_ns;      /* expected run time; set when it is sent */
     size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
@@ -84,6 +85,7 @@ enum cp_reason {
     CP_DIED = 0,    /* its worker died */
     CP_TIMED_OUT,   /* it ran for longer than its job's time limit */
     CP_TOOK_MEMORY, /* it took more than the pool's memory limit */
+    CP_NO_WORKER,   /* it was for a worker that the pool has no more */
 };
 
 struct cp_result {

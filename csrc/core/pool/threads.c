@@ -5,6 +5,7 @@
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
+#include "pool/turns.h"
 #include "pool/wake.h"
 
 /* As in pool/spin.c: waking a thread takes longer than what it is woken for, so a
@@ -191,11 +192,11 @@ static int
 take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
 {
     for (;;) {
-        if (pool->threads.n_retire > 0) {
+        if (pool->threads.n_retire > 0 && turn->index >= pool->target) {
             pool->threads.n_retire--;
             return CP_ECLOSED;
         }
-        turn->task = cp_sched_take(pool);
+        turn->task = cp_sched_take(pool, turn->index, &turn->had_pinned);
         cp_publish_queued(pool);
         if (turn->task != NULL) {
             return 1;
@@ -209,7 +210,8 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->queued > 0 || pool->threads.n_retire > 0
+        if (pool->queued > 0 || cp_turns_next_pinned(pool, turn->index) != NULL
+            || (pool->threads.n_retire > 0 && turn->index >= pool->target)
             || cp_plan_is_over(pool) || cp_has_dropped(pool)
             || pool->each_first != NULL) {
             continue; /* it came when we stopped looking */

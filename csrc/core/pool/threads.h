@@ -20,6 +20,8 @@ struct cp_pool;
 struct cp_turn {
     struct cp_task *task; /* what it runs; its job field is the pool's */
     int64_t begun;        /* when that began; the worker may set it later */
+    uint32_t index;       /* of the worker; constant */
+    bool had_pinned;      /* see struct cp_worker */
     bool dropped;         /* cp_pool_release_dropped() has something to do */
     bool
         sees_first; /* 0 instead of a task where cp_pool_has_each(): what sees to those

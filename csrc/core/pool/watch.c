@@ -129,7 +129,7 @@ static void
 on_leave(struct cp_worker *w)
 {
     on_exiting(w);
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     cp_watch_tell_end(w->pool, w);
 }
 
@@ -268,7 +268,7 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_exiting--;
             pool->n_overdue++;
             pool->lacks_workers = true;
-            (void)cp_jobs_recall(w, UINT32_MAX, true);
+            (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
             if (w->in_flight > 0) { /* claimed, and never to be answered */
                 (void)cp_proc_kill(&w->proc, SIGKILL);
             }
@@ -530,17 +530,18 @@ retire(struct cp_pool *pool, struct cp_worker *w)
 {
     w->retiring = true;
     pool->n_retiring++;
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     cp_watch_tell_end(pool, w);
 }
 
 void
-cp_watch_retire(struct cp_pool *pool, uint32_t n)
+cp_watch_retire(struct cp_pool *pool, uint32_t n, uint32_t from)
 {
     for (int busy = 0; busy < 2; busy++) {
         for (struct cp_worker *w = pool->workers; w != NULL && n > 0;
              w = w->next) {
-            if (!cp_plan_may_retire(w) || (busy == 0 && w->in_flight > 0)) {
+            if (w->index < from || !cp_plan_may_retire(w)
+                || (busy == 0 && w->in_flight > 0)) {
                 continue;
             }
             n--;
@@ -586,7 +587,7 @@ doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
      enum cp_reason reason)
 {
     uint64_t claimed;
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     if (cp_worker_claimed(w, &claimed) == NULL || claimed != seq) {
         return; /* it has begun another task meanwhile */
     }

@@ -247,15 +247,17 @@ py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
-py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
+py_thread_work(PyObject *op, PyObject *args)
 {
     EngineObject *engine = (EngineObject *)op;
     struct py_state *state = engine->state;
-    if (check(engine) < 0) {
+    unsigned int index;
+    if (!PyArg_ParseTuple(args, "I:work", &index) || check(engine) < 0) {
         return NULL;
     }
     struct loop loop = {.engine = engine,
                         .pool = engine->pool,
+                        .turn = {.index = index},
                         .thread = PyThread_get_thread_ident()};
     int r;
     struct cp_result *result = NULL;
@@ -277,5 +279,56 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     delist(&loop);
     clean_up(&loop, r);
+    return PyLong_FromUnsignedLongLong(loop.n);
+}
+
+/* The KeyboardInterrupt that the task has raised, which is also its result: a new
+ * reference, or NULL. */
+static PyObject *
+interrupt_of(struct cp_result *result)
+{
+    PyObject *exc = result != NULL && result->outcome == CP_RAISED
+                        ? py_refs_of_result(result)[0]
+                        : NULL;
+    return exc != NULL
+                   && PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt)
+               ? Py_NewRef(exc)
+               : NULL;
+}
+
+PyObject *
+py_thread_run_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (check(engine) < 0) {
+        return NULL;
+    }
+    struct loop loop = {.engine = engine,
+                        .pool = engine->pool,
+                        .thread = PyThread_get_thread_ident()};
+    struct cp_result *result = NULL;
+    PyObject *interrupt = NULL;
+    int r;
+    enlist(&loop);
+    while ((r = cp_threads_swap(loop.pool, &loop.turn, result, false)) == 1) {
+        loop.turn.begun = cp_now();
+        result = run_unless_ended(engine->state, loop.turn.task);
+        loop.n++;
+        if (!cp_pool_is_ours(loop.pool)) {
+            break; /* this is a copy that the task has forked */
+        }
+        if (interrupt == NULL) {
+            interrupt = interrupt_of(result);
+        }
+    }
+    delist(&loop);
+    if (cp_pool_is_ours(loop.pool)) {
+        clean_up(&loop, r);
+    }
+    if (interrupt != NULL) {
+        py_error_restore(interrupt);
+        Py_DECREF(interrupt);
+        return NULL;
+    }
     return PyLong_FromUnsignedLongLong(loop.n);
 }

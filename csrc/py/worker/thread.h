@@ -16,9 +16,13 @@ bool py_thread_takes_turns(void);
  * ended. */
 PyObject *py_thread_enter(PyObject *engine, PyObject *ignored);
 
-/* work(): run tasks until the pool ends. Returns how many, as an int. [detached
+/* work(index): run tasks until the pool ends. Returns how many, as an int. [detached
  * while it waits] */
-PyObject *py_thread_work(PyObject *engine, PyObject *ignored);
+PyObject *py_thread_work(PyObject *engine, PyObject *args);
+
+/* run_queued(): run tasks on this thread until none is queued. Returns how many, as an
+ * int; raises the KeyboardInterrupt that one of them has raised. */
+PyObject *py_thread_run_queued(PyObject *engine, PyObject *ignored);
 
 /* tasks_done(): how many tasks the current thread has run, if it is a worker. */
 PyObject *py_thread_tasks_done(PyObject *engine, PyObject *ignored);
