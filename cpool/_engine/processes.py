@@ -30,7 +30,7 @@ from .._start import child, popen
 from .._start.method import default_context, popen_factory
 from .._start.surroundings import Surroundings
 from ..errors import PoolError, PoolTerminated
-from . import end
+from . import end, known
 from .configured import ConfiguredPool
 from .options import CallOptions, Checked, Unpack, check_options, refuse_options
 from .progress import show
@@ -50,6 +50,7 @@ from .workers import WorkerOptions
 if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
+    from .statistics import PoolStatistics
     from .workers import CpuIds
 
     S = TypeVar("S")
@@ -159,6 +160,7 @@ class Pool(_StdlibPool):
     _on_exit = "terminate"
     _asked: WorkerOptions
     _has_helper = False
+    _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
@@ -250,9 +252,9 @@ class Pool(_StdlibPool):
         self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
-        known = self._known_functions()
-        if known is not None:
-            self._engine.set_known(known)
+        functions = self._known_functions()
+        if functions is not None:
+            self._engine.set_known(functions)
         self._cache.engine = self._engine
         self._threads: list[Thread] = []
         self._starters = set()
@@ -271,6 +273,7 @@ class Pool(_StdlibPool):
             except BaseException:
                 self.terminate()
                 raise
+        known.add(self)
 
     def _known_functions(self) -> dict[str, Any] | None:
         """The functions of the main module that workers have; None: those that it has in its file.
@@ -283,6 +286,21 @@ class Pool(_StdlibPool):
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
         return None if has_file else {}
+
+    # ---- seeing ----
+
+    def statistics(self) -> PoolStatistics:
+        """What the pool has done until now, a `cpool.PoolStatistics`; `str()` of it is a table.
+
+        Read from counters that the pool keeps anyway: no worker is asked. Also of a pool that has
+        ended. `ValueError` for one that runs on the standard library's engine, or that was made
+        before a fork.
+        """
+        if self._engine is None:
+            raise ValueError("statistics() needs a pool that runs on cpool's engine")
+        from .statistics import statistics_of
+
+        return statistics_of(self._engine, self._has_threads)
 
     # ---- submitting ----
 

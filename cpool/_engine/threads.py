@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, util
 
@@ -17,7 +18,7 @@ from .._base.current import CurrentWorker, set_thread
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
-from . import end
+from . import end, known
 from .options import CallOptions, Checked, check_thread_options
 from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
 from .queue import TaskQueue
@@ -70,7 +71,7 @@ def worker(
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
-        tasks = engine.work()
+        tasks = engine.work(index)
         util.debug("worker exiting after %d tasks", tasks)
         if finalizer is not None:
             _finalize(finalizer, finalargs)
@@ -110,6 +111,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
     """
 
     __module__ = "cpool.pool"
+
+    _has_threads = True
 
     def __init__(
         self,
@@ -184,6 +187,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
+        known.add(self)
 
     def _check_options(self, asked: CallOptions) -> Checked:
         return check_thread_options(asked)
@@ -205,7 +209,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
-        ticket = [self._engine.leave]
+        ticket = [partial(self._engine.leave, index)]
         thread = self._new_worker(
             self._target(),
             self._engine,
@@ -219,7 +223,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._asked.cpus_of(index),
         )
         thread.index = index
-        self._engine.enter()
+        self._engine.enter(index)
         try:
             start(thread, thread.start)
         except BaseException:

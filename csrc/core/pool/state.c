@@ -35,6 +35,17 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     return 0;
 }
 
+void
+cp_tallies_free(struct cp_tallies *tallies)
+{
+    free(tallies->workers);
+    tallies->workers = NULL;
+    for (size_t i = 0; i < CP_LONGEST; i++) {
+        free(tallies->longest[i].func);
+        tallies->longest[i].func = NULL;
+    }
+}
+
 bool
 cp_pool_is_ours(const struct cp_pool *pool)
 {
@@ -66,6 +77,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_poller_free(pool->poller);
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);
+    cp_tallies_free(&pool->tally);
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
     cp_cond_fini(&pool->starts);
