@@ -209,7 +209,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
-        ticket = [partial(self._engine.leave, index)]
+        ticket: list[Callable[[], None]] = [partial(self._engine.leave, index)]
         thread = self._new_worker(
             self._target(),
             self._engine,
