@@ -173,10 +173,8 @@ cp_tally_loss(struct cp_pool *pool, const struct cp_task *task,
     if (loss->reason == CP_TIMED_OUT && loss->amount > ns) {
         ns = loss->amount;
     }
-    struct cp_long found = {.ns = ns,
-                            .worker = loss->worker,
-                            .pid = loss->pid,
-                            .outcome = CP_LOST};
+    struct cp_long found = {
+        .ns = ns, .worker = loss->worker, .pid = loss->pid, .outcome = CP_LOST};
     note_long(pool, task, &found, NULL);
 }
 
