@@ -48,6 +48,8 @@ ORDER = """
     _engine.queue
     _engine.options
     _engine.configured
+    _engine.statistics
+    _engine.known
     _engine.workers
     _engine.processes
     _engine.threads
@@ -57,6 +59,7 @@ ORDER = """
     _program
     _program.fallback
     _program.swap
+    _program.report
     _program.startup
     _program.run
     __init__

@@ -35,17 +35,6 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     return 0;
 }
 
-void
-cp_tallies_free(struct cp_tallies *tallies)
-{
-    free(tallies->workers);
-    tallies->workers = NULL;
-    for (size_t i = 0; i < CP_LONGEST; i++) {
-        free(tallies->longest[i].func);
-        tallies->longest[i].func = NULL;
-    }
-}
-
 bool
 cp_pool_is_ours(const struct cp_pool *pool)
 {
