@@ -179,7 +179,7 @@ def _work(
     except BaseException as exc:
         engine.break_pool(exc)
     else:
-        engine.work(0)
+        engine.work(index)
     finally:
         leave(ticket)
 

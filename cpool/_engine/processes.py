@@ -30,7 +30,7 @@ from .._start import child, popen
 from .._start.method import default_context, popen_factory
 from .._start.surroundings import Surroundings, check_environment, import_first
 from ..errors import PoolError, PoolTerminated
-from . import end, fronts
+from . import end, fronts, known
 from . import serial as _serial
 from .configured import ConfiguredPool
 from .options import (
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from typing import Any, Self, TypeVar
 
+    from .statistics import PoolStatistics
     from .workers import CpuIds
 
     S = TypeVar("S")
@@ -201,6 +202,7 @@ class Pool(_StdlibPool):
     _env: Any = None
     _preload: tuple[str, ...] = ()
     _threads: list[Thread]
+    _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
@@ -313,7 +315,9 @@ class Pool(_StdlibPool):
         self._engine = self._cache.engine = engine
         self._has_helper = True  # nobody needs one
         self._terminate = util.Finalize(self, _serial.shut_down, args=(engine,), exitpriority=15)
+        self._has_threads = True
         self._state = RUN
+        known.add(self)
 
     def _step(self, stream: Any) -> bool:
         """Called by the engine of a serial pool, for a reader of an iterator."""
@@ -349,9 +353,9 @@ class Pool(_StdlibPool):
         self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
-        known = self._known_functions()
-        if known is not None:
-            self._engine.set_known(known)
+        functions = self._known_functions()
+        if functions is not None:
+            self._engine.set_known(functions)
         self._cache.engine = self._engine
         self._threads = []
         self._starters = set()
@@ -370,6 +374,7 @@ class Pool(_StdlibPool):
             except BaseException:
                 self.terminate()
                 raise
+        known.add(self)
 
     def _known_functions(self) -> dict[str, Any] | None:
         """The functions of the main module that workers have; None: those that it has in its file.
@@ -382,6 +387,21 @@ class Pool(_StdlibPool):
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
         return None if has_file else {}
+
+    # ---- seeing ----
+
+    def statistics(self) -> PoolStatistics:
+        """What the pool has done until now, a `cpool.PoolStatistics`; `str()` of it is a table.
+
+        Read from counters that the pool keeps anyway: no worker is asked. Also of a pool that has
+        ended. `ValueError` for one that runs on the standard library's engine, or that was made
+        before a fork.
+        """
+        if self._engine is None:
+            raise ValueError("statistics() needs a pool that runs on cpool's engine")
+        from .statistics import statistics_of
+
+        return statistics_of(self._engine, self._has_threads)
 
     # ---- submitting ----
 

@@ -16,6 +16,7 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing import util
 
 from .. import _core
@@ -71,8 +72,8 @@ class SerialEngine:
         self._changed = threading.Condition()
         self._finalizer: Callable[[], object] | None = None
         self._ends = False
-        self._core.enter()
-        self._ticket = [self._core.leave]
+        self._core.enter(0)
+        self._ticket = [partial(self._core.leave, 0)]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._core, name)

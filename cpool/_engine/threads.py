@@ -8,6 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, util
 
@@ -17,7 +18,7 @@ from .._base.current import CurrentWorker, set_thread
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
-from . import end
+from . import end, known
 from . import serial as _serial
 from .options import CallOptions, Checked, check_thread_options
 from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
@@ -115,6 +116,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
 
     __module__ = "cpool.pool"
 
+    _has_threads = True
+
     def __init__(
         self,
         processes: int | None = None,
@@ -202,6 +205,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
+        known.add(self)
 
     def _check_options(self, asked: CallOptions) -> Checked:
         if self._serial:
@@ -225,7 +229,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
-        ticket = [self._engine.leave]
+        ticket: list[Callable[[], None]] = [partial(self._engine.leave, index)]
         thread = self._new_worker(
             self._target(),
             self._engine,
@@ -239,7 +243,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._asked.cpus_of(index),
         )
         thread.index = index
-        self._engine.enter()
+        self._engine.enter(index)
         try:
             start(thread, thread.start)
         except BaseException:

@@ -53,6 +53,8 @@ ORDER = """
     _engine.places
     _engine.options
     _engine.configured
+    _engine.statistics
+    _engine.known
     _engine.workers
     _engine.processes
     _engine.threads
@@ -62,6 +64,7 @@ ORDER = """
     _program
     _program.fallback
     _program.swap
+    _program.report
     _program.startup
     _program.run
     __init__

@@ -100,7 +100,7 @@ struct cp_result {
     int pid;
     int exitcode;
     uint32_t worker;
-    uint32_t item;
+    uint32_t item;  /* of CP_OK: how many of its items failed all the same */
     int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
     size_t len;
     uint8_t body[];
@@ -115,6 +115,7 @@ struct cp_loss {
     /* Of CP_TIMED_OUT: how long that item had run, in ns; of CP_TOOK_MEMORY: how much
      * memory its worker had, in bytes. */
     int64_t amount;
+    int64_t ran_ns; /* how long that item had run; 0: nobody knows */
 };
 /* The exit code of a worker that lives on: the task stopped when it was asked to. */
 #define CP_NO_EXIT INT_MIN

@@ -123,7 +123,10 @@ struct cp_job {
     void
         *teller; /* the binding's; to be told of a result or of the end, once */
 
-    uint32_t retries;        /* how often a task that was lost is run again */
+    uint32_t retries; /* how often a task that was lost is run again */
+    /* The first item of a task is its index times this; 0: its items have no number.
+     * Set by the binding before the first task. */
+    uint32_t stride;
     _Atomic enum cp_end end; /* readable without the lock, like the next two */
     _Atomic bool done;
     _Atomic bool marked; /* by a result */

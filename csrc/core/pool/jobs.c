@@ -3,6 +3,7 @@
 
 #include "pool/func.h"
 #include "pool/plan.h"
+#include "pool/tally.h"
 #include "pool/turns.h"
 #include "pool/wake.h"
 
@@ -287,6 +288,7 @@ drop_queued(struct cp_job *job)
     *count_of(job) -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
         let_go(job->pool, task->held);
+        job->pool->tally.cancelled += task->items;
         cp_drop_task(job->pool, task);
         cp_jobs_unref(job); /* never the last: the job is listed */
     }
@@ -468,6 +470,7 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
             job->put++;
             cp_job_queue_last(job, list);
             ++*count_of(job);
+            pool->tally.submitted += list->items;
             hold(pool, list->held);
         }
         list = next;
@@ -523,6 +526,7 @@ cp_jobs_requeue_take(struct cp_task *task)
     struct cp_job *job = task->job;
     note_returned(job);
     if (atomic_load(&job->end) != CP_END_NONE) {
+        job->pool->tally.cancelled += task->items;
         cp_task_free(task);
         cp_jobs_unref(job);
         return;
@@ -554,6 +558,7 @@ end_withdrawn_take(struct cp_task *task)
 {
     struct cp_job *job = task->job;
     struct cp_result *result = cp_result_new(task->index, CP_WITHDRAWN, 0);
+    job->pool->tally.cancelled += task->items;
     cp_drop_task(job->pool, task);
     if (result == NULL) {
         cp_jobs_end(job, CP_END_NOMEM);
@@ -637,12 +642,13 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
 }
 
 bool
-cp_jobs_retry_take(struct cp_task *task)
+cp_jobs_retry_take(struct cp_task *task, uint32_t worker)
 {
     if (task->tries >= task->job->retries) {
         return false;
     }
     task->tries++;
+    cp_tally_of(task->job->pool, worker)->retried += task->items;
     if (task->tries == task->job->retries) {
         task->flags |= CP_FINAL;
     }
@@ -654,9 +660,10 @@ void
 cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
 {
     struct cp_job *job = task->job;
-    if (cp_jobs_retry_take(task)) {
+    if (cp_jobs_retry_take(task, loss->worker)) {
         return;
     }
+    cp_tally_loss(job->pool, task, loss);
     cp_jobs_note_answer(task);
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {

@@ -47,8 +47,9 @@ uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, unsigned which);
 void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
                          int64_t ns, uint32_t items);
 
-/* Run the task again, if its job has retries left: false where not. */
-bool cp_jobs_retry_take(struct cp_task *task);
+/* Run the task again, which the worker with this index has had, if its job has retries
+ * left: false where not. */
+bool cp_jobs_retry_take(struct cp_task *task, uint32_t worker);
 
 /* The task was lost with its worker: run it again, or that is its result. */
 void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);

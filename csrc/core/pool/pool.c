@@ -9,6 +9,7 @@
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/spin.h"
+#include "pool/tally.h"
 #include "pool/turns.h"
 #include "pool/wake.h"
 #include "pool/watch.h"
@@ -289,6 +290,15 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     cp_lock_release(&pool->lock);
 }
 
+int
+cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
+{
+    cp_lock_acquire(&pool->lock);
+    int r = cp_tally_copy(pool, copy);
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
 uint64_t
 cp_pool_unanswered(struct cp_pool *pool)
 {
@@ -405,6 +415,9 @@ cp_job_put_result_take(struct cp_job *job, struct cp_result *result)
     struct cp_pool *pool = job->pool;
     cp_lock_acquire(&pool->lock);
     job->put++;
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        cp_tally_failed_here(pool, result->items);
+    }
     cp_jobs_add_result_take(job, result);
     cp_act(pool);
     cp_unlock(pool);

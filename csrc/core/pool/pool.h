@@ -18,6 +18,7 @@
 #include "pool/drive.h"
 #include "pool/job.h"
 #include "pool/ref.h"
+#include "pool/tallies.h"
 #include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
@@ -314,6 +315,10 @@ struct cp_counts {
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
+ * CP_ENOMEM. */
+int cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy);
 
 /* How many tasks have no answer yet. */
 uint64_t cp_pool_unanswered(struct cp_pool *pool);

@@ -19,6 +19,7 @@
 #include "os/poller.h"
 #include "pool/job.h"
 #include "pool/ref.h"
+#include "pool/tallies.h"
 
 #define CP_INTERNED 64u
 
@@ -166,6 +167,7 @@ struct cp_pool {
     int64_t
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
+    struct cp_tallies tally;
 };
 
 /* A new pool without workers, poller or shared memory, with one reference. 0, or a

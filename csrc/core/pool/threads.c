@@ -5,6 +5,7 @@
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
+#include "pool/tally.h"
 #include "pool/turns.h"
 #include "pool/wake.h"
 
@@ -146,22 +147,24 @@ cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
 /* ---- workers ---- */
 
 int
-cp_threads_enter(struct cp_pool *pool)
+cp_threads_enter(struct cp_pool *pool, uint32_t worker)
 {
     cp_lock_acquire(&pool->lock);
     int r = pool->state == CP_ENDED ? CP_ECLOSED : 0;
     if (r == 0) {
         pool->n_workers++;
+        cp_tally_enter(pool, worker, cp_now());
     }
     cp_lock_release(&pool->lock);
     return r;
 }
 
 void
-cp_threads_leave(struct cp_pool *pool)
+cp_threads_leave(struct cp_pool *pool, uint32_t worker)
 {
     cp_lock_acquire(&pool->lock);
     pool->n_workers--;
+    cp_tally_leave(pool, worker, cp_now());
     if (pool->n_workers == 0) {
         cp_note_helper(pool);
         cp_note_starter(pool);
@@ -169,6 +172,12 @@ cp_threads_leave(struct cp_pool *pool)
     }
     cp_act(pool);
     cp_lock_release(&pool->lock);
+}
+
+bool
+cp_threads_is_long(struct cp_pool *pool, int64_t ns)
+{
+    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed);
 }
 
 static void
@@ -181,6 +190,11 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
     uint32_t items = task->items;
     turn->task = NULL;
     turn->begun = now;
+    if (result != NULL) {
+        result->worker = turn->index;
+    }
+    cp_tally_answer(pool, task, result, ns, turn->index, turn->func);
+    turn->func = NULL;
     cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, items);

@@ -671,6 +671,73 @@ engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
                          c.failed_starts);
 }
 
+static PyObject *
+tally_of(const struct cp_tally *t, int64_t busy_ns)
+{
+    return Py_BuildValue(
+        "(iKKKKKKKKLLL)", t->pid, (unsigned long long)t->starts,
+        (unsigned long long)t->tasks, (unsigned long long)t->done,
+        (unsigned long long)t->failed, (unsigned long long)t->lost,
+        (unsigned long long)t->retried, (unsigned long long)t->bytes_out,
+        (unsigned long long)t->bytes_in, (long long)(t->work_ns + busy_ns),
+        (long long)t->start_ns, (long long)t->ready_ns);
+}
+
+static PyObject *
+long_task_of(const struct cp_long *it)
+{
+    return Py_BuildValue("(LKIIIiiy#)", (long long)it->ns,
+                         (unsigned long long)it->index, it->stride, it->items,
+                         it->worker, it->pid, (int)it->outcome,
+                         it->func != NULL ? (const char *)it->func : "",
+                         (Py_ssize_t)it->func_len);
+}
+
+/* Append item, a new reference or NULL, to the list. */
+static int
+append_take(PyObject *list, PyObject *item)
+{
+    int r = item != NULL ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return r;
+}
+
+/* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
+ * worker index], [the longest tasks]). Also of a pool that has ended. */
+static PyObject *
+engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_tallies all;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    int r = cp_pool_tallies(self->pool, &all);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    PyObject *workers = PyList_New(0), *longest = PyList_New(0), *found = NULL;
+    r = workers != NULL && longest != NULL ? 0 : -1;
+    int64_t now = cp_now();
+    for (uint32_t i = 0; r == 0 && i < all.n; i++) {
+        int64_t ns = self->threads ? py_thread_busy_ns(self, i, now) : 0;
+        r = append_take(workers, tally_of(&all.workers[i], ns));
+    }
+    for (size_t i = 0; r == 0 && i < CP_LONGEST && all.longest[i].ns > 0; i++) {
+        r = append_take(longest, long_task_of(&all.longest[i]));
+    }
+    if (r == 0) {
+        found = Py_BuildValue("(KKKOO)", (unsigned long long)all.submitted,
+                              (unsigned long long)all.cancelled,
+                              (unsigned long long)all.failed_here, workers,
+                              longest);
+    }
+    Py_XDECREF(workers);
+    Py_XDECREF(longest);
+    cp_tallies_free(&all);
+    return found;
+}
+
 struct job_list {
     PyObject **results;
     uint64_t n, cap;
@@ -859,11 +926,11 @@ static PyMethodDef engine_methods[] = {
     {"help", engine_help, METH_NOARGS, NULL},
     {"call_back", engine_call_back, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
-    {"enter", py_thread_enter, METH_NOARGS, NULL},
-    {"work", py_thread_work, METH_VARARGS, NULL},
+    {"enter", py_thread_enter, METH_O, NULL},
+    {"work", py_thread_work, METH_O, NULL},
     {"run_queued", py_thread_run_queued, METH_NOARGS, NULL},
     {"tasks_done", py_thread_tasks_done, METH_NOARGS, NULL},
-    {"leave", py_thread_leave, METH_NOARGS, NULL},
+    {"leave", py_thread_leave, METH_O, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},
     {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
     {"close", engine_close, METH_NOARGS, NULL},
@@ -874,6 +941,7 @@ static PyMethodDef engine_methods[] = {
     {"wait_ended", engine_wait_ended, METH_O, NULL},
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
+    {"tallies", engine_tallies, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},

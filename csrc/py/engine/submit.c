@@ -151,6 +151,9 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     struct py_input *in = &result->input;
     int r = 0;
     result->call = name_of_call(result, mode);
+    result->job->stride = (mode & PY_TASKS) != 0     ? 0
+                          : py_result_is_map(result) ? 1
+                                                     : (uint32_t)chunksize;
     if (in->blocking && !py_source_is_plain(iterable)) {
         r = py_engine_attend(
             in->engine); /* this thread runs the program's code now */
