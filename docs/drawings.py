@@ -144,7 +144,8 @@ STEPS = [
                 hand_to                 core/pool/act.c
                   cp_sched_fill         core/pool/sched.c
                     next_for            core/pool/sched.c
-                      cp_turns_next     core/pool/turns.c
+                      next_of_all       core/pool/sched.c
+                        cp_turns_next   core/pool/turns.c
                     cp_worker_send_task core/link/worker.c
                       put_frame         core/link/worker.c
                       cp_claim_offer    core/link/board.c

@@ -302,7 +302,8 @@ count_caught(struct loop *loop, PyObject *list)
     PyObject *type = PyObject_GetAttrString(loop->state->failures, "Caught");
     uint32_t n = 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        n += (PyObject *)Py_TYPE(PyList_GET_ITEM(list, i)) == type ? 1 : 0;
+        PyObject *item = PyList_GET_ITEM(list, i); /* lint-ok: only its type */
+        n += (PyObject *)Py_TYPE(item) == type ? 1 : 0;
     }
     Py_XDECREF(type);
     PyErr_Clear();
