@@ -9,7 +9,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import count
 from multiprocessing import TimeoutError, util
 
 from .. import _core
@@ -58,12 +57,14 @@ def worker(
     finalizer: Callable[..., object] | None,
     finalargs: Iterable[Any],
     cpus: tuple[int, ...] | None,
+    pool_of: Callable[[], ThreadPool | None],
 ) -> None:
     """The target of a worker thread: run the initializer, then tasks until the pool ends."""
     if cpus is not None:
         with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
             os.sched_setaffinity(0, cpus)  # of this thread alone
     set_thread(CurrentWorker(index, engine.tasks_done))
+    retired = False
     try:
         if initializer is not None:
             initializer(*initargs)
@@ -74,12 +75,18 @@ def worker(
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
-        tasks = engine.work(index)
+        tasks, retired = engine.work(index)
         util.debug("worker exiting after %d tasks", tasks)
         if finalizer is not None:
             _finalize(finalizer, finalargs)
     finally:
         leave(ticket)
+    if retired:
+        this: Any = threading.current_thread()
+        this.index = -1  # another thread may have it
+        pool = pool_of()
+        if pool is not None:
+            pool._fill_up()
 
 
 def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:
@@ -241,6 +248,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._finalizer,
             self._finalargs,
             self._asked.cpus_of(index),
+            weakref.ref(self),
         )
         thread.index = index
         self._engine.enter(index)
@@ -263,9 +271,17 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._join_exited_workers()
             workers: list[Any] = self._workers
             used = {thread.index for thread in workers}
-            free = (index for index in count() if index not in used)
-            for _ in range(self._engine.set_target(self._processes)):
-                self._add_worker(next(free))
+            lacking = self._engine.set_target(self._processes)
+            free = [index for index in range(self._processes) if index not in used]
+            for index in free[:lacking]:  # a thread that is leaving still has its index
+                self._add_worker(index)
+
+    def _fill_up(self) -> None:
+        """Called by a thread that leaves: resize() may have asked for its index again."""
+        engine = self._engine
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the program exits
+            if engine is not None and engine.is_ours and self._state == RUN:
+                self._repopulate_pool()
 
     def resize(self, processes: int) -> None:
         """Have so many threads from now on, at least 1; too many end after the tasks they run."""

@@ -208,6 +208,7 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
     for (;;) {
         if (pool->threads.n_retire > 0 && turn->index >= pool->target) {
             pool->threads.n_retire--;
+            turn->retired = true;
             return CP_ECLOSED;
         }
         turn->task = cp_sched_take(pool, turn->index, &turn->had_pinned);

@@ -25,6 +25,7 @@ struct cp_turn {
     const char
         *func;    /* the name of what it ran, where that took long; or NULL */
     bool dropped; /* cp_pool_release_dropped() has something to do */
+    bool retired; /* the thread ends, since there are too many */
     bool
         sees_first; /* 0 instead of a task where cp_pool_has_each(): what sees to those
                         may wait for that task */

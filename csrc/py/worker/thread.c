@@ -325,12 +325,14 @@ py_thread_work(PyObject *op, PyObject *arg)
             /* The task has forked, and this is the copy, where no thread
              * waits. */
             delist(&loop);
-            return PyLong_FromUnsignedLongLong(loop.n);
+            return Py_BuildValue("KO", (unsigned long long)loop.n,
+                                 loop.turn.retired ? Py_True : Py_False);
         }
     }
     delist(&loop);
     clean_up(&loop, r);
-    return PyLong_FromUnsignedLongLong(loop.n);
+    return Py_BuildValue("KO", (unsigned long long)loop.n,
+                         loop.turn.retired ? Py_True : Py_False);
 }
 
 /* The KeyboardInterrupt that the task has raised, which is also its result: a new

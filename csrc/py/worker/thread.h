@@ -16,8 +16,9 @@ bool py_thread_takes_turns(void);
  * ended. */
 PyObject *py_thread_enter(PyObject *engine, PyObject *index);
 
-/* work(index): run tasks until the pool ends. Returns how many, as an int. [detached
- * while it waits] */
+/* work(index): run tasks until the pool ends, or until resize() has made the thread
+ * one too many. Returns how many it ran, and whether the latter is so. [detached while it
+ * waits] */
 PyObject *py_thread_work(PyObject *engine, PyObject *index);
 
 /* run_queued(): run tasks on this thread until none is queued. Returns how many, as an
