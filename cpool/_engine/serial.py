@@ -165,7 +165,7 @@ class SerialEngine:
 
     def run(self, result: Any, *args: Any) -> Any:
         try:
-            self.feed(result, *args, 0)
+            self.feed(result, *args, limit=0)
         except BaseException:
             self._core.cancel(result)
             raise

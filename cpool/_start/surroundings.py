@@ -57,7 +57,7 @@ def import_first(names: str | Iterable[str], context: Any) -> tuple[str, ...]:
     if method == "forkserver":
         from multiprocessing import forkserver
 
-        server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+        server: Any = forkserver._forkserver
         known = list(server._preload_modules)
         server.set_forkserver_preload(known + [name for name in modules if name not in known])
     return modules
