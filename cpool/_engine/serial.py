@@ -143,7 +143,7 @@ class SerialEngine:
         chunksize: int,
         mode: int,
         length: int,
-        limit: int,
+        limit: int = 0,
     ) -> bool:
         is_stream = isinstance(result, _core.Stream)
         if is_stream:
@@ -165,7 +165,7 @@ class SerialEngine:
 
     def run(self, result: Any, *args: Any) -> Any:
         try:
-            self.feed(result, *args, limit=0)
+            self.feed(result, *args)
         except BaseException:
             self._core.cancel(result)
             raise
