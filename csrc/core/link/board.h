@@ -57,7 +57,7 @@ struct cp_row {
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
-    _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */
+    _Atomic uint32_t spin_us;   /* how long to spin on sent before blocking */
     _Atomic uint32_t is_traced; /* the times of every task are wanted */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
