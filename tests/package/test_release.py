@@ -41,7 +41,7 @@ def test_the_name_is_the_same_everywhere() -> None:
     assert project()["project"]["name"] == NAME
     assert only(r"^  name: (.+)$", "conda/recipe.yaml") == NAME
     assert f"https://pypi.org/project/{NAME}/" in text_of(".github/workflows/release.yml")
-    pages = [ROOT / "README.md", *ROOT.glob("*/**/*.md"), *ROOT.glob("cpool/**/*.py")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("cpool/**/*.py")]
     wrong = re.compile(r"pip install [^\n]*?(?<![\w/.-])cpool(?![\w-])")
     shown = [str(page) for page in pages if wrong.search(page.read_text(encoding="utf-8"))]
     assert len(pages) > 50 and shown == []
