@@ -15,7 +15,6 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_DICT] = "__dict__",
     [WORD_EXTEND] = "extend",
     [WORD_APPEND] = "append",
-    [WORD_ITEMS] = "items",
 };
 
 int

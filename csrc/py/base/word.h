@@ -18,7 +18,6 @@ enum py_word {
     WORD_DICT,
     WORD_EXTEND,
     WORD_APPEND,
-    WORD_ITEMS,
     WORD_COUNT
 };
 
