@@ -94,8 +94,7 @@ act_on_processes(struct cp_pool *pool)
         && ((acts
              && (cp_plan_is_tick_late(pool)
                  || (!pool->armed && cp_plan_wants_probe(pool))))
-            || ((pool->n_limited > 0 || pool->n_stopping > 0
-                 || pool->memory_limit > 0)
+            || (cp_pool_has_limits(pool)
                 && cp_plan_limit_at(pool, cp_now()) < pool->sleeps_until)
             || pool->kills_due)) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */

@@ -254,8 +254,7 @@ int64_t
 cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
 {
     int64_t at = CP_NEVER;
-    if (pool->n_limited == 0 && pool->n_stopping == 0
-        && pool->memory_limit == 0) {
+    if (!cp_pool_has_limits(pool)) {
         return at;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {

@@ -181,6 +181,14 @@ cp_pool_has_threads(const struct cp_pool *pool)
     return pool->threads.release != NULL;
 }
 
+/* Is there anything whose limit may pass while nothing else happens? */
+static inline bool
+cp_pool_has_limits(const struct cp_pool *pool)
+{
+    return pool->n_limited > 0 || pool->n_stopping > 0
+           || pool->memory_limit > 0;
+}
+
 /* Tags of the poller. */
 #define CP_TAG_WAKE UINT64_C(0)
 #define CP_TAG_RX 1u
