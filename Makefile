@@ -26,7 +26,7 @@ tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"
 # With it set, every interpreter that a test starts would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help build tools venv core sdist clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
+.PHONY: help build tools venv core sdist site links clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
         stress-replaced stress-model faults fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
@@ -64,6 +64,14 @@ sdist: tools ## build the source distribution, and unpack it under build/sdist
 	rm -rf build/sdist && flock build/lock $(tools)/bin/python -m build --sdist --outdir build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
+site: ## build the documentation into build/site; warnings are errors
+	@$(MAKE) --no-print-directory venv EDITABLE=-e PACKAGES='.[docs]'
+	rm -rf build/site && $(bin)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+
+links: ## follow the links from the documentation to other sites; needs a network
+	@$(MAKE) --no-print-directory venv EDITABLE=-e PACKAGES='.[docs]'
+	$(bin)/python -m sphinx -q -b linkcheck -d build/doctrees docs build/links
+
 clean: ## remove everything built, except VENV
 	rm -rf build dist *.egg-info cpool/*.so
 
@@ -78,7 +86,7 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 
 # What only the package's own Python code, the build or the documentation decides: once on each interpreter is enough.
 package_alone := $(addprefix --ignore=tests/package/test_,swap.py fallback.py typing.py examples.py docs.py architecture.py \
-                 order.py layers.py package_order.py private.py)
+                 order.py layers.py package_order.py private.py pages.py release.py)
 # What the build for other systems does not change: encoding, pulling of items, and what stands on top of the pool.
 not_portable := $(addprefix --ignore=tests/,value task faces stdlib)
 

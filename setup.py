@@ -10,8 +10,10 @@ Switches in the environment:
 On Windows nothing is built: there the package uses the standard library's pool.
 """
 
+import gzip
 import os
 import sys
+import tarfile
 import zipfile
 from glob import glob
 from tempfile import TemporaryDirectory
@@ -20,6 +22,7 @@ from setuptools import Extension, setup
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.command.editable_wheel import editable_wheel
+from setuptools.command.sdist import sdist
 from setuptools.errors import CCompilerError
 
 
@@ -88,6 +91,39 @@ class EditableWithPth(editable_wheel):
                 wheel.writestr("cpool.pth", PTH)
 
 
+class ReproducibleSdist(sdist):
+    """The same files give the same archive, byte for byte, whoever builds it, where and when."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        if format != "gztar" or root_dir is not None:
+            return super().make_archive(base_name, format, root_dir, base_dir, owner, group)
+        path = f"{base_name}.tar.gz"
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with (
+            open(path, "wb") as file,
+            gzip.GzipFile("", "wb", 9, file, mtime=ARCHIVE_TIME) as zipped,
+            tarfile.open(mode="w", fileobj=zipped, format=tarfile.PAX_FORMAT) as archive,
+        ):
+            for folder, folders, names in os.walk(base_dir):
+                folders.sort()
+                for name in sorted(names):
+                    archive.add(os.path.join(folder, name), filter=as_anybodys)
+        return path
+
+
+# The time of all files in the archive. Zip files know none before 1980.
+ARCHIVE_TIME = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
+
+
+def as_anybodys(member):
+    """Leave out of an archive's member who owns the file, and when it was written."""
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = ARCHIVE_TIME
+    member.mode = 0o755 if member.mode & 0o100 else 0o644
+    return member
+
+
 compile_flags = ["-std=c11", "-O2", "-fvisibility=hidden", "-fno-strict-aliasing"]
 compile_flags += ["-Wall", "-Wextra", "-Wshadow"]
 link_flags = ["-lpthread"]
@@ -123,6 +159,7 @@ setup(
         "build": BuildWithPth,
         "build_ext": BuildExtension,
         "editable_wheel": EditableWithPth,
+        "sdist": ReproducibleSdist,
     },
     ext_modules=[] if sys.platform == "win32" else [core],
 )

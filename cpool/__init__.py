@@ -37,14 +37,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
+    from ._engine.statistics import LongTask, PoolStatistics, WorkerStatistics
     from .errors import TaskCancelledError
 
 __all__ = [
     "AsyncResult",
     "InitializerError",
+    "LongTask",
     "MemoryLimitError",
     "Pool",
     "PoolError",
+    "PoolStatistics",
     "PoolTerminated",
     "ProcessPoolExecutor",
     "RemoteError",
@@ -55,6 +58,7 @@ __all__ = [
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerLostError",
+    "WorkerStatistics",
     "as_completed",
     "current_worker",
     "default_processes",
@@ -65,6 +69,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _EXECUTORS = ("ProcessPoolExecutor", "ThreadPoolExecutor")
+_STATISTICS = ("LongTask", "PoolStatistics", "WorkerStatistics")
 
 
 # Made or imported when asked for: concurrent.futures would double the time that a worker, which is
@@ -72,6 +77,10 @@ _EXECUTORS = ("ProcessPoolExecutor", "ThreadPoolExecutor")
 def __getattr__(name: str) -> Any:
     if name == "TaskCancelledError":
         return getattr(errors, name)
+    if name in _STATISTICS:
+        from ._engine import statistics
+
+        return getattr(statistics, name)
     if name not in _EXECUTORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     home: Any

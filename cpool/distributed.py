@@ -1,4 +1,4 @@
-"""The pool on a dask.distributed cluster: `pip install 'cpool[distributed]'`.
+"""The pool on a dask.distributed cluster: `pip install 'cpool-mp[distributed]'`.
 
 from cpool.distributed import Pool
 
@@ -12,7 +12,7 @@ try:
     import distributed as _distributed
 except ImportError as exc:
     raise ImportError(
-        "cpool.distributed needs dask's `distributed`: pip install 'cpool[distributed]'"
+        "cpool.distributed needs dask's `distributed`: pip install 'cpool-mp[distributed]'"
     ) from exc
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/folders.svg and docs/task.svg for docs/architecture.md: `python docs/drawings.py`.
+"""Draws the SVG files of docs/architecture.md and docs/how-it-works.md: `python docs/drawings.py`.
 
 tests/package/test_architecture.py checks that the SVG files are what this script draws, and that
 the functions in STEPS are in the files given and call each other as the drawing says.
@@ -58,6 +58,7 @@ LAYERS = [
         {
             "pool": "jobs, scheduling, the event loop, the life of a pool: record, then act",
             "link": "between the parent and one worker: frames, board, the two ends",
+            "share": "shared memory for large data: the file, its blocks, parts of bodies",
             "os": "differences between systems: descriptors, polling, processes",
             "base": "error codes, clock, locks, buffers, huge pages",
         },
@@ -144,7 +145,8 @@ STEPS = [
                 hand_to                 core/pool/act.c
                   cp_sched_fill         core/pool/sched.c
                     next_for            core/pool/sched.c
-                      cp_turns_next     core/pool/turns.c
+                      next_of_all       core/pool/sched.c
+                        cp_turns_next   core/pool/turns.c
                     cp_worker_send_task core/link/worker.c
                       put_frame         core/link/worker.c
                       cp_claim_offer    core/link/board.c
@@ -374,7 +376,103 @@ def draw_task() -> str:
     return svg(width, max(bottoms) + 20, "The way of one task through cpool and back", parts)
 
 
-DRAWINGS = {"folders.svg": draw_layers, "task.svg": draw_task}
+def box(x: float, y: float, width: float, lines: list[str]) -> list[str]:
+    """A box with a title and lines below it."""
+    return [
+        rect(x, y, width, 22 + 17 * (len(lines) - 1) + 8),
+        text(x + 12, y + 19, lines[0], "title"),
+        *(text(x + 12, y + 19 + 17 * at, line, "small") for at, line in enumerate(lines) if at),
+    ]
+
+
+def both_ways(x: float, y: float, to_x: float) -> list[str]:
+    return [arrow(f"M{x} {y}H{to_x - 1}"), arrow(f"M{to_x} {y + 14}H{x + 1}")]
+
+
+def draw_drivers() -> str:
+    """Which thread runs the event loop, in a blocking and in an asynchronous call."""
+    workers = ["worker processes", "run the tasks"]
+    parts = [
+        text(20, 26, "results = pool.map(f, items)", "code"),
+        rect(20, 40, 470, 86, "group"),
+        *box(
+            34, 54, 440, ["the calling thread runs the event loop", "encodes items, writes tasks,"]
+        ),
+        text(46, 107, "reads results, rebuilds values", "small"),
+        *both_ways(490, 70, 700),
+        *box(700, 54, 180, workers),
+        text(20, 166, "result = pool.map_async(f, items, callback=done)", "code"),
+        rect(20, 180, 470, 236, "group"),
+        *box(34, 194, 440, ["the calling thread goes on", "after it has encoded the first items"]),
+        *box(
+            34, 250, 440, ["the standby thread runs the event loop", "in C; it never takes the GIL"]
+        ),
+        *box(34, 306, 440, ["the helper thread calls done(results)"]),
+        *box(34, 345, 440, ["the starter thread starts a new worker", "when one has died"]),
+        *both_ways(490, 266, 700),
+        *box(700, 250, 180, workers),
+        text(20, 440, "A later result.get() takes the event loop over from the standby.", "small"),
+    ]
+    return svg(900, 455, "Which thread runs the event loop", parts)
+
+
+def draw_memory() -> str:
+    """Where the bytes of items and results lie on their way."""
+    left, middle, right = 20, 330, 640
+    parts = [
+        text(left + 120, 26, "parent", "title", "middle"),
+        text(middle + 120, 26, "kernel and shared memory", "title", "middle"),
+        text(right + 120, 26, "worker", "title", "middle"),
+        *box(
+            left,
+            44,
+            240,
+            ["items", "Python objects; each encoded once,", "shortly before it is sent"],
+        ),
+        arrow(f"M{left + 120} 108V129"),
+        *box(
+            left,
+            130,
+            240,
+            [
+                "output",
+                "small tasks: one buffer, 64 KiB at most;",
+                "large ones: from where they lie",
+            ],
+        ),
+        arrow(f"M{left + 240} 162H{middle - 1}"),
+        *box(middle, 130, 240, ["task pipe", "64 KiB; 256 KiB once a task is large"]),
+        arrow(f"M{middle + 240} 154H{right - 1}"),
+        *box(
+            right,
+            130,
+            240,
+            ["arguments", "rebuilt objects; arrays stay where", "they were read to"],
+        ),
+        arrow(f"M{right + 120} 194V215"),
+        *box(right, 216, 240, ["result", "encoded when the task returns"]),
+        arrow(f"M{right} 240H{middle + 241}"),
+        *box(middle, 216, 240, ["ring, 64 KiB of shared memory", "small results: no system call"]),
+        arrow(f"M{right} 252L{middle + 241} 300"),
+        *box(middle, 276, 240, ["result pipe", "large results"]),
+        arrow(f"M{middle} 240H{left + 241}"),
+        arrow(f"M{middle} 300L{left + 241} 252"),
+        *box(left, 216, 240, ["results", "bytes, until somebody asks;", "then Python objects"]),
+        *box(
+            middle, 346, 240, ["row, a page of shared memory", "which task is offered, and claimed"]
+        ),
+        arrow(f"M{left + 120} 280V370H{middle - 1}"),
+        arrow(f"M{right + 120} 263V370H{middle + 241}"),
+    ]
+    return svg(900, 410, "Where the bytes of items and results lie", parts)
+
+
+DRAWINGS = {
+    "folders.svg": draw_layers,
+    "task.svg": draw_task,
+    "drivers.svg": draw_drivers,
+    "memory.svg": draw_memory,
+}
 
 
 def main() -> None:

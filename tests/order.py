@@ -26,7 +26,8 @@ ORDER: dict[str, str | None] = {
     "core/os": "fd poller+poller_epoll+poller_poll proc",
     "core/share": "region heap parts",
     "core/link": "wire board task worker serve",
-    "core/pool": "job state+ref wake plan turns jobs+func sched watch act threads spin drive pool",
+    "core/pool": "job tallies state+ref tally wake plan turns jobs+func sched watch act threads"
+    " spin drive pool",
     "py/base": "state word dict name depth error imports timeout engine",
     "py/value": "arena tags kind seen writer reader repeats gather constant number text array named"
     " reducers replaced encode+encoder+reduce decode+decoder+rebuild pickle body run",

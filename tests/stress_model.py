@@ -753,10 +753,10 @@ def stress(methods: list[str], args: argparse.Namespace) -> dict[str, Any]:
                 f"--method {','.join(methods)} --seed {args.seed} --first {number} --sequences 1"
             )
             say(f"sequence {number} ({method}), again: {again}")
-            traceback.print_exc()
             explain(one, error)
             if not args.go_on:
                 raise
+            traceback.print_exc()
             if one.pool is not None:
                 one.pool.terminate()
             done["failed"] += 1
@@ -788,6 +788,7 @@ def main() -> int:
     try:
         summary = stress(args.method.split(","), args)
     except BaseException:
+        traceback.print_exc()
         for child in multiprocessing.active_children():
             child.kill()
         faulthandler.dump_traceback_later(LIMIT, exit=True)  # the pool may hang at the exit too

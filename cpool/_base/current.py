@@ -11,7 +11,13 @@ from .stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["CurrentWorker", "current_worker", "set_process", "set_thread"]
+__all__ = [
+    "CurrentWorker",
+    "current_thread_worker",
+    "current_worker",
+    "set_process",
+    "set_thread",
+]
 
 
 class CurrentWorker:
@@ -19,7 +25,8 @@ class CurrentWorker:
 
     `index` is an int from 0 to the pool's `processes` - 1; a worker that is replaced hands it on.
     `pid` is the process id, `state` a dict that lives as long as the worker: for connections,
-    models, and whatever else an initializer makes or a task keeps for the next one.
+    models, and whatever else an initializer makes or a task keeps for the next one. In a serial
+    pool it is the thread that submits, with the index 0.
     """
 
     def __init__(self, index: int, count: Callable[[], int]) -> None:
@@ -47,9 +54,15 @@ def set_process(worker: CurrentWorker) -> None:
     _of_process = worker
 
 
-def set_thread(worker: CurrentWorker) -> None:
-    """This thread is a worker of a ThreadPool."""
+def set_thread(worker: CurrentWorker | None) -> None:
+    """This thread is a worker of a ThreadPool, or runs a task of a serial pool."""
     _of_thread.worker = worker
+
+
+def current_thread_worker() -> CurrentWorker | None:
+    """What `set_thread()` has set in this thread."""
+    found: CurrentWorker | None = getattr(_of_thread, "worker", None)
+    return found
 
 
 def current_worker() -> CurrentWorker | None:

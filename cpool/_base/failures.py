@@ -319,9 +319,9 @@ def _read_in_c(obj: object, name: str) -> Any:
 def _name_of(func: object) -> str:
     """How messages name a callable. The program's code does not run: it might raise, or hang."""
     kind = type(func)
-    if kind is Retrying:
-        retrying: Any = func
-        return _name_of(retrying.func)
+    if kind in WRAPPERS:
+        wrapped: Any = func
+        return _name_of(wrapped.func)
     if kind is MethodType:
         return _name_of(_read_in_c(func, "__func__"))
     if kind is partial:
@@ -395,6 +395,18 @@ def lost(
     )
 
 
+def no_worker(worker: int, place: _Place) -> BaseException:
+    """The error of a task for a worker that `resize()` has ended."""
+    return WorkerLostError(
+        f"{_name_of_place(place, 0)} was for worker {worker}, which the pool has no more since "
+        "resize(); the task has not run",
+        0,
+        None,
+        _index_of(place, 0),
+        None if place[1] is None else _name_of(place[1]),
+    )
+
+
 def timed_out(
     pid: int,
     exitcode: int | None,
@@ -445,6 +457,10 @@ class Retrying:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Retrying, (self.func, self.retry_on)
+
+
+# Classes of callables that call their `func`, and are named by it in messages.
+WRAPPERS: set[type] = {Retrying}
 
 
 def is_retried(exc: BaseException, retrying: Retrying) -> bool:

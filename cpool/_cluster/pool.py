@@ -39,7 +39,7 @@ from .results import (
     MapResult,
     UnorderedChunks,
 )
-from .versions import PACKAGES, mismatches, say, versions
+from .versions import DISTRIBUTION, PACKAGES, mismatches, say, versions
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self, TypeVar
@@ -557,11 +557,12 @@ def _check_versions(client: Client) -> None:
     """Raise `VersionMismatchError` if the scheduler or a node has other versions."""
     found = []
     here = versions()
-    told = client.get_versions(packages=["cpool"])
+    told = client.get_versions(packages=[DISTRIBUTION])
     for where, each in [("the scheduler", told["scheduler"]), *told["workers"].items()]:
         if not isinstance(each, dict) or "packages" not in each:
             continue  # a worker that is leaving
         packages = dict(each["packages"])
+        packages["cpool"] = packages.get(DISTRIBUTION)
         packages["python"] = ".".join(str(packages["python"]).split(".")[:2])
         there = {package: packages.get(package) or "none" for package in PACKAGES}
         name = where if where == "the scheduler" else f"node {where}"

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-__all__ = ["PACKAGES", "mismatches", "say", "versions"]
+__all__ = ["DISTRIBUTION", "PACKAGES", "mismatches", "say", "versions"]
+
+DISTRIBUTION = "cpool-mp"  # what pip calls cpool
 
 # Python by its minor version, the others to the last digit.
 PACKAGES = ("python", "cpool", "dask", "distributed")

@@ -77,7 +77,7 @@ class _ExecutorPool(Pool):
 
     def __init__(self, *args: Any) -> None:
         self._reaping = threading.Lock()
-        super().__init__(*args)
+        super().__init__(*args, serial=False)
         try:
             self._start_threads(calls=True)
         except BaseException:
@@ -133,7 +133,7 @@ class _ExecutorThreads(ThreadPool):
     def __init__(self, threads: int, prefix: str, initializer: Any, initargs: Any) -> None:
         self._prefix = prefix
         self._made = 0
-        super().__init__(threads, initializer, initargs)
+        super().__init__(threads, initializer, initargs, serial=False)
         _pools.add(self)
 
     def _fits(self, context: Any) -> bool:
@@ -179,7 +179,7 @@ def _work(
     except BaseException as exc:
         engine.break_pool(exc)
     else:
-        engine.work()
+        engine.work(index)
     finally:
         leave(ticket)
 

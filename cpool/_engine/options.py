@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING, T
+from .places import NO_KEY, Keys, check_worker
+from .serial import refuse
 
 if TYPE_CHECKING:
     from typing import Any, TypedDict, Unpack
@@ -42,6 +44,17 @@ if TYPE_CHECKING:
         With a `task_timeout` or `retries` and no `chunksize`, a chunk is one item. A larger chunk
         is lost and run again as a whole; the time limit holds for each of its items.
 
+        `priority` (int, 0): among calls that wait, those with a higher one are served first; equal
+        ones take turns. From -128 to 127. What runs is not interrupted.
+
+        `worker` (int) or `key` (anything hashable), of `apply`, `apply_async` and executors' calls
+        alone: the call runs in the worker with this index (see `current_worker()`) and no other, or
+        calls of one key run in one worker as long as it lives, with keys spread evenly over the
+        workers: for caches, models and connections that stay where they are. Calls wait for their
+        worker though others are idle. The worker that takes the place of one that has died has its
+        index and its keys. A call for a worker that `resize()` has ended fails with
+        `WorkerLostError`; its keys go to others.
+
         `progress`: `True` for a bar by tqdm, a str for one with that description, a dict for one
         with these of tqdm's parameters; or a function, which is called as `progress(done, total)`
         with numbers of items, at most ten times a second and at the end (`total` is None where
@@ -51,11 +64,14 @@ if TYPE_CHECKING:
 
         fail_fast: bool
         grace: float | None
+        key: Hashable
+        priority: int
         progress: Progress
         retries: int
         retry_on: type[BaseException] | tuple[type[BaseException], ...]
         return_exceptions: bool
         task_timeout: float | None
+        worker: int
 else:
     # So that tools can evaluate the annotations of public methods, without an import of typing.
     Any = CallOptions = object
@@ -66,6 +82,7 @@ __all__ = [
     "Checked",
     "Unpack",
     "check_options",
+    "check_serial_options",
     "check_thread_options",
     "refuse_options",
 ]
@@ -75,10 +92,14 @@ _RETURN_EXCEPTIONS = 0x1
 _FAIL_FAST = 0x2
 _RETRY_ON = 0x4
 
+_PIN_EACH = 0xFFFF  # in place of a worker's index, plus one
+
 _LONGEST_S = 1e9  # longer than any program runs
 
 NAMES = frozenset(
-    ("fail_fast", "grace", "progress", "retries", "retry_on", "return_exceptions", "task_timeout")
+    """
+    fail_fast grace key priority progress retries retry_on return_exceptions task_timeout worker
+    """.split()
 )
 # What only processes can do.
 _OF_PROCESSES = ("grace", "retries", "retry_on", "task_timeout")
@@ -87,8 +108,10 @@ _OF_PROCESSES = ("grace", "retries", "retry_on", "task_timeout")
 class Checked:
     """The options of one call, checked. `engine` is their form there; None: nothing is asked."""
 
-    engine: tuple[int, int, int, int] | None
+    engine: tuple[int, int, int, int, int, int] | None
     progress: Progress
+    worker: int | None
+    key: Any  # or NO_KEY
     retry_on: tuple[type[BaseException], ...]
 
     def __init__(self, options: CallOptions) -> None:
@@ -113,8 +136,46 @@ class Checked:
             flags |= _FAIL_FAST
         # One item a chunk, where nothing else is said.
         self.wants_single_items = limit is not None or retries > 0
-        asked = (flags, _ns(limit), _ns(grace), retries)
+        self.worker = options.get("worker")
+        self.key = options.get("key", NO_KEY)
+        if self.worker is not None and self.key is not NO_KEY:
+            raise ValueError("a call has a worker or a key, not both")
+        priority = _priority(options.get("priority", 0))
+        asked = (flags, _ns(limit), _ns(grace), retries, 0, priority)
         self.engine = asked if any(asked) else None
+
+    @property
+    def has_place(self) -> bool:
+        """Is the call for one worker?"""
+        return self.worker is not None or self.key is not NO_KEY
+
+    def place(self, processes: int, keys: Keys) -> None:
+        """Choose the worker of a call that is to have one."""
+        if self.worker is not None:
+            self._pin(check_worker(self.worker, processes))
+        elif self.key is not NO_KEY:
+            self._pin(keys.place(self.key, processes))
+
+    def check_place(self, processes: int) -> None:
+        """Raises what `place()` raises."""
+        if self.worker is not None:
+            check_worker(self.worker, processes)
+        hash(self.key)
+
+    def _pin(self, index: int) -> None:
+        flags, limit, grace, retries, _, priority = self.engine or (0,) * 6
+        self.engine = (flags, limit, grace, retries, index + 1, priority)
+
+    def spread(self) -> None:
+        """The task with each index is for the worker with that index."""
+        self.refuse_place("broadcast")
+        self._pin(_PIN_EACH - 1)
+
+    def refuse_place(self, method: str) -> None:
+        """Raise where the call is to run in one worker, but has tasks for many."""
+        if self.has_place:
+            name = "key" if self.worker is None else "worker"
+            raise ValueError(f"{name} is for single calls: apply(), apply_async(); not {method}()")
 
     def wrap(self, func: Callable[..., T]) -> Callable[..., T]:
         """The callable that goes to the workers."""
@@ -136,6 +197,17 @@ def check_thread_options(options: CallOptions) -> Checked:
     return checked
 
 
+def check_serial_options(options: CallOptions, is_asked: bool) -> Checked:
+    """The same for a serial pool; where the environment asked for it they are ignored."""
+    checked = Checked(options)
+    needed = [name for name in _OF_PROCESSES if options.get(name)]
+    if not needed:
+        return checked
+    refuse(needed, is_asked)
+    rest: Any = {name: value for name, value in options.items() if name not in needed}
+    return Checked(rest)
+
+
 def _seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
@@ -153,6 +225,13 @@ def _count(name: str, value: Any) -> int:
     number = operator.index(value)
     if not 0 <= number < 2**31:
         raise ValueError(f"{name} must be a number from 0, not {value!r}")
+    return number
+
+
+def _priority(value: Any) -> int:
+    number = operator.index(value)
+    if not -128 <= number < 128:
+        raise ValueError(f"priority must be from -128 to 127, not {value!r}")
     return number
 
 

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import count
-from multiprocessing import TimeoutError, util
+from multiprocessing import TimeoutError, get_context, util
 from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
 
@@ -29,11 +29,20 @@ from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
 from .._start.method import default_context, popen_factory
-from .._start.surroundings import Surroundings
+from .._start.surroundings import Surroundings, check_environment, import_first
 from ..errors import PoolError, PoolTerminated
-from . import end
+from . import end, fronts, known
+from . import serial as _serial
 from .configured import ConfiguredPool
-from .options import CallOptions, Checked, Unpack, check_options, refuse_options
+from .options import (
+    CallOptions,
+    Checked,
+    Unpack,
+    check_options,
+    check_serial_options,
+    refuse_options,
+)
+from .places import Keys
 from .progress import show
 from .queue import TaskQueue
 from .results import (
@@ -49,13 +58,16 @@ from .thread import Thread
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any, Self, TypeVar
 
+    from .statistics import PoolStatistics
     from .workers import CpuIds
 
     S = TypeVar("S")
 else:
     Any = CpuIds = S = object
+    ContextVar = {Any: object}
 
 INIT = _stdlib.INIT
 RUN = _stdlib.RUN
@@ -108,6 +120,13 @@ def _length_of(iterable: Iterable[Any]) -> int | None:
         return None
 
 
+def _shared_limit(limit: int | str | None) -> int:
+    """The parameter shared_memory_limit in bytes; 0: all data take the pipes."""
+    if limit is None:
+        return usable_memory() // 4
+    return 0 if limit == 0 else bytes_of("shared_memory_limit", limit)
+
+
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
@@ -151,6 +170,32 @@ class Pool(_StdlibPool):
     default a fourth of the memory that the process may use. Data for which there is no room take
     the pipes. Raises `ValueError` for anything else. See docs/large-data.md.
 
+    `serial=True`: no worker at all, each task runs in the thread that submits it, before the call
+    returns, and those of `imap` and its kin when `next` asks for them: for debuggers, profilers and
+    coverage. Results, errors, callbacks and `current_worker()` are those of any pool; as in a
+    `ThreadPool` nothing is pickled. `maxtasksperchild` and `context` change nothing. What only
+    processes can do (`task_timeout`, `grace`, `retries`) is refused with `ValueError`. None: as the
+    environment variable CPOOL_SERIAL says when the pool is made ("1": serial); what cannot be done
+    is ignored then, with a `RuntimeWarning`.
+
+    `max_pending` (int): a call that submits waits while so many calls wait, of which no worker has
+    been given a task yet. Calls from callbacks, iterables and tasks of the pool do not wait, since
+    the pool may depend on them; nor do those in a coroutine, whose awaiting task waits instead. A
+    pool that is closed meanwhile: `ValueError`.
+
+    `propagate_context`: True, or `ContextVar`s: a task runs with the values that these have where
+    it is submitted, in a context of its own. True takes all variables that have a value (but
+    numpy's). A variable has to be a global of a module, where workers find it, and its value is
+    pickled: otherwise `ValueError` and `TypeError` name it.
+
+    `env`: environment variables of the workers, a dict, or a function that returns one for a
+    worker's index (None deletes a variable). They are set before the initializer, and under spawn
+    and forkserver before the main module is imported. `preload`: names of modules that are imported
+    once: before the fork, or in the fork server unless that runs already; spawned workers import
+    them before the initializer. Under forkserver a worker has the environment, the `sys.path` and
+    the working directory that this process has when the worker starts, and nothing that the
+    server's had before.
+
     Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
@@ -166,6 +211,12 @@ class Pool(_StdlibPool):
     _on_exit = "terminate"
     _asked: WorkerOptions
     _has_helper = False
+    _serial = False
+    _keys: Keys | None = None
+    _env: Any = None
+    _preload: tuple[str, ...] = ()
+    _threads: list[Thread]
+    _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
     _state = INIT
 
@@ -187,6 +238,11 @@ class Pool(_StdlibPool):
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
         shared_memory_limit: int | str | None = None,
+        serial: bool | None = None,
+        max_pending: int | None = None,
+        propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
+        env: Mapping[str, str | None] | Callable[[int], Mapping[str, str | None]] | None = None,
+        preload: str | Iterable[str] = (),
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -204,11 +260,18 @@ class Pool(_StdlibPool):
             cpu_ids,
             inner_max_num_threads,
         )
-        self._shared_limit = shared_memory_limit and bytes_of(
-            "shared_memory_limit", shared_memory_limit
-        )
-        if not self._fits(context):
-            self._refuse_own(finalizer=finalizer, shared_memory_limit=shared_memory_limit)
+        self._shared_limit = _shared_limit(shared_memory_limit)
+        self._set_serial(serial)
+        propagate, limit = fronts.check(propagate_context, max_pending)
+        if not self._serial and not self._fits(context):
+            self._refuse_own(
+                finalizer=finalizer,
+                max_pending=max_pending,
+                propagate_context=propagate or None,
+                env=env,
+                preload=preload or None,
+                shared_memory_limit=shared_memory_limit,
+            )
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
             return
@@ -225,7 +288,12 @@ class Pool(_StdlibPool):
         self._maxtasksperchild = maxtasksperchild
         self._initializer = initializer
         self._initargs = initargs
-        self._start()
+        self._set_start(env, preload)
+        if self._serial:
+            self._start_serial()
+        else:
+            self._start()
+        self._engine = fronts.stand_before(self._engine, self, propagate, limit)
 
     def _set_end(
         self, finalizer: Callable[..., object] | None, finalargs: Iterable[Any], on_exit: str
@@ -237,6 +305,47 @@ class Pool(_StdlibPool):
         self._finalizer = finalizer
         self._finalargs = tuple(finalargs)
         self._on_exit = on_exit
+
+    def _set_serial(self, serial: bool | None) -> None:
+        self._is_serial_asked = serial is not None
+        self._serial = _serial.is_wanted(serial)
+        if self._serial:
+            _serial.refuse(self._asked.names("daemon"), self._is_serial_asked)
+
+    def _set_start(self, env: Any, preload: str | Iterable[str]) -> None:
+        if self._serial:
+            _serial.refuse(["env"] if env is not None else [], self._is_serial_asked)
+            self._preload = import_first(preload, get_context("fork"))
+            return
+        self._env = env
+        check_environment(env, 0)  # what is wrong is raised here, and not when a worker starts
+        self._preload = import_first(preload, self._ctx)
+
+    def _start_serial(self) -> None:
+        self._cache = Cache()
+        self._threads = []
+        self._starters = set()
+        self._taskqueue = TaskQueue(weakref.proxy(self))
+        engine = _serial.start(
+            self, self._initializer, self._initargs, self._finalizer, self._finalargs
+        )
+        self._engine = self._cache.engine = engine
+        self._has_helper = True  # nobody needs one
+        self._terminate = util.Finalize(self, _serial.shut_down, args=(engine,), exitpriority=15)
+        self._has_threads = True
+        self._state = RUN
+        known.add(self)
+
+    def _step(self, stream: Any) -> bool:
+        """Called by the engine of a serial pool, for a reader of an iterator."""
+        engine: Any = self._engine
+        found: bool = engine.step(stream)
+        return found
+
+    @property
+    def _shares_objects(self) -> bool:
+        """Do tasks get the caller's own objects, and not copies?"""
+        return self._serial
 
     @staticmethod
     def _refuse_own(**parameters: Any) -> None:
@@ -261,14 +370,13 @@ class Pool(_StdlibPool):
         self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
-        limit = usable_memory() // 4 if self._shared_limit is None else self._shared_limit
-        if limit:
-            self._engine.open_memory(limit)
-        known = self._known_functions()
-        if known is not None:
-            self._engine.set_known(known)
+        if self._shared_limit > 0:
+            self._engine.open_memory(self._shared_limit)
+        functions = self._known_functions()
+        if functions is not None:
+            self._engine.set_known(functions)
         self._cache.engine = self._engine
-        self._threads: list[Thread] = []
+        self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
         parts = (self._engine, self._workers, self._threads)
@@ -285,6 +393,7 @@ class Pool(_StdlibPool):
             except BaseException:
                 self.terminate()
                 raise
+        known.add(self)
 
     def _known_functions(self) -> dict[str, Any] | None:
         """The functions of the main module that workers have; None: those that it has in its file.
@@ -297,6 +406,21 @@ class Pool(_StdlibPool):
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
         return None if has_file else {}
+
+    # ---- seeing ----
+
+    def statistics(self) -> PoolStatistics:
+        """What the pool has done until now, a `cpool.PoolStatistics`; `str()` of it is a table.
+
+        Read from counters that the pool keeps anyway: no worker is asked. Also of a pool that has
+        ended. `ValueError` for one that runs on the standard library's engine, or that was made
+        before a fork.
+        """
+        if self._engine is None:
+            raise ValueError("statistics() needs a pool that runs on cpool's engine")
+        from .statistics import statistics_of
+
+        return statistics_of(self._engine, self._has_threads)
 
     # ---- submitting ----
 
@@ -318,7 +442,32 @@ class Pool(_StdlibPool):
         self._check_options(asked)
         return ConfiguredPool(self, asked)
 
+    def _place(self, checked: Checked) -> None:
+        if not checked.has_place:
+            return
+        self._check_fixed("key" if checked.worker is None else "worker")
+        if self._serial:  # all is run here, but what is wrong elsewhere is here too
+            checked.check_place(self._processes)
+            return
+        if self._keys is None:
+            with self._lock:
+                self._keys = self._keys or Keys()
+        checked.place(self._processes, self._keys)
+
+    def _check_fixed(self, what: str) -> None:
+        if self._asked.is_elastic:
+            raise ValueError(
+                f"{what} needs a pool of a fixed size: workers of this one come and go"
+            )
+
+    def _check_many(self, asked: CallOptions, method: str) -> Checked:
+        checked = self._check_options(asked)
+        checked.refuse_place(method)
+        return checked
+
     def _check_options(self, asked: CallOptions) -> Checked:
+        if self._serial:
+            return check_serial_options(asked, self._is_serial_asked)
         return check_options(asked)
 
     def apply(
@@ -337,6 +486,7 @@ class Pool(_StdlibPool):
         if asked:
             self._check_running()
             checked = self._check_options(asked)
+            self._place(checked)
             if checked.progress is not None:
                 quiet: Any = {**asked, "progress": None}
                 made = self.apply_async(func, args, kwds, **quiet)
@@ -375,6 +525,7 @@ class Pool(_StdlibPool):
             )
         self._check_running()
         checked = self._check_options(asked)
+        self._place(checked)
         if not self._has_helper:
             self._start_threads(callback is not None or error_callback is not None)
         made = self._engine.submit(
@@ -390,6 +541,51 @@ class Pool(_StdlibPool):
         if checked.progress is not None:
             show(made, checked.progress, 1)
         return made
+
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **asked: Unpack[CallOptions],
+    ) -> list[T]:
+        """Call `func(*args, **kwds)` once in each worker; return the results by worker index.
+
+        Each worker runs it as soon as it is free. Waits for all, then raises the first exception
+        that arrived. A worker that starts later does not run it: that is what `initializer` is for.
+        In a serial pool, which has one worker, a list of one.
+        """
+        results: list[T] = self.broadcast_async(func, args, kwds, **asked).get()
+        return results
+
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> MapResult[T]:
+        """`broadcast` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        if self._engine is None:
+            raise ValueError("broadcast() needs a pool that runs on cpool's engine")
+        self._check_running()
+        checked = self._check_options(asked)
+        checked.refuse_place("broadcast")
+        self._check_fixed("broadcast()")
+        number = 1 if self._serial else self._processes
+        if not self._serial:
+            checked.spread()
+        result: MapResult[Any] = MapResult(self, 1, number, callback, error_callback)
+        if checked.progress is not None:
+            show(result, checked.progress, number)
+        result._set_options(checked.engine)
+        func = checked.wrap(partial(func, **kwds) if kwds else func)
+        mode = _core.STAR_ONE | _core.LISTED
+        calls = callback is not None or error_callback is not None
+        self._feed(result, func, [tuple(args)] * number, 1, mode, number, calls=calls)
+        return result
 
     def map(
         self,
@@ -533,7 +729,7 @@ class Pool(_StdlibPool):
         ):
             return self._map_async(func, iterable, mapper, chunksize, **asked).get()
         self._check_running()
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "map") if asked else None
         if checked is not None and chunksize is None and checked.wants_single_items:
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
@@ -569,7 +765,7 @@ class Pool(_StdlibPool):
             refuse_options(asked)
             return super()._map_async(func, iterable, mapper, chunksize, callback, error_callback)
         self._check_running()
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "map_async") if asked else None
         if checked is not None and chunksize is None and checked.wants_single_items:
             chunksize = 1
         iterable, length, size = self._measure(iterable, chunksize)
@@ -627,7 +823,7 @@ class Pool(_StdlibPool):
         self._check_running()
         if self._engine is None:
             refuse_options(asked)
-        checked = self._check_options(asked) if asked else None
+        checked = self._check_many(asked, "imap") if asked else None
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
@@ -763,12 +959,21 @@ class Pool(_StdlibPool):
         worker = self._engine.worker(self._maxtasksperchild, index)
         place = (self._asked.cpus_of(index), self._asked.threads)
         setup = child.Setup(
-            index, self._initializer, self._initargs, self._finalizer, self._finalargs, place
+            index,
+            self._initializer,
+            self._initargs,
+            self._finalizer,
+            self._finalargs,
+            place,
+            environment := check_environment(self._env, index),
+            self._preload,
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
         method = self._ctx.get_start_method()
-        process._Popen = popen_factory(worker, method, self._around, not self._was_ready, place)
+        process._Popen = popen_factory(
+            worker, method, self._around, not self._was_ready, place, environment
+        )
         made: BaseProcess = process
         return made
 
@@ -794,6 +999,8 @@ class Pool(_StdlibPool):
         if self._engine is None:
             super()._repopulate_pool()
             return
+        if self._serial:
+            return
         with self._lock:
             wanted = self._processes
             if self._asked.is_elastic:
@@ -816,9 +1023,9 @@ class Pool(_StdlibPool):
     def resize(self, processes: int) -> None:
         """Have so many workers from now on, at least 1; in an elastic pool so many at most.
 
-        New ones start at once, in an elastic pool when there is work for them. Of too many, idle
-        ones end first; none that runs a task is ended before the task is. `ValueError` for a pool
-        that is not running.
+        New ones start at once, in an elastic pool when there is work for them. Of too many, those
+        with the highest indexes end, in an elastic pool idle ones first; none that runs a task is
+        ended before the task is. `ValueError` for a pool that is not running.
         """
         number = self._check_resize(processes)
         with self._lock:
@@ -826,9 +1033,13 @@ class Pool(_StdlibPool):
             surplus = engine.target - number
             self._processes = number
             self._asked.resize(engine, number)
+            if not self._asked.is_elastic:
+                engine.set_indexes(number)
             if surplus > 0:
                 engine.set_target(number)
-                engine.retire(surplus)
+                # Those that are left have the indexes below the number, unless they come and go.
+                first = 0 if self._asked.is_elastic else number
+                engine.retire(len(self._workers) if first else surplus, first)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:
@@ -838,7 +1049,7 @@ class Pool(_StdlibPool):
         """
         self._check_running()
         with self._lock:
-            self._engine_of_processes().retire(len(self._workers))
+            self._engine_of_processes().retire(len(self._workers), 0)
             self._repopulate_pool()
 
     def _check_resize(self, processes: int) -> int:

@@ -8,7 +8,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from itertools import count
+from functools import partial
 from multiprocessing import TimeoutError, util
 
 from .. import _core
@@ -17,7 +17,8 @@ from .._base.current import CurrentWorker, set_thread
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, replaces_parts
 from .._base.stdlib import ThreadPool as _StdlibThreadPool
-from . import end
+from . import end, known
+from . import serial as _serial
 from .options import CallOptions, Checked, check_thread_options
 from .processes import _NEEDS_ENGINE, CLOSE, RUN, Pool
 from .queue import TaskQueue
@@ -26,11 +27,13 @@ from .thread import check_can_start, start
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from typing import Any
 
     from .workers import CpuIds
 else:
     Any = CpuIds = object
+    ContextVar = {Any: object}
 
 _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
@@ -54,12 +57,14 @@ def worker(
     finalizer: Callable[..., object] | None,
     finalargs: Iterable[Any],
     cpus: tuple[int, ...] | None,
+    pool_of: Callable[[], ThreadPool | None],
 ) -> None:
     """The target of a worker thread: run the initializer, then tasks until the pool ends."""
     if cpus is not None:
         with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
             os.sched_setaffinity(0, cpus)  # of this thread alone
     set_thread(CurrentWorker(index, engine.tasks_done))
+    retired = False
     try:
         if initializer is not None:
             initializer(*initargs)
@@ -70,12 +75,18 @@ def worker(
             if sys.stderr is not None:
                 sys.stderr.write(_FAILED + failures.traceback_of(exc))
     else:
-        tasks = engine.work()
+        tasks, retired = engine.work(index)
         util.debug("worker exiting after %d tasks", tasks)
         if finalizer is not None:
             _finalize(finalizer, finalargs)
     finally:
         leave(ticket)
+    if retired:
+        this: Any = threading.current_thread()
+        this.index = -1  # another thread may have it
+        pool = pool_of()
+        if pool is not None:
+            pool._fill_up()
 
 
 def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:
@@ -105,11 +116,14 @@ class ThreadPool(Pool, _StdlibThreadPool):
     once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
     for them. The program's exit does not wait.
 
-    `finalizer`, `finalargs`, `on_exit` and `cpu_ids` are those of `Pool`. Its other parameters of
-    workers need processes: `ValueError`.
+    `finalizer`, `finalargs`, `on_exit`, `cpu_ids`, `serial` and `max_pending` are those of `Pool`.
+    Its other parameters of workers need processes: `ValueError`. With `propagate_context` a task
+    runs in a copy of the context in which it was submitted.
     """
 
     __module__ = "cpool.pool"
+
+    _has_threads = True
 
     def __init__(
         self,
@@ -126,8 +140,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
         idle_timeout: float | None = None,
         cpu_ids: CpuIds = None,
         inner_max_num_threads: int | None = None,
+        serial: bool | None = None,
+        max_pending: int | None = None,
+        propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
     ) -> None:
-        if self._fits(None):
+        if _serial.is_wanted(serial) or self._fits(None):
             Pool.__init__(
                 self,
                 processes,
@@ -142,10 +159,17 @@ class ThreadPool(Pool, _StdlibThreadPool):
                 idle_timeout=idle_timeout,
                 cpu_ids=cpu_ids,
                 inner_max_num_threads=inner_max_num_threads,
+                serial=serial,
+                max_pending=max_pending,
+                propagate_context=propagate_context,
             )
             return
         self._set_end(finalizer, finalargs, on_exit)
-        self._refuse_own(finalizer=finalizer)
+        self._refuse_own(
+            finalizer=finalizer,
+            max_pending=max_pending,
+            propagate_context=propagate_context or None,
+        )
         self._workers = []
         if processes is None:
             processes = default_processes()
@@ -160,6 +184,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
         )
         self._asked.refuse(_NEEDS_ENGINE)
         _StdlibThreadPool.__init__(self, processes, initializer, initargs)
+
+    @property
+    def _shares_objects(self) -> bool:
+        return True
 
     def _fits(self, context: Any) -> bool:
         return not replaces_parts(type(self), ThreadPool)
@@ -184,8 +212,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
         )
         self._state = RUN
+        known.add(self)
 
     def _check_options(self, asked: CallOptions) -> Checked:
+        if self._serial:
+            return super()._check_options(asked)
         return check_thread_options(asked)
 
     # ---- workers ----
@@ -205,7 +236,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _add_worker(self, index: int) -> None:
         assert self._engine is not None
         check_can_start()
-        ticket = [self._engine.leave]
+        ticket: list[Callable[[], None]] = [partial(self._engine.leave, index)]
         thread = self._new_worker(
             self._target(),
             self._engine,
@@ -217,9 +248,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._finalizer,
             self._finalargs,
             self._asked.cpus_of(index),
+            weakref.ref(self),
         )
         thread.index = index
-        self._engine.enter()
+        self._engine.enter(index)
         try:
             start(thread, thread.start)
         except BaseException:
@@ -233,19 +265,31 @@ class ThreadPool(Pool, _StdlibThreadPool):
         if self._engine is None:
             _StdlibThreadPool._repopulate_pool(self)
             return
+        if self._serial:
+            return
         with self._lock:
             self._join_exited_workers()
             workers: list[Any] = self._workers
             used = {thread.index for thread in workers}
-            free = (index for index in count() if index not in used)
-            for _ in range(self._engine.set_target(self._processes)):
-                self._add_worker(next(free))
+            lacking = self._engine.set_target(self._processes)
+            free = [index for index in range(self._processes) if index not in used]
+            for index in free[:lacking]:  # a thread that is leaving still has its index
+                self._add_worker(index)
+
+    def _fill_up(self) -> None:
+        """Called by a thread that leaves: resize() may have asked for its index again."""
+        engine = self._engine
+        with contextlib.suppress(RuntimeError):  # no thread can be started: the program exits
+            if engine is not None and engine.is_ours and self._state == RUN:
+                self._repopulate_pool()
 
     def resize(self, processes: int) -> None:
         """Have so many threads from now on, at least 1; too many end after the tasks they run."""
         number = self._check_resize(processes)
         with self._lock:
             self._processes = number
+            if self._engine is not None and not self._serial:
+                self._engine.set_indexes(number)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:

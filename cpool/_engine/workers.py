@@ -66,6 +66,11 @@ class WorkerOptions:
             if value is not None and name not in but:
                 raise ValueError(f"{name} {why}")
 
+    def names(self, *but: str) -> list[str]:
+        """The names of what is asked, but for these."""
+        given = self._given.items()
+        return [name for name, value in given if value is not None and name not in but]
+
     def cpus_of(self, index: int) -> tuple[int, ...] | None:
         """The CPUs of the worker with this index; None: any."""
         return self._cpus[index % len(self._cpus)] if self._cpus else None

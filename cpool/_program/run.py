@@ -27,26 +27,33 @@ from importlib.machinery import (
 )
 
 from .._base.stdlib import TYPE_CHECKING
+from .report import print_statistics_at_exit
 from .swap import install
 
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 _USAGE = """\
-usage: python -m cpool [--executors] SCRIPT [ARG...]
-       python -m cpool [--executors] -m MODULE [ARG...]
-       python -m cpool [--executors] -c CODE [ARG...]
-       python -m cpool [--executors] - [ARG...]
+usage: python -m cpool [OPTION...] SCRIPT [ARG...]
+       python -m cpool [OPTION...] -m MODULE [ARG...]
+       python -m cpool [OPTION...] -c CODE [ARG...]
+       python -m cpool [OPTION...] - [ARG...]
 
-Runs an unchanged program with cpool in the place of multiprocessing.pool. With --executors, the
-ProcessPoolExecutor and the ThreadPoolExecutor of concurrent.futures are cpool's as well. SCRIPT is
-whatever Python runs: a file, a directory or a zip file with a __main__.py."""
+Runs an unchanged program with cpool in the place of multiprocessing.pool. SCRIPT is whatever Python
+runs: a file, a directory or a zip file with a __main__.py.
+
+  --executors  the ProcessPoolExecutor and the ThreadPoolExecutor of concurrent.futures are cpool's
+               as well
+  --stats      at the end of the program, print what each of its pools has done to stderr"""
 
 
 def main() -> None:
     args = given = sys.argv[1:]
-    executors = args[:1] == ["--executors"]
-    args = args[executors:]
+    executors = stats = False
+    while args[:1] in (["--executors"], ["--stats"]):
+        executors = executors or args[0] == "--executors"
+        stats = stats or args[0] == "--stats"
+        args = args[1:]
     if args[:1] in (["-h"], ["--help"]):
         print(_USAGE)
         return
@@ -56,8 +63,10 @@ def main() -> None:
         raise SystemExit(2)
     options = _interpreter_options(sys.orig_argv, given)
     if options is not None and _reads_pth():
-        _replace_interpreter(options + args, executors)
+        _replace_interpreter(options + args, executors, stats)
     install(executors=executors)
+    if stats:
+        print_statistics_at_exit()
     _run_here(option, args)
 
 
@@ -88,11 +97,13 @@ def _reads_pth() -> bool:
     return any(os.path.isfile(os.path.join(folder, "cpool.pth")) for folder in folders)
 
 
-def _replace_interpreter(args: list[str], executors: bool) -> NoReturn:
+def _replace_interpreter(args: list[str], executors: bool, stats: bool) -> NoReturn:
     if os.environ.get("CPOOL_INSTALL", "0") in ("", "0"):
         os.environ["CPOOL_INSTALL"] = "once"
     if executors:
         os.environ["CPOOL_EXECUTORS"] = "1"
+    if stats:
+        os.environ["CPOOL_STATS"] = "1"
     os.execv(sys.executable, [sys.executable, *args])
 
 

@@ -2,17 +2,23 @@
 
 CPOOL_INSTALL=1 is inherited, so that every Python process below has cpool installed.
 CPOOL_INSTALL=once concerns this process alone: `python -m cpool` sets that. With
-CPOOL_EXECUTORS=1 the executors of concurrent.futures are cpool's too.
+CPOOL_EXECUTORS=1 the executors of concurrent.futures are cpool's too; with CPOOL_STATS=1 the
+statistics of all pools are printed at the end.
 """
 
 from __future__ import annotations
 
 import os
 
+from .report import print_statistics_at_exit
 from .swap import install
 
 _executors = os.environ.get("CPOOL_EXECUTORS", "0") not in ("", "0")
+_stats = os.environ.get("CPOOL_STATS", "0") not in ("", "0")
 if os.environ["CPOOL_INSTALL"] == "once":
     del os.environ["CPOOL_INSTALL"]
     os.environ.pop("CPOOL_EXECUTORS", None)
+    os.environ.pop("CPOOL_STATS", None)
 install(executors=_executors)
+if _stats:
+    print_statistics_at_exit()

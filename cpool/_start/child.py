@@ -12,6 +12,7 @@ import posix
 import sys
 import threading
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
 
@@ -191,6 +192,15 @@ class _StartHook:
             self.report(exc)
 
 
+def change_environment(changes: dict[str, str | None]) -> None:
+    """Set the variables, and delete those that are None."""
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 class Setup:
     """What the pool gives each worker beside its Worker."""
 
@@ -202,9 +212,13 @@ class Setup:
         finalizer: Callable[..., object] | None,
         finalargs: Iterable[Any],
         place: Place,
+        environment: dict[str, str | None] | None = None,
+        preload: tuple[str, ...] = (),
     ) -> None:
         self.index = index
         self.place = place
+        self.environment = environment
+        self.preload = preload
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
@@ -217,6 +231,8 @@ class Setup:
             _limit_threads(threads)
 
     def initialize(self) -> None:
+        for name in self.preload:
+            import_module(name)
         if self.initializer is not None:
             self.initializer(*self.initargs)
 
@@ -263,6 +279,8 @@ def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
         sys.excepthook = sys.excepthook.before
+    if setup.environment is not None:
+        change_environment(setup.environment)
     parent = parent_process()
     if parent is not None:  # the launcher's own pipe is closed
         parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
@@ -285,7 +303,7 @@ def main(worker: Worker, setup: Setup) -> None:
     set_process(CurrentWorker(setup.index, _tasks_done))
 
     def work() -> int:
-        if setup.initializer is not None:
+        if setup.initializer is not None or setup.preload:
             _initialize(worker, setup)
         try:
             tasks = importing.run_in_worker(worker.serve)

@@ -62,10 +62,16 @@ class _LaunchedPopen(Popen):
     pid = 0
 
     def __init__(
-        self, process: BaseProcess, worker: Worker, is_first: bool, place: child.Place
+        self,
+        process: BaseProcess,
+        worker: Worker,
+        is_first: bool,
+        place: child.Place,
+        environment: dict[str, str | None] | None,
     ) -> None:
         self._is_first = is_first
         self._place = place
+        self._environment = environment
         super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
@@ -92,17 +98,22 @@ class _LaunchedPopen(Popen):
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _launch.worker, _launch.is_first = self._worker, self._is_first
         _launch.place = self._place
+        _launch.environment, _launch.is_whole = self._environment_of_worker()
         try:
             with _sigpipe_blocked() as _launch.blocks_sigpipe:
                 super()._launch(process)  # type: ignore[misc]
         finally:
-            _launch.worker, _launch.is_sent = None, False
+            _launch.worker, _launch.is_sent, _launch.environment = None, False, None
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
         """Start helper processes that must not inherit a blocked SIGINT, or unblock SIGINT here."""
         with _sigpipe_blocked():  # writes to the tracker, which may have died
             resource_tracker.ensure_running()
+
+    def _environment_of_worker(self) -> tuple[dict[str, str | None], bool]:
+        """What the worker changes in the environment it starts with; or all of it (True)."""
+        return self._environment or {}, False
 
     def _status(self) -> int:
         """The pipe that tells the exit code of a process that is no child of this one; or -1."""
@@ -148,6 +159,10 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
                 raise PoolError(_SERVER_ENDED) from exc
             exc.add_note(f"cpool: {_SERVER_ENDED}")
             raise
+
+    def _environment_of_worker(self) -> tuple[dict[str, str | None], bool]:
+        # The server has that of the day when it was started.
+        return {**os.environ, **(self._environment or {})}, True
 
     def _status(self) -> int:
         return self.sentinel
@@ -204,6 +219,8 @@ class _Launch(threading.local):
     worker: Worker | None = None
     is_first = False
     place: child.Place = (None, None)
+    environment: dict[str, str | None] | None = None
+    is_whole = False
     blocks_sigpipe = False
     is_sent = False  # the worker has gone ahead of the Process object
 
@@ -211,9 +228,16 @@ class _Launch(threading.local):
 _launch = _Launch()
 
 # Run by a new process before it imports the main module. The process has not got its sys.path yet,
-# on which cpool may depend.
+# on which cpool may depend, and nothing is imported before the environment is that of the worker.
 _ATTACH = """
-import sys
+import os, sys
+for name in set(os.environ).difference(environment) if is_whole else ():
+    del os.environ[name]
+for name, value in environment.items():
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
 sys.path[:] = path
 from cpool._start import child
 child.attach(*ends)
@@ -235,6 +259,8 @@ class _WorkerAhead:
             "path": self.path,
             "is_first": _launch.is_first,
             "place": _launch.place,
+            "environment": _launch.environment or {},
+            "is_whole": _launch.is_whole,
         }
         _launch.is_sent = True
         return exec, (_ATTACH, names)

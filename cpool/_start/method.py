@@ -65,15 +65,21 @@ def _is_new(code: CodeType) -> bool:
 
 
 def popen_factory(
-    worker: Worker, method: str, around: Surroundings, is_first: bool, place: Place
+    worker: Worker,
+    method: str,
+    around: Surroundings,
+    is_first: bool,
+    place: Place,
+    environment: dict[str, str | None] | None,
 ) -> Callable[[BaseProcess], Popen]:
     """To be set as `_Popen` of the worker's Process object, which calls it to start.
 
-    `is_first`: no worker of the pool was ever ready, so that a start that fails may never succeed.
-    `place`: where it runs, which a process that starts afresh has to know early.
+    `environment`: what the worker changes in its environment, where it starts afresh before any
+    import. `is_first`: no worker of the pool was ever ready, so that a start that fails may never
+    succeed. `place`: where it runs, which a process that starts afresh has to know early.
     """
     if method == "fork":
         return lambda process: ForkPopen(process, worker, around)
     from .launchers import POPENS  # lazily: few programs need the launchers
 
-    return lambda process: POPENS[method](process, worker, is_first, place)
+    return lambda process: POPENS[method](process, worker, is_first, place, environment)

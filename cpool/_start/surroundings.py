@@ -3,13 +3,64 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
+
+
+def check_environment(environment: Any, index: int) -> dict[str, str | None] | None:
+    """The variables of the worker with this index, of a dict or a function of the index.
+
+    None as a value deletes the variable. Raises `TypeError` for anything else, and what the
+    function raises.
+    """
+    if environment is None:
+        return None
+    found = environment(index) if callable(environment) else environment
+    if not isinstance(found, Mapping):
+        raise TypeError(f"env must be a dict, or a function that returns one, not {found!r}")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, (str, type(None))):
+            raise TypeError(
+                f"env has strings, and None for what is deleted, not {name!r}: {value!r}"
+            )
+    return dict(found)
+
+
+def import_first(names: str | Iterable[str], context: Any) -> tuple[str, ...]:
+    """Import modules before workers start: here, if these are forked, or in the fork server.
+
+    Returns the names that each worker imports: those that the server may have missed, since it has
+    run before. Raises `ImportError` for a module that there is not.
+    """
+    modules = (names,) if isinstance(names, str) else tuple(names)
+    for name in modules:
+        if not isinstance(name, str):
+            raise TypeError(f"preload has names of modules, not {name!r}")
+    if not modules:
+        return ()
+    method = context.get_start_method()
+    if method == "fork":
+        for name in modules:
+            import_module(name)
+        return ()
+    from importlib.util import find_spec
+
+    for name in modules:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        server: Any = forkserver._forkserver
+        known = list(server._preload_modules)
+        server.set_forkserver_preload(known + [name for name in modules if name not in known])
+    return modules
 
 
 class Surroundings:

@@ -81,7 +81,7 @@ def test_a_missing_dask_is_named() -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=TESTS
     )
-    assert "pip install 'cpool[distributed]'" in done.stderr
+    assert "pip install 'cpool-mp[distributed]'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,8 @@ SAME = {
         job_numbers_increase a_pending_result_cannot_be_pickled
     """,
     "job/test_imap": """
-        every_result_comes parameters_have_the_documented_names larger_chunks_give_a_generator
+        every_result_comes parameters_have_the_documented_names
+        larger_chunks_give_an_iterator_over_items
         a_wrong_chunksize_is_refused_at_once
 
         imap_gives_results_in_the_order_of_the_items imap_unordered_gives_results_as_they_arrive

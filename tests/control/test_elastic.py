@@ -92,12 +92,14 @@ def test_a_pool_that_only_blocking_calls_use(make_pool: Any) -> None:
     eventually(lambda: alive(pool) == 1)
 
 
-def test_it_grows_again(make_pool: Any, gate: Gate) -> None:
+def test_it_grows_again(make_pool: Any, make_gate: Any) -> None:
     pool = make_pool(3, min_processes=1, idle_timeout=0.02)
     for _ in range(3):
-        results = [pool.apply_async(nap, (0.05,)) for _ in range(6)]
+        gate = make_gate()
+        results = [pool.apply_async(gate.hold, (x,)) for x in range(6)]
         eventually(lambda: len(pool._pool) == 3)
-        assert [result.get(DEADLINE) for result in results] == [0.05] * 6
+        gate.open()
+        assert [result.get(DEADLINE) for result in results] == list(range(6))
         eventually(lambda: alive(pool) == 1)
     [index] = [worker._popen.index for worker in pool._pool if worker.is_alive()]
     assert index in (0, 1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -27,11 +28,14 @@ ThreadPool = engine.pool_module.ThreadPool
 
 MB = 10**6
 LIMIT = 64 * MB
-kept: list[bytes] = []
+kept: list[mmap.mmap] = []
 
 
-def take(size: int) -> bytes:
-    return b"x" * size  # touches every page
+def take(size: int) -> mmap.mmap:
+    """New memory: an allocator might use again what it has from the parent."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.write(b"x" * size)
+    return memory
 
 
 def grow(_: Any = None) -> None:
@@ -108,7 +112,8 @@ def test_a_leak_fails_no_item(make_pool: Any, chunksize: int) -> None:
 def test_a_worker_above_the_limit_ends_between_two_tasks(make_pool: Any) -> None:
     pool = make_pool(1, memory_limit=LIMIT)
     [before] = [worker.pid for worker in pool._pool]
-    for x in range(LIMIT // (2 * MB) + 1):
+    # More than the limit: a worker looks once a millisecond.
+    for x in range(2 * LIMIT // (2 * MB)):
         assert pool.apply(leak, (x,))[0] == x
     all_gone([before])
     assert pool.apply(tasks.square, (3,)) == 9

@@ -79,17 +79,34 @@ def test_a_level_that_dies_costs_its_task(make_pool: Any, gate: Gate) -> None:
     all_gone(pids[1:])
 
 
-@pytest.mark.parametrize("how", ["terminate", "timeout", "cancel"])
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
 def test_all_levels_end_together(make_pool: Any, gate: Gate, how: str) -> None:
     pool = make_pool(1, daemon=False)
-    result = pool.apply_async(hold_deep, (gate, 3), task_timeout=1.0 if how == "timeout" else None)
+    result = pool.apply_async(hold_deep, (gate, 3))
     pids = gate.arrived(4)
     if how == "terminate":
         pool.terminate()
-    elif how == "cancel":
+    else:
         assert result.cancel()
-    with pytest.raises((cpool.PoolTerminated, cpool.TaskTimeoutError, cpool.TaskCancelledError)):
+    with pytest.raises((cpool.PoolTerminated, cpool.TaskCancelledError)):
         result.get(DEADLINE)
+    all_gone(pids)
+
+
+def note_deep(diary: Diary, levels: int) -> None:
+    diary.write(os.getpid())
+    if levels == 0:
+        time.sleep(1000)
+    with Pool(1, daemon=False) as pool:
+        pool.apply(note_deep, (diary, levels - 1))
+
+
+def test_a_limit_ends_all_levels(make_pool: Any, diary: Diary) -> None:
+    """However many have started by then."""
+    with pytest.raises(cpool.TaskTimeoutError):
+        make_pool(1, daemon=False).apply(note_deep, (diary, 3), task_timeout=1.0)
+    pids = [int(line) for line in diary.lines()]
+    assert pids
     all_gone(pids)
 
 

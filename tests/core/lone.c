@@ -107,7 +107,7 @@ lone_close(struct lone *lone)
 uint32_t
 lone_recall(struct lone *lone, uint32_t n)
 {
-    struct cp_task *task = cp_worker_recall(lone->w, &n, false, NULL);
+    struct cp_task *task = cp_worker_recall(lone->w, &n, 0, NULL);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_task_free(task);

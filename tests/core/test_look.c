@@ -63,7 +63,7 @@ open_pool(void)
 {
     struct cp_pool *pool;
     CHECK_EQ(cp_pool_new_threads(1, release, false, &pool), 0);
-    CHECK_EQ(cp_threads_enter(pool), 0);
+    CHECK_EQ(cp_threads_enter(pool, 0), 0);
     pool->task_ns = 0;
     pool->n_cpus = 2;
     return pool;
@@ -84,7 +84,7 @@ close_pool(struct cp_pool *pool, struct cp_job *job)
     cp_job_close(job);
     CHECK(cp_pool_ended(pool) == job);
     cp_job_close(job);
-    cp_threads_leave(pool);
+    cp_threads_leave(pool, 0);
     cp_pool_unref(pool);
 }
 

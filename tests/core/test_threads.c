@@ -120,7 +120,7 @@ work(void *arg)
         }
     } while (r >= 0);
     CHECK_EQ(r, CP_ECLOSED);
-    cp_threads_leave(team->pool);
+    cp_threads_leave(team->pool, 0);
     return NULL;
 }
 
@@ -128,7 +128,7 @@ static void
 team_add(struct team *team, uint32_t n)
 {
     while (n-- > 0) {
-        CHECK_EQ(cp_threads_enter(team->pool), 0);
+        CHECK_EQ(cp_threads_enter(team->pool, 0), 0);
         team->threads[team->n++] = cp_test_start(work, team);
     }
 }
@@ -678,7 +678,7 @@ TEST(threads_end_at_once)
              CP_WAIT_ENDED);
     let_through(&team, 2);
     cp_job_close(job);
-    CHECK_EQ(cp_threads_enter(team.pool), CP_ECLOSED);
+    CHECK_EQ(cp_threads_enter(team.pool, 0), CP_ECLOSED);
     team_join(&team);
     CHECK_EQ(atomic_load(&team.ran), 2);
 }

@@ -212,7 +212,9 @@ TEST(turns_big_task_blocks_no_small_ones)
             atomic_store(&w->row->since, cp_now() + 3600 * CP_SECOND);
         }
         struct cp_job *big = rig_job(&rig, flags);
-        big->many->avg_ns = CP_MS;
+        if (cp_job_many(big) != NULL) {
+            big->many->avg_ns = CP_MS;
+        }
         (void)batch_add_long(&batch, OP_ECHO, 0, CP_BIG);
         batch_put(&batch, big, true);
         struct cp_job *small[3];
@@ -373,5 +375,104 @@ TEST(turns_reader_that_waits_is_not_behind)
     rig_close_job(&rig, ordered);
     rig_finish(&rig, endless, 20);
     rig_finish(&rig, gate, 1);
+    rig_close(&rig);
+}
+
+/* A job of n echoes, which are thought to take long: one task at a time. */
+static struct cp_job *
+put_placed(struct rig *rig, int n, uint16_t pin, int8_t priority)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, 0);
+    CHECK_EQ(cp_job_set_place(job, pin, priority), 0);
+    job->many->avg_ns = 1000 * CP_SECOND;
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    return job;
+}
+
+/* A higher priority is served to its end first, whoever came before. */
+TEST(turns_priorities_are_served_from_the_highest)
+{
+    static const int8_t priorities[] = {0, -128, 127, 3, -1};
+    static const int order[] = {2, 3, 0, 4, 1};
+    struct rig rig;
+    struct cp_job *jobs[5];
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *gate = put_gates(&rig, 1);
+    rig_await_begun(&rig, 1);
+    for (int i = 0; i < 5; i++) {
+        jobs[i] = put_placed(&rig, 4, 0, priorities[i]);
+    }
+    rig_let_through(&rig, 1);
+    for (int i = 0; i < 5; i++) {
+        for (int k = i + 1; k < 5; k++) {
+            /* One of the next may be on its way. */
+            CHECK(cp_job_arrived(jobs[order[k]], NULL) <= 1);
+        }
+        rig_take_echoes(&rig, jobs[order[i]], 4);
+        rig_close_job(&rig, jobs[order[i]]);
+    }
+    rig_finish(&rig, gate, 1);
+    rig_close(&rig);
+}
+
+/* Tasks for a worker that does not come back are lost, the others run. */
+TEST(turns_tasks_for_no_worker_are_lost)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *mine = put_placed(&rig, 3, 1, 0);
+    struct cp_job *theirs = put_placed(&rig, 3, 2, 0);
+    rig_finish(&rig, mine, 3);
+    CHECK_EQ(cp_job_arrived(theirs, NULL), 0);
+    CHECK_EQ(rig.pool->n_pinned, 3);
+    cp_pool_set_indexes(rig.pool, 1);
+    CHECK_EQ(rig.pool->n_pinned, 0);
+    for (int i = 0; i < 3; i++) {
+        struct cp_result *lost = cp_job_take(theirs);
+        CHECK(lost != NULL && lost->outcome == CP_LOST
+              && lost->reason == CP_NO_WORKER && lost->worker == 1);
+        cp_result_free(lost);
+    }
+    CHECK(atomic_load(&theirs->done));
+    rig_close_job(&rig, theirs);
+    struct cp_job *late = put_placed(&rig, 1, 2, 5);
+    struct cp_result *lost = cp_job_take(late);
+    CHECK(lost != NULL && lost->reason == CP_NO_WORKER);
+    cp_result_free(lost);
+    rig_close_job(&rig, late);
+    rig_close(&rig);
+}
+
+/* What only one worker may run stays in its window while another one idles. */
+TEST(turns_pinned_tasks_are_taken_to_no_other_worker)
+{
+    struct rig rig;
+    rig_open(&rig, 2);
+    rig_await_started(&rig);
+    rig.pool->workers->index = 0;
+    rig.pool->workers->next->index = 1;
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(&rig, 0);
+    CHECK_EQ(cp_job_set_place(job, 2, 0), 0);
+    job->many->avg_ns = CP_MS;
+    for (int i = 0; i < 4; i++) {
+        (void)batch_add(&batch, OP_GATE, 0);
+    }
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    for (int i = 0; i < 20; i++) {
+        struct cp_job *echo = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
+        rig_finish(&rig, echo, 1);
+    }
+    CHECK_EQ(rig.pool->workers->in_flight, 0);
+    CHECK_EQ(rig.pool->workers->next->in_flight + rig.pool->n_pinned, 4);
+    rig_let_through(&rig, 4);
+    rig_finish(&rig, job, 4);
     rig_close(&rig);
 }

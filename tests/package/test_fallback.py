@@ -156,6 +156,7 @@ def test_setup_builds_nothing_for_windows(
     module("setuptools.command.build", build=object)
     module("setuptools.command.build_ext", build_ext=object)
     module("setuptools.command.editable_wheel", editable_wheel=object)
+    module("setuptools.command.sdist", sdist=object)
     module("setuptools.errors", CCompilerError=Exception)
     monkeypatch.setattr(sys, "platform", platform)
     runpy.run_path(str(scripts.ROOT / "setup.py"))

@@ -28,6 +28,7 @@ ORDER = """
     _base.handlers
     _base.broken
     _base.failures
+    _base.contexts
     _base.completed
     _base.current
     _base.size
@@ -35,6 +36,7 @@ ORDER = """
     _base.importing
     _start
     _start.surroundings
+    _start.guard
     _start.child
     _start.popen
     _start.launchers
@@ -46,8 +48,13 @@ ORDER = """
     _engine.progress
     _engine.results
     _engine.queue
+    _engine.serial
+    _engine.fronts
+    _engine.places
     _engine.options
     _engine.configured
+    _engine.statistics
+    _engine.known
     _engine.workers
     _engine.processes
     _engine.threads
@@ -57,6 +64,7 @@ ORDER = """
     _program
     _program.fallback
     _program.swap
+    _program.report
     _program.startup
     _program.run
     __init__

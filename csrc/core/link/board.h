@@ -31,6 +31,12 @@
 #define CP_WINDOW 256u /* most tasks in flight to a worker; a power of two */
 #define CP_RING CP_KIB(64) /* size of the result ring; a power of two */
 
+/* What the worker tells of a task, beside its answer; see cp_serve_note(). */
+struct cp_times {
+    _Atomic int64_t began, ended; /* in ns */
+    _Atomic uint32_t failed;      /* how many items, of CP_CAUGHT */
+};
+
 struct cp_row {
     /* Written by the worker, read by the parent. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t committed; /* end of the ring */
@@ -39,6 +45,7 @@ struct cp_row {
     _Atomic uint64_t got;     /* bytes of tasks received, total */
     _Atomic int64_t since;    /* start time of the current task, in ns */
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
+    _Atomic int64_t work;     /* how long all tasks took, in ns */
     _Atomic uint32_t item;    /* which item of it runs, from 0 */
     /* Of a worker with a memory_limit, in bytes: its memory that it shares with the
      * parent since the fork; and its own before the item that runs. */
@@ -50,10 +57,13 @@ struct cp_row {
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
-    _Atomic uint32_t spin_us; /* how long to spin on sent before blocking */
+    _Atomic uint32_t spin_us;   /* how long to spin on sent before blocking */
+    _Atomic uint32_t is_traced; /* the times of every task are wanted */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
     _Alignas(CP_CACHE_LINE) uint8_t ring[CP_RING]; /* written by the worker */
+    /* By seq; written by the worker, valid while the task is in flight. */
+    struct cp_times times[CP_WINDOW];
 };
 
 /* Shared by all workers of a pool. */

@@ -175,6 +175,23 @@ cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now)
     atomic_store_explicit(&s->row->running, seq + 1, memory_order_release);
 }
 
+void
+cp_serve_note(struct cp_row *row, uint64_t seq, int64_t began, int64_t ended,
+              uint32_t failed)
+{
+    int64_t work = atomic_load_explicit(&row->work, memory_order_relaxed);
+    atomic_store_explicit(&row->work, work + (ended - began),
+                          memory_order_relaxed);
+    if (failed == 0 && ended - began < UINT32_MAX
+        && atomic_load_explicit(&row->is_traced, memory_order_relaxed) == 0) {
+        return;
+    }
+    struct cp_times *times = &row->times[seq & (CP_WINDOW - 1)];
+    atomic_store_explicit(&times->began, began, memory_order_relaxed);
+    atomic_store_explicit(&times->ended, ended, memory_order_relaxed);
+    atomic_store_explicit(&times->failed, failed, memory_order_relaxed);
+}
+
 bool
 cp_serve_is_over_memory(struct cp_serve *s, int64_t now)
 {

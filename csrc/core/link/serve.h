@@ -78,6 +78,12 @@ cp_serve_since(struct cp_row *row, int64_t now)
  * that was done a millisecond ago. Is it more than the limit? now: the time in ns. */
 bool cp_serve_is_over_memory(struct cp_serve *s, int64_t now);
 
+/* Before the answer to task seq: it began and ended then, and so many of its items
+ * failed while the others went on. The board has the times of long tasks, the answer
+ * those of short ones. */
+void cp_serve_note(struct cp_row *row, uint64_t seq, int64_t began,
+                   int64_t ended, uint32_t failed);
+
 /* Has the parent asked the item that runs now to stop? */
 bool cp_serve_is_stopped(const struct cp_row *row);
 

@@ -23,6 +23,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->flags = flags;
         task->cost_ns = 0;
         task->deaths = 0;
+        task->pinned = false;
         task->held = 0;
         task->tries = 0;
         task->len = len;
@@ -94,6 +95,7 @@ cp_task_clone(const struct cp_task *task)
         clone->call = task->call;
         clone->items = task->items;
         clone->deaths = task->deaths;
+        clone->pinned = task->pinned;
         clone->held = task->held;
         clone->tries = task->tries;
         memcpy(clone->body, task->body, task->len);

@@ -63,6 +63,7 @@ struct cp_task {
     uint32_t tries;       /* how often it was lost, and run again */
     uint16_t flags;       /* the binding's; sent in the frame header */
     uint8_t deaths;       /* workers that died while they loaded it; if big */
+    bool pinned;          /* only one worker may run it: struct cp_job's pin */
     int64_t cost_ns;      /* expected run time; set when it is sent */
     size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
@@ -87,6 +88,7 @@ enum cp_reason {
     CP_DIED = 0,    /* its worker died */
     CP_TIMED_OUT,   /* it ran for longer than its job's time limit */
     CP_TOOK_MEMORY, /* it took more than the pool's memory limit */
+    CP_NO_WORKER,   /* it was for a worker that the pool has no more */
 };
 
 struct cp_result {
@@ -101,7 +103,7 @@ struct cp_result {
     int pid;
     int exitcode;
     uint32_t worker;
-    uint32_t item;
+    uint32_t item;  /* of CP_OK: how many of its items failed all the same */
     int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
     struct cp_loan
         *loan; /* parts of the body that lie in shared memory, or NULL */
@@ -118,6 +120,7 @@ struct cp_loss {
     /* Of CP_TIMED_OUT: how long that item had run, in ns; of CP_TOOK_MEMORY: how much
      * memory its worker had, in bytes. */
     int64_t amount;
+    int64_t ran_ns; /* how long that item had run; 0: nobody knows */
 };
 /* The exit code of a worker that lives on: the task stopped when it was asked to. */
 #define CP_NO_EXIT INT_MIN

@@ -33,6 +33,11 @@ enum cp_kind {
 #define CP_STOPPED 0x4u
 /* Flag of CP_ERROR: if the job has retries left, the task is to be run again. */
 #define CP_AGAIN 0x8u
+/* Flag of CP_RESULT: some items of the task failed, and the board says how many. */
+#define CP_CAUGHT 0x10u
+/* Flag of CP_TASK: it has a callable of its own. The body begins with the length of its
+ * bytes, a uint64_t, and these bytes. */
+#define CP_OWN_FUNC 0x80u
 /* Flag of CP_TASK: if it fails, it is not run again. */
 #define CP_FINAL 0x8000u
 /* Flag of CP_TASK and CP_RESULT: the body ends with references to parts that lie in

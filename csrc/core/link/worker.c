@@ -348,7 +348,7 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
 }
 
 struct cp_task *
-cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big,
+cp_worker_recall(struct cp_worker *w, uint32_t *n, unsigned which,
                  const struct cp_job *job)
 {
     struct cp_task *list = NULL;
@@ -357,10 +357,12 @@ cp_worker_recall(struct cp_worker *w, uint32_t *n, bool with_big,
     *n = 0;
     for (uint64_t seq = w->tail; seq > w->head && *n < wanted; seq--) {
         struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
-        if (job != NULL && task != NULL && task->job != job) {
+        if (task != NULL
+            && ((job != NULL && task->job != job)
+                || (task->pinned && (which & CP_RECALL_PINNED) == 0))) {
             continue;
         }
-        int r = recall_one(w, seq - 1, with_big, &task);
+        int r = recall_one(w, seq - 1, (which & CP_RECALL_BIG) != 0, &task);
         if (r < 0) {
             break; /* claimed, and so are all tasks before it */
         }

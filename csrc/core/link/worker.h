@@ -90,6 +90,8 @@ struct cp_worker {
     bool flush_deferred; /* idle, with tasks that the event loop flushes */
     bool flush_due;      /* with output that cp_act() writes at its end */
     bool takes_part;     /* it is given tasks when these are handed out now */
+    bool
+        had_pinned; /* it was given one that only it may run, and then no other */
 
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a big body to be written after out, not copied */
@@ -198,12 +200,18 @@ int cp_worker_recv(struct cp_worker *w);
  * whether there were any. Sets w->bad on CP_EPROTO. */
 bool cp_worker_recv_ring(struct cp_worker *w);
 
+/* Which tasks cp_worker_recall() takes back beside small ones that others may run: one
+ * whose body is still being written, at the cost of a copy of the body; and those that
+ * only this worker may run. */
+#define CP_RECALL_BIG 0x1u
+#define CP_RECALL_PINNED 0x2u
+#define CP_RECALL_ALL (CP_RECALL_BIG | CP_RECALL_PINNED)
+
 /* Take back up to *n tasks that the worker has not claimed, newest first. Returns
- * them as a list; *n is how many. with_big: also a task whose body is still being
- * written, at the cost of a copy of the body. job: only tasks of this one; NULL: of
- * any. */
+ * them as a list; *n is how many. which: CP_RECALL_ flags. job: only tasks of this one;
+ * NULL: of any. */
 struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
-                                 bool with_big, const struct cp_job *job);
+                                 unsigned which, const struct cp_job *job);
 
 /* The task that the worker has claimed last, if it has not answered, and *seq; or
  * NULL. */

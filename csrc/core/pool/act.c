@@ -23,14 +23,20 @@ hand_to(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
     } while (func_first && cp_worker_accepts(w));
 }
 
+static bool
+has_tasks(const struct cp_pool *pool)
+{
+    return pool->queued > 0 || pool->n_pinned > 0;
+}
+
 static void
 hand_out(struct cp_pool *pool)
 {
     struct cp_round round;
-    if (pool->queued == 0 || !cp_sched_begin(pool, &round)) {
+    if (!has_tasks(pool) || !cp_sched_begin(pool, &round)) {
         return; /* a worker's answer, or a new worker, makes this due again */
     }
-    for (struct cp_worker *w = pool->workers; w != NULL && pool->queued > 0;
+    for (struct cp_worker *w = pool->workers; w != NULL && has_tasks(pool);
          w = w->next) {
         if (w->takes_part) {
             hand_to(pool, w, &round);
@@ -88,8 +94,7 @@ act_on_processes(struct cp_pool *pool)
         && ((acts
              && (cp_plan_is_tick_late(pool)
                  || (!pool->armed && cp_plan_wants_probe(pool))))
-            || ((pool->n_limited > 0 || pool->n_stopping > 0
-                 || pool->memory_limit > 0)
+            || (cp_pool_has_limits(pool)
                 && cp_plan_limit_at(pool, cp_now()) < pool->sleeps_until)
             || pool->kills_due)) {
         cp_note_driver(pool); /* it sleeps for longer than it may now */
@@ -104,6 +109,9 @@ act_on_threads(struct cp_pool *pool)
     pool->due = 0;
     if ((due & CP_DUE_TASKS) != 0) {
         cp_wake_workers(pool);
+        if (pool->n_pinned > 0) {
+            cp_wake_all_workers(pool); /* one of them it is for */
+        }
     }
     if (((due & CP_DUE_END) != 0 && cp_plan_is_over(pool))
         || (due & CP_DUE_RETIRE) != 0) {

@@ -18,8 +18,8 @@ void cp_act_now(struct cp_pool *pool);
 static inline void
 cp_act(struct cp_pool *pool)
 {
-    if ((pool->due | pool->noted | pool->n_limited | pool->n_stopping) != 0
-        || pool->kills_due || pool->memory_limit > 0) {
+    if ((pool->due | pool->noted) != 0 || pool->kills_due
+        || cp_pool_has_limits(pool)) {
         cp_act_now(pool);
     }
 }

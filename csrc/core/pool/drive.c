@@ -435,6 +435,17 @@ cp_pool_next(struct cp_pool *pool, unsigned duties, struct cp_job **job)
     return r;
 }
 
+int
+cp_pool_try_next(struct cp_pool *pool, unsigned duties, struct cp_job **job)
+{
+    int64_t again;
+    *job = NULL;
+    cp_lock_acquire(&pool->lock);
+    int r = find_work(pool, duties, job, &again);
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
 /* ---- the standby thread ---- */
 
 static bool

@@ -55,6 +55,10 @@ int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
  * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
 int cp_pool_next(struct cp_pool *pool, unsigned duties, struct cp_job **job);
 
+/* The same without waiting: CP_WAIT_TIMEOUT where there is nothing to do. */
+int cp_pool_try_next(struct cp_pool *pool, unsigned duties,
+                     struct cp_job **job);
+
 /* Have the standby thread drive while nobody else does. It ends by itself when the
  * pool is closed and its last worker is gone. Idempotent. CP_ECLOSED where the pool
  * has ended: then nothing needs a thread. */

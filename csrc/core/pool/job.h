@@ -49,6 +49,33 @@ struct cp_line {
     bool had_turn;   /* since its first job joined */
 };
 
+/* The lines of one priority, by turn. */
+struct cp_level {
+    struct cp_line *first, *last;
+    struct cp_line singles; /* the jobs of one task */
+};
+
+/* Most of the priorities; from CP_PRIORITY_LEAST to CP_PRIORITY_MOST. */
+#define CP_PRIORITIES 256
+#define CP_PRIORITY_LEAST (-CP_PRIORITIES / 2)
+#define CP_PRIORITY_MOST (CP_PRIORITIES / 2 - 1)
+
+/* Of a job whose task i is for the worker with index i. */
+#define CP_PIN_EACH UINT16_MAX
+/* The highest index of a worker that a task may be for. */
+#define CP_PIN_MOST (UINT16_MAX - 2)
+
+struct cp_levels {
+    uint64_t active[CP_PRIORITIES / 64]; /* bits: which have lines */
+    struct cp_level *at[CP_PRIORITIES];  /* by priority; made when it is used */
+};
+
+struct cp_pins {
+    struct cp_line *lines; /* by index of worker */
+    uint32_t n;
+    struct cp_line each; /* jobs with CP_PIN_EACH */
+};
+
 /* What only a job of more than one task has. */
 struct cp_many {
     struct cp_line line;         /* where its tasks queue */
@@ -86,7 +113,7 @@ struct cp_job {
     uint64_t
         done_order; /* how many jobs of the pool were done before, and it */
 
-    struct cp_line *in; /* its own, or that of all calls; never changes */
+    struct cp_line *in; /* its own, or that of all calls; not with a pin */
     struct cp_job *line_next, *line_prev; /* in that line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */
@@ -96,7 +123,10 @@ struct cp_job {
     void
         *teller; /* the binding's; to be told of a result or of the end, once */
 
-    uint32_t retries;        /* how often a task that was lost is run again */
+    uint32_t retries; /* how often a task that was lost is run again */
+    /* The first item of a task is its index times this; 0: its items have no number.
+     * Set by the binding before the first task. */
+    uint32_t stride;
     _Atomic enum cp_end end; /* readable without the lock, like the next two */
     _Atomic bool done;
     _Atomic bool marked; /* by a result */
@@ -106,7 +136,10 @@ struct cp_job {
     bool in_line, is_listed, in_each;
     bool
         is_urgent; /* of CP_JOB_EACH: with the result of a call that is watched */
-    bool calling; /* all has come; the callbacks are to be run, or are run */
+    bool calling;    /* all has come; the callbacks are to be run, or are run */
+    int8_t priority; /* a higher one is served first; constant */
+    uint16_t
+        pin; /* 0; or only the worker with index pin - 1 may run it; or CP_PIN_EACH */
 
     struct cp_many many[]; /* one; none with CP_JOB_SINGLE */
 };

@@ -3,6 +3,7 @@
 
 #include "pool/func.h"
 #include "pool/plan.h"
+#include "pool/tally.h"
 #include "pool/turns.h"
 #include "pool/wake.h"
 
@@ -52,6 +53,13 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     job->is_listed = false;
     pool->pending--;
     drop_limit(job);
+}
+
+/* Where its queued tasks are counted. */
+static uint64_t *
+count_of(const struct cp_job *job)
+{
+    return job->pin > 0 ? &job->pool->n_pinned : &job->pool->queued;
 }
 
 /* The job has queued tasks. */
@@ -170,7 +178,8 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
         func->refs++;
     }
     job->id = pool->next_job_id++;
-    job->in = (flags & CP_JOB_SINGLE) != 0 ? &pool->singles : &job->many->line;
+    job->in =
+        (flags & CP_JOB_SINGLE) != 0 ? &pool->level.singles : &job->many->line;
     list_job(pool, job);
     *out = job;
     if (pool->is_broken) {
@@ -276,9 +285,10 @@ drop_queued(struct cp_job *job)
 {
     struct cp_task *task;
     cp_turns_del(job);
-    job->pool->queued -= job->queued;
+    *count_of(job) -= job->queued;
     while ((task = cp_job_dequeue(job)) != NULL) {
         let_go(job->pool, task->held);
+        job->pool->tally.cancelled += task->items;
         cp_drop_task(job->pool, task);
         cp_jobs_unref(job); /* never the last: the job is listed */
     }
@@ -357,7 +367,7 @@ withdraw(struct cp_job *job)
 {
     for (struct cp_worker *w = job->pool->workers; w != NULL; w = w->next) {
         uint32_t n = UINT32_MAX;
-        struct cp_task *task = cp_worker_recall(w, &n, true, job);
+        struct cp_task *task = cp_worker_recall(w, &n, CP_RECALL_ALL, job);
         while (task != NULL) {
             struct cp_task *next = task->next;
             cp_jobs_requeue_take(task); /* which drops it: the job has ended */
@@ -453,10 +463,14 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
             cp_drop_task(pool, list);
         } else {
             list->job = job;
+            list->pinned = job->pin > 0;
+            /* What waits for one worker is no reason to hold up other calls. */
+            list->held = list->pinned ? 0 : list->held;
             job->refs++;
             job->put++;
             cp_job_queue_last(job, list);
-            pool->queued++;
+            ++*count_of(job);
+            pool->tally.submitted += list->items;
             hold(pool, list->held);
         }
         list = next;
@@ -472,6 +486,9 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
         cp_note_feeders(pool); /* another thread may have ended its input */
         end_if_complete(job);
     }
+    if (job->pin > 0 && pool->n_indexes != UINT32_MAX) {
+        cp_jobs_lose_unplaced(pool);
+    }
 }
 
 struct cp_task *
@@ -481,7 +498,7 @@ cp_jobs_start_task(struct cp_job *job)
     if (task == NULL) {
         return NULL;
     }
-    job->pool->queued--;
+    --*count_of(job);
     job->running++;
     let_go(job->pool, task->held);
     if (job->queued == 0) {
@@ -509,6 +526,7 @@ cp_jobs_requeue_take(struct cp_task *task)
     struct cp_job *job = task->job;
     note_returned(job);
     if (atomic_load(&job->end) != CP_END_NONE) {
+        job->pool->tally.cancelled += task->items;
         cp_task_free(task);
         cp_jobs_unref(job);
         return;
@@ -517,15 +535,15 @@ cp_jobs_requeue_take(struct cp_task *task)
         task->call->worker = NULL;
     }
     cp_job_queue_first(job, task);
-    job->pool->queued++;
+    ++*count_of(job);
     hold(job->pool, task->held);
     note_queued(job, true);
 }
 
 uint32_t
-cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big)
+cp_jobs_recall(struct cp_worker *w, uint32_t n, unsigned which)
 {
-    struct cp_task *task = cp_worker_recall(w, &n, with_big, NULL);
+    struct cp_task *task = cp_worker_recall(w, &n, which, NULL);
     while (task != NULL) {
         struct cp_task *next = task->next;
         cp_jobs_requeue_take(task);
@@ -540,6 +558,7 @@ end_withdrawn_take(struct cp_task *task)
 {
     struct cp_job *job = task->job;
     struct cp_result *result = cp_result_new(task->index, CP_WITHDRAWN, 0);
+    job->pool->tally.cancelled += task->items;
     cp_drop_task(job->pool, task);
     if (result == NULL) {
         cp_jobs_end(job, CP_END_NOMEM);
@@ -623,12 +642,13 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
 }
 
 bool
-cp_jobs_retry_take(struct cp_task *task)
+cp_jobs_retry_take(struct cp_task *task, uint32_t worker)
 {
     if (task->tries >= task->job->retries) {
         return false;
     }
     task->tries++;
+    cp_tally_of(task->job->pool, worker)->retried += task->items;
     if (task->tries == task->job->retries) {
         task->flags |= CP_FINAL;
     }
@@ -640,9 +660,10 @@ void
 cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
 {
     struct cp_job *job = task->job;
-    if (cp_jobs_retry_take(task)) {
+    if (cp_jobs_retry_take(task, loss->worker)) {
         return;
     }
+    cp_tally_loss(job->pool, task, loss);
     cp_jobs_note_answer(task);
     struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
     if (lost != NULL) {
@@ -654,7 +675,7 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
         lost->reason = loss->reason;
         lost->amount = loss->amount;
     }
-    cp_task_free(task);
+    cp_drop_task(job->pool, task);
     note_returned(job);
     if (lost == NULL) {
         cp_jobs_end(job, CP_END_NOMEM);
@@ -664,6 +685,18 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
     }
     note_wants(job);
     cp_jobs_unref(job);
+}
+
+void
+cp_jobs_lose_unplaced(struct cp_pool *pool)
+{
+    struct cp_loss loss = {.reason = CP_NO_WORKER};
+    struct cp_job *job;
+    while ((job = cp_turns_next_unplaced(pool, &loss.worker)) != NULL) {
+        struct cp_task *task = cp_jobs_start_task(job);
+        task->tries = job->retries; /* it would be lost again */
+        cp_jobs_lose_take(task, &loss);
+    }
 }
 
 /* ---- results ---- */

@@ -38,20 +38,24 @@ struct cp_task *cp_jobs_start_task(struct cp_job *job);
 /* A worker was given the task and did not begin it: queue it again, first. */
 void cp_jobs_requeue_take(struct cp_task *task);
 
-/* The newest n tasks that w has not begun are queued again: how many were. with_big:
- * see cp_worker_recall(). */
-uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, bool with_big);
+/* The newest n tasks that w has not begun are queued again: how many were. which:
+ * CP_RECALL_ flags. */
+uint32_t cp_jobs_recall(struct cp_worker *w, uint32_t n, unsigned which);
 
 /* A worker has run a task of the job, which took ns; NULL: there was no memory
  * for the result. Consumes the task's reference to the job. */
 void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
                          int64_t ns, uint32_t items);
 
-/* Run the task again, if its job has retries left: false where not. */
-bool cp_jobs_retry_take(struct cp_task *task);
+/* Run the task again, which the worker with this index has had, if its job has retries
+ * left: false where not. */
+bool cp_jobs_retry_take(struct cp_task *task, uint32_t worker);
 
 /* The task was lost with its worker: run it again, or that is its result. */
 void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);
+
+/* Lose the tasks that are for a worker that there will not be. */
+void cp_jobs_lose_unplaced(struct cp_pool *pool);
 
 /* The task leaves its worker, which has begun it: its result comes. */
 void cp_jobs_note_answer(struct cp_task *task);

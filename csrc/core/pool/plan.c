@@ -196,6 +196,16 @@ cp_plan_is_open(const struct cp_worker *w, int64_t now)
            && !(cp_plan_is_awaited(w) && cp_plan_is_stuck(w, now));
 }
 
+/* Are there tasks that only w may run? Of a job for all workers they may be others'. */
+static bool
+has_pinned(const struct cp_pool *pool, const struct cp_worker *w)
+{
+    const struct cp_pins *pins = pool->pins;
+    return pool->n_pinned > 0
+           && ((w->index < pins->n && pins->lines[w->index].first != NULL)
+               || pins->each.first != NULL);
+}
+
 int64_t
 cp_plan_tick(const struct cp_pool *pool)
 {
@@ -208,7 +218,8 @@ cp_plan_tick(const struct cp_pool *pool)
             return TICK;
         }
         bool awaited = cp_plan_is_awaited(w);
-        if (pool->queued > 0 && !awaited && w->hello && cp_worker_accepts(w)) {
+        if ((pool->queued > 0 || has_pinned(pool, w)) && !awaited && w->hello
+            && cp_worker_accepts(w)) {
             return TICK; /* it has just gone on, which nothing tells */
         }
         idle = idle || !awaited;
@@ -221,7 +232,8 @@ cp_plan_tick(const struct cp_pool *pool)
     if (waits && idle) {
         return TICK; /* it may have to be taken from one and given to the other */
     }
-    return waits && pool->queued > 0 ? SLOW_TICK : CP_NEVER;
+    return waits && (pool->queued > 0 || pool->n_pinned > 0) ? SLOW_TICK
+                                                             : CP_NEVER;
 }
 
 bool
@@ -242,8 +254,7 @@ int64_t
 cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
 {
     int64_t at = CP_NEVER;
-    if (pool->n_limited == 0 && pool->n_stopping == 0
-        && pool->memory_limit == 0) {
+    if (!cp_pool_has_limits(pool)) {
         return at;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {

@@ -9,6 +9,8 @@
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/spin.h"
+#include "pool/tally.h"
+#include "pool/turns.h"
 #include "pool/wake.h"
 #include "pool/watch.h"
 
@@ -236,10 +238,10 @@ cp_pool_target(struct cp_pool *pool)
 }
 
 void
-cp_pool_retire(struct cp_pool *pool, uint32_t n)
+cp_pool_retire(struct cp_pool *pool, uint32_t n, uint32_t from)
 {
     cp_lock_acquire(&pool->lock);
-    cp_watch_retire(pool, n);
+    cp_watch_retire(pool, n, from);
     cp_act(pool);
     cp_unlock(pool);
 }
@@ -315,7 +317,7 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
 {
     cp_lock_acquire(&pool->lock);
     counts->pending = pool->pending;
-    counts->queued = pool->queued;
+    counts->queued = pool->queued + pool->n_pinned;
     counts->workers = pool->n_workers;
     counts->overdue = pool->n_overdue;
     counts->ready = 0;
@@ -326,17 +328,36 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     cp_lock_release(&pool->lock);
 }
 
+int
+cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
+{
+    cp_lock_acquire(&pool->lock);
+    int r = cp_tally_copy(pool, copy);
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
 uint64_t
 cp_pool_unanswered(struct cp_pool *pool)
 {
     cp_lock_acquire(&pool->lock);
-    uint64_t n = pool->queued;
+    uint64_t n = pool->queued + pool->n_pinned;
     for (const struct cp_job *job = pool->all_first; job != NULL;
          job = job->all_next) {
         n += job->running;
     }
     cp_lock_release(&pool->lock);
     return n;
+}
+
+void
+cp_pool_set_indexes(struct cp_pool *pool, uint32_t n)
+{
+    cp_lock_acquire(&pool->lock);
+    pool->n_indexes = n;
+    cp_jobs_lose_unplaced(pool);
+    cp_act(pool);
+    cp_unlock(pool);
 }
 
 /* ---- callables ---- */
@@ -432,6 +453,9 @@ cp_job_put_result_take(struct cp_job *job, struct cp_result *result)
     struct cp_pool *pool = job->pool;
     cp_lock_acquire(&pool->lock);
     job->put++;
+    if (atomic_load(&job->end) == CP_END_NONE) {
+        cp_tally_failed_here(pool, result->items);
+    }
     cp_jobs_add_result_take(job, result);
     cp_act(pool);
     cp_unlock(pool);
@@ -463,6 +487,17 @@ cp_job_set_probes(struct cp_job *job)
     CP_ASSERT(cp_job_many(job) != NULL);
     job->many->probes = true;
     cp_lock_release(&job->pool->lock);
+}
+
+int
+cp_job_set_place(struct cp_job *job, uint16_t pin, int8_t priority)
+{
+    cp_lock_acquire(&job->pool->lock);
+    CP_ASSERT(job->put == 0);
+    int r = cp_turns_set_priority(job, priority);
+    r = r == 0 ? cp_turns_set_pin(job, pin) : r;
+    cp_lock_release(&job->pool->lock);
+    return r;
 }
 
 void
@@ -572,6 +607,37 @@ cp_pool_has_room(struct cp_pool *pool)
 {
     return atomic_load_explicit(&pool->held, memory_order_relaxed)
            <= CP_HELD_HIGH;
+}
+
+/* Do as many jobs wait? Looks at these, and at those that workers have begun. A job that
+ * nobody holds is not submitted yet: the thread that opened it may be waiting here. */
+static bool
+are_waiting(const struct cp_pool *pool, uint64_t most)
+{
+    uint64_t n = 0;
+    const struct cp_job *job = pool->all_first;
+    while (job != NULL && n < most) {
+        n += job->user != NULL && job->arrived == 0 && job->running == 0
+                     && !job->calling && (job->flags & CP_JOB_EACH) == 0
+                 ? 1
+                 : 0;
+        job = job->all_next;
+    }
+    return n >= most;
+}
+
+bool
+cp_pool_wait_pending(struct cp_pool *pool, uint64_t most, int64_t deadline)
+{
+    bool waiting;
+    cp_lock_acquire(&pool->lock);
+    pool->feeders++;
+    while ((waiting = are_waiting(pool, most)) && cp_now() < deadline) {
+        cp_cond_wait(&pool->feed, &pool->lock, deadline);
+    }
+    pool->feeders--;
+    cp_lock_release(&pool->lock);
+    return !waiting;
 }
 
 void
@@ -865,7 +931,7 @@ cp_pool_end(struct cp_pool *pool)
     cp_lock_acquire(&pool->lock);
     pool->state = CP_ENDED;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        (void)cp_jobs_recall(w, UINT32_MAX, false);
+        (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_PINNED);
     }
     cp_jobs_end_all(pool, CP_END_TERMINATED);
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {

@@ -18,6 +18,7 @@
 #include "pool/drive.h"
 #include "pool/job.h"
 #include "pool/ref.h"
+#include "pool/tallies.h"
 #include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
@@ -103,8 +104,12 @@ void cp_pool_set_trees(struct cp_pool *pool);
 void cp_pool_kill_trees(struct cp_pool *pool);
 
 /* So many worker processes end, each after the task that it runs, idle ones first; they
- * count no more. */
-void cp_pool_retire(struct cp_pool *pool, uint32_t n);
+ * count no more. from: only those with this index or a higher one. */
+void cp_pool_retire(struct cp_pool *pool, uint32_t n, uint32_t from);
+
+/* From now on there will be no workers but those with indexes below n: tasks for another
+ * one are lost (CP_NO_WORKER). */
+void cp_pool_set_indexes(struct cp_pool *pool, uint32_t n);
 
 /* ---- jobs ---- */
 
@@ -157,6 +162,10 @@ void cp_job_set_probes(struct cp_job *job);
 void cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
                        uint32_t retries);
 
+/* Before its first task: who runs its tasks (struct cp_job's pin), and which jobs go
+ * before it. 0 or CP_ENOMEM. */
+int cp_job_set_place(struct cp_job *job, uint16_t pin, int8_t priority);
+
 /* The first result that is not CP_OK ends the job, with CP_END_FAILED: it comes next, and
  * what no worker has begun is withdrawn. */
 void cp_job_set_fail_fast(struct cp_job *job);
@@ -191,6 +200,11 @@ bool cp_pool_has_room(struct cp_pool *pool);
 
 /* Wait until it has; or until the pool has ended, where nothing is queued. Never drives. */
 void cp_pool_wait_room(struct cp_pool *pool);
+
+/* Wait until fewer than `most` jobs wait: no worker was given a task of theirs. False where
+ * the deadline passes first. Never drives. */
+bool cp_pool_wait_pending(struct cp_pool *pool, uint64_t most,
+                          int64_t deadline);
 
 /* Take the next result; NULL where there is none now. */
 struct cp_result *cp_job_take(struct cp_job *job);
@@ -311,6 +325,10 @@ struct cp_counts {
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
+ * CP_ENOMEM. */
+int cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy);
 
 /* How many tasks have no answer yet. */
 uint64_t cp_pool_unanswered(struct cp_pool *pool);

@@ -29,12 +29,27 @@ drop_withdrawn(struct cp_job *job)
     return withdrawn;
 }
 
+/* A worker that may be given either: which one? Those of equal priority take turns. */
+static struct cp_job *
+choose(struct cp_job *pinned, struct cp_job *other, bool *had_pinned)
+{
+    bool takes_pinned = pinned != NULL;
+    if (pinned != NULL && other != NULL) {
+        takes_pinned = pinned->priority != other->priority
+                           ? pinned->priority > other->priority
+                           : !*had_pinned;
+    }
+    *had_pinned = takes_pinned;
+    return takes_pinned ? pinned : other;
+}
+
 struct cp_task *
-cp_sched_take(struct cp_pool *pool)
+cp_sched_take(struct cp_pool *pool, uint32_t index, bool *had_pinned)
 {
     struct cp_job *job;
     do {
-        job = cp_turns_next(pool);
+        job = choose(cp_turns_next_pinned(pool, index), cp_turns_next(pool),
+                     had_pinned);
         if (job == NULL) {
             return NULL;
         }
@@ -124,12 +139,13 @@ find_drained(const struct cp_pool *pool, const struct cp_round *round)
     return first;
 }
 
-/* The job whose task w is given next, or NULL. */
+/* The job whose task w is given next, of those that any worker may run, or NULL. */
 static struct cp_job *
-next_for(struct cp_pool *pool, const struct cp_worker *w,
-         struct cp_round *round)
+next_of_all(struct cp_pool *pool, const struct cp_worker *w,
+            struct cp_round *round)
 {
-    struct cp_job *job = cp_turns_next(pool);
+    struct cp_job *job =
+        w->in_flight < round->level ? cp_turns_next(pool) : NULL;
     if (job == NULL || cp_worker_takes(w, job->first)) {
         return job;
     }
@@ -139,12 +155,26 @@ next_for(struct cp_pool *pool, const struct cp_worker *w,
     return w != round->drained ? cp_turns_next_small(pool) : NULL;
 }
 
+/* The job whose task w is given next, or NULL. */
+static struct cp_job *
+next_for(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
+{
+    struct cp_job *pinned = cp_turns_next_pinned(pool, w->index);
+    if (pinned == NULL) {
+        return next_of_all(pool, w, round);
+    }
+    if (!cp_worker_takes(w, pinned->first)) {
+        return NULL; /* w runs dry for a big one */
+    }
+    return choose(pinned, next_of_all(pool, w, round), &w->had_pinned);
+}
+
 bool
 cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
               struct cp_round *round)
 {
     struct cp_job *job;
-    while (cp_worker_accepts(w) && w->in_flight < round->level
+    while (cp_worker_accepts(w)
            && (w->in_flight == 0 || w->ahead_ns <= CP_AHEAD)
            && (job = next_for(pool, w, round)) != NULL) {
         if (drop_withdrawn(job)) {
@@ -188,7 +218,7 @@ count_unclaimed(const struct cp_worker *w, int64_t *worth)
     *worth = 0;
     for (uint64_t seq = w->tail; seq > w->head; seq--) {
         struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
-        if (task == NULL) {
+        if (task == NULL || task->pinned) {
             continue;
         }
         if (cp_worker_is_claimed(w, seq - 1)) {
@@ -231,7 +261,7 @@ recall_from_given_up(struct cp_pool *pool, int64_t now)
     }
     for (w = others ? pool->workers : NULL; w != NULL; w = w->next) {
         if (w->in_flight > 0 && cp_plan_is_given_up(w, now)) {
-            (void)cp_jobs_recall(w, UINT32_MAX, true);
+            (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_BIG);
         }
     }
 }
@@ -271,7 +301,8 @@ cp_sched_even_out(struct cp_pool *pool)
         }
     }
     if (from != NULL) {
-        (void)cp_jobs_recall(from, n, cp_plan_is_given_up(from, now));
+        (void)cp_jobs_recall(
+            from, n, cp_plan_is_given_up(from, now) ? CP_RECALL_BIG : 0);
     }
 }
 
@@ -284,7 +315,8 @@ worth_of_others(const struct cp_worker *w, struct cp_job *job, uint32_t *n)
     *n = 0;
     for (uint64_t seq = w->tail; seq > w->head + 1; seq--) {
         struct cp_task *task = w->window[(seq - 1) & (CP_WINDOW - 1)];
-        if (task == NULL) {
+        if (task == NULL || task->pinned
+            || task->job->priority > job->priority) {
             continue;
         }
         if (cp_worker_is_claimed(w, seq - 1)) {
@@ -322,7 +354,7 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
             from = w;
         }
     }
-    if (from == NULL || (n = cp_jobs_recall(from, n, false)) == 0) {
+    if (from == NULL || (n = cp_jobs_recall(from, n, 0)) == 0) {
         return false;
     }
     pool->room_at = round->now + (int64_t)n * ROOM_COST;

@@ -44,7 +44,9 @@ bool cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round);
  * again. */
 void cp_sched_even_out(struct cp_pool *pool);
 
-/* The next task for a worker thread, which counts as running now; or NULL. */
-struct cp_task *cp_sched_take(struct cp_pool *pool);
+/* The next task for the worker thread with this index, which counts as running now; or
+ * NULL. *had_pinned is the worker's: see struct cp_worker. */
+struct cp_task *cp_sched_take(struct cp_pool *pool, uint32_t index,
+                              bool *had_pinned);
 
 #endif

@@ -20,6 +20,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     pool->wake.fds[0] = pool->wake.fds[1] = -1;
     pool->common_fd = pool->life[0] = pool->life[1] = -1;
     pool->probe_at = CP_NEVER;
+    pool->n_indexes = UINT32_MAX;
     atomic_init(&pool->refs, 1);
     int r;
     if ((r = cp_lock_init(&pool->lock)) != 0
@@ -61,6 +62,21 @@ cp_pool_ref(struct cp_pool *pool)
     (void)atomic_fetch_add(&pool->refs, 1);
 }
 
+static void
+free_lines(struct cp_pool *pool)
+{
+    for (unsigned i = 0; pool->levels != NULL && i < CP_PRIORITIES; i++) {
+        if (pool->levels->at[i] != &pool->level) {
+            free(pool->levels->at[i]);
+        }
+    }
+    free(pool->levels);
+    if (pool->pins != NULL) {
+        free(pool->pins->lines);
+    }
+    free(pool->pins);
+}
+
 void
 cp_pool_unref(struct cp_pool *pool)
 {
@@ -74,6 +90,7 @@ cp_pool_unref(struct cp_pool *pool)
     }
     free(pool->slots);
     cp_pool_free_memory(pool);
+    free_lines(pool);
     cp_common_close(pool->common);
     cp_fd_close(&pool->common_fd);
     cp_fd_close(&pool->life[0]);
@@ -81,6 +98,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_poller_free(pool->poller);
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);
+    cp_tallies_free(&pool->tally);
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
     cp_cond_fini(&pool->starts);

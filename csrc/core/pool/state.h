@@ -19,6 +19,7 @@
 #include "os/poller.h"
 #include "pool/job.h"
 #include "pool/ref.h"
+#include "pool/tallies.h"
 
 #define CP_INTERNED 64u
 
@@ -105,15 +106,18 @@ struct cp_pool {
     bool kills_due;        /* a worker with kill_due is to be killed */
     bool lacks_workers; /* somebody should replace them; nobody was asked yet */
 
-    struct cp_line *line_first, *line_last; /* with queued tasks, by turn */
-    struct cp_line singles;                 /* the jobs of one task */
-    struct cp_job *all_first, *all_last;    /* jobs that are not done */
+    struct cp_level level;    /* jobs with queued tasks, of priority 0 */
+    struct cp_levels *levels; /* by priority; NULL: there was no other */
+    struct cp_pins *pins;     /* jobs for one worker; NULL: there was none */
+    uint64_t n_pinned;        /* tasks that are queued in `pins` */
+    uint32_t n_indexes;       /* there will be no worker with a higher one */
+    struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */
     struct cp_job *_Atomic each_first;
     struct cp_job *each_last;
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
-    uint64_t pending, queued, next_job_id;
+    uint64_t pending, queued, next_job_id;   /* queued: not those in `pins` */
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
     int64_t room_at;  /* before that no tasks are taken back for a new line */
     uint32_t callers; /* threads in cp_pool_wait_room() */
@@ -169,6 +173,7 @@ struct cp_pool {
     int64_t
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
+    struct cp_tallies tally;
 };
 
 /* A new pool without workers, poller or shared memory, with one reference. 0, or a
@@ -183,6 +188,14 @@ static inline bool
 cp_pool_has_threads(const struct cp_pool *pool)
 {
     return pool->threads.release != NULL;
+}
+
+/* Is there anything whose limit may pass while nothing else happens? */
+static inline bool
+cp_pool_has_limits(const struct cp_pool *pool)
+{
+    return pool->n_limited > 0 || pool->n_stopping > 0
+           || pool->memory_limit > 0;
 }
 
 /* Tags of the poller. */

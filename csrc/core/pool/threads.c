@@ -5,6 +5,8 @@
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
+#include "pool/tally.h"
+#include "pool/turns.h"
 #include "pool/wake.h"
 
 /* As in pool/spin.c: waking a thread takes longer than what it is woken for, so a
@@ -145,22 +147,24 @@ cp_threads_look(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
 /* ---- workers ---- */
 
 int
-cp_threads_enter(struct cp_pool *pool)
+cp_threads_enter(struct cp_pool *pool, uint32_t worker)
 {
     cp_lock_acquire(&pool->lock);
     int r = pool->state == CP_ENDED ? CP_ECLOSED : 0;
     if (r == 0) {
         pool->n_workers++;
+        cp_tally_enter(pool, worker, cp_now());
     }
     cp_lock_release(&pool->lock);
     return r;
 }
 
 void
-cp_threads_leave(struct cp_pool *pool)
+cp_threads_leave(struct cp_pool *pool, uint32_t worker)
 {
     cp_lock_acquire(&pool->lock);
     pool->n_workers--;
+    cp_tally_leave(pool, worker, cp_now());
     if (pool->n_workers == 0) {
         cp_note_helper(pool);
         cp_note_starter(pool);
@@ -168,6 +172,12 @@ cp_threads_leave(struct cp_pool *pool)
     }
     cp_act(pool);
     cp_lock_release(&pool->lock);
+}
+
+bool
+cp_threads_is_long(struct cp_pool *pool, int64_t ns)
+{
+    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed);
 }
 
 static void
@@ -180,6 +190,11 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
     uint32_t items = task->items;
     turn->task = NULL;
     turn->begun = now;
+    if (result != NULL) {
+        result->worker = turn->index;
+    }
+    cp_tally_answer(pool, task, result, ns, turn->index, turn->func);
+    turn->func = NULL;
     cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, items);
@@ -191,11 +206,12 @@ static int
 take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
 {
     for (;;) {
-        if (pool->threads.n_retire > 0) {
+        if (pool->threads.n_retire > 0 && turn->index >= pool->target) {
             pool->threads.n_retire--;
+            turn->retired = true;
             return CP_ECLOSED;
         }
-        turn->task = cp_sched_take(pool);
+        turn->task = cp_sched_take(pool, turn->index, &turn->had_pinned);
         cp_publish_queued(pool);
         if (turn->task != NULL) {
             return 1;
@@ -209,7 +225,8 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (look_for_task(pool)) {
             continue;
         }
-        if (pool->queued > 0 || pool->threads.n_retire > 0
+        if (pool->queued > 0 || cp_turns_next_pinned(pool, turn->index) != NULL
+            || (pool->threads.n_retire > 0 && turn->index >= pool->target)
             || cp_plan_is_over(pool) || cp_has_dropped(pool)
             || pool->each_first != NULL) {
             continue; /* it came when we stopped looking */

@@ -20,16 +20,24 @@ struct cp_pool;
 struct cp_turn {
     struct cp_task *task; /* what it runs; its job field is the pool's */
     int64_t begun;        /* when that began; the worker may set it later */
-    bool dropped;         /* cp_pool_release_dropped() has something to do */
+    uint32_t index;       /* of the worker; constant */
+    bool had_pinned;      /* see struct cp_worker */
+    const char
+        *func;    /* the name of what it ran, where that took long; or NULL */
+    bool dropped; /* cp_pool_release_dropped() has something to do */
+    bool retired; /* the thread ends, since there are too many */
     bool
         sees_first; /* 0 instead of a task where cp_pool_has_each(): what sees to those
                         may wait for that task */
 };
 
-/* A worker will begin, or begins: 0, or CP_ECLOSED where the pool has ended. The
- * pool's end is waited for until it has left. */
-int cp_threads_enter(struct cp_pool *pool);
-void cp_threads_leave(struct cp_pool *pool);
+/* The worker with this index will begin, or begins: 0, or CP_ECLOSED where the pool has
+ * ended. The pool's end is waited for until it has left. */
+int cp_threads_enter(struct cp_pool *pool, uint32_t worker);
+void cp_threads_leave(struct cp_pool *pool, uint32_t worker);
+
+/* Is a task that took so long one of the longest? A guess, without the lock. */
+bool cp_threads_is_long(struct cp_pool *pool, int64_t ns);
 
 /*
  * Hand in what became of turn->task, if there is one: the result, or NULL where

@@ -1,6 +1,8 @@
 /* Whose task is next; see pool/turns.h. */
 #include "pool/turns.h"
 
+#include <stdlib.h>
+
 /* Results that nobody has taken, from which on a reader is far behind. */
 #define FAR_BEHIND 1024u
 /* So many lines of such jobs are passed over at most to find another one. */
@@ -10,6 +12,13 @@
 
 /* ---- the jobs of one line ---- */
 
+static bool
+precedes(const struct cp_job *a, const struct cp_job *b)
+{
+    return a->priority != b->priority ? a->priority > b->priority
+                                      : a->id < b->id;
+}
+
 static void
 join_line(struct cp_line *line, struct cp_job *job)
 {
@@ -17,8 +26,8 @@ join_line(struct cp_line *line, struct cp_job *job)
      * newest last, one whose task was taken back first. */
     struct cp_job *first = line->first;
     struct cp_job *after =
-        first == NULL || job->id < first->id ? NULL : line->last;
-    while (after != NULL && after->id > job->id) {
+        first == NULL || precedes(job, first) ? NULL : line->last;
+    while (after != NULL && precedes(job, after)) {
         after = after->line_prev;
     }
     struct cp_job *before = after != NULL ? after->line_next : line->first;
@@ -37,44 +46,126 @@ leave_line(struct cp_line *line, struct cp_job *job)
     job->line_next = job->line_prev = NULL;
 }
 
+/* ---- priorities ---- */
+
+static struct cp_level *
+level_of(const struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    return job->priority == 0
+               ? &pool->level
+               : pool->levels->at[job->priority - CP_PRIORITY_LEAST];
+}
+
+/* Note that the job's priority has lines, or none. */
+static void
+set_active(const struct cp_job *job, bool active)
+{
+    struct cp_levels *levels = job->pool->levels;
+    unsigned at = (unsigned)(job->priority - CP_PRIORITY_LEAST);
+    uint64_t bit = UINT64_C(1) << at % 64;
+    if (levels != NULL) {
+        levels->active[at / 64] = active ? levels->active[at / 64] | bit
+                                         : levels->active[at / 64] & ~bit;
+    }
+}
+
+/* The highest level below `at` that has lines, and where it is; or NULL. */
+static struct cp_level *
+next_level(const struct cp_levels *levels, unsigned *at)
+{
+    for (unsigned i = CP_PRIORITIES / 64; i-- > 0;) {
+        uint64_t bits = levels->active[i];
+        if (*at < (i + 1) * 64) {
+            bits = *at <= i * 64 ? 0
+                                 : bits & ((UINT64_C(1) << (*at - i * 64)) - 1);
+        }
+        if (bits != 0) {
+            *at = i * 64 + 63 - (unsigned)__builtin_clzll(bits);
+            return levels->at[*at];
+        }
+    }
+    return NULL;
+}
+
+static struct cp_level *
+highest(struct cp_pool *pool)
+{
+    unsigned at = CP_PRIORITIES;
+    struct cp_level *level =
+        pool->levels != NULL ? next_level(pool->levels, &at) : NULL;
+    return level != NULL ? level : &pool->level;
+}
+
+int
+cp_turns_set_priority(struct cp_job *job, int8_t priority)
+{
+    struct cp_pool *pool = job->pool;
+    if (priority == 0) {
+        return 0;
+    }
+    if (pool->levels == NULL) {
+        pool->levels = calloc(1, sizeof(*pool->levels));
+        if (pool->levels == NULL) {
+            return CP_ENOMEM;
+        }
+        pool->levels->at[-CP_PRIORITY_LEAST] = &pool->level;
+        unsigned zero = -CP_PRIORITY_LEAST;
+        if (pool->level.first != NULL) {
+            pool->levels->active[zero / 64] |= UINT64_C(1) << zero % 64;
+        }
+    }
+    struct cp_level **level = &pool->levels->at[priority - CP_PRIORITY_LEAST];
+    if (*level == NULL && (*level = calloc(1, sizeof(**level))) == NULL) {
+        return CP_ENOMEM;
+    }
+    job->priority = priority;
+    if ((job->flags & CP_JOB_SINGLE) != 0) {
+        job->in = &(*level)->singles;
+    }
+    return 0;
+}
+
 /* ---- the lines ---- */
 
 static void
-push_front(struct cp_pool *pool, struct cp_line *line)
+push_front(struct cp_level *level, struct cp_line *line)
 {
     line->prev = NULL;
-    line->next = pool->line_first;
-    *(line->next != NULL ? &line->next->prev : &pool->line_last) = line;
-    pool->line_first = line;
+    line->next = level->first;
+    *(line->next != NULL ? &line->next->prev : &level->last) = line;
+    level->first = line;
 }
 
 static void
-push_back(struct cp_pool *pool, struct cp_line *line)
+push_back(struct cp_level *level, struct cp_line *line)
 {
     line->next = NULL;
-    line->prev = pool->line_last;
-    *(line->prev != NULL ? &line->prev->next : &pool->line_first) = line;
-    pool->line_last = line;
+    line->prev = level->last;
+    *(line->prev != NULL ? &line->prev->next : &level->first) = line;
+    level->last = line;
 }
 
 static void
-unlink_line(struct cp_pool *pool, struct cp_line *line)
+unlink_line(struct cp_level *level, struct cp_line *line)
 {
-    *(line->prev != NULL ? &line->prev->next : &pool->line_first) = line->next;
-    *(line->next != NULL ? &line->next->prev : &pool->line_last) = line->prev;
+    *(line->prev != NULL ? &line->prev->next : &level->first) = line->next;
+    *(line->next != NULL ? &line->next->prev : &level->last) = line->prev;
     line->next = line->prev = NULL;
 }
 
 static struct cp_line *
 line_of(struct cp_job *job)
 {
-    return job->in;
+    struct cp_pins *pins = job->pool->pins;
+    return job->pin == 0             ? job->in
+           : job->pin == CP_PIN_EACH ? &pins->each
+                                     : &pins->lines[job->pin - 1];
 }
 
 void
 cp_turns_add(struct cp_job *job, bool again)
 {
-    struct cp_pool *pool = job->pool;
     struct cp_line *line = line_of(job);
     if (job->in_line) {
         return;
@@ -82,16 +173,18 @@ cp_turns_add(struct cp_job *job, bool again)
     bool is_new = line->first == NULL;
     join_line(line, job);
     job->in_line = true;
-    if (!is_new) {
+    if (!is_new || job->pin > 0) {
         return;
     }
+    struct cp_level *level = level_of(job);
     line->turn_ns = 0;
     line->had_turn = again;
-    if (line == &pool->singles) {
-        push_front(pool, line);
+    if (line == &level->singles) {
+        push_front(level, line);
     } else {
-        push_back(pool, line);
+        push_back(level, line);
     }
+    set_active(job, true);
 }
 
 void
@@ -103,18 +196,20 @@ cp_turns_del(struct cp_job *job)
     }
     leave_line(line, job);
     job->in_line = false;
-    if (line->first == NULL) {
-        unlink_line(job->pool, line);
+    if (line->first == NULL && job->pin == 0) {
+        struct cp_level *level = level_of(job);
+        unlink_line(level, line);
+        set_active(job, level->first != NULL);
     }
 }
 
 static void
-pass_turn(struct cp_pool *pool, struct cp_line *line)
+pass_turn(struct cp_level *level, struct cp_line *line)
 {
     line->turn_ns = 0;
-    if (pool->line_last != line) {
-        unlink_line(pool, line);
-        push_back(pool, line);
+    if (level->last != line) {
+        unlink_line(level, line);
+        push_back(level, line);
     }
 }
 
@@ -130,36 +225,51 @@ is_far_behind(const struct cp_job *job)
 struct cp_job *
 cp_turns_next(struct cp_pool *pool)
 {
-    struct cp_line *line = pool->line_first;
+    struct cp_level *level = highest(pool);
+    struct cp_line *line = level->first;
     if (line == NULL) {
         return NULL;
     }
-    for (uint32_t i = 0; i < PASSED_OVER && pool->line_last != line
-                         && is_far_behind(line->first);
+    for (uint32_t i = 0;
+         i < PASSED_OVER && level->last != line && is_far_behind(line->first);
          i++) {
-        pass_turn(pool, line);
-        line = pool->line_first;
+        pass_turn(level, line);
+        line = level->first;
     }
     return line->first;
+}
+
+/* The first small one of the level. *looks: how many more jobs may be looked at. */
+static struct cp_job *
+small_of(const struct cp_level *level, uint32_t *looks)
+{
+    for (struct cp_line *line = level->first; line != NULL; line = line->next) {
+        for (struct cp_job *job = line->first; job != NULL && *looks > 0;
+             job = job->line_next) {
+            if (job->first->len < CP_BIG) {
+                return job;
+            }
+            --*looks;
+        }
+    }
+    return NULL;
 }
 
 struct cp_job *
 cp_turns_next_small(struct cp_pool *pool)
 {
     uint32_t looks = LOOKS;
-    for (struct cp_line *line = pool->line_first; line != NULL;
-         line = line->next) {
-        for (struct cp_job *job = line->first; job != NULL;
-             job = job->line_next) {
-            if (job->first->len < CP_BIG) {
-                return job;
-            }
-            if (--looks == 0) {
-                return NULL;
-            }
-        }
+    if (pool->levels == NULL) {
+        return small_of(&pool->level, &looks);
     }
-    return NULL;
+    struct cp_job *job = NULL;
+    struct cp_level *level;
+    unsigned at = CP_PRIORITIES;
+    while (job == NULL && looks > 0
+           && (level = next_level(pool->levels, &at)) != NULL) {
+        job = small_of(level, &looks);
+    }
+    return job;
 }
 
 bool
@@ -172,9 +282,10 @@ void
 cp_turns_put_first(struct cp_job *job)
 {
     struct cp_line *line = line_of(job);
-    if (job->pool->line_first != line) {
-        unlink_line(job->pool, line);
-        push_front(job->pool, line);
+    struct cp_level *level = level_of(job);
+    if (level->first != line) {
+        unlink_line(level, line);
+        push_front(level, line);
     }
 }
 
@@ -188,9 +299,104 @@ void
 cp_turns_charge(struct cp_job *job, int64_t ns)
 {
     struct cp_line *line = line_of(job);
+    if (job->pin > 0) {
+        return;
+    }
     line->turn_ns += ns;
     line->had_turn = true;
     if (line->turn_ns >= CP_TURN) {
-        pass_turn(job->pool, line);
+        pass_turn(level_of(job), line);
     }
+}
+
+/* ---- jobs for one worker ---- */
+
+int
+cp_turns_set_pin(struct cp_job *job, uint16_t pin)
+{
+    struct cp_pool *pool = job->pool;
+    if (pin == 0) {
+        return 0;
+    }
+    if (pool->pins == NULL
+        && (pool->pins = calloc(1, sizeof(*pool->pins))) == NULL) {
+        return CP_ENOMEM;
+    }
+    struct cp_pins *pins = pool->pins;
+    if (pin != CP_PIN_EACH && pin > pins->n) {
+        /* Nothing refers to a line, only lines to jobs. */
+        struct cp_line *lines =
+            realloc(pins->lines, (size_t)pin * sizeof(*lines));
+        if (lines == NULL) {
+            return CP_ENOMEM;
+        }
+        for (uint32_t i = pins->n; i < pin; i++) {
+            lines[i] = (struct cp_line){0};
+        }
+        pins->lines = lines;
+        pins->n = pin;
+    }
+    job->pin = pin;
+    return 0;
+}
+
+/* Make the task with an index from first to last the first of the job's queue, if it is
+ * in there. */
+static bool
+bring_forward(struct cp_job *job, uint64_t first, uint64_t last)
+{
+    struct cp_task *before = NULL, *task = job->first;
+    while (task != NULL && (task->index < first || task->index > last)) {
+        before = task;
+        task = task->next;
+    }
+    if (task != NULL && before != NULL) {
+        before->next = task->next;
+        if (job->last == task) {
+            job->last = before;
+        }
+        task->next = job->first;
+        job->first = task;
+    }
+    return task != NULL;
+}
+
+struct cp_job *
+cp_turns_next_pinned(struct cp_pool *pool, uint32_t index)
+{
+    struct cp_pins *pins = pool->pins;
+    if (pool->n_pinned == 0) {
+        return NULL;
+    }
+    struct cp_job *job = index < pins->n ? pins->lines[index].first : NULL;
+    for (struct cp_job *each = pins->each.first;
+         each != NULL && (job == NULL || precedes(each, job));
+         each = each->line_next) {
+        if (bring_forward(each, index, index)) {
+            return each;
+        }
+    }
+    return job;
+}
+
+struct cp_job *
+cp_turns_next_unplaced(struct cp_pool *pool, uint32_t *index)
+{
+    struct cp_pins *pins = pool->pins;
+    if (pool->n_pinned == 0) {
+        return NULL;
+    }
+    for (*index = pool->n_indexes; *index < pins->n; (*index)++) {
+        if (pins->lines[*index].first != NULL) {
+            return pins->lines[*index].first;
+        }
+    }
+    for (struct cp_job *each = pins->each.first; each != NULL;
+         each = each->line_next) {
+        if (bring_forward(each, pool->n_indexes, UINT64_MAX)) {
+            *index = (uint32_t)each->first->index;
+            return each;
+        }
+    }
+    return NULL;
 }

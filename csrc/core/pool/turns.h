@@ -17,6 +17,14 @@
  * are as long as a short task and a chunk of the pool's own choice, so a job alone
  * and a job beside others fill the workers' windows with the same batches.
  *
+ * Priorities. Each has lines of its own, and the highest one that has any is served:
+ * the rule holds among its lines. So a turn costs O(1), whatever the number of jobs.
+ *
+ * Workers. A job for one worker (its pin) stands in the line of that worker, by priority
+ * and submission, which is served in turns with the others' tasks when that worker is
+ * given tasks. What is in such a line waits for the worker that takes the place of one
+ * that has died.
+ *
  * The lock is held in all functions here.
  */
 #ifndef CP_POOL_TURNS_H
@@ -26,6 +34,17 @@
 
 /* What a turn is worth, in ns of measured task time. */
 #define CP_TURN CP_MS
+
+/* Of a job that has no task yet. 0 or CP_ENOMEM. */
+int cp_turns_set_priority(struct cp_job *job, int8_t priority);
+int cp_turns_set_pin(struct cp_job *job, uint16_t pin);
+
+/* The job whose task is next of those that only the worker with this index may run, that
+ * task the first of its queue; or NULL. */
+struct cp_job *cp_turns_next_pinned(struct cp_pool *pool, uint32_t index);
+
+/* The same for tasks that are for no worker that there will be. */
+struct cp_job *cp_turns_next_unplaced(struct cp_pool *pool, uint32_t *index);
 
 /* The job has queued tasks now, or has none left. Repeating either is harmless.
  * again: they were taken back from a worker, so the line has had its turn. */

@@ -4,6 +4,7 @@
 #include "pool/func.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
+#include "pool/tally.h"
 #include "pool/wake.h"
 
 #include <signal.h>
@@ -99,10 +100,13 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
         end_stop(w);
     }
     if (result->outcome == CP_RAISED && (result->flags & CP_AGAIN) != 0
-        && cp_jobs_retry_take(task)) {
+        && cp_jobs_retry_take(task, w->index)) {
         cp_result_free(result);
         return;
     }
+    result->item = cp_tally_caught(w, seq, result);
+    cp_tally_answer(w->pool, task, result, cp_tally_time(w, seq, ns), w->index,
+                    NULL);
     cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
@@ -129,7 +133,7 @@ static void
 on_leave(struct cp_worker *w)
 {
     on_exiting(w);
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     cp_watch_tell_end(w->pool, w);
 }
 
@@ -239,6 +243,7 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
     }
     *end = w;
     pool->n_workers++;
+    cp_tally_enter(pool, w->index, w->started_at);
     pool->due |= CP_DUE_TASKS;
     cp_note_standby(pool);
     if (pool->state == CP_CLOSING && pool->pending == 0) {
@@ -268,7 +273,7 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_exiting--;
             pool->n_overdue++;
             pool->lacks_workers = true;
-            (void)cp_jobs_recall(w, UINT32_MAX, true);
+            (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
             if (w->in_flight > 0) { /* claimed, and never to be answered */
                 (void)cp_proc_kill(&w->proc, SIGKILL);
             }
@@ -352,6 +357,19 @@ item_of(const struct cp_worker *w, uint64_t seq, const struct cp_task *task)
     return runs && item < task->items ? item : 0;
 }
 
+/* How long has the item run? 0: nobody knows. What its row says is believed as far as it
+ * can be. */
+static int64_t
+time_of(const struct cp_worker *w, uint64_t seq)
+{
+    const struct cp_row *row = w->row;
+    int64_t ran = cp_now() - atomic_load(&row->since);
+    return atomic_load(&row->running) == seq + 1 && ran > 0
+                   && ran <= cp_now() - w->started_at
+               ? ran
+               : 0;
+}
+
 /* What it had not begun goes back in line; what it had is lost. */
 static void
 give_up_tasks(struct cp_worker *w, int exitcode)
@@ -367,7 +385,8 @@ give_up_tasks(struct cp_worker *w, int exitcode)
             struct cp_loss loss = {.pid = (int)w->proc.pid,
                                    .exitcode = exitcode,
                                    .worker = w->index,
-                                   .item = item_of(w, seq - 1, task)};
+                                   .item = item_of(w, seq - 1, task),
+                                   .ran_ns = time_of(w, seq - 1)};
             if (w->doomed && w->doom_seq == seq) {
                 loss.reason = w->doom_reason;
                 loss.amount = w->doom_reason == CP_TOOK_MEMORY
@@ -438,6 +457,7 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     }
     end_stop(w);
     suspect(w, exitcode);
+    cp_tally_end(pool, w);
     cp_watch_tell_end(pool, w);
     cp_worker_close(w);
     cp_worker_unshare(w);
@@ -531,17 +551,18 @@ retire(struct cp_pool *pool, struct cp_worker *w)
 {
     w->retiring = true;
     pool->n_retiring++;
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     cp_watch_tell_end(pool, w);
 }
 
 void
-cp_watch_retire(struct cp_pool *pool, uint32_t n)
+cp_watch_retire(struct cp_pool *pool, uint32_t n, uint32_t from)
 {
     for (int busy = 0; busy < 2; busy++) {
         for (struct cp_worker *w = pool->workers; w != NULL && n > 0;
              w = w->next) {
-            if (!cp_plan_may_retire(w) || (busy == 0 && w->in_flight > 0)) {
+            if (w->index < from || !cp_plan_may_retire(w)
+                || (busy == 0 && w->in_flight > 0)) {
                 continue;
             }
             n--;
@@ -587,7 +608,7 @@ doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
      enum cp_reason reason)
 {
     uint64_t claimed;
-    (void)cp_jobs_recall(w, UINT32_MAX, true);
+    (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     if (cp_worker_claimed(w, &claimed) == NULL || claimed != seq) {
         return; /* it has begun another task meanwhile */
     }

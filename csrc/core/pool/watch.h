@@ -55,7 +55,7 @@ void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
 
 /* So many workers end, each after the task that it runs, idle ones first. They count no
  * more. */
-void cp_watch_retire(struct cp_pool *pool, uint32_t n);
+void cp_watch_retire(struct cp_pool *pool, uint32_t n, uint32_t from);
 
 /* Of an elastic pool: one more worker if cp_plan_wants_more(); and those end that have
  * been idle for too long, see cp_plan_idle_at(). */

@@ -42,11 +42,9 @@ struct cp_region {
  * All leases of the process, since a fork concerns them all. The lock is held from
  * before a fork until after it, in both processes; it is the innermost one.
  */
-static struct cp_lock leases_lock = {
-    PTHREAD_MUTEX_INITIALIZER}; /* lint-ok: see above */
-static struct cp_lease leases = {.next = &leases,
-                                 .prev = &leases}; /* lint-ok: too */
-static pthread_once_t once = PTHREAD_ONCE_INIT;    /* lint-ok: too */
+static struct cp_lock lock = {PTHREAD_MUTEX_INITIALIZER};  /* lint-ok: see it */
+static struct cp_lease all = {.next = &all, .prev = &all}; /* lint-ok: too */
+static pthread_once_t once = PTHREAD_ONCE_INIT;            /* lint-ok: too */
 
 /* ---- the file ---- */
 
@@ -138,11 +136,11 @@ keep(struct cp_lease *lease)
 }
 
 static void
-before_fork(void)
+before(void)
 {
     pid_t pid = cp_proc_self();
-    cp_lock_acquire(&leases_lock);
-    for (struct cp_lease *l = leases.next; l != &leases; l = l->next) {
+    cp_lock_acquire(&lock);
+    for (struct cp_lease *l = all.next; l != &all; l = l->next) {
         if (!l->was_forked && l->span->region->pid == pid) {
             keep(l);
         }
@@ -150,15 +148,17 @@ before_fork(void)
 }
 
 static void
-after_fork(void)
+after(void)
 {
-    cp_lock_release(&leases_lock);
+    cp_lock_release(&lock);
 }
 
 static void
 watch_forks(void)
 {
-    (void)pthread_atfork(before_fork, after_fork, after_fork);
+    /* There is no other way to see the forks of the program; the module is
+     * never unloaded. */
+    (void)pthread_atfork(before, after, after); /* lint-ok: see it */
 }
 
 static int
@@ -183,14 +183,14 @@ clean(const struct cp_region *region, const struct cp_span *span)
 {
     size_t n = 0, at = 0;
     struct cp_lease *l;
-    for (l = leases.next; l != &leases; l = l->next) {
+    for (l = all.next; l != &all; l = l->next) {
         n += is_of(l, region, span);
     }
     uint64_t *kept = calloc(n + 1, 2 * sizeof(*kept));
     if (kept == NULL) {
         return; /* it is freed with the file */
     }
-    for (l = leases.next; l != &leases; l = l->next) {
+    for (l = all.next; l != &all; l = l->next) {
         if (is_of(l, region, span)) {
             uint64_t from =
                 (uint64_t)offset_of(l->span->id, l->size_class, l->index);
@@ -294,11 +294,11 @@ cp_region_close(struct cp_region *region)
     if (atomic_exchange(&region->is_closed, true)) {
         return;
     }
-    cp_lock_acquire(&leases_lock);
-    if (leases.next != &leases && region->is_made_here && !region->was_forked) {
+    cp_lock_acquire(&lock);
+    if (all.next != &all && region->is_made_here && !region->was_forked) {
         clean(region, NULL);
     }
-    cp_lock_release(&leases_lock);
+    cp_lock_release(&lock);
     done_using(region);
 }
 
@@ -420,11 +420,11 @@ cp_span_retire(struct cp_span *span)
     if (has_copies || has_bits(control->kept_returned)) {
         span->region->was_forked = true;
     }
-    cp_lock_acquire(&leases_lock);
+    cp_lock_acquire(&lock);
     if (!has_copies) {
         clean(span->region, span);
     }
-    cp_lock_release(&leases_lock);
+    cp_lock_release(&lock);
     done_using(span->region);
 }
 
@@ -556,12 +556,12 @@ give_back(struct cp_span *span, struct cp_span *teller, uint16_t slot)
 static void
 add(struct cp_lease *lease)
 {
-    cp_lock_acquire(&leases_lock);
-    lease->next = &leases;
-    lease->prev = leases.prev;
-    leases.prev->next = lease;
-    leases.prev = lease;
-    cp_lock_release(&leases_lock);
+    cp_lock_acquire(&lock);
+    lease->next = &all;
+    lease->prev = all.prev;
+    all.prev->next = lease;
+    all.prev = lease;
+    cp_lock_release(&lock);
 }
 
 int
@@ -624,7 +624,7 @@ cp_lease_close(struct cp_lease *lease)
     struct cp_region *region = span->region;
     size_t room = (size_t)cp_block_size(lease->size_class);
     bool is_ours = region->pid == cp_proc_self();
-    cp_lock_acquire(&leases_lock);
+    cp_lock_acquire(&lock);
     lease->prev->next = lease->next;
     lease->next->prev = lease->prev;
     bool is_over =
@@ -632,7 +632,7 @@ cp_lease_close(struct cp_lease *lease)
     if (is_ours && is_over && !lease->was_forked) {
         cp_span_punch(span, lease->size_class, lease->index);
     }
-    cp_lock_release(&leases_lock);
+    cp_lock_release(&lock);
     if (lease->has_own) {
         (void)munmap(lease->at, room);
     } else if (lease->was_forked) {

@@ -52,6 +52,21 @@ py_engine_attend(EngineObject *engine)
 }
 
 int
+py_engine_step(EngineObject *engine, PyObject *stream)
+{
+    PyObject *owner = PyObject_CallNoArgs(engine->owner);
+    if (owner == NULL || owner == Py_None) {
+        Py_XDECREF(owner);
+        return owner != NULL ? 0 : -1;
+    }
+    PyObject *more = PyObject_CallMethod(owner, "_step", "O", stream);
+    Py_DECREF(owner);
+    int r = more != NULL ? PyObject_IsTrue(more) : -1;
+    Py_XDECREF(more);
+    return r;
+}
+
+int
 py_engine_replace_workers(EngineObject *engine)
 {
     PyObject *owner = PyObject_CallNoArgs(engine->owner);

@@ -62,7 +62,8 @@ typedef struct {
     void (*collect_calls)(void *engine, struct cp_job *job);
     _Atomic char has_helper, has_starter; /* a thread does that, for good */
     _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
-    char threads;             /* the workers are threads; never changes */
+    char threads; /* the workers are threads; never changes */
+    char serial;  /* no worker at all: see cpool/_engine/serial.py; likewise */
     _Atomic char is_attended; /* py_engine_attend() has been called */
     struct py_depth depth;    /* of the thread that made it; never changes */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
@@ -83,6 +84,10 @@ PyObject *py_engine_init_error(EngineObject *engine);
  * are the workers; where no thread can be had, the call goes on without. 0, or -1
  * with an exception of a signal handler. */
 int py_engine_attend(EngineObject *engine);
+
+/* Of a serial engine: make the next task of this iterator, and run it on this thread.
+ * 1: there may be more; 0: there are no more; -1 with an exception. Runs Python code. */
+int py_engine_step(EngineObject *engine, PyObject *stream);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an
  * exception. Runs Python code. */

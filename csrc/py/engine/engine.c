@@ -35,12 +35,14 @@ collect_calls(void *engine, struct cp_job *job)
 static PyObject *
 engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"target", "owner", "cache", "threads", NULL};
+    static char *names[] = {"target",  "owner",  "cache",
+                            "threads", "serial", NULL};
     unsigned int target;
     PyObject *owner, *cache;
-    int threads = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|p:Engine", names, &target,
-                                     &owner, &cache, &threads)) {
+    int threads = 0, serial = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "IOO|pp:Engine", names,
+                                     &target, &owner, &cache, &threads,
+                                     &serial)) {
         return NULL;
     }
     if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
@@ -67,6 +69,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->owner = Py_NewRef(owner);
     self->cache = Py_NewRef(cache);
     self->threads = threads != 0;
+    self->serial = threads && serial;
     self->depth = py_depth_get();
     self->collect_calls = collect_calls;
     if (!threads && py_replaced_check(self->state) < 0) {
@@ -271,16 +274,31 @@ engine_set_elastic(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* retire(n): so many worker processes end after the tasks that they run. */
+/* retire(n, first): so many worker processes end after the tasks that they run, of those
+ * with this index or a higher one. */
 static PyObject *
-engine_retire(PyObject *op, PyObject *arg)
+engine_retire(PyObject *op, PyObject *args)
+{
+    unsigned int n, from;
+    if (!PyArg_ParseTuple(args, "II:retire", &n, &from)
+        || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_retire(ENGINE(op)->pool, n, from);
+    Py_RETURN_NONE;
+}
+
+/* set_indexes(n): there will be no workers but those with indexes below n. */
+static PyObject *
+engine_set_indexes(PyObject *op, PyObject *arg)
 {
     unsigned long n = PyLong_AsUnsignedLong(arg);
     if ((n == (unsigned long)-1 && PyErr_Occurred())
         || py_engine_check(ENGINE(op)) < 0) {
         return NULL;
     }
-    cp_pool_retire(ENGINE(op)->pool, (uint32_t)n);
+    cp_pool_set_indexes(ENGINE(op)->pool, (uint32_t)n);
+    py_job_collect(ENGINE(op));
     Py_RETURN_NONE;
 }
 
@@ -357,36 +375,54 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     return is_ours;
 }
 
+/* Do what cp_pool_next() has found. False: there will be nothing more to do. */
+static bool
+attend_to(EngineObject *self, int found, struct cp_job *job)
+{
+    switch (found) {
+        case CP_WAIT_CALL: return run_callbacks(self, job);
+        case CP_WAIT_EACH: return py_lane_see_to(self, job);
+        case CP_WAIT_WORKERS:
+            if (py_engine_replace_workers(self) < 0) {
+                PyErr_WriteUnraisable((PyObject *)self);
+            }
+            return true;
+        case CP_WAIT_IDLE: py_job_collect(self); return true;
+        default: py_job_collect(self); return false;
+    }
+}
+
 /* Do what cp_pool_next() finds, until the pool is gone. */
 static PyObject *
 attend(EngineObject *self, unsigned duties)
 {
-    for (;;) {
-        struct cp_job *job;
-        int r;
+    struct cp_job *job;
+    int r;
+    do {
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_next(self->pool, duties, &job);
         Py_END_ALLOW_THREADS
-        switch (r) {
-            case CP_WAIT_CALL:
-                if (!run_callbacks(self, job)) {
-                    Py_RETURN_NONE;
-                }
-                break;
-            case CP_WAIT_WORKERS:
-                if (py_engine_replace_workers(self) < 0) {
-                    PyErr_WriteUnraisable((PyObject *)self);
-                }
-                break;
-            case CP_WAIT_EACH:
-                if (!py_lane_see_to(self, job)) {
-                    Py_RETURN_NONE;
-                }
-                break;
-            case CP_WAIT_IDLE: py_job_collect(self); break;
-            default: py_job_collect(self); Py_RETURN_NONE;
+    } while (attend_to(self, r, job));
+    Py_RETURN_NONE;
+}
+
+/* call_back(): run the callbacks that are due, on this thread. */
+static PyObject *
+engine_call_back(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_job *job;
+    int r = CP_WAIT_CALL;
+    while (r == CP_WAIT_CALL || r == CP_WAIT_EACH) {
+        r = cp_pool_is_ours(self->pool)
+                ? cp_pool_try_next(self->pool, CP_DO_CALLS, &job)
+                : CP_WAIT_ENDED;
+        if (r != CP_WAIT_ENDED && r != CP_WAIT_TIMEOUT
+            && !attend_to(self, r, job)) {
+            break;
         }
     }
+    Py_RETURN_NONE;
 }
 
 /* help(): run callbacks. */
@@ -530,6 +566,31 @@ wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
     }
 }
 
+/* wait_pending(most, seconds): wait until fewer than `most` calls wait; True if so. */
+static PyObject *
+engine_wait_pending(PyObject *op, PyObject *args)
+{
+    EngineObject *self = ENGINE(op);
+    unsigned long long most;
+    double seconds;
+    if (!PyArg_ParseTuple(args, "Kd:wait_pending", &most, &seconds)
+        || py_engine_check(self) < 0) {
+        return NULL;
+    }
+    bool found = cp_pool_wait_pending(self->pool, most, 0);
+    if (!found && seconds > 0) {
+        int64_t until = cp_now() + (int64_t)(seconds * (double)CP_SECOND);
+        py_pull_yield(self);
+        Py_BEGIN_ALLOW_THREADS
+        found = cp_pool_wait_pending(self->pool, most, until);
+        Py_END_ALLOW_THREADS
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    return PyBool_FromLong(found);
+}
+
 /* wait_ended(timeout): run the event loop until all workers have ended: True;
  * or False where the timeout passes first. */
 static PyObject *
@@ -620,6 +681,73 @@ engine_counts(PyObject *op, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("KKII", (unsigned long long)c.pending,
                          (unsigned long long)c.queued, c.ready,
                          c.failed_starts);
+}
+
+static PyObject *
+tally_of(const struct cp_tally *t, int64_t busy_ns)
+{
+    return Py_BuildValue(
+        "(iKKKKKKKKLLL)", t->pid, (unsigned long long)t->starts,
+        (unsigned long long)t->tasks, (unsigned long long)t->done,
+        (unsigned long long)t->failed, (unsigned long long)t->lost,
+        (unsigned long long)t->retried, (unsigned long long)t->bytes_out,
+        (unsigned long long)t->bytes_in, (long long)(t->work_ns + busy_ns),
+        (long long)t->start_ns, (long long)t->ready_ns);
+}
+
+static PyObject *
+long_task_of(const struct cp_long *it)
+{
+    return Py_BuildValue("(LKIIIiiy#)", (long long)it->ns,
+                         (unsigned long long)it->index, it->stride, it->items,
+                         it->worker, it->pid, (int)it->outcome,
+                         it->func != NULL ? (const char *)it->func : "",
+                         (Py_ssize_t)it->func_len);
+}
+
+/* Append item, a new reference or NULL, to the list. */
+static int
+append_take(PyObject *list, PyObject *item)
+{
+    int r = item != NULL ? PyList_Append(list, item) : -1;
+    Py_XDECREF(item);
+    return r;
+}
+
+/* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
+ * worker index], [the longest tasks]). Also of a pool that has ended. */
+static PyObject *
+engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *self = ENGINE(op);
+    struct cp_tallies all;
+    if (py_engine_check(self) < 0) {
+        return NULL;
+    }
+    int r = cp_pool_tallies(self->pool, &all);
+    if (r != 0) {
+        return py_raise(self->state, r);
+    }
+    PyObject *workers = PyList_New(0), *longest = PyList_New(0), *found = NULL;
+    r = workers != NULL && longest != NULL ? 0 : -1;
+    int64_t now = cp_now();
+    for (uint32_t i = 0; r == 0 && i < all.n; i++) {
+        int64_t ns = self->threads ? py_thread_busy_ns(self, i, now) : 0;
+        r = append_take(workers, tally_of(&all.workers[i], ns));
+    }
+    for (size_t i = 0; r == 0 && i < CP_LONGEST && all.longest[i].ns > 0; i++) {
+        r = append_take(longest, long_task_of(&all.longest[i]));
+    }
+    if (r == 0) {
+        found = Py_BuildValue("(KKKOO)", (unsigned long long)all.submitted,
+                              (unsigned long long)all.cancelled,
+                              (unsigned long long)all.failed_here, workers,
+                              longest);
+    }
+    Py_XDECREF(workers);
+    Py_XDECREF(longest);
+    cp_tallies_free(&all);
+    return found;
 }
 
 struct job_list {
@@ -789,7 +917,8 @@ static PyMethodDef engine_methods[] = {
     {"set_memory_limit", engine_set_memory_limit, METH_O, NULL},
     {"open_memory", engine_open_memory, METH_O, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
-    {"retire", engine_retire, METH_O, NULL},
+    {"retire", engine_retire, METH_VARARGS, NULL},
+    {"set_indexes", engine_set_indexes, METH_O, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
     {"hang_up", engine_hang_up, METH_NOARGS, NULL},
@@ -803,24 +932,29 @@ static PyMethodDef engine_methods[] = {
     {"cancel", py_submit_cancel, METH_O, NULL},
     {"pull_all", engine_pull_all, METH_O, NULL},
     {"end_call", py_submit_end_call, METH_O, NULL},
+    {"feed_one", py_submit_feed_one, METH_O, NULL},
     {"feed_rest", py_submit_feed_rest, METH_O, NULL},
     {"feed_calls", py_kept_feed, METH_NOARGS, NULL},
     {"finish_calls", py_submit_finish_calls, METH_NOARGS, NULL},
     {"help", engine_help, METH_NOARGS, NULL},
+    {"call_back", engine_call_back, METH_NOARGS, NULL},
     {"keep_workers", engine_keep_workers, METH_NOARGS, NULL},
-    {"enter", py_thread_enter, METH_NOARGS, NULL},
-    {"work", py_thread_work, METH_NOARGS, NULL},
+    {"enter", py_thread_enter, METH_O, NULL},
+    {"work", py_thread_work, METH_O, NULL},
+    {"run_queued", py_thread_run_queued, METH_NOARGS, NULL},
     {"tasks_done", py_thread_tasks_done, METH_NOARGS, NULL},
-    {"leave", py_thread_leave, METH_NOARGS, NULL},
+    {"leave", py_thread_leave, METH_O, NULL},
     {"start_standby", engine_start_standby, METH_NOARGS, NULL},
     {"stop_standby", engine_stop_standby, METH_NOARGS, NULL},
     {"close", engine_close, METH_NOARGS, NULL},
     {"close_fds", engine_close_fds, METH_NOARGS, NULL},
     {"end", engine_end, METH_NOARGS, NULL},
     {"break_pool", engine_break_pool, METH_O, NULL},
+    {"wait_pending", engine_wait_pending, METH_VARARGS, NULL},
     {"wait_ended", engine_wait_ended, METH_O, NULL},
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
+    {"tallies", engine_tallies, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},

@@ -47,6 +47,15 @@ result_arg(EngineObject *self, PyObject *op, Py_ssize_t limit)
     return result;
 }
 
+/* Is the call better not encoded yet? Those that are kept stay in their order, and wait
+ * for room: not calls that go before others, or whose worker may be idle. */
+static bool
+may_be_kept(const ResultObject *result)
+{
+    return result->job->priority == 0 && result->job->pin == 0
+           && py_kept_wanted(result->engine);
+}
+
 /* args: kind, pool, func, args, kwds. Make a result and submit its one task. call: the
  * name of the method. options: NULL, or as py_options_set() takes them. */
 static ResultObject *
@@ -64,7 +73,7 @@ submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
     EngineObject *self = (EngineObject *)engine;
     int r = options != NULL ? py_options_set(result, options) : 0;
     if (r == 0) {
-        r = py_kept_wanted(self)
+        r = may_be_kept(result)
                 ? py_kept_add(self, result, args[2], args[3], args[4])
                 : py_feed_call(&result->input, args[2], args[3], args[4]);
     }
@@ -115,6 +124,9 @@ name_of_call(const ResultObject *result, unsigned mode)
         {{"imap_unordered", "imap"}, {"istarmap_unordered", "istarmap"}}};
     bool stream = !py_result_is_map(result);
     bool star = (mode & PY_MODE) == PY_STAR || (mode & PY_MODE) == PY_STAR_ONE;
+    if (result->job->pin == CP_PIN_EACH) {
+        return "broadcast";
+    }
     bool second = stream ? (result->job->flags & CP_JOB_ORDERED) != 0
                          : result->input.blocking;
     return names[stream][star][second];
@@ -139,6 +151,9 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     struct py_input *in = &result->input;
     int r = 0;
     result->call = name_of_call(result, mode);
+    result->job->stride = (mode & PY_TASKS) != 0     ? 0
+                          : py_result_is_map(result) ? 1
+                                                     : (uint32_t)chunksize;
     if (in->blocking && !py_source_is_plain(iterable)) {
         r = py_engine_attend(
             in->engine); /* this thread runs the program's code now */
@@ -151,11 +166,12 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
         r = in->source.iterator != NULL;
     }
     if (r > 0 && !in->blocking && in->source.plain
-        && cp_job_limit(result->job) == 0 && py_kept_wanted(in->engine)) {
+        && cp_job_limit(result->job) == 0 && may_be_kept(result)) {
         r = py_kept_add(in->engine, result, NULL, NULL, NULL);
     } else if (r > 0
                && (in->blocking
-                   || (in->source.plain && cp_job_limit(result->job) == 0))) {
+                   || (in->source.plain && cp_job_limit(result->job) == 0
+                       && !in->engine->serial))) {
         r = py_feed(in, 0, NULL);
     }
     if (r < 0) {
@@ -239,6 +255,20 @@ struct feeder {
     PyObject *result;   /* or NULL */
     PyObject *weak;     /* or NULL: the result is held all the time */
 };
+
+PyObject *
+py_submit_feed_one(PyObject *op, PyObject *arg)
+{
+    EngineObject *self = (EngineObject *)op;
+    ResultObject *result = (ResultObject *)arg;
+    if (!is_result(self, arg) || result->engine != self || !self->serial) {
+        PyErr_SetString(PyExc_TypeError,
+                        "a result of this serial pool is needed");
+        return NULL;
+    }
+    int r = py_feed(&result->input, 1, NULL);
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
 
 /* Wait until the job wants tasks: what cp_job_wait_wants() returns; 0 as well where the
  * result is gone. */

@@ -33,6 +33,10 @@ PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
  * waits for them. */
 PyObject *py_submit_end_call(PyObject *engine, PyObject *result);
 
+/* feed_one(result): queue the next task of this result of a serial engine. False: there
+ * are no more items. */
+PyObject *py_submit_feed_one(PyObject *engine, PyObject *result);
+
 /* feed_rest([result]): feed the job until there are no more items: the body of a
  * feeder thread. Takes the result out of the list, so that the frames of the thread do
  * not hold it. */

@@ -126,6 +126,10 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
                 self->state->failures, "took_memory", "iiOIILK", r->pid,
                 r->exitcode, place, r->item, r->items, (long long)r->amount,
                 (unsigned long long)cp_pool_memory_limit(self->engine->pool));
+        } else if (place != NULL && r->outcome == CP_LOST
+                   && r->reason == CP_NO_WORKER) {
+            exc = PyObject_CallMethod(self->state->failures, "no_worker", "IO",
+                                      r->worker, place);
         } else if (place != NULL && r->outcome == CP_LOST) {
             exc = PyObject_CallMethod(self->state->failures, "lost", "iiOII",
                                       r->pid, r->exitcode, place, r->item,

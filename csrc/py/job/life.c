@@ -205,12 +205,18 @@ py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
         return -1;
     }
     if (!PyObject_TypeCheck(engine, self->state->engine_type)) {
+        /* cpool/_engine/serial.py stands before the engine of a serial pool. */
+        Py_SETREF(engine, PyObject_GetAttrString(engine, "_core"));
+        PyErr_Clear();
+    }
+    if (engine == NULL
+        || !PyObject_TypeCheck(engine, self->state->engine_type)) {
         PyErr_SetString(PyExc_TypeError,
                         "a result is made once, for a cpool.Pool");
     } else {
         r = py_result_open_job(self, (EngineObject *)engine, pool, flags);
     }
-    Py_DECREF(engine);
+    Py_XDECREF(engine);
     return r;
 }
 

@@ -1,6 +1,7 @@
 /* Options of one call; see job/options.h. */
 #include "job/options.h"
 
+#include "base/error.h"
 #include "task/mode.h"
 
 int
@@ -11,14 +12,27 @@ py_options_set(ResultObject *self, PyObject *options)
     }
     int flags;
     long long limit, grace;
-    unsigned int retries;
+    unsigned int retries, pin;
+    int priority;
     if (!PyTuple_Check(options)) {
         PyErr_SetString(PyExc_TypeError, "options are a tuple or None");
         return -1;
     }
-    if (!PyArg_ParseTuple(options, "iLLI:options", &flags, &limit, &grace,
-                          &retries)) {
+    if (!PyArg_ParseTuple(options, "iLLIIi:options", &flags, &limit, &grace,
+                          &retries, &pin, &priority)) {
         return -1;
+    }
+    if (pin > CP_PIN_EACH || priority < CP_PRIORITY_LEAST
+        || priority > CP_PRIORITY_MOST) {
+        PyErr_SetString(PyExc_ValueError, "worker or priority out of range");
+        return -1;
+    }
+    if (pin > 0 || priority != 0) {
+        int r = cp_job_set_place(self->job, (uint16_t)pin, (int8_t)priority);
+        if (r != 0) {
+            (void)py_raise(self->state, r);
+            return -1;
+        }
     }
     if (limit > 0 || grace > 0 || retries > 0) {
         cp_job_set_limits(self->job, limit, grace, retries);

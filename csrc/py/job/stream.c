@@ -162,6 +162,18 @@ next_item(ResultObject *self, PyObject *timeout)
             && py_timeout_deadline(self->state, timeout, &deadline) < 0) {
             return NULL;
         }
+        if (self->engine->serial) {
+            int more = py_engine_step(self->engine, (PyObject *)self);
+            if (more != 0) {
+                if (more < 0) {
+                    return NULL;
+                }
+                continue;
+            }
+            if (atomic_load(&self->job->done)) {
+                continue;
+            }
+        }
         int ready = py_result_wait(self, deadline);
         if (ready <= 0) {
             return ready < 0 ? NULL : py_timeout_raise(self->state);

@@ -76,7 +76,7 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
         }
         if (result == NULL && calls->catch != NULL) {
             result = calls->catch (calls, func, i);
-            calls->caught = true;
+            calls->caught++;
         }
         if (result == NULL) {
             return -1;

@@ -27,7 +27,7 @@ struct py_calls {
                        Py_ssize_t item);
     struct py_state *state; /* for catch */
     PyObject *retrying; /* likewise: whose exceptions are not caught; or NULL */
-    bool caught;        /* it was called */
+    uint32_t caught;    /* how often it was called */
 };
 
 /* Replace each item of the run by what func returns for it: 0, or -1 with an

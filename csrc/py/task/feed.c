@@ -359,7 +359,9 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
     if (src->iterator == NULL) {
         return 0;
     }
-    bool ahead = (src->plain && cp_job_limit(in->job) == 0) || src->length >= 0;
+    bool ahead =
+        !in->engine->serial
+        && ((src->plain && cp_job_limit(in->job) == 0) || src->length >= 0);
     bool block = n == 0 || n > BLOCK_TASKS || ahead;
     size_t limit = block ? BLOCK_TASKS : (size_t)n;
     if (in->probes && cp_job_arrived(in->job, NULL) > 0) {

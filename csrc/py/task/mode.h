@@ -27,7 +27,7 @@
 
 /* Of a task: it has a callable of its own. The body begins with the length of
  * its pickle in 8 bytes, and the pickle. */
-#define PY_OWN_FUNC 0x80u
+#define PY_OWN_FUNC CP_OWN_FUNC
 
 /* Of a task: an item that raises does not end its chunk; what it raised stands in its
  * place. */
@@ -43,7 +43,7 @@
 #define PY_RETRY 0x800u
 
 /* Of an answer: something stands for an item that raised. */
-#define PY_CAUGHT CP_FRAME_USER
+#define PY_CAUGHT CP_CAUGHT
 
 /* Of a failure of this process (CP_LOCAL): it is no item's, but the iterable's. */
 #define PY_OF_CALL CP_FRAME_USER

@@ -463,6 +463,10 @@ put_atoms(struct py_writer *w, PyObject *list)
 #    define put_atoms(w, list) OTHER_KIND
 #endif
 
+/* How often a container is read again that another thread changes all the time; then it
+ * is left to pickle, which may fail, as in the stdlib. */
+#define TRIES_MAX 1000
+
 static int
 put_list(struct py_writer *w, PyObject *obj)
 {
@@ -474,13 +478,30 @@ put_list(struct py_writer *w, PyObject *obj)
     if (r != OTHER_KIND) {
         return r;
     }
-    PyObject **items = py_gather_new(n);
-    if (items == NULL) {
-        return -1;
+    PyObject **items;
+    Py_ssize_t said = n;
+    bool fits;
+    for (int tries = 0;; tries++) {
+        n = PyList_GET_SIZE(obj);
+        items = py_gather_new(n);
+        if (items == NULL) {
+            return -1;
+        }
+        fits = py_gather_items(obj, n, items, 1);
+        if (fits || tries == TRIES_MAX) {
+            break;
+        }
+        py_gather_free(items, n); /* another thread has changed it */
+    }
+    if (n != said) {
+        w->out->end = w->out->start + tag_at;
+        r = add_head(w, TAG_LIST, n);
+    } else {
+        r = 1;
     }
     py_writer_open(w, &open, 1, tag_at);
-    bool fits = py_gather_items(obj, n, items, 1);
-    r = fits ? py_put_inner(w, items, n, true) : 0; /* it changes right now */
+    r = r == 1 && !fits ? 0 : r;
+    r = r == 1 ? py_put_inner(w, items, n, true) : r;
     w->open = open.outer;
     py_gather_free(items, n);
     return r;
@@ -489,12 +510,21 @@ put_list(struct py_writer *w, PyObject *obj)
 static int
 put_dict(struct py_writer *w, PyObject *obj)
 {
-    Py_ssize_t n = PyDict_GET_SIZE(obj);
-    PyObject **keys = py_gather_new(2 * n);
-    if (keys == NULL) {
-        return -1;
+    Py_ssize_t n;
+    PyObject **keys;
+    bool fits = false;
+    for (int tries = 0;; tries++) {
+        n = PyDict_GET_SIZE(obj);
+        keys = py_gather_new(2 * n);
+        if (keys == NULL) {
+            return -1;
+        }
+        fits = py_gather_dict(obj, n, NULL, keys, keys + n, 1);
+        if (fits || tries == TRIES_MAX) {
+            break;
+        }
+        py_gather_free(keys, 2 * n); /* another thread has changed it */
     }
-    bool fits = py_gather_dict(obj, n, NULL, keys, keys + n, 1);
     int r = fits ? add_head(w, TAG_DICT, n) : 0;
     r = r == 1 ? py_put_keys(w, keys, n) : r;
     r = r == 1 ? py_put_inner(w, keys + n, n, true) : r;

@@ -75,6 +75,7 @@ struct loop {
     struct py_run run; /* items of the chunk, then their results */
     uint64_t left;     /* how many tasks may still be run */
     int64_t now;       /* when the last task ended; 0: not known */
+    uint32_t caught;   /* items of the task that failed, while others went on */
     bool last;         /* the process ends after this answer */
     bool is_measured;  /* it has a memory_limit */
     bool is_over;      /* and has passed it: it takes no more tasks */
@@ -199,7 +200,8 @@ run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
         .retrying = is_final ? NULL : retrying,
         .state = loop->state};
     int r = py_call_each(func, &loop->run, &calls);
-    *flags |= calls.caught ? PY_CAUGHT : 0u;
+    *flags |= calls.caught > 0 ? PY_CAUGHT : 0u;
+    loop->caught = calls.caught;
     return r;
 }
 
@@ -313,6 +315,21 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
     return bytes;
 }
 
+/* In how many places of the list something stands for an item that failed. */
+static uint32_t
+count_caught(struct loop *loop, PyObject *list)
+{
+    PyObject *type = PyObject_GetAttrString(loop->state->failures, "Caught");
+    uint32_t n = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
+        PyObject *item = PyList_GET_ITEM(list, i); /* lint-ok: only its type */
+        n += (PyObject *)Py_TYPE(item) == type ? 1 : 0;
+    }
+    Py_XDECREF(type);
+    PyErr_Clear();
+    return n;
+}
+
 /* Values of the chunk cannot be pickled: something stands for each of them. 0, or -1
  * with an exception. Releases *list. */
 static int
@@ -323,6 +340,7 @@ put_each(struct loop *loop, PyObject **list, uint16_t *flags)
                                          "catch_unpicklable", "O", *list);
     Py_CLEAR(*list);
     int r = each != NULL ? py_dumps(loop->state, each, &loop->scratch) : -1;
+    loop->caught = r == 0 ? count_caught(loop, each) : 0;
     Py_XDECREF(each);
     *flags |= PY_CAUGHT;
     return r;
@@ -371,6 +389,7 @@ answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
 {
     int64_t now = cp_now();
     int64_t ns = now - loop->now;
+    cp_serve_note(loop->serve->row, frame->seq, loop->now, now, loop->caught);
     loop->now = now;
     frame->arg = (frame->flags & CP_STOPPED) != 0 ? current_item(loop)
                  : ns < 0                         ? 0
@@ -465,6 +484,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         loop->now = cp_now();
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
+    loop->caught = 0;
     struct cp_loan *loan = NULL;
     if ((task->flags & CP_PARTS) != 0) {
         int lent = cp_serve_loan(loop->serve, body, &task->len, &loan);

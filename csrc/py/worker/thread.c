@@ -21,6 +21,8 @@
 /* A thread that only calls functions written in C would never release the GIL:
  * it detaches after this time, as Python's own loop does. */
 #define SLICE (5 * CP_MS)
+/* So much is kept of the name of a callable. */
+#define NAME_SIZE 100
 
 bool
 py_thread_takes_turns(void)
@@ -63,6 +65,7 @@ run_chunk(struct py_state *state, struct cp_task *task,
     if (py_call_each(refs->func, &run, &calls) < 0) {
         return -1;
     }
+    result->item = calls.caught;
     memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));
     memset(refs->slots, 0, (size_t)n * sizeof(PyObject *));
     return 0;
@@ -113,27 +116,55 @@ run_task(struct py_state *state, struct cp_task *task)
     return result;
 }
 
-/* Run the task, unless its job was terminated while the thread waited for the
- * GIL. */
-static struct cp_result *
-run_unless_ended(struct py_state *state, struct cp_task *task)
-{
-    if (atomic_load(&task->job->end) == CP_END_NONE) {
-        return run_task(state, task);
-    }
-    py_refs_clear_task(task);
-    return NULL;
-}
-
 struct loop {
     EngineObject *engine;
     struct cp_pool *pool;
     struct cp_turn turn;
     int64_t since;        /* when the thread attached */
     unsigned long long n; /* tasks that were run; the thread's own */
+    _Atomic int64_t
+        busy_since;       /* when the task that runs began; 0: none does */
+    char name[NAME_SIZE]; /* of the callable that ran last, if it took long */
     unsigned long thread;
     struct loop *next; /* guarded by the engine's critical section */
 };
+
+/* It took long: note what ran. */
+static void
+note_name(struct loop *loop, PyObject *func)
+{
+    PyObject *name = PyObject_CallMethod(loop->engine->state->failures,
+                                         "_name_of", "O", func);
+    const char *text = name != NULL ? PyUnicode_AsUTF8(name) : NULL;
+    if (text != NULL) {
+        (void)PyOS_snprintf(loop->name, sizeof(loop->name), "%s", text);
+        loop->turn.func = loop->name;
+    }
+    Py_XDECREF(name);
+    PyErr_Clear();
+}
+
+/* Run the task, unless its job was terminated while the thread waited for the
+ * GIL. */
+static struct cp_result *
+run_unless_ended(struct loop *loop)
+{
+    struct cp_task *task = loop->turn.task;
+    if (atomic_load(&task->job->end) != CP_END_NONE) {
+        py_refs_clear_task(task);
+        return NULL;
+    }
+    PyObject *func = Py_NewRef(py_refs_of_task(task)->func);
+    atomic_store_explicit(&loop->busy_since, loop->turn.begun,
+                          memory_order_relaxed);
+    struct cp_result *result = run_task(loop->engine->state, task);
+    atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
+    if (cp_threads_is_long(loop->pool, cp_now() - loop->turn.begun)) {
+        note_name(loop, func);
+    }
+    Py_DECREF(func);
+    return result;
+}
 
 static void
 enlist(struct loop *loop)
@@ -158,6 +189,22 @@ delist(struct loop *loop)
         at->next = loop->next;
     }
     Py_END_CRITICAL_SECTION();
+}
+
+int64_t
+py_thread_busy_ns(EngineObject *engine, uint32_t worker, int64_t now)
+{
+    int64_t ns = 0;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    for (const struct loop *at = engine->loops; at != NULL; at = at->next) {
+        int64_t since =
+            atomic_load_explicit(&at->busy_since, memory_order_relaxed);
+        if (at->turn.index == worker && since != 0 && now > since) {
+            ns += now - since;
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    return ns;
 }
 
 PyObject *
@@ -223,13 +270,14 @@ check(EngineObject *engine)
 }
 
 PyObject *
-py_thread_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
+py_thread_enter(PyObject *op, PyObject *arg)
 {
     EngineObject *engine = (EngineObject *)op;
-    if (check(engine) < 0) {
+    unsigned long index = PyLong_AsUnsignedLong(arg);
+    if ((index == (unsigned long)-1 && PyErr_Occurred()) || check(engine) < 0) {
         return NULL;
     }
-    int r = cp_threads_enter(engine->pool);
+    int r = cp_threads_enter(engine->pool, (uint32_t)index);
     if (r != 0) {
         return py_raise(engine->state, r);
     }
@@ -237,25 +285,30 @@ py_thread_enter(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 PyObject *
-py_thread_leave(PyObject *op, PyObject *Py_UNUSED(ignored))
+py_thread_leave(PyObject *op, PyObject *arg)
 {
     EngineObject *engine = (EngineObject *)op;
+    unsigned long index = PyLong_AsUnsignedLong(arg);
+    if (index == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
     if (cp_pool_is_ours(engine->pool)) {
-        cp_threads_leave(engine->pool);
+        cp_threads_leave(engine->pool, (uint32_t)index);
     }
     Py_RETURN_NONE;
 }
 
 PyObject *
-py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
+py_thread_work(PyObject *op, PyObject *arg)
 {
     EngineObject *engine = (EngineObject *)op;
-    struct py_state *state = engine->state;
-    if (check(engine) < 0) {
+    unsigned long index = PyLong_AsUnsignedLong(arg);
+    if ((index == (unsigned long)-1 && PyErr_Occurred()) || check(engine) < 0) {
         return NULL;
     }
     struct loop loop = {.engine = engine,
                         .pool = engine->pool,
+                        .turn = {.index = (uint32_t)index},
                         .thread = PyThread_get_thread_ident()};
     int r;
     struct cp_result *result = NULL;
@@ -265,17 +318,70 @@ py_thread_work(PyObject *op, PyObject *Py_UNUSED(ignored))
         result = NULL;
         loop.turn.sees_first = r == 1;
         if (r == 1) {
-            result = run_unless_ended(state, loop.turn.task);
+            result = run_unless_ended(&loop);
             loop.n++;
         }
         if (!cp_pool_is_ours(loop.pool)) {
             /* The task has forked, and this is the copy, where no thread
              * waits. */
             delist(&loop);
-            return PyLong_FromUnsignedLongLong(loop.n);
+            return Py_BuildValue("KO", (unsigned long long)loop.n,
+                                 loop.turn.retired ? Py_True : Py_False);
         }
     }
     delist(&loop);
     clean_up(&loop, r);
+    return Py_BuildValue("KO", (unsigned long long)loop.n,
+                         loop.turn.retired ? Py_True : Py_False);
+}
+
+/* The KeyboardInterrupt that the task has raised, which is also its result: a new
+ * reference, or NULL. */
+static PyObject *
+interrupt_of(struct cp_result *result)
+{
+    PyObject *exc = result != NULL && result->outcome == CP_RAISED
+                        ? py_refs_of_result(result)[0]
+                        : NULL;
+    return exc != NULL
+                   && PyErr_GivenExceptionMatches(exc, PyExc_KeyboardInterrupt)
+               ? Py_NewRef(exc)
+               : NULL;
+}
+
+PyObject *
+py_thread_run_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (check(engine) < 0) {
+        return NULL;
+    }
+    struct loop loop = {.engine = engine,
+                        .pool = engine->pool,
+                        .thread = PyThread_get_thread_ident()};
+    struct cp_result *result = NULL;
+    PyObject *interrupt = NULL;
+    int r;
+    enlist(&loop);
+    while ((r = cp_threads_swap(loop.pool, &loop.turn, result, false)) == 1) {
+        loop.turn.begun = cp_now();
+        result = run_unless_ended(&loop);
+        loop.n++;
+        if (!cp_pool_is_ours(loop.pool)) {
+            break; /* this is a copy that the task has forked */
+        }
+        if (interrupt == NULL) {
+            interrupt = interrupt_of(result);
+        }
+    }
+    delist(&loop);
+    if (cp_pool_is_ours(loop.pool)) {
+        clean_up(&loop, r);
+    }
+    if (interrupt != NULL) {
+        py_error_restore(interrupt);
+        Py_DECREF(interrupt);
+        return NULL;
+    }
     return PyLong_FromUnsignedLongLong(loop.n);
 }

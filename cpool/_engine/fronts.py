@@ -1,0 +1,116 @@
+"""What stands before the engine of a pool with `propagate_context` or `max_pending`.
+
+Pools without them have the extension's engine itself, and pay nothing.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+
+from .._base.failures import Retrying
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+# A thread that waits looks so often whether the pool still runs, and for signals.
+_LOOK_S = 0.25
+
+
+def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
+    """The parameters of a pool, checked; `TypeError` or `ValueError` for wrong ones."""
+    if limit is not None:
+        limit = operator.index(limit)
+        if limit < 1:
+            raise ValueError("max_pending must be at least 1, or None")
+    if not isinstance(propagate, bool):
+        from .._base.contexts import Variables
+
+        propagate = Variables(propagate)
+    return propagate, limit
+
+
+def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> Any:
+    """The engine for such a pool; the same one where neither is asked for."""
+    if not propagate and limit is None:
+        return engine
+    wrap: Callable[[Any], Any] | None = None
+    if propagate:
+        from .._base.contexts import Copied, Variables
+
+        is_local = pool._shares_objects
+        wrap = Copied if is_local else Variables(None) if propagate is True else propagate
+    return Front(engine, pool, wrap, limit)
+
+
+class Front:
+    """What is not here is the engine's own."""
+
+    def __init__(
+        self, engine: Any, pool: Any, wrap: Callable[[Any], Any] | None, limit: int | None
+    ) -> None:
+        self._engine = engine
+        self._core = getattr(engine, "_core", engine)
+        self._owner = weakref.ref(pool)
+        self._wrap = wrap
+        self._limit = limit
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def _before(self, func: Any) -> Any:
+        """Wait until there is room for one more call, and return its callable."""
+        if self._limit is not None:
+            self._wait(self._limit)
+        if self._wrap is None or func is None:
+            return func
+        if type(func) is Retrying:
+            return Retrying(self._wrap(func.func), func.retry_on)
+        return self._wrap(func)
+
+    def submit(self, kind: Any, pool: Any, func: Any, *rest: Any) -> Any:
+        return self._engine.submit(kind, pool, self._before(func), *rest)
+
+    def apply(self, kind: Any, pool: Any, func: Any, *rest: Any) -> Any:
+        return self._engine.apply(kind, pool, self._before(func), *rest)
+
+    def feed(self, result: Any, func: Any, *rest: Any) -> Any:
+        return self._engine.feed(result, self._before(func), *rest)
+
+    def run(self, result: Any, func: Any, *rest: Any) -> Any:
+        try:
+            func = self._before(func)
+        except BaseException:
+            self._engine.cancel(result)  # or its job would never end
+            raise
+        return self._engine.run(result, func, *rest)
+
+    def _wait(self, limit: int) -> None:
+        if self._engine.wait_pending(limit, 0.0):
+            return
+        pool = self._owner()
+        if pool is None or self._must_not_wait(pool):
+            return
+        if not pool._has_helper:
+            pool._start_threads()  # somebody has to work meanwhile
+        while not self._engine.wait_pending(limit, _LOOK_S):
+            pool._check_running()
+
+    @staticmethod
+    def _must_not_wait(pool: Any) -> bool:
+        """Does what the pool does depend on this thread?
+
+        A callback, an iterable and a task of a ThreadPool would wait for themselves, and a
+        coroutine would hold up its event loop: what it awaits comes when there is room.
+        """
+        current = threading.current_thread()
+        if any(thread.is_current() for thread in list(pool._threads)) or current in list(
+            pool._workers
+        ):
+            return True
+        asyncio = sys.modules.get("asyncio")
+        return asyncio is not None and asyncio._get_running_loop() is not None

@@ -1,0 +1,276 @@
+"""Serial mode: no worker at all, each task runs in the thread that submits it.
+
+Under `Pool(serial=True)` stands the engine of a `ThreadPool` that has no thread. Whoever submits
+runs what is queued before the call returns, so results, callbacks, iterators and options are those
+of any pool.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import util
+
+from .. import _core
+from .._base import failures
+from .._base.current import CurrentWorker, current_thread_worker, set_thread
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+else:
+    Any = object
+
+VARIABLE = "CPOOL_SERIAL"
+
+# How long join() sleeps between two looks at tasks that other threads run.
+_LOOK_S = 0.05
+
+
+def is_wanted(serial: bool | None) -> bool:
+    """Is a pool serial that was asked for with this `serial=`? None: as the environment says."""
+    if serial is not None:
+        return bool(serial)
+    return os.environ.get(VARIABLE, "0") not in ("", "0")
+
+
+def refuse(names: Iterable[str], is_asked: bool) -> None:
+    """What needs worker processes: raise where the program asked for the serial mode itself.
+
+    Where the environment did, the program is to run all the same: warn, once for each.
+    """
+    for name in names:
+        if is_asked:
+            raise ValueError(f"{name} needs worker processes, and a serial pool has none")
+        warnings.warn(
+            f"{VARIABLE} is set: {name} is ignored, since no worker process runs the tasks",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+class SerialEngine:
+    """Stands for the extension's engine; what is not here is that engine's own."""
+
+    def __init__(self, processes: int, pool: Any) -> None:
+        self._core = _core.Engine(
+            processes, weakref.ref(pool), pool._cache, threads=True, serial=True
+        )
+        self._worker = CurrentWorker(0, self._count)
+        self._tasks = 0
+        # Iterators that somebody may still read; join() runs the rest of their tasks.
+        self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._busy: Counter[int] = Counter()  # threads that run tasks or callbacks
+        self._changed = threading.Condition()
+        self._finalizer: Callable[[], object] | None = None
+        self._ends = False
+        self._core.enter(0)
+        self._ticket = [partial(self._core.leave, 0)]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def _count(self) -> int:
+        return self._tasks + self._core.tasks_done()
+
+    # ---- running tasks ----
+
+    @contextmanager
+    def as_worker(self) -> Iterator[None]:
+        """What runs within is a task of the pool: `current_worker()` is its worker."""
+        before = current_thread_worker()
+        set_thread(self._worker)
+        try:
+            yield
+        finally:
+            set_thread(before)
+
+    def _run(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            self._busy[me] += 1
+        try:
+            with self.as_worker():
+                self._tasks += self._core.run_queued()
+            self._core.call_back()
+        finally:
+            with self._changed:
+                self._busy[me] -= 1
+                self._busy += Counter()  # drops zeros
+                self._changed.notify_all()
+
+    def step(self, stream: Any) -> bool:
+        """Make the next task of the iterator, and run it; False: there are no more."""
+        with stream._stepping:
+            more = self._core.feed_one(stream)
+        self._run()
+        return more
+
+    def submit(
+        self,
+        kind: Any,
+        pool: Any,
+        func: Callable[..., Any],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        callback: Any,
+        error_callback: Any,
+        options: Any = None,
+    ) -> Any:
+        result: Any = self._core.submit(
+            kind, pool, func, args, kwds, callback, error_callback, options
+        )
+        self._run()
+        return result
+
+    def apply(self, *args: Any) -> Any:
+        kind, pool, func, given, kwds, *options = args
+        return self.submit(kind, pool, func, given, kwds, None, None, *options).get()
+
+    def feed(
+        self,
+        result: Any,
+        func: Callable[..., Any] | None,
+        iterable: Iterable[Any],
+        chunksize: int,
+        mode: int,
+        length: int,
+        limit: int = 0,
+    ) -> bool:
+        is_stream = isinstance(result, _core.Stream)
+        if is_stream:
+            # With a limit the job does not hold its iterator: one that is dropped is gone.
+            result._stepping = threading.RLock()
+            result._limit = limit
+            limit = limit or sys.maxsize
+        more = self._core.feed(result, func, iterable, chunksize, mode, length, limit)
+        self._core.end_call(result)
+        if is_stream:
+            if more:
+                self._streams.add(result)
+            return False
+        while more:
+            more = self._core.feed_one(result)
+            self._run()
+        self._run()  # the callbacks of a job that has failed before its first task
+        return False
+
+    def run(self, result: Any, *args: Any) -> Any:
+        try:
+            self.feed(result, *args)
+        except BaseException:
+            self._core.cancel(result)
+            raise
+        return result.get()
+
+    # ---- the end ----
+
+    def initialize(self, initializer: Callable[..., object], initargs: Iterable[Any]) -> None:
+        """Run the initializer, in the thread that makes the pool."""
+        try:
+            with self.as_worker():
+                initializer(*initargs)
+        except KeyboardInterrupt:
+            self.end()
+            raise
+        except BaseException as exc:
+            self._core.break_pool(exc)
+
+    def set_finalizer(self, finalizer: Callable[..., object], args: Iterable[Any]) -> None:
+        def finalize() -> None:
+            try:
+                with self.as_worker():
+                    finalizer(*args)
+            except Exception as exc:
+                text = failures.traceback_of(exc)
+                sys.stderr.write(f"cpool: the finalizer raised in a serial pool:\n{text}")
+
+        self._finalizer = finalize
+
+    def _leave(self) -> None:
+        """The one worker ends, once."""
+        try:
+            leave = self._ticket.pop()
+        except IndexError:
+            return
+        if self._finalizer is not None and self._core.failure() is None:
+            self._finalizer()
+        leave()
+
+    def close(self) -> None:
+        self._ends = True
+        self._core.close()
+
+    def end(self) -> None:
+        self._ends = True
+        if self._core.is_ours:
+            self._core.end()
+            self._leave()
+
+    def close_fds(self) -> None:
+        """A serial pool has no descriptors."""
+
+    def retire(self, workers: int, first: int) -> None:
+        """Nor workers."""
+
+    def set_indexes(self, number: int) -> None:
+        """Nor indexes."""
+
+    def _finish_streams(self) -> None:
+        """Run the tasks of iterators that nobody has read to their ends.
+
+        With a `buffersize`, as many as it allows; then the input ends.
+        """
+        for stream in list(self._streams):
+            left = stream._limit or sys.maxsize
+            while left > 0 and self.step(stream):
+                left -= 1
+            if left == 0:
+                stream.close()
+
+    def _has_pending(self) -> bool:
+        return self._core.counts()[0] > 0
+
+    def wait_ended(self, timeout: float | None) -> bool:
+        if not self._ends:
+            return False
+        end = None if timeout is None else time.monotonic() + timeout
+        if self._has_pending() and threading.get_ident() in self._busy:
+            raise RuntimeError("a task or callback cannot join the pool that waits for it")
+        if timeout is None:
+            self._finish_streams()
+        with self._changed:
+            while self._has_pending() and self._busy:
+                left = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        if self._has_pending():
+            return False  # iterators that nobody reads, and a join() with a timeout
+        self._leave()
+        return self._core.wait_ended(timeout)
+
+
+def start(pool: Any, initializer: Any, initargs: Any, finalizer: Any, finalargs: Any) -> Any:
+    """The engine of this pool, with its initializer run."""
+    engine = SerialEngine(pool._processes, pool)
+    if finalizer is not None:
+        engine.set_finalizer(finalizer, finalargs)
+    if initializer is not None:
+        engine.initialize(initializer, initargs)
+    return engine
+
+
+def shut_down(engine: SerialEngine) -> None:
+    """The finalizer of a serial pool."""
+    if util.is_exiting():
+        _core._exiting()
+    engine.end()

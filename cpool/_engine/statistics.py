@@ -1,0 +1,289 @@
+"""`pool.statistics()`: what the engine has counted, named and shown."""
+
+from __future__ import annotations
+
+import pickletools
+from dataclasses import dataclass
+
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from .. import _core
+
+__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "statistics_of"]
+
+_OUTCOMES = {1: "done", 2: "failed", 3: "lost"}  # the core's enum cp_outcome
+
+
+@dataclass(frozen=True)
+class WorkerStatistics:
+    """What the workers with one index have done: the live one, and those that it replaced.
+
+    Counts are ints, and count from the start of the pool. A task is what a worker is sent at once:
+    a chunk of items, or one call.
+    """
+
+    index: int
+    """From 0; that of `cpool.current_worker()`."""
+    pid: int | None
+    """Process id of the live worker; None where there is none, and for threads."""
+    restarts: int
+    """How often the worker was replaced by a new one."""
+    tasks: int
+    """Tasks that the parent has an answer to."""
+    done: int
+    """Items whose function returned."""
+    failed: int
+    """Items whose function raised. A chunk that raises has no results: all of its items count."""
+    lost: int
+    """Items whose worker died, or ran out of time, for good."""
+    retried: int
+    """Items that were run again. One that is run again twice counts twice."""
+    work_seconds: float
+    """Time spent on tasks, with decoding and encoding, that which runs now included."""
+    idle_seconds: float
+    """Time between tasks, since the worker was ready."""
+    start_seconds: float
+    """Time from the start of the process until it was ready, with the initializer. Threads: 0."""
+    bytes_sent: int
+    """Written to the worker: tasks and functions. Threads: 0."""
+    bytes_received: int
+    """Read from the worker: results and exceptions. Threads: 0."""
+
+
+@dataclass(frozen=True)
+class LongTask:
+    """One of the five tasks that took longest."""
+
+    seconds: float
+    function: str
+    """The function's name, as far as its pickle tells."""
+    item: int | None
+    """The number of the task's first item in its call, from 0; None for `apply` and `submit`."""
+    items: int
+    """How many items the task has."""
+    worker: int
+    """The index of the worker."""
+    outcome: str
+    """"done", "failed" or "lost"."""
+
+    def __str__(self) -> str:
+        what = "a call"
+        if self.item is not None:
+            last = self.item + self.items - 1
+            what = f"item {self.item}" if self.items == 1 else f"items {self.item} to {last}"
+        where = f"{self.outcome} by worker {self.worker}"
+        return f"{self.seconds:.3f} s: {what} of {self.function}, {where}"
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """What a pool has done until now. `str()` of it is a table.
+
+    `submitted` = `done` + `failed` + `lost` + `cancelled` + `pending`, in items. A call of `apply`
+    or `submit` is one item. Items of a call that waits to be encoded, or of an iterable that was
+    not read so far, are not submitted yet.
+    """
+
+    kind: str
+    """"processes" or "threads"."""
+    submitted: int
+    done: int
+    failed: int
+    """With those that could not be pickled."""
+    lost: int
+    cancelled: int
+    """Of calls that were cancelled, failed early (`fail_fast`), or were not done at the end."""
+    pending: int
+    """Waiting, or running."""
+    retried: int
+    workers: tuple[WorkerStatistics, ...]
+    """By index; those of a pool that had more workers once stay."""
+    longest: tuple[LongTask, ...]
+    """Longest first."""
+
+    @property
+    def tasks(self) -> int:
+        """Tasks that were answered."""
+        return sum(worker.tasks for worker in self.workers)
+
+    @property
+    def restarts(self) -> int:
+        """How many workers were replaced."""
+        return sum(worker.restarts for worker in self.workers)
+
+    @property
+    def work_seconds(self) -> float:
+        """Time spent on tasks by all workers."""
+        return sum(worker.work_seconds for worker in self.workers)
+
+    @property
+    def idle_seconds(self) -> float:
+        """Time between tasks of all workers."""
+        return sum(worker.idle_seconds for worker in self.workers)
+
+    @property
+    def start_seconds(self) -> float:
+        """Time that workers took to start."""
+        return sum(worker.start_seconds for worker in self.workers)
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes written to all workers."""
+        return sum(worker.bytes_sent for worker in self.workers)
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes read from all workers."""
+        return sum(worker.bytes_received for worker in self.workers)
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield (
+            f"pool of {len(self.workers)} {self.kind}: {self.submitted} items submitted:"
+            f" {self.done} done, {self.failed} failed, {self.lost} lost,"
+            f" {self.cancelled} cancelled, {self.pending} pending; {self.retried} run again"
+        )
+        rows = [_HEAD, *map(_row, self.workers)]
+        rows.append(("all", "", *_row(self)[2:]))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        if self.longest:
+            yield "longest tasks:"
+            for task in self.longest:
+                yield f"  {task}"
+
+
+_HEAD = (
+    "worker pid tasks done failed lost again work_s idle_s start_s sent received restarts".split()
+)
+
+
+def _row(found: Any) -> tuple[str, ...]:
+    return (
+        str(getattr(found, "index", "")),
+        str(getattr(found, "pid", None) or "-"),
+        str(found.tasks),
+        str(found.done),
+        str(found.failed),
+        str(found.lost),
+        str(found.retried),
+        f"{found.work_seconds:.3f}",
+        f"{found.idle_seconds:.3f}",
+        f"{found.start_seconds:.3f}",
+        _size(found.bytes_sent),
+        _size(found.bytes_received),
+        str(found.restarts),
+    )
+
+
+def _size(n: float) -> str:
+    for unit in "B", "KiB", "MiB", "GiB":
+        if n < 1024:
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1024
+    return f"{n:.1f} TiB"
+
+
+def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
+    """Read the counters of an engine."""
+    submitted, cancelled, failed_here, of_workers, longest = engine.tallies()
+    workers = tuple(_worker(i, row) for i, row in enumerate(of_workers))
+    done = sum(worker.done for worker in workers)
+    failed = failed_here + sum(worker.failed for worker in workers)
+    lost = sum(worker.lost for worker in workers)
+    return PoolStatistics(
+        kind="threads" if threads else "processes",
+        submitted=submitted,
+        done=done,
+        failed=failed,
+        lost=lost,
+        cancelled=cancelled,
+        pending=submitted - done - failed - lost - cancelled,
+        retried=sum(worker.retried for worker in workers),
+        workers=workers,
+        longest=tuple(_long_task(row, threads) for row in longest),
+    )
+
+
+def _worker(index: int, row: tuple[int, ...]) -> WorkerStatistics:
+    pid, starts, tasks, done, failed, lost, retried, sent, received, work, start, ready = row
+    return WorkerStatistics(
+        index=index,
+        pid=pid or None,
+        restarts=max(starts - 1, 0),
+        tasks=tasks,
+        done=done,
+        failed=failed,
+        lost=lost,
+        retried=retried,
+        work_seconds=work / 1e9,
+        idle_seconds=max(ready - work, 0) / 1e9,
+        start_seconds=start / 1e9,
+        bytes_sent=sent,
+        bytes_received=received,
+    )
+
+
+def _long_task(row: tuple[int, int, int, int, int, int, int, bytes], threads: bool) -> LongTask:
+    ns, index, stride, items, worker, _, outcome, func = row
+    return LongTask(
+        seconds=ns / 1e9,
+        function=func.decode(errors="replace") if threads else name_in_pickle(func),
+        item=index * stride if stride else None,
+        items=items,
+        worker=worker,
+        outcome=_OUTCOMES.get(outcome, "failed"),
+    )
+
+
+# ---- names of functions ----
+
+# They stand around the function itself in its pickle.
+_WRAPPERS = frozenset(
+    (
+        ("functools", "partial"),
+        ("multiprocessing.reduction", "_rebuild_partial"),
+        ("cpool._base.failures", "Retrying"),
+        ("copyreg", "_reconstructor"),
+        ("builtins", "object"),
+        ("builtins", "getattr"),
+    )
+)
+
+
+def name_in_pickle(data: bytes) -> str:
+    """The name of the function in a pickle, which may be cut off at its end. Nothing is loaded."""
+    strings: list[str] = []  # the last ones
+    found: list[str] = []
+    by_value: dict[str, str] = {}
+    is_method = False
+    try:
+        for opcode, arg, _ in pickletools.genops(data):
+            if isinstance(arg, str) and "UNICODE" in opcode.name:
+                if strings and strings[-1] in ("__qualname__", "__module__", "__name__"):
+                    by_value.setdefault(strings[-1], arg)
+                strings.append(arg)
+            elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+                pair = strings[-2], strings[-1]
+                is_method = is_method or pair == ("builtins", "getattr")
+                if pair not in _WRAPPERS and not pair[0].startswith("cloudpickle"):
+                    found.append(_join(*pair))
+    except Exception:  # it is cut off, or none of pickle's
+        pass
+    name = by_value.get("__qualname__") or by_value.get("__name__")
+    if name:
+        return _join(by_value.get("__module__", "__main__"), name)
+    if is_method and found and strings:
+        return f"{found[0]}.{strings[-1]}"
+    return found[0] if found else "a function"
+
+
+def _join(module: str, name: str) -> str:
+    return name if module in ("__main__", "__mp_main__", "builtins") else f"{module}.{name}"

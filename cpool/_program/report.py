@@ -1,0 +1,34 @@
+"""`python -m cpool --stats`: a table for each pool of the program, at its end."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+# Each pool's engine, which keeps its counters, and whether its workers are threads.
+_engines: list[tuple[Any, bool]] = []
+
+
+def _note(pool: Any) -> None:
+    _engines.append((pool._engine, pool._has_threads))
+
+
+def print_statistics_at_exit() -> None:
+    """Have the statistics of all pools of this process printed to stderr when it exits."""
+    from .._engine import known
+
+    known.watch(_note)
+    atexit.register(_print)
+
+
+def _print() -> None:
+    from .._engine.statistics import statistics_of
+
+    for engine, threads in _engines:
+        if engine.is_ours and sys.stderr is not None:
+            print(f"cpool: {statistics_of(engine, threads)}", file=sys.stderr)
