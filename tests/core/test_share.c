@@ -389,6 +389,7 @@ TEST(share_forked_copies)
     open_ends(&e, 1024 * MIB);
     struct cp_ref ref = lend(e.back, &e.parent, 2 * MIB, 1);
     CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+    cp_lease_show(lease);
     lease->at[0] ^= 0xff; /* written before the fork: both have it */
     int pid = cp_test_fork();
     if (pid == 0) {
@@ -434,6 +435,7 @@ TEST(share_forked_copy_of_a_worker)
     struct cp_ref ref = lend(e.heap, &e.worker, MIB, 1);
     (void)lend(e.heap, &e.worker, MIB, 2);
     CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    cp_lease_show(lease);
     int pid = cp_test_fork();
     if (pid == 0) {
         check_pattern(lease->at, MIB, 1);
@@ -445,6 +447,74 @@ TEST(share_forked_copy_of_a_worker)
     CHECK_EQ(counts.n_used, 1);
     cp_lease_close(lease);
     cp_heap_meet(e.heap, &e.worker, e.own);
+    close_ends(&e);
+}
+
+/* A process that does nothing, forked and ended. */
+static void
+fork_once(void)
+{
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+}
+
+/* What no program has seen is in no copy of it: its block is used again. */
+TEST(share_forks_keep_only_what_is_shown)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.back, &e.parent, MIB, 1);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+    fork_once();
+    cp_lease_show(lease);
+    check_pattern(lease->at, MIB, 1);
+    cp_lease_close(lease);
+    cp_heap_count(e.back, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    cp_span_retire(e.own);
+    close_ends(&e);
+}
+
+/* However often the process forks while it has leases, and however many workers end: the
+ * memory stays below the limit, and leases are not to be kept before it is used up. */
+TEST(share_forks_cost_a_part_of_the_limit)
+{
+    struct ends e;
+    open_ends(&e, 64 * MIB);
+    unsigned kept = 0;
+    for (uint32_t id = 2; id < 60; id++) {
+        struct cp_span *span;
+        struct cp_heap *heap;
+        struct cp_borrower parent;
+        struct cp_lease *leases[2];
+        CHECK_EQ(cp_span_open(e.region, id, true, &span), 0);
+        CHECK_EQ(cp_heap_new(span, &heap), 0);
+        cp_heap_meet(heap, &parent, span);
+        for (unsigned i = 0; i < 2; i++) {
+            struct cp_ref ref = lend(heap, &parent, MIB, id + i);
+            CHECK_EQ(cp_lease_open(span, span, &ref, &leases[i]), 0);
+        }
+        if (cp_region_may_keep(e.region)) {
+            cp_lease_show(leases[0]);
+            kept++;
+        }
+        fork_once();
+        cp_heap_forget(heap, &parent);
+        cp_heap_free(heap);
+        cp_lease_close(leases[id % 2]); /* before its worker ends, and after */
+        cp_span_retire(span);
+        check_pattern(leases[1 - id % 2]->at, MIB, id + 1 - id % 2);
+        cp_lease_close(leases[1 - id % 2]);
+        cp_span_unref(span);
+        CHECK(memory_of(e.region) <= (kept + 1) * MIB);
+    }
+    CHECK_EQ(kept, 17);
+    cp_span_retire(e.own);
     close_ends(&e);
 }
 

@@ -383,6 +383,22 @@ def test_results_outlive_terminate_and_exit(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, AT_EXIT) == [str(list(range(8)))]
 
 
+@needs_memory
+def test_workers_that_are_replaced_cost_no_memory() -> None:
+    """Each is forked while results are held, and may have a copy of them."""
+    others = memory_of()
+    with Pool(2, maxtasksperchild=1, shared_memory_limit=64 * MIB) as own:
+        for turn in range(12):
+            results = own.map(make, [2 * MIB] * 6, chunksize=1)
+            assert {checksum(result) for result in results} == {checksum(make(2 * MIB))}, turn
+        used = sum(memory_of()) - sum(others)
+    # A fourth of the limit for what forks keep, and the results of two calls.
+    assert used <= 64 * MIB
+    del results
+    gc.collect()
+    assert memory_of() == others
+
+
 # ---- deaths ----
 
 

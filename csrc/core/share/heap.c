@@ -157,7 +157,12 @@ cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b)
     collect_from(heap, b);
     for (uint32_t n = 0; n < heap->n_slots && b->n_lent > 0; n++) {
         if (has_bit(b->lent, n)) {
-            heap->slots[n].is_lost |= cp_span_keeps(b->span, (uint16_t)n);
+            struct slot *slot = &heap->slots[n];
+            if (!slot->is_lost && cp_span_keeps(b->span, (uint16_t)n)) {
+                slot->is_lost = true;
+                cp_region_lose(heap->span->region, heap->span->id,
+                               slot->size_class, slot->index, slot->filled);
+            }
             end_loan(heap, b, n);
         }
     }
@@ -253,14 +258,17 @@ fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
         return false;
     }
     if (bytes > slot->filled) {
+        /* Killed between the two, a worker has counted too much as its own: the total,
+         * from which that is taken at its end, is a bit too low then, not too high. */
         uint64_t more = bytes - slot->filled;
+        (void)atomic_fetch_add(&own->filled, more);
         uint64_t total = atomic_fetch_add(&all->total, more);
         uint64_t limit = atomic_load(&all->limit);
         if (total > limit || more > limit - total) {
             (void)atomic_fetch_sub(&all->total, more);
+            (void)atomic_fetch_sub(&own->filled, more);
             return false;
         }
-        (void)atomic_fetch_add(&own->filled, more);
         heap->filled += more;
     } else {
         uint64_t less = slot->filled - bytes;

@@ -28,6 +28,11 @@ _Static_assert(sizeof(struct cp_control) <= CONTROL_SIZE, "it is one page");
 _Static_assert(CP_BLOCK_CLASSES + 1 <= 1u << (SPAN_BITS - CLASS_BITS),
                "the classes fit into a span");
 
+/* A part of the file that is not to be freed. */
+struct range {
+    uint64_t at, len;
+};
+
 struct cp_region {
     _Atomic uint32_t refs;
     pid_t pid; /* of the process that made this struct */
@@ -35,7 +40,13 @@ struct cp_region {
     bool is_made_here;      /* not inherited: this process frees the memory */
     _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
     _Atomic bool is_closed;
-    _Atomic bool was_forked; /* a copy of a process may use blocks */
+    struct cp_control *first; /* of the parent's span */
+    /* Blocks that nobody here has, but maybe the copy of a process; guarded by the lock
+     * of the leases. */
+    struct range *lost;
+    size_t n_lost, cap_lost;
+    bool
+        is_unclean; /* the list is not complete: nothing is freed before the end */
 };
 
 /*
@@ -116,13 +127,13 @@ static void
 keep(struct cp_lease *lease)
 {
     size_t room = (size_t)cp_block_size(lease->size_class);
-    struct cp_control *control = lease->teller->control;
-    _Atomic uint64_t *words = lease->span == lease->teller
-                                  ? control->kept_given
-                                  : control->kept_returned;
     lease->was_forked = true;
-    (void)atomic_fetch_or(&words[lease->slot / 64u],
-                          UINT64_C(1) << (lease->slot % 64u));
+    (void)atomic_fetch_add(&lease->span->region->first->kept, lease->len);
+    if (lease->span != lease->teller) { /* its owner has to know */
+        (void)atomic_fetch_or(
+            &lease->teller->control->kept_returned[lease->slot / 64u],
+            UINT64_C(1) << (lease->slot % 64u));
+    }
     off_t offset = offset_of(lease->span->id, lease->size_class, lease->index);
     if (!lease->has_own
         && map(lease->span->region, lease->at, room, MAP_PRIVATE | MAP_FIXED,
@@ -141,7 +152,8 @@ before(void)
     pid_t pid = cp_proc_self();
     cp_lock_acquire(&lock);
     for (struct cp_lease *l = all.next; l != &all; l = l->next) {
-        if (!l->was_forked && l->span->region->pid == pid) {
+        if (atomic_load(&l->is_shown) && !l->was_forked
+            && l->span->region->pid == pid) {
             keep(l);
         }
     }
@@ -164,64 +176,79 @@ watch_forks(void)
 static int
 by_offset(const void *a, const void *b)
 {
-    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    uint64_t x = ((const struct range *)a)->at,
+             y = ((const struct range *)b)->at;
     return x < y ? -1 : x > y;
 }
 
+/* Is the range within the span? NULL: within any. */
 static bool
-is_of(const struct cp_lease *lease, const struct cp_region *region,
-      const struct cp_span *span)
+is_within(const struct range *range, const struct cp_span *span)
 {
-    return lease->span->region == region
-           && (span == NULL || lease->span == span);
+    return span == NULL || range->at >> SPAN_BITS == span->id;
 }
 
-/* Free all memory of the span (NULL: of all spans) that is not leased. Called with the
- * lock of the leases held. */
+/* Remember a block that may be in use by the copy of a process. With the lock of the
+ * leases held. */
 static void
+lose(struct cp_region *region, uint64_t at, uint64_t len)
+{
+    if (region->n_lost == region->cap_lost) {
+        size_t cap = region->cap_lost > 0 ? 2 * region->cap_lost : 16;
+        struct range *lost = realloc(region->lost, cap * sizeof(*lost));
+        if (lost == NULL) {
+            region->is_unclean = true;
+            return;
+        }
+        region->lost = lost;
+        region->cap_lost = cap;
+    }
+    region->lost[region->n_lost++] = (struct range){at, len};
+}
+
+/* Free all memory of the span (NULL: of all spans) that is neither leased nor lost: how
+ * many bytes are left. With the lock of the leases held. */
+static uint64_t
 clean(const struct cp_region *region, const struct cp_span *span)
 {
-    size_t n = 0, at = 0;
+    size_t n = region->n_lost, at = 0;
+    uint64_t left = 0;
     struct cp_lease *l;
     for (l = all.next; l != &all; l = l->next) {
-        n += is_of(l, region, span);
+        n += l->span->region == region;
     }
-    uint64_t *kept = calloc(n + 1, 2 * sizeof(*kept));
-    if (kept == NULL) {
-        return; /* it is freed with the file */
+    struct range *kept = calloc(n + 1, sizeof(*kept));
+    if (kept == NULL || region->is_unclean) {
+        free(kept);
+        return UINT64_MAX; /* it is freed with the file */
+    }
+    for (size_t i = 0; i < region->n_lost; i++) {
+        kept[at] = region->lost[i];
+        at += is_within(&kept[at], span);
     }
     for (l = all.next; l != &all; l = l->next) {
-        if (is_of(l, region, span)) {
-            uint64_t from =
-                (uint64_t)offset_of(l->span->id, l->size_class, l->index);
-            kept[at++] = from;
-            kept[at++] = from + cp_block_size(l->size_class);
+        if (l->span->region == region) {
+            kept[at] = (struct range){
+                (uint64_t)offset_of(l->span->id, l->size_class, l->index),
+                l->len};
+            at += is_within(&kept[at], span);
         }
     }
-    qsort(kept, n, 2 * sizeof(*kept), by_offset);
+    qsort(kept, at, sizeof(*kept), by_offset);
     uint64_t id = span != NULL ? span->id : 0;
     uint64_t from = id << SPAN_BITS;
     uint64_t end = (span != NULL ? id + 1 : CP_SPANS) << SPAN_BITS;
     if (span != NULL) {
         from += CONTROL_SIZE; /* leases still give back there */
     }
-    for (size_t i = 0; i < at; i += 2) {
-        punch(region, from, kept[i]);
-        from = kept[i + 1];
+    for (size_t i = 0; i < at; i++) {
+        punch(region, from, kept[i].at);
+        from = kept[i].at + kept[i].len;
+        left += kept[i].len;
     }
     punch(region, from, end);
     free(kept);
-}
-
-/* Was a block copied by a fork? */
-static bool
-has_bits(_Atomic uint64_t *words)
-{
-    uint64_t any = 0;
-    for (unsigned i = 0; i < CP_SLOT_WORDS; i++) {
-        any |= atomic_load(&words[i]);
-    }
-    return any != 0;
+    return left;
 }
 
 /* ---- regions ---- */
@@ -243,6 +270,18 @@ make(int fd, struct cp_region **out)
     return 0;
 }
 
+/* Map what all processes look at; the page is there. */
+static int
+map_first(struct cp_region *region)
+{
+    region->first = map(region, NULL, CONTROL_SIZE, MAP_SHARED, 0);
+    if (region->first == NULL) {
+        return CP_ENOMEM;
+    }
+    hide(region->first, CONTROL_SIZE);
+    return 0;
+}
+
 int
 cp_region_open(uint64_t limit, struct cp_region **out)
 {
@@ -258,14 +297,11 @@ cp_region_open(uint64_t limit, struct cp_region **out)
     }
     (*out)->is_made_here = true;
     r = cp_span_open(*out, 0, true, &span);
-    struct cp_control *control = r == 0 ? cp_span_control(span) : NULL;
-    if (control != NULL) {
-        atomic_store(&control->limit, limit);
-    } else {
-        r = r != 0 ? r : CP_ENOMEM;
-    }
+    r = r == 0 ? map_first(*out) : r;
     cp_span_unref(span);
-    if (r != 0) {
+    if (r == 0) {
+        atomic_store(&(*out)->first->limit, limit);
+    } else {
         cp_region_unref(*out);
         *out = NULL;
     }
@@ -276,7 +312,12 @@ int
 cp_region_attach(int fd, struct cp_region **out)
 {
     *out = NULL;
-    return make(fd, out);
+    int r = make(fd, out);
+    if (r == 0 && (r = map_first(*out)) != 0) {
+        cp_region_unref(*out);
+        *out = NULL;
+    }
+    return r;
 }
 
 int
@@ -295,8 +336,8 @@ cp_region_close(struct cp_region *region)
         return;
     }
     cp_lock_acquire(&lock);
-    if (all.next != &all && region->is_made_here && !region->was_forked) {
-        clean(region, NULL);
+    if (all.next != &all && region->is_made_here) {
+        (void)clean(region, NULL);
     }
     cp_lock_release(&lock);
     done_using(region);
@@ -316,7 +357,30 @@ cp_region_unref(struct cp_region *region)
         return;
     }
     cp_region_close(region);
+    if (region->first != NULL) {
+        (void)munmap(region->first, CONTROL_SIZE);
+    }
+    free(region->lost);
     free(region);
+}
+
+void
+cp_region_lose(struct cp_region *region, uint32_t span_id, unsigned size_class,
+               uint32_t index, uint64_t len)
+{
+    if (region->is_made_here) {
+        cp_lock_acquire(&lock);
+        lose(region, (uint64_t)offset_of(span_id, size_class, index), len);
+        cp_lock_release(&lock);
+    }
+}
+
+bool
+cp_region_may_keep(const struct cp_region *region)
+{
+    return atomic_load_explicit(&region->first->kept, memory_order_relaxed)
+           <= atomic_load_explicit(&region->first->limit, memory_order_relaxed)
+                  / 4;
 }
 
 /* ---- spans ---- */
@@ -387,42 +451,29 @@ cp_span_unref(struct cp_span *span)
     free(span);
 }
 
-/* A worker has ended, whose blocks took so many bytes, as it says. */
+/* So many bytes of memory were freed. */
 static void
-discount(struct cp_region *region, uint64_t filled)
+discount(struct cp_region *region, uint64_t bytes)
 {
-    struct cp_span *first;
-    if (cp_span_open(region, 0, false, &first) != 0) {
-        return;
+    uint64_t total = atomic_load(&region->first->total);
+    while (!atomic_compare_exchange_weak(&region->first->total, &total,
+                                         total > bytes ? total - bytes : 0)) {
     }
-    struct cp_control *control = cp_span_control(first);
-    if (control != NULL) {
-        uint64_t total = atomic_load(&control->total);
-        while (!atomic_compare_exchange_weak(
-            &control->total, &total, total > filled ? total - filled : 0)) {
-        }
-    }
-    cp_span_unref(first);
 }
 
 void
 cp_span_retire(struct cp_span *span)
 {
-    if (span == NULL || atomic_exchange(&span->is_retired, true)
+    if (span == NULL || span->region->pid != cp_proc_self()
         || !may_use(span->region)) {
         return;
     }
     struct cp_control *control = cp_span_control(span);
-    bool has_copies = control == NULL || has_bits(control->kept_given);
-    if (control != NULL) {
-        discount(span->region, atomic_load(&control->filled));
-    }
-    if (has_copies || has_bits(control->kept_returned)) {
-        span->region->was_forked = true;
-    }
+    uint64_t filled = control != NULL ? atomic_load(&control->filled) : 0;
     cp_lock_acquire(&lock);
-    if (!has_copies) {
-        clean(span->region, span);
+    if (!atomic_exchange(&span->is_retired, true)) {
+        uint64_t left = clean(span->region, span);
+        discount(span->region, filled > left ? filled - left : 0);
     }
     cp_lock_release(&lock);
     done_using(span->region);
@@ -615,6 +666,12 @@ cp_lease_ref(struct cp_lease *lease)
 }
 
 void
+cp_lease_show(struct cp_lease *lease)
+{
+    atomic_store(&lease->is_shown, true);
+}
+
+void
 cp_lease_close(struct cp_lease *lease)
 {
     if (lease == NULL || atomic_fetch_sub(&lease->refs, 1) != 1) {
@@ -627,10 +684,14 @@ cp_lease_close(struct cp_lease *lease)
     cp_lock_acquire(&lock);
     lease->prev->next = lease->next;
     lease->next->prev = lease->prev;
-    bool is_over =
-        region->is_made_here && (region->is_closed || span->is_retired);
-    if (is_ours && is_over && !lease->was_forked) {
+    bool is_made_here = is_ours && region->is_made_here;
+    if (is_made_here && lease->was_forked) {
+        lose(region,
+             (uint64_t)offset_of(span->id, lease->size_class, lease->index),
+             lease->len);
+    } else if (is_made_here && (region->is_closed || span->is_retired)) {
         cp_span_punch(span, lease->size_class, lease->index);
+        discount(region, lease->len);
     }
     cp_lock_release(&lock);
     if (lease->has_own) {

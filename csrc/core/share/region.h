@@ -16,10 +16,11 @@
  * the block can be used again. No lock is shared between processes.
  *
  * Forks. A fork must not make two processes share what was one process's data.
- * So before any fork (pthread_atfork) each leased block is mapped once more, at
+ * So before any fork (pthread_atfork) each leased block that the program uses is mapped once more, at
  * the same address, as a private copy-on-write mapping. Such a block is never
  * given back, since nobody knows for how long the copy uses it: its owner makes
- * a new one. All other mappings are left out of the copy.
+ * a new one. All other mappings are left out of the copy. Where this has taken a
+ * fourth of the memory, no more leases are to be kept (cp_region_may_keep()).
  *
  * Ends. When a worker has died, or the pool has ended, the memory of all blocks
  * that are not leased is freed. A lease stays valid for as long as it is held,
@@ -60,11 +61,11 @@ struct cp_control {
     _Atomic uint64_t given[CP_SLOT_WORDS];
     /* Blocks of the parent's span that the owner of this span gives back. */
     _Atomic uint64_t returned[CP_SLOT_WORDS];
-    /* Blocks of which a forked process has a copy, in the same way. */
-    _Atomic uint64_t kept_given[CP_SLOT_WORDS];
+    /* Those of them that were leased during a fork. */
     _Atomic uint64_t kept_returned[CP_SLOT_WORDS];
     _Atomic uint64_t filled; /* bytes of memory that blocks of this span take */
     /* Of the parent's span alone. */
+    _Atomic uint64_t kept;  /* bytes that were leased during a fork, in all */
     _Atomic uint64_t total; /* the bytes of all spans */
     _Atomic uint64_t limit; /* and how many there may be */
 };
@@ -89,6 +90,15 @@ void cp_region_close(struct cp_region *region);
 void cp_region_ref(struct cp_region *region);   /* [any] */
 void cp_region_unref(struct cp_region *region); /* NULL is fine [any] */
 
+/* A block will not be used again, since the copy of a process may use so many bytes of it.
+ * [any] */
+void cp_region_lose(struct cp_region *region, uint32_t span_id,
+                    unsigned size_class, uint32_t index, uint64_t len);
+
+/* May leases be kept, or should their receivers copy what they get, since forks took
+ * too many blocks? [any] */
+bool cp_region_may_keep(const struct cp_region *region);
+
 struct cp_span {
     _Atomic uint32_t refs;
     struct cp_region *region;
@@ -108,7 +118,8 @@ int cp_span_open(struct cp_region *region, uint32_t id, bool is_new,
 void cp_span_ref(struct cp_span *span);   /* [any] */
 void cp_span_unref(struct cp_span *span); /* NULL is fine [any] */
 
-/* The owner, a worker, has ended: free the memory of what is not leased. [any] */
+/* The owner, a worker, has ended: free the memory of what is not leased. What is, counts
+ * as used until its lease is closed. [any] */
 void cp_span_retire(struct cp_span *span);
 
 /* Is the block, of the parent's span, one of which a process that was forked from this
@@ -149,6 +160,8 @@ struct cp_lease {
     uint16_t slot;
     uint8_t size_class;
     uint32_t index;
+    _Atomic bool
+        is_shown; /* the program uses the block, and so may its forks */
     bool has_own; /* it has a mapping of its own */
     bool
         was_forked; /* another process may have it, too: it is not given back */
@@ -161,6 +174,10 @@ int cp_lease_open(struct cp_span *span, struct cp_span *teller,
                   const struct cp_ref *ref, struct cp_lease **lease);
 
 void cp_lease_ref(struct cp_lease *lease); /* [any] */
+
+/* From now on the program uses the block: a forked process gets a copy. Before that the
+ * block is not there in a forked process. [any] */
+void cp_lease_show(struct cp_lease *lease);
 
 /* Drop a reference, and with the last one give the block back; NULL is fine. [any] */
 void cp_lease_close(struct cp_lease *lease);

@@ -581,6 +581,7 @@ handler_of(struct cp_lease *lease)
         return NULL;
     }
     cp_lease_ref(lease);
+    cp_lease_show(lease);
     handler->lease = lease;
     return capsule;
 }
@@ -590,7 +591,8 @@ static PyObject *
 view_of(const struct py_numpy *numpy, const struct shape *shape,
         struct cp_lease *lease)
 {
-    if (((version_function)numpy->api[API_FEATURE_VERSION])() < HAS_HANDLERS) {
+    if (((version_function)numpy->api[API_FEATURE_VERSION])() < HAS_HANDLERS
+        || !cp_region_may_keep(lease->span->region)) {
         return array_of(numpy, shape, lease->at);
     }
     PyObject *capsule = handler_of(lease);
