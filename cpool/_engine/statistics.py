@@ -49,9 +49,9 @@ class WorkerStatistics:
     start_seconds: float
     """Time from the start of the process until it was ready, with the initializer. Threads: 0."""
     bytes_sent: int
-    """Written to the worker: tasks and functions. Threads: 0."""
+    """Sent to the worker: tasks and functions, with large data in shared memory. Threads: 0."""
     bytes_received: int
-    """Read from the worker: results and exceptions. Threads: 0."""
+    """Received from the worker: results and exceptions, in the same way. Threads: 0."""
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,7 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
     w->in_flight--;
     w->ahead_ns -= (*task)->cost_ns;
     if ((*task)->parts != NULL) {
+        w->lent_bytes -= (*task)->parts->bytes;
         cp_parts_unlend((*task)->parts, &w->borrower);
     }
     if (!written) { /* the worker still has to read and drop the rest of the body */
@@ -516,6 +517,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     }
     if (task->parts != NULL) {
         cp_parts_lend(task->parts, &w->borrower);
+        w->lent_bytes += task->parts->bytes;
     }
     cp_claim_offer(w->row, w->tail);
     w->window[w->tail & (CP_WINDOW - 1)] = task;
@@ -624,6 +626,10 @@ take_loan(struct cp_worker *w, const struct cp_frame *frame,
     }
     if (r != 0) {
         result->outcome = CP_NOMEM;
+        return 0;
+    }
+    for (uint32_t i = 0; i < result->loan->n; i++) {
+        w->got_bytes += result->loan->leases[i]->len;
     }
     return 0;
 }

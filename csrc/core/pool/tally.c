@@ -63,7 +63,8 @@ cp_tally_add_row(struct cp_tally *to, const struct cp_worker *w, int64_t now)
     to->ready_ns += alive - start;
     to->work_ns += within(work, alive - start);
     to->bytes_out += atomic_load_explicit(&row->sent, memory_order_relaxed);
-    to->bytes_in += w->seen_bytes;
+    to->bytes_out += w->lent_bytes;
+    to->bytes_in += w->seen_bytes + w->got_bytes;
 }
 
 void
