@@ -151,6 +151,8 @@ faults: build ## every system call and allocation fails once; takes many minutes
 soak: build ## the long tests: random worker deaths, and many threads
 	$(bin)/python tests/soak.py
 	$(bin)/python tests/soak_threads.py
+	$(bin)/python tests/soak_large.py
+	$(bin)/python tests/soak_large.py --start spawn --kills 100
 
 fuzz-short: ## every fuzz target for FUZZ_TIME seconds, or by default for about a minute
 	$(MAKE) -j8 -C fuzz run FUZZ_TIME=$(FUZZ_TIME)

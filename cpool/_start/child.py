@@ -290,9 +290,10 @@ def main(worker: Worker, setup: Setup) -> None:
     except Exception:  # no stderr to write to
         pass
     setup.settle()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()  # as the stdlib does for `random`
+    # As the stdlib does for `random`. While a thread of the parent imports numpy it has no seed().
+    seed = getattr(sys.modules.get("numpy.random"), "seed", None)
+    if seed is not None:
+        seed()
     # Keeps pages shared with the parent: no collection writes to objects from before the fork.
     if _FREEZES:
         gc.freeze()

@@ -22,6 +22,7 @@ from leftovers import eventually
 from cpool import Pool, WorkerLostError
 
 numpy = pytest.importorskip("numpy")
+soak_large = pytest.importorskip("soak_large")
 
 KIB, MIB = 1 << 10, 1 << 20
 
@@ -440,6 +441,15 @@ def test_random_deaths_change_no_byte() -> None:
     del results, result, mine
     kept.clear()
     gc.collect()
+
+
+@needs_memory
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_are_killed_at_any_moment(method: str) -> None:
+    """The long form: python tests/soak_large.py"""
+    summary = soak_large.run(15 if method == "fork" else 4, 3, method)
+    assert summary["faults"] == []
+    assert summary["rounds"] > 0
 
 
 LIES = """

@@ -179,6 +179,9 @@ cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b)
 void
 cp_heap_drop(struct cp_heap *heap, uint16_t slot)
 {
+    if (!cp_region_is_ours(heap->span->region)) {
+        return; /* the copy of a process has no heap, and perhaps a held lock */
+    }
     cp_lock_acquire(&heap->lock);
     drop(heap, slot);
     cp_lock_release(&heap->lock);

@@ -326,10 +326,16 @@ cp_region_fd(const struct cp_region *region)
     return region->fd;
 }
 
+bool
+cp_region_is_ours(const struct cp_region *region)
+{
+    return region->pid == cp_proc_self();
+}
+
 void
 cp_region_close(struct cp_region *region)
 {
-    if (region->pid != cp_proc_self()) {
+    if (!cp_region_is_ours(region)) {
         return;
     }
     if (atomic_exchange(&region->is_closed, true)) {
@@ -353,7 +359,7 @@ void
 cp_region_unref(struct cp_region *region)
 {
     if (region == NULL || atomic_fetch_sub(&region->refs, 1) != 1
-        || region->pid != cp_proc_self()) {
+        || !cp_region_is_ours(region)) {
         return;
     }
     cp_region_close(region);
@@ -431,7 +437,7 @@ void
 cp_span_unref(struct cp_span *span)
 {
     if (span == NULL || atomic_fetch_sub(&span->refs, 1) != 1
-        || span->region->pid != cp_proc_self()) {
+        || !cp_region_is_ours(span->region)) {
         return;
     }
     for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
@@ -464,7 +470,7 @@ discount(struct cp_region *region, uint64_t bytes)
 void
 cp_span_retire(struct cp_span *span)
 {
-    if (span == NULL || span->region->pid != cp_proc_self()
+    if (span == NULL || !cp_region_is_ours(span->region)
         || !may_use(span->region)) {
         return;
     }
@@ -680,7 +686,7 @@ cp_lease_close(struct cp_lease *lease)
     struct cp_span *span = lease->span;
     struct cp_region *region = span->region;
     size_t room = (size_t)cp_block_size(lease->size_class);
-    bool is_ours = region->pid == cp_proc_self();
+    bool is_ours = cp_region_is_ours(region);
     cp_lock_acquire(&lock);
     lease->prev->next = lease->next;
     lease->next->prev = lease->prev;

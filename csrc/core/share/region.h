@@ -87,6 +87,9 @@ int cp_region_fd(const struct cp_region *region);
  * leased. The descriptor is closed with the last lease. Idempotent. */
 void cp_region_close(struct cp_region *region);
 
+/* Is this the process that opened or attached it, and no copy of that? [any] */
+bool cp_region_is_ours(const struct cp_region *region);
+
 void cp_region_ref(struct cp_region *region);   /* [any] */
 void cp_region_unref(struct cp_region *region); /* NULL is fine [any] */
 
