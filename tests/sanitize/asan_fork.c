@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -228,7 +227,8 @@ wait_for_threads(const struct timespec *until)
             return;
         }
         (void)pthread_mutex_unlock(&threads);
-        (void)sched_yield();
+        /* Since Linux 6.18, who yields all the time may wait for minutes. */
+        (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
         (void)pthread_mutex_lock(&threads);
     }
 }
