@@ -115,6 +115,7 @@ tsan: ## the C unit tests under ThreadSanitizer
 # own tests use only fork, since starting a fresh interpreter under the sanitizer takes a second.
 asan_log := $(CURDIR)/build/asan
 asan_fork := $(CURDIR)/build/asan_fork.so
+asan_fork_log := $(CURDIR)/build/asan_fork.log
 asan_options := detect_leaks=0:allocator_may_return_null=1:verify_asan_link_order=0:log_path=$(asan_log)/asan
 asan_options := $(asan_options):quarantine_size_mb=4:thread_local_quarantine_size_kb=64
 asan_options := $(asan_options):handle_segv=0:handle_abort=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0
@@ -123,11 +124,11 @@ $(asan_fork): tests/sanitize/asan_fork.c
 	mkdir -p $(@D)
 	gcc -std=c11 -D_GNU_SOURCE -O1 -g -Wall -Wextra -Werror -fPIC -shared -o $@ $< "$$(gcc -print-file-name=libasan.so)" -lpthread
 
-asan_run = rm -rf $(asan_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=fork \
+asan_run = rm -rf $(asan_log) $(asan_fork_log) && mkdir $(asan_log); CPOOL_TEST_START_METHODS=fork ASAN_FORK_LOG=$(asan_fork_log) \
 	LD_PRELOAD="$(asan_fork) $$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=$(asan_options) UBSAN_OPTIONS=print_stacktrace=1:log_path=$(asan_log)/ubsan \
 	PYTHONMALLOC=malloc CPOOL_TEST_DEADLINE=20 CPOOL_TEST_CLUSTER=0 \
-	build/venv-asan/bin/$(1); status=$$?; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
+	build/venv-asan/bin/$(1); status=$$?; cat $(asan_fork_log) 2>/dev/null; cat $(asan_log)/* 2>/dev/null && exit 1; exit $$status
 
 asan-venv: $(asan_fork)
 	CC=gcc CPOOL_DEBUG=0 CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'

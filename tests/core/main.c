@@ -125,6 +125,12 @@ cp_test_reap(int pid)
     return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
 }
 
+void
+cp_test_let_others_run(void)
+{
+    (void)nanosleep(&(struct timespec){.tv_nsec = 1000}, NULL);
+}
+
 pthread_t
 cp_test_start(void *(*run)(void *), void *arg)
 {

@@ -4,7 +4,6 @@
 #include "pool/state.h"
 #include "cp_test.h"
 
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,7 +122,7 @@ rig_release(struct rig *rig)
     CHECK(rig->func->refs == 1 || rig->func->refs == 2);
     cp_func_close(rig->pool, rig->func);
     while (atomic_load(&rig->pool->refs) > 1) { /* a standby on its way out */
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     cp_pool_unref(rig->pool);
     CHECK_EQ(pthread_mutex_destroy(&rig->forking), 0);
@@ -366,7 +365,7 @@ rig_await_started(struct rig *rig)
 void
 rig_await_asleep(struct rig *rig)
 {
-    for (bool asleep = false; !asleep; (void)sched_yield()) {
+    for (bool asleep = false; !asleep; cp_test_let_others_run()) {
         cp_lock_acquire(&rig->pool->lock);
         asleep = rig->pool->asleep;
         cp_lock_release(&rig->pool->lock);

@@ -8,7 +8,6 @@
 #include "rig.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -96,7 +95,7 @@ feed(void *arg)
         /* An ended job takes no user: if threads start slowly, the job could be
          * done before the first of them asks. */
         while (batch.n == TASKS && atomic_load(&crowd->users) == 0) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
         batch_put(&batch, crowd->job, batch.n == TASKS);
     }
@@ -179,7 +178,7 @@ TEST(crowd_waits_for_the_decoding_thread_after_the_end)
     cp_pool_close_fds(crowd.rig.pool);
     pthread_t thread = cp_test_start(wait_for_it, &crowd);
     while (!has_waiter(crowd.rig.pool)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_check_echo(list);
     cp_result_free(list);

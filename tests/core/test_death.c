@@ -5,7 +5,6 @@
 #include "rig.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,7 +113,7 @@ TEST(death_is_seen_by_the_standby_though_a_process_holds_the_pipes)
     cp_lock_acquire(&rig.pool->lock);
     while (!rig.pool->asleep || rig.pool->armed) {
         cp_lock_release(&rig.pool->lock);
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig.pool->lock);
     }
     cp_lock_release(&rig.pool->lock);
@@ -122,7 +121,7 @@ TEST(death_is_seen_by_the_standby_though_a_process_holds_the_pipes)
     (void)batch_add(&batch, OP_ORPHAN, 0);
     batch_put(&batch, job, true);
     while (!atomic_load(&job->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     let_one_through(rig_take(&rig, job), &rig);
     cp_job_close(job);

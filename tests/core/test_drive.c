@@ -7,7 +7,6 @@
 #include "rig.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +58,7 @@ TEST(drive_seat_is_passed_on)
         threads[i] = cp_test_start(wait_once, &waiting[i]);
         rig_await_asleep(&rig);
         while (count_waiters(&rig) < i) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
     }
     for (int i = 0; i < N; i++) {
@@ -125,7 +124,7 @@ TEST(drive_seat_is_passed_on_by_a_leaving_thread)
         threads[i] = cp_test_start(wait_once, &waiting[i]);
         rig_await_asleep(&rig);
         while (count_waiters(&rig) < i) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
     }
     rig_let_through(&rig, 1);
@@ -155,14 +154,14 @@ TEST(drive_sleeping_driver_watches_new_descriptors)
     (void)rig_fork(&rig);
     struct cp_job *small = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&small->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_await_asleep(&rig);
     struct cp_job *big = rig_job(&rig, CP_JOB_ORDERED);
     (void)batch_add_long(&batch, OP_ECHO, 0, 3 * 1000 * 1000);
     batch_put(&batch, big, true);
     while (!atomic_load(&big->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_let_through(&rig, 1);
     (void)cp_test_join(thread);
@@ -230,7 +229,7 @@ TEST(drive_signal_ends_the_wait)
     rig_await_asleep(&rig);
     while (atomic_load(&waiting.result) == -1) {
         CHECK_EQ(pthread_kill(thread, SIGUSR1), 0);
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     (void)cp_test_join(thread);
     CHECK_EQ(atomic_load(&waiting.result), CP_EINTR);
@@ -276,7 +275,7 @@ TEST(drive_standby_works_alone)
         }
         batch_put(&batch, job, true);
         while (!atomic_load(&job->done)) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
         rig_finish(&rig, job, 300);
     }
@@ -310,14 +309,14 @@ TEST(drive_standby_gives_way)
     }
     struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     while (!atomic_load(&job->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_finish(&rig, job, 1);
     /* The standby thread notices the end by itself, too. */
     cp_pool_close(rig.pool);
     struct cp_counts counts;
     do {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_pool_count(rig.pool, &counts);
     } while (counts.workers > 0);
     cp_pool_stop_standby(rig.pool);
@@ -335,7 +334,7 @@ TEST(drive_standby_waits_for_workers)
     cp_pool_set_target(rig.pool, 1);
     rig_fill(&rig);
     while (!atomic_load(&job->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_finish(&rig, job, 1);
     cp_pool_end(rig.pool);
@@ -354,14 +353,14 @@ TEST(drive_standby_drives_a_late_worker)
     struct cp_job *last = rig_put_job(&rig, CP_JOB_ORDERED, OP_LAST, 1);
     struct cp_counts counts;
     do {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_pool_count(rig.pool, &counts);
     } while (counts.workers > 0);
     struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     CHECK_EQ(cp_pool_wait(rig.pool, job, cp_now(), 0), CP_WAIT_TIMEOUT);
     rig_fill(&rig);
     while (!atomic_load(&job->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     rig_finish(&rig, job, 1);
     cp_result_free(rig_take(&rig, last));
@@ -379,16 +378,16 @@ TEST(drive_standby_ends_with_the_last_job)
     struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 1);
     bool sleeps = false, has_standby = true;
     while (!sleeps) {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig.pool->lock);
         sleeps = rig.pool->standby_tick == CP_NEVER;
         cp_lock_release(&rig.pool->lock);
     }
     cp_pool_close(rig.pool);
-    (void)sched_yield();
+    cp_test_let_others_run();
     cp_job_cancel(job);
     while (has_standby) {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig.pool->lock);
         has_standby = rig.pool->has_standby;
         cp_lock_release(&rig.pool->lock);
@@ -567,7 +566,7 @@ end_party(struct party *party)
     while (atomic_load(&party->results) < party->enough) {
         cp_pool_count(party->rig.pool, &counts);
         cp_pool_each_job(party->rig.pool, count_job, &pending);
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     atomic_store(&party->over, true);
     switch (party->finale) {

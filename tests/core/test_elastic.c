@@ -4,8 +4,6 @@
 #include "cp_test.h"
 #include "rig.h"
 
-#include <sched.h>
-
 static void
 open_elastic(struct rig *rig, uint32_t n, uint32_t least, uint32_t most,
              int64_t idle_ns)
@@ -83,7 +81,7 @@ TEST(elastic_idle_workers_are_seen_by_the_standby)
     CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
     struct cp_counts counts = {0};
     do {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_pool_count(rig.pool, &counts);
     } while (counts.workers > 1);
     CHECK_EQ(cp_pool_target(rig.pool), 1);

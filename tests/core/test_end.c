@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -562,7 +561,7 @@ TEST(end_reaches_the_helper_without_workers)
     cp_lock_acquire(&rig.pool->lock);
     while (!rig.pool->duties) {
         cp_lock_release(&rig.pool->lock);
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig.pool->lock);
     }
     cp_lock_release(&rig.pool->lock); /* the helper waits now */

@@ -4,7 +4,6 @@
 #include "rig.h"
 
 #include <pthread.h>
-#include <sched.h>
 
 TEST(feed_by_the_waiting_thread)
 {
@@ -111,7 +110,7 @@ TEST(feed_is_wanted_once_slow_tasks_are_done)
     cp_result_free(rig_take(&rig, job)); /* the first slow result */
     CHECK_EQ(cp_job_wants(job), 0);
     pthread_t thread = cp_test_start(wait_until_wanted, job);
-    for (bool waits = false; !waits; (void)sched_yield()) {
+    for (bool waits = false; !waits; cp_test_let_others_run()) {
         cp_lock_acquire(&rig.pool->lock);
         waits = rig.pool->feeders == 1;
         cp_lock_release(&rig.pool->lock);
@@ -245,7 +244,7 @@ TEST(feed_is_cut_when_the_last_task_is_done)
     rig_await_begun(&rig, 1);
     CHECK_EQ(cp_job_wants(job), 0);
     pthread_t thread = cp_test_start(join_rig, &rig);
-    for (bool waits = false; !waits; (void)sched_yield()) {
+    for (bool waits = false; !waits; cp_test_let_others_run()) {
         cp_lock_acquire(&rig.pool->lock);
         waits = rig.pool->joiners == 1;
         CHECK(!cp_plan_is_deadlocked(job));
@@ -363,7 +362,7 @@ TEST(feed_room_for_calls_comes_back)
         batch_put(&batch, job, true);
         CHECK(!cp_pool_has_room(rig.pool));
         pthread_t thread = cp_test_start(wait_room, rig.pool);
-        for (bool waits = false; !waits; (void)sched_yield()) {
+        for (bool waits = false; !waits; cp_test_let_others_run()) {
             cp_lock_acquire(&rig.pool->lock);
             waits = rig.pool->callers == 1;
             cp_lock_release(&rig.pool->lock);
@@ -396,7 +395,7 @@ TEST(feed_input_ended_by_another_thread)
     batch_put(&batch, job, false);
     cp_job_ref(job);
     pthread_t thread = cp_test_start(wait_wants, job); /* it is at its limit */
-    for (bool waits = false; !waits; (void)sched_yield()) {
+    for (bool waits = false; !waits; cp_test_let_others_run()) {
         cp_lock_acquire(&rig.pool->lock);
         waits = rig.pool->feeders == 1;
         cp_lock_release(&rig.pool->lock);

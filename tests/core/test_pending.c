@@ -7,7 +7,6 @@
 #include "cp_test.h"
 #include "rig.h"
 
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <sys/wait.h>
@@ -69,7 +68,7 @@ await_callback(struct rig *rig, struct cp_job *job)
     bool comes = false;
     struct cp_job *called;
     while (!comes) {
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig->pool->lock);
         comes = rig->pool->call_first != NULL;
         cp_lock_release(&rig->pool->lock);
@@ -103,7 +102,7 @@ static void
 await_refusals(void)
 {
     while (atomic_load(&refusals) > 0) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
 }
 
@@ -156,7 +155,7 @@ TEST(pending_forgets_keep_no_call_back)
     rig_await_asleep(&rig);
     close_funcs(&rig, funcs);
     while (output_of(&rig) >= CP_KIB(2)) { /* the standby thread writes it */
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     await_callback(&rig, put_call(&rig, 0));
     close_rig(&rig);
@@ -205,7 +204,7 @@ TEST(pending_output_wakes_a_driver_that_sleeps_for_ever)
     while (!rig.pool->asleep || rig.pool->tick_ns != CP_NEVER
            || rig.pool->armed) {
         cp_lock_release(&rig.pool->lock);
-        (void)sched_yield();
+        cp_test_let_others_run();
         cp_lock_acquire(&rig.pool->lock);
     }
     cp_lock_release(&rig.pool->lock);

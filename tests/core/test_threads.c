@@ -4,7 +4,6 @@
 #include "cp_test.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
@@ -195,7 +194,7 @@ await_asleep(struct team *team)
         asleep = team->pool->threads.asleep == team->n
                  && team->pool->threads.woken == 0;
         cp_lock_release(&team->pool->lock);
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
 }
 
@@ -520,7 +519,7 @@ TEST(threads_closing_a_job_releases_its_results)
         put(job, OP_ECHO, 2, 9,
             true); /* index 1 is missing, for ordered jobs */
         while (!atomic_load(&job->done)) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
         await_asleep(&team);
         CHECK_EQ(atomic_load(&bodies), 10);
@@ -606,7 +605,7 @@ TEST(threads_task_may_cancel_its_own_job)
     struct cp_job *job = open_job(&team, 0);
     put(job, OP_CANCEL, 0, 50, true);
     while (!atomic_load(&job->done)) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     cp_job_close(job);
     team_close(&team);
@@ -774,7 +773,7 @@ stress(bool take_turns, bool end)
     }
     if (end) {
         while (atomic_load(&team.ran) < 500) {
-            (void)sched_yield();
+            cp_test_let_others_run();
         }
         cp_pool_end(team.pool);
     }

@@ -33,7 +33,7 @@
     X(memfd_create) X(ftruncate) X(fstat) X(mmap) X(madvise)        \
     X(fork) X(pidfd_open) X(fcntl) X(pthread_create)                \
     X(waitid) X(waitpid) X(poll) X(read) X(write) X(writev)         \
-    X(malloc) X(calloc) X(realloc)
+    X(pwritev2) X(malloc) X(calloc) X(realloc)
 /* clang-format on */
 
 enum call {
@@ -349,6 +349,16 @@ write(int fd, const void *from, size_t n)
     return r < 0 && error == SHORT && errno == EINVAL ? real(fd, from, n) : r;
 }
 
+static struct iovec
+one_byte(const struct iovec *parts, int n)
+{
+    int i = 0;
+    while (i < n - 1 && parts[i].iov_len == 0) {
+        i++;
+    }
+    return (struct iovec){parts[i].iov_base, parts[i].iov_len > 0 ? 1 : 0};
+}
+
 EXPORT ssize_t
 writev(int fd, const struct iovec *parts, int n)
 {
@@ -356,15 +366,19 @@ writev(int fd, const struct iovec *parts, int n)
     if (!FAILS(writev)) {
         return real(fd, parts, n);
     }
-    if (error != SHORT) {
-        return -1;
+    struct iovec one = one_byte(parts, n);
+    return error == SHORT ? real(fd, &one, 1) : -1;
+}
+
+EXPORT ssize_t
+pwritev2(int fd, const struct iovec *parts, int n, off_t offset, int flags)
+{
+    REAL(pwritev2)
+    if (!FAILS(pwritev2)) {
+        return real(fd, parts, n, offset, flags);
     }
-    int i = 0;
-    while (i < n - 1 && parts[i].iov_len == 0) {
-        i++;
-    }
-    struct iovec one = {parts[i].iov_base, parts[i].iov_len > 0 ? 1 : 0};
-    return real(fd, &one, 1);
+    struct iovec one = one_byte(parts, n);
+    return error == SHORT ? real(fd, &one, 1, offset, flags) : -1;
 }
 
 #ifndef WITHOUT_MALLOC

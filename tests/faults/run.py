@@ -67,6 +67,7 @@ ERRORS: dict[str, list[str]] = {
     "read": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
     "write": ["EINTR", "EAGAIN"],
     "writev": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
+    "pwritev2": ["EINTR", "EAGAIN", "SHORT", "ENOMEM", "EOPNOTSUPP"],
     "malloc": ["ENOMEM"],
     "calloc": ["ENOMEM"],
     "realloc": ["ENOMEM"],

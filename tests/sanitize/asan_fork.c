@@ -7,20 +7,27 @@
  * forked child waits for ever, in its first allocation. This library, preloaded
  * before the sanitizer's own, keeps every thread out of the allocator while
  * one of them forks. The sanitizer's code that runs at the start and at the end of a
- * thread uses the allocator, too: a fork waits until no thread is there.
- * ASAN_OPTIONS must have verify_asan_link_order=0.
+ * thread uses the allocator, too: a fork waits until no thread is there. No fork
+ * waits for ever: after WAIT_S seconds it goes on, and writes what it waited for
+ * to the file that ASAN_FORK_LOG names. ASAN_OPTIONS must have
+ * verify_asan_link_order=0.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { WAIT_S = 5 };
 
 /* Many allocate at a time; who forks does so alone. */
 static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
+static bool gate_is_shut;
 
 /* Held by who forks, and to change what follows. */
 static pthread_mutex_t threads = PTHREAD_MUTEX_INITIALIZER;
@@ -182,25 +189,72 @@ pthread_create(pthread_t *thread, const pthread_attr_t *attr,
     return error;
 }
 
+/* A line in the log, with what the kernel says of a thread. */
+static void
+say(const char *text, int n, pid_t thread)
+{
+    char line[300], path[64], state[160] = "";
+    const char *log = getenv("ASAN_FORK_LOG");
+    int to = log != NULL ? open(log, O_WRONLY | O_CREAT | O_APPEND, 0600) : -1;
+    (void)snprintf(path, sizeof(path), "/proc/self/task/%d/stat", (int)thread);
+    int from = thread != 0 ? open(path, O_RDONLY) : -1;
+    if (from >= 0) {
+        (void)!read(from, state, sizeof(state) - 1);
+        (void)close(from);
+    }
+    int size = snprintf(line, sizeof(line), "fork in %d: %s: %d; %s\n",
+                        (int)getpid(), text, n, state);
+    if (to >= 0) {
+        (void)!write(to, line, (size_t)size);
+        (void)close(to);
+    }
+}
+
+/* With `threads` locked. */
+static void
+wait_for_threads(const struct timespec *until)
+{
+    struct timespec now;
+    for (;;) {
+        forget_threads_that_are_gone();
+        if (n_starting == 0 && n_leaving == 0) {
+            return;
+        }
+        (void)clock_gettime(CLOCK_REALTIME, &now);
+        if (now.tv_sec > until->tv_sec) {
+            say("still starting", n_starting, 0);
+            say("still ending", (int)n_leaving, n_leaving > 0 ? leaving[0] : 0);
+            return;
+        }
+        (void)pthread_mutex_unlock(&threads);
+        /* Since Linux 6.18, who yields all the time may wait for minutes. */
+        (void)nanosleep(&(struct timespec){.tv_nsec = 50000}, NULL);
+        (void)pthread_mutex_lock(&threads);
+    }
+}
+
 static void
 before_fork(void)
 {
-    for (;;) {
-        (void)pthread_mutex_lock(&threads);
-        forget_threads_that_are_gone();
-        if (n_starting == 0 && n_leaving == 0) {
-            break;
-        }
-        (void)pthread_mutex_unlock(&threads);
-        (void)sched_yield();
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += WAIT_S;
+    (void)pthread_mutex_lock(&threads);
+    wait_for_threads(&until);
+    until.tv_sec += WAIT_S;
+    int error = pthread_rwlock_timedwrlock(&gate, &until);
+    gate_is_shut = error == 0;
+    if (error != 0) {
+        say("the allocator is in use", error, 0);
     }
-    (void)pthread_rwlock_wrlock(&gate);
 }
 
 static void
 after_fork(void)
 {
-    (void)pthread_rwlock_unlock(&gate);
+    if (gate_is_shut) {
+        (void)pthread_rwlock_unlock(&gate);
+    }
     (void)pthread_mutex_unlock(&threads);
 }
 
@@ -210,6 +264,8 @@ after_fork_in_child(void)
 {
     gate = (pthread_rwlock_t)PTHREAD_RWLOCK_INITIALIZER;
     threads = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+    n_starting = 0;
+    n_leaving = 0;
 }
 
 __attribute__((constructor)) static void

@@ -349,11 +349,46 @@ writev_quietly(int fd, const struct iovec *parts, int n_parts)
     return r;
 }
 
+#if defined(CP_LINUX) && defined(__GLIBC_PREREQ)
+#    if __GLIBC_PREREQ(2, 26)
+#        define CP_HAS_PWRITEV2 1
+#    endif
+#endif
+#ifdef CP_HAS_PWRITEV2
+#    ifndef RWF_NOSIGNAL
+#        define RWF_NOSIGNAL 0x100
+#    endif
+static atomic_bool is_flag_unknown; /* lint-ok: of the system, for all pools */
+
+/* Linux 6.18 raises no SIGPIPE where the write says so. False: an older system, or a
+ * filter of system calls, which does not know the call. */
+static bool
+writev_without_signal(int fd, const struct iovec *parts, int n_parts,
+                      ssize_t *r)
+{
+    if (atomic_load(&is_flag_unknown)) {
+        return false;
+    }
+    *r = pwritev2(fd, parts, n_parts, -1, RWF_NOSIGNAL);
+    if (*r >= 0 || (errno != EOPNOTSUPP && errno != ENOSYS && errno != EPERM)) {
+        return true;
+    }
+    atomic_store(&is_flag_unknown, true);
+    return false;
+}
+#else
+#    define writev_without_signal(fd, parts, n_parts, r) false
+#endif
+
 ssize_t
 cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
 {
-    ssize_t r = is_sigpipe_ignored() ? writev(fd, parts, n_parts)
-                                     : writev_quietly(fd, parts, n_parts);
+    ssize_t r;
+    if (writev_without_signal(fd, parts, n_parts, &r)) {
+        return r >= 0 ? r : io_error();
+    }
+    r = is_sigpipe_ignored() ? writev(fd, parts, n_parts)
+                             : writev_quietly(fd, parts, n_parts);
     return r >= 0 ? r : io_error();
 }
 
