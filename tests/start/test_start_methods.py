@@ -207,7 +207,7 @@ def test_another_build_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "memory").open("w+b") as file:
         file.truncate(24)
         fds = [os.dup(file.fileno()) for _ in range(5)]
-        code = f"from cpool import _core; _core._attach(*{fds}, 1)"
+        code = f"from cpool import _core; _core._attach(*{fds}, -1, 0, 1)"
         done = scripts.run("-c", code, pass_fds=fds)
         for fd in fds:
             os.close(fd)
