@@ -1016,7 +1016,8 @@ def test_a_reducer_that_is_registered_and_removed() -> None:
     assert through(thing).value == 1
 
 
-# A program of its own: a free-threaded 3.13 keeps every class for ever once a thread has been started.
+# A program of its own: once a thread has been started, a free-threaded 3.13 keeps every class for
+# ever.
 PASSING_CLASSES = """
 import gc
 import sys
