@@ -94,11 +94,18 @@ test-portable: ## the Python suite on the build for systems without epoll, pidfd
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
 	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(package_alone) $(not_portable) $(ONLY)
 
+# Why that is preloaded stands in the file.
+no_yield := $(CURDIR)/build/no_yield.so
+
+$(no_yield): tests/sanitize/no_yield.c
+	mkdir -p $(@D)
+	$(CC) -std=c11 -O1 -Wall -Wextra -Werror -fPIC -shared -o $@ $<
+
 # CPython's own tests use only fork here, since the other start methods are those of the other builds; dask needs the GIL.
-test-without-gil: ## the Python suite on a free-threaded PYTHON
+test-without-gil: $(no_yield) ## the Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
-	$(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
-	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/pytest $(package_alone) $(ONLY)
+	LD_PRELOAD=$(no_yield) $(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
+	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/pytest $(package_alone) $(ONLY)
 
 test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions
 	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \

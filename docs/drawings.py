@@ -190,7 +190,8 @@ STEPS = [
         "worker",
         """
         pack_result             py/worker/serve.c
-          py_run_put            py/value/run.c
+          put_result            py/worker/serve.c
+            py_run_put          py/value/run.c
         answer_task             py/worker/serve.c
           answer                py/worker/serve.c
             cp_serve_put        core/link/serve.c

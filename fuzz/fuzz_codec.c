@@ -95,6 +95,18 @@ py_named_put(struct py_writer *w, PyObject *obj, PyObject *Py_UNUSED(name))
     return r;
 }
 
+int
+py_named_put_class(struct py_writer *w, PyTypeObject *cls,
+                   struct py_class_name *Py_UNUSED(known))
+{
+    return py_named_put(w, (PyObject *)cls, NULL);
+}
+
+void
+py_named_forget(struct py_class_name *Py_UNUSED(known))
+{
+}
+
 static void
 make_state(void)
 {

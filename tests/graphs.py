@@ -69,10 +69,10 @@ def _form(value: Any, numbers: dict[int, int], alive: list[Any]) -> Any:
         parts += [(inner(key), inner(item)) for key, item in dict.items(value)]
     elif isinstance(value, (set, frozenset)):
         parts += sorted((inner(item) for item in value), key=repr)
+    elif isinstance(value, BaseException):
+        parts.append(inner(value.args))
     elif kind.__module__ in ("datetime", "decimal", "uuid", "fractions", "numpy", "builtins"):
         parts.append(repr(value))
-    if isinstance(value, BaseException):
-        parts.append(inner(value.args))
     parts.append(inner(getattr(value, "__dict__", None)))
     for cls in kind.__mro__:
         for name in getattr(cls, "__slots__", ()):

@@ -27,10 +27,12 @@ from typing import Any, NamedTuple
 
 import graphs
 import pytest
+import scripts
 import tasks
 
 import cpool
 from cpool import _core
+from cpool.pool import MaybeEncodingError
 
 pytestmark = pytest.mark.better
 
@@ -132,6 +134,62 @@ class Row(tuple):  # type: ignore[type-arg]
 
 
 class Group(set):  # type: ignore[type-arg]
+    pass
+
+
+class IteratedItems(list):  # type: ignore[type-arg]
+    def __iter__(self) -> Iterator[Any]:
+        return iter([*super().__iter__(), "more"])
+
+
+class CountedItems(list):  # type: ignore[type-arg]
+    """Items are added by a method of its own."""
+
+    def extend(self, items: Any) -> None:
+        super().extend([*items, len(self)])
+
+
+class SlottedItems(list):  # type: ignore[type-arg]
+    __slots__ = ("mark",)
+
+    def __init__(self, items: Any, mark: Any) -> None:
+        super().__init__(items)
+        self.mark = mark
+
+
+class NewItems(list):  # type: ignore[type-arg]
+    def __new__(cls, *args: Any) -> NewItems:
+        self = super().__new__(cls, *args)
+        self.extend = lambda items: list.extend(self, ["instead", *items])  # type: ignore
+        return self
+
+    def __getstate__(self) -> None:
+        return None
+
+
+class ViewedTable(dict):  # type: ignore[type-arg]
+    def items(self) -> Any:
+        return [("other", pair) for pair in super().items()]
+
+
+class SettingTable(dict):  # type: ignore[type-arg]
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, [value])
+
+
+def with_attribute(obj: Any, value: Any, name: str = "mark") -> Any:
+    setattr(obj, name, value)
+    return obj
+
+
+def moved(value: Any) -> Any:
+    """In an order that is not the one of the dict that it is made of."""
+    pairs = OrderedDict(a=1, b=value, c=3)
+    pairs.move_to_end("a")
+    return pairs
+
+
+class OrderedChild(OrderedDict):  # type: ignore[type-arg]
     pass
 
 
@@ -289,6 +347,14 @@ class Registered:
 copyreg.pickle(Registered, lambda thing: (Registered, (thing.value,)))
 
 
+def add_itself(container: Any) -> Any:
+    if isinstance(container, list):
+        container.append(container)
+    else:
+        container["self"] = container
+    return container
+
+
 def odd_names(value: Any) -> Plain:
     plain = Plain(value)
     vars(plain)["not a name"] = value
@@ -347,9 +413,29 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "int": lambda value: Number(2**70),
     "list": lambda value: Items([value, 1]),
     "dict": lambda value: Table(a=value),
+    "empty list": lambda value: Items(),
+    "list of any length": lambda value: Items([value] * (len(repr(value)) % 5)),
+    "long list": lambda value: Items([value] * 40),
+    "list with an attribute": lambda value: with_attribute(Items([1, value]), value),
+    "list with a slot": lambda value: SlottedItems([value], [value]),
+    "list with its own __iter__": lambda value: IteratedItems([value, 1]),
+    "list with its own extend": lambda value: CountedItems([value, 1]),
+    "list with its own __new__": lambda value: NewItems([value, 1]),
+    "list that has itself": lambda value: add_itself(Items([value])),
+    "empty dict": lambda value: Table(),
+    "dict of many": lambda value: Table(dict.fromkeys(range(300), value)),
+    "dict of any keys": lambda value: Table({repr(value): value, 2: 3}),
+    "dict with an attribute": lambda value: with_attribute(Table(a=value), value),
+    "dict with an attribute items": lambda value: with_attribute(Table(a=1), list, "items"),
+    "dict with its own items": lambda value: ViewedTable(a=value),
+    "dict with its own __setitem__": lambda value: SettingTable(a=value),
+    "dict that has itself": lambda value: add_itself(Table(a=value)),
     "tuple": lambda value: Row((value, 1)),
     "set of the program": lambda value: Group([1, 2]),
     "exception": Failure,
+    "exception with an attribute": lambda value: with_attribute(Failure(1), value),
+    "exception of many": lambda value: ValueError(value, 2, "three"),
+    "exception without": lambda value: KeyError(),
     "builtin exception": lambda value: OSError(2, "text", "name"),
     "reduced": Reduced,
     "setstate": State,
@@ -369,6 +455,9 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "other order": with_other_order,
     "namespace": lambda value: SimpleNamespace(a=value),
     "OrderedDict": lambda value: OrderedDict([("b", value), ("a", 1)]),
+    "OrderedDict that was reordered": moved,
+    "OrderedDict with an attribute": lambda value: with_attribute(OrderedDict(a=1), value),
+    "child of OrderedDict": lambda value: OrderedChild(a=value),
     "defaultdict": lambda value: defaultdict(list, {1: value}),
     "Counter": lambda value: Counter("aab"),
     "ChainMap": lambda value: ChainMap({1: value}),
@@ -438,15 +527,18 @@ def test_every_kind_in_every_place(make: Callable[[Any], Any]) -> None:
 
 
 def test_every_kind_goes_through_a_pool(pool: Any, make: Callable[[Any], Any]) -> None:
+    def there_and_back(value: Any) -> Any:
+        return graphs.form(by_pickle(by_pickle(value)))
+
     items = [make(i) for i in range(20)]
-    expected = graphs.form(by_pickle(items))
+    expected = there_and_back(items)
     assert graphs.form(pool.map(tasks.identity, items, 20)) == expected
     for size in (None, 1, 3):
         found = pool.map(tasks.identity, items, size)
-        assert [graphs.form(one) for one in found] == [graphs.form(by_pickle(one)) for one in items]
+        assert [graphs.form(one) for one in found] == [there_and_back(one) for one in items]
     assert graphs.form(pool.apply(tasks.identity, (items,))) == expected
-    assert graphs.form(pool.map(tasks.identity, items[:1] * 20, 20)) == graphs.form(
-        by_pickle(items[:1] * 20)
+    assert graphs.form(pool.map(tasks.identity, items[:1] * 20, 20)) == there_and_back(
+        items[:1] * 20
     )
 
 
@@ -814,6 +906,29 @@ def test_what_the_programs_code_raises(pool: Any) -> None:
     assert pool.apply(tasks.add, (1, 2)) == 3
 
 
+class RaisingOnce:
+    """What it raises first must not be lost because the values are encoded again."""
+
+    raised = False
+
+    def __reduce__(self) -> Any:
+        if not RaisingOnce.raised:
+            RaisingOnce.raised = True
+            raise LookupError("on purpose")
+        return RaisingOnce, ()
+
+
+def raising_once(_: Any) -> RaisingOnce:
+    return RaisingOnce()
+
+
+def test_what_a_result_raises_is_not_lost(make_pool: Any) -> None:
+    pool = make_pool(1)
+    with pytest.raises(MaybeEncodingError, match="on purpose"):
+        pool.map(raising_once, range(10))
+    assert len(pool.map(raising_once, range(10))) == 10
+
+
 def test_errors_are_pickles_own(pool: Any) -> None:
     def local() -> None: ...
 
@@ -846,6 +961,149 @@ def test_a_name_that_is_missing_in_the_worker() -> None:
     assert str(found.value) == str(expected.value)
     with pytest.raises(ModuleNotFoundError):
         _core._decode(data.replace(b"test_objects", b"text_objects"))
+
+
+class Renamed:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def encoded(value: Any) -> bytes:
+    data = _core._encode(value)
+    assert data is not None
+    return bytes(data)
+
+
+def test_a_class_that_changes_from_body_to_body(monkeypatch: Any) -> None:
+    """What is known of a class holds for as long as the class is the same."""
+    module = sys.modules[__name__]
+    thing = Renamed(1)
+    assert through(thing).value == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Renamed, "__reduce__", lambda self: (Reduced, (5,)), raising=False)
+        assert type(through(thing)) is Reduced
+    with monkeypatch.context() as patch:
+        patch.setattr(Renamed, "__getstate__", lambda self: {"value": 2}, raising=False)
+        assert through(thing).value == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(Renamed, "__setstate__", Setter.__init__, raising=False)
+        assert through(thing).value == {"value": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "OtherName", Renamed, raising=False)
+        Renamed.__qualname__ = "OtherName"
+        try:
+            assert b"OtherName" in encoded(thing)
+        finally:
+            Renamed.__qualname__ = "Renamed"
+    assert b"OtherName" not in encoded(thing)
+    with monkeypatch.context() as patch:
+        patch.setattr(Renamed, "__module__", "other_module")
+        patch.setitem(sys.modules, "other_module", module)
+        assert b"other_module" in encoded(thing)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Renamed", Plain)
+        assert _core._encode(thing) is None
+    assert through(thing).value == 1
+
+
+def test_a_reducer_that_is_registered_and_removed() -> None:
+    thing = Renamed(1)
+    assert through(thing).value == 1
+    for number in (2, 3):
+        copyreg.pickle(Renamed, lambda thing, number=number: (Renamed, (number,)))  # type: ignore[misc]
+        assert through(thing).value == number
+    del copyreg.dispatch_table[Renamed]
+    assert through(thing).value == 1
+
+
+# A program of its own: once a thread has been started, a free-threaded 3.13 keeps every class for
+# ever.
+PASSING_CLASSES = """
+import gc
+import sys
+import weakref
+
+from cpool import _core
+
+class Plain:
+    __slots__ = ("left", "right")
+
+class Row:
+    pass
+
+class Items(list):
+    pass
+
+module = sys.modules[__name__]
+
+def use(number):
+    # Each class is gone before the next one comes, which may get its name and its address.
+    bases = (Items, Plain, Row)[number % 3]
+    name = f"Passing{number % 2}"
+    cls = type(name, (bases,), {"__module__": __name__})
+    setattr(module, name, cls)
+    things = [cls(), cls()]
+    things[0].left = things[1].left = number
+    found = _core._decode(_core._encode(things))
+    assert [type(thing) for thing in found] == [cls, cls]
+    assert [thing.left for thing in found] == [number, number]
+    delattr(module, name)
+    return weakref.ref(cls)
+
+known = []
+for number in range(400):
+    known.append(use(number))
+    if number % 50 == 0:
+        gc.collect()
+gc.collect()
+print(sum(ref() is not None for ref in known))
+"""
+
+
+def test_what_is_known_of_a_class_does_not_keep_it(tmp_path: Any) -> None:
+    assert scripts.output(tmp_path, PASSING_CLASSES) == ["0"]
+
+
+def test_slots_that_change_while_they_are_read(monkeypatch: Any) -> None:
+    def clear(self: Any) -> int:
+        names = vars(Slots)["__slotnames__"]
+        names.clear()
+        return 1
+
+    assert through(Slots(1, 2)).right == 2
+    names = copyreg._slotnames(Slots)  # type: ignore[attr-defined]
+    before = list(names)
+    with monkeypatch.context() as patch:
+        patch.setattr(Slots, "left", property(clear, lambda self, value: None))
+        assert through(Slots.__new__(Slots)).left == 1
+    names[:] = before
+    assert through(Slots(1, 2)).right == 2
+
+
+# A class of this name is of the standard library, and its objects may be sent once in each chunk.
+DottedDate = type("datetime.date", (Plain,), {"__module__": __name__, "__qualname__": "DottedDate"})
+
+
+def test_a_class_with_the_name_of_a_small_one(make_pool: Any) -> None:
+    """Its objects stay what they are in a chunk of the standard library's size."""
+    things = [DottedDate(number) for number in range(100)]
+    found = make_pool(2).map(tasks.identity, things * 20)
+    assert [vars(thing) for thing in found] == [vars(thing) for thing in things] * 20
+    assert len({id(thing) for thing in found}) == 8 * 100
+
+
+def test_strings_that_arrive_again() -> None:
+    """Names of attributes are interned, as pickle interns them, and others are not mixed up."""
+    names = ["ab", "abcdefgh", "abcdefghi", "x" * 40, "x" * 41, "a\x80", "\u20ac", "a", ""]
+    for _ in range(3):
+        for name in names:
+            assert through({name: 1, name + "z": 2}) == {name: 1, name + "z": 2}
+            [found] = vars(through(with_attribute(Plain(), 1, name)))
+            assert found == name
+            assert found is sys.intern("".join(list(name)))
+    keys = [f"key {number}" for number in range(2000)]
+    for key in keys + keys:
+        assert through({key: key}) == {key: key}
 
 
 class Calling:

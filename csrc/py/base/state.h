@@ -30,7 +30,9 @@
 #endif
 
 struct cp_serve;
+struct py_known;
 struct py_numpy;
+struct py_plans;
 
 #define PY_PICKLERS 2
 #define PY_WORDS 16
@@ -64,6 +66,9 @@ struct py_state {
     PyObject *slotnames;        /* copyreg._slotnames */
     PyObject *enum_type;        /* enum.EnumMeta */
     struct py_numpy *_Atomic numpy; /* see value/array.c */
+    /* NULL: none, or in use; see value/known.h and value/plan.h. */
+    struct py_known *_Atomic known;
+    struct py_plans *_Atomic plans;
     /* The modules that have the picklers of the stdlib's pool, once looked at, and
      * the picklers as they were then; see value/replaced.h. */
     PyObject *_Atomic with_pickler[PY_PICKLERS];

@@ -15,6 +15,7 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_DICT] = "__dict__",
     [WORD_EXTEND] = "extend",
     [WORD_APPEND] = "append",
+    [WORD_ITEMS] = "items",
 };
 
 int

@@ -18,6 +18,7 @@ enum py_word {
     WORD_DICT,
     WORD_EXTEND,
     WORD_APPEND,
+    WORD_ITEMS,
     WORD_COUNT
 };
 

@@ -15,7 +15,9 @@
 #include "value/array.h"
 #include "value/decoder.h"
 #include "value/encoder.h"
+#include "value/known.h"
 #include "value/pickle.h"
+#include "value/plan.h"
 #include "worker/worker.h"
 
 #include "core/link/serve.h"
@@ -290,6 +292,8 @@ module_clear(PyObject *module)
     }
     py_pickler_clear(&state->pickler);
     py_array_forget(state);
+    py_plan_forget(state);
+    py_known_forget(state);
     return 0;
 }
 

@@ -12,6 +12,7 @@
 #include "value/array.h"
 #include "value/constant.h"
 #include "value/decode.h"
+#include "value/known.h"
 #include "value/named.h"
 #include "value/number.h"
 #include "value/text.h"
@@ -450,6 +451,9 @@ finish(struct py_reader *in, bool held, int r)
         (void)PyGC_Enable();
     }
     py_reader_fini(in);
+    if (in->known != NULL) {
+        py_known_leave(in);
+    }
     return r == 0 && py_reader_left(in) > 0 ? CP_EPROTO : r;
 }
 

@@ -28,7 +28,4 @@ int py_put_sized(struct py_writer *w, PyObject *const *items, Py_ssize_t n);
  * column or (n is 1) of a value, with its tag. May also return OTHER_KIND. */
 int py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n);
 
-/* Release what the writer knows of classes. */
-void py_reduce_forget(struct py_writer *w);
-
 #endif

@@ -14,6 +14,7 @@
 #include "value/gather.h"
 #include "value/kind.h"
 #include "value/number.h"
+#include "value/plan.h"
 #include "value/repeats.h"
 #include "value/text.h"
 
@@ -21,7 +22,7 @@
 static int
 enter_all(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
-    int r = 1;
+    int r = py_seen_reserve(&w->seen, (size_t)n) < 0 ? -1 : 1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
         r = py_writer_enter(w, items[i]);
     }
@@ -352,8 +353,11 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         default: break;
     }
     if (n >= REPEATS_FROM && py_repeats_are_likely(items, n)) {
-        /* Objects cost time in each chunk that has them. */
-        return w->alone && tag == TAG_OBJECT ? 0 : put_picked(w, items, n);
+        /* Objects cost time in each chunk that has them; members of an Enum exist
+         * anyway. */
+        return w->alone && tag == TAG_OBJECT && !py_plan_is_member(w, items[0])
+                   ? 0
+                   : put_picked(w, items, n);
     }
     w->held += !is_text(tag);
     switch (tag) {
@@ -642,8 +646,8 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     if (w->seen.cap > 0) {
         py_seen_fini(&w->seen);
     }
-    if (w->planned) {
-        py_reduce_forget(w);
+    if (w->plans != NULL) {
+        py_plan_leave(w);
     }
     return r;
 }

@@ -3,6 +3,7 @@
  * it. */
 #include "value/named.h"
 
+#include "base/dict.h"
 #include "base/imports.h"
 #include "base/name.h"
 #include "base/word.h"
@@ -11,14 +12,27 @@
 
 /* ---- encoding ---- */
 
-/* Does the name lead to obj? NULL with an exception counts as no. */
-static bool
-leads_to(PyObject *module_name, PyObject *name, PyObject *obj)
+/* What the name leads to: a new reference; or NULL, perhaps with an exception. */
+static PyObject *
+follow(PyObject *module_name, PyObject *name)
 {
     PyObject *module = py_name_module(module_name);
-    PyObject *found = module != NULL ? py_name_walk(module, name) : NULL;
+    PyObject *found = module != NULL && PyModule_CheckExact(module)
+                          ? py_dict_get(PyModule_GetDict(module), name)
+                          : NULL;
+    if (module != NULL && found == NULL && PyErr_Occurred() == NULL) {
+        found = py_name_walk(module, name);
+    }
     Py_XDECREF(module);
-    Py_XDECREF(found);
+    return found;
+}
+
+/* Does the name lead to obj? NULL with an exception counts as no. */
+static bool
+leads_to(PyObject *module_name, PyObject *name, const PyObject *obj)
+{
+    PyObject *found = follow(module_name, name);
+    Py_XDECREF(found); /* only compared */
     return found == obj;
 }
 
@@ -98,6 +112,71 @@ py_named_put(struct py_writer *w, PyObject *obj, PyObject *name)
     return r;
 }
 
+void
+py_named_forget(struct py_class_name *known)
+{
+    Py_CLEAR(known->module_name);
+    Py_CLEAR(known->name);
+}
+
+/* Has the class the same name as before? A new __module__ makes a new version of the
+ * class, a new __qualname__ does not. */
+static bool
+is_still(const struct py_class_name *known, const PyTypeObject *cls)
+{
+    return known->name != NULL
+           && (!PyType_HasFeature((PyTypeObject *)(uintptr_t)cls,
+                                  Py_TPFLAGS_HEAPTYPE)
+               || ((const PyHeapTypeObject *)cls)->ht_qualname == known->name);
+}
+
+/* Read the name of a class whose metaclass says nothing of it. */
+static void
+look_up_name(const struct py_state *state, PyTypeObject *cls,
+             struct py_class_name *known)
+{
+    PyTypeObject *meta = Py_TYPE(cls);
+    PyObject *module = _PyType_Lookup(meta, state->words[WORD_MODULE]);
+    const char *text;
+    if (meta != &PyType_Type
+        && (module == NULL || !PyUnicode_CheckExact(module)
+            || _PyType_Lookup(meta, state->words[WORD_QUALNAME])
+                   != _PyType_Lookup(&PyType_Type,
+                                     state->words[WORD_QUALNAME]))) {
+        return;
+    }
+    if (other_name((PyObject *)cls, &text) != NULL) {
+        return;
+    }
+    known->module_name =
+        PyObject_GetAttr((PyObject *)cls, state->words[WORD_MODULE]);
+    if (known->module_name != NULL) {
+        known->name =
+            PyObject_GetAttr((PyObject *)cls, state->words[WORD_QUALNAME]);
+    }
+    PyErr_Clear();
+    if (known->name == NULL || !PyUnicode_CheckExact(known->name)
+        || !PyUnicode_CheckExact(known->module_name)) {
+        py_named_forget(known);
+    }
+}
+
+int
+py_named_put_class(struct py_writer *w, PyTypeObject *cls,
+                   struct py_class_name *known)
+{
+    PyObject *obj = (PyObject *)cls;
+    if (!is_still(known, cls)) {
+        py_named_forget(known);
+        look_up_name(w->state, cls, known);
+    }
+    if (known->name != NULL && leads_to(known->module_name, known->name, obj)) {
+        return put_strings(w, known->module_name, known->name);
+    }
+    py_named_forget(known);
+    return left_to_pickle() < 0 ? -1 : py_named_put(w, obj, NULL);
+}
+
 /* ---- decoding ---- */
 
 /* As pickle finds it, with pickle's exceptions. */
@@ -125,9 +204,7 @@ find(struct py_state *state, PyObject *module_name, PyObject *name)
     if (PySys_Audit("pickle.find_class", "OO", module_name, name) < 0) {
         return NULL;
     }
-    PyObject *module = py_name_module(module_name);
-    PyObject *found = module != NULL ? py_name_walk(module, name) : NULL;
-    Py_XDECREF(module);
+    PyObject *found = follow(module_name, name);
     if (found == NULL
         && (PyErr_Occurred() == NULL
             || PyErr_ExceptionMatches(PyExc_Exception))) {
@@ -149,7 +226,7 @@ get_string(struct py_reader *in, PyObject **str)
         int r = py_reader_get_ref(in, tag, str);
         return r == 0 && !PyUnicode_CheckExact(*str) ? CP_EPROTO : r;
     }
-    return tag >= TAG_ASCII && tag <= TAG_UCS4 ? py_text_get(in, tag, str)
+    return tag >= TAG_ASCII && tag <= TAG_UCS4 ? py_text_get_name(in, tag, str)
                                                : CP_EPROTO;
 }
 

@@ -9,9 +9,22 @@
 #include "value/reader.h"
 #include "value/writer.h"
 
+/* Where a class was found last. All zero: nowhere yet. */
+struct py_class_name {
+    PyObject *module_name, *name; /* strings; or NULL */
+};
+
 /* Write obj by its own name (name NULL), or by this one, if that leads to
  * obj. */
 int py_named_put(struct py_writer *w, PyObject *obj, PyObject *name);
+
+/* The same of a class by its own name. *known is of this version of the class: if its name
+ * still leads to it, the attributes of the class are not read again. */
+int py_named_put_class(struct py_writer *w, PyTypeObject *cls,
+                       struct py_class_name *known);
+
+/* Forget where the class was found. */
+void py_named_forget(struct py_class_name *known);
 
 int py_named_get(struct py_reader *in, PyObject **obj);
 

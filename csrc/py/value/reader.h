@@ -15,6 +15,9 @@
 
 #include <string.h>
 
+/* Strings that have arrived before: see value/known.h. */
+struct py_known;
+
 struct py_reader {
     struct py_state *state;
     const uint8_t *at, *end;
@@ -25,6 +28,8 @@ struct py_reader {
     /* With HAS_REFS, the objects by their numbers; NULL: not made yet. */
     PyObject **objects;
     size_t numbered, cap;
+    bool interns;           /* keys are names of attributes */
+    struct py_known *known; /* those of the state, once needed; or NULL */
 };
 
 /* A reader of these bytes, whose flags are those of the first byte. */

@@ -41,7 +41,9 @@ is_sound(const struct maker *maker, size_t n)
     bool sound = ((how & HOW_NEW) == 0 || is_class)
                  && (!ex || ((how & HOW_NEW) != 0 && maker->arity == 2))
                  && ((how & HOW_SETTER) == 0 || (how & HOW_STATE) != 0)
-                 && ((how & HOW_ATTRS) == 0 || (how & HOW_STATE) == 0);
+                 && ((how & HOW_ATTRS) == 0 || (how & HOW_STATE) == 0)
+                 && ((how & HOW_ROWS) == 0
+                     || ((how & HOW_LIST) != 0) != ((how & HOW_DICT) != 0));
     for (size_t i = 0; i < n && ex && sound; i++) {
         sound = PyTuple_CheckExact(maker->args[2 * i])
                 && PyDict_CheckExact(maker->args[2 * i + 1]);
@@ -148,6 +150,20 @@ get_sized(struct py_reader *in, size_t each, size_t *n, PyObject ***items)
     return *items == NULL ? -1 : py_get_column(in, *n, *items, 1);
 }
 
+/* Would obj.extend() be list.extend()? A __new__() of its own may have given the object
+ * another one. */
+static bool
+is_plain_list(const struct py_reader *in, PyObject *obj)
+{
+    PyObject *extend = in->state->words[WORD_EXTEND];
+    PyTypeObject *type = Py_TYPE(obj);
+    return PyList_CheckExact(obj)
+           || (PyList_Check(obj) && type->tp_new == PyList_Type.tp_new
+               && type->tp_getattro == PyObject_GenericGetAttr
+               && _PyType_Lookup(type, extend)
+                      == _PyType_Lookup(&PyList_Type, extend));
+}
+
 /* obj.extend(items), or obj.append() of each. */
 static int
 append(const struct py_reader *in, PyObject *obj, PyObject **items, size_t n)
@@ -158,7 +174,7 @@ append(const struct py_reader *in, PyObject *obj, PyObject **items, size_t n)
         return -1;
     }
     int r = 0;
-    if (PyList_CheckExact(obj)) {
+    if (is_plain_list(in, obj)) {
         r = PyList_SetSlice(obj, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, tuple);
         Py_DECREF(tuple);
         return r;
@@ -210,6 +226,38 @@ get_dict_items(struct py_reader *in, PyObject *obj)
                 : PyObject_SetItem(obj, items[i], items[n + i]);
     }
     py_get_release(items, 2 * n);
+    return r;
+}
+
+/* Items of n objects, all of which have as many. */
+static int
+get_held_rows(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
+              bool lists)
+{
+    unsigned arity;
+    if (py_reader_get_byte(in, &arity) < 0 || arity == 0
+        || (lists && arity > ARITY_MAX) || n > py_reader_left(in) / arity
+        || !py_reader_has(in, n * arity)) {
+        return CP_EPROTO;
+    }
+    size_t more = lists ? 0 : arity;
+    PyObject **keys = py_get_slots(more + n * arity);
+    if (keys == NULL) {
+        return -1;
+    }
+    PyObject **rows = keys + more;
+    in->owed += n * arity;
+    int r = more > 0 ? py_get_column(in, more, keys, 1) : 0;
+    in->owed -= n * arity;
+    r = r == 0 ? py_get_rows(in, n, arity, rows) : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject *obj = slots[i * stride], **row = rows + i * arity;
+        r = lists ? append(in, obj, row, arity) : 0;
+        for (size_t j = 0; j < more && r == 0; j++) {
+            r = PyObject_SetItem(obj, keys[j], row[j]);
+        }
+    }
+    py_get_release(keys, more + n * arity);
     return r;
 }
 
@@ -399,7 +447,9 @@ static int
 get_names(struct py_reader *in, size_t n, size_t count, PyObject **names)
 {
     in->owed += n * count;
+    in->interns = true;
     int r = py_get_column(in, count, names, 1);
+    in->interns = false;
     in->owed -= n * count;
     for (size_t j = 0; j < count && r == 0; j++) {
         if (!PyUnicode_CheckExact(names[j])) {
@@ -445,6 +495,10 @@ py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 {
     unsigned how = 0;
     int r = get_made(in, n, slots, stride, &how);
+    if (r == 0 && (how & HOW_ROWS) != 0) {
+        r = get_held_rows(in, n, slots, stride, (how & HOW_LIST) != 0);
+        how &= ~(unsigned)(HOW_LIST | HOW_DICT);
+    }
     for (size_t i = 0; i < n && r == 0 && (how & HOW_LIST) != 0; i++) {
         r = get_list_items(in, slots[i * stride]);
     }

@@ -11,248 +11,7 @@
 #include "value/gather.h"
 #include "value/kind.h"
 #include "value/named.h"
-#include "value/reducers.h"
-#include "value/replaced.h"
-
-/* ---- what is known of a class ---- */
-
-enum rule {
-    RULE_NAME,        /* a class or function: its name */
-    RULE_REDUCE,      /* ask the object */
-    RULE_PLAIN,       /* object.__reduce_ex__() reads __dict__ and slots */
-    RULE_NAMED_TUPLE, /* made of its items */
-    RULE_ARRAY,       /* an array of numpy */
-    RULE_SCALAR,      /* a number of numpy */
-};
-
-struct py_plan {
-    struct py_plan *next;
-    PyTypeObject *type;
-    enum rule rule;
-    bool small;        /* may be sent more than once, as strings may */
-    bool runs_code;    /* asking an object runs code of the program */
-    bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
-    PyObject *reducer; /* that is registered for it; or NULL */
-    PyObject *slots;   /* RULE_PLAIN: a list of names; or NULL */
-};
-
-static PyObject *
-find(PyTypeObject *type, const struct py_state *state, enum py_word word)
-{
-    return _PyType_Lookup(type, state->words[word]); /* borrowed */
-}
-
-/* Does the class have object's own method? */
-static bool
-inherits(PyTypeObject *type, const struct py_state *state, enum py_word word)
-{
-    return find(type, state, word) == find(&PyBaseObject_Type, state, word);
-}
-
-static bool
-has_dict(const PyTypeObject *type)
-{
-    return type->tp_dictoffset != 0
-           || (type->tp_flags & Py_TPFLAGS_MANAGED_DICT) != 0;
-}
-
-/* Would object.__reduce_ex__() ask nothing of the class for its state? */
-static bool
-has_plain_state(PyTypeObject *type, const struct py_state *state)
-{
-    return type->tp_getattro == PyObject_GenericGetAttr
-           && inherits(type, state, WORD_REDUCE_EX)
-           && inherits(type, state, WORD_REDUCE)
-           && inherits(type, state, WORD_GETSTATE)
-           && find(type, state, WORD_GETNEWARGS_EX) == NULL;
-}
-
-/* Are __dict__ and slots all that an object has? */
-static bool
-has_no_more(const PyTypeObject *type, Py_ssize_t slots)
-{
-    Py_ssize_t own =
-        (Py_ssize_t)sizeof(PyObject)
-        + (type->tp_dictoffset > 0) * (Py_ssize_t)sizeof(void *)
-        + (type->tp_weaklistoffset > 0) * (Py_ssize_t)sizeof(void *)
-        + slots * (Py_ssize_t)sizeof(void *);
-    return type->tp_itemsize == 0 && type->tp_basicsize <= own;
-}
-
-static bool
-is_named_tuple(PyTypeObject *type, const struct py_state *state)
-{
-    PyObject *method = find(type, state, WORD_GETNEWARGS);
-    return PyType_HasFeature(type, Py_TPFLAGS_TUPLE_SUBCLASS)
-           && type->tp_basicsize == PyTuple_Type.tp_basicsize && !has_dict(type)
-           && method != NULL && PyFunction_Check(method)
-           && PyFunction_GET_CODE(method) == state->named_tuple_code;
-}
-
-/* Classes of small immutable objects. */
-static bool
-is_small(PyTypeObject *type, const struct py_state *state)
-{
-    static const char *const NAMES[] = {
-        "complex",
-        "range",
-        "slice",
-        "datetime.date",
-        "datetime.time",
-        "datetime.datetime",
-        "datetime.timezone",
-        "datetime.timedelta",
-        "decimal.Decimal",
-    };
-    /* Of classes in Python tp_name has no module. */
-    static const char *const PYTHON_NAMES[] = {
-        "UUID",        "Fraction",      "ZoneInfo",        "PosixPath",
-        "WindowsPath", "PurePosixPath", "PureWindowsPath",
-    };
-    static const char *const MODULES[] = {"uuid", "fractions", "zoneinfo",
-                                          "pathlib", "pathlib._local"};
-    bool named = false, from = false;
-    if (Py_TYPE(type) == (PyTypeObject *)state->enum_type) {
-        return true;
-    }
-    for (size_t i = 0; i < sizeof(NAMES) / sizeof(*NAMES) && !named; i++) {
-        named = strcmp(type->tp_name, NAMES[i]) == 0;
-    }
-    if (named) {
-        return true;
-    }
-    for (size_t i = 0; i < sizeof(PYTHON_NAMES) / sizeof(*PYTHON_NAMES); i++) {
-        named |= strcmp(type->tp_name, PYTHON_NAMES[i]) == 0;
-    }
-    PyObject *module = named ? find(type, state, WORD_MODULE) : NULL;
-    for (size_t i = 0; i < sizeof(MODULES) / sizeof(*MODULES); i++) {
-        from |= module != NULL && PyUnicode_CheckExact(module)
-                && PyUnicode_CompareWithASCIIString(module, MODULES[i]) == 0;
-    }
-    return from;
-}
-
-/* Has the program registered a reducer for the class? */
-static bool
-registers(const struct py_state *state, PyTypeObject *type)
-{
-    PyObject *key = (PyObject *)type;
-    bool has = PyDict_Contains(state->extra_reducers, key) != 0
-               || PyDict_Contains(state->copyreg_table, key) != 0;
-    PyErr_Clear();
-    return has;
-}
-
-/* Find out the rule: 0, or -1 with an exception. */
-static int
-study(struct py_plan *plan, struct py_state *state)
-{
-    PyTypeObject *type = plan->type;
-    plan->rule = RULE_NAME;
-    if (type == &PyType_Type || type == &PyFunction_Type) {
-        return 0;
-    }
-    if (py_reducers_find(state, type, &plan->reducer) < 0) {
-        return -1;
-    }
-    if (plan->reducer == NULL && PyType_IsSubtype(type, &PyType_Type)) {
-        return 0;
-    }
-    plan->rule = RULE_REDUCE;
-    enum py_array_kind kind =
-        registers(state, type) ? PY_ARRAY_NONE : py_array_kind_of(state, type);
-    if (kind != PY_ARRAY_NONE) {
-        plan->rule = kind == PY_ARRAY_ARRAY ? RULE_ARRAY : RULE_SCALAR;
-        return 0;
-    }
-    plan->small = is_small(type, state);
-    plan->runs_code = !plan->small
-                      && (plan->reducer != NULL
-                          || PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE));
-    if (plan->reducer != NULL || !has_plain_state(type, state)) {
-        return 0;
-    }
-    if (is_named_tuple(type, state)) {
-        plan->rule = RULE_NAMED_TUPLE;
-        return 0;
-    }
-    if (find(type, state, WORD_GETNEWARGS) != NULL || type->tp_new == NULL) {
-        return 0;
-    }
-    if (find(type, state, WORD_SLOTS) != NULL) {
-        plan->slots = PyObject_CallOneArg(state->slotnames, (PyObject *)type);
-        if (plan->slots == NULL) {
-            return -1;
-        }
-        if (!PyList_CheckExact(plan->slots)) {
-            return 0;
-        }
-    }
-    Py_ssize_t slots = plan->slots != NULL ? PyList_GET_SIZE(plan->slots) : 0;
-    plan->rule = has_no_more(type, slots) ? RULE_PLAIN : RULE_REDUCE;
-    plan->sees_state =
-        find(type, state, WORD_SETSTATE) != NULL
-        || (slots > 0 && type->tp_setattro != PyObject_GenericSetAttr);
-    return 0;
-}
-
-static void
-plan_free(struct py_plan *plan)
-{
-    Py_XDECREF(plan->type);
-    Py_XDECREF(plan->reducer);
-    Py_XDECREF(plan->slots);
-    PyMem_Free(plan);
-}
-
-/* What is known of the class: 1; or 0 where a pickler of the program's is to be
- * used; or -1 with an exception. */
-static int
-find_plan(struct py_writer *w, PyTypeObject *type, const struct py_plan **found)
-{
-    struct py_plan **list = &w->plans[((uintptr_t)type >> 6) % PLANS];
-    if (!w->planned) {
-        memset(w->plans, 0, sizeof(w->plans));
-        w->planned = true;
-    }
-    for (*found = *list; *found != NULL; *found = (*found)->next) {
-        if ((*found)->type == type) {
-            return 1;
-        }
-    }
-    if (py_replaced_check(w->state) < 0) {
-        return -1;
-    }
-    if (atomic_load(&w->state->replaced)) {
-        return 0;
-    }
-    struct py_plan *plan = PyMem_Calloc(1, sizeof(*plan));
-    if (plan == NULL) {
-        (void)PyErr_NoMemory();
-        return -1;
-    }
-    plan->type = (PyTypeObject *)Py_NewRef(type);
-    if (study(plan, w->state) < 0) {
-        plan_free(plan);
-        return -1;
-    }
-    plan->next = *list;
-    *list = plan;
-    *found = plan;
-    return 1;
-}
-
-void
-py_reduce_forget(struct py_writer *w)
-{
-    for (size_t i = 0; i < PLANS; i++) {
-        while (w->plans[i] != NULL) {
-            struct py_plan *plan = w->plans[i];
-            w->plans[i] = plan->next;
-            plan_free(plan);
-        }
-    }
-}
+#include "value/plan.h"
 
 /* ---- what the protocol says of an object ---- */
 
@@ -339,6 +98,27 @@ read_answer(struct reduced *r, PyObject *obj)
     return read_new(r, obj);
 }
 
+/* An exception without a __dict__, made of its args: true. */
+static bool
+read_exception(PyObject *obj, struct reduced *r)
+{
+    PyBaseExceptionObject *exc = (PyBaseExceptionObject *)obj;
+    PyObject *args = NULL;
+    Py_BEGIN_CRITICAL_SECTION(obj);
+    if (exc->dict == NULL && exc->args != NULL
+        && PyTuple_CheckExact(exc->args)) {
+        args = Py_NewRef(exc->args);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (args != NULL) {
+        *r = (struct reduced){.value = args,
+                              .callable = (PyObject *)Py_TYPE(obj),
+                              .args = ((PyTupleObject *)args)->ob_item,
+                              .arity = PyTuple_GET_SIZE(args)};
+    }
+    return args != NULL;
+}
+
 /* 1, 0, -1, or IS_NAME. */
 static int
 reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
@@ -351,16 +131,17 @@ reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
                               .arity = PyTuple_GET_SIZE(obj)};
         return 1;
     }
+    if (plan->rule == RULE_EXCEPTION && read_exception(obj, r)) {
+        return 1;
+    }
     if (plan->reducer != NULL) {
         r->value = PyObject_CallOneArg(plan->reducer, obj);
     } else {
-        PyObject *method =
-            PyObject_GetAttr(obj, w->state->words[WORD_REDUCE_EX]);
-        PyObject *protocol = method != NULL ? PyLong_FromLong(5) : NULL;
+        PyObject *call[] = {NULL, obj, PyLong_FromLong(5)};
         r->value =
-            protocol != NULL ? PyObject_CallOneArg(method, protocol) : NULL;
-        Py_XDECREF(method);
-        Py_XDECREF(protocol);
+            PyObject_VectorcallMethod(w->state->words[WORD_REDUCE_EX], call + 1,
+                                      2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        Py_DECREF(call[2]);
     }
     return r->value == NULL ? -1 : read_answer(r, obj);
 }
@@ -518,6 +299,17 @@ enter(struct py_writer *w, const struct py_plan *plan, PyObject *obj)
     return plan->small && r == 0 ? OTHER_KIND : r;
 }
 
+static int
+enter_all(struct py_writer *w, const struct py_plan *plan,
+          PyObject *const *items, Py_ssize_t n)
+{
+    int r = py_seen_reserve(&w->seen, (size_t)n) < 0 ? -1 : 1;
+    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
+        r = enter(w, plan, items[i]);
+    }
+    return r;
+}
+
 /* One object, unless it was met meanwhile. */
 static int
 put_one(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
@@ -558,17 +350,16 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
             PyObject *const *items, Py_ssize_t n)
 {
     size_t seen = w->seen.used, before = cp_buf_len(w->out);
-    w->ran_code |= plan->runs_code && plan->rule == RULE_REDUCE;
+    w->ran_code |=
+        plan->runs_code
+        && (plan->rule == RULE_REDUCE || plan->rule == RULE_EXCEPTION);
     struct reduced *r = PyMem_Calloc((size_t)n, sizeof(*r));
     if (r == NULL) {
         (void)PyErr_NoMemory();
         return -1;
     }
-    int is_put = 1;
+    int is_put = enter_all(w, plan, items, n);
     bool alike = true;
-    for (Py_ssize_t i = 0; i < n && is_put == 1; i++) {
-        is_put = enter(w, plan, items[i]);
-    }
     for (Py_ssize_t i = 0; i < n && is_put == 1; i++) {
         is_put = reduce(w, plan, items[i], &r[i]);
         alike = alike && is_put == 1 && are_alike(&r[0], &r[i]);
@@ -603,16 +394,26 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
 
 /* Attributes of n instances: the names, and a column of values for each. */
 struct attrs {
+    enum py_held held;
     Py_ssize_t n_dict, n_slots;
     PyObject **names;  /* of n_dict + n_slots */
     PyObject **values; /* of n * (n_dict + n_slots) */
     Py_ssize_t room;   /* of both arrays together, in one block */
 };
 
-/* 1; 0 where an instance has no plain __dict__; -1 with an exception. */
+/* 1; 0 where an instance has no plain __dict__; -1 with an exception. *dict is NULL
+ * where it has none yet, which counts as an empty one: making one would take memory. */
 static int
 dict_of(PyObject *obj, PyObject **dict)
 {
+#ifndef Py_GIL_DISABLED
+    Py_ssize_t offset = Py_TYPE(obj)->tp_dictoffset;
+    if (offset > 0) {
+        *dict = *(PyObject **)(void *)((char *)obj + offset);
+        Py_XINCREF(*dict);
+        return *dict == NULL || PyDict_CheckExact(*dict);
+    }
+#endif
     *dict = PyObject_GenericGetDict(obj, NULL);
     return *dict == NULL ? -1 : PyDict_CheckExact(*dict);
 }
@@ -634,6 +435,9 @@ gather_dict(struct attrs *attrs, PyObject *obj, Py_ssize_t i, Py_ssize_t n)
 {
     PyObject *dict;
     int r = dict_of(obj, &dict);
+    if (r == 1 && dict == NULL) {
+        r = OTHER_KIND; /* others have attributes */
+    }
     if (r == 1) {
         r = py_gather_dict(dict, attrs->n_dict, i > 0 ? attrs->names : NULL,
                            i > 0 ? NULL : attrs->names, attrs->values + i, n)
@@ -642,7 +446,10 @@ gather_dict(struct attrs *attrs, PyObject *obj, Py_ssize_t i, Py_ssize_t n)
     }
     Py_XDECREF(dict);
     for (Py_ssize_t j = 0; j < attrs->n_dict && i == 0 && r == 1; j++) {
-        r = is_plain_name(attrs->names[j]);
+        r = is_plain_name(attrs->names[j])
+            && (attrs->held == HELD_NOTHING
+                || PyUnicode_CompareWithASCIIString(attrs->names[j], "items")
+                       != 0);
     }
     return r;
 }
@@ -655,8 +462,8 @@ gather_slots(struct attrs *attrs, PyObject *slots, PyObject *obj, Py_ssize_t i,
 {
     Py_ssize_t found = 0;
     PyObject **names = attrs->names + attrs->n_dict;
-    for (Py_ssize_t j = 0; j < PyList_GET_SIZE(slots); j++) {
-        PyObject *name = PyList_GET_ITEM(slots, j); /* lint-ok: of the plan */
+    for (Py_ssize_t j = 0; j < PyTuple_GET_SIZE(slots); j++) {
+        PyObject *name = PyTuple_GET_ITEM(slots, j);
         PyObject *value = PyObject_GetAttr(obj, name);
         if (value == NULL && !PyErr_ExceptionMatches(PyExc_AttributeError)) {
             return -1;
@@ -685,13 +492,13 @@ static int
 gather_attrs(struct attrs *attrs, const struct py_plan *plan,
              PyObject *const *items, Py_ssize_t n)
 {
-    bool dicts = has_dict(plan->type);
-    Py_ssize_t slots = plan->slots != NULL ? PyList_GET_SIZE(plan->slots) : 0;
+    bool dicts = py_plan_has_dict(plan->type);
+    Py_ssize_t slots = plan->slots != NULL ? PyTuple_GET_SIZE(plan->slots) : 0;
     int r = 1;
     if (dicts) {
         PyObject *dict;
         r = dict_of(items[0], &dict);
-        attrs->n_dict = r == 1 ? PyDict_GET_SIZE(dict) : 0;
+        attrs->n_dict = r == 1 && dict != NULL ? PyDict_GET_SIZE(dict) : 0;
         Py_XDECREF(dict);
     }
     if (r != 1 || attrs->n_dict > UINT8_MAX || slots > UINT8_MAX) {
@@ -709,7 +516,8 @@ gather_attrs(struct attrs *attrs, const struct py_plan *plan,
         if (r == 1 && dicts && attrs->n_dict == 0 && i > 0) {
             PyObject *dict;
             r = dict_of(items[i], &dict);
-            r = r == 1 && PyDict_GET_SIZE(dict) > 0 ? OTHER_KIND : r;
+            r = r == 1 && dict != NULL && PyDict_GET_SIZE(dict) > 0 ? OTHER_KIND
+                                                                    : r;
             Py_XDECREF(dict);
         }
         r = r == 1 && slots > 0
@@ -735,37 +543,171 @@ put_attrs(struct py_writer *w, const struct attrs *attrs, Py_ssize_t n)
     return r;
 }
 
-/* Instances with attributes and nothing else: a column for each attribute. 0
+/* ---- what instances hold ---- */
+
+/* Items of n lists, or pairs of n dicts, which are of subclasses; as columns, if all have
+ * as many, and the same keys. */
+struct rows {
+    Py_ssize_t arity;  /* 0: they are no columns */
+    PyObject **keys;   /* of dicts; followed by the values */
+    PyObject **values; /* arity columns of n */
+    Py_ssize_t room;
+};
+
+static Py_ssize_t
+size_of(PyObject *obj)
+{
+    return PyList_Check(obj) ? PyList_GET_SIZE(obj) : PyDict_GET_SIZE(obj);
+}
+
+/* 1; OTHER_KIND where they are no columns; or -1 with an exception. */
+static int
+gather_rows(struct rows *rows, PyObject *const *items, Py_ssize_t n)
+{
+    bool lists = PyList_Check(items[0]);
+    Py_ssize_t arity = size_of(items[0]), more = lists ? 0 : arity;
+    bool fits = n > 1 && arity > 0 && arity <= (lists ? ARITY_MAX : KEYS_MAX);
+    for (Py_ssize_t i = 1; i < n && fits; i++) {
+        fits = size_of(items[i]) == arity;
+    }
+    if (!fits) {
+        return OTHER_KIND;
+    }
+    rows->room = more + n * arity;
+    rows->keys = py_gather_new(rows->room);
+    if (rows->keys == NULL) {
+        return -1;
+    }
+    rows->values = rows->keys + more;
+    for (Py_ssize_t i = 0; i < n && fits; i++) {
+        fits = lists ? py_gather_items(items[i], arity, rows->values + i, n)
+                     : py_gather_dict(
+                         items[i], arity, i > 0 ? rows->keys : NULL,
+                         i > 0 ? NULL : rows->keys, rows->values + i, n);
+    }
+    rows->arity = fits ? arity : 0;
+    return fits ? 1 : OTHER_KIND;
+}
+
+static int
+put_rows(struct py_writer *w, const struct rows *rows, Py_ssize_t n)
+{
+    int r = py_writer_reserve(w, 1);
+    if (r == 1) {
+        py_writer_add_byte(w, (unsigned)rows->arity);
+    }
+    if (r == 1 && rows->values != rows->keys) {
+        r = py_put_keys(w, rows->keys, rows->arity);
+    }
+    for (Py_ssize_t j = 0; j < rows->arity && r == 1; j++) {
+        r = py_put_inner(w, rows->values + j * n, n, true);
+    }
+    return r;
+}
+
+/* A size and the items, or the keys and the values, of one object. */
+static int
+put_held(struct py_writer *w, PyObject *obj)
+{
+    bool list = PyList_Check(obj);
+    Py_ssize_t n = size_of(obj), room = list ? n : 2 * n;
+    PyObject **items = py_gather_new(room);
+    if (items == NULL) {
+        return -1;
+    }
+    bool fits = list ? py_gather_items(obj, n, items, 1)
+                     : py_gather_dict(obj, n, NULL, items, items + n, 1);
+    int r = !fits  ? 0 /* it changes right now */
+            : list ? py_put_sized(w, items, n)
+                   : py_writer_reserve(w, SIZE_ROOM);
+    if (!list && r == 1) {
+        py_writer_add_size(w, (size_t)n);
+        r = py_put_keys(w, items, n);
+        r = r == 1 ? py_put_inner(w, items + n, n, true) : r;
+    }
+    py_gather_free(items, room);
+    return r;
+}
+
+/* Are the pairs of an OrderedDict in the order of the dict that it is made of? After
+ * move_to_end() they are not. -1 with an exception. */
+static int
+is_in_order(PyObject *obj)
+{
+    PyObject *keys = PySequence_Tuple(obj);
+    Py_ssize_t n = keys != NULL ? PyTuple_GET_SIZE(keys) : 0;
+    PyObject **values = keys != NULL ? py_gather_new(n) : NULL;
+    int r = -1;
+    if (values != NULL) {
+        r = py_gather_dict(obj, n, ((PyTupleObject *)keys)->ob_item, NULL,
+                           values, 1);
+    }
+    py_gather_free(values, n);
+    Py_XDECREF(keys);
+    return r;
+}
+
+/* ---- instances ---- */
+
+static int
+put_instances(struct py_writer *w, const struct py_plan *plan,
+              PyObject *const *items, Py_ssize_t n, const struct attrs *attrs,
+              const struct rows *rows)
+{
+    bool any = attrs->n_dict + attrs->n_slots > 0;
+    unsigned held = plan->held == HELD_NOTHING ? 0u
+                    : plan->held == HELD_ITEMS ? HOW_LIST
+                                               : HOW_DICT;
+    struct reduced made = {.how = HOW_NEW | held | (any ? HOW_ATTRS : 0u)
+                                  | (rows->arity > 0 ? HOW_ROWS : 0u),
+                           .callable = (PyObject *)plan->type};
+    struct py_open open;
+    py_writer_open(w, &open, n, NOT_FILLED);
+    int r = put_makers(w, n, &made, NULL);
+    w->calls++; /* the methods that add items */
+    if (rows->arity > 0 && r == 1) {
+        r = put_rows(w, rows, n);
+    }
+    for (Py_ssize_t i = 0; i < n && r == 1 && held != 0 && rows->arity == 0;
+         i++) {
+        r = put_held(w, items[i]);
+    }
+    w->calls--;
+    w->calls += plan->sees_state;
+    r = r == 1 && any ? put_attrs(w, attrs, n) : r;
+    w->calls -= plan->sees_state;
+    w->open = open.outer;
+    return r;
+}
+
+/* Instances with attributes, and perhaps with items: a column for each attribute. 0
  * with *ask: the objects have to be asked. */
 static int
 put_plain(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n, bool *ask)
 {
-    struct attrs attrs = {0};
+    struct attrs attrs = {.held = plan->held};
+    struct rows rows = {0};
     *ask = false;
     if (n > 1 && !py_writer_may_open(w)) {
         return OTHER_KIND;
     }
-    int r = gather_attrs(&attrs, plan, items, n);
+    int r = 1;
+    for (Py_ssize_t i = 0; i < n && r == 1 && plan->held == HELD_ORDERED_PAIRS;
+         i++) {
+        r = is_in_order(items[i]);
+    }
+    r = r == 1 ? gather_attrs(&attrs, plan, items, n) : r;
     if (r == OTHER_KIND && n == 1) {
         r = 0; /* another thread changes it right now */
     }
     *ask = r == 0;
-    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        r = enter(w, plan, items[i]);
+    r = r == 1 ? enter_all(w, plan, items, n) : r;
+    if (r == 1 && plan->held != HELD_NOTHING) {
+        r = gather_rows(&rows, items, n) < 0 ? -1 : 1;
     }
-    if (r == 1) {
-        bool any = attrs.n_dict + attrs.n_slots > 0;
-        struct reduced made = {.how = HOW_NEW | (any ? HOW_ATTRS : 0u),
-                               .callable = (PyObject *)plan->type};
-        struct py_open open;
-        py_writer_open(w, &open, n, NOT_FILLED);
-        r = put_makers(w, n, &made, NULL);
-        w->calls += plan->sees_state;
-        r = r == 1 && any ? put_attrs(w, &attrs, n) : r;
-        w->calls -= plan->sees_state;
-        w->open = open.outer;
-    }
+    r = r == 1 ? put_instances(w, plan, items, n, &attrs, &rows) : r;
+    py_gather_free(rows.keys, rows.room);
     py_gather_free(attrs.names, attrs.room);
     return r;
 }
@@ -803,11 +745,23 @@ static int
 put_arrays(struct py_writer *w, const struct py_plan *plan,
            PyObject *const *items, Py_ssize_t n)
 {
-    int r = 1;
-    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        r = enter(w, plan, items[i]);
-    }
+    int r = enter_all(w, plan, items, n);
     return r == 1 ? py_array_put(w, items, n) : r;
+}
+
+/* A class, or a function. */
+static int
+put_name(struct py_writer *w, const struct py_plan *plan, PyObject *obj)
+{
+    struct py_plan *own;
+    int r = py_seen_add(&w->seen, obj);
+    w->ran_code |= PyType_HasFeature(plan->type, Py_TPFLAGS_HEAPTYPE);
+    if (r != 1 || !PyType_Check(obj)) {
+        return r == 1 ? py_named_put(w, obj, NULL) : r;
+    }
+    r = py_plan_of_class(w, (PyTypeObject *)obj, &own);
+    return r == 1 ? py_named_put_class(w, (PyTypeObject *)obj, &own->own_name)
+                  : r;
 }
 
 static int
@@ -815,9 +769,7 @@ put_planned(struct py_writer *w, const struct py_plan *plan,
             PyObject *const *items, Py_ssize_t n)
 {
     if (plan->rule == RULE_NAME) {
-        int r = n > 1 ? OTHER_KIND : py_seen_add(&w->seen, items[0]);
-        w->ran_code |= PyType_HasFeature(plan->type, Py_TPFLAGS_HEAPTYPE);
-        return r == 1 ? py_named_put(w, items[0], NULL) : r;
+        return n > 1 ? OTHER_KIND : put_name(w, plan, items[0]);
     }
     if (plan->rule == RULE_PLAIN) {
         bool ask;
@@ -844,7 +796,7 @@ int
 py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
     PyTypeObject *type = Py_TYPE(items[0]);
-    const struct py_plan *plan;
+    struct py_plan *plan;
     for (Py_ssize_t i = 1; i < n; i++) {
         if (Py_TYPE(items[i]) != type) {
             return OTHER_KIND;
@@ -856,6 +808,6 @@ py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     if (w->depth == DEPTH_MAX) {
         return 0;
     }
-    int r = find_plan(w, type, &plan);
+    int r = py_plan_find(w, type, &plan);
     return r == 1 ? put_planned(w, plan, items, n) : r;
 }

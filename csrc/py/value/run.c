@@ -109,6 +109,16 @@ py_run_take_list(struct py_run *run)
 
 /* ---- bytes ---- */
 
+PyObject *
+py_run_fail(struct py_run *run)
+{
+    PyObject *exc = py_error_fetch();
+    PyObject *list = py_run_take_list(run);
+    py_error_restore(exc);
+    Py_DECREF(exc);
+    return list;
+}
+
 int
 py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
            PyObject **list, bool *ran_code)
@@ -123,13 +133,11 @@ py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
     if (ran_code != NULL) {
         *ran_code = true;
     }
-    PyObject *exc = r < 0 ? py_error_fetch() : NULL;
-    *list = py_run_take_list(run);
-    if (exc != NULL) {
-        py_error_restore(exc);
-        Py_DECREF(exc);
+    if (r < 0) {
+        *list = py_run_fail(run);
         return -1;
     }
+    *list = py_run_take_list(run);
     return *list != NULL ? py_dumps(state, *list, out) : -1;
 }
 

@@ -49,6 +49,10 @@ int py_run_split(struct py_run *run, Py_ssize_t n, struct py_run *rest);
  * exception. */
 PyObject *py_run_take_list(struct py_run *run);
 
+/* The same while an exception is set, which stays; NULL where there is no memory for the
+ * list. */
+PyObject *py_run_fail(struct py_run *run);
+
 /* Append the run (of width 0) to out: 0, or -1 with an exception, and then out
  * is unchanged. Where the values have to be pickled they move to *list, a new
  * reference; otherwise *list is NULL. *ran_code becomes true where that may have run code of

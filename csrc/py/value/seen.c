@@ -11,16 +11,19 @@ free_tables(struct py_seen *seen)
 }
 
 int
-py_seen_grow(struct py_seen *seen)
+py_seen_grow(struct py_seen *seen, size_t more)
 {
-    if (seen->cap == 0) {
+    size_t cap = seen->cap == 0 ? SEEN_FIRST : 4 * seen->cap;
+    while (cap / 2 < seen->used + more) {
+        cap *= 2;
+    }
+    if (cap == SEEN_FIRST) {
         seen->objects = seen->first_objects;
         seen->table = seen->first_table;
         memset(seen->first_table, 0, sizeof(seen->first_table));
         seen->cap = SEEN_FIRST;
         return 0;
     }
-    size_t cap = 4 * seen->cap;
     PyObject **objects = PyMem_New(PyObject *, cap / 2);
     uint32_t *table = PyMem_Calloc(cap, sizeof(*table));
     if (objects == NULL || table == NULL || seen->used >= UINT32_MAX / 2) {
@@ -29,8 +32,10 @@ py_seen_grow(struct py_seen *seen)
         (void)PyErr_NoMemory();
         return -1;
     }
-    memcpy(objects, seen->objects, seen->used * sizeof(*objects));
-    free_tables(seen);
+    if (seen->cap > 0) {
+        memcpy(objects, seen->objects, seen->used * sizeof(*objects));
+        free_tables(seen);
+    }
     seen->objects = objects;
     seen->table = table;
     seen->cap = cap;

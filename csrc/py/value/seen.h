@@ -50,15 +50,24 @@ py_seen_find(const struct py_seen *seen, const PyObject *obj)
     return found == 0 ? SEEN_NONE : found - 1;
 }
 
-/* Make room for one more object: 0, or -1 with MemoryError. */
-int py_seen_grow(struct py_seen *seen);
+/* Make room for so many more objects (at least 1), and for some more: 0, or -1 with
+ * MemoryError. */
+int py_seen_grow(struct py_seen *seen, size_t more);
+
+/* The same where there is no room for them: a table that grows step by step is built
+ * several times. */
+static inline int
+py_seen_reserve(struct py_seen *seen, size_t more)
+{
+    return 2 * (seen->used + more) > seen->cap ? py_seen_grow(seen, more) : 0;
+}
 
 /* 1: obj was not met before, and has the next number; 0: it was met; -1 with
  * MemoryError. */
 static inline int
 py_seen_add(struct py_seen *seen, PyObject *obj)
 {
-    if (2 * seen->used >= seen->cap && py_seen_grow(seen) < 0) {
+    if (2 * seen->used >= seen->cap && py_seen_grow(seen, 1) < 0) {
         return -1;
     }
     uint32_t *place = py_seen_place(seen, obj);

@@ -38,6 +38,9 @@
  *           are no arguments;
  *           LIST    for each object a size, a column: items to append
  *           DICT    for each object a size, a column of keys, one of values
+ *           ROWS    instead: the arity in one byte (as of columns of LIST or
+ *                   DICT); for DICT a column of that many keys; as many
+ *                   columns of n
  *           ATTRS   how many attributes go to __dict__, in one byte; how many
  *                   to slots, in one byte; a column of all these names; a
  *                   column of n values for each name
@@ -122,6 +125,7 @@ enum py_how {
     HOW_ATTRS = 16,
     HOW_STATE = 32,
     HOW_SETTER = 64,
+    HOW_ROWS = 128, /* with either LIST or DICT: all have as many */
 };
 
 #define WIDE 255u

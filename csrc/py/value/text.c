@@ -2,6 +2,7 @@
 #include "value/text.h"
 
 #include "value/kind.h"
+#include "value/known.h"
 
 #include "core/base/mem.h"
 
@@ -192,6 +193,31 @@ make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
     return 0;
 }
 
+/* A string that may well have arrived before. */
+static int
+get_known(struct py_reader *in, unsigned tag, bool interned, PyObject **str)
+{
+    size_t n = py_reader_left(in) > 0 ? *in->at : 0;
+    if (tag != TAG_ASCII || n < 2 || n > PY_KNOWN_LONGEST
+        || n >= py_reader_left(in)
+        || highest(in->at + 1, 1, n) > kind_of(tag).most) {
+        return get_str(in, tag, str);
+    }
+    const uint8_t *bytes = in->at + 1;
+    in->at += 1 + n;
+    return py_known_get(in, bytes, n, interned, str);
+}
+
+int
+py_text_get_name(struct py_reader *in, unsigned tag, PyObject **str)
+{
+    int r = get_known(in, tag, true, str);
+    return r == 0 && (in->flags & HAS_REFS) != 0
+                   && bytes_of(*str, (int)tag) >= LARGE
+               ? py_reader_keep(in, *str)
+               : r;
+}
+
 static int
 get_str(struct py_reader *in, unsigned tag, PyObject **obj)
 {
@@ -301,9 +327,13 @@ py_text_get(struct py_reader *in, unsigned tag, PyObject **obj)
                : r;
 }
 
+/* So many keys at once may be names that arrive again; more are data. */
+#define KNOWN_KEYS 32
+
 int
 py_text_get_keys(struct py_reader *in, size_t n, PyObject **slots)
 {
+    bool few = n <= KNOWN_KEYS;
     int r = 0;
     for (size_t i = 0; i < n && r == 0; i++) {
         unsigned tag;
@@ -313,7 +343,8 @@ py_text_get_keys(struct py_reader *in, size_t n, PyObject **slots)
         if (tag == TAG_REF1 || tag == TAG_REF2 || tag == TAG_REF4) {
             r = py_reader_get_ref(in, tag, &slots[i]);
         } else if (tag >= TAG_ASCII && tag <= TAG_UCS4) {
-            r = get_str(in, tag, &slots[i]);
+            r = few ? get_known(in, tag, in->interns, &slots[i])
+                    : get_str(in, tag, &slots[i]);
             r = r == 0 ? py_reader_keep(in, slots[i]) : r;
         } else {
             r = CP_EPROTO;

@@ -20,6 +20,9 @@ int py_text_get_keys(struct py_reader *in, size_t n, PyObject **slots);
 
 int py_text_get(struct py_reader *in, unsigned tag, PyObject **obj);
 
+/* The name of a module, or in one. */
+int py_text_get_name(struct py_reader *in, unsigned tag, PyObject **str);
+
 /* n values into every stride-th slot. */
 int py_text_get_column(struct py_reader *in, unsigned tag, size_t n,
                        PyObject **slots, size_t stride);

@@ -30,9 +30,8 @@ struct py_open {
 #define NOT_MADE SIZE_MAX         /* cannot be made before what they contain */
 #define NOT_FILLED (SIZE_MAX - 1) /* made before, and without tags to change */
 
-/* What is known of a class: see value/reduce.c. */
-struct py_plan;
-#define PLANS 16u
+/* What is known of classes: see value/plan.h. */
+struct py_plans;
 
 struct py_writer {
     struct py_state *state;
@@ -51,9 +50,8 @@ struct py_writer {
     bool copied;     /* alone: an array of ours refers to the values, too */
     int under;       /* alone: how many tuples around have other references */
     Py_ssize_t refs; /* alone: how many references to each value are ours */
-    bool planned;    /* there are plans; else `plans` is not set */
-    struct py_seen seen;
-    struct py_plan *plans[PLANS];
+    struct py_plans *plans; /* those of the state, once needed; or NULL */
+    struct py_seen seen;    /* the last: most of it is not set before its use */
 };
 
 /* Only what every body needs is set: a writer is made for each task. */

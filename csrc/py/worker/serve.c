@@ -346,28 +346,44 @@ put_each(struct loop *loop, PyObject **list, uint16_t *flags)
     return r;
 }
 
-/* Write the result into the scratch buffer, and set the mark in *flags if the
- * parent may choose the sizes of chunks and results share objects; or if that fails, set *report to
+/* Append the result to the scratch buffer, and set the mark in *flags if the parent may
+ * choose the sizes of chunks and results share objects: 0, or -1 with an exception. Values
+ * of the chunk that had to be pickled, or that raised, move to *list, or else it is
+ * NULL. */
+static int
+put_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
+           uint16_t *flags, PyObject **list)
+{
+    struct py_state *state = loop->state;
+    *list = NULL;
+    if (result != NULL) {
+        return py_body_put(state, result, &loop->scratch, NULL);
+    }
+    if ((task->flags & PY_FIT) != 0) {
+        int alone =
+            py_run_put_alone(state, &loop->run, 1, &loop->scratch, NULL);
+        if (alone == 1) {
+            return 0;
+        }
+        if (alone < 0 && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
+            *list = py_run_fail(&loop->run); /* no value is asked twice */
+            return -1;
+        }
+        PyErr_Clear(); /* no memory: the next attempt tells */
+        *flags |= CP_MARK;
+    }
+    return py_run_put(state, &loop->run, &loop->scratch, list, NULL);
+}
+
+/* Write the result into the scratch buffer; or if that fails, set *report to
  * the body of an error answer. 0, or -1 with an exception where both fail. */
 static int
 pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
             uint16_t *flags, PyObject **report)
 {
-    PyObject *list = NULL;
+    PyObject *list;
     bool listed = (task->flags & PY_LISTED) != 0;
-    if (result == NULL && (task->flags & PY_FIT) != 0) {
-        int alone =
-            py_run_put_alone(loop->state, &loop->run, 1, &loop->scratch, NULL);
-        if (alone == 1) {
-            return 0;
-        }
-        PyErr_Clear(); /* no memory: the next attempt tells */
-        *flags |= CP_MARK;
-    }
-    int r =
-        result != NULL
-            ? py_body_put(loop->state, result, &loop->scratch, NULL)
-            : py_run_put(loop->state, &loop->run, &loop->scratch, &list, NULL);
+    int r = put_result(loop, task, result, flags, &list);
     if (r < 0 && list != NULL && (task->flags & PY_CATCH) != 0) {
         return put_each(loop, &list, flags);
     }
