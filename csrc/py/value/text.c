@@ -193,6 +193,18 @@ make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
     return 0;
 }
 
+static int
+get_str(struct py_reader *in, unsigned tag, PyObject **obj)
+{
+    size_t n, width = kind_of(tag).width;
+    const uint8_t *bytes;
+    if (py_reader_get_size(in, width, &n) < 0
+        || py_reader_get_raw(in, n * width, &bytes) < 0) {
+        return CP_EPROTO;
+    }
+    return make_str(tag, bytes, n, obj);
+}
+
 /* A string that may well have arrived before. */
 static int
 get_known(struct py_reader *in, unsigned tag, bool interned, PyObject **str)
@@ -216,18 +228,6 @@ py_text_get_name(struct py_reader *in, unsigned tag, PyObject **str)
                    && bytes_of(*str, (int)tag) >= LARGE
                ? py_reader_keep(in, *str)
                : r;
-}
-
-static int
-get_str(struct py_reader *in, unsigned tag, PyObject **obj)
-{
-    size_t n, width = kind_of(tag).width;
-    const uint8_t *bytes;
-    if (py_reader_get_size(in, width, &n) < 0
-        || py_reader_get_raw(in, n * width, &bytes) < 0) {
-        return CP_EPROTO;
-    }
-    return make_str(tag, bytes, n, obj);
 }
 
 static int
