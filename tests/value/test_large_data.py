@@ -158,6 +158,23 @@ def test_pickle_buffers(pool: Any, kind: Any) -> None:
     assert arrived.data == data
 
 
+class Anything:
+    pass
+
+
+def test_strings_of_every_place(pool: Any) -> None:
+    """Names of attributes, keys and parameters may be large, too."""
+    name = "name" * (50 * KIB)
+    value = Anything()
+    setattr(value, name, [name])
+    arrived = pool.apply(identity, ([value, {name: value}, {name}],))
+    assert vars(arrived[0]) == {name: [name]}
+    assert arrived[1] == {name: arrived[0]}
+    assert arrived[2] == {name}
+    assert pool.apply(dict, (), {name: 1}) == {name: 1}
+    assert pool.map(identity, [value, value], chunksize=2)[1].__dict__ == vars(value)
+
+
 def test_a_task_may_write_to_what_it_gets(pool: Any) -> None:
     value = make(MIB).reshape(1024, 1024)
     value.flags.writeable = False

@@ -226,6 +226,14 @@ get_string(struct py_reader *in, PyObject **str)
         int r = py_reader_get_ref(in, tag, str);
         return r == 0 && !PyUnicode_CheckExact(*str) ? CP_EPROTO : r;
     }
+    if (tag == TAG_PART) {
+        int r = py_text_get_part(in, str);
+        if (r == 0 && !PyUnicode_CheckExact(*str)) {
+            Py_CLEAR(*str);
+            r = CP_EPROTO;
+        }
+        return r;
+    }
     return tag >= TAG_ASCII && tag <= TAG_UCS4 ? py_text_get_name(in, tag, str)
                                                : CP_EPROTO;
 }
