@@ -72,13 +72,13 @@ struct loop {
     uint32_t n_funcs;
     struct cp_buf scratch;
     struct cp_parts parts; /* of the answer in the scratch buffer */
-    struct py_run run; /* items of the chunk, then their results */
-    uint64_t left;     /* how many tasks may still be run */
-    int64_t now;       /* when the last task ended; 0: not known */
-    uint32_t caught;   /* items of the task that failed, while others went on */
-    bool last;         /* the process ends after this answer */
-    bool is_measured;  /* it has a memory_limit */
-    bool is_over;      /* and has passed it: it takes no more tasks */
+    struct py_run run;     /* items of the chunk, then their results */
+    uint64_t left;         /* how many tasks may still be run */
+    int64_t now;           /* when the last task ended; 0: not known */
+    uint32_t caught;  /* items of the task that failed, while others went on */
+    bool last;        /* the process ends after this answer */
+    bool is_measured; /* it has a memory_limit */
+    bool is_over;     /* and has passed it: it takes no more tasks */
 };
 
 /* Has code of the program forked, so that this process is a copy of the worker?
