@@ -115,6 +115,7 @@ def run(kills: int, seed: int, method: str) -> dict[str, Any]:
     rng = random.Random(seed)
     gc.collect()
     before = shared_memory()
+    others = used_bytes()
     faults: list[str] = []
     rounds = lost = most = 0
     kept: list[Any] = [(b"", 0)] * KEPT
@@ -147,7 +148,7 @@ def run(kills: int, seed: int, method: str) -> dict[str, Any]:
                     for value, total in kept
                     if checksum(value) != total
                 ]
-                most = max(most, used_bytes())
+                most = max(most, used_bytes() - others)
         finally:
             killer.is_over = True
             killer.thread.join()
