@@ -41,7 +41,7 @@ named_tuple_code = next(
 @functools.cache
 def named_tuple_new(arity: int) -> CodeType:
     """The code that __new__() of all named tuples with so many fields has, but for their names."""
-    code: CodeType = namedtuple("_", [f"f{i}" for i in range(arity)]).__new__.__code__  # type: ignore
+    code: CodeType = namedtuple("_", [f"f{i}" for i in range(arity)]).__new__.__code__
     return code
 
 
