@@ -123,7 +123,8 @@ is_new_of_tuple(const struct py_state *state, PyObject *function, size_t arity)
 }
 
 /* Would cls.__new__(cls, ...) only call tuple.__new__(cls, (...))? That is a function of
- * Python, which takes longer than everything else. 1, 0 or -1. */
+ * Python, which takes longer than everything else. 1; 0: no, or not known; or -1 with an
+ * interrupt. */
 static int
 is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
 {
@@ -136,12 +137,13 @@ is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
         base = base->tp_base;
     }
     PyObject *function = base == &PyTuple_Type ? new_of(state, cls) : NULL;
-    if (function == NULL) {
-        return PyErr_Occurred() != NULL ? -1 : 0;
+    int is = function != NULL ? is_new_of_tuple(state, function, arity) : 0;
+    Py_XDECREF(function);
+    if (PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* without memory, say: then the function is called */
+        is = 0;
     }
-    int is = is_new_of_tuple(state, function, arity);
-    Py_DECREF(function);
-    return is;
+    return PyErr_Occurred() != NULL ? -1 : is;
 }
 
 /* tuple.__new__(cls, args); takes the items of args. */
