@@ -63,6 +63,7 @@ struct py_state {
     PyObject *str_forking_pickler;
     PyObject *words[PY_WORDS];  /* names of attributes; see base/word.h */
     PyObject *named_tuple_code; /* of __getnewargs__() of all named tuples */
+    PyObject *named_tuple_new;  /* pickling.named_tuple_new */
     PyObject *slotnames;        /* copyreg._slotnames */
     PyObject *enum_type;        /* enum.EnumMeta */
     struct py_numpy *_Atomic numpy; /* see value/array.c */

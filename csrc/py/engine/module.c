@@ -175,6 +175,8 @@ import_needed(struct py_state *state)
     state->failures = PyImport_ImportModule("cpool._base.failures");
     state->named_tuple_code =
         attribute_of("cpool._base.pickling", "named_tuple_code");
+    state->named_tuple_new =
+        attribute_of("cpool._base.pickling", "named_tuple_new");
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
@@ -186,7 +188,8 @@ import_needed(struct py_state *state)
                    && state->str_dispatch_table != NULL
                    && state->str_forking_pickler != NULL
                    && state->slotnames != NULL && state->enum_type != NULL
-                   && state->named_tuple_code != NULL && py_word_add(state) == 0
+                   && state->named_tuple_code != NULL
+                   && state->named_tuple_new != NULL && py_word_add(state) == 0
                ? 0
                : -1;
 }
@@ -247,6 +250,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->slotnames);
     Py_VISIT(state->enum_type);
     Py_VISIT(state->named_tuple_code);
+    Py_VISIT(state->named_tuple_new);
     for (int i = 0; i < PY_PICKLERS; i++) {
         Py_VISIT(atomic_load(&state->with_pickler[i]));
     }
@@ -279,6 +283,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->slotnames);
     Py_CLEAR(state->enum_type);
     Py_CLEAR(state->named_tuple_code);
+    Py_CLEAR(state->named_tuple_new);
     for (int i = 0; i < PY_WORDS; i++) {
         Py_CLEAR(state->words[i]);
     }
