@@ -107,7 +107,6 @@ class Job:
         self.priority: int = 0
         self.retries: int = options["retries"]
         self.fail_fast = False
-        self.progress: Callable[[int, int | None], None] | None = None
         self.ready: deque[Part] = deque()
         self.flying: dict[int, Part] = {}  # parts that were sent, by number
         self.feeder: Feeder | None = None
@@ -119,7 +118,6 @@ class Job:
         self.limit: int | None = None  # chunks that may be made and not read
         self.made = 0
         self.read = 0
-        self.done = 0  # items with an outcome
         self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
         self.is_over = False
 

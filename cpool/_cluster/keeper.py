@@ -30,7 +30,7 @@ from . import plan, worker
 from .errors import NodeLostError, SchedulerLostError
 from .frames import LARGE, Frames, loads
 from .jobs import Job, Part
-from .results import Arrived
+from .results import Arrived, Ends
 from .versions import say
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Node:
 class Piece:
     """Chunks that travel together to one node."""
 
-    __slots__ = ("future", "has_ended", "node", "number", "parts", "sent", "work")
+    __slots__ = ("future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "work")
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
         self.number = number
@@ -90,6 +90,7 @@ class Piece:
         self.parts = {part.number: part for part in parts}
         self.future: Any = None
         self.has_ended = False  # was its dask task over at the last look?
+        self.is_recalled = False  # was it asked back once?
         self.sent = time.monotonic()
         # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
         self.work: float | None = None
@@ -139,6 +140,7 @@ class Keeper:
         self.end_cluster = end
         self.events: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self.helper = Helper()
+        self.ends = Ends()
         self.ended = threading.Event()
         self.numbers: Iterator[int] = itertools.count()  # of chunks
         self.pieces: dict[int, Piece] = {}
@@ -149,6 +151,7 @@ class Keeper:
         self.uploaded: set[str] = set()
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
+        self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
         self.failures = 0
         self.next_look = 0.0
         self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
@@ -241,6 +244,23 @@ class Keeper:
 
     def _on_read(self, job: Job) -> None:
         job.read += 1
+
+    def _on_cancel(self, result: Any, kill: bool) -> None:
+        """The program has cancelled a call, or closed its iterator: the result says so already."""
+        for job in self.jobs:
+            if job.result is result and not job.is_over:
+                self._withdraw(job, kill)
+                self._leave(job)
+
+    def _withdraw(self, job: Job, kill: bool) -> None:
+        """Have the nodes drop what they have of a call; `kill`: also what runs."""
+        chunks: dict[str, list[int]] = {}
+        for piece in self.pieces.values():
+            numbers = [number for number, part in piece.parts.items() if part.job is job]
+            if numbers:
+                chunks.setdefault(piece.node.address, []).extend(numbers)
+        if chunks:
+            self._tell_arbiter("cpool_cancel", chunks=chunks, kill=kill)
 
     def _on_expect(self, count: int, enough: threading.Event) -> None:
         self.expected.append((count, enough))
@@ -335,6 +355,21 @@ class Keeper:
         if self.pieces.get(piece.number) is piece and is_free:
             self._give_up(piece, False, None)
 
+    def _recall(self) -> None:
+        """Ask a piece back that waits on a busy node, while another node has nothing to do."""
+        nodes = [node for node in self.nodes.values() if node.workers > 0]
+        if all(node.count > 0 for node in nodes) or any(job.ready for job in self.jobs):
+            return
+        for node in nodes:
+            waiting = [
+                piece
+                for piece in [*node.pieces.values()][1:]
+                if piece.future is not None and not piece.is_recalled
+            ]
+            if waiting and time.monotonic() - waiting[-1].sent > max(_LOOK / 2, 4 * self.latency):
+                waiting[-1].is_recalled = True
+                self._revoke(waiting[-1], partial(self._other_ended, waiting[-1]))
+
     def _on_revoked(self, then: Callable[[bool], None], is_free: bool | None) -> None:
         if is_free is None:
             if not self._is_connected():
@@ -386,17 +421,16 @@ class Keeper:
             self._deliver(part.job, Arrived(part.start, part.count, worker.FAILURE, [], failure))
         for part in reversed(again):
             part.job.ready.appendleft(part)
+        if not has_begun and piece.future is not None and node.address in self.nodes:
+            self.revoked.append(piece)  # its task may still ask whether it may begin
         self._drop(piece)
 
     # ---- calls ----
 
     def _deliver(self, job: Job, outcome: Arrived) -> None:
         job.result.arrive(outcome)
-        job.done += outcome.count
         if job.fail_fast and (outcome.error is not None or outcome.kind != worker.VALUE):
             self._fail(job, outcome.error, outcome)
-        if job.progress is not None:
-            self.helper.call(partial(job.progress, job.done, job.total))
 
     def _fail(self, job: Job, error: BaseException | None, outcome: Arrived | None = None) -> None:
         """End a call: what has not begun is withdrawn, what runs is not waited for."""
@@ -408,6 +442,7 @@ class Keeper:
                 error = exc
         assert error is not None
         job.result.fail(error)
+        self._withdraw(job, False)
         self._leave(job)
 
     def _leave(self, job: Job) -> None:
@@ -621,6 +656,8 @@ class Keeper:
         """A piece has an outcome for all its chunks."""
         self.pieces.pop(piece.number, None)
         piece.node.pieces.pop(piece.number, None)
+        if piece in self.revoked:
+            return
         self.stale.append(piece.number)
         if len(self.stale) >= 100:
             self._tell_arbiter(
@@ -661,6 +698,11 @@ class Keeper:
             if piece.has_ended:
                 self._task_ended(piece, future)
             piece.has_ended = True
+        for piece in list(self.revoked):
+            if piece.future.done() or piece.node.address not in self.nodes:
+                self.revoked.remove(piece)
+                self._drop(piece)
+        self._recall()
 
     def _on_broken(self, error: Exception) -> None:
         if self._is_connected():

@@ -16,7 +16,7 @@ import pickle
 import tempfile
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -27,9 +27,9 @@ from distributed.worker_state_machine import SecedeEvent
 from .. import pool as cpool
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
-from ..errors import InitializerError, PoolTerminated, WorkerLostError
+from ..errors import InitializerError, PoolTerminated, TaskCancelledError, WorkerLostError
 from . import worker
-from .arbiter import plugin_name
+from .arbiter import CANCEL, plugin_name
 from .frames import Frames, loads, size_of
 from .memory import BIG, Memory, fetch, store
 from .versions import mismatches, versions
@@ -60,6 +60,9 @@ _IN_FILE = 32 << 10
 # Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
 _IN_LOOP = 1 << 20
 
+# Chunks that were cancelled before they came here: no more are remembered, and others would run.
+_MOST_CANCELLED = 1 << 14
+
 _nodes: dict[tuple[str, str], Node] = {}
 
 
@@ -83,6 +86,8 @@ class Node:
         self.callables: dict[str, bytes | str] = {}
         self.large: set[str] = set()  # callables whose results were large
         self.folder: str | None = None
+        self.running: dict[int, Any] = {}  # the results of the chunks in the pool, by number
+        self.cancelled: OrderedDict[int, None] = OrderedDict()  # chunks that are still to come
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
@@ -156,6 +161,17 @@ class Node:
         while self.arrived:
             self.arrived.popleft()()
 
+    def cancel(self, numbers: list[int], kill: bool) -> None:
+        """Nobody wants these chunks' results. They may have ended, or be on their way."""
+        for number in numbers:
+            result = self.running.get(number)
+            if result is not None:
+                result.cancel(kill)
+                continue
+            self.cancelled[number] = None
+            if len(self.cancelled) > _MOST_CANCELLED:
+                self.cancelled.popitem(last=False)
+
     def leave_slot(self, key: Any) -> None:
         """Have dask start the next piece beside this one, as `distributed.secede` does."""
         self.dask.handle_stimulus(
@@ -203,12 +219,17 @@ class _Piece:
         self.number = number
         self.flush = flush
         self.results: list[tuple[int, Any, float]] = []
+        self.ended: set[int] = set()  # chunks that have an outcome
         self.news = asyncio.Event()
 
     def hand_over(self, chunk: Chunk, source: bytes | str, attempts: int = 0) -> None:
         """Give a chunk to the pool's workers."""
         node = self.node
         begun = time.monotonic()
+        if chunk.number in node.cancelled:
+            del node.cancelled[chunk.number]
+            self.add(chunk, _describe(TaskCancelledError("the call was cancelled")), node.seconds)
+            return
         memory = None
         data = chunk.data
         if chunk.callable in node.large or any(size_of(part) >= BIG for part in data):
@@ -246,7 +267,7 @@ class _Piece:
             self.add(chunk, _describe(error), time.monotonic() - begun)
 
         try:
-            node.pool.apply_async(
+            node.running[chunk.number] = node.pool.apply_async(
                 worker.run_chunk,
                 (
                     chunk.callable,
@@ -260,10 +281,14 @@ class _Piece:
                 error_callback=failed,
                 **chunk.options["pool"],
             )
+            if chunk.number in self.ended:  # this is a thread beside the loop
+                node.running.pop(chunk.number, None)
         except Exception as exc:  # the pool has ended, or there is no memory
             failed(exc)
 
     def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
+        self.ended.add(chunk.number)
+        self.node.running.pop(chunk.number, None)
         self.node.chunk_ended(took)
         self.results.append((chunk.number, value, took))
         self.news.set()
@@ -303,6 +328,13 @@ class _Piece:
             await asyncio.wait_for(self.news.wait(), timeout)
         if timeout is not None:
             self.news.clear()
+
+
+def _cancel(address: str, pool: str, numbers: list[int], kill: bool) -> None:
+    """The arbiter's message."""
+    node = _nodes.get((pool, address))
+    if node is not None:
+        node.cancel(numbers, kill)
 
 
 def _describe(error: BaseException) -> tuple[Any, ...]:
@@ -395,6 +427,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
     async def setup(self, worker: Worker) -> None:
         if self.only is not None and worker.address not in self.only:
             return
+        worker.stream_handlers[CANCEL] = partial(_cancel, worker.address)
         told: dict[str, Any] = {"refused": None, "pid": os.getpid(), "workers": 0}
         node = None
         found = mismatches(self.versions, versions(), f"node {worker.address}")

@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import operator
 import threading
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +21,8 @@ from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T
 from .._engine.configured import ConfiguredPool
 from .._engine.options import check_options
+from .._engine.processes import _items_of, _length_of
+from .._engine.progress import check_kind, show
 from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
@@ -80,10 +81,8 @@ class Pool:
 
     The methods are those of `cpool.Pool`, with the same keyword-only options: `retries` and
     `retry_on` (a lost node counts as a lost worker), `return_exceptions`, `fail_fast`,
-    `task_timeout` and `grace` (with chunks of one item). Each method that submits also takes
-    `priority=0`, an int: chunks of calls with a higher one are handed out first; and
-    `progress=None`, a function that is called as `progress(done, total)` on a thread of the pool,
-    at most ten times a second and at the end: ints, `total` None where it is unknown.
+    `task_timeout` and `grace` (with chunks of one item), and `progress`. Each method that submits
+    also takes `priority=0`, an int: chunks of calls with a higher one are handed out first.
     """
 
     __module__ = "cpool.distributed"
@@ -202,7 +201,6 @@ class Pool:
         job = Job(result, number, pickled, failures._name_of(func), mode, speed, wanted.of_chunk)
         job.priority = wanted.priority
         job.fail_fast = wanted.fail_fast
-        job.progress = wanted.progress
         return job
 
     def apply(
@@ -213,7 +211,7 @@ class Pool:
         **options: Any,
     ) -> T:
         """Return `func(*args, **kwds)`, called in a worker of a node; raise what it raises."""
-        value: T = self.apply_async(func, args, kwds, **options).get()
+        value: T = _shown(self.apply_async(func, args, kwds, **options))
         return value
 
     def apply_async(
@@ -233,6 +231,7 @@ class Pool:
         keeper = self._check_running()
         wanted = _Options(**options)
         result: AsyncResult[T] = ApplyResult(self, callback, error_callback)
+        result._reporter = show(result, wanted.progress, 1)
         job = self._job(result, func, worker.APPLY, wanted)
         if job is None:
             return result
@@ -257,7 +256,8 @@ class Pool:
         By default the sizes of chunks follow the measured time of items. Waits for all items, then
         raises the first exception that arrived.
         """
-        return self.map_async(func, iterable, chunksize, **options).get()
+        values: list[T] = _shown(self.map_async(func, iterable, chunksize, **options))
+        return values
 
     def map_async(
         self,
@@ -279,7 +279,8 @@ class Pool:
         **options: Any,
     ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
-        return self.starmap_async(func, iterable, chunksize, **options).get()
+        values: list[T] = _shown(self.starmap_async(func, iterable, chunksize, **options))
+        return values
 
     def starmap_async(
         self,
@@ -378,6 +379,7 @@ class Pool:
         size = operator.index(size)
         wanted.check_chunk(chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        result._reporter = show(result, wanted.progress, length)
         if size == 0:
             return result
         job = self._job(result, func, mode, wanted)
@@ -414,6 +416,7 @@ class Pool:
         else:
             chunksize = operator.index(chunksize)
             result = Chunks(self) if ordered else UnorderedChunks(self)
+        show(result, wanted.progress, _length_of(iterable))
         job = self._job(result, func, mode, wanted)
         if job is not None:
             job.chunk = int(chunksize)
@@ -423,7 +426,7 @@ class Pool:
             self._start(keeper, job, iterable)
         if chunksize == 1:
             return result
-        return (item for chunk in result for item in chunk)
+        return _items_of(result)
 
     def _start(self, keeper: Keeper, job: Job, iterable: Iterable[Any]) -> None:
         job.is_fed = False
@@ -477,18 +480,12 @@ class Pool:
 
 
 class _Options:
-    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there, and two."""
+    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there, and one."""
 
-    def __init__(
-        self,
-        *,
-        priority: int = 0,
-        progress: Callable[[int, int | None], object] | None = None,
-        **asked: Any,
-    ) -> None:
+    def __init__(self, *, priority: int = 0, **asked: Any) -> None:
         checked = check_options(asked)  # type: ignore[arg-type]  # names are checked there
-        if progress is not None and not callable(progress):
-            raise TypeError("progress must be a function of (done, total), or None")
+        check_kind(checked.progress)
+        self.progress = checked.progress
         self.of_chunk = {
             "retries": operator.index(asked.get("retries", 0)),
             "retry_on": frozenset(worker.names_of(cls)[0] for cls in checked.retry_on),
@@ -502,7 +499,6 @@ class _Options:
         self.has_limit = asked.get("task_timeout") is not None
         self.fail_fast = bool(asked.get("fail_fast"))
         self.priority = operator.index(priority)
-        self.progress = None if progress is None else _Progress(progress)
         self.chunk = 1 if checked.wants_single_items else None
 
     def check_chunk(self, chunksize: int | None) -> None:
@@ -511,22 +507,10 @@ class _Options:
             raise ValueError("on a cluster task_timeout needs chunks of one item: chunksize=1")
 
 
-class _Progress:
-    """Calls the program's function at most ten times a second, and at the end."""
-
-    def __init__(self, func: Callable[[int, int | None], object]) -> None:
-        self.func = func
-        self.last = 0.0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if done == total or now - self.last >= 0.1:
-            self.last = now
-            self.func(done, total)
-
-
-def _listed(initargs: Iterable[Any]) -> Any:
-    return tuple(initargs) if isinstance(initargs, list | tuple) else initargs
+def _shown(result: Any) -> Any:
+    """The value of a result. Its progress is shown to the end."""
+    with result._reporter:
+        return result.get()
 
 
 # ---- making and ending what the pool has in the cluster ----

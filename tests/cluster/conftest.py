@@ -144,6 +144,12 @@ def make_pool(client: Any) -> Iterator[Callable[..., Any]]:
         each.join(engine.DEADLINE)
 
 
+@pytest.fixture
+def either(make_pool: Callable[..., Any]) -> Any:
+    """Two workers, for the tests that ask for a pool of each kind."""
+    return make_pool(2)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test leaves no thread of a pool behind. Dask's own come and go."""

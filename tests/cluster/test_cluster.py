@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import itertools
@@ -10,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -158,6 +160,55 @@ def test_progress_is_told(pool: Any) -> None:
     pool.map(abs, range(100), progress=lambda done, total: told.append((done, total)))
     eventually(lambda: told and told[-1] == (100, 100))
     assert told == sorted(told)
+
+
+def test_results_can_be_awaited(pool: Any) -> None:
+    async def body() -> None:
+        assert await pool.apply_async(tasks.square, (3,)) == 9
+        found = await asyncio.gather(*(awaited(pool.apply_async(abs, (-x,))) for x in range(50)))
+        assert found == list(range(50))
+        with pytest.raises(ValueError):
+            await pool.map_async(tasks.fail, [1])
+        assert [x async for x in pool.imap(tasks.square, range(20))] == [x * x for x in range(20)]
+
+    asyncio.run(asyncio.wait_for(body(), 3 * DEADLINE))
+
+
+async def awaited(result: Any) -> Any:
+    return await result
+
+
+def test_cancelling_the_awaiting_task_cancels_the_call(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(1)
+
+    async def body() -> None:
+        result = pool.apply_async(gate.hold)
+        waiting = asyncio.ensure_future(awaited(result))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert result.cancelled()
+        assert await pool.apply_async(tasks.square, (3,)) == 9
+
+    asyncio.run(asyncio.wait_for(body(), 3 * DEADLINE))
+
+
+def test_a_piece_that_waits_goes_to_an_idle_node(pool: Any, make_gate: Any) -> None:
+    pool.map(time.sleep, [0.3] * 4, 1)  # so that nodes begin a piece only when a worker is idle
+    gates = [make_gate() for _ in range(2)]
+    held = []
+    for gate in gates:  # one on each node
+        held.append(pool.apply_async(gate.hold))
+        gate.arrived()
+    waiting = [pool.apply_async(work.node_of) for _ in range(2)]  # and one behind each
+    gates[1].open()
+    first, second = (result.get(DEADLINE) for result in waiting)
+    assert first == second
+    assert not held[0].ready()
+    gates[0].open()
+    for result in held:
+        result.get(DEADLINE)
 
 
 def test_calls_of_higher_priority_are_handed_out_first(
