@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -49,6 +49,9 @@ _INLINE = 4 << 10
 # A piece has no more bytes than this, unless one chunk does.
 _MOST_BYTES = 32 << 20
 
+# Calls of one key that are on their node: one that runs, one that waits.
+_MOST_OF_KEY = 2
+
 # How often a piece is sent again whose task failed before it began.
 _MOST_FAILURES = 3
 
@@ -71,6 +74,7 @@ class Node:
         self.outstanding = 0.0  # seconds that these will take one worker
         self.extra = 0  # chunks beyond its room
         self.known: set[str] = set()  # callables that it may keep
+        self.keys = 0  # how many keys of calls have their worker here
 
     def __repr__(self) -> str:
         return (
@@ -147,6 +151,8 @@ class Keeper:
         self.piece_numbers = itertools.count()
         self.nodes: dict[str, Node] = {}
         self.jobs: deque[Job] = deque()
+        self.places: dict[int, Node] = {}  # where calls of a key go, by the key's number
+        self.keyed: Counter[int] = Counter()  # calls of each key that are on its node
         self.cache: dict[int, Any] = {}
         self.uploaded: set[str] = set()
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
@@ -364,7 +370,9 @@ class Keeper:
             waiting = [
                 piece
                 for piece in [*node.pieces.values()][1:]
-                if piece.future is not None and not piece.is_recalled
+                if piece.future is not None
+                and not piece.is_recalled
+                and all(part.job.key is None for part in piece.parts.values())
             ]
             if waiting and time.monotonic() - waiting[-1].sent > max(_LOOK / 2, 4 * self.latency):
                 waiting[-1].is_recalled = True
@@ -428,20 +436,17 @@ class Keeper:
     # ---- calls ----
 
     def _deliver(self, job: Job, outcome: Arrived) -> None:
-        job.result.arrive(outcome)
         if job.fail_fast and (outcome.error is not None or outcome.kind != worker.VALUE):
-            self._fail(job, outcome.error, outcome)
+            self._end_job(job, outcome)
+        else:
+            job.result.arrive(outcome)
 
-    def _fail(self, job: Job, error: BaseException | None, outcome: Arrived | None = None) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._end_job(job, Arrived.failure(error))
+
+    def _end_job(self, job: Job, failure: Arrived) -> None:
         """End a call: what has not begun is withdrawn, what runs is not waited for."""
-        if error is None:
-            assert outcome is not None
-            try:
-                outcome.values()
-            except BaseException as exc:
-                error = exc
-        assert error is not None
-        job.result.fail(error)
+        job.result.end(failure)
         self._withdraw(job, False)
         self._leave(job)
 
@@ -504,6 +509,8 @@ class Keeper:
                         sent = True
 
     def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
+        if job.key is not None:
+            return _MOST_OF_KEY - self.keyed[job.key]
         if is_extra:
             # A call beside others that fill the nodes has a share of each at once.
             return max(0, node.workers - max(node.extra, len(job.flying)))
@@ -511,12 +518,41 @@ class Keeper:
             job.speed, length, node.outstanding, node.count, node.workers, nodes, self.latency
         )
 
+    def _place(self, key: int) -> Node:
+        """The node that has the worker for the calls of a key."""
+        node = self.places.get(key)
+        if node is None or self.nodes.get(node.address) is not node:
+            nodes = [node for node in self.nodes.values() if node.workers > 0]
+            node = min(nodes, key=lambda node: node.keys / node.workers)
+            node.keys += 1
+            self.places[key] = node
+        return node
+
+    def _put_on(self, node: Node, part: Part, seconds: float, is_extra: bool) -> None:
+        """The node is to get the chunk. One with a key waits for its worker, and takes no room."""
+        job = part.job
+        job.flying[part.number] = part
+        part.seconds = seconds
+        part.is_extra = is_extra
+        if job.key is not None:
+            self.keyed[job.key] += 1
+            return
+        node.extra += is_extra
+        node.count += 1
+        node.outstanding += seconds
+
     def _take_off(self, node: Node, part: Part) -> None:
         """The node does not have the chunk any more."""
+        del part.job.flying[part.number]
+        key = part.job.key
+        if key is not None:
+            self.keyed[key] -= 1
+            if not self.keyed[key]:
+                del self.keyed[key]
+            return
         node.count -= 1
         node.outstanding -= part.seconds
         node.extra -= part.is_extra
-        del part.job.flying[part.number]
 
     def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:
         """Take chunks of the calls in turn: as many as the node should get in one piece."""
@@ -525,7 +561,7 @@ class Keeper:
         seconds = 0.0
         waiting = None  # the priority of a call that has chunks left
         for job in sorted(self.jobs, key=lambda job: -job.priority):
-            if not job.ready:
+            if not job.ready or (job.key is not None and self._place(job.key) is not node):
                 continue
             if waiting is not None and job.priority < waiting:
                 break
@@ -542,23 +578,18 @@ class Keeper:
                     left = -1
                     break
                 job.ready.popleft()
-                part.seconds = took
-                part.is_extra = is_extra
-                node.extra += is_extra
+                self._put_on(node, part, took, is_extra)
                 parts.append(part)
-                job.flying[part.number] = part
                 size += part.size
                 seconds += took
                 left -= 1
-                node.count += 1
-                node.outstanding += took
             if parts and parts[-1].job is job:
                 # Calls take turns: the next piece begins with another one.
                 self.jobs.remove(job)
                 self.jobs.append(job)
             if left < 0 or len(parts) >= most:
                 break
-            if job.ready:
+            if job.ready and job.key is None:
                 waiting = job.priority
         return parts
 

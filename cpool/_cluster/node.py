@@ -75,7 +75,7 @@ class Node:
         self.pool = pool
         self.workers = workers
         self.life = uuid.uuid4().hex
-        self.pending = 0  # chunks in the pool
+        self.pending = 0  # chunks in the pool that any worker may run
         self.seconds = 0.0  # a mean of how long chunks take
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
@@ -143,8 +143,8 @@ class Node:
             self.changed.clear()
             await self.changed.wait()
 
-    def chunk_ended(self, seconds: float) -> None:
-        self.pending -= 1
+    def chunk_ended(self, chunk: Chunk, seconds: float) -> None:
+        self.pending -= not chunk.has_key
         self.seconds += (seconds - self.seconds) * 0.2
         self.changed.set()
 
@@ -206,6 +206,11 @@ class Chunk:
         self.mode = mode
         self.options = options
         self.data = data
+
+    @property
+    def has_key(self) -> bool:
+        """Is it for one worker? Then it waits for that one, and keeps no other from its work."""
+        return "key" in self.options["pool"]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Chunk, (self.number, self.callable, self.mode, self.options, self.data)
@@ -289,7 +294,7 @@ class _Piece:
     def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
         self.ended.add(chunk.number)
         self.node.running.pop(chunk.number, None)
-        self.node.chunk_ended(took)
+        self.node.chunk_ended(chunk, took)
         self.results.append((chunk.number, value, took))
         self.news.set()
 
@@ -366,13 +371,15 @@ async def run_piece(
         chunks, callables, forget = _unpack(frames)
         node.forget(forget)
         sources = {name: await node.source(name, inline) for name, inline in callables.items()}
-        await node.await_room()
+        counted = sum(not chunk.has_key for chunk in chunks)
+        if counted:
+            await node.await_room()
         if node.is_ended or not await node.ask(
             "cpool_begin", piece=number, node=address, life=node.life
         ):
             return "refused"
         piece = _Piece(node, number, flush)
-        node.pending += len(chunks)
+        node.pending += counted
 
         def hand_over() -> None:
             for chunk in chunks:
@@ -465,6 +472,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             (given["initializer"],) if initializer else (),
             given["maxtasksperchild"],
             multiprocessing.get_context(given["context"]),
+            serial=False,  # whatever the environment of the dask worker says
             **given["more"],
         )
 

@@ -20,14 +20,15 @@ from .._base import failures
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T
 from .._engine.configured import ConfiguredPool
-from .._engine.options import check_options
-from .._engine.processes import _items_of, _length_of
+from .._engine.options import CallOptions, Unpack, check_options
+from .._engine.processes import _length_of
 from .._engine.progress import check_kind, show
+from .._engine.results import ItemIterator
 from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
 from .frames import dumps_callable
-from .jobs import Feeder, Job, Pulls, call_part
+from .jobs import Feeder, Job, Keys, Pulls, call_part
 from .keeper import Keeper, Node
 from .node import NodePlugin
 from .plan import Speed
@@ -79,10 +80,10 @@ class Pool:
     cluster, with `SchedulerLostError`, or with `PoolTerminated`. Nothing runs twice, unless a call
     asks for that with `retries`. While the cluster has no node, calls wait for one.
 
-    The methods are those of `cpool.Pool`, with the same keyword-only options: `retries` and
-    `retry_on` (a lost node counts as a lost worker), `return_exceptions`, `fail_fast`,
-    `task_timeout` and `grace` (with chunks of one item), and `progress`. Each method that submits
-    also takes `priority=0`, an int: chunks of calls with a higher one are handed out first.
+    The methods are those of `cpool.Pool`, with the same keyword-only options, `CallOptions`:
+    `retries` and `retry_on` (a lost node counts as a lost worker), `task_timeout` and `grace` (with
+    chunks of one item), and the others. Calls of one `key` go to one worker of one node as long as
+    that node is there. `worker` is refused with `ValueError`.
     """
 
     __module__ = "cpool.distributed"
@@ -122,6 +123,7 @@ class Pool:
         self._processes = processes
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
         self._pulls = Pulls()
+        self._keys = Keys()
         self._job_numbers = itertools.count()
         name = uuid.uuid4().hex
         owned: list[Any] = []  # what the pool has started, and ends
@@ -170,10 +172,10 @@ class Pool:
 
     # ---- submitting ----
 
-    def options(self, **asked: Any) -> Any:
+    def options(self, **asked: Unpack[CallOptions]) -> Any:
         """This pool, with these options as defaults of its calls, as `cpool.Pool.options`."""
-        _Options(**asked)
-        return ConfiguredPool(self, asked)  # type: ignore[arg-type]
+        _Options(asked)
+        return ConfiguredPool(self, asked)
 
     def _next_job(self) -> int:
         return next(self._job_numbers)
@@ -200,6 +202,7 @@ class Pool:
             self._speeds.popitem(last=False)
         job = Job(result, number, pickled, failures._name_of(func), mode, speed, wanted.of_chunk)
         job.priority = wanted.priority
+        job.key = wanted.key
         job.fail_fast = wanted.fail_fast
         return job
 
@@ -208,7 +211,7 @@ class Pool:
         func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> T:
         """Return `func(*args, **kwds)`, called in a worker of a node; raise what it raises."""
         value: T = _shown(self.apply_async(func, args, kwds, **options))
@@ -221,7 +224,7 @@ class Pool:
         kwds: Mapping[str, Any] = {},
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> AsyncResult[T]:
         """Have a worker of a node call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
@@ -229,7 +232,8 @@ class Pool:
         result is ready; an exception of the callback becomes the result.
         """
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.place(self._keys)
         result: AsyncResult[T] = ApplyResult(self, callback, error_callback)
         result._reporter = show(result, wanted.progress, 1)
         job = self._job(result, func, worker.APPLY, wanted)
@@ -249,7 +253,7 @@ class Pool:
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the nodes, in order.
 
@@ -266,7 +270,7 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
         return self._map(func, iterable, worker.MAP, chunksize, callback, error_callback, options)
@@ -276,7 +280,7 @@ class Pool:
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
         values: list[T] = _shown(self.starmap_async(func, iterable, chunksize, **options))
@@ -289,7 +293,7 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
         return self._map(func, iterable, worker.STAR, chunksize, callback, error_callback, options)
@@ -300,7 +304,7 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
@@ -319,7 +323,7 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`imap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
@@ -333,7 +337,7 @@ class Pool:
         iterable: Iterable[Iterable[Any]],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`imap` for functions of several arguments: an iterator over `func(*x)`, in order."""
         items: IMapIterator[T] = self._imap(
@@ -347,7 +351,7 @@ class Pool:
         iterable: Iterable[Iterable[Any]],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`istarmap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
@@ -363,10 +367,11 @@ class Pool:
         chunksize: int | None,
         callback: Callable[[list[Any]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
-        options: dict[str, Any],
+        options: CallOptions,
     ) -> MapResult[Any]:
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.checked.refuse_place("map")
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         length = len(iterable)  # type: ignore[arg-type]
@@ -398,10 +403,11 @@ class Pool:
         buffersize: int | None,
         ordered: bool,
         shown: str,
-        options: dict[str, Any],
+        options: CallOptions,
     ) -> Any:
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.checked.refuse_place("imap")
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
@@ -424,9 +430,7 @@ class Pool:
             if buffersize is not None:
                 result.on_read = partial(keeper.tell, "read", job)
             self._start(keeper, job, iterable)
-        if chunksize == 1:
-            return result
-        return _items_of(result)
+        return result if chunksize == 1 else ItemIterator(result)
 
     def _start(self, keeper: Keeper, job: Job, iterable: Iterable[Any]) -> None:
         job.is_fed = False
@@ -480,26 +484,39 @@ class Pool:
 
 
 class _Options:
-    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there, and one."""
+    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there."""
 
-    def __init__(self, *, priority: int = 0, **asked: Any) -> None:
-        checked = check_options(asked)  # type: ignore[arg-type]  # names are checked there
+    def __init__(self, asked: CallOptions) -> None:
+        checked = check_options(asked)
+        if checked.worker is not None:
+            raise ValueError(
+                "worker= is for a pool on one machine: nodes come and go, and each has workers of "
+                "its own. key= sends the calls of one key to one worker, here too"
+            )
         check_kind(checked.progress)
+        self.checked = checked
         self.progress = checked.progress
-        self.of_chunk = {
+        self.of_chunk: dict[str, Any] = {
             "retries": operator.index(asked.get("retries", 0)),
             "retry_on": frozenset(worker.names_of(cls)[0] for cls in checked.retry_on),
             "return_exceptions": bool(asked.get("return_exceptions")),
             "pool": {
-                name: asked[name]
-                for name in ("task_timeout", "grace")
-                if asked.get(name) is not None
+                name: value
+                for name, value in asked.items()
+                if name in ("task_timeout", "grace") and value is not None
             },
         }
         self.has_limit = asked.get("task_timeout") is not None
         self.fail_fast = bool(asked.get("fail_fast"))
-        self.priority = operator.index(priority)
+        self.priority = operator.index(asked.get("priority", 0))
+        self.key: int | None = None  # its number
         self.chunk = 1 if checked.wants_single_items else None
+
+    def place(self, keys: Keys) -> None:
+        """Give the key of a single call its number, by which the nodes know it."""
+        if self.checked.has_place:
+            self.key = keys.number(self.checked.key)
+            self.of_chunk["pool"]["key"] = self.key
 
     def check_chunk(self, chunksize: int | None) -> None:
         """Raise for a chunk whose items cannot have a time limit each."""

@@ -55,6 +55,15 @@ class Arrived:
         self.data = data
         self.error = error
 
+    @classmethod
+    def failure(cls, error: BaseException) -> Arrived:
+        """A failure that was made here."""
+        return cls(0, 1, worker.FAILURE, [], error)
+
+    def of(self, start: int, count: int) -> Arrived:
+        """The same outcome, for other items."""
+        return Arrived(start, count, self.kind, self.data, self.error)
+
     def values(self) -> Any:
         """The list of results. Raises what the task raised, or why it cannot be unpickled."""
         if self.error is not None:
@@ -175,11 +184,15 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
 
     def fail(self, error: BaseException) -> bool:
         """Fail the call as a whole, whatever else has arrived or will; False if all has."""
+        return self.end(Arrived.failure(error))
+
+    def end(self, failure: Arrived) -> bool:
+        """`fail()`, with a failure that may be a pickle so far."""
         with self._news:
             if self._left <= 0:
                 return False
-            self._is_cancelled = isinstance(error, TaskCancelledError)
-            self._raw.append(Arrived(0, self._left, worker.FAILURE, [], error))
+            self._is_cancelled = isinstance(failure.error, TaskCancelledError)
+            self._raw.append(failure.of(0, self._left))
             self._left = 0
             self._news.notify_all()
         self._all_arrived()
@@ -421,13 +434,17 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
 
     def fail(self, error: BaseException) -> None:
         """End the iterator with an error, after what can be read in order."""
+        self.end(Arrived.failure(error))
+
+    def end(self, failure: Arrived) -> None:
+        """`fail()`, with a failure that may be a pickle so far."""
         with self._news:
             if self._length is not None and len(self._arrived) + self._index >= self._length:
                 return
             at = self._index
             while at in self._arrived:
                 at += 1
-            self._arrived[at] = Arrived(at, 1, worker.FAILURE, [], error)
+            self._arrived[at] = failure.of(at, 1)
             self._length = at + 1
             self._news.notify_all()
         self._tell_listeners()

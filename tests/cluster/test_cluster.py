@@ -115,6 +115,13 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
         pool.map(abs, [1], nonsense=1)
     with pytest.raises(ValueError, match="chunksize=1"):
         pool.map(abs, [1], 2, task_timeout=1)
+    with pytest.raises(ValueError, match="key= sends the calls"):
+        pool.apply(abs, (1,), worker=0)
+    with pytest.raises(TypeError, match="unhashable"):
+        pool.apply(abs, (1,), key=[])
+    for method in "map", "imap":
+        with pytest.raises(ValueError, match=rf"key is for single calls.*not {method}\(\)"):
+            getattr(pool, method)(abs, [1], key=1)
 
 
 def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
@@ -223,6 +230,37 @@ def test_calls_of_higher_priority_are_handed_out_first(
     for result in [*held, low, high]:
         result.get(DEADLINE)
     assert diary.lines()[0] == "2"  # the two nodes may differ in speed later
+
+
+def test_calls_of_one_key_go_to_one_worker(pool: Any, make_pool: Any) -> None:
+    for each in pool, make_pool(2):  # two nodes, and two workers of one node
+        found = [each.apply(os.getpid, key=("of", number)) for number in range(4)]
+        assert sorted(collections.Counter(found).values()) == [2, 2]
+        again = [each.apply_async(os.getpid, key=("of", number % 4)) for number in range(8)]
+        assert [result.get(DEADLINE) for result in again] == found * 2
+
+
+def test_a_worker_with_a_key_holds_up_no_other(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(2)
+    held = [pool.apply_async(gate.hold, key="one") for _ in range(6)]
+    gate.arrived()
+    assert pool.map_async(tasks.square, range(3), 1).get(DEADLINE) == [0, 1, 4]
+    gate.open()
+    for result in held:
+        result.get(DEADLINE)
+    with pytest.raises(WorkerLostError):
+        pool.apply(tasks.die, key="one")
+    assert pool.apply(tasks.square, (3,), key="one") == 9
+
+
+def test_only_so_many_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cpool._cluster import jobs
+
+    monkeypatch.setattr(jobs, "_MOST_KEYS", 3)
+    keys = jobs.Keys()
+    assert [keys.number(key) for key in (10, 11, 12, 11)] == [0, 1, 2, 1]
+    assert [keys.number(key) for key in (20, 21, 22, 20)] == [5, 3, 4, 5]
+    assert len(keys.numbers) == 3
 
 
 def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
@@ -461,6 +499,8 @@ def test_retries_run_on_another_node(client: Any, gate: Gate, diary: Diary, node
     pool = new_pool(client, 2)
     try:
         pool.wait_for_nodes(3, DEADLINE)
+        nodes = [pool.apply(work.node_of, key=key) for key in range(3)]
+        assert node.process.pid in nodes
         results = [
             pool.apply_async(work.noted_then_hold, (diary, gate, i), retries=1) for i in range(3)
         ]
@@ -470,6 +510,8 @@ def test_retries_run_on_another_node(client: Any, gate: Gate, diary: Diary, node
         gate.open()
         assert [result.get(2 * DEADLINE) for result in results] == [0, 1, 2]
         assert sorted(collections.Counter(diary.lines()).values()) == [1, 1, 2]
+        for key, before in enumerate(nodes):
+            assert (pool.apply(work.node_of, key=key) == before) == (before != node.process.pid)
     finally:
         pool.terminate()
 
