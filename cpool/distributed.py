@@ -20,14 +20,17 @@ from ._cluster.errors import NodeLostError, SchedulerLostError, VersionMismatchE
 from ._cluster.keeper import Node
 from ._cluster.pool import Pool
 from ._cluster.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+from ._cluster.statistics import ClusterStatistics, NodeStatistics
 
 __all__ = [
     "AsyncResult",
+    "ClusterStatistics",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
     "Node",
     "NodeLostError",
+    "NodeStatistics",
     "Pool",
     "SchedulerLostError",
     "VersionMismatchError",

@@ -31,6 +31,7 @@ from .errors import NodeLostError, SchedulerLostError
 from .frames import LARGE, Frames, loads
 from .jobs import Job, Part
 from .results import Arrived, Ends
+from .statistics import ClusterStatistics, NodeStatistics, Tally
 from .versions import say
 
 if TYPE_CHECKING:
@@ -69,12 +70,34 @@ class Node:
         self.workers = workers
         self.items = 0
         self.seconds = 0.0
+        self.chunks = 0
+        self.done = self.failed = self.lost = self.retried = 0  # items of calls that want them
+        self.sent = self.received = 0  # bytes
+        self.restarts = 0
         self.pieces: dict[int, Piece] = {}
         self.count = 0  # chunks that it has
         self.outstanding = 0.0  # seconds that these will take one worker
         self.extra = 0  # chunks beyond its room
         self.known: set[str] = set()  # callables that it may keep
         self.keys = 0  # how many keys of calls have their worker here
+
+    def statistics(self, is_there: bool) -> NodeStatistics:
+        """What it has done, as numbers that stay."""
+        return NodeStatistics(
+            address=self.address,
+            pid=self.pid,
+            workers=self.workers,
+            is_there=is_there,
+            chunks=self.chunks,
+            done=self.done,
+            failed=self.failed,
+            lost=self.lost,
+            retried=self.retried,
+            work_seconds=self.seconds,
+            bytes_sent=self.sent,
+            bytes_received=self.received,
+            restarts=self.restarts,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -158,11 +181,13 @@ class Keeper:
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
         self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
+        self.tally = Tally()
         self.failures = 0
         self.next_look = 0.0
         self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
+        self.is_ending = False
         self.lost: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="cpool-keeper", daemon=True)
 
@@ -215,6 +240,7 @@ class Keeper:
                 job.feeder.stop()
             return
         self.jobs.append(job)
+        self.tally.submitted += len(job.ready)  # the one of an apply()
         self.users[job.callable] = self.users.get(job.callable, 0) + 1
 
     def _on_fed(self, job: Job, made: list[Any]) -> None:
@@ -224,9 +250,12 @@ class Keeper:
             job.asked -= 1
             job.made += 1
             if isinstance(part, Part):
+                self.tally.submitted += part.count
                 job.ready.append(part)
             else:
                 start, count, error = part
+                self.tally.submitted += count
+                self.tally.failed_here += count
                 self._deliver(job, Arrived(start, count, worker.FAILURE, [], error))
 
     def _on_fed_up(self, job: Job, length: int, error: BaseException | None) -> None:
@@ -278,6 +307,13 @@ class Keeper:
                 self.expected.remove(waiting)
                 waiting[1].set()
 
+    def _on_tally(self, answer: Callable[[ClusterStatistics], None]) -> None:
+        answer(self.statistics())
+
+    def statistics(self) -> ClusterStatistics:
+        """What was counted. [the keeper's thread, or any once the pool ends]"""
+        return self.tally.statistics(list(self.nodes.values()))
+
     def _on_close(self) -> None:
         self.is_closing = True
 
@@ -300,14 +336,18 @@ class Keeper:
         gone = self.nodes.pop(address, None)
         if gone is None:
             return
+        self.tally.leave(gone)
         for piece in list(gone.pieces.values()):
             self._give_up(piece, piece.number in begun, None)
 
     def _on_results(self, frames: Frames) -> None:
         parts = iter(frames.parts)
-        _, number, heads = pickle.loads(next(parts))
+        _, number, restarts, heads = pickle.loads(next(parts))
         piece = self.pieces.get(number)
-        for chunk, kind, took, count in heads:
+        if piece is not None:
+            piece.node.restarts = restarts
+            piece.node.received += frames.nbytes
+        for chunk, kind, took, attempts, count in heads:
             data = list(itertools.islice(parts, count))
             if piece is None or (part := piece.parts.pop(chunk, None)) is None:
                 continue
@@ -315,10 +355,19 @@ class Keeper:
             self._take_off(node, part)
             node.seconds += took
             node.items += part.count
+            node.chunks += 1
+            node.retried += attempts * part.count
             if kind == worker.VALUE:
                 part.job.speed.add(took, part.count)
-            if not part.job.is_over:
-                self._deliver(part.job, self._outcome(part, node, kind, data))
+            if part.job.is_over:
+                continue  # counted as cancelled
+            if kind == worker.VALUE:
+                node.done += part.count
+            elif kind == remote.LOST:
+                node.lost += part.count
+            else:
+                node.failed += part.count
+            self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
             if piece.work is not None:
                 late = time.monotonic() - piece.sent - piece.work
@@ -348,7 +397,9 @@ class Keeper:
         if self.pieces.get(piece.number) is not piece:
             return
         # Not used again before it says that it is ready.
-        self.nodes.pop(piece.node.address, None)
+        if self.nodes.get(piece.node.address) is piece.node:
+            del self.nodes[piece.node.address]
+            self.tally.leave(piece.node)
         for other in list(piece.node.pieces.values()):
             if other is not piece:
                 self._revoke(other, partial(self._other_ended, other))
@@ -409,8 +460,10 @@ class Keeper:
                 continue
             part.attempts += has_begun
             if not has_begun or part.attempts <= part.job.retries:
+                node.retried += has_begun * part.count
                 again.append(part)
                 continue
+            node.lost += part.count
             failure: BaseException
             if error is None:
                 failure = NodeLostError(
@@ -451,6 +504,9 @@ class Keeper:
         self._leave(job)
 
     def _leave(self, job: Job) -> None:
+        if not job.is_over:
+            left = (*job.ready, *job.flying.values())
+            self.tally.cancelled += sum(part.count for part in left)
         job.is_over = True
         job.is_fed = True
         job.ready.clear()
@@ -642,6 +698,7 @@ class Keeper:
             for part in parts
         ]
         frames = Frames(remote.pack_piece(chunks, callables, stale))
+        node.sent += frames.nbytes + sum(len(data) for _, data in uploads)
         self.pieces[piece.number] = node.pieces[piece.number] = piece
         name = parts[0].job.name
         if not uploads and frames.nbytes < LARGE:
@@ -754,6 +811,7 @@ class Keeper:
     def _end(self) -> None:
         if self.ended.is_set():
             return
+        self.is_ending = True
         self.helper.stop()
         pieces = list(self.pieces.values())
         self.pieces.clear()

@@ -2,8 +2,8 @@
 
 A piece is a list of chunks. Its task waits until workers of the node's pool are about to be idle,
 asks the arbiter whether it may begin, hands its chunks to the pool, and sends results as they come.
-As soon as its chunks are handed out it leaves its slot in dask's scheduling, so that the next piece
-can get ready. The task is a coroutine: no thread waits for a piece.
+It leaves its slot in dask's scheduling at once: a piece that waits holds up no task but the pieces
+behind it. The task is a coroutine: no thread waits for a piece.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from distributed.worker_state_machine import SecedeEvent
 from .. import pool as cpool
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
+from .._engine.statistics import restarts_of
 from ..errors import InitializerError, PoolTerminated, TaskCancelledError, WorkerLostError
 from . import worker
 from .arbiter import CANCEL, plugin_name
@@ -76,7 +77,8 @@ class Node:
         self.workers = workers
         self.life = uuid.uuid4().hex
         self.pending = 0  # chunks in the pool that any worker may run
-        self.seconds = 0.0  # a mean of how long chunks take
+        self.seconds = _SHORT  # a mean of how long chunks take
+        self.heard = 0.0  # when the last one ended, or the pool got work
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
         self.changed = asyncio.Event()  # there may be room
@@ -131,11 +133,11 @@ class Node:
     # ---- turns ----
 
     def _has_room(self) -> bool:
-        return (
-            self.is_ended
-            or self.pending < self.workers
-            or self.pending * self.seconds < self.workers * _SHORT
-        )
+        if self.is_ended or self.pending < self.workers:
+            return True
+        if time.monotonic() - self.heard > _SHORT:
+            return False  # they take longer than those before, and nobody knows how long
+        return self.pending * self.seconds < self.workers * _SHORT
 
     async def await_room(self) -> None:
         """Wait until a worker is idle, or will be soon."""
@@ -145,6 +147,7 @@ class Node:
 
     def chunk_ended(self, chunk: Chunk, seconds: float) -> None:
         self.pending -= not chunk.has_key
+        self.heard = time.monotonic()
         self.seconds += (seconds - self.seconds) * 0.2
         self.changed.set()
 
@@ -223,7 +226,8 @@ class _Piece:
         self.node = node
         self.number = number
         self.flush = flush
-        self.results: list[tuple[int, Any, float]] = []
+        # Of each chunk: its number, its value, its seconds, and how often it ran again.
+        self.results: list[tuple[int, Any, float, int]] = []
         self.ended: set[int] = set()  # chunks that have an outcome
         self.news = asyncio.Event()
 
@@ -233,7 +237,8 @@ class _Piece:
         begun = time.monotonic()
         if chunk.number in node.cancelled:
             del node.cancelled[chunk.number]
-            self.add(chunk, _describe(TaskCancelledError("the call was cancelled")), node.seconds)
+            cancelled = TaskCancelledError("the call was cancelled")
+            self.add(chunk, _describe(cancelled), node.seconds, attempts)
             return
         memory = None
         data = chunk.data
@@ -258,7 +263,7 @@ class _Piece:
             ):
                 self.hand_over(chunk, source, attempts + 1)
                 return
-            self.add(chunk, value, value[1])
+            self.add(chunk, value, value[1], attempts)
 
         def failed(error: BaseException) -> None:
             node.tell(partial(take_failure, error))
@@ -269,7 +274,7 @@ class _Piece:
             if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
                 self.hand_over(chunk, source, attempts + 1)
                 return
-            self.add(chunk, _describe(error), time.monotonic() - begun)
+            self.add(chunk, _describe(error), time.monotonic() - begun, attempts)
 
         try:
             node.running[chunk.number] = node.pool.apply_async(
@@ -291,23 +296,23 @@ class _Piece:
         except Exception as exc:  # the pool has ended, or there is no memory
             failed(exc)
 
-    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
+    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float, attempts: int) -> None:
         self.ended.add(chunk.number)
         self.node.running.pop(chunk.number, None)
         self.node.chunk_ended(chunk, took)
-        self.results.append((chunk.number, value, took))
+        self.results.append((chunk.number, value, took, attempts))
         self.news.set()
 
-    async def send(self, outcomes: list[tuple[int, Any, float]]) -> bool:
+    async def send(self, outcomes: list[tuple[int, Any, float, int]]) -> bool:
         """Send results to the program; False if nobody waits for them any more."""
         heads, parts = [], []
-        for number, value, took in outcomes:
+        for number, value, took, attempts in outcomes:
             kind, _, _, *data = value
-            heads.append((number, kind, took, len(data)))
+            heads.append((number, kind, took, attempts, len(data)))
             parts.extend(data)
-        head = pickle.dumps((self.node.dask.address, self.number, heads))
-        data = to_serialize(Frames([head, *parts]))
         node = self.node
+        head = pickle.dumps((node.dask.address, self.number, restarts_of(node.pool), heads))
+        data = to_serialize(Frames([head, *parts]))
         sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
         return sent
 
@@ -363,6 +368,8 @@ async def run_piece(
     node = _nodes.get((pool, address))
     if node is None:
         return "refused"
+    # Before it waits for its turn: other pools and other users of dask have tasks here too.
+    node.leave_slot(key)
     async with node.entry:
         if frames is None:
             frames = await node.ask("cpool_fetch", key=str(number))
@@ -379,6 +386,8 @@ async def run_piece(
         ):
             return "refused"
         piece = _Piece(node, number, flush)
+        if node.pending == 0:
+            node.heard = time.monotonic()
         node.pending += counted
 
         def hand_over() -> None:
@@ -389,7 +398,6 @@ async def run_piece(
             hand_over()
         else:
             await asyncio.to_thread(hand_over)
-    node.leave_slot(key)
     await piece.pass_on(len(chunks))
     return "done"
 
@@ -463,6 +471,11 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
         # outlive it. cpool's workers end with their parent.
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         given = self.options
+        more = dict(given["more"])
+        if "finalizer" in more:
+            more.update(finalizer=worker.finalize, finalargs=(more["finalizer"],))
+        if "env" in more:
+            more["env"] = loads(more["env"])
         initializer: Callable[..., object] | None = None
         if given["initializer"] is not None:
             initializer = worker.initialize
@@ -473,7 +486,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             given["maxtasksperchild"],
             multiprocessing.get_context(given["context"]),
             serial=False,  # whatever the environment of the dask worker says
-            **given["more"],
+            **more,
         )
 
     async def teardown(self, worker: Worker) -> None:

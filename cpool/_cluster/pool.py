@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import queue
 import threading
 import uuid
 from collections import OrderedDict
@@ -24,6 +25,7 @@ from .._engine.options import CallOptions, Unpack, check_options
 from .._engine.processes import _length_of
 from .._engine.progress import check_kind, show
 from .._engine.results import ItemIterator
+from .._engine.serial import is_wanted as is_serial_wanted
 from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
@@ -31,6 +33,7 @@ from .frames import dumps_callable
 from .jobs import Feeder, Job, Keys, Pulls, call_part
 from .keeper import Keeper, Node
 from .node import NodePlugin
+from .parameters import check_on_exit, of_nodes, refuse_worker
 from .plan import Speed
 from .results import (
     ApplyResult,
@@ -41,6 +44,7 @@ from .results import (
     MapResult,
     UnorderedChunks,
 )
+from .statistics import ClusterStatistics
 from .versions import DISTRIBUTION, PACKAGES, mismatches, say, versions
 
 if TYPE_CHECKING:
@@ -57,6 +61,9 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # Functions whose measured time is remembered.
 _SPEEDS = 256
 
+# Seconds between two looks whether the keeper is there to answer.
+_LOOK = 0.1
+
 
 class Pool:
     """A pool of worker processes on the nodes of a dask.distributed cluster.
@@ -70,6 +77,15 @@ class Pool:
     `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` chunks.
     `context` is the name of the start method of the nodes' workers. `nodes` is a list of addresses
     of dask workers: the pool uses no others.
+
+    `finalizer`, `finalargs`, `daemon`, `memory_limit`, `min_processes`, `idle_timeout`,
+    `inner_max_num_threads`, `env` and `preload` are parameters of the pools on the nodes, and
+    `on_exit` is that of this one: as in `cpool.Pool`. `cpu_ids` may be "auto" here; `max_pending`
+    and `propagate_context` are refused with `ValueError`.
+
+    `serial=True`: no cluster is used at all, each task runs in the thread that submits it, as in
+    `cpool.Pool`; `nodes` is an empty list then. None: as the environment variable CPOOL_SERIAL
+    says.
 
     Raises `ValueError` and `TypeError` as `cpool.Pool` does, `OSError` if the scheduler cannot be
     reached within the client's timeout, and `VersionMismatchError` if Python, cpool or dask have
@@ -90,6 +106,15 @@ class Pool:
 
     _state = RUN
     _keeper: Keeper | None = None
+    _on_exit = "terminate"
+
+    def __new__(cls, *_: Any, serial: bool | None = None, **__: Any) -> Pool:
+        """A serial pool is of a class of its own."""
+        if cls is Pool and is_serial_wanted(serial):
+            from .serial import SerialPool
+
+            return object.__new__(SerialPool)
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -101,6 +126,9 @@ class Pool:
         *,
         context: str = "forkserver",
         nodes: Iterable[str] | None = None,
+        serial: bool | None = None,
+        on_exit: str = "terminate",
+        **asked: Any,
     ) -> None:
         if processes is not None and operator.index(processes) < 1:
             raise ValueError("Number of processes must be at least 1")
@@ -112,13 +140,15 @@ class Pool:
             raise TypeError("initializer must be a callable")
         if context not in ("fork", "spawn", "forkserver"):
             raise ValueError(f"context is the name of a start method here, not {context!r}")
+        check_on_exit(on_exit)
         options: dict[str, Any] = {
             "processes": processes,
             "initializer": initializer and dumps_callable((initializer, initargs)),
             "maxtasksperchild": maxtasksperchild,
             "context": context,
-            "more": {},
+            "more": of_nodes(processes, asked),
         }
+        self._on_exit = on_exit
         only = None if nodes is None else [str(address) for address in nodes]
         self._processes = processes
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
@@ -169,6 +199,17 @@ class Pool:
         keeper.tell("expect", count, enough)
         if not enough.wait(timeout):
             raise TimeoutError
+
+    def statistics(self) -> ClusterStatistics:
+        """What the pool has done until now, by node. `print()` of it shows a table."""
+        keeper = self._keeper
+        assert keeper is not None
+        answer: queue.SimpleQueue[ClusterStatistics] = queue.SimpleQueue()
+        keeper.tell("tally", answer.put)
+        while not keeper.is_ending:
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=_LOOK)
+        return keeper.statistics()
 
     # ---- submitting ----
 
@@ -473,8 +514,12 @@ class Pool:
         self._check_running()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.terminate()
+    def __exit__(self, *exc_info: object) -> None:
+        if self._on_exit == "join" and exc_info[0] is None:
+            self.close()
+            self.join()
+        else:
+            self.terminate()
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Pool state={self._state} nodes={len(self.nodes)}>"
@@ -488,11 +533,7 @@ class _Options:
 
     def __init__(self, asked: CallOptions) -> None:
         checked = check_options(asked)
-        if checked.worker is not None:
-            raise ValueError(
-                "worker= is for a pool on one machine: nodes come and go, and each has workers of "
-                "its own. key= sends the calls of one key to one worker, here too"
-            )
+        refuse_worker(asked)
         check_kind(checked.progress)
         self.checked = checked
         self.progress = checked.progress
