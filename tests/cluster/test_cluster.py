@@ -260,14 +260,6 @@ def test_exceptions_among_the_results(pool: Any) -> None:
     assert "in fail_if_odd" in str(found[1].__cause__)
 
 
-def test_the_first_failure_ends_a_call(pool: Any, gate: Gate) -> None:
-    calls = [(tasks.fail, (0,)), (tasks.held, (gate, 1))]
-    result = pool.starmap_async(tasks.call, calls, 1, fail_fast=True)
-    with pytest.raises(ValueError, match="^no 0$"):
-        result.get(DEADLINE)
-    gate.open()
-
-
 def test_progress_is_told(pool: Any) -> None:
     told: list[Any] = []
     pool.map(abs, range(100), progress=lambda done, total: told.append((done, total)))
