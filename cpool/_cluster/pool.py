@@ -107,13 +107,12 @@ class Pool:
     _state = RUN
     _keeper: Keeper | None = None
     _on_exit = "terminate"
+    _serial_class: type[Pool]  # set by serial.py
 
     def __new__(cls, *_: Any, serial: bool | None = None, **__: Any) -> Pool:
         """A serial pool is of a class of its own."""
         if cls is Pool and is_serial_wanted(serial):
-            from .serial import SerialPool
-
-            return object.__new__(SerialPool)
+            return object.__new__(cls._serial_class)
         return object.__new__(cls)
 
     def __init__(

@@ -84,3 +84,5 @@ def _of_local(name: str) -> Callable[..., Any]:
 
 for _name in _ITS_OWN:
     setattr(SerialPool, _name, _of_local(_name))
+
+Pool._serial_class = SerialPool
