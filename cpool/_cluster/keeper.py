@@ -555,7 +555,9 @@ class Keeper:
             sent = True
             while sent:
                 sent = False
-                nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
+                # Rounded, since sums of floats are not exact: of nodes with nothing but chunks of
+                # unknown length, an idle one comes first.
+                nodes.sort(key=lambda node: (round(node.outstanding / node.workers, 6), node.count))
                 ready = sum(len(job.ready) for job in self.jobs)
                 for node in nodes:
                     most = math.ceil(ready * node.workers / workers)
@@ -607,7 +609,7 @@ class Keeper:
                 del self.keyed[key]
             return
         node.count -= 1
-        node.outstanding -= part.seconds
+        node.outstanding = node.outstanding - part.seconds if node.count else 0.0
         node.extra -= part.is_extra
 
     def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:

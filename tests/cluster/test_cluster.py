@@ -304,6 +304,8 @@ def test_a_piece_that_waits(pool: Any, client: Any, make_gate: Any) -> None:
     pool.map(time.sleep, [0.3] * 4, 1)  # so that nodes begin a piece only when a worker is idle
     gates = [make_gate() for _ in range(2)]
     held = []
+    eventually(lambda: not any(node.count for node in pool.nodes))
+    pool.nodes[0].outstanding = 1e-19  # as a sum of floats may be that should be 0
     for gate in gates:  # one on each node
         held.append(pool.apply_async(gate.hold))
         gate.arrived()
