@@ -53,6 +53,9 @@ _MOST_BYTES = 32 << 20
 # Calls of one key that are on their node: one that runs, one that waits.
 _MOST_OF_KEY = 2
 
+# So many pieces are kept for the dashboard, at least, before those are dropped whose tasks ended.
+_MOST_ENDING = 64
+
 # How often a piece is sent again whose task failed before it began.
 _MOST_FAILURES = 3
 
@@ -181,6 +184,8 @@ class Keeper:
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
         self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
+        self.ending: list[Piece] = []  # pieces with all results, whose dask tasks are not over
+        self.most_ending = _MOST_ENDING
         self.tally = Tally()
         self.failures = 0
         self.next_look = 0.0
@@ -372,7 +377,23 @@ class Keeper:
             if piece.work is not None:
                 late = time.monotonic() - piece.sent - piece.work
                 self.latency += (max(0.0, late) - self.latency) * 0.2
+            if piece.future is not None:
+                self._keep_until_over(piece)
             self._drop(piece)
+
+    def _keep_until_over(self, piece: Piece) -> None:
+        """A dask task that is released before it is over is not seen on the dashboard."""
+        self.ending.append(piece)
+        if len(self.ending) >= self.most_ending:
+            self._forget_ended()
+            self.most_ending = max(_MOST_ENDING, 2 * len(self.ending))
+
+    def _forget_ended(self) -> None:
+        self.ending = [
+            piece
+            for piece in self.ending
+            if not piece.future.done() and self.nodes.get(piece.node.address) is piece.node
+        ]
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
@@ -792,6 +813,7 @@ class Keeper:
             if piece.future.done() or piece.node.address not in self.nodes:
                 self.revoked.remove(piece)
                 self._drop(piece)
+        self._forget_ended()
         self._recall()
 
     def _on_broken(self, error: Exception) -> None:
@@ -815,10 +837,10 @@ class Keeper:
             return
         self.is_ending = True
         self.helper.stop()
-        pieces = list(self.pieces.values())
-        self.pieces.clear()
-        for piece in pieces:
+        for piece in (*self.pieces.values(), *self.ending, *self.revoked):
             piece.future = None
+        self.pieces.clear()
+        self.ending = self.revoked = []
         try:
             self.end_cluster(self.lost is None and self._is_connected())
         finally:
