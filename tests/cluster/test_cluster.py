@@ -27,7 +27,8 @@ from . import work
 from .conftest import distributed, new_pool, nodes_of
 from .processes import TESTS, start_scheduler, start_worker
 
-pytestmark = pytest.mark.better
+# Many of these tests start processes that import dask.
+pytestmark = [pytest.mark.better, pytest.mark.timeout(6 * DEADLINE)]
 
 
 class Extra:
@@ -666,7 +667,6 @@ def test_a_late_node_is_used_and_random_deaths_under_load(
         pool.terminate()
 
 
-@pytest.mark.timeout(60)
 def test_the_loss_of_the_scheduler_fails_every_call(tmp_path: Any) -> None:
     from cpool.distributed import Pool, SchedulerLostError
 
