@@ -61,6 +61,9 @@ _IN_FILE = 32 << 10
 # Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
 _IN_LOOP = 1 << 20
 
+# Seconds that the finalizers of a pool's workers have, where nothing runs any more.
+_FINALIZERS = 5.0
+
 # Chunks that were cancelled before they came here: no more are remembered, and others would run.
 _MOST_CANCELLED = 1 << 14
 
@@ -188,6 +191,11 @@ class Node:
         await asyncio.to_thread(self._end_pool)
 
     def _end_pool(self) -> None:
+        if self.pool._finalizer is not None and not self.running:
+            # terminate() would give the finalizers half a second.
+            self.pool.close()
+            with contextlib.suppress(multiprocessing.TimeoutError):
+                self.pool.join(_FINALIZERS)
         self.pool.terminate()
         self.pool.join()
         self.forget(list(self.callables))
