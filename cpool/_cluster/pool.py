@@ -520,6 +520,15 @@ class Pool:
         else:
             self.terminate()
 
+    async def __aenter__(self) -> Self:
+        self._check_running()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        from .._engine.loops import leave
+
+        await leave(self)
+
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Pool state={self._state} nodes={len(self.nodes)}>"
 

@@ -294,17 +294,18 @@ async def awaited(result: Any) -> Any:
 
 
 def test_cancelling_the_awaiting_task_cancels_the_call(make_pool: Any, gate: Gate) -> None:
-    pool = make_pool(1)
-
     async def body() -> None:
-        result = pool.apply_async(gate.hold)
-        waiting = asyncio.ensure_future(awaited(result))
-        await asyncio.sleep(0)
-        waiting.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
-        assert result.cancelled()
-        assert await pool.apply_async(tasks.square, (3,)) == 9
+        async with make_pool(1) as pool:
+            result = pool.apply_async(gate.hold)
+            waiting = asyncio.ensure_future(awaited(result))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert result.cancelled()
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+        with pytest.raises(ValueError, match="not running"):
+            pool.apply(abs, (1,))
 
     asyncio.run(asyncio.wait_for(body(), 3 * DEADLINE))
 
