@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .. import _core
 
-__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "statistics_of"]
+__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "restarts_of", "statistics_of"]
 
 _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}  # the core's enum cp_outcome
 
@@ -210,6 +210,11 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
         workers=workers,
         longest=tuple(_long_task(row, threads) for row in longest),
     )
+
+
+def restarts_of(pool: Any) -> int:
+    """How often workers of a pool were replaced."""
+    return sum(max(row[1] - 1, 0) for row in pool._engine.tallies()[3])
 
 
 def _worker(index: int, row: tuple[int, ...]) -> WorkerStatistics:

@@ -75,12 +75,15 @@ ORDER = """
     _cluster.memory
     _cluster.plan
     _cluster.worker
+    _cluster.parameters
     _cluster.results
     _cluster.jobs
     _cluster.arbiter
     _cluster.node
+    _cluster.statistics
     _cluster.keeper
     _cluster.pool
+    _cluster.serial
     distributed
     __main__
 """.split()
