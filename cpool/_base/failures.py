@@ -62,6 +62,7 @@ _NO_FRAMES = "Traceback (most recent call last):\n"
 # Read past what a class of the program defines under these names.
 _traceback_of: Any = vars(BaseException)["__traceback__"].__get__
 _cause_of: Any = vars(BaseException)["__cause__"].__get__
+_set_cause: Any = vars(BaseException)["__cause__"].__set__
 _args_of: Any = vars(BaseException)["args"].__get__
 _code_of: Any = vars(SystemExit)["code"].__get__
 _qualname_of: Any = vars(type)["__qualname__"].__get__
@@ -138,12 +139,30 @@ def traceback_of(exc: BaseException) -> str:
         return _bare_traceback(exc)
 
 
+def rebuild(exc: Any, text: str) -> Any:
+    """In the parent: an exception with the worker's traceback as its cause.
+
+    The stdlib's `rebuild_exc()` sets an attribute, which the class of the exception may refuse.
+    """
+    if issubclass(type(exc), BaseException):
+        _set_cause(exc, stdlib.RemoteTraceback(text))
+    return exc
+
+
+class _Wrapped(stdlib.ExceptionWithTraceback):  # type: ignore[misc]
+    __module__ = stdlib.ExceptionWithTraceback.__module__
+    __qualname__ = stdlib.ExceptionWithTraceback.__qualname__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self.exc, self.tb)
+
+
 def _with_traceback(exc: BaseException) -> Any:
     tb = _traceback_of(exc)
     try:
-        wrapped = stdlib.ExceptionWithTraceback(exc, tb)
+        wrapped = _Wrapped(exc, tb)
     except BaseException:
-        bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
+        bare: Any = object.__new__(_Wrapped)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
     if tb is None:
