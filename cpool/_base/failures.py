@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
@@ -20,7 +19,6 @@ from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
 from types import (
     BuiltinMethodType,
-    FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
     MethodType,
@@ -64,6 +62,7 @@ _NO_FRAMES = "Traceback (most recent call last):\n"
 # Read past what a class of the program defines under these names.
 _traceback_of: Any = vars(BaseException)["__traceback__"].__get__
 _cause_of: Any = vars(BaseException)["__cause__"].__get__
+_set_cause: Any = vars(BaseException)["__cause__"].__set__
 _args_of: Any = vars(BaseException)["args"].__get__
 _code_of: Any = vars(SystemExit)["code"].__get__
 _qualname_of: Any = vars(type)["__qualname__"].__get__
@@ -140,12 +139,30 @@ def traceback_of(exc: BaseException) -> str:
         return _bare_traceback(exc)
 
 
+def rebuild(exc: Any, text: str) -> Any:
+    """In the parent: an exception with the worker's traceback as its cause.
+
+    The stdlib's `rebuild_exc()` sets an attribute, which the class of the exception may refuse.
+    """
+    if issubclass(type(exc), BaseException):
+        _set_cause(exc, stdlib.RemoteTraceback(text))
+    return exc
+
+
+class _Wrapped(stdlib.ExceptionWithTraceback):  # type: ignore[misc]
+    __module__ = stdlib.ExceptionWithTraceback.__module__
+    __qualname__ = stdlib.ExceptionWithTraceback.__qualname__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self.exc, self.tb)
+
+
 def _with_traceback(exc: BaseException) -> Any:
     tb = _traceback_of(exc)
     try:
-        wrapped = stdlib.ExceptionWithTraceback(exc, tb)
+        wrapped = _Wrapped(exc, tb)
     except BaseException:
-        bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
+        bare: Any = object.__new__(_Wrapped)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
     if tb is None:
@@ -589,78 +606,3 @@ def leave(exc: BaseException) -> NoReturn:
     """Exit the worker whose task raised exc; the report has been sent."""
     code: Any = _code_of(exc) if issubclass(type(exc), SystemExit) else 1
     raise SystemExit(code if code is None or issubclass(type(code), int) else 1)
-
-
-_PLAIN = (bool, bytes, complex, float, int, str, type(None))
-
-
-def _are_same(one: Any, two: Any) -> bool:
-    """Are these defaults of a function the same? Code of the program does not run."""
-    if one is two or type(one) is not type(two):
-        return one is two
-    if type(one) is tuple:
-        return len(one) == len(two) and all(map(_are_same, one, two))
-    return type(one) in _PLAIN and repr(one) == repr(two)
-
-
-def functions_of_main() -> dict[str, Any]:
-    """The functions that the main module has now: what a worker that is forked now has, too."""
-    names = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
-    return {
-        name: (found.__code__, found.__defaults__, found.__kwdefaults__)
-        for name, found in list(names.items())
-        if type(found) is FunctionType
-    }
-
-
-def _is_unknown(func: Any, known: dict[str, Any]) -> bool:
-    """Is func, or the function in it, another one than workers have under its name?"""
-    kind: Any = type(func)
-    if kind is partial or kind is Retrying:
-        return _is_unknown(func.func, known)
-    if kind is not FunctionType or func.__module__ != "__main__":
-        return False
-    name = func.__qualname__
-    main = sys.modules.get("__main__")
-    there: Any = None if main is None else vars(main).get(name)
-    if there is not func:
-        return False  # it cannot be pickled by name at all
-    if name not in known:
-        return True
-    code, defaults, kwdefaults = known[name]
-    return not (
-        code == func.__code__
-        and _are_same(defaults, func.__defaults__)
-        and _are_same(
-            None if kwdefaults is None else tuple(kwdefaults.items()),
-            None if func.__kwdefaults__ is None else tuple(func.__kwdefaults__.items()),
-        )
-    )
-
-
-def dump_unknown(func: Any, known: dict[str, Any]) -> bytes | None:
-    """Pickle by value a function of the main module that was defined, or changed, after the workers
-    had started. None: workers have the same, or there is no cloudpickle."""
-    if not _is_unknown(func, known):
-        return None
-    try:
-        import cloudpickle
-    except ImportError:
-        return None
-    return bytes(cloudpickle.dumps(func, 5))
-
-
-def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
-    """Pickle a callable by cloudpickle, where plain pickle raised exc."""
-    try:
-        import cloudpickle
-    except ImportError:
-        exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
-        raise exc from None
-    before = being_handled()
-    try:
-        return bytes(cloudpickle.dumps(func, 5))
-    except Exception as reason:
-        if is_from_handler(reason, before):
-            raise
-        raise exc from None

@@ -20,7 +20,7 @@ from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
 
 from .. import _core
-from .._base import failures, importing
+from .._base import by_value, failures, importing
 from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
@@ -353,9 +353,7 @@ class Pool(_StdlibPool):
         self._asked.prepare(self._engine, self._processes, self._forks)
         if not self._forks:
             self._engine.share()
-        functions = self._known_functions()
-        if functions is not None:
-            self._engine.set_known(functions)
+        self._engine.set_sender(by_value.Sender(self._known_names()))
         self._cache.engine = self._engine
         self._threads = []
         self._starters = set()
@@ -376,14 +374,14 @@ class Pool(_StdlibPool):
                 raise
         known.add(self)
 
-    def _known_functions(self) -> dict[str, Any] | None:
-        """The functions of the main module that workers have; None: those that it has in its file.
+    def _known_names(self) -> dict[str, Any] | None:
+        """What workers have in their main module; None: what is in its file.
 
         The first workers are forked right after this; later ones have at least these. Workers that
         start afresh import the main module, where it has a file (a notebook has none).
         """
         if self._forks:
-            return failures.functions_of_main()
+            return by_value.names_of_main()
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
         return None if has_file else {}

@@ -256,6 +256,7 @@ _WRAPPERS = frozenset(
         ("functools", "partial"),
         ("multiprocessing.reduction", "_rebuild_partial"),
         ("cpool._base.failures", "Retrying"),
+        ("cpool._base.by_value", "receive"),
         ("copyreg", "_reconstructor"),
         ("builtins", "object"),
         ("builtins", "getattr"),

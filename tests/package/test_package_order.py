@@ -28,6 +28,7 @@ ORDER = """
     _base.handlers
     _base.broken
     _base.failures
+    _base.by_value
     _base.contexts
     _base.completed
     _base.current

@@ -20,7 +20,7 @@ struct cp_worker;
 struct cp_func {
     uint32_t refs;
     uint32_t slot;  /* index in the callable table of every worker */
-    uint16_t flags; /* CP_KEEP, CP_BY_VALUE */
+    uint16_t flags; /* CP_KEEP, CP_BY_VALUE, CP_KEPT */
     int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
     /* Workers that died while they loaded this callable, since a worker last
      * ran it; and the last one that died. */

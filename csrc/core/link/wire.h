@@ -46,6 +46,8 @@ enum cp_kind {
 #define CP_KEEP 0x1u
 /* Flag of CP_FUNC beside CP_KEEP: it was sent by value, so no name leads to it. */
 #define CP_BY_VALUE 0x2u
+/* Flag of CP_FUNC beside CP_BY_VALUE: it serves later jobs, too, if it comes again. */
+#define CP_KEPT 0x4u
 
 struct cp_frame {
     uint64_t len;   /* of the body, in bytes */

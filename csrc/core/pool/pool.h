@@ -104,7 +104,8 @@ void cp_pool_set_indexes(struct cp_pool *pool, uint32_t n);
 /* ---- jobs ---- */
 
 /* The callable with these bytes, with one reference; NULL: no memory. Short
- * ones with CP_KEEP are found again when they come again. */
+ * ones with CP_KEEP are found again when they come again; of those by value, these with
+ * CP_KEPT. */
 struct cp_func *cp_func_open(struct cp_pool *pool, const void *bytes,
                              size_t len, uint16_t flags);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);

@@ -80,6 +80,7 @@ struct py_state {
     PyObject *seen_pickler[PY_PICKLERS];
     uint64_t seen_version[PY_PICKLERS];
     _Atomic bool replaced;     /* one of them is not the stdlib's */
+    _Atomic bool may_cancel;   /* the error of cancelled calls is imported */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
     char handles_stop;         /* a worker: failures.handle_stop() was called */

@@ -99,7 +99,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->last_name.module);
     Py_VISIT(self->lane);
     Py_VISIT(self->init_error);
-    Py_VISIT(self->known);
+    Py_VISIT(self->sender);
     return 0;
 }
 
@@ -112,7 +112,7 @@ engine_clear(PyObject *op)
     Py_CLEAR(self->last_func);
     py_name_clear(&self->last_name);
     Py_CLEAR(self->init_error);
-    Py_CLEAR(self->known);
+    Py_CLEAR(self->sender);
     Py_CLEAR(self->lane);
     return 0;
 }
@@ -203,12 +203,12 @@ engine_worker(PyObject *op, PyObject *args)
     return py_worker_new(self->state, self->pool, budget, index, self->depth);
 }
 
-/* set_known(known): workers start with these functions of the main module; see
- * failures.dump_unknown(). Before the first job. */
+/* set_sender(sender): what sends callables by value; see cpool._base.by_value. Before the
+ * first job. */
 static PyObject *
-engine_set_known(PyObject *op, PyObject *known)
+engine_set_sender(PyObject *op, PyObject *sender)
 {
-    Py_XSETREF(ENGINE(op)->known, Py_NewRef(known));
+    Py_XSETREF(ENGINE(op)->sender, Py_NewRef(sender));
     Py_RETURN_NONE;
 }
 
@@ -897,7 +897,7 @@ engine_pull_all(PyObject *op, PyObject *iterable)
 
 static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_VARARGS, NULL},
-    {"set_known", engine_set_known, METH_O, NULL},
+    {"set_sender", engine_set_sender, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
     {"set_elastic", engine_set_elastic, METH_VARARGS, NULL},
     {"set_trees", engine_set_trees, METH_NOARGS, NULL},

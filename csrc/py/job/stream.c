@@ -1,6 +1,7 @@
 /* The type _core.Stream; see job/stream.h. */
 #include "job/stream.h"
 
+#include "base/argument.h"
 #include "base/error.h"
 #include "base/timeout.h"
 #include "job/failure.h"
@@ -186,7 +187,7 @@ stream_next(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
     PyObject *timeout;
-    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0) {
+    if (py_argument_parse(args, nargs, kwnames, "timeout", &timeout) < 0) {
         return NULL;
     }
     return next_item((ResultObject *)op, timeout);
