@@ -12,7 +12,7 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, get_context, util
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from typing import Any, Self, TypeVar
 
+    from .logs import LogReceiver
     from .statistics import PoolStatistics
     from .workers import CpuIds
 
@@ -119,6 +120,12 @@ def _length_of(iterable: Iterable[Any]) -> int | None:
         return None
 
 
+def _receive_logs(runs_filters: bool) -> LogReceiver:
+    from .logs import LogReceiver  # few programs need it, and it takes time to import
+
+    return LogReceiver(runs_filters)
+
+
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
@@ -133,6 +140,14 @@ class Pool(_StdlibPool):
     terminated (it has half a second then). What it raises is printed. `on_exit` says what leaving a
     `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
     if the block raised.
+
+    With `forward_logs=True` the handlers of this process handle what workers log through `logging`,
+    each record once, those of a worker in order, with the worker's `processName`. Loggers have the
+    levels in workers that they had here when the worker started. A record arrives with its message
+    complete, its exception as text, and other attributes that are no plain values as their
+    `repr()`. Handlers run on a thread of the pool: a record may be handled a moment after the
+    result of its task has arrived. `join()` and `terminate()` wait until all are handled, at most
+    5 seconds.
 
     `memory_limit` (an int of bytes, or a str like "2GiB") is for the memory that a worker has
     allocated itself; what it has in common with this process since a fork does not count. A worker
@@ -201,6 +216,8 @@ class Pool(_StdlibPool):
     _keys: Keys | None = None
     _env: Any = None
     _preload: tuple[str, ...] = ()
+    _logs: LogReceiver | None = None
+    _at_end: Sequence[Callable[[], object]] = ()  # called when the workers have ended
     _threads: list[Thread]
     _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
@@ -228,6 +245,7 @@ class Pool(_StdlibPool):
         propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
         env: Mapping[str, str | None] | Callable[[int], Mapping[str, str | None]] | None = None,
         preload: str | Iterable[str] = (),
+        forward_logs: bool = False,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -254,6 +272,7 @@ class Pool(_StdlibPool):
                 propagate_context=propagate or None,
                 env=env,
                 preload=preload or None,
+                forward_logs=forward_logs or None,
             )
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
@@ -272,6 +291,7 @@ class Pool(_StdlibPool):
         self._initializer = initializer
         self._initargs = initargs
         self._set_start(env, preload)
+        self._forwards_logs = bool(forward_logs)
         if self._serial:
             self._start_serial()
         else:
@@ -360,9 +380,14 @@ class Pool(_StdlibPool):
         self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
-        parts = (self._engine, self._workers, self._threads)
+        if self._forwards_logs:
+            self._logs = _receive_logs(not self._forks)
+            self._at_end = (self._logs.end,)
+        parts = (self._engine, self._workers, self._threads, self._at_end)
         try:
             self._repopulate_pool()
+            if self._logs is not None:  # after the forks
+                self._logs.start(self._start_thread)
         except BaseException:
             end.shut_down(*parts)
             raise
@@ -948,6 +973,7 @@ class Pool(_StdlibPool):
             place,
             environment := check_environment(self._env, index),
             self._preload,
+            None if self._logs is None else self._logs.for_worker(self._forks),
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
@@ -1176,4 +1202,4 @@ class Pool(_StdlibPool):
             end.force(self._engine, self._workers)  # a handler may have interrupted terminate()
         elif not self._engine.wait_ended(timeout):
             raise TimeoutError
-        end.clean_up(self._engine, self._workers, self._threads)
+        end.clean_up(self._engine, self._workers, self._threads, self._at_end)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .._core import Worker
+    from .logs import Forwarding
     from .surroundings import Surroundings
 
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
@@ -213,11 +214,13 @@ class Setup:
         place: Place,
         environment: dict[str, str | None] | None = None,
         preload: tuple[str, ...] = (),
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.index = index
         self.place = place
         self.environment = environment
         self.preload = preload
+        self.forwarding = forwarding
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
@@ -302,6 +305,8 @@ def main(worker: Worker, setup: Setup) -> None:
     set_process(CurrentWorker(setup.index, _tasks_done))
 
     def work() -> int:
+        if setup.forwarding is not None:
+            setup.forwarding.install()
         if setup.initializer is not None or setup.preload:
             _initialize(worker, setup)
         try:

@@ -37,6 +37,7 @@ ORDER = """
     _start
     _start.surroundings
     _start.guard
+    _start.logs
     _start.child
     _start.popen
     _start.launchers
@@ -56,6 +57,7 @@ ORDER = """
     _engine.statistics
     _engine.known
     _engine.workers
+    _engine.logs
     _engine.processes
     _engine.threads
     _engine.executors
