@@ -20,6 +20,7 @@ from ._base.completed import as_completed
 from ._base.current import current_worker
 from ._base.size import default_processes
 from ._base.stdlib import TYPE_CHECKING
+from ._engine.known import dump_on_signal
 from ._program.swap import install, uninstall
 from .errors import (
     InitializerError,
@@ -62,6 +63,7 @@ __all__ = [
     "as_completed",
     "current_worker",
     "default_processes",
+    "dump_on_signal",
     "install",
     "uninstall",
 ]

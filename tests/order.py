@@ -32,7 +32,7 @@ ORDER: dict[str, str | None] = {
     " named reducers replaced plan encode+encoder+reduce decode+decoder+rebuild pickle body run",
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life options failure settle wait callback result stream future lane condition",
-    "py/worker": "serve thread worker",
+    "py/worker": "stack serve thread worker",
     "py/engine": "late begin kept submit engine module",
 }
 

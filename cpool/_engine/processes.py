@@ -428,6 +428,21 @@ class Pool(_StdlibPool):
 
         return statistics_of(self._engine, self._has_threads)
 
+    def dump(self, file: Any = None) -> None:
+        """Print what each worker does: its item, since when, and its Python stack.
+
+        To `file`, which has a `write(str)`; None: `sys.stderr`. The stack is that of the thread
+        that runs tasks, also while that is in C code, waits for a lock or is stopped, most recent
+        call first. A worker that cannot tell its stack within half a second is shown without one.
+        `ValueError` for a pool that runs on the standard library's engine, or that was made before
+        a fork.
+        """
+        if self._engine is None:
+            raise ValueError("dump() needs a pool that runs on cpool's engine")
+        from .dump import dump_pool
+
+        dump_pool(self, sys.stderr if file is None else file)
+
     # ---- submitting ----
 
     def _check_running(self) -> None:

@@ -277,6 +277,19 @@ def _skip_shutdown() -> None:
     pass
 
 
+def _tell_stack(watch: Callable[[int], None]) -> None:
+    """Have this thread tell its stack when the parent asks for it; see csrc/py/worker/stack.h."""
+    if faulthandler is None or not hasattr(os, "memfd_create"):
+        return
+    with contextlib.suppress(Exception):  # no descriptor or memory left: then nobody sees it
+        fd = os.memfd_create("cpool-stack")
+        try:
+            watch(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
 def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
@@ -299,7 +312,9 @@ def main(worker: Worker, setup: Setup) -> None:
     if _FREEZES:
         gc.freeze()
 
-    from .._core import _is_stopped, _tasks_done
+    from .._core import _is_stopped, _tasks_done, _watch_stack
+
+    _tell_stack(_watch_stack)
 
     failures.is_stopped = _is_stopped
     set_process(CurrentWorker(setup.index, _tasks_done))
@@ -325,4 +340,6 @@ def main(worker: Worker, setup: Setup) -> None:
         # left behind must not delay the exit.
         threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
+    finally:
+        _watch_stack(-1)  # the interpreter is about to take down what writes it
     util.debug("worker exiting after %d tasks", tasks)

@@ -55,6 +55,7 @@ ORDER = """
     _engine.options
     _engine.configured
     _engine.statistics
+    _engine.dump
     _engine.known
     _engine.workers
     _engine.logs

@@ -8,6 +8,7 @@
 #include "pool/wake.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- lists ---- */
 
@@ -665,8 +666,12 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
     }
     cp_tally_loss(job->pool, task, loss);
     cp_jobs_note_answer(task);
-    struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
+    struct cp_result *lost =
+        cp_result_new(task->index, CP_LOST, loss->stack_len);
     if (lost != NULL) {
+        if (loss->stack_len > 0) {
+            memcpy(lost->body, loss->stack, loss->stack_len);
+        }
         lost->items = task->items;
         lost->pid = loss->pid;
         lost->exitcode = loss->exitcode;

@@ -316,6 +316,29 @@ struct cp_counts {
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
 
+/* What a worker process does now. */
+struct cp_sight {
+    uint64_t id; /* of the worker */
+    uint32_t index;
+    int pid;
+    bool hello, exiting; /* it was ready; it takes no more tasks */
+    bool runs;           /* a task; the rest is of that */
+    uint64_t task;       /* its index in its call */
+    uint32_t stride, items, item;
+    int64_t ns;              /* for how long that item has run */
+    uint8_t func[CP_KIB(1)]; /* the first bytes of its callable */
+    size_t func_len;
+    int stack_len; /* of what the worker told, where it was asked; -1: nothing yet */
+    uint8_t stack[CP_STACK];
+};
+
+/* Ask all workers that run Python code for their stacks, of which cp_pool_sights() then
+ * has what has come. */
+void cp_pool_ask_stacks(struct cp_pool *pool);
+
+/* What each worker does now: *n of them, for free(); or NULL: no memory. */
+struct cp_sight *cp_pool_sights(struct cp_pool *pool, size_t *n);
+
 /* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
  * CP_ENOMEM. */
 int cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy);

@@ -81,9 +81,8 @@ cp_tally_failed_here(struct cp_pool *pool, uint32_t items)
 
 /* ---- the longest tasks ---- */
 
-/* The bytes that name its callable. */
-static const uint8_t *
-func_of(const struct cp_task *task, size_t *len)
+const uint8_t *
+cp_tally_func(const struct cp_task *task, size_t *len)
 {
     const struct cp_func *func = task->job->func;
     if ((task->flags & CP_OWN_FUNC) != 0 && task->len > sizeof(uint64_t)) {
@@ -107,7 +106,7 @@ note_long(struct cp_pool *pool, const struct cp_task *task,
         return;
     }
     if (name == NULL && !cp_pool_has_threads(pool)) {
-        func = func_of(task, &len);
+        func = cp_tally_func(task, &len);
     }
     len = len < CP_NAME_BYTES ? len : CP_NAME_BYTES;
     uint8_t *kept = len > 0 ? malloc(len) : NULL;

@@ -48,6 +48,9 @@ void cp_tally_answer(struct cp_pool *pool, const struct cp_task *task,
 void cp_tally_loss(struct cp_pool *pool, const struct cp_task *task,
                    const struct cp_loss *loss);
 
+/* The bytes of the callable of a task of processes, in the task or in its job. */
+const uint8_t *cp_tally_func(const struct cp_task *task, size_t *len);
+
 /* How long the task took: what its answer says, or what the row says of one that took
  * longer than an answer can say. */
 int64_t cp_tally_time(const struct cp_worker *w, uint64_t seq, int64_t ns);

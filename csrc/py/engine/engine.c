@@ -24,6 +24,7 @@
 #include "core/base/clock.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void
@@ -702,6 +703,54 @@ append_take(PyObject *list, PyObject *item)
     return r;
 }
 
+static PyObject *
+sight_of(const struct cp_sight *it)
+{
+    PyObject *stack =
+        it->stack_len < 0
+            ? Py_NewRef(Py_None)
+            : PyBytes_FromStringAndSize((const char *)it->stack, it->stack_len);
+    return stack == NULL
+               ? NULL
+               : Py_BuildValue(
+                   "(IiOOOKIIILy#N)", it->index, it->pid,
+                   it->hello ? Py_True : Py_False,
+                   it->exiting ? Py_True : Py_False,
+                   it->runs ? Py_True : Py_False, (unsigned long long)it->task,
+                   it->stride, it->items, it->item, (long long)it->ns,
+                   (const char *)it->func, (Py_ssize_t)it->func_len, stack);
+}
+
+/* ask_stacks(): have the worker processes tell their stacks, which sights() finds soon. */
+static PyObject *
+engine_ask_stacks(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_ask_stacks(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+/* sights(): what each worker process does now. */
+static PyObject *
+engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    size_t n;
+    struct cp_sight *sights = cp_pool_sights(ENGINE(op)->pool, &n);
+    PyObject *list = sights != NULL ? PyList_New(0) : PyErr_NoMemory();
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        if (append_take(list, sight_of(&sights[i])) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    free(sights);
+    return list;
+}
+
 /* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
  * worker index], [the longest tasks]). Also of a pool that has ended. */
 static PyObject *
@@ -942,6 +991,9 @@ static PyMethodDef engine_methods[] = {
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
     {"tallies", engine_tallies, METH_NOARGS, NULL},
+    {"ask_stacks", engine_ask_stacks, METH_NOARGS, NULL},
+    {"sights", engine_sights, METH_NOARGS, NULL},
+    {"busy_threads", py_thread_busy, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},
