@@ -17,7 +17,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static struct {
+static struct { /* lint-ok: of the process, for its signal handler */
     _Atomic(struct cp_row *) row; /* NULL: nothing is told */
     pid_t pid;        /* processes that the worker forks have copies */
     pthread_t thread; /* that runs tasks */
