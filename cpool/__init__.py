@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
     from ._engine.statistics import LongTask, PoolStatistics, WorkerStatistics
+    from ._engine.trace import trace
     from .errors import TaskCancelledError
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "default_processes",
     "dump_on_signal",
     "install",
+    "trace",
     "uninstall",
 ]
 
@@ -79,6 +81,10 @@ _STATISTICS = ("LongTask", "PoolStatistics", "WorkerStatistics")
 def __getattr__(name: str) -> Any:
     if name == "TaskCancelledError":
         return getattr(errors, name)
+    if name == "trace":
+        from ._engine.trace import trace
+
+        return trace
     if name in _STATISTICS:
         from ._engine import statistics
 

@@ -130,6 +130,18 @@ class Engine:
     def call(
         self, func: Callable[..., _T], args: tuple[Any, ...], kwds: dict[str, Any], /
     ) -> Future[_T] | None: ...
+    def trace(self, since: int, /) -> None: ...
+    def end_trace(
+        self,
+    ) -> (
+        tuple[
+            int,
+            int,
+            list[bytes],
+            list[tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]],
+        ]
+        | None
+    ): ...
     def ask_stacks(self) -> None: ...
     def sights(
         self,

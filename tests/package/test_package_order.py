@@ -57,6 +57,7 @@ ORDER = """
     _engine.statistics
     _engine.dump
     _engine.known
+    _engine.trace
     _engine.workers
     _engine.logs
     _engine.processes

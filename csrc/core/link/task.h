@@ -64,6 +64,7 @@ struct cp_task {
     uint8_t deaths;       /* workers that died while they loaded it; if big */
     bool pinned;          /* only one worker may run it: struct cp_job's pin */
     int64_t cost_ns;      /* expected run time; set when it is sent */
+    int64_t queued_at;    /* cp_now(); 0: the pool was not traced then */
     size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */

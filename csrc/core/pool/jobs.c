@@ -458,11 +458,13 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
 {
     struct cp_pool *pool = job->pool;
     bool ended = atomic_load(&job->end) != CP_END_NONE;
+    int64_t now = pool->trace != NULL ? cp_now() : 0;
     while (list != NULL) {
         struct cp_task *next = list->next;
         if (ended) {
             cp_drop_task(pool, list);
         } else {
+            list->queued_at = now;
             list->job = job;
             list->pinned = job->pin > 0;
             /* What waits for one worker is no reason to hold up other calls. */

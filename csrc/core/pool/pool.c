@@ -356,6 +356,45 @@ cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
     return r;
 }
 
+int
+cp_pool_trace(struct cp_pool *pool, int64_t since)
+{
+    struct cp_trace *trace = cp_trace_new(since);
+    if (trace == NULL) {
+        return CP_ENOMEM;
+    }
+    cp_lock_acquire(&pool->lock);
+    struct cp_trace *before = pool->trace;
+    pool->trace = trace;
+    atomic_store(&pool->is_traced, true);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        atomic_store_explicit(&w->row->is_traced, 1, memory_order_relaxed);
+    }
+    cp_lock_release(&pool->lock);
+    cp_trace_free(before);
+    return 0;
+}
+
+struct cp_trace *
+cp_pool_trace_take(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_trace *trace = pool->trace;
+    if (trace != NULL) {
+        cp_tally_trace_lives(pool);
+    }
+    pool->trace = NULL;
+    atomic_store(&pool->is_traced, false);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        atomic_store_explicit(&w->row->is_traced, 0, memory_order_relaxed);
+    }
+    cp_lock_release(&pool->lock);
+    if (trace != NULL) {
+        cp_trace_end(trace);
+    }
+    return trace;
+}
+
 uint64_t
 cp_pool_unanswered(struct cp_pool *pool)
 {

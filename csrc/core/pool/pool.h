@@ -19,6 +19,7 @@
 #include "pool/job.h"
 #include "pool/ref.h"
 #include "pool/tallies.h"
+#include "pool/trace.h"
 #include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
@@ -338,6 +339,14 @@ void cp_pool_ask_stacks(struct cp_pool *pool);
 
 /* What each worker does now: *n of them, for free(); or NULL: no memory. */
 struct cp_sight *cp_pool_sights(struct cp_pool *pool, size_t *n);
+
+/* Begin to trace what the pool does; a trace that is on is dropped. since: cp_now() when the
+ * whole trace began, which the pool's own start may follow. 0, or CP_ENOMEM. */
+int cp_pool_trace(struct cp_pool *pool, int64_t since);
+
+/* End it: what was noted, for cp_trace_free(); NULL: it was off. Also after the end of the
+ * pool. */
+struct cp_trace *cp_pool_trace_take(struct cp_pool *pool);
 
 /* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
  * CP_ENOMEM. */

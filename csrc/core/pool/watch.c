@@ -127,6 +127,9 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     result->item = cp_tally_caught(w, seq, result);
     cp_tally_answer(w->pool, task, result, cp_tally_time(w, seq, ns), w->index,
                     NULL);
+    if (w->pool->trace != NULL) {
+        cp_tally_trace_process(w, seq, task, result, ns);
+    }
     cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
@@ -264,6 +267,8 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
     *end = w;
     pool->n_workers++;
     cp_tally_enter(pool, w->index, w->started_at);
+    atomic_store_explicit(&w->row->is_traced, pool->trace != NULL ? 1 : 0,
+                          memory_order_relaxed);
     pool->due |= CP_DUE_TASKS;
     cp_note_standby(pool);
     if (pool->state == CP_CLOSING && pool->pending == 0) {
