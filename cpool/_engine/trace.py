@@ -89,20 +89,21 @@ class trace:  # used like a function
 
     def _write(self, file: TextIO, engines: list[tuple[Any, bool, int]]) -> None:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [')
-        separator = "\n"
-        for number, (engine, threads, workers) in enumerate(engines, 1):
-            for event in _events(engine, threads, workers, number, self._since):
+        separator, number = "\n", 0
+        for engine, threads, workers in engines:
+            found = engine.end_trace()
+            if found is None or not found[3]:
+                continue  # it has done nothing meanwhile
+            number += 1
+            for event in _events(found, threads, workers, number, self._since):
                 file.write(separator + json.dumps(event))
                 separator = ",\n"
         file.write("\n]}\n")
 
 
 def _events(
-    engine: Any, threads: bool, workers: int, number: int, since: int
+    found: Any, threads: bool, workers: int, number: int, since: int
 ) -> Iterator[dict[str, Any]]:
-    found = engine.end_trace()
-    if found is None:
-        return
     _, dropped, names, spans = found
     kind = "threads" if threads else "processes"
     functions = [_name(name, threads) for name in names]
