@@ -326,8 +326,8 @@ def test_pools_within_pools(make_gate: Callable[[], Gate]) -> None:
     assert "test_dump.py" not in text  # nothing of the worker that has made the pool
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_workers_that_start_afresh(gate: Gate, method: str) -> None:
+@pytest.mark.parametrize("method", engine.START_METHODS)
+def test_each_start_method(gate: Gate, method: str) -> None:
     with Pool(1, context=multiprocessing.get_context(method)) as pool:
         pool.apply_async(gate.hold)
         gate.arrived()

@@ -22,6 +22,9 @@ from gates import Gate, eventually
 pytestmark = pytest.mark.better
 
 errors = engine.errors
+needs_spawn = pytest.mark.skipif(
+    "spawn" not in engine.START_METHODS, reason="this build starts workers by fork alone"
+)
 LOG = logging.getLogger("tests.forwarded")
 
 
@@ -86,7 +89,7 @@ def log_from_threads(n: int) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", engine.START_METHODS)
 def test_each_record_is_handled_once_and_in_order(keeper: Keeper, method: str) -> None:
     context = multiprocessing.get_context(method)
     with Pool(2, context=context, forward_logs=True, on_exit="join") as pool:
@@ -106,6 +109,7 @@ def test_each_record_is_handled_once_and_in_order(keeper: Keeper, method: str) -
     assert first.odd.startswith("<object object at ")
 
 
+@needs_spawn
 def test_levels_are_those_of_the_parent(keeper: Keeper) -> None:
     alone = logging.getLogger("tests.forwarded.alone")
     alone.propagate = False
@@ -264,6 +268,7 @@ def test_initializers_and_finalizers(keeper: Keeper) -> None:
     assert keeper.messages() == ["begins", "item 1", "ends"]
 
 
+@needs_spawn
 def test_filters_of_loggers_run_once(keeper: Keeper) -> None:
     seen: list[str] = []
 
@@ -353,6 +358,7 @@ def test_what_is_no_record_is_ignored(keeper: Keeper) -> None:
     assert keeper.messages() == ["item 1", "item 2"]
 
 
+@needs_spawn
 def test_a_default_timeout_of_sockets_changes_nothing(keeper: Keeper) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(0.001)
