@@ -68,8 +68,9 @@ struct cp_row {
     _Alignas(CP_CACHE_LINE) uint8_t ring[CP_RING]; /* written by the worker */
     /* By seq; written by the worker, valid while the task is in flight. */
     struct cp_times times[CP_WINDOW];
-    /* Written by the worker: its stack as text, for this request, and how long it is. */
-    _Atomic uint32_t stack_given, stack_len;
+    /* Written by the worker: does it tell its stack when it is asked? The stack as text,
+     * for this request, and how long it is. */
+    _Atomic uint32_t tells_stack, stack_given, stack_len;
     uint8_t stack[CP_STACK];
 };
 

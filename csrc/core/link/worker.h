@@ -215,7 +215,8 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
 
-/* Ask the worker for its stack, which cp_stack_get() finds soon; one that is stopped as well.
+/* Ask the worker for its stack, which cp_stack_get() finds soon; one that is stopped as well;
+ * not one that is not set up for it.
  * A worker that handles the signal otherwise, or that cannot be interrupted, gives none. */
 void cp_worker_ask_stack(struct cp_worker *w);
 

@@ -30,7 +30,7 @@
 
 /* A worker that is to be killed because its task ran out of time has so long to tell where it
  * is. */
-#define LOOK_GRACE (20 * CP_MS)
+#define LOOK_GRACE (250 * CP_MS)
 
 static void
 on_hello(struct cp_worker *w)
@@ -650,12 +650,14 @@ static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
           int64_t since, enum cp_reason reason, int64_t grace)
 {
-    if (reason == CP_TIMED_OUT) {
+    bool looks =
+        reason == CP_TIMED_OUT && atomic_load(&w->row->tells_stack) != 0;
+    if (looks) {
         cp_worker_ask_stack(w);
         w->was_asked_stack = true;
     }
     w->stop_is_look = grace <= 0;
-    if (grace <= 0 && reason != CP_TIMED_OUT) {
+    if (grace <= 0 && !looks) {
         doom(pool, w, seq, since, reason);
         return;
     }

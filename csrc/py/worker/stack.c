@@ -118,7 +118,10 @@ py_stack_watch(PyObject *module, PyObject *arg)
     long fd = PyLong_AsLong(arg);
     if (fd == -1) {
         if (!PyErr_Occurred()) {
-            atomic_store(&here.row, NULL);
+            struct cp_row *row = atomic_exchange(&here.row, NULL);
+            if (row != NULL && here.pid == getpid()) {
+                atomic_store(&row->tells_stack, 0);
+            }
             Py_RETURN_NONE;
         }
         return NULL;
@@ -154,6 +157,7 @@ py_stack_watch(PyObject *module, PyObject *arg)
     here.dev = file.st_dev;
     here.ino = file.st_ino;
     atomic_store(&here.row, state->serving->row);
+    atomic_store(&state->serving->row->tells_stack, 1);
     Py_RETURN_NONE;
 }
 
