@@ -121,8 +121,11 @@ def test_a_worker_that_cannot_be_interrupted(monkeypatch: pytest.MonkeyPatch) ->
     with Pool(1) as pool:
         pool.apply_async(block_the_signal)
         began = time.monotonic()
-        text = eventually(lambda: " has not told " in (found := dumped(pool)) and found)
-        assert "runs a call of" in text
+        shown = "runs a call of test_dump.block_the_signal, for"
+        text = eventually(
+            lambda: shown in (found := dumped(pool)) and " has not" in found and found
+        )
+        assert text.endswith("  (it has not told its stack)\n")
         assert time.monotonic() - began < DEADLINE
 
 

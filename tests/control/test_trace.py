@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -237,9 +236,9 @@ def test_executors_and_functions_by_value(tmp_path: Path) -> None:
 def test_more_functions_than_a_trace_has_names_for(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     source = "\n".join(f"def f{i}(x): return x" for i in range(300))
-    functions: dict[str, Callable[[int], int]] = {}
+    functions: dict[str, Any] = {"__name__": __name__}
     exec(source, functions)
-    with cpool.trace(path), Pool(1) as pool:
+    with cpool.trace(path), ThreadPool(1) as pool:
         for i in range(300):
             pool.apply(functions[f"f{i}"], (i,))
     events = checked(path)
