@@ -23,7 +23,7 @@ from .. import _core
 from .._base import failures, importing
 from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
-from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
+from .._base.stdlib import TYPE_CHECKING, T, overload, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
@@ -36,6 +36,7 @@ from .configured import ConfiguredPool
 from .options import (
     CallOptions,
     Checked,
+    OtherOptions,
     Unpack,
     check_options,
     check_serial_options,
@@ -58,7 +59,7 @@ from .workers import WorkerOptions
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from typing import Any, Self, TypeVar
+    from typing import Any, Literal, Self, TypeVar
 
     from .logs import LogReceiver
     from .statistics import PoolStatistics
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     S = TypeVar("S")
 else:
     Any = CpuIds = S = object
+    Literal = {False: object}
     ContextVar = {Any: object}
 
 INIT = _stdlib.INIT
@@ -451,6 +453,14 @@ class Pool(_StdlibPool):
         if self._engine is not None and not self._engine.is_ours:
             failures.raise_foreign()
 
+    @overload
+    def options(
+        self, *, return_exceptions: Literal[False] = False, **asked: Unpack[OtherOptions]
+    ) -> Self: ...
+
+    @overload
+    def options(self, *, return_exceptions: bool, **asked: Unpack[OtherOptions]) -> Any: ...
+
     def options(self, **asked: Unpack[CallOptions]) -> Any:
         """This pool, with these options as defaults of its calls.
 
@@ -491,6 +501,28 @@ class Pool(_StdlibPool):
             return check_serial_options(asked, self._is_serial_asked)
         return check_options(asked)
 
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> T: ...
+
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> T | BaseException: ...
+
     def apply(
         self,
         func: Callable[..., T],
@@ -503,7 +535,9 @@ class Pool(_StdlibPool):
         For `asked`, here and in all methods that submit, see `CallOptions`.
         """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
-            return self.apply_async(func, args, kwds, **asked).get()
+            options: Any = asked
+            result_of: AsyncResult[T] = self.apply_async(func, args, kwds, **options)
+            return result_of.get()
         if asked:
             self._check_running()
             checked = self._check_options(asked)
@@ -519,6 +553,32 @@ class Pool(_StdlibPool):
             return result
         value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
         return value
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T | BaseException], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T | BaseException]: ...
 
     def apply_async(
         self,
@@ -563,6 +623,28 @@ class Pool(_StdlibPool):
             show(made, checked.progress, 1)
         return made
 
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def broadcast(
         self,
         func: Callable[..., T],
@@ -576,8 +658,35 @@ class Pool(_StdlibPool):
         that arrived. A worker that starts later does not run it: that is what `initializer` is for.
         In a serial pool, which has one worker, a list of one.
         """
-        results: list[T] = self.broadcast_async(func, args, kwds, **asked).get()
+        options: Any = asked
+        results: list[T] = self.broadcast_async(func, args, kwds, **options).get()
         return results
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def broadcast_async(
         self,
@@ -608,6 +717,28 @@ class Pool(_StdlibPool):
         self._feed(result, func, [tuple(args)] * number, 1, mode, number, calls=calls)
         return result
 
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def map(
         self,
         func: Callable[[S], T],
@@ -624,6 +755,32 @@ class Pool(_StdlibPool):
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize, asked)
         return results
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def map_async(
         self,
@@ -644,6 +801,28 @@ class Pool(_StdlibPool):
         )
         return result
 
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def starmap(
         self,
         func: Callable[..., T],
@@ -654,6 +833,32 @@ class Pool(_StdlibPool):
         """Return `[func(*x) for x in iterable]`, as `map` does."""
         results: list[T] = self._map(func, iterable, starmapstar, chunksize, asked)
         return results
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def starmap_async(
         self,
@@ -670,7 +875,32 @@ class Pool(_StdlibPool):
         )
         return result
 
-    def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -693,7 +923,32 @@ class Pool(_StdlibPool):
         )
         return items
 
-    def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap_unordered(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -706,6 +961,30 @@ class Pool(_StdlibPool):
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked
         )
         return items
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
 
     def istarmap(
         self,
@@ -720,6 +999,30 @@ class Pool(_StdlibPool):
             IMapIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
         return items
+
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
 
     def istarmap_unordered(
         self,
