@@ -424,6 +424,24 @@ def no_worker(worker: int, place: _Place) -> BaseException:
     )
 
 
+_SHOWN_FRAMES = 10
+
+# From here on the frames of a worker's stack are the pool's: the folder's of this file's parent.
+_OWN_FRAME = f'  File "{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}{os.sep}'
+_ENTRIES = tuple(_OWN_FRAME + name for name in ("_base", "_start"))
+
+
+def stack_of_task(told: bytes) -> str:
+    """The lines of a stack that a worker has told, most recent call first, without the pool's."""
+    lines: list[str] = []
+    for line in told.decode(errors="replace").splitlines():
+        if line.startswith(_ENTRIES):
+            break
+        if line.startswith("  "):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def timed_out(
     pid: int,
     exitcode: int | None,
@@ -432,19 +450,28 @@ def timed_out(
     items: int,
     ran_ns: int,
     limit_ns: int,
+    told: bytes = b"",
 ) -> BaseException:
     """The error of a task that ran for longer than it may."""
     seconds, limit = ran_ns / 1e9, limit_ns / 1e9
     how = "was killed" if exitcode is not None else "interrupted it"
+    stack = stack_of_task(told)
+    lines = stack.splitlines()
+    shown = ""
+    if lines:
+        cut = "\n  ..." if len(lines) > _SHOWN_FRAMES else ""
+        inner = "\n".join(lines[:_SHOWN_FRAMES])
+        shown = f"\nit was here (most recent call first):\n{inner}{cut}"
     return TaskTimeoutError(
         f"{_name_of_place(place, item)} ran for {seconds:.3f} s, its task_timeout is {limit:g} s:"
-        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on",
+        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on{shown}",
         pid,
         exitcode,
         _index_of(place, item),
         None if place[1] is None else _name_of(place[1]),
         seconds,
         limit,
+        stack,
     )
 
 

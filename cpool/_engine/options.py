@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
     from .progress import Progress
 
-    class CallOptions(TypedDict, total=False):
+    class OtherOptions(TypedDict, total=False):
+        """The options of `CallOptions` that leave the type of the result as it is."""
+
+        fail_fast: bool
+        grace: float | None
+        key: Hashable
+        priority: int
+        progress: Progress
+        retries: int
+        retry_on: type[BaseException] | tuple[type[BaseException], ...]
+        task_timeout: float | None
+        worker: int
+
+    class CallOptions(OtherOptions, total=False):
         """The keyword-only options that every submitting method takes.
 
         `return_exceptions` (bool, False): the exceptions of items stand among the results instead
@@ -62,24 +75,16 @@ if TYPE_CHECKING:
         `ThreadPool` when the whole chunk is. `ImportError` where tqdm is not installed.
         """
 
-        fail_fast: bool
-        grace: float | None
-        key: Hashable
-        priority: int
-        progress: Progress
-        retries: int
-        retry_on: type[BaseException] | tuple[type[BaseException], ...]
         return_exceptions: bool
-        task_timeout: float | None
-        worker: int
 else:
     # So that tools can evaluate the annotations of public methods, without an import of typing.
-    Any = CallOptions = object
+    Any = CallOptions = OtherOptions = object
     Unpack = {object: object}
 
 __all__ = [
     "CallOptions",
     "Checked",
+    "OtherOptions",
     "Unpack",
     "check_options",
     "check_serial_options",

@@ -12,7 +12,7 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, get_context, util
@@ -23,7 +23,7 @@ from .. import _core
 from .._base import by_value, failures, importing
 from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes
-from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
+from .._base.stdlib import TYPE_CHECKING, T, overload, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
@@ -36,6 +36,7 @@ from .configured import ConfiguredPool
 from .options import (
     CallOptions,
     Checked,
+    OtherOptions,
     Unpack,
     check_options,
     check_serial_options,
@@ -58,14 +59,16 @@ from .workers import WorkerOptions
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from typing import Any, Self, TypeVar
+    from typing import Any, Literal, Self, TypeVar
 
+    from .logs import LogReceiver
     from .statistics import PoolStatistics
     from .workers import CpuIds
 
     S = TypeVar("S")
 else:
     Any = CpuIds = S = object
+    Literal = {False: object}
     ContextVar = {Any: object}
 
 INIT = _stdlib.INIT
@@ -119,6 +122,12 @@ def _length_of(iterable: Iterable[Any]) -> int | None:
         return None
 
 
+def _receive_logs(runs_filters: bool) -> LogReceiver:
+    from .logs import LogReceiver  # few programs need it, and it takes time to import
+
+    return LogReceiver(runs_filters)
+
+
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
@@ -133,6 +142,14 @@ class Pool(_StdlibPool):
     terminated (it has half a second then). What it raises is printed. `on_exit` says what leaving a
     `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
     if the block raised.
+
+    With `forward_logs=True` the handlers of this process handle what workers log through `logging`,
+    each record once, those of a worker in order, with the worker's `processName`. Loggers have the
+    levels in workers that they had here when the worker started. A record arrives with its message
+    complete, its exception as text, and other attributes that are no plain values as their
+    `repr()`. Handlers run on a thread of the pool: a record may be handled a moment after the
+    result of its task has arrived. `join()` and `terminate()` wait until all are handled, at most
+    5 seconds.
 
     `memory_limit` (an int of bytes, or a str like "2GiB") is for the memory that a worker has
     allocated itself; what it has in common with this process since a fork does not count. A worker
@@ -201,6 +218,8 @@ class Pool(_StdlibPool):
     _keys: Keys | None = None
     _env: Any = None
     _preload: tuple[str, ...] = ()
+    _logs: LogReceiver | None = None
+    _at_end: Sequence[Callable[[], object]] = ()  # called when the workers have ended
     _threads: list[Thread]
     _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
@@ -228,6 +247,7 @@ class Pool(_StdlibPool):
         propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
         env: Mapping[str, str | None] | Callable[[int], Mapping[str, str | None]] | None = None,
         preload: str | Iterable[str] = (),
+        forward_logs: bool = False,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -254,6 +274,7 @@ class Pool(_StdlibPool):
                 propagate_context=propagate or None,
                 env=env,
                 preload=preload or None,
+                forward_logs=forward_logs or None,
             )
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
@@ -272,6 +293,7 @@ class Pool(_StdlibPool):
         self._initializer = initializer
         self._initargs = initargs
         self._set_start(env, preload)
+        self._forwards_logs = bool(forward_logs)
         if self._serial:
             self._start_serial()
         else:
@@ -358,9 +380,14 @@ class Pool(_StdlibPool):
         self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
-        parts = (self._engine, self._workers, self._threads)
+        if self._forwards_logs:
+            self._logs = _receive_logs(not self._forks)
+            self._at_end = (self._logs.end,)
+        parts = (self._engine, self._workers, self._threads, self._at_end)
         try:
             self._repopulate_pool()
+            if self._logs is not None:  # after the forks
+                self._logs.start(self._start_thread)
         except BaseException:
             end.shut_down(*parts)
             raise
@@ -401,6 +428,21 @@ class Pool(_StdlibPool):
 
         return statistics_of(self._engine, self._has_threads)
 
+    def dump(self, file: Any = None) -> None:
+        """Print what each worker does: its item, since when, and its Python stack.
+
+        To `file`, which has a `write(str)`; None: `sys.stderr`. The stack is that of the thread
+        that runs tasks, also while that is in C code, waits for a lock or is stopped, most recent
+        call first. A worker that cannot tell its stack within half a second is shown without one.
+        `ValueError` for a pool that runs on the standard library's engine, or that was made before
+        a fork.
+        """
+        if self._engine is None:
+            raise ValueError("dump() needs a pool that runs on cpool's engine")
+        from .dump import dump_pool
+
+        dump_pool(self, sys.stderr if file is None else file)
+
     # ---- submitting ----
 
     def _check_running(self) -> None:
@@ -408,6 +450,14 @@ class Pool(_StdlibPool):
             raise ValueError("Pool not running")
         if self._engine is not None and not self._engine.is_ours:
             failures.raise_foreign()
+
+    @overload
+    def options(
+        self, *, return_exceptions: Literal[False] = False, **asked: Unpack[OtherOptions]
+    ) -> Self: ...
+
+    @overload
+    def options(self, *, return_exceptions: bool, **asked: Unpack[OtherOptions]) -> Any: ...
 
     def options(self, **asked: Unpack[CallOptions]) -> Any:
         """This pool, with these options as defaults of its calls.
@@ -449,6 +499,28 @@ class Pool(_StdlibPool):
             return check_serial_options(asked, self._is_serial_asked)
         return check_options(asked)
 
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> T: ...
+
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> T | BaseException: ...
+
     def apply(
         self,
         func: Callable[..., T],
@@ -461,7 +533,9 @@ class Pool(_StdlibPool):
         For `asked`, here and in all methods that submit, see `CallOptions`.
         """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
-            return self.apply_async(func, args, kwds, **asked).get()
+            options: Any = asked
+            result_of: AsyncResult[T] = self.apply_async(func, args, kwds, **options)
+            return result_of.get()
         if asked:
             self._check_running()
             checked = self._check_options(asked)
@@ -477,6 +551,32 @@ class Pool(_StdlibPool):
             return result
         value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
         return value
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T | BaseException], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T | BaseException]: ...
 
     def apply_async(
         self,
@@ -521,6 +621,28 @@ class Pool(_StdlibPool):
             show(made, checked.progress, 1)
         return made
 
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def broadcast(
         self,
         func: Callable[..., T],
@@ -534,8 +656,35 @@ class Pool(_StdlibPool):
         that arrived. A worker that starts later does not run it: that is what `initializer` is for.
         In a serial pool, which has one worker, a list of one.
         """
-        results: list[T] = self.broadcast_async(func, args, kwds, **asked).get()
+        options: Any = asked
+        results: list[T] = self.broadcast_async(func, args, kwds, **options).get()
         return results
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def broadcast_async(
         self,
@@ -566,6 +715,28 @@ class Pool(_StdlibPool):
         self._feed(result, func, [tuple(args)] * number, 1, mode, number, calls=calls)
         return result
 
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def map(
         self,
         func: Callable[[S], T],
@@ -582,6 +753,32 @@ class Pool(_StdlibPool):
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize, asked)
         return results
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def map_async(
         self,
@@ -602,6 +799,28 @@ class Pool(_StdlibPool):
         )
         return result
 
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def starmap(
         self,
         func: Callable[..., T],
@@ -612,6 +831,32 @@ class Pool(_StdlibPool):
         """Return `[func(*x) for x in iterable]`, as `map` does."""
         results: list[T] = self._map(func, iterable, starmapstar, chunksize, asked)
         return results
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def starmap_async(
         self,
@@ -628,7 +873,32 @@ class Pool(_StdlibPool):
         )
         return result
 
-    def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -651,7 +921,32 @@ class Pool(_StdlibPool):
         )
         return items
 
-    def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap_unordered(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -664,6 +959,30 @@ class Pool(_StdlibPool):
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked
         )
         return items
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
 
     def istarmap(
         self,
@@ -678,6 +997,30 @@ class Pool(_StdlibPool):
             IMapIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
         return items
+
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
 
     def istarmap_unordered(
         self,
@@ -946,6 +1289,7 @@ class Pool(_StdlibPool):
             place,
             environment := check_environment(self._env, index),
             self._preload,
+            None if self._logs is None else self._logs.for_worker(self._forks),
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
@@ -1174,4 +1518,4 @@ class Pool(_StdlibPool):
             end.force(self._engine, self._workers)  # a handler may have interrupted terminate()
         elif not self._engine.wait_ended(timeout):
             raise TimeoutError
-        end.clean_up(self._engine, self._workers, self._threads)
+        end.clean_up(self._engine, self._workers, self._threads, self._at_end)

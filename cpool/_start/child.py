@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .._core import Worker
+    from .logs import Forwarding
     from .surroundings import Surroundings
 
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
@@ -213,11 +214,13 @@ class Setup:
         place: Place,
         environment: dict[str, str | None] | None = None,
         preload: tuple[str, ...] = (),
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.index = index
         self.place = place
         self.environment = environment
         self.preload = preload
+        self.forwarding = forwarding
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
@@ -274,6 +277,19 @@ def _skip_shutdown() -> None:
     pass
 
 
+def _tell_stack(watch: Callable[[int], None]) -> None:
+    """Have this thread tell its stack when the parent asks for it; see csrc/py/worker/stack.h."""
+    if faulthandler is None or not hasattr(os, "memfd_create"):
+        return
+    with contextlib.suppress(Exception):  # no descriptor or memory left: then nobody sees it
+        fd = os.memfd_create("cpool-stack")
+        try:
+            watch(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
 def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
@@ -296,12 +312,16 @@ def main(worker: Worker, setup: Setup) -> None:
     if _FREEZES:
         gc.freeze()
 
-    from .._core import _is_stopped, _tasks_done
+    from .._core import _is_stopped, _tasks_done, _watch_stack
+
+    _tell_stack(_watch_stack)
 
     failures.is_stopped = _is_stopped
     set_process(CurrentWorker(setup.index, _tasks_done))
 
     def work() -> int:
+        if setup.forwarding is not None:
+            setup.forwarding.install()
         if setup.initializer is not None or setup.preload:
             _initialize(worker, setup)
         try:
@@ -320,4 +340,6 @@ def main(worker: Worker, setup: Setup) -> None:
         # left behind must not delay the exit.
         threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
+    finally:
+        _watch_stack(-1)  # the interpreter is about to take down what writes it
     util.debug("worker exiting after %d tasks", tasks)

@@ -38,6 +38,7 @@ ORDER = """
     _start
     _start.surroundings
     _start.guard
+    _start.logs
     _start.child
     _start.popen
     _start.launchers
@@ -55,8 +56,11 @@ ORDER = """
     _engine.options
     _engine.configured
     _engine.statistics
+    _engine.dump
     _engine.known
+    _engine.trace
     _engine.workers
+    _engine.logs
     _engine.processes
     _engine.threads
     _engine.executors

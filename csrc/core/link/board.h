@@ -30,6 +30,7 @@
 
 #define CP_WINDOW 256u /* most tasks in flight to a worker; a power of two */
 #define CP_RING CP_KIB(64) /* size of the result ring; a power of two */
+#define CP_STACK CP_KIB(8) /* most bytes of a stack as text */
 
 /* What the worker tells of a task, beside its answer; see cp_serve_note(). */
 struct cp_times {
@@ -59,11 +60,18 @@ struct cp_row {
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
     _Atomic uint32_t spin_us;   /* how long to spin on sent before blocking */
     _Atomic uint32_t is_traced; /* the times of every task are wanted */
+    /* How often its stack was asked for; and the process, which was stopped, is to stop
+     * again when it has given the stack. */
+    _Atomic uint32_t stack_asked, stack_stops;
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
     _Alignas(CP_CACHE_LINE) uint8_t ring[CP_RING]; /* written by the worker */
     /* By seq; written by the worker, valid while the task is in flight. */
     struct cp_times times[CP_WINDOW];
+    /* Written by the worker: does it tell its stack when it is asked? The stack as text,
+     * for this request, and how long it is. */
+    _Atomic uint32_t tells_stack, stack_given, stack_len;
+    uint8_t stack[CP_STACK];
 };
 
 /* Shared by all workers of a pool. */
@@ -74,7 +82,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 6u
+#define CP_FORMAT 7u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */
@@ -116,6 +124,10 @@ bool cp_claim_recall(struct cp_row *row, uint64_t seq);
 
 /* Parent: has the worker claimed task seq? */
 bool cp_claim_is_taken(const struct cp_row *row, uint64_t seq);
+
+/* Parent: the stack that the worker gave for the latest request: its length, at most CP_STACK,
+ * with the text in to; or -1 where it has not come, or another one comes just now. */
+int cp_stack_get(const struct cp_row *row, uint8_t *to);
 
 /* Worker: how many bytes fit into the ring now. */
 size_t cp_ring_room(const struct cp_row *row);

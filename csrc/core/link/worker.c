@@ -532,6 +532,21 @@ cp_worker_flush(struct cp_worker *w)
 }
 
 void
+cp_worker_ask_stack(struct cp_worker *w)
+{
+    if (atomic_load(&w->row->tells_stack) == 0) {
+        return;
+    }
+    bool is_stopped = cp_proc_is_stopped(&w->proc);
+    atomic_store(&w->row->stack_stops, is_stopped ? 1 : 0);
+    (void)atomic_fetch_add(&w->row->stack_asked, 1);
+    (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
+    if (is_stopped) {
+        (void)cp_proc_kill(&w->proc, SIGCONT);
+    }
+}
+
+void
 cp_worker_close_tx(struct cp_worker *w)
 {
     w->tx_closed = true;

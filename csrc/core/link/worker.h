@@ -20,8 +20,8 @@
 struct cp_pool;
 struct cp_worker;
 
-/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()). A signal that
- * does nothing where nobody handles it. */
+/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()), or that its
+ * stack is asked for. A signal that does nothing where nobody handles it. */
 #define CP_STOP_SIGNAL SIGURG
 
 /* The pool's handlers. Called with the pool's lock held. */
@@ -72,6 +72,9 @@ struct cp_worker {
         asked_seq; /* of the last one that was asked, though its grace is over */
     int64_t kill_at; /* when it is killed if it has not */
     enum cp_reason stop_reason;
+    bool stop_is_look;  /* it was only asked for its stack so far */
+    int64_t look_since; /* and when the item had begun that it is asked about */
+    bool was_asked_stack;  /* ever */
     _Atomic bool retiring; /* it ends after the task that it runs [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
@@ -211,6 +214,11 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
  * or NULL. */
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
+
+/* Ask the worker for its stack, which cp_stack_get() finds soon; one that is stopped as well;
+ * not one that is not set up for it.
+ * A worker that handles the signal otherwise, or that cannot be interrupted, gives none. */
+void cp_worker_ask_stack(struct cp_worker *w);
 
 /* Close the task pipe, and drop unwritten output. The worker runs the tasks that
  * it has received, then exits. */

@@ -650,6 +650,17 @@ add_children(struct pids *pids, pid_t pid)
     (void)closedir(dir);
 }
 
+bool
+cp_proc_is_stopped(struct cp_proc *proc)
+{
+    pid_t parent;
+    cp_lock_acquire(&proc->lock);
+    bool found =
+        !proc->ended && proc->pid > 0 && state_of(proc->pid, &parent) == 'T';
+    cp_lock_release(&proc->lock);
+    return found;
+}
+
 int
 cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 {
@@ -680,6 +691,13 @@ cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
     return cp_proc_kill(proc, SIGKILL);
 }
 #else
+bool
+cp_proc_is_stopped(struct cp_proc *proc)
+{
+    (void)proc;
+    return false;
+}
+
 int
 cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 {

@@ -110,6 +110,9 @@ int cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode);
 /* Send a signal. Does nothing if the process has ended. 0 or a system error. */
 int cp_proc_kill(struct cp_proc *proc, int signal);
 
+/* Is it stopped by a signal? False where nobody can tell. */
+bool cp_proc_is_stopped(struct cp_proc *proc);
+
 /*
  * SIGKILL to the process and to all processes that it has started, and these in turn.
  * Each is stopped before its children are looked for, so that it starts no more

@@ -8,6 +8,7 @@
 #include "pool/wake.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- lists ---- */
 
@@ -457,11 +458,13 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
 {
     struct cp_pool *pool = job->pool;
     bool ended = atomic_load(&job->end) != CP_END_NONE;
+    int64_t now = pool->trace != NULL ? cp_now() : 0;
     while (list != NULL) {
         struct cp_task *next = list->next;
         if (ended) {
             cp_drop_task(pool, list);
         } else {
+            list->queued_at = now;
             list->job = job;
             list->pinned = job->pin > 0;
             /* What waits for one worker is no reason to hold up other calls. */
@@ -665,8 +668,12 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
     }
     cp_tally_loss(job->pool, task, loss);
     cp_jobs_note_answer(task);
-    struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
+    struct cp_result *lost =
+        cp_result_new(task->index, CP_LOST, loss->stack_len);
     if (lost != NULL) {
+        if (loss->stack_len > 0) {
+            memcpy(lost->body, loss->stack, loss->stack_len);
+        }
         lost->items = task->items;
         lost->pid = loss->pid;
         lost->exitcode = loss->exitcode;

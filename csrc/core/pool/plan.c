@@ -25,6 +25,8 @@
 /* How long a worker looks for its next task: longer than it takes the parent to
  * wake up and answer. */
 #define LOOK_US 50u
+/* How often the driver looks whether a worker has told its stack. */
+#define LOOK_AGAIN (500 * CP_US)
 
 static uint64_t
 min_u64(uint64_t a, uint64_t b)
@@ -268,7 +270,9 @@ cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
             at = cp_clock_min(at, pool->memory_at);
         }
         if (w->stop_seq != 0) {
-            at = cp_clock_min(at, w->kill_at);
+            at = cp_clock_min(
+                at, w->stop_is_look ? cp_clock_min(w->kill_at, now + LOOK_AGAIN)
+                                    : w->kill_at);
             if (task != NULL && task->job->time_limit > 0) {
                 /* The next item of its chunk may have begun. */
                 at = cp_clock_min(at, now + task->job->time_limit);

@@ -19,6 +19,7 @@
 #include "pool/job.h"
 #include "pool/ref.h"
 #include "pool/tallies.h"
+#include "pool/trace.h"
 #include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
@@ -316,6 +317,37 @@ struct cp_counts {
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* What a worker process does now. */
+struct cp_sight {
+    uint64_t id; /* of the worker */
+    uint32_t index;
+    int pid;
+    bool hello, exiting; /* it was ready; it takes no more tasks */
+    bool runs;           /* a task; the rest is of that */
+    uint64_t task;       /* its index in its call */
+    uint32_t stride, items, item;
+    int64_t ns;              /* for how long that item has run */
+    uint8_t func[CP_KIB(1)]; /* the first bytes of its callable */
+    size_t func_len;
+    int stack_len; /* of what the worker told, where it was asked; -1: nothing yet */
+    uint8_t stack[CP_STACK];
+};
+
+/* Ask all workers that run Python code for their stacks, of which cp_pool_sights() then
+ * has what has come. */
+void cp_pool_ask_stacks(struct cp_pool *pool);
+
+/* What each worker does now: *n of them, for free(); or NULL: no memory. */
+struct cp_sight *cp_pool_sights(struct cp_pool *pool, size_t *n);
+
+/* Begin to trace what the pool does; a trace that is on is dropped. since: cp_now() when the
+ * whole trace began, which the pool's own start may follow. 0, or CP_ENOMEM. */
+int cp_pool_trace(struct cp_pool *pool, int64_t since);
+
+/* End it: what was noted, for cp_trace_free(); NULL: it was off. Also after the end of the
+ * pool. */
+struct cp_trace *cp_pool_trace_take(struct cp_pool *pool);
 
 /* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
  * CP_ENOMEM. */

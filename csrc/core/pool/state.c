@@ -84,6 +84,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);
     cp_tallies_free(&pool->tally);
+    cp_trace_free(pool->trace);
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
     cp_cond_fini(&pool->starts);

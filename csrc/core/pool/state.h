@@ -20,6 +20,7 @@
 #include "pool/job.h"
 #include "pool/ref.h"
 #include "pool/tallies.h"
+#include "pool/trace.h"
 
 #define CP_INTERNED 64u
 
@@ -168,6 +169,8 @@ struct cp_pool {
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
     struct cp_tallies tally;
+    struct cp_trace *trace; /* NULL: it is off */
+    _Atomic bool is_traced; /* the same, readable without the lock */
 };
 
 /* A new pool without workers, poller or shared memory, with one reference. 0, or a

@@ -177,7 +177,8 @@ cp_threads_leave(struct cp_pool *pool, uint32_t worker)
 bool
 cp_threads_is_long(struct cp_pool *pool, int64_t ns)
 {
-    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed);
+    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed)
+           || atomic_load_explicit(&pool->is_traced, memory_order_relaxed);
 }
 
 static void
@@ -194,6 +195,10 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
         result->worker = turn->index;
     }
     cp_tally_answer(pool, task, result, ns, turn->index, turn->func);
+    if (pool->trace != NULL) {
+        cp_tally_trace(pool, task, result, turn->index, now - ns, now,
+                       turn->func);
+    }
     turn->func = NULL;
     cp_jobs_note_answer(task);
     cp_task_free(task);

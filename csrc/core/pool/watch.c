@@ -28,6 +28,10 @@
 #define UNKNOWN_GRACE (10 * CP_SECOND)
 #define TERM_GRACE CP_SECOND
 
+/* A worker that is to be killed because its task ran out of time has so long to tell where it
+ * is. */
+#define LOOK_GRACE (250 * CP_MS)
+
 static void
 on_hello(struct cp_worker *w)
 {
@@ -64,6 +68,17 @@ end_stop(struct cp_worker *w)
     }
 }
 
+/* The stack of a worker whose task ran out of time, into buf. */
+static void
+add_stack(const struct cp_worker *w, struct cp_loss *loss, uint8_t *buf)
+{
+    int len = loss->reason == CP_TIMED_OUT && w->was_asked_stack
+                  ? cp_stack_get(w->row, buf)
+                  : -1;
+    loss->stack = buf;
+    loss->stack_len = len > 0 ? (size_t)len : 0;
+}
+
 /* The task stopped when it was asked to, and the worker lives on. */
 static void
 lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
@@ -75,6 +90,8 @@ lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
                            .reason = w->stop_reason,
                            .amount = cp_now() - w->kill_at + task->job->grace
                                      + task->job->time_limit};
+    uint8_t stack[CP_STACK];
+    add_stack(w, &loss, stack);
     cp_jobs_lose_take(task, &loss);
 }
 
@@ -89,6 +106,9 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     job->func->deaths = 0;
     /* The answer of a task that stopped may come after its grace. */
     bool was_asked = w->asked_seq == seq + 1;
+    if (w->stop_is_look && w->stop_seq == seq + 1) {
+        end_stop(w); /* it was through just before it was killed */
+    }
     if (was_asked && result->outcome == CP_RAISED
         && (result->flags & CP_STOPPED) != 0) {
         cp_result_free(result);
@@ -107,6 +127,9 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     result->item = cp_tally_caught(w, seq, result);
     cp_tally_answer(w->pool, task, result, cp_tally_time(w, seq, ns), w->index,
                     NULL);
+    if (w->pool->trace != NULL) {
+        cp_tally_trace_process(w, seq, task, result, ns);
+    }
     cp_jobs_note_answer(task);
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
@@ -244,6 +267,8 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
     *end = w;
     pool->n_workers++;
     cp_tally_enter(pool, w->index, w->started_at);
+    atomic_store_explicit(&w->row->is_traced, pool->trace != NULL ? 1 : 0,
+                          memory_order_relaxed);
     pool->due |= CP_DUE_TASKS;
     cp_note_standby(pool);
     if (pool->state == CP_CLOSING && pool->pending == 0) {
@@ -374,6 +399,7 @@ time_of(const struct cp_worker *w, uint64_t seq)
 static void
 give_up_tasks(struct cp_worker *w, int exitcode)
 {
+    uint8_t stack[CP_STACK];
     for (uint64_t seq = w->tail; seq > w->head; seq--) {
         struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
         struct cp_task *task = *place;
@@ -392,6 +418,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
                 loss.amount = w->doom_reason == CP_TOOK_MEMORY
                                   ? (int64_t)w->doom_bytes
                                   : cp_now() - atomic_load(&w->row->since);
+                add_stack(w, &loss, stack);
             }
             cp_jobs_lose_take(task, &loss);
         } else {
@@ -623,8 +650,23 @@ static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
           int64_t since, enum cp_reason reason, int64_t grace)
 {
-    if (grace <= 0) {
+    bool looks =
+        reason == CP_TIMED_OUT && atomic_load(&w->row->tells_stack) != 0;
+    if (looks) {
+        cp_worker_ask_stack(w);
+        w->was_asked_stack = true;
+    }
+    w->stop_is_look = grace <= 0;
+    if (grace <= 0 && !looks) {
         doom(pool, w, seq, since, reason);
+        return;
+    }
+    if (grace <= 0) {
+        w->stop_seq = seq + 1;
+        w->stop_reason = reason;
+        w->look_since = since;
+        w->kill_at = cp_now() + LOOK_GRACE;
+        pool->n_stopping++;
         return;
     }
     atomic_store(&w->row->stop_since, since);
@@ -654,11 +696,18 @@ cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job)
     }
 }
 
+/* When the item had begun that was asked to stop. */
+static int64_t
+stop_since_of(const struct cp_worker *w)
+{
+    return w->stop_is_look ? w->look_since : atomic_load(&w->row->stop_since);
+}
+
 /* Has the item that was asked to stop ended, and the rest of its chunk runs? */
 static bool
 has_moved_on(const struct cp_worker *w)
 {
-    int64_t stop_since = atomic_load(&w->row->stop_since);
+    int64_t stop_since = stop_since_of(w);
     return w->stop_seq != 0 && stop_since != ANY_ITEM
            && (atomic_load(&w->row->running) != w->stop_seq
                || atomic_load(&w->row->since) != stop_since);
@@ -684,6 +733,14 @@ check_memory(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     }
 }
 
+/* Has the worker given its stack? */
+static bool
+has_told(const struct cp_worker *w)
+{
+    return atomic_load(&w->row->stack_given)
+           == atomic_load(&w->row->stack_asked);
+}
+
 void
 cp_watch_limits(struct cp_pool *pool, int64_t now)
 {
@@ -702,9 +759,9 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
             end_stop(w);
         }
         if (w->stop_seq != 0) {
-            if (now >= w->kill_at) {
+            if (now >= w->kill_at || (w->stop_is_look && has_told(w))) {
                 seq = w->stop_seq - 1;
-                since = atomic_load(&w->row->stop_since);
+                since = stop_since_of(w);
                 end_stop(w);
                 doom(pool, w, seq, since, w->stop_reason);
             }

@@ -24,6 +24,7 @@
 #include "core/base/clock.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void
@@ -702,6 +703,115 @@ append_take(PyObject *list, PyObject *item)
     return r;
 }
 
+static PyObject *
+sight_of(const struct cp_sight *it)
+{
+    PyObject *stack =
+        it->stack_len < 0
+            ? Py_NewRef(Py_None)
+            : PyBytes_FromStringAndSize((const char *)it->stack, it->stack_len);
+    return stack == NULL
+               ? NULL
+               : Py_BuildValue(
+                   "(IiOOOKIIILy#N)", it->index, it->pid,
+                   it->hello ? Py_True : Py_False,
+                   it->exiting ? Py_True : Py_False,
+                   it->runs ? Py_True : Py_False, (unsigned long long)it->task,
+                   it->stride, it->items, it->item, (long long)it->ns,
+                   (const char *)it->func, (Py_ssize_t)it->func_len, stack);
+}
+
+/* ask_stacks(): have the worker processes tell their stacks, which sights() finds soon. */
+static PyObject *
+engine_ask_stacks(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_ask_stacks(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+/* sights(): what each worker process does now. */
+static PyObject *
+engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    size_t n;
+    struct cp_sight *sights = cp_pool_sights(ENGINE(op)->pool, &n);
+    PyObject *list = sights != NULL ? PyList_New(0) : PyErr_NoMemory();
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        if (append_take(list, sight_of(&sights[i])) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    free(sights);
+    return list;
+}
+
+/* trace(since): begin to trace what the pool does, which is part of a trace that began
+ * then. */
+static PyObject *
+engine_trace(PyObject *op, PyObject *arg)
+{
+    int64_t since = PyLong_AsLongLong(arg);
+    if ((since == -1 && PyErr_Occurred()) || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    int r = cp_pool_trace(ENGINE(op)->pool, since);
+    if (r != 0) {
+        return py_raise(ENGINE(op)->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+span_of(const struct cp_span *it)
+{
+    return Py_BuildValue("(LLLLKKIIIIiHBB)", (long long)it->began,
+                         (long long)it->ended, (long long)it->busy,
+                         (long long)it->waited, (unsigned long long)it->call,
+                         (unsigned long long)it->index, it->tasks, it->items,
+                         it->stride, it->worker, it->pid, it->name, it->outcome,
+                         it->reason);
+}
+
+/* end_trace(): (since, how many spans were dropped, [the bytes of each function], [spans]),
+ * or None: it was off. Times are in ns of the monotonic clock; a span has the members of
+ * struct cp_span. */
+static PyObject *
+engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    struct cp_trace *trace = cp_pool_trace_take(ENGINE(op)->pool);
+    if (trace == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *names = PyList_New(0), *spans = PyList_New(0), *found = NULL;
+    int r = names != NULL && spans != NULL ? 0 : -1;
+    for (uint16_t i = 0; r == 0 && i < trace->n_names; i++) {
+        const struct cp_trace_name *name = &trace->names[i];
+        r = append_take(names,
+                        PyBytes_FromStringAndSize((const char *)name->bytes,
+                                                  (Py_ssize_t)name->len));
+    }
+    for (size_t i = 0; r == 0 && i < trace->n; i++) {
+        r = append_take(spans, span_of(&trace->spans[i]));
+    }
+    if (r == 0) {
+        found = Py_BuildValue("(LKOO)", (long long)trace->since,
+                              (unsigned long long)trace->dropped, names, spans);
+    }
+    Py_XDECREF(names);
+    Py_XDECREF(spans);
+    cp_trace_free(trace);
+    return found;
+}
+
 /* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
  * worker index], [the longest tasks]). Also of a pool that has ended. */
 static PyObject *
@@ -942,6 +1052,11 @@ static PyMethodDef engine_methods[] = {
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
     {"tallies", engine_tallies, METH_NOARGS, NULL},
+    {"trace", engine_trace, METH_O, NULL},
+    {"end_trace", engine_end_trace, METH_NOARGS, NULL},
+    {"ask_stacks", engine_ask_stacks, METH_NOARGS, NULL},
+    {"sights", engine_sights, METH_NOARGS, NULL},
+    {"busy_threads", py_thread_busy, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},

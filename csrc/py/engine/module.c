@@ -18,6 +18,7 @@
 #include "value/known.h"
 #include "value/pickle.h"
 #include "value/plan.h"
+#include "worker/stack.h"
 #include "worker/worker.h"
 
 #include "core/link/serve.h"
@@ -139,6 +140,7 @@ static PyMethodDef module_methods[] = {
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
     {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
     {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
+    {"_watch_stack", py_stack_watch, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},

@@ -116,10 +116,11 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
         PyObject *place = where(self, r), *exc = NULL;
         if (place != NULL && r->outcome == CP_LOST
             && r->reason == CP_TIMED_OUT) {
-            exc = PyObject_CallMethod(self->state->failures, "timed_out",
-                                      "iNOIILL", r->pid, exitcode_of(r), place,
-                                      r->item, r->items, (long long)r->amount,
-                                      (long long)self->job->time_limit);
+            exc = PyObject_CallMethod(
+                self->state->failures, "timed_out", "iNOIILLy#", r->pid,
+                exitcode_of(r), place, r->item, r->items, (long long)r->amount,
+                (long long)self->job->time_limit, (const char *)r->body,
+                (Py_ssize_t)r->len);
         } else if (place != NULL && r->outcome == CP_LOST
                    && r->reason == CP_TOOK_MEMORY) {
             exc = PyObject_CallMethod(

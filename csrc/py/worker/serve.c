@@ -15,6 +15,7 @@
 #include "value/body.h"
 #include "value/pickle.h"
 #include "value/run.h"
+#include "worker/stack.h"
 
 #include "core/base/clock.h"
 #include "core/link/worker.h"
@@ -458,6 +459,7 @@ prepare_stop(struct loop *loop, const struct cp_frame *task)
         }
         Py_DECREF(none);
         state->handles_stop = 1;
+        py_stack_watch_again();
     }
     state->may_stop = 1;
     return 0;

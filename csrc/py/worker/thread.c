@@ -207,6 +207,58 @@ py_thread_busy_ns(EngineObject *engine, uint32_t worker, int64_t now)
     return ns;
 }
 
+struct sight {
+    uint32_t worker;
+    unsigned long thread;
+    int64_t since;
+};
+
+/* At most cap of the loops; how many there are. */
+static size_t
+look_at_loops(EngineObject *engine, struct sight *sights, size_t cap)
+{
+    size_t n = 0;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    for (const struct loop *at = engine->loops; at != NULL; at = at->next) {
+        if (n < cap) {
+            sights[n] = (struct sight){
+                .worker = at->turn.index,
+                .thread = at->thread,
+                .since =
+                    atomic_load_explicit(&at->busy_since, memory_order_relaxed),
+            };
+        }
+        n++;
+    }
+    Py_END_CRITICAL_SECTION();
+    return n;
+}
+
+PyObject *
+py_thread_busy(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (py_engine_check(engine) < 0) {
+        return NULL;
+    }
+    size_t cap = look_at_loops(engine, NULL, 0);
+    struct sight *sights = PyMem_Calloc(cap + 1, sizeof(*sights));
+    PyObject *list = sights != NULL ? PyList_New(0) : PyErr_NoMemory();
+    size_t n = list != NULL ? look_at_loops(engine, sights, cap) : 0;
+    int64_t now = cp_now();
+    for (size_t i = 0; i < n && i < cap && list != NULL; i++) {
+        int64_t ns = sights[i].since != 0 ? now - sights[i].since : -1;
+        PyObject *item = Py_BuildValue("(IkL)", sights[i].worker,
+                                       sights[i].thread, (long long)ns);
+        if (item == NULL || PyList_Append(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(item);
+    }
+    PyMem_Free(sights);
+    return list;
+}
+
 PyObject *
 py_thread_tasks_done(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
