@@ -87,6 +87,11 @@ _MAX_FAILED_STARTS = 8
 # parent writes to between two forks is copied once more.
 _BATCH = 8
 
+# How long a thread of the pool waits with a fork for modules that other threads import, and how
+# long a thread of the program does.
+_IMPORT_S = 5.0
+_BRIEFLY_S = 0.1
+
 # The engine's modes for chunks, and for chunks of one item.
 _MODES = {
     mapstar: (_core.MAP | _core.LISTED, _core.MAP_ONE | _core.LISTED),
@@ -370,6 +375,7 @@ class Pool(_StdlibPool):
     def _start(self) -> None:
         self._forks = self._ctx.get_start_method() == "fork"
         self._around = Surroundings()
+        self._awaited: set[str] = set()  # modules that threads of the program have waited for
         self._cache = Cache()
         self._engine = _core.Engine(self._asked.first, weakref.ref(self), self._cache)
         self._asked.prepare(self._engine, self._processes, self._forks)
@@ -1403,8 +1409,10 @@ class Pool(_StdlibPool):
         """Called by the engine, on a thread that waits or on the helper, after workers ended."""
         assert self._engine is not None
         before = being_handled()
+        if self._forks:  # without the lock: terminate() does not wait
+            self._await_imports()
         with self._lock:
-            if self._state not in (RUN, CLOSE):
+            if not self._has_workers():
                 return
             self._join_exited_workers()
             try:
@@ -1419,6 +1427,20 @@ class Pool(_StdlibPool):
                     raise
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
+
+    def _await_imports(self) -> None:
+        """Wait until other threads have imported their modules, so that a worker is forked with
+        complete ones. Not for long on a thread of the program, as calls have time limits."""
+        kept = self._around.kept
+        if importing.is_thread_of_a_pool():
+            # What has waited for so long has most likely waited for the pool.
+            kept.update(importing.await_others(kept, _IMPORT_S, self._has_workers))
+        else:
+            known = kept | self._awaited
+            self._awaited |= set(importing.await_others(known, _BRIEFLY_S, self._has_workers))
+
+    def _has_workers(self) -> bool:
+        return self._state in (RUN, CLOSE)
 
     def _check_starts(self) -> None:
         """Raise `PoolError` if starts have failed for long and no worker is ready."""
