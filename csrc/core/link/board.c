@@ -217,6 +217,12 @@ cp_claim_is_taken(const struct cp_row *row, uint64_t seq)
            == claim_word(seq, TAKEN);
 }
 
+void
+cp_credit_set(struct cp_row *row, uint64_t seq, uint64_t credit)
+{
+    atomic_store(&row->credit[seq & (CP_WINDOW - 1)], credit);
+}
+
 size_t
 cp_ring_room(const struct cp_row *row)
 {
