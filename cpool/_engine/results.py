@@ -238,6 +238,8 @@ class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-
     (`GeneratorExit`) when it has yielded next.
     """
 
+    __module__ = "cpool.pool"
+
     def __init__(self, pool: Any, ordered: bool, ahead: int) -> None:
         _core.Stream.__init__(self, pool, ordered, ahead)
 

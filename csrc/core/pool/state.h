@@ -123,6 +123,7 @@ struct cp_pool {
     uint32_t n_indexes;       /* there will be no worker with a higher one */
     uint64_t n_yielding;      /* jobs that are not done, whose tasks yield */
     int64_t look_at; /* when to look whether they hold up others; 0: not set */
+    bool looks_for_join; /* or the end of the pool, which somebody waits for */
     struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */

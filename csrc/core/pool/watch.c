@@ -893,14 +893,19 @@ cp_watch_awake(struct cp_pool *pool)
 void
 cp_watch_credit(struct cp_pool *pool, int64_t *at)
 {
+    if (pool->n_yielding == 0) {
+        pool->look_at = 0;
+        return;
+    }
     bool joined = pool->joiners > 0 && pool->state == CP_CLOSING;
-    if (pool->n_yielding == 0 || !(joined || cp_plan_may_starve(pool))) {
+    if (!joined && !cp_plan_may_starve(pool)) {
         pool->look_at = 0;
         return;
     }
     int64_t now = cp_now();
-    if (pool->look_at == 0) {
-        (void)cp_plan_is_starved(pool);
+    if (pool->look_at == 0 || pool->looks_for_join != joined) {
+        (void)cp_plan_is_starved(pool); /* from now on counts who reads */
+        pool->looks_for_join = joined;
         pool->look_at = now + (joined ? READ_GRACE : STARVED);
     } else if (now >= pool->look_at) {
         if (joined) {
