@@ -7,7 +7,6 @@
 #include "rig.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -292,7 +291,7 @@ await_wait(struct lone *lone, uint64_t after)
 {
     uint64_t waits;
     while ((waits = atomic_load(&lone->w->row->waits)) <= after) {
-        (void)sched_yield();
+        cp_test_let_others_run();
     }
     return waits;
 }
