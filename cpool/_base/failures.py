@@ -50,8 +50,9 @@ loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is im
 
 if TYPE_CHECKING:
     # Where a task ran: method, callable, the number of its first item in the call (-1: the call has
-    # no items), index and pid of the worker.
-    _Place = tuple[str, Callable[..., Any] | None, int, int, int]
+    # no items), index and pid of the worker, how many values the task has yielded (-1: it is none
+    # that yields).
+    _Place = tuple[str, Callable[..., Any] | None, int, int, int, int]
 
 _A_TASK = "a task"  # of a callable that is not known here
 _LENGTH = struct.Struct("=Q")
@@ -284,7 +285,7 @@ def _locate(error: BaseException, place: _Place | None, item: int) -> BaseExcept
     if place is not None and type(cause) is stdlib.RemoteTraceback:
         text = cause.tb.removesuffix('"""')
         quotes = "" if text == cause.tb else '\n"""'
-        worker, pid = place[3:]
+        worker, pid = place[3:5]
         cause.tb = f"{text}in {_name_of_place(place, item)}, worker {worker} (pid {pid}){quotes}"
     return error
 
@@ -377,14 +378,15 @@ def _how_it_ended(exitcode: int) -> str:
 def _index_of(place: _Place, item: int) -> int | None:
     """The number of an item in its call, from 0; None for a call that has no items."""
     first = place[2]
-    return None if first < 0 else first + item
+    return None if first < 0 or place[0] == "stream" else first + item
 
 
 def _name_of_place(place: _Place, item: int) -> str:
-    method, func, _, _, _ = place
+    method, func, _, _, _, yielded = place
     call = f"Pool.{method}({_A_TASK if func is None else _name_of(func)})"
     index = _index_of(place, item)
-    return call if index is None else f"item {index} of {call}"
+    after = f", after {yielded} value{'' if yielded == 1 else 's'}" if yielded >= 0 else ""
+    return f"{call if index is None else f'item {index} of {call}'}{after}"
 
 
 def _what_is_lost(place: _Place, items: int) -> str:
@@ -583,6 +585,28 @@ def not_read() -> BaseException:
         " had read: items of the iterable may be left that were not run; read all results before"
         " join()"
     )
+
+
+def values_not_read(method: str) -> BaseException:
+    return PoolError(
+        f"the pool was joined while nobody read what this {method}() yields: its generators were "
+        "closed; read all values before join()"
+    )
+
+
+def drive(source: Any) -> Any:
+    """An iterator over an asynchronous iterator."""
+    from .driven import Driven
+
+    return Driven(source)
+
+
+def values_of(source: Any) -> Any:
+    """An iterator over what a callable yields, as the extension makes it in workers."""
+    kind = type(source)
+    if not hasattr(kind, "__iter__") and hasattr(kind, "__aiter__"):
+        return drive(source)
+    return iter(source)
 
 
 def raise_foreign() -> NoReturn:

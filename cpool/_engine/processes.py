@@ -12,7 +12,7 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, get_context, util
@@ -53,6 +53,7 @@ from .results import (
     IMapUnorderedIterator,
     ItemIterator,
     MapResult,
+    ValueIterator,
 )
 from .thread import Thread
 from .workers import WorkerOptions
@@ -118,6 +119,14 @@ def _index_of(process: BaseProcess) -> int:
 
 def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
     return func(*args)
+
+
+def _check_ahead(buffersize: Any) -> int:
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer")
+    if not 0 < buffersize <= sys.maxsize // 2:
+        raise ValueError("buffersize must be > 0")
+    return buffersize
 
 
 def _length_of(iterable: Iterable[Any]) -> int | None:
@@ -1041,6 +1050,114 @@ class Pool(_StdlibPool):
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
         return items
+
+    def stream(
+        self,
+        func: Callable[..., Iterable[T] | AsyncIterable[T]],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        buffersize: int = 64,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """Return an iterator over what `func(*args, **kwds)` yields, in a worker, as it is yielded.
+
+        `func` is a generator function, or returns any iterable. An asynchronous generator is run to
+        its end by an event loop of the worker's. The generator is at most `buffersize` values ahead
+        of the reader, then it waits; it goes on for others that wait for a worker while all workers
+        wait for readers. An exception comes after the values before it, as does `WorkerLostError`.
+        Values are pickled one by one. A closed pool can be joined when all is read: `join()` closes
+        generators that nobody reads, and the last `next` raises `PoolError`. `ValueError` for a
+        `buffersize` below 1, `TypeError` for one that is no int.
+        """
+        self._check_running()
+        ahead = _check_ahead(buffersize)
+        checked = self._check_values(asked)
+        self._place(checked)
+        if kwds:
+            func = partial(func, **kwds)
+        mode = _core.STAR_ONE
+        values: ValueIterator[T] = self._values(checked, func, [tuple(args)], mode, True, ahead, 1)
+        return values
+
+    def flatmap(
+        self,
+        func: Callable[[S], Iterable[T] | AsyncIterable[T]],
+        iterable: Iterable[S],
+        *,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """Return an iterator over all values of `func(x) for x in iterable`, in order.
+
+        `func` is as that of `stream`. Each generator is at most `buffersize` values (None: 64)
+        ahead of the reader; and of the inputs no more than `buffersize`, or twice the number of
+        workers if that is more, are waiting, running or not read to their ends. The failure of one
+        generator comes in its place, and the values of the next ones follow.
+        """
+        return self._flatmap(func, iterable, True, buffersize, asked)
+
+    def flatmap_unordered(
+        self,
+        func: Callable[[S], Iterable[T] | AsyncIterable[T]],
+        iterable: Iterable[S],
+        *,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """`flatmap` with values in the order of their arrival; those of one input are in order."""
+        return self._flatmap(func, iterable, False, buffersize, asked)
+
+    def _flatmap(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        ordered: bool,
+        buffersize: int | None,
+        asked: CallOptions,
+    ) -> ValueIterator[Any]:
+        self._check_running()
+        ahead = _check_ahead(64 if buffersize is None else buffersize)
+        checked = self._check_values(asked)
+        checked.refuse_place("flatmap")
+        limit = max(ahead, 2 * self._processes)
+        mode = _core.MAP_ONE
+        values: ValueIterator[Any] = self._values(
+            checked, func, iterable, mode, ordered, ahead, limit
+        )
+        return values
+
+    def _check_values(self, asked: CallOptions) -> Checked:
+        if self._engine is None:
+            raise ValueError("stream() and flatmap() need a pool that runs on cpool's engine")
+        return self._check_options(asked)
+
+    def _values(
+        self,
+        checked: Checked,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mode: int,
+        ordered: bool,
+        ahead: int,
+        limit: int,
+    ) -> Any:
+        total = _length_of(iterable) if checked.progress is not None else None
+        if self._serial:
+            here = _serial.values(self, func, iterable, mode == _core.STAR_ONE)
+            here.returns_exceptions, here.fails_fast = (
+                checked.returns_exceptions,
+                checked.fails_fast,
+            )
+            if checked.progress is not None:
+                show(here, checked.progress, total, False)
+            return here
+        result: ValueIterator[Any] = ValueIterator(self, ordered, ahead)
+        result._set_options(checked.engine)
+        if checked.progress is not None:
+            show(result, checked.progress, total, False)
+        self._feed(result, checked.wrap(func), iterable, 1, mode, -1, limit)
+        return result
 
     def _map(
         self,

@@ -235,6 +235,22 @@ class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # t
         _core.Stream.__init__(self, pool, False)
 
 
+class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-arg]
+    """What `stream`, `flatmap` and `flatmap_unordered` return: an iterator over yielded values.
+
+    `next(timeout=None)` and `async for` are those of `IMapIterator`. What a generator raises, or
+    the loss of its worker, comes after the values that it had yielded before. `close()`, or
+    dropping the iterator, ends it: no more inputs are pulled, what no worker has begun is
+    withdrawn, values that were not read are dropped, and each generator that runs is closed
+    (`GeneratorExit`) when it has yielded next.
+    """
+
+    __module__ = "cpool.pool"
+
+    def __init__(self, pool: Any, ordered: bool, ahead: int) -> None:
+        _core.Stream.__init__(self, pool, ordered, ahead)
+
+
 class ItemIterator(Iterator[T]):
     """What `imap` and the like return with a `chunksize` above 1: the items of the chunks.
 

@@ -27,6 +27,7 @@ ORDER = """
     _base.amounts
     _base.handlers
     _base.broken
+    _base.driven
     _base.failures
     _base.by_value
     _base.contexts

@@ -25,6 +25,10 @@ def half(x: int) -> float:
     return x / 2
 
 
+def ints(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
 def label(x: int, text: str) -> str:
     return text * x
 
@@ -44,6 +48,8 @@ def test_results_have_the_callables_type(workers: Pool) -> None:
         workers.imap(half, [1, 2], 1, buffersize=4), "cpool.pool.IMapIterator[float]"
     )
     unordered = assert_type(workers.imap_unordered(half, [1]), "cpool.pool.IMapIterator[float]")
+    yielded = assert_type(workers.stream(ints, (2,)), "cpool.pool.ValueIterator[int]")
+    assert (next(yielded), list(workers.flatmap(ints, [1, 2]))) == (0, [0, 0, 1])
     starred = assert_type(workers.istarmap(label, [(1, "x")]), "cpool.pool.IMapIterator[str]")
     limited = assert_type(workers.map(half, [1], task_timeout=60, retries=1), list[float])
     assert (limited, list(starred)) == ([0.5], ["x"])

@@ -233,6 +233,12 @@ cp_stack_get(const struct cp_row *row, uint8_t *to)
                : -1;
 }
 
+void
+cp_credit_set(struct cp_row *row, uint64_t seq, uint64_t credit)
+{
+    atomic_store(&row->credit[seq & (CP_WINDOW - 1)], credit);
+}
+
 size_t
 cp_ring_room(const struct cp_row *row)
 {

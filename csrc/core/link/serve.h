@@ -20,6 +20,8 @@ struct cp_serve {
     struct cp_row *row;
     struct cp_buf in;
     size_t used;       /* size of the frame that next returned last */
+    size_t scanned;    /* so much of `in` was searched for CP_CREDIT */
+    uint64_t waits;    /* how often it has waited for credit */
     int64_t oldest;    /* when the oldest result in the ring was put */
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when its memory is to be looked at again */
@@ -80,6 +82,21 @@ bool cp_serve_is_stopped(const struct cp_row *row);
  */
 int cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
                  const uint8_t *body, int64_t now);
+
+/*
+ * Put a value of the running task into the ring (CP_VALUE). Returns what cp_serve_put()
+ * does: 1 where the parent sleeps, or little room is left.
+ */
+int cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
+                   const uint8_t *body);
+
+/*
+ * Wait until the running task, which has yielded so many values, may yield another one.
+ * May block. timed: its time runs anew then. 1: it may. 0: it is to end, since nobody takes
+ * its values. CP_EINTR; CP_ECLOSED: the parent is gone; or another negative code.
+ */
+int cp_serve_wait_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded,
+                         bool timed);
 
 /* Write the contents of the ring to the pipe. May block. 0 or negative. */
 int cp_serve_flush(struct cp_serve *s);

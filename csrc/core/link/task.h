@@ -101,9 +101,15 @@ struct cp_result {
     int pid;
     int exitcode;
     uint32_t worker;
-    uint32_t item;  /* of CP_OK: how many of its items failed all the same */
-    int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
-    size_t len;     /* of CP_TIMED_OUT: of the stack as text; 0: unknown */
+    /* Of CP_OK: how many of its items failed all the same. Of a task that yields: how
+     * many values came before. */
+    uint32_t item;
+    union {
+        int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
+        struct cp_result
+            *tail; /* of a value that is first in a list: its last */
+    };
+    size_t len; /* of CP_TIMED_OUT: of the stack as text; 0: unknown */
     uint8_t body[];
 };
 

@@ -30,6 +30,10 @@ struct cp_worker_ops {
     /* The task has left the window. The callee owns task and result. */
     void (*on_result)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
                       struct cp_result *result, int64_t ns);
+    /* The task, which stays in the window, has yielded a value. The callee owns it. 0, or
+     * CP_EPROTO: it had no credit for that. */
+    int (*on_value)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+                    struct cp_result *value);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
     /* The worker takes no more tasks: those that it has not claimed have to be
@@ -84,6 +88,10 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: done or recalled */
     uint64_t head, tail; /* seq of the oldest task in flight; the next seq */
     uint32_t in_flight;  /* tasks in the window */
+    uint32_t n_yield;    /* of them, CP_YIELDS */
+    uint64_t told;       /* the wait for credit for which CP_CREDIT was sent */
+    bool credit_due;     /* CP_CREDIT is to be sent, and cannot yet */
+    bool end_due;        /* it is told its end after the tasks that yield */
     int64_t ahead_ns;    /* how long they are expected to take, total */
     uint64_t seen_got;   /* row->got when the pool last looked */
     int64_t active_at;   /* when the worker last read or answered, or was sent
@@ -169,6 +177,23 @@ bool cp_worker_takes(const struct cp_worker *w, const struct cp_task *task);
 int cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
                         struct cp_task *task);
 
+/* Before a task with CP_YIELDS is sent: so many values it may yield at first. */
+void cp_worker_begin_credit(struct cp_worker *w, uint64_t credit);
+
+/* The task with this seq may yield so many values in all, or CP_CREDIT_CLOSED. True: the
+ * worker waits for that, and is to be flushed. */
+bool cp_worker_set_credit(struct cp_worker *w, uint64_t seq, uint64_t credit);
+
+/* Does w wait until its task may yield more values? */
+static inline bool
+cp_worker_waits(const struct cp_worker *w)
+{
+    return atomic_load_explicit(&w->row->waits, memory_order_acquire) != 0;
+}
+
+/* The task that w runs if it is one that yields, or NULL. */
+const struct cp_task *cp_worker_yielding(const struct cp_worker *w);
+
 /* The callable in this slot was freed: tell the worker, if it has the callable. */
 void cp_worker_forget(struct cp_worker *w, uint32_t slot);
 
@@ -210,8 +235,8 @@ struct cp_task *cp_worker_recall_one(struct cp_worker *w, uint64_t seq);
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 
-/* The task that the worker says it runs, its *seq, and since when its current item does;
- * or NULL. */
+/* The task that the worker says it runs, its *seq, and since when its current item does
+ * (now, where it waits for credit); or NULL. */
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
 

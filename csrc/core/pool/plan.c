@@ -171,6 +171,10 @@ is_stuck_for(const struct cp_worker *w, int64_t now, int64_t running,
 {
     const struct cp_row *row = w->row;
     if (atomic_load_explicit(&row->running, memory_order_relaxed) != 0) {
+        const struct cp_task *task = cp_worker_yielding(w);
+        if (task != NULL && task->job->time_limit > 0) {
+            return true; /* since is when it has yielded last */
+        }
         return now - atomic_load_explicit(&row->since, memory_order_relaxed)
                > running;
     }
@@ -380,6 +384,53 @@ cp_plan_is_over(const struct cp_pool *pool)
 {
     return pool->state == CP_ENDED
            || (pool->state == CP_CLOSING && pool->pending == 0);
+}
+
+/* ---- tasks that yield ---- */
+
+/* Does a thread wait, or a coroutine? */
+static bool
+has_waiter(const struct cp_pool *pool)
+{
+    if (pool->waiters != NULL || pool->seat_job != NULL || pool->seat_any) {
+        return true;
+    }
+    const struct cp_job *job = pool->all_first;
+    while (job != NULL && job->teller == NULL) {
+        job = job->all_next;
+    }
+    return job != NULL;
+}
+
+bool
+cp_plan_may_starve(const struct cp_pool *pool)
+{
+    if (cp_pool_has_threads(pool)) {
+        return pool->threads.n_yielders >= pool->n_workers && has_waiter(pool);
+    }
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->exiting || cp_worker_yielding(w) != NULL)) {
+        w = w->next;
+    }
+    return w == NULL && has_waiter(pool);
+}
+
+bool
+cp_plan_is_starved(struct cp_pool *pool)
+{
+    bool is_read = false;
+    for (struct cp_job *job = pool->all_first; job != NULL;
+         job = job->all_next) {
+        if (cp_job_credit(job) > 0) {
+            is_read = is_read || job->many->is_read;
+            job->many->is_read = false;
+        }
+    }
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->exiting || cp_worker_waits(w))) {
+        w = w->next;
+    }
+    return w == NULL && !is_read;
 }
 
 /* ---- spinning ---- */

@@ -568,6 +568,14 @@ cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
 }
 
 void
+cp_job_set_credit(struct cp_job *job, uint64_t credit)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_jobs_set_credit(job, credit);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
 cp_job_set_fail_fast(struct cp_job *job)
 {
     (void)atomic_fetch_or(&job->flags, CP_JOB_FAIL_FAST);
@@ -721,7 +729,7 @@ cp_job_take(struct cp_job *job)
     cp_lock_acquire(&pool->lock);
     struct cp_result *result = cp_jobs_get_result(job);
     cp_act(pool);
-    cp_lock_release(&pool->lock);
+    cp_unlock(pool);
     return result;
 }
 

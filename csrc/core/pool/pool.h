@@ -147,6 +147,10 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
 
+/* Before its first task: the job's tasks yield (CP_YIELDS), each so many values ahead of
+ * what was taken of it; cp_job_take() returns the values, CP_IS_VALUE, and failures. */
+void cp_job_set_credit(struct cp_job *job, uint64_t credit);
+
 /* Before its first task: an item that runs for longer than time_limit (in ns; 0: any
  * time) is asked to stop, and after `grace` more its worker is killed (0: at once). A task
  * that was lost with its worker, or was killed so, or that its worker answers with CP_AGAIN,

@@ -41,6 +41,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 #define CP_NOTED_HELPER 0x8u
 #define CP_NOTED_STANDBY 0x10u
 #define CP_NOTED_STARTER 0x20u
+#define CP_NOTED_YIELDERS 0x40u /* those with is_noted */
 
 /* A thread that waits while another drives. On that thread's stack. */
 struct cp_waiter {
@@ -53,6 +54,13 @@ struct cp_waiter {
     struct cp_cond cond;
 };
 
+/* A worker thread whose task waits until it may yield. On that thread's stack. */
+struct cp_yielder {
+    struct cp_yielder *next;
+    bool is_noted;
+    struct cp_cond cond;
+};
+
 /* Of workers that are threads; see pool/threads.h. */
 struct cp_threads {
     cp_release *release; /* never changes; NULL: workers are processes */
@@ -61,7 +69,9 @@ struct cp_threads {
     uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
     uint32_t n_retire;      /* workers that are to end after their tasks */
     uint32_t looking;       /* workers that look for a task before they sleep */
-    struct cp_task *tasks;  /* dropped, not released yet */
+    struct cp_yielder *yielders;
+    uint32_t n_yielders;
+    struct cp_task *tasks; /* dropped, not released yet */
     struct cp_result *results;
     /* How often a look was in vain, in a row, and how many looks to leave out
      * now: for workers, and for waiters. */
@@ -112,6 +122,9 @@ struct cp_pool {
     struct cp_pins *pins;     /* jobs for one worker; NULL: there was none */
     uint64_t n_pinned;        /* tasks that are queued in `pins` */
     uint32_t n_indexes;       /* there will be no worker with a higher one */
+    uint64_t n_yielding;      /* jobs that are not done, whose tasks yield */
+    int64_t look_at; /* when to look whether they hold up others; 0: not set */
+    bool looks_for_join; /* or the end of the pool, which somebody waits for */
     struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */

@@ -1,6 +1,7 @@
 /* Watching the workers; see pool/watch.h. */
 #include "pool/watch.h"
 
+#include "pool/flow.h"
 #include "pool/func.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
@@ -10,6 +11,10 @@
 #include <signal.h>
 
 #define RESTART_FIRST (5 * CP_MS)
+/* With the pool about to end, whoever reads values has this long to come back for more. */
+#define READ_GRACE (500 * CP_MS)
+/* Tasks that wait for readers keep others from workers for so long at most. */
+#define STARVED (50 * CP_MS)
 /* How long a worker that ran its last task may take to exit before another worker
  * takes its place: exit handlers, or threads that its tasks left behind, may block
  * the exit for ever. */
@@ -102,6 +107,9 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     if (w->exiting) {
         on_exiting(w);
     }
+    if (w->end_due && w->n_yield == 0) {
+        cp_watch_tell_end(w->pool, w);
+    }
     struct cp_job *job = task->job;
     job->func->deaths = 0;
     /* The answer of a task that stopped may come after its grace. */
@@ -131,8 +139,18 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
         cp_tally_trace_process(w, seq, task, result, ns);
     }
     cp_jobs_note_answer(task);
+    if ((task->flags & CP_YIELDS) != 0) {
+        result->item = cp_jobs_end_yield(task);
+    }
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
+}
+
+static int
+on_value(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+         struct cp_result *value)
+{
+    return cp_jobs_add_value_take(task, w, seq, value);
 }
 
 static void
@@ -169,6 +187,7 @@ on_func_sent(struct cp_worker *w, struct cp_func *func)
 static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
+    .on_value = on_value,
     .on_init_error = on_init_error,
     .on_leave = on_leave,
     .on_func_sent = on_func_sent,
@@ -215,6 +234,7 @@ cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
             cp_note_driver(pool); /* a poll() under way keeps the pipe open */
         }
     }
+    w->end_due = false;
     cp_worker_close_tx(w);
 }
 
@@ -578,7 +598,11 @@ retire(struct cp_pool *pool, struct cp_worker *w)
     w->retiring = true;
     pool->n_retiring++;
     (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
-    cp_watch_tell_end(pool, w);
+    if (w->n_yield > 0) { /* its task still hears how much it may yield */
+        w->tx_closed = w->end_due = true;
+    } else {
+        cp_watch_tell_end(pool, w);
+    }
 }
 
 void
@@ -874,6 +898,20 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
     }
 }
 
+/* Read what is in the ring of w. Was there anything? */
+static bool
+receive_ring(struct cp_pool *pool, struct cp_worker *w)
+{
+    bool any = cp_worker_recv_ring(w);
+    if (any) {
+        w->active_at = cp_now();
+    }
+    if (w->bad) {
+        condemn(pool, w);
+    }
+    return any;
+}
+
 /* Has w read since we last looked? A large body takes long, and is no silence. */
 static void
 note_reading(struct cp_worker *w)
@@ -886,6 +924,58 @@ note_reading(struct cp_worker *w)
 }
 
 bool
+cp_watch_values(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->n_yield > 0 && !w->eof) {
+            atomic_store(&w->row->sleeps, 1);
+            atomic_thread_fence(memory_order_seq_cst);
+            any = receive_ring(pool, w) || any;
+        }
+    }
+    return any;
+}
+
+void
+cp_watch_awake(struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->n_yield > 0) {
+            atomic_store_explicit(&w->row->sleeps, 0, memory_order_relaxed);
+        }
+    }
+}
+
+void
+cp_watch_credit(struct cp_pool *pool, int64_t *at)
+{
+    if (pool->n_yielding == 0) {
+        pool->look_at = 0;
+        return;
+    }
+    bool joined = pool->joiners > 0 && pool->state == CP_CLOSING;
+    if (!joined && !cp_plan_may_starve(pool)) {
+        pool->look_at = 0;
+        return;
+    }
+    int64_t now = cp_now();
+    if (pool->look_at == 0 || pool->looks_for_join != joined) {
+        (void)cp_plan_is_starved(pool); /* from now on counts who reads */
+        pool->looks_for_join = joined;
+        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+    } else if (now >= pool->look_at) {
+        if (joined) {
+            (void)cp_jobs_end_unread(pool);
+        } else if (cp_plan_is_starved(pool)) {
+            cp_flow_give_all(pool);
+        }
+        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+    }
+    *at = cp_clock_min(*at, pool->look_at);
+}
+
+bool
 cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
@@ -894,13 +984,7 @@ cp_watch_harvest(struct cp_pool *pool)
             continue;
         }
         note_reading(w);
-        if (cp_worker_recv_ring(w)) {
-            any = true;
-            w->active_at = cp_now();
-            if (w->bad) {
-                condemn(pool, w);
-            }
-        }
+        any = receive_ring(pool, w) || any;
     }
     return any;
 }
