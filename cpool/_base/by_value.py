@@ -16,7 +16,6 @@ import io
 import sys
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import partial
 from types import (
     BuiltinFunctionType,
@@ -60,6 +59,12 @@ _OF_CLASSES = frozenset(
 _GLOBAL_OPS = frozenset(("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"))
 
 
+def _is_variable(kind: Any) -> bool:
+    """Is it the class of context variables? Without importing their module, which few need."""
+    found = sys.modules.get("contextvars")
+    return found is not None and kind is found.ContextVar
+
+
 def names_of_main() -> dict[str, Any]:
     """The functions, classes and context variables that the main module has: what a worker that is
     forked now has."""
@@ -70,7 +75,7 @@ def names_of_main() -> dict[str, Any]:
             found[name] = (value.__code__, value.__defaults__, value.__kwdefaults__)
         elif issubclass(type(value), type):
             found[name] = weakref.ref(value)
-        elif type(value) is ContextVar:
+        elif _is_variable(type(value)):
             found[name] = value
     return found
 
@@ -159,7 +164,7 @@ class _Version:
         if kind in _PLAIN or kind in _IN_C or id(value) in self._seen:
             return True
         self._seen[id(value)] = value
-        if kind is ModuleType or kind is ContextVar:
+        if kind is ModuleType or _is_variable(kind):
             return True
         if kind is tuple or kind is frozenset:
             return all(self._add(each) for each in value)
@@ -343,7 +348,7 @@ class Sender:
                         return obj.__qualname__
                     if _main_has(obj):
                         classes.append(obj)
-                elif type(obj) is ContextVar:  # which cannot be pickled
+                elif _is_variable(type(obj)):  # which cannot be pickled
                     for name, value in known.items():
                         if value is obj:
                             return find, (name,)
