@@ -154,10 +154,11 @@ TEST(yield_that_runs_is_closed_with_its_job)
     struct cp_job *job = put_yielding(&rig, 0, 1u << 30, OP_YIELD, 1u << 30, 1);
     take_values(&rig, job, 0, 100);
     CHECK(cp_job_stop(job, false));
-    rig_await_begun(&rig, 1);
     cp_job_drop_results(job);
     close_job(&rig, job);
+    /* Somebody has to read what the worker writes before it comes to its end. */
     rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 3), 3);
+    rig_await_begun(&rig, 1);
     rig_close(&rig);
 }
 
