@@ -75,6 +75,10 @@ struct cp_row {
     /* How often its stack was asked for; and the process, which was stopped, is to stop
      * again when it has given the stack. */
     _Atomic uint32_t stack_asked, stack_stops;
+    /* The task, seq + 1, and the begin of the item of it, that is killed as soon as the
+     * stack is there: the item does not go on. 0: none. */
+    _Atomic uint64_t held;
+    _Atomic int64_t held_since;
     _Atomic uint32_t
         sleeps; /* values are to be flushed; the worker clears it */
     /* Written by both, by compare-and-swap. */

@@ -73,6 +73,14 @@ end_stop(struct cp_worker *w)
     }
 }
 
+/* The task that was asked to stop is not killed after all. */
+static void
+let_go(struct cp_worker *w)
+{
+    end_stop(w);
+    atomic_store(&w->row->held, 0);
+}
+
 /* The stack of a worker whose task ran out of time, into buf. */
 static void
 add_stack(const struct cp_worker *w, struct cp_loss *loss, uint8_t *buf)
@@ -115,7 +123,7 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     /* The answer of a task that stopped may come after its grace. */
     bool was_asked = w->asked_seq == seq + 1;
     if (w->stop_is_look && w->stop_seq == seq + 1) {
-        end_stop(w); /* it was through just before it was killed */
+        let_go(w); /* it was through just before it was killed */
     }
     if (was_asked && result->outcome == CP_RAISED
         && (result->flags & CP_STOPPED) != 0) {
@@ -677,6 +685,8 @@ stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     bool looks =
         reason == CP_TIMED_OUT && atomic_load(&w->row->tells_stack) != 0;
     if (looks) {
+        atomic_store(&w->row->held_since, since);
+        atomic_store(&w->row->held, grace <= 0 ? seq + 1 : 0);
         cp_worker_ask_stack(w);
         w->was_asked_stack = true;
     }
@@ -780,7 +790,7 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
         }
         const struct cp_task *task = cp_worker_running(w, &seq, &since);
         if (has_moved_on(w)) {
-            end_stop(w);
+            let_go(w);
         }
         if (w->stop_seq != 0) {
             if (now >= w->kill_at || (w->stop_is_look && has_told(w))) {
@@ -832,6 +842,7 @@ cp_watch_kill_due(struct cp_pool *pool)
         cp_lock_acquire(&pool->lock);
         if (r == 1) { /* it was through just before, and lives on */
             w->doomed = false;
+            atomic_store(&w->row->held, 0);
             pool->due |= CP_DUE_TASKS;
         }
         cp_worker_unref(w);

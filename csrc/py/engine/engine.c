@@ -741,7 +741,10 @@ engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     size_t n;
     struct cp_sight *sights = cp_pool_sights(ENGINE(op)->pool, &n);
-    PyObject *list = sights != NULL ? PyList_New(0) : PyErr_NoMemory();
+    if (sights == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
         if (append_take(list, sight_of(&sights[i])) < 0) {
             Py_CLEAR(list);

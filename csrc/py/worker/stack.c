@@ -15,7 +15,10 @@
 #include <pthread.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
+
+enum { HELD_MS = 1000 };
 
 static struct { /* lint-ok: of the process, for its signal handler */
     _Atomic(struct cp_row *) row; /* NULL: nothing is told */
@@ -34,6 +37,23 @@ is_our_file(void)
     struct stat found;
     return fstat(here.fd, &found) == 0 && found.st_dev == here.dev
            && found.st_ino == here.ino;
+}
+
+/* Wait for the SIGKILL that comes as soon as the stack is there: what the signal has
+ * interrupted, such as signal.pause(), would be the task's result otherwise. HELD_MS at
+ * most: the parent may be gone, or not kill after all. */
+static void
+wait_for_end(struct cp_row *row)
+{
+    uint64_t held = atomic_load(&row->held);
+    for (int ms = 0; held != 0 && ms < HELD_MS; ms++) {
+        if (atomic_load(&row->held) != held
+            || atomic_load(&row->running) != held
+            || atomic_load(&row->since) != atomic_load(&row->held_since)) {
+            return;
+        }
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
 }
 
 /* Calls only what a signal handler may call. */
@@ -58,6 +78,7 @@ tell(struct cp_row *row)
     if (stops) {
         (void)kill(here.pid, SIGSTOP);
     }
+    wait_for_end(row);
 }
 
 static void

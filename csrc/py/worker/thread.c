@@ -305,7 +305,10 @@ py_thread_busy(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     size_t cap = look_at_loops(engine, NULL, 0);
     struct sight *sights = PyMem_Calloc(cap + 1, sizeof(*sights));
-    PyObject *list = sights != NULL ? PyList_New(0) : PyErr_NoMemory();
+    if (sights == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *list = PyList_New(0);
     size_t n = list != NULL ? look_at_loops(engine, sights, cap) : 0;
     int64_t now = cp_now();
     for (size_t i = 0; i < n && i < cap && list != NULL; i++) {
