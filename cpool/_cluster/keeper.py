@@ -400,7 +400,9 @@ class Keeper:
             cls, text, pid, exitcode, told = loads(data[0])
             job = part.job
             text = text.replace(f"{worker.__name__}.run_chunk", job.name)
-            error: BaseException = cls(f"{text} (on node {node.address})", pid, exitcode)
+            first, *stack = text.split("\n", 1)
+            text = "\n".join([f"{first} (on node {node.address})", *stack])
+            error: BaseException = cls(text, pid, exitcode)
             error.__dict__.update(told, node=node.address, function=job.name, index=_index_of(part))
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         if kind == remote.BROKEN:
