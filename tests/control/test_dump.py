@@ -67,7 +67,13 @@ def block_the_signal(x: Any = None) -> None:
     time.sleep(1000)
 
 
-PLACES = [sleep_in_a_call, compute, compute_in_c, wait_for_a_lock, stop_itself]
+PLACES = [
+    sleep_in_a_call,
+    compute,
+    compute_in_c,
+    wait_for_a_lock,
+    pytest.param(stop_itself, marks=pytest.mark.skipif(engine.PORTABLE, reason="needs /proc")),
+]
 
 
 def state_of(pid: int) -> str:
