@@ -682,8 +682,9 @@ static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
           int64_t since, enum cp_reason reason, int64_t grace)
 {
-    bool looks =
-        reason == CP_TIMED_OUT && atomic_load(&w->row->tells_stack) != 0;
+    bool looks = reason == CP_TIMED_OUT
+                 && atomic_load(&w->row->tells_stack) != 0
+                 && cp_proc_handles(&w->proc, CP_STOP_SIGNAL);
     if (looks) {
         atomic_store(&w->row->held_since, since);
         atomic_store(&w->row->held, grace <= 0 ? seq + 1 : 0);
