@@ -67,7 +67,11 @@ class trace:  # used like a function
             self._since = time.monotonic_ns()
             self._engines = []
             _on[:] = [self]
-        known.watch(self._add)
+        try:
+            known.watch(self._add)
+        except BaseException:  # no memory for the trace of a pool
+            self.stop()
+            raise
 
     def _add(self, pool: Any) -> None:
         if self._pid == os.getpid():  # not in a fork of the process

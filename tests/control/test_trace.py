@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -193,6 +194,20 @@ def test_what_cannot_be_done(tmp_path: Path) -> None:
     trace = cpool.trace(tmp_path / "three.json")
     trace.stop()  # does nothing
     assert not (tmp_path / "three.json").exists()
+
+
+def test_a_trace_that_cannot_begin_is_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory() -> None:
+        raise MemoryError
+
+    with Pool(1) as pool:
+        monkeypatch.setattr(sys.modules["cpool._engine.known"], "pools", no_memory)
+        with pytest.raises(MemoryError):
+            cpool.trace(tmp_path / "trace.json").start()
+        monkeypatch.undo()
+        with cpool.trace(tmp_path / "trace.json"):
+            pool.apply(same, (1,))
+    assert slices(checked(tmp_path / "trace.json"), f"{__name__}.same")
 
 
 def test_the_file_is_written_although_the_block_raises(tmp_path: Path) -> None:
