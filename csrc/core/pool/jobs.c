@@ -846,10 +846,9 @@ cp_jobs_get_result(struct cp_job *job)
     return result;
 }
 
-bool
+void
 cp_jobs_end_unread(struct cp_pool *pool)
 {
-    bool any = false;
     struct cp_job *job = pool->all_first;
     while (job != NULL) {
         struct cp_job *next = job->all_next;
@@ -864,11 +863,9 @@ cp_jobs_end_unread(struct cp_pool *pool)
         }
         if (waits) {
             (void)cp_jobs_stop(job, CP_END_UNREAD);
-            any = true;
         }
         job = next;
     }
-    return any;
 }
 
 struct cp_result *

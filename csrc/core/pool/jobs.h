@@ -69,8 +69,8 @@ int cp_jobs_add_value_take(struct cp_task *task, struct cp_worker *w,
 void cp_jobs_set_credit(struct cp_job *job, uint64_t credit);
 
 /* A task that yields waits for its reader, who is not there while the closed pool is joined:
- * its job ends. True if there was one. */
-bool cp_jobs_end_unread(struct cp_pool *pool);
+ * its job ends. */
+void cp_jobs_end_unread(struct cp_pool *pool);
 
 /* The task leaves its worker, which has begun it: its result comes. */
 void cp_jobs_note_answer(struct cp_task *task);

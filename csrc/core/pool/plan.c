@@ -416,21 +416,13 @@ cp_plan_may_starve(const struct cp_pool *pool)
 }
 
 bool
-cp_plan_is_starved(struct cp_pool *pool)
+cp_plan_is_starved(const struct cp_pool *pool)
 {
-    bool is_read = false;
-    for (struct cp_job *job = pool->all_first; job != NULL;
-         job = job->all_next) {
-        if (cp_job_credit(job) > 0) {
-            is_read = is_read || job->many->is_read;
-            job->many->is_read = false;
-        }
-    }
     const struct cp_worker *w = pool->workers;
     while (w != NULL && (w->exiting || cp_worker_waits(w))) {
         w = w->next;
     }
-    return w == NULL && !is_read;
+    return w == NULL;
 }
 
 /* ---- spinning ---- */

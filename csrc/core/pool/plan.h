@@ -108,9 +108,8 @@ bool cp_plan_is_over(const struct cp_pool *pool);
  * other. */
 bool cp_plan_may_starve(const struct cp_pool *pool);
 
-/* And do all of these tasks wait for their readers, none of which has read since this was
- * asked last? */
-bool cp_plan_is_starved(struct cp_pool *pool);
+/* And do all of these tasks wait for their readers? */
+bool cp_plan_is_starved(const struct cp_pool *pool);
 
 /* ---- spinning ---- */
 

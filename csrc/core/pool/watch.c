@@ -696,20 +696,17 @@ stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
         doom(pool, w, seq, since, reason);
         return;
     }
+    w->stop_seq = seq + 1;
+    w->stop_reason = reason;
+    w->kill_at = cp_now() + (grace > 0 ? grace : LOOK_GRACE);
+    pool->n_stopping++;
     if (grace <= 0) {
-        w->stop_seq = seq + 1;
-        w->stop_reason = reason;
         w->look_since = since;
-        w->kill_at = cp_now() + LOOK_GRACE;
-        pool->n_stopping++;
         return;
     }
     atomic_store(&w->row->stop_since, since);
     atomic_store(&w->row->stop, seq + 1);
-    w->stop_seq = w->asked_seq = seq + 1;
-    w->stop_reason = reason;
-    w->kill_at = cp_now() + grace;
-    pool->n_stopping++;
+    w->asked_seq = seq + 1;
     (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
 }
 
@@ -959,6 +956,21 @@ cp_watch_awake(struct cp_pool *pool)
     }
 }
 
+/* Has somebody read values since this was asked last? */
+static bool
+take_reads(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_job *job = pool->all_first; job != NULL;
+         job = job->all_next) {
+        if (cp_job_credit(job) > 0) {
+            any = any || job->many->is_read;
+            job->many->is_read = false;
+        }
+    }
+    return any;
+}
+
 void
 cp_watch_credit(struct cp_pool *pool, int64_t *at)
 {
@@ -973,13 +985,13 @@ cp_watch_credit(struct cp_pool *pool, int64_t *at)
     }
     int64_t now = cp_now();
     if (pool->look_at == 0 || pool->looks_for_join != joined) {
-        (void)cp_plan_is_starved(pool); /* from now on counts who reads */
+        (void)take_reads(pool); /* from now on counts who reads */
         pool->looks_for_join = joined;
         pool->look_at = now + (joined ? READ_GRACE : STARVED);
     } else if (now >= pool->look_at) {
         if (joined) {
-            (void)cp_jobs_end_unread(pool);
-        } else if (cp_plan_is_starved(pool)) {
+            cp_jobs_end_unread(pool);
+        } else if (!take_reads(pool) && cp_plan_is_starved(pool)) {
             cp_flow_give_all(pool);
         }
         pool->look_at = now + (joined ? READ_GRACE : STARVED);

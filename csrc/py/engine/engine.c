@@ -7,6 +7,7 @@
 
 #include "base/engine.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/timeout.h"
 #include "engine/kept.h"
 #include "engine/submit.h"
@@ -626,10 +627,9 @@ done_jobs(struct cp_job *const *jobs, Py_ssize_t n)
         }
         PyObject *pair =
             Py_BuildValue("(Kn)", (unsigned long long)jobs[i]->done_order, i);
-        if (pair == NULL || PyList_Append(list, pair) < 0) {
+        if (py_list_append_take(list, pair) < 0) {
             Py_CLEAR(list);
         }
-        Py_XDECREF(pair);
     }
     return list;
 }
@@ -694,15 +694,6 @@ long_task_of(const struct cp_long *it)
                          (Py_ssize_t)it->func_len);
 }
 
-/* Append item, a new reference or NULL, to the list. */
-static int
-append_take(PyObject *list, PyObject *item)
-{
-    int r = item != NULL ? PyList_Append(list, item) : -1;
-    Py_XDECREF(item);
-    return r;
-}
-
 static PyObject *
 sight_of(const struct cp_sight *it)
 {
@@ -746,7 +737,7 @@ engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list != NULL && i < n; i++) {
-        if (append_take(list, sight_of(&sights[i])) < 0) {
+        if (py_list_append_take(list, sight_of(&sights[i])) < 0) {
             Py_CLEAR(list);
         }
     }
@@ -798,12 +789,12 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
     int r = names != NULL && spans != NULL ? 0 : -1;
     for (uint16_t i = 0; r == 0 && i < trace->n_names; i++) {
         const struct cp_trace_name *name = &trace->names[i];
-        r = append_take(names,
-                        PyBytes_FromStringAndSize((const char *)name->bytes,
-                                                  (Py_ssize_t)name->len));
+        r = py_list_append_take(
+            names, PyBytes_FromStringAndSize((const char *)name->bytes,
+                                             (Py_ssize_t)name->len));
     }
     for (size_t i = 0; r == 0 && i < trace->n; i++) {
-        r = append_take(spans, span_of(&trace->spans[i]));
+        r = py_list_append_take(spans, span_of(&trace->spans[i]));
     }
     if (r == 0) {
         found = Py_BuildValue("(LKOO)", (long long)trace->since,
@@ -834,10 +825,10 @@ engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
     int64_t now = cp_now();
     for (uint32_t i = 0; r == 0 && i < all.n; i++) {
         int64_t ns = self->threads ? py_thread_busy_ns(self, i, now) : 0;
-        r = append_take(workers, tally_of(&all.workers[i], ns));
+        r = py_list_append_take(workers, tally_of(&all.workers[i], ns));
     }
     for (size_t i = 0; r == 0 && i < CP_LONGEST && all.longest[i].ns > 0; i++) {
-        r = append_take(longest, long_task_of(&all.longest[i]));
+        r = py_list_append_take(longest, long_task_of(&all.longest[i]));
     }
     if (r == 0) {
         found = Py_BuildValue("(KKKOO)", (unsigned long long)all.submitted,

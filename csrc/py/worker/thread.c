@@ -8,6 +8,7 @@
 
 #include "base/engine.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "job/lane.h"
 #include "task/call.h"
 #include "task/mode.h"
@@ -315,10 +316,9 @@ py_thread_busy(PyObject *op, PyObject *Py_UNUSED(ignored))
         int64_t ns = sights[i].since != 0 ? now - sights[i].since : -1;
         PyObject *item = Py_BuildValue("(IkL)", sights[i].worker,
                                        sights[i].thread, (long long)ns);
-        if (item == NULL || PyList_Append(list, item) < 0) {
+        if (py_list_append_take(list, item) < 0) {
             Py_CLEAR(list);
         }
-        Py_XDECREF(item);
     }
     PyMem_Free(sights);
     return list;
