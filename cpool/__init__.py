@@ -20,6 +20,7 @@ from ._base.completed import as_completed
 from ._base.current import current_worker
 from ._base.size import default_processes
 from ._base.stdlib import TYPE_CHECKING
+from ._engine.known import dump_on_signal
 from ._program.swap import install, uninstall
 from .errors import (
     InitializerError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
     from ._engine.statistics import LongTask, PoolStatistics, WorkerStatistics
+    from ._engine.trace import trace
     from .errors import TaskCancelledError
 
 __all__ = [
@@ -62,7 +64,9 @@ __all__ = [
     "as_completed",
     "current_worker",
     "default_processes",
+    "dump_on_signal",
     "install",
+    "trace",
     "uninstall",
 ]
 
@@ -77,6 +81,10 @@ _STATISTICS = ("LongTask", "PoolStatistics", "WorkerStatistics")
 def __getattr__(name: str) -> Any:
     if name == "TaskCancelledError":
         return getattr(errors, name)
+    if name == "trace":
+        from ._engine.trace import trace
+
+        return trace
     if name in _STATISTICS:
         from ._engine import statistics
 

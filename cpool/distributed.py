@@ -20,17 +20,21 @@ from ._cluster.errors import NodeLostError, SchedulerLostError, VersionMismatchE
 from ._cluster.keeper import Node
 from ._cluster.pool import Pool
 from ._cluster.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+from ._cluster.serial import SerialPool as _SerialPool
+from ._cluster.statistics import ClusterStatistics, NodeStatistics
 
 __all__ = [
     "AsyncResult",
+    "ClusterStatistics",
     "IMapIterator",
     "IMapUnorderedIterator",
     "MapResult",
     "Node",
     "NodeLostError",
+    "NodeStatistics",
     "Pool",
     "SchedulerLostError",
     "VersionMismatchError",
 ]
 
-del _distributed
+del _distributed, _SerialPool

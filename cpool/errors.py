@@ -57,8 +57,9 @@ class TaskTimeoutError(WorkerLostError, TimeoutError):
     """The item ran for longer than the `task_timeout` of its call.
 
     Also the builtin ``TimeoutError``. ``seconds`` is how long it had run, ``limit`` the
-    `task_timeout`, both floats. ``exitcode`` is None if the task ended within the `grace` that it
-    was given, and the worker's otherwise.
+    `task_timeout`, both floats. ``stack`` is the Python stack of the task then, a str of lines,
+    most recent call first; empty where it could not be had. ``exitcode`` is None if the task ended
+    within the `grace` that it was given, and the worker's otherwise.
     """
 
     def __init__(
@@ -70,14 +71,16 @@ class TaskTimeoutError(WorkerLostError, TimeoutError):
         function: str | None = None,
         seconds: float = 0.0,
         limit: float = 0.0,
+        stack: str = "",
     ) -> None:
         super().__init__(message, pid, exitcode, index, function)
         self.seconds = seconds
         self.limit = limit
+        self.stack = stack
 
     def __reduce__(self) -> tuple[type[WorkerLostError], tuple[object, ...]]:
         kind, args = super().__reduce__()
-        return kind, (*args, self.seconds, self.limit)
+        return kind, (*args, self.seconds, self.limit, self.stack)
 
 
 class MemoryLimitError(WorkerLostError, MemoryError):

@@ -22,6 +22,7 @@ from ._engine.results import AsyncResult as AsyncResult
 from ._engine.results import IMapIterator as IMapIterator
 from ._engine.results import IMapUnorderedIterator as IMapUnorderedIterator
 from ._engine.results import MapResult as MapResult
+from ._engine.results import ValueIterator as ValueIterator
 from ._engine.threads import ThreadPool
 
 __all__ = ["Pool", "ThreadPool"]

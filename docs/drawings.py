@@ -163,7 +163,8 @@ STEPS = [
           loop_once             py/worker/serve.c
             wait_for_more       py/worker/serve.c
               cp_serve_wait     core/link/serve.c
-                cp_fd_read      core/os/fd.c
+                read_input      core/link/serve.c
+                  cp_fd_read    core/os/fd.c
             cp_serve_next       core/link/serve.c
               cp_wire_get       core/link/wire.c
               cp_claim_take     core/link/board.c
@@ -212,7 +213,8 @@ STEPS = [
                 step                      core/pool/drive.c
                   cp_spin                 core/pool/spin.c
                     cp_watch_harvest      core/pool/watch.c
-                      cp_worker_recv_ring core/link/worker.c
+                      receive_ring        core/pool/watch.c
+                        cp_worker_recv_ring core/link/worker.c
                   cp_poller_wait          core/os/poller_epoll.c
                   cp_watch_on_ready       core/pool/watch.c
                     cp_watch_receive      core/pool/watch.c

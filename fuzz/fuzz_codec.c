@@ -23,6 +23,7 @@ static struct py_state state;
 
 /* What names stand for. */
 static const char SOURCE[] =
+    "import collections\n"
     "import sys\n"
     "sys.modules['numpy'] = None\n" /* arrays need it */
     "class Plain: pass\n"
@@ -38,10 +39,13 @@ static const char SOURCE[] =
     "def pair(*args): return args\n"
     "def fail(*args): raise KeyError(args)\n"
     "def slotnames(cls): return ['a', 'b'] if cls is Slots else []\n"
+    "Two = collections.namedtuple('Two', 'a b')\n"
+    "def new(n): return collections.namedtuple('N', "
+    "[f'f{i}' for i in range(n)]).__new__.__code__\n"
     "class Meta(type): pass\n"
     "def code(self): pass\n"
     "named = [Plain, Slots, State, Items, Table, Row, Hidden, pair, fail,"
-    " list, dict, set, frozenset, complex, tuple, object]\n";
+    " list, dict, set, frozenset, complex, tuple, object, Two]\n";
 static PyObject *named; /* the list */
 
 int
@@ -117,6 +121,7 @@ make_state(void)
     state.enum_type = PyObject_GetAttrString(module, "Meta");
     PyObject *function = PyObject_GetAttrString(module, "code");
     state.named_tuple_code = PyFunction_GetCode(function);
+    state.named_tuple_new = PyObject_GetAttrString(module, "new");
     state.extra_reducers = PyDict_New();
     state.copyreg_table = PyDict_New();
     FUZZ_CHECK(py_word_add(&state) == 0);

@@ -23,6 +23,9 @@ STDLIB = os.environ.get("CPOOL_TEST_ENGINE") == "stdlib"
 PORTABLE = os.environ.get("CPOOL_TEST_PORTABLE") == "1"
 WORKER_THREADS = 2 if PORTABLE else 1
 
+# Slow builds leave out what starts an interpreter afresh, in tests that are about something else.
+START_METHODS = os.environ.get("CPOOL_TEST_START_METHODS", "fork spawn forkserver").split()
+
 # Seconds after which a wait in a test fails. The whole test has twice as long. Slow builds raise
 # the deadline.
 DEADLINE = float(os.environ.get("CPOOL_TEST_DEADLINE", "10"))

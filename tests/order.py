@@ -26,14 +26,14 @@ ORDER: dict[str, str | None] = {
     "core/os": "fd poller+poller_epoll+poller_poll proc",
     "core/share": "region heap parts",
     "core/link": "wire board task worker serve",
-    "core/pool": "job tallies state+ref tally wake plan turns jobs+func sched watch act threads"
-    " spin drive pool",
-    "py/base": "state word dict name depth error imports timeout engine",
+    "core/pool": "job tallies trace state+ref tally wake plan turns flow jobs+func sched watch act"
+    " threads spin drive pool",
+    "py/base": "state word dict list name depth error imports argument timeout engine",
     "py/value": "arena tags kind seen writer reader repeats gather constant number known text array"
     " named reducers replaced plan encode+encoder+reduce decode+decoder+rebuild pickle body run",
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life options failure settle wait callback result stream future lane condition",
-    "py/worker": "serve thread worker",
+    "py/worker": "stack values serve thread worker",
     "py/engine": "late begin kept submit engine module",
 }
 

@@ -82,6 +82,11 @@ def die(x: int) -> int:
     os._exit(3)
 
 
+def two(func: Callable[[int], Any], x: int) -> Iterator[Any]:
+    yield answer(x)
+    yield func(x)
+
+
 def unpicklable(x: int) -> Any:
     return lambda: x
 
@@ -207,6 +212,7 @@ class Sequence:
         self.jobs: list[Job] = []
         self.refs: list[tuple[str, Any]] = []  # what must be freed once its job is done
         self.streams: list[tuple[Job, Any, list[Outcome]]] = []
+        self.yields: list[tuple[Job, Any, list[Outcome]]] = []  # of generators, not at their ends
         self.stopped: set[int] = set()
         self.killed: set[int] = set()
         self.lost = self.terminated = False
@@ -237,6 +243,8 @@ class Sequence:
             self.read: 5,
             self.drop: 3,
             self.leave_off: 2,
+            self.generators: 3,
+            self.read_values: 3,
             self.cancel: 3,
             self.resize: 1,
             self.forget: 1,
@@ -248,6 +256,7 @@ class Sequence:
         for _ in range(rng.randint(1, OPERATIONS)):
             [operation] = rng.choices(list(weights), list(weights.values()))
             operation()
+        self.end_values()
         if rng.random() < 0.6:
             self.rest()
         end = rng.choice([self.close, self.terminate, self.abandon])
@@ -396,6 +405,45 @@ class Sequence:
         else:
             self.streams.append((job, results, []))
 
+    def generators(self) -> None:
+        """What they yield is read now or later, to its end or not, or by nobody."""
+        rng = self.rng
+        func, x = self.function()
+        method = rng.choice(["stream", "flatmap", "flatmap_unordered"])
+        items = [x] if method == "stream" else self.items(func)
+        parts = [part for x in items for part in (("value", answer(x)), outcome_of(func, x))]
+        ahead = rng.choice([1, 2, 64])
+        job = self.new(f"{method}({func.__name__}, {len(items)} items, {ahead})", parts, True)
+        self.note(job.name)
+        given: Any = (x,) if method == "stream" else iter(items)
+        results = getattr(self.pool, method)(functools.partial(two, func), given, buffersize=ahead)
+        self.refs.append((f"the iterator of {job.name}", weakref.ref(results)))
+        self.yields.append((job, results, []))
+
+    def read_values(self) -> None:
+        if self.yields:
+            self.go_on()
+            job, results, found = self.rng.choice(self.yields)
+            count = self.rng.randint(1, 8)
+            self.note(f"read {count} values of {job.name}")
+            self.take(job, results, count, found)
+
+    def end_values(self) -> None:
+        """Nobody else reads them: each is read to its end, closed, or dropped."""
+        self.go_on()
+        while self.yields:
+            job, results, found = self.yields.pop(self.rng.randrange(len(self.yields)))
+            how = self.rng.choice(["read", "read", "close", "drop"])
+            self.note(f"{how} {job.name}")
+            if how == "read":
+                self.take(job, results, len(job.parts) + 1, found)
+                lost = any(name == "WorkerLostError" for name, _ in found)
+                if len(found) != len(job.parts) and not lost:
+                    raise Wrong(f"{job.name} gave {len(found)} of {len(job.parts)} values")
+            elif how == "close":
+                results.close()
+            del results
+
     def take(self, job: Job, results: Any, count: int, found: list[Outcome]) -> None:
         for _ in range(count):
             try:
@@ -515,6 +563,7 @@ class Sequence:
 
     def idle(self) -> None:
         self.note("idle")
+        self.end_values()
         self.at_rest()
 
     def workers(self) -> list[Any]:

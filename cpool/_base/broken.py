@@ -25,6 +25,7 @@ __all__ = [
 
 MaybeEncodingError: Any = _pool.MaybeEncodingError
 _RemoteTraceback: Any = _process._RemoteTraceback
+_set_cause: Any = vars(BaseException)["__cause__"].__set__
 
 
 class CallLost(WorkerLostError, BrokenProcessPool):
@@ -75,5 +76,5 @@ def translated(exc: BaseException) -> BaseException:
         return CallCancelled(_CANCELLED)
     cause = exc.__cause__
     if type(cause) is _pool.RemoteTraceback:
-        exc.__cause__ = _RemoteTraceback(str(cause))
+        _set_cause(exc, _RemoteTraceback(str(cause)))  # its class may refuse attributes
     return exc

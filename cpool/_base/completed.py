@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from multiprocessing import TimeoutError
 
-from .stdlib import TYPE_CHECKING
+from .stdlib import TYPE_CHECKING, T
 
 if TYPE_CHECKING:
     from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["as_completed"]
 _TURN_S = 0.005
 
 
-def as_completed(results: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
+def as_completed(results: Iterable[T], timeout: float | None = None) -> Iterator[T]:
     """Yield the `AsyncResult`s (also those of `map_async`) in the order in which they end.
 
     Each comes once, as soon as it is ready, whether it is a value, a failure or cancelled. They may

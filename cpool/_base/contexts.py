@@ -24,36 +24,68 @@ _NUMPYS = "numpy"  # names of numpy's own begin so: its error state
 _MISSING: Any = object()
 
 
+class Iterated:
+    """A generator whose steps run in a context."""
+
+    def __init__(self, context: Context, source: Any) -> None:
+        self.context = context
+        self.iterator: Any = context.run(failures.values_of, source)
+
+    def __iter__(self) -> Iterated:
+        return self
+
+    def __next__(self) -> Any:
+        return self.context.run(next, self.iterator)
+
+    def close(self) -> None:
+        close = getattr(self.iterator, "close", None)
+        if close is not None:
+            self.context.run(close)
+
+
+def _run(context: Context, this: Copied | InContext, args: Any, kwds: Any) -> Any:
+    made = context.run(this.func, *args, **kwds)
+    return Iterated(context, made) if this.yields else made
+
+
 class Copied:
-    """A callable that runs in a copy of the context of whoever made this, in any thread."""
+    """A callable that runs in a copy of the context of whoever made this, in any thread.
+
+    `yields`: and what it returns is iterated there.
+    """
 
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
         self.context = copy_context()
+        self.yields = False
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:
         # One context cannot be entered by two threads at once.
-        return self.context.copy().run(self.func, *args, **kwds)
+        return _run(self.context.copy(), self, args, kwds)
 
 
 class InContext:
     """A callable that runs with these values of context variables, in any process.
 
     `values` has the module, the name in the module, and the pickle of the value, or None for a
-    variable that has none.
+    variable that has none. `yields`: and what it returns is iterated with these values.
     """
 
     def __init__(
-        self, func: Callable[..., Any], values: tuple[tuple[str, str, bytes | None], ...]
+        self,
+        func: Callable[..., Any],
+        values: tuple[tuple[str, str, bytes | None], ...],
+        yields: bool = False,
     ) -> None:
         self.func = func
         self.values = values
+        self.yields = yields
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return InContext, (self.func, self.values)
+        return InContext, (self.func, self.values, self.yields)
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:
-        return self._make_context().run(self.func, *args, **kwds)
+        return _run(self._make_context(), self, args, kwds)
 
     def _make_context(self) -> Context:
         found = [(_find(module, name), data) for module, name, data in self.values]

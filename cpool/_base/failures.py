@@ -11,7 +11,6 @@ import os
 import pickle
 import signal
 import struct
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable
@@ -20,7 +19,6 @@ from multiprocessing import TimeoutError
 from multiprocessing.reduction import ForkingPickler
 from types import (
     BuiltinMethodType,
-    FunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
     MethodType,
@@ -52,8 +50,9 @@ loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is im
 
 if TYPE_CHECKING:
     # Where a task ran: method, callable, the number of its first item in the call (-1: the call has
-    # no items), index and pid of the worker.
-    _Place = tuple[str, Callable[..., Any] | None, int, int, int]
+    # no items), index and pid of the worker, how many values the task has yielded (-1: it is none
+    # that yields).
+    _Place = tuple[str, Callable[..., Any] | None, int, int, int, int]
 
 _A_TASK = "a task"  # of a callable that is not known here
 _LENGTH = struct.Struct("=Q")
@@ -64,6 +63,7 @@ _NO_FRAMES = "Traceback (most recent call last):\n"
 # Read past what a class of the program defines under these names.
 _traceback_of: Any = vars(BaseException)["__traceback__"].__get__
 _cause_of: Any = vars(BaseException)["__cause__"].__get__
+_set_cause: Any = vars(BaseException)["__cause__"].__set__
 _args_of: Any = vars(BaseException)["args"].__get__
 _code_of: Any = vars(SystemExit)["code"].__get__
 _qualname_of: Any = vars(type)["__qualname__"].__get__
@@ -140,12 +140,30 @@ def traceback_of(exc: BaseException) -> str:
         return _bare_traceback(exc)
 
 
+def rebuild(exc: Any, text: str) -> Any:
+    """In the parent: an exception with the worker's traceback as its cause.
+
+    The stdlib's `rebuild_exc()` sets an attribute, which the class of the exception may refuse.
+    """
+    if issubclass(type(exc), BaseException):
+        _set_cause(exc, stdlib.RemoteTraceback(text))
+    return exc
+
+
+class _Wrapped(stdlib.ExceptionWithTraceback):  # type: ignore[misc]
+    __module__ = stdlib.ExceptionWithTraceback.__module__
+    __qualname__ = stdlib.ExceptionWithTraceback.__qualname__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, (self.exc, self.tb)
+
+
 def _with_traceback(exc: BaseException) -> Any:
     tb = _traceback_of(exc)
     try:
-        wrapped = stdlib.ExceptionWithTraceback(exc, tb)
+        wrapped = _Wrapped(exc, tb)
     except BaseException:
-        bare: Any = object.__new__(stdlib.ExceptionWithTraceback)
+        bare: Any = object.__new__(_Wrapped)
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
     if tb is None:
@@ -267,7 +285,7 @@ def _locate(error: BaseException, place: _Place | None, item: int) -> BaseExcept
     if place is not None and type(cause) is stdlib.RemoteTraceback:
         text = cause.tb.removesuffix('"""')
         quotes = "" if text == cause.tb else '\n"""'
-        worker, pid = place[3:]
+        worker, pid = place[3:5]
         cause.tb = f"{text}in {_name_of_place(place, item)}, worker {worker} (pid {pid}){quotes}"
     return error
 
@@ -360,14 +378,15 @@ def _how_it_ended(exitcode: int) -> str:
 def _index_of(place: _Place, item: int) -> int | None:
     """The number of an item in its call, from 0; None for a call that has no items."""
     first = place[2]
-    return None if first < 0 else first + item
+    return None if first < 0 or place[0] == "stream" else first + item
 
 
 def _name_of_place(place: _Place, item: int) -> str:
-    method, func, _, _, _ = place
+    method, func, _, _, _, yielded = place
     call = f"Pool.{method}({_A_TASK if func is None else _name_of(func)})"
     index = _index_of(place, item)
-    return call if index is None else f"item {index} of {call}"
+    after = f", after {yielded} value{'' if yielded == 1 else 's'}" if yielded >= 0 else ""
+    return f"{call if index is None else f'item {index} of {call}'}{after}"
 
 
 def _what_is_lost(place: _Place, items: int) -> str:
@@ -407,6 +426,24 @@ def no_worker(worker: int, place: _Place) -> BaseException:
     )
 
 
+_SHOWN_FRAMES = 10
+
+# From here on the frames of a worker's stack are the pool's: the folder's of this file's parent.
+_OWN_FRAME = f'  File "{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}{os.sep}'
+_ENTRIES = tuple(_OWN_FRAME + name for name in ("_base", "_start"))
+
+
+def stack_of_task(told: bytes) -> str:
+    """The lines of a stack that a worker has told, most recent call first, without the pool's."""
+    lines: list[str] = []
+    for line in told.decode(errors="replace").splitlines():
+        if line.startswith(_ENTRIES):
+            break
+        if line.startswith("  "):
+            lines.append(line)
+    return "\n".join(lines)
+
+
 def timed_out(
     pid: int,
     exitcode: int | None,
@@ -415,19 +452,28 @@ def timed_out(
     items: int,
     ran_ns: int,
     limit_ns: int,
+    told: bytes = b"",
 ) -> BaseException:
     """The error of a task that ran for longer than it may."""
     seconds, limit = ran_ns / 1e9, limit_ns / 1e9
     how = "was killed" if exitcode is not None else "interrupted it"
+    stack = stack_of_task(told)
+    lines = stack.splitlines()
+    shown = ""
+    if lines:
+        cut = "\n  ..." if len(lines) > _SHOWN_FRAMES else ""
+        inner = "\n".join(lines[:_SHOWN_FRAMES])
+        shown = f"\nit was here (most recent call first):\n{inner}{cut}"
     return TaskTimeoutError(
         f"{_name_of_place(place, item)} ran for {seconds:.3f} s, its task_timeout is {limit:g} s:"
-        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on",
+        f" worker {pid} {how}; {_what_is_lost(place, items)}, the pool goes on{shown}",
         pid,
         exitcode,
         _index_of(place, item),
         None if place[1] is None else _name_of(place[1]),
         seconds,
         limit,
+        stack,
     )
 
 
@@ -541,6 +587,28 @@ def not_read() -> BaseException:
     )
 
 
+def values_not_read(method: str) -> BaseException:
+    return PoolError(
+        f"the pool was joined while nobody read what this {method}() yields: its generators were "
+        "closed; read all values before join()"
+    )
+
+
+def drive(source: Any) -> Any:
+    """An iterator over an asynchronous iterator."""
+    from .driven import Driven
+
+    return Driven(source)
+
+
+def values_of(source: Any) -> Any:
+    """An iterator over what a callable yields, as the extension makes it in workers."""
+    kind = type(source)
+    if not hasattr(kind, "__iter__") and hasattr(kind, "__aiter__"):
+        return drive(source)
+    return iter(source)
+
+
 def raise_foreign() -> NoReturn:
     error = ValueError("Pool not running")
     error.add_note(f"the pool was made before a fork: process {os.getpid()} has only a copy of it")
@@ -589,78 +657,3 @@ def leave(exc: BaseException) -> NoReturn:
     """Exit the worker whose task raised exc; the report has been sent."""
     code: Any = _code_of(exc) if issubclass(type(exc), SystemExit) else 1
     raise SystemExit(code if code is None or issubclass(type(code), int) else 1)
-
-
-_PLAIN = (bool, bytes, complex, float, int, str, type(None))
-
-
-def _are_same(one: Any, two: Any) -> bool:
-    """Are these defaults of a function the same? Code of the program does not run."""
-    if one is two or type(one) is not type(two):
-        return one is two
-    if type(one) is tuple:
-        return len(one) == len(two) and all(map(_are_same, one, two))
-    return type(one) in _PLAIN and repr(one) == repr(two)
-
-
-def functions_of_main() -> dict[str, Any]:
-    """The functions that the main module has now: what a worker that is forked now has, too."""
-    names = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
-    return {
-        name: (found.__code__, found.__defaults__, found.__kwdefaults__)
-        for name, found in list(names.items())
-        if type(found) is FunctionType
-    }
-
-
-def _is_unknown(func: Any, known: dict[str, Any]) -> bool:
-    """Is func, or the function in it, another one than workers have under its name?"""
-    kind: Any = type(func)
-    if kind is partial or kind is Retrying:
-        return _is_unknown(func.func, known)
-    if kind is not FunctionType or func.__module__ != "__main__":
-        return False
-    name = func.__qualname__
-    main = sys.modules.get("__main__")
-    there: Any = None if main is None else vars(main).get(name)
-    if there is not func:
-        return False  # it cannot be pickled by name at all
-    if name not in known:
-        return True
-    code, defaults, kwdefaults = known[name]
-    return not (
-        code == func.__code__
-        and _are_same(defaults, func.__defaults__)
-        and _are_same(
-            None if kwdefaults is None else tuple(kwdefaults.items()),
-            None if func.__kwdefaults__ is None else tuple(func.__kwdefaults__.items()),
-        )
-    )
-
-
-def dump_unknown(func: Any, known: dict[str, Any]) -> bytes | None:
-    """Pickle by value a function of the main module that was defined, or changed, after the workers
-    had started. None: workers have the same, or there is no cloudpickle."""
-    if not _is_unknown(func, known):
-        return None
-    try:
-        import cloudpickle
-    except ImportError:
-        return None
-    return bytes(cloudpickle.dumps(func, 5))
-
-
-def dump_callable(func: Callable[..., Any], exc: BaseException) -> bytes:
-    """Pickle a callable by cloudpickle, where plain pickle raised exc."""
-    try:
-        import cloudpickle
-    except ImportError:
-        exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
-        raise exc from None
-    before = being_handled()
-    try:
-        return bytes(cloudpickle.dumps(func, 5))
-    except Exception as reason:
-        if is_from_handler(reason, before):
-            raise
-        raise exc from None

@@ -4,6 +4,9 @@ A program may use a pool while its module is imported. Python makes other thread
 module, and the thread that imports it may be waiting for the pool. So threads of a pool take the
 module as it is; `csrc/py/base/imports.h` has the rule.
 
+A forked worker has only the thread that forked it. What other threads were importing will never be
+complete there, and its locks will never be released: `forget_others()`.
+
 The interpreter imports for pickle by the `__import__` of the frame that calls pickle. It is that of
 this module below `run()` and `loads()`.
 """
@@ -12,7 +15,10 @@ from __future__ import annotations
 
 import builtins
 import importlib._bootstrap as _bootstrap
-from collections.abc import Callable
+import sys
+import threading
+import time
+from collections.abc import Callable, Collection, Container
 
 from .. import _core
 from . import failures
@@ -24,18 +30,87 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 
+_threads = threading.local()
+_kept: Collection[str] = ()  # in a forked worker
+
+
 def run(target: Callable[..., T], *args: Any) -> T:
     """Call `target(*args)` on a thread of a pool."""
+    _threads.is_ours = True
     _core._import_without_waiting(True)
     return target(*args)
 
 
-def run_in_worker(serve: Callable[[], T]) -> T:
-    """Call `serve()` in a worker process: in a forked one an import may never come to its end.
+def is_thread_of_a_pool() -> bool:
+    return getattr(_threads, "is_ours", False)
 
-    It was that of a thread which the worker does not have.
+
+def _locked() -> dict[str, int | None]:
+    """The modules that threads are importing, and the threads' identifiers.
+
+    None: a thread takes or releases the lock of that module.
     """
-    return run(serve) if getattr(_bootstrap, "_module_locks", None) else serve()
+    locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
+    # A copy, as threads come and go; and its values are weak references.
+    found = {name: lock() for name, lock in locks.copy().items()}
+    return {name: lock.owner for name, lock in found.items() if lock is not None}
+
+
+def imported_here() -> list[str]:
+    """The modules that the calling thread is importing."""
+    me = threading.get_ident()
+    return [name for name, owner in _locked().items() if owner == me]
+
+
+def _imported_elsewhere(except_for: Container[str]) -> list[str]:
+    me = threading.get_ident()
+    return [
+        name
+        for name, owner in _locked().items()
+        if owner != me and name not in except_for and _is_partial(name)
+    ]
+
+
+def _is_partial(name: str) -> bool:
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
+
+
+def await_others(
+    except_for: Container[str], patience: float, is_wanted: Callable[[], bool]
+) -> list[str]:
+    """Before a fork: wait until no other thread imports a module, with exceptions.
+
+    For so many seconds at most, since a thread that imports may wait for the pool, and while
+    `is_wanted()`. Returns the modules that were waited for in vain.
+    """
+    until = time.monotonic() + patience
+    while (names := _imported_elsewhere(except_for)) and is_wanted():
+        if time.monotonic() > until:
+            return names
+        time.sleep(0.001)
+    return []
+
+
+def forget_others(kept: Collection[str]) -> None:
+    """In a forked worker: forget the modules that threads were importing which it does not have.
+
+    Tasks that need them import them anew. Those that are kept stay as they are.
+    """
+    global _kept
+    _kept = kept
+    partial = _imported_elsewhere(kept)
+    me = threading.get_ident()
+    for name, owner in _locked().items():
+        if owner != me:
+            del _bootstrap._module_locks[name]  # type: ignore[attr-defined]
+    for name in partial:
+        del sys.modules[name]
+
+
+def run_in_worker(serve: Callable[[], T]) -> T:
+    """Call `serve()` in a worker process: in a forked one modules that are kept stay partial."""
+    return run(serve) if any(map(_is_partial, _kept)) else serve()
 
 
 def loads(data: bytes) -> Any:

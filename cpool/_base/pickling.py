@@ -7,6 +7,7 @@ that class, or methods of it: what goes to workers and comes back is then theirs
 from __future__ import annotations
 
 import copyreg
+import functools
 import pickle
 from _pickle import Pickler, loads
 from collections import namedtuple
@@ -15,12 +16,14 @@ from multiprocessing.reduction import ForkingPickler
 from .stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import CodeType
     from typing import Any
 
 __all__ = [
     "current_pickler",
     "is_replaced",
     "named_tuple_code",
+    "named_tuple_new",
     "pickle_of_name",
     "replaced_dumps",
 ]
@@ -33,6 +36,13 @@ named_tuple_code = next(
     for const in namedtuple.__code__.co_consts
     if getattr(const, "co_name", None) == "__getnewargs__"
 )
+
+
+@functools.cache
+def named_tuple_new(arity: int) -> CodeType:
+    """The code that __new__() of all named tuples with so many fields has, but for their names."""
+    code: CodeType = namedtuple("_", [f"f{i}" for i in range(arity)]).__new__.__code__
+    return code
 
 
 def pickle_of_name(module: str, name: str) -> bytes:

@@ -13,11 +13,16 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    from typing import Any, TypeVar
+    from typing import Any, TypeVar, overload
 
     T = TypeVar("T")
 else:
     T = object  # so that tools can evaluate the annotations of public methods
+
+    def overload(declaration):
+        """Type checkers read the declarations; the method that follows takes their place."""
+        return None
+
 
 __all__ = [
     "ApplyResult",
@@ -27,6 +32,7 @@ __all__ = [
     "Pool",
     "T",
     "ThreadPool",
+    "overload",
     "pool",
     "replaces_parts",
 ]

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
     from distributed import Scheduler
 
-__all__ = ["NAME", "Arbiter", "plugin_name"]
+__all__ = ["CANCEL", "NAME", "Arbiter", "plugin_name"]
 
 # The name changes when the messages do: one cluster may serve clients of two versions of cpool.
-NAME = "cpool-arbiter-1"
+NAME = "cpool-arbiter-2"
+
+# What it sends to nodes: the name of the handler there.
+CANCEL = "cpool_cancel"
 
 
 def plugin_name(pool: str) -> str:
@@ -59,6 +62,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
                 "cpool_ready": self.node_is_ready,
                 "cpool_put": self.put,
                 "cpool_drop": self.drop,
+                "cpool_cancel": self.cancel,
                 "cpool_fetch": self.fetch,
                 "cpool_begin": self.begin,
                 "cpool_done": self.done,
@@ -91,6 +95,16 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         for piece in pieces:
             known.begun.pop(piece, None)
             known.revoked.discard(piece)
+
+    def cancel(
+        self, comm: Any = None, *, pool: str, chunks: dict[str, list[int]], kill: bool
+    ) -> None:
+        """Tell nodes that the program wants no results of these chunks any more."""
+        known = self.pools.get(pool)
+        for node, numbers in chunks.items():
+            if known is not None and node in known.nodes:
+                message = {"op": CANCEL, "pool": pool, "numbers": numbers, "kill": kill}
+                self.scheduler.worker_send(node, message)
 
     def revoke(self, comm: Any = None, *, pool: str, piece: int) -> bool:
         """Forbid a piece to begin; False if it has begun."""

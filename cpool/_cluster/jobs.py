@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from .._base.stdlib import TYPE_CHECKING
 from . import worker
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 else:
     Any = object
 
-__all__ = ["Feeder", "Job", "Part", "Pulls", "call_part"]
+__all__ = ["Feeder", "Job", "Keys", "Part", "Pulls", "call_part"]
 
 # Iterators that run no code of the program: many items are taken at once.
 _CONTAINERS = (list, tuple, range, str, bytes, dict, set, frozenset)
 _EMPTY: list[Any] = [[], (), range(0), "", b"", {}, set()]
 _PLAIN = tuple(type(iter(empty)) for empty in _EMPTY)
+
+# So many keys are remembered. Those that come later share numbers, by their hash.
+_MOST_KEYS = 1 << 16
 
 # A pull of an item that takes so many seconds is overtaken by those of other calls.
 _OVERTAKEN = 1.0
@@ -63,6 +66,25 @@ class Pulls:
         """This thread makes a call of the pool."""
         if self.owner == threading.get_ident():
             self.end = 0.0
+
+
+class Keys:
+    """Numbers of the keys of calls. Nodes know a key by its number alone."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[Hashable, int] = {}
+        self.lock = threading.Lock()
+
+    def number(self, key: Hashable) -> int:
+        """`TypeError` for a key that is not hashable."""
+        with self.lock:
+            found = self.numbers.get(key)
+            if found is None:
+                found = len(self.numbers)
+                if found >= _MOST_KEYS:
+                    return _MOST_KEYS + hash(key) % _MOST_KEYS
+                self.numbers[key] = found
+            return found
 
 
 class Part:
@@ -105,9 +127,9 @@ class Job:
         self.speed = speed
         self.options = options
         self.priority: int = 0
+        self.key: int | None = None  # all calls with this number go to one worker
         self.retries: int = options["retries"]
         self.fail_fast = False
-        self.progress: Callable[[int, int | None], None] | None = None
         self.ready: deque[Part] = deque()
         self.flying: dict[int, Part] = {}  # parts that were sent, by number
         self.feeder: Feeder | None = None
@@ -119,7 +141,6 @@ class Job:
         self.limit: int | None = None  # chunks that may be made and not read
         self.made = 0
         self.read = 0
-        self.done = 0  # items with an outcome
         self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
         self.is_over = False
 

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -30,7 +30,8 @@ from . import plan, worker
 from .errors import NodeLostError, SchedulerLostError
 from .frames import LARGE, Frames, loads
 from .jobs import Job, Part
-from .results import Arrived
+from .results import Arrived, Ends
+from .statistics import ClusterStatistics, NodeStatistics, Tally
 from .versions import say
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ _INLINE = 4 << 10
 # A piece has no more bytes than this, unless one chunk does.
 _MOST_BYTES = 32 << 20
 
+# Calls of one key that are on their node: one that runs, one that waits.
+_MOST_OF_KEY = 2
+
+# So many pieces are kept for the dashboard, at least, before those are dropped whose tasks ended.
+_MOST_ENDING = 64
+
 # How often a piece is sent again whose task failed before it began.
 _MOST_FAILURES = 3
 
@@ -66,11 +73,34 @@ class Node:
         self.workers = workers
         self.items = 0
         self.seconds = 0.0
+        self.chunks = 0
+        self.done = self.failed = self.lost = self.retried = 0  # items of calls that want them
+        self.sent = self.received = 0  # bytes
+        self.restarts = 0
         self.pieces: dict[int, Piece] = {}
         self.count = 0  # chunks that it has
         self.outstanding = 0.0  # seconds that these will take one worker
         self.extra = 0  # chunks beyond its room
         self.known: set[str] = set()  # callables that it may keep
+        self.keys = 0  # how many keys of calls have their worker here
+
+    def statistics(self, is_there: bool) -> NodeStatistics:
+        """What it has done, as numbers that stay."""
+        return NodeStatistics(
+            address=self.address,
+            pid=self.pid,
+            workers=self.workers,
+            is_there=is_there,
+            chunks=self.chunks,
+            done=self.done,
+            failed=self.failed,
+            lost=self.lost,
+            retried=self.retried,
+            work_seconds=self.seconds,
+            bytes_sent=self.sent,
+            bytes_received=self.received,
+            restarts=self.restarts,
+        )
 
     def __repr__(self) -> str:
         return (
@@ -82,7 +112,7 @@ class Node:
 class Piece:
     """Chunks that travel together to one node."""
 
-    __slots__ = ("future", "has_ended", "node", "number", "parts", "sent", "work")
+    __slots__ = ("future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "work")
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
         self.number = number
@@ -90,6 +120,7 @@ class Piece:
         self.parts = {part.number: part for part in parts}
         self.future: Any = None
         self.has_ended = False  # was its dask task over at the last look?
+        self.is_recalled = False  # was it asked back once?
         self.sent = time.monotonic()
         # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
         self.work: float | None = None
@@ -139,21 +170,29 @@ class Keeper:
         self.end_cluster = end
         self.events: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self.helper = Helper()
+        self.ends = Ends()
         self.ended = threading.Event()
         self.numbers: Iterator[int] = itertools.count()  # of chunks
         self.pieces: dict[int, Piece] = {}
         self.piece_numbers = itertools.count()
         self.nodes: dict[str, Node] = {}
         self.jobs: deque[Job] = deque()
+        self.places: dict[int, Node] = {}  # where calls of a key go, by the key's number
+        self.keyed: Counter[int] = Counter()  # calls of each key that are on its node
         self.cache: dict[int, Any] = {}
         self.uploaded: set[str] = set()
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
+        self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
+        self.ending: list[Piece] = []  # pieces with all results, whose dask tasks are not over
+        self.most_ending = _MOST_ENDING
+        self.tally = Tally()
         self.failures = 0
         self.next_look = 0.0
         self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
+        self.is_ending = False
         self.lost: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="cpool-keeper", daemon=True)
 
@@ -206,6 +245,7 @@ class Keeper:
                 job.feeder.stop()
             return
         self.jobs.append(job)
+        self.tally.submitted += len(job.ready)  # the one of an apply()
         self.users[job.callable] = self.users.get(job.callable, 0) + 1
 
     def _on_fed(self, job: Job, made: list[Any]) -> None:
@@ -215,9 +255,12 @@ class Keeper:
             job.asked -= 1
             job.made += 1
             if isinstance(part, Part):
+                self.tally.submitted += part.count
                 job.ready.append(part)
             else:
                 start, count, error = part
+                self.tally.submitted += count
+                self.tally.failed_here += count
                 self._deliver(job, Arrived(start, count, worker.FAILURE, [], error))
 
     def _on_fed_up(self, job: Job, length: int, error: BaseException | None) -> None:
@@ -242,6 +285,23 @@ class Keeper:
     def _on_read(self, job: Job) -> None:
         job.read += 1
 
+    def _on_cancel(self, result: Any, kill: bool) -> None:
+        """The program has cancelled a call, or closed its iterator: the result says so already."""
+        for job in self.jobs:
+            if job.result is result and not job.is_over:
+                self._withdraw(job, kill)
+                self._leave(job)
+
+    def _withdraw(self, job: Job, kill: bool) -> None:
+        """Have the nodes drop what they have of a call; `kill`: also what runs."""
+        chunks: dict[str, list[int]] = {}
+        for piece in self.pieces.values():
+            numbers = [number for number, part in piece.parts.items() if part.job is job]
+            if numbers:
+                chunks.setdefault(piece.node.address, []).extend(numbers)
+        if chunks:
+            self._tell_arbiter("cpool_cancel", chunks=chunks, kill=kill)
+
     def _on_expect(self, count: int, enough: threading.Event) -> None:
         self.expected.append((count, enough))
         self._count_nodes()
@@ -251,6 +311,13 @@ class Keeper:
             if len(self.nodes) >= waiting[0]:
                 self.expected.remove(waiting)
                 waiting[1].set()
+
+    def _on_tally(self, answer: Callable[[ClusterStatistics], None]) -> None:
+        answer(self.statistics())
+
+    def statistics(self) -> ClusterStatistics:
+        """What was counted. [the keeper's thread, or any once the pool ends]"""
+        return self.tally.statistics(list(self.nodes.values()))
 
     def _on_close(self) -> None:
         self.is_closing = True
@@ -274,14 +341,18 @@ class Keeper:
         gone = self.nodes.pop(address, None)
         if gone is None:
             return
+        self.tally.leave(gone)
         for piece in list(gone.pieces.values()):
             self._give_up(piece, piece.number in begun, None)
 
     def _on_results(self, frames: Frames) -> None:
         parts = iter(frames.parts)
-        _, number, heads = pickle.loads(next(parts))
+        _, number, restarts, heads = pickle.loads(next(parts))
         piece = self.pieces.get(number)
-        for chunk, kind, took, count in heads:
+        if piece is not None:
+            piece.node.restarts = restarts
+            piece.node.received += frames.nbytes
+        for chunk, kind, took, attempts, count in heads:
             data = list(itertools.islice(parts, count))
             if piece is None or (part := piece.parts.pop(chunk, None)) is None:
                 continue
@@ -289,22 +360,49 @@ class Keeper:
             self._take_off(node, part)
             node.seconds += took
             node.items += part.count
+            node.chunks += 1
+            node.retried += attempts * part.count
             if kind == worker.VALUE:
                 part.job.speed.add(took, part.count)
-            if not part.job.is_over:
-                self._deliver(part.job, self._outcome(part, node, kind, data))
+            if part.job.is_over:
+                continue  # counted as cancelled
+            if kind == worker.VALUE:
+                node.done += part.count
+            elif kind == remote.LOST:
+                node.lost += part.count
+            else:
+                node.failed += part.count
+            self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
             if piece.work is not None:
                 late = time.monotonic() - piece.sent - piece.work
                 self.latency += (max(0.0, late) - self.latency) * 0.2
+            if piece.future is not None:
+                self._keep_until_over(piece)
             self._drop(piece)
+
+    def _keep_until_over(self, piece: Piece) -> None:
+        """A dask task that is released before it is over is not seen on the dashboard."""
+        self.ending.append(piece)
+        if len(self.ending) >= self.most_ending:
+            self._forget_ended()
+            self.most_ending = max(_MOST_ENDING, 2 * len(self.ending))
+
+    def _forget_ended(self) -> None:
+        self.ending = [
+            piece
+            for piece in self.ending
+            if not piece.future.done() and self.nodes.get(piece.node.address) is piece.node
+        ]
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
             cls, text, pid, exitcode, told = loads(data[0])
             job = part.job
             text = text.replace(f"{worker.__name__}.run_chunk", job.name)
-            error: BaseException = cls(f"{text} (on node {node.address})", pid, exitcode)
+            first, *stack = text.split("\n", 1)
+            text = "\n".join([f"{first} (on node {node.address})", *stack])
+            error: BaseException = cls(text, pid, exitcode)
             error.__dict__.update(told, node=node.address, function=job.name, index=_index_of(part))
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         if kind == remote.BROKEN:
@@ -322,7 +420,9 @@ class Keeper:
         if self.pieces.get(piece.number) is not piece:
             return
         # Not used again before it says that it is ready.
-        self.nodes.pop(piece.node.address, None)
+        if self.nodes.get(piece.node.address) is piece.node:
+            del self.nodes[piece.node.address]
+            self.tally.leave(piece.node)
         for other in list(piece.node.pieces.values()):
             if other is not piece:
                 self._revoke(other, partial(self._other_ended, other))
@@ -334,6 +434,23 @@ class Keeper:
     def _other_ended(self, piece: Piece, is_free: bool) -> None:
         if self.pieces.get(piece.number) is piece and is_free:
             self._give_up(piece, False, None)
+
+    def _recall(self) -> None:
+        """Ask a piece back that waits on a busy node, while another node has nothing to do."""
+        nodes = [node for node in self.nodes.values() if node.workers > 0]
+        if all(node.count > 0 for node in nodes) or any(job.ready for job in self.jobs):
+            return
+        for node in nodes:
+            waiting = [
+                piece
+                for piece in [*node.pieces.values()][1:]
+                if piece.future is not None
+                and not piece.is_recalled
+                and all(part.job.key is None for part in piece.parts.values())
+            ]
+            if waiting and time.monotonic() - waiting[-1].sent > max(_LOOK / 2, 4 * self.latency):
+                waiting[-1].is_recalled = True
+                self._revoke(waiting[-1], partial(self._other_ended, waiting[-1]))
 
     def _on_revoked(self, then: Callable[[bool], None], is_free: bool | None) -> None:
         if is_free is None:
@@ -366,8 +483,10 @@ class Keeper:
                 continue
             part.attempts += has_begun
             if not has_begun or part.attempts <= part.job.retries:
+                node.retried += has_begun * part.count
                 again.append(part)
                 continue
+            node.lost += part.count
             failure: BaseException
             if error is None:
                 failure = NodeLostError(
@@ -386,31 +505,31 @@ class Keeper:
             self._deliver(part.job, Arrived(part.start, part.count, worker.FAILURE, [], failure))
         for part in reversed(again):
             part.job.ready.appendleft(part)
+        if not has_begun and piece.future is not None and node.address in self.nodes:
+            self.revoked.append(piece)  # its task may still ask whether it may begin
         self._drop(piece)
 
     # ---- calls ----
 
     def _deliver(self, job: Job, outcome: Arrived) -> None:
-        job.result.arrive(outcome)
-        job.done += outcome.count
         if job.fail_fast and (outcome.error is not None or outcome.kind != worker.VALUE):
-            self._fail(job, outcome.error, outcome)
-        if job.progress is not None:
-            self.helper.call(partial(job.progress, job.done, job.total))
+            self._end_job(job, outcome)
+        else:
+            job.result.arrive(outcome)
 
-    def _fail(self, job: Job, error: BaseException | None, outcome: Arrived | None = None) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
+        self._end_job(job, Arrived.failure(error))
+
+    def _end_job(self, job: Job, failure: Arrived) -> None:
         """End a call: what has not begun is withdrawn, what runs is not waited for."""
-        if error is None:
-            assert outcome is not None
-            try:
-                outcome.values()
-            except BaseException as exc:
-                error = exc
-        assert error is not None
-        job.result.fail(error)
+        job.result.end(failure)
+        self._withdraw(job, False)
         self._leave(job)
 
     def _leave(self, job: Job) -> None:
+        if not job.is_over:
+            left = (*job.ready, *job.flying.values())
+            self.tally.cancelled += sum(part.count for part in left)
         job.is_over = True
         job.is_fed = True
         job.ready.clear()
@@ -459,7 +578,9 @@ class Keeper:
             sent = True
             while sent:
                 sent = False
-                nodes.sort(key=lambda node: (node.outstanding / node.workers, node.count))
+                # Rounded, since sums of floats are not exact: of nodes with nothing but chunks of
+                # unknown length, an idle one comes first.
+                nodes.sort(key=lambda node: (round(node.outstanding / node.workers, 6), node.count))
                 ready = sum(len(job.ready) for job in self.jobs)
                 for node in nodes:
                     most = math.ceil(ready * node.workers / workers)
@@ -469,6 +590,8 @@ class Keeper:
                         sent = True
 
     def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
+        if job.key is not None:
+            return _MOST_OF_KEY - self.keyed[job.key]
         if is_extra:
             # A call beside others that fill the nodes has a share of each at once.
             return max(0, node.workers - max(node.extra, len(job.flying)))
@@ -476,12 +599,41 @@ class Keeper:
             job.speed, length, node.outstanding, node.count, node.workers, nodes, self.latency
         )
 
+    def _place(self, key: int) -> Node:
+        """The node that has the worker for the calls of a key."""
+        node = self.places.get(key)
+        if node is None or self.nodes.get(node.address) is not node:
+            nodes = [node for node in self.nodes.values() if node.workers > 0]
+            node = min(nodes, key=lambda node: node.keys / node.workers)
+            node.keys += 1
+            self.places[key] = node
+        return node
+
+    def _put_on(self, node: Node, part: Part, seconds: float, is_extra: bool) -> None:
+        """The node is to get the chunk. One with a key waits for its worker, and takes no room."""
+        job = part.job
+        job.flying[part.number] = part
+        part.seconds = seconds
+        part.is_extra = is_extra
+        if job.key is not None:
+            self.keyed[job.key] += 1
+            return
+        node.extra += is_extra
+        node.count += 1
+        node.outstanding += seconds
+
     def _take_off(self, node: Node, part: Part) -> None:
         """The node does not have the chunk any more."""
-        node.count -= 1
-        node.outstanding -= part.seconds
-        node.extra -= part.is_extra
         del part.job.flying[part.number]
+        key = part.job.key
+        if key is not None:
+            self.keyed[key] -= 1
+            if not self.keyed[key]:
+                del self.keyed[key]
+            return
+        node.count -= 1
+        node.outstanding = node.outstanding - part.seconds if node.count else 0.0
+        node.extra -= part.is_extra
 
     def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:
         """Take chunks of the calls in turn: as many as the node should get in one piece."""
@@ -490,7 +642,7 @@ class Keeper:
         seconds = 0.0
         waiting = None  # the priority of a call that has chunks left
         for job in sorted(self.jobs, key=lambda job: -job.priority):
-            if not job.ready:
+            if not job.ready or (job.key is not None and self._place(job.key) is not node):
                 continue
             if waiting is not None and job.priority < waiting:
                 break
@@ -507,23 +659,18 @@ class Keeper:
                     left = -1
                     break
                 job.ready.popleft()
-                part.seconds = took
-                part.is_extra = is_extra
-                node.extra += is_extra
+                self._put_on(node, part, took, is_extra)
                 parts.append(part)
-                job.flying[part.number] = part
                 size += part.size
                 seconds += took
                 left -= 1
-                node.count += 1
-                node.outstanding += took
             if parts and parts[-1].job is job:
                 # Calls take turns: the next piece begins with another one.
                 self.jobs.remove(job)
                 self.jobs.append(job)
             if left < 0 or len(parts) >= most:
                 break
-            if job.ready:
+            if job.ready and job.key is None:
                 waiting = job.priority
         return parts
 
@@ -576,6 +723,7 @@ class Keeper:
             for part in parts
         ]
         frames = Frames(remote.pack_piece(chunks, callables, stale))
+        node.sent += frames.nbytes + sum(len(data) for _, data in uploads)
         self.pieces[piece.number] = node.pieces[piece.number] = piece
         name = parts[0].job.name
         if not uploads and frames.nbytes < LARGE:
@@ -621,6 +769,8 @@ class Keeper:
         """A piece has an outcome for all its chunks."""
         self.pieces.pop(piece.number, None)
         piece.node.pieces.pop(piece.number, None)
+        if piece in self.revoked:
+            return
         self.stale.append(piece.number)
         if len(self.stale) >= 100:
             self._tell_arbiter(
@@ -661,6 +811,12 @@ class Keeper:
             if piece.has_ended:
                 self._task_ended(piece, future)
             piece.has_ended = True
+        for piece in list(self.revoked):
+            if piece.future.done() or piece.node.address not in self.nodes:
+                self.revoked.remove(piece)
+                self._drop(piece)
+        self._forget_ended()
+        self._recall()
 
     def _on_broken(self, error: Exception) -> None:
         if self._is_connected():
@@ -681,11 +837,12 @@ class Keeper:
     def _end(self) -> None:
         if self.ended.is_set():
             return
+        self.is_ending = True
         self.helper.stop()
-        pieces = list(self.pieces.values())
-        self.pieces.clear()
-        for piece in pieces:
+        for piece in (*self.pieces.values(), *self.ending, *self.revoked):
             piece.future = None
+        self.pieces.clear()
+        self.ending = self.revoked = []
         try:
             self.end_cluster(self.lost is None and self._is_connected())
         finally:

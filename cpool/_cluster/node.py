@@ -2,8 +2,8 @@
 
 A piece is a list of chunks. Its task waits until workers of the node's pool are about to be idle,
 asks the arbiter whether it may begin, hands its chunks to the pool, and sends results as they come.
-As soon as its chunks are handed out it leaves its slot in dask's scheduling, so that the next piece
-can get ready. The task is a coroutine: no thread waits for a piece.
+It leaves its slot in dask's scheduling at once: a piece that waits holds up no task but the pieces
+behind it. The task is a coroutine: no thread waits for a piece.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pickle
 import tempfile
 import time
 import uuid
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -27,9 +27,10 @@ from distributed.worker_state_machine import SecedeEvent
 from .. import pool as cpool
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
-from ..errors import InitializerError, PoolTerminated, WorkerLostError
+from .._engine.statistics import restarts_of
+from ..errors import InitializerError, PoolTerminated, TaskCancelledError, WorkerLostError
 from . import worker
-from .arbiter import plugin_name
+from .arbiter import CANCEL, plugin_name
 from .frames import Frames, loads, size_of
 from .memory import BIG, Memory, fetch, store
 from .versions import mismatches, versions
@@ -60,6 +61,12 @@ _IN_FILE = 32 << 10
 # Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
 _IN_LOOP = 1 << 20
 
+# Seconds that the finalizers of a pool's workers have, where nothing runs any more.
+_FINALIZERS = 5.0
+
+# Chunks that were cancelled before they came here: no more are remembered, and others would run.
+_MOST_CANCELLED = 1 << 14
+
 _nodes: dict[tuple[str, str], Node] = {}
 
 
@@ -72,8 +79,9 @@ class Node:
         self.pool = pool
         self.workers = workers
         self.life = uuid.uuid4().hex
-        self.pending = 0  # chunks in the pool
-        self.seconds = 0.0  # a mean of how long chunks take
+        self.pending = 0  # chunks in the pool that any worker may run
+        self.seconds = _SHORT  # a mean of how long chunks take
+        self.heard = 0.0  # when the last one ended, or the pool got work
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
         self.changed = asyncio.Event()  # there may be room
@@ -83,6 +91,8 @@ class Node:
         self.callables: dict[str, bytes | str] = {}
         self.large: set[str] = set()  # callables whose results were large
         self.folder: str | None = None
+        self.running: dict[int, Any] = {}  # the results of the chunks in the pool, by number
+        self.cancelled: OrderedDict[int, None] = OrderedDict()  # chunks that are still to come
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
@@ -126,11 +136,11 @@ class Node:
     # ---- turns ----
 
     def _has_room(self) -> bool:
-        return (
-            self.is_ended
-            or self.pending < self.workers
-            or self.pending * self.seconds < self.workers * _SHORT
-        )
+        if self.is_ended or self.pending < self.workers:
+            return True
+        if time.monotonic() - self.heard > _SHORT:
+            return False  # they take longer than those before, and nobody knows how long
+        return self.pending * self.seconds < self.workers * _SHORT
 
     async def await_room(self) -> None:
         """Wait until a worker is idle, or will be soon."""
@@ -138,8 +148,9 @@ class Node:
             self.changed.clear()
             await self.changed.wait()
 
-    def chunk_ended(self, seconds: float) -> None:
-        self.pending -= 1
+    def chunk_ended(self, chunk: Chunk, seconds: float) -> None:
+        self.pending -= not chunk.has_key
+        self.heard = time.monotonic()
         self.seconds += (seconds - self.seconds) * 0.2
         self.changed.set()
 
@@ -156,6 +167,17 @@ class Node:
         while self.arrived:
             self.arrived.popleft()()
 
+    def cancel(self, numbers: list[int], kill: bool) -> None:
+        """Nobody wants these chunks' results. They may have ended, or be on their way."""
+        for number in numbers:
+            result = self.running.get(number)
+            if result is not None:
+                result.cancel(kill)
+                continue
+            self.cancelled[number] = None
+            if len(self.cancelled) > _MOST_CANCELLED:
+                self.cancelled.popitem(last=False)
+
     def leave_slot(self, key: Any) -> None:
         """Have dask start the next piece beside this one, as `distributed.secede` does."""
         self.dask.handle_stimulus(
@@ -169,6 +191,11 @@ class Node:
         await asyncio.to_thread(self._end_pool)
 
     def _end_pool(self) -> None:
+        if self.pool._finalizer is not None and not self.running:
+            # terminate() would give the finalizers half a second.
+            self.pool.close()
+            with contextlib.suppress(multiprocessing.TimeoutError):
+                self.pool.join(_FINALIZERS)
         self.pool.terminate()
         self.pool.join()
         self.forget(list(self.callables))
@@ -191,6 +218,11 @@ class Chunk:
         self.options = options
         self.data = data
 
+    @property
+    def has_key(self) -> bool:
+        """Is it for one worker? Then it waits for that one, and keeps no other from its work."""
+        return "key" in self.options["pool"]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Chunk, (self.number, self.callable, self.mode, self.options, self.data)
 
@@ -202,13 +234,20 @@ class _Piece:
         self.node = node
         self.number = number
         self.flush = flush
-        self.results: list[tuple[int, Any, float]] = []
+        # Of each chunk: its number, its value, its seconds, and how often it ran again.
+        self.results: list[tuple[int, Any, float, int]] = []
+        self.ended: set[int] = set()  # chunks that have an outcome
         self.news = asyncio.Event()
 
     def hand_over(self, chunk: Chunk, source: bytes | str, attempts: int = 0) -> None:
         """Give a chunk to the pool's workers."""
         node = self.node
         begun = time.monotonic()
+        if chunk.number in node.cancelled:
+            del node.cancelled[chunk.number]
+            cancelled = TaskCancelledError("the call was cancelled")
+            self.add(chunk, _describe(cancelled), node.seconds, attempts)
+            return
         memory = None
         data = chunk.data
         if chunk.callable in node.large or any(size_of(part) >= BIG for part in data):
@@ -232,7 +271,7 @@ class _Piece:
             ):
                 self.hand_over(chunk, source, attempts + 1)
                 return
-            self.add(chunk, value, value[1])
+            self.add(chunk, value, value[1], attempts)
 
         def failed(error: BaseException) -> None:
             node.tell(partial(take_failure, error))
@@ -243,10 +282,10 @@ class _Piece:
             if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
                 self.hand_over(chunk, source, attempts + 1)
                 return
-            self.add(chunk, _describe(error), time.monotonic() - begun)
+            self.add(chunk, _describe(error), time.monotonic() - begun, attempts)
 
         try:
-            node.pool.apply_async(
+            node.running[chunk.number] = node.pool.apply_async(
                 worker.run_chunk,
                 (
                     chunk.callable,
@@ -260,24 +299,28 @@ class _Piece:
                 error_callback=failed,
                 **chunk.options["pool"],
             )
+            if chunk.number in self.ended:  # this is a thread beside the loop
+                node.running.pop(chunk.number, None)
         except Exception as exc:  # the pool has ended, or there is no memory
             failed(exc)
 
-    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float) -> None:
-        self.node.chunk_ended(took)
-        self.results.append((chunk.number, value, took))
+    def add(self, chunk: Chunk, value: tuple[Any, ...], took: float, attempts: int) -> None:
+        self.ended.add(chunk.number)
+        self.node.running.pop(chunk.number, None)
+        self.node.chunk_ended(chunk, took)
+        self.results.append((chunk.number, value, took, attempts))
         self.news.set()
 
-    async def send(self, outcomes: list[tuple[int, Any, float]]) -> bool:
+    async def send(self, outcomes: list[tuple[int, Any, float, int]]) -> bool:
         """Send results to the program; False if nobody waits for them any more."""
         heads, parts = [], []
-        for number, value, took in outcomes:
+        for number, value, took, attempts in outcomes:
             kind, _, _, *data = value
-            heads.append((number, kind, took, len(data)))
+            heads.append((number, kind, took, attempts, len(data)))
             parts.extend(data)
-        head = pickle.dumps((self.node.dask.address, self.number, heads))
-        data = to_serialize(Frames([head, *parts]))
         node = self.node
+        head = pickle.dumps((node.dask.address, self.number, restarts_of(node.pool), heads))
+        data = to_serialize(Frames([head, *parts]))
         sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
         return sent
 
@@ -305,6 +348,13 @@ class _Piece:
             self.news.clear()
 
 
+def _cancel(address: str, pool: str, numbers: list[int], kill: bool) -> None:
+    """The arbiter's message."""
+    node = _nodes.get((pool, address))
+    if node is not None:
+        node.cancel(numbers, kill)
+
+
 def _describe(error: BaseException) -> tuple[Any, ...]:
     """How a failure of the node's pool travels."""
     if isinstance(error, WorkerLostError):
@@ -326,6 +376,8 @@ async def run_piece(
     node = _nodes.get((pool, address))
     if node is None:
         return "refused"
+    # Before it waits for its turn: other pools and other users of dask have tasks here too.
+    node.leave_slot(key)
     async with node.entry:
         if frames is None:
             frames = await node.ask("cpool_fetch", key=str(number))
@@ -334,13 +386,17 @@ async def run_piece(
         chunks, callables, forget = _unpack(frames)
         node.forget(forget)
         sources = {name: await node.source(name, inline) for name, inline in callables.items()}
-        await node.await_room()
+        counted = sum(not chunk.has_key for chunk in chunks)
+        if counted:
+            await node.await_room()
         if node.is_ended or not await node.ask(
             "cpool_begin", piece=number, node=address, life=node.life
         ):
             return "refused"
         piece = _Piece(node, number, flush)
-        node.pending += len(chunks)
+        if node.pending == 0:
+            node.heard = time.monotonic()
+        node.pending += counted
 
         def hand_over() -> None:
             for chunk in chunks:
@@ -350,7 +406,6 @@ async def run_piece(
             hand_over()
         else:
             await asyncio.to_thread(hand_over)
-    node.leave_slot(key)
     await piece.pass_on(len(chunks))
     return "done"
 
@@ -395,6 +450,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
     async def setup(self, worker: Worker) -> None:
         if self.only is not None and worker.address not in self.only:
             return
+        worker.stream_handlers[CANCEL] = partial(_cancel, worker.address)
         told: dict[str, Any] = {"refused": None, "pid": os.getpid(), "workers": 0}
         node = None
         found = mismatches(self.versions, versions(), f"node {worker.address}")
@@ -423,6 +479,11 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
         # outlive it. cpool's workers end with their parent.
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         given = self.options
+        more = dict(given["more"])
+        if "finalizer" in more:
+            more.update(finalizer=worker.finalize, finalargs=(more["finalizer"],))
+        if "env" in more:
+            more["env"] = loads(more["env"])
         initializer: Callable[..., object] | None = None
         if given["initializer"] is not None:
             initializer = worker.initialize
@@ -432,7 +493,8 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             (given["initializer"],) if initializer else (),
             given["maxtasksperchild"],
             multiprocessing.get_context(given["context"]),
-            **given["more"],
+            serial=False,  # whatever the environment of the dask worker says
+            **more,
         )
 
     async def teardown(self, worker: Worker) -> None:

@@ -7,8 +7,8 @@ import contextlib
 import hashlib
 import itertools
 import operator
+import queue
 import threading
-import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -21,14 +21,19 @@ from .._base import failures
 from .._base.size import default_processes
 from .._base.stdlib import TYPE_CHECKING, T
 from .._engine.configured import ConfiguredPool
-from .._engine.options import check_options
+from .._engine.options import CallOptions, Unpack, check_options
+from .._engine.processes import _length_of
+from .._engine.progress import check_kind, show
+from .._engine.results import ItemIterator
+from .._engine.serial import is_wanted as is_serial_wanted
 from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
 from .frames import dumps_callable
-from .jobs import Feeder, Job, Pulls, call_part
+from .jobs import Feeder, Job, Keys, Pulls, call_part
 from .keeper import Keeper, Node
 from .node import NodePlugin
+from .parameters import check_on_exit, of_nodes, refuse_worker
 from .plan import Speed
 from .results import (
     ApplyResult,
@@ -39,6 +44,7 @@ from .results import (
     MapResult,
     UnorderedChunks,
 )
+from .statistics import ClusterStatistics
 from .versions import DISTRIBUTION, PACKAGES, mismatches, say, versions
 
 if TYPE_CHECKING:
@@ -55,6 +61,9 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # Functions whose measured time is remembered.
 _SPEEDS = 256
 
+# Seconds between two looks whether the keeper is there to answer.
+_LOOK = 0.1
+
 
 class Pool:
     """A pool of worker processes on the nodes of a dask.distributed cluster.
@@ -69,6 +78,15 @@ class Pool:
     `context` is the name of the start method of the nodes' workers. `nodes` is a list of addresses
     of dask workers: the pool uses no others.
 
+    `finalizer`, `finalargs`, `daemon`, `memory_limit`, `min_processes`, `idle_timeout`,
+    `inner_max_num_threads`, `env` and `preload` are parameters of the pools on the nodes, and
+    `on_exit` is that of this one: as in `cpool.Pool`. `cpu_ids` may be "auto" here; `max_pending`
+    and `propagate_context` are refused with `ValueError`.
+
+    `serial=True`: no cluster is used at all, each task runs in the thread that submits it, as in
+    `cpool.Pool`; `nodes` is an empty list then. None: as the environment variable CPOOL_SERIAL
+    says.
+
     Raises `ValueError` and `TypeError` as `cpool.Pool` does, `OSError` if the scheduler cannot be
     reached within the client's timeout, and `VersionMismatchError` if Python, cpool or dask have
     other versions in the cluster.
@@ -78,18 +96,24 @@ class Pool:
     cluster, with `SchedulerLostError`, or with `PoolTerminated`. Nothing runs twice, unless a call
     asks for that with `retries`. While the cluster has no node, calls wait for one.
 
-    The methods are those of `cpool.Pool`, with the same keyword-only options: `retries` and
-    `retry_on` (a lost node counts as a lost worker), `return_exceptions`, `fail_fast`,
-    `task_timeout` and `grace` (with chunks of one item). Each method that submits also takes
-    `priority=0`, an int: chunks of calls with a higher one are handed out first; and
-    `progress=None`, a function that is called as `progress(done, total)` on a thread of the pool,
-    at most ten times a second and at the end: ints, `total` None where it is unknown.
+    The methods are those of `cpool.Pool`, with the same keyword-only options, `CallOptions`:
+    `retries` and `retry_on` (a lost node counts as a lost worker), `task_timeout` and `grace` (with
+    chunks of one item), and the others. Calls of one `key` go to one worker of one node as long as
+    that node is there. `worker` is refused with `ValueError`.
     """
 
     __module__ = "cpool.distributed"
 
     _state = RUN
     _keeper: Keeper | None = None
+    _on_exit = "terminate"
+    _serial_class: type[Pool]  # set by serial.py
+
+    def __new__(cls, *_: Any, serial: bool | None = None, **__: Any) -> Pool:
+        """A serial pool is of a class of its own."""
+        if cls is Pool and is_serial_wanted(serial):
+            return object.__new__(cls._serial_class)
+        return object.__new__(cls)
 
     def __init__(
         self,
@@ -101,6 +125,9 @@ class Pool:
         *,
         context: str = "forkserver",
         nodes: Iterable[str] | None = None,
+        serial: bool | None = None,
+        on_exit: str = "terminate",
+        **asked: Any,
     ) -> None:
         if processes is not None and operator.index(processes) < 1:
             raise ValueError("Number of processes must be at least 1")
@@ -112,17 +139,20 @@ class Pool:
             raise TypeError("initializer must be a callable")
         if context not in ("fork", "spawn", "forkserver"):
             raise ValueError(f"context is the name of a start method here, not {context!r}")
+        check_on_exit(on_exit)
         options: dict[str, Any] = {
             "processes": processes,
             "initializer": initializer and dumps_callable((initializer, initargs)),
             "maxtasksperchild": maxtasksperchild,
             "context": context,
-            "more": {},
+            "more": of_nodes(processes, asked),
         }
+        self._on_exit = on_exit
         only = None if nodes is None else [str(address) for address in nodes]
         self._processes = processes
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
         self._pulls = Pulls()
+        self._keys = Keys()
         self._job_numbers = itertools.count()
         name = uuid.uuid4().hex
         owned: list[Any] = []  # what the pool has started, and ends
@@ -169,12 +199,23 @@ class Pool:
         if not enough.wait(timeout):
             raise TimeoutError
 
+    def statistics(self) -> ClusterStatistics:
+        """What the pool has done until now, by node. `print()` of it shows a table."""
+        keeper = self._keeper
+        assert keeper is not None
+        answer: queue.SimpleQueue[ClusterStatistics] = queue.SimpleQueue()
+        keeper.tell("tally", answer.put)
+        while not keeper.is_ending:
+            with contextlib.suppress(queue.Empty):
+                return answer.get(timeout=_LOOK)
+        return keeper.statistics()
+
     # ---- submitting ----
 
-    def options(self, **asked: Any) -> Any:
+    def options(self, **asked: Unpack[CallOptions]) -> Any:
         """This pool, with these options as defaults of its calls, as `cpool.Pool.options`."""
-        _Options(**asked)
-        return ConfiguredPool(self, asked)  # type: ignore[arg-type]
+        _Options(asked)
+        return ConfiguredPool(self, asked)
 
     def _next_job(self) -> int:
         return next(self._job_numbers)
@@ -201,8 +242,8 @@ class Pool:
             self._speeds.popitem(last=False)
         job = Job(result, number, pickled, failures._name_of(func), mode, speed, wanted.of_chunk)
         job.priority = wanted.priority
+        job.key = wanted.key
         job.fail_fast = wanted.fail_fast
-        job.progress = wanted.progress
         return job
 
     def apply(
@@ -210,10 +251,10 @@ class Pool:
         func: Callable[..., T],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> T:
         """Return `func(*args, **kwds)`, called in a worker of a node; raise what it raises."""
-        value: T = self.apply_async(func, args, kwds, **options).get()
+        value: T = _shown(self.apply_async(func, args, kwds, **options))
         return value
 
     def apply_async(
@@ -223,7 +264,7 @@ class Pool:
         kwds: Mapping[str, Any] = {},
         callback: Callable[[T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> AsyncResult[T]:
         """Have a worker of a node call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
@@ -231,8 +272,10 @@ class Pool:
         result is ready; an exception of the callback becomes the result.
         """
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.place(self._keys)
         result: AsyncResult[T] = ApplyResult(self, callback, error_callback)
+        result._reporter = show(result, wanted.progress, 1)
         job = self._job(result, func, worker.APPLY, wanted)
         if job is None:
             return result
@@ -250,14 +293,15 @@ class Pool:
         func: Callable[[S], T],
         iterable: Iterable[S],
         chunksize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(x) for x in iterable]`, computed by the nodes, in order.
 
         By default the sizes of chunks follow the measured time of items. Waits for all items, then
         raises the first exception that arrived.
         """
-        return self.map_async(func, iterable, chunksize, **options).get()
+        values: list[T] = _shown(self.map_async(func, iterable, chunksize, **options))
+        return values
 
     def map_async(
         self,
@@ -266,7 +310,7 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
         return self._map(func, iterable, worker.MAP, chunksize, callback, error_callback, options)
@@ -276,10 +320,11 @@ class Pool:
         func: Callable[..., T],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
-        return self.starmap_async(func, iterable, chunksize, **options).get()
+        values: list[T] = _shown(self.starmap_async(func, iterable, chunksize, **options))
+        return values
 
     def starmap_async(
         self,
@@ -288,7 +333,7 @@ class Pool:
         chunksize: int | None = None,
         callback: Callable[[list[T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
         return self._map(func, iterable, worker.STAR, chunksize, callback, error_callback, options)
@@ -299,7 +344,7 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
@@ -318,7 +363,7 @@ class Pool:
         iterable: Iterable[S],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`imap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
@@ -332,7 +377,7 @@ class Pool:
         iterable: Iterable[Iterable[Any]],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`imap` for functions of several arguments: an iterator over `func(*x)`, in order."""
         items: IMapIterator[T] = self._imap(
@@ -346,7 +391,7 @@ class Pool:
         iterable: Iterable[Iterable[Any]],
         chunksize: int = 1,
         buffersize: int | None = None,
-        **options: Any,
+        **options: Unpack[CallOptions],
     ) -> IMapIterator[T]:
         """`istarmap` with results in the order of their arrival."""
         items: IMapIterator[T] = self._imap(
@@ -362,10 +407,11 @@ class Pool:
         chunksize: int | None,
         callback: Callable[[list[Any]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
-        options: dict[str, Any],
+        options: CallOptions,
     ) -> MapResult[Any]:
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.checked.refuse_place("map")
         if not hasattr(iterable, "__len__"):
             iterable = list(iterable)
         length = len(iterable)  # type: ignore[arg-type]
@@ -378,6 +424,7 @@ class Pool:
         size = operator.index(size)
         wanted.check_chunk(chunksize)
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        result._reporter = show(result, wanted.progress, length)
         if size == 0:
             return result
         job = self._job(result, func, mode, wanted)
@@ -396,10 +443,11 @@ class Pool:
         buffersize: int | None,
         ordered: bool,
         shown: str,
-        options: dict[str, Any],
+        options: CallOptions,
     ) -> Any:
         keeper = self._check_running()
-        wanted = _Options(**options)
+        wanted = _Options(options)
+        wanted.checked.refuse_place("imap")
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {shown.format(chunksize)}")
         if buffersize is not None:
@@ -414,6 +462,7 @@ class Pool:
         else:
             chunksize = operator.index(chunksize)
             result = Chunks(self) if ordered else UnorderedChunks(self)
+        show(result, wanted.progress, _length_of(iterable))
         job = self._job(result, func, mode, wanted)
         if job is not None:
             job.chunk = int(chunksize)
@@ -421,9 +470,7 @@ class Pool:
             if buffersize is not None:
                 result.on_read = partial(keeper.tell, "read", job)
             self._start(keeper, job, iterable)
-        if chunksize == 1:
-            return result
-        return (item for chunk in result for item in chunk)
+        return result if chunksize == 1 else ItemIterator(result)
 
     def _start(self, keeper: Keeper, job: Job, iterable: Iterable[Any]) -> None:
         job.is_fed = False
@@ -466,8 +513,21 @@ class Pool:
         self._check_running()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.terminate()
+    def __exit__(self, *exc_info: object) -> None:
+        if self._on_exit == "join" and exc_info[0] is None:
+            self.close()
+            self.join()
+        else:
+            self.terminate()
+
+    async def __aenter__(self) -> Self:
+        self._check_running()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        from .._engine.loops import leave
+
+        await leave(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__module__}.Pool state={self._state} nodes={len(self.nodes)}>"
@@ -477,33 +537,35 @@ class Pool:
 
 
 class _Options:
-    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there, and two."""
+    """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there."""
 
-    def __init__(
-        self,
-        *,
-        priority: int = 0,
-        progress: Callable[[int, int | None], object] | None = None,
-        **asked: Any,
-    ) -> None:
-        checked = check_options(asked)  # type: ignore[arg-type]  # names are checked there
-        if progress is not None and not callable(progress):
-            raise TypeError("progress must be a function of (done, total), or None")
-        self.of_chunk = {
+    def __init__(self, asked: CallOptions) -> None:
+        checked = check_options(asked)
+        refuse_worker(asked)
+        check_kind(checked.progress)
+        self.checked = checked
+        self.progress = checked.progress
+        self.of_chunk: dict[str, Any] = {
             "retries": operator.index(asked.get("retries", 0)),
             "retry_on": frozenset(worker.names_of(cls)[0] for cls in checked.retry_on),
             "return_exceptions": bool(asked.get("return_exceptions")),
             "pool": {
-                name: asked[name]
-                for name in ("task_timeout", "grace")
-                if asked.get(name) is not None
+                name: value
+                for name, value in asked.items()
+                if name in ("task_timeout", "grace") and value is not None
             },
         }
         self.has_limit = asked.get("task_timeout") is not None
         self.fail_fast = bool(asked.get("fail_fast"))
-        self.priority = operator.index(priority)
-        self.progress = None if progress is None else _Progress(progress)
+        self.priority = operator.index(asked.get("priority", 0))
+        self.key: int | None = None  # its number
         self.chunk = 1 if checked.wants_single_items else None
+
+    def place(self, keys: Keys) -> None:
+        """Give the key of a single call its number, by which the nodes know it."""
+        if self.checked.has_place:
+            self.key = keys.number(self.checked.key)
+            self.of_chunk["pool"]["key"] = self.key
 
     def check_chunk(self, chunksize: int | None) -> None:
         """Raise for a chunk whose items cannot have a time limit each."""
@@ -511,22 +573,10 @@ class _Options:
             raise ValueError("on a cluster task_timeout needs chunks of one item: chunksize=1")
 
 
-class _Progress:
-    """Calls the program's function at most ten times a second, and at the end."""
-
-    def __init__(self, func: Callable[[int, int | None], object]) -> None:
-        self.func = func
-        self.last = 0.0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        if done == total or now - self.last >= 0.1:
-            self.last = now
-            self.func(done, total)
-
-
-def _listed(initargs: Iterable[Any]) -> Any:
-    return tuple(initargs) if isinstance(initargs, list | tuple) else initargs
+def _shown(result: Any) -> Any:
+    """The value of a result. Its progress is shown to the end."""
+    with result._reporter:
+        return result.get()
 
 
 # ---- making and ending what the pool has in the cluster ----

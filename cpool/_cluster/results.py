@@ -9,17 +9,19 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from multiprocessing import TimeoutError
 
 from .._base import failures, stdlib
 from .._base.handlers import being_handled, is_from_handler
 from .._base.stdlib import TYPE_CHECKING, T
+from ..errors import TaskCancelledError
 from . import worker
 from .frames import loads
 
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, Self
 
     from .keeper import Keeper
 
@@ -53,6 +55,15 @@ class Arrived:
         self.data = data
         self.error = error
 
+    @classmethod
+    def failure(cls, error: BaseException) -> Arrived:
+        """A failure that was made here."""
+        return cls(0, 1, worker.FAILURE, [], error)
+
+    def of(self, start: int, count: int) -> Arrived:
+        """The same outcome, for other items."""
+        return Arrived(start, count, self.kind, self.data, self.error)
+
     def values(self) -> Any:
         """The list of results. Raises what the task raised, or why it cannot be unpickled."""
         if self.error is not None:
@@ -62,18 +73,69 @@ class Arrived:
         return loads(self.data[0], self.data[1:])
 
 
+class Ends:
+    """Wakes who waits for any of several results of one pool, as `cpool.as_completed` does."""
+
+    def __init__(self) -> None:
+        self.news = threading.Condition()
+        self.count = 0  # results that have ended
+
+    def add(self, result: Any) -> None:
+        """This result has ended."""
+        with self.news:
+            self.count += 1
+            result._end = self.count
+            self.news.notify_all()
+
+    def wait_any(self, results: list[Any], timeout: float | None) -> list[tuple[int, int]]:
+        """Wait until some of these have ended: (its number in the order of ends, its place)."""
+
+        def found() -> list[tuple[int, int]]:
+            return [(each._end, place) for place, each in enumerate(results) if each._end]
+
+        with self.news:
+            return self.news.wait_for(found, timeout)
+
+
+class _Awaited:
+    """What `_engine.loops` needs of a call that is awaited."""
+
+    _listeners: Any = None  # loops.Listeners, once somebody has awaited it
+
+    def _tell_listeners(self) -> None:
+        if self._listeners is not None:
+            self._listeners.told()
+
+    def _pool_threads(self) -> None:
+        """The keeper runs as long as the pool."""
+
+    def _will_be_told(self) -> bool:
+        raise NotImplementedError
+
+    def _tell(self) -> bool:
+        """Will the listeners be told? False where there is something to be read already."""
+        return self._will_be_told()
+
+
 def _not_picklable(self: object) -> NoReturn:
     raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
-class ApplyResult(stdlib.ApplyResult[T]):
+class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
     """What `apply_async` returns; also under the name `AsyncResult`.
 
     `get(timeout=None)` returns the value or raises what the task raised, always the same exception
     object, with the worker's traceback as its `__cause__`; `multiprocessing.TimeoutError` after
     `timeout` seconds; `WorkerLostError` if the worker process died, `NodeLostError` if its node
     was lost. `wait(timeout=None)` waits, `ready()` says whether the result is there,
-    `successful()` whether it is a value (`ValueError` before it is ready).
+    `successful()` whether it is a value (`ValueError` before it is ready). `await result` is
+    `get()` in a coroutine of asyncio; where the awaiting task is cancelled, so is the call.
+
+    `cancel(kill=True)` ends the call: what no worker process has begun is withdrawn, and those
+    that run a task of it are killed and replaced; with `kill=False` what runs ends, and its result
+    is dropped. It does not wait for the nodes, which learn of it some milliseconds later. True if
+    it was cancelled, False if all had arrived before. Then `get()` raises `TaskCancelledError`, an
+    `error_callback` is called with it, and `cancelled()` is True.
     """
 
     __module__ = "cpool.distributed"
@@ -100,6 +162,10 @@ class ApplyResult(stdlib.ApplyResult[T]):
         self._unpacker = 0
         self._error: BaseException | None = None
         self._helped = bool(callback) or bool(error_callback)
+        self._engine = self._keeper.ends
+        self._end = 0  # its number among the results that have ended, from 1 on
+        self._is_cancelled = False
+        self._reporter: Any = nullcontext()  # of progress=
         self._cache[self._job] = self
 
     # ---- by the keeper ----
@@ -107,21 +173,30 @@ class ApplyResult(stdlib.ApplyResult[T]):
     def arrive(self, outcome: Arrived) -> None:
         """Take in the outcome of a chunk."""
         with self._news:
+            if self._left <= 0:
+                return  # cancelled, which the keeper does not know yet
             self._raw.append(outcome)
             self._left -= outcome.count
+            is_last = self._left <= 0
             self._news.notify_all()
-        if self._left <= 0:
+        if is_last:
             self._all_arrived()
 
-    def fail(self, error: BaseException) -> None:
-        """Fail the call as a whole, whatever else has arrived or will."""
+    def fail(self, error: BaseException) -> bool:
+        """Fail the call as a whole, whatever else has arrived or will; False if all has."""
+        return self.end(Arrived.failure(error))
+
+    def end(self, failure: Arrived) -> bool:
+        """`fail()`, with a failure that may be a pickle so far."""
         with self._news:
             if self._left <= 0:
-                return
-            self._raw.append(Arrived(0, self._left, worker.FAILURE, [], error))
+                return False
+            self._is_cancelled = isinstance(failure.error, TaskCancelledError)
+            self._raw.append(failure.of(0, self._left))
             self._left = 0
             self._news.notify_all()
         self._all_arrived()
+        return True
 
     def abandon(self, error: BaseException) -> None:
         """Fail a call whose callback may block for ever."""
@@ -134,6 +209,18 @@ class ApplyResult(stdlib.ApplyResult[T]):
             self._keeper.helper.call(self._settle)
         else:
             self._cache.pop(self._job, None)
+            self._has_ended()
+
+    def _has_ended(self) -> None:
+        self._engine.add(self)
+        self._tell_listeners()
+
+    def _will_be_told(self) -> bool:
+        return not self._event.is_set() and (self._helped or self._left > 0)
+
+    def _progress(self) -> tuple[int, bool]:
+        """How many items are done, and whether the call has ended."""
+        return self._total - max(0, self._left), not self._will_be_told()
 
     # ---- the value ----
 
@@ -200,13 +287,31 @@ class ApplyResult(stdlib.ApplyResult[T]):
     def _conclude(self, success: bool, value: Any) -> None:
         """Make the outcome final, unless it is."""
         with self._news:
-            if not self._event.is_set():
+            is_first = not self._event.is_set()
+            if is_first:
                 self._success, self._value = success, value
                 self._event.set()
         self._cache.pop(self._job, None)
         self._pool = None
+        if is_first and self._helped:
+            self._has_ended()
 
     # ---- by the program ----
+
+    def cancel(self, kill: bool = True) -> bool:
+        if not self.fail(TaskCancelledError("the call was cancelled")):
+            return False
+        self._keeper.tell("cancel", self, kill)
+        return True
+
+    def cancelled(self) -> bool:
+        """Has `cancel()` ended the call?"""
+        return self._is_cancelled
+
+    def __await__(self) -> Generator[Any, None, T]:
+        from .._engine.loops import await_result
+
+        return await_result(self)
 
     def ready(self) -> bool:
         """Is the value, or the failure, there?"""
@@ -267,6 +372,7 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
             self._left = 0
             self._event.set()
             del self._cache[self._job]
+            self._has_ended()
 
     @property
     def _number_left(self) -> int:
@@ -278,11 +384,14 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
         self._value[outcome.start : outcome.start + outcome.count] = values
 
 
-class IMapIterator(stdlib.IMapIterator[T]):
+class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
     `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
     next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
+    `close()` ends it: no more items are pulled, what no worker process has begun is withdrawn,
+    results that were not read are dropped, and `next` raises `StopIteration`. `async for` reads it
+    too.
     """
 
     __module__ = "cpool.distributed"
@@ -296,6 +405,8 @@ class IMapIterator(stdlib.IMapIterator[T]):
         self._arrived: dict[int, Arrived] = {}
         self._index = 0  # chunks that were read
         self._length: int | None = None
+        self._items = 0  # items that have an outcome
+        self._is_closed = False
         self.on_read: Callable[[], None] | None = None  # tells the keeper that there is room
         self._cache[self._job] = self
 
@@ -306,8 +417,12 @@ class IMapIterator(stdlib.IMapIterator[T]):
 
     def arrive(self, outcome: Arrived) -> None:
         with self._news:
+            if self._is_closed:
+                return
             self._arrived[self._key(outcome)] = outcome
+            self._items += outcome.count
             self._news.notify_all()
+        self._tell_listeners()
 
     def set_length(self, length: int) -> None:
         """There are so many chunks in all."""
@@ -315,25 +430,59 @@ class IMapIterator(stdlib.IMapIterator[T]):
             if self._length is None:
                 self._length = length
                 self._news.notify_all()
+        self._tell_listeners()
 
     def fail(self, error: BaseException) -> None:
         """End the iterator with an error, after what can be read in order."""
+        self.end(Arrived.failure(error))
+
+    def end(self, failure: Arrived) -> None:
+        """`fail()`, with a failure that may be a pickle so far."""
         with self._news:
             if self._length is not None and len(self._arrived) + self._index >= self._length:
                 return
             at = self._index
             while at in self._arrived:
                 at += 1
-            self._arrived[at] = Arrived(at, 1, worker.FAILURE, [], error)
+            self._arrived[at] = failure.of(at, 1)
             self._length = at + 1
             self._news.notify_all()
+        self._tell_listeners()
 
     abandon = fail
+
+    def _will_be_told(self) -> bool:
+        return not self._can_go_on()
+
+    def _progress(self) -> tuple[int, bool]:
+        """How many items are done, and whether the call has ended."""
+        with self._news:
+            arrived = len(self._arrived) + self._index
+            return self._items, self._length is not None and arrived >= self._length
 
     # ---- by the program ----
 
     def __iter__(self) -> IMapIterator[T]:
         return self
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        from .._engine.loops import next_of
+
+        found: T = await next_of(self)
+        return found
+
+    def close(self) -> None:
+        with self._news:
+            self._is_closed = True
+            self._arrived.clear()
+            self._length = self._index
+            self._news.notify_all()
+        self._tell_listeners()
+        self._cache.pop(self._job, None)
+        self._keeper.tell("cancel", self, False)
 
     def _can_go_on(self) -> bool:
         return self._index in self._arrived or self._index == self._length

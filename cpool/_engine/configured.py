@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _SUBMITTING = frozenset(
     """
     apply apply_async map map_async starmap starmap_async imap imap_unordered istarmap
-    istarmap_unordered broadcast broadcast_async
+    istarmap_unordered broadcast broadcast_async stream flatmap flatmap_unordered
     """.split()
 )
 

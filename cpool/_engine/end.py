@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import weakref
+from collections.abc import Callable, Iterable
 from multiprocessing import process as _process
 from multiprocessing import util
 from multiprocessing.process import BaseProcess
@@ -29,17 +30,22 @@ def force(engine: _core.Engine, workers: list[BaseProcess]) -> None:
             _kill(engine, workers)
 
 
-def shut_down(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
+def shut_down(
+    engine: _core.Engine,
+    workers: list[BaseProcess],
+    threads: list[Thread],
+    at_end: Iterable[Callable[[], object]] = (),
+) -> None:
     """End the pool and all of its processes. Runs once."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
     try:
         force(engine, workers)
-        clean_up(engine, workers, threads)
+        clean_up(engine, workers, threads, at_end)
     except BaseException:  # Ctrl-C: end at once
         _kill(engine, workers)
-        clean_up(engine, workers, threads)
+        clean_up(engine, workers, threads, at_end)
         raise
 
 
@@ -112,9 +118,19 @@ def _is_input(obj: object) -> bool:
         return False
 
 
-def clean_up(engine: _core.Engine, workers: list[BaseProcess], threads: list[Thread]) -> None:
-    """Join the processes and threads of a pool whose workers have ended."""
+def clean_up(
+    engine: _core.Engine,
+    workers: list[BaseProcess],
+    threads: list[Thread],
+    at_end: Iterable[Callable[[], object]] = (),
+) -> None:
+    """Join the processes and threads of a pool whose workers have ended.
+
+    `at_end`: called first, for what the workers have left.
+    """
     engine.stop_standby()
+    for call in at_end:
+        call()
     for thread in list(threads):
         if not thread.is_current():
             # A thread may block in the user's iterable or callback for ever; abandon it then.

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from .._base.failures import Retrying
 from .._base.stdlib import TYPE_CHECKING
+from .results import ValueIterator
 
 if TYPE_CHECKING:
     from typing import Any
@@ -62,28 +63,32 @@ class Front:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def _before(self, func: Any) -> Any:
-        """Wait until there is room for one more call, and return its callable."""
+    def before(self, func: Any, yields: bool = False) -> Any:
+        """Wait until there is room for one more call, and return its callable.
+
+        `yields`: what that returns is iterated in its context too.
+        """
         if self._limit is not None:
             self._wait(self._limit)
         if self._wrap is None or func is None:
             return func
-        if type(func) is Retrying:
-            return Retrying(self._wrap(func.func), func.retry_on)
-        return self._wrap(func)
+        wrapped = self._wrap(func.func if type(func) is Retrying else func)
+        wrapped.yields = yields
+        return Retrying(wrapped, func.retry_on) if type(func) is Retrying else wrapped
 
     def submit(self, kind: Any, pool: Any, func: Any, *rest: Any) -> Any:
-        return self._engine.submit(kind, pool, self._before(func), *rest)
+        return self._engine.submit(kind, pool, self.before(func), *rest)
 
     def apply(self, kind: Any, pool: Any, func: Any, *rest: Any) -> Any:
-        return self._engine.apply(kind, pool, self._before(func), *rest)
+        return self._engine.apply(kind, pool, self.before(func), *rest)
 
     def feed(self, result: Any, func: Any, *rest: Any) -> Any:
-        return self._engine.feed(result, self._before(func), *rest)
+        yields = isinstance(result, ValueIterator)
+        return self._engine.feed(result, self.before(func, yields), *rest)
 
     def run(self, result: Any, func: Any, *rest: Any) -> Any:
         try:
-            func = self._before(func)
+            func = self.before(func)
         except BaseException:
             self._engine.cancel(result)  # or its job would never end
             raise

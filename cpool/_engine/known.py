@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import sys
 import weakref
 from collections.abc import Callable
 from itertools import count
@@ -40,3 +43,31 @@ def watch(watcher: Callable[[Any], object]) -> None:
 def unwatch(watcher: Callable[[Any], object]) -> None:
     """Undo watch()."""
     _watchers.remove(watcher)
+
+
+def dump_on_signal(signum: int, file: Any = None) -> None:
+    """Have the signal, such as `signal.SIGUSR1`, dump all pools of this process: see `Pool.dump`.
+
+    `file` has a `write(str)`; by default it is `sys.stderr` of then. On the main thread: raises
+    `ValueError` elsewhere, as `signal.signal` does. A handler that the signal has already is called
+    afterwards. The main thread runs the handler: at once if it waits for a pool, runs Python code,
+    or sleeps; not while it is in C code that does not return.
+    """
+    before = signal.getsignal(signum)
+
+    def handle(number: int, frame: Any) -> None:
+        with contextlib.suppress(Exception):  # of a file that is closed, in whatever runs just now
+            dump_all(file)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signum, handle)
+
+
+def dump_all(file: Any = None) -> None:
+    """Dump all pools of this process."""
+    from .dump import dump_pool
+
+    to = sys.stderr if file is None else file
+    for pool in pools():
+        dump_pool(pool, to)

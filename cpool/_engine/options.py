@@ -15,7 +15,20 @@ if TYPE_CHECKING:
 
     from .progress import Progress
 
-    class CallOptions(TypedDict, total=False):
+    class OtherOptions(TypedDict, total=False):
+        """The options of `CallOptions` that leave the type of the result as it is."""
+
+        fail_fast: bool
+        grace: float | None
+        key: Hashable
+        priority: int
+        progress: Progress
+        retries: int
+        retry_on: type[BaseException] | tuple[type[BaseException], ...]
+        task_timeout: float | None
+        worker: int
+
+    class CallOptions(OtherOptions, total=False):
         """The keyword-only options that every submitting method takes.
 
         `return_exceptions` (bool, False): the exceptions of items stand among the results instead
@@ -47,13 +60,18 @@ if TYPE_CHECKING:
         `priority` (int, 0): among calls that wait, those with a higher one are served first; equal
         ones take turns. From -128 to 127. What runs is not interrupted.
 
-        `worker` (int) or `key` (anything hashable), of `apply`, `apply_async` and executors' calls
-        alone: the call runs in the worker with this index (see `current_worker()`) and no other, or
-        calls of one key run in one worker as long as it lives, with keys spread evenly over the
-        workers: for caches, models and connections that stay where they are. Calls wait for their
-        worker though others are idle. The worker that takes the place of one that has died has its
-        index and its keys. A call for a worker that `resize()` has ended fails with
-        `WorkerLostError`; its keys go to others.
+        `worker` (int) or `key` (anything hashable), of `apply`, `apply_async`, `stream` and
+        executors' calls alone: the call runs in the worker with this index (see `current_worker()`)
+        and no other, or calls of one key run in one worker as long as it lives, with keys spread
+        evenly over the workers: for caches, models and connections that stay where they are. Calls
+        wait for their worker though others are idle. The worker that takes the place of one that
+        has died has its index and its keys. A call for a worker that `resize()` has ended fails
+        with `WorkerLostError`; its keys go to others.
+
+        Of `stream` and `flatmap`: `task_timeout` holds for each value, from when the generator goes
+        on to when it yields; waiting for the reader does not count. A generator that has yielded is
+        not run again by `retries`, since its values may be read already. With
+        `return_exceptions` what ends a generator is its last value.
 
         `progress`: `True` for a bar by tqdm, a str for one with that description, a dict for one
         with these of tqdm's parameters; or a function, which is called as `progress(done, total)`
@@ -62,24 +80,16 @@ if TYPE_CHECKING:
         `ThreadPool` when the whole chunk is. `ImportError` where tqdm is not installed.
         """
 
-        fail_fast: bool
-        grace: float | None
-        key: Hashable
-        priority: int
-        progress: Progress
-        retries: int
-        retry_on: type[BaseException] | tuple[type[BaseException], ...]
         return_exceptions: bool
-        task_timeout: float | None
-        worker: int
 else:
     # So that tools can evaluate the annotations of public methods, without an import of typing.
-    Any = CallOptions = object
+    Any = CallOptions = OtherOptions = object
     Unpack = {object: object}
 
 __all__ = [
     "CallOptions",
     "Checked",
+    "OtherOptions",
     "Unpack",
     "check_options",
     "check_serial_options",
@@ -145,6 +155,14 @@ class Checked:
         self.engine = asked if any(asked) else None
 
     @property
+    def returns_exceptions(self) -> bool:
+        return self.engine is not None and self.engine[0] & _RETURN_EXCEPTIONS != 0
+
+    @property
+    def fails_fast(self) -> bool:
+        return self.engine is not None and self.engine[0] & _FAIL_FAST != 0
+
+    @property
     def has_place(self) -> bool:
         """Is the call for one worker?"""
         return self.worker is not None or self.key is not NO_KEY
@@ -175,7 +193,9 @@ class Checked:
         """Raise where the call is to run in one worker, but has tasks for many."""
         if self.has_place:
             name = "key" if self.worker is None else "worker"
-            raise ValueError(f"{name} is for single calls: apply(), apply_async(); not {method}()")
+            raise ValueError(
+                f"{name} is for single calls: apply(), apply_async(), stream(); not {method}()"
+            )
 
     def wrap(self, func: Callable[..., T]) -> Callable[..., T]:
         """The callable that goes to the workers."""

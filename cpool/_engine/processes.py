@@ -12,7 +12,7 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, get_context, util
@@ -20,11 +20,11 @@ from multiprocessing import context as _context
 from multiprocessing.process import BaseProcess
 
 from .. import _core
-from .._base import failures, importing
+from .._base import by_value, failures, importing
 from .._base.amounts import bytes_of
 from .._base.handlers import being_handled, is_from_handler
 from .._base.size import default_processes, usable_memory
-from .._base.stdlib import TYPE_CHECKING, T, replaces_parts
+from .._base.stdlib import TYPE_CHECKING, T, overload, replaces_parts
 from .._base.stdlib import Pool as _StdlibPool
 from .._base.stdlib import pool as _stdlib
 from .._start import child, popen
@@ -37,6 +37,7 @@ from .configured import ConfiguredPool
 from .options import (
     CallOptions,
     Checked,
+    OtherOptions,
     Unpack,
     check_options,
     check_serial_options,
@@ -53,20 +54,23 @@ from .results import (
     IMapUnorderedIterator,
     ItemIterator,
     MapResult,
+    ValueIterator,
 )
 from .thread import Thread
 from .workers import WorkerOptions
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
-    from typing import Any, Self, TypeVar
+    from typing import Any, Literal, Self, TypeVar
 
+    from .logs import LogReceiver
     from .statistics import PoolStatistics
     from .workers import CpuIds
 
     S = TypeVar("S")
 else:
     Any = CpuIds = S = object
+    Literal = {False: object}
     ContextVar = {Any: object}
 
 INIT = _stdlib.INIT
@@ -84,6 +88,11 @@ _MAX_FAILED_STARTS = 8
 # The number of workers that are prepared before the first of them is forked: each page that the
 # parent writes to between two forks is copied once more.
 _BATCH = 8
+
+# How long a thread of the pool waits with a fork for modules that other threads import, and how
+# long a thread of the program does.
+_IMPORT_S = 5.0
+_BRIEFLY_S = 0.1
 
 # The engine's modes for chunks, and for chunks of one item.
 _MODES = {
@@ -113,6 +122,14 @@ def _call_with(func: Callable[..., Any], args: Iterable[Any]) -> Any:
     return func(*args)
 
 
+def _check_ahead(buffersize: Any) -> int:
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer")
+    if not 0 < buffersize <= sys.maxsize // 2:
+        raise ValueError("buffersize must be > 0")
+    return buffersize
+
+
 def _length_of(iterable: Iterable[Any]) -> int | None:
     try:
         return len(iterable)  # type: ignore[arg-type]
@@ -125,6 +142,12 @@ def _shared_limit(limit: int | str | None) -> int:
     if limit is None:
         return usable_memory() // 4
     return 0 if limit == 0 else bytes_of("shared_memory_limit", limit)
+
+
+def _receive_logs(runs_filters: bool) -> LogReceiver:
+    from .logs import LogReceiver  # few programs need it, and it takes time to import
+
+    return LogReceiver(runs_filters)
 
 
 class Pool(_StdlibPool):
@@ -141,6 +164,14 @@ class Pool(_StdlibPool):
     terminated (it has half a second then). What it raises is printed. `on_exit` says what leaving a
     `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
     if the block raised.
+
+    With `forward_logs=True` the handlers of this process handle what workers log through `logging`,
+    each record once, those of a worker in order, with the worker's `processName`. Loggers have the
+    levels in workers that they had here when the worker started. A record arrives with its message
+    complete, its exception as text, and other attributes that are no plain values as their
+    `repr()`. Handlers run on a thread of the pool: a record may be handled a moment after the
+    result of its task has arrived. `join()` and `terminate()` wait until all are handled, at most
+    5 seconds.
 
     `memory_limit` (an int of bytes, or a str like "2GiB") is for the memory that a worker has
     allocated itself; what it has in common with this process since a fork does not count. A worker
@@ -215,6 +246,8 @@ class Pool(_StdlibPool):
     _keys: Keys | None = None
     _env: Any = None
     _preload: tuple[str, ...] = ()
+    _logs: LogReceiver | None = None
+    _at_end: Sequence[Callable[[], object]] = ()  # called when the workers have ended
     _threads: list[Thread]
     _has_threads = False  # as workers
     _starters: set[int]  # threads that start a thread of the pool just now
@@ -243,6 +276,7 @@ class Pool(_StdlibPool):
         propagate_context: bool | ContextVar[Any] | Iterable[ContextVar[Any]] = False,
         env: Mapping[str, str | None] | Callable[[int], Mapping[str, str | None]] | None = None,
         preload: str | Iterable[str] = (),
+        forward_logs: bool = False,
     ) -> None:
         self._workers = []
         self._lock = threading.RLock()
@@ -271,6 +305,7 @@ class Pool(_StdlibPool):
                 env=env,
                 preload=preload or None,
                 shared_memory_limit=shared_memory_limit,
+                forward_logs=forward_logs or None,
             )
             self._asked.refuse(_NEEDS_ENGINE)
             super().__init__(processes, initializer, initargs, maxtasksperchild, context)
@@ -289,6 +324,7 @@ class Pool(_StdlibPool):
         self._initializer = initializer
         self._initargs = initargs
         self._set_start(env, preload)
+        self._forwards_logs = bool(forward_logs)
         if self._serial:
             self._start_serial()
         else:
@@ -365,6 +401,7 @@ class Pool(_StdlibPool):
     def _start(self) -> None:
         self._forks = self._ctx.get_start_method() == "fork"
         self._around = Surroundings()
+        self._awaited: set[str] = set()  # modules that threads of the program have waited for
         self._cache = Cache()
         self._engine = _core.Engine(self._asked.first, weakref.ref(self), self._cache)
         self._asked.prepare(self._engine, self._processes, self._forks)
@@ -372,16 +409,19 @@ class Pool(_StdlibPool):
             self._engine.share()
         if self._shared_limit > 0:
             self._engine.open_memory(self._shared_limit)
-        functions = self._known_functions()
-        if functions is not None:
-            self._engine.set_known(functions)
+        self._engine.set_sender(by_value.Sender(self._known_names()))
         self._cache.engine = self._engine
         self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
-        parts = (self._engine, self._workers, self._threads)
+        if self._forwards_logs:
+            self._logs = _receive_logs(not self._forks)
+            self._at_end = (self._logs.end,)
+        parts = (self._engine, self._workers, self._threads, self._at_end)
         try:
             self._repopulate_pool()
+            if self._logs is not None:  # after the forks
+                self._logs.start(self._start_thread)
         except BaseException:
             end.shut_down(*parts)
             raise
@@ -395,14 +435,14 @@ class Pool(_StdlibPool):
                 raise
         known.add(self)
 
-    def _known_functions(self) -> dict[str, Any] | None:
-        """The functions of the main module that workers have; None: those that it has in its file.
+    def _known_names(self) -> dict[str, Any] | None:
+        """What workers have in their main module; None: what is in its file.
 
         The first workers are forked right after this; later ones have at least these. Workers that
         start afresh import the main module, where it has a file (a notebook has none).
         """
         if self._forks:
-            return failures.functions_of_main()
+            return by_value.names_of_main()
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
         return None if has_file else {}
@@ -422,6 +462,21 @@ class Pool(_StdlibPool):
 
         return statistics_of(self._engine, self._has_threads)
 
+    def dump(self, file: Any = None) -> None:
+        """Print what each worker does: its item, since when, and its Python stack.
+
+        To `file`, which has a `write(str)`; None: `sys.stderr`. The stack is that of the thread
+        that runs tasks, also while that is in C code, waits for a lock or is stopped, most recent
+        call first. A worker that cannot tell its stack within half a second is shown without one.
+        `ValueError` for a pool that runs on the standard library's engine, or that was made before
+        a fork.
+        """
+        if self._engine is None:
+            raise ValueError("dump() needs a pool that runs on cpool's engine")
+        from .dump import dump_pool
+
+        dump_pool(self, sys.stderr if file is None else file)
+
     # ---- submitting ----
 
     def _check_running(self) -> None:
@@ -429,6 +484,14 @@ class Pool(_StdlibPool):
             raise ValueError("Pool not running")
         if self._engine is not None and not self._engine.is_ours:
             failures.raise_foreign()
+
+    @overload
+    def options(
+        self, *, return_exceptions: Literal[False] = False, **asked: Unpack[OtherOptions]
+    ) -> Self: ...
+
+    @overload
+    def options(self, *, return_exceptions: bool, **asked: Unpack[OtherOptions]) -> Any: ...
 
     def options(self, **asked: Unpack[CallOptions]) -> Any:
         """This pool, with these options as defaults of its calls.
@@ -470,6 +533,28 @@ class Pool(_StdlibPool):
             return check_serial_options(asked, self._is_serial_asked)
         return check_options(asked)
 
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> T: ...
+
+    @overload
+    def apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> T | BaseException: ...
+
     def apply(
         self,
         func: Callable[..., T],
@@ -482,7 +567,9 @@ class Pool(_StdlibPool):
         For `asked`, here and in all methods that submit, see `CallOptions`.
         """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
-            return self.apply_async(func, args, kwds, **asked).get()
+            options: Any = asked
+            result_of: AsyncResult[T] = self.apply_async(func, args, kwds, **options)
+            return result_of.get()
         if asked:
             self._check_running()
             checked = self._check_options(asked)
@@ -498,6 +585,32 @@ class Pool(_StdlibPool):
             return result
         value: T = self._engine.apply(ApplyResult, self, func, args, kwds)
         return value
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T]: ...
+
+    @overload
+    def apply_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[T | BaseException], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> AsyncResult[T | BaseException]: ...
 
     def apply_async(
         self,
@@ -542,6 +655,28 @@ class Pool(_StdlibPool):
             show(made, checked.progress, 1)
         return made
 
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def broadcast(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def broadcast(
         self,
         func: Callable[..., T],
@@ -555,8 +690,35 @@ class Pool(_StdlibPool):
         that arrived. A worker that starts later does not run it: that is what `initializer` is for.
         In a serial pool, which has one worker, a list of one.
         """
-        results: list[T] = self.broadcast_async(func, args, kwds, **asked).get()
+        options: Any = asked
+        results: list[T] = self.broadcast_async(func, args, kwds, **options).get()
         return results
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def broadcast_async(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def broadcast_async(
         self,
@@ -587,6 +749,28 @@ class Pool(_StdlibPool):
         self._feed(result, func, [tuple(args)] * number, 1, mode, number, calls=calls)
         return result
 
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def map(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def map(
         self,
         func: Callable[[S], T],
@@ -603,6 +787,32 @@ class Pool(_StdlibPool):
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize, asked)
         return results
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def map_async(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def map_async(
         self,
@@ -623,6 +833,28 @@ class Pool(_StdlibPool):
         )
         return result
 
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T]: ...
+
+    @overload
+    def starmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> list[T | BaseException]: ...
+
     def starmap(
         self,
         func: Callable[..., T],
@@ -633,6 +865,32 @@ class Pool(_StdlibPool):
         """Return `[func(*x) for x in iterable]`, as `map` does."""
         results: list[T] = self._map(func, iterable, starmapstar, chunksize, asked)
         return results
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T]: ...
+
+    @overload
+    def starmap_async(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[T | BaseException]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> MapResult[T | BaseException]: ...
 
     def starmap_async(
         self,
@@ -649,7 +907,32 @@ class Pool(_StdlibPool):
         )
         return result
 
-    def imap(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -672,7 +955,32 @@ class Pool(_StdlibPool):
         )
         return items
 
-    def imap_unordered(  # type: ignore[override]  # typeshed lets chunksize be None, which fails
+    # typeshed lets chunksize be None, which fails.
+    @overload  # type: ignore[override]
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def imap_unordered(
+        self,
+        func: Callable[[S], T],
+        iterable: Iterable[S],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
+    def imap_unordered(
         self,
         func: Callable[[S], T],
         iterable: Iterable[S],
@@ -685,6 +993,30 @@ class Pool(_StdlibPool):
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked
         )
         return items
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
 
     def istarmap(
         self,
@@ -700,6 +1032,30 @@ class Pool(_StdlibPool):
         )
         return items
 
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: Literal[False] = False,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T]: ...
+
+    @overload
+    def istarmap_unordered(
+        self,
+        func: Callable[..., T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int = 1,
+        buffersize: int | None = None,
+        *,
+        return_exceptions: bool,
+        **asked: Unpack[OtherOptions],
+    ) -> IMapIterator[T | BaseException]: ...
+
     def istarmap_unordered(
         self,
         func: Callable[..., T],
@@ -713,6 +1069,114 @@ class Pool(_StdlibPool):
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
         return items
+
+    def stream(
+        self,
+        func: Callable[..., Iterable[T] | AsyncIterable[T]],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        buffersize: int = 64,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """Return an iterator over what `func(*args, **kwds)` yields, in a worker, as it is yielded.
+
+        `func` is a generator function, or returns any iterable. An asynchronous generator is run to
+        its end by an event loop of the worker's. The generator is at most `buffersize` values ahead
+        of the reader, then it waits; it goes on for others that wait for a worker while all workers
+        wait for readers. An exception comes after the values before it, as does `WorkerLostError`.
+        Values are pickled one by one. A closed pool can be joined when all is read: `join()` closes
+        generators that nobody reads, and the last `next` raises `PoolError`. `ValueError` for a
+        `buffersize` below 1, `TypeError` for one that is no int.
+        """
+        self._check_running()
+        ahead = _check_ahead(buffersize)
+        checked = self._check_values(asked)
+        self._place(checked)
+        if kwds:
+            func = partial(func, **kwds)
+        mode = _core.STAR_ONE
+        values: ValueIterator[T] = self._values(checked, func, [tuple(args)], mode, True, ahead, 1)
+        return values
+
+    def flatmap(
+        self,
+        func: Callable[[S], Iterable[T] | AsyncIterable[T]],
+        iterable: Iterable[S],
+        *,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """Return an iterator over all values of `func(x) for x in iterable`, in order.
+
+        `func` is as that of `stream`. Each generator is at most `buffersize` values (None: 64)
+        ahead of the reader; and of the inputs no more than `buffersize`, or twice the number of
+        workers if that is more, are waiting, running or not read to their ends. The failure of one
+        generator comes in its place, and the values of the next ones follow.
+        """
+        return self._flatmap(func, iterable, True, buffersize, asked)
+
+    def flatmap_unordered(
+        self,
+        func: Callable[[S], Iterable[T] | AsyncIterable[T]],
+        iterable: Iterable[S],
+        *,
+        buffersize: int | None = None,
+        **asked: Unpack[CallOptions],
+    ) -> ValueIterator[T]:
+        """`flatmap` with values in the order of their arrival; those of one input are in order."""
+        return self._flatmap(func, iterable, False, buffersize, asked)
+
+    def _flatmap(
+        self,
+        func: Callable[[Any], Any],
+        iterable: Iterable[Any],
+        ordered: bool,
+        buffersize: int | None,
+        asked: CallOptions,
+    ) -> ValueIterator[Any]:
+        self._check_running()
+        ahead = _check_ahead(64 if buffersize is None else buffersize)
+        checked = self._check_values(asked)
+        checked.refuse_place("flatmap")
+        limit = max(ahead, 2 * self._processes)
+        mode = _core.MAP_ONE
+        values: ValueIterator[Any] = self._values(
+            checked, func, iterable, mode, ordered, ahead, limit
+        )
+        return values
+
+    def _check_values(self, asked: CallOptions) -> Checked:
+        if self._engine is None:
+            raise ValueError("stream() and flatmap() need a pool that runs on cpool's engine")
+        return self._check_options(asked)
+
+    def _values(
+        self,
+        checked: Checked,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        mode: int,
+        ordered: bool,
+        ahead: int,
+        limit: int,
+    ) -> Any:
+        total = _length_of(iterable) if checked.progress is not None else None
+        if self._serial:
+            here = _serial.values(self, func, iterable, mode == _core.STAR_ONE)
+            here.returns_exceptions, here.fails_fast = (
+                checked.returns_exceptions,
+                checked.fails_fast,
+            )
+            if checked.progress is not None:
+                show(here, checked.progress, total, False)
+            return here
+        result: ValueIterator[Any] = ValueIterator(self, ordered, ahead)
+        result._set_options(checked.engine)
+        if checked.progress is not None:
+            show(result, checked.progress, total, False)
+        self._feed(result, checked.wrap(func), iterable, 1, mode, -1, limit)
+        return result
 
     def _map(
         self,
@@ -967,6 +1431,7 @@ class Pool(_StdlibPool):
             place,
             environment := check_environment(self._env, index),
             self._preload,
+            None if self._logs is None else self._logs.for_worker(self._forks),
         )
         process = self._new_worker(child.main, worker, setup)
         # On the instance: the class may be the program's own.
@@ -1080,8 +1545,10 @@ class Pool(_StdlibPool):
         """Called by the engine, on a thread that waits or on the helper, after workers ended."""
         assert self._engine is not None
         before = being_handled()
+        if self._forks:  # without the lock: terminate() does not wait
+            self._await_imports()
         with self._lock:
-            if self._state not in (RUN, CLOSE):
+            if not self._has_workers():
                 return
             self._join_exited_workers()
             try:
@@ -1096,6 +1563,20 @@ class Pool(_StdlibPool):
                     raise
                 self._start_error = exc.with_traceback(None)
                 self._engine.not_started()
+
+    def _await_imports(self) -> None:
+        """Wait until other threads have imported their modules, so that a worker is forked with
+        complete ones. Not for long on a thread of the program, as calls have time limits."""
+        kept = self._around.kept
+        if importing.is_thread_of_a_pool():
+            # What has waited for so long has most likely waited for the pool.
+            kept.update(importing.await_others(kept, _IMPORT_S, self._has_workers))
+        else:
+            known = kept | self._awaited
+            self._awaited |= set(importing.await_others(known, _BRIEFLY_S, self._has_workers))
+
+    def _has_workers(self) -> bool:
+        return self._state in (RUN, CLOSE)
 
     def _check_starts(self) -> None:
         """Raise `PoolError` if starts have failed for long and no worker is ready."""
@@ -1195,4 +1676,4 @@ class Pool(_StdlibPool):
             end.force(self._engine, self._workers)  # a handler may have interrupted terminate()
         elif not self._engine.wait_ended(timeout):
             raise TimeoutError
-        end.clean_up(self._engine, self._workers, self._threads)
+        end.clean_up(self._engine, self._workers, self._threads, self._at_end)

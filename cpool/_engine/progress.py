@@ -30,25 +30,33 @@ _NO_TQDM = (
 )
 
 
-def check(progress: Progress, total: int | None) -> Any:
-    """What shows the progress, with `update(done)` and `close()`; None where nothing does.
-
-    Raises `ImportError` where tqdm is needed and not installed, `TypeError` for another kind of
-    value.
-    """
-    if progress is None or progress is False:
-        return None
-    if callable(progress):
-        return _Told(progress, total)
-    if progress is not True and not isinstance(progress, (str, Mapping)):
+def check_kind(progress: Progress) -> None:
+    """Raise `TypeError` for what shows no progress, `ImportError` where tqdm is missing."""
+    if progress is None or isinstance(progress, bool | str | Mapping):
+        if progress is not None and progress is not False:
+            try:
+                import tqdm.auto  # noqa: F401
+            except ImportError as exc:
+                raise ImportError(_NO_TQDM.format(progress)) from exc
+    elif not callable(progress):
         raise TypeError(
             "progress must be True, a description, a dict of tqdm's parameters or a function, not "
             + type(progress).__name__
         )
-    try:
-        from tqdm.auto import tqdm
-    except ImportError as exc:
-        raise ImportError(_NO_TQDM.format(progress)) from exc
+
+
+def check(progress: Progress, total: int | None) -> Any:
+    """What shows the progress, with `update(done)` and `close()`; None where nothing does.
+
+    Raises as `check_kind()`.
+    """
+    check_kind(progress)
+    if progress is None or progress is False:
+        return None
+    if callable(progress):
+        return _Told(progress, total)
+    from tqdm.auto import tqdm
+
     parameters: dict[str, Any] = {"total": total}
     if isinstance(progress, str):
         parameters["desc"] = progress

@@ -22,12 +22,6 @@ def _not_picklable(self: object) -> NoReturn:
     raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
-def _make_cancelled_error() -> None:
-    """Import what the error needs; that import registers hooks of forks."""
-    with popen.hooks_stay(_FORK_S):
-        errors.TaskCancelledError  # noqa: B018
-
-
 class Cache(MutableMapping["int", "Any"]):
     """The pending results by number; recipes add results of the stdlib's classes."""
 
@@ -130,10 +124,10 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
 
         return await_result(self)
 
-    def cancel(self, kill: bool = True) -> bool:
-        if "TaskCancelledError" not in vars(errors):
-            _make_cancelled_error()
-        return super().cancel(kill)
+    def _prepare_cancel(self) -> None:
+        """Import what the error needs; that import registers hooks of forks."""
+        with popen.hooks_stay(_FORK_S):
+            errors.TaskCancelledError  # noqa: B018
 
     _pool = _Readable(_core.Result._pool.__get__)
     _job = _Readable(_core.Result._job.__get__)
@@ -145,14 +139,27 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
     def _cache(self) -> Mapping[int, Any]:
         return self._engine.cache
 
-    if not TYPE_CHECKING:  # or type checkers would accept every misspelt name
+    @_Readable
+    def _success(self) -> bool:
+        return self._outcome("_success")[0]
 
-        def __getattr__(self, name: str) -> Any:
-            if name in ("_success", "_value"):  # present once the result is ready
-                found = self._look()
-                if found is not None:
-                    return found[name == "_value"]
+    @_Readable
+    def _value(self) -> Any:
+        return self._outcome("_value")[1]
+
+    def _outcome(self, name: str) -> tuple[bool, Any]:
+        """Whether it is a value, and that or the exception; present once the result is ready.
+
+        A `__getattr__` for these names would make every method call slower.
+        """
+        found = self._look()
+        if found is None:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return found
+
+    def __dir__(self) -> list[str]:
+        """All but these two: managers read whatever is listed, also of a pending result."""
+        return [name for name in super().__dir__() if name not in ("_success", "_value")]
 
     __reduce__ = _not_picklable
 
@@ -226,6 +233,22 @@ class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # t
 
     def __init__(self, pool: Any) -> None:
         _core.Stream.__init__(self, pool, False)
+
+
+class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-arg]
+    """What `stream`, `flatmap` and `flatmap_unordered` return: an iterator over yielded values.
+
+    `next(timeout=None)` and `async for` are those of `IMapIterator`. What a generator raises, or
+    the loss of its worker, comes after the values that it had yielded before. `close()`, or
+    dropping the iterator, ends it: no more inputs are pulled, what no worker has begun is
+    withdrawn, values that were not read are dropped, and each generator that runs is closed
+    (`GeneratorExit`) when it has yielded next.
+    """
+
+    __module__ = "cpool.pool"
+
+    def __init__(self, pool: Any, ordered: bool, ahead: int) -> None:
+        _core.Stream.__init__(self, pool, ordered, ahead)
 
 
 class ItemIterator(Iterator[T]):

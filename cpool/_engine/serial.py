@@ -23,6 +23,7 @@ from .. import _core
 from .._base import failures
 from .._base.current import CurrentWorker, current_thread_worker, set_thread
 from .._base.stdlib import TYPE_CHECKING
+from .._base.stdlib import pool as _stdlib
 
 if TYPE_CHECKING:
     from typing import Any
@@ -30,6 +31,8 @@ else:
     Any = object
 
 VARIABLE = "CPOOL_SERIAL"
+
+_TERMINATE = _stdlib.TERMINATE
 
 # How long join() sleeps between two looks at tasks that other threads run.
 _LOOK_S = 0.05
@@ -68,6 +71,7 @@ class SerialEngine:
         self._tasks = 0
         # Iterators that somebody may still read; join() runs the rest of their tasks.
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._values: weakref.WeakSet[Values] = weakref.WeakSet()  # likewise, of stream()
         self._busy: Counter[int] = Counter()  # threads that run tasks or callbacks
         self._changed = threading.Condition()
         self._finalizer: Callable[[], object] | None = None
@@ -171,6 +175,12 @@ class SerialEngine:
             raise
         return result.get()
 
+    def add_values(self, values: Values) -> None:
+        self._values.add(values)
+
+    def count_task(self) -> None:
+        self._tasks += 1
+
     # ---- the end ----
 
     def initialize(self, initializer: Callable[..., object], initargs: Iterable[Any]) -> None:
@@ -247,6 +257,8 @@ class SerialEngine:
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
         if timeout is None:
             self._finish_streams()
+            for values in list(self._values):
+                values.cut()
         with self._changed:
             while self._has_pending() and self._busy:
                 left = _LOOK_S if end is None else min(_LOOK_S, end - time.monotonic())
@@ -257,6 +269,126 @@ class SerialEngine:
             return False  # iterators that nobody reads, and a join() with a timeout
         self._leave()
         return self._core.wait_ended(timeout)
+
+
+class Values(Iterator[Any]):
+    """What `stream` and `flatmap` of a serial pool return: `next` runs the generator."""
+
+    def __init__(self, pool: Any, func: Any, iterable: Iterable[Any], is_star: bool) -> None:
+        self._is_over = True  # for __del__, if this fails
+        self._pool = pool
+        self._engine: Any = pool._engine
+        self._func: Callable[..., Any] = func
+        self._is_star = is_star
+        self._inputs = iter(iterable)
+        self._running: Any = None  # the generator of the input that is read now
+        self._lock = threading.RLock()
+        self._done = 0  # inputs
+        self._is_over = self._is_cut = False
+        self.returns_exceptions = self.fails_fast = False
+
+    def next(self, timeout: float | None = None) -> Any:
+        """The next value. `timeout` changes nothing: there is nobody to wait for."""
+        with self._lock:
+            while not self._is_over:
+                self._check()
+                try:
+                    if self._running is None:
+                        self._begin()
+                    with self._engine.as_worker():
+                        return next(self._running)
+                except StopIteration:
+                    self._end_input()
+                except Exception as exc:
+                    return self._fail(exc)
+                except BaseException:
+                    self._end_input()
+                    raise
+            if self._is_cut:
+                self._is_cut = False
+                raise failures.values_not_read("stream" if self._is_star else "flatmap")
+            raise StopIteration
+
+    def _begin(self) -> None:
+        """Call the function with the next input; StopIteration: there is none."""
+        try:
+            item = next(self._inputs)
+        except BaseException:
+            self._is_over = True
+            raise
+        self._engine.count_task()
+        try:
+            with self._engine.as_worker():
+                made = self._func(*item) if self._is_star else self._func(item)
+                self._running = failures.values_of(made)
+        except StopIteration as exc:
+            raise failures.stopped(exc) from exc
+
+    def _end_input(self) -> None:
+        self._running = None
+        self._done += not self._is_over
+
+    def _fail(self, exc: Exception) -> Any:
+        is_of_call = self._is_over  # the iterable has raised
+        self._end_input()
+        if self.returns_exceptions and not is_of_call:
+            return exc
+        self._is_over = is_of_call or self.fails_fast
+        raise exc
+
+    def _check(self) -> None:
+        failure = self._engine.failure()
+        if failure is not None:
+            raise failure
+        if self._pool._state == _TERMINATE:
+            self._stop()
+            raise failures.terminated()
+
+    __next__ = next
+
+    def __aiter__(self) -> Values:
+        return self
+
+    async def __anext__(self) -> Any:
+        try:
+            return self.next()
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+    def _stop(self) -> None:
+        running, self._running = self._running, None
+        close = getattr(running, "close", None)
+        if close is not None:
+            with self._engine.as_worker():
+                close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_over = True
+            self._stop()
+
+    def cut(self) -> None:
+        """The pool is joined, and nobody has read all."""
+        if not self._is_over:
+            self._is_cut = True
+            self.close()
+
+    def __del__(self) -> None:
+        if not self._is_over:
+            self.close()
+
+    def _progress(self) -> tuple[int, bool]:
+        return self._done, self._is_over
+
+
+def values(pool: Any, func: Any, iterable: Iterable[Any], is_star: bool) -> Values:
+    """The values of a call of a serial pool."""
+    before = getattr(pool._engine, "before", None)  # that of a Front
+    if before is not None:
+        func = before(func, yields=True)
+    made = Values(pool, func, iterable, is_star)
+    pool._engine.add_values(made)
+    return made
 
 
 def start(pool: Any, initializer: Any, initargs: Any, finalizer: Any, finalargs: Any) -> Any:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .. import _core
 
-__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "statistics_of"]
+__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "restarts_of", "statistics_of"]
 
 _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}  # the core's enum cp_outcome
 
@@ -212,6 +212,11 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
     )
 
 
+def restarts_of(pool: Any) -> int:
+    """How often workers of a pool were replaced."""
+    return sum(max(row[1] - 1, 0) for row in pool._engine.tallies()[3])
+
+
 def _worker(index: int, row: tuple[int, ...]) -> WorkerStatistics:
     pid, starts, tasks, done, failed, lost, retried, sent, received, work, start, ready = row
     return WorkerStatistics(
@@ -251,6 +256,7 @@ _WRAPPERS = frozenset(
         ("functools", "partial"),
         ("multiprocessing.reduction", "_rebuild_partial"),
         ("cpool._base.failures", "Retrying"),
+        ("cpool._base.by_value", "receive"),
         ("copyreg", "_reconstructor"),
         ("builtins", "object"),
         ("builtins", "getattr"),

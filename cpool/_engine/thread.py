@@ -56,8 +56,18 @@ def start(thread: threading.Thread, by: Callable[[], None]) -> None:
     inner._started = _Begun()
     inner._started.begin = inner._bootstrap = begin
     inner._target = begin.run
+    raised: BaseException | None = None
     try:
-        by()
+        try:
+            by()
+        except KeyError as exc:
+            # A signal handler has raised when the new thread ran, which had taken itself off
+            # threading._limbo; Thread.start() misses it there.
+            raised = exc.__context__ if exc.args == (thread,) else None
+            if raised is None:
+                raise
+        if raised is not None:
+            raise raised
         if not begin.wait():
             with threading._active_limbo_lock:  # type: ignore[attr-defined]
                 threading._limbo.pop(thread, None)  # type: ignore[attr-defined]

@@ -87,6 +87,7 @@ def worker(
         pool = pool_of()
         if pool is not None:
             pool._fill_up()
+        del pool  # what a task has raised may keep this frame, by its traceback
 
 
 def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:

@@ -1,4 +1,4 @@
-"""`python -m cpool --stats`: a table for each pool of the program, at its end."""
+"""`python -m cpool --stats` and `--trace`: what is written at the end of the program."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def _print() -> None:
     for engine, threads in _engines:
         if engine.is_ours and sys.stderr is not None:
             print(f"cpool: {statistics_of(engine, threads)}", file=sys.stderr)
+
+
+def trace_until_exit(path: str) -> None:
+    """Trace all pools of this process until it exits. `SystemExit` if the file cannot be opened."""
+    from .._engine.trace import trace
+
+    running = trace(path)
+    try:
+        running.start()
+    except OSError as exc:
+        raise SystemExit(f"cpool: cannot write the trace: {exc}") from None
+    atexit.register(running.stop)

@@ -27,7 +27,7 @@ from importlib.machinery import (
 )
 
 from .._base.stdlib import TYPE_CHECKING
-from .report import print_statistics_at_exit
+from .report import print_statistics_at_exit, trace_until_exit
 from .swap import install
 
 if TYPE_CHECKING:
@@ -44,15 +44,21 @@ runs: a file, a directory or a zip file with a __main__.py.
 
   --executors  the ProcessPoolExecutor and the ThreadPoolExecutor of concurrent.futures are cpool's
                as well
-  --stats      at the end of the program, print what each of its pools has done to stderr"""
+  --stats      at the end of the program, print what each of its pools has done to stderr
+  --trace FILE at the end of the program, write a timeline of its pools to FILE, for
+               https://ui.perfetto.dev or chrome://tracing"""
 
 
 def main() -> None:
     args = given = sys.argv[1:]
     executors = stats = False
-    while args[:1] in (["--executors"], ["--stats"]):
+    trace = ""
+    while args[:1] in (["--executors"], ["--stats"]) or (args[:1] == ["--trace"] and args[1:]):
         executors = executors or args[0] == "--executors"
         stats = stats or args[0] == "--stats"
+        if args[0] == "--trace":
+            trace = os.path.abspath(args[1])
+            args = args[1:]
         args = args[1:]
     if args[:1] in (["-h"], ["--help"]):
         print(_USAGE)
@@ -63,10 +69,12 @@ def main() -> None:
         raise SystemExit(2)
     options = _interpreter_options(sys.orig_argv, given)
     if options is not None and _reads_pth():
-        _replace_interpreter(options + args, executors, stats)
+        _replace_interpreter(options + args, executors, stats, trace)
     install(executors=executors)
     if stats:
         print_statistics_at_exit()
+    if trace:
+        trace_until_exit(trace)
     _run_here(option, args)
 
 
@@ -97,13 +105,15 @@ def _reads_pth() -> bool:
     return any(os.path.isfile(os.path.join(folder, "cpool.pth")) for folder in folders)
 
 
-def _replace_interpreter(args: list[str], executors: bool, stats: bool) -> NoReturn:
+def _replace_interpreter(args: list[str], executors: bool, stats: bool, trace: str) -> NoReturn:
     if os.environ.get("CPOOL_INSTALL", "0") in ("", "0"):
         os.environ["CPOOL_INSTALL"] = "once"
     if executors:
         os.environ["CPOOL_EXECUTORS"] = "1"
     if stats:
         os.environ["CPOOL_STATS"] = "1"
+    if trace:
+        os.environ["CPOOL_TRACE"] = trace
     os.execv(sys.executable, [sys.executable, *args])
 
 

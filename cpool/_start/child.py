@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from .._core import Worker
+    from .logs import Forwarding
     from .surroundings import Surroundings
 
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
@@ -78,7 +79,7 @@ def _exit(code: int) -> NoReturn:
 _attached: Worker | None = None  # of a launched process, until its Process object takes it
 
 
-def attach(ends: list[Any], span: int, budget: int, unblocks_sigpipe: bool) -> None:
+def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> None:
     """In a launched process, before it imports the main module: make its Worker."""
     global _attached
     from .. import _core
@@ -87,7 +88,7 @@ def attach(ends: list[Any], span: int, budget: int, unblocks_sigpipe: bool) -> N
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
     rx, tx, life, row, common, *memory = (end.detach() for end in ends)
     memory_fd = memory[0] if memory else -1
-    _attached = _core._attach(rx, tx, life, row, common, memory_fd, span, budget)
+    _attached = _core._attach(rx, tx, life, row, common, memory_fd, area, budget)
 
 
 def take() -> Worker:
@@ -135,9 +136,9 @@ def _limit_threads(threads: int) -> None:
     threadpoolctl.threadpool_limits(limits=threads)
 
 
-def attach_and_take(ends: list[Any], span: int, budget: int, unblocks_sigpipe: bool) -> Worker:
+def attach_and_take(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> Worker:
     """Both at once, where nothing could be sent ahead of the Process object."""
-    attach(ends, span, budget, unblocks_sigpipe)
+    attach(ends, area, budget, unblocks_sigpipe)
     return take()
 
 
@@ -214,11 +215,13 @@ class Setup:
         place: Place,
         environment: dict[str, str | None] | None = None,
         preload: tuple[str, ...] = (),
+        forwarding: Forwarding | None = None,
     ) -> None:
         self.index = index
         self.place = place
         self.environment = environment
         self.preload = preload
+        self.forwarding = forwarding
         self.initializer = initializer
         self.initargs = initargs
         self.finalizer = finalizer
@@ -275,6 +278,19 @@ def _skip_shutdown() -> None:
     pass
 
 
+def _tell_stack(watch: Callable[[int], None]) -> None:
+    """Have this thread tell its stack when the parent asks for it; see csrc/py/worker/stack.h."""
+    if faulthandler is None or not hasattr(os, "memfd_create"):
+        return
+    with contextlib.suppress(Exception):  # no descriptor or memory left: then nobody sees it
+        fd = os.memfd_create("cpool-stack")
+        try:
+            watch(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+
+
 def main(worker: Worker, setup: Setup) -> None:
     """The target of a worker process: run the initializer, then tasks until the pool ends."""
     if isinstance(sys.excepthook, _StartHook):
@@ -298,12 +314,16 @@ def main(worker: Worker, setup: Setup) -> None:
     if _FREEZES:
         gc.freeze()
 
-    from .._core import _is_stopped, _tasks_done
+    from .._core import _is_stopped, _tasks_done, _watch_stack
+
+    _tell_stack(_watch_stack)
 
     failures.is_stopped = _is_stopped
     set_process(CurrentWorker(setup.index, _tasks_done))
 
     def work() -> int:
+        if setup.forwarding is not None:
+            setup.forwarding.install()
         if setup.initializer is not None or setup.preload:
             _initialize(worker, setup)
         try:
@@ -322,4 +342,6 @@ def main(worker: Worker, setup: Setup) -> None:
         # left behind must not delay the exit.
         threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
+    finally:
+        _watch_stack(-1)  # the interpreter is about to take down what writes it
     util.debug("worker exiting after %d tasks", tasks)

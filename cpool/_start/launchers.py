@@ -281,10 +281,10 @@ def _ends(worker: Worker) -> tuple[list[Any], int, int, bool]:
     """The arguments of `child.attach()`."""
     context.assert_spawning(worker)
     popen: Any = context.get_spawning_popen()
-    *fds, span, budget = worker.ends()
+    *fds, area, budget = worker.ends()
     # A fork server's processes do not inherit our mask.
     unblocks = _launch.blocks_sigpipe and popen.method == "spawn"
-    return [reduction.DupFd(fd) for fd in fds if fd >= 0], span, budget, unblocks
+    return [reduction.DupFd(fd) for fd in fds if fd >= 0], area, budget, unblocks
 
 
 def _reduce_worker(worker: Worker) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 
 from .. import _core
+from .._base import importing
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Surroundings:
     """
 
     def __init__(self) -> None:
+        # Modules that make the pool while they are imported: workers have them as far as they are.
+        self.kept = set(importing.imported_here())
         self._context = _core._copy_context()
         decimal = getattr(sys.modules.get("decimal"), "__dict__", {})
         if "setcontext" in decimal and "getcontext" in decimal:
@@ -85,6 +88,7 @@ class Surroundings:
 
     def run(self, func: Callable[..., None], *args: Any) -> None:
         """Call func in a forked worker."""
+        importing.forget_others(self.kept)
         if self._numpy_errors is not None:
             sys.modules["numpy"].seterrobj(self._numpy_errors)
         self._context.run(func, *args)

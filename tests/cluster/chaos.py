@@ -4,7 +4,8 @@
     python tests/cluster/chaos.py --workers 0 --nodes 0 --seconds 600
 
 Checks that every item has one outcome, that nothing runs twice, that nothing hangs, and that the
-memory of scheduler, nodes and client does not grow.
+memory of scheduler, nodes and client does not grow. At the end the scheduler is killed while calls
+are pending: each of them fails.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import collections
 import contextlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -50,15 +50,15 @@ class Chaos:
         self.nodes.append(start_worker("--scheduler-file", self.file))
 
     def kill_worker(self) -> None:
-        pids = [
-            child.pid
+        found = [
+            child
             for node in self.nodes
             for child in psutil.Process(node.pid).children(recursive=True)
             if "forkserver" not in " ".join(child.cmdline())
         ]
-        if pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.random.choice(pids), signal.SIGKILL)
+        if found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.random.choice(found).kill()
                 self.killed["workers"] += 1
 
     def kill_node(self) -> None:
@@ -67,6 +67,10 @@ class Chaos:
         victim.wait()
         self.killed["nodes"] += 1
         self.add_node()
+
+    def kill_scheduler(self) -> None:
+        self.scheduler.kill()
+        self.scheduler.wait()
 
     def memory_of(self, root: subprocess.Popen[bytes]) -> int:
         """The bytes of a process and of those below it."""
@@ -81,8 +85,9 @@ class Chaos:
 
 
 def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Random) -> list[int]:
-    """Make calls until told to stop; [items, items lost]."""
+    """Make calls until told to stop, or until the scheduler is lost; [items, items lost]."""
     from cpool import WorkerLostError
+    from cpool.distributed import SchedulerLostError
 
     told = [0, 0]
     first = 0
@@ -90,8 +95,9 @@ def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Ran
         count = chance.choice([1, 10, 300])
         items = [(diary, i) for i in range(first, first + count)]
         first += count
-        results = pool.imap(work.note_item, iter(items), chance.choice([1, 1, 5]))
-        arrived = 0
+        chunksize = chance.choice([1, 1, 5])
+        results = pool.imap(work.note_item, iter(items), chunksize)
+        arrived = lost = 0
         while True:
             try:
                 results.__next__()
@@ -99,10 +105,13 @@ def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Ran
             except StopIteration:
                 break
             except WorkerLostError:
-                told[1] += 1
-                if not hasattr(results, "next"):
-                    break  # a generator over chunks ends with the first failure
+                lost += 1
+            except SchedulerLostError:
+                return told
+        # An iterator over chunks ends with its first failure.
+        assert arrived + lost == count or (chunksize > 1 and lost == 1), (arrived, lost, count)
         told[0] += count
+        told[1] += lost
     return told
 
 
@@ -154,10 +163,12 @@ def main() -> None:
                 mine = psutil.Process().memory_info().rss
                 parts = [chaos.memory_of(each) >> 20 for each in (chaos.scheduler, *chaos.nodes)]
                 print(f"MiB: client {mine >> 20}, scheduler and nodes {parts}", flush=True)
-        stop.set()
+        print(pool.statistics(), flush=True)
+        chaos.kill_scheduler()
         for thread in threads:
             thread.join(120)
             assert not thread.is_alive(), "a call hangs"
+        stop.set()
         items = sum(told[0] for told in outcomes)
         lost = sum(told[1] for told in outcomes)
         lines = [collections.Counter(diary.lines()) for diary in diaries]

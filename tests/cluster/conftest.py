@@ -6,9 +6,11 @@ Nothing of this folder is collected without dask, or with CPOOL_TEST_CLUSTER=0.
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +92,16 @@ class Process:
     def is_alive(self) -> bool:
         return not gone(self.pid)
 
+    def kill(self) -> None:
+        """By a descriptor of the process: its number may be another's by now."""
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(self.pid)
+            try:
+                if not gone(self.pid):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+            finally:
+                os.close(fd)
+
 
 def worker_pids(name: str) -> list[int]:
     """The worker processes of one pool on this node."""
@@ -142,6 +154,12 @@ def make_pool(client: Any) -> Iterator[Callable[..., Any]]:
     for each in pools:
         each.terminate()
         each.join(engine.DEADLINE)
+
+
+@pytest.fixture
+def either(make_pool: Callable[..., Any]) -> Any:
+    """Two workers, for the tests that ask for a pool of each kind."""
+    return make_pool(2)
 
 
 @pytest.fixture(autouse=True)

@@ -95,6 +95,23 @@ SAME = {
         a_blocked_iterable_delays_no_other_job an_iterable_that_uses_its_pool
         results_of_one_call_may_be_the_items_of_the_next
     """,
+    "control/test_cancel": """
+        what_runs_is_killed what_has_not_begun_is_withdrawn what_runs_may_end
+        calls_of_others_lose_nothing a_call_that_has_ended callbacks_hear_of_it
+        a_thread_that_waits_hears_of_it the_first_failure_ends_the_call
+        an_iterator_ends_with_the_failure closing_an_iterator_withdraws_the_rest
+        a_closed_iterator_ends_for_other_threads
+    """,
+    "control/test_as_completed": """
+        results_come_in_the_order_of_their_ends failures_come_too results_with_callbacks
+        a_time_limit another_thread_waits_meanwhile a_pool_that_is_terminated
+        what_is_no_result_is_refused
+    """,
+    "faces/test_progress": """
+        a_blocking_map_ends_with_all_items every_method it_grows_while_items_run bars
+        a_bar_is_closed_where_the_call_fails without_tqdm what_progress_may_be
+        a_function_that_raises_is_called_once nothing_runs_for_an_empty_map with_the_real_tqdm
+    """,
 }
 
 

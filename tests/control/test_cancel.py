@@ -139,6 +139,19 @@ def test_a_call_that_has_ended(either: Any) -> None:
     assert either.map_async(tasks.square, []).cancel() is False
 
 
+def test_the_arguments_of_cancel(either: Any, gate: Gate) -> None:
+    result = either.apply_async(gate.hold)
+    gate.arrived()
+    for args, kwargs in [((True, True), {}), ((), {"now": True}), ((True,), {"kill": True})]:
+        with pytest.raises(TypeError):
+            result.cancel(*args, **kwargs)
+    assert not result.cancelled()
+    assert result.cancel(False)
+    gate.open()
+    assert either.apply_async(tasks.square, (3,)).get(DEADLINE) == 9
+    assert result.cancel(kill=False) is False
+
+
 def test_callbacks_hear_of_it(either: Any, gate: Gate) -> None:
     seen: list[Any] = []
     result = either.apply_async(gate.hold, callback=print, error_callback=seen.append)

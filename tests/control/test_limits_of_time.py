@@ -73,6 +73,10 @@ def ignore_signals() -> None:
     sleep()
 
 
+def wait_for_a_signal() -> None:
+    signal.pause()  # which the question for the stack interrupts
+
+
 def wait_for_a_thread() -> None:
     thread = threading.Thread(target=sleep)
     thread.start()
@@ -88,6 +92,7 @@ def wait_for_a_thread() -> None:
         block_signals,
         stop_itself,
         ignore_signals,
+        wait_for_a_signal,
         wait_for_a_thread,
     ],
 )

@@ -36,6 +36,11 @@ enum op {
     OP_EXIT,   /* with code arg */
     OP_ORPHAN, /* die by SIGKILL; a process that it has forked keeps its pipes */
     OP_HALF,   /* die half-way through an answer of arg bytes */
+    /* Yield arg values, the numbers from 0 (uint64_t); then answer with nothing. Where it is
+     * closed, say "begun" and answer. */
+    OP_YIELD,
+    OP_YIELD_DIE,  /* the same, and die by SIGKILL then */
+    OP_YIELD_FREE, /* the same as OP_YIELD, but without looking at the credit */
     /* violations of the protocol */
     OP_TWICE,     /* answer twice */
     OP_UNCLAIMED, /* answer an unclaimed task */

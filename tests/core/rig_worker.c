@@ -151,6 +151,37 @@ leave_orphan(struct worker *me)
     (void)raise(SIGKILL);
 }
 
+static void
+yield(struct worker *me, const struct cp_frame *task)
+{
+    struct cp_row *row = me->w->row;
+    for (uint64_t i = 0; i < me->order.arg; i++) {
+        int r = me->order.op == OP_YIELD_FREE ? 1 : CP_EINTR;
+        while (r == CP_EINTR) {
+            r = cp_credit_get(row, task->seq) > i
+                        && cp_credit_get(row, task->seq) != CP_CREDIT_CLOSED
+                    ? 1
+                    : cp_serve_wait_credit(&me->s, task->seq, i, false);
+        }
+        if (r == 0) {
+            say_begun(me);
+            break;
+        }
+        check_io(r == 1 ? 0 : r);
+        struct cp_frame frame = {
+            .kind = CP_VALUE, .seq = task->seq, .len = sizeof(i)};
+        r = cp_serve_yield(&me->s, &frame, (const uint8_t *)&i);
+        check_io(r == 1 ? cp_serve_flush(&me->s)
+                 : r == CP_ETOOBIG
+                     ? cp_serve_send(&me->s, &frame, (const uint8_t *)&i)
+                     : r);
+    }
+    if (me->order.op == OP_YIELD_DIE) {
+        (void)raise(SIGKILL);
+    }
+    answer(me, task, CP_RESULT, NULL, 0);
+}
+
 /* What breaks the protocol. The parent has to kill us for it: the task never
  * ends in another way. */
 static _Noreturn void
@@ -221,6 +252,9 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
         case OP_TAKE: take_memory(); return false;
         case OP_BIG: answer_big(me, task); return false;
         case OP_SLOTS: answer_slots(me, task); return false;
+        case OP_YIELD:
+        case OP_YIELD_DIE:
+        case OP_YIELD_FREE: yield(me, task); return false;
         case OP_FUNC:
             answer(me, task, CP_RESULT, func->bytes, func->len);
             return false;

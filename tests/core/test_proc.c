@@ -66,6 +66,45 @@ TEST(proc_exit_code)
     finish(&proc, gate);
 }
 
+static void
+do_nothing(int signal)
+{
+    (void)signal;
+}
+
+/* What a child has from its parent: is the signal handled there? */
+static bool
+handles(void (*handler)(int), bool blocked)
+{
+    struct cp_proc proc;
+    int gate[2];
+    sigset_t only, old;
+    (void)sigemptyset(&only);
+    (void)sigaddset(&only, SIGURG);
+    (void)signal(SIGURG, handler);
+    (void)pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, &old);
+    (void)start(&proc, gate, 5);
+    (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
+    bool found = cp_proc_handles(&proc, SIGURG);
+    cp_fd_close(&gate[1]);
+    CHECK_EQ(cp_proc_wait(&proc, CP_NEVER, NULL), 1);
+    finish(&proc, gate);
+    return found;
+}
+
+TEST(proc_that_handles_a_signal)
+{
+    CHECK(handles(do_nothing, false));
+#ifdef CP_PORTABLE
+    CHECK(handles(SIG_DFL, false)); /* nobody can tell */
+#else
+    CHECK(!handles(do_nothing, true));
+    CHECK(!handles(SIG_DFL, false));
+    CHECK(!handles(SIG_IGN, false));
+    CHECK(!handles(SIG_IGN, true));
+#endif
+}
+
 TEST(proc_signal_is_negative_code)
 {
     struct cp_proc proc;

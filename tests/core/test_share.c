@@ -21,7 +21,7 @@
 /* The two ends of one worker, in one process or in two. */
 struct ends {
     struct cp_region *region;
-    struct cp_span *first, *own; /* the parent's span, the worker's */
+    struct cp_area *first, *own; /* the parent's area, the worker's */
     struct cp_heap *heap, *back; /* the parent's, the worker's */
     struct cp_borrower worker, parent;
 };
@@ -30,8 +30,8 @@ static void
 open_ends(struct ends *e, uint64_t limit)
 {
     CHECK_EQ(cp_region_open(limit, &e->region), 0);
-    CHECK_EQ(cp_span_open(e->region, 0, false, &e->first), 0);
-    CHECK_EQ(cp_span_open(e->region, 1, true, &e->own), 0);
+    CHECK_EQ(cp_area_open(e->region, 0, false, &e->first), 0);
+    CHECK_EQ(cp_area_open(e->region, 1, true, &e->own), 0);
     CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
     CHECK_EQ(cp_heap_new(e->own, &e->back), 0);
     cp_heap_meet(e->heap, &e->worker, e->own);
@@ -45,8 +45,8 @@ close_ends(struct ends *e)
     cp_heap_forget(e->back, &e->parent);
     cp_heap_free(e->heap);
     cp_heap_free(e->back);
-    cp_span_unref(e->first);
-    cp_span_unref(e->own);
+    cp_area_unref(e->first);
+    cp_area_unref(e->own);
     cp_region_close(e->region);
     cp_region_unref(e->region);
 }
@@ -182,7 +182,7 @@ TEST(share_limit)
     /* The memory of a worker that has ended is the pool's again. */
     cp_heap_drop(e.back, refs[4].slot);
     uint64_t with = memory_of(e.region);
-    cp_span_retire(e.own);
+    cp_area_retire(e.own);
     CHECK(memory_of(e.region) <= with - CP_KIB(256));
     free(bytes);
     close_ends(&e);
@@ -243,14 +243,14 @@ TEST(share_a_lying_worker)
     /* It gives back what it was not lent. */
     uint8_t *bytes = pattern(MIB, 1);
     CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
-    struct cp_control *control = cp_span_control(e.own);
+    struct cp_control *control = cp_area_control(e.own);
     for (uint32_t i = 0; i < CP_SLOT_WORDS; i++) {
         atomic_store(&control->returned[i], UINT64_MAX);
     }
     atomic_store(&control->filled, UINT64_MAX);
     cp_heap_count(e.heap, &counts);
     CHECK_EQ(counts.n_used, 1);
-    cp_span_retire(e.own); /* believes no more than there is */
+    cp_area_retire(e.own); /* believes no more than there is */
     CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
     free(bytes);
     close_ends(&e);
@@ -365,7 +365,7 @@ TEST(share_leases_outlive_the_worker)
     ref = lend(e.back, &e.parent, 8 * MIB, 2);
     CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &gone), 0);
     (void)lend(e.back, &e.parent, 32 * MIB, 3);
-    cp_span_retire(e.own);
+    cp_area_retire(e.own);
     CHECK(memory_of(e.region) < 10 * MIB);
     cp_lease_close(gone);
     CHECK(memory_of(e.region) < 2 * MIB);
@@ -417,7 +417,7 @@ TEST(share_forked_copies)
     cp_lease_close(lease);
     cp_heap_count(e.back, &counts);
     CHECK_EQ(counts.n_used, 1); /* lost: the copy may live for ever */
-    cp_span_retire(e.own);
+    cp_area_retire(e.own);
     close_ends(&e);
     for (int i = 0; i < 2; i++) {
         (void)close(to_child[i]);
@@ -476,7 +476,7 @@ TEST(share_forks_keep_only_what_is_shown)
     cp_lease_close(lease);
     cp_heap_count(e.back, &counts);
     CHECK_EQ(counts.n_used, 0);
-    cp_span_retire(e.own);
+    cp_area_retire(e.own);
     close_ends(&e);
 }
 
@@ -488,16 +488,16 @@ TEST(share_forks_cost_a_part_of_the_limit)
     open_ends(&e, 64 * MIB);
     unsigned kept = 0;
     for (uint32_t id = 2; id < 60; id++) {
-        struct cp_span *span;
+        struct cp_area *area;
         struct cp_heap *heap;
         struct cp_borrower parent;
         struct cp_lease *leases[2];
-        CHECK_EQ(cp_span_open(e.region, id, true, &span), 0);
-        CHECK_EQ(cp_heap_new(span, &heap), 0);
-        cp_heap_meet(heap, &parent, span);
+        CHECK_EQ(cp_area_open(e.region, id, true, &area), 0);
+        CHECK_EQ(cp_heap_new(area, &heap), 0);
+        cp_heap_meet(heap, &parent, area);
         for (unsigned i = 0; i < 2; i++) {
             struct cp_ref ref = lend(heap, &parent, MIB, id + i);
-            CHECK_EQ(cp_lease_open(span, span, &ref, &leases[i]), 0);
+            CHECK_EQ(cp_lease_open(area, area, &ref, &leases[i]), 0);
         }
         if (cp_region_may_keep(e.region)) {
             cp_lease_show(leases[0]);
@@ -507,14 +507,14 @@ TEST(share_forks_cost_a_part_of_the_limit)
         cp_heap_forget(heap, &parent);
         cp_heap_free(heap);
         cp_lease_close(leases[id % 2]); /* before its worker ends, and after */
-        cp_span_retire(span);
+        cp_area_retire(area);
         check_pattern(leases[1 - id % 2]->at, MIB, id + 1 - id % 2);
         cp_lease_close(leases[1 - id % 2]);
-        cp_span_unref(span);
+        cp_area_unref(area);
         CHECK(memory_of(e.region) <= (kept + 1) * MIB);
     }
     CHECK_EQ(kept, 17);
-    cp_span_retire(e.own);
+    cp_area_retire(e.own);
     close_ends(&e);
 }
 
@@ -528,11 +528,11 @@ TEST(share_two_processes)
     int pid = cp_test_fork();
     if (pid == 0) {
         struct cp_region *region;
-        struct cp_span *first, *own;
+        struct cp_area *first, *own;
         struct cp_ref ref;
         CHECK_EQ(cp_region_attach(cp_region_fd(e.region), &region), 0);
-        CHECK_EQ(cp_span_open(region, 0, false, &first), 0);
-        CHECK_EQ(cp_span_open(region, 1, false, &own), 0);
+        CHECK_EQ(cp_area_open(region, 0, false, &first), 0);
+        CHECK_EQ(cp_area_open(region, 1, false, &own), 0);
         for (uint64_t i = 0; i < 50; i++) {
             struct cp_lease *lease;
             CHECK_EQ(read(to_child[0], &ref, sizeof(ref)), sizeof(ref));
@@ -636,7 +636,7 @@ static void
 open_both(struct ends *e, struct lone *lone)
 {
     CHECK_EQ(cp_region_open(64 * MIB, &e->region), 0);
-    CHECK_EQ(cp_span_open(e->region, 0, false, &e->first), 0);
+    CHECK_EQ(cp_area_open(e->region, 0, false, &e->first), 0);
     CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
     lone_open(lone, UINT64_MAX, 5);
     cp_serve_fini(&lone->s);
@@ -651,7 +651,7 @@ close_both(struct ends *e, struct lone *lone)
 {
     lone_close(lone);
     cp_heap_free(e->heap);
-    cp_span_unref(e->first);
+    cp_area_unref(e->first);
     cp_region_close(e->region);
     cp_region_unref(e->region);
 }
@@ -714,12 +714,11 @@ TEST(share_task_and_result)
     uint8_t *bytes = pattern(2 * MIB, 5);
     CHECK_EQ(cp_parts_add(&parts, bytes, 2 * MIB), 0);
     CHECK_EQ(cp_buf_put(&out, "r", 1), 0);
-    CHECK_EQ(cp_parts_seal(&parts, &out), 0);
-    cp_serve_lend(&lone.s, &parts);
-    struct cp_frame answer = {.kind = CP_RESULT,
-                              .flags = CP_PARTS,
-                              .seq = frame.seq,
-                              .len = cp_buf_len(&out)};
+    struct cp_frame answer = {.kind = CP_RESULT, .seq = frame.seq};
+    out.parts = &parts;
+    CHECK_EQ(cp_serve_lend(&lone.s, &answer, &out), 0);
+    CHECK_EQ(answer.flags, CP_PARTS);
+    answer.len = cp_buf_len(&out);
     CHECK(cp_serve_put(&lone.s, &answer, cp_buf_head(&out), 1) >= 0);
     CHECK_EQ(cp_serve_flush(&lone.s), 0);
     CHECK_EQ(cp_worker_recv(lone.w), 0);

@@ -38,9 +38,11 @@ TEST(wire_kinds_go_one_way_only)
     struct cp_frame out;
     for (unsigned kind = 0; kind <= UINT16_MAX; kind++) {
         struct cp_frame in = {.kind = (uint16_t)kind};
-        bool down = kind == CP_FUNC || kind == CP_FORGET || kind == CP_TASK;
+        bool down = kind == CP_FUNC || kind == CP_FORGET || kind == CP_TASK
+                    || kind == CP_CREDIT;
         bool up = kind == CP_HELLO || kind == CP_RESULT || kind == CP_ERROR
-                  || kind == CP_INIT_ERROR || kind == CP_LEAVE;
+                  || kind == CP_INIT_ERROR || kind == CP_LEAVE
+                  || kind == CP_VALUE;
         CHECK_EQ(get(in, CP_HEADER, false, &out), down ? 1 : CP_EPROTO);
         CHECK_EQ(get(in, CP_HEADER, true, &out), up ? 1 : CP_EPROTO);
         CHECK_EQ(strcmp(cp_wire_kind_name(kind), "?") != 0, down || up);

@@ -135,10 +135,11 @@ if __name__ == "__main__":
         "hangs: all",
         """
 if __name__ == "__main__":
-    submitted = threading.Event()
+    begun, submitted = threading.Event(), threading.Event()
     with ProcessPoolExecutor(2) as executor:
-        executor.submit(abs, 1).add_done_callback(lambda _: submitted.wait())
-        time.sleep(0.2)
+        first = executor.submit(time.sleep, 0.5)  # not done before its callback is there
+        first.add_done_callback(lambda _: (begun.set(), submitted.wait()))
+        begun.wait()
         futures = [executor.submit(abs, i) for i in range(20_000)]
         submitted.set()
         print(sum(future.result() for future in futures))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -19,6 +21,36 @@ pytestmark = pytest.mark.better
 
 POOLS = [cpool.Pool, cpool.ThreadPool]
 both = pytest.mark.parametrize("kind", POOLS)
+
+
+LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def warm_uvloop() -> None:
+    """Its first loop opens a pipe that the process keeps."""
+    if "uvloop" in LOOPS:
+        import uvloop
+
+        uvloop.run(asyncio.sleep(0))
+
+
+@pytest.fixture(autouse=True, params=LOOPS)
+def event_loop_policy(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test runs in asyncio's own loop, and in uvloop's where it is installed."""
+    if request.param == "uvloop":
+        import uvloop
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # policies, from 3.14 on
+            before = asyncio.get_event_loop_policy()
+            asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
+        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            asyncio.set_event_loop_policy(before)
+    else:
+        yield
 
 
 def run(body: Any) -> Any:

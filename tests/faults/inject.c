@@ -5,6 +5,7 @@
  * N-th. Each process is in one of two roles: the one that armed it is the parent, every copy of
  * that one is a worker; all workers count together. The counters are in memory that copies share.
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +34,7 @@
     X(memfd_create) X(ftruncate) X(fstat) X(mmap) X(madvise)        \
     X(fork) X(pidfd_open) X(fcntl) X(pthread_create)                \
     X(waitid) X(waitpid) X(poll) X(read) X(write) X(writev)         \
-    X(pwritev2) X(malloc) X(calloc) X(realloc)
+    X(pwritev2) X(open) X(opendir) X(malloc) X(calloc) X(realloc)
 /* clang-format on */
 
 enum call {
@@ -324,6 +325,32 @@ poll(struct pollfd *fds, nfds_t n, int timeout)
 {
     REAL(poll)
     return FAILS(poll) ? -1 : real(fds, n, timeout);
+}
+
+/* Interpreters are built with large files, and then open() is open64(). */
+#define OPEN(name)                                                    \
+    EXPORT int name(const char *path, int flags, ...)                 \
+    {                                                                 \
+        static int (*real)(const char *, int, ...);                   \
+        if (real == NULL) {                                           \
+            *(void **)&real = dlsym(RTLD_NEXT, #name);                \
+        }                                                             \
+        va_list args;                                                 \
+        va_start(args, flags);                                        \
+        int mode = (flags & O_CREAT) != 0 || (flags & O_TMPFILE) != 0 \
+                       ? va_arg(args, int)                            \
+                       : 0;                                           \
+        va_end(args);                                                 \
+        return FAILS(open) ? -1 : real(path, flags, mode);            \
+    }
+OPEN(open)
+OPEN(open64)
+
+EXPORT DIR *
+opendir(const char *path)
+{
+    REAL(opendir)
+    return FAILS(opendir) ? NULL : real(path);
 }
 
 /* One byte at a time is no error, but what an eventfd cannot do. */

@@ -68,6 +68,8 @@ ERRORS: dict[str, list[str]] = {
     "write": ["EINTR", "EAGAIN"],
     "writev": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
     "pwritev2": ["EINTR", "EAGAIN", "SHORT", "ENOMEM", "EOPNOTSUPP"],
+    "open": ["EMFILE", "ENOMEM", "EINTR"],
+    "opendir": ["EMFILE", "ENOMEM"],
     "malloc": ["ENOMEM"],
     "calloc": ["ENOMEM"],
     "realloc": ["ENOMEM"],
@@ -92,6 +94,13 @@ def large(sent: bytes) -> bytes:
 
 def fail(x: int) -> int:
     raise ValueError(x)
+
+
+def start_and_hold() -> None:
+    """A task with a process of its own, which runs out of time."""
+    if os.fork() == 0:
+        signal.pause()
+    signal.pause()
 
 
 def is_clear(error: BaseException) -> bool:
@@ -125,8 +134,12 @@ class Program:
         if self.method == "threads":
             return pool_module.ThreadPool(2)
         # A limit that never strikes: workers and the parent read how much memory they have.
-        limit = None if PORTABLE else "1TB"
-        return Pool(2, context=multiprocessing.get_context(self.method), memory_limit=limit)
+        options: dict[str, Any] = {"memory_limit": None if PORTABLE else "1TB"}
+        method = self.method
+        if method == "elastic":
+            method = "fork"
+            options.update(min_processes=1, idle_timeout=0.002)
+        return Pool(2, context=multiprocessing.get_context(method), **options)
 
     def step(self, name: str, call: Callable[[], Any], right: Any) -> Any:
         try:
@@ -182,6 +195,8 @@ class Program:
             self.kill(pool)
             step("after a death", lambda: pool.map(answer, numbers, 1), answers)
             step("callback after a death", lambda: self.callback(pool), True)
+            step("a limit of time", lambda: self.limit(pool), True)
+            step("after the limit", lambda: pool.map(answer, numbers, 1), answers)
         step("a dropped iterator", lambda: next(pool.imap(answer, iter(numbers))), 1)
         step("apply at last", lambda: pool.apply(answer, (2,)), 7)
 
@@ -190,6 +205,14 @@ class Program:
             pool.apply(fail, (3,))
         except ValueError as error:
             return error.args == (3,)
+        return False
+
+    def limit(self, pool: Any) -> bool:
+        """The tree of the task is killed; what a fault hides from the look at it stays."""
+        try:
+            pool.apply(start_and_hold, task_timeout=0.01)
+        except errors.TaskTimeoutError:
+            return True
         return False
 
     def callback(self, pool: Any, body: bytes = b"a") -> bool:
@@ -441,7 +464,9 @@ def numbers(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make each system call of the core fail once.")
-    parser.add_argument("--method", default="fork", help="of fork, spawn, forkserver, threads")
+    parser.add_argument(
+        "--method", default="fork", help="of fork, elastic, spawn, forkserver, threads"
+    )
     parser.add_argument("--call", default="", help="these alone, such as read,write")
     parser.add_argument("--where", default="parent,worker")
     parser.add_argument("--error", default="", help="these alone, such as EINTR,SHORT")

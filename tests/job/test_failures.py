@@ -517,7 +517,7 @@ def test_code_of_a_callable_does_not_hide_the_loss_of_its_worker(
     ],
 )
 def test_messages_name_the_callable(func: Any, name: str) -> None:
-    text = str(failures.lost(1, 1, ("apply", func, -1, 0, 1)))
+    text = str(failures.lost(1, 1, ("apply", func, -1, 0, 1, -1)))
     assert f"while it ran Pool.apply({name}" in text
 
 

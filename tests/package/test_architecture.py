@@ -56,7 +56,11 @@ def body_of(path: Path, function: str) -> str | None:
         return None  # parsing takes long
     if path.suffix in (".py", ".pyi"):
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == function:
+            if (
+                isinstance(node, ast.FunctionDef | ast.ClassDef)
+                and node.name == function
+                and "overload" not in map(ast.unparse, node.decorator_list)
+            ):
                 return "\n".join(ast.unparse(line) for line in node.body)
         return None
     found = re.search(C_FUNCTION.format(name=function), text, re.MULTILINE | re.DOTALL)

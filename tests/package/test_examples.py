@@ -129,3 +129,38 @@ def test_no_example_is_forgotten() -> None:
     programs = [path.name for path in EXAMPLES.glob("*.py")]
     assert programs
     assert [name for name in programs if f'"{name}"' not in text] == []
+
+
+NOTEBOOK = [
+    "[Reading(place='Oslo', celsius=-1.0), Reading(place='Cairo', celsius=20.0)]",
+    "[Reading(place='OSLO', celsius=30.2), Reading(place='CAIRO', celsius=68.0)]",
+    "[False, True]",
+    "NoReading: nothing was measured",
+]
+
+
+# The main module of a notebook is in no file, and its cells run one after the other in it.
+CELLS = """
+import multiprocessing, sys
+from pathlib import Path
+
+multiprocessing.set_start_method(sys.argv[1])
+_, *cells = Path(sys.argv[2]).read_text(encoding="utf-8").split("\\n# %%")
+for cell in cells:
+    exec(compile(cell[cell.find(chr(10)) :], "a cell", "exec"))
+"""
+
+
+@pytest.mark.better
+def test_notebook(run: Run) -> None:
+    pytest.importorskip("cloudpickle")
+    assert run("notebook_cells.py") == NOTEBOOK
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_notebook_by_cells(method: str) -> None:
+    pytest.importorskip("cloudpickle")
+    path = EXAMPLES / "notebook_cells.py"
+    done = scripts.run("-c", CELLS, method, path, seconds=2 * engine.DEADLINE)
+    assert (done.stdout.splitlines(), done.stderr) == (NOTEBOOK, "")

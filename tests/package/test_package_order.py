@@ -27,7 +27,9 @@ ORDER = """
     _base.amounts
     _base.handlers
     _base.broken
+    _base.driven
     _base.failures
+    _base.by_value
     _base.contexts
     _base.completed
     _base.current
@@ -37,6 +39,7 @@ ORDER = """
     _start
     _start.surroundings
     _start.guard
+    _start.logs
     _start.child
     _start.popen
     _start.launchers
@@ -54,8 +57,11 @@ ORDER = """
     _engine.options
     _engine.configured
     _engine.statistics
+    _engine.dump
     _engine.known
+    _engine.trace
     _engine.workers
+    _engine.logs
     _engine.processes
     _engine.threads
     _engine.executors
@@ -75,12 +81,15 @@ ORDER = """
     _cluster.memory
     _cluster.plan
     _cluster.worker
+    _cluster.parameters
     _cluster.results
     _cluster.jobs
     _cluster.arbiter
     _cluster.node
+    _cluster.statistics
     _cluster.keeper
     _cluster.pool
+    _cluster.serial
     distributed
     __main__
 """.split()

@@ -42,9 +42,10 @@ def passes(program: str, *args: str, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("call", ERRORS)
-def test_a_system_call_fails(call: str, environment: dict[str, str]) -> None:
+@pytest.mark.parametrize("kind", ["fork", "elastic"])
+def test_a_system_call_fails(kind: str, call: str, environment: dict[str, str]) -> None:
     """In the parent or in a worker, once: right results or a clear error, and never a hang."""
-    passes("run.py", "--call", call, "--sparse", env=environment)
+    passes("run.py", "--method", kind, "--call", call, "--sparse", env=environment)
 
 
 def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -119,3 +121,34 @@ def test_the_end_in_a_handler_that_interrupts_the_start_of_a_thread(
     monkeypatch.setattr(threading.Thread, "start", interrupted)
     tolerantly(lambda: CALLS[call](pool))
     pool.join(DEADLINE)
+
+
+class Raised(Exception):
+    pass
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("cls", [engine.Pool, cpool.ThreadPool], ids=["processes", "threads"])
+def test_a_handler_raises_while_a_thread_starts(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, cls: Any, when: str
+) -> None:
+    """Its exception leaves the call, also when the new thread runs already."""
+    pool = make_pool(1, cls=cls)
+    name = next(n for n in ("_start_joinable_thread", "_start_new_thread") if hasattr(threading, n))
+    start = getattr(threading, name)
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        monkeypatch.undo()
+        start(*args, **options)
+        while when == "later" and threading._limbo:  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        raise Raised
+
+    monkeypatch.setattr(_thread, name[1:], interrupted)
+    monkeypatch.setattr(threading, name, interrupted)
+    with pytest.raises(Raised):
+        pool.imap(tasks.square, iter([1, 2]))
+    assert pool.map_async(tasks.square, [2], callback=id).get(DEADLINE) == [4]
+    assert list(pool.imap(tasks.square, iter([1, 2]))) == [1, 4]
+    pool.close()
+    pool.join()

@@ -154,12 +154,18 @@ def test_a_task_and_a_callback_may_terminate() -> None:
         pool.join()
 
 
-def test_a_task_or_callback_cannot_join_its_pool() -> None:
+def test_a_task_or_callback_cannot_join_its_pool(door: Door) -> None:
     pool = ThreadPool(2)
+
+    def end(_: Any) -> None:
+        pool.close()
+        pool.join()
+
     results = [
-        pool.apply_async(lambda: pool.close() or pool.join()),
-        pool.apply_async(identity, (1,), callback=lambda _: pool.close() or pool.join()),
+        pool.apply_async(lambda: end(door.hold(0))),
+        pool.apply_async(identity, (1,), callback=end),
     ]
+    door.opened.set()
     for result in results:
         with pytest.raises(RuntimeError, match="cannot join the pool"):
             result.get(DEADLINE)

@@ -95,6 +95,32 @@ class Typed(NamedTuple):
     right: Any = 1
 
 
+Nothing = namedtuple("Nothing", "")
+Wide = namedtuple("Wide", [f"field{number}" for number in range(20)])
+Widest = namedtuple("Widest", [f"field{number}" for number in range(100)])
+Defaults = namedtuple("Defaults", "left right", defaults=(1, 2))
+
+
+class Counted(Pair):
+    """A named tuple that is made in its own way."""
+
+    __slots__ = ()
+
+    def __new__(cls, left: Any, right: Any) -> Counted:
+        return super().__new__(cls, (left, "made"), right)
+
+
+class Metaclass(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name == "__new__":
+            return lambda cls, left, right: Pair.__new__(cls, [left], right)
+        return super().__getattribute__(name)
+
+
+class OfMetaclass(Pair, metaclass=Metaclass):
+    pass
+
+
 class NamedChild(Pair):
     """With a dict, since it has no __slots__."""
 
@@ -405,6 +431,12 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "frozen slots": lambda value: FrozenSlots(1, value),
     "named tuple": lambda value: Pair(value, 1),
     "typed named tuple": Typed,
+    "named tuple of nothing": lambda value: Nothing(),
+    "named tuple of many": lambda value: Wide(*[value] * 20),
+    "named tuple of very many": lambda value: Widest(*range(99), value),
+    "named tuple with defaults": lambda value: Defaults(value),
+    "named tuple with its own __new__": lambda value: Counted(value, 1),
+    "named tuple with a metaclass": lambda value: OfMetaclass(value, 1),
     "child of a named tuple": lambda value: NamedChild(1, value),
     "enum": lambda value: Color.BLUE,
     "flags": lambda value: Bits.ONE | Bits.TWO,
@@ -1004,6 +1036,55 @@ def test_a_class_that_changes_from_body_to_body(monkeypatch: Any) -> None:
         patch.setattr(module, "Renamed", Plain)
         assert _core._encode(thing) is None
     assert through(thing).value == 1
+
+
+def test_named_tuples_are_made_without_calling_their_new() -> None:
+    """Which takes longer than everything else; whatever bytecode an interpreter gives it."""
+    calls = []
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code)
+
+    for kind, count in ((Pair, 0), (Typed, 0), (NamedChild, 0), (Counted, 20)):
+        data = encoded([kind(left, 1) for left in range(20)])
+        calls.clear()
+        before = sys.getprofile()
+        sys.setprofile(profile)
+        try:
+            found = _core._decode(data)
+        finally:
+            sys.setprofile(before)
+        assert calls.count(kind.__new__.__code__) == count
+        assert {type(one) for one in found} == {kind}
+
+
+def swapped(cls: Any, row: Any) -> Any:
+    return tuple.__new__(cls, row[::-1])
+
+
+def functions_like_new() -> Iterator[Any]:
+    """Functions that could pass for the __new__() of a named tuple with two fields."""
+    names = {"_tuple_new": swapped, "__builtins__": {}}
+    source = "lambda _cls, left, right: _tuple_new(_cls, (left, right))"
+    yield eval(source, names)
+    names = {"_tuple_new": tuple.__new__, "_other_new": swapped, "__builtins__": {}}
+    yield eval("lambda _cls, left, right: _other_new(_cls, (left, right))", names)
+    yield eval("lambda _cls, left, right: _tuple_new(_cls, (right, left))", names)
+    yield eval("lambda _cls, left, right: _tuple_new(_cls, (left, left))", names)
+    yield functools.partial(eval(source, {"_tuple_new": swapped}))
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_a_named_tuple_with_another_new(monkeypatch: Any, number: int) -> None:
+    pairs = [Pair(left, [left]) for left in range(20)]
+    data = encoded(pairs)
+    assert _core._decode(data) == pairs
+    with monkeypatch.context() as patch:
+        patch.setattr(Pair, "__new__", staticmethod(list(functions_like_new())[number]))
+        assert graphs.form(_core._decode(data)) == graphs.form(by_pickle(pairs))
+        assert graphs.form(_core._decode(data)) != graphs.form(pairs)
+    assert _core._decode(data) == pairs
 
 
 def test_a_reducer_that_is_registered_and_removed() -> None:

@@ -631,6 +631,29 @@ def test_a_worker_that_breaks_off_between_tasks_and_does_not_exit(
     queue.close()
 
 
+def hold_the_exit_up(gate: Gate, how: str) -> None:
+    HELD_UP[how](gate, _queue)
+
+
+@pytest.mark.parametrize("how", HELD_UP)
+def test_join_waits_for_an_exit_that_is_held_up_and_terminate_does_not(
+    make_pool: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """In a closed pool, whose results are all there. join() of the stdlib waits as well."""
+    queue = multiprocessing.get_context("fork").Queue()
+    monkeypatch.setattr(sys.modules[__name__], "_queue", queue)
+    pool = make_pool(2, hold_the_exit_up, (gate, how))
+    assert pool.map_async(tasks.square, range(4), 1).get(DEADLINE) == [0, 1, 4, 9]
+    pids = [worker.pid for worker in pool._pool]
+    pool.close()
+    with pytest.raises(multiprocessing.TimeoutError):
+        pool.join(timeout=0.05)
+    pool.terminate()
+    pool.join(timeout=DEADLINE)
+    all_gone(pids)
+    queue.close()
+
+
 def exit_in_a_thread() -> None:
     threading.Thread(target=os._exit, args=(9,)).start()
     signal.pause()

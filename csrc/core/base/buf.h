@@ -80,6 +80,14 @@ int cp_buf_put(struct cp_buf *buf, const void *bytes, size_t n);
 /* Drop n bytes from the head. */
 void cp_buf_consume(struct cp_buf *buf, size_t n);
 
+/* Drop n bytes from the end. */
+static inline void
+cp_buf_cut(struct cp_buf *buf, size_t n)
+{
+    CP_ASSERT(n <= cp_buf_len(buf));
+    buf->end -= n;
+}
+
 /* Move the memory block to the caller, who frees it with free(). *start points to
  * the bytes within the block. The buffer is empty afterwards. */
 void *cp_buf_take(struct cp_buf *buf, uint8_t **start);

@@ -4,7 +4,7 @@
  * A thread that holds a lock neither blocks nor runs code of the user. Lock
  * order: the pool's lock first, then at most one of the leaf locks (a
  * process's, a poller's, the descriptor table's). Shared memory has three,
- * taken in this order: a heap's, a span's; and alone that of all leases, which
+ * taken in this order: a heap's, a area's; and alone that of all leases, which
  * a fork takes. Deadlines are on the monotonic clock.
  */
 #ifndef CP_LOCK_H

@@ -217,6 +217,28 @@ cp_claim_is_taken(const struct cp_row *row, uint64_t seq)
            == claim_word(seq, TAKEN);
 }
 
+int
+cp_stack_get(const struct cp_row *row, uint8_t *to)
+{
+    uint32_t asked = atomic_load(&row->stack_asked);
+    if (atomic_load(&row->stack_given) != asked) {
+        return -1;
+    }
+    uint32_t len = atomic_load(&row->stack_len);
+    len = len < CP_STACK ? len : CP_STACK;
+    memcpy(to, row->stack, len);
+    return atomic_load(&row->stack_given) == asked
+                   && atomic_load(&row->stack_asked) == asked
+               ? (int)len
+               : -1;
+}
+
+void
+cp_credit_set(struct cp_row *row, uint64_t seq, uint64_t credit)
+{
+    atomic_store(&row->credit[seq & (CP_WINDOW - 1)], credit);
+}
+
 size_t
 cp_ring_room(const struct cp_row *row)
 {

@@ -17,6 +17,13 @@
  * flushed <= committed <= flushed + CP_RING. A large body bypasses the ring, and
  * counts in both.
  *
+ * Values of a task that yields (CP_YIELDS). They lie in the ring at once, and are flushed
+ * where the parent has said that it sleeps (sleeps); else it looks at the ring before it
+ * does. How many values a task may yield in all stands in its credit, which the parent
+ * raises as values are taken. A worker without credit says so (waits), looks at the credit
+ * once more, and reads its pipe; the parent, after raising it, looks whether the worker
+ * waits, and sends CP_CREDIT then.
+ *
  * The struct says who writes which field. The parent treats a row as untrusted
  * input and validates every number before use.
  */
@@ -30,6 +37,10 @@
 
 #define CP_WINDOW 256u /* most tasks in flight to a worker; a power of two */
 #define CP_RING CP_KIB(64) /* size of the result ring; a power of two */
+#define CP_STACK CP_KIB(8) /* most bytes of a stack as text */
+
+/* In place of a credit: the task is to end, since nobody takes its values. */
+#define CP_CREDIT_CLOSED UINT64_MAX
 
 /* What the worker tells of a task, beside its answer; see cp_serve_note(). */
 struct cp_times {
@@ -47,6 +58,8 @@ struct cp_row {
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
     _Atomic int64_t work;     /* how long all tasks took, in ns */
     _Atomic uint32_t item;    /* which item of it runs, from 0 */
+    _Atomic uint64_t
+        waits; /* for credit: the number of this wait; 0: it does not */
     /* Of a worker with a memory_limit, in bytes: its memory that it shares with the
      * parent since the fork; and its own before the item that runs. */
     _Atomic uint64_t memory_shared, memory_before;
@@ -59,11 +72,26 @@ struct cp_row {
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
     _Atomic uint32_t spin_us;   /* how long to spin on sent before blocking */
     _Atomic uint32_t is_traced; /* the times of every task are wanted */
+    /* How often its stack was asked for; and the process, which was stopped, is to stop
+     * again when it has given the stack. */
+    _Atomic uint32_t stack_asked, stack_stops;
+    /* The task, seq + 1, and the begin of the item of it, that is killed as soon as the
+     * stack is there: the item does not go on. 0: none. */
+    _Atomic uint64_t held;
+    _Atomic int64_t held_since;
+    _Atomic uint32_t
+        sleeps; /* values are to be flushed; the worker clears it */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
     _Alignas(CP_CACHE_LINE) uint8_t ring[CP_RING]; /* written by the worker */
     /* By seq; written by the worker, valid while the task is in flight. */
     struct cp_times times[CP_WINDOW];
+    /* Written by the worker: does it tell its stack when it is asked? The stack as text,
+     * for this request, and how long it is. */
+    _Atomic uint32_t tells_stack, stack_given, stack_len;
+    uint8_t stack[CP_STACK];
+    /* By seq, of tasks that yield; written by the parent. How many values, in all. */
+    _Atomic uint64_t credit[CP_WINDOW];
 };
 
 /* Shared by all workers of a pool. */
@@ -74,7 +102,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 6u
+#define CP_FORMAT 7u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */
@@ -116,6 +144,21 @@ bool cp_claim_recall(struct cp_row *row, uint64_t seq);
 
 /* Parent: has the worker claimed task seq? */
 bool cp_claim_is_taken(const struct cp_row *row, uint64_t seq);
+
+/* Parent: the stack that the worker gave for the latest request: its length, at most CP_STACK,
+ * with the text in to; or -1 where it has not come, or another one comes just now. */
+int cp_stack_get(const struct cp_row *row, uint8_t *to);
+
+/* Parent: task seq may yield so many values, in all. Only grows. */
+void cp_credit_set(struct cp_row *row, uint64_t seq, uint64_t credit);
+
+/* Worker: how many values task seq may yield, in all. */
+static inline uint64_t
+cp_credit_get(const struct cp_row *row, uint64_t seq)
+{
+    return atomic_load_explicit(&row->credit[seq & (CP_WINDOW - 1)],
+                                memory_order_acquire);
+}
 
 /* Worker: how many bytes fit into the ring now. */
 size_t cp_ring_room(const struct cp_row *row);

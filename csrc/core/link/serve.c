@@ -23,9 +23,9 @@ close_share(struct cp_serve *s)
         cp_heap_forget(s->heap, &s->parent);
         cp_heap_free(s->heap);
     }
-    cp_span_unref(s->span);
-    cp_span_unref(s->parents_span);
-    s->span = s->parents_span = NULL;
+    cp_area_unref(s->area);
+    cp_area_unref(s->parents_area);
+    s->area = s->parents_area = NULL;
     s->heap = NULL;
 }
 
@@ -38,11 +38,11 @@ open_share(struct cp_serve *s, const struct cp_worker *w)
     if (w->share < 0 || cp_region_attach(w->share, &region) != 0) {
         return;
     }
-    int r = cp_span_open(region, 0, false, &s->parents_span);
-    r = r == 0 ? cp_span_open(region, w->span_id, false, &s->span) : r;
-    r = r == 0 ? cp_heap_new(s->span, &s->heap) : r;
+    int r = cp_area_open(region, 0, false, &s->parents_area);
+    r = r == 0 ? cp_area_open(region, w->area_id, false, &s->area) : r;
+    r = r == 0 ? cp_heap_new(s->area, &s->heap) : r;
     if (r == 0) {
-        cp_heap_meet(s->heap, &s->parent, s->span);
+        cp_heap_meet(s->heap, &s->parent, s->area);
     } else {
         close_share(s);
     }
@@ -73,19 +73,28 @@ cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
 {
     size_t left = (size_t)*len;
     *loan = NULL;
-    if (s->span == NULL) {
+    if (s->area == NULL) {
         return CP_EPROTO;
     }
-    int r = cp_loan_open(s->parents_span, s->span, body, &left, loan);
+    int r = cp_loan_open(s->parents_area, s->area, body, &left, loan);
     *len = left;
     return r;
 }
 
-void
-cp_serve_lend(struct cp_serve *s, struct cp_parts *parts)
+int
+cp_serve_lend(struct cp_serve *s, struct cp_frame *frame, struct cp_buf *body)
 {
-    cp_parts_lend(parts, &s->parent);
-    cp_parts_cut(parts, 0);
+    struct cp_parts *parts = body->parts;
+    if (parts == NULL || parts->n == 0) {
+        return 0;
+    }
+    int r = cp_parts_seal(parts, body);
+    if (r == 0) {
+        frame->flags |= CP_PARTS;
+        cp_parts_lend(parts, &s->parent);
+        cp_parts_cut(parts, 0);
+    }
+    return r;
 }
 
 int
@@ -93,6 +102,7 @@ cp_serve_next(struct cp_serve *s, struct cp_frame *frame, const uint8_t **body)
 {
     for (;;) {
         cp_buf_consume(&s->in, s->used);
+        s->scanned -= s->used < s->scanned ? s->used : s->scanned;
         s->used = 0;
         int r =
             cp_wire_get(cp_buf_head(&s->in), cp_buf_len(&s->in), false, frame);
@@ -101,7 +111,8 @@ cp_serve_next(struct cp_serve *s, struct cp_frame *frame, const uint8_t **body)
         }
         s->used = CP_HEADER + (size_t)frame->len;
         *body = cp_buf_head(&s->in) + CP_HEADER;
-        if (frame->kind != CP_TASK || cp_claim_take(s->row, frame->seq)) {
+        if (frame->kind == CP_TASK ? cp_claim_take(s->row, frame->seq)
+                                   : frame->kind != CP_CREDIT) {
             return 1;
         }
     }
@@ -140,6 +151,24 @@ spin_for_input(const struct cp_serve *s)
     } while (cp_now() < until);
 }
 
+/* Block until the pipe has n bytes or less. 0, or negative. */
+static int
+read_input(struct cp_serve *s, size_t n)
+{
+    int r = cp_buf_reserve(&s->in, n);
+    if (r != 0) {
+        return r;
+    }
+    ssize_t got = cp_fd_read(s->rx, cp_buf_tail(&s->in), n);
+    if (got < 0) {
+        return (int)got;
+    }
+    cp_buf_add(&s->in, (size_t)got);
+    s->got += (uint64_t)got;
+    atomic_store_explicit(&s->row->got, s->got, memory_order_relaxed);
+    return 0;
+}
+
 int
 cp_serve_wait(struct cp_serve *s)
 {
@@ -150,20 +179,83 @@ cp_serve_wait(struct cp_serve *s)
     if (cp_buf_len(&s->in) == 0) {
         cp_buf_reset(&s->in, IN_SIZE);
     }
-    size_t n = bytes_to_read(s);
-    r = cp_buf_reserve(&s->in, n);
-    if (r != 0) {
+    spin_for_input(s);
+    return read_input(s, bytes_to_read(s));
+}
+
+/* ---- values ---- */
+
+/* Take CP_CREDIT frames out of the input behind the task that runs: a long task would
+ * gather them. */
+static void
+drop_credits(struct cp_serve *s)
+{
+    size_t at = s->scanned > s->used ? s->scanned : s->used;
+    struct cp_frame frame;
+    while (at <= cp_buf_len(&s->in)
+           && cp_wire_get(cp_buf_head(&s->in) + at, cp_buf_len(&s->in) - at,
+                          false, &frame)
+                  == 1) {
+        size_t left = cp_buf_len(&s->in) - at - CP_HEADER;
+        if (frame.kind == CP_CREDIT) {
+            uint8_t *place = cp_buf_head(&s->in) + at;
+            memmove(place, place + CP_HEADER, left);
+            cp_buf_cut(&s->in, CP_HEADER);
+        } else if (left < frame.len) {
+            break;
+        } else {
+            at += CP_HEADER + (size_t)frame.len;
+        }
+    }
+    s->scanned = at;
+}
+
+/* Look for credit for as long as for a task. */
+static void
+spin_for_credit(const struct cp_serve *s, uint64_t seq, uint64_t yielded)
+{
+    uint32_t us = atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
+    int64_t until = us > 0 ? cp_now() + us * CP_US : 0;
+    while (us > 0 && cp_credit_get(s->row, seq) <= yielded
+           && cp_now() < until) {
+        cp_relax();
+    }
+}
+
+/* 1: there is credit; 0: the task is to end; CP_ETOOBIG: neither. */
+static int
+look_for_credit(const struct cp_row *row, uint64_t seq, uint64_t yielded)
+{
+    uint64_t credit = atomic_load(&row->credit[seq & (CP_WINDOW - 1)]);
+    return credit == CP_CREDIT_CLOSED ? 0 : credit > yielded ? 1 : CP_ETOOBIG;
+}
+
+int
+cp_serve_wait_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded,
+                     bool timed)
+{
+    struct cp_row *row = s->row;
+    spin_for_credit(s, seq, yielded);
+    int r = look_for_credit(row, seq, yielded);
+    if (r >= 0) {
         return r;
     }
-    spin_for_input(s);
-    ssize_t got = cp_fd_read(s->rx, cp_buf_tail(&s->in), n);
-    if (got < 0) {
-        return (int)got;
+    if (timed) {
+        cp_serve_since(row, cp_now());
     }
-    cp_buf_add(&s->in, (size_t)got);
-    s->got += (uint64_t)got;
-    atomic_store_explicit(&s->row->got, s->got, memory_order_relaxed);
-    return 0;
+    atomic_store(&row->waits, ++s->waits);
+    r = cp_serve_flush(s);
+    while (r == 0 && (r = look_for_credit(row, seq, yielded)) == CP_ETOOBIG) {
+        r = read_input(s, READ_SIZE);
+        drop_credits(s);
+        /* What came may have been for an earlier task: this is another wait. */
+        atomic_store(&row->waits, ++s->waits);
+    }
+    if (timed) {
+        cp_serve_since(row, cp_now());
+    }
+    atomic_store(&row->waits, 0);
+    return r == CP_ECLOSED && look_for_credit(row, seq, yielded) == 0 ? 0 : r;
 }
 
 void
@@ -245,6 +337,29 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
     return due ? 1 : 0;
 }
 
+int
+cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
+               const uint8_t *body)
+{
+    struct cp_row *row = s->row;
+    size_t room = cp_ring_room(row);
+    if (frame->len + CP_HEADER > room) {
+        return CP_ETOOBIG;
+    }
+    struct iovec parts[2] = {
+        {(void *)(uintptr_t)frame, CP_HEADER},
+        {(void *)(uintptr_t)body, (size_t)frame->len},
+    };
+    cp_ring_put(row, parts, 2);
+    /* Either the parent sees the value before it sleeps, or we see that it sleeps. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (atomic_load_explicit(&row->sleeps, memory_order_relaxed) != 0) {
+        atomic_store_explicit(&row->sleeps, 0, memory_order_relaxed);
+        return 1;
+    }
+    return room < CP_RING / 4 ? 1 : 0;
+}
+
 /* Write all of it, in as many calls as it takes. count: advance flushed. */
 static int
 write_all(struct cp_serve *s, struct iovec *parts, int n_parts, bool count)
@@ -309,7 +424,9 @@ cp_serve_send(struct cp_serve *s, const struct cp_frame *frame,
     r = write_all(s, parts, frame->len > 0 ? 2 : 1, false);
     if (r == 0) {
         uint64_t n = CP_HEADER + frame->len;
-        atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
+        if (frame->kind != CP_VALUE) {
+            atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
+        }
         /* Flushed first: in between, the parent sees flushed > committed, which
          * only makes it read the pipe. */
         (void)atomic_fetch_add(&s->row->flushed, n);

@@ -21,12 +21,14 @@ struct cp_serve {
     struct cp_row *row;
     struct cp_buf in;
     size_t used;       /* size of the frame that next returned last */
+    size_t scanned;    /* so much of `in` was searched for CP_CREDIT */
+    uint64_t waits;    /* how often it has waited for credit */
     int64_t oldest;    /* when the oldest result in the ring was put */
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when its memory is to be looked at again */
     bool is_wide;      /* tx was widened */
     /* The shared memory for large data; all NULL where there is none. */
-    struct cp_span *parents_span, *span;
+    struct cp_area *parents_area, *area;
     struct cp_heap *heap;
     struct cp_borrower parent; /* of what this worker lends */
 };
@@ -53,9 +55,10 @@ int cp_serve_wait(struct cp_serve *s);
 int cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
                   struct cp_loan **loan);
 
-/* Lend the parent the parts of an answer, which is about to be sent; the list is empty
- * then. */
-void cp_serve_lend(struct cp_serve *s, struct cp_parts *parts);
+/* Lend the parent the parts of this body, if it has any, which is about to be sent with
+ * this frame; its list of parts is empty then. 0 or CP_ENOMEM. */
+int cp_serve_lend(struct cp_serve *s, struct cp_frame *frame,
+                  struct cp_buf *body);
 
 /* Publish in the row that a task starts now. */
 void cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now);
@@ -94,6 +97,21 @@ bool cp_serve_is_stopped(const struct cp_row *row);
  */
 int cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
                  const uint8_t *body, int64_t now);
+
+/*
+ * Put a value of the running task into the ring (CP_VALUE). Returns what cp_serve_put()
+ * does: 1 where the parent sleeps, or little room is left.
+ */
+int cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
+                   const uint8_t *body);
+
+/*
+ * Wait until the running task, which has yielded so many values, may yield another one.
+ * May block. timed: its time runs anew then. 1: it may. 0: it is to end, since nobody takes
+ * its values. CP_EINTR; CP_ECLOSED: the parent is gone; or another negative code.
+ */
+int cp_serve_wait_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded,
+                         bool timed);
 
 /* Write the contents of the ring to the pipe. May block. 0 or negative. */
 int cp_serve_flush(struct cp_serve *s);

@@ -22,6 +22,7 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
         task->items = 1;
         task->flags = flags;
         task->cost_ns = 0;
+        task->queued_at = 0;
         task->deaths = 0;
         task->pinned = false;
         task->held = 0;

@@ -21,7 +21,7 @@ struct cp_worker;
 struct cp_func {
     uint32_t refs;
     uint32_t slot;  /* index in the callable table of every worker */
-    uint16_t flags; /* CP_KEEP, CP_BY_VALUE */
+    uint16_t flags; /* CP_KEEP, CP_BY_VALUE, CP_KEPT */
     int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
     /* Workers that died while they loaded this callable, since a worker last
      * ran it; and the last one that died. */
@@ -65,6 +65,7 @@ struct cp_task {
     uint8_t deaths;       /* workers that died while they loaded it; if big */
     bool pinned;          /* only one worker may run it: struct cp_job's pin */
     int64_t cost_ns;      /* expected run time; set when it is sent */
+    int64_t queued_at;    /* cp_now(); 0: the pool was not traced then */
     size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
     size_t len;
     uint8_t *body; /* points into `own` or into `taken` */
@@ -103,11 +104,17 @@ struct cp_result {
     int pid;
     int exitcode;
     uint32_t worker;
-    uint32_t item;  /* of CP_OK: how many of its items failed all the same */
-    int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
+    /* Of CP_OK: how many of its items failed all the same. Of a task that yields: how
+     * many values came before. */
+    uint32_t item;
+    union {
+        int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
+        struct cp_result
+            *tail; /* of a value that is first in a list: its last */
+    };
     struct cp_loan
-        *loan; /* parts of the body that lie in shared memory, or NULL */
-    size_t len;
+        *loan;  /* parts of the body that lie in shared memory, or NULL */
+    size_t len; /* of CP_TIMED_OUT: of the stack as text; 0: unknown */
     uint8_t body[];
 };
 
@@ -120,7 +127,9 @@ struct cp_loss {
     /* Of CP_TIMED_OUT: how long that item had run, in ns; of CP_TOOK_MEMORY: how much
      * memory its worker had, in bytes. */
     int64_t amount;
-    int64_t ran_ns; /* how long that item had run; 0: nobody knows */
+    int64_t ran_ns;       /* how long that item had run; 0: nobody knows */
+    const uint8_t *stack; /* of CP_TIMED_OUT: its stack then, as text */
+    size_t stack_len;     /* 0: nobody knows */
 };
 /* The exit code of a worker that lives on: the task stopped when it was asked to. */
 #define CP_NO_EXIT INT_MIN

@@ -6,13 +6,13 @@
 static bool
 is_down(unsigned kind)
 {
-    return kind >= CP_FUNC && kind <= CP_TASK;
+    return kind >= CP_FUNC && kind <= CP_CREDIT;
 }
 
 static bool
 is_up(unsigned kind)
 {
-    return kind >= CP_HELLO && kind <= CP_LEAVE;
+    return kind >= CP_HELLO && kind <= CP_VALUE;
 }
 
 int
@@ -27,7 +27,7 @@ cp_wire_get(const uint8_t *bytes, size_t len, bool up, struct cp_frame *frame)
         return CP_EPROTO;
     }
     if ((frame->kind == CP_HELLO || frame->kind == CP_FORGET
-         || frame->kind == CP_LEAVE)
+         || frame->kind == CP_LEAVE || frame->kind == CP_CREDIT)
         && frame->len != 0) {
         return CP_EPROTO;
     }
@@ -41,11 +41,13 @@ cp_wire_kind_name(unsigned kind)
         case CP_FUNC: return "FUNC";
         case CP_FORGET: return "FORGET";
         case CP_TASK: return "TASK";
+        case CP_CREDIT: return "CREDIT";
         case CP_HELLO: return "HELLO";
         case CP_RESULT: return "RESULT";
         case CP_ERROR: return "ERROR";
         case CP_INIT_ERROR: return "INIT_ERROR";
         case CP_LEAVE: return "LEAVE";
+        case CP_VALUE: return "VALUE";
         default: return "?";
     }
 }

@@ -15,12 +15,14 @@ enum cp_kind {
     CP_FUNC = 1, /* body: a pickled callable, to be stored in slot arg */
     CP_FORGET,   /* free the callable in slot arg */
     CP_TASK,     /* body: arguments for the callable in slot arg */
+    CP_CREDIT, /* the task that runs may yield more values: see struct cp_row */
     /* worker to parent */
     CP_HELLO = 16, /* the initializer has run; ready for tasks */
     CP_RESULT,     /* body: what the task returned; arg: time in ns */
     CP_ERROR,      /* body: what the task raised; arg: time in ns */
     CP_INIT_ERROR, /* body: what the initializer raised; the last frame */
     CP_LEAVE,      /* takes no more tasks, and exits; the last frame */
+    CP_VALUE,      /* body: one value that the task has yielded; it goes on */
 };
 
 /* Flag of CP_RESULT and CP_ERROR: the worker exits after this task. */
@@ -35,9 +37,14 @@ enum cp_kind {
 #define CP_AGAIN 0x8u
 /* Flag of CP_RESULT: some items of the task failed, and the board says how many. */
 #define CP_CAUGHT 0x10u
+/* Of a struct cp_result, and of no frame: it came as CP_VALUE. */
+#define CP_IS_VALUE 0x20u
 /* Flag of CP_TASK: it has a callable of its own. The body begins with the length of its
  * bytes, a uint64_t, and these bytes. */
 #define CP_OWN_FUNC 0x80u
+/* Flag of CP_TASK: it yields values (CP_VALUE), as far as the board allows, and ends with
+ * CP_RESULT without a body, or CP_ERROR. */
+#define CP_YIELDS 0x1000u
 /* Flag of CP_TASK: if it fails, it is not run again. */
 #define CP_FINAL 0x8000u
 /* Flag of CP_TASK and CP_RESULT: the body ends with references to parts that lie in
@@ -49,6 +56,8 @@ enum cp_kind {
 #define CP_KEEP 0x1u
 /* Flag of CP_FUNC beside CP_KEEP: it was sent by value, so no name leads to it. */
 #define CP_BY_VALUE 0x2u
+/* Flag of CP_FUNC beside CP_BY_VALUE: it serves later jobs, too, if it comes again. */
+#define CP_KEPT 0x4u
 
 struct cp_frame {
     uint64_t len;   /* of the body, in bytes */

@@ -82,22 +82,22 @@ cp_worker_new(uint64_t budget, bool execs, int life, struct cp_worker **out)
 }
 
 int
-cp_worker_share(struct cp_worker *w, struct cp_span *parents,
-                struct cp_heap *heap, uint32_t span_id)
+cp_worker_share(struct cp_worker *w, struct cp_area *parents,
+                struct cp_heap *heap, uint32_t area_id)
 {
-    int r = cp_span_open(parents->region, span_id, true, &w->span);
-    if (r == 0 && cp_span_control(w->span) == NULL) {
-        cp_span_unref(w->span);
-        w->span = NULL;
+    int r = cp_area_open(parents->region, area_id, true, &w->area);
+    if (r == 0 && cp_area_control(w->area) == NULL) {
+        cp_area_unref(w->area);
+        w->area = NULL;
         r = CP_ENOMEM;
     }
     if (r == 0) {
-        cp_span_ref(parents);
-        w->parents_span = parents;
+        cp_area_ref(parents);
+        w->parents_area = parents;
         w->heap = heap;
         w->share = cp_region_fd(parents->region);
-        w->span_id = span_id;
-        cp_heap_meet(heap, &w->borrower, w->span);
+        w->area_id = area_id;
+        cp_heap_meet(heap, &w->borrower, w->area);
     }
     return r;
 }
@@ -107,10 +107,10 @@ cp_worker_unshare(struct cp_worker *w)
 {
     if (w->heap != NULL) {
         cp_heap_forget(w->heap, &w->borrower);
-        cp_span_retire(w->span);
-        cp_span_unref(w->span);
-        cp_span_unref(w->parents_span);
-        w->span = w->parents_span = NULL;
+        cp_area_retire(w->area);
+        cp_area_unref(w->area);
+        cp_area_unref(w->parents_area);
+        w->area = w->parents_area = NULL;
         w->heap = NULL;
     }
 }
@@ -238,7 +238,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
         w->child_tx = e.tx;
         w->child_life = e.life;
         w->share = e.share;
-        w->span_id = e.span_id;
+        w->area_id = e.area_id;
         r = cp_common_attach(&w->common, e.common);
     }
     if (r == 0) {
@@ -300,6 +300,7 @@ take_from_window(struct cp_worker *w, uint64_t seq)
     struct cp_task *task = *place;
     *place = NULL;
     w->in_flight--;
+    w->n_yield -= (task->flags & CP_YIELDS) != 0 ? 1 : 0;
     w->ahead_ns -= task->cost_ns;
     advance_head(w);
     return task;
@@ -334,6 +335,7 @@ recall_one(struct cp_worker *w, uint64_t seq, bool with_big,
     *task = *place;
     *place = NULL;
     w->in_flight--;
+    w->n_yield -= ((*task)->flags & CP_YIELDS) != 0 ? 1 : 0;
     w->ahead_ns -= (*task)->cost_ns;
     if ((*task)->parts != NULL) {
         w->lent_bytes -= (*task)->parts->bytes;
@@ -398,9 +400,11 @@ cp_worker_claimed(const struct cp_worker *w, uint64_t *seq)
 struct cp_task *
 cp_worker_running(const struct cp_worker *w, uint64_t *seq, int64_t *since)
 {
+    bool waits = cp_worker_waits(w);
     uint64_t running =
         atomic_load_explicit(&w->row->running, memory_order_acquire);
     *since = atomic_load_explicit(&w->row->since, memory_order_relaxed);
+    *since = waits ? cp_now() : *since;
     *seq = running - 1;
     return running > w->head && running <= w->tail
                ? w->window[*seq & (CP_WINDOW - 1)]
@@ -523,6 +527,7 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     w->window[w->tail & (CP_WINDOW - 1)] = task;
     w->tail++;
     w->in_flight++;
+    w->n_yield += (task->flags & CP_YIELDS) != 0 ? 1 : 0;
     w->ahead_ns += task->cost_ns;
     if (w->budget != UINT64_MAX) {
         w->budget--;
@@ -545,17 +550,68 @@ cp_worker_forget(struct cp_worker *w, uint32_t slot)
     }
 }
 
+/* Send CP_CREDIT, now or when no big body is in the way. */
+static void
+put_credit(struct cp_worker *w)
+{
+    struct cp_frame frame = {.kind = CP_CREDIT};
+    w->credit_due =
+        w->big != NULL || cp_buf_put(&w->out, &frame, CP_HEADER) != 0;
+}
+
+void
+cp_worker_begin_credit(struct cp_worker *w, uint64_t credit)
+{
+    cp_credit_set(w->row, w->tail, credit);
+    atomic_store(&w->row->sleeps, 1); /* the driver may be asleep already */
+}
+
+bool
+cp_worker_set_credit(struct cp_worker *w, uint64_t seq, uint64_t credit)
+{
+    cp_credit_set(w->row, seq, credit);
+    uint64_t waits = atomic_load(&w->row->waits);
+    if (waits == 0 || waits == w->told || w->tx < 0) {
+        return false;
+    }
+    w->told = waits;
+    put_credit(w);
+    return true;
+}
+
+const struct cp_task *
+cp_worker_yielding(const struct cp_worker *w)
+{
+    if (w->n_yield == 0) {
+        return NULL;
+    }
+    uint64_t running =
+        atomic_load_explicit(&w->row->running, memory_order_relaxed);
+    const struct cp_task *task =
+        running > w->head && running <= w->tail
+            ? w->window[(running - 1) & (CP_WINDOW - 1)]
+            : NULL;
+    return task != NULL && (task->flags & CP_YIELDS) != 0 ? task : NULL;
+}
+
 bool
 cp_worker_has_out(const struct cp_worker *w)
 {
-    return w->tx >= 0 && (cp_buf_len(&w->out) > 0 || w->big != NULL);
+    return w->tx >= 0
+           && (cp_buf_len(&w->out) > 0 || w->big != NULL || w->credit_due);
 }
 
 int
 cp_worker_flush(struct cp_worker *w)
 {
     while (cp_worker_has_out(w)) {
+        if (w->credit_due && w->big == NULL) {
+            put_credit(w);
+        }
         size_t n_out = cp_buf_len(&w->out);
+        if (n_out == 0 && w->big == NULL) {
+            return 0; /* no memory for the frame: it is due */
+        }
         struct iovec parts[2] = {{cp_buf_head(&w->out), n_out},
                                  {(void *)(uintptr_t)w->big, w->big_left}};
         ssize_t n = cp_fd_writev(w->tx, parts, w->big != NULL ? 2 : 1);
@@ -580,12 +636,28 @@ cp_worker_flush(struct cp_worker *w)
 }
 
 void
+cp_worker_ask_stack(struct cp_worker *w)
+{
+    if (atomic_load(&w->row->tells_stack) == 0) {
+        return;
+    }
+    bool is_stopped = cp_proc_is_stopped(&w->proc);
+    atomic_store(&w->row->stack_stops, is_stopped ? 1 : 0);
+    (void)atomic_fetch_add(&w->row->stack_asked, 1);
+    (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
+    if (is_stopped) {
+        (void)cp_proc_kill(&w->proc, SIGCONT);
+    }
+}
+
+void
 cp_worker_close_tx(struct cp_worker *w)
 {
     w->tx_closed = true;
     cp_buf_fini(&w->out);
     w->big = NULL;
     w->big_left = 0;
+    w->credit_due = false;
     cp_task_free(w->big_task);
     w->big_task = NULL;
     cp_fd_close(&w->tx);
@@ -604,7 +676,10 @@ is_expected(const struct cp_worker *w, const struct cp_frame *frame)
     if (frame->kind == CP_LEAVE) {
         return w->hello && !w->exiting;
     }
-    return is_awaited(w, frame->seq);
+    return is_awaited(w, frame->seq)
+           && (frame->kind != CP_VALUE
+               || (w->window[frame->seq & (CP_WINDOW - 1)]->flags & CP_YIELDS)
+                      != 0);
 }
 
 /* Take over the parts of the result that lie in shared memory. 0; or CP_EPROTO: there
@@ -617,9 +692,11 @@ take_loan(struct cp_worker *w, const struct cp_frame *frame,
         || result->outcome == CP_NOMEM) {
         return 0;
     }
-    int r = w->span != NULL && frame->kind == CP_RESULT ? cp_loan_open(
-                w->span, w->span, result->body, &result->len, &result->loan)
-                                                        : CP_EPROTO;
+    int r =
+        w->area != NULL && (frame->kind == CP_RESULT || frame->kind == CP_VALUE)
+            ? cp_loan_open(w->area, w->area, result->body, &result->len,
+                           &result->loan)
+            : CP_EPROTO;
     if (r == CP_EPROTO) {
         cp_result_free(result);
         return r;
@@ -634,29 +711,47 @@ take_loan(struct cp_worker *w, const struct cp_frame *frame,
     return 0;
 }
 
-static void
+/* 0, or a negative code. */
+static int
+on_value(struct cp_worker *w, const struct cp_frame *frame,
+         struct cp_result *value)
+{
+    struct cp_task *task = w->window[frame->seq & (CP_WINDOW - 1)];
+    value->index = task->index;
+    value->items = 0;
+    value->flags = CP_IS_VALUE;
+    value->pid = (int)w->proc.pid;
+    value->worker = w->index;
+    return w->ops->on_value(w, frame->seq, task, value);
+}
+
+/* 0, or a negative code. */
+static int
 on_frame(struct cp_worker *w, const struct cp_frame *frame,
          struct cp_result *result)
 {
     if (frame->kind == CP_HELLO) {
         w->hello = true;
         w->ops->on_hello(w);
-        return;
+        return 0;
     }
     if (frame->kind == CP_INIT_ERROR) {
         w->exiting = true;
         w->ops->on_init_error(w, result);
-        return;
+        return 0;
     }
     if (frame->kind == CP_LEAVE) {
         w->exiting = true;
         w->ops->on_leave(w);
-        return;
+        return 0;
+    }
+    if (frame->kind == CP_VALUE) {
+        return on_value(w, frame, result);
     }
     struct cp_task *task = take_from_window(w, frame->seq);
     result->index = task->index;
     result->items = task->items;
-    result->flags = frame->flags;
+    result->flags = (uint16_t)(frame->flags & ~CP_IS_VALUE);
     if (result->outcome != CP_NOMEM) {
         result->outcome = frame->kind == CP_RESULT ? CP_OK : CP_RAISED;
     }
@@ -666,6 +761,7 @@ on_frame(struct cp_worker *w, const struct cp_frame *frame,
         w->exiting = true;
     }
     w->ops->on_result(w, frame->seq, task, result, frame->arg);
+    return 0;
 }
 
 /* Allocate the result for this frame, or NULL. If the body is too large for the
@@ -697,16 +793,17 @@ parse_frames(struct cp_worker *w)
             }
             struct cp_result *result = w->part;
             w->part = NULL;
+            int r;
             /* Check again: the worker can write anything into its claims. */
             if (!is_expected(w, &w->part_frame)) {
                 cp_result_free(result);
                 return CP_EPROTO;
             }
-            int taken = take_loan(w, &w->part_frame, result);
-            if (taken != 0) {
-                return taken;
+            r = take_loan(w, &w->part_frame, result);
+            r = r == 0 ? on_frame(w, &w->part_frame, result) : r;
+            if (r != 0) {
+                return r;
             }
-            on_frame(w, &w->part_frame, result);
             continue;
         }
         struct cp_frame frame;
@@ -733,10 +830,10 @@ parse_frames(struct cp_worker *w)
             continue;
         }
         r = take_loan(w, &frame, result);
+        r = r == 0 ? on_frame(w, &frame, result) : r;
         if (r != 0) {
             return r;
         }
-        on_frame(w, &frame, result);
     }
 }
 

@@ -20,8 +20,8 @@
 struct cp_pool;
 struct cp_worker;
 
-/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()). A signal that
- * does nothing where nobody handles it. */
+/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()), or that its
+ * stack is asked for. A signal that does nothing where nobody handles it. */
 #define CP_STOP_SIGNAL SIGURG
 
 /* The pool's handlers. Called with the pool's lock held. */
@@ -30,6 +30,10 @@ struct cp_worker_ops {
     /* The task has left the window. The callee owns task and result. */
     void (*on_result)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
                       struct cp_result *result, int64_t ns);
+    /* The task, which stays in the window, has yielded a value. The callee owns it. 0, or
+     * CP_EPROTO: it had no credit for that. */
+    int (*on_value)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+                    struct cp_result *value);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
     /* The worker takes no more tasks: those that it has not claimed have to be
@@ -55,7 +59,7 @@ struct cp_worker {
     int child_life;           /* the pool's life line; -1 in the parent */
     int child_row;    /* descriptor of the row, if the child starts by exec */
     int share;        /* of the shared memory, the pool's, or -1 */
-    uint32_t span_id; /* of the worker's part of it */
+    uint32_t area_id; /* of the worker's part of it */
 
     int64_t started_at;
     bool got_sigterm; /* it was not ready in time at the end of the pool */
@@ -74,6 +78,9 @@ struct cp_worker {
         asked_seq; /* of the last one that was asked, though its grace is over */
     int64_t kill_at; /* when it is killed if it has not */
     enum cp_reason stop_reason;
+    bool stop_is_look;  /* it was only asked for its stack so far */
+    int64_t look_since; /* and when the item had begun that it is asked about */
+    bool was_asked_stack;  /* ever */
     _Atomic bool retiring; /* it ends after the task that it runs [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
@@ -83,6 +90,10 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: done or recalled */
     uint64_t head, tail; /* seq of the oldest task in flight; the next seq */
     uint32_t in_flight;  /* tasks in the window */
+    uint32_t n_yield;    /* of them, CP_YIELDS */
+    uint64_t told;       /* the wait for credit for which CP_CREDIT was sent */
+    bool credit_due;     /* CP_CREDIT is to be sent, and cannot yet */
+    bool end_due;        /* it is told its end after the tasks that yield */
     int64_t ahead_ns;    /* how long they are expected to take, total */
     uint64_t seen_got;   /* row->got when the pool last looked */
     int64_t active_at;   /* when the worker last read or answered, or was sent
@@ -103,9 +114,9 @@ struct cp_worker {
     bool is_wide;     /* tx was widened */
     bool wants_out;   /* the poller watches tx */
     bool watches_end; /* the poller watches the sentinel of proc */
-    /* Of large data: the worker's span, and the parent's with what it lends to the
+    /* Of large data: the worker's area, and the parent's with what it lends to the
      * worker; all NULL where there is no shared memory. */
-    struct cp_span *span, *parents_span;
+    struct cp_area *area, *parents_area;
     struct cp_heap *heap;
     struct cp_borrower borrower;
     uint64_t lent_bytes, got_bytes; /* sent and received in it */
@@ -131,10 +142,10 @@ struct cp_worker {
 int cp_worker_new(uint64_t budget, bool execs, int life,
                   struct cp_worker **out);
 
-/* The worker has a part of the pool's shared memory for large data: the span with this
+/* The worker has a part of the pool's shared memory for large data: the area with this
  * id. Before it is started. 0, or a negative code: it has none then. */
-int cp_worker_share(struct cp_worker *w, struct cp_span *parents,
-                    struct cp_heap *heap, uint32_t span_id);
+int cp_worker_share(struct cp_worker *w, struct cp_area *parents,
+                    struct cp_heap *heap, uint32_t area_id);
 
 /* The process has ended: take back what it was lent, and free its memory. */
 void cp_worker_unshare(struct cp_worker *w);
@@ -144,7 +155,7 @@ struct cp_worker_ends {
     int rx, tx, life; /* the child's ends of the pipes */
     int row, common;  /* shared memory, to be mapped */
     int share;        /* the same, for large data; or -1 */
-    uint32_t span_id; /* the worker's part of it */
+    uint32_t area_id; /* the worker's part of it */
 };
 
 /* In a child started by exec: map the shared memory, and die with the parent.
@@ -183,6 +194,23 @@ bool cp_worker_takes(const struct cp_worker *w, const struct cp_task *task);
  */
 int cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
                         struct cp_task *task);
+
+/* Before a task with CP_YIELDS is sent: so many values it may yield at first. */
+void cp_worker_begin_credit(struct cp_worker *w, uint64_t credit);
+
+/* The task with this seq may yield so many values in all, or CP_CREDIT_CLOSED. True: the
+ * worker waits for that, and is to be flushed. */
+bool cp_worker_set_credit(struct cp_worker *w, uint64_t seq, uint64_t credit);
+
+/* Does w wait until its task may yield more values? */
+static inline bool
+cp_worker_waits(const struct cp_worker *w)
+{
+    return atomic_load_explicit(&w->row->waits, memory_order_acquire) != 0;
+}
+
+/* The task that w runs if it is one that yields, or NULL. */
+const struct cp_task *cp_worker_yielding(const struct cp_worker *w);
 
 /* The callable in this slot was freed: tell the worker, if it has the callable. */
 void cp_worker_forget(struct cp_worker *w, uint32_t slot);
@@ -225,10 +253,15 @@ struct cp_task *cp_worker_recall_one(struct cp_worker *w, uint64_t seq);
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 
-/* The task that the worker says it runs, its *seq, and since when its current item does;
- * or NULL. */
+/* The task that the worker says it runs, its *seq, and since when its current item does
+ * (now, where it waits for credit); or NULL. */
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
+
+/* Ask the worker for its stack, which cp_stack_get() finds soon; one that is stopped as well;
+ * not one that is not set up for it.
+ * A worker that handles the signal otherwise, or that cannot be interrupted, gives none. */
+void cp_worker_ask_stack(struct cp_worker *w);
 
 /* Close the task pipe, and drop unwritten output. The worker runs the tasks that
  * it has received, then exits. */

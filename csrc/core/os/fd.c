@@ -384,11 +384,10 @@ ssize_t
 cp_fd_writev(int fd, const struct iovec *parts, int n_parts)
 {
     ssize_t r;
-    if (writev_without_signal(fd, parts, n_parts, &r)) {
-        return r >= 0 ? r : io_error();
+    if (!writev_without_signal(fd, parts, n_parts, &r)) {
+        r = is_sigpipe_ignored() ? writev(fd, parts, n_parts)
+                                 : writev_quietly(fd, parts, n_parts);
     }
-    r = is_sigpipe_ignored() ? writev(fd, parts, n_parts)
-                             : writev_quietly(fd, parts, n_parts);
     return r >= 0 ? r : io_error();
 }
 

@@ -587,27 +587,36 @@ pids_add(struct pids *pids, pid_t pid)
     return true;
 }
 
+#    define STAT_SIZE 512
+
+/* What the kernel tells of the process in one line, from its state on; NULL where there is
+ * no such process. */
+static const char *
+read_stat(pid_t pid, char text[STAT_SIZE])
+{
+    char path[40];
+    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = fd < 0 ? -1 : read(fd, text, STAT_SIZE - 1);
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    text[n > 0 ? n : 0] = '\0';
+    const char *name_end = strrchr(text, ')'); /* a name may have any byte */
+    return name_end != NULL && name_end[1] == ' ' ? name_end + 2 : NULL;
+}
+
 /* The state of the process ('R', 'T', 'Z', ...) and its parent; '?' where there is no
  * such process. */
 static char
 state_of(pid_t pid, pid_t *parent)
 {
-    char path[40], text[512], state = '?';
-    int ppid = 0;
-    (void)snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-    if (fd >= 0) {
-        (void)close(fd);
-    }
-    if (n > 0) {
-        text[n] = '\0';
-        const char *name_end =
-            strrchr(text, ')'); /* a name may have any byte */
-        if (name_end == NULL
-            || sscanf(name_end + 1, " %c %d", &state, &ppid) != 2) {
-            state = '?';
-        }
+    char text[STAT_SIZE], state;
+    const char *stat = read_stat(pid, text);
+    int ppid;
+    if (stat == NULL || sscanf(stat, "%c %d", &state, &ppid) != 2) {
+        *parent = 0;
+        return '?';
     }
     *parent = (pid_t)ppid;
     return state;
@@ -625,6 +634,24 @@ await_stop(pid_t pid)
         }
         (void)nanosleep(&pause, NULL);
     }
+}
+
+static bool
+handles(pid_t pid, int signal)
+{
+    enum { STATE = 3, BLOCKED = 32 }; /* as proc(5) counts the fields */
+    char text[STAT_SIZE];
+    const char *field = read_stat(pid, text);
+    for (int i = STATE; field != NULL && i < BLOCKED; i++) {
+        field = strchr(field, ' ');
+        if (field != NULL) {
+            field++;
+        }
+    }
+    unsigned long blocked, ignored, handled, bit = 1ul << (signal - 1);
+    return field == NULL
+           || sscanf(field, "%lu %lu %lu", &blocked, &ignored, &handled) != 3
+           || ((blocked & bit) == 0 && (handled & bit) != 0);
 }
 
 /* Add the children of the process: where the kernel lists them, from there, or else
@@ -648,6 +675,26 @@ add_children(struct pids *pids, pid_t pid)
         }
     }
     (void)closedir(dir);
+}
+
+bool
+cp_proc_is_stopped(struct cp_proc *proc)
+{
+    pid_t parent;
+    cp_lock_acquire(&proc->lock);
+    bool found =
+        !proc->ended && proc->pid > 0 && state_of(proc->pid, &parent) == 'T';
+    cp_lock_release(&proc->lock);
+    return found;
+}
+
+bool
+cp_proc_handles(struct cp_proc *proc, int signal)
+{
+    cp_lock_acquire(&proc->lock);
+    bool found = !proc->ended && proc->pid > 0 && handles(proc->pid, signal);
+    cp_lock_release(&proc->lock);
+    return found;
 }
 
 int
@@ -680,6 +727,21 @@ cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
     return cp_proc_kill(proc, SIGKILL);
 }
 #else
+bool
+cp_proc_is_stopped(struct cp_proc *proc)
+{
+    (void)proc;
+    return false;
+}
+
+bool
+cp_proc_handles(struct cp_proc *proc, int signal)
+{
+    (void)proc;
+    (void)signal;
+    return true;
+}
+
 int
 cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
 {

@@ -110,6 +110,13 @@ int cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode);
 /* Send a signal. Does nothing if the process has ended. 0 or a system error. */
 int cp_proc_kill(struct cp_proc *proc, int signal);
 
+/* Is it stopped by a signal? False where nobody can tell. */
+bool cp_proc_is_stopped(struct cp_proc *proc);
+
+/* Does it handle this signal, from 1 to 31, and its main thread not block the signal? True
+ * where nobody can tell. */
+bool cp_proc_handles(struct cp_proc *proc, int signal);
+
 /*
  * SIGKILL to the process and to all processes that it has started, and these in turn.
  * Each is stopped before its children are looked for, so that it starts no more

@@ -62,7 +62,7 @@ static void
 tell_end_all(struct cp_pool *pool)
 {
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (!w->tx_closed) {
+        if (!w->tx_closed || w->end_due) {
             cp_watch_tell_end(pool, w);
         }
     }

@@ -67,6 +67,15 @@ step(struct cp_pool *pool, int64_t deadline)
     }
     cp_watch_kill_due(pool);
     flush_all(pool); /* what was left to us while we looked */
+    bool yields = pool->n_yielding > 0;
+    if (yields && cp_watch_values(pool)) {
+        act_on_answers(pool);
+        if (cp_now() < pool->poll_at) {
+            cp_watch_awake(pool);
+            return 0;
+        }
+        deadline = 0; /* others may have something as well */
+    }
     int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
     bool ticks = tick_ns != CP_NEVER;
     if (ticks) {
@@ -88,6 +97,9 @@ step(struct cp_pool *pool, int64_t deadline)
     int n = cp_poller_wait(pool->poller, ready, 64, deadline);
     cp_lock_acquire(&pool->lock);
     pool->asleep = false;
+    if (yields) {
+        cp_watch_awake(pool);
+    }
     if (n < 0) {
         return n;
     }
@@ -217,6 +229,7 @@ look(struct cp_pool *pool, const struct target *what, unsigned can,
     *again = CP_NEVER;
     cp_watch_drop_overdue(pool, again);
     cp_watch_end_unready(pool, again);
+    cp_watch_credit(pool, again);
     bool lacks = cp_plan_needs_workers(pool, again);
     bool ready = is_ready(pool, what);
     if (ready && !(waits_for_workers(what) && lacks)) {
@@ -464,7 +477,10 @@ standby_drive(struct cp_pool *pool)
     pool->standby_drives = true;
     while (r == 0 && !pool->stop_standby && pool->waiters == NULL
            && has_work(pool)) {
-        r = step(pool, CP_NEVER);
+        int64_t again = CP_NEVER;
+        cp_watch_credit(pool, &again);
+        cp_act(pool);
+        r = step(pool, again);
     }
     pool->standby_drives = false;
     leave_seat(pool);

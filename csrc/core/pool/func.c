@@ -6,6 +6,8 @@
 
 /* Longer ones are seldom sent twice, and would be kept for nothing. */
 #define INTERN_MAX 512u
+/* Those by value are longer, and take long to load; by_value.py keeps no longer ones. */
+#define BY_VALUE_MAX CP_KIB(16)
 /* Bytes of output that wait for the next task of their worker at most. */
 #define FORGETS CP_KIB(1)
 
@@ -42,15 +44,24 @@ take_slot(struct cp_pool *pool, struct cp_func *func)
     return 0;
 }
 
+/* Is it found again when it comes again? */
+static bool
+is_interned(size_t len, uint16_t flags)
+{
+    return (flags & CP_BY_VALUE) != 0
+               ? (flags & CP_KEPT) != 0 && len <= BY_VALUE_MAX
+               : (flags & CP_KEEP) != 0 && len <= INTERN_MAX;
+}
+
 struct cp_func *
 cp_funcs_open(struct cp_pool *pool, const void *bytes, size_t len,
               uint16_t flags)
 {
     struct cp_func **place = NULL;
-    if ((flags & CP_KEEP) != 0 && len <= INTERN_MAX) {
+    if (is_interned(len, flags)) {
         place = &pool->interned[hash_bytes(bytes, len) % CP_INTERNED];
         struct cp_func *old = *place;
-        if (old != NULL && old->len == len
+        if (old != NULL && old->len == len && old->flags == flags
             && memcmp(old->bytes, bytes, len) == 0) {
             old->refs++;
             return old;

@@ -1,6 +1,8 @@
 /* A job's queue and inbox. The pool's lock is held. */
 #include "pool/job.h"
 
+#include "link/wire.h"
+
 #include <stdlib.h>
 
 struct cp_job *
@@ -101,6 +103,50 @@ order_grow(struct cp_job *job, uint64_t index)
     return 0;
 }
 
+static bool
+is_value(const struct cp_result *result)
+{
+    return (result->flags & CP_IS_VALUE) != 0;
+}
+
+/* At the end of what has come of a task: its values, and then its end. */
+static void
+append(struct cp_result **list, struct cp_result *result)
+{
+    struct cp_result *first = *list;
+    result->next = NULL;
+    if (first == NULL) {
+        *list = result;
+        if (is_value(result)) {
+            result->tail = result;
+        }
+    } else {
+        CP_ASSERT(is_value(first) && is_value(first->tail));
+        first->tail->next = result;
+        first->tail = result;
+    }
+}
+
+/* The first one of such a list. */
+static struct cp_result *
+get_first(struct cp_result **list)
+{
+    struct cp_result *first = *list;
+    *list = first->next;
+    if (*list != NULL && is_value(*list)) {
+        (*list)->tail = first->tail;
+    }
+    first->next = NULL;
+    return first;
+}
+
+/* Has the task ended of which this has come? */
+static bool
+is_whole(const struct cp_result *list)
+{
+    return list != NULL && !(is_value(list) && is_value(list->tail));
+}
+
 int
 cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
 {
@@ -110,7 +156,8 @@ cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
         if (r != 0) {
             return r;
         }
-        job->many->in_order[result->index % job->many->order_cap] = result;
+        append(&job->many->in_order[result->index % job->many->order_cap],
+               result);
         return 0;
     }
     result->next = NULL;
@@ -123,6 +170,18 @@ cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
     return 0;
 }
 
+/* All of one list to the front of another. */
+static void
+move_all(struct cp_result **from, struct cp_result **to)
+{
+    while (*from != NULL) {
+        struct cp_result *result = *from;
+        *from = result->next;
+        result->next = *to;
+        *to = result;
+    }
+}
+
 int
 cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
                       struct cp_result **dropped)
@@ -132,23 +191,18 @@ cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
         return cp_job_inbox_put(job, result);
     }
     uint64_t at = job->taken, end = job->taken + job->many->order_cap;
-    while (at < end && job->many->in_order[at % job->many->order_cap] != NULL) {
+    while (at < end
+           && is_whole(job->many->in_order[at % job->many->order_cap])) {
         at++;
     }
     int r = order_grow(job, at);
     if (r != 0) {
         return r;
     }
-    for (uint64_t i = at; i < end; i++) {
-        struct cp_result **place =
-            &job->many->in_order[i % job->many->order_cap];
-        if (*place != NULL) {
-            (*place)->next = *dropped;
-            *dropped = *place;
-            *place = NULL;
-        }
+    for (uint64_t i = at + 1; i < end; i++) {
+        move_all(&job->many->in_order[i % job->many->order_cap], dropped);
     }
-    job->many->in_order[at % job->many->order_cap] = result;
+    append(&job->many->in_order[at % job->many->order_cap], result);
     return 0;
 }
 
@@ -172,8 +226,7 @@ cp_job_inbox_get(struct cp_job *job)
     }
     if ((job->flags & CP_JOB_ORDERED) != 0) {
         size_t at = (size_t)(job->taken % job->many->order_cap);
-        result = job->many->in_order[at];
-        job->many->in_order[at] = NULL;
+        result = get_first(&job->many->in_order[at]);
     } else {
         result = job->in_first;
         job->in_first = result->next;
@@ -182,8 +235,22 @@ cp_job_inbox_get(struct cp_job *job)
         }
         result->next = NULL;
     }
-    job->taken++;
+    job->taken += is_value(result) ? 0 : 1;
     return result;
+}
+
+struct cp_result *
+cp_job_inbox_get_end(struct cp_job *job)
+{
+    if (cp_job_credit(job) == 0 || !cp_job_has_result(job)) {
+        return NULL;
+    }
+    const struct cp_result *next =
+        (job->flags & CP_JOB_ORDERED) != 0
+            ? job->many->in_order[job->taken % job->many->order_cap]
+            : job->in_first;
+    return !is_value(next) && next->outcome == CP_OK ? cp_job_inbox_get(job)
+                                                     : NULL;
 }
 
 struct cp_result *
@@ -205,12 +272,7 @@ cp_job_inbox_clear(struct cp_job *job)
     job->in_first = job->in_last = NULL;
     const struct cp_many *many = cp_job_many(job);
     for (size_t i = 0; many != NULL && i < many->order_cap; i++) {
-        struct cp_result *result = many->in_order[i];
-        if (result != NULL) {
-            many->in_order[i] = NULL;
-            result->next = list;
-            list = result;
-        }
+        move_all(&many->in_order[i], &list);
     }
     if (job->farewell != NULL) {
         job->farewell->next = list;
@@ -231,8 +293,9 @@ cp_job_inbox_each(struct cp_job *job,
     }
     const struct cp_many *many = cp_job_many(job);
     for (size_t i = 0; many != NULL && i < many->order_cap && stop == 0; i++) {
-        if (many->in_order[i] != NULL) {
-            stop = visit(many->in_order[i], arg);
+        for (struct cp_result *r = many->in_order[i]; r != NULL && stop == 0;
+             r = r->next) {
+            stop = visit(r, arg);
         }
     }
     return stop;

@@ -14,6 +14,7 @@
 
 #include <stdatomic.h>
 
+struct cp_flow;
 struct cp_pool;
 
 /* Why a job ended without all of its results. */
@@ -24,6 +25,7 @@ enum cp_end {
     CP_END_CANCELLED,  /* by cp_job_stop() */
     CP_END_FAILED,     /* an item failed, and the job is CP_JOB_FAIL_FAST */
     CP_END_NOMEM,      /* a result came and there was no memory for it */
+    CP_END_UNREAD,     /* nobody took its values, and the pool was joined */
 };
 
 #define CP_JOB_ORDERED 0x1u /* results are taken in the order of the tasks */
@@ -85,6 +87,11 @@ struct cp_many {
     size_t order_cap;
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
     bool probes;    /* one task a worker, until the first result */
+    /* Of a job whose tasks yield: how many values each may be ahead of the reader; 0: they
+     * do not. Those that have yielded (pool/flow.h). */
+    uint64_t credit;
+    struct cp_flow *flows;
+    bool is_read; /* values were taken since somebody looked */
 };
 
 /* Small, since a program may have a hundred thousand calls that wait. */
@@ -160,6 +167,14 @@ cp_job_limit(const struct cp_job *job)
     return many != NULL ? many->limit : 0;
 }
 
+/* How many values each of its tasks may be ahead of the reader; 0: they yield none. */
+static inline uint64_t
+cp_job_credit(const struct cp_job *job)
+{
+    const struct cp_many *many = cp_job_many(job);
+    return many != NULL ? many->credit : 0;
+}
+
 /* Internal to the core, with the pool's lock held. */
 struct cp_job *cp_job_alloc(struct cp_pool *pool, struct cp_func *func,
                             uint32_t flags, void *user);
@@ -187,6 +202,10 @@ struct cp_result *cp_job_inbox_get(struct cp_job *job);
 
 /* All of them, as a list; not for CP_JOB_ORDERED. */
 struct cp_result *cp_job_inbox_get_all(struct cp_job *job);
+
+/* The end of a task that yields, if it comes next and is no failure; or NULL. The caller
+ * owns it. Nobody is to see it: called whenever the inbox has changed. */
+struct cp_result *cp_job_inbox_get_end(struct cp_job *job);
 
 /* Empty it, in no order, of what may not be taken yet as well: a list. */
 struct cp_result *cp_job_inbox_clear(struct cp_job *job);

@@ -1,6 +1,7 @@
 /* The jobs of a pool; see pool/jobs.h. */
 #include "pool/jobs.h"
 
+#include "pool/flow.h"
 #include "pool/func.h"
 #include "pool/plan.h"
 #include "pool/tally.h"
@@ -8,6 +9,7 @@
 #include "pool/wake.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* ---- lists ---- */
 
@@ -52,6 +54,7 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     job->all_next = job->all_prev = NULL;
     job->is_listed = false;
     pool->pending--;
+    pool->n_yielding -= cp_job_credit(job) > 0 ? 1 : 0;
     drop_limit(job);
 }
 
@@ -207,6 +210,14 @@ cp_jobs_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
 }
 
 void
+cp_jobs_set_credit(struct cp_job *job, uint64_t credit)
+{
+    CP_ASSERT(job->put == 0 && cp_job_credit(job) == 0 && credit > 0);
+    job->many->credit = credit;
+    job->pool->n_yielding += job->is_listed ? 1 : 0;
+}
+
+void
 cp_jobs_unref(struct cp_job *job)
 {
     if (--job->refs > 0) {
@@ -348,6 +359,9 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
     job->fed = true;
     job->left = job->running;
     atomic_store(&job->end, end);
+    if (cp_job_credit(job) > 0) {
+        cp_flow_close(job);
+    }
     cp_note_feeders(pool);
     if ((job->flags & CP_JOB_CALLS) == 0) {
         set_done(job);
@@ -457,11 +471,13 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
 {
     struct cp_pool *pool = job->pool;
     bool ended = atomic_load(&job->end) != CP_END_NONE;
+    int64_t now = pool->trace != NULL ? cp_now() : 0;
     while (list != NULL) {
         struct cp_task *next = list->next;
         if (ended) {
             cp_drop_task(pool, list);
         } else {
+            list->queued_at = now;
             list->job = job;
             list->pinned = job->pin > 0;
             /* What waits for one worker is no reason to hold up other calls. */
@@ -641,10 +657,23 @@ cp_jobs_answer_take(struct cp_job *job, struct cp_result *result, int64_t ns,
     cp_jobs_unref(job);
 }
 
+uint32_t
+cp_jobs_end_yield(struct cp_task *task)
+{
+    if ((task->flags & CP_YIELDS) == 0) {
+        return 0;
+    }
+    uint64_t sent = cp_flow_end(task->job, task->index);
+    return sent < UINT32_MAX ? (uint32_t)sent : UINT32_MAX;
+}
+
 bool
 cp_jobs_retry_take(struct cp_task *task, uint32_t worker)
 {
-    if (task->tries >= task->job->retries) {
+    /* Values that it has yielded may be read already. */
+    if (task->tries >= task->job->retries
+        || ((task->flags & CP_YIELDS) != 0
+            && cp_flow_find(task->job, task->index) != NULL)) {
         return false;
     }
     task->tries++;
@@ -665,13 +694,18 @@ cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss)
     }
     cp_tally_loss(job->pool, task, loss);
     cp_jobs_note_answer(task);
-    struct cp_result *lost = cp_result_new(task->index, CP_LOST, 0);
+    uint32_t sent = cp_jobs_end_yield(task);
+    struct cp_result *lost =
+        cp_result_new(task->index, CP_LOST, loss->stack_len);
     if (lost != NULL) {
+        if (loss->stack_len > 0) {
+            memcpy(lost->body, loss->stack, loss->stack_len);
+        }
         lost->items = task->items;
         lost->pid = loss->pid;
         lost->exitcode = loss->exitcode;
         lost->worker = loss->worker;
-        lost->item = loss->item;
+        lost->item = (task->flags & CP_YIELDS) != 0 ? sent : loss->item;
         lost->reason = loss->reason;
         lost->amount = loss->amount;
     }
@@ -701,6 +735,44 @@ cp_jobs_lose_unplaced(struct cp_pool *pool)
 
 /* ---- results ---- */
 
+/* Readers see the values of tasks that yield, and not that these have ended. */
+static void
+drop_ends(struct cp_job *job)
+{
+    struct cp_result *end;
+    while ((end = cp_job_inbox_get_end(job)) != NULL) {
+        cp_drop_results(job->pool, end);
+    }
+}
+
+int
+cp_jobs_add_value_take(struct cp_task *task, struct cp_worker *w, uint64_t seq,
+                       struct cp_result *value)
+{
+    struct cp_job *job = task->job;
+    if (atomic_load(&job->end) != CP_END_NONE) {
+        cp_drop_results(job->pool, value);
+        return 0;
+    }
+    int r = cp_flow_count(task, w, seq);
+    if (r == 0) {
+        r = cp_job_inbox_put(job, value);
+    }
+    if (r != 0) {
+        cp_drop_results(job->pool, value);
+        if (r == CP_ENOMEM) {
+            cp_jobs_end(job, CP_END_NOMEM);
+            r = 0;
+        }
+        return r;
+    }
+    if (cp_job_has_result(job)) {
+        cp_note_job(job->pool, job);
+        note_teller(job);
+    }
+    return 0;
+}
+
 void
 cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
 {
@@ -723,6 +795,7 @@ cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
         cp_jobs_end(job, CP_END_NOMEM);
         return;
     }
+    drop_ends(job);
     if (last) {
         (void)cp_jobs_stop(job, CP_END_FAILED);
     }
@@ -760,6 +833,10 @@ struct cp_result *
 cp_jobs_get_result(struct cp_job *job)
 {
     struct cp_result *result = cp_job_inbox_get(job);
+    if (result != NULL && (result->flags & CP_IS_VALUE) != 0) {
+        cp_flow_take(job, result->index);
+        drop_ends(job);
+    }
     if (result != NULL && cp_job_limit(job) > 0) {
         cp_note_feeders(job->pool);
     }
@@ -767,6 +844,28 @@ cp_jobs_get_result(struct cp_job *job)
         cp_note_job(job->pool, job); /* one more thread can go on */
     }
     return result;
+}
+
+void
+cp_jobs_end_unread(struct cp_pool *pool)
+{
+    struct cp_job *job = pool->all_first;
+    while (job != NULL) {
+        struct cp_job *next = job->all_next;
+        bool waits = false;
+        if (cp_job_credit(job) > 0) {
+            const struct cp_flow *flow = job->many->flows;
+            for (; flow != NULL; flow = flow->next) {
+                waits = waits || cp_flow_waits(flow);
+            }
+            waits = waits && !job->many->is_read;
+            job->many->is_read = false;
+        }
+        if (waits) {
+            (void)cp_jobs_stop(job, CP_END_UNREAD);
+        }
+        job = next;
+    }
 }
 
 struct cp_result *

@@ -51,11 +51,26 @@ void cp_jobs_answer_take(struct cp_job *job, struct cp_result *result,
  * left: false where not. */
 bool cp_jobs_retry_take(struct cp_task *task, uint32_t worker);
 
+/* The task ends: how many values it has yielded, UINT32_MAX at most. */
+uint32_t cp_jobs_end_yield(struct cp_task *task);
+
 /* The task was lost with its worker: run it again, or that is its result. */
 void cp_jobs_lose_take(struct cp_task *task, const struct cp_loss *loss);
 
 /* Lose the tasks that are for a worker that there will not be. */
 void cp_jobs_lose_unplaced(struct cp_pool *pool);
+
+/* The task, which w runs (NULL: a thread), has yielded a value. 0, or CP_EPROTO: it has no
+ * credit for that. */
+int cp_jobs_add_value_take(struct cp_task *task, struct cp_worker *w,
+                           uint64_t seq, struct cp_result *value);
+
+/* The job's tasks yield, each so many values ahead of the reader. */
+void cp_jobs_set_credit(struct cp_job *job, uint64_t credit);
+
+/* A task that yields waits for its reader, who is not there while the closed pool is joined:
+ * its job ends. */
+void cp_jobs_end_unread(struct cp_pool *pool);
 
 /* The task leaves its worker, which has begun it: its result comes. */
 void cp_jobs_note_answer(struct cp_task *task);

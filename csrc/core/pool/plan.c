@@ -25,6 +25,8 @@
 /* How long a worker looks for its next task: longer than it takes the parent to
  * wake up and answer. */
 #define LOOK_US 50u
+/* How often the driver looks whether a worker has told its stack. */
+#define LOOK_AGAIN (500 * CP_US)
 
 static uint64_t
 min_u64(uint64_t a, uint64_t b)
@@ -169,6 +171,10 @@ is_stuck_for(const struct cp_worker *w, int64_t now, int64_t running,
 {
     const struct cp_row *row = w->row;
     if (atomic_load_explicit(&row->running, memory_order_relaxed) != 0) {
+        const struct cp_task *task = cp_worker_yielding(w);
+        if (task != NULL && task->job->time_limit > 0) {
+            return true; /* since is when it has yielded last */
+        }
         return now - atomic_load_explicit(&row->since, memory_order_relaxed)
                > running;
     }
@@ -268,7 +274,9 @@ cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
             at = cp_clock_min(at, pool->memory_at);
         }
         if (w->stop_seq != 0) {
-            at = cp_clock_min(at, w->kill_at);
+            at = cp_clock_min(
+                at, w->stop_is_look ? cp_clock_min(w->kill_at, now + LOOK_AGAIN)
+                                    : w->kill_at);
             if (task != NULL && task->job->time_limit > 0) {
                 /* The next item of its chunk may have begun. */
                 at = cp_clock_min(at, now + task->job->time_limit);
@@ -376,6 +384,45 @@ cp_plan_is_over(const struct cp_pool *pool)
 {
     return pool->state == CP_ENDED
            || (pool->state == CP_CLOSING && pool->pending == 0);
+}
+
+/* ---- tasks that yield ---- */
+
+/* Does a thread wait, or a coroutine? */
+static bool
+has_waiter(const struct cp_pool *pool)
+{
+    if (pool->waiters != NULL || pool->seat_job != NULL || pool->seat_any) {
+        return true;
+    }
+    const struct cp_job *job = pool->all_first;
+    while (job != NULL && job->teller == NULL) {
+        job = job->all_next;
+    }
+    return job != NULL;
+}
+
+bool
+cp_plan_may_starve(const struct cp_pool *pool)
+{
+    if (cp_pool_has_threads(pool)) {
+        return pool->threads.n_yielders >= pool->n_workers && has_waiter(pool);
+    }
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->exiting || cp_worker_yielding(w) != NULL)) {
+        w = w->next;
+    }
+    return w == NULL && has_waiter(pool);
+}
+
+bool
+cp_plan_is_starved(const struct cp_pool *pool)
+{
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->exiting || cp_worker_waits(w))) {
+        w = w->next;
+    }
+    return w == NULL;
 }
 
 /* ---- spinning ---- */

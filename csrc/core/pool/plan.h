@@ -102,6 +102,15 @@ bool cp_plan_needs_workers(const struct cp_pool *pool, int64_t *at);
 /* Have all jobs ended, and will no more come? */
 bool cp_plan_is_over(const struct cp_pool *pool);
 
+/* ---- tasks that yield ---- */
+
+/* Do all workers run such tasks, while a thread waits for something? Each may wait for the
+ * other. */
+bool cp_plan_may_starve(const struct cp_pool *pool);
+
+/* And do all of these tasks wait for their readers? */
+bool cp_plan_is_starved(const struct cp_pool *pool);
+
 /* ---- spinning ---- */
 
 /* With more busy workers than this, one of them will answer soon enough. */

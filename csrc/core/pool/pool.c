@@ -15,6 +15,8 @@
 #include "pool/watch.h"
 
 #include <signal.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 int
@@ -102,8 +104,8 @@ int
 cp_pool_open_memory(struct cp_pool *pool, uint64_t limit)
 {
     int r = cp_region_open(limit, &pool->region);
-    r = r == 0 ? cp_span_open(pool->region, 0, false, &pool->span) : r;
-    r = r == 0 ? cp_heap_new(pool->span, &pool->heap) : r;
+    r = r == 0 ? cp_area_open(pool->region, 0, false, &pool->area) : r;
+    r = r == 0 ? cp_heap_new(pool->area, &pool->heap) : r;
     if (r != 0) {
         cp_pool_free_memory(pool);
     }
@@ -127,10 +129,10 @@ static void
 share_with(struct cp_pool *pool, struct cp_worker *w)
 {
     cp_lock_acquire(&pool->lock);
-    uint32_t id = pool->next_span + 1;
-    if (pool->heap != NULL && id < CP_SPANS
-        && cp_worker_share(w, pool->span, pool->heap, id) == 0) {
-        pool->next_span = id;
+    uint32_t id = pool->next_area + 1;
+    if (pool->heap != NULL && id < CP_AREAS
+        && cp_worker_share(w, pool->area, pool->heap, id) == 0) {
+        pool->next_area = id;
     }
     cp_lock_release(&pool->lock);
 }
@@ -328,6 +330,61 @@ cp_pool_count(struct cp_pool *pool, struct cp_counts *counts)
     cp_lock_release(&pool->lock);
 }
 
+void
+cp_pool_ask_stacks(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        cp_worker_ask_stack(w);
+    }
+    cp_lock_release(&pool->lock);
+}
+
+static void
+look_at(const struct cp_worker *w, int64_t now, struct cp_sight *sight)
+{
+    uint64_t seq;
+    int64_t since;
+    size_t len;
+    const struct cp_task *task = cp_worker_running(w, &seq, &since);
+    *sight = (struct cp_sight){.id = w->id,
+                               .index = w->index,
+                               .pid = (int)w->proc.pid,
+                               .hello = w->hello || w->row->ready != 0,
+                               .exiting = w->exiting || w->eof,
+                               .runs = task != NULL};
+    sight->stack_len = cp_stack_get(w->row, sight->stack);
+    if (task == NULL) {
+        return;
+    }
+    sight->task = task->index;
+    sight->stride = task->job->stride;
+    sight->items = task->items;
+    uint32_t item = atomic_load_explicit(&w->row->item, memory_order_relaxed);
+    sight->item = item < task->items ? item : 0;
+    sight->ns = now > since ? now - since : 0;
+    const uint8_t *func = cp_tally_func(task, &len);
+    sight->func_len = len < sizeof(sight->func) ? len : sizeof(sight->func);
+    if (sight->func_len > 0) {
+        memcpy(sight->func, func, sight->func_len);
+    }
+}
+
+struct cp_sight *
+cp_pool_sights(struct cp_pool *pool, size_t *n)
+{
+    cp_lock_acquire(&pool->lock);
+    int64_t now = cp_now();
+    struct cp_sight *sights = calloc(pool->n_workers + 1, sizeof(*sights));
+    *n = 0;
+    for (const struct cp_worker *w = pool->workers; sights != NULL && w != NULL;
+         w = w->next) {
+        look_at(w, now, &sights[(*n)++]);
+    }
+    cp_lock_release(&pool->lock);
+    return sights;
+}
+
 int
 cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
 {
@@ -335,6 +392,45 @@ cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
     int r = cp_tally_copy(pool, copy);
     cp_lock_release(&pool->lock);
     return r;
+}
+
+int
+cp_pool_trace(struct cp_pool *pool, int64_t since)
+{
+    struct cp_trace *trace = cp_trace_new(since);
+    if (trace == NULL) {
+        return CP_ENOMEM;
+    }
+    cp_lock_acquire(&pool->lock);
+    struct cp_trace *before = pool->trace;
+    pool->trace = trace;
+    atomic_store(&pool->is_traced, true);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        atomic_store_explicit(&w->row->is_traced, 1, memory_order_relaxed);
+    }
+    cp_lock_release(&pool->lock);
+    cp_trace_free(before);
+    return 0;
+}
+
+struct cp_trace *
+cp_pool_trace_take(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_trace *trace = pool->trace;
+    if (trace != NULL) {
+        cp_tally_trace_lives(pool);
+    }
+    pool->trace = NULL;
+    atomic_store(&pool->is_traced, false);
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        atomic_store_explicit(&w->row->is_traced, 0, memory_order_relaxed);
+    }
+    cp_lock_release(&pool->lock);
+    if (trace != NULL) {
+        cp_trace_end(trace);
+    }
+    return trace;
 }
 
 uint64_t
@@ -510,6 +606,14 @@ cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
 }
 
 void
+cp_job_set_credit(struct cp_job *job, uint64_t credit)
+{
+    cp_lock_acquire(&job->pool->lock);
+    cp_jobs_set_credit(job, credit);
+    cp_lock_release(&job->pool->lock);
+}
+
+void
 cp_job_set_fail_fast(struct cp_job *job)
 {
     (void)atomic_fetch_or(&job->flags, CP_JOB_FAIL_FAST);
@@ -663,7 +767,7 @@ cp_job_take(struct cp_job *job)
     cp_lock_acquire(&pool->lock);
     struct cp_result *result = cp_jobs_get_result(job);
     cp_act(pool);
-    cp_lock_release(&pool->lock);
+    cp_unlock(pool);
     return result;
 }
 

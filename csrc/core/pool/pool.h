@@ -19,6 +19,7 @@
 #include "pool/job.h"
 #include "pool/ref.h"
 #include "pool/tallies.h"
+#include "pool/trace.h"
 #include "pool/threads.h"
 
 /* 0 and *pool with one reference, or a negative code. */
@@ -114,7 +115,8 @@ void cp_pool_set_indexes(struct cp_pool *pool, uint32_t n);
 /* ---- jobs ---- */
 
 /* The callable with these bytes, with one reference; NULL: no memory. Short
- * ones with CP_KEEP are found again when they come again. */
+ * ones with CP_KEEP are found again when they come again; of those by value, these with
+ * CP_KEPT. */
 struct cp_func *cp_func_open(struct cp_pool *pool, const void *bytes,
                              size_t len, uint16_t flags);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);
@@ -154,6 +156,10 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
 /* Until the first result has come, no more than one task for each worker is
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
+
+/* Before its first task: the job's tasks yield (CP_YIELDS), each so many values ahead of
+ * what was taken of it; cp_job_take() returns the values, CP_IS_VALUE, and failures. */
+void cp_job_set_credit(struct cp_job *job, uint64_t credit);
 
 /* Before its first task: an item that runs for longer than time_limit (in ns; 0: any
  * time) is asked to stop, and after `grace` more its worker is killed (0: at once). A task
@@ -325,6 +331,37 @@ struct cp_counts {
     uint32_t failed_starts; /* in a row: ended before hello, or not started */
 };
 void cp_pool_count(struct cp_pool *pool, struct cp_counts *counts);
+
+/* What a worker process does now. */
+struct cp_sight {
+    uint64_t id; /* of the worker */
+    uint32_t index;
+    int pid;
+    bool hello, exiting; /* it was ready; it takes no more tasks */
+    bool runs;           /* a task; the rest is of that */
+    uint64_t task;       /* its index in its call */
+    uint32_t stride, items, item;
+    int64_t ns;              /* for how long that item has run */
+    uint8_t func[CP_KIB(1)]; /* the first bytes of its callable */
+    size_t func_len;
+    int stack_len; /* of what the worker told, where it was asked; -1: nothing yet */
+    uint8_t stack[CP_STACK];
+};
+
+/* Ask all workers that run Python code for their stacks, of which cp_pool_sights() then
+ * has what has come. */
+void cp_pool_ask_stacks(struct cp_pool *pool);
+
+/* What each worker does now: *n of them, for free(); or NULL: no memory. */
+struct cp_sight *cp_pool_sights(struct cp_pool *pool, size_t *n);
+
+/* Begin to trace what the pool does; a trace that is on is dropped. since: cp_now() when the
+ * whole trace began, which the pool's own start may follow. 0, or CP_ENOMEM. */
+int cp_pool_trace(struct cp_pool *pool, int64_t since);
+
+/* End it: what was noted, for cp_trace_free(); NULL: it was off. Also after the end of the
+ * pool. */
+struct cp_trace *cp_pool_trace_take(struct cp_pool *pool);
 
 /* What the pool has counted until now, for cp_tallies_free(). Also after its end. 0, or
  * CP_ENOMEM. */

@@ -191,6 +191,9 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
             continue;
         }
         task->cost_ns = cp_plan_cost(job);
+        if ((task->flags & CP_YIELDS) != 0) {
+            cp_worker_begin_credit(w, job->many->credit);
+        }
         int r = cp_worker_send_task(w, func, task);
         if (r == CP_ENOMEM) {
             cp_jobs_end(job, CP_END_NOMEM);

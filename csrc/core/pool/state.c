@@ -40,13 +40,13 @@ void
 cp_pool_free_memory(struct cp_pool *pool)
 {
     cp_heap_free(pool->heap);
-    cp_span_unref(pool->span);
+    cp_area_unref(pool->area);
     if (pool->region != NULL) {
         cp_region_close(pool->region);
         cp_region_unref(pool->region);
     }
     pool->heap = NULL;
-    pool->span = NULL;
+    pool->area = NULL;
     pool->region = NULL;
 }
 
@@ -99,6 +99,7 @@ cp_pool_unref(struct cp_pool *pool)
     cp_wake_fini(&pool->wake);
     cp_result_free(pool->broken);
     cp_tallies_free(&pool->tally);
+    cp_trace_free(pool->trace);
     cp_cond_fini(&pool->feed);
     cp_cond_fini(&pool->events);
     cp_cond_fini(&pool->starts);

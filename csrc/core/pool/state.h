@@ -20,6 +20,7 @@
 #include "pool/job.h"
 #include "pool/ref.h"
 #include "pool/tallies.h"
+#include "pool/trace.h"
 
 #define CP_INTERNED 64u
 
@@ -40,6 +41,7 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 #define CP_NOTED_HELPER 0x8u
 #define CP_NOTED_STANDBY 0x10u
 #define CP_NOTED_STARTER 0x20u
+#define CP_NOTED_YIELDERS 0x40u /* those with is_noted */
 
 /* A thread that waits while another drives. On that thread's stack. */
 struct cp_waiter {
@@ -52,6 +54,13 @@ struct cp_waiter {
     struct cp_cond cond;
 };
 
+/* A worker thread whose task waits until it may yield. On that thread's stack. */
+struct cp_yielder {
+    struct cp_yielder *next;
+    bool is_noted;
+    struct cp_cond cond;
+};
+
 /* Of workers that are threads; see pool/threads.h. */
 struct cp_threads {
     cp_release *release; /* never changes; NULL: workers are processes */
@@ -60,7 +69,9 @@ struct cp_threads {
     uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
     uint32_t n_retire;      /* workers that are to end after their tasks */
     uint32_t looking;       /* workers that look for a task before they sleep */
-    struct cp_task *tasks;  /* dropped, not released yet */
+    struct cp_yielder *yielders;
+    uint32_t n_yielders;
+    struct cp_task *tasks; /* dropped, not released yet */
     struct cp_result *results;
     /* How often a look was in vain, in a row, and how many looks to leave out
      * now: for workers, and for waiters. */
@@ -111,6 +122,9 @@ struct cp_pool {
     struct cp_pins *pins;     /* jobs for one worker; NULL: there was none */
     uint64_t n_pinned;        /* tasks that are queued in `pins` */
     uint32_t n_indexes;       /* there will be no worker with a higher one */
+    uint64_t n_yielding;      /* jobs that are not done, whose tasks yield */
+    int64_t look_at; /* when to look whether they hold up others; 0: not set */
+    bool looks_for_join; /* or the end of the pool, which somebody waits for */
     struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */
@@ -132,9 +146,9 @@ struct cp_pool {
     /* Large data: shared memory, and the parent's part of it, with the allocator; NULL
      * where there is none. Set before the first worker is made. */
     struct cp_region *region;
-    struct cp_span *span;
+    struct cp_area *area;
     struct cp_heap *heap;
-    uint32_t next_span; /* of the next worker */
+    uint32_t next_area; /* of the next worker */
     /* The life line. The write end is held by this process only: when the process
      * dies, the kernel kills the workers, who have the read end. */
     int life[2];
@@ -174,6 +188,8 @@ struct cp_pool {
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
     struct cp_threads threads;
     struct cp_tallies tally;
+    struct cp_trace *trace; /* NULL: it is off */
+    _Atomic bool is_traced; /* the same, readable without the lock */
 };
 
 /* A new pool without workers, poller or shared memory, with one reference. 0, or a

@@ -67,10 +67,48 @@ cp_tally_add_row(struct cp_tally *to, const struct cp_worker *w, int64_t now)
     to->bytes_in += w->seen_bytes + w->got_bytes;
 }
 
+/* The start of the worker, and its end. */
+static void
+trace_life(struct cp_trace *trace, const struct cp_worker *w, int64_t now)
+{
+    struct cp_span span = {.worker = w->index,
+                           .pid = (int)w->proc.pid,
+                           .name = CP_NO_NAME,
+                           .waited = -1,
+                           .tasks = 0};
+    int64_t ready = atomic_load_explicit(&w->row->ready, memory_order_relaxed);
+    ready = ready != 0 && ready < now ? ready : now;
+    if (w->started_at >= trace->since) {
+        /* A forked worker may be ready before its start is noted. */
+        span.began = cp_clock_min(w->started_at, ready);
+        span.ended = ready;
+        span.outcome = CP_SPAN_START;
+        cp_trace_note(trace, &span);
+    }
+    if (w->proc.ended) {
+        span.began = span.ended = now;
+        span.outcome = CP_SPAN_END;
+        cp_trace_note(trace, &span);
+    }
+}
+
 void
 cp_tally_end(struct cp_pool *pool, const struct cp_worker *w)
 {
-    cp_tally_add_row(cp_tally_of(pool, w->index), w, cp_now());
+    int64_t now = cp_now();
+    cp_tally_add_row(cp_tally_of(pool, w->index), w, now);
+    if (pool->trace != NULL) {
+        trace_life(pool->trace, w, now);
+    }
+}
+
+void
+cp_tally_trace_lives(const struct cp_pool *pool)
+{
+    int64_t now = cp_now();
+    for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        trace_life(pool->trace, w, now);
+    }
 }
 
 void
@@ -82,9 +120,8 @@ cp_tally_failed_here(struct cp_pool *pool, uint32_t items)
 
 /* ---- the longest tasks ---- */
 
-/* The bytes that name its callable. */
-static const uint8_t *
-func_of(const struct cp_task *task, size_t *len)
+const uint8_t *
+cp_tally_func(const struct cp_task *task, size_t *len)
 {
     const struct cp_func *func = task->job->func;
     if ((task->flags & CP_OWN_FUNC) != 0 && task->len > sizeof(uint64_t)) {
@@ -108,7 +145,7 @@ note_long(struct cp_pool *pool, const struct cp_task *task,
         return;
     }
     if (name == NULL && !cp_pool_has_threads(pool)) {
-        func = func_of(task, &len);
+        func = cp_tally_func(task, &len);
     }
     len = len < CP_NAME_BYTES ? len : CP_NAME_BYTES;
     uint8_t *kept = len > 0 ? malloc(len) : NULL;
@@ -128,6 +165,72 @@ note_long(struct cp_pool *pool, const struct cp_task *task,
     all[at].func_len = kept != NULL ? len : 0;
     atomic_store_explicit(&pool->tally.least, all[CP_LONGEST - 1].ns,
                           memory_order_relaxed);
+}
+
+/* ---- the timeline ---- */
+
+static struct cp_span
+span_of(const struct cp_task *task, uint32_t worker, int64_t began,
+        int64_t ended)
+{
+    int64_t at = task->queued_at;
+    return (struct cp_span){
+        .began = began,
+        .ended = ended,
+        .waited = at == 0      ? -1
+                  : began > at ? began - at
+                               : 0,
+        .call = task->job->id,
+        .index = task->index,
+        .items = task->items,
+        .stride = task->job->stride,
+        .worker = worker,
+    };
+}
+
+static void
+note_span(struct cp_pool *pool, const struct cp_task *task,
+          const struct cp_span *span, const char *name)
+{
+    size_t len = name != NULL ? strlen(name) : 0;
+    const uint8_t *func = (const uint8_t *)name;
+    if (name == NULL && !cp_pool_has_threads(pool)) {
+        func = cp_tally_func(task, &len);
+    }
+    cp_trace_task(pool->trace, span, func, len);
+}
+
+void
+cp_tally_trace(struct cp_pool *pool, const struct cp_task *task,
+               const struct cp_result *result, uint32_t worker, int64_t began,
+               int64_t ended, const char *name)
+{
+    struct cp_span span = span_of(task, worker, began, ended);
+    span.pid = result != NULL ? result->pid : 0;
+    span.outcome =
+        result != NULL && result->outcome == CP_OK && result->item == 0
+            ? CP_OK
+            : CP_RAISED;
+    note_span(pool, task, &span, name);
+}
+
+void
+cp_tally_trace_process(const struct cp_worker *w, uint64_t seq,
+                       const struct cp_task *task,
+                       const struct cp_result *result, int64_t ns)
+{
+    struct cp_pool *pool = w->pool;
+    const struct cp_times *times = &w->row->times[seq & (CP_WINDOW - 1)];
+    int64_t now = cp_now();
+    int64_t ended = atomic_load_explicit(&times->ended, memory_order_relaxed);
+    int64_t began = atomic_load_explicit(&times->began, memory_order_relaxed);
+    /* A task that began before the trace did may have left no times; and the row is
+     * not believed. */
+    if (began < pool->trace->since || ended < began || ended > now) {
+        ended = now;
+        began = now - within(cp_tally_time(w, seq, ns), now - w->started_at);
+    }
+    cp_tally_trace(pool, task, result, w->index, began, ended, NULL);
 }
 
 /* ---- what becomes of a task ---- */
@@ -173,6 +276,14 @@ cp_tally_loss(struct cp_pool *pool, const struct cp_task *task,
     int64_t ns = loss->ran_ns;
     if (loss->reason == CP_TIMED_OUT && loss->amount > ns) {
         ns = loss->amount;
+    }
+    if (pool->trace != NULL && loss->reason != CP_NO_WORKER) {
+        int64_t now = cp_now();
+        struct cp_span span = span_of(task, loss->worker, now - ns, now);
+        span.pid = loss->pid;
+        span.outcome = CP_LOST;
+        span.reason = (uint8_t)loss->reason;
+        note_span(pool, task, &span, NULL);
     }
     struct cp_long found = {
         .ns = ns, .worker = loss->worker, .pid = loss->pid, .outcome = CP_LOST};

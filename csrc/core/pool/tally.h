@@ -28,6 +28,9 @@ void cp_tally_end(struct cp_pool *pool, const struct cp_worker *w);
 void cp_tally_add_row(struct cp_tally *to, const struct cp_worker *w,
                       int64_t now);
 
+/* Note the starts of live workers in the trace, which is on and about to end. */
+void cp_tally_trace_lives(const struct cp_pool *pool);
+
 /* A copy of all, with what live workers have counted until now, for cp_tallies_free(). 0, or
  * CP_ENOMEM. */
 int cp_tally_copy(const struct cp_pool *pool, struct cp_tallies *copy);
@@ -48,9 +51,23 @@ void cp_tally_answer(struct cp_pool *pool, const struct cp_task *task,
 void cp_tally_loss(struct cp_pool *pool, const struct cp_task *task,
                    const struct cp_loss *loss);
 
+/* The bytes of the callable of a task of processes, in the task or in its job. */
+const uint8_t *cp_tally_func(const struct cp_task *task, size_t *len);
+
 /* How long the task took: what its answer says, or what the row says of one that took
  * longer than an answer can say. */
 int64_t cp_tally_time(const struct cp_worker *w, uint64_t seq, int64_t ns);
+
+/* Note the task in the trace, which is on: it ran from began to ended. name: as in
+ * cp_tally_answer(). */
+void cp_tally_trace(struct cp_pool *pool, const struct cp_task *task,
+                    const struct cp_result *result, uint32_t worker,
+                    int64_t began, int64_t ended, const char *name);
+
+/* The same, of a task that a process has answered, which took so many ns. */
+void cp_tally_trace_process(const struct cp_worker *w, uint64_t seq,
+                            const struct cp_task *task,
+                            const struct cp_result *result, int64_t ns);
 
 /* How many items of the answer failed, while the others went on. */
 uint32_t cp_tally_caught(const struct cp_worker *w, uint64_t seq,

@@ -2,12 +2,14 @@
 #include "pool/threads.h"
 
 #include "pool/act.h"
+#include "pool/flow.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
 #include "pool/tally.h"
 #include "pool/turns.h"
 #include "pool/wake.h"
+#include "pool/watch.h"
 
 /* As in pool/spin.c: waking a thread takes longer than what it is woken for, so a
  * thread that waits for something short looks for it first, while that pays. */
@@ -17,6 +19,8 @@
 /* Where threads take turns, the thread that has put a task most likely waits for it
  * next: a worker that would be in its way until then gives it so long. */
 #define AFTER_YOU (10 * CP_US)
+/* A task that waits for its reader looks so often whether it holds up others. */
+#define LOOK_AGAIN (50 * CP_MS)
 
 void
 cp_pool_release_dropped(struct cp_pool *pool)
@@ -177,7 +181,8 @@ cp_threads_leave(struct cp_pool *pool, uint32_t worker)
 bool
 cp_threads_is_long(struct cp_pool *pool, int64_t ns)
 {
-    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed);
+    return ns > atomic_load_explicit(&pool->tally.least, memory_order_relaxed)
+           || atomic_load_explicit(&pool->is_traced, memory_order_relaxed);
 }
 
 static void
@@ -194,8 +199,16 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
         result->worker = turn->index;
     }
     cp_tally_answer(pool, task, result, ns, turn->index, turn->func);
+    if (pool->trace != NULL) {
+        cp_tally_trace(pool, task, result, turn->index, now - ns, now,
+                       turn->func);
+    }
     turn->func = NULL;
     cp_jobs_note_answer(task);
+    uint32_t sent = cp_jobs_end_yield(task);
+    if (result != NULL && (task->flags & CP_YIELDS) != 0) {
+        result->item = sent;
+    }
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, items);
     (void)atomic_fetch_add(&pool->threads.n_done, 1);
@@ -236,6 +249,69 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         }
         sleep_until_woken(pool);
     }
+}
+
+/* ---- tasks that yield ---- */
+
+static int
+look_at_room(struct cp_task *task, uint64_t *room)
+{
+    const struct cp_flow *flow = cp_flow_find(task->job, task->index);
+    if (atomic_load(&task->job->end) != CP_END_NONE) {
+        return CP_ECLOSED;
+    }
+    *room = flow == NULL ? task->job->many->credit : flow->credit - flow->sent;
+    return 0;
+}
+
+int
+cp_threads_yield(struct cp_pool *pool, struct cp_task *task,
+                 struct cp_result *value, uint64_t *room)
+{
+    cp_lock_acquire(&pool->lock);
+    int r = cp_jobs_add_value_take(task, NULL, 0, value);
+    CP_ASSERT(r == 0);
+    (void)atomic_fetch_add(&pool->threads.n_done, 1);
+    r = look_at_room(task, room);
+    cp_act(pool);
+    cp_unlock(pool);
+    return r;
+}
+
+int
+cp_threads_wait_room(struct cp_pool *pool, struct cp_task *task, uint64_t *room)
+{
+    struct cp_threads *t = &pool->threads;
+    struct cp_yielder me = {0};
+    int r = cp_cond_init(&me.cond);
+    if (r != 0) {
+        return r;
+    }
+    cp_lock_acquire(&pool->lock);
+    me.next = t->yielders;
+    t->yielders = &me;
+    t->n_yielders++;
+    while ((r = look_at_room(task, room)) == 0 && *room == 0) {
+        int64_t again = cp_now() + LOOK_AGAIN;
+        cp_flow_find(task->job, task->index)->yielder = &me;
+        cp_watch_credit(pool, &again);
+        cp_act(pool);
+        cp_cond_wait(&me.cond, &pool->lock, again);
+        struct cp_flow *flow = cp_flow_find(task->job, task->index);
+        if (flow != NULL) {
+            flow->yielder = NULL;
+        }
+    }
+    struct cp_yielder **at = &t->yielders;
+    while (*at != &me) {
+        at = &(*at)->next;
+    }
+    *at = me.next;
+    t->n_yielders--;
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    cp_cond_fini(&me.cond);
+    return r;
 }
 
 int

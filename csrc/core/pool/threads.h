@@ -52,6 +52,18 @@ bool cp_threads_is_long(struct cp_pool *pool, int64_t ns);
 int cp_threads_swap(struct cp_pool *pool, struct cp_turn *turn,
                     struct cp_result *result, bool wait);
 
+/*
+ * The task that runs has yielded a value, which is consumed. *room: how many more it may
+ * yield before it has to wait. 0, or CP_ECLOSED: its job has ended, and it is to end.
+ */
+int cp_threads_yield(struct cp_pool *pool, struct cp_task *task,
+                     struct cp_result *value, uint64_t *room);
+
+/* Wait until the task may yield, *room values. 0, or CP_ECLOSED as above. Releases nothing:
+ * for a thread that is detached. */
+int cp_threads_wait_room(struct cp_pool *pool, struct cp_task *task,
+                         uint64_t *room);
+
 /* Is a task waiting? A guess, without the lock. */
 bool cp_threads_has_queued(const struct cp_pool *pool);
 

@@ -86,12 +86,28 @@ cp_note_all(struct cp_pool *pool)
 }
 
 void
+cp_note_yielder(struct cp_pool *pool, struct cp_yielder *yielder)
+{
+    yielder->is_noted = true;
+    pool->noted |= CP_NOTED_YIELDERS;
+}
+
+void
 cp_wake_noted(struct cp_pool *pool)
 {
     unsigned noted = pool->noted;
     pool->noted = 0;
     if ((noted & CP_NOTED_WAITERS) != 0) {
         for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
+            if (it->is_noted) {
+                it->is_noted = false;
+                cp_cond_signal(&it->cond);
+            }
+        }
+    }
+    if ((noted & CP_NOTED_YIELDERS) != 0) {
+        for (struct cp_yielder *it = pool->threads.yielders; it != NULL;
+             it = it->next) {
             if (it->is_noted) {
                 it->is_noted = false;
                 cp_cond_signal(&it->cond);

@@ -14,6 +14,7 @@
  *   the starter, cp_pool_next()     pool->starts          cp_note_starter()
  *   the standby thread              pool->standby         cp_note_standby(), a tick
  *   worker threads                  pool->threads.work    cp_wake_workers()
+ *   those whose task yields         a condition each      cp_note_yielder(), a tick
  */
 #ifndef CP_POOL_WAKE_H
 #define CP_POOL_WAKE_H
@@ -64,6 +65,9 @@ cp_note_standby(struct cp_pool *pool)
 {
     pool->noted |= CP_NOTED_STANDBY;
 }
+
+/* A worker thread that waits for credit. */
+void cp_note_yielder(struct cp_pool *pool, struct cp_yielder *yielder);
 
 /* One waiter, which is to look again. */
 void cp_note_waiter(struct cp_pool *pool, struct cp_waiter *waiter);

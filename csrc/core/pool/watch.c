@@ -1,6 +1,7 @@
 /* Watching the workers; see pool/watch.h. */
 #include "pool/watch.h"
 
+#include "pool/flow.h"
 #include "pool/func.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
@@ -10,6 +11,10 @@
 #include <signal.h>
 
 #define RESTART_FIRST (5 * CP_MS)
+/* With the pool about to end, whoever reads values has this long to come back for more. */
+#define READ_GRACE (500 * CP_MS)
+/* Tasks that wait for readers keep others from workers for so long at most. */
+#define STARVED (50 * CP_MS)
 /* How long a worker that ran its last task may take to exit before another worker
  * takes its place: exit handlers, or threads that its tasks left behind, may block
  * the exit for ever. */
@@ -27,6 +32,10 @@
  * ever run then. */
 #define UNKNOWN_GRACE (10 * CP_SECOND)
 #define TERM_GRACE CP_SECOND
+
+/* A worker that is to be killed because its task ran out of time has so long to tell where it
+ * is. */
+#define LOOK_GRACE (250 * CP_MS)
 
 static void
 on_hello(struct cp_worker *w)
@@ -64,6 +73,25 @@ end_stop(struct cp_worker *w)
     }
 }
 
+/* The task that was asked to stop is not killed after all. */
+static void
+let_go(struct cp_worker *w)
+{
+    end_stop(w);
+    atomic_store(&w->row->held, 0);
+}
+
+/* The stack of a worker whose task ran out of time, into buf. */
+static void
+add_stack(const struct cp_worker *w, struct cp_loss *loss, uint8_t *buf)
+{
+    int len = loss->reason == CP_TIMED_OUT && w->was_asked_stack
+                  ? cp_stack_get(w->row, buf)
+                  : -1;
+    loss->stack = buf;
+    loss->stack_len = len > 0 ? (size_t)len : 0;
+}
+
 /* The task stopped when it was asked to, and the worker lives on. */
 static void
 lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
@@ -75,6 +103,8 @@ lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
                            .reason = w->stop_reason,
                            .amount = cp_now() - w->kill_at + task->job->grace
                                      + task->job->time_limit};
+    uint8_t stack[CP_STACK];
+    add_stack(w, &loss, stack);
     cp_jobs_lose_take(task, &loss);
 }
 
@@ -85,10 +115,16 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     if (w->exiting) {
         on_exiting(w);
     }
+    if (w->end_due && w->n_yield == 0) {
+        cp_watch_tell_end(w->pool, w);
+    }
     struct cp_job *job = task->job;
     job->func->deaths = 0;
     /* The answer of a task that stopped may come after its grace. */
     bool was_asked = w->asked_seq == seq + 1;
+    if (w->stop_is_look && w->stop_seq == seq + 1) {
+        let_go(w); /* it was through just before it was killed */
+    }
     if (was_asked && result->outcome == CP_RAISED
         && (result->flags & CP_STOPPED) != 0) {
         cp_result_free(result);
@@ -107,9 +143,22 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     result->item = cp_tally_caught(w, seq, result);
     cp_tally_answer(w->pool, task, result, cp_tally_time(w, seq, ns), w->index,
                     NULL);
+    if (w->pool->trace != NULL) {
+        cp_tally_trace_process(w, seq, task, result, ns);
+    }
     cp_jobs_note_answer(task);
+    if ((task->flags & CP_YIELDS) != 0) {
+        result->item = cp_jobs_end_yield(task);
+    }
     cp_task_free(task);
     cp_jobs_answer_take(job, result, ns, result->items);
+}
+
+static int
+on_value(struct cp_worker *w, uint64_t seq, struct cp_task *task,
+         struct cp_result *value)
+{
+    return cp_jobs_add_value_take(task, w, seq, value);
 }
 
 static void
@@ -146,6 +195,7 @@ on_func_sent(struct cp_worker *w, struct cp_func *func)
 static const struct cp_worker_ops ops = {
     .on_hello = on_hello,
     .on_result = on_result,
+    .on_value = on_value,
     .on_init_error = on_init_error,
     .on_leave = on_leave,
     .on_func_sent = on_func_sent,
@@ -192,6 +242,7 @@ cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
             cp_note_driver(pool); /* a poll() under way keeps the pipe open */
         }
     }
+    w->end_due = false;
     cp_worker_close_tx(w);
 }
 
@@ -244,6 +295,8 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
     *end = w;
     pool->n_workers++;
     cp_tally_enter(pool, w->index, w->started_at);
+    atomic_store_explicit(&w->row->is_traced, pool->trace != NULL ? 1 : 0,
+                          memory_order_relaxed);
     pool->due |= CP_DUE_TASKS;
     cp_note_standby(pool);
     if (pool->state == CP_CLOSING && pool->pending == 0) {
@@ -374,6 +427,7 @@ time_of(const struct cp_worker *w, uint64_t seq)
 static void
 give_up_tasks(struct cp_worker *w, int exitcode)
 {
+    uint8_t stack[CP_STACK];
     for (uint64_t seq = w->tail; seq > w->head; seq--) {
         struct cp_task **place = &w->window[(seq - 1) & (CP_WINDOW - 1)];
         struct cp_task *task = *place;
@@ -392,6 +446,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
                 loss.amount = w->doom_reason == CP_TOOK_MEMORY
                                   ? (int64_t)w->doom_bytes
                                   : cp_now() - atomic_load(&w->row->since);
+                add_stack(w, &loss, stack);
             }
             cp_jobs_lose_take(task, &loss);
         } else {
@@ -552,7 +607,11 @@ retire(struct cp_pool *pool, struct cp_worker *w)
     w->retiring = true;
     pool->n_retiring++;
     (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
-    cp_watch_tell_end(pool, w);
+    if (w->n_yield > 0) { /* its task still hears how much it may yield */
+        w->tx_closed = w->end_due = true;
+    } else {
+        cp_watch_tell_end(pool, w);
+    }
 }
 
 void
@@ -624,16 +683,31 @@ static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
           int64_t since, enum cp_reason reason, int64_t grace)
 {
-    if (grace <= 0) {
+    bool looks = reason == CP_TIMED_OUT
+                 && atomic_load(&w->row->tells_stack) != 0
+                 && cp_proc_handles(&w->proc, CP_STOP_SIGNAL);
+    if (looks) {
+        atomic_store(&w->row->held_since, since);
+        atomic_store(&w->row->held, grace <= 0 ? seq + 1 : 0);
+        cp_worker_ask_stack(w);
+        w->was_asked_stack = true;
+    }
+    w->stop_is_look = grace <= 0;
+    if (grace <= 0 && !looks) {
         doom(pool, w, seq, since, reason);
+        return;
+    }
+    w->stop_seq = seq + 1;
+    w->stop_reason = reason;
+    w->kill_at = cp_now() + (grace > 0 ? grace : LOOK_GRACE);
+    pool->n_stopping++;
+    if (grace <= 0) {
+        w->look_since = since;
         return;
     }
     atomic_store(&w->row->stop_since, since);
     atomic_store(&w->row->stop, seq + 1);
-    w->stop_seq = w->asked_seq = seq + 1;
-    w->stop_reason = reason;
-    w->kill_at = cp_now() + grace;
-    pool->n_stopping++;
+    w->asked_seq = seq + 1;
     (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
 }
 
@@ -655,11 +729,18 @@ cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job)
     }
 }
 
+/* When the item had begun that was asked to stop. */
+static int64_t
+stop_since_of(const struct cp_worker *w)
+{
+    return w->stop_is_look ? w->look_since : atomic_load(&w->row->stop_since);
+}
+
 /* Has the item that was asked to stop ended, and the rest of its chunk runs? */
 static bool
 has_moved_on(const struct cp_worker *w)
 {
-    int64_t stop_since = atomic_load(&w->row->stop_since);
+    int64_t stop_since = stop_since_of(w);
     return w->stop_seq != 0 && stop_since != ANY_ITEM
            && (atomic_load(&w->row->running) != w->stop_seq
                || atomic_load(&w->row->since) != stop_since);
@@ -685,6 +766,14 @@ check_memory(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     }
 }
 
+/* Has the worker given its stack? */
+static bool
+has_told(const struct cp_worker *w)
+{
+    return atomic_load(&w->row->stack_given)
+           == atomic_load(&w->row->stack_asked);
+}
+
 void
 cp_watch_limits(struct cp_pool *pool, int64_t now)
 {
@@ -700,12 +789,12 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
         }
         const struct cp_task *task = cp_worker_running(w, &seq, &since);
         if (has_moved_on(w)) {
-            end_stop(w);
+            let_go(w);
         }
         if (w->stop_seq != 0) {
-            if (now >= w->kill_at) {
+            if (now >= w->kill_at || (w->stop_is_look && has_told(w))) {
                 seq = w->stop_seq - 1;
-                since = atomic_load(&w->row->stop_since);
+                since = stop_since_of(w);
                 end_stop(w);
                 doom(pool, w, seq, since, w->stop_reason);
             }
@@ -752,6 +841,7 @@ cp_watch_kill_due(struct cp_pool *pool)
         cp_lock_acquire(&pool->lock);
         if (r == 1) { /* it was through just before, and lives on */
             w->doomed = false;
+            atomic_store(&w->row->held, 0);
             pool->due |= CP_DUE_TASKS;
         }
         cp_worker_unref(w);
@@ -818,6 +908,20 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
     }
 }
 
+/* Read what is in the ring of w. Was there anything? */
+static bool
+receive_ring(struct cp_pool *pool, struct cp_worker *w)
+{
+    bool any = cp_worker_recv_ring(w);
+    if (any) {
+        w->active_at = cp_now();
+    }
+    if (w->bad) {
+        condemn(pool, w);
+    }
+    return any;
+}
+
 /* Has w read since we last looked? A large body takes long, and is no silence. */
 static void
 note_reading(struct cp_worker *w)
@@ -830,6 +934,73 @@ note_reading(struct cp_worker *w)
 }
 
 bool
+cp_watch_values(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->n_yield > 0 && !w->eof) {
+            atomic_store(&w->row->sleeps, 1);
+            atomic_thread_fence(memory_order_seq_cst);
+            any = receive_ring(pool, w) || any;
+        }
+    }
+    return any;
+}
+
+void
+cp_watch_awake(struct cp_pool *pool)
+{
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        if (w->n_yield > 0) {
+            atomic_store_explicit(&w->row->sleeps, 0, memory_order_relaxed);
+        }
+    }
+}
+
+/* Has somebody read values since this was asked last? */
+static bool
+take_reads(struct cp_pool *pool)
+{
+    bool any = false;
+    for (struct cp_job *job = pool->all_first; job != NULL;
+         job = job->all_next) {
+        if (cp_job_credit(job) > 0) {
+            any = any || job->many->is_read;
+            job->many->is_read = false;
+        }
+    }
+    return any;
+}
+
+void
+cp_watch_credit(struct cp_pool *pool, int64_t *at)
+{
+    if (pool->n_yielding == 0) {
+        pool->look_at = 0;
+        return;
+    }
+    bool joined = pool->joiners > 0 && pool->state == CP_CLOSING;
+    if (!joined && !cp_plan_may_starve(pool)) {
+        pool->look_at = 0;
+        return;
+    }
+    int64_t now = cp_now();
+    if (pool->look_at == 0 || pool->looks_for_join != joined) {
+        (void)take_reads(pool); /* from now on counts who reads */
+        pool->looks_for_join = joined;
+        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+    } else if (now >= pool->look_at) {
+        if (joined) {
+            cp_jobs_end_unread(pool);
+        } else if (!take_reads(pool) && cp_plan_is_starved(pool)) {
+            cp_flow_give_all(pool);
+        }
+        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+    }
+    *at = cp_clock_min(*at, pool->look_at);
+}
+
+bool
 cp_watch_harvest(struct cp_pool *pool)
 {
     bool any = false;
@@ -838,13 +1009,7 @@ cp_watch_harvest(struct cp_pool *pool)
             continue;
         }
         note_reading(w);
-        if (cp_worker_recv_ring(w)) {
-            any = true;
-            w->active_at = cp_now();
-            if (w->bad) {
-                condemn(pool, w);
-            }
-        }
+        any = receive_ring(pool, w) || any;
     }
     return any;
 }

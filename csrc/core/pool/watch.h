@@ -74,4 +74,15 @@ void cp_watch_end_unready(struct cp_pool *pool, int64_t *at);
 void cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
 void cp_watch_on_start_failure(struct cp_pool *pool);
 
+/* Before the driver sleeps: have workers flush the values that their tasks yield from now
+ * on, and read those that are there. Were there any? */
+bool cp_watch_values(struct cp_pool *pool);
+
+/* The driver is up: it looks for values itself. */
+void cp_watch_awake(struct cp_pool *pool);
+
+/* Do tasks that wait for their readers keep workers from others, or the pool from its end?
+ * Then they yield more, or end. *at is lowered to when that is to be asked again. */
+void cp_watch_credit(struct cp_pool *pool, int64_t *at);
+
 #endif

@@ -1,4 +1,4 @@
-/* The allocator of one span; see share/heap.h. */
+/* The allocator of one area; see share/heap.h. */
 #include "share/heap.h"
 
 #include <stdlib.h>
@@ -17,8 +17,8 @@ struct slot {
 
 struct cp_heap {
     struct cp_lock lock;
-    struct cp_span *span;
-    struct cp_span *first; /* span 0, with the limit */
+    struct cp_area *area;
+    struct cp_area *first; /* area 0, with the limit */
     struct slot *slots;
     uint32_t n_slots, cap, n_used;
     uint32_t free[CP_BLOCK_CLASSES]; /* the last freed one of each class */
@@ -28,7 +28,7 @@ struct cp_heap {
 };
 
 int
-cp_heap_new(struct cp_span *span, struct cp_heap **out)
+cp_heap_new(struct cp_area *area, struct cp_heap **out)
 {
     *out = NULL;
     struct cp_heap *heap = calloc(1, sizeof(*heap));
@@ -37,19 +37,19 @@ cp_heap_new(struct cp_span *span, struct cp_heap **out)
         return CP_ENOMEM;
     }
     int r = 0;
-    if (span->id == 0) {
-        cp_span_ref(span);
-        heap->first = span;
+    if (area->id == 0) {
+        cp_area_ref(area);
+        heap->first = area;
     } else {
-        r = cp_span_open(span->region, 0, false, &heap->first);
+        r = cp_area_open(area->region, 0, false, &heap->first);
     }
     if (r != 0) {
         cp_lock_fini(&heap->lock);
         free(heap);
         return r;
     }
-    cp_span_ref(span);
-    heap->span = span;
+    cp_area_ref(area);
+    heap->area = area;
     for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
         heap->free[c] = NONE;
     }
@@ -62,8 +62,8 @@ cp_heap_free(struct cp_heap *heap)
 {
     if (heap != NULL) {
         CP_ASSERT(heap->borrowers == NULL);
-        cp_span_unref(heap->span);
-        cp_span_unref(heap->first);
+        cp_area_unref(heap->area);
+        cp_area_unref(heap->first);
         cp_lock_fini(&heap->lock);
         free(heap->slots);
         free(heap);
@@ -110,12 +110,12 @@ end_loan(struct cp_heap *heap, struct cp_borrower *b, uint32_t n)
 static void
 collect_from(struct cp_heap *heap, struct cp_borrower *b)
 {
-    struct cp_control *control = cp_span_control(b->span);
+    struct cp_control *control = cp_area_control(b->area);
     if (b->n_lent == 0 || control == NULL) {
         return;
     }
     _Atomic uint64_t *words =
-        b->span == heap->span ? control->given : control->returned;
+        b->area == heap->area ? control->given : control->returned;
     for (uint32_t w = 0; w < CP_SLOT_WORDS; w++) {
         if (atomic_load_explicit(&words[w], memory_order_relaxed) == 0) {
             continue;
@@ -139,11 +139,11 @@ collect(struct cp_heap *heap)
 }
 
 void
-cp_heap_meet(struct cp_heap *heap, struct cp_borrower *b, struct cp_span *span)
+cp_heap_meet(struct cp_heap *heap, struct cp_borrower *b, struct cp_area *area)
 {
     memset(b, 0, sizeof(*b));
-    cp_span_ref(span);
-    b->span = span;
+    cp_area_ref(area);
+    b->area = area;
     cp_lock_acquire(&heap->lock);
     b->next = heap->borrowers;
     heap->borrowers = b;
@@ -158,9 +158,9 @@ cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b)
     for (uint32_t n = 0; n < heap->n_slots && b->n_lent > 0; n++) {
         if (has_bit(b->lent, n)) {
             struct slot *slot = &heap->slots[n];
-            if (!slot->is_lost && cp_span_keeps(b->span, (uint16_t)n)) {
+            if (!slot->is_lost && cp_area_keeps(b->area, (uint16_t)n)) {
                 slot->is_lost = true;
-                cp_region_lose(heap->span->region, heap->span->id,
+                cp_region_lose(heap->area->region, heap->area->id,
                                slot->size_class, slot->index, slot->filled);
             }
             end_loan(heap, b, n);
@@ -172,14 +172,14 @@ cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b)
     }
     *at = b->next;
     cp_lock_release(&heap->lock);
-    cp_span_unref(b->span);
-    b->span = NULL;
+    cp_area_unref(b->area);
+    b->area = NULL;
 }
 
 void
 cp_heap_drop(struct cp_heap *heap, uint16_t slot)
 {
-    if (!cp_region_is_ours(heap->span->region)) {
+    if (!cp_region_is_ours(heap->area->region)) {
         return; /* the copy of a process has no heap, and perhaps a held lock */
     }
     cp_lock_acquire(&heap->lock);
@@ -255,8 +255,8 @@ new_slot(struct cp_heap *heap, unsigned size_class)
 static bool
 fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
 {
-    struct cp_control *all = cp_span_control(heap->first);
-    struct cp_control *own = cp_span_control(heap->span);
+    struct cp_control *all = cp_area_control(heap->first);
+    struct cp_control *own = cp_area_control(heap->area);
     if (all == NULL || own == NULL) {
         return false;
     }
@@ -294,7 +294,7 @@ shrink(struct cp_heap *heap, unsigned but, uint64_t bytes)
         for (; n != NONE && freed < bytes; n = heap->slots[n].next) {
             struct slot *slot = &heap->slots[n];
             if (slot->filled > 0) {
-                cp_span_punch(heap->span, c, slot->index);
+                cp_area_punch(heap->area, c, slot->index);
                 freed += slot->filled;
                 (void)fill(heap, slot, 0);
             }
@@ -352,14 +352,14 @@ cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
         return CP_ENOMEM;
     }
     uint8_t *at =
-        is_warm ? cp_span_map(heap->span, ref->size_class, ref->index) : NULL;
+        is_warm ? cp_area_map(heap->area, ref->size_class, ref->index) : NULL;
     if (at != NULL) {
         memcpy(at, bytes, n);
         return 0;
     }
-    int r = cp_span_write(heap->span, ref, bytes);
+    int r = cp_area_write(heap->area, ref, bytes);
     if (r != 0) {
-        cp_span_punch(heap->span, ref->size_class, ref->index);
+        cp_area_punch(heap->area, ref->size_class, ref->index);
         cp_lock_acquire(&heap->lock);
         (void)fill(heap, &heap->slots[found], 0);
         drop(heap, found);

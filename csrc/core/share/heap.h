@@ -1,5 +1,5 @@
 /*
- * The allocator of one span: which blocks its owner uses, and who else has them.
+ * The allocator of one area: which blocks its owner uses, and who else has them.
  *
  * All of it is private memory of the owner. A block has one reference for the body
  * that it is part of, and one for each borrower that it is lent to; it is free when
@@ -18,7 +18,7 @@
  * borrower alone) a worker to the parent. Guarded by the heap's lock. */
 struct cp_borrower {
     struct cp_borrower *next;
-    struct cp_span *span; /* a reference; in its control page */
+    struct cp_area *area; /* a reference; in its control page */
     uint32_t n_lent;
     uint64_t lent[CP_SLOT_WORDS];
     uint64_t
@@ -28,13 +28,13 @@ struct cp_borrower {
 struct cp_heap;
 
 /* 0 or CP_ENOMEM. */
-int cp_heap_new(struct cp_span *span, struct cp_heap **heap);
+int cp_heap_new(struct cp_area *area, struct cp_heap **heap);
 void cp_heap_free(struct cp_heap *heap); /* NULL is fine */
 
 /* From now on b can be lent blocks, until it is forgotten: nobody else has what it was
  * lent, except copies of it. [any] */
 void cp_heap_meet(struct cp_heap *heap, struct cp_borrower *b,
-                  struct cp_span *span);
+                  struct cp_area *area);
 void cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b);
 
 /* Take a block with a copy of these bytes, with one reference. 0, or CP_ENOMEM: the

@@ -79,7 +79,7 @@ cp_parts_fini(struct cp_parts *parts)
 /* ---- the receiver ---- */
 
 int
-cp_loan_open(struct cp_span *span, struct cp_span *teller, const uint8_t *body,
+cp_loan_open(struct cp_area *area, struct cp_area *teller, const uint8_t *body,
              size_t *len, struct cp_loan **out)
 {
     uint32_t n;
@@ -101,7 +101,7 @@ cp_loan_open(struct cp_span *span, struct cp_span *teller, const uint8_t *body,
     for (uint32_t i = 0; i < n; i++) {
         struct cp_ref ref;
         memcpy(&ref, body + *len + i * sizeof(ref), sizeof(ref));
-        int opened = cp_lease_open(span, teller, &ref, &loan->leases[i]);
+        int opened = cp_lease_open(area, teller, &ref, &loan->leases[i]);
         r = r != 0 ? r : opened; /* go on: a failure gives the block back */
     }
     loan->n = n;

@@ -52,7 +52,7 @@ struct cp_loan {
 
 /* The leases of a body of *len bytes, which becomes shorter by the references. On
  * failure all blocks are given back, and it is CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
-int cp_loan_open(struct cp_span *span, struct cp_span *teller,
+int cp_loan_open(struct cp_area *area, struct cp_area *teller,
                  const uint8_t *body, size_t *len, struct cp_loan **loan);
 
 /* Drop the references to the leases; NULL is fine. [any] */

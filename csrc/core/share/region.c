@@ -18,15 +18,15 @@
 #    define HAS_SHARE 0
 #endif
 
-#define SPAN_BITS 42u
+#define AREA_BITS 42u
 #define CLASS_BITS 37u
 #define CONTROL_SIZE 4096u
 /* Small blocks are mapped together. */
 #define EXTENT_BITS 21u
 
 _Static_assert(sizeof(struct cp_control) <= CONTROL_SIZE, "it is one page");
-_Static_assert(CP_BLOCK_CLASSES + 1 <= 1u << (SPAN_BITS - CLASS_BITS),
-               "the classes fit into a span");
+_Static_assert(CP_BLOCK_CLASSES + 1 <= 1u << (AREA_BITS - CLASS_BITS),
+               "the classes fit into an area");
 
 /* A part of the file that is not to be freed. */
 struct range {
@@ -40,7 +40,7 @@ struct cp_region {
     bool is_made_here;      /* not inherited: this process frees the memory */
     _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
     _Atomic bool is_closed;
-    struct cp_control *first; /* of the parent's span */
+    struct cp_control *first; /* of the parent's area */
     /* Blocks that nobody here has, but maybe the copy of a process; guarded by the lock
      * of the leases. */
     struct range *lost;
@@ -60,9 +60,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;            /* lint-ok: too */
 /* ---- the file ---- */
 
 static off_t
-offset_of(uint32_t span, unsigned size_class, uint32_t index)
+offset_of(uint32_t area, unsigned size_class, uint32_t index)
 {
-    return (off_t)(((uint64_t)span << SPAN_BITS)
+    return (off_t)(((uint64_t)area << AREA_BITS)
                    + ((uint64_t)(size_class + 1) << CLASS_BITS)
                    + (uint64_t)index * cp_block_size(size_class));
 }
@@ -128,15 +128,15 @@ keep(struct cp_lease *lease)
 {
     size_t room = (size_t)cp_block_size(lease->size_class);
     lease->was_forked = true;
-    (void)atomic_fetch_add(&lease->span->region->first->kept, lease->len);
-    if (lease->span != lease->teller) { /* its owner has to know */
+    (void)atomic_fetch_add(&lease->area->region->first->kept, lease->len);
+    if (lease->area != lease->teller) { /* its owner has to know */
         (void)atomic_fetch_or(
             &lease->teller->control->kept_returned[lease->slot / 64u],
             UINT64_C(1) << (lease->slot % 64u));
     }
-    off_t offset = offset_of(lease->span->id, lease->size_class, lease->index);
+    off_t offset = offset_of(lease->area->id, lease->size_class, lease->index);
     if (!lease->has_own
-        && map(lease->span->region, lease->at, room, MAP_PRIVATE | MAP_FIXED,
+        && map(lease->area->region, lease->at, room, MAP_PRIVATE | MAP_FIXED,
                offset)
                == NULL) {
 #if HAS_SHARE
@@ -153,7 +153,7 @@ before(void)
     cp_lock_acquire(&lock);
     for (struct cp_lease *l = all.next; l != &all; l = l->next) {
         if (atomic_load(&l->is_shown) && !l->was_forked
-            && l->span->region->pid == pid) {
+            && l->area->region->pid == pid) {
             keep(l);
         }
     }
@@ -181,11 +181,11 @@ by_offset(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Is the range within the span? NULL: within any. */
+/* Is the range within the area? NULL: within any. */
 static bool
-is_within(const struct range *range, const struct cp_span *span)
+is_within(const struct range *range, const struct cp_area *area)
 {
-    return span == NULL || range->at >> SPAN_BITS == span->id;
+    return area == NULL || range->at >> AREA_BITS == area->id;
 }
 
 /* Remember a block that may be in use by the copy of a process. With the lock of the
@@ -206,16 +206,16 @@ lose(struct cp_region *region, uint64_t at, uint64_t len)
     region->lost[region->n_lost++] = (struct range){at, len};
 }
 
-/* Free all memory of the span (NULL: of all spans) that is neither leased nor lost: how
+/* Free all memory of the area (NULL: of all areas) that is neither leased nor lost: how
  * many bytes are left. With the lock of the leases held. */
 static uint64_t
-clean(const struct cp_region *region, const struct cp_span *span)
+clean(const struct cp_region *region, const struct cp_area *area)
 {
     size_t n = region->n_lost, at = 0;
     uint64_t left = 0;
     struct cp_lease *l;
     for (l = all.next; l != &all; l = l->next) {
-        n += l->span->region == region;
+        n += l->area->region == region;
     }
     struct range *kept = calloc(n + 1, sizeof(*kept));
     if (kept == NULL || region->is_unclean) {
@@ -224,21 +224,21 @@ clean(const struct cp_region *region, const struct cp_span *span)
     }
     for (size_t i = 0; i < region->n_lost; i++) {
         kept[at] = region->lost[i];
-        at += is_within(&kept[at], span);
+        at += is_within(&kept[at], area);
     }
     for (l = all.next; l != &all; l = l->next) {
-        if (l->span->region == region) {
+        if (l->area->region == region) {
             kept[at] = (struct range){
-                (uint64_t)offset_of(l->span->id, l->size_class, l->index),
+                (uint64_t)offset_of(l->area->id, l->size_class, l->index),
                 l->len};
-            at += is_within(&kept[at], span);
+            at += is_within(&kept[at], area);
         }
     }
     qsort(kept, at, sizeof(*kept), by_offset);
-    uint64_t id = span != NULL ? span->id : 0;
-    uint64_t from = id << SPAN_BITS;
-    uint64_t end = (span != NULL ? id + 1 : CP_SPANS) << SPAN_BITS;
-    if (span != NULL) {
+    uint64_t id = area != NULL ? area->id : 0;
+    uint64_t from = id << AREA_BITS;
+    uint64_t end = (area != NULL ? id + 1 : CP_AREAS) << AREA_BITS;
+    if (area != NULL) {
         from += CONTROL_SIZE; /* leases still give back there */
     }
     for (size_t i = 0; i < at; i++) {
@@ -286,19 +286,19 @@ int
 cp_region_open(uint64_t limit, struct cp_region **out)
 {
     int fd = -1;
-    struct cp_span *span = NULL;
+    struct cp_area *area = NULL;
     *out = NULL;
     int r = HAS_SHARE
-                ? cp_fd_sealed_memory((uint64_t)CP_SPANS << SPAN_BITS, &fd)
+                ? cp_fd_sealed_memory((uint64_t)CP_AREAS << AREA_BITS, &fd)
                 : CP_ERRNO(ENOSYS);
     r = r == 0 ? make(fd, out) : r;
     if (r != 0) {
         return r;
     }
     (*out)->is_made_here = true;
-    r = cp_span_open(*out, 0, true, &span);
+    r = cp_area_open(*out, 0, true, &area);
     r = r == 0 ? map_first(*out) : r;
-    cp_span_unref(span);
+    cp_area_unref(area);
     if (r == 0) {
         atomic_store(&(*out)->first->limit, limit);
     } else {
@@ -371,12 +371,12 @@ cp_region_unref(struct cp_region *region)
 }
 
 void
-cp_region_lose(struct cp_region *region, uint32_t span_id, unsigned size_class,
+cp_region_lose(struct cp_region *region, uint32_t area_id, unsigned size_class,
                uint32_t index, uint64_t len)
 {
     if (region->is_made_here) {
         cp_lock_acquire(&lock);
-        lose(region, (uint64_t)offset_of(span_id, size_class, index), len);
+        lose(region, (uint64_t)offset_of(area_id, size_class, index), len);
         cp_lock_release(&lock);
     }
 }
@@ -389,40 +389,40 @@ cp_region_may_keep(const struct cp_region *region)
                   / 4;
 }
 
-/* ---- spans ---- */
+/* ---- areas ---- */
 
 int
-cp_span_open(struct cp_region *region, uint32_t id, bool is_new,
-             struct cp_span **out)
+cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
+             struct cp_area **out)
 {
     static const uint8_t zeros[CONTROL_SIZE];
     *out = NULL;
-    if (id >= CP_SPANS || !may_use(region)) {
+    if (id >= CP_AREAS || !may_use(region)) {
         return CP_ECLOSED;
     }
     /* The page is there from now on: touching it is no SIGBUS. */
     bool fails = is_new
                  && pwrite(region->fd, zeros, sizeof(zeros),
-                           (off_t)((uint64_t)id << SPAN_BITS))
+                           (off_t)((uint64_t)id << AREA_BITS))
                         != (ssize_t)sizeof(zeros);
     done_using(region);
-    struct cp_span *span = fails ? NULL : calloc(1, sizeof(*span));
-    if (span == NULL || cp_lock_init(&span->lock) != 0) {
-        free(span);
+    struct cp_area *area = fails ? NULL : calloc(1, sizeof(*area));
+    if (area == NULL || cp_lock_init(&area->lock) != 0) {
+        free(area);
         return CP_ENOMEM;
     }
-    atomic_init(&span->refs, 1);
+    atomic_init(&area->refs, 1);
     cp_region_ref(region);
-    span->region = region;
-    span->id = id;
-    *out = span;
+    area->region = region;
+    area->id = id;
+    *out = area;
     return 0;
 }
 
 void
-cp_span_ref(struct cp_span *span)
+cp_area_ref(struct cp_area *area)
 {
-    (void)atomic_fetch_add(&span->refs, 1);
+    (void)atomic_fetch_add(&area->refs, 1);
 }
 
 /* Small blocks lie in extents of several. */
@@ -434,27 +434,27 @@ extent_shift(unsigned size_class)
 }
 
 void
-cp_span_unref(struct cp_span *span)
+cp_area_unref(struct cp_area *area)
 {
-    if (span == NULL || atomic_fetch_sub(&span->refs, 1) != 1
-        || !cp_region_is_ours(span->region)) {
+    if (area == NULL || atomic_fetch_sub(&area->refs, 1) != 1
+        || !cp_region_is_ours(area->region)) {
         return;
     }
     for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
         size_t size = (size_t)cp_block_size(c) << extent_shift(c);
-        for (uint32_t i = 0; i < span->extents[c].n; i++) {
-            if (span->extents[c].at[i] != NULL) {
-                (void)munmap(span->extents[c].at[i], size);
+        for (uint32_t i = 0; i < area->extents[c].n; i++) {
+            if (area->extents[c].at[i] != NULL) {
+                (void)munmap(area->extents[c].at[i], size);
             }
         }
-        free(span->extents[c].at);
+        free(area->extents[c].at);
     }
-    if (span->control != NULL) {
-        (void)munmap(span->control, CONTROL_SIZE);
+    if (area->control != NULL) {
+        (void)munmap(area->control, CONTROL_SIZE);
     }
-    cp_region_unref(span->region);
-    cp_lock_fini(&span->lock);
-    free(span);
+    cp_region_unref(area->region);
+    cp_lock_fini(&area->lock);
+    free(area);
 }
 
 /* So many bytes of memory were freed. */
@@ -468,27 +468,27 @@ discount(struct cp_region *region, uint64_t bytes)
 }
 
 void
-cp_span_retire(struct cp_span *span)
+cp_area_retire(struct cp_area *area)
 {
-    if (span == NULL || !cp_region_is_ours(span->region)
-        || !may_use(span->region)) {
+    if (area == NULL || !cp_region_is_ours(area->region)
+        || !may_use(area->region)) {
         return;
     }
-    struct cp_control *control = cp_span_control(span);
+    struct cp_control *control = cp_area_control(area);
     uint64_t filled = control != NULL ? atomic_load(&control->filled) : 0;
     cp_lock_acquire(&lock);
-    if (!atomic_exchange(&span->is_retired, true)) {
-        uint64_t left = clean(span->region, span);
-        discount(span->region, filled > left ? filled - left : 0);
+    if (!atomic_exchange(&area->is_retired, true)) {
+        uint64_t left = clean(area->region, area);
+        discount(area->region, filled > left ? filled - left : 0);
     }
     cp_lock_release(&lock);
-    done_using(span->region);
+    done_using(area->region);
 }
 
 bool
-cp_span_keeps(struct cp_span *span, uint16_t slot)
+cp_area_keeps(struct cp_area *area, uint16_t slot)
 {
-    struct cp_control *control = cp_span_control(span);
+    struct cp_control *control = cp_area_control(area);
     return control == NULL
            || (atomic_load(&control->kept_returned[slot / 64u]) >> (slot % 64u)
                & 1)
@@ -496,19 +496,19 @@ cp_span_keeps(struct cp_span *span, uint16_t slot)
 }
 
 struct cp_control *
-cp_span_control(struct cp_span *span)
+cp_area_control(struct cp_area *area)
 {
-    cp_lock_acquire(&span->lock);
-    if (span->control == NULL && may_use(span->region)) {
-        span->control = map(span->region, NULL, CONTROL_SIZE, MAP_SHARED,
-                            (off_t)((uint64_t)span->id << SPAN_BITS));
-        if (span->control != NULL) {
-            hide(span->control, CONTROL_SIZE);
+    cp_lock_acquire(&area->lock);
+    if (area->control == NULL && may_use(area->region)) {
+        area->control = map(area->region, NULL, CONTROL_SIZE, MAP_SHARED,
+                            (off_t)((uint64_t)area->id << AREA_BITS));
+        if (area->control != NULL) {
+            hide(area->control, CONTROL_SIZE);
         }
-        done_using(span->region);
+        done_using(area->region);
     }
-    struct cp_control *control = span->control;
-    cp_lock_release(&span->lock);
+    struct cp_control *control = area->control;
+    cp_lock_release(&area->lock);
     return control;
 }
 
@@ -530,40 +530,40 @@ extent_place(struct cp_extents *extents, uint32_t i)
 }
 
 uint8_t *
-cp_span_map(struct cp_span *span, unsigned size_class, uint32_t index)
+cp_area_map(struct cp_area *area, unsigned size_class, uint32_t index)
 {
     unsigned shift = extent_shift(size_class);
     size_t size = (size_t)cp_block_size(size_class) << shift;
     uint32_t first = index >> shift << shift;
-    cp_lock_acquire(&span->lock);
-    uint8_t **place = extent_place(&span->extents[size_class], index >> shift);
-    if (place != NULL && *place == NULL && may_use(span->region)) {
-        *place = map(span->region, NULL, size, MAP_SHARED,
-                     offset_of(span->id, size_class, first));
+    cp_lock_acquire(&area->lock);
+    uint8_t **place = extent_place(&area->extents[size_class], index >> shift);
+    if (place != NULL && *place == NULL && may_use(area->region)) {
+        *place = map(area->region, NULL, size, MAP_SHARED,
+                     offset_of(area->id, size_class, first));
         if (*place != NULL) {
             hide(*place, size);
         }
-        done_using(span->region);
+        done_using(area->region);
     }
     uint8_t *at = place != NULL ? *place : NULL;
-    cp_lock_release(&span->lock);
+    cp_lock_release(&area->lock);
     return at != NULL ? at + (size_t)(index - first) * cp_block_size(size_class)
                       : NULL;
 }
 
 int
-cp_span_write(struct cp_span *span, const struct cp_ref *ref, const void *bytes)
+cp_area_write(struct cp_area *area, const struct cp_ref *ref, const void *bytes)
 {
     const uint8_t *at = bytes;
-    off_t offset = offset_of(span->id, ref->size_class, ref->index);
+    off_t offset = offset_of(area->id, ref->size_class, ref->index);
     uint64_t left = ref->len;
     int r = 0;
-    if (!may_use(span->region)) {
+    if (!may_use(area->region)) {
         return CP_ECLOSED;
     }
     while (left > 0 && r == 0) {
         size_t n = left < UINT64_C(1) << 30 ? (size_t)left : (size_t)1 << 30;
-        ssize_t written = pwrite(span->region->fd, at, n, offset);
+        ssize_t written = pwrite(area->region->fd, at, n, offset);
         if (written > 0) {
             at += written;
             offset += written;
@@ -572,17 +572,17 @@ cp_span_write(struct cp_span *span, const struct cp_ref *ref, const void *bytes)
             r = CP_ERRNO(written == 0 ? ENOSPC : errno);
         }
     }
-    done_using(span->region);
+    done_using(area->region);
     return r;
 }
 
 void
-cp_span_punch(struct cp_span *span, unsigned size_class, uint32_t index)
+cp_area_punch(struct cp_area *area, unsigned size_class, uint32_t index)
 {
-    if (may_use(span->region)) {
-        uint64_t from = (uint64_t)offset_of(span->id, size_class, index);
-        punch(span->region, from, from + cp_block_size(size_class));
-        done_using(span->region);
+    if (may_use(area->region)) {
+        uint64_t from = (uint64_t)offset_of(area->id, size_class, index);
+        punch(area->region, from, from + cp_block_size(size_class));
+        done_using(area->region);
     }
 }
 
@@ -600,12 +600,12 @@ cp_ref_is_valid(const struct cp_ref *ref)
 
 /* Tell the owner of the block that it can use it again. */
 static void
-give_back(struct cp_span *span, struct cp_span *teller, uint16_t slot)
+give_back(struct cp_area *area, struct cp_area *teller, uint16_t slot)
 {
-    struct cp_control *control = cp_span_control(teller);
+    struct cp_control *control = cp_area_control(teller);
     if (control != NULL) {
         _Atomic uint64_t *words =
-            span == teller ? control->given : control->returned;
+            area == teller ? control->given : control->returned;
         (void)atomic_fetch_or(&words[slot / 64u], UINT64_C(1) << (slot % 64u));
     }
 }
@@ -622,14 +622,14 @@ add(struct cp_lease *lease)
 }
 
 int
-cp_lease_open(struct cp_span *span, struct cp_span *teller,
+cp_lease_open(struct cp_area *area, struct cp_area *teller,
               const struct cp_ref *ref, struct cp_lease **out)
 {
     *out = NULL;
     if (!cp_ref_is_valid(ref)) {
         return CP_EPROTO;
     }
-    if (!may_use(span->region)) {
+    if (!may_use(area->region)) {
         return CP_ECLOSED;
     }
     struct cp_lease *lease = calloc(1, sizeof(*lease));
@@ -637,25 +637,25 @@ cp_lease_open(struct cp_span *span, struct cp_span *teller,
         lease->has_own = (ref->flags & CP_REF_PRIVATE) != 0;
         lease->at =
             lease->has_own ? map(
-                span->region, NULL, (size_t)cp_block_size(ref->size_class),
-                MAP_PRIVATE, offset_of(span->id, ref->size_class, ref->index))
-                           : cp_span_map(span, ref->size_class, ref->index);
+                area->region, NULL, (size_t)cp_block_size(ref->size_class),
+                MAP_PRIVATE, offset_of(area->id, ref->size_class, ref->index))
+                           : cp_area_map(area, ref->size_class, ref->index);
     }
     /* What tells the owner must not fail later. */
-    if (lease == NULL || lease->at == NULL || cp_span_control(teller) == NULL) {
+    if (lease == NULL || lease->at == NULL || cp_area_control(teller) == NULL) {
         if (lease != NULL && lease->at != NULL && lease->has_own) {
             (void)munmap(lease->at, (size_t)cp_block_size(ref->size_class));
         }
-        give_back(span, teller, ref->slot);
-        done_using(span->region);
+        give_back(area, teller, ref->slot);
+        done_using(area->region);
         free(lease);
         return CP_ENOMEM;
     }
-    cp_span_ref(span);
-    cp_span_ref(teller);
+    cp_area_ref(area);
+    cp_area_ref(teller);
     atomic_init(&lease->refs, 1);
     lease->len = (size_t)ref->len;
-    lease->span = span;
+    lease->area = area;
     lease->teller = teller;
     lease->slot = ref->slot;
     lease->size_class = ref->size_class;
@@ -683,8 +683,8 @@ cp_lease_close(struct cp_lease *lease)
     if (lease == NULL || atomic_fetch_sub(&lease->refs, 1) != 1) {
         return;
     }
-    struct cp_span *span = lease->span;
-    struct cp_region *region = span->region;
+    struct cp_area *area = lease->area;
+    struct cp_region *region = area->region;
     size_t room = (size_t)cp_block_size(lease->size_class);
     bool is_ours = cp_region_is_ours(region);
     cp_lock_acquire(&lock);
@@ -693,10 +693,10 @@ cp_lease_close(struct cp_lease *lease)
     bool is_made_here = is_ours && region->is_made_here;
     if (is_made_here && lease->was_forked) {
         lose(region,
-             (uint64_t)offset_of(span->id, lease->size_class, lease->index),
+             (uint64_t)offset_of(area->id, lease->size_class, lease->index),
              lease->len);
-    } else if (is_made_here && (region->is_closed || span->is_retired)) {
-        cp_span_punch(span, lease->size_class, lease->index);
+    } else if (is_made_here && (region->is_closed || area->is_retired)) {
+        cp_area_punch(area, lease->size_class, lease->index);
         discount(region, lease->len);
     }
     cp_lock_release(&lock);
@@ -708,12 +708,12 @@ cp_lease_close(struct cp_lease *lease)
 #endif
     }
     if (is_ours && !lease->was_forked) {
-        give_back(span, lease->teller, lease->slot);
+        give_back(area, lease->teller, lease->slot);
     }
     if (is_ours) {
-        cp_span_unref(lease->teller);
+        cp_area_unref(lease->teller);
         done_using(region);
     }
-    cp_span_unref(span);
+    cp_area_unref(area);
     free(lease);
 }

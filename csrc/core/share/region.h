@@ -2,17 +2,17 @@
  * Shared memory for large data: one file without a name (memfd) for each pool,
  * and who has what of it mapped.
  *
- * Spans. The file is sparse, sealed, and much larger than any memory. It is cut
- * into spans: span 0 belongs to the parent, and each worker has one of its own.
- * Only the owner of a span puts data into it; the other side reads, and changes
- * what it was given. A span is cut into classes of blocks of 64 KiB, 128 KiB and
+ * Areas. The file is sparse, sealed, and much larger than any memory. It is cut
+ * into areas: area 0 belongs to the parent, and each worker has one of its own.
+ * Only the owner of an area puts data into it; the other side reads, and changes
+ * what it was given. An area is cut into classes of blocks of 64 KiB, 128 KiB and
  * so on, each class at a fixed place. So a block is named by its class and its
  * number, and any such name is within the file: nobody can make the reader touch
  * memory that is not there.
  *
  * Leases. The receiver of a block holds a lease. While it lives, the block is
  * the receiver's: it can be read and written at lease->at. When the lease is
- * closed, a bit in the control page of the worker's span tells the owner that
+ * closed, a bit in the control page of the worker's area tells the owner that
  * the block can be used again. No lock is shared between processes.
  *
  * Forks. A fork must not make two processes share what was one process's data.
@@ -37,15 +37,15 @@
 
 #define CP_BLOCK_BITS 16u    /* the smallest block has 2 ** 16 bytes */
 #define CP_BLOCK_CLASSES 18u /* the largest one 2 ** 33 */
-#define CP_BLOCK_SLOTS 4096u /* blocks of a span */
+#define CP_BLOCK_SLOTS 4096u /* blocks of an area */
 #define CP_SLOT_WORDS (CP_BLOCK_SLOTS / 64u)
-#define CP_SPANS (1u << 20)
+#define CP_AREAS (1u << 20)
 
 /* A block, and how many bytes of it are used: what travels in place of the bytes. */
 struct cp_ref {
     uint64_t len;
     uint32_t index; /* of the block in its class */
-    uint16_t slot;  /* of the block in its span: the bit that gives it back */
+    uint16_t slot;  /* of the block in its area: the bit that gives it back */
     uint8_t size_class; /* 0: blocks of 64 KiB, and so on */
     uint8_t flags;
 };
@@ -55,18 +55,18 @@ _Static_assert(sizeof(struct cp_ref) == 16, "a reference has no padding");
 /* Others are given the same block: map it privately. */
 #define CP_REF_PRIVATE 0x1u
 
-/* The first page of a span. */
+/* The first page of an area. */
 struct cp_control {
-    /* Blocks of this span that were given back; of a worker's span, by the parent. */
+    /* Blocks of this area that were given back; of a worker's area, by the parent. */
     _Atomic uint64_t given[CP_SLOT_WORDS];
-    /* Blocks of the parent's span that the owner of this span gives back. */
+    /* Blocks of the parent's area that the owner of this area gives back. */
     _Atomic uint64_t returned[CP_SLOT_WORDS];
     /* Those of them that were leased during a fork. */
     _Atomic uint64_t kept_returned[CP_SLOT_WORDS];
-    _Atomic uint64_t filled; /* bytes of memory that blocks of this span take */
-    /* Of the parent's span alone. */
+    _Atomic uint64_t filled; /* bytes of memory that blocks of this area take */
+    /* Of the parent's area alone. */
     _Atomic uint64_t kept;  /* bytes that were leased during a fork, in all */
-    _Atomic uint64_t total; /* the bytes of all spans */
+    _Atomic uint64_t total; /* the bytes of all areas */
     _Atomic uint64_t limit; /* and how many there may be */
 };
 
@@ -95,14 +95,14 @@ void cp_region_unref(struct cp_region *region); /* NULL is fine [any] */
 
 /* A block will not be used again, since the copy of a process may use so many bytes of it.
  * [any] */
-void cp_region_lose(struct cp_region *region, uint32_t span_id,
+void cp_region_lose(struct cp_region *region, uint32_t area_id,
                     unsigned size_class, uint32_t index, uint64_t len);
 
 /* May leases be kept, or should their receivers copy what they get, since forks took
  * too many blocks? [any] */
 bool cp_region_may_keep(const struct cp_region *region);
 
-struct cp_span {
+struct cp_area {
     _Atomic uint32_t refs;
     struct cp_region *region;
     uint32_t id;
@@ -115,32 +115,32 @@ struct cp_span {
     } extents[CP_BLOCK_CLASSES];
 };
 
-/* This span. is_new: its owner is about to start. */
-int cp_span_open(struct cp_region *region, uint32_t id, bool is_new,
-                 struct cp_span **span);
-void cp_span_ref(struct cp_span *span);   /* [any] */
-void cp_span_unref(struct cp_span *span); /* NULL is fine [any] */
+/* This area. is_new: its owner is about to start. */
+int cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
+                 struct cp_area **area);
+void cp_area_ref(struct cp_area *area);   /* [any] */
+void cp_area_unref(struct cp_area *area); /* NULL is fine [any] */
 
 /* The owner, a worker, has ended: free the memory of what is not leased. What is, counts
  * as used until its lease is closed. [any] */
-void cp_span_retire(struct cp_span *span);
+void cp_area_retire(struct cp_area *area);
 
-/* Is the block, of the parent's span, one of which a process that was forked from this
- * span's owner may have a copy? [any] */
-bool cp_span_keeps(struct cp_span *span, uint16_t slot);
+/* Is the block, of the parent's area, one of which a process that was forked from this
+ * area's owner may have a copy? [any] */
+bool cp_area_keeps(struct cp_area *area, uint16_t slot);
 
 /* The control page; NULL: no memory. [any] */
-struct cp_control *cp_span_control(struct cp_span *span);
+struct cp_control *cp_area_control(struct cp_area *area);
 
 /* Where the block is mapped; NULL: no memory. [any] */
-uint8_t *cp_span_map(struct cp_span *span, unsigned size_class, uint32_t index);
+uint8_t *cp_area_map(struct cp_area *area, unsigned size_class, uint32_t index);
 
 /* Write to the block without mapping it. 0, or a system error. [any] */
-int cp_span_write(struct cp_span *span, const struct cp_ref *ref,
+int cp_area_write(struct cp_area *area, const struct cp_ref *ref,
                   const void *bytes);
 
 /* Free the memory of a block that nobody has. [any] */
-void cp_span_punch(struct cp_span *span, unsigned size_class, uint32_t index);
+void cp_area_punch(struct cp_area *area, unsigned size_class, uint32_t index);
 
 /* The size of the blocks of a class, and how many there can be. */
 static inline uint64_t
@@ -158,8 +158,8 @@ struct cp_lease {
     size_t len;
     _Atomic uint32_t refs;
     struct cp_lease *next, *prev; /* of all leases of the process */
-    struct cp_span *span;
-    struct cp_span *teller; /* in whose control page it is given back */
+    struct cp_area *area;
+    struct cp_area *teller; /* in whose control page it is given back */
     uint16_t slot;
     uint8_t size_class;
     uint32_t index;
@@ -170,10 +170,10 @@ struct cp_lease {
         was_forked; /* another process may have it, too: it is not given back */
 };
 
-/* A lease of this block. teller: the worker's span, where the block is given back.
+/* A lease of this block. teller: the worker's area, where the block is given back.
  * CP_EPROTO: there is no such block; CP_ECLOSED: the region is closed; or another
  * negative code. [any] */
-int cp_lease_open(struct cp_span *span, struct cp_span *teller,
+int cp_lease_open(struct cp_area *area, struct cp_area *teller,
                   const struct cp_ref *ref, struct cp_lease **lease);
 
 void cp_lease_ref(struct cp_lease *lease); /* [any] */

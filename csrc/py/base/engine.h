@@ -42,8 +42,7 @@ typedef struct {
     struct cp_func *last_func_core;
     char last_results; /* what its results were, an enum py_results; likewise */
     PyObject *
-        known; /* functions of the main module that workers have; or NULL. Written
-                        before the first job */
+        sender; /* a cpool._base.by_value.Sender. Written before the first job */
     /* Results whose call still makes tasks; see job/life.h. Guarded by the
      * engine's critical section. */
     void *calls;

@@ -63,6 +63,7 @@ struct py_state {
     PyObject *str_forking_pickler;
     PyObject *words[PY_WORDS];  /* names of attributes; see base/word.h */
     PyObject *named_tuple_code; /* of __getnewargs__() of all named tuples */
+    PyObject *named_tuple_new;  /* pickling.named_tuple_new */
     PyObject *slotnames;        /* copyreg._slotnames */
     PyObject *enum_type;        /* enum.EnumMeta */
     struct py_numpy *_Atomic numpy; /* see value/array.c */
@@ -79,6 +80,7 @@ struct py_state {
     PyObject *seen_pickler[PY_PICKLERS];
     uint64_t seen_version[PY_PICKLERS];
     _Atomic bool replaced;     /* one of them is not the stdlib's */
+    _Atomic bool may_cancel;   /* the error of cancelled calls is imported */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
     char handles_stop;         /* a worker: failures.handle_stop() was called */

@@ -76,31 +76,6 @@ py_timeout_deadline(struct py_state *state, PyObject *timeout,
     return 0;
 }
 
-int
-py_timeout_parse(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                 PyObject **timeout)
-{
-    *timeout = NULL;
-    Py_ssize_t nkw = kwnames != NULL ? PyTuple_GET_SIZE(kwnames) : 0;
-    if (nargs + nkw > 1) {
-        PyErr_Format(PyExc_TypeError, "expected at most 1 argument, got %zd",
-                     nargs + nkw);
-        return -1;
-    }
-    if (nkw == 1
-        && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0),
-                                            "timeout")
-               != 0) {
-        PyErr_Format(PyExc_TypeError, "got an unexpected keyword argument '%U'",
-                     PyTuple_GET_ITEM(kwnames, 0));
-        return -1;
-    }
-    if (nargs + nkw == 1) {
-        *timeout = args[0];
-    }
-    return 0;
-}
-
 PyObject *
 py_timeout_raise(struct py_state *state)
 {

@@ -6,11 +6,6 @@
 
 #include "base/state.h"
 
-/* Find the timeout among the arguments of a fast call: 0 and *timeout
- * (borrowed, NULL where it was not given), or -1 with TypeError. */
-int py_timeout_parse(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames,
-                     PyObject **timeout);
-
 /* From a timeout (seconds as any real number; None or NULL: wait for ever) to a
  * deadline: 0, or -1 with the exception that the interpreter's own waits would
  * raise. */

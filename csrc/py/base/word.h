@@ -14,6 +14,8 @@ enum py_word {
     WORD_SETSTATE,
     WORD_GETNEWARGS,
     WORD_GETNEWARGS_EX,
+    WORD_NEW,
+    WORD_TUPLE_NEW, /* how collections.namedtuple() calls tuple.__new__ */
     WORD_SLOTS,
     WORD_DICT,
     WORD_EXTEND,

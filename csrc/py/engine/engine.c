@@ -7,6 +7,7 @@
 
 #include "base/engine.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "base/timeout.h"
 #include "engine/kept.h"
 #include "engine/submit.h"
@@ -24,6 +25,7 @@
 #include "core/base/clock.h"
 
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 
 static void
@@ -99,7 +101,7 @@ engine_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->last_name.module);
     Py_VISIT(self->lane);
     Py_VISIT(self->init_error);
-    Py_VISIT(self->known);
+    Py_VISIT(self->sender);
     return 0;
 }
 
@@ -112,7 +114,7 @@ engine_clear(PyObject *op)
     Py_CLEAR(self->last_func);
     py_name_clear(&self->last_name);
     Py_CLEAR(self->init_error);
-    Py_CLEAR(self->known);
+    Py_CLEAR(self->sender);
     Py_CLEAR(self->lane);
     return 0;
 }
@@ -203,12 +205,12 @@ engine_worker(PyObject *op, PyObject *args)
     return py_worker_new(self->state, self->pool, budget, index, self->depth);
 }
 
-/* set_known(known): workers start with these functions of the main module; see
- * failures.dump_unknown(). Before the first job. */
+/* set_sender(sender): what sends callables by value; see cpool._base.by_value. Before the
+ * first job. */
 static PyObject *
-engine_set_known(PyObject *op, PyObject *known)
+engine_set_sender(PyObject *op, PyObject *sender)
 {
-    Py_XSETREF(ENGINE(op)->known, Py_NewRef(known));
+    Py_XSETREF(ENGINE(op)->sender, Py_NewRef(sender));
     Py_RETURN_NONE;
 }
 
@@ -637,10 +639,9 @@ done_jobs(struct cp_job *const *jobs, Py_ssize_t n)
         }
         PyObject *pair =
             Py_BuildValue("(Kn)", (unsigned long long)jobs[i]->done_order, i);
-        if (pair == NULL || PyList_Append(list, pair) < 0) {
+        if (py_list_append_take(list, pair) < 0) {
             Py_CLEAR(list);
         }
-        Py_XDECREF(pair);
     }
     return list;
 }
@@ -705,13 +706,116 @@ long_task_of(const struct cp_long *it)
                          (Py_ssize_t)it->func_len);
 }
 
-/* Append item, a new reference or NULL, to the list. */
-static int
-append_take(PyObject *list, PyObject *item)
+static PyObject *
+sight_of(const struct cp_sight *it)
 {
-    int r = item != NULL ? PyList_Append(list, item) : -1;
-    Py_XDECREF(item);
-    return r;
+    PyObject *stack =
+        it->stack_len < 0
+            ? Py_NewRef(Py_None)
+            : PyBytes_FromStringAndSize((const char *)it->stack, it->stack_len);
+    return stack == NULL
+               ? NULL
+               : Py_BuildValue(
+                   "(IiOOOKIIILy#N)", it->index, it->pid,
+                   it->hello ? Py_True : Py_False,
+                   it->exiting ? Py_True : Py_False,
+                   it->runs ? Py_True : Py_False, (unsigned long long)it->task,
+                   it->stride, it->items, it->item, (long long)it->ns,
+                   (const char *)it->func, (Py_ssize_t)it->func_len, stack);
+}
+
+/* ask_stacks(): have the worker processes tell their stacks, which sights() finds soon. */
+static PyObject *
+engine_ask_stacks(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    cp_pool_ask_stacks(ENGINE(op)->pool);
+    Py_RETURN_NONE;
+}
+
+/* sights(): what each worker process does now. */
+static PyObject *
+engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    size_t n;
+    struct cp_sight *sights = cp_pool_sights(ENGINE(op)->pool, &n);
+    if (sights == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        if (py_list_append_take(list, sight_of(&sights[i])) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    free(sights);
+    return list;
+}
+
+/* trace(since): begin to trace what the pool does, which is part of a trace that began
+ * then. */
+static PyObject *
+engine_trace(PyObject *op, PyObject *arg)
+{
+    int64_t since = PyLong_AsLongLong(arg);
+    if ((since == -1 && PyErr_Occurred()) || py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    int r = cp_pool_trace(ENGINE(op)->pool, since);
+    if (r != 0) {
+        return py_raise(ENGINE(op)->state, r);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+span_of(const struct cp_span *it)
+{
+    return Py_BuildValue("(LLLLKKIIIIiHBB)", (long long)it->began,
+                         (long long)it->ended, (long long)it->busy,
+                         (long long)it->waited, (unsigned long long)it->call,
+                         (unsigned long long)it->index, it->tasks, it->items,
+                         it->stride, it->worker, it->pid, it->name, it->outcome,
+                         it->reason);
+}
+
+/* end_trace(): (since, how many spans were dropped, [the bytes of each function], [spans]),
+ * or None: it was off. Times are in ns of the monotonic clock; a span has the members of
+ * struct cp_span. */
+static PyObject *
+engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    if (py_engine_check(ENGINE(op)) < 0) {
+        return NULL;
+    }
+    struct cp_trace *trace = cp_pool_trace_take(ENGINE(op)->pool);
+    if (trace == NULL) {
+        Py_RETURN_NONE;
+    }
+    PyObject *names = PyList_New(0), *spans = PyList_New(0), *found = NULL;
+    int r = names != NULL && spans != NULL ? 0 : -1;
+    for (uint16_t i = 0; r == 0 && i < trace->n_names; i++) {
+        const struct cp_trace_name *name = &trace->names[i];
+        r = py_list_append_take(
+            names, PyBytes_FromStringAndSize((const char *)name->bytes,
+                                             (Py_ssize_t)name->len));
+    }
+    for (size_t i = 0; r == 0 && i < trace->n; i++) {
+        r = py_list_append_take(spans, span_of(&trace->spans[i]));
+    }
+    if (r == 0) {
+        found = Py_BuildValue("(LKOO)", (long long)trace->since,
+                              (unsigned long long)trace->dropped, names, spans);
+    }
+    Py_XDECREF(names);
+    Py_XDECREF(spans);
+    cp_trace_free(trace);
+    return found;
 }
 
 /* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
@@ -733,10 +837,10 @@ engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
     int64_t now = cp_now();
     for (uint32_t i = 0; r == 0 && i < all.n; i++) {
         int64_t ns = self->threads ? py_thread_busy_ns(self, i, now) : 0;
-        r = append_take(workers, tally_of(&all.workers[i], ns));
+        r = py_list_append_take(workers, tally_of(&all.workers[i], ns));
     }
     for (size_t i = 0; r == 0 && i < CP_LONGEST && all.longest[i].ns > 0; i++) {
-        r = append_take(longest, long_task_of(&all.longest[i]));
+        r = py_list_append_take(longest, long_task_of(&all.longest[i]));
     }
     if (r == 0) {
         found = Py_BuildValue("(KKKOO)", (unsigned long long)all.submitted,
@@ -909,7 +1013,7 @@ engine_pull_all(PyObject *op, PyObject *iterable)
 
 static PyMethodDef engine_methods[] = {
     {"worker", engine_worker, METH_VARARGS, NULL},
-    {"set_known", engine_set_known, METH_O, NULL},
+    {"set_sender", engine_set_sender, METH_O, NULL},
     {"share", engine_share, METH_NOARGS, NULL},
     {"set_elastic", engine_set_elastic, METH_VARARGS, NULL},
     {"set_trees", engine_set_trees, METH_NOARGS, NULL},
@@ -955,6 +1059,11 @@ static PyMethodDef engine_methods[] = {
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
     {"tallies", engine_tallies, METH_NOARGS, NULL},
+    {"trace", engine_trace, METH_O, NULL},
+    {"end_trace", engine_end_trace, METH_NOARGS, NULL},
+    {"ask_stacks", engine_ask_stacks, METH_NOARGS, NULL},
+    {"sights", engine_sights, METH_NOARGS, NULL},
+    {"busy_threads", py_thread_busy, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},

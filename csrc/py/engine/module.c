@@ -18,6 +18,7 @@
 #include "value/known.h"
 #include "value/pickle.h"
 #include "value/plan.h"
+#include "worker/stack.h"
 #include "worker/worker.h"
 
 #include "core/link/serve.h"
@@ -139,6 +140,7 @@ static PyMethodDef module_methods[] = {
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
     {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
     {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
+    {"_watch_stack", py_stack_watch, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
@@ -175,6 +177,8 @@ import_needed(struct py_state *state)
     state->failures = PyImport_ImportModule("cpool._base.failures");
     state->named_tuple_code =
         attribute_of("cpool._base.pickling", "named_tuple_code");
+    state->named_tuple_new =
+        attribute_of("cpool._base.pickling", "named_tuple_new");
     state->str_dump = PyUnicode_InternFromString("dump");
     state->str_clear_memo = PyUnicode_InternFromString("clear_memo");
     state->str_dispatch_table = PyUnicode_InternFromString("dispatch_table");
@@ -186,7 +190,8 @@ import_needed(struct py_state *state)
                    && state->str_dispatch_table != NULL
                    && state->str_forking_pickler != NULL
                    && state->slotnames != NULL && state->enum_type != NULL
-                   && state->named_tuple_code != NULL && py_word_add(state) == 0
+                   && state->named_tuple_code != NULL
+                   && state->named_tuple_new != NULL && py_word_add(state) == 0
                ? 0
                : -1;
 }
@@ -247,6 +252,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->slotnames);
     Py_VISIT(state->enum_type);
     Py_VISIT(state->named_tuple_code);
+    Py_VISIT(state->named_tuple_new);
     for (int i = 0; i < PY_PICKLERS; i++) {
         Py_VISIT(atomic_load(&state->with_pickler[i]));
     }
@@ -279,6 +285,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->slotnames);
     Py_CLEAR(state->enum_type);
     Py_CLEAR(state->named_tuple_code);
+    Py_CLEAR(state->named_tuple_new);
     for (int i = 0; i < PY_WORDS; i++) {
         Py_CLEAR(state->words[i]);
     }

@@ -127,6 +127,12 @@ name_of_call(const ResultObject *result, unsigned mode)
     if (result->job->pin == CP_PIN_EACH) {
         return "broadcast";
     }
+    if (cp_job_credit(result->job) > 0) {
+        return (mode & PY_MODE) == PY_STAR_ONE ? "stream"
+               : (result->job->flags & CP_JOB_ORDERED) != 0
+                   ? "flatmap"
+                   : "flatmap_unordered";
+    }
     bool second = stream ? (result->job->flags & CP_JOB_ORDERED) != 0
                          : result->input.blocking;
     return names[stream][star][second];

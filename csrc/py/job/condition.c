@@ -1,6 +1,7 @@
 /* The type _core.Condition; see job/condition.h. */
 #include "job/condition.h"
 
+#include "base/argument.h"
 #include "base/timeout.h"
 #include "job/lane.h"
 
@@ -76,7 +77,7 @@ condition_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     ConditionObject *self = CONDITION(op);
     PyObject *timeout;
     int64_t deadline;
-    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0
+    if (py_argument_parse(args, nargs, kwnames, "timeout", &timeout) < 0
         || check_owned(self) < 0
         || py_timeout_deadline(self->state, timeout, &deadline) < 0) {
         return NULL;

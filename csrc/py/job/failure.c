@@ -20,14 +20,16 @@ first_item(const ResultObject *self, const struct cp_result *r)
     return (Py_ssize_t)r->index * self->input.chunksize;
 }
 
-/* Where the task ran, for texts: (method, callable, first item, worker, pid). */
+/* Where the task ran, for texts: (method, callable, first item, worker, pid, how many values
+ * it has yielded, or -1). */
 static PyObject *
 where(const ResultObject *self, const struct cp_result *r)
 {
     PyObject *func = self->input.func;
-    return Py_BuildValue("(sOnIi)", self->call != NULL ? self->call : "apply",
+    bool yields = cp_job_credit(self->job) > 0 && (r->flags & CP_IS_VALUE) == 0;
+    return Py_BuildValue("(sOnIiL)", self->call != NULL ? self->call : "apply",
                          func != NULL ? func : Py_None, first_item(self, r),
-                         r->worker, r->pid);
+                         r->worker, r->pid, yields ? (long long)r->item : -1LL);
 }
 
 /* The exception in a report of a worker. where may be NULL. */
@@ -85,6 +87,9 @@ py_failure_of_end(ResultObject *self)
         case CP_END_BROKEN: return broken(engine);
         case CP_END_CANCELLED:
             return PyObject_CallMethod(state->failures, "cancelled", NULL);
+        case CP_END_UNREAD:
+            return PyObject_CallMethod(state->failures, "values_not_read", "s",
+                                       self->call);
         case CP_END_NOMEM: {
             PyErr_NoMemory();
             return py_error_fetch();
@@ -114,26 +119,28 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
     }
     if (r->outcome != CP_LOCAL) {
         PyObject *place = where(self, r), *exc = NULL;
+        uint32_t item = cp_job_credit(self->job) > 0 ? 0 : r->item;
         if (place != NULL && r->outcome == CP_LOST
             && r->reason == CP_TIMED_OUT) {
-            exc = PyObject_CallMethod(self->state->failures, "timed_out",
-                                      "iNOIILL", r->pid, exitcode_of(r), place,
-                                      r->item, r->items, (long long)r->amount,
-                                      (long long)self->job->time_limit);
+            exc = PyObject_CallMethod(
+                self->state->failures, "timed_out", "iNOIILLy#", r->pid,
+                exitcode_of(r), place, item, r->items, (long long)r->amount,
+                (long long)self->job->time_limit, (const char *)r->body,
+                (Py_ssize_t)r->len);
         } else if (place != NULL && r->outcome == CP_LOST
                    && r->reason == CP_TOOK_MEMORY) {
             exc = PyObject_CallMethod(
                 self->state->failures, "took_memory", "iiOIILK", r->pid,
-                r->exitcode, place, r->item, r->items, (long long)r->amount,
+                r->exitcode, place, item, r->items, (long long)r->amount,
                 (unsigned long long)cp_pool_memory_limit(self->engine->pool));
         } else if (place != NULL && r->outcome == CP_LOST
                    && r->reason == CP_NO_WORKER) {
             exc = PyObject_CallMethod(self->state->failures, "no_worker", "IO",
                                       r->worker, place);
         } else if (place != NULL && r->outcome == CP_LOST) {
-            exc = PyObject_CallMethod(self->state->failures, "lost", "iiOII",
-                                      r->pid, r->exitcode, place, r->item,
-                                      r->items);
+            exc =
+                PyObject_CallMethod(self->state->failures, "lost", "iiOII",
+                                    r->pid, r->exitcode, place, item, r->items);
         } else if (place != NULL) {
             exc = reported_error(self->state, r, place);
         }

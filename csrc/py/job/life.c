@@ -358,6 +358,8 @@ py_result_dealloc(PyObject *op)
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
             py_result_cancel(self); /* no tasks will come */
+        } else if (cp_job_credit(self->job) > 0) {
+            (void)cp_job_stop(self->job, false); /* its tasks are to end */
         } else if (!atomic_load(&self->job->done)) {
             cp_job_put_take(self->job, NULL, true); /* nobody can read */
         }

@@ -1,6 +1,7 @@
 /* The type _core.Result; see job/result.h. */
 #include "job/result.h"
 
+#include "base/argument.h"
 #include "base/error.h"
 #include "base/timeout.h"
 #include "job/options.h"
@@ -228,7 +229,7 @@ result_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
     PyObject *timeout;
-    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0
+    if (py_argument_parse(args, nargs, kwnames, "timeout", &timeout) < 0
         || wait_for((ResultObject *)op, timeout) < 0) {
         return NULL;
     }
@@ -241,7 +242,7 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
 {
     ResultObject *self = (ResultObject *)op;
     PyObject *timeout;
-    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0) {
+    if (py_argument_parse(args, nargs, kwnames, "timeout", &timeout) < 0) {
         return NULL;
     }
     int r = wait_for(self, timeout);
@@ -259,21 +260,43 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return py_result_outcome(self);
 }
 
-/* cancel(kill=True) */
-static PyObject *
-result_cancel(PyObject *op, PyObject *args, PyObject *kwds)
+/* The first call in this process makes the class of the error, which imports modules; code
+ * that runs where nothing may be imported needs it later. 0, or -1 with an exception. */
+static int
+prepare_cancel(ResultObject *self)
 {
-    static char *names[] = {"kill", NULL};
+    if (atomic_load_explicit(&self->state->may_cancel, memory_order_acquire)) {
+        return 0;
+    }
+    PyObject *none =
+        PyObject_CallMethod((PyObject *)self, "_prepare_cancel", NULL);
+    if (none == NULL) {
+        return -1;
+    }
+    Py_DECREF(none);
+    atomic_store_explicit(&self->state->may_cancel, true, memory_order_release);
+    return 0;
+}
+
+/* cancel(kill=True): with 100,000 queued calls each is a method call of the program, and
+ * nothing here runs Python code. */
+static PyObject *
+result_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
+              PyObject *kwnames)
+{
     ResultObject *self = (ResultObject *)op;
-    int kill = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "|p:cancel", names, &kill)
-        || check_usable(self) < 0) {
+    PyObject *kill;
+    if (py_argument_parse(args, nargs, kwnames, "kill", &kill) < 0) {
+        return NULL;
+    }
+    int kills = kill == NULL ? 1 : PyObject_IsTrue(kill);
+    if (kills < 0 || check_usable(self) < 0 || prepare_cancel(self) < 0) {
         return NULL;
     }
     if (self->settled) {
         Py_RETURN_FALSE;
     }
-    bool stopped = cp_job_stop(self->job, kill != 0);
+    bool stopped = cp_job_stop(self->job, kills != 0);
     if (stopped) {
         py_job_collect(self->engine);
     }
@@ -445,7 +468,7 @@ static PyMethodDef result_methods[] = {
     {"ready", result_ready, METH_NOARGS, NULL},
     {"successful", result_successful, METH_NOARGS, NULL},
     {"cancel", (PyCFunction)(void (*)(void))result_cancel,
-     METH_VARARGS | METH_KEYWORDS, NULL},
+     METH_FASTCALL | METH_KEYWORDS, NULL},
     {"cancelled", result_cancelled, METH_NOARGS, NULL},
     {"wait", (PyCFunction)(void (*)(void))result_wait,
      METH_FASTCALL | METH_KEYWORDS, NULL},

@@ -1,6 +1,7 @@
 /* The type _core.Stream; see job/stream.h. */
 #include "job/stream.h"
 
+#include "base/argument.h"
 #include "base/error.h"
 #include "base/timeout.h"
 #include "job/failure.h"
@@ -13,19 +14,25 @@
 static int
 stream_init(PyObject *op, PyObject *args, PyObject *kwds)
 {
-    static char *names[] = {"pool", "ordered", NULL};
+    static char *names[] = {"pool", "ordered", "ahead", NULL};
     ResultObject *self = (ResultObject *)op;
     PyObject *pool;
     int ordered = 1;
-    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|p:Stream", names, &pool,
-                                     &ordered)) {
+    unsigned long long ahead = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwds, "O|pK:Stream", names, &pool,
+                                     &ordered, &ahead)) {
         return -1;
     }
     if (py_result_begin(self) < 0) {
         return -1;
     }
-    return py_result_open(
+    int r = py_result_open(
         self, pool, CP_JOB_TAKEN_SINGLY | (ordered ? CP_JOB_ORDERED : 0u));
+    if (r == 0 && ahead > 0) {
+        cp_job_set_credit(self->job, ahead);
+        self->input.task_flags |= CP_YIELDS;
+    }
+    return r;
 }
 
 /* The next result, or NULL. */
@@ -186,7 +193,7 @@ stream_next(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
             PyObject *kwnames)
 {
     PyObject *timeout;
-    if (py_timeout_parse(args, nargs, kwnames, &timeout) < 0) {
+    if (py_argument_parse(args, nargs, kwnames, "timeout", &timeout) < 0) {
         return NULL;
     }
     return next_item((ResultObject *)op, timeout);

@@ -24,47 +24,72 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* May it lead to a function of the main module? Not one that is a function of another
- * module, or is written in C. */
+/* May it be one that is sent by value, or have one within it? Not a function of another
+ * module that has a name there, and nothing that is written in C. */
 static bool
-may_be_of_main(PyObject *func)
+may_be_by_value(PyObject *func)
 {
+    if (PyType_Check(func)) {
+        return PyType_HasFeature((PyTypeObject *)func, Py_TPFLAGS_HEAPTYPE);
+    }
     if (!PyFunction_Check(func)) {
-        return !PyType_Check(func) && !PyCFunction_Check(func);
+        return !PyCFunction_Check(func);
     }
     PyObject *module = ((PyFunctionObject *)func)->func_module;
-    return module != NULL && PyUnicode_Check(module)
-           && PyUnicode_CompareWithASCIIString(module, "__main__") == 0;
+    PyObject *name = ((PyFunctionObject *)func)->func_qualname;
+    if (module != NULL && PyUnicode_Check(module)
+        && PyUnicode_CompareWithASCIIString(module, "__main__") == 0) {
+        return true;
+    }
+    Py_ssize_t len = PyUnicode_GET_LENGTH(name);
+    return PyUnicode_FindChar(name, '<', 0, len, 1)
+           >= 0; /* <locals>, <lambda> */
 }
 
-/* Do workers have another function of this name, or none? Then append it by value: 1; 0
- * where not; or -1 with an exception. */
+/* Append what the sender has made of a callable, (bytes, what is known of it), and release
+ * that; *flags: of CP_FUNC. 0, or -1 with an exception. */
 static int
-put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out)
+put_by_value_take(struct cp_buf *out, PyObject *made, uint16_t *flags)
 {
-    PyObject *known = engine->known;
-    if (known == NULL || !may_be_of_main(func)
-        || atomic_load(&engine->state->replaced)) {
+    static const uint16_t known[] = {0, CP_KEEP | CP_BY_VALUE,
+                                     CP_KEEP | CP_BY_VALUE | CP_KEPT};
+    PyObject *bytes;
+    int stays;
+    if (!PyArg_ParseTuple(made, "Si", &bytes, &stays)) {
+        Py_DECREF(made);
+        return -1;
+    }
+    *flags = known[stays];
+    Py_INCREF(bytes);
+    Py_DECREF(made);
+    return py_replaced_put_take(out, bytes);
+}
+
+/* Do workers have another function or class of this name, or none? Then append it by
+ * value: 1; 0 where not; or -1 with an exception. */
+static int
+put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
+            uint16_t *flags)
+{
+    if (!may_be_by_value(func) || atomic_load(&engine->state->replaced)) {
         return 0;
     }
-    PyObject *bytes = PyObject_CallMethod(engine->state->failures,
-                                          "dump_unknown", "OO", func, known);
-    if (bytes == NULL || bytes == Py_None) {
-        Py_XDECREF(bytes);
-        return bytes != NULL ? 0 : -1;
+    PyObject *made =
+        PyObject_CallMethod(engine->sender, "dump_unknown", "O", func);
+    if (made == NULL || made == Py_None) {
+        Py_XDECREF(made);
+        return made != NULL ? 0 : -1;
     }
-    return py_replaced_put_take(out, bytes) < 0 ? -1 : 1;
+    return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else use the fallback of cpool._base.failures
- * (cloudpickle). *flags: of CP_FUNC. 0, or -1 with an exception. */
+/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1 with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
           uint16_t *flags)
 {
     struct py_state *state = engine->state;
-    int r = put_unknown(engine, func, out);
-    *flags = CP_KEEP | CP_BY_VALUE;
+    int r = put_unknown(engine, func, out, flags);
     if (r != 0) {
         return r < 0 ? -1 : 0;
     }
@@ -87,10 +112,16 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
         return 0;
     }
     PyErr_Clear();
-    PyObject *bytes =
-        PyObject_CallMethod(state->failures, "dump_callable", "OO", func, exc);
+    PyObject *made =
+        PyObject_CallMethod(engine->sender, "dump_callable", "OO", func, exc);
     Py_DECREF(exc);
-    return bytes != NULL ? py_replaced_put_take(out, bytes) : -1;
+    if (made == NULL || put_by_value_take(out, made, flags) < 0) {
+        return -1;
+    }
+    if (atomic_load(&state->replaced)) {
+        *flags = 0; /* as with the program's own pickler */
+    }
+    return 0;
 }
 
 /* Give the job the callable that was pickled last, if that is func, and pickle

@@ -5,6 +5,7 @@
  */
 #include "value/decode.h"
 
+#include "base/dict.h"
 #include "base/word.h"
 
 /* A maker of n objects, and their arguments. */
@@ -12,7 +13,8 @@ struct maker {
     unsigned how; /* HOW_ bits */
     PyObject *callable;
     size_t arity;
-    PyObject **args; /* of n * arity */
+    PyObject **args;     /* of n * arity */
+    bool is_named_tuple; /* the class makes tuples of its arguments */
 };
 
 /* ---- making objects ---- */
@@ -51,20 +53,145 @@ is_sound(const struct maker *maker, size_t n)
     return sound;
 }
 
+/* ---- named tuples ---- */
+
+/* What is known of named tuples with more fields is not kept. */
+#define FIELDS_MAX 64u
+
+/* The function that cls.__new__ is, found as the class itself finds it: a new reference; or
+ * NULL. */
+static PyObject *
+new_of(const struct py_state *state, PyTypeObject *cls)
+{
+    PyObject *method = _PyType_Lookup(cls, state->words[WORD_NEW]);
+    if (method == NULL || Py_TYPE(cls) != &PyType_Type
+        || Py_TYPE(method) != &PyStaticMethod_Type) {
+        return NULL;
+    }
+    Py_INCREF(method);
+    PyObject *function =
+        PyStaticMethod_Type.tp_descr_get(method, NULL, (PyObject *)cls);
+    Py_DECREF(method);
+    if (function != NULL && !PyFunction_Check(function)) {
+        Py_CLEAR(function);
+    }
+    return function;
+}
+
+/* Do both codes take as many arguments, and do the same with them? */
+static int
+is_same_code(PyCodeObject *one, PyCodeObject *two)
+{
+    PyObject *first = PyCode_GetCode(one);
+    PyObject *second = first != NULL ? PyCode_GetCode(two) : NULL;
+    int same =
+        second != NULL ? PyObject_RichCompareBool(first, second, Py_EQ) : -1;
+    Py_XDECREF(first);
+    Py_XDECREF(second);
+    if (same != 1 || one->co_argcount != two->co_argcount
+        || one->co_kwonlyargcount != two->co_kwonlyargcount
+        || one->co_flags != two->co_flags) {
+        return same < 0 ? -1 : 0;
+    }
+    return PyObject_RichCompareBool(one->co_names, two->co_names, Py_EQ);
+}
+
+/* Is it the function that collections.namedtuple() writes for so many fields, which
+ * calls tuple.__new__()? */
+static int
+is_new_of_tuple(const struct py_state *state, PyObject *function, size_t arity)
+{
+    PyObject *size = PyLong_FromSize_t(arity);
+    PyObject *code =
+        size != NULL ? PyObject_CallOneArg(state->named_tuple_new, size) : NULL;
+    int same = code != NULL
+                   ? is_same_code((PyCodeObject *)PyFunction_GET_CODE(function),
+                                  (PyCodeObject *)code)
+                   : -1;
+    Py_XDECREF(size);
+    Py_XDECREF(code);
+    if (same != 1) {
+        return same;
+    }
+    PyObject *called = py_dict_get(PyFunction_GET_GLOBALS(function),
+                                   state->words[WORD_TUPLE_NEW]);
+    Py_XDECREF(called); /* only compared */
+    return called == NULL && PyErr_Occurred() != NULL
+               ? -1
+               : called
+                     == _PyType_Lookup(&PyTuple_Type, state->words[WORD_NEW]);
+}
+
+/* Would cls.__new__(cls, ...) only call tuple.__new__(cls, (...))? That is a function of
+ * Python, which takes longer than everything else. 1; 0: no, or not known; or -1 with an
+ * interrupt. */
+static int
+is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
+{
+    const PyTypeObject *base = cls;
+    if (arity > FIELDS_MAX
+        || !PyType_HasFeature(cls, Py_TPFLAGS_TUPLE_SUBCLASS)) {
+        return 0;
+    }
+    while (base != NULL && base->tp_new == cls->tp_new) {
+        base = base->tp_base;
+    }
+    PyObject *function = base == &PyTuple_Type ? new_of(state, cls) : NULL;
+    int is = function != NULL ? is_new_of_tuple(state, function, arity) : 0;
+    Py_XDECREF(function);
+    if (PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* without memory, say: then the function is called */
+        is = 0;
+    }
+    return PyErr_Occurred() != NULL ? -1 : is;
+}
+
+/* tuple.__new__(cls, args); takes the items of args. */
+static PyObject *
+make_named_tuple(PyTypeObject *cls, PyObject **args, size_t arity)
+{
+    PyObject *row = py_get_tuple_of(args, arity);
+    PyObject *tuple = row != NULL ? PyTuple_Pack(1, row) : NULL;
+    PyObject *obj =
+        tuple != NULL ? PyTuple_Type.tp_new(cls, tuple, NULL) : NULL;
+    Py_XDECREF(row);
+    Py_XDECREF(tuple);
+    return obj;
+}
+
+/* ---- any objects ---- */
+
+static PyObject *
+make_one(const struct maker *maker, PyObject **args)
+{
+    if (maker->is_named_tuple) {
+        return make_named_tuple((PyTypeObject *)maker->callable, args,
+                                maker->arity);
+    }
+    return (maker->how & HOW_NEW) != 0
+               ? make_bare(maker, args)
+               : PyObject_Vectorcall(maker->callable, args, maker->arity, NULL);
+}
+
 /* n objects, which get numbers from this one on. */
 static int
-make(struct py_reader *in, const struct maker *maker, size_t n,
-     PyObject **slots, size_t stride, size_t number)
+make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
+     size_t stride, size_t number)
 {
     if (!is_sound(maker, n)) {
         return CP_EPROTO;
     }
+    if (n > 1 && (maker->how & (HOW_NEW | HOW_NEW_EX)) == HOW_NEW) {
+        int is = is_named_tuple(in->state, (PyTypeObject *)maker->callable,
+                                maker->arity);
+        if (is < 0) {
+            return -1;
+        }
+        maker->is_named_tuple = is;
+    }
     for (size_t i = 0; i < n; i++) {
         PyObject **args = maker->args + i * maker->arity;
-        PyObject *obj = (maker->how & HOW_NEW) != 0
-                            ? make_bare(maker, args)
-                            : PyObject_Vectorcall(maker->callable, args,
-                                                  maker->arity, NULL);
+        PyObject *obj = make_one(maker, args);
         if (obj == NULL) {
             return -1;
         }

@@ -15,6 +15,8 @@
 #include "value/body.h"
 #include "value/pickle.h"
 #include "value/run.h"
+#include "worker/stack.h"
+#include "worker/values.h"
 
 #include "core/base/clock.h"
 #include "core/link/worker.h"
@@ -75,8 +77,10 @@ struct loop {
     struct py_run run;     /* items of the chunk, then their results */
     uint64_t left;         /* how many tasks may still be run */
     int64_t now;           /* when the last task ended; 0: not known */
-    uint32_t caught;  /* items of the task that failed, while others went on */
-    bool last;        /* the process ends after this answer */
+    uint32_t caught; /* items of the task that failed, while others went on */
+    PyObject
+        *report; /* of a value that a task has yielded and nobody can encode */
+    bool last;   /* the process ends after this answer */
     bool is_measured; /* it has a memory_limit */
     bool is_over;     /* and has passed it: it takes no more tasks */
 };
@@ -221,9 +225,26 @@ end_loan(struct cp_loan **loan)
     *loan = NULL;
 }
 
+/* Send what the task yields; releases *result. As py_values_send(). */
+static int
+send_values(struct loop *loop, const struct cp_frame *frame, PyObject **result)
+{
+    struct py_values values = {.state = loop->state,
+                               .serve = loop->serve,
+                               .seq = frame->seq,
+                               .timed = (frame->flags & PY_TIMED) != 0,
+                               .is_measured = loop->is_measured,
+                               .scratch = &loop->scratch};
+    int r = py_values_send(&values, *result);
+    loop->report = values.report;
+    Py_CLEAR(*result);
+    return r;
+}
+
 /* Run the task: 0, and its result is *result, or loop->run where *result is
  * NULL; or -1 with the exception that is the answer. In a copy of the worker the
- * exception may be missing. */
+ * exception may be missing. Of a task that yields: 0 once all is sent, or a code of the
+ * core. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
          struct cp_loan **loan, PyObject *func, PyObject *retrying,
@@ -254,6 +275,9 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     }
     *result = py_call_one(state, mode, func, arg, kwds);
     Py_DECREF(payload);
+    if (*result != NULL && (frame->flags & CP_YIELDS) != 0 && !is_copy(loop)) {
+        return send_values(loop, frame, result);
+    }
     return *result != NULL ? 0 : -1;
 }
 
@@ -436,12 +460,9 @@ answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
         loop->last = true;
     }
     if (report == NULL) {
-        if (loop->parts.n > 0) {
-            if (cp_parts_seal(&loop->parts, &loop->scratch) != 0) {
-                return CP_ENOMEM;
-            }
-            frame->flags |= CP_PARTS;
-            cp_serve_lend(loop->serve, &loop->parts);
+        int lent = cp_serve_lend(loop->serve, frame, &loop->scratch);
+        if (lent != 0) {
+            return lent;
         }
         frame->len = cp_buf_len(&loop->scratch);
         return answer(loop, frame, cp_buf_head(&loop->scratch));
@@ -485,6 +506,7 @@ prepare_stop(struct loop *loop, const struct cp_frame *task)
         }
         Py_DECREF(none);
         state->handles_stop = 1;
+        py_stack_watch_again();
     }
     state->may_stop = 1;
     return 0;
@@ -501,6 +523,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     }
     cp_serve_begin(loop->serve, task->seq, loop->now);
     loop->caught = 0;
+    loop->report = NULL;
     struct cp_loan *loan = NULL;
     if ((task->flags & CP_PARTS) != 0) {
         int lent = cp_serve_loan(loop->serve, body, &task->len, &loan);
@@ -523,9 +546,12 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     if (is_copy(loop)) {
         /* What the task raised in the copy ends the copy, as any program. */
         r = PyErr_Occurred() ? -1 : CP_ECLOSED;
-    } else if (r < 0) {
+    } else if (r == -1) {
         report = pack_error(loop, func, retrying, &frame.flags, &fatal);
         r = report != NULL ? 0 : -1;
+    } else if ((task->flags & CP_YIELDS) != 0) {
+        report =
+            loop->report; /* it fails; otherwise there is nothing left to send */
     } else {
         r = pack_result(loop, task, result, &frame.flags, &report);
     }

@@ -8,10 +8,12 @@
 
 #include "base/engine.h"
 #include "base/error.h"
+#include "base/list.h"
 #include "job/lane.h"
 #include "task/call.h"
 #include "task/mode.h"
 #include "task/refs.h"
+#include "worker/values.h"
 
 #include "core/base/clock.h"
 #include "core/pool/threads.h"
@@ -71,6 +73,64 @@ run_chunk(struct py_state *state, struct cp_task *task,
     return 0;
 }
 
+/* Hand in a value, which is released: 0, or a code of the core. */
+static int
+yield_take(struct cp_pool *pool, struct cp_task *task, PyObject *value,
+           uint64_t *room)
+{
+    struct cp_result *result = py_refs_result(task->index, 1);
+    if (result == NULL) {
+        Py_DECREF(value);
+        return CP_ENOMEM;
+    }
+    py_refs_of_result(result)[0] = value;
+    result->flags = CP_IS_VALUE;
+    result->items = 0;
+    return cp_threads_yield(pool, task, result, room);
+}
+
+/* Hand in what the task yields; releases source. 0 at its end, or where its job has ended;
+ * or -1 with an exception. */
+static int
+yield_all_take(struct py_state *state, struct cp_pool *pool,
+               struct cp_task *task, PyObject *source)
+{
+    PyObject *iterator = py_values_iterator(state, source);
+    uint64_t room = 0;
+    int r = iterator != NULL ? 0 : -1;
+    Py_DECREF(source);
+    while (r == 0) {
+        if (room == 0) {
+            Py_BEGIN_ALLOW_THREADS
+            r = cp_threads_wait_room(pool, task, &room);
+            Py_END_ALLOW_THREADS
+            cp_pool_release_dropped(pool);
+        }
+        PyObject *value = r == 0 ? PyIter_Next(iterator) : NULL;
+        if (value == NULL) {
+            break;
+        }
+        if (!cp_pool_is_ours(pool)) {
+            Py_DECREF(value); /* it has forked, and this is the copy */
+            break;
+        }
+        r = yield_take(pool, task, value, &room);
+    }
+    if (r == 0) {
+        r = PyErr_Occurred() ? -1 : 0;
+    } else if (iterator != NULL) {
+        if (py_values_close(iterator) < 0) {
+            PyErr_WriteUnraisable(iterator); /* no exception ends a thread */
+        }
+        if (r == CP_ENOMEM) {
+            PyErr_NoMemory();
+        }
+        r = r == CP_ENOMEM ? -1 : 0;
+    }
+    Py_XDECREF(iterator);
+    return r;
+}
+
 /* Run one call or one item: 0, or -1 with an exception. */
 static int
 run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
@@ -89,6 +149,9 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     PyObject *value = py_call_one(state, task->flags & PY_MODE, refs->func,
                                   refs->slots[0], kwds);
     Py_XDECREF(kwds);
+    if (value != NULL && (task->flags & CP_YIELDS) != 0) {
+        return yield_all_take(state, task->job->pool, task, value);
+    }
     py_refs_of_result(result)[0] = value;
     return value != NULL ? 0 : -1;
 }
@@ -205,6 +268,60 @@ py_thread_busy_ns(EngineObject *engine, uint32_t worker, int64_t now)
     }
     Py_END_CRITICAL_SECTION();
     return ns;
+}
+
+struct sight {
+    uint32_t worker;
+    unsigned long thread;
+    int64_t since;
+};
+
+/* At most cap of the loops; how many there are. */
+static size_t
+look_at_loops(EngineObject *engine, struct sight *sights, size_t cap)
+{
+    size_t n = 0;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    for (const struct loop *at = engine->loops; at != NULL; at = at->next) {
+        if (n < cap) {
+            sights[n] = (struct sight){
+                .worker = at->turn.index,
+                .thread = at->thread,
+                .since =
+                    atomic_load_explicit(&at->busy_since, memory_order_relaxed),
+            };
+        }
+        n++;
+    }
+    Py_END_CRITICAL_SECTION();
+    return n;
+}
+
+PyObject *
+py_thread_busy(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    EngineObject *engine = (EngineObject *)op;
+    if (py_engine_check(engine) < 0) {
+        return NULL;
+    }
+    size_t cap = look_at_loops(engine, NULL, 0);
+    struct sight *sights = PyMem_Calloc(cap + 1, sizeof(*sights));
+    if (sights == NULL) {
+        return PyErr_NoMemory();
+    }
+    PyObject *list = PyList_New(0);
+    size_t n = list != NULL ? look_at_loops(engine, sights, cap) : 0;
+    int64_t now = cp_now();
+    for (size_t i = 0; i < n && i < cap && list != NULL; i++) {
+        int64_t ns = sights[i].since != 0 ? now - sights[i].since : -1;
+        PyObject *item = Py_BuildValue("(IkL)", sights[i].worker,
+                                       sights[i].thread, (long long)ns);
+        if (py_list_append_take(list, item) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    PyMem_Free(sights);
+    return list;
 }
 
 PyObject *

@@ -32,6 +32,10 @@ PyObject *py_thread_tasks_done(PyObject *engine, PyObject *ignored);
  * copy of the process it does nothing. */
 PyObject *py_thread_leave(PyObject *engine, PyObject *index);
 
+/* busy_threads(): of each worker thread: (index, ident, ns that its task has run; -1: it has
+ * none). */
+PyObject *py_thread_busy(PyObject *engine, PyObject *ignored);
+
 /* How long the task has run that the worker with this index runs now; 0: it runs none. */
 int64_t py_thread_busy_ns(EngineObject *engine, uint32_t worker, int64_t now);
 

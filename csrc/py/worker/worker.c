@@ -317,7 +317,7 @@ worker_started(PyObject *op, PyObject *args)
     return adopt(self, (pid_t)pid);
 }
 
-/* ends(): what the child needs: (rx, tx, life, row, common, memory, span, budget);
+/* ends(): what the child needs: (rx, tx, life, row, common, memory, area, budget);
  * memory is -1 where there is none. */
 static PyObject *
 worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -332,7 +332,7 @@ worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     return Py_BuildValue("(iiiiiiIK)", w->child_rx, w->child_tx, w->child_life,
                          w->child_row, cp_pool_common_fd(self->pool), w->share,
-                         w->span_id, (unsigned long long)w->budget);
+                         w->area_id, (unsigned long long)w->budget);
 }
 
 PyObject *
@@ -342,7 +342,7 @@ py_worker_attach(PyObject *module, PyObject *args)
     struct cp_worker_ends e;
     unsigned long long budget;
     if (!PyArg_ParseTuple(args, "iiiiiiIK:_attach", &e.rx, &e.tx, &e.life,
-                          &e.row, &e.common, &e.share, &e.span_id, &budget)) {
+                          &e.row, &e.common, &e.share, &e.area_id, &budget)) {
         return NULL;
     }
     if (state->serving != NULL) {

@@ -1,0 +1,77 @@
+"""What a pool on a cluster takes beyond multiprocessing's parameters, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .._base.stdlib import TYPE_CHECKING
+from .._engine.workers import WorkerOptions
+from .._start.surroundings import check_environment
+from .frames import dumps_callable
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["check_on_exit", "of_nodes", "refuse_worker"]
+
+_OF_WORKERS = "daemon memory_limit min_processes idle_timeout cpu_ids inner_max_num_threads".split()
+
+_REFUSED = {
+    "max_pending": "a cluster takes items as fast as its nodes do: use imap() with buffersize=",
+    "propagate_context": "context variables stay in this process: give their values as arguments",
+}
+
+
+def check_on_exit(on_exit: str) -> None:
+    """Raise `ValueError` for what leaving a `with` block cannot do."""
+    if on_exit not in ("terminate", "join"):
+        raise ValueError(f'on_exit must be "terminate" or "join", not {on_exit!r}')
+
+
+def refuse_worker(asked: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a call names a worker."""
+    if asked.get("worker") is not None:
+        raise ValueError(
+            "worker= is for a pool on one machine: nodes come and go, and each has workers of its "
+            "own. key= sends the calls of one key to one worker, here too"
+        )
+
+
+def of_nodes(processes: int | None, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the pools on the nodes, as they travel. Raises for what is wrong.
+
+    Checked here, since a node with wrong ones would not be used, and calls would wait for another.
+    """
+    for name, why in _REFUSED.items():
+        if asked.pop(name, None) not in (None, False):
+            raise ValueError(f"{name} is for a pool on one machine. {why}")
+    found: dict[str, Any] = {
+        name: asked.pop(name) for name in _OF_WORKERS if asked.get(name) is not None
+    }
+    if not isinstance(found.get("cpu_ids", ""), str):
+        raise ValueError('cpu_ids can be "auto" alone on a cluster: nodes have different CPUs')
+    most = processes or found.get("min_processes") or 1
+    checked: dict[str, Any] = {name: found.get(name) for name in _OF_WORKERS}
+    WorkerOptions(most, **{**checked, "daemon": True})
+    finalizer = asked.pop("finalizer", None)
+    finalargs = tuple(asked.pop("finalargs", ()))
+    if finalizer is not None:
+        if not callable(finalizer):
+            raise TypeError("finalizer must be a callable")
+        found["finalizer"] = dumps_callable((finalizer, finalargs))
+    env = asked.pop("env", None)
+    if env is not None:
+        check_environment(env, 0)
+        found["env"] = dumps_callable(env)
+    preload = asked.pop("preload", ())
+    if preload:
+        names = (preload,) if isinstance(preload, str) else tuple(preload)
+        for name in names:
+            if not isinstance(name, str):
+                raise TypeError(f"preload has names of modules, not {name!r}")
+        found["preload"] = names
+    for name in _OF_WORKERS:
+        asked.pop(name, None)
+    if asked:
+        raise TypeError(f"Pool() got an unexpected keyword argument {next(iter(asked))!r}")
+    return found

@@ -1,0 +1,135 @@
+"""`forward_logs=True` in the parent: the records of the workers, handled by its own handlers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import marshal
+import os
+import queue
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from .._base import failures
+from .._base.stdlib import TYPE_CHECKING
+from .._start.logs import HEADER, Forwarding
+
+if TYPE_CHECKING:
+    from typing import Any
+
+_MOST = 200_000  # bytes of a datagram
+_ROOM = 1 << 20  # bytes of records that the kernel keeps, if it takes so many
+_RETRY_S = 0.02
+_LAST_GRACE_S = 5.0
+
+
+class LogReceiver:
+    """The records of a pool's workers, and two threads.
+
+    One only receives, so that no worker waits for a handler; the other calls the handlers.
+    """
+
+    def __init__(self, runs_filters: bool) -> None:
+        """`runs_filters`: those of loggers, which workers that start afresh do not have."""
+        self._here, self._there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (self._here, self._there):
+            end.setblocking(True)  # a program may have set another default
+        self._there.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ROOM)
+        self._token = os.urandom(16)
+        self._runs_filters = runs_filters
+        self._received: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._threads: set[int] = set()
+        self._is_started = False
+        self._ends = False
+        self._done = threading.Event()
+
+    def for_worker(self, forks: bool) -> Forwarding:
+        """What a worker that is made now needs."""
+        return Forwarding(self._there, self._here if forks else None, self._token)
+
+    def start(self, start_thread: Callable[..., object]) -> None:
+        """Start the threads, by this function, which takes a name and a target."""
+        start_thread("cpool-log-handlers", self._handle_all)
+        start_thread("cpool-logs", self._receive)
+        self._is_started = True
+
+    # ---- receiving ----
+
+    def _receive(self) -> None:
+        self._threads.add(threading.get_ident())
+        parts: dict[tuple[int, int], list[bytes]] = {}
+        while True:
+            try:
+                data = self._here.recv(_MOST)
+                if not data and self._ends:
+                    break
+                self._take(data, parts)
+            except (MemoryError, OSError) as exc:
+                if isinstance(exc, OSError) and exc.errno in (errno.EBADF, errno.ENOTSOCK):
+                    break  # the program has closed the descriptor
+                time.sleep(_RETRY_S)  # workers wait while nobody reads, so this thread goes on
+        self._here.close()
+        self._received.put(None)
+
+    def _take(self, data: bytes, parts: dict[tuple[int, int], list[bytes]]) -> None:
+        """Note a part of a record; a task may have written anything else to the socket."""
+        if not data.startswith(self._token) or len(data) < HEADER.size:
+            return
+        _, pid, number, part, n = HEADER.unpack_from(data)
+        body = data[HEADER.size :]
+        if n > 1:
+            if part == 0:
+                parts[pid, number] = []
+            so_far = parts.get((pid, number))
+            if so_far is None or len(so_far) != part:
+                return
+            so_far.append(body)
+            if part + 1 < n:
+                return
+            body = b"".join(parts.pop((pid, number)))
+        self._received.put(body)
+
+    # ---- handling ----
+
+    def _handle_all(self) -> None:
+        self._threads.add(threading.get_ident())
+        while (data := self._received.get()) is not None:
+            try:
+                self._handle(marshal.loads(data))
+            except BaseException as exc:  # of a handler; the next record is handled
+                _report(exc)
+        self._done.set()
+
+    def _handle(self, attributes: dict[str, Any]) -> None:
+        record = logging.makeLogRecord(attributes)
+        logger = logging.getLogger(None if record.name == "root" else record.name)
+        if self._runs_filters:
+            logger.handle(record)
+        else:
+            logger.callHandlers(record)
+
+    # ---- the end ----
+
+    def end(self) -> None:
+        """The workers have ended: return when all of their records are handled, or soon."""
+        self._ends = True
+        self._there.close()
+        if not self._is_started:  # the pool could not be made
+            self._here.close()
+            self._received.put(None)
+            return
+        with contextlib.suppress(OSError):  # closed already
+            self._here.shutdown(socket.SHUT_RD)  # what has come can still be read
+        if threading.get_ident() not in self._threads:  # a handler may end the pool
+            self._done.wait(_LAST_GRACE_S)
+
+
+def _report(exc: BaseException) -> None:
+    with contextlib.suppress(Exception):  # stderr may be closed, or the program's own
+        if sys.stderr is not None:
+            text = failures.traceback_of(exc)
+            sys.stderr.write(f"cpool: a handler of a worker's log record raised:\n{text}")

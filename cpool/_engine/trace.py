@@ -1,0 +1,164 @@
+"""`cpool.trace()`: a timeline of what the pools of this process do, in Chrome's trace format."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+from .._base.stdlib import TYPE_CHECKING
+from . import known
+from .statistics import name_in_pickle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Self, TextIO
+
+# enum cp_outcome, enum cp_reason and enum cp_span_kind of the extension.
+_OK, _LOST = 1, 3
+_OUTCOMES = {1: "done", 2: "failed", 3: "lost"}
+_REASONS = {0: "its worker died", 1: "it ran out of time", 2: "it took too much memory"}
+_START, _END = 64, 65
+_NO_NAME = 0xFFFF
+
+_on: list[trace] = []  # the one that is on
+_lock = threading.Lock()
+
+
+class trace:  # used like a function
+    """Write a timeline of what the pools of this process do, to the file at `path`.
+
+    `path` is a str or a path-like object. A context manager; the file is complete when the block is
+    left. `start()` and `stop()` do the same. The file is JSON in Chrome's trace format: open it at
+    https://ui.perfetto.dev or in chrome://tracing. It has a lane for each worker of each pool, also
+    of a `ThreadPool` and of pools that are made within the block. A slice is a task that ended
+    meanwhile, with the name of its function, its items, its outcome, its process and how long it
+    was queued; or many short tasks of one function, one after the other, with their number. Starts
+    and ends of worker processes are shown as well. Pools that tasks make are not traced.
+
+    Entering raises `OSError` if the file cannot be opened, and `RuntimeError` while another trace
+    is on.
+    """
+
+    __module__ = "cpool"
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = path
+        self._pid = os.getpid()
+        self._since = 0
+        self._file: TextIO | None = None
+        self._engines: list[tuple[Any, bool, int]] = []  # with threads; how many workers
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin; see above for what it raises."""
+        with _lock:
+            if any(other._pid == os.getpid() for other in _on):
+                raise RuntimeError("the pools of this process are being traced already")
+            self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115
+            self._pid = os.getpid()
+            self._since = time.monotonic_ns()
+            self._engines = []
+            _on[:] = [self]
+        try:
+            known.watch(self._add)
+        except BaseException:  # no memory for the trace of a pool
+            self.stop()
+            raise
+
+    def _add(self, pool: Any) -> None:
+        if self._pid == os.getpid():  # not in a fork of the process
+            pool._engine.trace(self._since)
+            self._engines.append((pool._engine, pool._has_threads, pool._processes))
+
+    def stop(self) -> None:
+        """End, and write the file. Does nothing if the trace is not on, or in a forked process."""
+        with _lock:
+            if self not in _on or self._pid != os.getpid():
+                return
+            _on.remove(self)
+        known.unwatch(self._add)
+        file, self._file = self._file, None
+        engines, self._engines = self._engines, []
+        if file is not None:
+            with file:
+                self._write(file, engines)
+
+    def _write(self, file: TextIO, engines: list[tuple[Any, bool, int]]) -> None:
+        file.write('{"displayTimeUnit": "ms", "traceEvents": [')
+        separator, number = "\n", 0
+        for engine, threads, workers in engines:
+            found = engine.end_trace()
+            if found is None or not found[3]:
+                continue  # it has done nothing meanwhile
+            number += 1
+            for event in _events(found, threads, workers, number, self._since):
+                file.write(separator + json.dumps(event))
+                separator = ",\n"
+        file.write("\n]}\n")
+
+
+def _events(
+    found: Any, threads: bool, workers: int, number: int, since: int
+) -> Iterator[dict[str, Any]]:
+    _, dropped, names, spans = found
+    kind = "threads" if threads else "processes"
+    functions = [_name(name, threads) for name in names]
+    title = f"pool {number} of {workers} {kind}"
+    if dropped:
+        title += f" ({dropped} slices left out)"
+    yield _meta("process_name", number, 0, name=title)
+    yield _meta("process_sort_index", number, 0, sort_index=number)
+    for worker in sorted({span[9] for span in spans}):
+        yield _meta("thread_name", number, worker + 1, name=f"worker {worker}")
+        yield _meta("thread_sort_index", number, worker + 1, sort_index=worker)
+    for span in spans:
+        yield _event(span, functions, number, since)
+
+
+def _name(name: bytes, threads: bool) -> str:
+    return name.decode(errors="replace") if threads else name_in_pickle(name)
+
+
+def _meta(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
+    return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
+
+
+def _event(span: Any, functions: list[str], number: int, since: int) -> dict[str, Any]:
+    began, ended, busy, waited, call, index, tasks, items, stride = span[:9]
+    worker, pid, name, outcome, reason = span[9:]
+    event: dict[str, Any] = {
+        "pid": number,
+        "tid": worker + 1,
+        "ts": (began - since) / 1e3,  # microseconds, as the format has it
+        "args": {"process": pid} if pid else {},
+    }
+    if outcome == _END:
+        return {**event, "ph": "i", "s": "t", "cat": "worker", "name": "the worker ended"}
+    event |= {"ph": "X", "dur": (ended - began) / 1e3}
+    if outcome == _START:
+        return {**event, "cat": "worker", "name": "start of the worker"}
+    args = event["args"]
+    function = "a function" if name == _NO_NAME else functions[name]
+    args["outcome"] = _OUTCOMES.get(outcome, "failed")
+    if outcome == _LOST:
+        args["why"] = _REASONS.get(reason, "its worker died")
+    if tasks > 1:
+        args |= {"tasks": tasks, "busy_us": busy / 1e3}
+    elif stride:
+        first = index * stride
+        args["first_item"], args["last_item"] = first, first + items - 1
+    args |= {"items": items, "call": call}
+    if waited >= 0:
+        args["queued_us"] = waited / 1e3
+    event |= {"cat": "task", "name": function if tasks == 1 else f"{function} x {tasks}"}
+    if outcome != _OK:
+        event["cname"] = "terrible"  # red, in chrome://tracing
+    return event

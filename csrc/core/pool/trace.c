@@ -1,0 +1,167 @@
+/* Spans of a timeline; see pool/trace.h. */
+#include "pool/trace.h"
+
+#include "base/clock.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Short tasks grow into one span until it is so long, or this part of the time since the
+ * trace began: then a timeline of any length has some ten thousand spans a worker. */
+#define MERGED CP_MS
+#define MERGED_PART 5000
+
+#define NAME_BYTES CP_KIB(1)
+
+struct cp_trace *
+cp_trace_new(int64_t now)
+{
+    struct cp_trace *trace = calloc(1, sizeof(*trace));
+    if (trace != NULL) {
+        trace->since = now;
+    }
+    return trace;
+}
+
+void
+cp_trace_free(struct cp_trace *trace)
+{
+    if (trace == NULL) {
+        return;
+    }
+    for (uint16_t i = 0; i < trace->n_names; i++) {
+        free(trace->names[i].bytes);
+    }
+    free(trace->open);
+    free(trace->spans);
+    free(trace);
+}
+
+void
+cp_trace_note(struct cp_trace *trace, const struct cp_span *span)
+{
+    if (trace->n == trace->cap) {
+        size_t cap = trace->cap > 0 ? trace->cap * 2 : 256;
+        struct cp_span *spans =
+            cap <= CP_TRACE_MOST ? realloc(trace->spans, cap * sizeof(*spans))
+                                 : NULL;
+        if (spans == NULL) {
+            trace->dropped++;
+            return;
+        }
+        trace->spans = spans;
+        trace->cap = cap;
+    }
+    trace->spans[trace->n++] = *span;
+}
+
+static bool
+is_name(const struct cp_trace_name *name, const uint8_t *func, size_t len)
+{
+    return name->len == len && memcmp(name->bytes, func, len) == 0;
+}
+
+/* guess: the name of the task before. */
+static uint16_t
+find_name(struct cp_trace *trace, const uint8_t *func, size_t len,
+          uint16_t guess)
+{
+    len = len < NAME_BYTES ? len : NAME_BYTES;
+    if (func == NULL || len == 0) {
+        return CP_NO_NAME;
+    }
+    if (guess < trace->n_names && is_name(&trace->names[guess], func, len)) {
+        return guess;
+    }
+    for (uint16_t i = 0; i < trace->n_names; i++) {
+        if (is_name(&trace->names[i], func, len)) {
+            return i;
+        }
+    }
+    uint8_t *bytes = trace->n_names < CP_TRACE_NAMES ? malloc(len) : NULL;
+    if (bytes == NULL) {
+        return CP_NO_NAME;
+    }
+    memcpy(bytes, func, len);
+    trace->names[trace->n_names] =
+        (struct cp_trace_name){.len = len, .bytes = bytes};
+    return trace->n_names++;
+}
+
+/* Where the last span of this worker is kept; NULL: no memory. */
+static struct cp_span *
+open_of(struct cp_trace *trace, uint32_t worker)
+{
+    if (worker >= trace->n_open) {
+        struct cp_span *open =
+            realloc(trace->open, ((size_t)worker + 1) * sizeof(*open));
+        if (open == NULL) {
+            return NULL;
+        }
+        memset(open + trace->n_open, 0,
+               ((size_t)worker + 1 - trace->n_open) * sizeof(*open));
+        trace->open = open;
+        trace->n_open = worker + 1;
+    }
+    return &trace->open[worker];
+}
+
+static bool
+may_grow(const struct cp_trace *trace, const struct cp_span *open,
+         const struct cp_span *span)
+{
+    int64_t most = (span->ended - trace->since) / MERGED_PART;
+    most = most > MERGED ? most : MERGED;
+    return open->pid == span->pid && open->name == span->name
+           && open->outcome == CP_OK && span->outcome == CP_OK
+           && span->began >= open->ended && span->ended - open->began <= most
+           && open->items <= UINT32_MAX - span->items;
+}
+
+static void
+grow(struct cp_span *open, const struct cp_span *span)
+{
+    open->ended = span->ended;
+    open->busy += span->busy;
+    open->waited = open->waited > span->waited ? open->waited : span->waited;
+    open->call = span->call;
+    open->tasks++;
+    open->items += span->items;
+}
+
+void
+cp_trace_task(struct cp_trace *trace, const struct cp_span *task,
+              const uint8_t *func, size_t len)
+{
+    struct cp_span span = *task;
+    struct cp_span *open = open_of(trace, span.worker);
+    if (open == NULL) {
+        trace->dropped++;
+        return;
+    }
+    span.began = span.began > trace->since ? span.began : trace->since;
+    span.ended = span.ended > span.began ? span.ended : span.began;
+    span.busy = span.ended - span.began;
+    span.name =
+        find_name(trace, func, len, open->tasks > 0 ? open->name : CP_NO_NAME);
+    span.tasks = 1;
+    if (open->tasks > 0 && may_grow(trace, open, &span)) {
+        grow(open, &span);
+        return;
+    }
+    if (open->tasks > 0) {
+        cp_trace_note(trace, open);
+    }
+    *open = span;
+}
+
+void
+cp_trace_end(struct cp_trace *trace)
+{
+    for (uint32_t i = 0; i < trace->n_open; i++) {
+        if (trace->open[i].tasks > 0) {
+            cp_trace_note(trace, &trace->open[i]);
+            trace->open[i].tasks = 0;
+        }
+    }
+}

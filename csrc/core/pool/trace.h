@@ -1,0 +1,73 @@
+/*
+ * What a pool did and when, for a timeline: one span for each task, or for many short tasks
+ * of a worker one after the other, and one for each start of a worker. pool/tally.h notes
+ * them while a trace is on. Guarded by whoever has the trace: while it is on, the pool.
+ */
+#ifndef CP_POOL_TRACE_H
+#define CP_POOL_TRACE_H
+
+#include "link/task.h"
+
+#define CP_TRACE_NAMES 256u      /* functions with a name of their own */
+#define CP_TRACE_MOST (4u << 20) /* spans; later ones are only counted */
+#define CP_NO_NAME UINT16_MAX
+
+/* In place of an enum cp_outcome. */
+enum cp_span_kind {
+    CP_SPAN_START = 64, /* a worker process, from its start until it is ready */
+    CP_SPAN_END,        /* it has ended */
+};
+
+struct cp_span {
+    int64_t began, ended; /* cp_now() */
+    int64_t busy; /* in tasks, in ns; less than ended - began if merged */
+    int64_t
+        waited; /* the longest that one of them was queued, in ns; -1: unknown */
+    uint64_t call;   /* the id of the job of the last one */
+    uint64_t index;  /* of the first task in its job */
+    uint32_t tasks;  /* so many, of one function, which all went well if > 1 */
+    uint32_t items;  /* of all of them */
+    uint32_t stride; /* see struct cp_job */
+    uint32_t worker;
+    int pid;         /* of the worker; 0: a thread, or unknown */
+    uint16_t name;   /* of the function: into names, or CP_NO_NAME */
+    uint8_t outcome; /* enum cp_outcome, or enum cp_span_kind */
+    uint8_t reason;  /* enum cp_reason, of CP_LOST */
+};
+
+/* The first bytes of a callable as tasks send it; of worker threads its name. */
+struct cp_trace_name {
+    size_t len;
+    uint8_t *bytes;
+};
+
+struct cp_trace {
+    int64_t since; /* cp_now() when it began */
+    struct cp_span *spans;
+    size_t n, cap;
+    uint64_t dropped; /* spans that were only counted */
+    struct cp_span
+        *open; /* by worker: its last one, which may grow; tasks 0: none */
+    uint32_t n_open;
+    struct cp_trace_name names[CP_TRACE_NAMES];
+    uint16_t n_names;
+};
+
+/* A trace that begins now; NULL: no memory. [any] */
+struct cp_trace *cp_trace_new(int64_t now);
+
+/* NULL is fine. [any] */
+void cp_trace_free(struct cp_trace *trace);
+
+/* Note a span of one task, whose callable is func. Times before the trace's begin, or in
+ * the wrong order, are corrected. */
+void cp_trace_task(struct cp_trace *trace, const struct cp_span *span,
+                   const uint8_t *func, size_t len);
+
+/* Note a span that is no task. */
+void cp_trace_note(struct cp_trace *trace, const struct cp_span *span);
+
+/* All tasks are noted: spans[0] to spans[n - 1] are the whole trace. */
+void cp_trace_end(struct cp_trace *trace);
+
+#endif

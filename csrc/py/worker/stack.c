@@ -1,0 +1,195 @@
+/*
+ * Telling the stack; see worker/stack.h.
+ *
+ * faulthandler.register() installs a handler in C, which writes the stack of the thread
+ * that it interrupts to a file. That handler is called from one of ours, which then copies
+ * the text into the row of the board. All of this is for one worker process, and a signal
+ * handler cannot be given more than a number, so it is static.
+ */
+#include "worker/stack.h"
+
+#include "core/link/serve.h"
+#include "core/link/worker.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HELD_MS = 1000 };
+
+static struct { /* lint-ok: of the process, for its signal handler */
+    _Atomic(struct cp_row *) row; /* NULL: nothing is told */
+    pid_t pid;        /* processes that the worker forks have copies */
+    pthread_t thread; /* that runs tasks */
+    int fd;
+    dev_t dev; /* which file fd was: a task may close it, and open another */
+    ino_t ino;
+    void (*write_stack)(int signal); /* faulthandler's */
+    void (*next)(int signal);        /* what else handles the signal; or NULL */
+} here;
+
+static bool
+is_our_file(void)
+{
+    struct stat found;
+    return fstat(here.fd, &found) == 0 && found.st_dev == here.dev
+           && found.st_ino == here.ino;
+}
+
+/* Wait for the SIGKILL that comes as soon as the stack is there: what the signal has
+ * interrupted, such as signal.pause(), would be the task's result otherwise. HELD_MS at
+ * most: the parent may be gone, or not kill after all. */
+static void
+wait_for_end(struct cp_row *row)
+{
+    uint64_t held = atomic_load(&row->held);
+    for (int ms = 0; held != 0 && ms < HELD_MS; ms++) {
+        if (atomic_load(&row->held) != held
+            || atomic_load(&row->running) != held
+            || atomic_load(&row->since) != atomic_load(&row->held_since)) {
+            return;
+        }
+        (void)nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    }
+}
+
+/* Calls only what a signal handler may call. */
+static void
+tell(struct cp_row *row)
+{
+    uint32_t asked = atomic_load(&row->stack_asked);
+    if (asked == atomic_load(&row->stack_given)) {
+        return;
+    }
+    ssize_t n = 0;
+    if (is_our_file()) {
+        here.write_stack(CP_STOP_SIGNAL);
+        n = pread(here.fd, row->stack, CP_STACK, 0);
+        if (lseek(here.fd, 0, SEEK_SET) != 0 || ftruncate(here.fd, 0) != 0) {
+            n = 0;
+        }
+    }
+    atomic_store(&row->stack_len, n > 0 ? (uint32_t)n : 0);
+    bool stops = atomic_load(&row->stack_stops) != 0;
+    atomic_store(&row->stack_given, asked);
+    if (stops) {
+        (void)kill(here.pid, SIGSTOP);
+    }
+    wait_for_end(row);
+}
+
+static void
+on_signal(int signal)
+{
+    int saved_errno = errno;
+    struct cp_row *row = atomic_load(&here.row);
+    if (row != NULL && getpid() == here.pid) {
+        if (pthread_equal(pthread_self(), here.thread)) {
+            tell(row);
+        } else {
+            (void)pthread_kill(here.thread, signal);
+        }
+    }
+    if (here.next != NULL) {
+        here.next(signal);
+    }
+    errno = saved_errno;
+}
+
+static bool
+is_handler(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) == 0 && action->sa_handler != SIG_DFL
+           && action->sa_handler != SIG_IGN && action->sa_handler != on_signal;
+}
+
+static void
+install(void)
+{
+    struct sigaction ours = {.sa_handler = on_signal,
+                             .sa_flags = SA_RESTART | SA_ONSTACK};
+    (void)sigemptyset(&ours.sa_mask);
+    (void)sigaction(CP_STOP_SIGNAL, &ours, NULL);
+}
+
+/* Have faulthandler write to the descriptor when the signal comes. */
+static int
+register_faulthandler(int fd)
+{
+    PyObject *module = PyImport_ImportModule("faulthandler");
+    if (module == NULL) {
+        return -1;
+    }
+    PyObject *none = PyObject_CallMethod(module, "register", "iiO",
+                                         CP_STOP_SIGNAL, fd, Py_False);
+    Py_DECREF(module);
+    Py_XDECREF(none);
+    return none == NULL ? -1 : 0;
+}
+
+PyObject *
+py_stack_watch(PyObject *module, PyObject *arg)
+{
+    struct py_state *state = py_state_of_module(module);
+    struct sigaction before, theirs;
+    struct stat file;
+    long fd = PyLong_AsLong(arg);
+    if (fd == -1) {
+        if (!PyErr_Occurred()) {
+            struct cp_row *row = atomic_exchange(&here.row, NULL);
+            if (row != NULL && here.pid == getpid()) {
+                atomic_store(&row->tells_stack, 0);
+            }
+            Py_RETURN_NONE;
+        }
+        return NULL;
+    }
+    if (state->serving == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this process is no worker");
+        return NULL;
+    }
+    atomic_store(&here.row, NULL); /* of the process that has forked this one */
+    if (fstat((int)fd, &file) != 0
+        || sigaction(CP_STOP_SIGNAL, NULL, &before) != 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (register_faulthandler((int)fd) < 0) {
+        return NULL;
+    }
+    (void)sigaction(CP_STOP_SIGNAL, NULL, &theirs);
+    if (is_handler(&theirs)) { /* else a worker has forked this one */
+        here.write_stack = theirs.sa_handler;
+        here.next =
+            is_handler(&before) && before.sa_handler != theirs.sa_handler
+                ? before.sa_handler
+                : NULL;
+        install();
+    }
+    if (here.write_stack == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "faulthandler handles no signal");
+        return NULL;
+    }
+    here.pid = getpid();
+    here.thread = pthread_self();
+    here.fd = (int)fd;
+    here.dev = file.st_dev;
+    here.ino = file.st_ino;
+    atomic_store(&here.row, state->serving->row);
+    atomic_store(&state->serving->row->tells_stack, 1);
+    Py_RETURN_NONE;
+}
+
+void
+py_stack_watch_again(void)
+{
+    struct sigaction theirs;
+    if (atomic_load(&here.row) != NULL && here.pid == getpid()
+        && sigaction(CP_STOP_SIGNAL, NULL, &theirs) == 0
+        && is_handler(&theirs)) {
+        here.next = theirs.sa_handler;
+        install();
+    }
+}
