@@ -183,7 +183,8 @@ def test_a_task_may_write_to_what_it_gets(pool: Any) -> None:
         seen = pool.apply(describe, (value,))
         assert seen[:4] == ((1024, 1024), "uint8", True, False)
         assert seen[4] is (sys.version_info < (3, 14))  # as with the stdlib
-        assert seen[5:] == (total, 0)
+        assert seen[5] == total
+        assert seen[6] == 0 or not HAS_MEMORY  # in the pipe nothing is aligned
         assert int(value.sum()) == total
         value = value.copy()
 
