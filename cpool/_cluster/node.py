@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import multiprocessing
 import os
 import pickle
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from distributed import Worker
 
-__all__ = ["LOST", "Chunk", "NodePlugin", "run_piece"]
+__all__ = ["LOST", "Chunk", "NodePlugin", "dump_node", "run_piece"]
 
 # A chunk whose worker process died: (pid, exitcode) in place of a result.
 LOST = 2
@@ -54,6 +55,9 @@ _GATHER = 0.002
 # The next piece begins when the chunks in the node's pool take no longer than this: before a worker
 # is idle, since to ask the arbiter takes some milliseconds.
 _SHORT = 0.05
+
+# But no longer than this, however long the arbiter takes to answer.
+_LONGEST_WAY = 0.5
 
 # Callables of this many bytes or more go to the worker processes through a file.
 _IN_FILE = 32 << 10
@@ -81,6 +85,8 @@ class Node:
         self.life = uuid.uuid4().hex
         self.pending = 0  # chunks in the pool that any worker may run
         self.seconds = _SHORT  # a mean of how long chunks take
+        self.way = 0.0  # a mean of the seconds in which the arbiter says that a piece may begin
+        self.spread = 0.0  # a mean of how far these seconds are from their mean
         self.heard = 0.0  # when the last one ended, or the pool got work
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
@@ -138,9 +144,21 @@ class Node:
     def _has_room(self) -> bool:
         if self.is_ended or self.pending < self.workers:
             return True
-        if time.monotonic() - self.heard > _SHORT:
+        short = max(_SHORT, min(self.way + 4 * self.spread, _LONGEST_WAY))
+        if time.monotonic() - self.heard > short:
             return False  # they take longer than those before, and nobody knows how long
-        return self.pending * self.seconds < self.workers * _SHORT
+        return self.pending * self.seconds < self.workers * short
+
+    async def begin(self, piece: int) -> bool:
+        """Ask the arbiter whether a piece may begin."""
+        asked = time.monotonic()
+        is_free: bool = await self.ask(
+            "cpool_begin", piece=piece, node=self.dask.address, life=self.life
+        )
+        late = time.monotonic() - asked - self.way
+        self.way += late * 0.2
+        self.spread += (abs(late) - self.spread) * 0.2
+        return is_free
 
     async def await_room(self) -> None:
         """Wait until a worker is idle, or will be soon."""
@@ -365,6 +383,16 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     return worker.FAILURE, 0.0, (), failures.pack_error(error, None)
 
 
+async def dump_node(pool: str, dask_worker: Worker) -> str:
+    """What the workers of a pool do on this node, as text. The program calls it by way of dask."""
+    node = _nodes.get((pool, dask_worker.address))
+    if node is None:
+        return ""
+    text = io.StringIO()
+    await asyncio.to_thread(node.pool.dump, text)
+    return text.getvalue()
+
+
 async def run_piece(
     pool: str, address: str, key: Any, number: int, frames: Frames | None, flush: float
 ) -> str:
@@ -389,9 +417,7 @@ async def run_piece(
         counted = sum(not chunk.has_key for chunk in chunks)
         if counted:
             await node.await_room()
-        if node.is_ended or not await node.ask(
-            "cpool_begin", piece=number, node=address, life=node.life
-        ):
+        if node.is_ended or not await node.begin(number):
             return "refused"
         piece = _Piece(node, number, flush)
         if node.pending == 0:

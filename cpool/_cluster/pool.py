@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import operator
 import queue
+import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -32,8 +33,8 @@ from .errors import VersionMismatchError
 from .frames import dumps_callable
 from .jobs import Feeder, Job, Keys, Pulls, call_part
 from .keeper import Keeper, Node
-from .node import NodePlugin
-from .parameters import check_on_exit, of_nodes, refuse_worker
+from .node import NodePlugin, dump_node
+from .parameters import NOT_HERE, check_on_exit, of_nodes, refuse_method, refuse_worker
 from .plan import Speed
 from .results import (
     ApplyResult,
@@ -209,6 +210,24 @@ class Pool:
             with contextlib.suppress(queue.Empty):
                 return answer.get(timeout=_LOOK)
         return keeper.statistics()
+
+    def dump(self, file: Any = None) -> None:
+        """Print what each worker of each node does: how long already, and its Python stack.
+
+        To `file`, which has a `write(str)`; None: `sys.stderr`. A node that is lost meanwhile, or
+        does not answer within a few seconds, is left out. Raises `SchedulerLostError` where the
+        scheduler is lost.
+        """
+        keeper = self._keeper
+        assert keeper is not None
+        if keeper.lost is not None:
+            raise keeper.lost
+        addresses = [node.address for node in self.nodes]
+        texts: dict[str, Any] = {}
+        if addresses and not keeper.is_ending:
+            texts = self._client.run(dump_node, keeper.pool, workers=addresses, on_error="ignore")
+        shown = [f"node {address}: {texts[address]}" for address in addresses if texts.get(address)]
+        (sys.stderr if file is None else file).write("".join(shown))
 
     # ---- submitting ----
 
@@ -534,6 +553,20 @@ class Pool:
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+def _not_here(name: str) -> Callable[..., Any]:
+    def method(self: Pool, *args: Any, **kwds: Any) -> NoReturn:
+        refuse_method(name)
+
+    method.__name__ = name
+    method.__qualname__ = f"Pool.{name}"
+    method.__doc__ = f"Raises `ValueError`. {NOT_HERE[name][0].upper()}{NOT_HERE[name][1:]}."
+    return method
+
+
+for _name in NOT_HERE:
+    setattr(Pool, _name, _not_here(_name))
 
 
 class _Options:

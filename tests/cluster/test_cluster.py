@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import io
 import itertools
 import os
 import random
@@ -184,6 +185,36 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
     for method in "map", "imap":
         with pytest.raises(ValueError, match=rf"key is for single calls.*not {method}\(\)"):
             getattr(pool, method)(abs, [1], key=1)
+
+
+def test_methods_of_one_machine_are_refused(pool: Any) -> None:
+    import cpool
+    from cpool._cluster.parameters import NOT_HERE
+
+    mine = {name for name in dir(cpool.Pool) if not name.startswith("_") and name != "Process"}
+    assert mine <= set(dir(pool))
+    for each in pool, pool.options(retries=1):
+        for name in NOT_HERE:
+            with pytest.raises(ValueError, match=rf"^{name}\(\) is for a pool on one machine: "):
+                getattr(each, name)(abs, [1])
+
+
+def test_dump_shows_every_worker(pool: Any, make_gate: Any, client: Any) -> None:
+    gates = [make_gate() for _ in range(2)]
+    held = []
+    for gate in gates:
+        held.append(pool.apply_async(gate.hold))
+        gate.arrived()
+    out = io.StringIO()
+    pool.dump(out)
+    for gate in gates:
+        gate.open()
+    for result in held:
+        result.get(DEADLINE)
+    told = out.getvalue()
+    for address in nodes_of(client):
+        assert f"node {address}: " in told
+    assert told.count("in hold") == 2
 
 
 def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
