@@ -61,6 +61,9 @@ _APART = 1 << 20
 # So many pieces are kept for the dashboard, at least, before those are dropped whose tasks ended.
 _MOST_ENDING = 64
 
+# And so many bytes of them.
+_MOST_ENDING_BYTES = 4 << 20
+
 # How often a piece is sent again whose task failed before it began.
 _MOST_FAILURES = 3
 
@@ -118,7 +121,9 @@ class Node:
 class Piece:
     """Chunks that travel together to one node."""
 
-    __slots__ = ("future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "work")
+    __slots__ = (
+        "future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "size", "work"
+    )  # fmt: skip
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
         self.number = number
@@ -128,6 +133,7 @@ class Piece:
         self.has_ended = False  # was its dask task over at the last look?
         self.is_recalled = False  # was it asked back once?
         self.sent = time.monotonic()
+        self.size = sum(part.size for part in parts)
         # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
         self.work: float | None = None
         if node.count == len(parts) and all(part.job.speed.seconds for part in parts):
@@ -196,6 +202,7 @@ class Keeper:
         self.stale: list[int] = []  # pieces that the arbiter may forget
         self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
         self.ending: list[Piece] = []  # pieces with all results, whose dask tasks are not over
+        self.ending_bytes = 0  # that these have in the scheduler
         self.most_ending = _MOST_ENDING
         self.tally = Tally()
         self.failures = 0
@@ -224,11 +231,12 @@ class Keeper:
 
     def _run(self) -> None:
         while not self.ended.is_set():
-            if self.jobs and time.monotonic() >= self.next_look:
+            is_looking = bool(self.jobs or self.ending)
+            if is_looking and time.monotonic() >= self.next_look:
                 self.next_look = time.monotonic() + _LOOK
                 self._look()
             try:
-                what, args = self.events.get(timeout=_LOOK if self.jobs else None)
+                what, args = self.events.get(timeout=_LOOK if is_looking else None)
             except queue.Empty:
                 continue
             while True:
@@ -400,6 +408,7 @@ class Keeper:
                 node.failed += part.count
             self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
+            self.failures = 0
             if piece.work is not None:
                 late = time.monotonic() - piece.sent - piece.work
                 self.latency += (max(0.0, late) - self.latency) * 0.2
@@ -410,7 +419,8 @@ class Keeper:
     def _keep_until_over(self, piece: Piece) -> None:
         """A dask task that is released before it is over is not seen on the dashboard."""
         self.ending.append(piece)
-        if len(self.ending) >= self.most_ending:
+        self.ending_bytes += piece.size
+        if len(self.ending) >= self.most_ending or self.ending_bytes > _MOST_ENDING_BYTES:
             self._forget_ended()
             self.most_ending = max(_MOST_ENDING, 2 * len(self.ending))
 
@@ -420,6 +430,7 @@ class Keeper:
             for piece in self.ending
             if not piece.future.done() and self.nodes.get(piece.node.address) is piece.node
         ]
+        self.ending_bytes = sum(piece.size for piece in self.ending)
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
@@ -445,16 +456,17 @@ class Keeper:
     def _was_refused(self, piece: Piece, error: BaseException | None, is_free: bool) -> None:
         if self.pieces.get(piece.number) is not piece:
             return
-        # Not used again before it says that it is ready.
-        if self.nodes.get(piece.node.address) is piece.node:
-            del self.nodes[piece.node.address]
-            self.tally.leave(piece.node)
-        for other in list(piece.node.pieces.values()):
-            if other is not piece:
-                self._revoke(other, partial(self._other_ended, other))
-        self.failures += 1
-        if error is not None and is_free and self.failures > _MOST_FAILURES:
-            is_free = False
+        if error is None:
+            # The pool on the node has ended: not used again before it says that it is ready.
+            if self.nodes.get(piece.node.address) is piece.node:
+                del self.nodes[piece.node.address]
+                self.tally.leave(piece.node)
+            for other in list(piece.node.pieces.values()):
+                if other is not piece:
+                    self._revoke(other, partial(self._other_ended, other))
+        else:
+            self.failures += 1
+            is_free = is_free and self.failures <= _MOST_FAILURES
         self._give_up(piece, not is_free, error)
 
     def _other_ended(self, piece: Piece, is_free: bool) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import logging
 import multiprocessing
 import os
 import pickle
@@ -21,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
-from distributed import WorkerPlugin
+from distributed import Status, WorkerPlugin
 from distributed.protocol import to_serialize
 from distributed.worker_state_machine import SecedeEvent
 
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     from distributed import Worker
 
+logger = logging.getLogger("cpool.distributed")
+
 __all__ = ["LOST", "Chunk", "NodePlugin", "dump_node", "run_piece"]
 
 # A chunk whose worker process died: (pid, exitcode) in place of a result.
@@ -59,6 +62,9 @@ _SHORT = 0.05
 # But no longer than this, however long the arbiter takes to answer.
 _LONGEST_WAY = 0.5
 
+# Seconds before each new try to reach the scheduler.
+_PAUSES = (0.05, 0.2, 1.0)
+
 # Callables of this many bytes or more go to the worker processes through a file.
 _IN_FILE = 32 << 10
 
@@ -72,6 +78,21 @@ _FINALIZERS = 5.0
 _MOST_CANCELLED = 1 << 14
 
 _nodes: dict[tuple[str, str], Node] = {}
+
+
+async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
+    """Call the arbiter; again where the connection breaks, as it may on a busy machine.
+
+    All that nodes ask may be asked twice. Raises `OSError` where the scheduler cannot be reached.
+    """
+    for pause in _PAUSES:
+        try:
+            return await getattr(dask.scheduler, what)(**kwds)
+        except OSError:
+            if dask.status not in (Status.running, Status.paused, Status.init):
+                raise
+            await asyncio.sleep(pause)
+    return await getattr(dask.scheduler, what)(**kwds)
 
 
 class Node:
@@ -102,7 +123,7 @@ class Node:
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
-        return await getattr(self.dask.scheduler, what)(pool=self.name, **kwds)
+        return await ask_scheduler(self.dask, what, pool=self.name, **kwds)
 
     # ---- callables ----
 
@@ -153,7 +174,11 @@ class Node:
         """Ask the arbiter whether a piece may begin."""
         asked = time.monotonic()
         is_free: bool = await self.ask(
-            "cpool_begin", piece=piece, node=self.dask.address, life=self.life
+            "cpool_begin",
+            piece=piece,
+            node=self.dask.address,
+            life=self.life,
+            run=uuid.uuid4().hex,
         )
         late = time.monotonic() - asked - self.way
         self.way += late * 0.2
@@ -263,8 +288,9 @@ class _Piece:
         begun = time.monotonic()
         if chunk.number in node.cancelled:
             del node.cancelled[chunk.number]
-            cancelled = TaskCancelledError("the call was cancelled")
-            self.add(chunk, _describe(cancelled), node.seconds, attempts)
+            cancelled = _describe(TaskCancelledError("the call was cancelled"))
+            # In the loop: this may be a thread beside it.
+            node.tell(partial(self.add, chunk, cancelled, node.seconds, attempts))
             return
         memory = None
         data = chunk.data
@@ -493,10 +519,18 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
                 told["workers"] = workers
                 _nodes[self.pool, worker.address] = node
         is_wanted = False
-        with contextlib.suppress(OSError, RuntimeError):  # the dask worker is about to end
-            is_wanted = await worker.scheduler.cpool_ready(
-                pool=self.pool, node=worker.address, life=node.life if node else "", told=told
+        try:
+            is_wanted = await ask_scheduler(
+                worker,
+                "cpool_ready",
+                pool=self.pool,
+                node=worker.address,
+                life=node.life if node else "",
+                told=told,
             )
+        except (OSError, RuntimeError):  # the dask worker is about to end
+            if node is not None and worker.status == Status.running:
+                logger.exception("cpool: node %s is not used", worker.address)
         if not is_wanted:
             await self.teardown(worker)
 

@@ -62,6 +62,9 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 # Functions whose measured time is remembered.
 _SPEEDS = 256
 
+# Seconds that the end of the pool waits for the nodes.
+_GRACE = 60.0
+
 # Seconds between two looks whether the keeper is there to answer.
 _LOOK = 0.1
 
@@ -670,15 +673,18 @@ def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> Non
     if is_connected:
         with contextlib.suppress(Exception):  # the connection may end at any time
             client.unsubscribe_topic(plugin_name(name))
-            client.unregister_worker_plugin(plugin_name(name))
-            client.sync(client.scheduler.cpool_close, pool=name)
+            # With a limit: a node may be frozen, and dask would wait until it gives the node up.
+            client.sync(
+                client.scheduler.unregister_worker_plugin,
+                name=plugin_name(name),
+                callback_timeout=_GRACE,
+            )
+    if is_connected:
+        with contextlib.suppress(Exception):
+            client.sync(client.scheduler.cpool_close, pool=name, callback_timeout=_GRACE)
     for each in reversed(owned):
         with contextlib.suppress(Exception):
             each.close()
-
-
-# Seconds that terminate() waits for the nodes.
-_GRACE = 60.0
 
 
 def _terminate(keeper: Keeper) -> None:
