@@ -31,6 +31,13 @@ def square(x: int) -> int:
     return x * x
 
 
+def some_sums(x: int) -> int:
+    """About a microsecond of work."""
+    for i in range(15):
+        x += i
+    return x
+
+
 def identity(x: Any) -> Any:
     return x
 
@@ -104,11 +111,17 @@ def measure(rounds: int) -> None:
             found["Ray's Pool"] = of_ray(many, rounds)
         show("map() of 100,000 squares, an item", found, len(many))
 
+        calls = {
+            "cpool.distributed": lambda: pool.map(some_sums, many),
+            "cpool.Pool": lambda: local.map(some_sums, many),
+        }
+        show("map() of 100,000 tasks of 1 µs, an item", in_turns(calls, rounds), len(many))
+
         found = in_turns(
             {
                 "cpool.distributed": lambda: pool.map(time.sleep, [0.01] * 400),
                 "cpool.Pool": lambda: local.map(time.sleep, [0.01] * 400),
-                "ideal": lambda: time.sleep(2.0),
+                "ideal": lambda: [time.sleep(0.01) for _ in range(200)],
             },
             max(1, rounds // 3),
         )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CANCEL", "NAME", "Arbiter", "plugin_name"]
 
 # The name changes when the messages do: one cluster may serve clients of two versions of cpool.
-NAME = "cpool-arbiter-2"
+NAME = "cpool-arbiter-3"
 
 # What it sends to nodes: the name of the handler there.
 CANCEL = "cpool_cancel"
@@ -40,7 +40,8 @@ class _Pool:
     def __init__(self, client: str) -> None:
         self.client = client
         self.nodes: dict[str, str] = {}  # the address of each node, and the life of its process
-        self.begun: dict[int, str] = {}  # pieces that may run, or did, and the node of each
+        # Pieces that may run, or did: the node of each, and which of its runs asked.
+        self.begun: dict[int, tuple[str, str]] = {}
         self.revoked: set[int] = set()  # pieces that must not begin any more
         self.data: dict[str, Any] = {}  # large messages that nodes will fetch
 
@@ -112,6 +113,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         if known is None or piece in known.begun:
             return False
         known.revoked.add(piece)
+        known.data.pop(str(piece), None)
         return True
 
     # ---- from nodes ----
@@ -132,17 +134,23 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         known = self.pools.get(pool)
         return None if known is None else known.data.get(key)
 
-    def begin(self, comm: Any = None, *, pool: str, piece: int, node: str, life: str) -> bool:
-        """May this node run this piece? Yes to the first that asks, and only once."""
+    def begin(
+        self, comm: Any = None, *, pool: str, piece: int, node: str, life: str, run: str
+    ) -> bool:
+        """May this node run this piece? Yes to the first that asks, and to no other.
+
+        `run` names who asks: one whose question or answer was lost asks again.
+        """
         known = self.pools.get(pool)
         if (
             known is None
             or known.nodes.get(node) != life
-            or piece in known.begun
+            or known.begun.get(piece, (node, run)) != (node, run)
             or piece in known.revoked
         ):
             return False
-        known.begun[piece] = node
+        known.begun[piece] = node, run
+        known.data.pop(str(piece), None)  # its node has fetched it
         return True
 
     def done(self, comm: Any = None, *, pool: str, node: str, life: str, data: Any) -> bool:
@@ -158,7 +166,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
         for name, pool in self.pools.items():
             if pool.nodes.pop(worker, None) is not None:
-                begun = [piece for piece, node in pool.begun.items() if node == worker]
+                begun = [piece for piece, (node, _) in pool.begun.items() if node == worker]
                 self.tell(name, {"op": "lost", "node": worker, "begun": begun})
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:

@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 
 from .._base.stdlib import TYPE_CHECKING
@@ -91,7 +91,7 @@ class Part:
     """One chunk of a call: `start` is its place, `count` the number of its items."""
 
     __slots__ = (
-        "attempts", "count", "data", "is_extra", "job", "number", "seconds", "size", "start"
+        "attempts", "count", "data", "is_extra", "job", "node", "number", "seconds", "size", "start"
     )  # fmt: skip
 
     def __init__(self, job: Job, number: int, start: int, count: int, data: list[Any]) -> None:
@@ -104,6 +104,7 @@ class Part:
         self.attempts = 0  # how often it was lost with a node
         self.seconds = 0.0  # how long it was thought to take when it was sent
         self.is_extra = False  # sent to a node that other calls fill
+        self.node = ""  # the address of the node that has it
 
 
 class Job:
@@ -131,6 +132,8 @@ class Job:
         self.retries: int = options["retries"]
         self.fail_fast = False
         self.ready: deque[Part] = deque()
+        self.line: OrderedDict[Job, None] | None = None  # where it waits while it has chunks ready
+        self.turn = 0  # its place there
         self.flying: dict[int, Part] = {}  # parts that were sent, by number
         self.feeder: Feeder | None = None
         self.asked = 0  # chunks that the feeder was asked for and has not made
@@ -140,6 +143,7 @@ class Job:
         self.chunk: int | None = None  # the length of chunks that the program wants
         self.limit: int | None = None  # chunks that may be made and not read
         self.made = 0
+        self.bytes = 0  # of the chunks that were made
         self.read = 0
         self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
         self.is_over = False

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 import warnings
-from collections import Counter, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -28,11 +28,12 @@ from ..errors import PoolError
 from . import node as remote
 from . import plan, worker
 from .errors import NodeLostError, SchedulerLostError
-from .frames import LARGE, Frames, loads
+from .frames import Frames, loads
 from .jobs import Job, Part
 from .results import Arrived, Ends
 from .statistics import ClusterStatistics, NodeStatistics, Tally
 from .versions import say
+from .waiting import Keyed, Waiting
 
 if TYPE_CHECKING:
     from typing import Any
@@ -50,11 +51,18 @@ _INLINE = 4 << 10
 # A piece has no more bytes than this, unless one chunk does.
 _MOST_BYTES = 32 << 20
 
-# Calls of one key that are on their node: one that runs, one that waits.
-_MOST_OF_KEY = 2
+# Bytes of chunks that a node holds, unless its workers would be idle.
+_MOST_THERE = 2 * _MOST_BYTES
+
+# Pieces of this many bytes or more do not travel within their dask task, whose parts the scheduler
+# rebuilds: the node fetches them, which takes two more messages and their answers.
+_APART = 1 << 20
 
 # So many pieces are kept for the dashboard, at least, before those are dropped whose tasks ended.
 _MOST_ENDING = 64
+
+# And so many bytes of them.
+_MOST_ENDING_BYTES = 4 << 20
 
 # How often a piece is sent again whose task failed before it began.
 _MOST_FAILURES = 3
@@ -81,6 +89,7 @@ class Node:
         self.count = 0  # chunks that it has
         self.outstanding = 0.0  # seconds that these will take one worker
         self.extra = 0  # chunks beyond its room
+        self.bytes = 0  # of the chunks that it has
         self.known: set[str] = set()  # callables that it may keep
         self.keys = 0  # how many keys of calls have their worker here
 
@@ -112,7 +121,9 @@ class Node:
 class Piece:
     """Chunks that travel together to one node."""
 
-    __slots__ = ("future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "work")
+    __slots__ = (
+        "future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "size", "work"
+    )  # fmt: skip
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
         self.number = number
@@ -122,6 +133,7 @@ class Piece:
         self.has_ended = False  # was its dask task over at the last look?
         self.is_recalled = False  # was it asked back once?
         self.sent = time.monotonic()
+        self.size = sum(part.size for part in parts)
         # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
         self.work: float | None = None
         if node.count == len(parts) and all(part.job.speed.seconds for part in parts):
@@ -176,15 +188,21 @@ class Keeper:
         self.pieces: dict[int, Piece] = {}
         self.piece_numbers = itertools.count()
         self.nodes: dict[str, Node] = {}
-        self.jobs: deque[Job] = deque()
+        self.jobs: dict[int, Job] = {}  # calls that have not ended, by number
+        self.changed: OrderedDict[Job, None] = OrderedDict()  # those that may have ended
+        self.feeding: OrderedDict[Job, None] = OrderedDict()  # those whose items are not all here
+        self.waiting = Waiting()  # those that have chunks to hand out
+        self.keyed = Keyed(self.waiting)
+        self.ready = 0  # chunks to hand out, without those of keys
+        self.cancels: dict[bool, dict[str, list[int]]] = {}  # chunks to cancel, by kill= and node
         self.places: dict[int, Node] = {}  # where calls of a key go, by the key's number
-        self.keyed: Counter[int] = Counter()  # calls of each key that are on its node
         self.cache: dict[int, Any] = {}
         self.uploaded: set[str] = set()
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
         self.stale: list[int] = []  # pieces that the arbiter may forget
         self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
         self.ending: list[Piece] = []  # pieces with all results, whose dask tasks are not over
+        self.ending_bytes = 0  # that these have in the scheduler
         self.most_ending = _MOST_ENDING
         self.tally = Tally()
         self.failures = 0
@@ -213,11 +231,12 @@ class Keeper:
 
     def _run(self) -> None:
         while not self.ended.is_set():
-            if self.jobs and time.monotonic() >= self.next_look:
+            is_looking = bool(self.jobs or self.ending)
+            if is_looking and time.monotonic() >= self.next_look:
                 self.next_look = time.monotonic() + _LOOK
                 self._look()
             try:
-                what, args = self.events.get(timeout=_LOOK if self.jobs else None)
+                what, args = self.events.get(timeout=_LOOK if is_looking else None)
             except queue.Empty:
                 continue
             while True:
@@ -235,6 +254,7 @@ class Keeper:
             if not self.ended.is_set():
                 self._hand_out()
                 self._end_jobs()
+                self._tell_cancels()
 
     # ---- the program's messages ----
 
@@ -244,8 +264,13 @@ class Keeper:
             if job.feeder is not None:
                 job.feeder.stop()
             return
-        self.jobs.append(job)
+        self.jobs[job.result._job] = job
         self.tally.submitted += len(job.ready)  # the one of an apply()
+        if job.ready:
+            self._add_ready(job, len(job.ready))
+        if not job.is_fed:  # what is no iterable has failed before
+            self.feeding[job] = None
+        self.changed[job] = None
         self.users[job.callable] = self.users.get(job.callable, 0) + 1
 
     def _on_fed(self, job: Job, made: list[Any]) -> None:
@@ -256,7 +281,9 @@ class Keeper:
             job.made += 1
             if isinstance(part, Part):
                 self.tally.submitted += part.count
+                job.bytes += part.size
                 job.ready.append(part)
+                self._add_ready(job, 1)
             else:
                 start, count, error = part
                 self.tally.submitted += count
@@ -267,6 +294,8 @@ class Keeper:
         """The iterable has ended, or raised."""
         job.asked = 0
         job.is_fed = True
+        self.feeding.pop(job, None)
+        self.changed[job] = None
         if job.is_over:
             return
         if job.total is None:
@@ -287,20 +316,23 @@ class Keeper:
 
     def _on_cancel(self, result: Any, kill: bool) -> None:
         """The program has cancelled a call, or closed its iterator: the result says so already."""
-        for job in self.jobs:
-            if job.result is result and not job.is_over:
-                self._withdraw(job, kill)
-                self._leave(job)
+        job = self.jobs.get(result._job)
+        if job is not None and not job.is_over:
+            self._withdraw(job, kill)
+            self._leave(job)
 
     def _withdraw(self, job: Job, kill: bool) -> None:
         """Have the nodes drop what they have of a call; `kill`: also what runs."""
-        chunks: dict[str, list[int]] = {}
-        for piece in self.pieces.values():
-            numbers = [number for number, part in piece.parts.items() if part.job is job]
-            if numbers:
-                chunks.setdefault(piece.node.address, []).extend(numbers)
-        if chunks:
-            self._tell_arbiter("cpool_cancel", chunks=chunks, kill=kill)
+        cancels = self.cancels.setdefault(kill, {})
+        for number, part in job.flying.items():
+            cancels.setdefault(part.node, []).append(number)
+
+    def _tell_cancels(self) -> None:
+        """Tell the nodes, of many calls in one message."""
+        for kill, chunks in self.cancels.items():
+            if chunks:
+                self._tell_arbiter("cpool_cancel", chunks=chunks, kill=kill)
+        self.cancels.clear()
 
     def _on_expect(self, count: int, enough: threading.Event) -> None:
         self.expected.append((count, enough))
@@ -364,6 +396,8 @@ class Keeper:
             node.retried += attempts * part.count
             if kind == worker.VALUE:
                 part.job.speed.add(took, part.count)
+                if part.job.speed.fresh:
+                    self.waiting.measured(part.job.speed)
             if part.job.is_over:
                 continue  # counted as cancelled
             if kind == worker.VALUE:
@@ -374,6 +408,7 @@ class Keeper:
                 node.failed += part.count
             self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
+            self.failures = 0
             if piece.work is not None:
                 late = time.monotonic() - piece.sent - piece.work
                 self.latency += (max(0.0, late) - self.latency) * 0.2
@@ -384,7 +419,8 @@ class Keeper:
     def _keep_until_over(self, piece: Piece) -> None:
         """A dask task that is released before it is over is not seen on the dashboard."""
         self.ending.append(piece)
-        if len(self.ending) >= self.most_ending:
+        self.ending_bytes += piece.size
+        if len(self.ending) >= self.most_ending or self.ending_bytes > _MOST_ENDING_BYTES:
             self._forget_ended()
             self.most_ending = max(_MOST_ENDING, 2 * len(self.ending))
 
@@ -394,6 +430,7 @@ class Keeper:
             for piece in self.ending
             if not piece.future.done() and self.nodes.get(piece.node.address) is piece.node
         ]
+        self.ending_bytes = sum(piece.size for piece in self.ending)
 
     def _outcome(self, part: Part, node: Node, kind: int, data: list[Any]) -> Arrived:
         if kind == remote.LOST:
@@ -419,16 +456,17 @@ class Keeper:
     def _was_refused(self, piece: Piece, error: BaseException | None, is_free: bool) -> None:
         if self.pieces.get(piece.number) is not piece:
             return
-        # Not used again before it says that it is ready.
-        if self.nodes.get(piece.node.address) is piece.node:
-            del self.nodes[piece.node.address]
-            self.tally.leave(piece.node)
-        for other in list(piece.node.pieces.values()):
-            if other is not piece:
-                self._revoke(other, partial(self._other_ended, other))
-        self.failures += 1
-        if error is not None and is_free and self.failures > _MOST_FAILURES:
-            is_free = False
+        if error is None:
+            # The pool on the node has ended: not used again before it says that it is ready.
+            if self.nodes.get(piece.node.address) is piece.node:
+                del self.nodes[piece.node.address]
+                self.tally.leave(piece.node)
+            for other in list(piece.node.pieces.values()):
+                if other is not piece:
+                    self._revoke(other, partial(self._other_ended, other))
+        else:
+            self.failures += 1
+            is_free = is_free and self.failures <= _MOST_FAILURES
         self._give_up(piece, not is_free, error)
 
     def _other_ended(self, piece: Piece, is_free: bool) -> None:
@@ -438,7 +476,7 @@ class Keeper:
     def _recall(self) -> None:
         """Ask a piece back that waits on a busy node, while another node has nothing to do."""
         nodes = [node for node in self.nodes.values() if node.workers > 0]
-        if all(node.count > 0 for node in nodes) or any(job.ready for job in self.jobs):
+        if all(node.count > 0 for node in nodes) or self.waiting.levels:
             return
         for node in nodes:
             waiting = [
@@ -505,6 +543,7 @@ class Keeper:
             self._deliver(part.job, Arrived(part.start, part.count, worker.FAILURE, [], failure))
         for part in reversed(again):
             part.job.ready.appendleft(part)
+            self._add_ready(part.job, 1)
         if not has_begun and piece.future is not None and node.address in self.nodes:
             self.revoked.append(piece)  # its task may still ask whether it may begin
         self._drop(piece)
@@ -532,25 +571,32 @@ class Keeper:
             self.tally.cancelled += sum(part.count for part in left)
         job.is_over = True
         job.is_fed = True
+        if job.key is None:
+            self.ready -= len(job.ready)
         job.ready.clear()
+        (self.waiting if job.key is None else self.keyed).remove(job)
+        self.feeding.pop(job, None)
+        self.changed[job] = None
         if job.feeder is not None:
             job.feeder.stop()
 
     def _fail_all(self, error: BaseException) -> None:
-        for job in list(self.jobs):
+        for job in list(self.jobs.values()):
             self._leave(job)
         for result in list(self.cache.values()):
             result.abandon(error)
 
     def _end_jobs(self) -> None:
-        for job in list(self.jobs):
-            if job.is_over or job.has_ended():
+        while self.changed:
+            job, _ = self.changed.popitem(last=False)
+            number = job.result._job
+            if number in self.jobs and (job.is_over or job.has_ended()):
                 if job.last is not None and not job.is_over:
                     place, error = job.last
                     self._deliver(job, Arrived(place, 1, worker.FAILURE, [], error))
-                self.jobs.remove(job)
+                del self.jobs[number]
                 self._leave(job)
-                self.cache.pop(job.result._job, None) if job.total is None else None
+                self.cache.pop(number, None) if job.total is None else None
                 self._forget_callable(job)
         if self.is_closing and not self.jobs:
             self._end()
@@ -566,22 +612,28 @@ class Keeper:
 
     # ---- handing out ----
 
+    def _add_ready(self, job: Job, chunks: int) -> None:
+        """A call has so many more chunks to hand out."""
+        if job.key is None:
+            self.ready += chunks
+            self.waiting.add(job)
+        else:
+            self.keyed.add(job)
+
     def _hand_out(self) -> None:
         nodes = [node for node in self.nodes.values() if node.workers > 0]
-        if not nodes or not self.jobs:
+        if not nodes or not (self.feeding or self.waiting.levels):
             return
         workers = sum(node.workers for node in nodes)
         self._ask_feeders(nodes, workers)
-        if not any(job.ready for job in self.jobs):
-            return
         for is_extra in (False, True):
-            sent = True
+            sent = bool(self.waiting.levels)
             while sent:
                 sent = False
                 # Rounded, since sums of floats are not exact: of nodes with nothing but chunks of
                 # unknown length, an idle one comes first.
                 nodes.sort(key=lambda node: (round(node.outstanding / node.workers, 6), node.count))
-                ready = sum(len(job.ready) for job in self.jobs)
+                ready = self.ready
                 for node in nodes:
                     most = math.ceil(ready * node.workers / workers)
                     parts = self._choose(node, len(nodes), most, is_extra)
@@ -590,11 +642,11 @@ class Keeper:
                         sent = True
 
     def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
-        if job.key is not None:
-            return _MOST_OF_KEY - self.keyed[job.key]
         if is_extra:
             # A call beside others that fill the nodes has a share of each at once.
             return max(0, node.workers - max(node.extra, len(job.flying)))
+        if node.bytes >= _MOST_THERE and node.count > node.workers:
+            return 0
         return plan.room(
             job.speed, length, node.outstanding, node.count, node.workers, nodes, self.latency
         )
@@ -615,8 +667,9 @@ class Keeper:
         job.flying[part.number] = part
         part.seconds = seconds
         part.is_extra = is_extra
+        part.node = node.address
+        node.bytes += part.size
         if job.key is not None:
-            self.keyed[job.key] += 1
             return
         node.extra += is_extra
         node.count += 1
@@ -625,11 +678,10 @@ class Keeper:
     def _take_off(self, node: Node, part: Part) -> None:
         """The node does not have the chunk any more."""
         del part.job.flying[part.number]
-        key = part.job.key
-        if key is not None:
-            self.keyed[key] -= 1
-            if not self.keyed[key]:
-                del self.keyed[key]
+        self.changed[part.job] = None
+        node.bytes -= part.size
+        if part.job.key is not None:
+            self.keyed.leave(part.job)
             return
         node.count -= 1
         node.outstanding = node.outstanding - part.seconds if node.count else 0.0
@@ -640,44 +692,57 @@ class Keeper:
         parts: list[Part] = []
         size = 0
         seconds = 0.0
-        waiting = None  # the priority of a call that has chunks left
-        for job in sorted(self.jobs, key=lambda job: -job.priority):
-            if not job.ready or (job.key is not None and self._place(job.key) is not node):
-                continue
-            if waiting is not None and job.priority < waiting:
-                break
-            first = job.ready[0]
-            left = min(self._room(job, node, first.count, nodes, is_extra), most - len(parts))
-            each = job.speed.seconds
-            while left > 0 and job.ready:
-                part = job.ready[0]
-                took = 0.0 if each is None else each * part.count
-                if parts and (
-                    size + part.size > _MOST_BYTES
-                    or seconds + took > plan.piece_seconds(nodes) * node.workers
-                ):
-                    left = -1
+        longest = plan.piece_seconds(nodes) * node.workers
+        is_full = False
+        for level in self.waiting.by_priority():
+            served: list[Job] = []
+            for job in level.in_turn():
+                if job.key is not None:
+                    if self._place(job.key) is not node:
+                        continue
+                    left = 1
+                else:
+                    left = min(self._room(job, node, job.ready[0].count, nodes, is_extra), most)
+                    if left <= 0:
+                        # But for an extra share, room is the same for all calls of a line.
+                        if not is_extra or most <= 0 or node.extra >= node.workers:
+                            assert job.line is not None
+                            level.closed.append(job.line)
+                        continue
+                each = job.speed.seconds
+                taken = len(parts)
+                while left > 0 and job.ready:
+                    part = job.ready[0]
+                    took = 0.0 if each is None else each * part.count
+                    is_full = bool(parts) and (
+                        size + part.size > _MOST_BYTES
+                        or seconds + took > longest
+                        or len(parts) >= plan.MOST
+                    )
+                    if is_full:
+                        break
+                    job.ready.popleft()
+                    self._put_on(node, part, took, is_extra)
+                    parts.append(part)
+                    size += part.size
+                    seconds += took
+                    left -= 1
+                    if job.key is None:
+                        most -= 1
+                        self.ready -= 1
+                if len(parts) > taken:
+                    served.append(job)
+                if is_full:
                     break
-                job.ready.popleft()
-                self._put_on(node, part, took, is_extra)
-                parts.append(part)
-                size += part.size
-                seconds += took
-                left -= 1
-            if parts and parts[-1].job is job:
-                # Calls take turns: the next piece begins with another one.
-                self.jobs.remove(job)
-                self.jobs.append(job)
-            if left < 0 or len(parts) >= most:
-                break
-            if job.ready and job.key is None:
-                waiting = job.priority
+            for job in served:
+                self.waiting.again(job)  # calls take turns: the next piece begins with another one
+            if is_full or level.measured or level.fresh:
+                break  # before calls of lower priority
         return parts
 
     def _ask_feeders(self, nodes: list[Node], workers: int) -> None:
-        for job in self.jobs:
-            if job.feeder is None or job.is_fed:
-                continue
+        for job in self.feeding:
+            assert job.feeder is not None
             left = None if job.total is None else job.total - job.taken
             if left is not None and left <= 0:
                 continue
@@ -692,6 +757,13 @@ class Keeper:
                 wanted = min(wanted, max(0, plan.FIRST_IN_ALL - known))
             # Some are ready before there is room: a call of higher priority has to be there then.
             wanted = max(wanted, min(node.workers for node in nodes))
+            # And a piece for each node, so that a piece is not cut short for want of chunks.
+            wanted += sum(
+                plan.in_piece(job.speed, length, node.workers, len(nodes)) for node in nodes
+            )
+            if job.bytes:
+                most = len(nodes) * _MOST_THERE * job.made // job.bytes
+                wanted = min(wanted, max(most, workers))
             wanted -= len(job.ready) + job.asked
             if left is not None:
                 wanted = min(wanted, -(-left // length))
@@ -726,7 +798,7 @@ class Keeper:
         node.sent += frames.nbytes + sum(len(data) for _, data in uploads)
         self.pieces[piece.number] = node.pieces[piece.number] = piece
         name = parts[0].job.name
-        if not uploads and frames.nbytes < LARGE:
+        if not uploads and frames.nbytes < _APART:
             self._submit(piece, frames, name)
             return
 
@@ -737,7 +809,7 @@ class Keeper:
                     pool=self.pool, key=key, data=to_serialize(Frames([data]))
                 )
             inline: Frames | None = frames
-            if frames.nbytes >= LARGE:
+            if frames.nbytes >= _APART:
                 await scheduler.cpool_put(
                     pool=self.pool, key=str(piece.number), data=to_serialize(frames)
                 )

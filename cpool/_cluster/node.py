@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
+import logging
 import multiprocessing
 import os
 import pickle
@@ -20,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 
-from distributed import WorkerPlugin
+from distributed import Status, WorkerPlugin
 from distributed.protocol import to_serialize
 from distributed.worker_state_machine import SecedeEvent
 
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
 
     from distributed import Worker
 
-__all__ = ["LOST", "Chunk", "NodePlugin", "run_piece"]
+logger = logging.getLogger("cpool.distributed")
+
+__all__ = ["LOST", "Chunk", "NodePlugin", "dump_node", "run_piece"]
 
 # A chunk whose worker process died: (pid, exitcode) in place of a result.
 LOST = 2
@@ -54,6 +58,12 @@ _GATHER = 0.002
 # The next piece begins when the chunks in the node's pool take no longer than this: before a worker
 # is idle, since to ask the arbiter takes some milliseconds.
 _SHORT = 0.05
+
+# But no longer than this, however long the arbiter takes to answer.
+_LONGEST_WAY = 0.5
+
+# Seconds before each new try to reach the scheduler.
+_PAUSES = (0.05, 0.2, 1.0)
 
 # Callables of this many bytes or more go to the worker processes through a file.
 _IN_FILE = 32 << 10
@@ -70,6 +80,21 @@ _MOST_CANCELLED = 1 << 14
 _nodes: dict[tuple[str, str], Node] = {}
 
 
+async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
+    """Call the arbiter; again where the connection breaks, as it may on a busy machine.
+
+    All that nodes ask may be asked twice. Raises `OSError` where the scheduler cannot be reached.
+    """
+    for pause in _PAUSES:
+        try:
+            return await getattr(dask.scheduler, what)(**kwds)
+        except OSError:
+            if dask.status not in (Status.running, Status.paused, Status.init):
+                raise
+            await asyncio.sleep(pause)
+    return await getattr(dask.scheduler, what)(**kwds)
+
+
 class Node:
     """The pool of one cpool.distributed.Pool in this dask worker. Lives in dask's event loop."""
 
@@ -81,6 +106,8 @@ class Node:
         self.life = uuid.uuid4().hex
         self.pending = 0  # chunks in the pool that any worker may run
         self.seconds = _SHORT  # a mean of how long chunks take
+        self.way = 0.0  # a mean of the seconds in which the arbiter says that a piece may begin
+        self.spread = 0.0  # a mean of how far these seconds are from their mean
         self.heard = 0.0  # when the last one ended, or the pool got work
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
@@ -96,7 +123,7 @@ class Node:
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
-        return await getattr(self.dask.scheduler, what)(pool=self.name, **kwds)
+        return await ask_scheduler(self.dask, what, pool=self.name, **kwds)
 
     # ---- callables ----
 
@@ -138,9 +165,25 @@ class Node:
     def _has_room(self) -> bool:
         if self.is_ended or self.pending < self.workers:
             return True
-        if time.monotonic() - self.heard > _SHORT:
+        short = max(_SHORT, min(self.way + 4 * self.spread, _LONGEST_WAY))
+        if time.monotonic() - self.heard > short:
             return False  # they take longer than those before, and nobody knows how long
-        return self.pending * self.seconds < self.workers * _SHORT
+        return self.pending * self.seconds < self.workers * short
+
+    async def begin(self, piece: int) -> bool:
+        """Ask the arbiter whether a piece may begin."""
+        asked = time.monotonic()
+        is_free: bool = await self.ask(
+            "cpool_begin",
+            piece=piece,
+            node=self.dask.address,
+            life=self.life,
+            run=uuid.uuid4().hex,
+        )
+        late = time.monotonic() - asked - self.way
+        self.way += late * 0.2
+        self.spread += (abs(late) - self.spread) * 0.2
+        return is_free
 
     async def await_room(self) -> None:
         """Wait until a worker is idle, or will be soon."""
@@ -245,8 +288,9 @@ class _Piece:
         begun = time.monotonic()
         if chunk.number in node.cancelled:
             del node.cancelled[chunk.number]
-            cancelled = TaskCancelledError("the call was cancelled")
-            self.add(chunk, _describe(cancelled), node.seconds, attempts)
+            cancelled = _describe(TaskCancelledError("the call was cancelled"))
+            # In the loop: this may be a thread beside it.
+            node.tell(partial(self.add, chunk, cancelled, node.seconds, attempts))
             return
         memory = None
         data = chunk.data
@@ -365,6 +409,16 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
     return worker.FAILURE, 0.0, (), failures.pack_error(error, None)
 
 
+async def dump_node(pool: str, dask_worker: Worker) -> str:
+    """What the workers of a pool do on this node, as text. The program calls it by way of dask."""
+    node = _nodes.get((pool, dask_worker.address))
+    if node is None:
+        return ""
+    text = io.StringIO()
+    await asyncio.to_thread(node.pool.dump, text)
+    return text.getvalue()
+
+
 async def run_piece(
     pool: str, address: str, key: Any, number: int, frames: Frames | None, flush: float
 ) -> str:
@@ -389,9 +443,7 @@ async def run_piece(
         counted = sum(not chunk.has_key for chunk in chunks)
         if counted:
             await node.await_room()
-        if node.is_ended or not await node.ask(
-            "cpool_begin", piece=number, node=address, life=node.life
-        ):
+        if node.is_ended or not await node.begin(number):
             return "refused"
         piece = _Piece(node, number, flush)
         if node.pending == 0:
@@ -467,10 +519,18 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
                 told["workers"] = workers
                 _nodes[self.pool, worker.address] = node
         is_wanted = False
-        with contextlib.suppress(OSError, RuntimeError):  # the dask worker is about to end
-            is_wanted = await worker.scheduler.cpool_ready(
-                pool=self.pool, node=worker.address, life=node.life if node else "", told=told
+        try:
+            is_wanted = await ask_scheduler(
+                worker,
+                "cpool_ready",
+                pool=self.pool,
+                node=worker.address,
+                life=node.life if node else "",
+                told=told,
             )
+        except (OSError, RuntimeError):  # the dask worker is about to end
+            if node is not None and worker.status == Status.running:
+                logger.exception("cpool: node %s is not used", worker.address)
         if not is_wanted:
             await self.teardown(worker)
 

@@ -10,9 +10,9 @@ from .._start.surroundings import check_environment
 from .frames import dumps_callable
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
-__all__ = ["check_on_exit", "of_nodes", "refuse_worker"]
+__all__ = ["NOT_HERE", "check_on_exit", "of_nodes", "refuse_method", "refuse_worker"]
 
 _OF_WORKERS = "daemon memory_limit min_processes idle_timeout cpu_ids inner_max_num_threads".split()
 
@@ -20,6 +20,37 @@ _REFUSED = {
     "max_pending": "a cluster takes items as fast as its nodes do: use imap() with buffersize=",
     "propagate_context": "context variables stay in this process: give their values as arguments",
 }
+
+# Methods of `cpool.Pool` that a pool on a cluster has not, and what to do instead.
+_BY_NODES = "give the function as initializer=, which also runs on nodes that join later"
+_ONE_BY_ONE = (
+    "each value would be a message through the scheduler. Have the function return a list, and "
+    "read imap() or imap_unordered()"
+)
+NOT_HERE = {
+    "broadcast": _BY_NODES,
+    "broadcast_async": _BY_NODES,
+    "flatmap": _ONE_BY_ONE,
+    "flatmap_unordered": _ONE_BY_ONE,
+    "resize": (
+        "the workers are those of the nodes. Add or remove nodes, as with scale() of a dask "
+        "cluster; processes= says how many workers each node has"
+    ),
+    "restart_workers": (
+        "functions of the program travel with each call as they are then. For modules that have "
+        "changed on the nodes make another pool"
+    ),
+    "share": (
+        "nodes have no memory in common. A large callable goes once to each node: use "
+        "functools.partial(function, data)"
+    ),
+    "stream": _ONE_BY_ONE,
+}
+
+
+def refuse_method(name: str) -> NoReturn:
+    """Raise `ValueError` for a method that is for a pool on one machine."""
+    raise ValueError(f"{name}() is for a pool on one machine: {NOT_HERE[name]}")
 
 
 def check_on_exit(on_exit: str) -> None:

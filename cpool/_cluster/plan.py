@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
-__all__ = ["AHEAD", "Speed", "chunk_length", "piece_seconds", "room", "share"]
+from .._base.stdlib import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any
+
+__all__ = ["AHEAD", "Speed", "chunk_length", "in_piece", "piece_seconds", "room", "share"]
 
 # Seconds of a node's work in a piece, where the scheduler has time for that.
 PIECE = 0.1
@@ -35,17 +41,19 @@ FIRST_IN_ALL = 64
 # Pieces at the end of a call are no shorter than this part of a piece.
 LEAST = 0.25
 
-# A chunk takes at least so long, or sending it within the node would take longer.
-SHORTEST = 0.0005
+# A chunk takes at least so long: to hand it over within its node takes the node some milliseconds.
+SHORTEST = 0.005
 
 
 class Speed:
     """The measured seconds of an item of one function: a mean that forgets, None at first."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("fresh", "seconds")
 
     def __init__(self) -> None:
         self.seconds: float | None = None
+        # Calls of the function that wait as long as its time is not known; see `waiting`.
+        self.fresh: OrderedDict[Any, None] = OrderedDict()
 
     def add(self, seconds: float, items: int) -> None:
         """Take in that so many items took so many seconds of one worker."""
@@ -78,6 +86,14 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
     part = max(min(wanted, share(items, workers, all_workers)), wanted * LEAST)
     length = part / (workers * CHUNKS_PER_WORKER)
     return max(1, int(min(max(length, SHORTEST / each), math.ceil(items / all_workers))))
+
+
+def in_piece(speed: Speed, length: int, workers: int, nodes: int) -> int:
+    """How many chunks of this length are a piece for a node, where that is known; 0 elsewhere."""
+    if speed.seconds is None:
+        return 0
+    seconds = max(speed.seconds, 1e-8) * length
+    return min(MOST, math.ceil(piece_seconds(nodes) * workers / seconds))
 
 
 def room(

@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import operator
 import queue
+import sys
 import threading
 import uuid
 from collections import OrderedDict
@@ -32,8 +33,8 @@ from .errors import VersionMismatchError
 from .frames import dumps_callable
 from .jobs import Feeder, Job, Keys, Pulls, call_part
 from .keeper import Keeper, Node
-from .node import NodePlugin
-from .parameters import check_on_exit, of_nodes, refuse_worker
+from .node import NodePlugin, dump_node
+from .parameters import NOT_HERE, check_on_exit, of_nodes, refuse_method, refuse_worker
 from .plan import Speed
 from .results import (
     ApplyResult,
@@ -60,6 +61,9 @@ RUN, CLOSE, TERMINATE = "RUN", "CLOSE", "TERMINATE"
 
 # Functions whose measured time is remembered.
 _SPEEDS = 256
+
+# Seconds that the end of the pool waits for the nodes.
+_GRACE = 60.0
 
 # Seconds between two looks whether the keeper is there to answer.
 _LOOK = 0.1
@@ -209,6 +213,24 @@ class Pool:
             with contextlib.suppress(queue.Empty):
                 return answer.get(timeout=_LOOK)
         return keeper.statistics()
+
+    def dump(self, file: Any = None) -> None:
+        """Print what each worker of each node does: how long already, and its Python stack.
+
+        To `file`, which has a `write(str)`; None: `sys.stderr`. A node that is lost meanwhile, or
+        does not answer within a few seconds, is left out. Raises `SchedulerLostError` where the
+        scheduler is lost.
+        """
+        keeper = self._keeper
+        assert keeper is not None
+        if keeper.lost is not None:
+            raise keeper.lost
+        addresses = [node.address for node in self.nodes]
+        texts: dict[str, Any] = {}
+        if addresses and not keeper.is_ending:
+            texts = self._client.run(dump_node, keeper.pool, workers=addresses, on_error="ignore")
+        shown = [f"node {address}: {texts[address]}" for address in addresses if texts.get(address)]
+        (sys.stderr if file is None else file).write("".join(shown))
 
     # ---- submitting ----
 
@@ -536,6 +558,20 @@ class Pool:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
 
+def _not_here(name: str) -> Callable[..., Any]:
+    def method(self: Pool, *args: Any, **kwds: Any) -> NoReturn:
+        refuse_method(name)
+
+    method.__name__ = name
+    method.__qualname__ = f"Pool.{name}"
+    method.__doc__ = f"Raises `ValueError`. {NOT_HERE[name][0].upper()}{NOT_HERE[name][1:]}."
+    return method
+
+
+for _name in NOT_HERE:
+    setattr(Pool, _name, _not_here(_name))
+
+
 class _Options:
     """The keyword-only parameters of one call: those of `cpool.Pool`, checked as there."""
 
@@ -637,15 +673,18 @@ def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> Non
     if is_connected:
         with contextlib.suppress(Exception):  # the connection may end at any time
             client.unsubscribe_topic(plugin_name(name))
-            client.unregister_worker_plugin(plugin_name(name))
-            client.sync(client.scheduler.cpool_close, pool=name)
+            # With a limit: a node may be frozen, and dask would wait until it gives the node up.
+            client.sync(
+                client.scheduler.unregister_worker_plugin,
+                name=plugin_name(name),
+                callback_timeout=_GRACE,
+            )
+    if is_connected:
+        with contextlib.suppress(Exception):
+            client.sync(client.scheduler.cpool_close, pool=name, callback_timeout=_GRACE)
     for each in reversed(owned):
         with contextlib.suppress(Exception):
             each.close()
-
-
-# Seconds that terminate() waits for the nodes.
-_GRACE = 60.0
 
 
 def _terminate(keeper: Keeper) -> None:

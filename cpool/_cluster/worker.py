@@ -28,10 +28,13 @@ VALUE, FAILURE = range(2)
 # Callables by number: a function, or the pickle of a callable that may have a state.
 _loaded: OrderedDict[str, tuple[bool, Any]] = OrderedDict()
 _KEPT = 64
+_KEPT_BYTES = 4 << 20  # of pickles, unless one alone has more
+_loaded_bytes = 0
 
 
 def _callable(number: str, source: bytes | str) -> Callable[..., Any]:
     """The callable. One that may have a state is unpickled for each chunk, as in the stdlib."""
+    global _loaded_bytes
     found = _loaded.get(number)
     if found is None:
         if isinstance(source, str):
@@ -42,8 +45,10 @@ def _callable(number: str, source: bytes | str) -> Callable[..., Any]:
             isinstance(func, FunctionType) and not func.__closure__
         )
         _loaded[number] = (is_plain, func if is_plain else source)
-        while len(_loaded) > _KEPT:
-            _loaded.popitem(last=False)
+        _loaded_bytes += 0 if is_plain else len(source)
+        while len(_loaded) > _KEPT or (_loaded_bytes > _KEPT_BYTES and len(_loaded) > 1):
+            _, (was_plain, kept) = _loaded.popitem(last=False)
+            _loaded_bytes -= 0 if was_plain else len(kept)
         found_func: Callable[..., Any] = func
         return found_func
     _loaded.move_to_end(number)

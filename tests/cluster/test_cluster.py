@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
+import io
 import itertools
 import os
 import random
@@ -184,6 +186,36 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
     for method in "map", "imap":
         with pytest.raises(ValueError, match=rf"key is for single calls.*not {method}\(\)"):
             getattr(pool, method)(abs, [1], key=1)
+
+
+def test_methods_of_one_machine_are_refused(pool: Any) -> None:
+    import cpool
+    from cpool._cluster.parameters import NOT_HERE
+
+    mine = {name for name in dir(cpool.Pool) if not name.startswith("_") and name != "Process"}
+    assert mine <= set(dir(pool))
+    for each in pool, pool.options(retries=1):
+        for name in NOT_HERE:
+            with pytest.raises(ValueError, match=rf"^{name}\(\) is for a pool on one machine: "):
+                getattr(each, name)(abs, [1])
+
+
+def test_dump_shows_every_worker(pool: Any, make_gate: Any, client: Any) -> None:
+    gates = [make_gate() for _ in range(2)]
+    held = []
+    for gate in gates:
+        held.append(pool.apply_async(gate.hold))
+        gate.arrived()
+    out = io.StringIO()
+    pool.dump(out)
+    for gate in gates:
+        gate.open()
+    for result in held:
+        result.get(DEADLINE)
+    told = out.getvalue()
+    for address in nodes_of(client):
+        assert f"node {address}: " in told
+    assert told.count("in hold") == 2
 
 
 def test_the_nodes_are_listed(pool: Any, client: Any) -> None:
@@ -376,12 +408,35 @@ def test_only_so_many_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(keys.numbers) == 3
 
 
-def test_large_arrays_travel_beside_the_pickle(pool: Any) -> None:
+def test_large_arrays_travel_beside_the_pickle(pool: Any, client: Any) -> None:
     numpy = pytest.importorskip("numpy")
     array = numpy.arange(1 << 20)
     [back] = pool.map(tasks.identity, [array])
     assert (back == array).all()
     assert pool.apply(len, (bytes(5 << 20),)) == 5 << 20
+    in_a_while(lambda: client.run_on_scheduler(messages_kept) == 0)
+
+
+def messages_kept(dask_scheduler: Any) -> int:
+    from cpool._cluster.arbiter import NAME
+
+    return sum(len(pool.data) for pool in dask_scheduler.plugins[NAME].pools.values())
+
+
+def test_callables_that_a_worker_keeps_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    from cpool._cluster import frames, worker
+
+    monkeypatch.setattr(worker, "_loaded", collections.OrderedDict())
+    monkeypatch.setattr(worker, "_loaded_bytes", 0)
+    for number in range(3 * worker._KEPT):
+        source = frames.dumps_callable(functools.partial(len, bytes(200_000)))
+        assert len(worker._callable(str(number), source).args[0]) == 200_000
+        assert worker._callable("plain", frames.dumps_callable(len)) is len
+        kept = [len(kept) for is_plain, kept in worker._loaded.values() if not is_plain]
+        assert sum(kept) == worker._loaded_bytes <= worker._KEPT_BYTES
+    assert len(kept) > 10
+    worker._callable("huge", bytes(frames.dumps_callable(functools.partial(len, bytes(9 << 20)))))
+    assert [*worker._loaded] == ["huge"]
 
 
 def test_large_results_pass_through_shared_memory(make_pool: Any) -> None:
@@ -629,6 +684,77 @@ def test_a_node_is_lost(
         with pytest.raises(Exception, match="terminated"):
             result.get(DEADLINE)
     assert (pools[0].statistics().lost, pools[0].statistics().cancelled) == (1, 9)
+
+
+def break_calls(ops: list[str], is_done: bool, dask_scheduler: Any) -> None:
+    """Have the connection of a node break once in each of these calls, before or after it."""
+    for op in ops:
+        handler = dask_scheduler.handlers[op]
+
+        def broken(comm: Any = None, op: str = op, handler: Any = handler, **kwds: Any) -> None:
+            dask_scheduler.handlers[op] = handler
+            if is_done:
+                handler(comm, **kwds)
+            raise OSError("broken by the test")
+
+        dask_scheduler.handlers[op] = broken
+
+
+def test_a_connection_of_a_node_that_breaks_is_made_again(
+    client: Any, make_pool: Any, diary: Diary
+) -> None:
+    ops = ["cpool_ready", "cpool_fetch", "cpool_begin", "cpool_done"]
+    for is_done in False, True:
+        client.run_on_scheduler(functools.partial(break_calls, ops, is_done))
+        pool = make_pool(1)
+        assert len(pool.nodes) == 1
+        [found] = pool.map(work.noted_bytes, [(diary, bytes(3 << 20))])
+        assert found == 3 << 20
+        assert client.run_on_scheduler(broken_calls) == []
+    assert diary.lines() == [str(3 << 20)] * 2
+
+
+def broken_calls(dask_scheduler: Any) -> list[str]:
+    return [op for op, call in dask_scheduler.handlers.items() if call.__name__ == "broken"]
+
+
+def set_pauses(pauses: tuple[float, ...]) -> tuple[float, ...]:
+    from cpool._cluster import node
+
+    before, node._PAUSES = node._PAUSES, pauses
+    return before
+
+
+def test_a_piece_that_failed_before_it_began_runs_again(
+    client: Any, make_pool: Any, diary: Diary
+) -> None:
+    """On the same node: there is no other one."""
+    pool = make_pool(1)
+    pauses = next(iter(client.run(set_pauses, ()).values()))
+    try:
+        client.run_on_scheduler(functools.partial(break_calls, ["cpool_begin"], False))
+        assert pool.map_async(work.note_item, [(diary, 1)]).get(3 * DEADLINE) == [1]
+    finally:
+        client.run(set_pauses, pauses)
+    assert diary.lines() == ["1"]
+
+
+def test_a_frozen_node_does_not_hold_up_the_end(
+    client: Any, make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cpool._cluster import pool as module
+
+    before = client.run_on_scheduler(plugins)
+    pool = make_pool(1)
+    [node] = pool.nodes
+    monkeypatch.setattr(module, "_GRACE", 0.2)
+    os.kill(node.pid, signal.SIGSTOP)
+    try:
+        pool.terminate()
+        pool.join(DEADLINE)
+    finally:
+        os.kill(node.pid, signal.SIGCONT)
+    in_a_while(lambda: client.run_on_scheduler(plugins) == before)
 
 
 def test_calls_wait_for_the_first_node(client: Any, cluster: Any) -> None:

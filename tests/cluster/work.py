@@ -36,6 +36,10 @@ def noted(diary: Diary, x: int) -> int:
     return x
 
 
+def noted_bytes(item: tuple[Diary, bytes]) -> int:
+    return noted(item[0], len(item[1]))
+
+
 def note_item(item: tuple[Diary, int]) -> int:
     return noted(*item)
 

@@ -84,6 +84,7 @@ ORDER = """
     _cluster.parameters
     _cluster.results
     _cluster.jobs
+    _cluster.waiting
     _cluster.arbiter
     _cluster.node
     _cluster.statistics
