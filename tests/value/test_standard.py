@@ -174,7 +174,8 @@ def test_each_value_arrives_as_with_pickle(values: list[Any]) -> None:
         [found] = through([value])
         assert graphs.form(found) == graphs.form(by_pickle(value))
         assert type(found) is type(value)
-        assert repr(found) == repr(value)
+        if not isinstance(value, (set, frozenset)):  # whose order is not told
+            assert repr(found) == repr(value)
         if not isinstance(value, Decimal) or not value.is_nan():
             assert found == value
             assert type(value) is set or hash(found) == hash(value)
