@@ -5,6 +5,7 @@
 #include "base/name.h"
 #include "base/word.h"
 #include "value/named.h"
+#include "value/number.h"
 
 #include <datetime.h>
 #include <structmember.h>
@@ -386,7 +387,8 @@ uuid_part(const struct py_standard_class *cls, PyObject *obj)
     PyObject *safe = get_slot(cls, 1, obj);
     PyObject *number = safe == cls->unknown ? get_slot(cls, 0, obj) : NULL;
     Py_XDECREF(safe);
-    if (number != NULL && !PyLong_CheckExact(number)) {
+    if (number != NULL
+        && (!PyLong_CheckExact(number) || !py_number_is_of_16_bytes(number))) {
         Py_CLEAR(number);
     }
     return number;
@@ -557,7 +559,7 @@ py_standard_make(const struct py_standard_class *cls, PyObject *part,
             *obj = PyObject_CallOneArg((PyObject *)cls->type, part);
             break;
         case PY_STANDARD_UUID:
-            if (!PyLong_CheckExact(part)) {
+            if (!PyLong_CheckExact(part) || !py_number_is_of_16_bytes(part)) {
                 return CP_EPROTO;
             }
             *obj = make_uuid(cls, part);
