@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import work
 from benchmarks.kinds import KINDS, Kind
+from benchmarks.programs import PROGRAMS, Loop, Program
 
 WORKERS = 2
 
@@ -367,6 +368,21 @@ def of_objects(kind: Kind) -> None:
 
 for _kind in KINDS:
     of_objects(_kind)
+
+
+# Programs of other libraries that take a pool.
+
+
+def of_program(program: Program) -> None:
+    @case(f"programs_{program.name}", program.about, quick=False)
+    def _(size: Size) -> Work:
+        run = functools.partial(program, quick=size.quick)
+        expected = run(Loop())
+        return Work("program", run, [None], expected, "loop", chunksize=None, per_item=False)
+
+
+for _program in PROGRAMS:
+    of_program(_program)
 
 
 def remembering(size: Size, measure: str) -> Work:

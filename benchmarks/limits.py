@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, ClassVar
 
 from benchmarks.cases import Work
+from benchmarks.programs import Loop
 
 LENGTH = struct.Struct("<Q")
 NUMBER = struct.Struct("<q")
@@ -211,6 +212,13 @@ class Serial(Limit):
         return [self.call(item) for item in work.items]
 
 
+class WithoutPool(Serial):
+    about = "the same program with a plain loop in place of a pool"
+
+    def run(self, work: Work) -> list[Any]:
+        return list(work.function(Loop()))
+
+
 class Copy(Limit):
     about = "the bytes copied once for the way in and once for the way out"
 
@@ -227,5 +235,6 @@ LIMITS: dict[str, type[Limit]] = {
     "stream": Stream,
     "split": Split,
     "serial": Serial,
+    "loop": WithoutPool,
     "copy": Copy,
 }

@@ -65,6 +65,9 @@ class StdlibPool(Peer):
     def busy_main(self, work: Work) -> Results:
         return compute_until_ready(self.pool.map_async(work.function, work.items, work.chunksize))
 
+    def program(self, work: Work) -> Results:
+        return list(work.function(self.pool))
+
     def close(self) -> None:
         self.pool.close()
         self.pool.join()

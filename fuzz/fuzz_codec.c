@@ -106,6 +106,17 @@ py_named_put_class(struct py_writer *w, PyTypeObject *cls,
     return py_named_put(w, (PyObject *)cls, NULL);
 }
 
+/* Only classes of the standard library are looked for. */
+PyObject *
+py_named_find(struct py_state *Py_UNUSED(unused), PyObject *module_name,
+              PyObject *name)
+{
+    PyObject *module = PyImport_Import(module_name);
+    PyObject *found = module != NULL ? PyObject_GetAttr(module, name) : NULL;
+    Py_XDECREF(module);
+    return found;
+}
+
 void
 py_named_forget(struct py_class_name *Py_UNUSED(known))
 {

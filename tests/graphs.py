@@ -6,6 +6,7 @@ import functools
 import struct
 import types
 from collections import deque
+from pathlib import PurePath
 from typing import Any
 
 _ATOMS = (type(None), bool, int, str, bytes, complex, range, slice, type(...), type(NotImplemented))
@@ -73,6 +74,8 @@ def _form(value: Any, numbers: dict[int, int], alive: list[Any]) -> Any:
         parts.append(inner(value.args))
     elif kind.__module__ in ("datetime", "decimal", "uuid", "fractions", "numpy", "builtins"):
         parts.append(repr(value))
+    elif isinstance(value, PurePath):
+        return [*parts, str(value), value.parts]  # what it has found out already is its own
     parts.append(inner(getattr(value, "__dict__", None)))
     for cls in kind.__mro__:
         for name in getattr(cls, "__slots__", ()):

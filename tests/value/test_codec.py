@@ -6,6 +6,7 @@ Objects of other classes are in test_objects.py.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import gc
 import pickle
 import random
@@ -53,7 +54,7 @@ class Items(list):  # type: ignore[type-arg]
     pass
 
 
-TAGS = 34  # more than there are
+TAGS = 35  # more than there are
 DEEPEST = 200  # levels of nested containers, the column of a run included
 LEVELS = 8  # of them, that can be columns
 
@@ -471,6 +472,11 @@ SAMPLES: list[Any] = [
     ([1, "a"], {"a": 1, "b": [2]}),
     [{"a": 1}, {"a": 2}],
     [[1], [2]],
+    [{1, 2}, {3}, set()],
+    [frozenset("a"), frozenset()],
+    [datetime.date(2020, 1, 2), datetime.date.max],
+    [datetime.datetime(2020, 1, 2, 3, fold=1), datetime.datetime.min],
+    datetime.timedelta(1, 2, 3),
 ]
 
 

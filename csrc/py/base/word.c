@@ -18,6 +18,21 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_EXTEND] = "extend",
     [WORD_APPEND] = "append",
     [WORD_ITEMS] = "items",
+    [WORD_DECIMAL_MODULE] = "decimal",
+    [WORD_DECIMAL] = "Decimal",
+    [WORD_UUID_MODULE] = "uuid",
+    [WORD_UUID] = "UUID",
+    [WORD_SAFE_UUID] = "SafeUUID",
+    [WORD_UNKNOWN] = "unknown",
+    [WORD_INT] = "int",
+    [WORD_IS_SAFE] = "is_safe",
+    [WORD_PATH_MODULE] = "pathlib",
+    [WORD_POSIX_PATH] = "PosixPath",
+    [WORD_PURE_POSIX_PATH] = "PurePosixPath",
+    [WORD_RAW_PATHS] = "_raw_paths",
+    [WORD_PARTS] = "_parts",
+    [WORD_DRIVE] = "_drv",
+    [WORD_ROOT] = "_root",
 };
 
 int

@@ -21,6 +21,22 @@ enum py_word {
     WORD_EXTEND,
     WORD_APPEND,
     WORD_ITEMS,
+    /* The classes of value/standard.c. */
+    WORD_DECIMAL_MODULE,
+    WORD_DECIMAL,
+    WORD_UUID_MODULE,
+    WORD_UUID,
+    WORD_SAFE_UUID,
+    WORD_UNKNOWN,
+    WORD_INT,
+    WORD_IS_SAFE,
+    WORD_PATH_MODULE,
+    WORD_POSIX_PATH,
+    WORD_PURE_POSIX_PATH,
+    WORD_RAW_PATHS,
+    WORD_PARTS,
+    WORD_DRIVE,
+    WORD_ROOT,
     WORD_COUNT
 };
 

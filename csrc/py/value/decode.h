@@ -29,4 +29,8 @@ PyObject *py_get_tuple_of(PyObject **values, size_t n);
 int py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots,
                    size_t stride);
 
+/* The same of a STANDARD. */
+int py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
+                            size_t stride);
+
 #endif

@@ -210,6 +210,72 @@ get_each_of_rows(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
     return r;
 }
 
+/* A size for each of n, which together are *total; or NULL: no such sizes, or an
+ * exception. */
+static size_t *
+get_sizes(struct py_reader *in, size_t n, size_t *total)
+{
+    size_t *sizes = PyMem_New(size_t, n);
+    if (sizes == NULL) {
+        (void)PyErr_NoMemory();
+        return NULL;
+    }
+    bool fits = true;
+    *total = 0;
+    for (size_t i = 0; i < n && fits; i++) {
+        fits = py_reader_get_size(in, 1, &sizes[i]) == 0
+               && !__builtin_add_overflow(*total, sizes[i], total);
+    }
+    if (!fits || !py_reader_has(in, *total)) {
+        PyMem_Free(sizes);
+        sizes = NULL;
+    }
+    return sizes;
+}
+
+/* Fill n sets, or make and fill n frozensets. */
+static int
+finish_sets(struct py_reader *in, unsigned tag, size_t n, const size_t *sizes,
+            PyObject *const *items, PyObject **slots, size_t stride,
+            size_t number)
+{
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        PyObject **slot = &slots[i * stride];
+        if (tag == TAG_FROZENSET) {
+            *slot = PyFrozenSet_New(NULL);
+            r = *slot != NULL ? 0 : -1;
+        }
+        r = r == 0 ? fill_set(in, *slot, items, sizes[i]) : r;
+        if (r == 0 && tag == TAG_FROZENSET) {
+            py_reader_set(in, number + i, *slot);
+        }
+        items += sizes[i];
+    }
+    return r;
+}
+
+/* n sets of any sizes. */
+static int
+get_sets(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
+         size_t stride)
+{
+    size_t total, number = 0;
+    int r = tag == TAG_SET ? make_empty(in, tag, n, slots, stride)
+                           : py_reader_number(in, n, &number);
+    size_t *sizes = r == 0 ? get_sizes(in, n, &total) : NULL;
+    if (sizes == NULL) {
+        return PyErr_Occurred() != NULL ? -1 : CP_EPROTO;
+    }
+    PyObject **items = py_get_slots(total);
+    r = items != NULL ? py_get_column(in, total, items, 1) : -1;
+    r = r == 0 ? finish_sets(in, tag, n, sizes, items, slots, stride, number)
+               : r;
+    py_get_release(items, total);
+    PyMem_Free(sizes);
+    return r;
+}
+
 /* A few objects, and for each value the number of its object. */
 static int
 get_picked(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
@@ -265,6 +331,9 @@ get_level(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
         case TAG_OBJECT: return py_rebuild_get(in, n, slots, stride);
         case TAG_ARRAY: return py_array_get(in, n, slots, stride);
         case TAG_SCALAR: return py_array_get_scalars(in, n, slots, stride);
+        case TAG_STANDARD: return py_rebuild_get_standard(in, n, slots, stride);
+        case TAG_SET:
+        case TAG_FROZENSET: return get_sets(in, tag, n, slots, stride);
         case TAG_INT1:
         case TAG_INT2:
         case TAG_INT4:
@@ -380,6 +449,7 @@ get_nested(struct py_reader *in, unsigned tag, PyObject **obj)
         case TAG_OBJECT: return py_rebuild_get(in, 1, obj, 1);
         case TAG_ARRAY: return py_array_get(in, 1, obj, 1);
         case TAG_SCALAR: return py_array_get_scalars(in, 1, obj, 1);
+        case TAG_STANDARD: return py_rebuild_get_standard(in, 1, obj, 1);
         default: return CP_EPROTO;
     }
 }

@@ -312,6 +312,100 @@ put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
+/* The items of a set as new references, so many: 1; 0 where there are not so many; or -1 with
+ * an exception. */
+static int
+gather_set(PyObject *set, Py_ssize_t n, PyObject **to)
+{
+    PyObject *iterator = PyObject_GetIter(set);
+    if (iterator == NULL) {
+        return -1;
+    }
+    Py_ssize_t i = 0;
+    PyObject *item;
+    while ((item = PyIter_Next(iterator)) != NULL && i < n) {
+        to[i++] = item;
+    }
+    bool more = item != NULL;
+    Py_XDECREF(item);
+    Py_DECREF(iterator);
+    return PyErr_Occurred() != NULL ? -1 : i == n && !more;
+}
+
+/* The items of n sets, one after the other; or NULL, and then *r is OTHER_KIND or -1. */
+static PyObject **
+gather_sets(PyObject *const *items, Py_ssize_t n, Py_ssize_t *sizes,
+            Py_ssize_t *total, int *r)
+{
+    *total = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        sizes[i] = PySet_GET_SIZE(items[i]);
+        *total += sizes[i];
+    }
+    PyObject **all = py_gather_new(*total), **to = all;
+    *r = all != NULL ? 1 : -1;
+    for (Py_ssize_t i = 0; i < n && *r == 1; i++) {
+        *r = gather_set(items[i], sizes[i], to);
+        to += sizes[i];
+    }
+    if (*r != 1) {
+        py_gather_free(all, *total);
+        *r = *r == 0 ? OTHER_KIND : *r; /* another thread changes one */
+        return NULL;
+    }
+    return all;
+}
+
+/* Sets that have numbers, of these sizes. */
+static int
+put_gathered_sets(struct py_writer *w, int tag, Py_ssize_t n,
+                  const Py_ssize_t *sizes, PyObject *const *all,
+                  Py_ssize_t total)
+{
+    struct py_open open;
+    py_writer_open(w, &open, n, tag == TAG_SET ? NOT_FILLED : NOT_MADE);
+    w->calls++; /* __hash__() and __eq__() */
+    int r = py_writer_reserve(w, 1 + SIZE_ROOM * (size_t)n);
+    if (r == 1) {
+        py_writer_add_byte(w, (unsigned)tag);
+        for (Py_ssize_t i = 0; i < n; i++) {
+            py_writer_add_size(w, (size_t)sizes[i]);
+        }
+        r = py_put_inner(w, all, total, true);
+    }
+    w->calls--;
+    w->open = open.outer;
+    return r;
+}
+
+/* Sets of any sizes: their sizes, and one column of all their items. */
+static int
+put_sets(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
+{
+    for (Py_ssize_t i = 1; i < n; i++) {
+        if (Py_TYPE(items[i]) != Py_TYPE(items[0])) {
+            return OTHER_KIND;
+        }
+    }
+    if (!py_writer_may_open(w) || w->retries > RETRIES_MAX) {
+        return OTHER_KIND;
+    }
+    Py_ssize_t total, *sizes = PyMem_New(Py_ssize_t, n);
+    if (sizes == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    int r;
+    PyObject **all = gather_sets(items, n, sizes, &total, &r);
+    if (all != NULL) {
+        r = enter_all(w, items, n);
+        r = r == 1 ? put_gathered_sets(w, tag, n, sizes, all, total) : r;
+        py_gather_free(all, total);
+    }
+    PyMem_Free(sizes);
+    return r;
+}
+
 /* ---- any column ---- */
 
 static int
@@ -364,6 +458,8 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         case TAG_TUPLE: return put_tuples(w, items, n);
         case TAG_LIST: return put_lists(w, items, n);
         case TAG_DICT: return put_dicts(w, items, n);
+        case TAG_SET:
+        case TAG_FROZENSET: return put_sets(w, items, n, tag);
         case TAG_OBJECT: return py_reduce_put(w, items, n);
         default:
             return is_text(tag) ? py_text_put_column(w, items, n, tag)

@@ -198,8 +198,8 @@ find_by_pickle(struct py_state *state, PyObject *module_name, PyObject *name)
     return obj;
 }
 
-static PyObject *
-find(struct py_state *state, PyObject *module_name, PyObject *name)
+PyObject *
+py_named_find(struct py_state *state, PyObject *module_name, PyObject *name)
 {
     if (PySys_Audit("pickle.find_class", "OO", module_name, name) < 0) {
         return NULL;
@@ -250,7 +250,7 @@ py_named_get(struct py_reader *in, PyObject **obj)
     r = r == 0 ? get_string(in, &module_name) : r;
     r = r == 0 ? get_string(in, &name) : r;
     if (r == 0) {
-        *obj = find(in->state, module_name, name);
+        *obj = py_named_find(in->state, module_name, name);
         r = *obj != NULL ? 0 : -1;
     }
     if (r == 0) {

@@ -28,4 +28,9 @@ void py_named_forget(struct py_class_name *known);
 
 int py_named_get(struct py_reader *in, PyObject **obj);
 
+/* What the name leads to in the module, which is imported if need be: a new reference, or
+ * NULL with pickle's exception. */
+PyObject *py_named_find(struct py_state *state, PyObject *module_name,
+                        PyObject *name);
+
 #endif

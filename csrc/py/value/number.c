@@ -95,6 +95,18 @@ put_wide_int(struct py_writer *w, PyObject *obj)
     return 1;
 }
 
+bool
+py_number_is_of_16_bytes(PyObject *obj)
+{
+    uint8_t bytes[17]; /* the last one has the sign */
+    Py_ssize_t n = int_size(obj);
+    bool is = n >= 0 && n <= (Py_ssize_t)sizeof(bytes)
+              && int_to_bytes(obj, bytes, sizeof(bytes)) == 0
+              && bytes[PY_LITTLE_ENDIAN ? 16 : 0] == 0;
+    PyErr_Clear();
+    return is;
+}
+
 int
 py_number_put_int(struct py_writer *w, PyObject *obj)
 {

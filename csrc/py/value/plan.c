@@ -236,6 +236,11 @@ study(struct py_plan *plan, struct py_state *state)
     if (plan->reducer != NULL) {
         return 0;
     }
+    plan->standard = py_standard_kind_of(state, type);
+    if (plan->standard != PY_STANDARD_NONE) {
+        plan->rule = RULE_STANDARD;
+        return 0;
+    }
     if (type == &PyODict_Type) {
         plan->rule = RULE_PLAIN;
         plan->held = HELD_ORDERED_PAIRS;
@@ -279,6 +284,7 @@ reset(struct py_plan *plan)
 {
     plan->rule = RULE_UNKNOWN;
     plan->held = HELD_NOTHING;
+    plan->standard = PY_STANDARD_NONE;
     plan->small = plan->runs_code = plan->sees_state = false;
     Py_CLEAR(plan->reducer);
     Py_CLEAR(plan->slots);

@@ -8,6 +8,7 @@
 
 #include "value/array.h"
 #include "value/named.h"
+#include "value/standard.h"
 #include "value/writer.h"
 
 enum py_rule {
@@ -19,6 +20,7 @@ enum py_rule {
     RULE_EXCEPTION,   /* BaseException.__reduce__() reads args and __dict__ */
     RULE_ARRAY,       /* an array of numpy */
     RULE_SCALAR,      /* a number of numpy */
+    RULE_STANDARD,    /* of the standard library: see value/standard.h */
 };
 
 /* What objects of a RULE_PLAIN consist of, besides their attributes. */
@@ -37,8 +39,9 @@ struct py_plan {
     bool used;                 /* in this body */
     enum py_rule rule;
     enum py_held held;
-    bool small;        /* may be sent more than once, as strings may */
-    bool runs_code;    /* asking an object runs code of the program */
+    enum py_standard standard; /* RULE_STANDARD */
+    bool small;                /* may be sent more than once, as strings may */
+    bool runs_code;            /* asking an object runs code of the program */
     bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
     bool registered;   /* the reducer is of a table */
     PyObject *reducer; /* or NULL */

@@ -7,6 +7,7 @@
 
 #include "base/dict.h"
 #include "base/word.h"
+#include "value/standard.h"
 
 /* A maker of n objects, and their arguments. */
 struct maker {
@@ -638,4 +639,86 @@ py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
     return r == 0 && (how & HOW_STATE) != 0
                ? get_states(in, n, slots, stride, (how & HOW_SETTER) != 0)
                : r;
+}
+
+/* ---- objects of the standard library ---- */
+
+/* n objects that were made get their numbers. */
+static void
+set_all(struct py_reader *in, size_t number, size_t n, PyObject **slots,
+        size_t stride)
+{
+    for (size_t i = 0; i < n; i++) {
+        py_reader_set(in, number + i, slots[i * stride]);
+    }
+}
+
+static int
+get_dates(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
+          size_t stride)
+{
+    size_t size = py_standard_size(kind);
+    const uint8_t *bytes;
+    if (n > py_reader_left(in) / size
+        || py_reader_get_raw(in, n * size, &bytes) < 0
+        || (py_standard_has_zones(kind) && !py_reader_has(in, n))) {
+        return CP_EPROTO;
+    }
+    PyObject **zones = py_standard_has_zones(kind) ? py_get_slots(n) : NULL;
+    int r = zones != NULL                 ? py_get_column(in, n, zones, 1)
+            : py_standard_has_zones(kind) ? -1
+                                          : 0;
+    r = r == 0 ? py_standard_begin_dates() : r;
+    for (size_t i = 0; i < n && r == 0; i++) {
+        r = py_standard_get_date(kind, bytes + i * size,
+                                 zones != NULL ? zones[i] : Py_None,
+                                 &slots[i * stride]);
+    }
+    py_get_release(zones, n);
+    return r;
+}
+
+static int
+get_parts(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
+          size_t stride)
+{
+    struct py_standard_class cls;
+    if ((in->flags & HAS_CODE) == 0) {
+        return CP_EPROTO;
+    }
+    PyObject **parts = py_get_slots(n);
+    if (parts == NULL) {
+        return -1;
+    }
+    int r = py_get_column(in, n, parts, 1);
+    if (r == 0) {
+        r = py_standard_find(in->state, kind, &cls);
+        for (size_t i = 0; i < n && r == 0; i++) {
+            r = py_standard_make(&cls, parts[i], &slots[i * stride]);
+        }
+        py_standard_release(&cls);
+    }
+    py_get_release(parts, n);
+    return r;
+}
+
+int
+py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
+                        size_t stride)
+{
+    unsigned kind;
+    size_t number;
+    if (py_reader_get_byte(in, &kind) < 0 || kind == PY_STANDARD_NONE
+        || kind >= PY_STANDARD_END) {
+        return CP_EPROTO;
+    }
+    if (py_reader_number(in, n, &number) < 0) {
+        return -1;
+    }
+    int r = py_standard_has_parts(kind) ? get_parts(in, kind, n, slots, stride)
+                                        : get_dates(in, kind, n, slots, stride);
+    if (r == 0) {
+        set_all(in, number, n, slots, stride);
+    }
+    return r;
 }

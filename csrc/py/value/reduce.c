@@ -749,6 +749,92 @@ put_arrays(struct py_writer *w, const struct py_plan *plan,
     return r == 1 ? py_array_put(w, items, n) : r;
 }
 
+/* The kind of dates and times: with zones where one of them has a zone. */
+static unsigned
+kind_of_dates(const struct py_plan *plan, PyObject *const *items, Py_ssize_t n)
+{
+    unsigned kind = plan->standard;
+    bool zoned = false;
+    if (kind == PY_STANDARD_TIME || kind == PY_STANDARD_DATETIME) {
+        for (Py_ssize_t i = 0; i < n && !zoned; i++) {
+            zoned = py_standard_zone(items[i]) != Py_None;
+        }
+    }
+    return !zoned                     ? kind
+           : kind == PY_STANDARD_TIME ? PY_STANDARD_ZONED_TIME
+                                      : PY_STANDARD_ZONED_DATETIME;
+}
+
+static int
+put_zones(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+{
+    struct py_open open;
+    PyObject **zones = PyMem_New(PyObject *, n);
+    if (zones == NULL) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        zones[i] = py_standard_zone(items[i]);
+    }
+    py_writer_open(w, &open, n, NOT_MADE);
+    int r = py_put_inner(w, zones, n, false);
+    w->open = open.outer;
+    PyMem_Free(zones);
+    return r;
+}
+
+static int
+put_dates(struct py_writer *w, const struct py_plan *plan,
+          PyObject *const *items, Py_ssize_t n)
+{
+    unsigned kind = kind_of_dates(plan, items, n);
+    size_t size = py_standard_size(kind);
+    int r = enter_all(w, plan, items, n);
+    r = r == 1 ? py_writer_reserve(w, 2 + size * (size_t)n) : r;
+    if (r != 1) {
+        return r;
+    }
+    py_writer_add_byte(w, TAG_STANDARD);
+    py_writer_add_byte(w, kind);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        py_standard_put_date(kind, items[i], cp_buf_tail(w->out));
+        cp_buf_add(w->out, size);
+    }
+    return py_standard_has_zones(kind) ? put_zones(w, items, n) : 1;
+}
+
+/* Objects that consist of one part each. 0 with *ask: the objects have to be asked. */
+static int
+put_parts(struct py_writer *w, const struct py_plan *plan,
+          PyObject *const *items, Py_ssize_t n, bool *ask)
+{
+    struct py_standard_class cls;
+    PyObject **parts = py_gather_new(n);
+    int r =
+        parts != NULL && py_standard_find(w->state, plan->standard, &cls) == 0
+            ? 1
+            : -1;
+    bool found = r == 1;
+    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
+        r = py_standard_part(&cls, items[i], &parts[i]);
+    }
+    *ask = r == 0;
+    r = r == 1 ? enter_all(w, plan, items, n) : r;
+    r = r == 1 ? py_writer_reserve(w, 2) : r;
+    if (r == 1) {
+        w->flags |= HAS_CODE; /* the module may have to be imported */
+        py_writer_add_byte(w, TAG_STANDARD);
+        py_writer_add_byte(w, plan->standard);
+        r = py_put_inner(w, parts, n, true);
+    }
+    if (found) {
+        py_standard_release(&cls);
+    }
+    py_gather_free(parts, n);
+    return r;
+}
+
 /* A class, or a function. */
 static int
 put_name(struct py_writer *w, const struct py_plan *plan, PyObject *obj)
@@ -774,6 +860,15 @@ put_planned(struct py_writer *w, const struct py_plan *plan,
     if (plan->rule == RULE_PLAIN) {
         bool ask;
         int r = put_plain(w, plan, items, n, &ask);
+        if (!ask) {
+            return r;
+        }
+    }
+    if (plan->rule == RULE_STANDARD) {
+        bool ask = false;
+        int r = py_standard_has_parts(plan->standard)
+                    ? put_parts(w, plan, items, n, &ask)
+                    : put_dates(w, plan, items, n);
         if (!ask) {
             return r;
         }

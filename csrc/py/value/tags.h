@@ -15,7 +15,10 @@
  *           PICK         the number of objects in one byte (not 0), a column
  *                        of these objects, then n bytes that say which object
  *                        each value is
- *           OBJECT       see below
+ *           SET FROZENSET
+ *                        n sizes, then one column of the items of all
+ *           OBJECT STANDARD
+ *                        see below
  *   run     RUN, a size, a column
  *
  *   NONE FALSE TRUE              nothing
@@ -57,10 +60,14 @@
  *           the tag of a string, BYTES or BYTEARRAY; the part's number in 4 bytes;
  *           the size, of a string in characters, in 8 bytes
  *   SCALAR  n scalars of numpy: the number of the dtype, the bytes of all
+ *   STANDARD n objects of a class of the standard library: its number of
+ *           value/standard.h, in one byte; for dates and times the bytes of all,
+ *           followed by a column of n zones where the number says so; for others
+ *           a column of n parts
  *
  * Objects that must stay one object within a body have numbers: in the order in
  * which they start, first those of a column, then those in it. These are LIST,
- * OPEN_LIST, KEPT_TUPLE, DICT, SET, FROZENSET, BYTEARRAY, NAME, OBJECT and ARRAY;
+ * OPEN_LIST, KEPT_TUPLE, DICT, SET, FROZENSET, BYTEARRAY, NAME, OBJECT, ARRAY and STANDARD;
  * the strings of KEYS; and strings and bytes of LARGE bytes or more, as a PART too.
  *
  * A size is one byte below WIDE, or WIDE and 8 bytes. Numbers are in native
@@ -106,6 +113,7 @@ enum py_tag {
     TAG_ARRAY,
     TAG_SCALAR,
     TAG_PART,
+    TAG_STANDARD,
     TAG_END
 };
 

@@ -1,0 +1,377 @@
+"""Dates, Decimal, UUID, paths and sets, which have rules of their own: as pickle delivers them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import decimal
+import pathlib
+import pickle
+import random
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, date, time, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from typing import Any
+from uuid import UUID, SafeUUID
+from zoneinfo import ZoneInfo
+
+import graphs
+import pytest
+import tasks
+
+import cpool
+from cpool import _core
+
+pytestmark = pytest.mark.better
+
+with contextlib.suppress(ImportError):
+    import numpy  # noqa: F401 - mangled bytes import it, and it leaves a thread behind
+
+
+class Zone(datetime.tzinfo):
+    """A class of the program's."""
+
+    def __init__(self, held: Any = None) -> None:
+        self.held = held
+
+    def __repr__(self) -> str:
+        return "Zone()"
+
+    def utcoffset(self, when: Any) -> timedelta:
+        return timedelta(hours=2)
+
+    def dst(self, when: Any) -> None:
+        return None
+
+    def tzname(self, when: Any) -> str:
+        return "zone"
+
+
+class Day(date):
+    pass
+
+
+class Moment(datetime.datetime):
+    pass
+
+
+class Money(Decimal):
+    pass
+
+
+class Key(UUID):
+    pass
+
+
+class Folder(type(Path())):  # type: ignore[misc]
+    pass
+
+
+class Group(frozenset):  # type: ignore[type-arg]
+    pass
+
+
+class Node:
+    def __init__(self, held: Any = None) -> None:
+        self.held = held
+
+
+def moment(*args: Any, **more: Any) -> datetime.datetime:
+    return datetime.datetime(*args, **more)
+
+
+def used(path: PurePath) -> PurePath:
+    """A path that knows its string, its hash and more."""
+    assert hash(path) is not None
+    assert (str(path), path.parts, path.name, path < path)[3] is False
+    return path
+
+
+ZONE = Zone()
+try:
+    BERLIN: datetime.tzinfo = ZoneInfo("Europe/Berlin")
+except LookupError:  # neither the system nor tzdata knows it
+    BERLIN = timezone(timedelta(hours=1), "CET")
+
+KINDS: dict[str, list[Any]] = {
+    "dates": [date.min, date.max, date(2020, 2, 29), Day(2020, 1, 2)],
+    "times": [time.min, time.max, time(23, 59, 59, 999999, fold=1), time(1, fold=1)],
+    "zoned times": [time(1, 2, tzinfo=UTC), time(3, tzinfo=ZONE, fold=1), time(4)],
+    "datetimes": [
+        datetime.datetime.min,
+        datetime.datetime.max,
+        moment(2020, 1, 2, 3, fold=1),
+        moment(2024, 12, 31, 23, 59, 59, 1),
+        moment(2020, 2, 29, 0, 0, 0, 65536),
+    ],
+    "zoned datetimes": [
+        moment(2020, 1, 2, tzinfo=UTC),
+        moment(2020, 10, 25, 2, tzinfo=BERLIN, fold=1),
+        moment(2020, 10, 25, 2, tzinfo=BERLIN),
+        moment(2020, 10, 25, 2, tzinfo=timezone(timedelta(hours=-3), "name")),
+        moment(2020, 10, 25, 2, tzinfo=ZONE),
+        moment(2020, 1, 1),
+        Moment(2020, 1, 1, tzinfo=UTC),
+    ],
+    "timedeltas": [timedelta.min, timedelta.max, timedelta(0), -timedelta.resolution],
+    "decimals": [
+        *map(Decimal, "0 -0 1 -1.250 1E+28 9.99E-999999 NaN -sNaN12 Infinity -Infinity".split()),
+        Decimal(7) / 3,
+        Decimal("1" * 300 + "." + "2" * 300),
+        Decimal((1, (0, 0, 1), 5)),
+        Money("1.5"),
+    ],
+    "uuids": [
+        UUID(int=0),
+        UUID(int=2**128 - 1),
+        UUID(int=5, is_safe=SafeUUID.safe),
+        UUID(int=5, is_safe=SafeUUID.unsafe),
+        uuid.uuid5(uuid.NAMESPACE_DNS, "name"),
+        Key(int=1),
+    ],
+    "paths": [
+        *map(
+            Path, ("", ".", "/", "//", "///", "//a/b", "/a", "a/b/", "../a//./b", "a b\n\udc80é€😀")
+        ),
+        Path("/a") / "b" / ".." / "c",
+        Path("a", "", "b/c", "/d"),
+        Path("x/y/z.tar.gz").with_suffix(".txt").parent,
+        Path("a/b").relative_to("a"),
+        used(Path("/some/folder")),
+        used(Path()),
+        Path("long" * 300, "long" * 300),
+        Path("a\0b"),
+        PurePosixPath("c:\\d") / "e",
+        PurePosixPath(PureWindowsPath("c:\\d")),
+        PureWindowsPath("c:/d/e"),
+        Folder("a/b"),
+    ],
+    "sets": [set(), {1}, {1, 2, 3}, {"a", "b"}, {None, (1, 2)}, set(range(300)), {b"x" * 300}],
+    "frozensets": [frozenset(), frozenset("ab"), frozenset({frozenset({1})}), Group([1, 2])],
+}
+
+
+def through(value: Any) -> Any:
+    data = _core._encode(value)
+    assert data is not None, "left to pickle"
+    return _core._decode(data)
+
+
+def by_pickle(value: Any) -> Any:
+    return pickle.loads(pickle.dumps(value, 5))
+
+
+@pytest.fixture(params=KINDS)
+def values(request: pytest.FixtureRequest) -> list[Any]:
+    return KINDS[request.param]
+
+
+def test_each_value_arrives_as_with_pickle(values: list[Any]) -> None:
+    for value in values:
+        [found] = through([value])
+        assert graphs.form(found) == graphs.form(by_pickle(value))
+        assert type(found) is type(value)
+        if not isinstance(value, (set, frozenset)):  # whose order is not told
+            assert repr(found) == repr(value)
+        if not isinstance(value, Decimal) or not value.is_nan():
+            assert found == value
+            assert type(value) is set or hash(found) == hash(value)
+
+
+def test_columns_arrive_as_with_pickle(values: list[Any]) -> None:
+    one = values[0]
+    alike = [value for value in values if type(value) is type(one)]
+    for body in (
+        values,
+        alike,
+        alike * 5,
+        [one] * 20,
+        [(number, value) for number, value in enumerate(alike)],
+        [{"a": value, "b": one} for value in alike],
+        [*alike, 1, *alike],
+        [Node(value) for value in alike],
+        ([one], one, {"key": one}),
+        dict.fromkeys(range(30), one),
+    ):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+
+
+def test_they_go_through_a_pool(pool: Any, values: list[Any]) -> None:
+    for size in (None, 1, 100):
+        found = pool.map(tasks.identity, values * 3, size)
+        assert [graphs.form(one) for one in found] == [
+            graphs.form(by_pickle(one)) for one in values * 3
+        ]
+
+
+def test_a_path_works_after_the_way() -> None:
+    for path in KINDS["paths"]:
+        [found] = through([path])
+        assert found / "x" == path / "x"
+        assert found.parent == path.parent
+        assert found.parts == path.parts
+        assert found.name == path.name
+        assert found.is_absolute() == path.is_absolute()
+        assert (found < path, hash(found)) == (False, hash(path))
+
+
+def test_zones_stay_one_object() -> None:
+    zone = Zone([1])
+    found = through([moment(2020, 1, day, tzinfo=zone) for day in range(1, 30)] + [zone])
+    assert len({id(when.tzinfo) for when in found[:-1]} | {id(found[-1])}) == 1
+    assert through([moment(2020, 1, 1, tzinfo=UTC)] * 2)[0].tzinfo is UTC
+
+
+def test_a_zone_that_refers_to_its_time_is_left_to_pickle(pool: Any) -> None:
+    zone = Zone()
+    zone.held = moment(2020, 1, 1, tzinfo=zone)
+    assert _core._encode([zone.held, moment(2021, 1, 1, tzinfo=zone)]) is None
+    [found] = pool.map(tasks.identity, [zone.held])
+    assert graphs.form(found) == graphs.form(by_pickle(zone.held))
+
+
+# Classes that are not as the standard library has written them
+
+
+def changed_uuid(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(UUID, "__getstate__", lambda self: {"int": self.int + 1})
+    return UUID(int=5)
+
+
+def other_state_of_uuid(patch: pytest.MonkeyPatch) -> Any:
+    original = UUID.__setstate__  # type: ignore[attr-defined]
+
+    def set_state(self: UUID, state: Any) -> None:
+        original(self, {"int": state["int"] * 2})
+
+    patch.setattr(UUID, "__setstate__", set_state)
+    return UUID(int=5)
+
+
+def changed_path(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(PurePath, "__reduce__", lambda self: (type(self), ("instead", str(self))))
+    return Path("/a/../b")
+
+
+def path_with_a_state(patch: pytest.MonkeyPatch) -> Any:
+    patch.setattr(PurePath, "__setstate__", lambda self, state: None, raising=False)
+    return Path("a/b")
+
+
+@pytest.mark.parametrize(
+    "change", [changed_uuid, other_state_of_uuid, changed_path, path_with_a_state]
+)
+def test_a_class_that_was_changed_is_asked(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], Any]
+) -> None:
+    through([UUID(int=1), Path("a")])  # what is known of them has to be forgotten
+    with monkeypatch.context() as patch:
+        body = [change(patch)] * 2 + [change(patch)]
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+    assert through([UUID(int=1), Path("a")]) == [UUID(int=1), Path("a")]
+
+
+def test_a_class_that_changes_on_the_way_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = [UUID(int=5), Path("/a/../b"), UUID(int=7), Path("c"), Path()]
+    data = _core._encode(body)
+    assert data is not None
+    changed_uuid(monkeypatch)
+    changed_path(monkeypatch)
+    assert graphs.form(_core._decode(data)) == graphs.form(body)
+
+
+def test_what_the_program_has_instead_of_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickle refuses an object whose class is not found by its name."""
+    for module, value in (
+        (uuid, UUID(int=1)),
+        (decimal, Decimal(1)),
+        (sys.modules[type(Path()).__module__], Path("a")),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, type(value).__name__, Node)
+            if module is not decimal:
+                patch.setattr(pathlib, type(value).__name__, Node, raising=False)
+            assert _core._encode([value]) is None
+            with pytest.raises(pickle.PicklingError):
+                pickle.dumps(value, 5)
+
+
+def test_a_slot_that_is_empty_or_odd() -> None:
+    bare = object.__new__(UUID)
+    with pytest.raises(AttributeError):
+        _core._encode([bare])
+    with pytest.raises(AttributeError):
+        pickle.dumps(bare, 5)
+    object.__setattr__(bare, "is_safe", SafeUUID.unknown)
+    for number in (True, -1, 2**128, -(2**200)):
+        object.__setattr__(bare, "int", number)
+        [found] = through([bare])
+        assert (type(found.int), found.int) == (type(number), number)
+
+
+# Bytes from outside
+
+
+def test_mangled_bytes_are_refused_or_decode(values: list[Any]) -> None:
+    rng = random.Random(1)
+    data = _core._encode([value for value in values if type(value) is type(values[0])])
+    assert data is not None
+    for end in range(len(data)):
+        with pytest.raises((cpool.PoolError, ValueError, ArithmeticError)):
+            _core._decode(data[:end])
+    for _ in range(600):
+        mangled = bytearray(data)
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            mangled[rng.randrange(2, len(data))] = rng.randrange(256)
+        try:
+            repr(_core._decode(bytes(mangled)))
+        except Exception:  # a string may be no number, and __setstate__() takes any
+            continue
+
+
+def test_numbers_that_no_date_has_are_refused() -> None:
+    for value in (date(2020, 1, 2), time(1, 2, 3), moment(2020, 1, 1), timedelta(1, 2, 3)):
+        data = _core._encode([value, value.__class__.max])
+        assert data is not None
+        with pytest.raises(cpool.PoolError):
+            _core._decode(data[:-12] + b"\xff" * 12)
+
+
+def test_a_zone_that_is_none_is_refused() -> None:
+    whens = [moment(2020, 1, day, tzinfo=Zone()) for day in (1, 2)]
+    data = _core._encode(whens)
+    assert data is not None
+    name = Zone.__name__.encode()
+    assert data.count(name) == 1
+    with pytest.raises(cpool.PoolError):
+        _core._decode(data.replace(name, Node.__name__.encode()))
+
+
+# Sets
+
+
+def test_sets_of_objects_that_refer_to_sets() -> None:
+    first = {1, 2}
+    nodes = [Node(), Node(first)]
+    nodes[0].held = nodes
+    for body in (
+        [{nodes[0]}, {nodes[1]}, {nodes[0]}, first],
+        [first, {Node(first)}, first],
+        [frozenset([nodes[0]]), frozenset([nodes[1]])],
+        [{frozenset([1])}, {frozenset([1]), 2}, {(1, "a")}],
+        [set(), set(), {Decimal(1)}, {UUID(int=1)}],
+    ):
+        expected = graphs.form(by_pickle(body))
+        assert graphs.form(through(body)) == expected
+        assert graphs.form(through([body, body])) == graphs.form(by_pickle([body, body]))
+    loop = {Node()}
+    next(iter(loop)).held = loop
+    assert graphs.form(through([loop, {1}])) == graphs.form(by_pickle([loop, {1}]))
+
+
+def test_columns_of_sets_are_short() -> None:
+    rows = [{number, number + 1} for number in range(100)] + [set()]
+    assert len(_core._encode(rows) or b"") < 350
