@@ -26,6 +26,7 @@ struct cp_serve {
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when its memory is to be looked at again */
     bool is_wide;      /* tx was widened */
+    int look_ms;       /* cp_serve_wait() returns after so long; 0: never */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
@@ -41,8 +42,9 @@ void cp_serve_fini(struct cp_serve *s);
 int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
                   const uint8_t **body);
 
-/* Flush, then block until there is input. 0, CP_EINTR, CP_ECLOSED if the parent
- * closed the task pipe (or died), or another negative code. */
+/* Flush, then block until there is input. 0, CP_EINTR (also after look_ms, where that is
+ * set), CP_ECLOSED if the parent closed the task pipe (or died), or another negative
+ * code. */
 int cp_serve_wait(struct cp_serve *s);
 
 /* Publish in the row that a task starts now. */
