@@ -204,7 +204,9 @@ lint-c: build
 lint-python: build
 	$(bin)/ruff check
 	$(bin)/ruff format --check
-	$(bin)/mypy --strict cpool examples tests/package/test_typing.py
+	$(bin)/python tests/pages.py build/pages
+	$(bin)/mypy --strict cpool examples tests/package/test_typing.py build/pages
+	$(bin)/pyright --pythonpath $(bin)/python examples tests/package/test_typing.py build/pages
 
 # Run in another directory, so that stubtest checks the installed package.
 stubs: build ## check the stub of the C module against the module
