@@ -103,7 +103,7 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 
 # What only the package's own Python code, the build or the documentation decides: once on each interpreter is enough.
 package_alone := $(addprefix --ignore=tests/package/test_,swap.py fallback.py typing.py examples.py docs.py architecture.py \
-                 order.py layers.py package_order.py private.py pages.py release.py)
+                 order.py layers.py package_order.py private.py pages.py release.py tools.py)
 # What the build for other systems does not change: encoding, pulling of items, and what stands on top of the pool.
 not_portable := $(addprefix --ignore=tests/,value task faces stdlib)
 
@@ -124,9 +124,10 @@ test-without-gil: $(no_yield) ## the Python suite on a free-threaded PYTHON
 	LD_PRELOAD=$(no_yield) $(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
 	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/pytest $(package_alone) $(ONLY)
 
-test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions
+test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions; and what debuggers of that version see
 	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
-	    $$venv/bin/pytest --confcutdir=tests/stdlib tests/stdlib
+	    $$venv/bin/pytest --confcutdir=tests/stdlib tests/stdlib && \
+	    PYTHONPATH=tests $$venv/bin/pytest --noconftest tests/package/test_tools.py
 
 asan-ubsan: ## the C unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	$(MAKE) -C tests/core test ONLY="$(ONLY)" VARIANT=asan
@@ -205,7 +206,9 @@ lint-c: build
 lint-python: build
 	$(bin)/ruff check
 	$(bin)/ruff format --check
-	$(bin)/mypy --strict cpool examples tests/package/test_typing.py
+	$(bin)/python tests/pages.py build/pages
+	$(bin)/mypy --strict cpool examples tests/package/test_typing.py build/pages
+	$(bin)/pyright --pythonpath $(bin)/python examples tests/package/test_typing.py build/pages
 
 # Run in another directory, so that stubtest checks the installed package.
 stubs: build ## check the stub of the C module against the module

@@ -140,6 +140,7 @@ class Engine:
             int,
             list[bytes],
             list[tuple[int, int, int, int, int, int, int, int, int, int, int, int, int, int]],
+            list[tuple[int, int, tuple[int, int, int], tuple[int, int, int], int]],
         ]
         | None
     ): ...

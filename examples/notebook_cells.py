@@ -16,7 +16,7 @@ class Reading:
     celsius: float
 
 
-def mean(readings: list[Reading]) -> Reading:
+def mean(readings: list[Reading]) -> Reading:  # pyright: ignore[reportRedeclaration]
     """Runs in a worker process."""
     return Reading(readings[0].place, sum(each.celsius for each in readings) / len(readings))
 

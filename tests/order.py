@@ -28,7 +28,7 @@ ORDER: dict[str, str | None] = {
     "core/link": "wire board task worker serve",
     "core/pool": "job tallies trace state+ref tally wake plan turns flow jobs+func sched watch act"
     " threads spin drive pool",
-    "py/base": "state word dict list name depth error imports argument timeout engine",
+    "py/base": "state word dict list name depth error imports argument timeout engine work",
     "py/value": "arena tags kind seen writer reader repeats gather constant number known text array"
     " named standard reducers replaced plan encode+encoder+reduce decode+decoder+rebuild pickle"
     " body run",

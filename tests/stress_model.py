@@ -4,10 +4,11 @@
 
 A sequence is some 40 operations on one pool: calls of every kind, calls beyond what the pool
 encodes at once, results that are dropped, iterators read in part and dropped, workers that are
-killed, stopped and continued, moments of idleness, collections. Then no thread is in a call of
-the pool's any more, and all by itself the pool must come to rest in time: each callback was
-called once, with the right value, nothing is pending, no object of a job is kept, each worker
-that died has been replaced. At last the pool ends, by close(), by terminate() or by its last
+killed, stopped and continued, moments of idleness, collections, looks at what workers do; with
+a trace, and with forwarded logs, or without. Then no thread is in a call of the pool's any more,
+and all by itself the pool must come to rest in time: each callback was called once, with the right
+value, nothing is pending, the statistics add up, no object of a job is kept, each worker that died
+has been replaced. At last the pool ends, by close(), by terminate() or by its last
 reference, with work or without, and nothing is left of it.
 
 `--seed S --first N --sequences 1` runs sequence N of seed S again. Prints a summary as JSON, ends
@@ -20,13 +21,16 @@ import argparse
 import faulthandler
 import functools
 import gc
+import io
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -58,9 +62,26 @@ def odd_fails(x: int) -> int:
     return answer(x)
 
 
+LOG = logging.getLogger("stress_model")
+LOG.addHandler(logging.NullHandler())
+LOG.propagate = False
+
+
 def slow(x: int) -> int:
     time.sleep(x % 5 / 1000)
+    LOG.warning("%d", x)
     return answer(x)
+
+
+class Records(logging.Handler):
+    """How often each number was logged, here or in a worker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Counter[int] = Counter()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen[int(record.getMessage())] += 1
 
 
 def body(x: int, size: int) -> bytes:
@@ -221,11 +242,22 @@ class Sequence:
         self.size = rng.randint(1, 3)
         # A worker that starts afresh takes half a second.
         self.limit = rng.choice([None, None, 1, 3, 30] if method == "fork" else [None, None, 30])
+        self.records = Records()
+        self.forwards = False
+        self.trace = self.trace_file = None
+        if rng.random() < 0.3:
+            self.note("with a trace")
+            self.trace_file = tempfile.NamedTemporaryFile(suffix=".json")  # noqa: SIM115
+            self.trace = errors.trace(self.trace_file.name)
+            self.trace.start()
         if self.is_threads:
             self.pool = pool_module.ThreadPool(self.size)
         else:
             context = multiprocessing.get_context(method)
             asked = self.worker_options()
+            self.forwards = "forward_logs" in asked
+            if self.forwards:
+                LOG.addHandler(self.records)  # copies of it in workers are taken away
             self.pool = Pool(self.size, maxtasksperchild=self.limit, context=context, **asked)
             self.note(f"with {asked}")
         self.note(f"pool of {self.size}, maxtasksperchild={self.limit}")
@@ -249,6 +281,7 @@ class Sequence:
             self.resize: 1,
             self.forget: 1,
             self.collect: 1,
+            self.look: 2,
             self.idle: 2,
         }
         if not self.is_threads:
@@ -260,7 +293,14 @@ class Sequence:
         if rng.random() < 0.6:
             self.rest()
         end = rng.choice([self.close, self.terminate, self.abandon])
-        end()
+        try:
+            end()
+            self.check_records()
+        finally:
+            LOG.removeHandler(self.records)
+            if self.trace is not None:
+                self.trace.stop()
+        self.check_trace()
 
     # Operations
 
@@ -527,6 +567,8 @@ class Sequence:
             options["memory_limit"] = "1TB"
         if rng.random() < 0.2:
             options["daemon"] = False
+        if rng.random() < 0.2:
+            options["forward_logs"] = True
         self.is_elastic = "min_processes" in options or "idle_timeout" in options
         return options
 
@@ -560,6 +602,52 @@ class Sequence:
     def collect(self) -> None:
         self.note("collect")
         gc.collect()
+
+    def look(self) -> None:
+        self.note("look")
+        text = io.StringIO()
+        self.pool.dump(text)
+        lines = text.getvalue().splitlines()
+        assert lines[0].startswith("cpool: pool of "), lines
+        self.check_statistics()
+
+    def check_statistics(self) -> Any:
+        """At any time: no item is counted twice, and none is lost."""
+        found = self.pool.statistics()
+        over = found.done + found.failed + found.lost + found.cancelled
+        if found.pending < 0 or found.submitted != over + found.pending:
+            raise Wrong(f"the statistics do not add up: {found}")
+        for name in "done", "lost", "retried":
+            if sum(getattr(worker, name) for worker in found.workers) != getattr(found, name):
+                raise Wrong(f"{name} of the workers do not add up: {found}")
+        return found
+
+    def statistics_at_rest(self) -> None:
+        """Each item that was submitted is done, failed, lost or cancelled."""
+        self.eventually("statistics that add up", lambda: self.check_statistics().pending == 0)
+
+    def check_records(self) -> None:
+        """Nothing else than numbers of items has come, and none but from `slow`."""
+        slow_jobs = any("slow" in job.name or "imap" in job.name for job in self.jobs)
+        if self.records.seen and not slow_jobs:
+            raise Wrong(f"records of nobody: {self.records.seen}")
+
+    def check_trace(self) -> None:
+        """The file is JSON, and the slices of a lane do not overlap."""
+        if self.trace_file is None:
+            return
+        with self.trace_file, open(self.trace_file.name, encoding="utf-8") as file:
+            events = json.load(file)["traceEvents"]
+        lanes: dict[Any, list[tuple[float, float]]] = {}
+        for event in events:
+            if event.get("cat") in ("task", "parent"):
+                lane = lanes.setdefault((event["pid"], event["tid"]), [])
+                lane.append((event["ts"], event["ts"] + event["dur"]))
+        for key, lane in lanes.items():
+            lane.sort()
+            for (_, end), (begin, _) in itertools.pairwise(lane):
+                if begin < end - 0.01:
+                    raise Wrong(f"slices of lane {key} overlap at {begin} us")
 
     def idle(self) -> None:
         self.note("idle")
@@ -619,6 +707,7 @@ class Sequence:
         engine = self.pool._engine
         self.eventually("rest (pending and queued are 0)", lambda: engine.counts()[:2] == (0, 0))
         assert len(self.pool._cache) == 0, "the cache lists results"
+        self.statistics_at_rest()
         if not self.is_threads and self.pool._has_helper:
             least = 1 if self.is_elastic else self.size
             self.eventually("all workers", lambda: least <= engine.counts()[2] <= self.size)
@@ -701,6 +790,7 @@ class Sequence:
                 "the end of all workers", lambda: not any(w.is_alive() for w in workers)
             )
         pool.join(timeout=LIMIT)
+        self.statistics_at_rest()
         self.release()
         self.freed()
 
@@ -711,6 +801,7 @@ class Sequence:
         self.pool.terminate()
         self.stopped.clear()
         self.pool.join(timeout=LIMIT)
+        self.statistics_at_rest()
         for job in list(self.jobs):
             self.check(job)
         self.release()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 import weakref
 from collections.abc import Callable
 from itertools import count
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 _numbers = count(1)
 _pools: dict[int, weakref.ref[Any]] = {}  # by number, in the order of their starts
 _watchers: list[Callable[[Any], object]] = []
+# By their ids, of threads of pools that were started while somebody watches: they may have ended
+# when somebody asks.
+_thread_names: dict[int, str] = {}
 
 
 def add(pool: Any) -> None:
@@ -33,6 +37,18 @@ def pools() -> list[Any]:
     return [pool for pool in found if pool is not None and pool._engine.is_ours]
 
 
+def note_thread(thread: Any) -> None:
+    """A pool has started this thread."""
+    if _watchers and thread.ident is not None:
+        _thread_names[thread.ident] = thread.name
+
+
+def names_of_threads() -> dict[int, str]:
+    """Of all threads that run, and of those of pools that somebody's watch has seen start."""
+    running = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident}
+    return {**_thread_names, **running}
+
+
 def watch(watcher: Callable[[Any], object]) -> None:
     """Call `watcher(pool)` for each pool, also for each that starts later."""
     _watchers.append(watcher)
@@ -43,6 +59,8 @@ def watch(watcher: Callable[[Any], object]) -> None:
 def unwatch(watcher: Callable[[Any], object]) -> None:
     """Undo watch()."""
     _watchers.remove(watcher)
+    if not _watchers:
+        _thread_names.clear()
 
 
 def dump_on_signal(signum: int, file: Any = None) -> None:

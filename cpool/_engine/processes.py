@@ -1383,6 +1383,7 @@ class Pool(_StdlibPool):
             # thread that the handler starts would wait for a lock of `threading`.
             self._starters.add(caller)
             thread.start()
+            known.note_thread(thread)
         except BaseException:
             if not thread.is_started():
                 with self._lock:

@@ -21,6 +21,13 @@ _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}
 _REASONS = {0: "its worker died", 1: "it ran out of time", 2: "it took too much memory"}
 _START, _END = 64, 65
 _NO_NAME = 0xFFFF
+# enum cp_work: the name of a slice of the parent, and what it counts.
+_WORK = (
+    ("making tasks", "making_us", "made"),
+    ("reading results", "reading_us", "read"),
+    ("callbacks", "callbacks_us", "called"),
+)
+_PARENT_TID = 1_000_000  # of the first lane of the parent; workers have lower ones
 
 _on: list[trace] = []  # the one that is on
 _lock = threading.Lock()
@@ -35,7 +42,9 @@ class trace:  # used like a function
     of a `ThreadPool` and of pools that are made within the block. A slice is a task that ended
     meanwhile, with the name of its function, its items, its outcome, its process and how long it
     was queued; or many short tasks of one function, one after the other, with their number. Starts
-    and ends of worker processes are shown as well. Pools that tasks make are not traced.
+    and ends of worker processes are shown as well. Above the workers each thread of this process
+    that worked for the pool has a lane: making tasks (pulling items and pickling them), reading
+    results (unpickling them), and callbacks. Pools that tasks make are not traced.
 
     Entering raises `OSError` if the file cannot be opened, and `RuntimeError` while another trace
     is on.
@@ -84,43 +93,53 @@ class trace:  # used like a function
             if self not in _on or self._pid != os.getpid():
                 return
             _on.remove(self)
+        names = known.names_of_threads()
         known.unwatch(self._add)
         file, self._file = self._file, None
         engines, self._engines = self._engines, []
         if file is not None:
             with file:
-                self._write(file, engines)
+                self._write(file, engines, names)
 
-    def _write(self, file: TextIO, engines: list[tuple[Any, bool, int]]) -> None:
+    def _write(
+        self, file: TextIO, engines: list[tuple[Any, bool, int]], threads: dict[int, str]
+    ) -> None:
         file.write('{"displayTimeUnit": "ms", "traceEvents": [')
         separator, number = "\n", 0
-        for engine, threads, workers in engines:
+        for engine, has_threads, workers in engines:
             found = engine.end_trace()
-            if found is None or not found[3]:
+            if found is None or not (found[3] or found[4]):
                 continue  # it has done nothing meanwhile
             number += 1
-            for event in _events(found, threads, workers, number, self._since):
+            title = f"pool {number} of {workers} {'threads' if has_threads else 'processes'}"
+            lanes = {ident: threads.get(ident, "a thread that has ended") for *_, ident in found[4]}
+            for event in _events(found, has_threads, title, lanes, number, self._since):
                 file.write(separator + json.dumps(event))
                 separator = ",\n"
         file.write("\n]}\n")
 
 
 def _events(
-    found: Any, threads: bool, workers: int, number: int, since: int
+    found: Any, threads: bool, title: str, lanes: dict[int, str], number: int, since: int
 ) -> Iterator[dict[str, Any]]:
-    _, dropped, names, spans = found
-    kind = "threads" if threads else "processes"
+    """`title`: of the pool; `lanes`: the names of this process's threads, by their ids."""
+    _, dropped, names, spans, work = found
     functions = [_name(name, threads) for name in names]
-    title = f"pool {number} of {workers} {kind}"
     if dropped:
         title += f" ({dropped} slices left out)"
     yield _meta("process_name", number, 0, name=title)
     yield _meta("process_sort_index", number, 0, sort_index=number)
+    tids = {ident: _PARENT_TID + lane for lane, ident in enumerate(lanes)}
+    for ident, tid in tids.items():
+        yield _meta("thread_name", number, tid, name=f"parent: {lanes[ident]}")
+        yield _meta("thread_sort_index", number, tid, sort_index=tid - _PARENT_TID - len(tids))
     for worker in sorted({span[9] for span in spans}):
         yield _meta("thread_name", number, worker + 1, name=f"worker {worker}")
         yield _meta("thread_sort_index", number, worker + 1, sort_index=worker)
     for span in spans:
         yield _event(span, functions, number, since)
+    for done in work:
+        yield _work_event(done, number, tids[done[4]], since)
 
 
 def _name(name: bytes, threads: bool) -> str:
@@ -162,3 +181,24 @@ def _event(span: Any, functions: list[str], number: int, since: int) -> dict[str
     if outcome != _OK:
         event["cname"] = "terrible"  # red, in chrome://tracing
     return event
+
+
+def _work_event(done: Any, number: int, tid: int, since: int) -> dict[str, Any]:
+    began, ended, spent, times, _ = done
+    args: dict[str, Any] = {}
+    names = []
+    for (name, us, count), ns, n in zip(_WORK, spent, times, strict=True):
+        if n:
+            names.append((ns, name))
+            args |= {us: ns / 1e3, count: n}
+    return {
+        "pid": number,
+        "tid": tid,
+        "ts": (began - since) / 1e3,
+        "dur": (ended - began) / 1e3,
+        "ph": "X",
+        "cat": "parent",
+        # What took longest comes first.
+        "name": ", ".join(name for _, name in sorted(names, key=lambda each: -each[0])),
+        "args": args,
+    }

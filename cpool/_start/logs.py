@@ -7,9 +7,11 @@ none along.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import marshal
 import os
+import select
 import socket
 import struct
 from itertools import count
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 # the number of the part, and how many parts there are.
 HEADER = struct.Struct("=16sIQII")
 _PART = 60_000  # bytes of a record in a datagram
+_LOOK_S = 0.2  # while there is no room: how often to see whether the parent is there
 
 _PLAIN = (str, int, float, bool, type(None), bytes, complex)
 _DEEPEST = 20  # levels of lists and the like in an attribute
@@ -41,6 +44,34 @@ def levels() -> Levels:
     return logging.root.manager.disable, found
 
 
+class _Process:
+    """Which process this is: its pid, and when it started, since another may get the pid."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._started = self._stat()[1]
+
+    def _stat(self) -> tuple[bytes, bytes]:
+        """The state and the start time of the process that has the pid; empty: unknown."""
+        try:
+            with open(f"/proc/{self._pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            return fields[0], fields[19]
+        except (OSError, IndexError):
+            return b"", b""
+
+    def is_alive(self) -> bool:
+        """Does it still run? In any process."""
+        try:
+            os.kill(self._pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            pass  # it is there
+        state, started = self._stat()
+        return state not in (b"Z", b"X") and started in (self._started, b"")
+
+
 class Forwarding:
     """What a worker needs to forward its records: the socket, and the parent's levels.
 
@@ -52,6 +83,7 @@ class Forwarding:
         self._here = here
         self._token = token
         self._levels = levels()
+        self._parent = _Process()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_here": None}
@@ -60,8 +92,8 @@ class Forwarding:
         """In the worker, before its initializer: send records instead of handling them."""
         if self._here is not None:
             self._here.close()
-        self._there.setblocking(True)  # a program may have set another default
-        handler = _Forwarder(self._there, self._token)
+        self._there.setblocking(False)
+        handler = _Forwarder(self._there, self._token, self._parent)
         logging.root.manager.disable, found = self._levels
         for name, (level, propagates, disabled) in found.items():
             logger = logging.getLogger(name)
@@ -73,14 +105,18 @@ class Forwarding:
 
 
 class _Forwarder(logging.Handler):
-    def __init__(self, there: socket.socket, token: bytes) -> None:
+    def __init__(self, there: socket.socket, token: bytes, parent: _Process) -> None:
         super().__init__()
         self._there = there
         self._token = token
+        self._parent = parent
+        self._is_alone = False  # the parent is gone
         self._numbers = count()
         self._format_exception = logging.Formatter().formatException
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._is_alone:
+            return
         try:
             self._send(marshal.dumps(self._plain(record)))
         except Exception:
@@ -99,7 +135,21 @@ class _Forwarder(logging.Handler):
         parts = range(0, len(data), _PART)
         for i, start in enumerate(parts):
             head = HEADER.pack(self._token, pid, number, i, len(parts))
-            self._there.send(head + data[start : start + _PART])
+            self._send_part(head + data[start : start + _PART])
+
+    def _send_part(self, data: bytes) -> None:
+        """Send it once there is room, unless the parent is gone: then nobody would ever read it.
+
+        The socket does not say so while another process, such as a copy of the parent, still has
+        the end that is read.
+        """
+        while not self._is_alone:
+            with contextlib.suppress(BlockingIOError):
+                self._there.send(data)
+                return
+            poll = select.poll()
+            poll.register(self._there, select.POLLOUT)
+            self._is_alone = not poll.poll(_LOOK_S * 1000) and not self._parent.is_alive()
 
 
 def _plain_value(value: Any, depth: int) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import threading
@@ -16,7 +19,7 @@ from typing import Any
 
 import engine
 import pytest
-from engine import Pool
+from engine import DEADLINE, Pool
 from gates import Gate, eventually
 
 pytestmark = pytest.mark.better
@@ -199,6 +202,54 @@ def test_terminate_handles_what_has_come(keeper: Keeper, gate: Gate) -> None:
     gate.arrived()
     pool.terminate()
     assert keeper.messages() == ["item 0", "item 1", "item 2"]
+
+
+def log_after_the_parent(parent: int, ready: int, done: int) -> None:
+    """More than the socket takes, when the parent is gone."""
+    os.write(ready, b"x")
+    while os.getppid() == parent:
+        time.sleep(0.001)
+    for _ in range(100):
+        LOG.info("x" * 50_000)
+    os.write(done, b"x")
+
+
+def die_with_a_copy_left(ready: tuple[int, int], done: int, to_copy: int) -> None:
+    """Of a pool whose worker logs; the copy, made without hooks, keeps the end that is read."""
+    libc = ctypes.CDLL(None)
+    pool = Pool(1, forward_logs=True)
+    result = pool.apply_async(log_after_the_parent, (os.getpid(), ready[1], done))
+    os.read(ready[0], 1)
+    assert not result.ready()
+    copy = libc.fork()
+    if copy == 0:
+        while True:
+            libc.pause()
+    os.write(to_copy, f"{copy} {pool._pool[0].pid} ".encode())
+    os._exit(0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_worker_does_not_wait_for_a_parent_that_is_gone(keeper: Keeper) -> None:
+    """No record of it is ever read, but another process holds the end that is read."""
+    ready, done, pids = os.pipe(), os.pipe(), os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        try:
+            die_with_a_copy_left(ready, done[1], pids[1])
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(parent, 0)[1]) == 0
+    copy, worker = map(int, os.read(pids[0], 100).split())
+    try:
+        found, _, _ = select.select([done[0]], [], [], DEADLINE)
+        assert found, "the worker still waits"
+    finally:
+        for pid in copy, worker:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for fd in *ready, *done, *pids:
+            os.close(fd)
 
 
 def test_no_thread_and_no_descriptor_is_left(tmp_path: Path) -> None:

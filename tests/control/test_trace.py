@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +16,7 @@ import engine
 import pytest
 import scripts
 from engine import DEADLINE, Pool
-from gates import Gate
+from gates import Gate, eventually
 
 pytestmark = pytest.mark.better
 
@@ -60,7 +61,7 @@ def checked(path: Path) -> list[dict[str, Any]]:
             continue
         assert type(event["ts"]) is float
         assert event["ts"] >= 0
-        assert event["cat"] in ("task", "worker")
+        assert event["cat"] in ("task", "worker", "parent")
         assert ("thread_name", event["pid"], event["tid"]) in named
         assert ("process_name", event["pid"], 0) in named
         if event["ph"] == "X":
@@ -75,7 +76,7 @@ def check_lanes(events: list[dict[str, Any]]) -> None:
     """Slices of one lane do not overlap, since the format would nest them."""
     lanes: dict[tuple[int, int], list[tuple[float, float]]] = {}
     for event in events:
-        if event["ph"] == "X" and event["cat"] == "task":
+        if event["ph"] == "X" and event["cat"] in ("task", "parent"):
             lane = lanes.setdefault((event["pid"], event["tid"]), [])
             lane.append((event["ts"], event["ts"] + event["dur"]))
     for lane in lanes.values():
@@ -130,6 +131,75 @@ def test_many_short_tasks_are_merged(tmp_path: Path) -> None:
         assert event["name"] == f"{__name__}.same x {event['args']['tasks']}"
         assert event["args"]["busy_us"] <= event["dur"] + 0.01
         assert event["dur"] <= 1000.1
+
+
+def parent_lanes(events: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """For each lane of this process how often it made tasks, read results and called back."""
+    names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    found: dict[str, dict[str, int]] = {}
+    for event in events:
+        if event.get("cat") == "parent":
+            counts = found.setdefault(names[event["tid"]], {})
+            for name in "made", "read", "called":
+                counts[name] = counts.get(name, 0) + event["args"].get(name, 0)
+            kinds = "making_us", "reading_us", "callbacks_us"
+            spent = [event["args"].get(kind, 0) for kind in kinds]
+            assert sum(spent) <= event["dur"] + 0.01
+    return found
+
+
+class Slow:
+    """What takes its time to pickle and to unpickle."""
+
+    def __reduce__(self) -> Any:
+        time.sleep(0.003)
+        return nap_and_make, ()
+
+
+def nap_and_make() -> Slow:
+    time.sleep(0.003)
+    return Slow()
+
+
+def test_the_parent_has_lanes(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    told: list[Any] = []
+
+    def call_back(value: Any) -> None:
+        told.append(value)
+        pool.apply_async(same, (2,), callback=told.append)  # within: it has no slice of its own
+
+    with cpool.trace(path), Pool(1) as pool:
+        pool.apply(same, (Slow(),))
+        pool.apply_async(same, (1,), callback=call_back)
+        eventually(lambda: len(told) == 2)
+        assert list(pool.imap(same, iter(range(5)))) == list(range(5))
+    events = checked(path)
+    lanes = parent_lanes(events)
+    main = lanes["parent: MainThread"]
+    assert main["made"] >= 2
+    assert main["read"] >= 6
+    helper = lanes["parent: cpool-helper"]
+    assert (helper["made"], helper["called"]) == (0, 2)
+    slow = [e["args"] for e in events if e.get("cat") == "parent" and e["dur"] >= 3000]
+    assert any(args.get("making_us", 0) >= 3000 for args in slow)
+    assert any(args.get("reading_us", 0) >= 3000 for args in slow)
+    # Above the workers.
+    order = {e["tid"]: e["args"]["sort_index"] for e in events if e["name"] == "thread_sort_index"}
+    parents = {e["tid"] for e in events if e.get("cat") == "parent"}
+    assert max(order[tid] for tid in parents) < min(order[tid] for tid in {*order} - parents)
+
+
+def test_the_lanes_of_executors(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    called = threading.Event()
+    with cpool.trace(path), cpool.ProcessPoolExecutor(1) as executor:
+        executor.submit(same, 1).add_done_callback(lambda _: called.set())
+        assert called.wait(DEADLINE)
+    counts = parent_lanes(checked(path)).values()
+    assert sum(each["made"] for each in counts) == 1
+    assert sum(each["read"] for each in counts) == 1
+    assert sum(each["called"] for each in counts) <= 1  # none, where the callback came too late
 
 
 def test_threads(tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ TEST(serve_frames_may_arrive_byte_by_byte)
     lone_close(&lone);
 }
 
+TEST(serve_a_worker_may_look_up_while_it_waits)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    lone.s.look_ms = 1;
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    push_frame(&lone, (struct cp_frame){.kind = CP_FUNC, .len = 4}, "wxyz");
+    CHECK_EQ(cp_serve_wait(&lone.s), 0);
+    lone_close(&lone);
+}
+
 TEST(serve_many_frames_may_arrive_at_once)
 {
     struct lone lone;

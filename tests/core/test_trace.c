@@ -90,3 +90,65 @@ TEST(trace_has_so_many_names)
     CHECK_EQ(trace->spans[7].name, 7);
     cp_trace_free(trace);
 }
+
+TEST(trace_of_a_million_tasks_is_short)
+{
+    struct cp_trace *trace = cp_trace_new(0);
+    int64_t at = 0;
+    for (int i = 0; i < 1000000; i++) {
+        add(trace, at, at + 8 * CP_US, CP_OK, 4);
+        cp_trace_work(trace, CP_WORK_DECODE, 7, at, at + CP_US);
+        at += 10 * CP_US;
+    }
+    cp_trace_end(trace);
+    uint64_t tasks = 0, works = 0;
+    for (size_t i = 0; i < trace->n; i++) {
+        tasks += trace->spans[i].tasks;
+    }
+    for (size_t i = 0; i < trace->n_work; i++) {
+        works += trace->work[i].n[CP_WORK_DECODE];
+    }
+    CHECK_EQ(tasks, 1000000);
+    CHECK_EQ(works, 1000000);
+    CHECK(trace->n < 20000);
+    CHECK(trace->n_work < 20000);
+    CHECK_EQ(trace->dropped, 0);
+    cp_trace_free(trace);
+}
+
+TEST(trace_of_the_work_of_threads)
+{
+    struct cp_trace *trace = cp_trace_new(100);
+    cp_trace_work(trace, CP_WORK_FEED, 7, 50, 300); /* it began before */
+    cp_trace_work(trace, CP_WORK_DECODE, 7, 300, 500);
+    cp_trace_work(trace, CP_WORK_CALLBACK, 8, 200, 2 * CP_MS); /* long */
+    cp_trace_work(trace, CP_WORK_CALLBACK, 8, 2 * CP_MS, 2 * CP_MS + 10);
+    cp_trace_work(trace, CP_WORK_FEED, 7, 400, 600); /* it overlaps */
+    cp_trace_end(trace);
+    CHECK_EQ(trace->n_lanes, 2);
+    CHECK_EQ(trace->n_work, 4);
+    const struct cp_work_span *both = &trace->work[1];
+    CHECK_EQ(trace->work[0].began, 200);
+    CHECK_EQ(trace->work[0].n[CP_WORK_CALLBACK], 1);
+    CHECK_EQ(trace->lanes[trace->work[0].lane].thread, 8);
+    CHECK_EQ(both->began, 100);
+    CHECK_EQ(both->ended, 500);
+    CHECK_EQ(both->ns[CP_WORK_FEED], 200);
+    CHECK_EQ(both->ns[CP_WORK_DECODE], 200);
+    CHECK_EQ(both->n[CP_WORK_FEED] + both->n[CP_WORK_DECODE], 2);
+    CHECK_EQ(trace->lanes[both->lane].thread, 7);
+    cp_trace_free(trace);
+}
+
+TEST(trace_has_so_many_lanes)
+{
+    struct cp_trace *trace = cp_trace_new(0);
+    for (uint32_t i = 0; i < CP_TRACE_LANES + 3; i++) {
+        cp_trace_work(trace, CP_WORK_FEED, i, i, i + 1);
+    }
+    cp_trace_end(trace);
+    CHECK_EQ(trace->n_lanes, CP_TRACE_LANES);
+    CHECK_EQ(trace->n_work, CP_TRACE_LANES);
+    CHECK_EQ(trace->dropped, 3);
+    cp_trace_free(trace);
+}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -72,6 +73,19 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
             if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
                 wrong.append(f"{page.relative_to(pages.ROOT)}: {target}")
     assert wrong == []
+
+
+def test_the_picture_of_a_timeline_can_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(pages.ROOT / "docs")
+    timeline = importlib.import_module("timeline")
+    drawing = timeline.draw(timeline.run(tmp_path / "run.json"))
+    kept = (pages.ROOT / "docs" / "timeline.svg").read_text(encoding="utf-8")
+    for text in "1  an uneven chunk", "2  a dead worker", "3  a starved pool", "parent: main":
+        assert text in drawing
+        assert text in kept
+    assert drawing.count(timeline.LOST) == 2  # the task, and the end of its worker
 
 
 REFERENCE = pages.ROOT / "docs" / "reference"

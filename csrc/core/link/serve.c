@@ -180,6 +180,14 @@ cp_serve_wait(struct cp_serve *s)
         cp_buf_reset(&s->in, IN_SIZE);
     }
     spin_for_input(s);
+    if (s->look_ms > 0
+        && atomic_load_explicit(&s->row->sent, memory_order_relaxed)
+               == s->got) {
+        r = cp_fd_wait_readable(s->rx, s->look_ms);
+        if (r <= 0) {
+            return CP_EINTR;
+        }
+    }
     return read_input(s, bytes_to_read(s));
 }
 

@@ -31,6 +31,7 @@ struct cp_serve {
     struct cp_area *parents_area, *area;
     struct cp_heap *heap;
     struct cp_borrower parent; /* of what this worker lends */
+    int look_ms;       /* cp_serve_wait() returns after so long; 0: never */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
@@ -46,8 +47,9 @@ void cp_serve_fini(struct cp_serve *s);
 int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
                   const uint8_t **body);
 
-/* Flush, then block until there is input. 0, CP_EINTR, CP_ECLOSED if the parent
- * closed the task pipe (or died), or another negative code. */
+/* Flush, then block until there is input. 0, CP_EINTR (also after look_ms, where that is
+ * set), CP_ECLOSED if the parent closed the task pipe (or died), or another negative
+ * code. */
 int cp_serve_wait(struct cp_serve *s);
 
 /* The parts of a task, which has the flag CP_PARTS; *len becomes shorter. 0; or

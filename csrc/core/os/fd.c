@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -291,6 +292,15 @@ cp_fd_read(int fd, void *dst, size_t n)
         return r;
     }
     return r == 0 ? CP_ECLOSED : io_error();
+}
+
+int
+cp_fd_wait_readable(int fd, int ms)
+{
+    struct pollfd pfd = {.fd = fd, .events = POLLIN};
+    int r = poll(&pfd, 1, ms);
+    /* Of another error the read will tell. */
+    return r == 0 ? 0 : r < 0 && errno == EINTR ? CP_EINTR : 1;
 }
 
 /* Python ignores SIGPIPE, but the program may have given the signal back its default,

@@ -50,6 +50,10 @@ int cp_fd_set_nonblock(int fd);
  */
 ssize_t cp_fd_read(int fd, void *dst, size_t n);
 
+/* Wait until a read would not block, but at most so many ms. 1; 0: the time has passed;
+ * or CP_EINTR. [any] */
+int cp_fd_wait_readable(int fd, int ms);
+
 /* Write. Returns how many bytes were written; 0 if the pipe is full (O_NONBLOCK);
  * CP_ECLOSED if the read end is closed; CP_EINTR; or a system error. Raises no
  * SIGPIPE, whatever the program does with that signal. [any] */

@@ -413,6 +413,23 @@ cp_pool_trace(struct cp_pool *pool, int64_t since)
     return 0;
 }
 
+bool
+cp_pool_is_traced(const struct cp_pool *pool)
+{
+    return atomic_load_explicit(&pool->is_traced, memory_order_relaxed);
+}
+
+void
+cp_pool_trace_work(struct cp_pool *pool, enum cp_work kind, uint64_t thread,
+                   int64_t began, int64_t ended)
+{
+    cp_lock_acquire(&pool->lock);
+    if (pool->trace != NULL) {
+        cp_trace_work(pool->trace, kind, thread, began, ended);
+    }
+    cp_lock_release(&pool->lock);
+}
+
 struct cp_trace *
 cp_pool_trace_take(struct cp_pool *pool)
 {

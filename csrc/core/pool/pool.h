@@ -359,6 +359,14 @@ struct cp_sight *cp_pool_sights(struct cp_pool *pool, size_t *n);
  * whole trace began, which the pool's own start may follow. 0, or CP_ENOMEM. */
 int cp_pool_trace(struct cp_pool *pool, int64_t since);
 
+/* Is a trace on? It may begin or end meanwhile. [any] */
+bool cp_pool_is_traced(const struct cp_pool *pool);
+
+/* This thread of the parent, which has this id, did this work from began to ended: see
+ * cp_trace_work(). Does nothing where no trace is on. */
+void cp_pool_trace_work(struct cp_pool *pool, enum cp_work kind,
+                        uint64_t thread, int64_t began, int64_t ended);
+
 /* End it: what was noted, for cp_trace_free(); NULL: it was off. Also after the end of the
  * pool. */
 struct cp_trace *cp_pool_trace_take(struct cp_pool *pool);

@@ -34,24 +34,36 @@ cp_trace_free(struct cp_trace *trace)
     }
     free(trace->open);
     free(trace->spans);
+    free(trace->work);
     free(trace);
+}
+
+/* Room for one more in an array of n elements of this size, which is moved where it has to
+ * grow; NULL: no memory, or there are as many as a trace may have. */
+static void *
+with_room(void *array, size_t n, size_t *cap, size_t size)
+{
+    if (n < *cap) {
+        return array;
+    }
+    size_t more = *cap > 0 ? *cap * 2 : 256;
+    void *moved = more <= CP_TRACE_MOST ? realloc(array, more * size) : NULL;
+    if (moved != NULL) {
+        *cap = more;
+    }
+    return moved;
 }
 
 void
 cp_trace_note(struct cp_trace *trace, const struct cp_span *span)
 {
-    if (trace->n == trace->cap) {
-        size_t cap = trace->cap > 0 ? trace->cap * 2 : 256;
-        struct cp_span *spans =
-            cap <= CP_TRACE_MOST ? realloc(trace->spans, cap * sizeof(*spans))
-                                 : NULL;
-        if (spans == NULL) {
-            trace->dropped++;
-            return;
-        }
-        trace->spans = spans;
-        trace->cap = cap;
+    struct cp_span *spans =
+        with_room(trace->spans, trace->n, &trace->cap, sizeof(*spans));
+    if (spans == NULL) {
+        trace->dropped++;
+        return;
     }
+    trace->spans = spans;
     trace->spans[trace->n++] = *span;
 }
 
@@ -106,15 +118,22 @@ open_of(struct cp_trace *trace, uint32_t worker)
     return &trace->open[worker];
 }
 
+/* May what goes on from began to ended be one span, and still be short? */
+static bool
+is_short(const struct cp_trace *trace, int64_t began, int64_t ended)
+{
+    int64_t most = (ended - trace->since) / MERGED_PART;
+    return ended - began <= (most > MERGED ? most : MERGED);
+}
+
 static bool
 may_grow(const struct cp_trace *trace, const struct cp_span *open,
          const struct cp_span *span)
 {
-    int64_t most = (span->ended - trace->since) / MERGED_PART;
-    most = most > MERGED ? most : MERGED;
     return open->pid == span->pid && open->name == span->name
            && open->outcome == CP_OK && span->outcome == CP_OK
-           && span->began >= open->ended && span->ended - open->began <= most
+           && span->began >= open->ended
+           && is_short(trace, open->began, span->ended)
            && open->items <= UINT32_MAX - span->items;
 }
 
@@ -155,6 +174,74 @@ cp_trace_task(struct cp_trace *trace, const struct cp_span *task,
     *open = span;
 }
 
+static struct cp_trace_lane *
+lane_of(struct cp_trace *trace, uint64_t thread)
+{
+    for (uint32_t i = 0; i < trace->n_lanes; i++) {
+        if (trace->lanes[i].thread == thread) {
+            return &trace->lanes[i];
+        }
+    }
+    if (trace->n_lanes == CP_TRACE_LANES) {
+        return NULL;
+    }
+    struct cp_trace_lane *lane = &trace->lanes[trace->n_lanes];
+    *lane = (struct cp_trace_lane){.thread = thread};
+    lane->open.lane = trace->n_lanes++;
+    return lane;
+}
+
+static bool
+has_work(const struct cp_work_span *span)
+{
+    uint64_t n = 0;
+    for (int i = 0; i < CP_WORKS; i++) {
+        n += span->n[i];
+    }
+    return n > 0;
+}
+
+/* Note the open span of the lane, and have none. */
+static void
+end_work(struct cp_trace *trace, struct cp_trace_lane *lane)
+{
+    uint32_t number = lane->open.lane;
+    if (has_work(&lane->open)) {
+        struct cp_work_span *work = with_room(trace->work, trace->n_work,
+                                              &trace->cap_work, sizeof(*work));
+        if (work == NULL) {
+            trace->dropped++;
+        } else {
+            trace->work = work;
+            trace->work[trace->n_work++] = lane->open;
+        }
+    }
+    lane->open = (struct cp_work_span){.lane = number};
+}
+
+void
+cp_trace_work(struct cp_trace *trace, enum cp_work kind, uint64_t thread,
+              int64_t began, int64_t ended)
+{
+    struct cp_trace_lane *lane = lane_of(trace, thread);
+    if (lane == NULL) {
+        trace->dropped++;
+        return;
+    }
+    began = began > trace->since ? began : trace->since;
+    ended = ended > began ? ended : began;
+    struct cp_work_span *open = &lane->open;
+    if (began < open->ended || !is_short(trace, open->began, ended)) {
+        end_work(trace, lane);
+    }
+    if (!has_work(open)) {
+        open->began = began;
+    }
+    open->ended = ended;
+    open->ns[kind] += ended - began;
+    open->n[kind]++;
+}
+
 void
 cp_trace_end(struct cp_trace *trace)
 {
@@ -163,5 +250,8 @@ cp_trace_end(struct cp_trace *trace)
             cp_trace_note(trace, &trace->open[i]);
             trace->open[i].tasks = 0;
         }
+    }
+    for (uint32_t i = 0; i < trace->n_lanes; i++) {
+        end_work(trace, &trace->lanes[i]);
     }
 }

@@ -1,7 +1,9 @@
 /*
  * What a pool did and when, for a timeline: one span for each task, or for many short tasks
- * of a worker one after the other, and one for each start of a worker. pool/tally.h notes
- * them while a trace is on. Guarded by whoever has the trace: while it is on, the pool.
+ * of a worker one after the other; one for each start of a worker; and one for each time
+ * that a thread of the parent worked for the pool, or for many short ones. pool/tally.h
+ * notes the first two while a trace is on, cp_pool_trace_work() the last. Guarded by whoever
+ * has the trace: while it is on, the pool.
  */
 #ifndef CP_POOL_TRACE_H
 #define CP_POOL_TRACE_H
@@ -10,6 +12,7 @@
 
 #define CP_TRACE_NAMES 256u      /* functions with a name of their own */
 #define CP_TRACE_MOST (4u << 20) /* spans; later ones are only counted */
+#define CP_TRACE_LANES 64u /* threads of the parent with a lane of their own */
 #define CP_NO_NAME UINT16_MAX
 
 /* In place of an enum cp_outcome. */
@@ -41,6 +44,27 @@ struct cp_trace_name {
     uint8_t *bytes;
 };
 
+/* What a thread of the parent does for the pool. */
+enum cp_work {
+    CP_WORK_FEED,     /* it pulls items, and makes tasks of them */
+    CP_WORK_DECODE,   /* it makes objects of results */
+    CP_WORK_CALLBACK, /* it runs callbacks of the program */
+    CP_WORKS
+};
+
+struct cp_work_span {
+    int64_t began, ended; /* cp_now() */
+    int64_t ns[CP_WORKS]; /* of each kind of work */
+    uint64_t n[CP_WORKS]; /* so many times */
+    uint32_t lane;        /* of the thread: into lanes */
+};
+
+/* The spans of a thread. Of two threads that had the same id, one after the other, too. */
+struct cp_trace_lane {
+    uint64_t thread;          /* its id, as Python has it */
+    struct cp_work_span open; /* the last one, which may grow; no n: none */
+};
+
 struct cp_trace {
     int64_t since; /* cp_now() when it began */
     struct cp_span *spans;
@@ -51,6 +75,10 @@ struct cp_trace {
     uint32_t n_open;
     struct cp_trace_name names[CP_TRACE_NAMES];
     uint16_t n_names;
+    struct cp_work_span *work;
+    size_t n_work, cap_work;
+    struct cp_trace_lane lanes[CP_TRACE_LANES];
+    uint32_t n_lanes;
 };
 
 /* A trace that begins now; NULL: no memory. [any] */
@@ -67,7 +95,13 @@ void cp_trace_task(struct cp_trace *trace, const struct cp_span *span,
 /* Note a span that is no task. */
 void cp_trace_note(struct cp_trace *trace, const struct cp_span *span);
 
-/* All tasks are noted: spans[0] to spans[n - 1] are the whole trace. */
+/* Note that a thread of the parent did this work from began to ended. Not while it did
+ * another: of works within each other only the outermost is noted. */
+void cp_trace_work(struct cp_trace *trace, enum cp_work kind, uint64_t thread,
+                   int64_t began, int64_t ended);
+
+/* All is noted: spans[0] to spans[n - 1] and work[0] to work[n_work - 1] are the whole
+ * trace. */
 void cp_trace_end(struct cp_trace *trace);
 
 #endif

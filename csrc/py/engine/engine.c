@@ -784,9 +784,23 @@ span_of(const struct cp_span *it)
                          it->reason);
 }
 
-/* end_trace(): (since, how many spans were dropped, [the bytes of each function], [spans]),
- * or None: it was off. Times are in ns of the monotonic clock; a span has the members of
- * struct cp_span. */
+static PyObject *
+work_of(const struct cp_trace *trace, const struct cp_work_span *it)
+{
+    return Py_BuildValue("(LL(LLL)(KKK)K)", (long long)it->began,
+                         (long long)it->ended, (long long)it->ns[CP_WORK_FEED],
+                         (long long)it->ns[CP_WORK_DECODE],
+                         (long long)it->ns[CP_WORK_CALLBACK],
+                         (unsigned long long)it->n[CP_WORK_FEED],
+                         (unsigned long long)it->n[CP_WORK_DECODE],
+                         (unsigned long long)it->n[CP_WORK_CALLBACK],
+                         (unsigned long long)trace->lanes[it->lane].thread);
+}
+
+/* end_trace(): (since, how many spans were dropped, [the bytes of each function], [spans],
+ * [what threads of this process did]), or None: it was off. Times are in ns of the monotonic
+ * clock; a span has the members of struct cp_span, and what a thread did those of struct
+ * cp_work_span, with the id of the thread. */
 static PyObject *
 engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -797,8 +811,9 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (trace == NULL) {
         Py_RETURN_NONE;
     }
-    PyObject *names = PyList_New(0), *spans = PyList_New(0), *found = NULL;
-    int r = names != NULL && spans != NULL ? 0 : -1;
+    PyObject *names = PyList_New(0), *spans = PyList_New(0);
+    PyObject *work = PyList_New(0), *found = NULL;
+    int r = names != NULL && spans != NULL && work != NULL ? 0 : -1;
     for (uint16_t i = 0; r == 0 && i < trace->n_names; i++) {
         const struct cp_trace_name *name = &trace->names[i];
         r = py_list_append_take(
@@ -808,12 +823,17 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
     for (size_t i = 0; r == 0 && i < trace->n; i++) {
         r = py_list_append_take(spans, span_of(&trace->spans[i]));
     }
+    for (size_t i = 0; r == 0 && i < trace->n_work; i++) {
+        r = py_list_append_take(work, work_of(trace, &trace->work[i]));
+    }
     if (r == 0) {
-        found = Py_BuildValue("(LKOO)", (long long)trace->since,
-                              (unsigned long long)trace->dropped, names, spans);
+        found = Py_BuildValue("(LKOOO)", (long long)trace->since,
+                              (unsigned long long)trace->dropped, names, spans,
+                              work);
     }
     Py_XDECREF(names);
     Py_XDECREF(spans);
+    Py_XDECREF(work);
     cp_trace_free(trace);
     return found;
 }

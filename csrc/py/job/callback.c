@@ -2,18 +2,21 @@
 #include "job/callback.h"
 
 #include "base/error.h"
+#include "base/work.h"
 #include "job/settle.h"
 #include "job/wait.h"
 
 /* Call the callback if there is one: 0, or -1 with an exception. */
 static int
-call_back(PyObject *callback, PyObject *value)
+call_back(EngineObject *engine, PyObject *callback, PyObject *value)
 {
     int truth = callback == NULL ? 0 : PyObject_IsTrue(callback);
     if (truth <= 0) {
         return truth;
     }
+    int64_t began = py_work_begin(engine);
     PyObject *none = PyObject_CallOneArg(callback, value);
+    py_work_end(engine, CP_WORK_CALLBACK, began);
     Py_XDECREF(none);
     return none != NULL ? 0 : -1;
 }
@@ -29,7 +32,7 @@ call_late(ResultObject *self)
         return;
     }
     PyObject *callback = self->success ? self->callback : self->error_callback;
-    if (call_back(callback, self->value) < 0) {
+    if (call_back(self->engine, callback, self->value) < 0) {
         PyErr_WriteUnraisable(callback);
     }
 }
@@ -54,7 +57,8 @@ py_result_call_back(ResultObject *self)
     PyObject *value = py_result_peek(self, &success);
     PyObject *callback = success ? self->callback : self->error_callback;
     /* As in Python 3.16: the exception of a callback is the job's result. */
-    PyObject *exc = call_back(callback, value) < 0 ? py_error_fetch() : NULL;
+    PyObject *exc =
+        call_back(self->engine, callback, value) < 0 ? py_error_fetch() : NULL;
     Py_DECREF(value);
     Py_XINCREF(exc);
     if (!py_result_settle_take(self, exc) && exc != NULL) {

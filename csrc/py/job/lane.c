@@ -2,6 +2,7 @@
 #include "job/lane.h"
 
 #include "base/error.h"
+#include "base/work.h"
 #include "job/callback.h"
 #include "job/failure.h"
 #include "job/settle.h"
@@ -119,7 +120,9 @@ run_callbacks(LaneObject *lane)
         if (call == NULL) {
             return 0;
         }
+        int64_t began = py_work_begin(lane->base.engine);
         int r = py_future_call_back(call, call->future);
+        py_work_end(lane->base.engine, CP_WORK_CALLBACK, began);
         if (r < 0 && !py_error_leaves_call(lane->base.state)) {
             PyErr_WriteUnraisable(call->future); /* such as SystemExit */
             r = 0;
@@ -172,7 +175,9 @@ end_with_result(LaneObject *lane, struct cp_result *r)
     PyObject *value = NULL;
     bool is_value = false;
     if (r->outcome != CP_WITHDRAWN) {
+        int64_t began = py_work_begin(lane->base.engine);
         value = py_result_decode_one(&lane->base, r, &is_value);
+        py_work_end(lane->base.engine, CP_WORK_DECODE, began);
         if (value == NULL) {
             return -1;
         }
@@ -501,6 +506,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     struct cp_buf buf = {0};
     struct cp_parts parts = {0};
     py_batch_share(&lane->base.input, &buf, &parts);
+    int64_t began = py_work_begin(lane->base.engine);
     PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
     if (payload != NULL && py_body_put(state, payload, &buf, NULL) == 0) {
         task = cp_task_new_take(index, (uint16_t)mode, &buf);
@@ -511,6 +517,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     Py_XDECREF(payload);
     cp_buf_fini(&buf);
     cp_parts_fini(&parts);
+    py_work_end(lane->base.engine, CP_WORK_FEED, began);
     return task;
 }
 

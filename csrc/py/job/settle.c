@@ -2,6 +2,7 @@
 #include "job/settle.h"
 
 #include "base/error.h"
+#include "base/work.h"
 #include "job/failure.h"
 #include "task/func.h"
 #include "task/mode.h"
@@ -324,6 +325,7 @@ py_result_decode(ResultObject *self)
         return 0;
     }
     int r = attend(self, list);
+    int64_t began = py_work_begin(self->engine);
     atomic_store(&self->decoder, PyThread_get_thread_ident());
     bool is_active = r == 0 && py_arena_begin(memory_of(self, list));
     while (list != NULL && r == 0) {
@@ -337,6 +339,7 @@ py_result_decode(ResultObject *self)
     }
     py_arena_end(is_active);
     atomic_store(&self->decoder, 0);
+    py_work_end(self->engine, CP_WORK_DECODE, began);
     if (cp_pool_is_ours(self->engine->pool)) {
         cp_job_decoded(self->job, list);
         return r;

@@ -3,6 +3,7 @@
 
 #include "base/argument.h"
 #include "base/error.h"
+#include "base/work.h"
 #include "base/timeout.h"
 #include "job/failure.h"
 #include "job/options.h"
@@ -92,7 +93,9 @@ static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
 {
     bool is_value;
+    int64_t began = py_work_begin(self->engine);
     PyObject *item = py_result_decode_one(self, r, &is_value);
+    py_work_end(self->engine, CP_WORK_DECODE, began);
     if (item == NULL) {
         put_back_take(self, r);
         return NULL;

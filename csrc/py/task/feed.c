@@ -6,6 +6,7 @@
 #include "task/feed.h"
 
 #include "base/error.h"
+#include "base/work.h"
 #include "task/batch.h"
 #include "task/func.h"
 #include "task/mode.h"
@@ -48,7 +49,9 @@ py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
                              .in_call = true,
                              .holds = true,
                              .task_flags = in->task_flags};
+    int64_t began = py_work_begin(in->engine);
     int r = make_call(in, &batch, func, args, kwds);
+    py_work_end(in->engine, CP_WORK_FEED, began);
     if (r == 0) {
         py_batch_flush(in->job, &batch, true);
     }
@@ -64,7 +67,9 @@ py_feed_kept_call(struct py_input *in, PyObject **holder)
     struct cp_job *job = in->job;
     PyObject *func = in->func, *args = in->args, *kwds = in->kwds;
     in->func = in->args = in->kwds = NULL;
+    int64_t began = py_work_begin(in->engine);
     int r = make_call(in, &batch, func, args, kwds);
+    py_work_end(in->engine, CP_WORK_FEED, began);
     py_batch_fini(&batch);
     Py_DECREF(func);
     Py_DECREF(args);
@@ -372,6 +377,7 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
     } else if (adapts(in)) {
         limit = (size_t)cp_job_wants(in->job) + 1; /* sizes follow results */
     }
+    int64_t began = py_work_begin(in->engine);
     while (r == 1 && tasks < limit && batch.bytes < PY_BATCH_BYTES) {
         if (atomic_load(&in->job->done)) {
             r = 0;
@@ -388,6 +394,7 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
             py_batch_flush(in->job, &batch, false);
         }
     }
+    py_work_end(in->engine, CP_WORK_FEED, began);
     bool failed = r < 0 && !py_error_leaves_call(in->engine->state);
     if (failed) {
         /* No memory: a task is missing, and so the whole job fails. */

@@ -618,12 +618,38 @@ loop_once(struct loop *loop)
     }
 }
 
+/* How long a worker sleeps that has nothing to do, where debuggers may want it. */
+#define LOOK_MS 1000
+
+/* sys.remote_exec() and `pdb -p` (from 3.14 on) leave word in the memory of a process, and
+ * do not wake it: may they? */
+static int
+may_be_debugged(void)
+{
+#if PY_VERSION_HEX >= 0x030E0000
+    PyObject *sys = PyImport_ImportModule("sys");
+    PyObject *is =
+        sys == NULL ? NULL
+                    : PyObject_CallMethod(sys, "is_remote_debug_enabled", NULL);
+    int r = is != NULL ? PyObject_IsTrue(is) : -1;
+    Py_XDECREF(is);
+    Py_XDECREF(sys);
+    if (r < 0) {
+        PyErr_Clear(); /* another implementation, or no memory */
+    }
+    return r > 0;
+#else
+    return 0;
+#endif
+}
+
 PyObject *
 py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
 {
     struct loop loop = {.state = state, .serve = serve, .left = budget};
     struct cp_frame hello = {.kind = CP_HELLO};
     loop.is_measured = atomic_load(&serve->row->memory_limit) > 0;
+    serve->look_ms = may_be_debugged() ? LOOK_MS : 0;
     /* What the initializer has taken is no fault of the first task. */
     (void)cp_serve_is_over_memory(serve, cp_now());
     loop.parts.heap = serve->heap;
