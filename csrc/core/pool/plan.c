@@ -253,7 +253,8 @@ cp_plan_is_tick_late(const struct cp_pool *pool)
             return true;
         }
     }
-    return pool->queued > 0 || !pool->armed || pool->probe_at - cp_now() > SOON;
+    return pool->queued > 0 || (pool->most > 0 && pool->n_pinned > 0)
+           || !pool->armed || pool->probe_at - cp_now() > SOON;
 }
 
 int64_t
@@ -315,11 +316,54 @@ cp_plan_at_work(const struct cp_pool *pool)
     return pool->n_workers - pool->n_overdue - pool->n_retiring;
 }
 
+/* Is there a worker with this index that will not end first? */
+static bool
+has_place(const struct cp_pool *pool, uint32_t index)
+{
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->index != index || w->retiring || w->overdue)) {
+        w = w->next;
+    }
+    return w != NULL;
+}
+
+uint32_t
+cp_plan_next_unplaced(const struct cp_pool *pool, uint32_t from)
+{
+    const struct cp_pins *pins = pool->pins;
+    uint32_t next = UINT32_MAX;
+    if (pool->n_pinned == 0) {
+        return next;
+    }
+    for (uint32_t i = from; i < pins->n && next == UINT32_MAX; i++) {
+        if (pins->lines[i].first != NULL && !has_place(pool, i)) {
+            next = i;
+        }
+    }
+    for (const struct cp_job *job = pins->each.first; job != NULL;
+         job = job->line_next) {
+        for (const struct cp_task *task = job->first; task != NULL;
+             task = task->next) {
+            uint32_t at = cp_job_place(job, task);
+            if (at >= from && at < next && !has_place(pool, at)) {
+                next = at;
+            }
+        }
+    }
+    return next;
+}
+
 bool
 cp_plan_wants_more(const struct cp_pool *pool)
 {
-    if (pool->target >= pool->most || pool->queued == 0 || pool->is_broken
-        || pool->state == CP_ENDED || cp_plan_at_work(pool) < pool->target) {
+    if (pool->target >= pool->most || pool->is_broken || pool->state == CP_ENDED
+        || cp_plan_at_work(pool) < pool->target) {
+        return false;
+    }
+    if (cp_plan_next_unplaced(pool, 0) != UINT32_MAX) {
+        return true;
+    }
+    if (pool->queued == 0) {
         return false;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
