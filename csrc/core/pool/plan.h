@@ -13,6 +13,12 @@
 /* A task of the job's took ns for so many items: follow that. */
 void cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items);
 
+/* So many values have come at this time. */
+void cp_plan_measure_values(struct cp_pool *pool, uint64_t n, int64_t now);
+
+/* Do tasks yield values, one soon after the other? */
+bool cp_plan_values_come(const struct cp_pool *pool);
+
 /* The average time of the job's tasks in ns; -1: nothing was measured. */
 int64_t cp_plan_task_ns(const struct cp_job *job);
 
