@@ -174,8 +174,9 @@ class Pool(_StdlibPool):
 
     With `min_processes` or `idle_timeout` the pool is elastic. It starts with `min_processes`
     workers (an int, default: `processes`), and adds one after the other, up to `processes`, while
-    all are busy and work waits. A worker that was idle for `idle_timeout` seconds (a float, default
-    None: never) ends, down to `min_processes` (or one).
+    all are busy and work waits, or a call is for a worker that is not there. A worker that was idle
+    for `idle_timeout` seconds (a float, default None: never) ends, down to `min_processes` (or
+    one).
 
     `cpu_ids` says where workers run: a list with a CPU number, or a list of them, for each worker,
     which is used again from its begin if there are more workers; or "auto": one CPU of this process
