@@ -1,20 +1,20 @@
-"""Time limits, cancelling, memory limits and elastic pools: how exact, and what they cost.
+"""Time limits, cancelling, memory limits, elastic pools, streams: how exact, and what they cost.
 
     python -m benchmarks.control                   all measurements
     python -m benchmarks.control late cancel       some
 
 Prints a line for each number, with the number to be reached. On a machine that does other things
-as well the times are longer: `late`, `memory` and `elastic` need idle CPUs.
+as well the times are longer: `late`, `memory`, `elastic` and `values` need idle CPUs.
 """
 
+import multiprocessing
 import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cpool
@@ -115,15 +115,20 @@ def many() -> None:
 # What costs nothing
 
 
+def work_for_a_microsecond(x: int) -> int:
+    for _ in range(40):
+        pass
+    return x
+
+
 def idle_limit() -> None:
     """A limit that never strikes, on tasks of a microsecond: pairs of short rounds in turns."""
-    call = partial(double)
     with cpool.Pool(2) as pool:
         plain, limited = [], []
         for _ in range(60):
             for times, options in (plain, {}), (limited, {"task_timeout": 1000.0}):
                 began = time.perf_counter()
-                pool.map(call, range(20_000), 100, **options)
+                pool.map(work_for_a_microsecond, range(20_000), 100, **options)
                 times.append(time.perf_counter() - began)
         ratio = statistics.median(b / a for a, b in zip(plain, limited, strict=True))
     show("a limit that never strikes, chunks of 100", f"{(ratio - 1) * 100:+.1f} %", "below 3 %")
@@ -174,11 +179,23 @@ def take(size: int) -> int:
     return sum(map(len, [b"x" * (16 << 20) for _ in range(size >> 24)]))
 
 
+def take_alone(size: int) -> float:
+    """Seconds that a process without any pool needs for so much memory."""
+    began = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        take(size)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return time.perf_counter() - began
+
+
 def memory() -> None:
-    times, most = [], []
+    times, most, alone = [], [], []
     with cpool.Pool(1, memory_limit="500MB") as pool:
         for _ in range(ROUNDS):
             pool.apply(os.getpid)
+            alone.append(take_alone(500_000_000))
             began = time.perf_counter()
             try:
                 pool.apply(take, (2 << 30,))
@@ -186,6 +203,7 @@ def memory() -> None:
                 times.append(time.perf_counter() - began)
                 most.append(error.bytes)
     show("2 GB against a limit of 500 MB, ended after", ms(times), "below 300 ms")
+    show("of which a process needs to take 500 MB", ms(alone), "no number")
     show("its memory by then, at most", f"{max(most) / 1e6:.0f} MB", "no number")
 
 
@@ -218,7 +236,50 @@ def elastic() -> None:
     show("items per second of 2 to 8 workers, of those of 8", f"{share:.0f} %", "90 % or more")
 
 
-ALL: list[Callable[[], None]] = [late, many, idle_limit, memory_idle, cancel, memory, elastic]
+# Streams
+
+
+def count(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
+def tell_time(number: int) -> Iterator[float]:
+    for _ in range(number):
+        time.sleep(0.002)  # the reader sleeps by then
+        yield time.perf_counter()
+
+
+def put_all(number: int, queue: Any) -> None:
+    for x in range(number):
+        queue.put(x)
+
+
+def values() -> None:
+    number, few = 1_000_000, 10_000
+    with cpool.Pool(1) as pool, multiprocessing.Manager() as manager:
+        queue = manager.Queue()
+        rates, of_queue = [], []
+        for _ in range(5):
+            began = time.perf_counter()
+            assert sum(1 for _ in pool.stream(count, (number,))) == number
+            rates.append(number / (time.perf_counter() - began))
+            began = time.perf_counter()
+            result = pool.apply_async(put_all, (few, queue))
+            for _ in range(few):
+                queue.get()
+            of_queue.append(few / (time.perf_counter() - began))
+            result.get()
+        rate = statistics.median(rates)
+        show("a stream of 1,000,000 ints, items per second", f"{rate:,.0f}", "1,000,000")
+        times = rate / statistics.median(of_queue)
+        show("of those of a Manager's queue", f"{times:.0f} times", "100 times")
+        late = [time.perf_counter() - sent for sent in pool.stream(tell_time, (200,))]
+        show("a value that the reader waits for, after its yield", ms(late), "median below 1 ms")
+
+
+ALL: list[Callable[[], None]] = [
+    *(late, many, idle_limit, memory_idle, cancel, memory, elastic, values)
+]
 
 
 def main(names: list[str]) -> None:

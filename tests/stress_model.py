@@ -583,6 +583,8 @@ class Sequence:
             options["task_timeout"] = 100.0
         if not self.is_threads and rng.random() < 0.2:
             options["retries"] = rng.choice([0, 1, 5])
+        if rng.random() < 0.2:
+            options["priority"] = rng.randint(-2, 2)
         return options
 
     def forget(self) -> None:

@@ -66,7 +66,8 @@ if TYPE_CHECKING:
         evenly over the workers: for caches, models and connections that stay where they are. Calls
         wait for their worker though others are idle. The worker that takes the place of one that
         has died has its index and its keys. A call for a worker that `resize()` has ended fails
-        with `WorkerLostError`; its keys go to others.
+        with `WorkerLostError`; its keys go to others. An elastic pool starts the worker of a call
+        where it is not there.
 
         Of `stream` and `flatmap`: `task_timeout` holds for each value, from when the generator goes
         on to when it yields; waiting for the reader does not count. A generator that has yielded is

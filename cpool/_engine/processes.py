@@ -182,8 +182,9 @@ class Pool(_StdlibPool):
 
     With `min_processes` or `idle_timeout` the pool is elastic. It starts with `min_processes`
     workers (an int, default: `processes`), and adds one after the other, up to `processes`, while
-    all are busy and work waits. A worker that was idle for `idle_timeout` seconds (a float, default
-    None: never) ends, down to `min_processes` (or one).
+    all are busy and work waits, or a call is for a worker that is not there. A worker that was idle
+    for `idle_timeout` seconds (a float, default None: never) ends, down to `min_processes` (or
+    one).
 
     `cpu_ids` says where workers run: a list with a CPU number, or a list of them, for each worker,
     which is used again from its begin if there are more workers; or "auto": one CPU of this process
@@ -508,7 +509,6 @@ class Pool(_StdlibPool):
     def _place(self, checked: Checked) -> None:
         if not checked.has_place:
             return
-        self._check_fixed("key" if checked.worker is None else "worker")
         if self._serial:  # all is run here, but what is wrong elsewhere is here too
             checked.check_place(self._processes)
             return
@@ -516,12 +516,6 @@ class Pool(_StdlibPool):
             with self._lock:
                 self._keys = self._keys or Keys()
         checked.place(self._processes, self._keys)
-
-    def _check_fixed(self, what: str) -> None:
-        if self._asked.is_elastic:
-            raise ValueError(
-                f"{what} needs a pool of a fixed size: workers of this one come and go"
-            )
 
     def _check_many(self, asked: CallOptions, method: str) -> Checked:
         checked = self._check_options(asked)
@@ -688,7 +682,8 @@ class Pool(_StdlibPool):
 
         Each worker runs it as soon as it is free. Waits for all, then raises the first exception
         that arrived. A worker that starts later does not run it: that is what `initializer` is for.
-        In a serial pool, which has one worker, a list of one.
+        In an elastic pool those run it that there are now, or that take their places meanwhile. In
+        a serial pool, which has one worker, a list of one.
         """
         options: Any = asked
         results: list[T] = self.broadcast_async(func, args, kwds, **options).get()
@@ -735,14 +730,18 @@ class Pool(_StdlibPool):
         self._check_running()
         checked = self._check_options(asked)
         checked.refuse_place("broadcast")
-        self._check_fixed("broadcast()")
-        number = 1 if self._serial else self._processes
+        indexes: Sequence[int] = range(1 if self._serial else self._processes)
         if not self._serial:
             checked.spread()
+            if self._asked.is_elastic:
+                indexes = self._working_indexes()
+        number = len(indexes)
         result: MapResult[Any] = MapResult(self, 1, number, callback, error_callback)
         if checked.progress is not None:
             show(result, checked.progress, number)
         result._set_options(checked.engine)
+        if self._asked.is_elastic:
+            result._set_workers(indexes)
         func = checked.wrap(partial(func, **kwds) if kwds else func)
         mode = _core.STAR_ONE | _core.LISTED
         calls = callback is not None or error_callback is not None
@@ -1415,9 +1414,22 @@ class Pool(_StdlibPool):
         return process
 
     def _free_indexes(self) -> Iterator[int]:
-        """The indexes that no worker has; one that is leaving has handed its own on."""
+        """The indexes that no worker has; one that is leaving has handed its own on. First those
+        that calls wait for."""
         used = {_index_of(process) for process in self._workers if not _is_leaving(process)}
-        return (index for index in count() if index not in used)
+        if self._asked.is_elastic:
+            assert self._engine is not None
+            for index in self._engine.unplaced():
+                if index not in used:
+                    used.add(index)
+                    yield index
+        yield from (index for index in count() if index not in used)
+
+    def _working_indexes(self) -> list[int]:
+        """The indexes of the workers that there are now; of an elastic pool, in order."""
+        with self._lock:
+            found = {_index_of(process) for process in self._workers if not _is_leaving(process)}
+        return sorted(found) or [0]  # all have just died: the first one that takes a place
 
     def _make_worker(self, index: int) -> BaseProcess:
         assert self._engine is not None
@@ -1490,22 +1502,19 @@ class Pool(_StdlibPool):
         """Have so many workers from now on, at least 1; in an elastic pool so many at most.
 
         New ones start at once, in an elastic pool when there is work for them. Of too many, those
-        with the highest indexes end, in an elastic pool idle ones first; none that runs a task is
-        ended before the task is. `ValueError` for a pool that is not running.
+        with the highest indexes end; none that runs a task is ended before the task is.
+        `ValueError` for a pool that is not running.
         """
         number = self._check_resize(processes)
         with self._lock:
             engine = self._engine_of_processes()
-            surplus = engine.target - number
             self._processes = number
             self._asked.resize(engine, number)
-            if not self._asked.is_elastic:
-                engine.set_indexes(number)
-            if surplus > 0:
+            engine.set_indexes(number)
+            if engine.target > number:
                 engine.set_target(number)
-                # Those that are left have the indexes below the number, unless they come and go.
-                first = 0 if self._asked.is_elastic else number
-                engine.retire(len(self._workers) if first else surplus, first)
+            # Also those of an elastic pool that has few: each has an index below the number.
+            engine.retire(len(self._workers), number)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:

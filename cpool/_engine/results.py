@@ -250,6 +250,9 @@ class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-
     def __init__(self, pool: Any, ordered: bool, ahead: int) -> None:
         _core.Stream.__init__(self, pool, ordered, ahead)
 
+    if not TYPE_CHECKING:
+        __next__ = _core.Stream.__next__  # the slot itself: values come by the million
+
 
 class ItemIterator(Iterator[T]):
     """What `imap` and the like return with a `chunksize` above 1: the items of the chunks.

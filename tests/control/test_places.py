@@ -216,15 +216,99 @@ def test_calls_of_many_tasks_have_no_place(four: Any, asked: Any) -> None:
         four.broadcast(index, **asked)
 
 
-def test_an_elastic_pool_has_no_places(make_pool: Any) -> None:
-    pool = make_pool(2, min_processes=1)
-    for call in (
-        lambda: pool.apply(index, worker=0),
-        lambda: pool.apply_async(index, key="a"),
-        lambda: pool.broadcast(index),
-    ):
-        with pytest.raises(ValueError, match="fixed size"):
-            call()
+# elastic pools
+
+
+def places(pool: Any) -> list[int]:
+    return sorted(worker._popen.index for worker in pool._pool)
+
+
+def test_an_elastic_pool_starts_the_worker_of_a_call(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(8, min_processes=1)
+    assert pool.apply(index, worker=5) == 5
+    assert places(pool) == [0, 5]
+    held = [pool.apply_async(hold_and_tell, (gate,), worker=n) for n in (7, 5, 2)]
+    gate.arrived(3)
+    assert places(pool) == [0, 2, 5, 7]
+    waiting = [pool.apply_async(index, worker=n) for n in (2, 7, 5, 0)]
+    assert waiting[3].get(DEADLINE) == 0
+    gate.open()
+    assert [result.get(DEADLINE) for result in held] == [7, 5, 2]
+    assert [result.get(DEADLINE) for result in waiting[:3]] == [2, 7, 5]
+    with pytest.raises(ValueError, match="from 0 to 7"):
+        pool.apply(index, worker=8)
+
+
+def test_an_elastic_pool_starts_the_worker_of_a_key(make_pool: Any) -> None:
+    pool = make_pool(3, min_processes=1)
+    assert [pool.apply(index, key=key) for key in "abcdef" * 2] == [0, 1, 2] * 4
+
+
+def test_a_worker_that_was_idle_comes_back_for_its_calls(make_pool: Any) -> None:
+    pool = make_pool(4, min_processes=1, idle_timeout=0.02)
+    before = pool.apply(index_and_pid, worker=3)
+    assert before[0] == 3
+    for _ in range(3):
+        eventually(lambda: len(pool._pool) == 1)
+        (left,) = places(pool)
+        wanted = (left + 1) % 4
+        found = pool.apply(index_and_pid, worker=wanted)
+        assert found[0] == wanted
+        assert found != before
+        before = found
+
+
+def test_a_worker_of_an_elastic_pool_is_replaced_at_its_place(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(5, min_processes=1)
+    held = pool.apply_async(gate.hold, worker=4)
+    gate.arrived()
+    results = [pool.apply_async(index, worker=4) for _ in range(5)]
+    [worker] = [each for each in pool._pool if each._popen.index == 4]
+    worker.kill()
+    with pytest.raises(cpool.WorkerLostError):
+        held.get(DEADLINE)
+    assert [result.get(DEADLINE) for result in results] == [4] * 5
+    assert places(pool) == [0, 4]
+
+
+def test_broadcast_runs_in_the_workers_of_an_elastic_pool(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(6, min_processes=1)
+    assert pool.broadcast(index) == [0]
+    assert pool.apply(index, worker=4) == 4
+    held = pool.apply_async(gate.hold, worker=4)
+    gate.arrived()
+    result = pool.broadcast_async(index)
+    [worker] = [each for each in pool._pool if each._popen.index == 4]
+    worker.kill()
+    with pytest.raises(cpool.WorkerLostError):
+        held.get(DEADLINE)
+    assert result.get(DEADLINE) == [0, 4]  # by the one that took its place
+    found = pool.broadcast(die_in, (4,), return_exceptions=True)
+    assert found[0] == 4
+    assert isinstance(found[1], cpool.WorkerLostError)
+    assert "item 1 of Pool.broadcast(" in str(found[1])
+    assert pool.broadcast(index) in ([0, 4], [0, 1])
+
+
+def test_resize_of_an_elastic_pool_ends_the_highest(make_pool: Any, gate: Gate) -> None:
+    pool = make_pool(6, min_processes=1)
+    assert pool.apply(index, worker=5) == 5
+    held = [pool.apply_async(hold_and_tell, (gate,), worker=n) for n in (0, 5)]
+    gate.arrived(2)
+    waiting = [pool.apply_async(index, worker=n) for n in (0, 5)]
+    called = pool.broadcast_async(index, return_exceptions=True)
+    pool.resize(3)
+    with pytest.raises(cpool.WorkerLostError, match="worker 5, which the pool has no more"):
+        waiting[1].get(DEADLINE)
+    gate.open()
+    assert [result.get(DEADLINE) for result in held] == [0, 5]
+    assert waiting[0].get(DEADLINE) == 0
+    found = called.get(DEADLINE)
+    assert found[0] == 0
+    assert isinstance(found[1], cpool.WorkerLostError)
+    assert pool.apply(index, worker=2) == 2
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        pool.apply(index, worker=3)
 
 
 # key=

@@ -38,6 +38,27 @@ rig_open_starting(struct rig *rig, uint32_t n, enum start start)
     rig_fill(rig);
 }
 
+/* Of the next worker of an elastic pool: the first that tasks wait for, or that is free. */
+static uint32_t
+free_index(struct rig *rig)
+{
+    uint32_t index = cp_pool_next_unplaced(rig->pool, 0);
+    if (index != UINT32_MAX) {
+        return index;
+    }
+    cp_lock_acquire(&rig->pool->lock);
+    struct cp_worker *w;
+    do {
+        index++;
+        w = rig->pool->workers;
+        while (w != NULL && (w->index != index || w->retiring)) {
+            w = w->next;
+        }
+    } while (w != NULL);
+    cp_lock_release(&rig->pool->lock);
+    return index;
+}
+
 static int
 fork_one(struct rig *rig)
 {
@@ -47,6 +68,7 @@ fork_one(struct rig *rig)
         return 0;
     }
     CHECK_EQ(r, 0);
+    w->index = rig->is_elastic ? free_index(rig) : 0;
     int pid = cp_test_fork();
     if (pid == 0) {
         rig_worker_main(rig, w);

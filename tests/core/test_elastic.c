@@ -99,3 +99,56 @@ TEST(elastic_replaces_workers_that_die)
     drive_until_forked(&rig, 3);
     rig_close(&rig);
 }
+
+static struct cp_job *
+put_for(struct rig *rig, uint16_t pin, const uint16_t *places, int n)
+{
+    struct batch batch = {0};
+    struct cp_job *job = rig_job(rig, 0);
+    CHECK_EQ(cp_job_set_place(job, pin, 0), 0);
+    if (places != NULL) {
+        CHECK_EQ(cp_job_set_places(job, places, (size_t)n), 0);
+    }
+    for (int i = 0; i < n; i++) {
+        (void)batch_add(&batch, OP_ECHO, 0);
+    }
+    batch_put(&batch, job, true);
+    return job;
+}
+
+/* A task for a worker that is not there is a reason to start one, though others idle. */
+TEST(elastic_starts_the_worker_of_a_task)
+{
+    struct rig rig;
+    open_elastic(&rig, 1, 1, 8, 0);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 0), UINT32_MAX);
+    struct cp_job *job = put_for(&rig, 6, NULL, 2);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 0), 5);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 5), 5);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 6), UINT32_MAX);
+    drive_until_forked(&rig, 2);
+    rig_finish(&rig, job, 2);
+    (void)rig_wait(&rig, NULL, cp_now() + 5 * CP_MS);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 0), UINT32_MAX);
+    CHECK_EQ(rig.forks, 2);
+    rig_close(&rig);
+}
+
+/* The tasks of one job for some of the workers. */
+TEST(elastic_tasks_of_a_job_have_places)
+{
+    static const uint16_t places[] = {0, 3, 5};
+    struct rig rig;
+    open_elastic(&rig, 1, 1, 8, 0);
+    struct cp_job *job = put_for(&rig, CP_PIN_EACH, places, 3);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 0), 3);
+    CHECK_EQ(cp_pool_next_unplaced(rig.pool, 4), 5);
+    cp_pool_set_indexes(rig.pool, 4);
+    struct cp_result *lost = cp_job_take(job);
+    CHECK(lost != NULL && lost->reason == CP_NO_WORKER && lost->worker == 5);
+    cp_result_free(lost);
+    rig_take_echoes(&rig, job, 2);
+    CHECK_EQ(rig.forks, 2);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}

@@ -1,6 +1,7 @@
 /* Tasks that yield: their values, and the credit that bounds them. */
 #include "pool/flow.h"
 #include "pool/jobs.h"
+#include "pool/plan.h"
 #include "pool/state.h"
 #include "cp_test.h"
 #include "lone.h"
@@ -360,4 +361,63 @@ TEST(yield_credit_waits_for_a_big_body)
     }
     CHECK(!lone.w->credit_due);
     lone_close(&lone);
+}
+
+/* Only the end of a task makes room for another one: values are no news for feeders. */
+TEST(yield_values_that_are_taken_wake_no_feeder)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = put_yielding(&rig, 0, 8, OP_YIELD, 4, 1);
+    cp_job_set_limit(job, 1);
+    while (!atomic_load(&job->done)) {
+        (void)cp_pool_wait(rig.pool, NULL, cp_now() + CP_MS, 0);
+    }
+    cp_lock_acquire(&rig.pool->lock);
+    rig.pool->feeders++;
+    for (int i = 0; i < 4; i++) {
+        CHECK_EQ(rig.pool->noted & CP_NOTED_FEEDERS, 0);
+        struct cp_result *value = cp_jobs_get_result(job);
+        CHECK(value != NULL && (value->flags & CP_IS_VALUE) != 0);
+        cp_result_free(value);
+    }
+    CHECK(rig.pool->noted & CP_NOTED_FEEDERS);
+    rig.pool->feeders--;
+    cp_lock_release(&rig.pool->lock);
+    CHECK(rig_take(&rig, job) == NULL);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* Where values come one soon after the other, both ends look for a while before they
+ * sleep. */
+TEST(yield_fast_values_are_looked_for)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_pool *pool = rig.pool;
+    pool->n_cpus = 2;
+    struct cp_job *job = put_yielding(&rig, 0, 5, OP_YIELD, 1000, 1);
+    await_waiting(&rig);
+    cp_lock_acquire(&pool->lock);
+    pool->task_ns = pool->value_ns = -1;
+    CHECK_EQ(cp_plan_worker_spin_us(pool), 0);
+    int64_t now = pool->values_at;
+    cp_plan_measure_values(pool, 10, now += 10 * CP_US);
+    CHECK_EQ(pool->value_ns, CP_US);
+    CHECK_EQ(cp_plan_worker_spin_us(pool), 200);
+    cp_plan_measure_values(pool, 1, now += CP_SECOND); /* a break */
+    CHECK(pool->value_ns > 20 * CP_US && pool->value_ns < 30 * CP_US);
+    CHECK_EQ(cp_plan_worker_spin_us(pool), 0);
+    for (int i = 0; i < 8; i++) {
+        cp_plan_measure_values(pool, 1, now += CP_US);
+    }
+    CHECK_EQ(cp_plan_worker_spin_us(pool), 200);
+    pool->n_cpus = 1; /* the worker needs it */
+    CHECK_EQ(cp_plan_worker_spin_us(pool), 0);
+    cp_lock_release(&pool->lock);
+    take_values(&rig, job, 0, 1000);
+    CHECK(rig_take(&rig, job) == NULL);
+    close_job(&rig, job);
+    rig_close(&rig);
 }

@@ -84,6 +84,10 @@ NOISE = "Exception ignored", "SystemError", "Fatal Python error", "AssertionErro
 # Tasks
 
 
+def count(number: int) -> Iterator[int]:
+    yield from range(number)
+
+
 def answer(x: int) -> int:
     return 3 * x + 1
 
@@ -197,6 +201,11 @@ class Program:
             step("callback after a death", lambda: self.callback(pool), True)
             step("a limit of time", lambda: self.limit(pool), True)
             step("after the limit", lambda: pool.map(answer, numbers, 1), answers)
+        step("a stream", lambda: list(pool.stream(count, (200,), buffersize=8)), list(range(200)))
+        step("flatmap", lambda: list(pool.flatmap(count, [3, 0, 2])), [0, 1, 2, 0, 1])
+        step("a dropped stream", lambda: next(pool.stream(count, (1000,))), 0)
+        step("in one worker", lambda: pool.apply(answer, (3,), worker=1), answer(3))
+        step("broadcast", lambda: set(pool.broadcast(answer, (4,))), {answer(4)})
         step("a dropped iterator", lambda: next(pool.imap(answer, iter(numbers))), 1)
         step("apply at last", lambda: pool.apply(answer, (2,)), 7)
 

@@ -182,6 +182,21 @@ def test_a_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
         assert found == [2500]
 
 
+def test_an_awaited_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
+    """The coroutine is no thread that looks; the generators wait for their readers by then."""
+
+    async def call(pool: Any) -> Any:
+        return await asyncio.wait_for(pool.apply_async(tasks.square, (4,)), DEADLINE)
+
+    for kind in ("processes", "threads"):
+        pool = pool_of(make_pool, kind, 2)
+        streams = [pool.stream(yielders.count, (100,), buffersize=2) for _ in range(2)]
+        for values in streams:
+            assert next(values) == 0
+        assert asyncio.run(call(pool)) == 16
+        assert [list(values) for values in streams] == [list(range(1, 100))] * 2
+
+
 def test_more_streams_than_workers_can_be_read_in_turns(any_pool: Any) -> None:
     streams = [any_pool.stream(yielders.count, (40,), buffersize=8) for _ in range(5)]
     assert list(zip(*streams, strict=True)) == [(i,) * 5 for i in range(40)]

@@ -15,6 +15,9 @@
 #define SLOW_TASK (50 * CP_US)
 /* Flush at the end of a task if a result has been in the ring for longer. */
 #define MAX_DELAY (200 * CP_US)
+/* After so many looks for credit in vain, so many waits do without. */
+#define MISSES 3u
+#define REST 16u
 
 static void
 close_share(struct cp_serve *s)
@@ -218,16 +221,22 @@ drop_credits(struct cp_serve *s)
     s->scanned = at;
 }
 
-/* Look for credit for as long as for a task. */
+/* Look for credit for as long as for a task; less often where that was in vain. */
 static void
-spin_for_credit(const struct cp_serve *s, uint64_t seq, uint64_t yielded)
+spin_for_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded)
 {
     uint32_t us = atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
-    int64_t until = us > 0 ? cp_now() + us * CP_US : 0;
-    while (us > 0 && cp_credit_get(s->row, seq) <= yielded
-           && cp_now() < until) {
+    if (us == 0 || s->spin_rest > 0) {
+        s->spin_rest -= us > 0 ? 1 : 0;
+        return;
+    }
+    int64_t until = cp_now() + us * CP_US;
+    while (cp_credit_get(s->row, seq) <= yielded && cp_now() < until) {
         cp_relax();
     }
+    bool found = cp_credit_get(s->row, seq) > yielded;
+    s->spin_misses = found ? 0 : s->spin_misses + 1;
+    s->spin_rest = s->spin_misses >= MISSES ? REST : 0;
 }
 
 /* 1: there is credit; 0: the task is to end; CP_ETOOBIG: neither. */

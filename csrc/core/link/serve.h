@@ -20,9 +20,11 @@ struct cp_serve {
     int rx, tx; /* stay open until the process exits */
     struct cp_row *row;
     struct cp_buf in;
-    size_t used;       /* size of the frame that next returned last */
-    size_t scanned;    /* so much of `in` was searched for CP_CREDIT */
-    uint64_t waits;    /* how often it has waited for credit */
+    size_t used;    /* size of the frame that next returned last */
+    size_t scanned; /* so much of `in` was searched for CP_CREDIT */
+    uint64_t waits; /* how often it has waited for credit */
+    /* Looks for credit in vain, one after the other; and so many waits do without. */
+    uint32_t spin_misses, spin_rest;
     int64_t oldest;    /* when the oldest result in the ring was put */
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when its memory is to be looked at again */

@@ -31,6 +31,7 @@ cp_job_free(struct cp_job *job)
     cp_result_free_list(cp_job_inbox_clear(job));
     if (cp_job_many(job) != NULL) {
         free(job->many->in_order);
+        free(job->many->places);
     }
     free(job);
 }

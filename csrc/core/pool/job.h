@@ -62,7 +62,8 @@ struct cp_level {
 #define CP_PRIORITY_LEAST (-CP_PRIORITIES / 2)
 #define CP_PRIORITY_MOST (CP_PRIORITIES / 2 - 1)
 
-/* Of a job whose task i is for the worker with index i. */
+/* Of a job whose task i is for the worker with index i, or where it has `places`, with the
+ * i-th of these. */
 #define CP_PIN_EACH UINT16_MAX
 /* The highest index of a worker that a task may be for. */
 #define CP_PIN_MOST (UINT16_MAX - 2)
@@ -92,6 +93,8 @@ struct cp_many {
     uint64_t credit;
     struct cp_flow *flows;
     bool is_read; /* values were taken since somebody looked */
+    uint16_t
+        *places; /* of CP_PIN_EACH: a worker's index for each task; or NULL */
 };
 
 /* Small, since a program may have a hundred thousand calls that wait. */
@@ -179,6 +182,15 @@ cp_job_credit(const struct cp_job *job)
 struct cp_job *cp_job_alloc(struct cp_pool *pool, struct cp_func *func,
                             uint32_t flags, void *user);
 void cp_job_free(struct cp_job *job); /* no reference is left */
+
+/* Of a job with CP_PIN_EACH: the index of the worker that the task is for. */
+static inline uint32_t
+cp_job_place(const struct cp_job *job, const struct cp_task *task)
+{
+    const struct cp_many *many = cp_job_many(job);
+    return many != NULL && many->places != NULL ? many->places[task->index]
+                                                : (uint32_t)task->index;
+}
 
 /* Queue at the end, or back at the front (a task that was recalled). */
 void cp_job_queue_last(struct cp_job *job, struct cp_task *task);

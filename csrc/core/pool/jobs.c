@@ -755,6 +755,7 @@ cp_jobs_add_value_take(struct cp_task *task, struct cp_worker *w, uint64_t seq,
         return 0;
     }
     int r = cp_flow_count(task, w, seq);
+    job->pool->n_values++;
     if (r == 0) {
         r = cp_job_inbox_put(job, value);
     }
@@ -832,12 +833,13 @@ cp_jobs_add_farewell_take(struct cp_job *job, struct cp_result *result)
 struct cp_result *
 cp_jobs_get_result(struct cp_job *job)
 {
+    uint64_t taken = job->taken;
     struct cp_result *result = cp_job_inbox_get(job);
     if (result != NULL && (result->flags & CP_IS_VALUE) != 0) {
         cp_flow_take(job, result->index);
         drop_ends(job);
     }
-    if (result != NULL && cp_job_limit(job) > 0) {
+    if (job->taken != taken && cp_job_limit(job) > 0) {
         cp_note_feeders(job->pool);
     }
     if (result != NULL && cp_job_has_result(job)) {

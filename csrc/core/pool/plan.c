@@ -22,9 +22,13 @@
 #define SOON (200 * CP_MS)
 /* Tasks below this take no longer than waking a thread does. */
 #define SHORT_TASK (20 * CP_US)
+/* A longer time from one value to the next counts as this: it is soon outweighed. */
+#define LONG_GAP (10 * SHORT_TASK)
 /* How long a worker looks for its next task: longer than it takes the parent to
  * wake up and answer. */
 #define LOOK_US 50u
+/* And for leave to yield more values. */
+#define LOOK_VALUES_US 200u
 /* How often the driver looks whether a worker has told its stack. */
 #define LOOK_AGAIN (500 * CP_US)
 
@@ -84,6 +88,23 @@ cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items)
         int64_t each = ns / (items > 0 ? items : 1);
         many->item_ns = many->item_ns < 0 ? each : (many->item_ns + each) / 2;
     }
+}
+
+void
+cp_plan_measure_values(struct cp_pool *pool, uint64_t n, int64_t now)
+{
+    if (pool->values_at > 0) {
+        int64_t each = (now - pool->values_at) / (int64_t)n;
+        cp_avg_follow(&pool->value_ns, cp_clock_min(each, LONG_GAP));
+    }
+    pool->values_at = now;
+}
+
+bool
+cp_plan_values_come(const struct cp_pool *pool)
+{
+    return pool->n_yielding > 0 && pool->value_ns >= 0
+           && pool->value_ns <= SHORT_TASK;
 }
 
 /* How many workers there are, or will be when there is work for more. */
@@ -253,7 +274,8 @@ cp_plan_is_tick_late(const struct cp_pool *pool)
             return true;
         }
     }
-    return pool->queued > 0 || !pool->armed || pool->probe_at - cp_now() > SOON;
+    return pool->queued > 0 || (pool->most > 0 && pool->n_pinned > 0)
+           || !pool->armed || pool->probe_at - cp_now() > SOON;
 }
 
 int64_t
@@ -315,11 +337,54 @@ cp_plan_at_work(const struct cp_pool *pool)
     return pool->n_workers - pool->n_overdue - pool->n_retiring;
 }
 
+/* Is there a worker with this index that will not end first? */
+static bool
+has_place(const struct cp_pool *pool, uint32_t index)
+{
+    const struct cp_worker *w = pool->workers;
+    while (w != NULL && (w->index != index || w->retiring || w->overdue)) {
+        w = w->next;
+    }
+    return w != NULL;
+}
+
+uint32_t
+cp_plan_next_unplaced(const struct cp_pool *pool, uint32_t from)
+{
+    const struct cp_pins *pins = pool->pins;
+    uint32_t next = UINT32_MAX;
+    if (pool->n_pinned == 0) {
+        return next;
+    }
+    for (uint32_t i = from; i < pins->n && next == UINT32_MAX; i++) {
+        if (pins->lines[i].first != NULL && !has_place(pool, i)) {
+            next = i;
+        }
+    }
+    for (const struct cp_job *job = pins->each.first; job != NULL;
+         job = job->line_next) {
+        for (const struct cp_task *task = job->first; task != NULL;
+             task = task->next) {
+            uint32_t at = cp_job_place(job, task);
+            if (at >= from && at < next && !has_place(pool, at)) {
+                next = at;
+            }
+        }
+    }
+    return next;
+}
+
 bool
 cp_plan_wants_more(const struct cp_pool *pool)
 {
-    if (pool->target >= pool->most || pool->queued == 0 || pool->is_broken
-        || pool->state == CP_ENDED || cp_plan_at_work(pool) < pool->target) {
+    if (pool->target >= pool->most || pool->is_broken || pool->state == CP_ENDED
+        || cp_plan_at_work(pool) < pool->target) {
+        return false;
+    }
+    if (cp_plan_next_unplaced(pool, 0) != UINT32_MAX) {
+        return true;
+    }
+    if (pool->queued == 0) {
         return false;
     }
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -430,7 +495,7 @@ cp_plan_is_starved(const struct cp_pool *pool)
 bool
 cp_plan_spin_pays(const struct cp_pool *pool)
 {
-    if (!cp_plan_is_short(pool)) {
+    if (!cp_plan_is_short(pool) && !cp_plan_values_come(pool)) {
         return false;
     }
     uint32_t busy = 0;
@@ -443,5 +508,7 @@ cp_plan_spin_pays(const struct cp_pool *pool)
 uint32_t
 cp_plan_worker_spin_us(const struct cp_pool *pool)
 {
-    return cp_plan_spin_pays(pool) ? LOOK_US : 0;
+    return !cp_plan_spin_pays(pool)    ? 0
+           : cp_plan_values_come(pool) ? LOOK_VALUES_US
+                                       : LOOK_US;
 }

@@ -13,6 +13,12 @@
 /* A task of the job's took ns for so many items: follow that. */
 void cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items);
 
+/* So many values have come at this time. */
+void cp_plan_measure_values(struct cp_pool *pool, uint64_t n, int64_t now);
+
+/* Do tasks yield values, one soon after the other? */
+bool cp_plan_values_come(const struct cp_pool *pool);
+
 /* The average time of the job's tasks in ns; -1: nothing was measured. */
 int64_t cp_plan_task_ns(const struct cp_job *job);
 
@@ -86,9 +92,13 @@ uint32_t cp_plan_at_work(const struct cp_pool *pool);
 /* May w be told to end, and is it none of those that end anyway? */
 bool cp_plan_may_retire(const struct cp_worker *w);
 
-/* Of an elastic pool: does work wait while all workers are busy, so that there should be
- * one more? */
+/* Of an elastic pool: does work wait while all workers are busy, or for a worker that is not
+ * there, so that there should be one more? */
 bool cp_plan_wants_more(const struct cp_pool *pool);
+
+/* The lowest index, from `from` on, of a worker that is not there and that tasks wait for;
+ * UINT32_MAX: none. */
+uint32_t cp_plan_next_unplaced(const struct cp_pool *pool, uint32_t from);
 
 /* Of an elastic pool with more workers than it has to have: the one that has been idle for
  * longest, and when that is too long; NULL and CP_NEVER where there is none. */

@@ -473,6 +473,15 @@ cp_pool_set_indexes(struct cp_pool *pool, uint32_t n)
     cp_unlock(pool);
 }
 
+uint32_t
+cp_pool_next_unplaced(struct cp_pool *pool, uint32_t from)
+{
+    cp_lock_acquire(&pool->lock);
+    uint32_t index = cp_plan_next_unplaced(pool, from);
+    cp_lock_release(&pool->lock);
+    return index;
+}
+
 /* ---- callables ---- */
 
 struct cp_func *
@@ -611,6 +620,20 @@ cp_job_set_place(struct cp_job *job, uint16_t pin, int8_t priority)
     r = r == 0 ? cp_turns_set_pin(job, pin) : r;
     cp_lock_release(&job->pool->lock);
     return r;
+}
+
+int
+cp_job_set_places(struct cp_job *job, const uint16_t *places, size_t n)
+{
+    CP_ASSERT(cp_job_many(job) != NULL && job->put == 0
+              && job->many->places == NULL);
+    uint16_t *copy = malloc(n * sizeof(*copy) + 1);
+    if (copy == NULL) {
+        return CP_ENOMEM;
+    }
+    memcpy(copy, places, n * sizeof(*copy));
+    job->many->places = copy;
+    return 0;
 }
 
 void

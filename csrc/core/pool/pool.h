@@ -112,6 +112,10 @@ void cp_pool_retire(struct cp_pool *pool, uint32_t n, uint32_t from);
  * one are lost (CP_NO_WORKER). */
 void cp_pool_set_indexes(struct cp_pool *pool, uint32_t n);
 
+/* The lowest index, from `from` on, of a worker that is not there and that tasks wait for;
+ * UINT32_MAX: none. */
+uint32_t cp_pool_next_unplaced(struct cp_pool *pool, uint32_t from);
+
 /* ---- jobs ---- */
 
 /* The callable with these bytes, with one reference; NULL: no memory. Short
@@ -171,6 +175,10 @@ void cp_job_set_limits(struct cp_job *job, int64_t time_limit, int64_t grace,
 /* Before its first task: who runs its tasks (struct cp_job's pin), and which jobs go
  * before it. 0 or CP_ENOMEM. */
 int cp_job_set_place(struct cp_job *job, uint16_t pin, int8_t priority);
+
+/* Likewise, of a job with CP_PIN_EACH and n tasks: the indexes of their workers. 0 or
+ * CP_ENOMEM. */
+int cp_job_set_places(struct cp_job *job, const uint16_t *places, size_t n);
 
 /* The first result that is not CP_OK ends the job, with CP_END_FAILED: it comes next, and
  * what no worker has begun is withdrawn. */

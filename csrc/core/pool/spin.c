@@ -12,6 +12,10 @@
 /* After so many looks in vain, so many waits do without. */
 #define MISSES 3u
 #define REST 64u
+/* The same for values: a worker that sleeps until it may yield more has to wake up first,
+ * and each wait is for many of them. */
+#define LOOK_VALUES (200 * CP_US)
+#define REST_VALUES 16u
 
 uint32_t
 cp_spin_count_cpus(void)
@@ -26,6 +30,16 @@ cp_spin_count_cpus(void)
     return n > 0 ? (uint32_t)n : 1;
 }
 
+/* Are frames that were taken from the ring in the pipe as well by now? Values stay in the
+ * ring alone until it is nearly full. */
+static bool
+is_behind(const struct cp_worker *w)
+{
+    return w->read_bytes < w->seen_bytes
+           && w->read_bytes < atomic_load_explicit(&w->row->flushed,
+                                                   memory_order_relaxed);
+}
+
 /* Frames that were taken from the ring arrive through the pipe as well: read them,
  * and maybe more. True where anything came. */
 static bool
@@ -33,7 +47,7 @@ catch_up(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->in_flight > 0 && !w->eof && w->read_bytes < w->seen_bytes) {
+        if (w->in_flight > 0 && !w->eof && is_behind(w)) {
             uint64_t before = w->read_bytes;
             cp_watch_receive(pool, w);
             any = any || w->read_bytes != before;
@@ -96,9 +110,11 @@ cp_spin(struct cp_pool *pool, int64_t deadline)
     for (uint32_t i = 0; i < n; i++) {
         seen[i] = held[i]->seen_bytes;
     }
+    bool for_values = cp_plan_values_come(pool);
+    int64_t until = cp_now() + (for_values ? LOOK_VALUES : LOOK);
     pool->asleep = true; /* cp_act() notifies the eventfd then */
     cp_lock_release(&pool->lock);
-    bool found = look(held, seen, n, cp_clock_min(deadline, cp_now() + LOOK));
+    bool found = look(held, seen, n, cp_clock_min(deadline, until));
     cp_lock_acquire(&pool->lock);
     pool->asleep = false;
     for (uint32_t i = 0; i < n; i++) {
@@ -107,7 +123,7 @@ cp_spin(struct cp_pool *pool, int64_t deadline)
     pool->spin_misses = found ? 0 : pool->spin_misses + 1;
     if (pool->spin_misses >= MISSES) {
         pool->spin_misses = 0;
-        pool->spin_rest = REST;
+        pool->spin_rest = for_values ? REST_VALUES : REST;
     }
     return found && cp_watch_harvest(pool);
 }

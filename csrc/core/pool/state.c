@@ -14,7 +14,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     }
     pool->owner = getpid();
     pool->target = target;
-    pool->task_ns = -1;
+    pool->task_ns = pool->value_ns = -1;
     pool->tick_ns = CP_NEVER;
     pool->next_worker_id = 1;
     pool->wake.fds[0] = pool->wake.fds[1] = -1;

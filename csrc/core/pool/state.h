@@ -154,6 +154,10 @@ struct cp_pool {
     int life[2];
     uint32_t n_cpus;
     int64_t task_ns; /* average time of a task of any job; -1: unknown */
+    /* Of the values that tasks yield: how many came, when the last ones did, and the
+     * average time from one to the next; -1: unknown. */
+    uint64_t n_values;
+    int64_t values_at, value_ns;
     uint32_t spin_misses, spin_rest;
     struct cp_poller *poller;
     struct cp_wake wake;

@@ -340,13 +340,15 @@ cp_turns_set_pin(struct cp_job *job, uint16_t pin)
     return 0;
 }
 
-/* Make the task with an index from first to last the first of the job's queue, if it is
- * in there. */
+/* Make the first task for a worker with an index from first to last the first of the job's
+ * queue, if there is one. */
 static bool
-bring_forward(struct cp_job *job, uint64_t first, uint64_t last)
+bring_forward(struct cp_job *job, uint32_t first, uint32_t last)
 {
     struct cp_task *before = NULL, *task = job->first;
-    while (task != NULL && (task->index < first || task->index > last)) {
+    while (task != NULL
+           && (cp_job_place(job, task) < first
+               || cp_job_place(job, task) > last)) {
         before = task;
         task = task->next;
     }
@@ -393,8 +395,8 @@ cp_turns_next_unplaced(struct cp_pool *pool, uint32_t *index)
     }
     for (struct cp_job *each = pins->each.first; each != NULL;
          each = each->line_next) {
-        if (bring_forward(each, pool->n_indexes, UINT64_MAX)) {
-            *index = (uint32_t)each->first->index;
+        if (bring_forward(each, pool->n_indexes, UINT32_MAX)) {
+            *index = cp_job_place(each, each->first);
             return each;
         }
     }

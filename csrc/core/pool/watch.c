@@ -539,11 +539,22 @@ condemn(struct cp_pool *pool, struct cp_worker *w)
     }
 }
 
+/* Something has come of w. before: how many values had come before it. */
+static void
+note_active(struct cp_pool *pool, struct cp_worker *w, uint64_t before)
+{
+    w->active_at = cp_now();
+    if (pool->n_values > before) {
+        cp_plan_measure_values(pool, pool->n_values - before, w->active_at);
+    }
+}
+
 void
 cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
 {
+    uint64_t before = pool->n_values;
     int r = cp_worker_recv(w);
-    w->active_at = cp_now();
+    note_active(pool, w, before);
     if (r < 0) {
         w->bad = r != CP_ECLOSED;
         condemn(pool, w);
@@ -912,9 +923,10 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
 static bool
 receive_ring(struct cp_pool *pool, struct cp_worker *w)
 {
+    uint64_t before = pool->n_values;
     bool any = cp_worker_recv_ring(w);
     if (any) {
-        w->active_at = cp_now();
+        note_active(pool, w, before);
     }
     if (w->bad) {
         condemn(pool, w);

@@ -304,6 +304,24 @@ engine_set_indexes(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
+/* unplaced(): the indexes of workers that are not there and that tasks wait for, a list. */
+static PyObject *
+engine_unplaced(PyObject *op, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *indexes = PyList_New(0);
+    uint32_t next = 0;
+    while (indexes != NULL
+           && (next = cp_pool_next_unplaced(ENGINE(op)->pool, next))
+                  != UINT32_MAX) {
+        PyObject *index = PyLong_FromUnsignedLong(next++);
+        if (index == NULL || PyList_Append(indexes, index) < 0) {
+            Py_CLEAR(indexes);
+        }
+        Py_XDECREF(index);
+    }
+    return indexes;
+}
+
 static PyObject *
 engine_not_started(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -1043,6 +1061,7 @@ static PyMethodDef engine_methods[] = {
     {"set_target", engine_set_target, METH_O, NULL},
     {"retire", engine_retire, METH_VARARGS, NULL},
     {"set_indexes", engine_set_indexes, METH_O, NULL},
+    {"unplaced", engine_unplaced, METH_NOARGS, NULL},
     {"not_started", engine_not_started, METH_NOARGS, NULL},
     {"signal", engine_signal, METH_O, NULL},
     {"hang_up", engine_hang_up, METH_NOARGS, NULL},

@@ -53,6 +53,44 @@ py_options_set(ResultObject *self, PyObject *options)
 }
 
 PyObject *
+py_options_set_workers(PyObject *result, PyObject *indexes)
+{
+    ResultObject *self = (ResultObject *)result;
+    PyObject *items = PySequence_Tuple(indexes);
+    if (items == NULL) {
+        return NULL;
+    }
+    Py_ssize_t n = PyTuple_GET_SIZE(items);
+    uint16_t *places = PyMem_New(uint16_t, n + 1);
+    if (places == NULL) {
+        PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; places != NULL && i < n; i++) {
+        unsigned long place = PyLong_AsUnsignedLong(PyTuple_GET_ITEM(items, i));
+        if (place == (unsigned long)-1 && PyErr_Occurred()) {
+            break;
+        }
+        if (place > CP_PIN_MOST) {
+            PyErr_SetString(PyExc_ValueError, "worker out of range");
+            break;
+        }
+        places[i] = (uint16_t)place;
+    }
+    Py_DECREF(items);
+    if (!PyErr_Occurred()) {
+        int r = cp_job_set_places(self->job, places, (size_t)n);
+        if (r != 0) {
+            (void)py_raise(self->state, r);
+        }
+    }
+    PyMem_Free(places);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+PyObject *
 py_options_method(PyObject *result, PyObject *options)
 {
     ResultObject *self = (ResultObject *)result;

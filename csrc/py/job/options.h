@@ -17,6 +17,10 @@
  * flags, time limit and grace in ns (0: none), and retries (cpool/_engine/options.py). 0, or -1 with an exception. */
 int py_options_set(ResultObject *self, PyObject *options);
 
+/* Result._set_workers(indexes): where its options say that each task is for a worker, this is
+ * the list of these workers' indexes. */
+PyObject *py_options_set_workers(PyObject *result, PyObject *indexes);
+
 /* Result._set_options(options): the same, as a method. */
 PyObject *py_options_method(PyObject *result, PyObject *options);
 

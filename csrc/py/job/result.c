@@ -461,6 +461,7 @@ static PyGetSetDef result_getset[] = {
 static PyMethodDef result_methods[] = {
     {"_look", result_look, METH_NOARGS, NULL},
     {"_set_options", py_options_method, METH_O, NULL},
+    {"_set_workers", py_options_set_workers, METH_O, NULL},
     {"_left", result_left, METH_NOARGS, NULL},
     {"_tell", py_result_tell, METH_NOARGS, NULL},
     {"_is_begun", py_result_is_begun, METH_NOARGS, NULL},
