@@ -26,14 +26,18 @@ cp_spin_count_cpus(void)
     return n > 0 ? (uint32_t)n : 1;
 }
 
-/* Frames that were taken from the ring arrive through the pipe as well: read them,
- * and maybe more. True where anything came. */
+/* Frames that were taken from the ring arrive through the pipe as well: read them, and
+ * maybe more; and those that a worker has written before anybody looked at the ring. True
+ * where anything came. */
 static bool
 catch_up(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->in_flight > 0 && !w->eof && w->read_bytes < w->seen_bytes) {
+        uint64_t flushed =
+            atomic_load_explicit(&w->row->flushed, memory_order_acquire);
+        if (w->in_flight > 0 && !w->eof
+            && (w->read_bytes < w->seen_bytes || w->read_bytes < flushed)) {
             uint64_t before = w->read_bytes;
             cp_watch_receive(pool, w);
             any = any || w->read_bytes != before;
