@@ -1,9 +1,9 @@
 """asyncio: awaiting results, iterating over them, and `run_in_executor()`.
 
-Nothing waits in a thread. After something was submitted in an event loop, the loop looks for results
-itself for some microseconds, while that pays (Engine.glance()). Otherwise the pool's helper tells
-the loop that a job is done, or has its next result, by `call_soon_threadsafe`, once for all that
-have come since the loop has last looked.
+Nothing waits in a thread. After something was submitted in an event loop, the loop looks for
+results itself for some microseconds, while that pays (Engine.glance()). Otherwise the pool's helper
+tells the loop that a job is done, or has its next result, by `call_soon_threadsafe`, once for all
+that have come since the loop has last looked.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ def _cells() -> tuple[Any, tuple[int, int, int]] | None:
 
 
 _CELLS = _cells()
+
+
+_AT_A_TIME = 100  # awaiting tasks that go on in one round of a loop
 
 
 class Bridge:
@@ -105,9 +108,14 @@ class Bridge:
             self.is_due = False
 
     def run(self) -> None:
+        """In the loop's thread. No more at a time than take a millisecond or two: others have
+        their turns in between.
+        """
         with self.lock:
-            self.is_due = False
-            told, self.told = self.told, deque()
+            told = [self.told.popleft() for _ in range(min(len(self.told), _AT_A_TIME))]
+            self.is_due = bool(self.told)
+            if self.is_due:
+                asyncio.get_running_loop().call_soon(self.run)
         for future in told:
             if not future.done():
                 future.set_result(None)
