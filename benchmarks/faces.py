@@ -228,16 +228,10 @@ def threads() -> None:
 
 def joblib() -> None:
     import joblib as package
-    from sklearn.datasets import make_classification
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, cross_val_score
-    from sklearn.tree import DecisionTreeClassifier
 
     import cpool.joblib
 
     cpool.joblib.register()
-    x, y = make_classification(2000, 20, random_state=0)
 
     def on(backend: str, body: Callable[[], object]) -> Callable[[], object]:
         def run() -> None:
@@ -260,17 +254,29 @@ def joblib() -> None:
         else:
             package.externals.loky.get_reusable_executor().shutdown(wait=True)
 
-    starts: dict[str, list[float]] = {"cpool": [], "loky": []}
-    for _ in range(ROUNDS):
-        for backend, took in starts.items():
-            took.append(start(backend))
-            end(backend)
-    report("the start of joblib.Parallel", starts["cpool"], starts["loky"], "loky")
+    def starts(what: str) -> None:
+        times: dict[str, list[float]] = {"cpool": [], "loky": []}
+        for _ in range(ROUNDS):
+            for backend, took in times.items():
+                took.append(start(backend))
+                end(backend)
+        report(what, times["cpool"], times["loky"], "loky")
 
+    starts("the first Parallel, in a small program")
+
+    from sklearn.datasets import make_classification
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV, cross_val_score
+    from sklearn.tree import DecisionTreeClassifier
+
+    starts("the same after importing scikit-learn")
+    x, y = make_classification(2000, 20, random_state=0)
     grid = {"max_depth": [2, 4, 6, 8], "min_samples_leaf": [1, 5]}
     bodies = {
         "GridSearchCV": lambda: GridSearchCV(DecisionTreeClassifier(), grid, cv=3).fit(x, y),
         "RandomForestClassifier": lambda: RandomForestClassifier(40).fit(x, y),
+        "RandomForestRegressor": lambda: RandomForestRegressor(20).fit(x, y),
         "cross_val_score": lambda: cross_val_score(LogisticRegression(), x, y, cv=10),
     }
     for name, body in bodies.items():
