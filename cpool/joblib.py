@@ -72,14 +72,29 @@ def register(*, make_default: bool = False) -> None:
 # ---- in the workers ----
 
 
+_libraries: Any = None  # threadpoolctl's, of this process and those that it forks
+
+
+def _find_libraries() -> None:
+    """Here and not in each worker: it takes tens of milliseconds."""
+    global _libraries
+    with contextlib.suppress(ImportError):
+        from threadpoolctl import ThreadpoolController
+
+        _libraries = ThreadpoolController()
+
+
 def _limit_threads(threads: int, names: list[str]) -> None:
-    """The initializer: BLAS, OpenMP and the like use so many threads."""
+    """The initializer: BLAS, OpenMP and the like use so many threads.
+
+    Libraries that a worker loads later follow the variables.
+    """
     for name in names:
         os.environ[name] = str(threads)
-    with contextlib.suppress(ImportError):
-        from threadpoolctl import threadpool_limits
-
-        threadpool_limits(threads)
+    if _libraries is None:  # not forked
+        _find_libraries()
+    if _libraries is not None:
+        _libraries.limit(limits=threads)
 
 
 def _run(payload: bytes) -> Any:
@@ -218,6 +233,8 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         with _lock:
             found = _executors.get(key)
             if found is None or found._broken:
+                if method == "fork":
+                    _find_libraries()
                 names = list(self.MAX_NUM_THREADS_VARS)
                 found = _executors[key] = ProcessPoolExecutor(
                     n_jobs, context, _limit_threads, (threads, names)

@@ -483,6 +483,16 @@ def held_random(gate: Gate) -> float:
     return random.random()
 
 
+class RebuiltBy:
+    """Knows the thread that has unpickled it."""
+
+    def __getstate__(self) -> bool:
+        return True
+
+    def __setstate__(self, _: bool) -> None:
+        self.thread = threading.get_ident()
+
+
 def frozen_objects() -> int:
     return gc.get_freeze_count()
 

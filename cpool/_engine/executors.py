@@ -20,6 +20,7 @@ from concurrent.futures import process as _process
 from concurrent.futures import thread as _thread
 from multiprocessing import TimeoutError as _PoolTimeout
 from multiprocessing import get_context
+from sys import modules
 
 from .. import _core
 from .._base import broken, failures
@@ -190,6 +191,18 @@ def _let_go(pool: _ExecutorPool | _ExecutorThreads) -> None:
         pool.close()
 
 
+_watch: Callable[[Any, Any], None] | None = None
+
+
+def _import_watch() -> Callable[[Any, Any], None]:
+    """An event loop submits: asyncio is imported, so this takes no time."""
+    global _watch
+    from .loops import watch
+
+    _watch = watch
+    return watch
+
+
 # ---- what both executors do ----
 
 
@@ -202,6 +215,7 @@ class _Calls:
     _is_shut = False
     _max_workers: int
     _grows = True  # workers are added when calls come that would wait
+    _is_looked_at = False  # by event loops that submit: not where workers tell them themselves
 
     def _begin(self) -> None:
         self._starting = threading.RLock()  # a signal handler may shut down what it interrupts
@@ -299,6 +313,10 @@ class _Calls:
         if future is None:
             self._check()
             raise RuntimeError(_AFTER_SHUTDOWN)
+        if self._is_looked_at and (asyncio := modules.get("asyncio")) is not None:
+            running = getattr(asyncio, "_get_running_loop", None)  # None: it is being imported
+            if running is not None and (loop := running()) is not None:
+                (_watch or _import_watch())(loop, self._inner._engine)
         return future
 
     def map(
@@ -573,6 +591,7 @@ class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[ov
 
     __module__ = "cpool"
     _BROKEN = broken.BrokenProcessPool
+    _is_looked_at = True
 
     def __init__(
         self,

@@ -1,13 +1,17 @@
-"""asyncio: awaiting results, and iterating over them.
+"""asyncio: awaiting results, iterating over them, and `run_in_executor()`.
 
-Nothing waits in a thread. The pool's helper tells the event loop that a job is done, or has its
-next result, by `call_soon_threadsafe`, once for all that have come since the loop has last looked.
+Nothing waits in a thread. After something was submitted in an event loop, the loop looks for
+results itself for some microseconds, while that pays (Engine.glance()). Otherwise the pool's helper
+tells the loop that a job is done, or has its next result, by `call_soon_threadsafe`, once for all
+that have come since the loop has last looked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import asyncio.futures
 import threading
+import types
 import weakref
 from collections import deque
 from collections.abc import Generator
@@ -15,7 +19,28 @@ from collections.abc import Generator
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
     from typing import Any
+
+
+def _cells() -> tuple[Any, tuple[int, int, int]] | None:
+    """Of the callback that asyncio.wrap_future() adds to a future: its code, and where its
+    closure has what sets the asyncio future, that future, and its loop. None where this version
+    of asyncio does it in another way.
+    """
+    for code in asyncio.futures._chain_future.__code__.co_consts:  # type: ignore[attr-defined]
+        if isinstance(code, types.CodeType) and code.co_name == "_call_set_state":
+            names = code.co_freevars
+            if {"_set_state", "destination", "dest_loop"} <= set(names):
+                places = (names.index(n) for n in ("_set_state", "destination", "dest_loop"))
+                return code, tuple(places)  # type: ignore[return-value]
+    return None
+
+
+_CELLS = _cells()
+
+
+_AT_A_TIME = 100  # awaiting tasks that go on in one round of a loop
 
 
 class Bridge:
@@ -26,9 +51,49 @@ class Bridge:
         self.told: deque[asyncio.Future[None]] = deque()
         self.is_due = False
         self.lock = threading.Lock()
+        self.watched: list[Any] = []  # the engines that the loop is to look at
+
+    def watch(self, engine: Any) -> None:
+        """In the loop's thread: something was submitted there. Look once the loop comes round."""
+        watched = self.watched
+        if engine not in watched:
+            watched.append(engine)
+            if len(watched) == 1:
+                asyncio.get_running_loop().call_soon(self.look)
+
+    def look(self) -> None:
+        engines = self.watched
+        self.watched = []
+        for engine in engines:
+            if engine.glance(self.hand_over):  # there may be more soon
+                self.watch(engine)
+
+    def hand_over(self, future: Future[Any]) -> bool:
+        """Set the asyncio futures of this loop that are chained to this one, which has ended.
+
+        False, and nothing was done, where it has other callbacks: these are the helper's.
+        """
+        if _CELLS is None:
+            return False
+        code, (setter, destination, loop) = _CELLS
+        chained = []
+        for callback in future._done_callbacks:  # type: ignore[attr-defined]
+            if getattr(callback, "__code__", None) is not code:
+                return False
+            cells = callback.__closure__
+            if cells[loop].cell_contents is not self.loop():
+                return False
+            chained.append((cells[setter].cell_contents, cells[destination].cell_contents))
+        for set_state, its_future in chained:
+            set_state(its_future, future)
+        return True
 
     def tell(self, future: asyncio.Future[None]) -> None:
         """From any thread: the future is to be set, in the loop's thread."""
+        if asyncio._get_running_loop() is future.get_loop():
+            if not future.done():
+                future.set_result(None)
+            return
         with self.lock:
             self.told.append(future)
             if self.is_due:
@@ -43,9 +108,14 @@ class Bridge:
             self.is_due = False
 
     def run(self) -> None:
+        """In the loop's thread. No more at a time than take a millisecond or two: others have
+        their turns in between.
+        """
         with self.lock:
-            self.is_due = False
-            told, self.told = self.told, deque()
+            told = [self.told.popleft() for _ in range(min(len(self.told), _AT_A_TIME))]
+            self.is_due = bool(self.told)
+            if self.is_due:
+                asyncio.get_running_loop().call_soon(self.run)
         for future in told:
             if not future.done():
                 future.set_result(None)
@@ -55,12 +125,25 @@ _bridges: weakref.WeakKeyDictionary[Any, Bridge] = weakref.WeakKeyDictionary()
 _bridges_lock = threading.Lock()
 
 
+_last: Bridge | None = None  # the one that was asked for last: mostly it is so again
+
+
 def _bridge(loop: asyncio.AbstractEventLoop) -> Bridge:
-    bridge = _bridges.get(loop)
-    if bridge is None:
-        with _bridges_lock:
-            bridge = _bridges.setdefault(loop, Bridge(loop))
+    global _last
+    last = _last
+    if last is not None and last.loop() is loop:
+        return last
+    with _bridges_lock:
+        bridge = _bridges.get(loop)
+        if bridge is None:
+            bridge = _bridges[loop] = Bridge(loop)
+    _last = bridge
     return bridge
+
+
+def watch(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
+    """Something was submitted to the engine, in the thread of this loop, which runs."""
+    _bridge(loop).watch(engine)
 
 
 class Listeners:
@@ -77,8 +160,11 @@ class Listeners:
         entry = (_bridge(loop), future)
         with self.lock:
             self.waiting.append(entry)
+        pool = job._pool  # None once it is done
         job._pool_threads()
         if job._tell():
+            if pool is not None and pool._engine is not None:
+                entry[0].watch(pool._engine)
             return future
         with self.lock:
             if entry in self.waiting:

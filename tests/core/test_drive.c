@@ -285,6 +285,56 @@ TEST(drive_standby_works_alone)
     rig_close(&rig);
 }
 
+/* A thread that must not wait glances, with the standby in the seat at first: what it finds
+ * is its own to see to, and the helper is not told. */
+TEST(drive_a_glance_finds_an_answer)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+    rig.pool->task_ns = 1; /* tasks are short, so it pays */
+    struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
+    int teller;
+    bool found = cp_job_tell(job, &teller) == 0;
+    while (!found) { /* a glance on a busy machine is in vain */
+        found = cp_pool_glance(rig.pool) || atomic_load(&job->done);
+    }
+    struct cp_job *each = cp_pool_next_each(rig.pool);
+    if (each != NULL) {
+        CHECK(each == job);
+        CHECK(cp_job_take_teller(each) == &teller);
+        cp_job_close(each);
+    }
+    cp_pool_glanced(rig.pool);
+    CHECK_EQ(rig.pool->glances, 0);
+    rig_finish(&rig, job, 1);
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+/* A task takes longer than a glance: the standby sees its answer. */
+TEST(drive_standby_goes_on_after_a_glance_in_vain)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    for (int i = 0; i < 3; i++) {
+        struct cp_job *job = rig_put_job(&rig, 0, OP_GATE, 1);
+        rig_await_begun(&rig, 1);
+        rig.pool->task_ns = 1;
+        rig.pool->spin_rest = 0;
+        CHECK(!cp_pool_glance(rig.pool));
+        rig_let_through(&rig, 1);
+        while (!atomic_load(&job->done)) {
+            cp_test_let_others_run();
+        }
+        rig_finish(&rig, job, 1);
+    }
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
 TEST(drive_standby_is_not_started_for_an_ended_pool)
 {
     struct rig rig;

@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from engine import DEADLINE
 from gates import Gate, eventually
 
 import cpool
+from cpool._engine import loops
 
 pytestmark = pytest.mark.better
 
@@ -221,6 +223,48 @@ def test_run_in_executor(kind: Any) -> None:
             assert await asyncio.gather(*calls) == [x * x for x in range(500)]
             with pytest.raises(KeyError):
                 await loop.run_in_executor(executor, tasks.make_and_raise, KeyError, 1)
+
+    run(body())
+
+
+def test_a_loop_hands_results_over_to_itself() -> None:
+    """What asyncio.wrap_future() has added to a future is done at once, and nothing else is."""
+
+    async def body() -> None:
+        bridge = loops._bridge(asyncio.get_running_loop())
+        future: Future[int] = Future()
+        first, second = asyncio.wrap_future(future), asyncio.wrap_future(future)
+        future._state, future._result = "FINISHED", 3  # type: ignore[attr-defined]
+        assert bridge.hand_over(future)
+        assert (first.result(), second.result()) == (3, 3)
+        mixed: Future[int] = Future()
+        third = asyncio.wrap_future(mixed)
+        mixed.add_done_callback(lambda _: None)
+        mixed._state, mixed._result = "FINISHED", 3  # type: ignore[attr-defined]
+        assert not bridge.hand_over(mixed) and not third.done()
+        third.cancel()
+
+    run(body())
+
+
+def test_what_may_take_long_is_not_done_in_the_loop(gate: Gate) -> None:
+    """Callbacks of the program, and rebuilding what tasks return, are the helper's."""
+
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        ran: list[int] = []
+        with cpool.ProcessPoolExecutor(1) as executor:
+            held = loop.run_in_executor(executor, tasks.held, gate, 3)
+            futures = [executor.submit(tasks.square, x) for x in range(20)]
+            for future in futures:
+                future.add_done_callback(lambda _: ran.append(threading.get_ident()))
+            wrapped = [asyncio.wrap_future(future) for future in futures]
+            rebuilt = [loop.run_in_executor(executor, tasks.RebuiltBy) for _ in range(20)]
+            gate.open()
+            assert await held == 3
+            assert await asyncio.gather(*wrapped) == [x * x for x in range(20)]
+            ran += [each.thread for each in await asyncio.gather(*rebuilt)]
+        assert len(ran) == 40 and threading.get_ident() not in ran
 
     run(body())
 

@@ -21,6 +21,9 @@
 
 /* How often to look up while things happen. */
 #define TICK (2 * CP_MS)
+/* How long a thread glances, and waits before that for the standby to leave the seat. */
+#define GLANCE (250 * CP_US)
+#define GIVE_WAY (200 * CP_US)
 /* With the pool about to end, whoever reads has this long to come back for more. */
 #define READ_GRACE (500 * CP_MS)
 /* The standby thread looks this often whether anybody drives. */
@@ -338,6 +341,79 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
     return r;
 }
 
+/* The caller has the seat. An answer is near, since tasks are short; but a worker that has
+ * gone to sleep needs longer than one look. This is one miss at most. */
+static void
+glance(struct cp_pool *pool)
+{
+    int64_t until = cp_now() + GLANCE;
+    uint32_t misses = pool->spin_misses;
+    pool->is_glanced_at = true;
+    flush_all(pool);
+    while (pool->each_first == NULL && pool->spin_rest == 0
+           && cp_plan_spin_pays(pool) && cp_now() < until) {
+        pool->spin_misses = misses;
+        if (cp_spin(pool, until)) {
+            act_on_answers(pool);
+        } else if (step(pool, 0) != 0) { /* it did not come by the ring */
+            break;                       /* so it will for the standby */
+        }
+    }
+}
+
+/* The helper was not told of what came while threads glanced. */
+static void
+note_rest(struct cp_pool *pool)
+{
+    if (pool->each_first != NULL
+        || (pool->pending == 0 && pool->ended_first != NULL)) {
+        cp_note_helper(pool);
+    }
+}
+
+bool
+cp_pool_glance(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    pool->glances++;
+    if (pool->spin_rest > 0) {
+        pool->spin_rest--;
+    } else if (cp_plan_is_short(pool)) {
+        /* Also where the answer has come already: the standby was faster, and would be
+         * so again. */
+        if (pool->standby_drives) {
+            (void)wait_behind(pool, &(struct target){0}, cp_now() + GIVE_WAY,
+                              0);
+        }
+        if (!pool->driving) {
+            take_seat(pool, &(struct target){0});
+            glance(pool);
+            leave_seat(pool);
+        }
+    }
+    pool->glances--;
+    bool any = pool->each_first != NULL;
+    if (!any) {
+        note_rest(pool);
+    }
+    if (!any && !pool->driving && cp_plan_has_tasks(pool)) {
+        pool->standby_due = true;
+        cp_note_standby(pool);
+    }
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return any;
+}
+
+void
+cp_pool_glanced(struct cp_pool *pool)
+{
+    cp_lock_acquire(&pool->lock);
+    note_rest(pool);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+}
+
 int
 cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
              unsigned can)
@@ -475,6 +551,7 @@ standby_drive(struct cp_pool *pool)
     int r = 0;
     take_seat(pool, &(struct target){0});
     pool->standby_drives = true;
+    pool->standby_due = pool->is_glanced_at = false;
     while (r == 0 && !pool->stop_standby && pool->waiters == NULL
            && has_work(pool)) {
         int64_t again = CP_NEVER;
@@ -520,7 +597,8 @@ standby_main(void *arg)
             /* The seat may be free: nobody would tell. */
             pool->standby_tick = STANDBY_MIN;
         } else if (pool->driving || pool->waiters != NULL
-                   || (pool->drives != seen && seen != UINT64_MAX)) {
+                   || (pool->drives != seen && seen != UINT64_MAX
+                       && !pool->standby_due)) {
             seen = pool->drives;
             standby_wait(pool);
         } else {

@@ -41,6 +41,17 @@ int cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
 int cp_job_wait_call(struct cp_job *job, const struct cp_call *call,
                      int64_t deadline, unsigned can);
 
+/*
+ * For a thread that runs an event loop of its own, and must not wait: look for results
+ * for some microseconds, as a waiting thread does first, if that pays. True: there are
+ * jobs that somebody is to see to, and the helper was not told: the caller takes them by
+ * cp_pool_next_each(). Otherwise the standby drives, and the helper is told as always.
+ */
+bool cp_pool_glance(struct cp_pool *pool);
+
+/* It has taken what it wants: the helper takes the rest, if there is any. */
+void cp_pool_glanced(struct cp_pool *pool);
+
 /* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
  * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
  * waits for the closed pool to end; the caller ends the job's input. Never drives. */

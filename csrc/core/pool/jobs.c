@@ -99,7 +99,7 @@ is_awaited(const struct cp_pool *pool, const struct cp_job *job)
     while (it != NULL && it->job != job) {
         it = it->next;
     }
-    return it != NULL || pool->seat_job == job;
+    return it != NULL || pool->seat_job == job || pool->glances > 0;
 }
 
 void
@@ -250,7 +250,9 @@ note_teller(struct cp_job *job)
 {
     if (job->teller != NULL) {
         cp_jobs_note_each(job, true);
-        cp_note_helper(job->pool); /* also where workers are threads */
+        if (job->pool->glances == 0) {
+            cp_note_helper(job->pool); /* also where workers are threads */
+        }
     }
 }
 
@@ -280,7 +282,9 @@ set_done(struct cp_job *job)
     }
     note_teller(job);
     if (pool->pending == 0) {
-        cp_note_helper(pool);
+        if (pool->glances == 0) { /* who glances collects it */
+            cp_note_helper(pool);
+        }
         if (pool->state != CP_RUN) {
             cp_note_starter(pool); /* it ends with the last worker */
             cp_note_standby(pool); /* likewise */

@@ -29,6 +29,8 @@
 #define LOOK_US 50u
 /* And for leave to yield more values. */
 #define LOOK_VALUES_US 200u
+/* The same where the parent is an event loop of Python's, which comes round first. */
+#define LOOK_LOOP_US 150u
 /* How often the driver looks whether a worker has told its stack. */
 #define LOOK_AGAIN (500 * CP_US)
 
@@ -492,23 +494,40 @@ cp_plan_is_starved(const struct cp_pool *pool)
 
 /* ---- spinning ---- */
 
+static uint32_t
+count_busy(const struct cp_pool *pool)
+{
+    uint32_t busy = 0;
+    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
+        busy += w->in_flight > 0 ? 1 : 0;
+    }
+    return busy;
+}
+
+bool
+cp_plan_has_tasks(const struct cp_pool *pool)
+{
+    return pool->queued > 0 || pool->n_pinned > 0 || count_busy(pool) > 0;
+}
+
 bool
 cp_plan_spin_pays(const struct cp_pool *pool)
 {
     if (!cp_plan_is_short(pool) && !cp_plan_values_come(pool)) {
         return false;
     }
-    uint32_t busy = 0;
-    for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        busy += w->in_flight > 0 ? 1 : 0;
-    }
+    uint32_t busy = count_busy(pool);
     return busy > 0 && busy < pool->n_cpus && busy <= CP_WATCHED;
 }
 
 uint32_t
 cp_plan_worker_spin_us(const struct cp_pool *pool)
 {
-    return !cp_plan_spin_pays(pool)    ? 0
-           : cp_plan_values_come(pool) ? LOOK_VALUES_US
-                                       : LOOK_US;
+    if (!cp_plan_spin_pays(pool)) {
+        return 0;
+    }
+    if (cp_plan_values_come(pool)) {
+        return LOOK_VALUES_US;
+    }
+    return pool->is_glanced_at ? LOOK_LOOP_US : LOOK_US;
 }

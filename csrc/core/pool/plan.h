@@ -126,6 +126,9 @@ bool cp_plan_is_starved(const struct cp_pool *pool);
 /* With more busy workers than this, one of them will answer soon enough. */
 #define CP_WATCHED 4u
 
+/* Are there tasks that are queued, or that workers have? */
+bool cp_plan_has_tasks(const struct cp_pool *pool);
+
 /* Is there a core for a thread that looks for results, beside the busy workers, and
  * are tasks short enough? */
 bool cp_plan_spin_pays(const struct cp_pool *pool);

@@ -30,24 +30,17 @@ cp_spin_count_cpus(void)
     return n > 0 ? (uint32_t)n : 1;
 }
 
-/* Are frames that were taken from the ring in the pipe as well by now? Values stay in the
- * ring alone until it is nearly full. */
-static bool
-is_behind(const struct cp_worker *w)
-{
-    return w->read_bytes < w->seen_bytes
-           && w->read_bytes < atomic_load_explicit(&w->row->flushed,
-                                                   memory_order_relaxed);
-}
-
-/* Frames that were taken from the ring arrive through the pipe as well: read them,
- * and maybe more. True where anything came. */
+/* Read what workers have written to their pipes: frames that were taken from the ring
+ * arrive there as well, and some come that nobody has seen in the ring. Values stay in
+ * the ring alone until it is nearly full. True where anything came. */
 static bool
 catch_up(struct cp_pool *pool)
 {
     bool any = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
-        if (w->in_flight > 0 && !w->eof && is_behind(w)) {
+        uint64_t flushed =
+            atomic_load_explicit(&w->row->flushed, memory_order_acquire);
+        if (w->in_flight > 0 && !w->eof && w->read_bytes < flushed) {
             uint64_t before = w->read_bytes;
             cp_watch_receive(pool, w);
             any = any || w->read_bytes != before;

@@ -187,6 +187,10 @@ struct cp_pool {
     pthread_t standby_thread;
     bool has_standby, stop_standby;
     bool
+        standby_due; /* a glance was in vain: the standby is to drive at once */
+    uint32_t glances;   /* threads in cp_pool_glance() */
+    bool is_glanced_at; /* such a thread had the seat last */
+    bool
         has_parked; /* the standby slept until it was told, and did not drive since */
     int64_t
         standby_tick; /* until it looks again; CP_NEVER: it is to be woken */

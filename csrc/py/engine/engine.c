@@ -1007,6 +1007,14 @@ engine_unanswered(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLongLong(cp_pool_unanswered(ENGINE(op)->pool));
 }
 
+/* glance(hand_over): see py_lane_glance(). Were there results? */
+static PyObject *
+engine_glance(PyObject *op, PyObject *hand_over)
+{
+    int any = py_lane_glance(ENGINE(op), hand_over);
+    return any < 0 ? NULL : PyBool_FromLong(any);
+}
+
 /* failure(): why the pool is broken, or None. */
 static PyObject *
 engine_failure(PyObject *op, PyObject *Py_UNUSED(ignored))
@@ -1105,6 +1113,7 @@ static PyMethodDef engine_methods[] = {
     {"busy_threads", py_thread_busy, METH_NOARGS, NULL},
     {"pending_futures", engine_pending_futures, METH_NOARGS, NULL},
     {"unanswered", engine_unanswered, METH_NOARGS, NULL},
+    {"glance", engine_glance, METH_O, NULL},
     {"failure", engine_failure, METH_NOARGS, NULL},
     {"jobs", engine_jobs, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

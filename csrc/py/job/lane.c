@@ -60,6 +60,11 @@ take_call(LaneObject *lane, ConditionObject *call)
 
 /* ---- a call ends ---- */
 
+/* Of a loop's thread: the most results and jobs at a time, and bytes of a result. A
+ * millisecond is more than these take. */
+#define BRIEF_COUNT 128u
+#define BRIEF_BYTES 4096u
+
 /* The call needs its lane and its future no more. Consumes the list's reference. */
 static void
 drop_call_take(ConditionObject *call)
@@ -102,21 +107,29 @@ end_call_take(LaneObject *lane, ConditionObject *call, PyObject *value,
     return 0;
 }
 
+/* The first of the ended calls that have callbacks, or NULL. */
+static ConditionObject *
+next_call(LaneObject *lane)
+{
+    ConditionObject *call;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    call = lane->calls;
+    if (call != NULL) {
+        lane->calls = call->next;
+        if (lane->calls == NULL) {
+            lane->calls_last = NULL;
+        }
+        call->next = NULL;
+    }
+    Py_END_CRITICAL_SECTION();
+    return call;
+}
+
 static int
 run_callbacks(LaneObject *lane)
 {
     for (;;) {
-        ConditionObject *call;
-        Py_BEGIN_CRITICAL_SECTION(lane);
-        call = lane->calls;
-        if (call != NULL) {
-            lane->calls = call->next;
-            if (lane->calls == NULL) {
-                lane->calls_last = NULL;
-            }
-            call->next = NULL;
-        }
-        Py_END_CRITICAL_SECTION();
+        ConditionObject *call = next_call(lane);
         if (call == NULL) {
             return 0;
         }
@@ -132,6 +145,39 @@ run_callbacks(LaneObject *lane)
             return -1;
         }
     }
+}
+
+static void
+add_call_back_take(LaneObject *lane, ConditionObject *call)
+{
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    call->next = lane->calls;
+    lane->calls = call;
+    if (lane->calls_last == NULL) {
+        lane->calls_last = call;
+    }
+    Py_END_CRITICAL_SECTION();
+}
+
+/* Have hand_over(future) run the callbacks of the calls, up to the first that it leaves
+ * to the helper: 0, or -1 with an exception. */
+static int
+hand_calls_over(LaneObject *lane, PyObject *hand_over)
+{
+    ConditionObject *call;
+    int r = 1;
+    for (uint32_t n = 0;
+         r > 0 && n < BRIEF_COUNT && (call = next_call(lane)) != NULL; n++) {
+        PyObject *done = PyObject_CallOneArg(hand_over, call->future);
+        r = done == NULL ? -1 : PyObject_IsTrue(done);
+        Py_XDECREF(done);
+        if (r > 0) {
+            drop_call_take(call);
+        } else {
+            add_call_back_take(lane, call);
+        }
+    }
+    return r < 0 ? -1 : 0;
 }
 
 /* The exception as an executor's user knows it; steals exc. */
@@ -248,6 +294,27 @@ fail_calls(LaneObject *lane)
     }
 }
 
+/* See to the results that are small and plain, and leave the others to the helper: 0, or
+ * -1 with an exception. */
+static int
+absorb_briefly(LaneObject *lane)
+{
+    struct cp_result *list = cp_job_grab(lane->base.job);
+    int r = 0;
+    for (uint32_t n = 0; list != NULL; n++) {
+        struct cp_result *next = list->next;
+        list->next = NULL;
+        if (r < 0 || n >= BRIEF_COUNT || list->len > BRIEF_BYTES
+            || !is_plain(lane, list)) {
+            add_ready(lane, list);
+        } else if ((r = end_with_result(lane, list)) < 0) {
+            Py_CLEAR(lane->base.value); /* never set: nothing is lost */
+        }
+        list = next;
+    }
+    return r;
+}
+
 /* The parts of py_lane_absorb(). */
 static int
 absorb(LaneObject *lane)
@@ -282,6 +349,23 @@ absorb(LaneObject *lane)
     return r;
 }
 
+/* The helper goes on with what is left. notes: threads that wait for a call of the lane
+ * were not told yet. */
+static void
+leave_rest(LaneObject *lane, bool notes)
+{
+    bool more;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    more = lane->ready != NULL || lane->calls != NULL;
+    Py_END_CRITICAL_SECTION();
+    if (!more && notes) { /* the job has failed: the helper ends its calls */
+        more = atomic_load(&lane->base.job->end) != CP_END_NONE;
+    }
+    if ((more || notes) && cp_pool_is_ours(lane->base.engine->pool)) {
+        cp_job_note_ended(lane->base.job, more);
+    }
+}
+
 int
 py_lane_absorb(LaneObject *lane, bool calls)
 {
@@ -292,13 +376,19 @@ py_lane_absorb(LaneObject *lane, bool calls)
     if (r == 0 && calls) {
         r = run_callbacks(lane);
     }
-    bool more;
-    Py_BEGIN_CRITICAL_SECTION(lane);
-    more = lane->ready != NULL || lane->calls != NULL;
-    Py_END_CRITICAL_SECTION();
-    if (more && cp_pool_is_ours(lane->base.engine->pool)) {
-        cp_job_note_ended(lane->base.job, true); /* the helper goes on */
+    leave_rest(lane, false);
+    return r;
+}
+
+/* As py_lane_absorb(), in the thread of an event loop. */
+static int
+absorb_in_loop(LaneObject *lane, PyObject *hand_over)
+{
+    int r = absorb_briefly(lane);
+    if (r == 0) {
+        r = hand_calls_over(lane, hand_over);
     }
+    leave_rest(lane, true);
     return r;
 }
 
@@ -362,6 +452,47 @@ py_lane_see_to(EngineObject *engine, struct cp_job *job)
         py_job_collect(engine);
     }
     return is_ours;
+}
+
+int
+py_lane_glance(EngineObject *engine, PyObject *hand_over)
+{
+    if (py_engine_check(engine) < 0) {
+        return -1;
+    }
+    if (engine->threads) {
+        return 0; /* these tell the loop themselves, or through the helper */
+    }
+    bool any;
+    Py_BEGIN_ALLOW_THREADS
+    any = cp_pool_glance(engine->pool);
+    Py_END_ALLOW_THREADS
+    struct cp_job *job;
+    bool lanes = false;
+    int r = 0;
+    for (uint32_t n = 0; any && r == 0 && n < BRIEF_COUNT
+                         && (job = cp_pool_next_each(engine->pool)) != NULL;
+         n++) {
+        if ((job->flags & CP_JOB_EACH) == 0) {
+            py_result_told(job);
+        } else {
+            lanes = true;
+            LaneObject *lane = py_lane_of_job(engine, job);
+            r = lane == NULL ? 0 : absorb_in_loop(lane, hand_over);
+            Py_XDECREF(lane);
+        }
+        if (!cp_pool_is_ours(engine->pool)) {
+            return r; /* a signal handler has forked */
+        }
+        cp_job_close(job);
+    }
+    if (any && !lanes && r == 0) {
+        py_job_collect(engine); /* of lanes it may run callbacks: not here */
+    }
+    if (any && cp_pool_is_ours(engine->pool)) {
+        cp_pool_glanced(engine->pool);
+    }
+    return r < 0 ? -1 : any;
 }
 
 void
@@ -619,7 +750,8 @@ py_lane_wait(ConditionObject *condition, LaneObject *lane, int64_t deadline)
 int
 py_lane_look(ConditionObject *condition)
 {
-    if (condition->lane == NULL || py_condition_has(condition)) {
+    if (condition->lane == NULL || py_condition_has(condition)
+        || atomic_load(&condition->call.ended)) {
         return 0;
     }
     LaneObject *lane;

@@ -57,6 +57,12 @@ LaneObject *py_lane_of_job(EngineObject *engine, struct cp_job *job);
  * callback has forked, and this is the copy of the process. */
 bool py_lane_see_to(EngineObject *engine, struct cp_job *job);
 
+/* In the thread of an event loop, which must not be held up: look for results for some
+ * microseconds, if that pays, and see to those that are small and plain. The futures with
+ * callbacks are handed over: hand_over(future) returns whether it has run them all. The
+ * helper sees to the rest. 1: there were some; 0; -1 with an exception. */
+int py_lane_glance(EngineObject *engine, PyObject *hand_over);
+
 /* See to all such jobs. For worker threads. */
 void py_lane_absorb_all(EngineObject *engine);
 
