@@ -60,6 +60,12 @@ def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
     )
 
 
+def test_no_memory_to_show_what_workers_do(environment: dict[str, str]) -> None:
+    """Of statistics(), dump() and trace(), and the calls around them."""
+    allocations = ["--call", "malloc,calloc,realloc", "--where", "parent", "--dense", "25"]
+    passes("run.py", "--method", "seen", *allocations, "--most", "60", env=environment)
+
+
 @pytest.mark.parametrize(
     ("method", "kind"), [(method, kind) for method, kinds in CALLS.items() for kind in kinds]
 )
