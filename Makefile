@@ -65,7 +65,8 @@ sdist: tools ## build the source distribution, and unpack it under build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
 # The quickly built extension: the tests are of what a wheel could lack, such as modules, the extension and cpool.pth. PATH has
-# no compiler while the wheel is installed and tested, and the tests run outside of the sources.
+# no compiler while the wheel is installed and tested, and the tests run outside of the sources. abi3audit does not apply: each
+# wheel is for one version of Python.
 wheel_tests := start/test_start_methods.py task/test_starmap.py
 wheel_venv := $(CURDIR)/build/venv-wheel
 wheel: tools ## build a wheel, check and repair it, install it where there is no compiler, and test it there

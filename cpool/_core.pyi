@@ -186,6 +186,7 @@ class Engine:
         int,
         list[tuple[int, int, int, int, int, int, int, int, int, int, int, int]],
         list[tuple[int, int, int, int, int, int, int, bytes]],
+        tuple[int, int, int, int, int, int, int, int, int, int, int, int],
     ]: ...
     def jobs(self) -> dict[int, Any]: ...
 

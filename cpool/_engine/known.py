@@ -51,16 +51,17 @@ def names_of_threads() -> dict[int, str]:
 
 def watch(watcher: Callable[[Any], object]) -> None:
     """Call `watcher(pool)` for each pool, also for each that starts later."""
+    if not _watchers:
+        _thread_names.clear()
     _watchers.append(watcher)
     for pool in pools():
         watcher(pool)
 
 
 def unwatch(watcher: Callable[[Any], object]) -> None:
-    """Undo watch()."""
-    _watchers.remove(watcher)
-    if not _watchers:
-        _thread_names.clear()
+    """Undo watch(), even one that has raised."""
+    if watcher in _watchers:
+        _watchers.remove(watcher)
 
 
 def dump_on_signal(signum: int, file: Any = None) -> None:

@@ -193,11 +193,13 @@ def _size(n: float) -> str:
 
 def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
     """Read the counters of an engine."""
-    submitted, cancelled, failed_here, of_workers, longest = engine.tallies()
+    submitted, cancelled, failed_here, of_workers, longest, row = engine.tallies()
     workers = tuple(_worker(i, row) for i, row in enumerate(of_workers))
-    done = sum(worker.done for worker in workers)
-    failed = failed_here + sum(worker.failed for worker in workers)
-    lost = sum(worker.lost for worker in workers)
+    # Workers for which there was no memory to count are in no row, but in the sums.
+    rest = _worker(len(workers), row)
+    done = rest.done + sum(worker.done for worker in workers)
+    failed = failed_here + rest.failed + sum(worker.failed for worker in workers)
+    lost = rest.lost + sum(worker.lost for worker in workers)
     return PoolStatistics(
         kind="threads" if threads else "processes",
         submitted=submitted,
@@ -206,7 +208,7 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
         lost=lost,
         cancelled=cancelled,
         pending=submitted - done - failed - lost - cancelled,
-        retried=sum(worker.retried for worker in workers),
+        retried=rest.retried + sum(worker.retried for worker in workers),
         workers=workers,
         longest=tuple(_long_task(row, threads) for row in longest),
     )

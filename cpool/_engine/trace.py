@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import threading
 import time
 
 from .._base.stdlib import TYPE_CHECKING
@@ -29,8 +29,9 @@ _WORK = (
 )
 _PARENT_TID = 1_000_000  # of the first lane of the parent; workers have lower ones
 
-_on: list[trace] = []  # the one that is on
-_lock = threading.Lock()
+# By pid, the trace that is on: a fork of the process may have one of its own. There is no lock,
+# since one that is taken while there is no memory may stay locked for good; steps of a dict do.
+_on: dict[int, object] = {}
 
 
 class trace:  # used like a function
@@ -55,6 +56,8 @@ class trace:  # used like a function
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self._pid = os.getpid()
+        self._run: object = None  # from start() to stop()
+        self._watcher = self._add  # made here: stop() may have no memory
         self._since = 0
         self._file: TextIO | None = None
         self._engines: list[tuple[Any, bool, int]] = []  # with threads; how many workers
@@ -68,38 +71,47 @@ class trace:  # used like a function
 
     def start(self) -> None:
         """Begin; see above for what it raises."""
-        with _lock:
-            if any(other._pid == os.getpid() for other in _on):
-                raise RuntimeError("the pools of this process are being traced already")
-            self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115
-            self._pid = os.getpid()
-            self._since = time.monotonic_ns()
-            self._engines = []
-            _on[:] = [self]
+        run = object()
+        pid = os.getpid()
+        if _on.setdefault(pid, run) is not run:
+            raise RuntimeError("the pools of this process are being traced already")
+        self._pid, self._run = pid, run
         try:
-            known.watch(self._add)
-        except BaseException:  # no memory for the trace of a pool
-            self.stop()
+            self._engines = []
+            self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115
+            self._since = time.monotonic_ns()
+            known.watch(self._watcher)
+        except BaseException:  # no file, or no memory for the trace of a pool
+            self._end()
             raise
 
     def _add(self, pool: Any) -> None:
         if self._pid == os.getpid():  # not in a fork of the process
-            pool._engine.trace(self._since)
             self._engines.append((pool._engine, pool._has_threads, pool._processes))
+            pool._engine.trace(self._since)
 
     def stop(self) -> None:
         """End, and write the file. Does nothing if the trace is not on, or in a forked process."""
-        with _lock:
-            if self not in _on or self._pid != os.getpid():
-                return
-            _on.remove(self)
-        names = known.names_of_threads()
-        known.unwatch(self._add)
+        if self._run is not None and self._pid == os.getpid():
+            self._end()
+
+    def _end(self) -> None:
+        run, self._run = self._run, None
+        if _on.get(self._pid) is run:
+            del _on[self._pid]
+        known.unwatch(self._watcher)
         file, self._file = self._file, None
         engines, self._engines = self._engines, []
-        if file is not None:
-            with file:
-                self._write(file, engines, names)
+        if _on.get(self._pid) is run:
+            del _on[self._pid]
+        try:
+            if file is not None:
+                with file:
+                    self._write(file, engines, known.names_of_threads())
+        finally:
+            for engine, *_ in engines:  # those that the file has nothing of, after an error
+                with contextlib.suppress(MemoryError):
+                    engine.end_trace()
 
     def _write(
         self, file: TextIO, engines: list[tuple[Any, bool, int]], threads: dict[int, str]

@@ -18,6 +18,7 @@ import contextlib
 import faulthandler
 import functools
 import gc
+import io
 import os
 import sys
 import tempfile
@@ -128,6 +129,32 @@ def new_pool(pool: Any) -> Any:
         other.join()
 
 
+def dump(pool: Any) -> str:
+    text = io.StringIO()
+    pool.dump(text)
+    return text.getvalue()[:16]
+
+
+def statistics(pool: Any) -> bool:
+    found = pool.statistics()
+    over = found.done + found.failed + found.lost + found.cancelled
+    return found.pending >= 0 and bool(found.submitted == over + found.pending)
+
+
+def trace(pool: Any) -> int:
+    """One that cannot begin, or end, is off afterwards."""
+    traced = errors.trace(os.devnull)
+    try:
+        with traced:
+            value: int = pool.apply(answer, (1,))
+    finally:
+        _testcapi.remove_mem_hooks()
+        traced.stop()
+        with errors.trace(os.devnull):
+            pool.apply(answer, (1,))
+    return value
+
+
 def end(how: str, pool: Any) -> None:
     # Made with memory: see `run_one`.
     getattr(pool, how)()
@@ -154,6 +181,9 @@ KINDS: dict[str, tuple[Call, Any]] = {
     "callback": (callback, Thing(2)),
     "look": (look, 4),
     "pool": (new_pool, [4, 7]),
+    "dump": (dump, "cpool: pool of 2"),
+    "statistics": (statistics, True),
+    "trace": (trace, 4),
 }
 ENDS: dict[str, Call] = {name: functools.partial(end, name) for name in ("close", "terminate")}
 

@@ -20,6 +20,7 @@ import errno
 import faulthandler
 import functools
 import gc
+import io
 import multiprocessing
 import os
 import signal
@@ -74,8 +75,8 @@ ERRORS: dict[str, list[str]] = {
     "calloc": ["ENOMEM"],
     "realloc": ["ENOMEM"],
 }
-# What threading says where it has no memory.
-THREADING = "can't start new thread", "can't allocate lock"
+# What threading and open() say where they have no memory.
+THREADING = "can't start new thread", "can't allocate lock", "can't allocate read lock"
 SIZE = 1_000_000
 SPARSE = 1, 2, 5, 12
 # A worker may say why it ends. These say more than that.
@@ -143,6 +144,9 @@ class Program:
         if method == "elastic":
             method = "fork"
             options.update(min_processes=1, idle_timeout=0.002)
+        if method == "seen":
+            method = "fork"
+            options.update(forward_logs=True)
         return Pool(2, context=multiprocessing.get_context(method), **options)
 
     def step(self, name: str, call: Callable[[], Any], right: Any) -> Any:
@@ -171,11 +175,47 @@ class Program:
         if pool is None:
             return
         try:
-            self.work(pool)
+            if self.method in ("seen", "threads"):
+                self.see(pool)
+            if self.method != "seen":
+                self.work(pool)
         finally:
             pool.close()
         if self.step("join", functools.partial(pool.join, timeout=LIMIT), None) is None:
             pool.join(timeout=LIMIT)
+        self.step("statistics at the end", lambda: self.statistics(pool).pending, 0)
+
+    def see(self, pool: Any) -> None:
+        """Each of these allocates what it shows. A trace that could not begin is off."""
+        step = self.step
+        trace = errors.trace(os.devnull)
+        step("the trace begins", trace.start, None)
+        step("apply", lambda: pool.apply(answer, (1,)), 4)
+        result = step("apply_async", lambda: pool.apply_async(time.sleep, (0.01,)), None)
+        step("dump", lambda: self.dump(pool), True)
+        step("statistics", lambda: self.statistics(pool), None)
+        if result is not None:
+            step("the task", lambda: result.get(LIMIT), None)
+        step("the trace ends", trace.stop, None)
+        trace.stop()
+        step("a second trace", lambda: self.trace(pool), True)
+
+    def dump(self, pool: Any) -> bool:
+        text = io.StringIO()
+        pool.dump(text)
+        return text.getvalue().startswith("cpool: pool of 2 ")
+
+    def statistics(self, pool: Any) -> Any:
+        """No item is counted twice, or lost, whatever fails."""
+        found = pool.statistics()
+        over = found.done + found.failed + found.lost + found.cancelled
+        if found.pending < 0 or found.submitted != over + found.pending:
+            raise Wrong(f"the statistics do not add up: {found}")
+        return found
+
+    def trace(self, pool: Any) -> bool:
+        with errors.trace(os.devnull):
+            return bool(pool.apply(answer, (1,)) == 4)
 
     def work(self, pool: Any) -> None:
         step = self.step
@@ -474,7 +514,7 @@ def numbers(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make each system call of the core fail once.")
     parser.add_argument(
-        "--method", default="fork", help="of fork, elastic, spawn, forkserver, threads"
+        "--method", default="fork", help="of fork, elastic, seen, spawn, forkserver, threads"
     )
     parser.add_argument("--call", default="", help="these alone, such as read,write")
     parser.add_argument("--where", default="parent,worker")

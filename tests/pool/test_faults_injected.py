@@ -60,6 +60,13 @@ def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
     )
 
 
+@pytest.mark.parametrize("call", ["malloc", "calloc", "realloc"])
+def test_no_memory_to_show_what_workers_do(call: str, environment: dict[str, str]) -> None:
+    """Of statistics(), dump() and trace(), and the calls around them."""
+    numbers = ["--where", "parent", "--dense", "20", "--most", "60"]
+    passes("run.py", "--method", "seen", "--call", call, *numbers, env=environment)
+
+
 @pytest.mark.parametrize(
     ("method", "kind"), [(method, kind) for method, kinds in CALLS.items() for kind in kinds]
 )

@@ -857,7 +857,8 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 /* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
- * worker index], [the longest tasks]). Also of a pool that has ended. */
+ * worker index], [the longest tasks], of workers for which there was no memory). Also of a
+ * pool that has ended. */
 static PyObject *
 engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -880,11 +881,12 @@ engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
     for (size_t i = 0; r == 0 && i < CP_LONGEST && all.longest[i].ns > 0; i++) {
         r = py_list_append_take(longest, long_task_of(&all.longest[i]));
     }
-    if (r == 0) {
-        found = Py_BuildValue("(KKKOO)", (unsigned long long)all.submitted,
+    PyObject *none = r == 0 ? tally_of(&all.none, 0) : NULL;
+    if (none != NULL) {
+        found = Py_BuildValue("(KKKOON)", (unsigned long long)all.submitted,
                               (unsigned long long)all.cancelled,
                               (unsigned long long)all.failed_here, workers,
-                              longest);
+                              longest, none);
     }
     Py_XDECREF(workers);
     Py_XDECREF(longest);
