@@ -277,6 +277,8 @@ class Keeper:
         if job.is_over:
             return
         for part in made:
+            if job.is_over:
+                break  # with fail_fast, by a chunk before this one
             job.asked -= 1
             job.made += 1
             if isinstance(part, Part):
