@@ -119,13 +119,13 @@ def measure(rounds: int) -> None:
 
         found = in_turns(
             {
-                "cpool.distributed": lambda: pool.map(time.sleep, [0.01] * 400),
-                "cpool.Pool": lambda: local.map(time.sleep, [0.01] * 400),
-                "ideal": lambda: [time.sleep(0.01) for _ in range(200)],
+                "cpool.distributed": lambda: pool.map(time.sleep, [0.01] * 500),
+                "cpool.Pool": lambda: local.map(time.sleep, [0.01] * 500),
+                "ideal": lambda: [time.sleep(0.01) for _ in range(250)],
             },
             max(1, rounds // 3),
         )
-        show("400 tasks of 10 ms on 2 workers, an item", found, 400)
+        show("500 tasks of 10 ms on 2 workers, an item", found, 500)
 
         if importlib.util.find_spec("numpy") is not None:
             import numpy

@@ -122,7 +122,7 @@ class Piece:
     """Chunks that travel together to one node."""
 
     __slots__ = (
-        "future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "size", "work"
+        "future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "size"
     )  # fmt: skip
 
     def __init__(self, number: int, node: Node, parts: list[Part]) -> None:
@@ -134,10 +134,6 @@ class Piece:
         self.is_recalled = False  # was it asked back once?
         self.sent = time.monotonic()
         self.size = sum(part.size for part in parts)
-        # Seconds that it keeps an idle node busy; None for another node, and where it is not known.
-        self.work: float | None = None
-        if node.count == len(parts) and all(part.job.speed.seconds for part in parts):
-            self.work = sum(part.seconds for part in parts) / min(node.workers, len(parts))
 
 
 class Helper:
@@ -208,6 +204,7 @@ class Keeper:
         self.failures = 0
         self.next_look = 0.0
         self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
+        self.spread = 0.0  # a mean of how far these seconds are from their mean
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
         self.is_ending = False
@@ -277,6 +274,8 @@ class Keeper:
         if job.is_over:
             return
         for part in made:
+            if job.is_over:
+                break  # with fail_fast, by a chunk before this one
             job.asked -= 1
             job.made += 1
             if isinstance(part, Part):
@@ -379,7 +378,7 @@ class Keeper:
 
     def _on_results(self, frames: Frames) -> None:
         parts = iter(frames.parts)
-        _, number, restarts, heads = pickle.loads(next(parts))
+        _, number, restarts, stayed, heads = pickle.loads(next(parts))
         piece = self.pieces.get(number)
         if piece is not None:
             piece.node.restarts = restarts
@@ -409,9 +408,9 @@ class Keeper:
             self._deliver(part.job, self._outcome(part, node, kind, data))
         if piece is not None and not piece.parts:
             self.failures = 0
-            if piece.work is not None:
-                late = time.monotonic() - piece.sent - piece.work
-                self.latency += (max(0.0, late) - self.latency) * 0.2
+            late = max(0.0, time.monotonic() - piece.sent - stayed) - self.latency
+            self.latency += late * 0.2
+            self.spread += (abs(late) - self.spread) * 0.2
             if piece.future is not None:
                 self._keep_until_over(piece)
             self._drop(piece)
@@ -648,7 +647,13 @@ class Keeper:
         if node.bytes >= _MOST_THERE and node.count > node.workers:
             return 0
         return plan.room(
-            job.speed, length, node.outstanding, node.count, node.workers, nodes, self.latency
+            job.speed,
+            length,
+            node.outstanding,
+            node.count,
+            node.workers,
+            nodes,
+            self.latency + 2 * self.spread,
         )
 
     def _place(self, key: int) -> Node:

@@ -273,8 +273,9 @@ class Chunk:
 class _Piece:
     """A piece that runs: its chunks' results, on their way from the pool to the program."""
 
-    def __init__(self, node: Node, number: int, flush: float) -> None:
+    def __init__(self, node: Node, number: int, flush: float, came: float) -> None:
         self.node = node
+        self.came = came  # when it arrived
         self.number = number
         self.flush = flush
         # Of each chunk: its number, its value, its seconds, and how often it ran again.
@@ -363,7 +364,8 @@ class _Piece:
             heads.append((number, kind, took, attempts, len(data)))
             parts.extend(data)
         node = self.node
-        head = pickle.dumps((node.dask.address, self.number, restarts_of(node.pool), heads))
+        stayed = time.monotonic() - self.came
+        head = pickle.dumps((node.dask.address, self.number, restarts_of(node.pool), stayed, heads))
         data = to_serialize(Frames([head, *parts]))
         sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
         return sent
@@ -427,6 +429,7 @@ async def run_piece(
     `frames` is the piece; None if the arbiter has it. `flush` is the number of seconds that
     results may wait for others of the piece. Returns a word for those who look at the task.
     """
+    came = time.monotonic()
     node = _nodes.get((pool, address))
     if node is None:
         return "refused"
@@ -445,7 +448,7 @@ async def run_piece(
             await node.await_room()
         if node.is_ended or not await node.begin(number):
             return "refused"
-        piece = _Piece(node, number, flush)
+        piece = _Piece(node, number, flush, came)
         if node.pending == 0:
             node.heard = time.monotonic()
         node.pending += counted

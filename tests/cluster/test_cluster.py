@@ -302,6 +302,16 @@ def test_exceptions_among_the_results(pool: Any) -> None:
     assert "in fail_if_odd" in str(found[1].__cause__)
 
 
+def test_chunks_behind_one_that_ends_the_call_are_not_sent(pool: Any) -> None:
+    before = pool.statistics()
+    with pytest.raises(TypeError, match="pickle"):
+        pool.map(abs, [threading.Lock(), *range(20)], 1, fail_fast=True)
+    assert pool.apply(abs, (-1,)) == 1
+    assert not pool._keeper.waiting.levels
+    told = pool.statistics()
+    assert (told.done - before.done, told.failed - before.failed, told.pending) == (1, 1, 0)
+
+
 def test_progress_is_told(pool: Any) -> None:
     told: list[Any] = []
     pool.map(abs, range(100), progress=lambda done, total: told.append((done, total)))
