@@ -1,4 +1,4 @@
-"""Dates, Decimal, UUID, paths, sets, Counter: they have rules of their own, and come as with pickle."""
+"""Dates, Decimal, UUID, paths, sets, Counter: with rules of their own, they come as with pickle."""
 
 from __future__ import annotations
 
