@@ -455,6 +455,18 @@ def test_sets_of_objects_that_refer_to_sets() -> None:
     assert graphs.form(through([loop, {1}])) == graphs.form(by_pickle([loop, {1}]))
 
 
+def test_sets_from_which_items_were_removed() -> None:
+    rng = random.Random(2)
+    groups = [set(range(number)) for number in range(0, 200, 7)]
+    for group in groups:
+        for item in rng.sample(sorted(group), len(group) // 2):
+            group.remove(item)
+    groups[5].clear()
+    assert through(groups) == groups
+    assert [through((group,)) for group in groups] == [(group,) for group in groups]
+    assert through([{-1, -2}, {"a"}, {-1}]) == [{-1, -2}, {"a"}, {-1}]
+
+
 def test_columns_of_sets_are_short() -> None:
     rows = [{number, number + 1} for number in range(100)] + [set()]
     assert len(_core._encode(rows) or b"") < 350
