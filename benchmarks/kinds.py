@@ -115,6 +115,10 @@ if importlib.util.find_spec("numpy") is not None:
 if importlib.util.find_spec("pandas") is not None:
     import pandas as pd
 
+    def _frame_of(number: int) -> Any:
+        return pd.DataFrame({"a": np.arange(50.0) + number, "b": np.arange(50)})
+
     KINDS += [
         Kind("series", "pandas Series of 12 floats", lambda n: pd.Series(np.arange(12.0) + n)),
+        Kind("data_frame", "pandas DataFrame of 50 rows and 2 columns", lambda n: _frame_of(n)),
     ]

@@ -1237,7 +1237,7 @@ def test_the_collector_is_left_as_it_was() -> None:
 
 
 def test_another_thread_changes_what_is_encoded() -> None:
-    plain = [Plain(i, [i], {"a": i}) for i in range(30)]
+    plain = [Plain(i, [i], {"a": i}, {i}, Counter([i])) for i in range(30)]
     stop = threading.Event()
 
     def change() -> None:
@@ -1251,6 +1251,10 @@ def test_another_thread_changes_what_is_encoded() -> None:
             vars(one).pop("attr9", None)
             one.attr9 = [one.attr2]  # type: ignore[attr-defined]
             one.attr2.pop("b")  # type: ignore[attr-defined]
+            one.attr3.add(number := rng.randrange(40))  # type: ignore[attr-defined]
+            one.attr3.discard(number - 1)  # type: ignore[attr-defined]
+            one.attr4[number] += 1  # type: ignore[attr-defined]
+            del one.attr4[number]  # type: ignore[attr-defined]
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)

@@ -35,7 +35,7 @@ struct py_numpy;
 struct py_plans;
 
 #define PY_PICKLERS 2
-#define PY_WORDS 32
+#define PY_WORDS 40
 
 /* A pickler that is used again and again; see value/pickle.h. */
 struct py_pickler {

@@ -12,6 +12,7 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_GETNEWARGS] = "__getnewargs__",
     [WORD_GETNEWARGS_EX] = "__getnewargs_ex__",
     [WORD_NEW] = "__new__",
+    [WORD_INIT] = "__init__",
     [WORD_TUPLE_NEW] = "_tuple_new",
     [WORD_SLOTS] = "__slots__",
     [WORD_DICT] = "__dict__",
@@ -33,6 +34,10 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_PARTS] = "_parts",
     [WORD_DRIVE] = "_drv",
     [WORD_ROOT] = "_root",
+    [WORD_COLLECTIONS_MODULE] = "collections",
+    [WORD_COUNTER] = "Counter",
+    [WORD_DEFAULT_FACTORY] = "default_factory",
+    [WORD_MAXLEN] = "maxlen",
 };
 
 int

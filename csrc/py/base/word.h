@@ -15,6 +15,7 @@ enum py_word {
     WORD_GETNEWARGS,
     WORD_GETNEWARGS_EX,
     WORD_NEW,
+    WORD_INIT,
     WORD_TUPLE_NEW, /* how collections.namedtuple() calls tuple.__new__ */
     WORD_SLOTS,
     WORD_DICT,
@@ -37,6 +38,10 @@ enum py_word {
     WORD_PARTS,
     WORD_DRIVE,
     WORD_ROOT,
+    WORD_COLLECTIONS_MODULE,
+    WORD_COUNTER,
+    WORD_DEFAULT_FACTORY,
+    WORD_MAXLEN,
     WORD_COUNT
 };
 

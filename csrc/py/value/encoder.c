@@ -312,26 +312,6 @@ put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-/* The items of a set as new references, so many: 1; 0 where there are not so many; or -1 with
- * an exception. */
-static int
-gather_set(PyObject *set, Py_ssize_t n, PyObject **to)
-{
-    PyObject *iterator = PyObject_GetIter(set);
-    if (iterator == NULL) {
-        return -1;
-    }
-    Py_ssize_t i = 0;
-    PyObject *item;
-    while ((item = PyIter_Next(iterator)) != NULL && i < n) {
-        to[i++] = item;
-    }
-    bool more = item != NULL;
-    Py_XDECREF(item);
-    Py_DECREF(iterator);
-    return PyErr_Occurred() != NULL ? -1 : i == n && !more;
-}
-
 /* The items of n sets, one after the other; or NULL, and then *r is OTHER_KIND or -1. */
 static PyObject **
 gather_sets(PyObject *const *items, Py_ssize_t n, Py_ssize_t *sizes,
@@ -345,12 +325,11 @@ gather_sets(PyObject *const *items, Py_ssize_t n, Py_ssize_t *sizes,
     PyObject **all = py_gather_new(*total), **to = all;
     *r = all != NULL ? 1 : -1;
     for (Py_ssize_t i = 0; i < n && *r == 1; i++) {
-        *r = gather_set(items[i], sizes[i], to);
+        *r = py_gather_set(items[i], sizes[i], to) ? 1 : OTHER_KIND;
         to += sizes[i];
     }
     if (*r != 1) {
-        py_gather_free(all, *total);
-        *r = *r == 0 ? OTHER_KIND : *r; /* another thread changes one */
+        py_gather_free(all, *total); /* another thread changes one */
         return NULL;
     }
     return all;
@@ -636,21 +615,30 @@ static int
 put_set(struct py_writer *w, PyObject *obj, int tag)
 {
     struct py_open open, *outer = w->open;
-    PyObject *items = PySequence_Tuple(obj);
-    if (items == NULL) {
-        return -1;
+    Py_ssize_t n;
+    PyObject **items;
+    bool fits;
+    for (int tries = 0;; tries++) {
+        n = PySet_GET_SIZE(obj);
+        items = py_gather_new(n);
+        if (items == NULL) {
+            return -1;
+        }
+        fits = py_gather_set(obj, n, items);
+        if (fits || tries == TRIES_MAX) {
+            break;
+        }
+        py_gather_free(items, n); /* another thread has changed it */
     }
     if (tag == TAG_FROZENSET) {
         py_writer_open(w, &open, 1, NOT_MADE);
     }
-    Py_ssize_t n = PyTuple_GET_SIZE(items);
-    int r = add_head(w, tag, n);
+    int r = fits ? add_head(w, tag, n) : 0;
     w->calls++; /* __hash__() and __eq__() */
-    r = r == 1 ? py_put_inner(w, ((PyTupleObject *)items)->ob_item, n, true)
-               : r;
+    r = r == 1 ? py_put_inner(w, items, n, true) : r;
     w->calls--;
     w->open = outer;
-    Py_DECREF(items);
+    py_gather_free(items, n);
     return r;
 }
 

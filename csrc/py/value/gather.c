@@ -1,4 +1,4 @@
-/* Contents of lists and dicts; see value/gather.h. */
+/* Contents of lists, sets and dicts; see value/gather.h. */
 #include "value/gather.h"
 
 #include "value/kind.h"
@@ -14,6 +14,26 @@ py_gather_items(PyObject *sequence, Py_ssize_t n, PyObject **to,
         PySequence_Fast_ITEMS(sequence); /* lint-ok: in the section */
     for (Py_ssize_t i = 0; i < n && fits; i++) {
         to[i * stride] = Py_NewRef(from[i]);
+    }
+    Py_END_CRITICAL_SECTION();
+    return fits;
+}
+
+/* An iterator would cost more than the items. Places that were deleted have the hash -1, which no
+ * item has. */
+bool
+py_gather_set(PyObject *obj, Py_ssize_t n, PyObject **to)
+{
+    const PySetObject *set = (const PySetObject *)obj;
+    bool fits;
+    Py_BEGIN_CRITICAL_SECTION(obj);
+    fits = PySet_GET_SIZE(obj) == n;
+    Py_ssize_t done = 0;
+    for (Py_ssize_t i = 0; i <= set->mask && fits; i++) {
+        const setentry *entry = &set->table[i];
+        if (entry->key != NULL && entry->hash != -1 && done < n) {
+            to[done++] = Py_NewRef(entry->key);
+        }
     }
     Py_END_CRITICAL_SECTION();
     return fits;

@@ -1,5 +1,5 @@
 /*
- * The contents of lists and dicts, as new references: while one object is
+ * The contents of lists, sets and dicts, as new references: while one object is
  * encoded, code of the program may run that changes another one, and without
  * the GIL another thread may change it at any time. [attached]
  */
@@ -12,6 +12,9 @@
  * where there are not n of them, and then no reference was made. */
 bool py_gather_items(PyObject *sequence, Py_ssize_t n, PyObject **to,
                      Py_ssize_t stride);
+
+/* The same for the items of a set or frozenset, one after the other. */
+bool py_gather_set(PyObject *set, Py_ssize_t n, PyObject **to);
 
 /* The same for keys, which lie one after the other, and values of a dict. With
  * `expected` not NULL only where its keys are the same strings as these, in this

@@ -166,6 +166,19 @@ is_small(PyTypeObject *type, const struct py_state *state)
     return small;
 }
 
+/* Is it this class of a module, and its __reduce__() of C? */
+static bool
+is_of_c(PyTypeObject *type, const struct py_state *state,
+        const char *module_name, const char *name)
+{
+    const char *dot = strrchr(type->tp_name, '.');
+    PyObject *method = find(type, state, WORD_REDUCE);
+    return strcmp(dot != NULL ? dot + 1 : type->tp_name, name) == 0
+           && method != NULL && Py_IS_TYPE(method, &PyMethodDescr_Type)
+           && inherits(type, state, WORD_REDUCE_EX)
+           && is_of_module(type, module_name, name);
+}
+
 /* The version of the class; 0: it has none. */
 static unsigned
 version_of(const PyTypeObject *type)
@@ -246,6 +259,12 @@ study(struct py_plan *plan, struct py_state *state)
         plan->held = HELD_ORDERED_PAIRS;
         return 0;
     }
+    if (is_of_c(type, state, "collections", "defaultdict")) {
+        plan->rule = RULE_PLAIN;
+        plan->held = HELD_DEFAULTS;
+        return 0;
+    }
+    plan->is_deque = is_of_c(type, state, "collections", "deque");
     if (is_exception(type, state)) {
         plan->rule = RULE_EXCEPTION;
         return 0;
@@ -285,7 +304,7 @@ reset(struct py_plan *plan)
     plan->rule = RULE_UNKNOWN;
     plan->held = HELD_NOTHING;
     plan->standard = PY_STANDARD_NONE;
-    plan->small = plan->runs_code = plan->sees_state = false;
+    plan->small = plan->runs_code = plan->sees_state = plan->is_deque = false;
     Py_CLEAR(plan->reducer);
     Py_CLEAR(plan->slots);
     py_named_forget(&plan->own_name);

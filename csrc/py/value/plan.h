@@ -26,9 +26,10 @@ enum py_rule {
 /* What objects of a RULE_PLAIN consist of, besides their attributes. */
 enum py_held {
     HELD_NOTHING,
-    HELD_ITEMS,        /* those of a list */
-    HELD_PAIRS,        /* those of a dict */
-    HELD_ORDERED_PAIRS /* those of an OrderedDict */
+    HELD_ITEMS,         /* those of a list */
+    HELD_PAIRS,         /* those of a dict */
+    HELD_ORDERED_PAIRS, /* those of an OrderedDict */
+    HELD_DEFAULTS,      /* those of a defaultdict */
 };
 
 struct py_plan {
@@ -40,8 +41,9 @@ struct py_plan {
     enum py_rule rule;
     enum py_held held;
     enum py_standard standard; /* RULE_STANDARD */
-    bool small;                /* may be sent more than once, as strings may */
-    bool runs_code;            /* asking an object runs code of the program */
+    bool is_deque;
+    bool small;        /* may be sent more than once, as strings may */
+    bool runs_code;    /* asking an object runs code of the program */
     bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
     bool registered;   /* the reducer is of a table */
     PyObject *reducer; /* or NULL */

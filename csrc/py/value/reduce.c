@@ -119,6 +119,24 @@ read_exception(PyObject *obj, struct reduced *r)
     return args != NULL;
 }
 
+/* What deque.__reduce__() says, which looks for attributes that no deque has. */
+static PyObject *
+answer_of_deque(const struct py_state *state, PyObject *obj)
+{
+    PyObject *most = PyObject_GetAttr(obj, state->words[WORD_MAXLEN]);
+    PyObject *iterator = most != NULL ? PyObject_GetIter(obj) : NULL;
+    PyObject *answer = NULL;
+    if (iterator != NULL) {
+        answer = most == Py_None
+                     ? Py_BuildValue("(O()OO)", Py_TYPE(obj), Py_None, iterator)
+                     : Py_BuildValue("(O(()O)OO)", Py_TYPE(obj), most, Py_None,
+                                     iterator);
+    }
+    Py_XDECREF(most);
+    Py_XDECREF(iterator);
+    return answer;
+}
+
 /* 1, 0, -1, or IS_NAME. */
 static int
 reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
@@ -136,6 +154,8 @@ reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
     }
     if (plan->reducer != NULL) {
         r->value = PyObject_CallOneArg(plan->reducer, obj);
+    } else if (plan->is_deque) {
+        r->value = answer_of_deque(w->state, obj);
     } else {
         PyObject *call[] = {NULL, obj, PyLong_FromLong(5)};
         r->value =
@@ -647,6 +667,36 @@ is_in_order(PyObject *obj)
     return r;
 }
 
+/* What makes n defaultdicts: their factories are their arguments, unless they are None. */
+static int
+put_makers_of_defaults(struct py_writer *w, const struct py_plan *plan,
+                       PyObject *const *items, Py_ssize_t n, unsigned how)
+{
+    PyObject **factories = py_gather_new(2 * n);
+    struct reduced *made = PyMem_Calloc((size_t)n, sizeof(*made));
+    int r = factories != NULL && made != NULL ? 1 : -1;
+    for (Py_ssize_t i = 0; i < n && r == 1; i++) {
+        factories[i] =
+            PyObject_GetAttr(items[i], w->state->words[WORD_DEFAULT_FACTORY]);
+        r = factories[i] != NULL ? 1 : -1;
+        made[i] = (struct reduced){.how = how,
+                                   .callable = (PyObject *)plan->type,
+                                   .args = &factories[i],
+                                   .arity = factories[i] != Py_None};
+        r = r == 1 && made[i].arity != made[0].arity ? OTHER_KIND : r;
+    }
+    r = r == 1 ? put_makers(w, n, made, factories + n) : r;
+    if (made == NULL && factories != NULL) {
+        (void)PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < n && factories != NULL; i++) {
+        Py_XDECREF(factories[i]); /* the second half is borrowed */
+    }
+    PyMem_Free(factories);
+    PyMem_Free(made);
+    return r;
+}
+
 /* ---- instances ---- */
 
 static int
@@ -658,12 +708,15 @@ put_instances(struct py_writer *w, const struct py_plan *plan,
     unsigned held = plan->held == HELD_NOTHING ? 0u
                     : plan->held == HELD_ITEMS ? HOW_LIST
                                                : HOW_DICT;
-    struct reduced made = {.how = HOW_NEW | held | (any ? HOW_ATTRS : 0u)
-                                  | (rows->arity > 0 ? HOW_ROWS : 0u),
+    unsigned how =
+        held | (any ? HOW_ATTRS : 0u) | (rows->arity > 0 ? HOW_ROWS : 0u);
+    struct reduced made = {.how = HOW_NEW | how,
                            .callable = (PyObject *)plan->type};
     struct py_open open;
     py_writer_open(w, &open, n, NOT_FILLED);
-    int r = put_makers(w, n, &made, NULL);
+    int r = plan->held == HELD_DEFAULTS
+                ? put_makers_of_defaults(w, plan, items, n, how)
+                : put_makers(w, n, &made, NULL);
     w->calls++; /* the methods that add items */
     if (rows->arity > 0 && r == 1) {
         r = put_rows(w, rows, n);
@@ -809,6 +862,7 @@ static int
 put_parts(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n, bool *ask)
 {
+    struct py_open open;
     struct py_standard_class cls;
     PyObject **parts = py_gather_new(n);
     int r =
@@ -826,7 +880,9 @@ put_parts(struct py_writer *w, const struct py_plan *plan,
         w->flags |= HAS_CODE; /* the module may have to be imported */
         py_writer_add_byte(w, TAG_STANDARD);
         py_writer_add_byte(w, plan->standard);
+        py_writer_open(w, &open, n, NOT_MADE);
         r = py_put_inner(w, parts, n, true);
+        w->open = open.outer;
     }
     if (found) {
         py_standard_release(&cls);

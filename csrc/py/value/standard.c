@@ -185,6 +185,7 @@ name_of(const struct py_state *state, unsigned kind, PyObject **module_name,
         [PY_STANDARD_UUID] = {WORD_UUID_MODULE, WORD_UUID},
         [PY_STANDARD_PATH] = {WORD_PATH_MODULE, WORD_POSIX_PATH},
         [PY_STANDARD_PURE_PATH] = {WORD_PATH_MODULE, WORD_PURE_POSIX_PATH},
+        [PY_STANDARD_COUNTER] = {WORD_COLLECTIONS_MODULE, WORD_COUNTER},
     };
     *module_name = state->words[WORDS[kind][0]];
     *name = state->words[WORDS[kind][1]];
@@ -310,6 +311,16 @@ is_path(const struct py_state *state, struct py_standard_class *cls)
            && is_own_method(state, type, WORD_REDUCE);
 }
 
+static bool
+is_counter(const struct py_state *state, PyTypeObject *type)
+{
+    return PyType_HasFeature(type, Py_TPFLAGS_DICT_SUBCLASS)
+           && type->tp_new == PyDict_Type.tp_new
+           && is_of_object(state, type, WORD_REDUCE_EX)
+           && is_own_method(state, type, WORD_REDUCE)
+           && is_own_method(state, type, WORD_INIT);
+}
+
 /* Look whether the class is as we know it. */
 static void
 study(const struct py_state *state, struct py_standard_class *cls)
@@ -319,6 +330,9 @@ study(const struct py_state *state, struct py_standard_class *cls)
             cls->plain = is_decimal(state, cls->type);
             break;
         case PY_STANDARD_UUID: cls->plain = is_uuid(state, cls); break;
+        case PY_STANDARD_COUNTER:
+            cls->plain = is_counter(state, cls->type);
+            break;
         default: cls->plain = is_path(state, cls); break;
     }
 }
@@ -409,6 +423,17 @@ path_part(const struct py_standard_class *cls, PyObject *obj)
     return parts;
 }
 
+/* dict(obj), as Counter.__reduce__() has it. */
+static PyObject *
+counter_part(PyObject *obj)
+{
+    PyObject *dict = PyDict_New();
+    if (dict != NULL && PyDict_Update(dict, obj) < 0) {
+        Py_CLEAR(dict);
+    }
+    return dict;
+}
+
 int
 py_standard_part(const struct py_standard_class *cls, PyObject *obj,
                  PyObject **part)
@@ -419,6 +444,7 @@ py_standard_part(const struct py_standard_class *cls, PyObject *obj,
     switch (cls->kind) {
         case PY_STANDARD_DECIMAL: *part = PyObject_Str(obj); break;
         case PY_STANDARD_UUID: *part = uuid_part(cls, obj); break;
+        case PY_STANDARD_COUNTER: *part = counter_part(obj); break;
         default: *part = path_part(cls, obj); break;
     }
     if (*part != NULL) {
@@ -537,6 +563,23 @@ make_path(const struct py_standard_class *cls, PyObject *parts)
                : obj;
 }
 
+/* Counter(dict), which is a function of Python. */
+static PyObject *
+make_counter(const struct py_standard_class *cls, PyObject *dict)
+{
+    if (!cls->plain) {
+        return PyObject_CallOneArg((PyObject *)cls->type, dict);
+    }
+    PyObject *args = PyTuple_New(0);
+    PyObject *obj =
+        args != NULL ? cls->type->tp_new(cls->type, args, NULL) : NULL;
+    Py_XDECREF(args);
+    if (obj != NULL && PyDict_Update(obj, dict) < 0) {
+        Py_CLEAR(obj);
+    }
+    return obj;
+}
+
 static bool
 are_strings(PyObject *part)
 {
@@ -563,6 +606,12 @@ py_standard_make(const struct py_standard_class *cls, PyObject *part,
                 return CP_EPROTO;
             }
             *obj = make_uuid(cls, part);
+            break;
+        case PY_STANDARD_COUNTER:
+            if (!PyDict_CheckExact(part)) {
+                return CP_EPROTO;
+            }
+            *obj = make_counter(cls, part);
             break;
         default:
             if (!are_strings(part)) {

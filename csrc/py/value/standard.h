@@ -1,6 +1,6 @@
 /*
  * Objects of classes of the standard library that have a rule of their own: dates and
- * times, Decimal, UUID and the Path classes. Asking them by the reduce protocol, and
+ * times, Decimal, UUID, the Path classes and Counter. Asking them by the reduce protocol, and
  * calling what makes them, is Python code that takes longer than everything else. Of
  * subclasses, and of classes that the program has changed, nothing is known here.
  * [attached]
@@ -12,8 +12,8 @@
 #include "value/writer.h"
 
 /* What stands after TAG_STANDARD. Dates and times are bytes, those with zones followed by a
- * column of their zones. All others consist of one part each: a string, an int, or a tuple
- * of strings. */
+ * column of their zones. All others consist of one part each: a string, an int, a tuple of
+ * strings, or a dict. */
 enum py_standard {
     PY_STANDARD_NONE,
     PY_STANDARD_DATE,
@@ -26,6 +26,7 @@ enum py_standard {
     PY_STANDARD_UUID,
     PY_STANDARD_PATH,
     PY_STANDARD_PURE_PATH,
+    PY_STANDARD_COUNTER,
     PY_STANDARD_END
 };
 
