@@ -2,10 +2,15 @@
 #include "task/func.h"
 
 #include "base/error.h"
+#include "value/body.h"
 #include "value/pickle.h"
 #include "value/replaced.h"
+#include "value/uses.h"
 
 #include <string.h>
+
+/* So much of a pickle tells the name of the callable. */
+#define PREFIX_MAX 512u
 
 /* Does it pickle as a name, so that one unpickled object can serve all tasks?
  * 1, 0, or -1 with an exception. */
@@ -83,20 +88,25 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1 with an exception. */
+/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0; 1
+ * where something of `limit` bytes is bound to it, and out has the pickle up to there; or -1
+ * with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
-          uint16_t *flags)
+          uint16_t *flags, size_t limit)
 {
     struct py_state *state = engine->state;
+    struct py_uses uses = py_uses_begin(out->parts, NULL);
     int r = put_unknown(engine, func, out, flags);
+    py_uses_end(uses);
     if (r != 0) {
         return r < 0 ? -1 : 0;
     }
     int immutable = is_immutable(state, func);
     *flags = immutable > 0 ? CP_KEEP : 0;
-    if (immutable >= 0 && py_dumps(state, func, out) == 0) {
-        return 0;
+    r = immutable < 0 ? -1 : py_dumps_within(state, func, out, limit);
+    if (r >= 0) {
+        return r;
     }
     *flags = 0;
     bool named = immutable > 0;
@@ -112,8 +122,10 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
         return 0;
     }
     PyErr_Clear();
+    uses = py_uses_begin(out->parts, NULL);
     PyObject *made =
         PyObject_CallMethod(engine->sender, "dump_callable", "OO", func, exc);
+    py_uses_end(uses);
     Py_DECREF(exc);
     if (made == NULL || put_by_value_take(out, made, flags) < 0) {
         return -1;
@@ -122,6 +134,80 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
         *flags = 0; /* as with the program's own pickler */
     }
     return 0;
+}
+
+/* ---- what is large, and bound to a callable ---- */
+
+/* Append the callable, with its large parts in parts->sealed, or compared with those of
+ * parts->like: 0, or -1 with an exception. */
+static int
+put_large(EngineObject *engine, PyObject *func, struct cp_parts *parts,
+          struct cp_buf *body)
+{
+    parts->pool = engine->pool;
+    body->parts = parts;
+    return py_body_put(engine->state, func, body, NULL);
+}
+
+/* Does the memory, or the limit, not suffice? Then the pipes may do. */
+static bool
+is_short(int r)
+{
+    return r == CP_ENOMEM || CP_ERRNO_OF(r) != 0;
+}
+
+/* Write the callable to a file that all workers map. name: what is known of its pickle.
+ * 1, and *core is it; 0: that does not work here; -1 with an exception. */
+static int
+seal_func(EngineObject *engine, PyObject *func, const struct cp_buf *name,
+          struct cp_func **core)
+{
+    struct cp_parts parts = {0};
+    struct cp_buf body = {0};
+    int r = cp_sealed_begin(cp_pool_region(engine->pool), &parts.sealed);
+    r = r == 0 && !cp_sealed_has_file(parts.sealed) ? CP_ENOMEM : r;
+    r = r == 0 ? put_large(engine, func, &parts, &body) : r;
+    if (r == 0) {
+        r = cp_sealed_end(parts.sealed, cp_buf_head(&body), cp_buf_len(&body));
+    }
+    if (r == 0) {
+        size_t len = cp_buf_len(name);
+        *core = cp_func_open_sealed(engine->pool, &parts, cp_buf_head(name),
+                                    len < PREFIX_MAX ? len : PREFIX_MAX, 0);
+        r = *core != NULL ? 0 : CP_ENOMEM;
+    }
+    cp_buf_fini(&body);
+    cp_use_end_all(&parts);
+    cp_sealed_unref(parts.sealed);
+    cp_parts_fini(&parts);
+    if (r != -1) {
+        CP_ASSERT(r == 0 || is_short(r));
+        return r == 0 ? 1 : 0;
+    }
+    if (py_error_leaves_call(engine->state)) {
+        return -1;
+    }
+    PyErr_Clear(); /* pickle tells what is wrong with it */
+    return 0;
+}
+
+/* Is the callable another one than what was written to the file? 1, 0, or -1 with an
+ * exception. */
+static int
+is_unlike(EngineObject *engine, PyObject *func, const struct cp_func *sent)
+{
+    struct cp_parts parts = {.like = sent->sealed};
+    struct cp_buf body = {0};
+    int r = put_large(engine, func, &parts, &body);
+    if (r == 0) {
+        r = parts.differs
+            || !cp_sealed_has_body(sent->sealed, cp_buf_head(&body),
+                                   cp_buf_len(&body));
+    }
+    cp_buf_fini(&body);
+    cp_use_end_all(&parts);
+    cp_parts_fini(&parts);
+    return r;
 }
 
 /* Give the job the callable that was pickled last, if that is func, and pickle
@@ -195,15 +281,20 @@ int
 py_func_put_changed(const struct py_input *in, struct cp_buf *out)
 {
     const struct cp_func *sent = in->job->func;
-    struct cp_buf buf = {0};
+    struct cp_buf buf = {.parts = out->parts};
     uint16_t flags;
-    int r = 0;
-    if (dump_func(in->engine, in->func, &buf, &flags) < 0) {
+    int r = sent->sealed != NULL ? is_unlike(in->engine, in->func, sent) : 1;
+    if (r <= 0) {
+        return r;
+    }
+    r = 0;
+    if (dump_func(in->engine, in->func, &buf, &flags, SIZE_MAX) < 0) {
         cp_buf_fini(&buf);
         return -1;
     }
     uint64_t len = cp_buf_len(&buf);
-    if (len != sent->len || memcmp(cp_buf_head(&buf), sent->bytes, len) != 0) {
+    if (sent->sealed != NULL || len != sent->len
+        || memcmp(cp_buf_head(&buf), sent->bytes, len) != 0) {
         r = 1;
         if (cp_buf_put(out, &len, sizeof(len)) != 0
             || cp_buf_put(out, cp_buf_head(&buf), len) != 0) {
@@ -258,21 +349,43 @@ py_func_set(struct py_input *in, PyObject *func)
     if (!atomic_load(&state->replaced) && set_seen(engine, in->job, func)) {
         return 0;
     }
-    struct cp_buf buf = {0};
+    struct cp_parts parts = {.pool = engine->pool};
+    struct cp_buf buf = {.parts = &parts};
     uint16_t flags;
-    if (dump_func(engine, func, &buf, &flags) < 0) {
-        cp_buf_fini(&buf);
-        if (py_error_leaves_call(state)) {
-            return -1;
+    struct cp_func *core = NULL;
+    bool may_seal = cp_pool_region(engine->pool) != NULL;
+    int r = dump_func(engine, func, &buf, &flags,
+                      may_seal ? CP_PART_MIN : SIZE_MAX);
+    if (r == 1) {
+        cp_use_end_all(&parts);
+        r = seal_func(engine, func, &buf, &core);
+        if (r == 0) {
+            cp_buf_cut(&buf, cp_buf_len(&buf));
+            r = dump_func(engine, func, &buf, &flags, SIZE_MAX);
         }
+    }
+    bool is_raised = r < 0;
+    if (r == 0) {
+        if (parts.n_uses > 0) {
+            flags &= (uint16_t)~CP_KEPT; /* or it would keep what is shared */
+        }
+        core = cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf),
+                            flags);
+        if (core != NULL && parts.n_uses > 0) {
+            cp_func_set_uses_take(core, &parts);
+        }
+    }
+    cp_buf_fini(&buf);
+    cp_use_end_all(&parts);
+    cp_parts_fini(&parts);
+    if (is_raised && !py_error_leaves_call(state)) {
         in->func_error = py_error_fetch();
         return 0;
     }
-    struct cp_func *core =
-        cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf), flags);
-    cp_buf_fini(&buf);
     if (core == NULL) {
-        (void)PyErr_NoMemory();
+        if (!is_raised) {
+            (void)PyErr_NoMemory();
+        }
         return -1;
     }
     cp_job_set_func(in->job, core);
