@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, TypeVar
 
     from .logs import LogReceiver
+    from .shared import SharedObject
     from .statistics import PoolStatistics
     from .workers import CpuIds
 

@@ -30,6 +30,8 @@ class SharedObject(Generic[T]):
     manager, which closes it.
     """
 
+    __module__ = "cpool"
+
     __slots__ = ("__weakref__", "_closed", "_core", "_has_obj", "_obj")
 
     def __init__(self, core: _core.Share | None, obj: Any = None) -> None:
@@ -138,9 +140,7 @@ class Resolved:
 
     def __init__(self, func: Any) -> None:
         if type(func) is partial:
-            func = partial(
-                resolved(func.func), *resolved(func.args), **resolved(func.keywords)
-            )
+            func = partial(resolved(func.func), *resolved(func.args), **resolved(func.keywords))
         self.func: Callable[..., Any] = resolved(func)
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:

@@ -14,7 +14,8 @@ cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new)
     }
     if (parts->n_uses == parts->cap_uses) {
         uint32_t cap = parts->cap_uses > 0 ? 2 * parts->cap_uses : 4;
-        struct cp_func **uses = realloc(parts->uses, cap * sizeof(struct cp_func *));
+        struct cp_func **uses =
+            realloc(parts->uses, cap * sizeof(struct cp_func *));
         if (uses == NULL) {
             return CP_ENOMEM;
         }

@@ -481,8 +481,7 @@ cp_func_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
                     const void *name, size_t len, uint16_t flags)
 {
     cp_lock_acquire(&pool->lock);
-    struct cp_func *func =
-        cp_funcs_open_sealed(pool, parts, name, len, flags);
+    struct cp_func *func = cp_funcs_open_sealed(pool, parts, name, len, flags);
     cp_act(pool);
     cp_lock_release(&pool->lock);
     return func;

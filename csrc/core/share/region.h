@@ -164,7 +164,8 @@ struct cp_lease {
     size_t len;
     _Atomic uint32_t refs;
     struct cp_lease *next, *prev; /* of all leases of the process */
-    struct cp_sheet *sheet; /* it is a part of this one, and no block; or NULL */
+    struct cp_sheet
+        *sheet; /* it is a part of this one, and no block; or NULL */
     struct cp_area *area;
     struct cp_area *teller; /* in whose control page it is given back */
     uint16_t slot;

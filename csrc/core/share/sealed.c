@@ -23,19 +23,17 @@ struct part {
 
 struct cp_sealed {
     _Atomic uint32_t refs;
-    pid_t owner;               /* the process that made this struct */
-    struct cp_region *region;  /* a reference; or NULL */
+    pid_t owner;              /* the process that made this struct */
+    struct cp_region *region; /* a reference; or NULL */
     struct cp_sealed_head head;
-    int fd;                    /* of the file, or -1 */
+    int fd; /* of the file, or -1 */
     /* Without a file: the bytes, and how many there is room for. A worker has them in a
      * sheet. */
     uint8_t *bytes;
     size_t cap;
     struct cp_sheet *sheet; /* of a worker without a file */
-    /* Of the parent: the file as a forked copy of this process sees it, which has no
-     * descriptor; and the file as it is, for those who cannot open it. */
-    struct cp_sheet *copy;
-    uint8_t *shown;
+    uint8_t *
+        shown; /* of the parent: the file as it is, for those who cannot open it */
     uint64_t at; /* where the next bytes go */
     struct part *parts;
     uint64_t cap_parts;
@@ -87,8 +85,7 @@ append(struct cp_sealed *sealed, const void *bytes, size_t n)
     static const uint8_t zeros[ALIGN];
     uint64_t at = aligned(sealed->at), more = at + n - sealed->at;
     if (n > UINT64_C(1) << 46 || at > UINT64_C(1) << 46
-        || (sealed->region != NULL
-            && !cp_region_take(sealed->region, more))) {
+        || (sealed->region != NULL && !cp_region_take(sealed->region, more))) {
         return CP_ENOMEM;
     }
     int r = write_at(sealed, sealed->at, zeros, (size_t)(at - sealed->at));
@@ -190,12 +187,7 @@ cp_sealed_end(struct cp_sealed *sealed, const void *body, size_t len)
     head->pid = cp_proc_self();
     head->fd = sealed->fd;
     int r = write_at(sealed, 0, head, sizeof(*head));
-    r = r == 0 ? cp_fd_seal(sealed->fd) : r;
-    if (r == 0) {
-        sealed->copy = cp_sheet_map(sealed->fd, (size_t)head->size);
-        r = sealed->copy != NULL ? 0 : CP_ENOMEM;
-    }
-    return r;
+    return r == 0 ? cp_fd_seal(sealed->fd) : r;
 }
 
 uint64_t
@@ -223,6 +215,11 @@ all_of(struct cp_sealed *sealed)
         void *at = mmap(NULL, (size_t)sealed->head.size, PROT_READ, MAP_SHARED,
                         sealed->fd, 0);
         sealed->shown = at != MAP_FAILED ? at : NULL;
+#ifdef MADV_DONTFORK
+        if (sealed->shown != NULL) { /* a worker would keep the memory */
+            (void)madvise(at, (size_t)sealed->head.size, MADV_DONTFORK);
+        }
+#endif
     }
     return sealed->shown;
 }
@@ -273,10 +270,9 @@ cp_sealed_unref(struct cp_sealed *sealed)
         cp_region_give(sealed->region, sealed->at - sizeof(sealed->head));
         cp_region_unref(sealed->region);
     }
-    if (sealed->shown != NULL) {
+    if (sealed->shown != NULL && is_ours) {
         (void)munmap(sealed->shown, (size_t)sealed->head.size);
     }
-    cp_sheet_unref(sealed->copy);
     cp_sheet_unref(sealed->sheet);
     if (is_ours) { /* a copy has closed it already, and its number may be another's */
         cp_fd_close(&sealed->fd);
@@ -306,19 +302,19 @@ is_sound(const struct cp_sealed_head *head)
                   <= head->size - head->table_at;
 }
 
-/* The file of the head: 0, or a negative code. */
+/* The file of the head, which another process has open: 0, or a negative code. */
 static int
-open_file(struct cp_sealed *sealed)
+open_file(const struct cp_sealed_head *head, int *fd)
 {
-    const struct cp_sealed_head *head = &sealed->head;
     struct stat st;
-    int r = cp_fd_open_of(head->pid, head->fd, &sealed->fd);
+    int r = cp_fd_open_of(head->pid, head->fd, fd);
     if (r != 0) {
         return r;
     }
-    if (fstat(sealed->fd, &st) != 0 || (uint64_t)st.st_dev != head->device
+    if (fstat(*fd, &st) != 0 || (uint64_t)st.st_dev != head->device
         || (uint64_t)st.st_ino != head->inode
         || (uint64_t)st.st_size != head->size) {
+        cp_fd_close(fd);
         return CP_ERRNO(ESTALE);
     }
     return 0;
@@ -346,7 +342,7 @@ cp_sealed_open(const uint8_t *message, size_t len, struct cp_sealed **out)
     sealed->head = head;
     int r = 0;
     if (len == sizeof(head) && len < head.size) {
-        r = open_file(sealed);
+        r = open_file(&sealed->head, &sealed->fd);
     } else if (len != head.size) {
         r = CP_EPROTO;
     } else {
@@ -367,27 +363,44 @@ cp_sealed_open(const uint8_t *message, size_t len, struct cp_sealed **out)
 
 /* ---- views ---- */
 
-/* A sheet with all of it: a new reference, or NULL. */
-static struct cp_sheet *
-sheet_of(struct cp_sealed *sealed)
+/* Map the file: 0, or a negative code. */
+static int
+map_file(struct cp_sealed *sealed, struct cp_sheet **sheet)
 {
-    if (sealed->fd >= 0 && sealed->owner == cp_proc_self()) {
-        return cp_sheet_map(sealed->fd, (size_t)sealed->head.size);
-    }
-    if (sealed->fd < 0 && sealed->bytes != NULL) {
-        uint8_t *bytes = malloc((size_t)sealed->head.size);
-        if (bytes == NULL) {
-            return NULL;
+    int fd = sealed->fd, own = -1;
+    if (sealed->owner != cp_proc_self()) {
+        /* The forked copy of a process has closed it. */
+        int r = open_file(&sealed->head, &own);
+        if (r != 0) {
+            return r;
         }
-        memcpy(bytes, sealed->bytes, (size_t)sealed->head.size);
-        return cp_sheet_of_take(bytes, (size_t)sealed->head.size);
+        fd = own;
     }
-    struct cp_sheet *sheet =
-        sealed->sheet != NULL ? sealed->sheet : sealed->copy;
-    if (sheet != NULL) {
-        cp_sheet_ref(sheet);
+    *sheet = cp_sheet_map(fd, (size_t)sealed->head.size);
+    cp_fd_close(&own);
+    return *sheet != NULL ? 0 : CP_ENOMEM;
+}
+
+/* A sheet with all of it, a new reference: 0, or a negative code. */
+static int
+sheet_of(struct cp_sealed *sealed, struct cp_sheet **sheet)
+{
+    size_t size = (size_t)sealed->head.size;
+    if (sealed->sheet != NULL) {
+        cp_sheet_ref(sealed->sheet);
+        *sheet = sealed->sheet;
+        return 0;
     }
-    return sheet;
+    if (sealed->bytes == NULL) {
+        return map_file(sealed, sheet);
+    }
+    uint8_t *bytes = malloc(size);
+    if (bytes == NULL) {
+        return CP_ENOMEM;
+    }
+    memcpy(bytes, sealed->bytes, size);
+    *sheet = cp_sheet_of_take(bytes, size);
+    return *sheet != NULL ? 0 : CP_ENOMEM;
 }
 
 int
@@ -395,15 +408,16 @@ cp_sealed_view(struct cp_sealed *sealed, struct cp_sheet **out,
                const uint8_t **body, size_t *len, struct cp_loan **loan)
 {
     const struct cp_sealed_head *head = &sealed->head;
-    struct cp_sheet *sheet = sheet_of(sealed);
+    struct cp_sheet *sheet = NULL;
     *out = NULL;
     *loan = NULL;
-    if (sheet == NULL) {
-        return CP_ENOMEM;
+    int r = sheet_of(sealed, &sheet);
+    if (r != 0) {
+        return r;
     }
     struct cp_loan *made =
         calloc(1, sizeof(*made) + head->n_parts * sizeof(*made->leases));
-    int r = made != NULL ? 0 : CP_ENOMEM;
+    r = made != NULL ? 0 : CP_ENOMEM;
     for (uint64_t i = 0; i < head->n_parts && r == 0; i++) {
         struct part part;
         memcpy(&part, sheet->at + head->table_at + i * sizeof(part),

@@ -84,7 +84,8 @@ int cp_sealed_open(const uint8_t *message, size_t len,
 /* ---- both ---- */
 
 /* Map all of it: the body, and the leases of the parts. Data are not shared with any
- * other view. 0, CP_ENOMEM or CP_EPROTO. [any] */
+ * other view. 0; CP_ENOMEM or CP_EPROTO; or another code, in the forked copy of a process that
+ * cannot open the file. [any] */
 int cp_sealed_view(struct cp_sealed *sealed, struct cp_sheet **sheet,
                    const uint8_t **body, size_t *len, struct cp_loan **loan);
 

@@ -20,8 +20,7 @@ make(uint8_t *at, size_t size, bool is_mapped)
 struct cp_sheet *
 cp_sheet_map(int fd, size_t size)
 {
-    void *at =
-        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
     struct cp_sheet *sheet = at != MAP_FAILED ? make(at, size, true) : NULL;
     if (sheet == NULL && at != MAP_FAILED) {
         (void)munmap(at, size);

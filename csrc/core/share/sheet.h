@@ -14,7 +14,8 @@ struct cp_sheet {
     uint8_t *at;
     size_t size;
     bool is_mapped; /* otherwise it is freed by free() */
-    bool is_lasting; /* nobody keeps what lies there: it is read again and again */
+    bool
+        is_lasting; /* nobody keeps what lies there: it is read again and again */
 };
 
 /* Map this file privately: the sheet with one reference, or NULL. [any] */

@@ -11,8 +11,8 @@
 typedef struct {
     PyObject_HEAD
     EngineObject *engine;
-    PyObject *handles; /* those in the object, a list */
-    struct cp_func *func; /* in the pool; NULL: closed */
+    PyObject *handles;        /* those in the object, a list */
+    struct cp_func *func;     /* in the pool; NULL: closed */
     struct cp_sealed *sealed; /* the object; NULL: closed */
 } ShareObject;
 
@@ -45,7 +45,8 @@ share_use(PyObject *op, PyObject *handle)
     }
     int r = cp_func_use(pool, self->func, uses->parts);
     if (r != 0) {
-        return r == CP_ECLOSED ? raise_closed() : py_raise(self->engine->state, r);
+        return r == CP_ECLOSED ? raise_closed()
+                               : py_raise(self->engine->state, r);
     }
     if (uses->handles != NULL && PyList_Append(uses->handles, handle) < 0) {
         return NULL;
@@ -161,8 +162,7 @@ py_share_object(PyObject *op, PyObject *obj)
     if (py_engine_check(engine) < 0) {
         return NULL;
     }
-    ShareObject *self =
-        PyObject_GC_New(ShareObject, engine->state->share_type);
+    ShareObject *self = PyObject_GC_New(ShareObject, engine->state->share_type);
     if (self == NULL) {
         return NULL;
     }

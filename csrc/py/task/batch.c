@@ -156,10 +156,9 @@ held_by(const struct py_input *in, const struct cp_task *task)
     const struct cp_func *func = in->job->func;
     size_t n = bytes_of(task);
     if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
-        n += func->len
-             + (func->sealed != NULL
-                    ? (size_t)cp_sealed_size(func->sealed)
-                    : 0);
+        n +=
+            func->len
+            + (func->sealed != NULL ? (size_t)cp_sealed_size(func->sealed) : 0);
     }
     return n >= HELD_LEAST ? n : 0;
 }

@@ -9,9 +9,6 @@
 
 #include <string.h>
 
-/* So much of a pickle tells the name of the callable. */
-#define PREFIX_MAX 512u
-
 /* Does it pickle as a name, so that one unpickled object can serve all tasks?
  * 1, 0, or -1 with an exception. */
 static int
@@ -156,11 +153,29 @@ is_short(int r)
     return r == CP_ENOMEM || CP_ERRNO_OF(r) != 0;
 }
 
-/* Write the callable to a file that all workers map. name: what is known of its pickle.
- * 1, and *core is it; 0: that does not work here; -1 with an exception. */
+/* What was written, with the name of the callable; NULL: no memory. */
+static struct cp_func *
+open_named(EngineObject *engine, PyObject *func, struct cp_parts *parts)
+{
+    PyObject *name = PyObject_CallMethod(engine->state->failures,
+                                         "pickle_of_name_of", "O", func);
+    const char *bytes = "";
+    Py_ssize_t len = 0;
+    if (name != NULL && PyBytes_Check(name)) {
+        bytes = PyBytes_AS_STRING(name);
+        len = PyBytes_GET_SIZE(name);
+    }
+    PyErr_Clear(); /* it has no name then */
+    struct cp_func *core =
+        cp_func_open_sealed(engine->pool, parts, bytes, (size_t)len, 0);
+    Py_XDECREF(name);
+    return core;
+}
+
+/* Write the callable to a file that all workers map. 1, and *core is it; 0: that does not
+ * work here; -1 with an exception. */
 static int
-seal_func(EngineObject *engine, PyObject *func, const struct cp_buf *name,
-          struct cp_func **core)
+seal_func(EngineObject *engine, PyObject *func, struct cp_func **core)
 {
     struct cp_parts parts = {0};
     struct cp_buf body = {0};
@@ -171,9 +186,7 @@ seal_func(EngineObject *engine, PyObject *func, const struct cp_buf *name,
         r = cp_sealed_end(parts.sealed, cp_buf_head(&body), cp_buf_len(&body));
     }
     if (r == 0) {
-        size_t len = cp_buf_len(name);
-        *core = cp_func_open_sealed(engine->pool, &parts, cp_buf_head(name),
-                                    len < PREFIX_MAX ? len : PREFIX_MAX, 0);
+        *core = open_named(engine, func, &parts);
         r = *core != NULL ? 0 : CP_ENOMEM;
     }
     cp_buf_fini(&body);
@@ -358,7 +371,7 @@ py_func_set(struct py_input *in, PyObject *func)
                       may_seal ? CP_PART_MIN : SIZE_MAX);
     if (r == 1) {
         cp_use_end_all(&parts);
-        r = seal_func(engine, func, &buf, &core);
+        r = seal_func(engine, func, &core);
         if (r == 0) {
             cp_buf_cut(&buf, cp_buf_len(&buf));
             r = dump_func(engine, func, &buf, &flags, SIZE_MAX);

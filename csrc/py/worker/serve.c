@@ -227,8 +227,8 @@ load_func(struct loop *loop, uint32_t slot)
         Py_CLEAR(entry->object);
         py_name_clear(&entry->name);
     }
-    PyObject *func =
-        entry->is_sealed ? load_sealed(loop->state, entry)
+    PyObject *func = entry->is_sealed
+                         ? load_sealed(loop->state, entry)
                          : py_loads(loop->state, entry->bytes, entry->len);
     if (func != NULL && entry->keep) {
         if (!entry->by_value) {
