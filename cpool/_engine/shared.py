@@ -8,12 +8,11 @@ from operator import is_ as _is
 from typing import Generic, TypeVar
 
 from .._base import failures
-
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Any, NoReturn
+    from typing import Any
 
     from .. import _core
 

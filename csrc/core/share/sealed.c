@@ -32,7 +32,7 @@ struct cp_sealed {
     uint8_t *bytes;
     size_t cap;
     struct cp_sheet *sheet; /* of a worker without a file */
-    uint8_t *
+    uint8_t *_Atomic
         shown; /* of the parent: the file as it is, for those who cannot open it */
     uint64_t at; /* where the next bytes go */
     struct part *parts;
@@ -211,17 +211,23 @@ all_of(struct cp_sealed *sealed)
     if (sealed->fd < 0) {
         return sealed->bytes;
     }
-    if (sealed->shown == NULL) {
-        void *at = mmap(NULL, (size_t)sealed->head.size, PROT_READ, MAP_SHARED,
-                        sealed->fd, 0);
-        sealed->shown = at != MAP_FAILED ? at : NULL;
-#ifdef MADV_DONTFORK
-        if (sealed->shown != NULL) { /* a worker would keep the memory */
-            (void)madvise(at, (size_t)sealed->head.size, MADV_DONTFORK);
-        }
-#endif
+    uint8_t *shown = atomic_load(&sealed->shown);
+    if (shown != NULL) {
+        return shown;
     }
-    return sealed->shown;
+    size_t size = (size_t)sealed->head.size;
+    void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, sealed->fd, 0);
+    if (at == MAP_FAILED) {
+        return NULL;
+    }
+#ifdef MADV_DONTFORK
+    (void)madvise(at, size, MADV_DONTFORK); /* a worker would keep the memory */
+#endif
+    if (!atomic_compare_exchange_strong(&sealed->shown, &shown, at)) {
+        (void)munmap(at, size); /* another thread was faster */
+        return shown;
+    }
+    return at;
 }
 
 const uint8_t *

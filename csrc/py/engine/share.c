@@ -14,6 +14,7 @@ typedef struct {
     PyObject *handles;        /* those in the object, a list */
     struct cp_func *func;     /* in the pool; NULL: closed */
     struct cp_sealed *sealed; /* the object; NULL: closed */
+    unsigned long number;     /* in the pool; written once */
 } ShareObject;
 
 static PyObject *
@@ -31,9 +32,6 @@ share_use(PyObject *op, PyObject *handle)
     ShareObject *self = (ShareObject *)op;
     struct cp_pool *pool = self->engine->pool;
     const struct py_uses *uses = py_uses_now();
-    if (self->func == NULL) {
-        return raise_closed();
-    }
     if (uses->parts == NULL || uses->parts->pool != pool) {
         PyErr_SetString(PyExc_ValueError,
                         uses->parts == NULL
@@ -43,7 +41,12 @@ share_use(PyObject *op, PyObject *handle)
                               "pool needs a share() of its own");
         return NULL;
     }
-    int r = cp_func_use(pool, self->func, uses->parts);
+    int r = CP_ECLOSED;
+    Py_BEGIN_CRITICAL_SECTION(op); /* another thread may close it */
+    if (self->func != NULL) {
+        r = cp_func_use(pool, self->func, uses->parts);
+    }
+    Py_END_CRITICAL_SECTION();
     if (r != 0) {
         return r == CP_ECLOSED ? raise_closed()
                                : py_raise(self->engine->state, r);
@@ -51,8 +54,21 @@ share_use(PyObject *op, PyObject *handle)
     if (uses->handles != NULL && PyList_Append(uses->handles, handle) < 0) {
         return NULL;
     }
-    return Py_BuildValue("(O(k))", self->engine->state->shared,
-                         (unsigned long)self->func->slot);
+    return Py_BuildValue("(O(k))", self->engine->state->shared, self->number);
+}
+
+/* What it is in shared memory: a new reference; NULL: it is closed. */
+static struct cp_sealed *
+sealed_of(ShareObject *self)
+{
+    struct cp_sealed *sealed;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    sealed = self->sealed;
+    if (sealed != NULL) {
+        cp_sealed_ref(sealed);
+    }
+    Py_END_CRITICAL_SECTION();
+    return sealed;
 }
 
 /* load(): a new object, as each worker has one. */
@@ -60,12 +76,11 @@ static PyObject *
 share_load(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     ShareObject *self = (ShareObject *)op;
-    struct cp_sealed *sealed = self->sealed;
+    struct cp_sealed *sealed = sealed_of(self);
     if (sealed == NULL) {
         return raise_closed();
     }
     PyObject *handles = Py_NewRef(self->handles);
-    cp_sealed_ref(sealed);
     struct py_uses before = py_uses_begin(NULL, handles);
     PyObject *obj = py_body_of_sealed(self->engine->state, sealed);
     py_uses_end(before);
@@ -77,10 +92,14 @@ share_load(PyObject *op, PyObject *Py_UNUSED(ignored))
 static void
 close_share(ShareObject *self)
 {
-    struct cp_func *func = self->func;
-    struct cp_sealed *sealed = self->sealed;
+    struct cp_func *func;
+    struct cp_sealed *sealed;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    func = self->func;
+    sealed = self->sealed;
     self->func = NULL;
     self->sealed = NULL;
+    Py_END_CRITICAL_SECTION();
     if (func != NULL && cp_pool_is_ours(self->engine->pool)) {
         cp_share_close_take(self->engine->pool, func);
     }
@@ -91,30 +110,23 @@ close_share(ShareObject *self)
 static PyObject *
 share_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    Py_BEGIN_CRITICAL_SECTION(op);
     close_share((ShareObject *)op);
-    Py_END_CRITICAL_SECTION();
     Py_RETURN_NONE;
 }
 
 static PyObject *
 share_number(PyObject *op, void *Py_UNUSED(closure))
 {
-    ShareObject *self = (ShareObject *)op;
-    if (self->func == NULL) {
-        return raise_closed();
-    }
-    return PyLong_FromUnsignedLong(self->func->slot);
+    return PyLong_FromUnsignedLong(((ShareObject *)op)->number);
 }
 
 static PyObject *
 share_nbytes(PyObject *op, void *Py_UNUSED(closure))
 {
-    ShareObject *self = (ShareObject *)op;
-    if (self->sealed == NULL) {
-        return raise_closed();
-    }
-    return PyLong_FromUnsignedLongLong(cp_sealed_size(self->sealed));
+    struct cp_sealed *sealed = sealed_of((ShareObject *)op);
+    unsigned long long n = sealed != NULL ? cp_sealed_size(sealed) : 0;
+    cp_sealed_unref(sealed);
+    return PyLong_FromUnsignedLongLong(n);
 }
 
 /* Write the object to the parts, which are for that: 0, a code of the core, or -1 with an
@@ -148,6 +160,7 @@ fill(ShareObject *self, PyObject *obj)
         self->func =
             cp_func_open_sealed(engine->pool, &parts, NULL, 0, CP_SHARED);
         r = self->func != NULL ? 0 : CP_ENOMEM;
+        self->number = r == 0 ? self->func->slot : 0;
     }
     cp_use_end_all(&parts);
     cp_sealed_unref(parts.sealed);
