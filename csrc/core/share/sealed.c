@@ -65,7 +65,7 @@ write_at(struct cp_sealed *sealed, uint64_t at, const void *bytes, size_t n)
         return cp_fd_write_at(sealed->fd, at, bytes, n);
     }
     int r = grow_bytes(sealed, at + n);
-    if (r == 0) {
+    if (r == 0 && n > 0) {
         memcpy(sealed->bytes + at, bytes, n);
     }
     return r;
