@@ -217,6 +217,13 @@ class Pool:
         _Options(asked)
         return ConfiguredPool(self, asked)
 
+    def share(self, obj: object) -> Any:
+        """Raises `ValueError`: nodes share no memory. A serial pool has it, as `cpool.Pool.share`."""
+        raise ValueError(
+            "share() needs workers that share memory: on a cluster have an initializer load the "
+            "object in each worker"
+        )
+
     def _next_job(self) -> int:
         return next(self._job_numbers)
 

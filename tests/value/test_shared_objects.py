@@ -23,7 +23,7 @@ from cpool import Pool, ThreadPool
 try:
     import numpy as installed_numpy  # here: its threads belong to no test
 except ImportError:
-    installed_numpy = None  # type: ignore[assignment]
+    installed_numpy = None
 
 pytestmark = pytest.mark.better
 
@@ -245,7 +245,16 @@ def test_obj_is_what_was_written(pool: Any) -> None:
     handle.close()
 
 
-VALUES = [None, 5, "ä" * MIB, b"x" * MIB, bytearray(MIB), [b"y" * MIB] * 3, {"a": [[]]}, {1, 2}]
+VALUES: list[Any] = [
+    None,
+    5,
+    "ä" * MIB,
+    b"x" * MIB,
+    bytearray(MIB),
+    [b"y" * MIB] * 3,
+    {"a": [[]]},
+    {1, 2},
+]
 
 
 @pytest.mark.parametrize("number", range(len(VALUES)))
@@ -557,6 +566,7 @@ def test_a_callable_that_changes_while_items_are_made(pool: Any) -> None:
     assert pool.map(partial(pick, data), items(False)) == [5] * 6
 
 
+@needs_memory
 def test_the_name_of_a_large_callable(make_pool: Any) -> None:
     pool = make_pool(1)
     pool.apply(Model(bytes(MIB)).run, (1,))
