@@ -29,8 +29,9 @@ ORDER: dict[str, str | None] = {
     "core/pool": "job tallies trace state+ref tally wake plan turns flow jobs+func sched watch act"
     " threads spin drive pool",
     "py/base": "state word dict list name depth error imports argument timeout engine",
-    "py/value": "arena tags kind seen writer reader repeats gather constant number known text array"
-    " named reducers replaced uses plan encode+encoder+reduce decode+decoder+rebuild pickle body run",
+    "py/value": "arena tags kind seen writer reader repeats gather constant number known text"
+    " array named reducers replaced uses plan encode+encoder+reduce decode+decoder+rebuild pickle"
+    " body run",
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life options failure settle wait callback result stream future lane condition",
     "py/worker": "stack values serve thread worker",

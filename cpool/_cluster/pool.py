@@ -218,7 +218,7 @@ class Pool:
         return ConfiguredPool(self, asked)
 
     def share(self, obj: object) -> Any:
-        """Raises `ValueError`: nodes share no memory. A serial pool has it, as `cpool.Pool.share`."""
+        """Raises `ValueError`: nodes share no memory. Works in a serial pool."""
         raise ValueError(
             "share() needs workers that share memory: on a cluster have an initializer load the "
             "object in each worker"

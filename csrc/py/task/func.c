@@ -85,12 +85,11 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0; 1
- * where something of `limit` bytes is bound to it, and out has the pickle up to there; or -1
+/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1
  * with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
-          uint16_t *flags, size_t limit)
+          uint16_t *flags)
 {
     struct py_state *state = engine->state;
     struct py_uses uses = py_uses_begin(out->parts, NULL);
@@ -101,9 +100,8 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
     }
     int immutable = is_immutable(state, func);
     *flags = immutable > 0 ? CP_KEEP : 0;
-    r = immutable < 0 ? -1 : py_dumps_within(state, func, out, limit);
-    if (r >= 0) {
-        return r;
+    if (immutable >= 0 && py_dumps(state, func, out) == 0) {
+        return 0;
     }
     *flags = 0;
     bool named = immutable > 0;
@@ -134,6 +132,98 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
 }
 
 /* ---- what is large, and bound to a callable ---- */
+
+/* So many objects are looked at, and so deep. */
+#define LOOK_MAX 256
+#define LOOK_DEPTH 6
+
+static bool holds_large(PyObject *obj, int depth, int *left);
+
+/* Has one of the values of a dict, or of the items of a sequence, which is released, large
+ * parts? NULL: the exception is dropped. */
+static bool
+hold_large_take(PyObject *items, int depth, int *left)
+{
+    bool found = false;
+    PyObject *fast =
+        items != NULL ? PySequence_Tuple(items) : NULL; /* a list may change */
+    PyErr_Clear();
+    Py_ssize_t n = fast != NULL ? PyTuple_GET_SIZE(fast) : 0;
+    for (Py_ssize_t i = 0; i < n && !found && *left > 0; i++) {
+        found = holds_large(PyTuple_GET_ITEM(fast, i), depth, left);
+    }
+    Py_XDECREF(fast);
+    Py_XDECREF(items);
+    return found;
+}
+
+static bool
+is_large_buffer(PyObject *obj)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    bool large = view.len >= (Py_ssize_t)CP_PART_MIN;
+    PyBuffer_Release(&view);
+    return large;
+}
+
+/* Has the object parts that are worth a file? Only data are looked at, and no code of the
+ * program runs: what is not found goes through the pipes. */
+static bool
+holds_large(PyObject *obj, int depth, int *left)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    --*left;
+    if (PyUnicode_CheckExact(obj)) {
+        return PyUnicode_GET_LENGTH(obj) >= (Py_ssize_t)CP_PART_MIN;
+    }
+    if (type->tp_as_buffer != NULL
+        && type->tp_as_buffer->bf_getbuffer != NULL) {
+        return !PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
+               && is_large_buffer(obj);
+    }
+    if (depth == 0 || PyType_Check(obj) || PyFunction_Check(obj)
+        || PyModule_Check(obj) || PyLong_Check(obj) || obj == Py_None) {
+        return false;
+    }
+    if (PyMethod_Check(obj)) {
+        return holds_large(PyMethod_GET_SELF(obj), depth - 1, left);
+    }
+    if (PyCFunction_Check(obj)) {
+        PyObject *self = PyCFunction_GET_SELF(obj);
+        return self != NULL && holds_large(self, depth - 1, left);
+    }
+    if (PyTuple_CheckExact(obj) || PyList_CheckExact(obj)) {
+        return hold_large_take(Py_NewRef(obj), depth - 1, left);
+    }
+    if (PyDict_CheckExact(obj)) {
+        return hold_large_take(PyDict_Values(obj), depth - 1, left);
+    }
+    static const char *const places[] = {"func", "args", "keywords"};
+    bool is_partial = strcmp(type->tp_name, "functools.partial") == 0;
+    for (size_t i = 0; i < 3 && is_partial; i++) {
+        PyObject *name = PyUnicode_FromString(places[i]);
+        PyObject *part =
+            name != NULL ? PyObject_GenericGetAttr(obj, name) : NULL;
+        bool found = part != NULL && holds_large(part, depth - 1, left);
+        Py_XDECREF(name);
+        Py_XDECREF(part);
+        PyErr_Clear();
+        if (found) {
+            return true;
+        }
+    }
+    PyObject *dict =
+        type->tp_dictoffset != 0 ? PyObject_GenericGetDict(obj, NULL) : NULL;
+    PyErr_Clear();
+    bool found = dict != NULL && PyDict_CheckExact(dict)
+                 && hold_large_take(PyDict_Values(dict), depth - 1, left);
+    Py_XDECREF(dict);
+    return found;
+}
 
 /* Append the callable, with its large parts in parts->sealed, or compared with those of
  * parts->like: 0, or -1 with an exception. */
@@ -301,7 +391,7 @@ py_func_put_changed(const struct py_input *in, struct cp_buf *out)
         return r;
     }
     r = 0;
-    if (dump_func(in->engine, in->func, &buf, &flags, SIZE_MAX) < 0) {
+    if (dump_func(in->engine, in->func, &buf, &flags) < 0) {
         cp_buf_fini(&buf);
         return -1;
     }
@@ -366,17 +456,15 @@ py_func_set(struct py_input *in, PyObject *func)
     struct cp_buf buf = {.parts = &parts};
     uint16_t flags;
     struct cp_func *core = NULL;
-    bool may_seal = cp_pool_region(engine->pool) != NULL;
-    int r = dump_func(engine, func, &buf, &flags,
-                      may_seal ? CP_PART_MIN : SIZE_MAX);
-    if (r == 1) {
-        cp_use_end_all(&parts);
+    int left = LOOK_MAX;
+    int r = 0;
+    flags = 0;
+    if (!PyFunction_Check(func) && cp_pool_region(engine->pool) != NULL
+        && !atomic_load(&state->replaced)
+        && holds_large(func, LOOK_DEPTH, &left)) {
         r = seal_func(engine, func, &core);
-        if (r == 0) {
-            cp_buf_cut(&buf, cp_buf_len(&buf));
-            r = dump_func(engine, func, &buf, &flags, SIZE_MAX);
-        }
     }
+    r = r == 0 ? dump_func(engine, func, &buf, &flags) : r < 0 ? -1 : 1;
     bool is_raised = r < 0;
     if (r == 0) {
         if (parts.n_uses > 0) {

@@ -22,8 +22,6 @@
 typedef struct {
     PyObject_HEAD
     struct cp_buf *buf; /* borrowed, during one dump */
-    size_t limit;       /* what is written at once has fewer bytes, or: */
-    bool is_over;
 } SinkObject;
 
 static PyObject *
@@ -32,12 +30,6 @@ sink_write(PyObject *op, PyObject *data)
     SinkObject *self = (SinkObject *)op;
     Py_buffer view;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
-        return NULL;
-    }
-    if ((size_t)view.len >= self->limit) {
-        self->is_over = true;
-        PyBuffer_Release(&view);
-        PyErr_SetString(PyExc_OverflowError, "the pickle is large");
         return NULL;
     }
     int r = self->buf == NULL
@@ -102,8 +94,6 @@ make_pickler(struct py_state *state, struct py_pickler *p)
         return -1;
     }
     sink->buf = NULL;
-    sink->limit = SIZE_MAX;
-    sink->is_over = false;
     p->sink = (PyObject *)sink;
     p->pickler = PyObject_CallFunction(state->pickler_class, "Oi", p->sink, 5);
     return p->pickler == NULL
@@ -114,11 +104,9 @@ make_pickler(struct py_state *state, struct py_pickler *p)
                : 0;
 }
 
-/* 0; 1: it is over the limit, and what came before is in the buffer; -1 with an
- * exception. */
 static int
 dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
-          struct cp_buf *out, size_t limit)
+          struct cp_buf *out)
 {
     if (p->pickler == NULL && make_pickler(state, p) < 0) {
         py_pickler_clear(p);
@@ -127,19 +115,11 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
     SinkObject *sink = (SinkObject *)p->sink;
     size_t before = cp_buf_len(out);
     sink->buf = out;
-    sink->limit = limit;
-    sink->is_over = false;
     PyObject *none =
         PyObject_CallMethodOneArg(p->pickler, state->str_dump, obj);
     sink->buf = NULL;
-    sink->limit = SIZE_MAX;
     if (none == NULL) {
         /* The pickler may be in any state: drop it. */
-        if (sink->is_over) {
-            PyErr_Clear();
-            py_pickler_clear(p);
-            return 1;
-        }
         out->end = out->start + before;
         PyObject *exc = py_error_fetch();
         py_pickler_clear(p);
@@ -158,7 +138,7 @@ dump_with(struct py_state *state, struct py_pickler *p, PyObject *obj,
 }
 
 static int
-dump(struct py_state *state, PyObject *obj, struct cp_buf *out, size_t limit)
+dump(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
     if (py_replaced_check(state) < 0) {
         return -1;
@@ -170,35 +150,28 @@ dump(struct py_state *state, PyObject *obj, struct cp_buf *out, size_t limit)
     struct py_pickler *kept = &state->pickler;
     if (__atomic_compare_exchange_n(&kept->busy, &expected, 1, 0,
                                     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-        int r = dump_with(state, kept, obj, out, limit);
+        int r = dump_with(state, kept, obj, out);
         __atomic_store_n(&kept->busy, 0, __ATOMIC_RELEASE);
         return r;
     }
     struct py_pickler own = {0};
-    int r = dump_with(state, &own, obj, out, limit);
+    int r = dump_with(state, &own, obj, out);
     py_pickler_clear(&own);
-    return r;
-}
-
-int
-py_dumps_within(struct py_state *state, PyObject *obj, struct cp_buf *out,
-                size_t limit)
-{
-    struct py_uses before = py_uses_begin(out->parts, NULL);
-    py_imports_begin();
-    int r = dump(state, obj, out, limit);
-    if (r < 0 && py_imports_try_again()) {
-        r = dump(state, obj, out, limit);
-        py_imports_end();
-    }
-    py_uses_end(before);
     return r;
 }
 
 int
 py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
-    return py_dumps_within(state, obj, out, SIZE_MAX);
+    struct py_uses before = py_uses_begin(out->parts, NULL);
+    py_imports_begin();
+    int r = dump(state, obj, out);
+    if (r < 0 && py_imports_try_again()) {
+        r = dump(state, obj, out);
+        py_imports_end();
+    }
+    py_uses_end(before);
+    return r;
 }
 
 PyObject *

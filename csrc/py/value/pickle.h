@@ -13,11 +13,6 @@
  * unchanged. Runs Python code. */
 int py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out);
 
-/* The same; but 1 where the pickle has a string of `limit` bytes or more: then out has what
- * came before that. */
-int py_dumps_within(struct py_state *state, PyObject *obj, struct cp_buf *out,
-                    size_t limit);
-
 /* The object that these bytes hold, or NULL with an exception. Runs Python
  * code. */
 PyObject *py_loads(struct py_state *state, const uint8_t *bytes, size_t len);
