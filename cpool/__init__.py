@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from ._engine.executors import ProcessPoolExecutor, ThreadPoolExecutor
+    from ._engine.shared import SharedObject
     from ._engine.statistics import LongTask, PoolStatistics, WorkerStatistics
     from ._engine.trace import trace
     from .errors import TaskCancelledError
@@ -53,6 +54,7 @@ __all__ = [
     "PoolTerminated",
     "ProcessPoolExecutor",
     "RemoteError",
+    "SharedObject",
     "TaskCancelledError",
     "TaskInterrupted",
     "TaskTimeoutError",
@@ -85,6 +87,10 @@ def __getattr__(name: str) -> Any:
         from ._engine.trace import trace
 
         return trace
+    if name == "SharedObject":
+        from ._engine.shared import SharedObject
+
+        return SharedObject
     if name in _STATISTICS:
         from ._engine import statistics
 

@@ -24,18 +24,18 @@ TOP = next(path for path in Path(__file__).parents if (path / "csrc").is_dir())
 ORDER: dict[str, str | None] = {
     "core/base": "base clock lock mem buf",
     "core/os": "fd poller+poller_epoll+poller_poll proc",
-    "core/share": "region heap parts",
-    "core/link": "wire board task worker serve",
+    "core/share": "sheet region loan sealed heap parts",
+    "core/link": "wire board func task worker serve",
     "core/pool": "job tallies trace state+ref tally wake plan turns flow jobs+func sched watch act"
     " threads spin drive pool",
     "py/base": "state word dict list name depth error imports argument timeout engine work",
     "py/value": "arena tags kind seen writer reader repeats gather constant number known text array"
-    " named standard reducers replaced plan encode+encoder+reduce decode+decoder+rebuild pickle"
+    " named standard reducers replaced uses plan encode+encoder+reduce decode+decoder+rebuild pickle"
     " body run",
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life options failure settle wait callback result stream future lane condition",
     "py/worker": "stack values serve thread worker",
-    "py/engine": "late begin kept submit engine module",
+    "py/engine": "late begin kept submit share engine module",
 }
 
 COMMENT_OR_LITERAL = re.compile(

@@ -334,6 +334,16 @@ def _read_in_c(obj: object, name: str) -> Any:
     return None
 
 
+def pickle_of_name_of(func: object) -> bytes:
+    """A pickle that has the name of the callable, for `statistics.name_in_pickle()`."""
+    while type(func) is partial or type(func) in WRAPPERS:
+        func = _read_in_c(func, "func") if type(func) is partial else func.func  # type: ignore[attr-defined]
+    name = _name_of(func)
+    for module in ("__main__.", "__mp_main__.", "builtins."):
+        name = name.removeprefix(module)
+    return pickle_of_name("builtins", name)
+
+
 def _name_of(func: object) -> str:
     """How messages name a callable. The program's code does not run: it might raise, or hang."""
     kind = type(func)

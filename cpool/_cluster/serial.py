@@ -22,7 +22,7 @@ __all__ = ["SerialPool"]
 # What the serial pool on this machine does.
 _ITS_OWN = """
     apply apply_async map map_async starmap starmap_async imap imap_unordered istarmap
-    istarmap_unordered close terminate join dump
+    istarmap_unordered share close terminate join dump
 """.split()
 
 

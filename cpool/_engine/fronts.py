@@ -48,6 +48,13 @@ def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> A
     return Front(engine, pool, wrap, limit)
 
 
+def find_shared(engine: Any, pool: Any) -> Any:
+    """The engine of a pool in this process, from now on with shared objects in its tasks."""
+    front = engine if isinstance(engine, Front) else Front(engine, pool, None, None)
+    front.resolves = True
+    return front
+
+
 class Front:
     """What is not here is the engine's own."""
 
@@ -59,6 +66,7 @@ class Front:
         self._owner = weakref.ref(pool)
         self._wrap = wrap
         self._limit = limit
+        self.resolves = False  # handles of shared objects in arguments
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -70,6 +78,11 @@ class Front:
         """
         if self._limit is not None:
             self._wait(self._limit)
+        if self.resolves and func is not None:
+            from .shared import Resolved
+
+            inner = Resolved(func.func if type(func) is Retrying else func)
+            func = Retrying(inner, func.retry_on) if type(func) is Retrying else inner
         if self._wrap is None or func is None:
             return func
         wrapped = self._wrap(func.func if type(func) is Retrying else func)

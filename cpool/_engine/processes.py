@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from typing import Any, Literal, Self, TypeVar
 
     from .logs import LogReceiver
+    from .shared import SharedObject
     from .statistics import PoolStatistics
     from .workers import CpuIds
 
@@ -477,6 +478,36 @@ class Pool(_StdlibPool):
         from .dump import dump_pool
 
         dump_pool(self, sys.stderr if file is None else file)
+
+    # ---- sharing ----
+
+    def share(self, obj: T) -> SharedObject[T]:
+        """Write `obj` to memory that all workers share, once; return a handle for tasks.
+
+        The handle, given to a task of this pool within anything (arguments, a `partial`, another
+        shared object), is the object there. A worker maps it when it meets it first, and keeps it
+        as long as the handle lives and tasks with it wait. Arrays and other large parts are not
+        copied: workers share one copy, and each has its own copy of the pages that it writes to.
+
+            with pool.share(table) as handle:
+                pool.starmap(look_up, [(handle, key) for key in keys])
+
+        What a task returns of it is copied back. Later changes to `obj` are not seen. Raises what
+        pickling `obj` raises, `MemoryError` where the pool's `shared_memory_limit` does not
+        suffice, and `ValueError` for a pool that is not running. Threads and serial pools get
+        `obj` itself, where the handle is an argument or within lists, tuples and dicts of it.
+        """
+        if self._engine is None:
+            raise ValueError("share() needs a pool that runs on cpool's engine")
+        self._check_running()
+        from .shared import SharedObject
+
+        if not self._shares_objects:
+            return SharedObject(self._engine.share_object(obj))
+        with self._lock:
+            engine: Any = fronts.find_shared(self._engine, self)
+            self._engine = engine
+        return SharedObject(None, obj)
 
     # ---- submitting ----
 

@@ -146,7 +146,9 @@ def test_a_serial_pool_uses_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pool.map(tasks.square, range(3)) == [*pool.imap(tasks.square, range(3))] == [0, 1, 4]
         assert pool.options(return_exceptions=True).map(work.fail_if_odd, [0]) == [0]
         assert (pool.nodes, pool.wait_for_nodes(1)) == ([], None)
-        assert (pool.statistics().done, pool.statistics().nodes) == (8, ())
+        with pool.share([1, 2]) as handle:
+            assert pool.apply(len, (handle,)) == 2
+        assert (pool.statistics().done, pool.statistics().nodes) == (9, ())
         for options in {"worker": 0}, {"retries": 1}:
             with pytest.raises(ValueError, match=next(iter(options))):
                 pool.apply(abs, (1,), **options)
@@ -175,6 +177,8 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
     for method, args in ("apply_async", ()), ("map", ([1],)), ("imap", ([1],)):
         with pytest.raises((ValueError, TypeError), match=next(iter(options))):
             getattr(pool, method)(abs, *args, **options)
+    with pytest.raises(ValueError, match="partial"):
+        pool.share([1])
     with pytest.raises(TypeError, match="nonsense"):
         pool.map(abs, [1], nonsense=1)
     with pytest.raises(ValueError, match="chunksize=1"):

@@ -817,6 +817,257 @@ run_crowd(void *arg)
     return NULL;
 }
 
+/* ---- what is written once ---- */
+
+/* Two parts and a body. */
+static struct cp_sealed *
+written(struct cp_region *region)
+{
+    struct cp_sealed *sealed;
+    uint8_t *bytes = pattern(MIB, 3);
+    CHECK_EQ(cp_sealed_begin(region, &sealed), 0);
+    CHECK_EQ(cp_sealed_has_file(sealed), region != NULL);
+    CHECK_EQ(cp_sealed_add(sealed, bytes, 10), 0);
+    cp_sealed_reset(sealed);
+    CHECK_EQ(cp_sealed_add(sealed, bytes, MIB), 0);
+    CHECK_EQ(cp_sealed_add(sealed, "xyz", 3), 1);
+    CHECK_EQ(cp_sealed_end(sealed, "body", 4), 0);
+    CHECK(cp_sealed_has_part(sealed, 0, bytes, MIB));
+    CHECK(!cp_sealed_has_part(sealed, 0, bytes + 1, MIB - 1));
+    CHECK(!cp_sealed_has_part(sealed, 1, "xyy", 3));
+    CHECK(!cp_sealed_has_part(sealed, 2, "xyz", 3));
+    CHECK(cp_sealed_has_body(sealed, "body", 4));
+    CHECK(!cp_sealed_has_body(sealed, "bodo", 4));
+    free(bytes);
+    return sealed;
+}
+
+/* Look at all of it, and change it, which no other view sees. */
+static void
+check_view(struct cp_sealed *sealed, bool may_keep)
+{
+    struct cp_sheet *sheet;
+    struct cp_loan *loan;
+    const uint8_t *body;
+    size_t len;
+    CHECK_EQ(cp_sealed_view(sealed, &sheet, &body, &len, &loan), 0);
+    CHECK_EQ(len, 4);
+    CHECK(memcmp(body, "body", 4) == 0);
+    cp_sheet_unref(sheet);
+    CHECK_EQ(loan->n, 2);
+    CHECK_EQ(loan->leases[1]->len, 3);
+    CHECK(memcmp(loan->leases[1]->at, "xyz", 3) == 0);
+    CHECK_EQ((uintptr_t)loan->leases[0]->at % 64,
+             may_keep ? 0 : (uintptr_t)loan->leases[0]->at % 64);
+    CHECK_EQ(cp_lease_may_keep(loan->leases[0]), may_keep);
+    struct cp_lease *kept = loan->leases[0];
+    cp_lease_ref(kept);
+    cp_loan_close(loan);
+    check_pattern(kept->at, MIB, 3);
+    if (may_keep) {
+        kept->at[5] ^= 1;
+    }
+    cp_lease_close(kept);
+}
+
+TEST(share_written_once)
+{
+    struct cp_region *region;
+    struct cp_sealed *opened;
+    size_t len;
+    int before = cp_test_descriptors();
+    CHECK_EQ(cp_region_open(2 * MIB, &region), 0);
+    struct cp_sealed *sealed = written(region);
+    const uint8_t *message = cp_sealed_message(sealed, false, &len);
+    CHECK_EQ(len, sizeof(struct cp_sealed_head));
+    CHECK(cp_sealed_may_open(getpid()));
+    CHECK_EQ(cp_sealed_open(message, len, &opened), 0);
+    for (int i = 0; i < 3; i++) {
+        check_view(opened, true);
+        check_view(sealed, true);
+    }
+    /* As they were: nobody can write to the file. */
+    struct cp_sealed_head head;
+    memcpy(&head, message, sizeof(head));
+    CHECK_EQ(pwrite(head.fd, "x", 1, 5), -1);
+    CHECK_EQ(ftruncate(head.fd, 0), -1);
+
+    /* One that cannot open it is sent all of it. */
+    struct cp_sealed *whole;
+    message = cp_sealed_message(sealed, true, &len);
+    CHECK_EQ(len, cp_sealed_size(sealed));
+    CHECK_EQ(cp_sealed_open(message, len, &whole), 0);
+    check_view(whole, false);
+    cp_sealed_unref(whole);
+
+    /* There is a limit, and what is freed does not count. */
+    struct cp_sealed *more;
+    uint8_t *bytes = pattern(MIB, 4);
+    CHECK_EQ(cp_sealed_begin(region, &more), 0);
+    CHECK_EQ(cp_sealed_add(more, bytes, MIB), CP_ENOMEM);
+    cp_sealed_unref(sealed);
+    CHECK_EQ(cp_sealed_add(more, bytes, MIB), 0);
+    free(bytes);
+    cp_sealed_unref(more);
+    check_view(opened, true); /* the parent has dropped it */
+    cp_sealed_unref(opened);
+    CHECK_EQ(cp_sealed_open((uint8_t *)&head, sizeof(head), &opened),
+             CP_ERRNO(ENOENT));
+    cp_region_unref(region);
+    CHECK_EQ(cp_test_descriptors(), before);
+}
+
+TEST(share_written_without_a_file)
+{
+    struct cp_sealed *sealed = written(NULL), *opened;
+    size_t len;
+    const uint8_t *message = cp_sealed_message(sealed, false, &len);
+    CHECK_EQ(len, cp_sealed_size(sealed));
+    CHECK_EQ(cp_sealed_open(message, len, &opened), 0);
+    check_view(opened, false);
+    check_view(sealed, false);
+    cp_sealed_unref(opened);
+    cp_sealed_unref(sealed);
+}
+
+TEST(share_messages_that_lie)
+{
+    struct cp_region *region;
+    struct cp_sealed *opened;
+    size_t len;
+    CHECK_EQ(cp_region_open(64 * MIB, &region), 0);
+    struct cp_sealed *sealed = written(region);
+    struct cp_sealed_head head;
+    memcpy(&head, cp_sealed_message(sealed, false, &len), sizeof(head));
+    uint8_t *bytes = (uint8_t *)&head;
+    CHECK_EQ(cp_sealed_open(bytes, sizeof(head) - 1, &opened), CP_EPROTO);
+    for (size_t at = 0; at + 8 <= offsetof(struct cp_sealed_head, device);
+         at += 8) {
+        struct cp_sealed_head wrong = head;
+        memset((uint8_t *)&wrong + at, 0xff, 8);
+        CHECK_EQ(cp_sealed_open((uint8_t *)&wrong, sizeof(wrong), &opened),
+                 CP_EPROTO);
+    }
+    struct cp_sealed_head other = head;
+    other.inode++; /* the number is another file's now */
+    CHECK_EQ(cp_sealed_open((uint8_t *)&other, sizeof(other), &opened),
+             CP_ERRNO(ESTALE));
+    other = head;
+    other.size++;
+    CHECK_EQ(cp_sealed_open((uint8_t *)&other, sizeof(other), &opened),
+             CP_ERRNO(ESTALE));
+    cp_sealed_unref(sealed);
+    cp_region_unref(region);
+}
+
+/* A task that refers to func. */
+static struct cp_task *
+task_with_use(struct lone *lone, struct cp_func *func, uint64_t index)
+{
+    struct cp_parts parts = {0};
+    struct cp_buf body = {.parts = &parts};
+    for (int i = 0; i < 2; i++) {
+        bool is_new;
+        CHECK_EQ(cp_use_add(&parts, func, &is_new), 0);
+        CHECK_EQ(is_new, i == 0);
+        (void)atomic_fetch_add(&func->users, is_new ? 1 : 0);
+    }
+    CHECK_EQ(cp_buf_put(&body, "b", 1), 0);
+    struct cp_task *task = cp_task_new_take(index, 0, &body);
+    CHECK_EQ(task->flags, 0);
+    CHECK_EQ(parts.n_uses, 0);
+    task->job = lone->job;
+    cp_buf_fini(&body);
+    cp_parts_fini(&parts);
+    return task;
+}
+
+TEST(share_uses_are_sent_before_the_task)
+{
+    struct ends e;
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    _Atomic bool unused = false;
+    open_both(&e, &lone);
+    struct cp_func *inner = calloc(1, sizeof(*inner));
+    struct cp_func *outer = calloc(1, sizeof(*outer));
+    struct cp_func *uses[] = {inner};
+    *inner = (struct cp_func){.slot = 5,
+                              .flags = CP_SEALED | CP_SHARED,
+                              .sealed = written(e.region),
+                              .users = 1,
+                              .unused = &unused};
+    *outer = (struct cp_func){.slot = 2,
+                              .flags = CP_SEALED | CP_SHARED,
+                              .sealed = written(e.region),
+                              .unused = &unused,
+                              .uses = uses,
+                              .n_uses = 1};
+    /* Not before the worker has said whether it can open the file. */
+    struct cp_task *task = task_with_use(&lone, outer, 1);
+    CHECK_EQ(outer->users, 1);
+    CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 0);
+    lone_start(&lone);
+    atomic_store(&lone.w->row->opens, 1);
+    for (int round = 0; round < 2; round++) {
+        CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 1);
+        CHECK_EQ(cp_worker_flush(lone.w), 0);
+        static const uint32_t slots[] = {5, 2};
+        for (int i = 0; i < 2; i++) {
+            do {
+                lone_next(&lone, &frame, &body);
+            } while (frame.kind != CP_FUNC || (frame.flags & CP_SHARED) == 0);
+            CHECK_EQ(frame.arg, slots[i]);
+            CHECK_EQ(frame.flags, CP_SEALED | CP_SHARED);
+            CHECK_EQ(frame.len, sizeof(struct cp_sealed_head));
+        }
+        lone_next_task(&lone, &frame);
+        CHECK_EQ(frame.kind, CP_TASK);
+        CHECK_EQ(lone_answer(&lone, frame.seq, 1, 1) >= 0, 1);
+        CHECK_EQ(cp_serve_flush(&lone.s), 0);
+        CHECK_EQ(cp_worker_recv(lone.w), 0);
+        CHECK_EQ(outer->users, 0); /* the task is freed */
+        CHECK(atomic_exchange(&unused, false));
+        /* The worker has to be told again. */
+        cp_worker_forget(lone.w, 5);
+        cp_worker_forget(lone.w, 2);
+        task = task_with_use(&lone, outer, 2);
+    }
+    cp_task_free(task);
+    lone.w->has_func[5] = 0;
+    lone.w->has_func[2] = 0;
+    cp_sealed_unref(inner->sealed);
+    cp_sealed_unref(outer->sealed);
+    free(inner);
+    free(outer);
+    close_both(&e, &lone);
+}
+
+TEST(share_forgotten_behind_a_big_body)
+{
+    struct lone lone;
+    struct cp_frame frame;
+    const uint8_t *body;
+    lone_open(&lone, UINT64_MAX, 5);
+    lone_start(&lone);
+    CHECK_EQ(lone_send(&lone, 1, CP_BIG * 16), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK(lone.w->big != NULL);
+    cp_worker_forget(lone.w, lone.func->slot);
+    CHECK(lone.w->forget_due);
+    while (lone.w->big != NULL) {
+        CHECK_EQ(cp_serve_wait(&lone.s), 0);
+        CHECK_EQ(cp_worker_flush(lone.w), 0);
+    }
+    CHECK(!lone.w->forget_due);
+    lone_next_task(&lone, &frame);
+    lone_next(&lone, &frame, &body);
+    CHECK_EQ(frame.kind, CP_FORGET);
+    CHECK_EQ(frame.arg, lone.func->slot);
+    lone_close(&lone);
+}
+
 TEST(share_many_threads)
 {
     struct ends e;

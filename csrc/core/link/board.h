@@ -63,6 +63,7 @@ struct cp_row {
     /* Of a worker with a memory_limit, in bytes: its memory that it shares with the
      * parent since the fork; and its own before the item that runs. */
     _Atomic uint64_t memory_shared, memory_before;
+    _Atomic uint32_t opens; /* it can open the parent's files; before HELLO */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
     /* The task that is to stop: 1 + seq; and only while `since` is this, or
@@ -79,6 +80,7 @@ struct cp_row {
      * stack is there: the item does not go on. 0: none. */
     _Atomic uint64_t held;
     _Atomic int64_t held_since;
+    _Atomic int32_t parent; /* its pid */
     _Atomic uint32_t
         sleeps; /* values are to be flushed; the worker clears it */
     /* Written by both, by compare-and-swap. */
@@ -102,7 +104,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 7u
+#define CP_FORMAT 8u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

@@ -70,6 +70,14 @@ cp_serve_fini(struct cp_serve *s)
     close_share(s);
 }
 
+void
+cp_serve_look(struct cp_serve *s)
+{
+    int32_t parent = atomic_load(&s->row->parent);
+    bool opens = parent > 0 && cp_sealed_may_open(parent);
+    atomic_store(&s->row->opens, opens ? 1 : 0);
+}
+
 int
 cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
               struct cp_loan **loan)

@@ -54,6 +54,9 @@ int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
  * code. */
 int cp_serve_wait(struct cp_serve *s);
 
+/* Before HELLO: say whether this process may open files of the parent. */
+void cp_serve_look(struct cp_serve *s);
+
 /* The parts of a task, which has the flag CP_PARTS; *len becomes shorter. 0; or
  * CP_EPROTO, CP_ENOMEM. */
 int cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,

@@ -41,11 +41,13 @@ static int
 seal(struct cp_buf *body, struct cp_parts **parts)
 {
     *parts = NULL;
-    if (body->parts == NULL || body->parts->n == 0) {
+    if (body->parts == NULL
+        || (body->parts->n == 0 && body->parts->n_uses == 0)) {
         return 0;
     }
     struct cp_parts *own = malloc(sizeof(*own));
-    if (own == NULL || cp_parts_seal(body->parts, body) != 0) {
+    if (own == NULL
+        || (body->parts->n > 0 && cp_parts_seal(body->parts, body) != 0)) {
         free(own);
         return CP_ENOMEM;
     }
@@ -73,8 +75,9 @@ cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
     if (sealed == 1) {
         *parts = *body->parts;
         *body->parts = (struct cp_parts){.heap = parts->heap,
-                                         .is_private = parts->is_private};
-        task->flags |= CP_PARTS;
+                                         .is_private = parts->is_private,
+                                         .pool = parts->pool};
+        task->flags |= parts->n > 0 ? CP_PARTS : 0;
         task->parts = parts;
     }
     if (takes) {
@@ -109,6 +112,7 @@ cp_task_free(struct cp_task *task)
 {
     if (task != NULL) {
         if (task->parts != NULL) {
+            cp_use_end_all(task->parts);
             cp_parts_fini(task->parts);
             free(task->parts);
         }

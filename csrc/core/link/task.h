@@ -9,6 +9,7 @@
 
 #include "base/base.h"
 #include "base/buf.h"
+#include "link/func.h"
 #include "share/parts.h"
 
 #include <limits.h>
@@ -16,21 +17,6 @@
 
 struct cp_job;
 struct cp_worker;
-
-/* A pickled callable. Sent once to each worker that needs it. */
-struct cp_func {
-    uint32_t refs;
-    uint32_t slot;  /* index in the callable table of every worker */
-    uint16_t flags; /* CP_KEEP, CP_BY_VALUE, CP_KEPT */
-    int64_t avg_ns; /* mean run time in jobs of one task; -1: not measured */
-    /* Workers that died while they loaded this callable, since a worker last
-     * ran it; and the last one that died. */
-    uint32_t deaths;
-    int lost_pid, lost_exitcode;
-    uint32_t lost_worker;
-    size_t len;
-    uint8_t bytes[];
-};
 
 /* A body of at least this size is written from its own memory instead of being
  * copied, and only to an idle worker. The worker has to allocate for it, so the

@@ -58,6 +58,10 @@ enum cp_kind {
 #define CP_BY_VALUE 0x2u
 /* Flag of CP_FUNC beside CP_BY_VALUE: it serves later jobs, too, if it comes again. */
 #define CP_KEPT 0x4u
+/* Flag of CP_FUNC: the body is a message of share/sealed.h. */
+#define CP_SEALED 0x8u
+/* Flag of CP_FUNC: it is no callable, but an object that is shared. */
+#define CP_SHARED 0x10u
 
 struct cp_frame {
     uint64_t len;   /* of the body, in bytes */

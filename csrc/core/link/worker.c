@@ -454,13 +454,59 @@ put_frame(struct cp_worker *w, const struct cp_frame *frame,
     return 0;
 }
 
-/* Send the callable unless the worker has it. 1: a task may follow. 0: the
- * callable is big, and has to be flushed first. */
+/* What the worker has in a slot: nothing; what is there; or what it was not told to forget
+ * yet, since a big body is in the way. */
+#define HAS_NONE 0
+#define HAS_IT 1
+#define HAS_OLD 2
+
+/* Send the callable unless the worker has it, and what that refers to before. 1: a task may
+ * follow. 0: the callable is big, and has to be flushed first; or it lies in a file, and
+ * the worker has not said yet whether it can open that. */
+static int send_func(struct cp_worker *w, struct cp_func *func);
+
+/* The frame and the body for this worker. As send_func(). */
+static int
+frame_for(const struct cp_worker *w, struct cp_func *func,
+          struct cp_frame *frame, const uint8_t **body)
+{
+    *frame = (struct cp_frame){.kind = CP_FUNC,
+                               .flags = func->flags,
+                               .arg = func->slot,
+                               .len = func->len};
+    *body = func->bytes;
+    if (func->sealed == NULL) {
+        return 1;
+    }
+    if (cp_sealed_has_file(func->sealed) && !w->hello) {
+        return 0;
+    }
+    bool opens = atomic_load(&w->row->opens) != 0;
+    size_t len;
+    *body = cp_sealed_message(func->sealed, !opens, &len);
+    frame->len = len;
+    return *body != NULL ? 1 : CP_ENOMEM;
+}
+
+static int
+send_uses(struct cp_worker *w, struct cp_func *const *uses, uint32_t n)
+{
+    int r = 1;
+    for (uint32_t i = 0; i < n && r == 1; i++) {
+        r = send_func(w, uses[i]);
+    }
+    return r;
+}
+
 static int
 send_func(struct cp_worker *w, struct cp_func *func)
 {
-    if (func->slot < w->has_func_n && w->has_func[func->slot] != 0) {
+    if (func->slot < w->has_func_n && w->has_func[func->slot] == HAS_IT) {
         return 1;
+    }
+    int r = send_uses(w, func->uses, func->n_uses);
+    if (r != 1) {
+        return r;
     }
     if (func->slot >= w->has_func_n) {
         uint32_t n = (func->slot + 16u) & ~15u;
@@ -475,15 +521,14 @@ send_func(struct cp_worker *w, struct cp_func *func)
         w->has_func = has;
         w->has_func_n = n;
     }
-    struct cp_frame frame = {.kind = CP_FUNC,
-                             .flags = func->flags,
-                             .arg = func->slot,
-                             .len = func->len};
-    int r = put_frame(w, &frame, func->bytes);
+    struct cp_frame frame;
+    const uint8_t *body;
+    r = frame_for(w, func, &frame, &body);
+    r = r == 1 ? put_frame(w, &frame, body) : r == 0 ? 1 : r;
     if (r != 0) {
-        return r;
+        return r == 1 ? 0 : r;
     }
-    w->has_func[func->slot] = 1;
+    w->has_func[func->slot] = HAS_IT;
     if (w->big != NULL) {
         func->refs++;
         w->big_func = func;
@@ -507,6 +552,9 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
         return 0;
     }
     int r = send_func(w, func);
+    if (r == 1 && task->parts != NULL) {
+        r = send_uses(w, task->parts->uses, task->parts->n_uses);
+    }
     if (r != 1) {
         return r;
     }
@@ -535,18 +583,29 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     return 1;
 }
 
+/* Send the FORGETs that are due, if no big body is in the way: no frame may go in between
+ * its header and the body. */
+static void
+put_forgets(struct cp_worker *w)
+{
+    bool fits = w->big == NULL;
+    for (uint32_t i = 0; i < w->has_func_n && fits && w->forget_due; i++) {
+        struct cp_frame frame = {.kind = CP_FORGET, .arg = i};
+        if (w->has_func[i] == HAS_OLD) {
+            fits = cp_buf_put(&w->out, &frame, CP_HEADER) == 0;
+            w->has_func[i] = fits ? HAS_NONE : HAS_OLD;
+        }
+    }
+    w->forget_due &= !fits;
+}
+
 void
 cp_worker_forget(struct cp_worker *w, uint32_t slot)
 {
-    if (slot >= w->has_func_n || w->has_func[slot] == 0 || w->tx < 0) {
-        return;
-    }
-    struct cp_frame frame = {.kind = CP_FORGET, .arg = slot};
-    w->has_func[slot] = 0;
-    /* No frame may go in between a header and its big body. Then skip FORGET:
-     * the worker keeps some memory until a FUNC reuses the slot. */
-    if (w->big == NULL) {
-        (void)cp_buf_put(&w->out, &frame, CP_HEADER);
+    if (slot < w->has_func_n && w->has_func[slot] == HAS_IT && w->tx >= 0) {
+        w->has_func[slot] = HAS_OLD;
+        w->forget_due = true;
+        put_forgets(w);
     }
 }
 
@@ -598,7 +657,8 @@ bool
 cp_worker_has_out(const struct cp_worker *w)
 {
     return w->tx >= 0
-           && (cp_buf_len(&w->out) > 0 || w->big != NULL || w->credit_due);
+           && (cp_buf_len(&w->out) > 0 || w->big != NULL || w->credit_due
+               || w->forget_due);
 }
 
 int
@@ -607,6 +667,9 @@ cp_worker_flush(struct cp_worker *w)
     while (cp_worker_has_out(w)) {
         if (w->credit_due && w->big == NULL) {
             put_credit(w);
+        }
+        if (w->forget_due && w->big == NULL) {
+            put_forgets(w);
         }
         size_t n_out = cp_buf_len(&w->out);
         if (n_out == 0 && w->big == NULL) {
@@ -657,7 +720,7 @@ cp_worker_close_tx(struct cp_worker *w)
     cp_buf_fini(&w->out);
     w->big = NULL;
     w->big_left = 0;
-    w->credit_due = false;
+    w->credit_due = w->forget_due = false;
     cp_task_free(w->big_task);
     w->big_task = NULL;
     cp_fd_close(&w->tx);

@@ -120,8 +120,9 @@ struct cp_worker {
     struct cp_heap *heap;
     struct cp_borrower borrower;
     uint64_t lent_bytes, got_bytes; /* sent and received in it */
-    uint8_t *has_func;              /* by slot: was the callable sent? */
-    uint32_t has_func_n;            /* size of has_func */
+    uint8_t *has_func;   /* by slot: was the callable sent? HAS_IT or another */
+    bool forget_due;     /* CP_FORGET is to be sent, and cannot yet */
+    uint32_t has_func_n; /* size of has_func */
 
     struct cp_buf in; /* received, not parsed yet */
     /* Offsets in the result stream: read from the pipe, and received at all.

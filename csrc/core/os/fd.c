@@ -232,15 +232,107 @@ cp_fd_memory(size_t size, int *fd)
     return r;
 }
 
+#if defined(CP_LINUX) && defined(F_SEAL_SHRINK)
+/* Would a file of this size be a signal? */
+static bool
+is_too_large(uint64_t size)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size;
+}
+#endif
+
+int
+cp_fd_memory_to_seal(int *fd)
+{
+    *fd = -1;
+#if defined(CP_LINUX) && defined(F_SEAL_WRITE)
+    if (is_too_large(UINT64_C(1) << 47)) {
+        return CP_ERRNO(EFBIG);
+    }
+    cp_lock_acquire(&lock);
+    *fd = memfd_create("cpool-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int r = *fd >= 0 ? 0 : CP_ERRNO(errno);
+    if (r == 0) {
+        cp_fd_note(*fd);
+    }
+    cp_lock_release(&lock);
+    return r;
+#else
+    return CP_ERRNO(ENOSYS);
+#endif
+}
+
+int
+cp_fd_seal(int fd)
+{
+#if defined(CP_LINUX) && defined(F_SEAL_WRITE)
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL;
+    return fcntl(fd, F_ADD_SEALS, seals) == 0 ? 0 : CP_ERRNO(errno);
+#else
+    (void)fd;
+    return CP_ERRNO(ENOSYS);
+#endif
+}
+
+int
+cp_fd_write_at(int fd, uint64_t at, const void *bytes, size_t n)
+{
+    const uint8_t *from = bytes;
+    while (n > 0) {
+        size_t most = n < (size_t)1 << 30 ? n : (size_t)1 << 30;
+        ssize_t written = pwrite(fd, from, most, (off_t)at);
+        if (written > 0) {
+            from += written;
+            at += (uint64_t)written;
+            n -= (size_t)written;
+        } else if (written == 0 || errno != EINTR) {
+            return CP_ERRNO(written == 0 ? ENOSPC : errno);
+        }
+    }
+    return 0;
+}
+
+#define PROC_PATH 64
+
+bool
+cp_fd_may_open_of(pid_t pid)
+{
+#ifdef CP_LINUX
+    char path[PROC_PATH], target[1];
+    (void)snprintf(path, sizeof(path), "/proc/%d/exe", (int)pid);
+    return readlink(path, target, sizeof(target)) > 0;
+#else
+    (void)pid;
+    return false;
+#endif
+}
+
+int
+cp_fd_open_of(pid_t pid, int number, int *fd)
+{
+    char path[PROC_PATH];
+    int r = 0;
+    (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
+    cp_lock_acquire(&lock);
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) {
+        r = CP_ERRNO(errno);
+    } else {
+        cp_fd_note(*fd);
+    }
+    cp_lock_release(&lock);
+    return r;
+}
+
 int
 cp_fd_sealed_memory(uint64_t size, int *fd)
 {
     int r = CP_ERRNO(ENOSYS);
     *fd = -1;
 #if defined(CP_LINUX) && defined(F_SEAL_SHRINK)
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < size) {
-        return CP_ERRNO(EFBIG); /* which would be a signal */
+    if (is_too_large(size)) {
+        return CP_ERRNO(EFBIG);
     }
     cp_lock_acquire(&lock);
     *fd = memfd_create("cpool", MFD_CLOEXEC | MFD_ALLOW_SEALING);

@@ -35,6 +35,22 @@ int cp_fd_memory(size_t size, int *fd);
  * ENOSYS where there is none. [any] */
 int cp_fd_sealed_memory(uint64_t size, int *fd);
 
+/* Open an empty anonymous file in memory that can be sealed, and will grow to any size. 0,
+ * or a system error: ENOSYS where there is none. [any] */
+int cp_fd_memory_to_seal(int *fd);
+
+/* Nobody can write to this file any more, or change its size. 0 or a system error. [any] */
+int cp_fd_seal(int fd);
+
+/* Write all of it at this place. 0 or a system error. [any] */
+int cp_fd_write_at(int fd, uint64_t at, const void *bytes, size_t n);
+
+/* May this process open files by the descriptors of that one? [any] */
+bool cp_fd_may_open_of(pid_t pid);
+
+/* Open, to read, what is open there with this number. 0 or a system error. [any] */
+int cp_fd_open_of(pid_t pid, int number, int *fd);
+
 /* Record a descriptor that was opened elsewhere, such as a pidfd. [any] */
 void cp_fd_note(int fd);
 

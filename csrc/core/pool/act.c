@@ -1,6 +1,7 @@
 /* Record, then act; see pool/act.h. */
 #include "pool/act.h"
 
+#include "pool/func.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
 #include "pool/wake.h"
@@ -122,6 +123,7 @@ act_on_threads(struct cp_pool *pool)
 void
 cp_act_now(struct cp_pool *pool)
 {
+    cp_funcs_reap(pool);
     if (cp_pool_has_threads(pool)) {
         act_on_threads(pool);
     } else {

@@ -19,6 +19,7 @@ static inline void
 cp_act(struct cp_pool *pool)
 {
     if ((pool->due | pool->noted) != 0 || pool->kills_due
+        || atomic_load_explicit(&pool->has_unused, memory_order_relaxed)
         || cp_pool_has_limits(pool)) {
         cp_act_now(pool);
     }

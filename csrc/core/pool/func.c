@@ -88,17 +88,47 @@ cp_funcs_open(struct cp_pool *pool, const void *bytes, size_t len,
     return func;
 }
 
+struct cp_func *
+cp_funcs_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
+                     const void *name, size_t len, uint16_t flags)
+{
+    struct cp_func *func = calloc(1, sizeof(*func) + len);
+    if (func == NULL || take_slot(pool, func) != 0) {
+        free(func);
+        return NULL;
+    }
+    func->refs = 1;
+    func->flags = flags | CP_SEALED;
+    func->avg_ns = -1;
+    func->unused = &pool->has_unused;
+    func->len = len;
+    if (len > 0) {
+        memcpy(func->bytes, name, len);
+    }
+    func->sealed = parts->sealed;
+    func->uses = parts->uses;
+    func->n_uses = parts->n_uses;
+    parts->sealed = NULL;
+    parts->uses = NULL;
+    parts->n_uses = parts->cap_uses = 0;
+    return func;
+}
+
 void
 cp_funcs_unref(struct cp_pool *pool, struct cp_func *func)
 {
     if (--func->refs > 0) {
         return;
     }
+    bool is_large = func->sealed != NULL;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         cp_worker_forget(w, func->slot);
         /* An idle worker may get nothing else for long: its FORGETs are written
-         * before they could fill the buffer that tasks have to go through. */
-        if (cp_buf_len(&w->out) >= FORGETS && !w->wants_out) {
+         * before they could fill the buffer that tasks have to go through, and at once
+         * where much memory is to be free. */
+        if ((cp_buf_len(&w->out) >= FORGETS
+             || (is_large && cp_worker_has_out(w)))
+            && !w->wants_out) {
             w->flush_due = true;
             pool->due |= CP_DUE_OUTPUT;
         }
@@ -107,5 +137,22 @@ cp_funcs_unref(struct cp_pool *pool, struct cp_func *func)
     if (func->slot < pool->free_slot) {
         pool->free_slot = func->slot;
     }
+    cp_use_end(func->uses, &func->n_uses);
+    free(func->uses);
+    cp_sealed_unref(func->sealed);
     free(func);
+}
+
+void
+cp_funcs_reap(struct cp_pool *pool)
+{
+    while (atomic_exchange(&pool->has_unused, false)) {
+        for (uint32_t i = 0; i < pool->n_slots; i++) {
+            struct cp_func *func = pool->slots[i];
+            if (func != NULL && func->is_closed
+                && atomic_load(&func->users) == 0) {
+                cp_funcs_unref(pool, func);
+            }
+        }
+    }
 }

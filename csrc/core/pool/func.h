@@ -13,6 +13,14 @@
 struct cp_func *cp_funcs_open(struct cp_pool *pool, const void *bytes,
                               size_t len, uint16_t flags);
 
+/* See cp_func_open_sealed(). */
+struct cp_func *cp_funcs_open_sealed(struct cp_pool *pool,
+                                     struct cp_parts *parts, const void *name,
+                                     size_t len, uint16_t flags);
+
+/* Free the shared objects that nobody refers to any more. */
+void cp_funcs_reap(struct cp_pool *pool);
+
 /* Drop a reference. The last one tells the workers to forget the callable. */
 void cp_funcs_unref(struct cp_pool *pool, struct cp_func *func);
 

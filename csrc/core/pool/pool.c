@@ -118,6 +118,12 @@ cp_pool_heap(const struct cp_pool *pool)
     return pool->heap;
 }
 
+struct cp_region *
+cp_pool_region(const struct cp_pool *pool)
+{
+    return pool->region;
+}
+
 int
 cp_pool_memory_fd(const struct cp_pool *pool)
 {
@@ -153,6 +159,7 @@ cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
     }
     if (r == 0) {
         (*w)->common = pool->common;
+        atomic_store(&(*w)->row->parent, (int32_t)pool->owner);
         atomic_store(&(*w)->row->memory_limit, pool->memory_limit);
         share_with(pool, *w);
     }
@@ -493,6 +500,50 @@ cp_func_open(struct cp_pool *pool, const void *bytes, size_t len,
     cp_act(pool);
     cp_lock_release(&pool->lock);
     return func;
+}
+
+struct cp_func *
+cp_func_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
+                    const void *name, size_t len, uint16_t flags)
+{
+    cp_lock_acquire(&pool->lock);
+    struct cp_func *func = cp_funcs_open_sealed(pool, parts, name, len, flags);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return func;
+}
+
+void
+cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts)
+{
+    CP_ASSERT(func->n_uses == 0);
+    func->uses = parts->uses;
+    func->n_uses = parts->n_uses;
+    parts->uses = NULL;
+    parts->n_uses = parts->cap_uses = 0;
+}
+
+int
+cp_func_use(struct cp_pool *pool, struct cp_func *func, struct cp_parts *parts)
+{
+    bool is_new = false;
+    cp_lock_acquire(&pool->lock);
+    int r = func->is_closed ? CP_ECLOSED : cp_use_add(parts, func, &is_new);
+    if (is_new) {
+        (void)atomic_fetch_add(&func->users, 1);
+    }
+    cp_lock_release(&pool->lock);
+    return r;
+}
+
+void
+cp_share_close_take(struct cp_pool *pool, struct cp_func *func)
+{
+    cp_lock_acquire(&pool->lock);
+    func->is_closed = true;
+    atomic_store(&pool->has_unused, true);
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
 }
 
 void

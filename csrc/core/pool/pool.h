@@ -82,6 +82,9 @@ int cp_pool_open_memory(struct cp_pool *pool, uint64_t limit);
 /* The allocator for the parts of tasks; NULL: there is none. [any] */
 struct cp_heap *cp_pool_heap(const struct cp_pool *pool);
 
+/* The shared memory; or NULL. */
+struct cp_region *cp_pool_region(const struct cp_pool *pool);
+
 /* The descriptor of the shared memory, the pool's; or -1. */
 int cp_pool_memory_fd(const struct cp_pool *pool);
 
@@ -123,7 +126,26 @@ uint32_t cp_pool_next_unplaced(struct cp_pool *pool, uint32_t from);
  * CP_KEPT. */
 struct cp_func *cp_func_open(struct cp_pool *pool, const void *bytes,
                              size_t len, uint16_t flags);
+/* What was written to parts->sealed, and is complete, with one reference; the parts have
+ * nothing then. NULL: no memory, and they have what they had. name: what the statistics
+ * show, the begin of a pickle. flags: of CP_FUNC; CP_SHARED, or of a callable. */
+struct cp_func *cp_func_open_sealed(struct cp_pool *pool,
+                                    struct cp_parts *parts, const void *name,
+                                    size_t len, uint16_t flags);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);
+
+/* A callable that was just opened refers to what these parts do, which have no uses
+ * then. */
+void cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts);
+
+/* The body with these parts refers to what is shared, which lives until the body has been
+ * answered. 0; CP_ECLOSED: it is closed; CP_ENOMEM. */
+int cp_func_use(struct cp_pool *pool, struct cp_func *func,
+                struct cp_parts *parts);
+
+/* No more bodies will refer to it: consumes the reference of cp_func_open_sealed(). The
+ * last body that does is the end of it. */
+void cp_share_close_take(struct cp_pool *pool, struct cp_func *func);
 
 /* A job with one reference for the caller, or a negative code. It keeps a
  * reference to func, and user (NULL: see cp_job_hold()) until cp_pool_ended()

@@ -139,6 +139,9 @@ struct cp_pool {
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
+    /* Bodies have ended that referred to what is shared: cp_act() looks whether anything is
+     * not needed any more. [any] */
+    _Atomic bool has_unused;
     struct cp_func *interned[CP_INTERNED];
 
     struct cp_common *common;

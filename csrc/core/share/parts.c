@@ -7,6 +7,15 @@
 int64_t
 cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n)
 {
+    if (parts->like != NULL) {
+        uint64_t number = parts->n_like++;
+        parts->differs |= !cp_sealed_has_part(parts->like, number, bytes, n);
+        return (int64_t)number;
+    }
+    if (parts->sealed != NULL) {
+        int64_t number = cp_sealed_add(parts->sealed, bytes, n);
+        return number <= UINT32_MAX - 1 ? number : CP_ENOMEM;
+    }
     if (parts->heap == NULL || parts->n == CP_PARTS_MAX) {
         return CP_ENOMEM;
     }
@@ -36,6 +45,16 @@ cp_parts_cut(struct cp_parts *parts, uint32_t n)
         const struct cp_ref *ref = &parts->refs[--parts->n];
         parts->bytes -= ref->len;
         cp_heap_drop(parts->heap, ref->slot);
+    }
+}
+
+void
+cp_parts_reset(struct cp_parts *parts)
+{
+    cp_parts_cut(parts, 0);
+    parts->n_like = 0;
+    if (parts->sealed != NULL) {
+        cp_sealed_reset(parts->sealed);
     }
 }
 
@@ -70,10 +89,14 @@ cp_parts_unlend(const struct cp_parts *parts, struct cp_borrower *b)
 void
 cp_parts_fini(struct cp_parts *parts)
 {
+    CP_ASSERT(parts->n_uses == 0);
     cp_parts_cut(parts, 0);
     free(parts->refs);
+    free(parts->uses);
     parts->refs = NULL;
     parts->cap = 0;
+    parts->uses = NULL;
+    parts->cap_uses = 0;
 }
 
 /* ---- the receiver ---- */
@@ -111,13 +134,4 @@ cp_loan_open(struct cp_area *area, struct cp_area *teller, const uint8_t *body,
     }
     *out = loan;
     return 0;
-}
-
-void
-cp_loan_close(struct cp_loan *loan)
-{
-    for (uint32_t i = 0; loan != NULL && i < loan->n; i++) {
-        cp_lease_close(loan->leases[i]);
-    }
-    free(loan);
 }

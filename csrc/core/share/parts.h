@@ -11,6 +11,8 @@
 
 #include "base/buf.h"
 #include "share/heap.h"
+#include "share/loan.h"
+#include "share/sealed.h"
 
 /* Parts of this many bytes or more are worth a block; see ADR 14 for how that was
  * measured. */
@@ -18,8 +20,21 @@
 /* A body has no more parts than this. */
 #define CP_PARTS_MAX 1024u
 
+struct cp_func;
+struct cp_pool;
+
 struct cp_parts {
     struct cp_heap *heap; /* NULL: nothing goes there */
+    /* They go here instead: what is written once (share/sealed.h). NULL: they do not. */
+    struct cp_sealed *sealed;
+    /* The parts are compared with those of this one, and go nowhere. NULL: they are not. */
+    struct cp_sealed *like;
+    uint64_t n_like;
+    bool differs;
+    /* What the body refers to, each once: see link/func.h. pool: of which it has to be. */
+    struct cp_pool *pool;
+    struct cp_func **uses;
+    uint32_t n_uses, cap_uses;
     struct cp_ref *refs;
     uint32_t n, cap;
     uint64_t bytes; /* of all parts */
@@ -31,6 +46,16 @@ struct cp_parts {
  * in the body itself. */
 int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
 
+/* Is there a place where a part can go? */
+static inline bool
+cp_parts_are_open(const struct cp_parts *parts)
+{
+    return parts->heap != NULL || parts->sealed != NULL || parts->like != NULL;
+}
+
+/* Begin anew: forget all parts, wherever they are, but not what is used. */
+void cp_parts_reset(struct cp_parts *parts);
+
 /* Forget all parts but the first n, and give their blocks back. */
 void cp_parts_cut(struct cp_parts *parts, uint32_t n);
 
@@ -41,21 +66,13 @@ int cp_parts_seal(const struct cp_parts *parts, struct cp_buf *body);
 void cp_parts_lend(const struct cp_parts *parts, struct cp_borrower *b);
 void cp_parts_unlend(const struct cp_parts *parts, struct cp_borrower *b);
 
-/* Drop the references of the body, and free the memory of the list. */
+/* Drop the references of the body, and free the memory of the list; all uses have ended
+ * before, see link/func.h. */
 void cp_parts_fini(struct cp_parts *parts);
-
-/* What a receiver was given with one body. */
-struct cp_loan {
-    uint32_t n;
-    struct cp_lease *leases[];
-};
 
 /* The leases of a body of *len bytes, which becomes shorter by the references. On
  * failure all blocks are given back, and it is CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
 int cp_loan_open(struct cp_area *area, struct cp_area *teller,
                  const uint8_t *body, size_t *len, struct cp_loan **loan);
-
-/* Drop the references to the leases; NULL is fine. [any] */
-void cp_loan_close(struct cp_loan *loan);
 
 #endif

@@ -389,6 +389,27 @@ cp_region_may_keep(const struct cp_region *region)
                   / 4;
 }
 
+bool
+cp_region_take(struct cp_region *region, uint64_t bytes)
+{
+    uint64_t limit = atomic_load(&region->first->limit);
+    uint64_t total = atomic_fetch_add(&region->first->total, bytes);
+    if (total <= limit && bytes <= limit - total) {
+        return true;
+    }
+    cp_region_give(region, bytes);
+    return false;
+}
+
+void
+cp_region_give(struct cp_region *region, uint64_t bytes)
+{
+    uint64_t total = atomic_load(&region->first->total);
+    while (!atomic_compare_exchange_weak(&region->first->total, &total,
+                                         total > bytes ? total - bytes : 0)) {
+    }
+}
+
 /* ---- areas ---- */
 
 int
@@ -457,16 +478,6 @@ cp_area_unref(struct cp_area *area)
     free(area);
 }
 
-/* So many bytes of memory were freed. */
-static void
-discount(struct cp_region *region, uint64_t bytes)
-{
-    uint64_t total = atomic_load(&region->first->total);
-    while (!atomic_compare_exchange_weak(&region->first->total, &total,
-                                         total > bytes ? total - bytes : 0)) {
-    }
-}
-
 void
 cp_area_retire(struct cp_area *area)
 {
@@ -479,7 +490,7 @@ cp_area_retire(struct cp_area *area)
     cp_lock_acquire(&lock);
     if (!atomic_exchange(&area->is_retired, true)) {
         uint64_t left = clean(area->region, area);
-        discount(area->region, filled > left ? filled - left : 0);
+        cp_region_give(area->region, filled > left ? filled - left : 0);
     }
     cp_lock_release(&lock);
     done_using(area->region);
@@ -665,6 +676,30 @@ cp_lease_open(struct cp_area *area, struct cp_area *teller,
     return 0;
 }
 
+int
+cp_lease_on(struct cp_sheet *sheet, uint64_t offset, size_t len,
+            struct cp_lease **out)
+{
+    struct cp_lease *lease = calloc(1, sizeof(*lease));
+    *out = lease;
+    if (lease == NULL) {
+        return CP_ENOMEM;
+    }
+    atomic_init(&lease->refs, 1);
+    cp_sheet_ref(sheet);
+    lease->sheet = sheet;
+    lease->at = sheet->at + offset;
+    lease->len = len;
+    return 0;
+}
+
+bool
+cp_lease_may_keep(const struct cp_lease *lease)
+{
+    return lease->sheet != NULL ? !lease->sheet->is_lasting
+                                : cp_region_may_keep(lease->area->region);
+}
+
 void
 cp_lease_ref(struct cp_lease *lease)
 {
@@ -683,6 +718,11 @@ cp_lease_close(struct cp_lease *lease)
     if (lease == NULL || atomic_fetch_sub(&lease->refs, 1) != 1) {
         return;
     }
+    if (lease->sheet != NULL) {
+        cp_sheet_unref(lease->sheet);
+        free(lease);
+        return;
+    }
     struct cp_area *area = lease->area;
     struct cp_region *region = area->region;
     size_t room = (size_t)cp_block_size(lease->size_class);
@@ -697,7 +737,7 @@ cp_lease_close(struct cp_lease *lease)
              lease->len);
     } else if (is_made_here && (region->is_closed || area->is_retired)) {
         cp_area_punch(area, lease->size_class, lease->index);
-        discount(region, lease->len);
+        cp_region_give(region, lease->len);
     }
     cp_lock_release(&lock);
     if (lease->has_own) {

@@ -31,6 +31,7 @@
 
 #include "base/base.h"
 #include "base/lock.h"
+#include "share/sheet.h"
 
 #include <stdatomic.h>
 #include <sys/types.h>
@@ -102,6 +103,11 @@ void cp_region_lose(struct cp_region *region, uint32_t area_id,
  * too many blocks? [any] */
 bool cp_region_may_keep(const struct cp_region *region);
 
+/* Count so many bytes more, which lie outside of the areas. False: that would be more than
+ * the limit. And fewer. [any] */
+bool cp_region_take(struct cp_region *region, uint64_t bytes);
+void cp_region_give(struct cp_region *region, uint64_t bytes);
+
 struct cp_area {
     _Atomic uint32_t refs;
     struct cp_region *region;
@@ -158,6 +164,8 @@ struct cp_lease {
     size_t len;
     _Atomic uint32_t refs;
     struct cp_lease *next, *prev; /* of all leases of the process */
+    struct cp_sheet
+        *sheet; /* it is a part of this one, and no block; or NULL */
     struct cp_area *area;
     struct cp_area *teller; /* in whose control page it is given back */
     uint16_t slot;
@@ -175,6 +183,13 @@ struct cp_lease {
  * negative code. [any] */
 int cp_lease_open(struct cp_area *area, struct cp_area *teller,
                   const struct cp_ref *ref, struct cp_lease **lease);
+
+/* A lease of a part of the sheet. 0 or CP_ENOMEM. [any] */
+int cp_lease_on(struct cp_sheet *sheet, uint64_t offset, size_t len,
+                struct cp_lease **lease);
+
+/* May the program keep it, or is it to copy what is there? [any] */
+bool cp_lease_may_keep(const struct cp_lease *lease);
 
 void cp_lease_ref(struct cp_lease *lease); /* [any] */
 

@@ -30,6 +30,7 @@
 #endif
 
 struct cp_serve;
+struct loop;
 struct py_known;
 struct py_numpy;
 struct py_plans;
@@ -52,6 +53,7 @@ struct py_state {
     PyTypeObject *sink_type;
     PyTypeObject *lane_type;
     PyTypeObject *condition_type;
+    PyTypeObject *share_type;
     struct py_future_names *futures; /* see job/future.h; NULL: not used yet */
     PyObject *pickle_loads;          /* _pickle.loads */
     PyObject *pickler_class;         /* _pickle.Pickler */
@@ -83,6 +85,8 @@ struct py_state {
     _Atomic bool may_cancel;   /* the error of cancelled calls is imported */
     struct py_pickler pickler; /* the pickler that is kept */
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
+    struct loop *loop;         /* and its loop, while that runs */
+    PyObject *shared;          /* _shared(), of the module */
     char handles_stop;         /* a worker: failures.handle_stop() was called */
     char may_stop; /* a worker: a task runs that may be asked to stop */
     _Atomic uint64_t tasks_done; /* by this worker process */

@@ -10,6 +10,7 @@
 #include "base/list.h"
 #include "base/timeout.h"
 #include "engine/kept.h"
+#include "engine/share.h"
 #include "engine/submit.h"
 #include "job/callback.h"
 #include "job/failure.h"
@@ -1068,6 +1069,7 @@ static PyMethodDef engine_methods[] = {
     {"kill_trees", engine_kill_trees, METH_NOARGS, NULL},
     {"set_memory_limit", engine_set_memory_limit, METH_O, NULL},
     {"open_memory", engine_open_memory, METH_O, NULL},
+    {"share_object", py_share_object, METH_O, NULL},
     {"set_target", engine_set_target, METH_O, NULL},
     {"retire", engine_retire, METH_VARARGS, NULL},
     {"set_indexes", engine_set_indexes, METH_O, NULL},

@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "engine/begin.h"
 #include "engine/late.h"
+#include "engine/share.h"
 #include "job/condition.h"
 #include "job/lane.h"
 #include "job/result.h"
@@ -18,6 +19,7 @@
 #include "value/known.h"
 #include "value/pickle.h"
 #include "value/plan.h"
+#include "worker/serve.h"
 #include "worker/stack.h"
 #include "worker/worker.h"
 
@@ -139,6 +141,7 @@ static PyMethodDef module_methods[] = {
      METH_VARARGS | METH_KEYWORDS, NULL},
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
     {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
+    {"_shared", py_serve_shared, METH_O, NULL},
     {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
     {"_watch_stack", py_stack_watch, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
@@ -223,6 +226,7 @@ module_exec(PyObject *module)
         || py_lane_add_type(module, state) < 0
         || py_condition_add_type(module, state) < 0
         || py_engine_add_type(module, state) < 0
+        || py_share_add_type(module, state) < 0
         || py_begin_add_type(module) < 0) {
         return -1;
     }
@@ -243,6 +247,8 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->sink_type);
     Py_VISIT(state->lane_type);
     Py_VISIT(state->condition_type);
+    Py_VISIT(state->share_type);
+    Py_VISIT(state->shared);
     Py_VISIT(state->pickle_loads);
     Py_VISIT(state->pickler_class);
     Py_VISIT(state->copyreg_table);
@@ -275,6 +281,8 @@ module_clear(PyObject *module)
     Py_CLEAR(state->sink_type);
     Py_CLEAR(state->lane_type);
     Py_CLEAR(state->condition_type);
+    Py_CLEAR(state->share_type);
+    Py_CLEAR(state->shared);
     py_futures_end(state);
     Py_CLEAR(state->pickle_loads);
     Py_CLEAR(state->pickler_class);

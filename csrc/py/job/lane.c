@@ -647,6 +647,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     }
     Py_XDECREF(payload);
     cp_buf_fini(&buf);
+    cp_use_end_all(&parts);
     cp_parts_fini(&parts);
     py_work_end(lane->base.engine, CP_WORK_FEED, began);
     return task;

@@ -23,7 +23,7 @@ static void
 reset_scratch(const struct py_input *in, struct py_batch *batch)
 {
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
-    cp_parts_cut(&batch->parts, 0);
+    cp_use_end_all(&batch->parts);
     py_batch_share(in, &batch->scratch, &batch->parts);
 }
 
@@ -46,7 +46,8 @@ py_batch_share(const struct py_input *in, struct cp_buf *body,
 {
     parts->heap = cp_pool_heap(in->engine->pool);
     parts->is_private = in->job != NULL && in->job->retries > 0;
-    body->parts = parts->heap != NULL ? parts : NULL;
+    parts->pool = in->engine->pool;
+    body->parts = parts;
 }
 
 void
@@ -155,7 +156,9 @@ held_by(const struct py_input *in, const struct cp_task *task)
     const struct cp_func *func = in->job->func;
     size_t n = bytes_of(task);
     if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
-        n += func->len;
+        n +=
+            func->len
+            + (func->sealed != NULL ? (size_t)cp_sealed_size(func->sealed) : 0);
     }
     return n >= HELD_LEAST ? n : 0;
 }
@@ -218,6 +221,7 @@ void
 py_batch_fini(struct py_batch *batch)
 {
     cp_buf_fini(&batch->scratch);
+    cp_use_end_all(&batch->parts);
     cp_parts_fini(&batch->parts);
     py_run_fini(&batch->run);
 }

@@ -2,8 +2,10 @@
 #include "task/func.h"
 
 #include "base/error.h"
+#include "value/body.h"
 #include "value/pickle.h"
 #include "value/replaced.h"
+#include "value/uses.h"
 
 #include <string.h>
 
@@ -83,13 +85,16 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1 with an exception. */
+/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1
+ * with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
           uint16_t *flags)
 {
     struct py_state *state = engine->state;
+    struct py_uses uses = py_uses_begin(out->parts, NULL);
     int r = put_unknown(engine, func, out, flags);
+    py_uses_end(uses);
     if (r != 0) {
         return r < 0 ? -1 : 0;
     }
@@ -112,8 +117,10 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
         return 0;
     }
     PyErr_Clear();
+    uses = py_uses_begin(out->parts, NULL);
     PyObject *made =
         PyObject_CallMethod(engine->sender, "dump_callable", "OO", func, exc);
+    py_uses_end(uses);
     Py_DECREF(exc);
     if (made == NULL || put_by_value_take(out, made, flags) < 0) {
         return -1;
@@ -122,6 +129,188 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
         *flags = 0; /* as with the program's own pickler */
     }
     return 0;
+}
+
+/* ---- what is large, and bound to a callable ---- */
+
+/* So many objects are looked at, and so deep. */
+#define LOOK_MAX 256
+#define LOOK_DEPTH 6
+
+static bool holds_large(PyObject *obj, int depth, int *left);
+
+/* Has one of the values of a dict, or of the items of a sequence, which is released, large
+ * parts? NULL: the exception is dropped. */
+static bool
+hold_large_take(PyObject *items, int depth, int *left)
+{
+    bool found = false;
+    PyObject *fast =
+        items != NULL ? PySequence_Tuple(items) : NULL; /* a list may change */
+    PyErr_Clear();
+    Py_ssize_t n = fast != NULL ? PyTuple_GET_SIZE(fast) : 0;
+    for (Py_ssize_t i = 0; i < n && !found && *left > 0; i++) {
+        found = holds_large(PyTuple_GET_ITEM(fast, i), depth, left);
+    }
+    Py_XDECREF(fast);
+    Py_XDECREF(items);
+    return found;
+}
+
+static bool
+is_large_buffer(PyObject *obj)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(obj, &view, PyBUF_FULL_RO) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    bool large = view.len >= (Py_ssize_t)CP_PART_MIN;
+    PyBuffer_Release(&view);
+    return large;
+}
+
+/* Has the object parts that are worth a file? Only data are looked at, and no code of the
+ * program runs: what is not found goes through the pipes. */
+static bool
+holds_large(PyObject *obj, int depth, int *left)
+{
+    PyTypeObject *type = Py_TYPE(obj);
+    --*left;
+    if (PyUnicode_CheckExact(obj)) {
+        return PyUnicode_GET_LENGTH(obj) >= (Py_ssize_t)CP_PART_MIN;
+    }
+    if (type->tp_as_buffer != NULL
+        && type->tp_as_buffer->bf_getbuffer != NULL) {
+        return !PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE)
+               && is_large_buffer(obj);
+    }
+    if (depth == 0 || PyType_Check(obj) || PyFunction_Check(obj)
+        || PyModule_Check(obj) || PyLong_Check(obj) || obj == Py_None) {
+        return false;
+    }
+    if (PyMethod_Check(obj)) {
+        return holds_large(PyMethod_GET_SELF(obj), depth - 1, left);
+    }
+    if (PyCFunction_Check(obj)) {
+        PyObject *self = PyCFunction_GET_SELF(obj);
+        return self != NULL && holds_large(self, depth - 1, left);
+    }
+    if (PyTuple_CheckExact(obj) || PyList_CheckExact(obj)) {
+        return hold_large_take(Py_NewRef(obj), depth - 1, left);
+    }
+    if (PyDict_CheckExact(obj)) {
+        return hold_large_take(PyDict_Values(obj), depth - 1, left);
+    }
+    static const char *const places[] = {"func", "args", "keywords"};
+    bool is_partial = strcmp(type->tp_name, "functools.partial") == 0;
+    for (size_t i = 0; i < 3 && is_partial; i++) {
+        PyObject *name = PyUnicode_FromString(places[i]);
+        PyObject *part =
+            name != NULL ? PyObject_GenericGetAttr(obj, name) : NULL;
+        bool found = part != NULL && holds_large(part, depth - 1, left);
+        Py_XDECREF(name);
+        Py_XDECREF(part);
+        PyErr_Clear();
+        if (found) {
+            return true;
+        }
+    }
+    PyObject *dict =
+        type->tp_dictoffset != 0 ? PyObject_GenericGetDict(obj, NULL) : NULL;
+    PyErr_Clear();
+    bool found = dict != NULL && PyDict_CheckExact(dict)
+                 && hold_large_take(PyDict_Values(dict), depth - 1, left);
+    Py_XDECREF(dict);
+    return found;
+}
+
+/* Append the callable, with its large parts in parts->sealed, or compared with those of
+ * parts->like: 0, or -1 with an exception. */
+static int
+put_large(EngineObject *engine, PyObject *func, struct cp_parts *parts,
+          struct cp_buf *body)
+{
+    parts->pool = engine->pool;
+    body->parts = parts;
+    return py_body_put(engine->state, func, body, NULL);
+}
+
+/* Does the memory, or the limit, not suffice? Then the pipes may do. */
+static bool
+is_short(int r)
+{
+    return r == CP_ENOMEM || CP_ERRNO_OF(r) != 0;
+}
+
+/* What was written, with the name of the callable; NULL: no memory. */
+static struct cp_func *
+open_named(EngineObject *engine, PyObject *func, struct cp_parts *parts)
+{
+    PyObject *name = PyObject_CallMethod(engine->state->failures,
+                                         "pickle_of_name_of", "O", func);
+    const char *bytes = "";
+    Py_ssize_t len = 0;
+    if (name != NULL && PyBytes_Check(name)) {
+        bytes = PyBytes_AS_STRING(name);
+        len = PyBytes_GET_SIZE(name);
+    }
+    PyErr_Clear(); /* it has no name then */
+    struct cp_func *core =
+        cp_func_open_sealed(engine->pool, parts, bytes, (size_t)len, 0);
+    Py_XDECREF(name);
+    return core;
+}
+
+/* Write the callable to a file that all workers map. 1, and *core is it; 0: that does not
+ * work here; -1 with an exception. */
+static int
+seal_func(EngineObject *engine, PyObject *func, struct cp_func **core)
+{
+    struct cp_parts parts = {0};
+    struct cp_buf body = {0};
+    int r = cp_sealed_begin(cp_pool_region(engine->pool), &parts.sealed);
+    r = r == 0 && !cp_sealed_has_file(parts.sealed) ? CP_ENOMEM : r;
+    r = r == 0 ? put_large(engine, func, &parts, &body) : r;
+    if (r == 0) {
+        r = cp_sealed_end(parts.sealed, cp_buf_head(&body), cp_buf_len(&body));
+    }
+    if (r == 0) {
+        *core = open_named(engine, func, &parts);
+        r = *core != NULL ? 0 : CP_ENOMEM;
+    }
+    cp_buf_fini(&body);
+    cp_use_end_all(&parts);
+    cp_sealed_unref(parts.sealed);
+    cp_parts_fini(&parts);
+    if (r != -1) {
+        CP_ASSERT(r == 0 || is_short(r));
+        return r == 0 ? 1 : 0;
+    }
+    if (py_error_leaves_call(engine->state)) {
+        return -1;
+    }
+    PyErr_Clear(); /* pickle tells what is wrong with it */
+    return 0;
+}
+
+/* Is the callable another one than what was written to the file? 1, 0, or -1 with an
+ * exception. */
+static int
+is_unlike(EngineObject *engine, PyObject *func, const struct cp_func *sent)
+{
+    struct cp_parts parts = {.like = sent->sealed};
+    struct cp_buf body = {0};
+    int r = put_large(engine, func, &parts, &body);
+    if (r == 0) {
+        r = parts.differs
+            || !cp_sealed_has_body(sent->sealed, cp_buf_head(&body),
+                                   cp_buf_len(&body));
+    }
+    cp_buf_fini(&body);
+    cp_use_end_all(&parts);
+    cp_parts_fini(&parts);
+    return r;
 }
 
 /* Give the job the callable that was pickled last, if that is func, and pickle
@@ -195,15 +384,20 @@ int
 py_func_put_changed(const struct py_input *in, struct cp_buf *out)
 {
     const struct cp_func *sent = in->job->func;
-    struct cp_buf buf = {0};
+    struct cp_buf buf = {.parts = out->parts};
     uint16_t flags;
-    int r = 0;
+    int r = sent->sealed != NULL ? is_unlike(in->engine, in->func, sent) : 1;
+    if (r <= 0) {
+        return r;
+    }
+    r = 0;
     if (dump_func(in->engine, in->func, &buf, &flags) < 0) {
         cp_buf_fini(&buf);
         return -1;
     }
     uint64_t len = cp_buf_len(&buf);
-    if (len != sent->len || memcmp(cp_buf_head(&buf), sent->bytes, len) != 0) {
+    if (sent->sealed != NULL || len != sent->len
+        || memcmp(cp_buf_head(&buf), sent->bytes, len) != 0) {
         r = 1;
         if (cp_buf_put(out, &len, sizeof(len)) != 0
             || cp_buf_put(out, cp_buf_head(&buf), len) != 0) {
@@ -258,21 +452,41 @@ py_func_set(struct py_input *in, PyObject *func)
     if (!atomic_load(&state->replaced) && set_seen(engine, in->job, func)) {
         return 0;
     }
-    struct cp_buf buf = {0};
+    struct cp_parts parts = {.pool = engine->pool};
+    struct cp_buf buf = {.parts = &parts};
     uint16_t flags;
-    if (dump_func(engine, func, &buf, &flags) < 0) {
-        cp_buf_fini(&buf);
-        if (py_error_leaves_call(state)) {
-            return -1;
+    struct cp_func *core = NULL;
+    int left = LOOK_MAX;
+    int r = 0;
+    flags = 0;
+    if (!PyFunction_Check(func) && cp_pool_region(engine->pool) != NULL
+        && !atomic_load(&state->replaced)
+        && holds_large(func, LOOK_DEPTH, &left)) {
+        r = seal_func(engine, func, &core);
+    }
+    r = r == 0 ? dump_func(engine, func, &buf, &flags) : r < 0 ? -1 : 1;
+    bool is_raised = r < 0;
+    if (r == 0) {
+        if (parts.n_uses > 0) {
+            flags &= (uint16_t)~CP_KEPT; /* or it would keep what is shared */
         }
+        core = cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf),
+                            flags);
+        if (core != NULL && parts.n_uses > 0) {
+            cp_func_set_uses_take(core, &parts);
+        }
+    }
+    cp_buf_fini(&buf);
+    cp_use_end_all(&parts);
+    cp_parts_fini(&parts);
+    if (is_raised && !py_error_leaves_call(state)) {
         in->func_error = py_error_fetch();
         return 0;
     }
-    struct cp_func *core =
-        cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf), flags);
-    cp_buf_fini(&buf);
     if (core == NULL) {
-        (void)PyErr_NoMemory();
+        if (!is_raised) {
+            (void)PyErr_NoMemory();
+        }
         return -1;
     }
     cp_job_set_func(in->job, core);

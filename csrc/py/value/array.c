@@ -592,7 +592,7 @@ view_of(const struct py_numpy *numpy, const struct shape *shape,
         struct cp_lease *lease)
 {
     if (((version_function)numpy->api[API_FEATURE_VERSION])() < HAS_HANDLERS
-        || !cp_region_may_keep(lease->area->region)) {
+        || !cp_lease_may_keep(lease)) {
         return array_of(numpy, shape, lease->at);
     }
     PyObject *capsule = handler_of(lease);

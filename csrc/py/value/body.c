@@ -30,3 +30,20 @@ py_body_get(struct py_state *state, const uint8_t *bytes, size_t len,
     int r = py_decode(state, bytes, len, loan, &obj);
     return r == 0 ? obj : py_raise(state, r);
 }
+
+PyObject *
+py_body_of_sealed(struct py_state *state, struct cp_sealed *sealed)
+{
+    struct cp_sheet *sheet;
+    struct cp_loan *loan;
+    const uint8_t *body;
+    size_t len;
+    int r = cp_sealed_view(sealed, &sheet, &body, &len, &loan);
+    if (r != 0) {
+        return py_raise(state, r);
+    }
+    PyObject *obj = py_body_get(state, body, len, loan);
+    cp_loan_close(loan);
+    cp_sheet_unref(sheet);
+    return obj;
+}

@@ -21,4 +21,8 @@ int py_body_put(struct py_state *state, PyObject *obj, struct cp_buf *out,
 PyObject *py_body_get(struct py_state *state, const uint8_t *bytes, size_t len,
                       const struct cp_loan *loan);
 
+/* The object that lies in a file that is written once, decoded anew, with parts of its own:
+ * a new reference, or NULL with an exception. */
+PyObject *py_body_of_sealed(struct py_state *state, struct cp_sealed *sealed);
+
 #endif

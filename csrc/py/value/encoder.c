@@ -17,6 +17,7 @@
 #include "value/plan.h"
 #include "value/repeats.h"
 #include "value/text.h"
+#include "value/uses.h"
 
 /* Number all of them: 1, 0, -1; or OTHER_KIND where one has a number. */
 static int
@@ -722,7 +723,7 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     if (r != 1) {
         w->out->end = w->out->start + before;
         if (w->out->parts != NULL) {
-            cp_parts_cut(w->out->parts, 0);
+            cp_parts_reset(w->out->parts);
         }
     } else {
         cp_buf_head(w->out)[before] |= (uint8_t)w->flags;
@@ -743,7 +744,10 @@ py_encode(struct py_state *state, struct cp_buf *out, PyObject *obj,
     struct py_writer w;
     py_writer_init(&w, state, out);
     size_t before = cp_buf_len(out);
-    return finish(&w, before, py_put_value(&w, obj), ran_code);
+    struct py_uses uses = py_uses_begin(out->parts, NULL);
+    int r = py_put_value(&w, obj);
+    py_uses_end(uses);
+    return finish(&w, before, r, ran_code);
 }
 
 static int
@@ -755,7 +759,9 @@ put_run(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
     if (r == 1) {
         py_writer_add_byte(w, TAG_RUN);
         py_writer_add_size(w, (size_t)n);
+        struct py_uses uses = py_uses_begin(w->out->parts, NULL);
         r = py_put_column(w, items, n);
+        py_uses_end(uses);
     }
     return finish(w, before, r, ran_code);
 }

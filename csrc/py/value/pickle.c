@@ -13,6 +13,7 @@
 #include "base/imports.h"
 #include "value/reducers.h"
 #include "value/replaced.h"
+#include "value/uses.h"
 
 /* A pickler is kept after pickles of up to this size. */
 #define KEEP_PICKLER CP_KIB(4)
@@ -162,12 +163,14 @@ dump(struct py_state *state, PyObject *obj, struct cp_buf *out)
 int
 py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out)
 {
+    struct py_uses before = py_uses_begin(out->parts, NULL);
     py_imports_begin();
     int r = dump(state, obj, out);
     if (r < 0 && py_imports_try_again()) {
         r = dump(state, obj, out);
         py_imports_end();
     }
+    py_uses_end(before);
     return r;
 }
 

@@ -124,7 +124,8 @@ py_writer_add_byte(struct py_writer *w, unsigned byte)
 static inline bool
 py_writer_may_part(const struct py_writer *w, size_t n)
 {
-    return n >= CP_PART_MIN && w->out->parts != NULL;
+    return n >= CP_PART_MIN && w->out->parts != NULL
+           && cp_parts_are_open(w->out->parts);
 }
 
 /* Make a part of these bytes, if there is room for it: its number, or NO_PART. */

@@ -15,6 +15,7 @@
 #include "value/body.h"
 #include "value/pickle.h"
 #include "value/run.h"
+#include "value/uses.h"
 #include "worker/stack.h"
 #include "worker/values.h"
 
@@ -24,14 +25,17 @@
 /* The scratch buffer keeps this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
 
-/* A callable that the parent has sent. */
+/* A callable that the parent has sent, or an object that it shares. */
 struct func_entry {
     PyObject *object;    /* if it was unpickled and is kept */
     struct py_name name; /* where it was found */
-    uint8_t *bytes;      /* its pickle */
+    uint8_t *bytes;      /* its pickle, or with is_sealed the message */
     size_t len;
-    bool keep;     /* CP_KEEP */
-    bool by_value; /* CP_BY_VALUE */
+    struct cp_sealed *sealed; /* is_sealed: once it is opened */
+    bool keep;                /* CP_KEEP */
+    bool by_value;            /* CP_BY_VALUE */
+    bool is_sealed;           /* CP_SEALED */
+    bool is_shared;           /* CP_SHARED */
 };
 
 /* Is the task to be run again after this exception? */
@@ -114,6 +118,7 @@ entry_clear(struct func_entry *entry)
     Py_CLEAR(entry->object);
     py_name_clear(&entry->name);
     PyMem_RawFree(entry->bytes);
+    cp_sealed_unref(entry->sealed);
     memset(entry, 0, sizeof(*entry));
 }
 
@@ -142,7 +147,69 @@ store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
     entry->len = (size_t)frame->len;
     entry->keep = (frame->flags & CP_KEEP) != 0;
     entry->by_value = (frame->flags & CP_BY_VALUE) != 0;
+    entry->is_sealed = (frame->flags & CP_SEALED) != 0;
+    entry->is_shared = (frame->flags & CP_SHARED) != 0;
     return 0;
+}
+
+/* What lies in the file of the parent, decoded anew: a new reference, or NULL with an
+ * exception. */
+static PyObject *
+load_sealed(struct py_state *state, struct func_entry *entry)
+{
+    int r = 0;
+    if (entry->sealed == NULL) {
+        r = cp_sealed_open(entry->bytes, entry->len, &entry->sealed);
+    }
+    if (r == 0 && entry->len > sizeof(struct cp_sealed_head)) {
+        PyMem_RawFree(entry->bytes); /* all of it is in entry->sealed */
+        entry->bytes = PyMem_RawMalloc(1);
+        entry->len = 0;
+    }
+    if (r != 0) {
+        (void)py_raise(state, r);
+        PyObject *exc = py_error_fetch();
+        PyErr_Format(PyExc_RuntimeError,
+                     "this worker cannot read what the pool has written once "
+                     "for all workers: %S",
+                     exc);
+        Py_DECREF(exc);
+        return NULL;
+    }
+    return py_body_of_sealed(state, entry->sealed);
+}
+
+PyObject *
+py_serve_shared(PyObject *module, PyObject *arg)
+{
+    struct py_state *state = py_state_of_module(module);
+    struct loop *loop = state->loop;
+    unsigned long slot = PyLong_AsUnsignedLong(arg);
+    if (slot == (unsigned long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (py_uses_now()->handles != NULL) {
+        return py_uses_find(slot);
+    }
+    struct func_entry *entry =
+        loop != NULL && slot < loop->n_funcs ? &loop->funcs[slot] : NULL;
+    if (entry == NULL || !entry->is_shared) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a shared object is only there in a worker of the "
+                        "pool whose share() made it");
+        return NULL;
+    }
+    if (entry->object == NULL) {
+        PyObject *made = load_sealed(state, entry);
+        if (made == NULL) {
+            return NULL;
+        }
+        entry = &loop->funcs[slot];
+        entry->object = made;
+        cp_sealed_unref(entry->sealed);
+        entry->sealed = NULL;
+    }
+    return Py_NewRef(entry->object);
 }
 
 /* The callable of a slot: a new reference, or NULL with an exception. */
@@ -160,7 +227,9 @@ load_func(struct loop *loop, uint32_t slot)
         Py_CLEAR(entry->object);
         py_name_clear(&entry->name);
     }
-    PyObject *func = py_loads(loop->state, entry->bytes, entry->len);
+    PyObject *func = entry->is_sealed
+                         ? load_sealed(loop->state, entry)
+                         : py_loads(loop->state, entry->bytes, entry->len);
     if (func != NULL && entry->keep) {
         if (!entry->by_value) {
             py_name_find(&entry->name, func);
@@ -654,6 +723,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     (void)cp_serve_is_over_memory(serve, cp_now());
     loop.parts.heap = serve->heap;
     loop.scratch.parts = serve->heap != NULL ? &loop.parts : NULL;
+    state->loop = &loop;
+    cp_serve_look(serve);
     int r = is_copy(&loop) ? CP_ECLOSED : py_serve_answer(serve, &hello, NULL);
     while (r == 0 && !loop.last && !loop.is_over) {
         r = loop_once(&loop);
@@ -675,6 +746,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
         struct cp_frame leave = {.kind = CP_LEAVE};
         (void)py_serve_answer(serve, &leave, NULL);
     }
+    state->loop = NULL;
     for (uint32_t i = 0; i < loop.n_funcs; i++) {
         entry_clear(&loop.funcs[i]);
     }

@@ -21,4 +21,8 @@ PyObject *py_serve(struct py_state *state, struct cp_serve *serve,
 int py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
                     const uint8_t *body);
 
+/* _shared(slot): the object that the pool shares, in a worker; or, while the parent decodes
+ * what it shares, in the parent. */
+PyObject *py_serve_shared(PyObject *module, PyObject *arg);
+
 #endif

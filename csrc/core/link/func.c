@@ -1,0 +1,47 @@
+/* What bodies refer to; see link/func.h. */
+#include "link/func.h"
+
+#include <stdlib.h>
+
+int
+cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new)
+{
+    *is_new = false;
+    for (uint32_t i = 0; i < parts->n_uses; i++) {
+        if (parts->uses[i] == func) {
+            return 0;
+        }
+    }
+    if (parts->n_uses == parts->cap_uses) {
+        uint32_t cap = parts->cap_uses > 0 ? 2 * parts->cap_uses : 4;
+        struct cp_func **uses =
+            realloc(parts->uses, cap * sizeof(struct cp_func *));
+        if (uses == NULL) {
+            return CP_ENOMEM;
+        }
+        parts->uses = uses;
+        parts->cap_uses = cap;
+    }
+    parts->uses[parts->n_uses++] = func;
+    *is_new = true;
+    return 0;
+}
+
+void
+cp_use_end(struct cp_func **uses, uint32_t *n)
+{
+    while (*n > 0) {
+        struct cp_func *func = uses[--*n];
+        _Atomic bool *unused = func->unused; /* func may be freed at once */
+        if (atomic_fetch_sub(&func->users, 1) == 1) {
+            atomic_store(unused, true);
+        }
+    }
+}
+
+void
+cp_use_end_all(struct cp_parts *parts)
+{
+    cp_use_end(parts->uses, &parts->n_uses);
+    cp_parts_cut(parts, 0);
+}

@@ -1,0 +1,447 @@
+/* Data that are written once; see share/sealed.h. */
+#include "share/sealed.h"
+
+#include "os/fd.h"
+#include "os/proc.h"
+#include "share/loan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MAGIC UINT64_C(0x64656c6165736370) /* "cpsealed" */
+#define ALIGN 64u
+/* More parts than this make no sense, and are no message of ours. */
+#define PARTS_MAX (UINT64_C(1) << 32)
+
+struct part {
+    uint64_t at, len;
+};
+
+struct cp_sealed {
+    _Atomic uint32_t refs;
+    pid_t owner;              /* the process that made this struct */
+    struct cp_region *region; /* a reference; or NULL */
+    struct cp_sealed_head head;
+    int fd; /* of the file, or -1 */
+    /* Without a file: the bytes, and how many there is room for. A worker has them in a
+     * sheet. */
+    uint8_t *bytes;
+    size_t cap;
+    struct cp_sheet *sheet; /* of a worker without a file */
+    uint8_t *_Atomic
+        shown; /* of the parent: the file as it is, for those who cannot open it */
+    uint64_t at; /* where the next bytes go */
+    struct part *parts;
+    uint64_t cap_parts;
+};
+
+/* ---- writing ---- */
+
+static int
+grow_bytes(struct cp_sealed *sealed, uint64_t size)
+{
+    if (size <= sealed->cap) {
+        return 0;
+    }
+    size_t cap = (size_t)(size + size / 4 + 4096);
+    uint8_t *bytes = cap > size ? realloc(sealed->bytes, cap) : NULL;
+    if (bytes == NULL) {
+        return CP_ENOMEM;
+    }
+    sealed->bytes = bytes;
+    sealed->cap = cap;
+    return 0;
+}
+
+/* Write at this place. */
+static int
+write_at(struct cp_sealed *sealed, uint64_t at, const void *bytes, size_t n)
+{
+    if (sealed->fd >= 0) {
+        return cp_fd_write_at(sealed->fd, at, bytes, n);
+    }
+    int r = grow_bytes(sealed, at + n);
+    if (r == 0 && n > 0) {
+        memcpy(sealed->bytes + at, bytes, n);
+    }
+    return r;
+}
+
+static uint64_t
+aligned(uint64_t at)
+{
+    return (at + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
+}
+
+/* Write where the last bytes end, after at most ALIGN bytes that are 0: where that is, or
+ * a negative code. */
+static int64_t
+append(struct cp_sealed *sealed, const void *bytes, size_t n)
+{
+    static const uint8_t zeros[ALIGN];
+    uint64_t at = aligned(sealed->at), more = at + n - sealed->at;
+    if (n > UINT64_C(1) << 46 || at > UINT64_C(1) << 46
+        || (sealed->region != NULL && !cp_region_take(sealed->region, more))) {
+        return CP_ENOMEM;
+    }
+    int r = write_at(sealed, sealed->at, zeros, (size_t)(at - sealed->at));
+    r = r == 0 ? write_at(sealed, at, bytes, n) : r;
+    if (r != 0) {
+        if (sealed->region != NULL) {
+            cp_region_give(sealed->region, more);
+        }
+        return r == CP_ERRNO(ENOSPC) || r == CP_ERRNO(EFBIG) ? CP_ENOMEM : r;
+    }
+    sealed->at = at + n;
+    return (int64_t)at;
+}
+
+int
+cp_sealed_begin(struct cp_region *region, struct cp_sealed **out)
+{
+    *out = NULL;
+    struct cp_sealed *sealed = calloc(1, sizeof(*sealed));
+    if (sealed == NULL) {
+        return CP_ENOMEM;
+    }
+    atomic_init(&sealed->refs, 1);
+    sealed->owner = cp_proc_self();
+    sealed->fd = -1;
+    sealed->at = sizeof(sealed->head);
+    sealed->head.magic = MAGIC;
+    sealed->head.fd = -1;
+    /* Without one, the bytes are in our own memory. */
+    if (region != NULL && cp_fd_memory_to_seal(&sealed->fd) == 0) {
+        cp_region_ref(region);
+        sealed->region = region;
+    }
+    *out = sealed;
+    return 0;
+}
+
+int64_t
+cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n)
+{
+    uint64_t number = sealed->head.n_parts;
+    if (number == sealed->cap_parts) {
+        uint64_t cap = number > 0 ? 2 * number : 8;
+        struct part *parts = realloc(sealed->parts, cap * sizeof(*parts));
+        if (parts == NULL) {
+            return CP_ENOMEM;
+        }
+        sealed->parts = parts;
+        sealed->cap_parts = cap;
+    }
+    int64_t at = append(sealed, bytes, n);
+    if (at < 0) {
+        return at;
+    }
+    sealed->parts[number] = (struct part){(uint64_t)at, n};
+    sealed->head.n_parts++;
+    return (int64_t)number;
+}
+
+void
+cp_sealed_reset(struct cp_sealed *sealed)
+{
+    if (sealed->region != NULL) {
+        cp_region_give(sealed->region, sealed->at - sizeof(sealed->head));
+    }
+    if (sealed->fd >= 0) {
+        (void)ftruncate(sealed->fd, 0);
+    }
+    sealed->at = sizeof(sealed->head);
+    sealed->head.n_parts = 0;
+}
+
+int
+cp_sealed_end(struct cp_sealed *sealed, const void *body, size_t len)
+{
+    struct cp_sealed_head *head = &sealed->head;
+    int64_t at = append(sealed, body, len);
+    if (at < 0) {
+        return (int)at;
+    }
+    head->body_at = (uint64_t)at;
+    head->body_len = len;
+    at = append(sealed, sealed->parts,
+                (size_t)(head->n_parts * sizeof(struct part)));
+    if (at < 0) {
+        return (int)at;
+    }
+    head->table_at = (uint64_t)at;
+    head->size = sealed->at;
+    if (sealed->fd < 0) {
+        return write_at(sealed, 0, head, sizeof(*head));
+    }
+    struct stat st;
+    if (fstat(sealed->fd, &st) != 0) {
+        return CP_ERRNO(errno);
+    }
+    head->device = (uint64_t)st.st_dev;
+    head->inode = (uint64_t)st.st_ino;
+    head->pid = cp_proc_self();
+    head->fd = sealed->fd;
+    int r = write_at(sealed, 0, head, sizeof(*head));
+    return r == 0 ? cp_fd_seal(sealed->fd) : r;
+}
+
+uint64_t
+cp_sealed_size(const struct cp_sealed *sealed)
+{
+    return sealed->head.size;
+}
+
+bool
+cp_sealed_has_file(const struct cp_sealed *sealed)
+{
+    return sealed->fd >= 0;
+}
+
+/* ---- looking at what was written ---- */
+
+/* All of it, as it was written; NULL: no memory. */
+static const uint8_t *
+all_of(struct cp_sealed *sealed)
+{
+    if (sealed->fd < 0) {
+        return sealed->bytes;
+    }
+    uint8_t *shown = atomic_load(&sealed->shown);
+    if (shown != NULL) {
+        return shown;
+    }
+    size_t size = (size_t)sealed->head.size;
+    void *at = mmap(NULL, size, PROT_READ, MAP_SHARED, sealed->fd, 0);
+    if (at == MAP_FAILED) {
+        return NULL;
+    }
+#ifdef MADV_DONTFORK
+    (void)madvise(at, size, MADV_DONTFORK); /* a worker would keep the memory */
+#endif
+    if (!atomic_compare_exchange_strong(&sealed->shown, &shown, at)) {
+        (void)munmap(at, size); /* another thread was faster */
+        return shown;
+    }
+    return at;
+}
+
+const uint8_t *
+cp_sealed_message(struct cp_sealed *sealed, bool is_whole, size_t *len)
+{
+    if (sealed->fd >= 0 && !is_whole) {
+        *len = sizeof(sealed->head);
+        return (const uint8_t *)&sealed->head;
+    }
+    *len = (size_t)sealed->head.size;
+    return all_of(sealed);
+}
+
+bool
+cp_sealed_has_part(struct cp_sealed *sealed, uint64_t number, const void *bytes,
+                   size_t n)
+{
+    const uint8_t *all = all_of(sealed);
+    return all != NULL && number < sealed->head.n_parts
+           && sealed->parts[number].len == n
+           && memcmp(all + sealed->parts[number].at, bytes, n) == 0;
+}
+
+bool
+cp_sealed_has_body(struct cp_sealed *sealed, const void *body, size_t len)
+{
+    const uint8_t *all = all_of(sealed);
+    return all != NULL && sealed->head.body_len == len
+           && memcmp(all + sealed->head.body_at, body, len) == 0;
+}
+
+void
+cp_sealed_ref(struct cp_sealed *sealed)
+{
+    (void)atomic_fetch_add(&sealed->refs, 1);
+}
+
+void
+cp_sealed_unref(struct cp_sealed *sealed)
+{
+    if (sealed == NULL || atomic_fetch_sub(&sealed->refs, 1) != 1) {
+        return;
+    }
+    bool is_ours = sealed->owner == cp_proc_self();
+    if (sealed->region != NULL && is_ours) {
+        cp_region_give(sealed->region, sealed->at - sizeof(sealed->head));
+        cp_region_unref(sealed->region);
+    }
+    if (sealed->shown != NULL && is_ours) {
+        (void)munmap(sealed->shown, (size_t)sealed->head.size);
+    }
+    cp_sheet_unref(sealed->sheet);
+    if (is_ours) { /* a copy has closed it already, and its number may be another's */
+        cp_fd_close(&sealed->fd);
+    }
+    free(sealed->bytes);
+    free(sealed->parts);
+    free(sealed);
+}
+
+/* ---- a worker ---- */
+
+bool
+cp_sealed_may_open(int32_t pid)
+{
+    return cp_fd_may_open_of(pid);
+}
+
+/* Is every part of it within it? */
+static bool
+is_sound(const struct cp_sealed_head *head)
+{
+    return head->magic == MAGIC && head->size < UINT64_C(1) << 47
+           && head->n_parts < PARTS_MAX && head->body_at <= head->size
+           && head->body_len <= head->size - head->body_at
+           && head->table_at <= head->size
+           && head->n_parts * sizeof(struct part)
+                  <= head->size - head->table_at;
+}
+
+/* The file of the head, which another process has open: 0, or a negative code. */
+static int
+open_file(const struct cp_sealed_head *head, int *fd)
+{
+    struct stat st;
+    int r = cp_fd_open_of(head->pid, head->fd, fd);
+    if (r != 0) {
+        return r;
+    }
+    if (fstat(*fd, &st) != 0 || (uint64_t)st.st_dev != head->device
+        || (uint64_t)st.st_ino != head->inode
+        || (uint64_t)st.st_size != head->size) {
+        cp_fd_close(fd);
+        return CP_ERRNO(ESTALE);
+    }
+    return 0;
+}
+
+int
+cp_sealed_open(const uint8_t *message, size_t len, struct cp_sealed **out)
+{
+    struct cp_sealed_head head;
+    *out = NULL;
+    if (len < sizeof(head)) {
+        return CP_EPROTO;
+    }
+    memcpy(&head, message, sizeof(head));
+    if (!is_sound(&head)) {
+        return CP_EPROTO;
+    }
+    struct cp_sealed *sealed = calloc(1, sizeof(*sealed));
+    if (sealed == NULL) {
+        return CP_ENOMEM;
+    }
+    atomic_init(&sealed->refs, 1);
+    sealed->owner = cp_proc_self();
+    sealed->fd = -1;
+    sealed->head = head;
+    int r = 0;
+    if (len == sizeof(head) && len < head.size) {
+        r = open_file(&sealed->head, &sealed->fd);
+    } else if (len != head.size) {
+        r = CP_EPROTO;
+    } else {
+        uint8_t *bytes = malloc(len);
+        if (bytes != NULL) {
+            memcpy(bytes, message, len);
+            sealed->sheet = cp_sheet_of_take(bytes, len);
+        }
+        r = sealed->sheet != NULL ? 0 : CP_ENOMEM;
+    }
+    if (r != 0) {
+        cp_sealed_unref(sealed);
+        return r;
+    }
+    *out = sealed;
+    return 0;
+}
+
+/* ---- views ---- */
+
+/* Map the file: 0, or a negative code. */
+static int
+map_file(struct cp_sealed *sealed, struct cp_sheet **sheet)
+{
+    int fd = sealed->fd, own = -1;
+    if (sealed->owner != cp_proc_self()) {
+        /* The forked copy of a process has closed it. */
+        int r = open_file(&sealed->head, &own);
+        if (r != 0) {
+            return r;
+        }
+        fd = own;
+    }
+    *sheet = cp_sheet_map(fd, (size_t)sealed->head.size);
+    cp_fd_close(&own);
+    return *sheet != NULL ? 0 : CP_ENOMEM;
+}
+
+/* A sheet with all of it, a new reference: 0, or a negative code. */
+static int
+sheet_of(struct cp_sealed *sealed, struct cp_sheet **sheet)
+{
+    size_t size = (size_t)sealed->head.size;
+    if (sealed->sheet != NULL) {
+        cp_sheet_ref(sealed->sheet);
+        *sheet = sealed->sheet;
+        return 0;
+    }
+    if (sealed->bytes == NULL) {
+        return map_file(sealed, sheet);
+    }
+    uint8_t *bytes = malloc(size);
+    if (bytes == NULL) {
+        return CP_ENOMEM;
+    }
+    memcpy(bytes, sealed->bytes, size);
+    *sheet = cp_sheet_of_take(bytes, size);
+    return *sheet != NULL ? 0 : CP_ENOMEM;
+}
+
+int
+cp_sealed_view(struct cp_sealed *sealed, struct cp_sheet **out,
+               const uint8_t **body, size_t *len, struct cp_loan **loan)
+{
+    const struct cp_sealed_head *head = &sealed->head;
+    struct cp_sheet *sheet = NULL;
+    *out = NULL;
+    *loan = NULL;
+    int r = sheet_of(sealed, &sheet);
+    if (r != 0) {
+        return r;
+    }
+    struct cp_loan *made =
+        calloc(1, sizeof(*made) + head->n_parts * sizeof(*made->leases));
+    r = made != NULL ? 0 : CP_ENOMEM;
+    for (uint64_t i = 0; i < head->n_parts && r == 0; i++) {
+        struct part part;
+        memcpy(&part, sheet->at + head->table_at + i * sizeof(part),
+               sizeof(part));
+        r = part.at <= head->size && part.len <= head->size - part.at
+                ? cp_lease_on(sheet, part.at, (size_t)part.len,
+                              &made->leases[made->n])
+                : CP_EPROTO;
+        made->n += r == 0;
+    }
+    if (r != 0) {
+        cp_loan_close(made);
+        cp_sheet_unref(sheet);
+        return r;
+    }
+    *out = sheet;
+    *body = sheet->at + head->body_at;
+    *len = (size_t)head->body_len;
+    *loan = made;
+    return 0;
+}

@@ -1,0 +1,92 @@
+/*
+ * Data that are written once, and read by many processes: what is shared by
+ * cp_share_open(), and what is bound to a callable.
+ *
+ * They lie in a file in memory of their own, without a name. When all is written, the
+ * file is sealed: nobody can change or shrink it. A worker opens it by the descriptor of
+ * the parent (/proc/PID/fd), and maps it privately: all processes share the pages that
+ * they read, and each has its own copy of those that it writes to. The kernel frees the
+ * memory when the parent has closed the file and the last mapping is gone, so nothing
+ * is left behind by any death.
+ *
+ * The file has a head, the parts, each aligned to 64 bytes, then a body that refers to
+ * them, then a table of the parts. Where there are no such files, the bytes of one are
+ * in the memory of the parent, and sent to each worker as they are.
+ */
+#ifndef CP_SEALED_H
+#define CP_SEALED_H
+
+#include "share/region.h"
+
+struct cp_loan;
+struct cp_sealed;
+
+/* What is sent in place of the data; also the first bytes of these. Native byte
+ * order. */
+struct cp_sealed_head {
+    uint64_t magic;
+    uint64_t size; /* of the whole file */
+    uint64_t body_at, body_len;
+    uint64_t table_at; /* of the parts: an offset and a length each */
+    uint64_t n_parts;
+    uint64_t device, inode; /* which file it is; both 0: none */
+    int32_t pid, fd;        /* of the parent */
+};
+
+_Static_assert(sizeof(struct cp_sealed_head) == 72, "the head has no padding");
+
+/* ---- the parent ---- */
+
+/* Begin to write. region: the bytes count there, if it is not NULL; NULL also means that
+ * no file is made. One reference. 0 or a negative code. */
+int cp_sealed_begin(struct cp_region *region, struct cp_sealed **sealed);
+
+/* Write a part: its number; CP_ENOMEM where memory, or the region's limit, is used up;
+ * or another negative code. */
+int64_t cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n);
+
+/* Forget all parts. */
+void cp_sealed_reset(struct cp_sealed *sealed);
+
+/* Write the body, and seal the file: nothing can be added any more. As
+ * cp_sealed_add(). */
+int cp_sealed_end(struct cp_sealed *sealed, const void *body, size_t len);
+
+/* How many bytes it has, in all. */
+uint64_t cp_sealed_size(const struct cp_sealed *sealed);
+
+/* Are these the bytes of this part? The body? */
+bool cp_sealed_has_part(struct cp_sealed *sealed, uint64_t number,
+                        const void *bytes, size_t n);
+bool cp_sealed_has_body(struct cp_sealed *sealed, const void *body, size_t len);
+
+/* What a worker is sent: the head; or all of it, where is_whole, or where there is no
+ * file. NULL: no memory. Valid as long as the reference. */
+const uint8_t *cp_sealed_message(struct cp_sealed *sealed, bool is_whole,
+                                 size_t *len);
+
+/* Is there a file that others may open? */
+bool cp_sealed_has_file(const struct cp_sealed *sealed);
+
+void cp_sealed_ref(struct cp_sealed *sealed);   /* [any] */
+void cp_sealed_unref(struct cp_sealed *sealed); /* NULL is fine [any] */
+
+/* ---- a worker ---- */
+
+/* May this process open the files of that one? */
+bool cp_sealed_may_open(int32_t pid);
+
+/* From a message: one reference. 0; CP_EPROTO: it is none; CP_ENOMEM; or why the file
+ * cannot be opened. */
+int cp_sealed_open(const uint8_t *message, size_t len,
+                   struct cp_sealed **sealed);
+
+/* ---- both ---- */
+
+/* Map all of it: the body, and the leases of the parts. Data are not shared with any
+ * other view. 0; CP_ENOMEM or CP_EPROTO; or another code, in the forked copy of a process that
+ * cannot open the file. [any] */
+int cp_sealed_view(struct cp_sealed *sealed, struct cp_sheet **sheet,
+                   const uint8_t **body, size_t *len, struct cp_loan **loan);
+
+#endif

@@ -1,0 +1,15 @@
+/* _core.Share: an object that is written once for all workers of a pool. The class with an
+ * interface is cpool/_engine/shared.py. [attached] */
+#ifndef PY_SHARE_H
+#define PY_SHARE_H
+
+#include "base/engine.h"
+
+/* share_object(obj): write the object: a Share, or NULL with an exception. Runs Python
+ * code. */
+PyObject *py_share_object(PyObject *engine, PyObject *obj);
+
+/* Add the type to the module: 0, or -1 with an exception. */
+int py_share_add_type(PyObject *module, struct py_state *state);
+
+#endif
