@@ -8,9 +8,10 @@
         Parallel(n_jobs=4)(delayed(abs)(x) for x in range(-3, 3))
 
 scikit-learn's `n_jobs` then runs on it. The workers are made once for each number of jobs, and stay
-for later calls, of all threads. Functions of the main module, lambdas and closures are pickled by
-value, as by the loky backend. A numpy array of `max_nbytes` bytes or more (1 MB by default) is
-written to shared memory once for each call of `Parallel`, and mapped by the workers.
+for later calls, of all threads, unless these have another `initializer`. Functions of the main
+module, lambdas and closures are pickled by value, as by the loky backend. A numpy array of
+`max_nbytes` bytes or more (1 MB by default) is written to shared memory once for each call of
+`Parallel`, and mapped by the workers.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 
 from joblib import register_parallel_backend
 from joblib._parallel_backends import (
@@ -47,14 +48,17 @@ __all__ = ["CpoolBackend", "register"]
 
 _SHARED = "/dev/shm"
 
-# The executors of this process, by the number of jobs, what limits inner threads, and start method.
+# The executors of this process, by the number of jobs, what limits inner threads, and start method;
+# and the environment, the initializer and its arguments that each was made with.
 _executors: dict[tuple[int, int, str], ProcessPoolExecutor] = {}
+_made_with: dict[tuple[int, int, str], tuple[dict[str, str], Any, Any]] = {}
 _lock = threading.Lock()
 
 
 def _forget() -> None:
     """In the child of a fork: the executors are the parent's."""
     _executors.clear()
+    _made_with.clear()
     _lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 
@@ -84,17 +88,20 @@ def _find_libraries() -> None:
         _libraries = ThreadpoolController()
 
 
-def _limit_threads(threads: int, names: list[str]) -> None:
-    """The initializer: BLAS, OpenMP and the like use so many threads.
+def _initialize(
+    threads: int, variables: dict[str, str], initializer: Any, initargs: tuple[Any, ...]
+) -> None:
+    """BLAS, OpenMP and the like use so many threads; then the program's own initializer.
 
     Libraries that a worker loads later follow the variables.
     """
-    for name in names:
-        os.environ[name] = str(threads)
+    os.environ.update(variables)
     if _libraries is None:  # not forked
         _find_libraries()
     if _libraries is not None:
         _libraries.limit(limits=threads)
+    if initializer is not None:
+        initializer(*initargs)
 
 
 def _run(payload: bytes) -> Any:
@@ -116,6 +123,13 @@ def _map_array(path: str, mode: Any) -> Any:
 
 
 # ---- in the caller ----
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # such as of an array among the arguments
+        return False
 
 
 class _Arrays:
@@ -189,10 +203,13 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """The number of jobs that run at once; negative ones count from the number of CPUs."""
+        """The number of jobs that run at once; negative ones count from the number of CPUs.
+
+        1 in a daemonic process, which may have no child processes.
+        """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
-        if n_jobs is None:
+        if n_jobs is None or current_process().daemon:
             return 1
         return n_jobs if n_jobs > 0 else max(default_processes() + 1 + n_jobs, 1)
 
@@ -206,6 +223,8 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         max_nbytes: Any = "1M",
         mmap_mode: str | None = "r",
         temp_folder: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
         **others: Any,
     ) -> int:
         """Begin a call of `Parallel`: the number of its jobs."""
@@ -214,13 +233,18 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         method = start_method or self.backend_kwargs.get("start_method")
-        self._executor = self._executor_for(n_jobs, method)
+        if initializer is None:
+            initializer = self.backend_kwargs.get("initializer")
+            initargs = self.backend_kwargs.get("initargs", ())
+        self._executor = self._executor_for(n_jobs, method, initializer, initargs)
         limit = memstr_to_bytes(max_nbytes) if isinstance(max_nbytes, str) else max_nbytes
         mode = "c" if mmap_mode == "w+" else mmap_mode
         self._arrays = _Arrays(limit, mode, temp_folder)
         return n_jobs
 
-    def _executor_for(self, n_jobs: int, method: str | None) -> ProcessPoolExecutor:
+    def _executor_for(
+        self, n_jobs: int, method: str | None, initializer: Any, initargs: Any
+    ) -> ProcessPoolExecutor:
         context = None if method is None else get_context(method)
         asked = self.inner_max_num_threads
         probe = ProcessPoolExecutor(1, context)
@@ -230,15 +254,21 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         else:
             threads = 1 if method == "fork" else max(default_processes() // n_jobs, 1)
         key = n_jobs, threads, method
+        variables = {  # as joblib: what the program has set stays, unless it asks otherwise
+            name: str(threads) if asked is not None else os.environ.get(name, str(threads))
+            for name in self.MAX_NUM_THREADS_VARS
+        }
         with _lock:
             found = _executors.get(key)
-            if found is None or found._broken:
+            made_with = variables, initializer, initargs
+            if found is None or found._broken or not _is_same(_made_with.get(key), made_with):
                 if method == "fork":
                     _find_libraries()
-                names = list(self.MAX_NUM_THREADS_VARS)
+                # The one before ends when the last call of Parallel that uses it does.
                 found = _executors[key] = ProcessPoolExecutor(
-                    n_jobs, context, _limit_threads, (threads, names)
+                    n_jobs, context, _initialize, (threads, *made_with)
                 )
+                _made_with[key] = made_with
             return found
 
     def submit(

@@ -13,6 +13,7 @@ import pytest
 
 joblib = pytest.importorskip("joblib")
 
+import cpool  # noqa: E402
 from cpool import joblib as backend  # noqa: E402
 
 pytestmark = pytest.mark.better
@@ -26,6 +27,7 @@ def configured() -> Iterator[None]:
     for executor in backend._executors.values():
         executor.shutdown()
     backend._executors.clear()
+    backend._made_with.clear()
 
 
 def square(x: Any) -> Any:
@@ -104,6 +106,33 @@ def test_inner_threads_are_limited() -> None:
     name = "OMP_NUM_THREADS"
     with joblib.parallel_config(backend="cpool", inner_max_num_threads=3):
         assert set(parallel()(calls(os.getenv, [name] * 4))) == {"3"}
+
+
+def test_variables_that_the_program_has_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert set(parallel()(calls(os.getenv, ["OMP_NUM_THREADS"] * 4))) == {"4"}
+
+
+def remember(value: str) -> None:
+    os.environ["CPOOL_TEST_REMEMBERED"] = value
+
+
+def test_each_initializer_has_workers_of_its_own() -> None:
+    for value in "one", "two":
+        found = parallel(initializer=remember, initargs=(value,))(
+            calls(os.getenv, ["CPOOL_TEST_REMEMBERED"] * 4)
+        )
+        assert set(found) == {value}
+
+
+def nested() -> Any:
+    with joblib.parallel_config(backend="cpool"):
+        return parallel()(calls(square, range(3)))
+
+
+def test_a_daemonic_process_runs_its_jobs_itself() -> None:
+    with cpool.Pool(1) as pool:
+        assert pool.apply(nested) == [0, 1, 4]
 
 
 def test_large_arrays_are_mapped_once() -> None:
