@@ -272,6 +272,17 @@ def test_a_zone_that_refers_to_its_time_is_left_to_pickle(pool: Any) -> None:
     assert graphs.form(found) == graphs.form(by_pickle(zone.held))
 
 
+def test_this_version_has_the_classes_as_we_know_them() -> None:
+    """Objects with rules of their own are sent without the name of their class."""
+    for name in ("dates", "times", "datetimes", "timedeltas", "decimals", "uuids", "counters"):
+        one = KINDS[name][0]
+        data = _core._encode([one, one])
+        assert data is not None
+        assert type(one).__name__.encode() not in data
+    for path in (Path("a"), PurePosixPath("a")):
+        assert b"PosixPath" not in (_core._encode([path]) or b"PosixPath")
+
+
 # Classes that are not as the standard library has written them
 
 
