@@ -31,8 +31,15 @@ struct cp_parts {
  * in the body itself. */
 int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
 
-/* Forget all parts but the first n, and give their blocks back. */
-void cp_parts_cut(struct cp_parts *parts, uint32_t n);
+/* Forget all parts but the first n, and give their blocks back. Most bodies have none. */
+void cp_parts_drop(struct cp_parts *parts, uint32_t n);
+static inline void
+cp_parts_cut(struct cp_parts *parts, uint32_t n)
+{
+    if (parts->n > n) {
+        cp_parts_drop(parts, n);
+    }
+}
 
 /* Append the references to the body: 0 or CP_ENOMEM. */
 int cp_parts_seal(const struct cp_parts *parts, struct cp_buf *body);
