@@ -52,6 +52,7 @@ ORDER = """
     _engine.results
     _engine.queue
     _engine.serial
+    _engine.shared
     _engine.fronts
     _engine.places
     _engine.options

@@ -96,9 +96,6 @@ int
 cp_serve_lend(struct cp_serve *s, struct cp_frame *frame, struct cp_buf *body)
 {
     struct cp_parts *parts = body->parts;
-    if (parts == NULL || parts->n == 0) {
-        return 0;
-    }
     int r = cp_parts_seal(parts, body);
     if (r == 0) {
         frame->flags |= CP_PARTS;

@@ -62,7 +62,7 @@ void cp_serve_look(struct cp_serve *s);
 int cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
                   struct cp_loan **loan);
 
-/* Lend the parent the parts of this body, if it has any, which is about to be sent with
+/* Lend the parent the parts of this body, which has some and is about to be sent with
  * this frame; its list of parts is empty then. 0 or CP_ENOMEM. */
 int cp_serve_lend(struct cp_serve *s, struct cp_frame *frame,
                   struct cp_buf *body);

@@ -39,7 +39,7 @@ cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n)
 }
 
 void
-cp_parts_cut(struct cp_parts *parts, uint32_t n)
+cp_parts_drop(struct cp_parts *parts, uint32_t n)
 {
     while (parts->n > n) {
         const struct cp_ref *ref = &parts->refs[--parts->n];

@@ -56,8 +56,15 @@ cp_parts_are_open(const struct cp_parts *parts)
 /* Begin anew: forget all parts, wherever they are, but not what is used. */
 void cp_parts_reset(struct cp_parts *parts);
 
-/* Forget all parts but the first n, and give their blocks back. */
-void cp_parts_cut(struct cp_parts *parts, uint32_t n);
+/* Forget all parts but the first n, and give their blocks back. Most bodies have none. */
+void cp_parts_drop(struct cp_parts *parts, uint32_t n);
+static inline void
+cp_parts_cut(struct cp_parts *parts, uint32_t n)
+{
+    if (parts->n > n) {
+        cp_parts_drop(parts, n);
+    }
+}
 
 /* Append the references to the body: 0 or CP_ENOMEM. */
 int cp_parts_seal(const struct cp_parts *parts, struct cp_buf *body);

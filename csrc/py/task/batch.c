@@ -24,7 +24,9 @@ reset_scratch(const struct py_input *in, struct py_batch *batch)
 {
     cp_buf_reset(&batch->scratch, PY_BATCH_BYTES);
     cp_use_end_all(&batch->parts);
-    py_batch_share(in, &batch->scratch, &batch->parts);
+    if (batch->scratch.parts == NULL) {
+        py_batch_share(in, &batch->scratch, &batch->parts);
+    }
 }
 
 static void

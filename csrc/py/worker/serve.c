@@ -290,8 +290,10 @@ reset_scratch(struct loop *loop)
 static void
 end_loan(struct cp_loan **loan)
 {
-    cp_loan_close(*loan);
-    *loan = NULL;
+    if (*loan != NULL) {
+        cp_loan_close(*loan);
+        *loan = NULL;
+    }
 }
 
 /* Send what the task yields; releases *result. As py_values_send(). */
@@ -529,9 +531,11 @@ answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
         loop->last = true;
     }
     if (report == NULL) {
-        int lent = cp_serve_lend(loop->serve, frame, &loop->scratch);
-        if (lent != 0) {
-            return lent;
+        if (loop->parts.n > 0) {
+            int lent = cp_serve_lend(loop->serve, frame, &loop->scratch);
+            if (lent != 0) {
+                return lent;
+            }
         }
         frame->len = cp_buf_len(&loop->scratch);
         return answer(loop, frame, cp_buf_head(&loop->scratch));

@@ -84,7 +84,10 @@ send(const struct py_values *values)
 {
     struct cp_serve *serve = values->serve;
     struct cp_frame frame = {.kind = CP_VALUE, .seq = values->seq};
-    int r = cp_serve_lend(serve, &frame, values->scratch);
+    const struct cp_parts *parts = values->scratch->parts;
+    int r = parts != NULL && parts->n > 0
+                ? cp_serve_lend(serve, &frame, values->scratch)
+                : 0;
     if (r != 0) {
         return r;
     }
