@@ -33,7 +33,7 @@ struct cp_serve {
     struct cp_area *parents_area, *area;
     struct cp_heap *heap;
     struct cp_borrower parent; /* of what this worker lends */
-    int look_ms;       /* cp_serve_wait() returns after so long; 0: never */
+    int look_ms; /* cp_serve_wait() returns after so long; 0: never */
 };
 
 /* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
