@@ -123,7 +123,7 @@ $(no_yield): tests/sanitize/no_yield.c
 test-without-gil: $(no_yield) ## the Python suite on a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
 	LD_PRELOAD=$(no_yield) $(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
-	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/pytest $(package_alone) $(ONLY)
+	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/python tests/in_parts.py $(package_alone) $(ONLY)
 
 test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions; and what debuggers of that version see
 	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
@@ -160,7 +160,7 @@ asan-venv: $(asan_fork)
 	CC=gcc CPOOL_DEBUG=0 CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
 asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(call asan_run,pytest $(package_alone) --ignore=tests/stdlib $(ONLY))
+	$(call asan_run,python tests/in_parts.py $(package_alone) --ignore=tests/stdlib $(ONLY))
 
 stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
 	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)
