@@ -575,7 +575,8 @@ def test_a_task_that_no_worker_can_receive_fails(make_pool: Any) -> None:
 @pytest.mark.parametrize("chunksize", [1, 2])
 def test_a_result_without_memory_to_send_is_reported(make_pool: Any, chunksize: int) -> None:
     # Room for one of the two. A free-threaded build may take the value from its reserve.
-    pool = make_pool(1, limit_memory, (3 << 26 if FREE_THREADED else 3 << 27,))
+    extra = 3 << 26 if FREE_THREADED else 3 << 27
+    pool = make_pool(1, limit_memory, (extra,), shared_memory_limit=0)
     [pid] = {worker.pid for worker in pool._pool}
     # Where the reserve is used up, the value itself finds no room.
     errors = (MaybeEncodingError, MemoryError) if FREE_THREADED else MaybeEncodingError

@@ -176,7 +176,7 @@ def leave(kilobytes):
     pages = int(open("/proc/self/statm").read().split()[0])
     limit("RLIMIT_AS", pages * resource.getpagesize() + kilobytes * 1024)
 
-pool = Pool(2)
+pool = Pool(2, shared_memory_limit=0)
 at_leisure(pool)
 at_once(pool)
 # More than the 64 MB that an arena of malloc() can have in reserve.

@@ -335,7 +335,7 @@ cp_fd_sealed_memory(uint64_t size, int *fd)
         return CP_ERRNO(EFBIG);
     }
     cp_lock_acquire(&lock);
-    *fd = memfd_create("cpool", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    *fd = memfd_create("cpool-data", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (*fd >= 0 && ftruncate(*fd, (off_t)size) == 0
         && fcntl(*fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
                == 0) {
