@@ -163,8 +163,9 @@ class Listeners:
         pool = job._pool  # None once it is done
         job._pool_threads()
         if job._tell():
-            if pool is not None and pool._engine is not None:
-                entry[0].watch(pool._engine)
+            engine = getattr(pool, "_engine", None)  # a pool on a cluster has none
+            if engine is not None:
+                entry[0].watch(engine)
             return future
         with self.lock:
             if entry in self.waiting:
