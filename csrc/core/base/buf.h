@@ -18,8 +18,9 @@ struct cp_buf {
     size_t start; /* first byte not consumed */
     size_t end;   /* one past the last byte */
     size_t cap;
-    /* Where large parts of a body go that is encoded into this buffer (share/parts.h),
-     * borrowed; or NULL. Nothing here looks at it. */
+    /* For a body that is encoded into this buffer: the list of its parts that
+     * go elsewhere (share/parts.h), borrowed; or NULL. The functions of this
+     * file ignore the field. */
     struct cp_parts *parts;
 };
 

@@ -3,9 +3,9 @@
  *
  * A thread that holds a lock neither blocks nor runs code of the user. Lock
  * order: the pool's lock first, then at most one of the leaf locks (a
- * process's, a poller's, the descriptor table's). Shared memory has three,
- * taken in this order: a heap's, a area's; and alone that of all leases, which
- * a fork takes. Deadlines are on the monotonic clock.
+ * process's, a poller's, the descriptor table's). Shared memory has three
+ * locks, taken in this order: a heap's, an area's, and the lock of the list of
+ * all leases, which a fork holds. Deadlines are on the monotonic clock.
  */
 #ifndef CP_LOCK_H
 #define CP_LOCK_H

@@ -28,7 +28,7 @@ void *
 cp_mem_map_huge_page(void)
 {
 #if defined(MADV_HUGEPAGE) && !defined(CP_PORTABLE)
-    /* Map twice the size: an aligned huge page is then in it for sure. */
+    /* Map twice the size: it always contains one aligned huge page. */
     char *base = mmap(NULL, 2 * CP_MEM_HUGE_PAGE, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED) {

@@ -17,12 +17,14 @@
  * flushed <= committed <= flushed + CP_RING. A large body bypasses the ring, and
  * counts in both.
  *
- * Values of a task that yields (CP_YIELDS). They lie in the ring at once, and are flushed
- * where the parent has said that it sleeps (sleeps); else it looks at the ring before it
- * does. How many values a task may yield in all stands in its credit, which the parent
- * raises as values are taken. A worker without credit says so (waits), looks at the credit
- * once more, and reads its pipe; the parent, after raising it, looks whether the worker
- * waits, and sends CP_CREDIT then.
+ * Values of a task that yields (CP_YIELDS). The worker puts each value into the
+ * ring at once. It flushes the ring only if the parent has said that it sleeps
+ * (`sleeps`); a parent that is awake reads the ring, the last time before it
+ * goes to sleep. The credit of a task is how many values it may yield in total;
+ * the parent raises it as values are taken. A worker without credit sets
+ * `waits`, checks the credit once more, and blocks on its task pipe. The
+ * parent, after it has raised the credit, checks `waits` and sends CP_CREDIT if
+ * the worker waits.
  *
  * The struct says who writes which field. The parent treats a row as untrusted
  * input and validates every number before use.
@@ -39,13 +41,13 @@
 #define CP_RING CP_KIB(64) /* size of the result ring; a power of two */
 #define CP_STACK CP_KIB(8) /* most bytes of a stack as text */
 
-/* In place of a credit: the task is to end, since nobody takes its values. */
+/* In place of a credit: the task has to end, since nobody takes its values. */
 #define CP_CREDIT_CLOSED UINT64_MAX
 
-/* What the worker tells of a task, beside its answer; see cp_serve_note(). */
+/* What the worker reports of a task besides the answer; see cp_serve_note(). */
 struct cp_times {
     _Atomic int64_t began, ended; /* in ns */
-    _Atomic uint32_t failed;      /* how many items, of CP_CAUGHT */
+    _Atomic uint32_t failed;      /* with CP_CAUGHT: how many items */
 };
 
 struct cp_row {
@@ -57,49 +59,55 @@ struct cp_row {
     _Atomic int64_t since;    /* start time of the current task, in ns */
     _Atomic int64_t ready;    /* time of HELLO, in ns; 0: not yet */
     _Atomic int64_t work;     /* how long all tasks took, in ns */
-    _Atomic uint32_t item;    /* which item of it runs, from 0 */
+    _Atomic uint32_t item;    /* index of the item that runs, from 0 */
     _Atomic uint64_t
-        waits; /* for credit: the number of this wait; 0: it does not */
-    /* Of a worker with a memory_limit, in bytes: its memory that it shares with the
-     * parent since the fork; and its own before the item that runs. */
+        waits; /* the number of this wait for credit; 0: it does not wait */
+    /* Only with a memory_limit, in bytes: the memory that the worker has shared
+     * with the parent since the fork; and its own memory before the current
+     * item. */
     _Atomic uint64_t memory_shared, memory_before;
-    _Atomic uint32_t opens; /* it can open the parent's files; before HELLO */
+    _Atomic uint32_t
+        opens; /* it can open the parent's files; set before HELLO */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
-    /* The task that is to stop: 1 + seq; and only while `since` is this, or
-     * whichever of its items runs (CP_NEVER). */
+    /* 1 + seq of the task that has to stop. If stop_since is not CP_NEVER, only
+     * the item that began then (`since`) has to. */
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
     _Atomic uint32_t spin_us;   /* how long to spin on sent before blocking */
     _Atomic uint32_t is_traced; /* the times of every task are wanted */
-    /* How often its stack was asked for; and the process, which was stopped, is to stop
-     * again when it has given the stack. */
+    /* How often the worker was asked for its stack. And whether its process was
+     * stopped by a signal at that time, so that it has to stop again once it
+     * has given the stack. */
     _Atomic uint32_t stack_asked, stack_stops;
-    /* The task, seq + 1, and the begin of the item of it, that is killed as soon as the
-     * stack is there: the item does not go on. 0: none. */
+    /* 1 + seq of the task, and the start time of its item, that is killed as
+     * soon as its stack has arrived: the item must not go on until then. 0:
+     * none. */
     _Atomic uint64_t held;
     _Atomic int64_t held_since;
     _Atomic int32_t parent; /* its pid */
     _Atomic uint32_t
-        sleeps; /* values are to be flushed; the worker clears it */
+        sleeps; /* the parent sleeps: flush values; the worker clears it */
     /* Written by both, by compare-and-swap. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t claim[CP_WINDOW];
     _Alignas(CP_CACHE_LINE) uint8_t ring[CP_RING]; /* written by the worker */
     /* By seq; written by the worker, valid while the task is in flight. */
     struct cp_times times[CP_WINDOW];
-    /* Written by the worker: does it tell its stack when it is asked? The stack as text,
-     * for this request, and how long it is. */
+    /* Written by the worker: whether it can give its stack when asked; which
+     * request the stack below answers; the length of the stack, which is
+     * text. */
     _Atomic uint32_t tells_stack, stack_given, stack_len;
     uint8_t stack[CP_STACK];
-    /* By seq, of tasks that yield; written by the parent. How many values, in all. */
+    /* By seq, for tasks that yield; written by the parent: how many values, in
+     * total. */
     _Atomic uint64_t credit[CP_WINDOW];
 };
 
 /* Shared by all workers of a pool. */
 struct cp_common {
     _Atomic uint32_t failures; /* failed initializers; any worker writes */
-    uint32_t format;           /* these three: checked by attach */
+    uint32_t format;           /* this and the next two: checked by attach */
     uint64_t magic, row_size;
 };
 
@@ -147,14 +155,15 @@ bool cp_claim_recall(struct cp_row *row, uint64_t seq);
 /* Parent: has the worker claimed task seq? */
 bool cp_claim_is_taken(const struct cp_row *row, uint64_t seq);
 
-/* Parent: the stack that the worker gave for the latest request: its length, at most CP_STACK,
- * with the text in to; or -1 where it has not come, or another one comes just now. */
+/* Parent: copy the stack that the worker gave for the latest request to `to`.
+ * Returns its length, at most CP_STACK; or -1 if it has not arrived yet, or is
+ * just being overwritten. */
 int cp_stack_get(const struct cp_row *row, uint8_t *to);
 
-/* Parent: task seq may yield so many values, in all. Only grows. */
+/* Parent: set how many values task seq may yield in total. Only grows. */
 void cp_credit_set(struct cp_row *row, uint64_t seq, uint64_t credit);
 
-/* Worker: how many values task seq may yield, in all. */
+/* Worker: how many values task seq may yield in total. */
 static inline uint64_t
 cp_credit_get(const struct cp_row *row, uint64_t seq)
 {

@@ -1,4 +1,4 @@
-/* What bodies refer to; see link/func.h. */
+/* The shared objects that bodies refer to; see link/func.h. */
 #include "link/func.h"
 
 #include <stdlib.h>

@@ -15,7 +15,7 @@
 #define SLOW_TASK (50 * CP_US)
 /* Flush at the end of a task if a result has been in the ring for longer. */
 #define MAX_DELAY (200 * CP_US)
-/* After so many looks for credit in vain, so many waits do without. */
+/* After this many spins for credit in vain, this many waits skip the spin. */
 #define MISSES 3u
 #define REST 16u
 
@@ -32,8 +32,9 @@ close_share(struct cp_serve *s)
     s->heap = NULL;
 }
 
-/* The parent's struct, where it was forked from that, is about another process. Without
- * shared memory all goes through the pipes. */
+/* Open this process's view of the shared memory. A forked worker cannot use the
+ * struct that it inherited: that one is the parent's. Without shared memory,
+ * everything goes through the pipes. */
 static void
 open_share(struct cp_serve *s, const struct cp_worker *w)
 {
@@ -201,8 +202,8 @@ cp_serve_wait(struct cp_serve *s)
 
 /* ---- values ---- */
 
-/* Take CP_CREDIT frames out of the input behind the task that runs: a long task would
- * gather them. */
+/* Remove CP_CREDIT frames from the input behind the running task: they would
+ * pile up during a long task. */
 static void
 drop_credits(struct cp_serve *s)
 {
@@ -226,7 +227,8 @@ drop_credits(struct cp_serve *s)
     s->scanned = at;
 }
 
-/* Look for credit for as long as for a task; less often where that was in vain. */
+/* Spin for credit for as long as for a task; skip some spins after several in
+ * vain. */
 static void
 spin_for_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded)
 {
@@ -244,7 +246,7 @@ spin_for_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded)
     s->spin_rest = s->spin_misses >= MISSES ? REST : 0;
 }
 
-/* 1: there is credit; 0: the task is to end; CP_ETOOBIG: neither. */
+/* 1: there is credit; 0: the task has to end; CP_ETOOBIG: neither. */
 static int
 look_for_credit(const struct cp_row *row, uint64_t seq, uint64_t yielded)
 {
@@ -270,7 +272,8 @@ cp_serve_wait_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded,
     while (r == 0 && (r = look_for_credit(row, seq, yielded)) == CP_ETOOBIG) {
         r = read_input(s, READ_SIZE);
         drop_credits(s);
-        /* What came may have been for an earlier task: this is another wait. */
+        /* The CP_CREDIT may have been for an earlier task: wait again, under a
+         * new number. */
         atomic_store(&row->waits, ++s->waits);
     }
     if (timed) {
@@ -285,7 +288,8 @@ cp_serve_begin(struct cp_serve *s, uint64_t seq, int64_t now)
 {
     atomic_store_explicit(&s->row->since, now, memory_order_relaxed);
     cp_serve_item(s->row, 0);
-    /* Whoever sees that this task runs sees its time, or a later one. */
+    /* A reader that sees the number of this task also sees the time of this
+     * task, or a later one. */
     atomic_store_explicit(&s->row->running, seq + 1, memory_order_release);
 }
 
@@ -373,7 +377,8 @@ cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
         {(void *)(uintptr_t)body, (size_t)frame->len},
     };
     cp_ring_put(row, parts, 2);
-    /* Either the parent sees the value before it sleeps, or we see that it sleeps. */
+    /* Either the parent sees the value before it sleeps, or this side sees that
+     * the parent sleeps. */
     atomic_thread_fence(memory_order_seq_cst);
     if (atomic_load_explicit(&row->sleeps, memory_order_relaxed) != 0) {
         atomic_store_explicit(&row->sleeps, 0, memory_order_relaxed);
@@ -382,7 +387,7 @@ cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
     return room < CP_RING / 4 ? 1 : 0;
 }
 
-/* Write all of it, in as many calls as it takes. count: advance flushed. */
+/* Write everything, in as many calls as it takes. count: advance flushed. */
 static int
 write_all(struct cp_serve *s, struct iovec *parts, int n_parts, bool count)
 {
@@ -449,8 +454,8 @@ cp_serve_send(struct cp_serve *s, const struct cp_frame *frame,
         if (frame->kind != CP_VALUE) {
             atomic_store_explicit(&s->row->running, 0, memory_order_relaxed);
         }
-        /* Flushed first: in between, the parent sees flushed > committed, which
-         * only makes it read the pipe. */
+        /* Advance flushed first. In between, the parent sees flushed >
+         * committed, which only makes it read the pipe. */
         (void)atomic_fetch_add(&s->row->flushed, n);
         (void)atomic_fetch_add(&s->row->committed, n);
     }

@@ -21,23 +21,24 @@ struct cp_serve {
     struct cp_row *row;
     struct cp_buf in;
     size_t used;    /* size of the frame that next returned last */
-    size_t scanned; /* so much of `in` was searched for CP_CREDIT */
+    size_t scanned; /* how many bytes of `in` were searched for CP_CREDIT */
     uint64_t waits; /* how often it has waited for credit */
-    /* Looks for credit in vain, one after the other; and so many waits do without. */
+    /* How many spins for credit in a row were in vain; and how many of the next
+     * waits skip the spin. */
     uint32_t spin_misses, spin_rest;
     int64_t oldest;    /* when the oldest result in the ring was put */
     uint64_t got;      /* bytes of tasks received, total */
-    int64_t memory_at; /* when its memory is to be looked at again */
+    int64_t memory_at; /* when to measure this process's memory again */
     bool is_wide;      /* tx was widened */
     /* The shared memory for large data; all NULL where there is none. */
     struct cp_area *parents_area, *area;
     struct cp_heap *heap;
-    struct cp_borrower parent; /* of what this worker lends */
-    int look_ms; /* cp_serve_wait() returns after so long; 0: never */
+    struct cp_borrower parent; /* the parent, to whom this worker lends */
+    int look_ms; /* cp_serve_wait() returns after this time; 0: never */
 };
 
-/* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is enough for
- * all frames that are not big. */
+/* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is large
+ * enough for any frame that is not big. */
 int cp_serve_init(struct cp_serve *s, const struct cp_worker *w);
 void cp_serve_fini(struct cp_serve *s);
 
@@ -49,21 +50,21 @@ void cp_serve_fini(struct cp_serve *s);
 int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
                   const uint8_t **body);
 
-/* Flush, then block until there is input. 0, CP_EINTR (also after look_ms, where that is
- * set), CP_ECLOSED if the parent closed the task pipe (or died), or another negative
- * code. */
+/* Flush, then block until there is input. 0; CP_EINTR (also after look_ms, if
+ * that is set); CP_ECLOSED if the parent closed the task pipe (or died); or
+ * another negative code. */
 int cp_serve_wait(struct cp_serve *s);
 
 /* Before HELLO: say whether this process may open files of the parent. */
 void cp_serve_look(struct cp_serve *s);
 
-/* The parts of a task, which has the flag CP_PARTS; *len becomes shorter. 0; or
- * CP_EPROTO, CP_ENOMEM. */
+/* Open the parts of a task that has the flag CP_PARTS; *len shrinks by the
+ * references to them. 0, CP_EPROTO or CP_ENOMEM. */
 int cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
                   struct cp_loan **loan);
 
-/* Lend the parent the parts of this body, which has some and is about to be sent with
- * this frame; its list of parts is empty then. 0 or CP_ENOMEM. */
+/* Lend the parent the parts of a body that is about to be sent with this frame.
+ * The list of parts is empty afterwards. 0 or CP_ENOMEM. */
 int cp_serve_lend(struct cp_serve *s, struct cp_frame *frame,
                   struct cp_buf *body);
 
@@ -77,20 +78,21 @@ cp_serve_item(struct cp_row *row, uint32_t item)
     atomic_store_explicit(&row->item, item, memory_order_relaxed);
 }
 
-/* Publish that the item which runs has begun at this time. */
+/* Publish that the current item began at this time. */
 static inline void
 cp_serve_since(struct cp_row *row, int64_t now)
 {
     atomic_store_explicit(&row->since, now, memory_order_relaxed);
 }
 
-/* Before an item, in a worker with a memory_limit: publish how much memory it has, unless
- * that was done a millisecond ago. Is it more than the limit? now: the time in ns. */
+/* Before an item, in a worker with a memory_limit: publish the memory of this
+ * process, unless that was done less than a millisecond ago. Returns whether
+ * the memory is over the limit. now: the time in ns. */
 bool cp_serve_is_over_memory(struct cp_serve *s, int64_t now);
 
-/* Before the answer to task seq: it began and ended then, and so many of its items
- * failed while the others went on. The board has the times of long tasks, the answer
- * those of short ones. */
+/* Before the answer to task seq: record when the task began and ended, and how
+ * many of its items failed while the others went on. The parent takes the time
+ * of a long task from here, and that of a short one from the answer. */
 void cp_serve_note(struct cp_row *row, uint64_t seq, int64_t began,
                    int64_t ended, uint32_t failed);
 
@@ -106,16 +108,17 @@ int cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
                  const uint8_t *body, int64_t now);
 
 /*
- * Put a value of the running task into the ring (CP_VALUE). Returns what cp_serve_put()
- * does: 1 where the parent sleeps, or little room is left.
+ * Put a value of the running task into the ring (CP_VALUE). Returns as
+ * cp_serve_put(); 1 if the parent sleeps, or little room is left.
  */
 int cp_serve_yield(struct cp_serve *s, const struct cp_frame *frame,
                    const uint8_t *body);
 
 /*
- * Wait until the running task, which has yielded so many values, may yield another one.
- * May block. timed: its time runs anew then. 1: it may. 0: it is to end, since nobody takes
- * its values. CP_EINTR; CP_ECLOSED: the parent is gone; or another negative code.
+ * Wait until the running task may yield another value; `yielded`: how many it
+ * has yielded so far. May block. timed: the time of its item starts anew after
+ * the wait. 1: it may. 0: it has to end, since nobody takes its values.
+ * CP_EINTR; CP_ECLOSED: the parent is gone; or another negative code.
  */
 int cp_serve_wait_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded,
                          bool timed);

@@ -35,8 +35,8 @@ cp_task_new(uint64_t index, uint16_t flags, size_t len)
     return task;
 }
 
-/* The parts of a body that has some, in memory of their own: 1; 0: it has none; or
- * CP_ENOMEM. The body ends with their references then. */
+/* Append the references to the parts, if the body has any, and move the parts
+ * to memory of their own. 1; 0: it has none; or CP_ENOMEM. */
 static int
 seal(struct cp_buf *body, struct cp_parts **parts)
 {
@@ -64,7 +64,7 @@ cp_task_new_take(uint64_t index, uint16_t flags, struct cp_buf *body)
         return NULL;
     }
     size_t len = cp_buf_len(body);
-    /* Take over the buffer's block, unless most of the block is unused: it
+    /* Take over the buffer's block, unless most of it is unused: that part
      * would be wasted for as long as the task waits. */
     bool takes = len >= CP_BIG && len >= body->cap / 2;
     struct cp_task *task = cp_task_new(index, flags, takes ? 0 : len);

@@ -22,42 +22,40 @@ struct cp_worker;
  * copied, and only to an idle worker. The worker has to allocate for it, so the
  * body itself may be what kills the worker. */
 #define CP_BIG CP_KIB(32)
-/* Give up on a big task or callable after it has killed this many workers;
- * sent on, it would kill all the others too. */
+/* Give up on a big task or callable after it has killed this many workers: it
+ * would kill all the others too. */
 #define CP_MAX_DEATHS 3u
 
-/* One call of a job of calls (CP_JOB_EACH), which can be withdrawn until it is begun.
- * It belongs to the binding, and lives until its result was taken or its job has
- * ended. Guarded by the pool's lock. */
+/* One call of a job of calls (CP_JOB_EACH). It can be withdrawn until a worker
+ * begins it. The binding owns it; it lives until its result was taken or its
+ * job has ended. Guarded by the pool's lock. */
 struct cp_call {
-    struct cp_worker *worker; /* that was sent the task; NULL: it is queued */
+    struct cp_worker *worker; /* which was sent the task; NULL: it is queued */
     uint64_t seq;             /* of the task in the worker's window */
-    bool begun;               /* by a worker thread; or it is answered */
-    bool answered;            /* its result has come */
-    bool
-        watched; /* somebody has looked at it, and wants to hear of its end at once */
+    bool begun;         /* by a worker thread; or it is answered already */
+    bool answered;      /* its result has come */
+    bool watched;       /* somebody has looked: report its end at once */
     bool withdrawn;     /* the task will not run */
-    _Atomic bool ended; /* the binding is through with it; any thread */
+    _Atomic bool ended; /* the binding has finished with it; any thread */
 };
 
 struct cp_task {
     struct cp_task *next;
     struct cp_job *job;   /* holds a reference once the task is queued */
     struct cp_call *call; /* or NULL: it cannot be withdrawn alone */
-    uint64_t index;       /* position in the job, from 0; of a call: its own */
-    uint32_t items;       /* the user's items in this task; 1 at first */
-    uint32_t tries;       /* how often it was lost, and run again */
-    uint16_t flags;       /* the binding's; sent in the frame header */
-    uint8_t deaths;       /* workers that died while they loaded it; if big */
-    bool pinned;          /* only one worker may run it: struct cp_job's pin */
-    int64_t cost_ns;      /* expected run time; set when it is sent */
-    int64_t queued_at;    /* cp_now(); 0: the pool was not traced then */
-    size_t held;          /* bytes that its waiting takes: cp_pool_has_room() */
+    uint64_t index;    /* position in the job, from 0; of a call: its number */
+    uint32_t items;    /* the user's items in this task; 1 at first */
+    uint32_t tries;    /* how often it was lost, and run again */
+    uint16_t flags;    /* the binding's; sent in the frame header */
+    uint8_t deaths;    /* workers that died while they loaded it; if big */
+    bool pinned;       /* only one worker may run it: struct cp_job's pin */
+    int64_t cost_ns;   /* expected run time; set when it is sent */
+    int64_t queued_at; /* cp_now(); 0: the pool was not traced then */
+    size_t held;       /* bytes it takes while it waits: cp_pool_has_room() */
     size_t len;
-    uint8_t *body; /* points into `own` or into `taken` */
-    void *taken;   /* a block taken over from a buffer, or NULL */
-    struct cp_parts
-        *parts; /* of the body, that lie in shared memory; or NULL */
+    uint8_t *body;          /* points into `own` or into `taken` */
+    void *taken;            /* a block taken over from a buffer, or NULL */
+    struct cp_parts *parts; /* parts of the body in shared memory; or NULL */
     uint8_t own[];
 };
 
@@ -75,7 +73,7 @@ enum cp_reason {
     CP_DIED = 0,    /* its worker died */
     CP_TIMED_OUT,   /* it ran for longer than its job's time limit */
     CP_TOOK_MEMORY, /* it took more than the pool's memory limit */
-    CP_NO_WORKER,   /* it was for a worker that the pool has no more */
+    CP_NO_WORKER,   /* it was for a worker that no longer exists */
 };
 
 struct cp_result {
@@ -85,22 +83,22 @@ struct cp_result {
     uint16_t flags; /* of the frame that brought it */
     enum cp_outcome outcome : 8;
     enum cp_reason reason : 8; /* of CP_LOST */
-    /* The worker's pid (0: it came from no process) and index. Of CP_LOST: how the
-     * worker ended, and which item of the task it ran, from 0. */
+    /* The worker's pid (0: no process sent it) and index. With CP_LOST: also
+     * how the worker ended, and which item of the task it was running, from
+     * 0. */
     int pid;
     int exitcode;
     uint32_t worker;
-    /* Of CP_OK: how many of its items failed all the same. Of a task that yields: how
-     * many values came before. */
+    /* With CP_OK: how many items failed nevertheless. For a task that yields:
+     * how many values came before this result. */
     uint32_t item;
     union {
-        int64_t amount; /* of CP_TIMED_OUT: ns; of CP_TOOK_MEMORY: bytes */
+        int64_t amount; /* CP_TIMED_OUT: ns; CP_TOOK_MEMORY: bytes */
         struct cp_result
-            *tail; /* of a value that is first in a list: its last */
+            *tail; /* if it is the first value of a list: the last value */
     };
-    struct cp_loan
-        *loan;  /* parts of the body that lie in shared memory, or NULL */
-    size_t len; /* of CP_TIMED_OUT: of the stack as text; 0: unknown */
+    struct cp_loan *loan; /* parts of the body in shared memory, or NULL */
+    size_t len;           /* CP_TIMED_OUT: of the stack, as text; 0: unknown */
     uint8_t body[];
 };
 
@@ -110,24 +108,26 @@ struct cp_loss {
     uint32_t worker;   /* its index in the pool */
     uint32_t item;     /* which item of the task it ran, from 0 */
     enum cp_reason reason;
-    /* Of CP_TIMED_OUT: how long that item had run, in ns; of CP_TOOK_MEMORY: how much
-     * memory its worker had, in bytes. */
+    /* With CP_TIMED_OUT: how long that item had run, in ns. With
+     * CP_TOOK_MEMORY: the memory of its worker, in bytes. */
     int64_t amount;
-    int64_t ran_ns;       /* how long that item had run; 0: nobody knows */
-    const uint8_t *stack; /* of CP_TIMED_OUT: its stack then, as text */
-    size_t stack_len;     /* 0: nobody knows */
+    int64_t ran_ns;       /* how long that item had run; 0: unknown */
+    const uint8_t *stack; /* CP_TIMED_OUT: its stack at that time, as text */
+    size_t stack_len;     /* 0: unknown */
 };
-/* The exit code of a worker that lives on: the task stopped when it was asked to. */
+/* In place of an exit code: the worker lives on, since the task stopped when
+ * asked. */
 #define CP_NO_EXIT INT_MIN
 
 /* A task with room for len bytes of body, or NULL. [any] */
 struct cp_task *cp_task_new(uint64_t index, uint16_t flags, size_t len);
-/* A task whose body is the buffer's contents, and the parts that the buffer names. On
- * success both are empty. NULL: no memory, and they hold what they held. [any] */
+/* A task whose body is the contents of the buffer, with the parts that the
+ * buffer names. On success the buffer and the list of parts are empty. NULL:
+ * out of memory, and nothing has changed. [any] */
 struct cp_task *cp_task_new_take(uint64_t index, uint16_t flags,
                                  struct cp_buf *body);
-/* A copy of a task without its parts, to which the reference to the job passes, or
- * NULL. [any] */
+/* A copy of a task, without its parts. The copy takes over the reference to the
+ * job. NULL: out of memory. [any] */
 struct cp_task *cp_task_clone(const struct cp_task *task);
 void cp_task_free(struct cp_task *task); /* not queued yet; NULL is fine */
 
@@ -137,7 +137,8 @@ struct cp_result *cp_result_new(uint64_t index, enum cp_outcome outcome,
 void cp_result_free(struct cp_result *result);      /* NULL is fine */
 void cp_result_free_list(struct cp_result *result); /* the whole list */
 
-/* Releases and frees lists of tasks and of results, either of which may be NULL. */
+/* Releases and frees a list of tasks and a list of results. Either may be
+ * NULL. */
 typedef void cp_release(struct cp_task *tasks, struct cp_result *results);
 
 #endif

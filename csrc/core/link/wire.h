@@ -15,7 +15,7 @@ enum cp_kind {
     CP_FUNC = 1, /* body: a pickled callable, to be stored in slot arg */
     CP_FORGET,   /* free the callable in slot arg */
     CP_TASK,     /* body: arguments for the callable in slot arg */
-    CP_CREDIT, /* the task that runs may yield more values: see struct cp_row */
+    CP_CREDIT,   /* the running task may yield more values: see struct cp_row */
     /* worker to parent */
     CP_HELLO = 16, /* the initializer has run; ready for tasks */
     CP_RESULT,     /* body: what the task returned; arg: time in ns */
@@ -27,40 +27,43 @@ enum cp_kind {
 
 /* Flag of CP_RESULT and CP_ERROR: the worker exits after this task. */
 #define CP_LAST 0x1u
-/* Flag of CP_RESULT: the job gets a mark (cp_job_mark()), the meaning of which is
- * the binding's. */
+/* Flag of CP_RESULT: sets the mark of the job (cp_job_is_marked()). What the
+ * mark means is up to the binding. */
 #define CP_MARK 0x2u
-/* Flag of CP_ERROR: the task ended because the parent asked for that; arg: which of its
- * items that was. */
+/* Flag of CP_ERROR: the task stopped because the parent asked it to; arg: the
+ * index of the item that stopped. */
 #define CP_STOPPED 0x4u
-/* Flag of CP_ERROR: if the job has retries left, the task is to be run again. */
+/* Flag of CP_ERROR: run the task again if its job has retries left. */
 #define CP_AGAIN 0x8u
 /* Flag of CP_RESULT: some items of the task failed, and the board says how many. */
 #define CP_CAUGHT 0x10u
-/* Of a struct cp_result, and of no frame: it came as CP_VALUE. */
+/* Flag of a struct cp_result, never of a frame: the result came as CP_VALUE. */
 #define CP_IS_VALUE 0x20u
-/* Flag of CP_TASK: it has a callable of its own. The body begins with the length of its
- * bytes, a uint64_t, and these bytes. */
+/* Flag of CP_TASK: the task brings its own callable. The body begins with the
+ * length of the callable, a uint64_t, and the callable's bytes. */
 #define CP_OWN_FUNC 0x80u
-/* Flag of CP_TASK: it yields values (CP_VALUE), as far as the board allows, and ends with
- * CP_RESULT without a body, or CP_ERROR. */
+/* Flag of CP_TASK: the task yields values (CP_VALUE), as many as its credit in
+ * the board allows. It ends with a CP_RESULT without a body, or with
+ * CP_ERROR. */
 #define CP_YIELDS 0x1000u
-/* Flag of CP_TASK: if it fails, it is not run again. */
+/* Flag of CP_TASK: this is the last try, so a failure is final. */
 #define CP_FINAL 0x8000u
-/* Flag of CP_TASK and CP_RESULT: the body ends with references to parts that lie in
+/* Flag of CP_TASK and CP_RESULT: the body ends with references to parts in
  * shared memory; see share/parts.h. */
 #define CP_PARTS 0x4000u
 /* Flags of CP_RESULT and CP_ERROR from here on are the binding's. */
 #define CP_FRAME_USER 0x100u
 /* Flag of CP_FUNC: the callable is immutable; unpickle it only once. */
 #define CP_KEEP 0x1u
-/* Flag of CP_FUNC beside CP_KEEP: it was sent by value, so no name leads to it. */
+/* Flag of CP_FUNC besides CP_KEEP: the callable was pickled by value, not by
+ * name. */
 #define CP_BY_VALUE 0x2u
-/* Flag of CP_FUNC beside CP_BY_VALUE: it serves later jobs, too, if it comes again. */
+/* Flag of CP_FUNC besides CP_BY_VALUE: later jobs that send the same bytes use
+ * it too. */
 #define CP_KEPT 0x4u
 /* Flag of CP_FUNC: the body is a message of share/sealed.h. */
 #define CP_SEALED 0x8u
-/* Flag of CP_FUNC: it is no callable, but an object that is shared. */
+/* Flag of CP_FUNC: not a callable, but a shared object. */
 #define CP_SHARED 0x10u
 
 struct cp_frame {
@@ -74,7 +77,7 @@ struct cp_frame {
 _Static_assert(sizeof(struct cp_frame) == 24, "the header has no padding");
 
 #define CP_HEADER sizeof(struct cp_frame)
-/* The longest body that is believed. */
+/* The longest body that is accepted: a longer one is a protocol violation. */
 #define CP_FRAME_MAX (UINT64_C(1) << 46)
 
 /*

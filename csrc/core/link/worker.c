@@ -124,7 +124,7 @@ close_child_ends(struct cp_worker *w)
     cp_fd_close(&w->child_row);
 }
 
-/* The big body is written, or given up. */
+/* The big body was written, or given up. */
 static void
 finish_big(struct cp_worker *w)
 {
@@ -230,9 +230,9 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
     struct cp_worker *w = alloc_worker(budget);
     int r = w != NULL ? cp_proc_init(&w->proc) : CP_ENOMEM;
     if (r == 0) {
-        /* owner 0: nothing is closed before the process exits. The parent would
-         * take the end-of-file for the exit, while the interpreter still
-         * finalizes. */
+        /* owner 0 means that nothing is closed before the process exits: the
+         * parent would take the end-of-file for the exit, while the interpreter
+         * is still finalizing. */
         w->owner = 0;
         w->child_rx = e.rx;
         w->child_tx = e.tx;
@@ -454,18 +454,21 @@ put_frame(struct cp_worker *w, const struct cp_frame *frame,
     return 0;
 }
 
-/* What the worker has in a slot: nothing; what is there; or what it was not told to forget
- * yet, since a big body is in the way. */
+/* What the worker has in a slot: NONE; IT, the present callable; or OLD, a
+ * freed callable that the worker was not told to forget yet, since a big body
+ * was in the way. */
 #define HAS_NONE 0
 #define HAS_IT 1
 #define HAS_OLD 2
 
-/* Send the callable unless the worker has it, and what that refers to before. 1: a task may
- * follow. 0: the callable is big, and has to be flushed first; or it lies in a file, and
- * the worker has not said yet whether it can open that. */
+/* Send the callable unless the worker has it; before that, the shared objects
+ * it refers to. 1: a task may follow. 0: the callable is big and has to be
+ * flushed first; or it is in a file, and the worker has not said yet whether it
+ * can open files of the parent. */
 static int send_func(struct cp_worker *w, struct cp_func *func);
 
-/* The frame and the body for this worker. As send_func(). */
+/* Make the frame and the body of a callable for this worker. Returns as
+ * send_func(). */
 static int
 frame_for(const struct cp_worker *w, struct cp_func *func,
           struct cp_frame *frame, const uint8_t **body)
@@ -583,8 +586,8 @@ cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
     return 1;
 }
 
-/* Send the FORGETs that are due, if no big body is in the way: no frame may go in between
- * its header and the body. */
+/* Send the CP_FORGET frames that are due, unless a big body is in the way: no
+ * frame may go between a header and its body. */
 static void
 put_forgets(struct cp_worker *w)
 {
@@ -609,7 +612,7 @@ cp_worker_forget(struct cp_worker *w, uint32_t slot)
     }
 }
 
-/* Send CP_CREDIT, now or when no big body is in the way. */
+/* Send CP_CREDIT now, or as soon as no big body is in the way. */
 static void
 put_credit(struct cp_worker *w)
 {
@@ -673,7 +676,7 @@ cp_worker_flush(struct cp_worker *w)
         }
         size_t n_out = cp_buf_len(&w->out);
         if (n_out == 0 && w->big == NULL) {
-            return 0; /* no memory for the frame: it is due */
+            return 0; /* no memory for the frame: credit_due stays set */
         }
         struct iovec parts[2] = {{cp_buf_head(&w->out), n_out},
                                  {(void *)(uintptr_t)w->big, w->big_left}};
@@ -745,8 +748,8 @@ is_expected(const struct cp_worker *w, const struct cp_frame *frame)
                       != 0);
 }
 
-/* Take over the parts of the result that lie in shared memory. 0; or CP_EPROTO: there
- * are no such blocks, and the result is freed. */
+/* Open the parts of a result in shared memory. 0; or CP_EPROTO: there are no
+ * such blocks, and the result is freed. */
 static int
 take_loan(struct cp_worker *w, const struct cp_frame *frame,
           struct cp_result *result)

@@ -20,8 +20,9 @@
 struct cp_pool;
 struct cp_worker;
 
-/* Tells a worker that the task which runs is to stop (cp_serve_is_stopped()), or that its
- * stack is asked for. A signal that does nothing where nobody handles it. */
+/* The signal that tells a worker to stop the running task
+ * (cp_serve_is_stopped()) or to give its stack. By default it is ignored, so it
+ * does no harm where nobody handles it. */
 #define CP_STOP_SIGNAL SIGURG
 
 /* The pool's handlers. Called with the pool's lock held. */
@@ -30,16 +31,15 @@ struct cp_worker_ops {
     /* The task has left the window. The callee owns task and result. */
     void (*on_result)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
                       struct cp_result *result, int64_t ns);
-    /* The task, which stays in the window, has yielded a value. The callee owns it. 0, or
-     * CP_EPROTO: it had no credit for that. */
+    /* A task, which stays in the window, has yielded a value. The callee owns
+     * the value. 0, or CP_EPROTO: the task had no credit. */
     int (*on_value)(struct cp_worker *w, uint64_t seq, struct cp_task *task,
                     struct cp_result *value);
     /* The initializer failed. The callee owns the result. */
     void (*on_init_error)(struct cp_worker *w, struct cp_result *result);
-    /* The worker takes no more tasks: those that it has not claimed have to be
-     * recalled. */
+    /* The worker takes no more tasks: recall those that it has not claimed. */
     void (*on_leave)(struct cp_worker *w);
-    /* A big callable is written, or never will be: drop its reference. */
+    /* A big callable is written, or never will be: drop the reference to it. */
     void (*on_func_sent)(struct cp_worker *w, struct cp_func *func);
 };
 
@@ -47,7 +47,7 @@ struct cp_worker {
     _Atomic uint32_t refs;
     pid_t owner;    /* the process that made this struct; constant */
     uint64_t id;    /* unique within the pool */
-    uint32_t index; /* that of the worker whose place it took; the binding's */
+    uint32_t index; /* its successor gets the same; set by the binding */
     struct cp_pool *pool;
     const struct cp_worker_ops *ops;
     struct cp_worker *next; /* in the pool's list */
@@ -58,30 +58,29 @@ struct cp_worker {
     int child_rx, child_tx;   /* child's ends; -1 in the parent */
     int child_life;           /* the pool's life line; -1 in the parent */
     int child_row;    /* descriptor of the row, if the child starts by exec */
-    int share;        /* of the shared memory, the pool's, or -1 */
-    uint32_t area_id; /* of the worker's part of it */
+    int share;        /* descriptor of the pool's shared memory, or -1 */
+    uint32_t area_id; /* of the worker's part of that memory */
 
     int64_t started_at;
-    bool got_sigterm; /* it was not ready in time at the end of the pool */
+    bool got_sigterm; /* SIGTERM was sent: not ready when the pool ended */
     bool hello;       /* the worker has run its initializer */
     bool exiting;     /* the worker said that it exits: send no more tasks */
     int64_t exiting_since; /* when its last result came; 0: not yet */
     _Atomic bool overdue;  /* exiting for too long: no longer counted [any] */
     bool doomed;           /* the pool kills it: send no more tasks */
-    bool kill_due;         /* and has not yet: see cp_watch_kill_due() */
+    bool kill_due;         /* not killed yet: see cp_watch_kill_due() */
     uint64_t doom_seq;     /* 1 + seq of the task that it is killed for */
-    int64_t doom_since;    /* when the item had begun; see doom() */
+    int64_t doom_since;    /* when that task's item began; see doom() */
     enum cp_reason doom_reason;
-    uint64_t doom_bytes; /* of CP_TOOK_MEMORY: its memory */
+    uint64_t doom_bytes; /* with CP_TOOK_MEMORY: its memory */
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
-    uint64_t
-        asked_seq; /* of the last one that was asked, though its grace is over */
-    int64_t kill_at; /* when it is killed if it has not */
+    uint64_t asked_seq; /* the last task asked to, even if its grace is over */
+    int64_t kill_at;    /* when to kill the worker if the task goes on */
     enum cp_reason stop_reason;
-    bool stop_is_look;  /* it was only asked for its stack so far */
-    int64_t look_since; /* and when the item had begun that it is asked about */
-    bool was_asked_stack;  /* ever */
-    _Atomic bool retiring; /* it ends after the task that it runs [any] */
+    bool stop_is_look;     /* so far it was only asked for its stack */
+    int64_t look_since;    /* when the item began whose stack is wanted */
+    bool was_asked_stack;  /* its stack, at any time */
+    _Atomic bool retiring; /* it ends after its current task [any] */
     bool bad;        /* the worker violated the protocol: ignore its frames */
     bool eof;        /* the worker closed its result pipe, or exited */
     bool tx_closed;  /* see cp_worker_close_tx() */
@@ -90,43 +89,44 @@ struct cp_worker {
     struct cp_task *window[CP_WINDOW]; /* by seq; NULL: done or recalled */
     uint64_t head, tail; /* seq of the oldest task in flight; the next seq */
     uint32_t in_flight;  /* tasks in the window */
-    uint32_t n_yield;    /* of them, CP_YIELDS */
-    uint64_t told;       /* the wait for credit for which CP_CREDIT was sent */
-    bool credit_due;     /* CP_CREDIT is to be sent, and cannot yet */
-    bool end_due;        /* it is told its end after the tasks that yield */
-    int64_t ahead_ns;    /* how long they are expected to take, total */
+    uint32_t n_yield;    /* of these, tasks with CP_YIELDS */
+    uint64_t told;       /* the number of the last wait answered by CP_CREDIT */
+    bool credit_due;     /* CP_CREDIT is still to be sent */
+    bool end_due;        /* tell it to end once its tasks that yield are done */
+    int64_t ahead_ns;    /* expected run time of the tasks in flight, total */
     uint64_t seen_got;   /* row->got when the pool last looked */
     int64_t active_at;   /* when the worker last read or answered, or was sent
                             something while idle */
-    bool flush_deferred; /* idle, with tasks that the event loop flushes */
-    bool flush_due;      /* with output that cp_act() writes at its end */
-    bool takes_part;     /* it is given tasks when these are handed out now */
-    bool
-        had_pinned; /* it was given one that only it may run, and then no other */
+    bool flush_deferred; /* idle; the event loop will flush its tasks */
+    bool flush_due;      /* has output that cp_act() writes at its end */
+    bool takes_part;     /* gets tasks in this round of handing out */
+    bool had_pinned;     /* the last task it was given is for it alone */
 
     struct cp_buf out;  /* headers and small bodies, to be written */
     const uint8_t *big; /* a big body to be written after out, not copied */
     size_t big_left;    /* bytes of big */
-    /* The callable that big is the body of, or NULL. After
+    /* The callable of which big is the body, or NULL. After
      * cp_worker_close_tx(), the callable that was not written. */
-    struct cp_task *big_task; /* the recalled task that big is the body of */
+    struct cp_task *big_task; /* the recalled task of which big is the body */
     struct cp_func *big_func;
     bool is_wide;     /* tx was widened */
     bool wants_out;   /* the poller watches tx */
     bool watches_end; /* the poller watches the sentinel of proc */
-    /* Of large data: the worker's area, and the parent's with what it lends to the
-     * worker; all NULL where there is no shared memory. */
+    /* Shared memory for large data: the worker's area; the parent's area and
+     * its allocator, which lends to the worker. All NULL if there is no such
+     * memory. */
     struct cp_area *area, *parents_area;
     struct cp_heap *heap;
     struct cp_borrower borrower;
-    uint64_t lent_bytes, got_bytes; /* sent and received in it */
-    uint8_t *has_func;   /* by slot: was the callable sent? HAS_IT or another */
-    bool forget_due;     /* CP_FORGET is to be sent, and cannot yet */
+    uint64_t lent_bytes, got_bytes; /* sent and received through it */
+    uint8_t *has_func;   /* by slot: HAS_NONE, HAS_IT or HAS_OLD (worker.c) */
+    bool forget_due;     /* CP_FORGET is still to be sent */
     uint32_t has_func_n; /* size of has_func */
 
     struct cp_buf in; /* received, not parsed yet */
-    /* Offsets in the result stream: read from the pipe, and received at all.
-     * The second is ahead if bytes were read from the ring first. */
+    /* Offsets in the result stream: the end of what was read from the pipe, and
+     * the end of all that was received. The second one is ahead while bytes
+     * were read from the ring only. */
     uint64_t read_bytes, seen_bytes;
     struct cp_result *part; /* a body of which bytes are missing, or NULL; if
                                CP_NOMEM, its bytes are discarded */
@@ -135,20 +135,21 @@ struct cp_worker {
 };
 
 /*
- * Make the pipes and the row, before the fork. 0 and *out with one reference, or
- * a negative code. budget: how many tasks the worker may run, UINT64_MAX for no
- * limit. execs: the child is started by exec and calls cp_worker_attach(). life: the
- * read end of the pool's life line, consumed always.
+ * Make the pipes and the row, before the fork. 0 and *out with one reference,
+ * or a negative code. budget: how many tasks the worker may run, UINT64_MAX for
+ * no limit. execs: the child is started by exec and calls cp_worker_attach().
+ * life: the read end of the pool's life line, always consumed.
  */
 int cp_worker_new(uint64_t budget, bool execs, int life,
                   struct cp_worker **out);
 
-/* The worker has a part of the pool's shared memory for large data: the area with this
- * id. Before it is started. 0, or a negative code: it has none then. */
+/* Before the worker starts: give it the area with this id, a part of the pool's
+ * shared memory for large data. 0, or a negative code: it has no area then. */
 int cp_worker_share(struct cp_worker *w, struct cp_area *parents,
                     struct cp_heap *heap, uint32_t area_id);
 
-/* The process has ended: take back what it was lent, and free its memory. */
+/* The process has ended: take back what it was lent, and free the memory of its
+ * area. */
 void cp_worker_unshare(struct cp_worker *w);
 
 /* The descriptors that a worker started by exec inherits. */
@@ -183,24 +184,26 @@ void cp_worker_in_child(struct cp_worker *w);
 /* May a task be sent now? */
 bool cp_worker_accepts(const struct cp_worker *w);
 
-/* May this task be sent, or is it big, and the worker not idle or not ready? A big task
- * cannot be recalled, so it must not be stuck in the pipe of such a worker. */
+/* Is the task small, or the worker ready and idle? A big task cannot be
+ * recalled, so it must not be stuck in the pipe of a busy worker. */
 bool cp_worker_takes(const struct cp_worker *w, const struct cp_task *task);
 
 /*
- * Send a task of the callable func, and func first if the worker lacks it.
- * 1: sent; the window owns the task. 0: not now; a big callable has to be flushed
- * first, or the task is big and the worker is not idle or not ready. CP_ENOMEM:
- * nothing was changed.
+ * Send a task of the callable func, and func first if the worker lacks it. 1:
+ * sent; the window owns the task. 0: not now, because a big callable has to be
+ * flushed first, or because the task is big and the worker is not idle or not
+ * ready. CP_ENOMEM: nothing was changed.
  */
 int cp_worker_send_task(struct cp_worker *w, struct cp_func *func,
                         struct cp_task *task);
 
-/* Before a task with CP_YIELDS is sent: so many values it may yield at first. */
+/* Set how many values the next task may yield at first. Call this before a task
+ * with CP_YIELDS is sent. */
 void cp_worker_begin_credit(struct cp_worker *w, uint64_t credit);
 
-/* The task with this seq may yield so many values in all, or CP_CREDIT_CLOSED. True: the
- * worker waits for that, and is to be flushed. */
+/* Set how many values the task with this seq may yield in total, or
+ * CP_CREDIT_CLOSED. True: the worker waits for credit, so its output has to be
+ * flushed. */
 bool cp_worker_set_credit(struct cp_worker *w, uint64_t seq, uint64_t credit);
 
 /* Does w wait until its task may yield more values? */
@@ -230,38 +233,39 @@ int cp_worker_recv(struct cp_worker *w);
  * whether there were any. Sets w->bad on CP_EPROTO. */
 bool cp_worker_recv_ring(struct cp_worker *w);
 
-/* Which tasks cp_worker_recall() takes back beside small ones that others may run: one
- * whose body is still being written, at the cost of a copy of the body; and those that
- * only this worker may run. */
+/* What cp_worker_recall() takes back besides small tasks that other workers may
+ * run. BIG: a task whose body is still being written, at the cost of a copy of
+ * the body. PINNED: tasks that only this worker may run. */
 #define CP_RECALL_BIG 0x1u
 #define CP_RECALL_PINNED 0x2u
 #define CP_RECALL_ALL (CP_RECALL_BIG | CP_RECALL_PINNED)
 
-/* Take back up to *n tasks that the worker has not claimed, newest first. Returns
- * them as a list; *n is how many. which: CP_RECALL_ flags. job: only tasks of this one;
- * NULL: of any. */
+/* Take back up to *n tasks that the worker has not claimed, newest first.
+ * Returns them as a list, and sets *n to their number. which: CP_RECALL_ flags.
+ * job: only tasks of this job; NULL: of any job. */
 struct cp_task *cp_worker_recall(struct cp_worker *w, uint32_t *n,
                                  unsigned which, const struct cp_job *job);
 
-/* The task that the worker has claimed last, if it has not answered, and *seq; or
- * NULL. */
+/* The task that the worker claimed last, if it has not answered it, and its
+ * *seq; or NULL. */
 struct cp_task *cp_worker_claimed(const struct cp_worker *w, uint64_t *seq);
 
-/* Take back the task with this seq: the task, or NULL where the worker has claimed
- * it, or there is no memory for a copy of a body that is being written. */
+/* Take back the task with this seq. NULL: the worker has claimed it, or its
+ * body is being written and there is no memory for a copy. */
 struct cp_task *cp_worker_recall_one(struct cp_worker *w, uint64_t seq);
 
 /* Has the worker claimed the task with this seq, to run it? */
 bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 
-/* The task that the worker says it runs, its *seq, and since when its current item does
- * (now, where it waits for credit); or NULL. */
+/* The task that the worker says it runs, its *seq, and *since when its current
+ * item has run (now, if it waits for credit); or NULL. */
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
 
-/* Ask the worker for its stack, which cp_stack_get() finds soon; one that is stopped as well;
- * not one that is not set up for it.
- * A worker that handles the signal otherwise, or that cannot be interrupted, gives none. */
+/* Ask the worker for its stack, which cp_stack_get() finds soon after; a
+ * stopped worker gives it too. A worker that is not set up for this is not
+ * asked. One that handles the signal in another way, or cannot be interrupted,
+ * gives no stack. */
 void cp_worker_ask_stack(struct cp_worker *w);
 
 /* Close the task pipe, and drop unwritten output. The worker runs the tasks that

@@ -153,9 +153,8 @@ cp_fd_dup(int fd, int *copy)
     return r;
 }
 
-/* Open a file of that size in dir, which has a name only until it is open. Its
- * blocks are allocated: on a full file system the first access would be a
- * SIGBUS. */
+/* Open a file of that size in dir, and unlink it at once. Its blocks are
+ * allocated: if the file system is full, the first access would be a SIGBUS. */
 static int
 open_unlinked(const char *dir, size_t size)
 {
@@ -184,7 +183,7 @@ open_unlinked(const char *dir, size_t size)
     return fd;
 }
 
-/* Shared memory where there is no memfd: in memory if the system has a folder for
+/* Shared memory if there is no memfd: in memory if the system has a folder for
  * that, or else in a temporary file. */
 static int
 open_memory_file(size_t size)
@@ -233,7 +232,7 @@ cp_fd_memory(size_t size, int *fd)
 }
 
 #if defined(CP_LINUX) && defined(F_SEAL_SHRINK)
-/* Would a file of this size be a signal? */
+/* Would a file of this size raise a signal (SIGXFSZ)? */
 static bool
 is_too_large(uint64_t size)
 {
@@ -391,12 +390,12 @@ cp_fd_wait_readable(int fd, int ms)
 {
     struct pollfd pfd = {.fd = fd, .events = POLLIN};
     int r = poll(&pfd, 1, ms);
-    /* Of another error the read will tell. */
+    /* Any other error will show when the caller reads. */
     return r == 0 ? 0 : r < 0 && errno == EINTR ? CP_EINTR : 1;
 }
 
-/* Python ignores SIGPIPE, but the program may have given the signal back its default,
- * or a handler. */
+/* Python ignores SIGPIPE, but the program may have set it back to its default,
+ * or set a handler. */
 static bool
 is_sigpipe_ignored(void)
 {
@@ -443,7 +442,7 @@ writev_quietly(int fd, const struct iovec *parts, int n_parts)
     if (r < 0 && e == EPIPE && is_pending()) {
         take_sigpipe(&only);
         if (was_pending && !is_pending()) {
-            (void)raise(SIGPIPE); /* ours had merged with one of this thread */
+            (void)raise(SIGPIPE); /* one of this thread had merged with ours */
         }
     }
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -462,8 +461,8 @@ writev_quietly(int fd, const struct iovec *parts, int n_parts)
 #    endif
 static atomic_bool is_flag_unknown; /* lint-ok: of the system, for all pools */
 
-/* Linux 6.18 raises no SIGPIPE where the write says so. False: an older system, or a
- * filter of system calls, which does not know the call. */
+/* From Linux 6.18 on, a flag of the write suppresses SIGPIPE. False: the system
+ * is older, or a filter of system calls refuses the call. */
 static bool
 writev_without_signal(int fd, const struct iovec *parts, int n_parts,
                       ssize_t *r)

@@ -17,8 +17,9 @@
 /* Open a pipe: fds[0] to read, fds[1] to write. 0 or a system error. [any] */
 int cp_fd_pipe(int fds[2]);
 
-/* Have the pipe of this end hold more, for bodies of CP_WIDE bytes and more: each time it is
- * full, two processes have to take turns. Only a hint: the system may refuse. [any] */
+/* Enlarge the buffer of this pipe, for bodies of CP_WIDE bytes and more:
+ * whenever the pipe is full, the two processes have to take turns. Only a hint:
+ * the system may refuse. [any] */
 #define CP_WIDE CP_KIB(256)
 void cp_fd_widen(int fd);
 
@@ -30,25 +31,28 @@ int cp_fd_dup(int fd, int *copy);
  * or a system error. [any] */
 int cp_fd_memory(size_t size, int *fd);
 
-/* Open an anonymous file in memory that stays as long as it is (`size` bytes, which may
- * be more than there is memory: only what is written takes some). 0, or a system error:
- * ENOSYS where there is none. [any] */
+/* Open an anonymous file in memory with a fixed size. The file is sparse, so
+ * `size` may be more than the machine's memory. 0, or a system error: ENOSYS if
+ * the system has no such files. [any] */
 int cp_fd_sealed_memory(uint64_t size, int *fd);
 
-/* Open an empty anonymous file in memory that can be sealed, and will grow to any size. 0,
- * or a system error: ENOSYS where there is none. [any] */
+/* Open an empty anonymous file in memory that grows to any size and can be
+ * sealed. 0, or a system error: ENOSYS if the system has no such files.
+ * [any] */
 int cp_fd_memory_to_seal(int *fd);
 
-/* Nobody can write to this file any more, or change its size. 0 or a system error. [any] */
+/* Seal the file: nobody can write to it or change its size any more. 0 or a
+ * system error. [any] */
 int cp_fd_seal(int fd);
 
-/* Write all of it at this place. 0 or a system error. [any] */
+/* Write all n bytes at offset `at`. 0 or a system error. [any] */
 int cp_fd_write_at(int fd, uint64_t at, const void *bytes, size_t n);
 
-/* May this process open files by the descriptors of that one? [any] */
+/* May this process open files through the descriptors of process pid? [any] */
 bool cp_fd_may_open_of(pid_t pid);
 
-/* Open, to read, what is open there with this number. 0 or a system error. [any] */
+/* Open for reading the file that is descriptor `number` of process pid. 0 or a
+ * system error. [any] */
 int cp_fd_open_of(pid_t pid, int number, int *fd);
 
 /* Record a descriptor that was opened elsewhere, such as a pidfd. [any] */
@@ -66,8 +70,8 @@ int cp_fd_set_nonblock(int fd);
  */
 ssize_t cp_fd_read(int fd, void *dst, size_t n);
 
-/* Wait until a read would not block, but at most so many ms. 1; 0: the time has passed;
- * or CP_EINTR. [any] */
+/* Wait until a read would not block, for `ms` milliseconds at most. 1; 0 when
+ * the time has passed; or CP_EINTR. [any] */
 int cp_fd_wait_readable(int fd, int ms);
 
 /* Write. Returns how many bytes were written; 0 if the pipe is full (O_NONBLOCK);
@@ -75,8 +79,8 @@ int cp_fd_wait_readable(int fd, int ms);
  * SIGPIPE, whatever the program does with that signal. [any] */
 ssize_t cp_fd_writev(int fd, const struct iovec *parts, int n_parts);
 
-/* The same without a system call to learn what SIGPIPE does: for a process that ends
- * with its reader, as a worker does with the parent. [any] */
+/* The same without the system call that finds out how SIGPIPE is handled: for a
+ * process that ends with its reader, as a worker does with the parent. [any] */
 ssize_t cp_fd_writev_to_parent(int fd, const struct iovec *parts, int n_parts);
 
 /* Call around our own fork. In between no descriptor is opened or closed, so the

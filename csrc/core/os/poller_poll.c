@@ -11,7 +11,7 @@
 #    include <stdlib.h>
 #    include <string.h>
 
-/* How long to wait where poll() itself cannot. */
+/* How long to sleep if poll() itself cannot wait. */
 #    define GUESS_MS 1
 
 struct watched {

@@ -1,5 +1,5 @@
-/* One child process: known by more than its pid, and never signalled or reaped by
- * that alone. */
+/* One child process, identified by more than its pid: it is never signalled or
+ * reaped by the pid alone. */
 #include "os/proc.h"
 
 #include "base/clock.h"
@@ -25,8 +25,8 @@
 #    include <sys/vfs.h>
 #endif
 
-/* Without pidfds, a wait looks again after this part of the time that it has waited:
- * soon at first, and not the more often the longer it takes. */
+/* Without pidfds, a wait looks again each time it has become longer by one part
+ * in so many: soon at first, then less and less often. */
 #define WAIT_PART 8
 
 /* ---- pidfds ---- */
@@ -89,8 +89,8 @@ read_pidfs_inode(int fd, struct cp_proc_birth *birth)
 
 /* ---- which process has the pid ---- */
 
-/* Field 22 of /proc/PID/stat, in clock ticks. Field 2, in parentheses, is the name of
- * the program, which may contain anything. */
+/* Read field 22 of /proc/PID/stat, in clock ticks. Field 2, in parentheses, is
+ * the name of the program, which may contain any character. */
 static bool
 read_start_time(pid_t pid, struct cp_proc_birth *birth)
 {
@@ -130,7 +130,7 @@ read_birth(pid_t pid)
     return birth;
 }
 
-/* Is it known that the process that has the pid now is another one? */
+/* Is it certain that another process has the pid now? */
 static bool
 is_stranger(const struct cp_proc *proc)
 {
@@ -146,8 +146,8 @@ is_stranger(const struct cp_proc *proc)
 
 enum whose { OURS_RUNS, OURS_ENDED, NOT_OURS };
 
-/* What has the pid now: our process, running or not reaped yet, or another one, or
- * nobody. Reaps nothing. */
+/* Who has the pid now: our process, running or not reaped yet; another process;
+ * or nobody. Reaps nothing. */
 static enum whose
 look_up(const struct cp_proc *proc)
 {
@@ -163,8 +163,9 @@ look_up(const struct cp_proc *proc)
     return info.si_pid == 0 ? OURS_RUNS : OURS_ENDED;
 }
 
-/* The same for a fork server's child. If it is not known which process has the pid, it
- * is ours while the server has told nothing: the server reaps before it tells. */
+/* The same for a fork server's child. If the identity of the process is
+ * unknown, the pid is ours until the server has reported the end: the server
+ * reports after it has reaped. */
 static enum whose
 look_up_served(const struct cp_proc *proc)
 {
@@ -182,8 +183,9 @@ look_up_any(const struct cp_proc *proc)
     return proc->by_server ? look_up_served(proc) : look_up(proc);
 }
 
-/* A pidfd of the process, or -1 and errno: ESRCH if it is gone. The pid is looked up
- * after the pidfd was opened: if it is ours then, it was ours before. */
+/* A pidfd of the process, or -1 and errno: ESRCH if it is gone. The pid is
+ * checked after the pidfd was opened: if it is ours then, it was ours at the
+ * opening too. */
 static int
 open_pidfd(const struct cp_proc *proc)
 {
@@ -196,7 +198,7 @@ open_pidfd(const struct cp_proc *proc)
     return fd;
 }
 
-/* Needs the lock, as reaping does. */
+/* Call this with the lock held, as for reaping. */
 static int
 send_signal(const struct cp_proc *proc, int signal)
 {
@@ -219,7 +221,8 @@ send_signal(const struct cp_proc *proc, int signal)
 static _Atomic pid_t no_page; /* lint-ok: of the process; always 0 */
 _Atomic(_Atomic pid_t *) cp_proc_page = &no_page; /* lint-ok: as above */
 
-/* Map the page, unless that fails or another thread does. It is never unmapped. */
+/* Map the page, unless that fails or another thread does it. It is never
+ * unmapped. */
 static void
 map_page(void)
 {
@@ -436,7 +439,7 @@ poll_served(struct cp_proc *proc)
     bool has_code =
         n == (ssize_t)sizeof(code) && code >= -1000 && code <= INT_MAX;
     if (!has_code) {
-        (void)send_signal(proc, SIGKILL); /* nobody will tell of its end */
+        (void)send_signal(proc, SIGKILL); /* nobody will report its end */
     }
     set_ended(proc, has_code ? (int)code : CP_EXIT_UNKNOWN);
 }
@@ -482,8 +485,8 @@ cp_proc_poll(struct cp_proc *proc, int *exitcode)
     return is_running(proc) ? 0 : cp_proc_check(proc, exitcode);
 }
 
-/* A descriptor that shows the end, of the caller's own: nobody else closes it while
- * the caller waits. -1: there is none. */
+/* A descriptor that shows the end of the process and belongs to the caller:
+ * nobody else closes it while the caller waits. -1: there is none. */
 static int
 open_to_wait(struct cp_proc *proc)
 {
@@ -498,8 +501,8 @@ open_to_wait(struct cp_proc *proc)
     return fd;
 }
 
-/* Wait for the end, until the deadline, or until it is time to look again: 0, or
- * CP_EINTR after a signal. */
+/* Wait for the end of the process, until the deadline, or until it is time to
+ * look again. 0, or CP_EINTR after a signal. */
 static int
 wait_once(int fd, int64_t begin, int64_t now, int64_t deadline)
 {
@@ -538,7 +541,7 @@ cp_proc_wait(struct cp_proc *proc, int64_t deadline, int *exitcode)
         }
         struct pollfd pfd = {fd, POLLIN, 0};
         if (fd >= 0 && poll(&pfd, 1, 0) != 0) {
-            (void)close(fd); /* it has ended, and cannot be reaped yet */
+            (void)close(fd); /* it has ended, but cannot be reaped yet */
             fd = -1;
             begin = now;
         }
@@ -558,12 +561,12 @@ cp_proc_kill(struct cp_proc *proc, int signal)
     return r;
 }
 
-/* ---- a process and all that it has started ---- */
+/* ---- a process and its descendants ---- */
 
 #if defined(__linux__) && !defined(CP_PORTABLE)
 
-/* So long, in looks of 50 us, is a process given to stop: one that is in the kernel and
- * cannot be interrupted does not. */
+/* How many looks, one each 50 us, to wait until a process has stopped. A
+ * process inside an uninterruptible system call does not stop. */
 #    define LOOKS_FOR_STOP 40
 
 struct pids {
@@ -589,7 +592,7 @@ pids_add(struct pids *pids, pid_t pid)
 
 #    define STAT_SIZE 512
 
-/* What the kernel tells of the process in one line, from its state on; NULL where there is
+/* What /proc/PID/stat says of the process, from its state on; NULL if there is
  * no such process. */
 static const char *
 read_stat(pid_t pid, char text[STAT_SIZE])
@@ -602,12 +605,12 @@ read_stat(pid_t pid, char text[STAT_SIZE])
         (void)close(fd);
     }
     text[n > 0 ? n : 0] = '\0';
-    const char *name_end = strrchr(text, ')'); /* a name may have any byte */
+    const char *name_end = strrchr(text, ')'); /* a name may contain any byte */
     return name_end != NULL && name_end[1] == ' ' ? name_end + 2 : NULL;
 }
 
-/* The state of the process ('R', 'T', 'Z', ...) and its parent; '?' where there is no
- * such process. */
+/* The state of the process ('R', 'T', 'Z', ...) and its parent; '?' if there is
+ * no such process. */
 static char
 state_of(pid_t pid, pid_t *parent)
 {
@@ -639,7 +642,7 @@ await_stop(pid_t pid)
 static bool
 handles(pid_t pid, int signal)
 {
-    enum { STATE = 3, BLOCKED = 32 }; /* as proc(5) counts the fields */
+    enum { STATE = 3, BLOCKED = 32 }; /* field numbers of proc(5) */
     char text[STAT_SIZE];
     const char *field = read_stat(pid, text);
     for (int i = STATE; field != NULL && i < BLOCKED; i++) {
@@ -654,8 +657,8 @@ handles(pid_t pid, int signal)
            || ((blocked & bit) == 0 && (handled & bit) != 0);
 }
 
-/* Add the children of the process: where the kernel lists them, from there, or else
- * from a look at all processes. */
+/* Add the children of the process: from the kernel's list of them, or else by
+ * looking at all processes. */
 static void
 add_children(struct pids *pids, pid_t pid)
 {
@@ -671,7 +674,7 @@ add_children(struct pids *pids, pid_t pid)
         pid_t parent;
         if (*end == '\0' && child > 0 && state_of((pid_t)child, &parent) != '?'
             && parent == pid) {
-            (void)pids_add(pids, (pid_t)child); /* no memory: it stays */
+            (void)pids_add(pids, (pid_t)child); /* no memory: it lives on */
         }
     }
     (void)closedir(dir);
@@ -713,7 +716,7 @@ cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg), void *arg)
             return 1;
         }
         add_children(&pids, pid);
-        for (size_t i = 0; i < pids.n; i++) { /* which grows meanwhile */
+        for (size_t i = 0; i < pids.n; i++) { /* the list grows meanwhile */
             if (kill(pids.at[i], SIGSTOP) == 0) {
                 await_stop(pids.at[i]);
                 add_children(&pids, pids.at[i]);
@@ -793,8 +796,8 @@ is_hung_up(int life_fd)
 }
 
 #if defined(F_SETSIG) && defined(O_ASYNC) && !defined(CP_PORTABLE)
-/* Before Linux 5.10, to be on the safe side (it was 5.6), the kernel also told all
- * readers of a pipe when one of them closed it. */
+/* Before Linux 5.6, the kernel also told all readers of a pipe when one of them
+ * closed it. 5.10 is required here, to be on the safe side. */
 static bool
 tells_hang_ups_only(void)
 {
@@ -805,8 +808,8 @@ tells_hang_ups_only(void)
            && (major > 5 || (major == 5 && minor >= 10));
 }
 
-/* The kernel signals one owner for each open file, and the workers of a pool have
- * theirs in common: open the pipe anew. */
+/* The kernel signals one owner for each open file, and the workers of a pool
+ * share theirs: open the pipe anew. */
 static bool
 reopen(int fd)
 {
@@ -840,9 +843,9 @@ tie_by_signal(int life_fd)
 }
 #endif
 
-/* A thread that waits for the hang-up. A task may do anything to the descriptor
- * without killing the worker: bytes in the pipe are ignored, and the thread exits
- * if the descriptor was closed. */
+/* A thread that waits until the pipe is hung up. Whatever a task does to the
+ * descriptor must not kill the worker: bytes in the pipe are ignored, and the
+ * thread exits if the descriptor was closed. */
 static void *
 watch_life(void *arg)
 {
@@ -884,7 +887,7 @@ void
 cp_proc_tie_to_pipe(int life_fd)
 {
     bool tied = tie_by_signal(life_fd);
-    /* The parent may have exited before. */
+    /* The parent may have exited already. */
     if (is_hung_up(life_fd)) {
         _exit(1);
     }

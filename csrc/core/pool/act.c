@@ -7,8 +7,8 @@
 #include "pool/wake.h"
 #include "pool/watch.h"
 
-/* Send w as many tasks as its share and its window allow; write now if it is
- * idle. */
+/* Send w as many tasks as its share and its window allow; write them now if it
+ * is idle. */
 static void
 hand_to(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
 {
@@ -48,7 +48,8 @@ hand_out(struct cp_pool *pool)
     }
 }
 
-/* all: whatever has output; else what is due. The poller watches the others. */
+/* Flush all workers that have output, or only those with flush_due. The poller
+ * watches pipes that are full. */
 static void
 flush(struct cp_pool *pool, bool all)
 {
@@ -67,13 +68,13 @@ tell_end_all(struct cp_pool *pool)
             cp_watch_tell_end(pool, w);
         }
     }
-    cp_note_starter(pool); /* a worker may never get ready to see it */
+    cp_note_starter(pool); /* a worker may never get ready to see that */
 }
 
 static void
 act_on_processes(struct cp_pool *pool)
 {
-    /* Only what is done here makes a tick or a probe due that was not. */
+    /* Only what is done here can make a tick or a probe necessary. */
     bool acts = pool->due != 0;
     while (pool->due != 0) {
         unsigned due = pool->due;
@@ -98,7 +99,7 @@ act_on_processes(struct cp_pool *pool)
             || (cp_pool_has_limits(pool)
                 && cp_plan_limit_at(pool, cp_now()) < pool->sleeps_until)
             || pool->kills_due)) {
-        cp_note_driver(pool); /* it sleeps for longer than it may now */
+        cp_note_driver(pool); /* it sleeps for longer than it should now */
     }
 }
 
@@ -111,7 +112,7 @@ act_on_threads(struct cp_pool *pool)
     if ((due & CP_DUE_TASKS) != 0) {
         cp_wake_workers(pool);
         if (pool->n_pinned > 0) {
-            cp_wake_all_workers(pool); /* one of them it is for */
+            cp_wake_all_workers(pool); /* it is for one of them only */
         }
     }
     if (((due & CP_DUE_END) != 0 && cp_plan_is_over(pool))

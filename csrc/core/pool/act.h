@@ -3,8 +3,8 @@
  *
  * Every public entry takes the lock, changes the state by functions that only
  * record, calls cp_act() and releases the lock with cp_unlock(). What cp_act()
- * cannot do at once is left to somebody who acts when no thread is in a call; see
- * docs/pending.md.
+ * cannot do at once is left to a thread that acts while no other thread is in a
+ * call; see docs/pending.md.
  */
 #ifndef CP_POOL_ACT_H
 #define CP_POOL_ACT_H

@@ -1,11 +1,13 @@
 /*
- * The driving seat. One thread at a time runs the event loop: the first that waits,
- * or the standby thread while nobody does. The others sleep on a condition of
- * their own; whoever leaves the seat passes it on to one of them.
+ * The driving seat. One thread at a time runs the event loop: the first one
+ * that waits, or the standby thread while no other does. The others sleep, each
+ * on its own condition; the thread that leaves the seat passes it on to one of
+ * them.
  *
  * Every sleep here is ended by: a result or the end of a worker (the poller), a
- * note that cp_act() acts on, a deadline, or a signal; for threads without the seat
- * by the driver, which notes after each step whom the news concerns.
+ * note that cp_act() handles, a deadline, or a signal. Threads without the seat
+ * are woken by the driver, which notes after each step which of them the news
+ * concerns.
  */
 #include "pool/drive.h"
 
@@ -19,20 +21,23 @@
 
 #include <signal.h>
 
-/* How often to look up while things happen. */
+/* How often the driver looks around while things happen. */
 #define TICK (2 * CP_MS)
-/* How long a thread glances, and waits before that for the standby to leave the seat. */
+/* How long a thread glances, and how long it waits before that until the
+ * standby has left the seat. */
 #define GLANCE (250 * CP_US)
 #define GIVE_WAY (200 * CP_US)
-/* With the pool about to end, whoever reads has this long to come back for more. */
+/* While the pool is about to end, a reader has this long to come back for
+ * more. */
 #define READ_GRACE (500 * CP_MS)
-/* The standby thread looks this often whether anybody drives. */
+/* How often the standby thread looks whether another thread drives. */
 #define STANDBY_MIN CP_MS
 #define STANDBY_MAX (16 * CP_MS)
-/* Where it has slept until it was told before, and the driver only looks up. */
+/* The same if the standby has slept until told before: then it only checks on
+ * the driver. */
 #define STANDBY_AGAIN (4 * CP_MS)
 
-/* Do what is due, and what the workers' answers may have made due. */
+/* Do what is due, including what the answers of workers have made due. */
 static void
 act_on_answers(struct cp_pool *pool)
 {
@@ -40,7 +45,7 @@ act_on_answers(struct cp_pool *pool)
     cp_act(pool);
 }
 
-/* Write out what was left for the driver. */
+/* Write the output that was left to the driver. */
 static void
 flush_all(struct cp_pool *pool)
 {
@@ -61,7 +66,7 @@ step(struct cp_pool *pool, int64_t deadline)
 {
     struct cp_ready ready[64];
     if (pool->poller == NULL) {
-        return CP_ECLOSED; /* ended; and every job has */
+        return CP_ECLOSED; /* ended, and so has every job */
     }
     flush_all(pool);
     if (deadline != 0 && cp_spin(pool, deadline)) {
@@ -69,7 +74,7 @@ step(struct cp_pool *pool, int64_t deadline)
         return 0;
     }
     cp_watch_kill_due(pool);
-    flush_all(pool); /* what was left to us while we looked */
+    flush_all(pool); /* what others left to us while we spun */
     bool yields = pool->n_yielding > 0;
     if (yields && cp_watch_values(pool)) {
         act_on_answers(pool);
@@ -77,7 +82,7 @@ step(struct cp_pool *pool, int64_t deadline)
             cp_watch_awake(pool);
             return 0;
         }
-        deadline = 0; /* others may have something as well */
+        deadline = 0; /* other workers may have sent something too */
     }
     int64_t tick_ns = pool->stirred ? TICK : cp_plan_tick(pool);
     bool ticks = tick_ns != CP_NEVER;
@@ -111,7 +116,7 @@ step(struct cp_pool *pool, int64_t deadline)
     }
     int64_t now = cp_now();
     pool->poll_at = now + TICK;
-    /* By the clock: where others answer all the time, the poller never says
+    /* By the clock: if workers answer all the time, the poller never reports
      * that there is nothing. */
     if (ticks && now >= pool->tick_at) {
         next_tick(pool, now + tick_ns);
@@ -137,8 +142,8 @@ step(struct cp_pool *pool, int64_t deadline)
     return 0;
 }
 
-/* What a thread waits for: a job, or one call of a job of calls; or any of several
- * (n_any > 0); or the end of the workers. */
+/* What a thread waits for: a job; one call of a job of calls; the end of any of
+ * several jobs (n_any > 0); or the end of the workers. */
 struct target {
     struct cp_job *job;
     const struct cp_call *call;
@@ -156,8 +161,8 @@ take_seat(struct cp_pool *pool, const struct target *what)
     pool->drives++;
 }
 
-/* Nobody has the seat: the thread that has waited longest is to take it, or the
- * standby, which may sleep until it is told. */
+/* Nobody has the seat: let the thread that has waited longest take it; or else
+ * the standby, which may be asleep until it is told. */
 static void
 offer_seat(struct cp_pool *pool)
 {
@@ -192,7 +197,7 @@ is_ready(const struct cp_pool *pool, const struct target *what)
         }
         return i < what->n_any;
     }
-    if (job == NULL) { /* all have ended, and none will come in their place */
+    if (job == NULL) { /* all have ended, and none will be started */
         return pool->n_workers == 0
                && (pool->state != CP_CLOSING || pool->pending == 0
                    || pool->is_broken);
@@ -208,8 +213,8 @@ is_ready(const struct cp_pool *pool, const struct target *what)
            && cp_job_has_result(job);
 }
 
-/* Has all ended but for another thread that decodes the job's results? There is
- * nothing to drive, and that thread will tell. */
+/* Is nothing left to do except for another thread, which is decoding the job's
+ * results? Then there is nothing to drive, and that thread wakes us. */
 static bool
 is_over(const struct cp_pool *pool, const struct cp_job *job)
 {
@@ -222,7 +227,7 @@ waits_for_workers(const struct target *what)
     return what->job == NULL && what->n_any == 0;
 }
 
-/* What a wait for this target returns now, or CP_WAIT_TIMEOUT to go on, and look
+/* What a wait for this target returns now; CP_WAIT_TIMEOUT: go on, and look
  * again at *again at the latest. */
 static int
 look(struct cp_pool *pool, const struct target *what, unsigned can,
@@ -251,7 +256,7 @@ look(struct cp_pool *pool, const struct target *what, unsigned can,
     return CP_WAIT_TIMEOUT;
 }
 
-/* Sleep while another thread drives, or workers that are threads work. */
+/* Sleep while another thread drives, or while worker threads work. */
 static int
 wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
             unsigned can)
@@ -264,7 +269,8 @@ wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
     if (r != 0) {
         return r;
     }
-    /* At the end: the seat is passed to the thread that has waited longest. */
+    /* At the end of the list: the seat goes to the thread that has waited
+     * longest. */
     struct cp_waiter **at = &pool->waiters;
     while (*at != NULL) {
         at = &(*at)->next;
@@ -281,8 +287,8 @@ wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
     }
     *at = me.next;
     cp_cond_fini(&me.cond);
-    /* The seat may have been passed to us; we look at once. But if it is
-     * free and we leave without it, the next one must hear of it. */
+    /* The seat may have been passed to us; the caller looks at once. But if the
+     * seat is free and we leave without it, the next thread has to be told. */
     return 0;
 }
 
@@ -304,7 +310,7 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
     while ((r = look(pool, what, can, &again)) == CP_WAIT_TIMEOUT
            && !last_look) {
         /* Past the deadline there is one more round, which does not block, so
-         * that asking with no time at all still finds what has come. */
+         * that a wait with a timeout of 0 still finds what has arrived. */
         last_look = cp_now() >= deadline;
         if (seated || (!pool->driving && !is_over(pool, what->job))) {
             if (!seated) {
@@ -326,13 +332,13 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
         offer_seat(pool);
     }
     if (joins && r == CP_WAIT_READY && pool->state == CP_CLOSING) {
-        /* A replacement that is being forked meanwhile comes too late. */
+        /* A replacement that is being forked meanwhile is refused. */
         pool->state = CP_ENDED;
         cp_note_helper(pool);
         cp_note_starter(pool);
     }
     if (r != CP_WAIT_READY && pool->each_first != NULL) {
-        cp_note_helper(pool); /* results came that this thread will not take */
+        cp_note_helper(pool); /* this thread will not take results */
     }
     pool->joiners -= joins ? 1 : 0;
     cp_act(pool);
@@ -341,8 +347,9 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
     return r;
 }
 
-/* The caller has the seat. An answer is near, since tasks are short; but a worker that has
- * gone to sleep needs longer than one look. This is one miss at most. */
+/* Glance, with the seat taken. An answer is near, since tasks are short; but a
+ * worker that sleeps takes longer than one spin, so the whole glance counts as
+ * one miss at most. */
 static void
 glance(struct cp_pool *pool)
 {
@@ -355,13 +362,14 @@ glance(struct cp_pool *pool)
         pool->spin_misses = misses;
         if (cp_spin(pool, until)) {
             act_on_answers(pool);
-        } else if (step(pool, 0) != 0) { /* it did not come by the ring */
-            break;                       /* so it will for the standby */
+        } else if (step(pool, 0) != 0) { /* not in a ring: ask the poller */
+            break;                       /* the standby will fail, too */
         }
     }
 }
 
-/* The helper was not told of what came while threads glanced. */
+/* While threads glanced, the helper was not told of results: tell it of the
+ * rest. */
 static void
 note_rest(struct cp_pool *pool)
 {
@@ -379,8 +387,8 @@ cp_pool_glance(struct cp_pool *pool)
     if (pool->spin_rest > 0) {
         pool->spin_rest--;
     } else if (cp_plan_is_short(pool)) {
-        /* Also where the answer has come already: the standby was faster, and would be
-         * so again. */
+        /* Also if the answer has arrived already: the standby was faster, and
+         * would be again. */
         if (pool->standby_drives) {
             (void)wait_behind(pool, &(struct target){0}, cp_now() + GIVE_WAY,
                               0);
@@ -473,8 +481,8 @@ is_gone(const struct cp_pool *pool)
            || (cp_plan_is_over(pool) && pool->n_workers == 0);
 }
 
-/* What there is to do for cp_pool_next(); CP_WAIT_TIMEOUT: nothing, look again at
- * *again at the latest. */
+/* What cp_pool_next() should return now; CP_WAIT_TIMEOUT: nothing to do, look
+ * again at *again at the latest. */
 static int
 find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
           int64_t *again)
@@ -543,8 +551,8 @@ has_work(const struct cp_pool *pool)
     return pool->n_workers > 0;
 }
 
-/* Drive until somebody else wants to, or there is nothing to do: 0. Negative
- * where that failed, for example because memory is out. */
+/* Drive until another thread wants to, or there is nothing to do: 0. Negative
+ * if that failed, for example because memory is out. */
 static int
 standby_drive(struct cp_pool *pool)
 {
@@ -565,9 +573,9 @@ standby_drive(struct cp_pool *pool)
     return r;
 }
 
-/* Somebody drives, or will, or did since the standby last looked and is likely to do
- * so again. Look again after a while, longer each time; then only when the seat
- * is left. */
+/* Sleep while another thread drives, or is about to; or did so since the last
+ * look and is likely to do so again. Look again after a while, longer each
+ * time; in the end, only when the seat is left. */
 static void
 standby_wait(struct cp_pool *pool)
 {
@@ -575,7 +583,7 @@ standby_wait(struct cp_pool *pool)
     cp_cond_wait(&pool->standby, &pool->lock,
                  tick == CP_NEVER ? CP_NEVER : cp_now() + tick);
     if (!pool->driving || tick == CP_NEVER) {
-        pool->standby_tick = STANDBY_MIN; /* told that the seat was left */
+        pool->standby_tick = STANDBY_MIN; /* told that the seat is free */
     } else if (tick >= (pool->has_parked ? STANDBY_AGAIN : STANDBY_MAX)) {
         pool->standby_tick = CP_NEVER;
         pool->has_parked = true;
@@ -594,7 +602,7 @@ standby_main(void *arg)
         if (!has_work(pool)) {
             pool->standby_tick = CP_NEVER;
             cp_cond_wait(&pool->standby, &pool->lock, CP_NEVER);
-            /* The seat may be free: nobody would tell. */
+            /* The seat may be free, and nobody would tell. */
             pool->standby_tick = STANDBY_MIN;
         } else if (pool->driving || pool->waiters != NULL
                    || (pool->drives != seen && seen != UINT64_MAX
@@ -606,13 +614,13 @@ standby_main(void *arg)
             pool->has_parked = false;
             seen = pool->drives;
             pool->standby_tick = STANDBY_MIN;
-            if (r != 0) { /* not at once again: that would go round and round */
+            if (r != 0) { /* wait, or this would be a busy loop */
                 cp_cond_wait(&pool->standby, &pool->lock,
                              cp_now() + STANDBY_MAX);
             }
         }
     }
-    if (!pool->stop_standby) { /* nobody waits for this thread */
+    if (!pool->stop_standby) { /* nobody joins this thread */
         pool->has_standby = false;
         (void)pthread_detach(pthread_self());
     }
@@ -633,16 +641,18 @@ cp_pool_start_standby(struct cp_pool *pool)
     if (!pool->has_standby && !pool->stop_standby
         && !cp_pool_has_threads(pool)) {
         pool->standby_tick = STANDBY_MIN;
-        /* It runs no handlers: signals are for the threads that run Python. */
+        /* The standby handles no signals: they are for the threads that run
+         * Python. */
         sigset_t all, old;
         (void)sigfillset(&all);
         (void)pthread_sigmask(SIG_SETMASK, &all, &old);
-        /* Under the lock: the thread that stops the standby must find it complete. */
+        /* Under the lock: a thread that stops the standby must find these
+         * fields complete. */
         e = pthread_create(&pool->standby_thread, NULL, standby_main, pool);
         (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
         if (e == 0) {
             pool->has_standby = true;
-            cp_pool_ref(pool); /* the thread's own */
+            cp_pool_ref(pool); /* the new thread's reference */
         }
     }
     cp_lock_release(&pool->lock);

@@ -1,6 +1,6 @@
 /*
- * Waiting for jobs, which is driving: public, like pool/pool.h. All functions
- * take the lock.
+ * Waiting for jobs. The thread that waits also drives, that is, it runs the
+ * event loop. Public, like pool/pool.h. All functions take the lock.
  */
 #ifndef CP_POOL_DRIVE_H
 #define CP_POOL_DRIVE_H
@@ -36,34 +36,39 @@ int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
 int cp_pool_wait_any(struct cp_pool *pool, struct cp_job *const *jobs, size_t n,
                      int64_t deadline, unsigned can);
 
-/* Wait for results of a job of calls, or until this call of it has ended; otherwise
- * as cp_pool_wait(). A thread that returns CP_WAIT_READY is to grab the results. */
+/* Wait for results of a job of calls, or until this call of it has ended;
+ * otherwise as cp_pool_wait(). A thread that gets CP_WAIT_READY has to take the
+ * results with cp_job_grab(). */
 int cp_job_wait_call(struct cp_job *job, const struct cp_call *call,
                      int64_t deadline, unsigned can);
 
 /*
- * For a thread that runs an event loop of its own, and must not wait: look for results
- * for some microseconds, as a waiting thread does first, if that pays. True: there are
- * jobs that somebody is to see to, and the helper was not told: the caller takes them by
- * cp_pool_next_each(). Otherwise the standby drives, and the helper is told as always.
+ * For a thread that runs an event loop of its own, and must not wait: spin for
+ * results for some microseconds, as a waiting thread does first, if that pays.
+ * True: some jobs need attention, and the helper was not told: the caller takes
+ * them with cp_pool_next_each(). False: the standby drives, and the helper is
+ * told as always.
  */
 bool cp_pool_glance(struct cp_pool *pool);
 
-/* It has taken what it wants: the helper takes the rest, if there is any. */
+/* The caller of cp_pool_glance() has taken what it wants: the helper takes the
+ * rest, if there is any. */
 void cp_pool_glanced(struct cp_pool *pool);
 
-/* Wait until it is worth it to queue more tasks: 1, and how many. 0 when the job
- * is done. CP_ECLOSED: the job has been at its limit for half a second, and somebody
- * waits for the closed pool to end; the caller ends the job's input. Never drives. */
+/* Wait until the job wants more tasks: 1, and *n of them. 0 when the job is
+ * done. CP_ECLOSED: the job has been at its limit for half a second, and
+ * somebody waits for the closed pool to end; the caller ends the job's input.
+ * Never drives. */
 int cp_job_wait_wants(struct cp_job *job, uint64_t *n);
 
-/* What a thread that waits in cp_pool_next() is there for. Starting workers must not
- * wait for the program's callbacks: so these are two threads' work. */
+/* The duties of a thread in cp_pool_next(). Two threads share them, because
+ * starting workers must not wait for the program's callbacks. */
 #define CP_DO_CALLS 0x1u  /* CP_WAIT_CALL, CP_WAIT_IDLE: the helper */
 #define CP_DO_STARTS 0x2u /* CP_WAIT_WORKERS: the starter */
 
-/* Wait for work that needs an interpreter, CP_DO_* in duties. Never drives. With
- * CP_WAIT_CALL, *job is the job, with a reference for the caller. */
+/* Wait until one of these duties (CP_DO_*) has work, which needs an
+ * interpreter. Never drives. With CP_WAIT_CALL, *job is the job, with a
+ * reference for the caller. */
 int cp_pool_next(struct cp_pool *pool, unsigned duties, struct cp_job **job);
 
 /* The same without waiting: CP_WAIT_TIMEOUT where there is nothing to do. */

@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-/* Where it is, or the end of the list. */
+/* The link to the flow of this task, or to the end of the list. */
 static struct cp_flow **
 place_of(struct cp_job *job, uint64_t index)
 {

@@ -4,11 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Longer ones are seldom sent twice, and would be kept for nothing. */
+/* Longer callables are seldom sent twice, so keeping them would not pay. */
 #define INTERN_MAX 512u
-/* Those by value are longer, and take long to load; by_value.py keeps no longer ones. */
+/* The same for callables by value, which are longer, and take long to load;
+ * by_value.py keeps no longer ones. */
 #define BY_VALUE_MAX CP_KIB(16)
-/* Bytes of output that wait for the next task of their worker at most. */
+/* How many bytes of CP_FORGET may wait for the next task of their worker. */
 #define FORGETS CP_KIB(1)
 
 static uint32_t
@@ -44,7 +45,7 @@ take_slot(struct cp_pool *pool, struct cp_func *func)
     return 0;
 }
 
-/* Is it found again when it comes again? */
+/* Is the callable kept, to be found when the same bytes come again? */
 static bool
 is_interned(size_t len, uint16_t flags)
 {
@@ -123,9 +124,9 @@ cp_funcs_unref(struct cp_pool *pool, struct cp_func *func)
     bool is_large = func->sealed != NULL;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         cp_worker_forget(w, func->slot);
-        /* An idle worker may get nothing else for long: its FORGETs are written
-         * before they could fill the buffer that tasks have to go through, and at once
-         * where much memory is to be free. */
+        /* An idle worker may get nothing else for long. Its CP_FORGET frames
+         * are written before they fill the buffer that tasks need, and at once
+         * if they free much memory. */
         if ((cp_buf_len(&w->out) >= FORGETS
              || (is_large && cp_worker_has_out(w)))
             && !w->wants_out) {

@@ -8,8 +8,9 @@
 
 #include "pool/state.h"
 
-/* The callable with these bytes, with one reference; NULL: no memory. A short one
- * with CP_KEEP is found again when it comes again; of those by value, one with CP_KEPT. */
+/* The callable with these bytes, with one reference; NULL: out of memory. A
+ * short callable with CP_KEEP is shared by all calls that bring the same bytes;
+ * one that was pickled by value, only with CP_KEPT. */
 struct cp_func *cp_funcs_open(struct cp_pool *pool, const void *bytes,
                               size_t len, uint16_t flags);
 

@@ -110,7 +110,8 @@ is_value(const struct cp_result *result)
     return (result->flags & CP_IS_VALUE) != 0;
 }
 
-/* At the end of what has come of a task: its values, and then its end. */
+/* Append to the list of what has arrived of one task: its values, then its
+ * end. */
 static void
 append(struct cp_result **list, struct cp_result *result)
 {
@@ -128,7 +129,7 @@ append(struct cp_result **list, struct cp_result *result)
     }
 }
 
-/* The first one of such a list. */
+/* Take the first one off such a list. */
 static struct cp_result *
 get_first(struct cp_result **list)
 {
@@ -141,7 +142,7 @@ get_first(struct cp_result **list)
     return first;
 }
 
-/* Has the task ended of which this has come? */
+/* Has the end of the task arrived? */
 static bool
 is_whole(const struct cp_result *list)
 {
@@ -171,7 +172,7 @@ cp_job_inbox_put(struct cp_job *job, struct cp_result *result)
     return 0;
 }
 
-/* All of one list to the front of another. */
+/* Move one list to the front of another. */
 static void
 move_all(struct cp_result **from, struct cp_result **to)
 {

@@ -2,9 +2,9 @@
  * One job: its tasks that wait, and its results that nobody has taken yet.
  *
  * A job is one call of the API. Its tasks wait in a queue, are handed to
- * workers, and come back as results in the job's inbox, where whoever asks
- * takes them. All of it is guarded by the lock of the pool that the job
- * belongs to, but for what is marked. The core never looks into a body.
+ * workers, and come back as results in the job's inbox, from which readers take
+ * them. All of it is guarded by the lock of the pool that the job belongs to,
+ * except what is marked. The core never looks into a body.
  */
 #ifndef CP_JOB_H
 #define CP_JOB_H
@@ -28,27 +28,29 @@ enum cp_end {
     CP_END_UNREAD,     /* nobody took its values, and the pool was joined */
 };
 
-#define CP_JOB_ORDERED 0x1u /* results are taken in the order of the tasks */
-#define CP_JOB_SINGLE 0x2u  /* one task; its time counts for the callable */
-#define CP_JOB_CALLS 0x4u /* somebody has to run callbacks before it is done */
-#define CP_JOB_WHOLE \
-    0x8u /* whoever waits for it is not told before it is done */
+#define CP_JOB_ORDERED 0x1u    /* results are taken in the order of the tasks */
+#define CP_JOB_SINGLE 0x2u     /* one task; its time counts for the callable */
+#define CP_JOB_CALLS 0x4u      /* callbacks have to run before it is done */
+#define CP_JOB_WHOLE 0x8u      /* waiters are told only when it is done */
 #define CP_JOB_FAIL_FAST 0x10u /* the first failure ends it */
 
-/* Its tasks are calls that end each for itself: whoever waits for one of them, or the
- * helper, takes the results as they come (cp_job_grab()). It stands in the line of
- * single calls, and never has callbacks of its own. */
+/* Its tasks are calls, each of which ends on its own: the thread that waits for
+ * one of them, or the helper, takes the results as they come (cp_job_grab()).
+ * The job stands in the line of single calls, and never has callbacks of its
+ * own. */
 #define CP_JOB_EACH 0x100u
 
-/* Its results are taken one by one: a teller is told of each, and not only of the end. */
+/* Its results are taken one by one: its teller (cp_job_tell()) is told of each
+ * result, not only of the end. */
 #define CP_JOB_TAKEN_SINGLY 0x200u
 
-/* Jobs with queued tasks that take turns with other such lines. */
+/* A line: jobs with queued tasks that take turns with the other lines; see
+ * pool/turns.h. */
 struct cp_line {
     struct cp_line *next, *prev;
     struct cp_job *first, *last;
-    int64_t turn_ns; /* what its turn has given out so far */
-    bool had_turn;   /* since its first job joined */
+    int64_t turn_ns; /* work given out in its current turn */
+    bool had_turn;   /* since its first job joined the line */
 };
 
 /* The lines of one priority, by turn. */
@@ -57,15 +59,15 @@ struct cp_level {
     struct cp_line singles; /* the jobs of one task */
 };
 
-/* Most of the priorities; from CP_PRIORITY_LEAST to CP_PRIORITY_MOST. */
+/* The number of priorities, and the lowest and the highest one. */
 #define CP_PRIORITIES 256
 #define CP_PRIORITY_LEAST (-CP_PRIORITIES / 2)
 #define CP_PRIORITY_MOST (CP_PRIORITIES / 2 - 1)
 
-/* Of a job whose task i is for the worker with index i, or where it has `places`, with the
- * i-th of these. */
+/* The pin of a job whose tasks are for different workers: task i is for the
+ * worker with index i, or, if the job has `places`, with index places[i]. */
 #define CP_PIN_EACH UINT16_MAX
-/* The highest index of a worker that a task may be for. */
+/* The highest index of a worker to which a task can be pinned. */
 #define CP_PIN_MOST (UINT16_MAX - 2)
 
 struct cp_levels {
@@ -83,16 +85,17 @@ struct cp_pins {
 struct cp_many {
     struct cp_line line;         /* where its tasks queue */
     int64_t avg_ns;              /* time of a task; -1: nothing measured */
-    int64_t item_ns;             /* of an item, following faster; likewise */
+    int64_t item_ns;             /* of an item, adapting faster; -1 likewise */
     struct cp_result **in_order; /* CP_JOB_ORDERED: a ring */
     size_t order_cap;
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
-    bool probes;    /* one task a worker, until the first result */
-    /* Of a job whose tasks yield: how many values each may be ahead of the reader; 0: they
-     * do not. Those that have yielded (pool/flow.h). */
+    bool probes;    /* one task for each worker, until the first result */
+    /* If the job's tasks yield: how many values each of them may be ahead of
+     * the reader (0: they do not yield), and the flows of those that have
+     * yielded (pool/flow.h). */
     uint64_t credit;
     struct cp_flow *flows;
-    bool is_read; /* values were taken since somebody looked */
+    bool is_read; /* values were taken since the last check */
     uint16_t
         *places; /* of CP_PIN_EACH: a worker's index for each task; or NULL */
 };
@@ -108,50 +111,47 @@ struct cp_job {
 
     struct cp_task *first, *last; /* queued, not handed out */
     uint64_t queued, running;     /* how many tasks */
-    uint64_t
-        left; /* that workers still had when the job ended early, and have */
-    uint64_t put;            /* tasks so far; the next index */
+    uint64_t left; /* after an early end: tasks that workers still have */
+    uint64_t put;  /* tasks so far; the next index */
     uint64_t arrived, items; /* results so far, and items of them */
     uint64_t failed;         /* of them, not CP_OK */
 
     struct cp_result *in_first, *in_last; /* not CP_JOB_ORDERED */
     uint64_t taken; /* results taken so far; the next index in order */
-    struct cp_result *farewell; /* to come after all others */
+    struct cp_result *farewell; /* arrives after all others */
 
-    int64_t time_limit; /* how long an item may run, in ns; 0: for ever */
-    int64_t grace;      /* how long it has then to stop by itself, in ns */
-    uint64_t
-        done_order; /* how many jobs of the pool were done before, and it */
+    int64_t time_limit;  /* how long an item may run, in ns; 0: for ever */
+    int64_t grace;       /* how long it may then take to stop, in ns */
+    uint64_t done_order; /* its number among the pool's done jobs, from 1 */
 
-    struct cp_line *in; /* its own, or that of all calls; not with a pin */
+    struct cp_line
+        *in; /* its own, or that of single calls; unused with a pin */
     struct cp_job *line_next, *line_prev; /* in that line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */
-    /* The list of jobs that somebody is to see to: jobs of calls with results that
-     * nobody has grabbed, and jobs whose teller is to be told. */
+    /* The list of jobs that need attention: jobs of calls with results that
+     * nobody has grabbed, and jobs whose teller has to be told. */
     struct cp_job *each_next, *each_prev;
-    void
-        *teller; /* the binding's; to be told of a result or of the end, once */
+    void *teller; /* the binding's; told once, of a result or of the end */
 
     uint32_t retries; /* how often a task that was lost is run again */
-    /* The first item of a task is its index times this; 0: its items have no number.
-     * Set by the binding before the first task. */
+    /* The first item of a task has the number index * stride; 0: items have no
+     * numbers. Set by the binding before the first task. */
     uint32_t stride;
     _Atomic enum cp_end end; /* readable without the lock, like the next two */
     _Atomic bool done;
     _Atomic bool marked; /* by a result */
     bool fed;            /* no more tasks will be put */
-    bool decoding;       /* one thread has taken results and is not back yet */
+    bool decoding;       /* a thread is decoding results that it has taken */
     bool is_limited;     /* it is counted in pool->n_limited */
     bool in_line, is_listed, in_each;
-    bool
-        is_urgent; /* of CP_JOB_EACH: with the result of a call that is watched */
-    bool calling;    /* all has come; the callbacks are to be run, or are run */
+    bool is_urgent;  /* CP_JOB_EACH: it has the result of a watched call */
+    bool calling;    /* all has arrived; its callbacks run, or will */
     int8_t priority; /* a higher one is served first; constant */
     uint16_t
-        pin; /* 0; or only the worker with index pin - 1 may run it; or CP_PIN_EACH */
+        pin; /* 1 + index of the only worker to run it; CP_PIN_EACH; or 0 */
 
-    struct cp_many many[]; /* one; none with CP_JOB_SINGLE */
+    struct cp_many many[]; /* one element; none with CP_JOB_SINGLE */
 };
 
 /* What a job of more than one task has, or NULL. */
@@ -162,7 +162,7 @@ cp_job_many(const struct cp_job *job)
                                              : NULL;
 }
 
-/* Tasks and results not taken, at most; 0: no limit. */
+/* The most tasks and untaken results it may have together; 0: no limit. */
 static inline uint64_t
 cp_job_limit(const struct cp_job *job)
 {
@@ -170,7 +170,8 @@ cp_job_limit(const struct cp_job *job)
     return many != NULL ? many->limit : 0;
 }
 
-/* How many values each of its tasks may be ahead of the reader; 0: they yield none. */
+/* How many values each of its tasks may be ahead of the reader; 0: its tasks do
+ * not yield. */
 static inline uint64_t
 cp_job_credit(const struct cp_job *job)
 {
@@ -197,12 +198,13 @@ void cp_job_queue_last(struct cp_job *job, struct cp_task *task);
 void cp_job_queue_first(struct cp_job *job, struct cp_task *task);
 struct cp_task *cp_job_dequeue(struct cp_job *job); /* NULL where empty */
 
-/* Keep the result for whoever asks: 0, and it is the job's, or CP_ENOMEM. */
+/* Keep the result until a reader takes it: 0, and the job owns it; or
+ * CP_ENOMEM. */
 int cp_job_inbox_put(struct cp_job *job, struct cp_result *result);
 
-/* The same for the result that ends a job: it comes next after those that can be taken
- * now, whatever is missing before it. *dropped: the list of those that would come after
- * it. */
+/* The same for the result that ends a job. It comes next after the results that
+ * can be taken now, even if earlier ones are missing. *dropped: the list of the
+ * results that would have come after it. */
 int cp_job_inbox_put_last(struct cp_job *job, struct cp_result *result,
                           struct cp_result **dropped);
 
@@ -215,19 +217,22 @@ struct cp_result *cp_job_inbox_get(struct cp_job *job);
 /* All of them, as a list; not for CP_JOB_ORDERED. */
 struct cp_result *cp_job_inbox_get_all(struct cp_job *job);
 
-/* The end of a task that yields, if it comes next and is no failure; or NULL. The caller
- * owns it. Nobody is to see it: called whenever the inbox has changed. */
+/* The end of a task that yields, if it comes next in the inbox and is no
+ * failure; or NULL. The caller owns it. Readers must not see it: call this
+ * whenever the inbox has changed. */
 struct cp_result *cp_job_inbox_get_end(struct cp_job *job);
 
-/* Empty it, in no order, of what may not be taken yet as well: a list. */
+/* Empty the inbox, including results that may not be taken yet. Returns them as
+ * a list in no order. */
 struct cp_result *cp_job_inbox_clear(struct cp_job *job);
 
-/* Call visit for each result in there, until it returns other than 0: that. */
+/* Call visit for each result in the inbox until it returns non-zero, and return
+ * that value. */
 int cp_job_inbox_each(struct cp_job *job,
                       int (*visit)(struct cp_result *result, void *arg),
                       void *arg);
 
-/* A time was measured: follow it. */
+/* Include a measured time in a moving average. */
 void cp_avg_follow(int64_t *avg_ns, int64_t ns);
 
 #endif

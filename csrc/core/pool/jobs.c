@@ -28,7 +28,8 @@ list_job(struct cp_pool *pool, struct cp_job *job)
     pool->pending++;
 }
 
-/* Count the time limit no more, unless workers still run tasks of the job. */
+/* Stop counting the job's time limit, unless workers still run tasks of the
+ * job. */
 static void
 drop_limit(struct cp_job *job)
 {
@@ -58,14 +59,14 @@ unlist_job(struct cp_pool *pool, struct cp_job *job)
     drop_limit(job);
 }
 
-/* Where its queued tasks are counted. */
+/* The counter that includes the job's queued tasks. */
 static uint64_t *
 count_of(const struct cp_job *job)
 {
     return job->pin > 0 ? &job->pool->n_pinned : &job->pool->queued;
 }
 
-/* The job has queued tasks. */
+/* Note that the job has queued tasks. */
 static void
 note_queued(struct cp_job *job, bool again)
 {
@@ -73,7 +74,7 @@ note_queued(struct cp_job *job, bool again)
     job->pool->due |= CP_DUE_TASKS;
 }
 
-/* A task is queued that holds so many bytes, or leaves the queue. */
+/* A task that holds this many bytes is queued; with let_go(), it leaves again. */
 static void
 hold(struct cp_pool *pool, size_t bytes)
 {
@@ -91,7 +92,7 @@ let_go(struct cp_pool *pool, size_t bytes)
 
 /* ---- jobs of calls ---- */
 
-/* Is a thread in a wait for the job? That thread takes the results. */
+/* Does a thread wait for the job? Then that thread takes the results. */
 static bool
 is_awaited(const struct cp_pool *pool, const struct cp_job *job)
 {
@@ -119,7 +120,7 @@ cp_jobs_note_each(struct cp_job *job, bool urgent)
         }
         pool->each_last = job;
     }
-    /* Worker threads see to it themselves, between two tasks. */
+    /* Worker threads handle it themselves, between two tasks. */
     if (urgent && !is_awaited(pool, job)
         && (!cp_pool_has_threads(pool) || atomic_load(&job->done))) {
         cp_note_helper(pool);
@@ -176,7 +177,7 @@ cp_jobs_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
     if (job == NULL) {
         return CP_ENOMEM;
     }
-    cp_pool_ref(pool); /* the caller's cp_job_close() */
+    cp_pool_ref(pool); /* dropped by the caller's cp_job_close() */
     if (func != NULL) {
         func->refs++;
     }
@@ -244,30 +245,30 @@ mark_done(struct cp_job *job)
     cp_note_job(job->pool, job);
 }
 
-/* The job has a result, or is done: have its teller told. */
+/* The job has a result, or is done: have its teller told of that. */
 static void
 note_teller(struct cp_job *job)
 {
     if (job->teller != NULL) {
         cp_jobs_note_each(job, true);
         if (job->pool->glances == 0) {
-            cp_note_helper(job->pool); /* also where workers are threads */
+            cp_note_helper(job->pool); /* also if workers are threads */
         }
     }
 }
 
-/* The job is done: wake its waiters; `user` can be handed over. */
+/* The job is done: wake its waiters, and let `user` be handed over. */
 static void
 set_done(struct cp_job *job)
 {
     struct cp_pool *pool = job->pool;
     if (job->func != NULL && job->running == 0
         && atomic_load(&job->end) == CP_END_NONE) {
-        cp_funcs_unref(pool, job->func); /* its results may be kept for long */
+        cp_funcs_unref(pool, job->func); /* results may be kept for long */
         job->func = NULL;
     }
     unlist_job(pool, job); /* its reference goes to the list of ended jobs */
-    cp_pool_ref(pool);     /* the collector's cp_job_close() */
+    cp_pool_ref(pool);     /* dropped by the collector's cp_job_close() */
     job->call_next = NULL;
     if (pool->ended_last != NULL) {
         pool->ended_last->call_next = job;
@@ -282,7 +283,7 @@ set_done(struct cp_job *job)
     }
     note_teller(job);
     if (pool->pending == 0) {
-        if (pool->glances == 0) { /* who glances collects it */
+        if (pool->glances == 0) { /* a glancing thread collects it */
             cp_note_helper(pool);
         }
         if (pool->state != CP_RUN) {
@@ -305,7 +306,7 @@ drop_queued(struct cp_job *job)
         let_go(job->pool, task->held);
         job->pool->tally.cancelled += task->items;
         cp_drop_task(job->pool, task);
-        cp_jobs_unref(job); /* never the last: the job is listed */
+        cp_jobs_unref(job); /* never the last one: the job is listed */
     }
 }
 
@@ -323,7 +324,7 @@ end_if_complete(struct cp_job *job)
         job->farewell = NULL;
         cp_jobs_add_result_take(job, farewell);
         if (!job->is_listed || job->calling) {
-            return; /* no memory for it: that was the end already */
+            return; /* no memory for the result: that has ended the job */
         }
     }
     if ((job->flags & CP_JOB_CALLS) == 0) {
@@ -351,8 +352,9 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
         return;
     }
     if (job->calling) {
-        /* It has its results, or was cancelled. The helper has the job, or will, and
-         * ends it after the callbacks; waiters do not wait for the callbacks. */
+        /* The job has its results, or was cancelled. The helper runs its
+         * callbacks, and ends it after them; waiters do not wait for
+         * callbacks. */
         mark_done(job);
         return;
     }
@@ -375,7 +377,7 @@ cp_jobs_end(struct cp_job *job, enum cp_end end)
         /* Waiters do not wait for the callbacks. */
         mark_done(job);
     }
-    job->running = 0; /* answers that still come are dropped */
+    job->running = 0; /* later answers are dropped */
     end_if_complete(job);
 }
 
@@ -388,7 +390,7 @@ withdraw(struct cp_job *job)
         struct cp_task *task = cp_worker_recall(w, &n, CP_RECALL_ALL, job);
         while (task != NULL) {
             struct cp_task *next = task->next;
-            cp_jobs_requeue_take(task); /* which drops it: the job has ended */
+            cp_jobs_requeue_take(task); /* drops it, since the job has ended */
             task = next;
         }
     }
@@ -403,7 +405,7 @@ cp_jobs_stop(struct cp_job *job, enum cp_end end)
         return false;
     }
     bool under_way = job->running > 0;
-    job->refs++; /* the list's goes to whoever collects the job */
+    job->refs++; /* the list's reference goes to the collector */
     cp_jobs_end(job, end);
     if (under_way) {
         withdraw(job);
@@ -484,7 +486,8 @@ cp_jobs_queue_take(struct cp_job *job, struct cp_task *list, bool fed)
             list->queued_at = now;
             list->job = job;
             list->pinned = job->pin > 0;
-            /* What waits for one worker is no reason to hold up other calls. */
+            /* Tasks pinned to one worker are no reason to hold up other
+             * calls. */
             list->held = list->pinned ? 0 : list->held;
             job->refs++;
             job->put++;
@@ -528,7 +531,7 @@ cp_jobs_start_task(struct cp_job *job)
     return task;
 }
 
-/* A worker has a task of the job no more. */
+/* A worker no longer has a task of the job. */
 static void
 note_returned(struct cp_job *job)
 {
@@ -572,7 +575,8 @@ cp_jobs_recall(struct cp_worker *w, uint32_t n, unsigned which)
     return n;
 }
 
-/* The call will not run. It left the queue, or its worker. */
+/* End a withdrawn call, whose task has left the queue or its worker without
+ * being run. */
 static void
 end_withdrawn_take(struct cp_task *task)
 {
@@ -628,11 +632,12 @@ cp_jobs_withdraw(struct cp_job *job, struct cp_call *call)
         end_withdrawn_take(task);
         return true;
     }
-    call->withdrawn = true; /* it is dropped when its turn comes */
+    call->withdrawn = true; /* the task is dropped when its turn comes */
     return true;
 }
 
-/* A thread that waits for the whole job may have to feed the job. */
+/* The job may want tasks: a thread that waits for the whole job may be its
+ * feeder. */
 static void
 note_wants(struct cp_job *job)
 {
@@ -674,7 +679,7 @@ cp_jobs_end_yield(struct cp_task *task)
 bool
 cp_jobs_retry_take(struct cp_task *task, uint32_t worker)
 {
-    /* Values that it has yielded may be read already. */
+    /* The reader may have seen values of the task already. */
     if (task->tries >= task->job->retries
         || ((task->flags & CP_YIELDS) != 0
             && cp_flow_find(task->job, task->index) != NULL)) {
@@ -732,14 +737,15 @@ cp_jobs_lose_unplaced(struct cp_pool *pool)
     struct cp_job *job;
     while ((job = cp_turns_next_unplaced(pool, &loss.worker)) != NULL) {
         struct cp_task *task = cp_jobs_start_task(job);
-        task->tries = job->retries; /* it would be lost again */
+        task->tries = job->retries; /* it would only be lost again */
         cp_jobs_lose_take(task, &loss);
     }
 }
 
 /* ---- results ---- */
 
-/* Readers see the values of tasks that yield, and not that these have ended. */
+/* Drop the ends of tasks that yield: readers see the values of these tasks
+ * only. */
 static void
 drop_ends(struct cp_job *job)
 {
@@ -847,7 +853,7 @@ cp_jobs_get_result(struct cp_job *job)
         cp_note_feeders(job->pool);
     }
     if (result != NULL && cp_job_has_result(job)) {
-        cp_note_job(job->pool, job); /* one more thread can go on */
+        cp_note_job(job->pool, job); /* another thread can decode now */
     }
     return result;
 }
@@ -879,7 +885,7 @@ cp_jobs_grab(struct cp_job *job)
 {
     if (job->in_each) {
         leave_each(job);
-        job->refs--;              /* never the last: the caller has one */
+        job->refs--;              /* never the last one: the caller has one */
         cp_pool_unref(job->pool); /* likewise */
     }
     return cp_job_inbox_get_all(job);

@@ -1,37 +1,41 @@
 /* Arithmetic on the state; see pool/plan.h. */
 #include "pool/plan.h"
 
-/* How often the driver looks up; and where only a worker that does not react could
- * change anything, which nothing tells. */
+/* How often the driver looks around. SLOW_TICK: if the only thing that could
+ * change unnoticed is a worker that does not react. */
 #define TICK (2 * CP_MS)
 #define SLOW_TICK (50 * CP_MS)
-/* Chunks of the pool's own choice: what they take at most, and at least, in ns;
- * a worker's share of what is left is cut into so many of them. The objects of
- * larger ones would not stay in a core's cache. */
+/* Bounds of the expected time of a chunk whose size the pool chooses, in ns. A
+ * chunk is one part in PARTS of a worker's share of the remaining items. The
+ * objects of larger chunks would not stay in a core's cache. */
 #define MOST_SHARE CP_MS
 #define LEAST_SHARE (50 * CP_US)
 #define PARTS 4u
-/* Tasks from here on go one at a time: waiting for the parent costs them nothing. */
+/* Longer tasks are sent one at a time: waiting for the parent costs them
+ * nothing. */
 #define LONG_TASK (10 * CP_MS)
-/* A task that runs for longer is no reason to wait for its worker; nor is a worker
- * that does not read for longer what it was sent, or does not begin it. */
+/* A worker is not worth waiting for if its task has run for longer than STUCK,
+ * or if it has not read or begun for DEAF what it was sent. */
 #define STUCK CP_MS
 #define DEAF (5 * CP_MS)
 #define GIVEN_UP (100 * CP_MS)
-/* A driver that wakes up by itself so soon need not be woken for a tick. */
+/* A driver that wakes up by itself within this time need not be woken for a
+ * tick. */
 #define SOON (200 * CP_MS)
-/* Tasks below this take no longer than waking a thread does. */
+/* Tasks below this take less time than waking a thread. */
 #define SHORT_TASK (20 * CP_US)
-/* A longer time from one value to the next counts as this: it is soon outweighed. */
+/* A longer time between two values counts as this much, so that short times
+ * outweigh it soon. */
 #define LONG_GAP (10 * SHORT_TASK)
-/* How long a worker looks for its next task: longer than it takes the parent to
+/* How long a worker spins for its next task: longer than the parent takes to
  * wake up and answer. */
 #define LOOK_US 50u
-/* And for leave to yield more values. */
+/* The same for credit to yield more values. */
 #define LOOK_VALUES_US 200u
-/* The same where the parent is an event loop of Python's, which comes round first. */
+/* The same if the parent is an event loop of Python's, which has other things
+ * to do first. */
 #define LOOK_LOOP_US 150u
-/* How often the driver looks whether a worker has told its stack. */
+/* How often the driver looks whether a worker has given its stack. */
 #define LOOK_AGAIN (500 * CP_US)
 
 static uint64_t
@@ -42,8 +46,8 @@ min_u64(uint64_t a, uint64_t b)
 
 /* ---- tasks ---- */
 
-/* The time of the job's tasks. Jobs of one task share the average of their callable; NULL:
- * they have none (worker threads). */
+/* The average time of the job's tasks. Jobs of one task share the average of
+ * their callable; NULL: they have no callable (worker threads). */
 static int64_t *
 average_of(const struct cp_job *job)
 {
@@ -69,7 +73,7 @@ cp_plan_cost(const struct cp_job *job)
                                       : cp_clock_min(avg + 1, CP_AHEAD);
 }
 
-/* How many of the job's tasks a worker takes. */
+/* How many tasks of the job a worker may have in flight. */
 static uint32_t
 window_of(const struct cp_job *job)
 {
@@ -109,7 +113,7 @@ cp_plan_values_come(const struct cp_pool *pool)
            && pool->value_ns <= SHORT_TASK;
 }
 
-/* How many workers there are, or will be when there is work for more. */
+/* How many workers there are, or will be if there is work for more. */
 static uint32_t
 will_have(const struct cp_pool *pool)
 {
@@ -196,12 +200,12 @@ is_stuck_for(const struct cp_worker *w, int64_t now, int64_t running,
     if (atomic_load_explicit(&row->running, memory_order_relaxed) != 0) {
         const struct cp_task *task = cp_worker_yielding(w);
         if (task != NULL && task->job->time_limit > 0) {
-            return true; /* since is when it has yielded last */
+            return true; /* since: when it yielded last */
         }
         return now - atomic_load_explicit(&row->since, memory_order_relaxed)
                > running;
     }
-    /* Tasks that still wait to be written are no fault of the worker. */
+    /* Tasks that are still to be written are no fault of the worker. */
     return now - w->active_at > silent && cp_plan_is_awaited(w)
            && (has_unread(w) || !cp_worker_has_out(w));
 }
@@ -225,7 +229,8 @@ cp_plan_is_open(const struct cp_worker *w, int64_t now)
            && !(cp_plan_is_awaited(w) && cp_plan_is_stuck(w, now));
 }
 
-/* Are there tasks that only w may run? Of a job for all workers they may be others'. */
+/* May there be tasks that only w may run? (A job with a worker for each task
+ * may have none for w.) */
 static bool
 has_pinned(const struct cp_pool *pool, const struct cp_worker *w)
 {
@@ -249,7 +254,7 @@ cp_plan_tick(const struct cp_pool *pool)
         bool awaited = cp_plan_is_awaited(w);
         if ((pool->queued > 0 || has_pinned(pool, w)) && !awaited && w->hello
             && cp_worker_accepts(w)) {
-            return TICK; /* it has just gone on, which nothing tells */
+            return TICK; /* it has just gone on, without telling anybody */
         }
         idle = idle || !awaited;
         waits =
@@ -259,7 +264,7 @@ cp_plan_tick(const struct cp_pool *pool)
                        == 0);
     }
     if (waits && idle) {
-        return TICK; /* it may have to be taken from one and given to the other */
+        return TICK; /* a task may have to move from one worker to another */
     }
     return waits && (pool->queued > 0 || pool->n_pinned > 0) ? SLOW_TICK
                                                              : CP_NEVER;
@@ -339,7 +344,7 @@ cp_plan_at_work(const struct cp_pool *pool)
     return pool->n_workers - pool->n_overdue - pool->n_retiring;
 }
 
-/* Is there a worker with this index that will not end first? */
+/* Is there a worker with this index that is not about to end? */
 static bool
 has_place(const struct cp_pool *pool, uint32_t index)
 {
@@ -392,7 +397,7 @@ cp_plan_wants_more(const struct cp_pool *pool)
     for (const struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
         bool is_busy = w->hello && cp_plan_is_awaited(w);
         if (!is_busy && !w->retiring && !w->overdue) {
-            return false; /* it starts, or takes what waits */
+            return false; /* it is starting, or takes what waits */
         }
     }
     return true;
@@ -432,7 +437,7 @@ cp_plan_may_retire(const struct cp_worker *w)
 bool
 cp_plan_needs_workers(const struct cp_pool *pool, int64_t *at)
 {
-    /* Is there anything that a new worker could do? */
+    /* Is there anything for a new worker to do? */
     if (!pool->lacks_workers || pool->is_broken
         || cp_plan_at_work(pool) >= pool->target
         || !(pool->state == CP_RUN
@@ -455,7 +460,7 @@ cp_plan_is_over(const struct cp_pool *pool)
 
 /* ---- tasks that yield ---- */
 
-/* Does a thread wait, or a coroutine? */
+/* Does a thread or a coroutine wait? */
 static bool
 has_waiter(const struct cp_pool *pool)
 {

@@ -10,25 +10,25 @@
 
 /* ---- tasks ---- */
 
-/* A task of the job's took ns for so many items: follow that. */
+/* A task of the job with this many items took ns: update the averages. */
 void cp_plan_measure(struct cp_job *job, int64_t ns, uint32_t items);
 
-/* So many values have come at this time. */
+/* n values have arrived at this time: update their average. */
 void cp_plan_measure_values(struct cp_pool *pool, uint64_t n, int64_t now);
 
-/* Do tasks yield values, one soon after the other? */
+/* Do the values that tasks yield arrive at short intervals? */
 bool cp_plan_values_come(const struct cp_pool *pool);
 
-/* The average time of the job's tasks in ns; -1: nothing was measured. */
+/* The average time of the job's tasks in ns; -1: not measured yet. */
 int64_t cp_plan_task_ns(const struct cp_job *job);
 
-/* What one task of the job is expected to take, in ns. At most CP_AHEAD while tasks
- * may queue up behind it in a worker; more where nothing is known, or where tasks
- * are so long that waiting for the parent costs them nothing. */
+/* The expected time of one task of the job, in ns. At most CP_AHEAD while tasks
+ * may queue up behind it in a worker; more if nothing is known, or if tasks are
+ * so long that waiting for the parent costs them nothing. */
 int64_t cp_plan_cost(const struct cp_job *job);
 
-/* Work that a worker may have ahead of it, in ns. The thread that feeds it decodes
- * results as well and may have no core of its own, so it comes back to the worker
+/* How much work a worker may have ahead of it, in ns. The thread that sends it
+ * tasks also decodes results and may have no core of its own, so it may come
  * some milliseconds late. */
 #define CP_AHEAD (8 * CP_MS)
 
@@ -43,11 +43,11 @@ uint64_t cp_plan_room(const struct cp_pool *pool, const struct cp_job *job);
  * dry. */
 bool cp_plan_wants_feed(const struct cp_job *job);
 
-/* Does the job wait until somebody takes its results, while somebody waits for the
- * closed pool to end? Each could wait for ever. */
+/* Does the job wait for a reader of its results, while somebody waits for the
+ * closed pool to end? Each could wait for the other for ever. */
 bool cp_plan_is_deadlocked(const struct cp_job *job);
 
-/* Have tasks lately taken less than it takes to wake a thread? */
+/* Have recent tasks taken less time than waking a thread does? */
 bool cp_plan_is_short(const struct cp_pool *pool);
 
 /* ---- workers ---- */
@@ -55,58 +55,63 @@ bool cp_plan_is_short(const struct cp_pool *pool);
 /* Has w been sent something that it has not read, or tasks that it has not answered? */
 bool cp_plan_is_awaited(const struct cp_worker *w);
 
-/* Is w no reason to wait: does it run a task that has taken long already, or has it
- * been given something and does not react? */
+/* Is it pointless to wait for w, because its task has taken long already, or
+ * because it does not react to what it was sent? */
 bool cp_plan_is_stuck(const struct cp_worker *w, int64_t now);
 
-/* Has w been stuck for so long that tasks which it has not begun are for others? */
+/* Has w been stuck for so long that others should run the tasks it has not
+ * begun? */
 bool cp_plan_is_given_up(const struct cp_worker *w, int64_t now);
 
-/* May w be given a task now, whether or not it is idle? */
+/* May w be given a task now, idle or not? */
 bool cp_plan_is_open(const struct cp_worker *w, int64_t now);
 
-/* In how many ns the driver has to look up, whatever comes; CP_NEVER: it need not.
- * Results may sit in a ring behind a slow task, tasks in the window of a worker that
- * is stuck, and output that the poller does not watch has to be tried again. */
+/* How soon the driver has to wake up even if nothing happens, in ns; CP_NEVER:
+ * it need not. Results may be in a ring behind a slow task, tasks in the window
+ * of a stuck worker, and output that the poller does not watch has to be tried
+ * again. */
 int64_t cp_plan_tick(const struct cp_pool *pool);
 
-/* Does the driver sleep for too long? A task that was just sent to an idle worker needs
- * no tick yet: the next look at processes is soon enough for a worker that is stopped. */
+/* Would the driver sleep for too long? A task that was just sent to an idle
+ * worker needs no tick yet: the next probe of processes is soon enough to
+ * notice a stopped worker. */
 bool cp_plan_is_tick_late(const struct cp_pool *pool);
 
-/* When the driver has to look whether a time limit has passed, or a worker takes too much
- * memory, or CP_NEVER. A worker that runs no task with a limit may begin one at any time. */
+/* When the driver has to check time limits and memory limits next, or CP_NEVER.
+ * A worker that runs no task with a limit may begin one at any time. */
 int64_t cp_plan_limit_at(const struct cp_pool *pool, int64_t now);
 
-/* How often it looks at the memory of workers that have tasks. */
+/* How often the memory of workers with tasks is checked. */
 #define CP_MEMORY_LOOK (20 * CP_MS)
 
-/* Has w's process to be looked at by the clock: is something awaited from w, or its
- * end, that the poller does not watch? */
+/* Does w's process have to be probed from time to time? True if an answer of w
+ * is awaited, or its end, and the poller does not watch for that end. */
 bool cp_plan_is_probed(struct cp_worker *w);
-bool cp_plan_wants_probe(const struct cp_pool *pool); /* any of them */
+bool cp_plan_wants_probe(const struct cp_pool *pool); /* does any w? */
 
 /* Workers that are not about to exit. */
 uint32_t cp_plan_at_work(const struct cp_pool *pool);
 
-/* May w be told to end, and is it none of those that end anyway? */
+/* May w be told to end, and is it not ending already? */
 bool cp_plan_may_retire(const struct cp_worker *w);
 
-/* Of an elastic pool: does work wait while all workers are busy, or for a worker that is not
- * there, so that there should be one more? */
+/* In an elastic pool: should there be one more worker? True if work waits while
+ * all workers are busy, or if work waits for a worker that does not exist
+ * yet. */
 bool cp_plan_wants_more(const struct cp_pool *pool);
 
-/* The lowest index, from `from` on, of a worker that is not there and that tasks wait for;
+/* The lowest index, not below `from`, of a missing worker for which tasks wait;
  * UINT32_MAX: none. */
 uint32_t cp_plan_next_unplaced(const struct cp_pool *pool, uint32_t from);
 
-/* Of an elastic pool with more workers than it has to have: the one that has been idle for
- * longest, and when that is too long; NULL and CP_NEVER where there is none. */
+/* In an elastic pool with more workers than its minimum: the worker that has
+ * been idle longest, and when its idle time is over. NULL and CP_NEVER if there
+ * is none. */
 const struct cp_worker *cp_plan_idlest(const struct cp_pool *pool);
 int64_t cp_plan_idle_at(const struct cp_pool *pool);
 
-/* Should somebody replace workers now? Where that is to be asked again later, *at
- * is lowered to when. */
+/* Should somebody replace workers now? If the answer may change with time, *at
+ * is lowered to when to ask again. */
 bool cp_plan_needs_workers(const struct cp_pool *pool, int64_t *at);
 
 /* Have all jobs ended, and will no more come? */
@@ -114,26 +119,27 @@ bool cp_plan_is_over(const struct cp_pool *pool);
 
 /* ---- tasks that yield ---- */
 
-/* Do all workers run such tasks, while a thread waits for something? Each may wait for the
- * other. */
+/* Do all workers run such tasks, while a thread waits for something else? Each
+ * may wait for the other. */
 bool cp_plan_may_starve(const struct cp_pool *pool);
 
-/* And do all of these tasks wait for their readers? */
+/* The same, and do all of these tasks wait for their readers? */
 bool cp_plan_is_starved(const struct cp_pool *pool);
 
 /* ---- spinning ---- */
 
-/* With more busy workers than this, one of them will answer soon enough. */
+/* How many busy workers a spinning thread watches at most. With more
+ * of them, one answers soon enough. */
 #define CP_WATCHED 4u
 
-/* Are there tasks that are queued, or that workers have? */
+/* Are there tasks in a queue or in a worker? */
 bool cp_plan_has_tasks(const struct cp_pool *pool);
 
-/* Is there a core for a thread that looks for results, beside the busy workers, and
- * are tasks short enough? */
+/* Would a thread that spins for results have a core of its own, beside the busy
+ * workers, and are tasks short enough? */
 bool cp_plan_spin_pays(const struct cp_pool *pool);
 
-/* For how many microseconds a worker that is given a task now should look for the
+/* For how many microseconds a worker that gets a task now should spin for the
  * next one before it sleeps. */
 uint32_t cp_plan_worker_spin_us(const struct cp_pool *pool);
 

@@ -52,8 +52,8 @@ cp_pool_new_threads(uint32_t target, cp_release *release, bool take_turns,
         (*out)->n_cpus = cp_spin_count_cpus();
         (*out)->threads.release = release;
         (*out)->threads.take_turns = take_turns;
-        /* The workers take in their results themselves: nobody else gets the
-         * seat. */
+        /* Worker threads hand in their results themselves, so nobody else may
+         * take the seat. */
         (*out)->driving = true;
     }
     return r;
@@ -130,7 +130,8 @@ cp_pool_memory_fd(const struct cp_pool *pool)
     return pool->region != NULL ? cp_region_fd(pool->region) : -1;
 }
 
-/* Give the worker a part of the memory; without one it uses the pipes. */
+/* Give the worker an area of the shared memory; without one it uses the
+ * pipes. */
 static void
 share_with(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -190,7 +191,7 @@ cp_pool_lend_sentinel(struct cp_pool *pool, struct cp_worker *w)
 {
     int fd = cp_proc_open_sentinel(&w->proc, true);
     if (fd >= 0 && cp_proc_needs_polling(&w->proc)) {
-        (void)cp_pool_start_standby(pool); /* nobody may wait for the pool */
+        (void)cp_pool_start_standby(pool); /* perhaps no thread waits */
         cp_lock_acquire(&pool->lock);
         cp_note_standby(pool);
         cp_note_driver(pool);
@@ -232,7 +233,7 @@ cp_pool_set_elastic(struct cp_pool *pool, uint32_t least, uint32_t most,
     pool->least = least;
     pool->most = most;
     pool->idle_ns = idle_ns;
-    cp_note_driver(pool); /* it may sleep for longer than it may now */
+    cp_note_driver(pool); /* it may sleep for longer than it should now */
     cp_act(pool);
     cp_lock_release(&pool->lock);
 }
@@ -278,13 +279,13 @@ yes(void *arg)
     return true;
 }
 
-/* Kill workers with all processes that they have started, each with the lock released. */
+/* Kill workers with all of their descendants. The lock is released for each. */
 static void
 kill_trees(struct cp_pool *pool, bool busy_only)
 {
     uint64_t id = 0;
     for (;;) {
-        struct cp_worker *w = pool->workers; /* in the order of their ids */
+        struct cp_worker *w = pool->workers; /* sorted by id */
         while (
             w != NULL
             && (w->id <= id || (busy_only && w->hello && w->in_flight == 0))) {
@@ -780,7 +781,7 @@ cp_job_items(struct cp_job *job)
         if (task != NULL && task->job == job && task->items > 1) {
             uint32_t item =
                 atomic_load_explicit(&w->row->item, memory_order_relaxed);
-            /* The row may be of the next task already. */
+            /* The row may describe the next task already. */
             n += item < task->items ? item : task->items - 1;
         }
     }
@@ -804,8 +805,9 @@ cp_pool_has_room(struct cp_pool *pool)
            <= CP_HELD_HIGH;
 }
 
-/* Do as many jobs wait? Looks at these, and at those that workers have begun. A job that
- * nobody holds is not submitted yet: the thread that opened it may be waiting here. */
+/* Are at least `most` jobs waiting? Looks at waiting jobs, and at those that
+ * workers have begun. A job that nobody holds is not submitted yet: the thread
+ * that opened it may be the one that waits here. */
 static bool
 are_waiting(const struct cp_pool *pool, uint64_t most)
 {
@@ -843,7 +845,7 @@ cp_pool_wait_room(struct cp_pool *pool)
     pool->feeders++;
     pool->callers++;
     while (atomic_load(&pool->held) > most) {
-        most = CP_HELD_LOW; /* then for several calls at once */
+        most = CP_HELD_LOW; /* wait for room for several calls */
         cp_cond_wait(&pool->feed, &pool->lock, CP_NEVER);
     }
     pool->feeders--;
@@ -1047,11 +1049,10 @@ cp_job_stop(struct cp_job *job, bool kill)
     bool has_processes = !cp_pool_has_threads(pool);
     cp_lock_acquire(&pool->lock);
     if (has_processes && job->running > 0) {
-        (void)cp_watch_harvest(
-            pool); /* what is finished is no longer stopped */
+        (void)cp_watch_harvest(pool); /* do not stop what has finished */
     }
     bool stopped = cp_jobs_stop(job, CP_END_CANCELLED);
-    if (stopped && kill && has_processes) { /* with the job's grace */
+    if (stopped && kill && has_processes) { /* after the job's grace */
         cp_watch_stop_running(pool, job);
     }
     cp_act(pool);

@@ -5,20 +5,23 @@
 #include "pool/plan.h"
 #include "pool/turns.h"
 
-/* Bytes that are written at once though the worker is busy. */
+/* So many bytes are written at once, even if the worker is busy. */
 #define WRITE_NOW 4096u
-/* So many workers that were woken for one task each, within a tick, are a burst. */
+/* It is a burst if so many idle workers were woken for one task each within a
+ * tick. */
 #define BURST 8u
-/* Tasks that are worth being moved to another worker, in ns: below this their own
- * worker has run them before they have arrived. */
+/* Work that is worth moving to another worker, in ns: less is done by its own
+ * worker before it would have arrived. */
 #define MOVE_WORTH (50 * CP_US)
-/* A new line waits for work of others that takes no longer. */
+/* If the work of other lines takes no longer than this, a new line waits for
+ * it. */
 #define ROOM_WORTH (2 * CP_MS)
-/* Taking back a task and sending it again costs the parent and the worker about 150 ns.
- * That may take a twentieth of the time, however many new lines come. */
+/* Taking back a task and sending it again costs the parent and the worker about
+ * 150 ns. That may take up to a twentieth of the time, however many new lines
+ * come. */
 #define ROOM_COST (20 * INT64_C(150))
 
-/* Was the job's first task withdrawn? Then it leaves the queue now. */
+/* If the job's first task was withdrawn, drop it from the queue. */
 static bool
 drop_withdrawn(struct cp_job *job)
 {
@@ -29,7 +32,8 @@ drop_withdrawn(struct cp_job *job)
     return withdrawn;
 }
 
-/* A worker that may be given either: which one? Those of equal priority take turns. */
+/* Choose between a pinned job and another one for a worker that may run both.
+ * With equal priorities they take turns. */
 static struct cp_job *
 choose(struct cp_job *pinned, struct cp_job *other, bool *had_pinned)
 {
@@ -74,8 +78,8 @@ cp_sched_begin(struct cp_pool *pool, struct cp_round *round)
     }
     uint64_t n = 0, under_way = 0;
     for (w = pool->workers; w != NULL; w = w->next) {
-        /* Workers that still run their initializer, maybe for ever, get nothing
-         * while a worker that has started is open. */
+        /* Workers that are still in their initializer, maybe for ever, get
+         * nothing while a worker that has started is open. */
         w->takes_part = w->takes_part && (w->hello || !started);
         if (w->takes_part) {
             n++;
@@ -86,11 +90,11 @@ cp_sched_begin(struct cp_pool *pool, struct cp_round *round)
     return n > 0;
 }
 
-/* May an idle worker's tasks be left to the driver? For a program that submits
- * tiny tasks one by one, waking a worker for each would be most of the cost; but
- * the first ones do wake one, since nobody knows that it is a burst. Another worker
- * will answer at once, which wakes the driver, which writes what is left; or else
- * the tick does. */
+/* May writing an idle worker's tasks be left to the driver? For a program that
+ * submits tiny tasks one by one, waking a worker for each would be most of the
+ * cost. The first ones do wake a worker, since nobody knows yet that it is a
+ * burst. After that, some worker will answer at once, which wakes the driver,
+ * which writes what is left; if not, the tick does. */
 static bool
 may_leave(struct cp_pool *pool, int64_t now)
 {
@@ -124,8 +128,9 @@ cp_sched_is_urgent(struct cp_pool *pool, struct cp_worker *w,
     return true;
 }
 
-/* The worker that will be idle first: it is left to run dry for the big task that is
- * next. The same one each time, since only the others get tasks meanwhile. */
+/* Find the worker that will be idle first: it is left to run dry for the big
+ * task that is next. It is the same worker each time, since only the others get
+ * tasks meanwhile. */
 static const struct cp_worker *
 find_drained(const struct cp_pool *pool, const struct cp_round *round)
 {
@@ -139,7 +144,8 @@ find_drained(const struct cp_pool *pool, const struct cp_round *round)
     return first;
 }
 
-/* The job whose task w is given next, of those that any worker may run, or NULL. */
+/* Of the jobs that any worker may run, the one whose task w gets next; or
+ * NULL. */
 static struct cp_job *
 next_of_all(struct cp_pool *pool, const struct cp_worker *w,
             struct cp_round *round)
@@ -155,7 +161,7 @@ next_of_all(struct cp_pool *pool, const struct cp_worker *w,
     return w != round->drained ? cp_turns_next_small(pool) : NULL;
 }
 
-/* The job whose task w is given next, or NULL. */
+/* The job whose task w gets next, or NULL. */
 static struct cp_job *
 next_for(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
 {
@@ -164,7 +170,7 @@ next_for(struct cp_pool *pool, struct cp_worker *w, struct cp_round *round)
         return next_of_all(pool, w, round);
     }
     if (!cp_worker_takes(w, pinned->first)) {
-        return NULL; /* w runs dry for a big one */
+        return NULL; /* w is left to run dry for a big task */
     }
     return choose(pinned, next_of_all(pool, w, round), &w->had_pinned);
 }
@@ -213,7 +219,7 @@ cp_sched_fill(struct cp_pool *pool, struct cp_worker *w, bool urgent,
            && (urgent || w->big != NULL || cp_buf_len(&w->out) >= WRITE_NOW);
 }
 
-/* Tasks that w has not begun, and what they are worth in ns. */
+/* How many tasks w has not begun; *worth: their expected time in ns. */
 static uint32_t
 count_unclaimed(const struct cp_worker *w, int64_t *worth)
 {
@@ -234,8 +240,8 @@ count_unclaimed(const struct cp_worker *w, int64_t *worth)
     return n;
 }
 
-/* How many tasks may be taken from w. waits: it has not started, and another
- * one that has is idle. */
+/* How many tasks may be taken from w. waits: w has not started, and another
+ * worker that has is idle. */
 static uint32_t
 count_movable(const struct cp_worker *w, bool waits, int64_t now)
 {
@@ -251,8 +257,9 @@ count_movable(const struct cp_worker *w, bool waits, int64_t now)
     return worth >= MOVE_WORTH ? (n + 1) / 2 : 0;
 }
 
-/* Tasks are queued, and another worker takes some: queue those of a worker that is
- * given up before them. It is given none until it reacts. */
+/* Tasks are queued, and other workers take some: put the tasks of given-up
+ * workers in front of these. A given-up worker gets no tasks until it
+ * reacts. */
 static void
 recall_from_given_up(struct cp_pool *pool, int64_t now)
 {
@@ -277,7 +284,7 @@ cp_sched_even_out(struct cp_pool *pool)
         busy = busy->next;
     }
     if (busy == NULL) {
-        return; /* there is nothing to take back; as after each single call */
+        return; /* nothing to take back, as after each single call */
     }
     int64_t now = cp_now();
     if (pool->queued > 0) {
@@ -309,8 +316,9 @@ cp_sched_even_out(struct cp_pool *pool)
     }
 }
 
-/* What the tasks of other lines that w has not begun are worth in ns, and how many
- * tasks it has not begun. The first one of an idle worker stays: it is about to begin. */
+/* The expected time, in ns, of the tasks of other lines that w has not begun;
+ * *n: how many tasks w has not begun. The first task of an idle worker does not
+ * count: w is about to begin it. */
 static int64_t
 worth_of_others(const struct cp_worker *w, struct cp_job *job, uint32_t *n)
 {
@@ -342,7 +350,8 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
         || !cp_turns_may_make_room(job)) {
         return false;
     }
-    /* What is taken back goes to the others, whose tasks would be next to be taken. */
+    /* The tasks taken back go to the other workers, whose tasks would be taken
+     * back next. */
     const struct cp_worker *only =
         job->first->len >= CP_BIG ? find_drained(pool, round) : NULL;
     for (struct cp_worker *w = pool->workers; w != NULL; w = w->next) {
@@ -362,6 +371,6 @@ cp_sched_make_room(struct cp_pool *pool, const struct cp_round *round)
     }
     pool->room_at = round->now + (int64_t)n * ROOM_COST;
     cp_turns_put_first(
-        job); /* single calls that were taken back went before it */
+        job); /* single calls that were taken back stand before it */
     return true;
 }

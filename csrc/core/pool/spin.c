@@ -1,4 +1,4 @@
-/* Looking before sleeping; see pool/spin.h. */
+/* Spinning before sleeping; see pool/spin.h. */
 #include "pool/spin.h"
 
 #include "pool/plan.h"
@@ -7,13 +7,13 @@
 #include <sched.h>
 #include <unistd.h>
 
-/* How long to look: longer than it takes to wake a worker and run the task. */
+/* How long to spin: longer than it takes to wake a worker and run the task. */
 #define LOOK (50 * CP_US)
-/* After so many looks in vain, so many waits do without. */
+/* After this many spins in vain, this many waits skip the spin. */
 #define MISSES 3u
 #define REST 64u
-/* The same for values: a worker that sleeps until it may yield more has to wake up first,
- * and each wait is for many of them. */
+/* The same for values: a worker that sleeps until it may yield more has to wake
+ * up first, and one wait is for many values. */
 #define LOOK_VALUES (200 * CP_US)
 #define REST_VALUES 16u
 
@@ -30,9 +30,10 @@ cp_spin_count_cpus(void)
     return n > 0 ? (uint32_t)n : 1;
 }
 
-/* Read what workers have written to their pipes: frames that were taken from the ring
- * arrive there as well, and some come that nobody has seen in the ring. Values stay in
- * the ring alone until it is nearly full. True where anything came. */
+/* Read what workers have written to their pipes. Frames that were read from the
+ * ring arrive there as well, and some arrive that were never seen in the ring.
+ * Values stay only in the ring until it is nearly full. True if anything
+ * arrived. */
 static bool
 catch_up(struct cp_pool *pool)
 {
@@ -49,7 +50,8 @@ catch_up(struct cp_pool *pool)
     return any;
 }
 
-/* Hold the busy workers, so that they stay while the lock is released. */
+/* Take references to the busy workers, so that they are not freed while the
+ * lock is released. */
 static uint32_t
 hold_busy(struct cp_pool *pool, struct cp_worker **held)
 {
@@ -91,7 +93,7 @@ cp_spin(struct cp_pool *pool, int64_t deadline)
         return false;
     }
     if (catch_up(pool)) {
-        return true; /* that may be what the caller waits for */
+        return true; /* the caller may be waiting for one of these */
     }
     if (pool->spin_rest > 0) {
         pool->spin_rest--;

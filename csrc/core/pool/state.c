@@ -29,7 +29,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
         || (r = cp_cond_init(&pool->starts)) != 0
         || (r = cp_cond_init(&pool->standby)) != 0
         || (r = cp_cond_init(&pool->threads.work)) != 0) {
-        free(pool); /* these fail before they allocate, or never */
+        free(pool); /* these fail only before they allocate */
         return r;
     }
     *out = pool;

@@ -1,9 +1,9 @@
 /*
  * The pool's state, and who guards what.
  *
- * `lock` guards everything but what is marked. Functions of this folder that are
- * declared in pool/pool.h, pool/drive.h and pool/threads.h take the lock; all
- * others are called with the lock held.
+ * `lock` guards everything except what is marked. The functions of this folder
+ * that are declared in pool/pool.h, pool/drive.h and pool/threads.h take the
+ * lock; all others are called with the lock held.
  *
  * State functions only record: they change the fields below, set a bit of `due`
  * where something follows from the change, and a bit of `noted` where somebody
@@ -49,12 +49,12 @@ struct cp_waiter {
     const struct cp_job *job;   /* NULL: waits for the end of the workers */
     const struct cp_call *call; /* of a job of calls; or NULL */
     bool any;                   /* waits for the end of any of several jobs */
-    bool feeds;                 /* and feeds the job, which blocks the caller */
-    bool is_noted;              /* cp_wake_noted() is to wake it */
+    bool feeds;    /* it also feeds the job, for a caller that blocks */
+    bool is_noted; /* cp_wake_noted() is to wake it */
     struct cp_cond cond;
 };
 
-/* A worker thread whose task waits until it may yield. On that thread's stack. */
+/* A worker thread whose task waits for credit. On that thread's stack. */
 struct cp_yielder {
     struct cp_yielder *next;
     bool is_noted;
@@ -66,15 +66,15 @@ struct cp_threads {
     cp_release *release; /* never changes; NULL: workers are processes */
     bool take_turns;     /* never changes */
     struct cp_cond work;
-    uint32_t asleep, woken; /* on `work`; of them, signalled and not up yet */
-    uint32_t n_retire;      /* workers that are to end after their tasks */
-    uint32_t looking;       /* workers that look for a task before they sleep */
+    uint32_t asleep, woken; /* of them, signalled and not up yet */
+    uint32_t n_retire;      /* surplus workers, which end after their tasks */
+    uint32_t looking;       /* workers that spin for a task before they sleep */
     struct cp_yielder *yielders;
     uint32_t n_yielders;
     struct cp_task *tasks; /* dropped, not released yet */
     struct cp_result *results;
-    /* How often a look was in vain, in a row, and how many looks to leave out
-     * now: for workers, and for waiters. */
+    /* How many spins in a row were in vain, and how many spins to skip now. One
+     * for workers, and one for waiters. */
     struct cp_patience {
         uint32_t misses, rest;
     } for_task, for_result;
@@ -94,37 +94,38 @@ struct cp_pool {
 
     struct cp_worker *workers;
     uint32_t n_workers, target;
-    /* Of an elastic pool, whose target follows its work; most 0: it does not. */
+    /* The bounds of the target of an elastic pool; most 0: the target is
+     * fixed. */
     uint32_t least, most;
     bool kills_trees;    /* never changes; see cp_pool_set_trees() */
     int64_t idle_ns;     /* an idle worker ends after this time; 0: never */
-    uint32_t n_exiting;  /* workers that ran their last task, and should exit */
-    uint32_t n_retiring; /* workers that end after the tasks that they run */
+    uint32_t n_exiting;  /* workers after their last task, which should exit */
+    uint32_t n_retiring; /* workers that end after their current task */
     uint32_t n_overdue;  /* workers that should have exited long ago */
     uint64_t next_worker_id;
     uint32_t failed_starts;
-    int64_t restart_at; /* no worker is to be started before */
+    int64_t restart_at; /* no worker is to be started before this time */
     int64_t
-        longest_start; /* of a worker, until it was ready; 0: none was yet */
+        longest_start; /* of all workers so far, until ready; 0: none was yet */
     int64_t over_at;   /* when the closed pool was seen to have nothing to do */
     uint32_t
-        n_limited; /* jobs with a time limit, not done or with tasks that run */
-    int64_t least_limit;   /* theirs; the lowest one since there was none */
+        n_limited; /* jobs with a time limit that are not done or still run */
+    int64_t least_limit;   /* the lowest of their limits */
     uint64_t memory_limit; /* of a worker, in bytes; 0: none. Never changes */
-    int64_t memory_at;     /* when the memory of workers is looked at next */
+    int64_t memory_at;     /* when to check the memory of workers next */
     uint32_t n_stopping;   /* workers with a task that was asked to stop */
     int64_t sleeps_until;  /* the driver, while it is asleep */
-    bool kills_due;        /* a worker with kill_due is to be killed */
-    bool lacks_workers; /* somebody should replace them; nobody was asked yet */
+    bool kills_due;        /* some worker has kill_due */
+    bool lacks_workers;    /* workers are missing, and nobody was told yet */
 
     struct cp_level level;    /* jobs with queued tasks, of priority 0 */
-    struct cp_levels *levels; /* by priority; NULL: there was no other */
-    struct cp_pins *pins;     /* jobs for one worker; NULL: there was none */
-    uint64_t n_pinned;        /* tasks that are queued in `pins` */
-    uint32_t n_indexes;       /* there will be no worker with a higher one */
-    uint64_t n_yielding;      /* jobs that are not done, whose tasks yield */
-    int64_t look_at; /* when to look whether they hold up others; 0: not set */
-    bool looks_for_join; /* or the end of the pool, which somebody waits for */
+    struct cp_levels *levels; /* by priority; NULL: no other is used */
+    struct cp_pins *pins; /* jobs for one worker; NULL: there never was one */
+    uint64_t n_pinned;    /* tasks that are queued in `pins` */
+    uint32_t n_indexes;   /* all workers have indexes below this */
+    uint64_t n_yielding;  /* jobs that are not done and whose tasks yield */
+    int64_t look_at;     /* when to check if these hold up others; 0: not set */
+    bool looks_for_join; /* check if they hold up a join instead */
     struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */
@@ -133,52 +134,52 @@ struct cp_pool {
     struct cp_job *ended_first, *ended_last; /* done, not handed over */
     uint64_t pending, queued, next_job_id;   /* queued: not those in `pins` */
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
-    int64_t room_at;  /* before that no tasks are taken back for a new line */
+    int64_t room_at;  /* until then no tasks are taken back for a new line */
     uint32_t callers; /* threads in cp_pool_wait_room() */
     uint64_t n_done;  /* jobs, ever */
 
     struct cp_func **slots;
     uint32_t n_slots, free_slot; /* none is free below free_slot */
-    /* Bodies have ended that referred to what is shared: cp_act() looks whether anything is
-     * not needed any more. [any] */
+    /* Set when the last body that refers to a shared object ends: cp_act() then
+     * frees the objects that are no longer needed. [any] */
     _Atomic bool has_unused;
     struct cp_func *interned[CP_INTERNED];
 
     struct cp_common *common;
     int common_fd; /* -1 where workers fork */
-    /* Large data: shared memory, and the parent's part of it, with the allocator; NULL
-     * where there is none. Set before the first worker is made. */
+    /* Shared memory for large data, and the parent's area of it with its
+     * allocator; NULL if there is none. Set before the first worker is made. */
     struct cp_region *region;
     struct cp_area *area;
     struct cp_heap *heap;
     uint32_t next_area; /* of the next worker */
-    /* The life line. The write end is held by this process only: when the process
-     * dies, the kernel kills the workers, who have the read end. */
+    /* The life line. Only this process has the write end: when it dies, the
+     * kernel kills the workers, which have the read end. */
     int life[2];
     uint32_t n_cpus;
     int64_t task_ns; /* average time of a task of any job; -1: unknown */
-    /* Of the values that tasks yield: how many came, when the last ones did, and the
-     * average time from one to the next; -1: unknown. */
+    /* The values that tasks yield: how many have come, when the last ones came,
+     * and the average time from one to the next; -1: unknown. */
     uint64_t n_values;
     int64_t values_at, value_ns;
     uint32_t spin_misses, spin_rest;
     struct cp_poller *poller;
     struct cp_wake wake;
     bool driving;                  /* somebody has the seat */
-    bool standby_drives;           /* and it is the standby thread */
+    bool standby_drives;           /* the standby thread has it */
     const struct cp_job *seat_job; /* what the driver waits for */
     const struct cp_call *seat_call;
     bool seat_any;   /* or for the end of any of several jobs */
     bool asleep;     /* the driver waits in the poller */
-    int64_t tick_ns; /* and wakes up so often, whatever comes; or CP_NEVER */
+    int64_t tick_ns; /* the longest it sleeps there; or CP_NEVER */
     bool stirred;    /* something has happened since the last tick */
-    uint32_t woken;  /* idle workers that others than the driver woke since */
+    uint32_t woken;  /* idle workers woken by others since the last tick */
     int64_t tick_at;
-    int64_t probe_at;   /* when processes are looked at next; CP_NEVER */
-    int64_t probe_wait; /* and how long that was after the look before */
+    int64_t probe_at;   /* the interval before that probe */
+    int64_t probe_wait; /* the interval before that; see next_probe */
     bool armed;         /* the driver sleeps until probe_at at most */
-    int64_t poll_at; /* by then the poller is asked, even while spinning pays */
-    uint64_t drives; /* how often the seat was taken */
+    int64_t poll_at;    /* when to ask the poller, even while spinning pays */
+    uint64_t drives;    /* how often the seat was taken */
     struct cp_waiter *waiters;
     uint32_t joiners;      /* threads that wait for the workers to end */
     uint32_t feeders;      /* threads in cp_job_wait_wants() */
@@ -189,14 +190,12 @@ struct cp_pool {
     struct cp_cond standby;
     pthread_t standby_thread;
     bool has_standby, stop_standby;
-    bool
-        standby_due; /* a glance was in vain: the standby is to drive at once */
+    bool standby_due;   /* a glance was in vain: the standby drives at once */
     uint32_t glances;   /* threads in cp_pool_glance() */
-    bool is_glanced_at; /* such a thread had the seat last */
+    bool is_glanced_at; /* a glancing thread had the seat last */
     bool
-        has_parked; /* the standby slept until it was told, and did not drive since */
-    int64_t
-        standby_tick; /* until it looks again; CP_NEVER: it is to be woken */
+        has_parked; /* the standby slept until told, and has not driven since */
+    int64_t standby_tick; /* how long it sleeps; CP_NEVER: until it is woken */
     struct cp_threads threads;
     struct cp_tallies tally;
     struct cp_trace *trace; /* NULL: it is off */
@@ -207,7 +206,7 @@ struct cp_pool {
  * negative code. */
 int cp_pool_alloc(uint32_t target, struct cp_pool **pool);
 
-/* Drop the shared memory: no worker uses it. */
+/* Drop the shared memory, which no worker uses any more. */
 void cp_pool_free_memory(struct cp_pool *pool);
 
 /* Are its workers threads? [any] */
@@ -217,7 +216,7 @@ cp_pool_has_threads(const struct cp_pool *pool)
     return pool->threads.release != NULL;
 }
 
-/* Is there anything whose limit may pass while nothing else happens? */
+/* Is there anything whose limit may pass while nothing happens? */
 static inline bool
 cp_pool_has_limits(const struct cp_pool *pool)
 {

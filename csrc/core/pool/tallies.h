@@ -6,15 +6,16 @@
 
 #include "link/task.h"
 
-/* What is counted of the workers with one index, and of the live one in its row; see
- * pool/tally.h. */
+/* Counts of all workers that have had one index. The live worker counts in its
+ * row; see pool/tally.h. */
 struct cp_tally {
     uint64_t tasks;                       /* that were answered */
     uint64_t done, failed, lost, retried; /* items */
     uint64_t starts, bytes_out, bytes_in; /* to the worker, and from it */
-    int64_t work_ns, start_ns, ready_ns; /* tasks; starting; alive since then */
-    int64_t entered_at;                  /* a thread that runs; or 0 */
-    int pid;                             /* of the live process; or 0 */
+    int64_t work_ns, start_ns,
+        ready_ns;       /* in tasks; until ready; ready and alive */
+    int64_t entered_at; /* when a live thread began; or 0 */
+    int pid;            /* of the live process; or 0 */
 };
 
 #define CP_LONGEST 5u
@@ -27,16 +28,17 @@ struct cp_long {
     uint32_t items, stride, worker;
     int pid;
     enum cp_outcome outcome;
-    /* The first bytes of its callable, malloc()ed; or NULL. Of worker threads, its
-     * name. */
+    /* The first bytes of its callable, from malloc(), or NULL. With worker
+     * threads: the callable's name. */
     uint8_t *func;
     size_t func_len;
 };
 
 struct cp_tallies {
-    uint64_t submitted, cancelled, failed_here; /* items; without a worker */
-    struct cp_tally *workers;                   /* by index */
-    struct cp_tally none; /* of workers for which there was no memory */
+    uint64_t submitted, cancelled,
+        failed_here;          /* items that never had a worker */
+    struct cp_tally *workers; /* by index */
+    struct cp_tally none; /* of workers for whose counts there was no memory */
     uint32_t n;
     struct cp_long longest[CP_LONGEST]; /* longest first */
     _Atomic int64_t least; /* the shortest of them; readable without the lock */

@@ -1,4 +1,4 @@
-/* Counting; see pool/tally.h. */
+/* Counting items, tasks and bytes; see pool/tally.h. */
 #include "pool/tally.h"
 
 #include "base/clock.h"
@@ -67,7 +67,7 @@ cp_tally_add_row(struct cp_tally *to, const struct cp_worker *w, int64_t now)
     to->bytes_in += w->seen_bytes + w->got_bytes;
 }
 
-/* The start of the worker, and its end. */
+/* Record the start of the worker, and its end. */
 static void
 trace_life(struct cp_trace *trace, const struct cp_worker *w, int64_t now)
 {
@@ -79,7 +79,8 @@ trace_life(struct cp_trace *trace, const struct cp_worker *w, int64_t now)
     int64_t ready = atomic_load_explicit(&w->row->ready, memory_order_relaxed);
     ready = ready != 0 && ready < now ? ready : now;
     if (w->started_at >= trace->since) {
-        /* A forked worker may be ready before its start is noted. */
+        /* A forked worker may be ready before the parent has noted its
+         * start. */
         span.began = cp_clock_min(w->started_at, ready);
         span.ended = ready;
         span.outcome = CP_SPAN_START;
@@ -224,8 +225,8 @@ cp_tally_trace_process(const struct cp_worker *w, uint64_t seq,
     int64_t now = cp_now();
     int64_t ended = atomic_load_explicit(&times->ended, memory_order_relaxed);
     int64_t began = atomic_load_explicit(&times->began, memory_order_relaxed);
-    /* A task that began before the trace did may have left no times; and the row is
-     * not believed. */
+    /* A task that began before the trace may have left no times; and the row is
+     * not trusted. */
     if (began < pool->trace->since || ended < began || ended > now) {
         ended = now;
         began = now - within(cp_tally_time(w, seq, ns), now - w->started_at);

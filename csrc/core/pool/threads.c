@@ -11,15 +11,17 @@
 #include "pool/wake.h"
 #include "pool/watch.h"
 
-/* As in pool/spin.c: waking a thread takes longer than what it is woken for, so a
- * thread that waits for something short looks for it first, while that pays. */
+/* As in pool/spin.c: waking a thread takes longer than the short work that it
+ * is woken for, so a waiting thread spins first, while that pays. */
 #define LOOK (50 * CP_US)
 #define MISSES 3u
 #define REST 64u
-/* Where threads take turns, the thread that has put a task most likely waits for it
- * next: a worker that would be in its way until then gives it so long. */
+/* If threads take turns, the thread that has put a task most likely waits for
+ * it next. A worker that has spun until there was a task gives that thread this
+ * long to begin its wait, so that the two are not in each other's way. */
 #define AFTER_YOU (10 * CP_US)
-/* A task that waits for its reader looks so often whether it holds up others. */
+/* How often a task that waits for its reader checks whether it holds up
+ * others. */
 #define LOOK_AGAIN (50 * CP_MS)
 
 void
@@ -48,9 +50,9 @@ sleep_until_woken(struct cp_pool *pool)
     }
 }
 
-/* ---- looking ---- */
+/* ---- spinning ---- */
 
-/* Workers that are, or will at once be, on a core. */
+/* How many workers are on a core, or will be at once. */
 static uint32_t
 n_up(const struct cp_pool *pool)
 {
@@ -77,7 +79,7 @@ learn(struct cp_patience *patience, bool found)
     }
 }
 
-/* Look until the counter has moved, without the lock. */
+/* Spin without the lock until the counter has moved. */
 static bool
 look(const _Atomic uint64_t *counter, uint64_t seen, int64_t until)
 {
@@ -101,7 +103,7 @@ let_put_and_wait(struct cp_threads *t)
     }
 }
 
-/* A worker has nothing to do. True: look again for a task. */
+/* Called by a worker without a task. True: look for a task again. */
 static bool
 look_for_task(struct cp_pool *pool)
 {
@@ -214,7 +216,7 @@ hand_in(struct cp_pool *pool, struct cp_turn *turn, struct cp_result *result)
     (void)atomic_fetch_add(&pool->threads.n_done, 1);
 }
 
-/* What cp_threads_swap() returns, once the result is handed in. */
+/* Take the next task. Returns what cp_threads_swap() returns. */
 static int
 take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
 {
@@ -242,7 +244,7 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
             || (pool->threads.n_retire > 0 && turn->index >= pool->target)
             || cp_plan_is_over(pool) || cp_has_dropped(pool)
             || pool->each_first != NULL) {
-            continue; /* it came when we stopped looking */
+            continue; /* a task arrived just as the spin ended */
         }
         if (pool->pending == 0 && pool->ended_first != NULL) {
             return 0;

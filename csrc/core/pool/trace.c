@@ -6,8 +6,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Short tasks grow into one span until it is so long, or this part of the time since the
- * trace began: then a timeline of any length has some ten thousand spans a worker. */
+/* Short tasks are merged into one span until the span lasts this long, or this
+ * part of the time since the trace began. So a timeline of any length has some
+ * ten thousand spans for each worker. */
 #define MERGED CP_MS
 #define MERGED_PART 5000
 
@@ -38,8 +39,8 @@ cp_trace_free(struct cp_trace *trace)
     free(trace);
 }
 
-/* Room for one more in an array of n elements of this size, which is moved where it has to
- * grow; NULL: no memory, or there are as many as a trace may have. */
+/* Make room for one more element in an array of n. Returns the array, which may
+ * have moved; NULL: no memory, or the trace has as many as it may have. */
 static void *
 with_room(void *array, size_t n, size_t *cap, size_t size)
 {
@@ -73,7 +74,7 @@ is_name(const struct cp_trace_name *name, const uint8_t *func, size_t len)
     return name->len == len && memcmp(name->bytes, func, len) == 0;
 }
 
-/* guess: the name of the task before. */
+/* guess: the name of the previous task. */
 static uint16_t
 find_name(struct cp_trace *trace, const uint8_t *func, size_t len,
           uint16_t guess)
@@ -100,7 +101,7 @@ find_name(struct cp_trace *trace, const uint8_t *func, size_t len,
     return trace->n_names++;
 }
 
-/* Where the last span of this worker is kept; NULL: no memory. */
+/* The place of this worker's last span; NULL: no memory. */
 static struct cp_span *
 open_of(struct cp_trace *trace, uint32_t worker)
 {
@@ -118,7 +119,7 @@ open_of(struct cp_trace *trace, uint32_t worker)
     return &trace->open[worker];
 }
 
-/* May what goes on from began to ended be one span, and still be short? */
+/* Would a span from began to ended still be short enough to be merged? */
 static bool
 is_short(const struct cp_trace *trace, int64_t began, int64_t ended)
 {
@@ -201,7 +202,7 @@ has_work(const struct cp_work_span *span)
     return n > 0;
 }
 
-/* Note the open span of the lane, and have none. */
+/* Record the open span of the lane; the lane has none afterwards. */
 static void
 end_work(struct cp_trace *trace, struct cp_trace_lane *lane)
 {

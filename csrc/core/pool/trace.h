@@ -1,9 +1,10 @@
 /*
- * What a pool did and when, for a timeline: one span for each task, or for many short tasks
- * of a worker one after the other; one for each start of a worker; and one for each time
- * that a thread of the parent worked for the pool, or for many short ones. pool/tally.h
- * notes the first two while a trace is on, cp_pool_trace_work() the last. Guarded by whoever
- * has the trace: while it is on, the pool.
+ * A timeline of what a pool did: one span for each task (many short tasks of a
+ * worker in a row are merged); one for each start of a worker; and one for each
+ * time that a thread of the parent worked for the pool (many short ones are
+ * merged). pool/tally.h records the first two kinds while a trace is on,
+ * cp_pool_trace_work() the last one. Guarded by the owner of the trace: while
+ * it is on, that is the pool.
  */
 #ifndef CP_POOL_TRACE_H
 #define CP_POOL_TRACE_H
@@ -15,7 +16,7 @@
 #define CP_TRACE_LANES 64u /* threads of the parent with a lane of their own */
 #define CP_NO_NAME UINT16_MAX
 
-/* In place of an enum cp_outcome. */
+/* Values of a span's outcome besides those of enum cp_outcome. */
 enum cp_span_kind {
     CP_SPAN_START = 64, /* a worker process, from its start until it is ready */
     CP_SPAN_END,        /* it has ended */
@@ -28,7 +29,7 @@ struct cp_span {
         waited; /* the longest that one of them was queued, in ns; -1: unknown */
     uint64_t call;   /* the id of the job of the last one */
     uint64_t index;  /* of the first task in its job */
-    uint32_t tasks;  /* so many, of one function, which all went well if > 1 */
+    uint32_t tasks;  /* how many, all of one function; > 1: all succeeded */
     uint32_t items;  /* of all of them */
     uint32_t stride; /* see struct cp_job */
     uint32_t worker;
@@ -38,7 +39,8 @@ struct cp_span {
     uint8_t reason;  /* enum cp_reason, of CP_LOST */
 };
 
-/* The first bytes of a callable as tasks send it; of worker threads its name. */
+/* The first bytes of a callable, as tasks send it. With worker threads: its
+ * name. */
 struct cp_trace_name {
     size_t len;
     uint8_t *bytes;
@@ -55,14 +57,15 @@ enum cp_work {
 struct cp_work_span {
     int64_t began, ended; /* cp_now() */
     int64_t ns[CP_WORKS]; /* of each kind of work */
-    uint64_t n[CP_WORKS]; /* so many times */
+    uint64_t n[CP_WORKS]; /* how many times, of each kind */
     uint32_t lane;        /* of the thread: into lanes */
 };
 
-/* The spans of a thread. Of two threads that had the same id, one after the other, too. */
+/* The spans of one thread, or of several threads that had the same id in
+ * turn. */
 struct cp_trace_lane {
     uint64_t thread;          /* its id, as Python has it */
-    struct cp_work_span open; /* the last one, which may grow; no n: none */
+    struct cp_work_span open; /* the last one, which may grow; all n 0: none */
 };
 
 struct cp_trace {
@@ -87,21 +90,22 @@ struct cp_trace *cp_trace_new(int64_t now);
 /* NULL is fine. [any] */
 void cp_trace_free(struct cp_trace *trace);
 
-/* Note a span of one task, whose callable is func. Times before the trace's begin, or in
- * the wrong order, are corrected. */
+/* Record a span of one task, whose callable is func. Times before the begin of
+ * the trace, or in the wrong order, are corrected. */
 void cp_trace_task(struct cp_trace *trace, const struct cp_span *span,
                    const uint8_t *func, size_t len);
 
-/* Note a span that is no task. */
+/* Record a span that is not a task. */
 void cp_trace_note(struct cp_trace *trace, const struct cp_span *span);
 
-/* Note that a thread of the parent did this work from began to ended. Not while it did
- * another: of works within each other only the outermost is noted. */
+/* Record that a thread of the parent did this work from began to ended. The
+ * thread did no other work in that time: of nested work, only the outermost is
+ * recorded. */
 void cp_trace_work(struct cp_trace *trace, enum cp_work kind, uint64_t thread,
                    int64_t began, int64_t ended);
 
-/* All is noted: spans[0] to spans[n - 1] and work[0] to work[n_work - 1] are the whole
- * trace. */
+/* Finish the trace: afterwards, spans[0] to spans[n - 1] and work[0] to
+ * work[n_work - 1] are all of it. */
 void cp_trace_end(struct cp_trace *trace);
 
 #endif

@@ -3,11 +3,11 @@
 
 #include <stdlib.h>
 
-/* Results that nobody has taken, from which on a reader is far behind. */
+/* A reader is far behind from this many untaken results on. */
 #define FAR_BEHIND 1024u
-/* So many lines of such jobs are passed over at most to find another one. */
+/* How many lines of such jobs are skipped at most to find another job. */
 #define PASSED_OVER 8u
-/* So many jobs are looked at for a small task behind a big one. */
+/* How many jobs are looked at to find a small task behind a big one. */
 #define LOOKS 16u
 
 /* ---- the jobs of one line ---- */
@@ -22,8 +22,8 @@ precedes(const struct cp_job *a, const struct cp_job *b)
 static void
 join_line(struct cp_line *line, struct cp_job *job)
 {
-    /* In the order of submission. A job mostly comes in at one of the ends: the
-     * newest last, one whose task was taken back first. */
+    /* In the order of submission. Most jobs belong at one end: the newest last,
+     * one whose task was taken back first. */
     struct cp_job *first = line->first;
     struct cp_job *after =
         first == NULL || precedes(job, first) ? NULL : line->last;
@@ -57,7 +57,7 @@ level_of(const struct cp_job *job)
                : pool->levels->at[job->priority - CP_PRIORITY_LEAST];
 }
 
-/* Note that the job's priority has lines, or none. */
+/* Set or clear the bit that says that the job's priority has lines. */
 static void
 set_active(const struct cp_job *job, bool active)
 {
@@ -70,7 +70,7 @@ set_active(const struct cp_job *job, bool active)
     }
 }
 
-/* The highest level below `at` that has lines, and where it is; or NULL. */
+/* The highest level below `at` that has lines, or NULL; *at: its place. */
 static struct cp_level *
 next_level(const struct cp_levels *levels, unsigned *at)
 {
@@ -216,8 +216,8 @@ pass_turn(struct cp_level *level, struct cp_line *line)
 static bool
 is_far_behind(const struct cp_job *job)
 {
-    /* A reader that waits for the oldest result, which may be the very task that is
-     * queued, is not behind. */
+    /* A reader that waits for the oldest result, which may be of the queued
+     * task, is not behind. */
     return (job->flags & (CP_JOB_WHOLE | CP_JOB_SINGLE)) == 0
            && job->arrived - job->taken > FAR_BEHIND && cp_job_has_result(job);
 }
@@ -239,7 +239,8 @@ cp_turns_next(struct cp_pool *pool)
     return line->first;
 }
 
-/* The first small one of the level. *looks: how many more jobs may be looked at. */
+/* The first job of the level whose next task is small. *looks: how many more
+ * jobs may be looked at. */
 static struct cp_job *
 small_of(const struct cp_level *level, uint32_t *looks)
 {
@@ -324,7 +325,8 @@ cp_turns_set_pin(struct cp_job *job, uint16_t pin)
     }
     struct cp_pins *pins = pool->pins;
     if (pin != CP_PIN_EACH && pin > pins->n) {
-        /* Nothing refers to a line, only lines to jobs. */
+        /* The lines may be moved: they point to jobs, but nothing points to
+         * them. */
         struct cp_line *lines =
             realloc(pins->lines, (size_t)pin * sizeof(*lines));
         if (lines == NULL) {
@@ -340,8 +342,8 @@ cp_turns_set_pin(struct cp_job *job, uint16_t pin)
     return 0;
 }
 
-/* Make the first task for a worker with an index from first to last the first of the job's
- * queue, if there is one. */
+/* Move the first task for a worker with an index from first to last to the
+ * front of the job's queue, if there is one. */
 static bool
 bring_forward(struct cp_job *job, uint32_t first, uint32_t last)
 {

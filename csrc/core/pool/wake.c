@@ -122,7 +122,7 @@ cp_wake_noted(struct cp_pool *pool)
     }
     if ((noted & CP_NOTED_STARTER) != 0 && pool->duties != 0) {
         cp_cond_broadcast(&pool->starts);
-        cp_cond_broadcast(&pool->events); /* one thread may do both */
+        cp_cond_broadcast(&pool->events); /* one thread may have both duties */
     }
     if ((noted & CP_NOTED_STANDBY) != 0) {
         cp_cond_broadcast(&pool->standby);

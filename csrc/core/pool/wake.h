@@ -1,6 +1,6 @@
 /*
- * Who sleeps where, and waking them; and what is dropped until the lock is
- * released.
+ * Who sleeps where, and how they are woken. Also the list of what is dropped,
+ * to be released when the lock is.
  *
  * A state function never wakes anybody: it notes who has to hear of the change
  * (cp_note_*), and cp_act() wakes all of them at its end. The lock is held in
@@ -25,12 +25,12 @@
 void cp_note_job(struct cp_pool *pool, const struct cp_job *job);
 /* The threads that wait for the end of any of several jobs. */
 void cp_note_any(struct cp_pool *pool);
-/* One of those for a job: the driver if it is one, or the thread that has waited
- * longest. */
+/* One of the threads that wait for the job: the driver if it is one of them, or
+ * the thread that has waited longest. */
 void cp_note_one_waiter(struct cp_pool *pool, const struct cp_job *job);
-/* Of those for a job, the ones whose call has ended. */
+/* Of the threads that wait for the job, those whose call has ended. */
 void cp_note_ended_calls(struct cp_pool *pool, const struct cp_job *job);
-/* Of those for a job, the ones that feed the job as well. */
+/* Of the threads that wait for the job, those that also feed it. */
 void cp_note_feeding_waiters(struct cp_pool *pool, const struct cp_job *job);
 /* Every waiter, every feeder, and the driver. */
 void cp_note_all(struct cp_pool *pool);
@@ -53,7 +53,8 @@ cp_note_helper(struct cp_pool *pool)
     pool->noted |= CP_NOTED_HELPER;
 }
 
-/* Workers are missing, or will be: whoever starts them is to look. */
+/* Workers are missing, or will be: the thread that starts workers has to
+ * look. */
 static inline void
 cp_note_starter(struct cp_pool *pool)
 {
@@ -69,29 +70,29 @@ cp_note_standby(struct cp_pool *pool)
 /* A worker thread that waits for credit. */
 void cp_note_yielder(struct cp_pool *pool, struct cp_yielder *yielder);
 
-/* One waiter, which is to look again. */
+/* One waiter, which has to look at the state again. */
 void cp_note_waiter(struct cp_pool *pool, struct cp_waiter *waiter);
 
-/* Wake everybody who is noted. For cp_act() alone. */
+/* Wake all threads that were noted. For cp_act() alone. */
 void cp_wake_noted(struct cp_pool *pool);
 
-/* Worker threads: as many as there are tasks that no other one will take; all of
- * them. For cp_act() alone. */
+/* Wake worker threads: one for each task that no running thread will take; or
+ * all of them. For cp_act() alone. */
 void cp_wake_workers(struct cp_pool *pool);
 void cp_wake_all_workers(struct cp_pool *pool);
 
 /* Publish, for threads that look without the lock, whether tasks are queued. */
 void cp_publish_queued(struct cp_pool *pool);
 
-/* Free a task that nobody wants; one of a worker thread's pool is kept for
- * cp_unlock(). NULL is fine. */
+/* Free a task that is no longer needed. If workers are threads, it is kept
+ * until cp_unlock(). NULL is fine. */
 void cp_drop_task(struct cp_pool *pool, struct cp_task *task);
 /* The same for a list of results. */
 void cp_drop_results(struct cp_pool *pool, struct cp_result *list);
 bool cp_has_dropped(const struct cp_pool *pool);
 
-/* Release the lock, and then what was dropped: may call up. Nothing may be left
- * for cp_act() to do. */
+/* Release the lock, and then what was dropped, which may call the binding.
+ * Nothing may be left for cp_act() to do. */
 void cp_unlock(struct cp_pool *pool);
 
 #endif

@@ -1,4 +1,4 @@
-/* Watching the workers; see pool/watch.h. */
+/* The traffic with the workers; see pool/watch.h. */
 #include "pool/watch.h"
 
 #include "pool/flow.h"
@@ -11,38 +11,41 @@
 #include <signal.h>
 
 #define RESTART_FIRST (5 * CP_MS)
-/* With the pool about to end, whoever reads values has this long to come back for more. */
+/* While the pool is about to end, a reader of values has this long to come back
+ * for more. */
 #define READ_GRACE (500 * CP_MS)
-/* Tasks that wait for readers keep others from workers for so long at most. */
+/* How long tasks that wait for readers may keep other tasks from workers. */
 #define STARVED (50 * CP_MS)
 /* How long a worker that ran its last task may take to exit before another worker
  * takes its place: exit handlers, or threads that its tasks left behind, may block
  * the exit for ever. */
 #define LINGER CP_SECOND
-/* Looking at processes by the clock: the first time after this long, then each time
- * after twice as long, up to a limit. */
+/* Probes of processes: the first one after this time, each later one after
+ * twice the time before, up to a limit. */
 #define PROBE_FIRST (100 * CP_MS)
 #define PROBE_LAST (64 * PROBE_FIRST)
 
-/* When all is done, a worker that is not ready may go on starting for this long, or
- * for so many times as long as any worker has taken; and has so long to end itself. */
+/* When all jobs are done, a worker that is not ready may go on starting for
+ * this long, or for this many times the longest start of any worker. Then it
+ * gets SIGTERM, and this long to exit. */
 #define START_GRACE (2 * CP_SECOND)
 #define START_TIMES 4
-/* Where no worker was ever ready, nobody knows how long a start takes. No job was
- * ever run then. */
+/* The same if no worker was ever ready, so that nobody knows how long a start
+ * takes. No job was ever run then. */
 #define UNKNOWN_GRACE (10 * CP_SECOND)
 #define TERM_GRACE CP_SECOND
 
-/* A worker that is to be killed because its task ran out of time has so long to tell where it
- * is. */
+/* If a task has run out of time, its worker has this long to give its stack
+ * before it is killed. */
 #define LOOK_GRACE (250 * CP_MS)
 
 static void
 on_hello(struct cp_worker *w)
 {
     w->pool->failed_starts = 0;
-    /* Nobody may have read the frame for long: the worker notes when it was ready. It
-     * may be ready before its start is noted. */
+    /* The HELLO frame may have been unread for long, so the worker's own note
+     * of the time is used. The worker may be ready before the parent has noted
+     * its start. */
     int64_t now = cp_now();
     int64_t ready = atomic_load_explicit(&w->row->ready, memory_order_relaxed);
     ready = ready != 0 && ready < now ? ready : now;
@@ -58,7 +61,7 @@ on_exiting(struct cp_worker *w)
     if (w->exiting_since == 0) {
         w->exiting_since = cp_now();
         w->pool->n_exiting++;
-        cp_note_starter(w->pool); /* it is to look again in time */
+        cp_note_starter(w->pool); /* so that it looks again in time */
     }
 }
 
@@ -73,7 +76,7 @@ end_stop(struct cp_worker *w)
     }
 }
 
-/* The task that was asked to stop is not killed after all. */
+/* The worker whose task was asked to stop is not killed after all. */
 static void
 let_go(struct cp_worker *w)
 {
@@ -81,7 +84,8 @@ let_go(struct cp_worker *w)
     atomic_store(&w->row->held, 0);
 }
 
-/* The stack of a worker whose task ran out of time, into buf. */
+/* Put the stack of a worker whose task ran out of time into buf, and into the
+ * loss. */
 static void
 add_stack(const struct cp_worker *w, struct cp_loss *loss, uint8_t *buf)
 {
@@ -92,7 +96,7 @@ add_stack(const struct cp_worker *w, struct cp_loss *loss, uint8_t *buf)
     loss->stack_len = len > 0 ? (size_t)len : 0;
 }
 
-/* The task stopped when it was asked to, and the worker lives on. */
+/* The task stopped when asked, and the worker lives on: the task is lost. */
 static void
 lose_stopped(struct cp_worker *w, struct cp_task *task, uint32_t item)
 {
@@ -120,10 +124,10 @@ on_result(struct cp_worker *w, uint64_t seq, struct cp_task *task,
     }
     struct cp_job *job = task->job;
     job->func->deaths = 0;
-    /* The answer of a task that stopped may come after its grace. */
+    /* The answer of a task that stopped may arrive after its grace. */
     bool was_asked = w->asked_seq == seq + 1;
     if (w->stop_is_look && w->stop_seq == seq + 1) {
-        let_go(w); /* it was through just before it was killed */
+        let_go(w); /* the task ended just before it was killed */
     }
     if (was_asked && result->outcome == CP_RAISED
         && (result->flags & CP_STOPPED) != 0) {
@@ -176,8 +180,8 @@ on_init_error(struct cp_worker *w, struct cp_result *result)
     }
 }
 
-/* The worker breaks off, and its exit may take for ever: others run what it has
- * not begun. It reads nothing any more. */
+/* The worker takes no more tasks, and its exit may take for ever: others run
+ * what it has not begun. It does not read any more. */
 static void
 on_leave(struct cp_worker *w)
 {
@@ -201,7 +205,7 @@ static const struct cp_worker_ops ops = {
     .on_func_sent = on_func_sent,
 };
 
-/* ---- looking at processes by the clock ---- */
+/* ---- probing processes ---- */
 
 static void
 probe_within(struct cp_pool *pool, int64_t now, int64_t wait)
@@ -218,8 +222,8 @@ cp_watch_next_probe(struct cp_pool *pool)
     if (pool->probe_at == CP_NEVER && cp_plan_wants_probe(pool)) {
         probe_within(pool, cp_now(), PROBE_FIRST);
     }
-    /* It stays set when nothing is awaited any more: tasks that follow soon need not
-     * wake the driver for it. */
+    /* probe_at stays set even if nothing is awaited any more, so that tasks
+     * that follow soon need not wake the driver for it. */
     pool->armed = pool->probe_at != CP_NEVER;
     return pool->probe_at;
 }
@@ -239,14 +243,15 @@ cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w)
         cp_poller_del(pool->poller, w->tx);
         w->wants_out = false;
         if (cp_poller_needs_wake()) {
-            cp_note_driver(pool); /* a poll() under way keeps the pipe open */
+            cp_note_driver(pool); /* a running poll() keeps the pipe open */
         }
     }
     w->end_due = false;
     cp_worker_close_tx(w);
 }
 
-/* Have the poller watch for the end of the process; or else the clock does. */
+/* Have the poller watch for the end of the process; if that fails, probes find
+ * it. */
 static void
 watch_end(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -300,7 +305,7 @@ cp_watch_add(struct cp_pool *pool, struct cp_worker *w)
     pool->due |= CP_DUE_TASKS;
     cp_note_standby(pool);
     if (pool->state == CP_CLOSING && pool->pending == 0) {
-        cp_watch_tell_end(pool, w); /* its work was done by others meanwhile */
+        cp_watch_tell_end(pool, w); /* others have done its work by now */
     }
     if (cp_poller_needs_wake()) {
         cp_note_driver(pool);
@@ -327,7 +332,7 @@ cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at)
             pool->n_overdue++;
             pool->lacks_workers = true;
             (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
-            if (w->in_flight > 0) { /* claimed, and never to be answered */
+            if (w->in_flight > 0) { /* claimed, and will never be answered */
                 (void)cp_proc_kill(&w->proc, SIGKILL);
             }
         }
@@ -367,8 +372,9 @@ cp_watch_end_unready(struct cp_pool *pool, int64_t *at)
     }
 }
 
-/* The task that it was to take in next, and had not begun, or NULL. One that was
- * through with its work when it ended, or had not got to any, ended of neither. */
+/* The task that the worker was loading, that is, the next one if it had not
+ * begun it; or NULL. A worker that was told to exit, or was not ready yet, did
+ * not die of a task. */
 static struct cp_task *
 taken_in_last(const struct cp_worker *w)
 {
@@ -379,8 +385,8 @@ taken_in_last(const struct cp_worker *w)
     return w->window[w->head & (CP_WINDOW - 1)];
 }
 
-/* The worker may have died of the task or callable that it was loading, for example
- * because memory was out: count that. */
+/* The worker may have died because of the task or callable that it was loading,
+ * for example because memory was out: count that against them. */
 static void
 suspect(const struct cp_worker *w, int exitcode)
 {
@@ -399,7 +405,8 @@ suspect(const struct cp_worker *w, int exitcode)
     }
 }
 
-/* Which item of the task does the worker run? What its row says is not believed. */
+/* Which item of the task the worker runs. The number in its row is not
+ * trusted. */
 static uint32_t
 item_of(const struct cp_worker *w, uint64_t seq, const struct cp_task *task)
 {
@@ -410,8 +417,8 @@ item_of(const struct cp_worker *w, uint64_t seq, const struct cp_task *task)
     return runs && item < task->items ? item : 0;
 }
 
-/* How long has the item run? 0: nobody knows. What its row says is believed as far as it
- * can be. */
+/* How long the item has run; 0: unknown. The time in the row is used only if it
+ * is possible. */
 static int64_t
 time_of(const struct cp_worker *w, uint64_t seq)
 {
@@ -423,7 +430,7 @@ time_of(const struct cp_worker *w, uint64_t seq)
                : 0;
 }
 
-/* What it had not begun goes back in line; what it had is lost. */
+/* Queue the tasks again that the worker had not begun, and lose the others. */
 static void
 give_up_tasks(struct cp_worker *w, int exitcode)
 {
@@ -459,7 +466,7 @@ give_up_tasks(struct cp_worker *w, int exitcode)
 }
 
 /* Workers that end before they are ready, or cannot be started, are replaced at
- * once at first, then after a time that doubles with each round. */
+ * once the first time, then after a delay that doubles with each round. */
 static void
 back_off(struct cp_pool *pool)
 {
@@ -526,8 +533,8 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
     cp_worker_unref(w);
 }
 
-/* The worker's pipe is closed: most often its process ends; otherwise kill it. Watch
- * for the end of the process. */
+/* The worker's pipe is closed. Most often its process is ending; if not, kill
+ * it. Watch for the end of the process. */
 static void
 condemn(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -539,7 +546,8 @@ condemn(struct cp_pool *pool, struct cp_worker *w)
     }
 }
 
-/* Something has come of w. before: how many values had come before it. */
+/* Something has arrived from w. before: how many values had arrived before
+ * that. */
 static void
 note_active(struct cp_pool *pool, struct cp_worker *w, uint64_t before)
 {
@@ -561,7 +569,7 @@ cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
     }
 }
 
-/* The process has ended: read what it left, then let it go. */
+/* The process has ended: read what it left, then drop the worker. */
 static void
 on_process_end(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -618,7 +626,7 @@ retire(struct cp_pool *pool, struct cp_worker *w)
     w->retiring = true;
     pool->n_retiring++;
     (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
-    if (w->n_yield > 0) { /* its task still hears how much it may yield */
+    if (w->n_yield > 0) { /* its task still has to hear how much it may yield */
         w->tx_closed = w->end_due = true;
     } else {
         cp_watch_tell_end(pool, w);
@@ -667,12 +675,13 @@ cp_watch_end_idle(struct cp_pool *pool, int64_t now)
     }
 }
 
-/* In place of the time when an item began. */
-#define ANY_ITEM CP_NEVER /* whichever of the task runs */
-#define NOT_BEGUN 0       /* likewise, or it is claimed and about to begin */
+/* Values of `since` besides a start time. */
+#define ANY_ITEM CP_NEVER /* whichever item of the task runs */
+#define NOT_BEGUN 0 /* the same; or the task is claimed and about to begin */
 
-/* Kill w in the task that it has claimed last, seq. Others run what it has not begun, so
- * that nothing else is lost. since: only in the item that began then. */
+/* Kill w because of task seq, the last one that it has claimed. Others run what
+ * it has not begun, so nothing else is lost. since: kill it only in the item
+ * that began then. */
 static void
 doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
      enum cp_reason reason)
@@ -680,7 +689,7 @@ doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
     uint64_t claimed;
     (void)cp_jobs_recall(w, UINT32_MAX, CP_RECALL_ALL);
     if (cp_worker_claimed(w, &claimed) == NULL || claimed != seq) {
-        return; /* it has begun another task meanwhile */
+        return; /* it has begun another task by now */
     }
     w->doomed = w->kill_due = true;
     w->doom_seq = seq + 1;
@@ -689,7 +698,7 @@ doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
     pool->kills_due = true;
 }
 
-/* Ask the task to stop, or where its job grants no time for that, kill the worker. */
+/* Ask the task to stop; if its job grants no time for that, kill the worker. */
 static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
           int64_t since, enum cp_reason reason, int64_t grace)
@@ -740,14 +749,15 @@ cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job)
     }
 }
 
-/* When the item had begun that was asked to stop. */
+/* When the item that was asked to stop had begun. */
 static int64_t
 stop_since_of(const struct cp_worker *w)
 {
     return w->stop_is_look ? w->look_since : atomic_load(&w->row->stop_since);
 }
 
-/* Has the item that was asked to stop ended, and the rest of its chunk runs? */
+/* Has the item that was asked to stop ended, so that the rest of its chunk
+ * runs? */
 static bool
 has_moved_on(const struct cp_worker *w)
 {
@@ -757,8 +767,8 @@ has_moved_on(const struct cp_worker *w)
                || atomic_load(&w->row->since) != stop_since);
 }
 
-/* Kill w if the item that it runs takes more than the limit. An item that is not to blame
- * goes on: it finds little room, and takes little more. */
+/* Kill w if its current item takes more memory than the limit. An item that is
+ * not to blame goes on: it found little room, and takes little more. */
 static void
 check_memory(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
              int64_t since)
@@ -766,7 +776,7 @@ check_memory(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     uint64_t all, own;
     uint64_t limit = pool->memory_limit;
     if (cp_proc_memory(w->proc.pid, &all) != 0) {
-        return; /* it has just ended */
+        return; /* that item has just ended */
     }
     uint64_t shared = atomic_load(&w->row->memory_shared);
     uint64_t before = atomic_load(&w->row->memory_before);
@@ -819,7 +829,8 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
     }
 }
 
-/* Does w, which was stopped meanwhile, still run the item that it is killed for? */
+/* Does w, which is stopped now, still run the item that it is to be killed
+ * for? */
 static bool
 is_still_doomed(void *arg)
 {
@@ -850,7 +861,7 @@ cp_watch_kill_due(struct cp_pool *pool)
         cp_lock_release(&pool->lock);
         int r = cp_proc_kill_tree(&w->proc, is_still_doomed, w);
         cp_lock_acquire(&pool->lock);
-        if (r == 1) { /* it was through just before, and lives on */
+        if (r == 1) { /* it finished just before, and lives on */
             w->doomed = false;
             atomic_store(&w->row->held, 0);
             pool->due |= CP_DUE_TASKS;
@@ -869,12 +880,12 @@ cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
     }
     if (atomic_load_explicit(&w->row->got, memory_order_relaxed)
         == atomic_load_explicit(&w->row->sent, memory_order_relaxed)) {
-        w->active_at = cp_now(); /* from now on it has something to read */
+        w->active_at = cp_now(); /* it has something to read from now on */
     }
     atomic_store_explicit(&w->row->spin_us, cp_plan_worker_spin_us(pool),
                           memory_order_relaxed);
     if (cp_worker_flush(w) != 0) {
-        /* Nobody reads: it is ending, as its result pipe will tell. */
+        /* Nobody reads: the worker is ending, as its result pipe will show. */
         cp_watch_tell_end(pool, w);
         probe_within(pool, cp_now(), CP_MS);
     }
@@ -906,7 +917,7 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
         w = w->next;
     }
     if (w == NULL) {
-        return; /* it was removed after the poller had spoken */
+        return; /* it was removed after the poller had reported it */
     }
     switch ((unsigned)(tag & 3)) {
         case CP_TAG_RX:
@@ -919,7 +930,7 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
     }
 }
 
-/* Read what is in the ring of w. Was there anything? */
+/* Read what is in the ring of w. True: there was something. */
 static bool
 receive_ring(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -934,7 +945,8 @@ receive_ring(struct cp_pool *pool, struct cp_worker *w)
     return any;
 }
 
-/* Has w read since we last looked? A large body takes long, and is no silence. */
+/* Note whether w has read since the last look. Reading a large body takes long,
+ * and does not count as silence. */
 static void
 note_reading(struct cp_worker *w)
 {
@@ -969,7 +981,7 @@ cp_watch_awake(struct cp_pool *pool)
     }
 }
 
-/* Has somebody read values since this was asked last? */
+/* Has anybody read values since the last call? */
 static bool
 take_reads(struct cp_pool *pool)
 {
@@ -998,7 +1010,7 @@ cp_watch_credit(struct cp_pool *pool, int64_t *at)
     }
     int64_t now = cp_now();
     if (pool->look_at == 0 || pool->looks_for_join != joined) {
-        (void)take_reads(pool); /* from now on counts who reads */
+        (void)take_reads(pool); /* from now on, reads count */
         pool->looks_for_join = joined;
         pool->look_at = now + (joined ? READ_GRACE : STARVED);
     } else if (now >= pool->look_at) {

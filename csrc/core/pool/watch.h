@@ -1,88 +1,97 @@
 /*
- * What the workers say, and that they end: writing to them, reading from them,
- * and what becomes of their tasks. The lock is held; nothing here blocks. What
- * follows is recorded for cp_act().
+ * The traffic with the workers: writing to them, reading from them, noticing
+ * that they end, and what happens to their tasks then. The lock is held;
+ * nothing here blocks. What follows is recorded for cp_act().
  */
 #ifndef CP_POOL_WATCH_H
 #define CP_POOL_WATCH_H
 
 #include "pool/state.h"
 
-/* Watch a worker that has started. Takes a reference of its own; negative: it did
- * not. */
+/* Watch a worker that has started. Takes a reference. Negative: it is not
+ * watched. */
 int cp_watch_add(struct cp_pool *pool, struct cp_worker *w);
 
-/* Write what can be written; the poller watches for the rest. */
+/* Write as much as the pipe takes; the poller tells when more can be
+ * written. */
 void cp_watch_flush(struct cp_pool *pool, struct cp_worker *w);
 
-/* Read what has come. */
+/* Read what has arrived. */
 void cp_watch_receive(struct cp_pool *pool, struct cp_worker *w);
 
-/* Read results that stand in the rings and not in the pipes: were there any? */
+/* Read results that are in the rings and not in the pipes yet. True: there were
+ * some. */
 bool cp_watch_harvest(struct cp_pool *pool);
 
-/* The job has ended: the tasks of it that run are asked to stop, or their workers are to
- * be killed. */
+/* The job has ended: ask its running tasks to stop, or mark their workers to be
+ * killed. */
 void cp_watch_stop_running(struct cp_pool *pool, const struct cp_job *job);
 
-/* An item is killed for the memory of its worker only if it has added at least this part
- * of the limit itself. */
+/* An item that exceeds the memory limit is killed only if it has added at least
+ * one part in so many of the limit. */
 #define CP_MEMORY_PART 8u
 
-/* Look which tasks have run for longer than their jobs allow, or take more memory than
- * the pool allows; see cp_plan_limit_at(). */
+/* Check which tasks have run for longer than their jobs allow, or take more
+ * memory than the pool allows; see cp_plan_limit_at(). */
 void cp_watch_limits(struct cp_pool *pool, int64_t now);
 
-/* Kill the workers that are to be killed, with all processes that they have started.
- * Releases the lock meanwhile. */
+/* Kill the workers with kill_due, with all of their descendants. Releases the
+ * lock meanwhile. */
 void cp_watch_kill_due(struct cp_pool *pool);
 
-/* When the driver has to wake up to look at processes, or CP_NEVER. A worker's end is
- * seen at its result pipe; but a process that it has forked may hold that pipe. */
+/* When the driver has to wake up to probe processes, or CP_NEVER. The end of a
+ * worker usually shows as end-of-file of its result pipe; but a process that
+ * the worker has forked may keep that pipe open. */
 int64_t cp_watch_next_probe(struct cp_pool *pool);
 
-/* It is that late: look at the processes of workers from which something is awaited. */
+/* That time has come: probe the processes of workers from which something is
+ * awaited. */
 void cp_watch_probe(struct cp_pool *pool, int64_t now);
 
-/* Something has come: the next look is soon again. */
+/* Something has arrived: the next probe comes soon again. */
 void cp_watch_hurry_probe(struct cp_pool *pool, int64_t now);
 
-/* The poller says that this is ready. */
+/* The poller reports the descriptor with this tag as ready. */
 void cp_watch_on_ready(struct cp_pool *pool, uint64_t tag);
 
-/* Close the task pipe: the worker ends when it has run what it has. */
+/* Close the task pipe: the worker ends when it has run the tasks that it
+ * has. */
 void cp_watch_tell_end(struct cp_pool *pool, struct cp_worker *w);
 
-/* So many workers end, each after the task that it runs, idle ones first. They count no
- * more. */
+/* End n workers, each after its current task, idle ones first. They no longer
+ * count. from: only those with this index or a higher one. */
 void cp_watch_retire(struct cp_pool *pool, uint32_t n, uint32_t from);
 
-/* Of an elastic pool: one more worker if cp_plan_wants_more(); and those end that have
- * been idle for too long, see cp_plan_idle_at(). */
+/* In an elastic pool: start one more worker if cp_plan_wants_more(); and end
+ * those that have been idle for too long, see cp_plan_idle_at(). */
 void cp_watch_grow(struct cp_pool *pool);
 void cp_watch_end_idle(struct cp_pool *pool, int64_t now);
 
-/* Workers that ran their last task long ago and have not exited count no more: other
- * workers take their place. *at is lowered to when the next one is late. */
+/* Stop counting workers that ran their last task long ago and have not exited:
+ * other workers take their place. *at is lowered to when the next one is
+ * late. */
 void cp_watch_drop_overdue(struct cp_pool *pool, int64_t *at);
 
-/* The pool is closed and all jobs are done: end workers that do not get ready, as in
- * an initializer that hangs. *at is lowered to when the next one is late. */
+/* The pool is closed and all jobs are done: end workers that do not get ready,
+ * for example because an initializer hangs. *at is lowered to when the next one
+ * is late. */
 void cp_watch_end_unready(struct cp_pool *pool, int64_t *at);
 
 /* See cp_pool_release_sentinel() and cp_pool_report_start_failure(). */
 void cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w);
 void cp_watch_on_start_failure(struct cp_pool *pool);
 
-/* Before the driver sleeps: have workers flush the values that their tasks yield from now
- * on, and read those that are there. Were there any? */
+/* Before the driver sleeps: have workers flush the values that their tasks
+ * yield from now on, and read those that are there already. True: there were
+ * some. */
 bool cp_watch_values(struct cp_pool *pool);
 
-/* The driver is up: it looks for values itself. */
+/* The driver is awake, and looks for values itself. */
 void cp_watch_awake(struct cp_pool *pool);
 
-/* Do tasks that wait for their readers keep workers from others, or the pool from its end?
- * Then they yield more, or end. *at is lowered to when that is to be asked again. */
+/* Do tasks that wait for their readers keep workers from other work, or the
+ * pool from its end? If so, let them yield more, or end them. *at is lowered to
+ * when to ask again. */
 void cp_watch_credit(struct cp_pool *pool, int64_t *at);
 
 #endif

@@ -7,21 +7,21 @@
 #define NONE UINT32_MAX
 
 struct slot {
-    uint64_t filled; /* bytes of it that take memory */
+    uint64_t filled; /* bytes of it that are backed by memory */
     uint32_t index;
     uint32_t next; /* in the list of free blocks */
     uint16_t refs;
     uint8_t size_class;
-    bool is_lost; /* a copy of a process may use it for ever */
+    bool is_lost; /* a forked copy may use it for ever */
 };
 
 struct cp_heap {
     struct cp_lock lock;
     struct cp_area *area;
-    struct cp_area *first; /* area 0, with the limit */
+    struct cp_area *first; /* area 0, which has the limit */
     struct slot *slots;
     uint32_t n_slots, cap, n_used;
-    uint32_t free[CP_BLOCK_CLASSES]; /* the last freed one of each class */
+    uint32_t free[CP_BLOCK_CLASSES]; /* by class: the last freed block */
     uint32_t n_blocks[CP_BLOCK_CLASSES];
     uint64_t filled;
     struct cp_borrower *borrowers;
@@ -106,7 +106,8 @@ end_loan(struct cp_heap *heap, struct cp_borrower *b, uint32_t n)
     drop(heap, n);
 }
 
-/* Take in what the borrower has given back. What it was not lent, it cannot give. */
+/* Take in the blocks that the borrower has given back. A block that it was not
+ * lent is ignored. */
 static void
 collect_from(struct cp_heap *heap, struct cp_borrower *b)
 {
@@ -180,7 +181,7 @@ void
 cp_heap_drop(struct cp_heap *heap, uint16_t slot)
 {
     if (!cp_region_is_ours(heap->area->region)) {
-        return; /* the copy of a process has no heap, and perhaps a held lock */
+        return; /* a forked copy has no heap, and its lock may be locked */
     }
     cp_lock_acquire(&heap->lock);
     drop(heap, slot);
@@ -226,7 +227,7 @@ class_of(size_t n)
     return c;
 }
 
-/* A block of that class that has no name yet, or NONE. */
+/* An unused slot, for a block of that class; or NONE. */
 static uint32_t
 new_slot(struct cp_heap *heap, unsigned size_class)
 {
@@ -250,8 +251,8 @@ new_slot(struct cp_heap *heap, unsigned size_class)
     return heap->n_slots++;
 }
 
-/* The block takes so many bytes of memory from now on. False: that would be more than
- * the limit. */
+/* Note that the block now takes this much memory. False: that would exceed the
+ * limit. */
 static bool
 fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
 {
@@ -261,8 +262,9 @@ fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
         return false;
     }
     if (bytes > slot->filled) {
-        /* Killed between the two, a worker has counted too much as its own: the total,
-         * from which that is taken at its end, is a bit too low then, not too high. */
+        /* The order matters if a worker is killed between the two: its own
+         * count is then too high, and the total, from which that count is
+         * subtracted at its end, becomes a bit too low, not too high. */
         uint64_t more = bytes - slot->filled;
         (void)atomic_fetch_add(&own->filled, more);
         uint64_t total = atomic_fetch_add(&all->total, more);
@@ -283,8 +285,8 @@ fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
     return true;
 }
 
-/* Free the memory of blocks that nobody uses, of all classes but this one: at least so
- * many bytes, or all. */
+/* Free the memory of unused blocks, except those of the class `but`: at least
+ * this many bytes, or all. */
 static void
 shrink(struct cp_heap *heap, unsigned but, uint64_t bytes)
 {
@@ -302,8 +304,8 @@ shrink(struct cp_heap *heap, unsigned but, uint64_t bytes)
     }
 }
 
-/* A block for n bytes, with one reference, and whether it has memory for them: its
- * number, or NONE. */
+/* A block for n bytes, with one reference; its slot, or NONE. *is_warm: it is
+ * backed by enough memory already. */
 static uint32_t
 take(struct cp_heap *heap, size_t n, bool *is_warm)
 {

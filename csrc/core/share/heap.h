@@ -1,24 +1,26 @@
 /*
  * The allocator of one area: which blocks its owner uses, and who else has them.
  *
- * All of it is private memory of the owner. A block has one reference for the body
- * that it is part of, and one for each borrower that it is lent to; it is free when
- * there is none. Freed blocks are used again in the order of a stack, so that their
- * memory is warm, and mapped on both sides already.
+ * All bookkeeping is private memory of the owner. A block has one reference for
+ * the body that it is part of, and one for each borrower that it is lent to;
+ * without references it is free. The block that was freed last is used again
+ * first, so its memory is warm, and already mapped on both sides.
  *
- * The first data of a block are written by pwrite(): that costs half of what page
- * faults do, and where memory is out it fails with a code.
+ * The first data of a block are written by pwrite(): that costs half as much as
+ * page faults do, and returns an error code if memory is out.
  */
 #ifndef CP_HEAP_H
 #define CP_HEAP_H
 
 #include "share/region.h"
 
-/* Who is lent blocks, and where it gives them back: the parent to a worker, or (one
- * borrower alone) a worker to the parent. Guarded by the heap's lock. */
+/* To whom blocks are lent: from the parent's heap to a worker, or from a
+ * worker's heap to its only borrower, the parent. Guarded by the heap's
+ * lock. */
 struct cp_borrower {
     struct cp_borrower *next;
-    struct cp_area *area; /* a reference; in its control page */
+    struct cp_area
+        *area; /* a reference; blocks are given back in its control page */
     uint32_t n_lent;
     uint64_t lent[CP_SLOT_WORDS];
     uint64_t
@@ -31,22 +33,23 @@ struct cp_heap;
 int cp_heap_new(struct cp_area *area, struct cp_heap **heap);
 void cp_heap_free(struct cp_heap *heap); /* NULL is fine */
 
-/* From now on b can be lent blocks, until it is forgotten: nobody else has what it was
- * lent, except copies of it. [any] */
+/* From now on b can be lent blocks, until it is forgotten: then nobody else has
+ * what it was lent, except forked copies of it. [any] */
 void cp_heap_meet(struct cp_heap *heap, struct cp_borrower *b,
                   struct cp_area *area);
 void cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b);
 
-/* Take a block with a copy of these bytes, with one reference. 0, or CP_ENOMEM: the
- * limit is reached, or memory or names of blocks are out. [any] */
+/* Take a block, copy these bytes into it, and return one reference. 0, or
+ * CP_ENOMEM: the limit is reached, or there is no memory, or no unused slot.
+ * [any] */
 int cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
                 struct cp_ref *ref);
 
 /* Drop the reference of cp_heap_put(). [any] */
 void cp_heap_drop(struct cp_heap *heap, uint16_t slot);
 
-/* Lend a block, to which there is a reference; and take it back from a borrower that has
- * not seen it. [any] */
+/* Lend a block to which the caller has a reference; and take it back from a
+ * borrower that has not seen it. [any] */
 void cp_heap_lend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 void cp_heap_unlend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 

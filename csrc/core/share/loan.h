@@ -1,4 +1,4 @@
-/* The leases that a receiver was given with one body. */
+/* The leases that a receiver got with one body. */
 #ifndef CP_LOAN_H
 #define CP_LOAN_H
 

@@ -125,7 +125,7 @@ cp_loan_open(struct cp_area *area, struct cp_area *teller, const uint8_t *body,
         struct cp_ref ref;
         memcpy(&ref, body + *len + i * sizeof(ref), sizeof(ref));
         int opened = cp_lease_open(area, teller, &ref, &loan->leases[i]);
-        r = r != 0 ? r : opened; /* go on: a failure gives the block back */
+        r = r != 0 ? r : opened; /* go on: a failure gives the blocks back */
     }
     loan->n = n;
     if (r != 0) {

@@ -1,10 +1,11 @@
 /*
  * Bodies whose large parts lie in shared memory: the list of these parts.
  *
- * The sender has a struct cp_parts while it encodes, and as long as it keeps the body.
- * The body ends with the references and their number (cp_parts_seal()), and the frame
- * has the flag CP_PARTS. The receiver turns the references into leases
- * (cp_loan_open()), and its decoder refers to those of which it makes views.
+ * The sender has a struct cp_parts while it encodes, and as long as it keeps
+ * the body. The body ends with references to the parts and their number
+ * (cp_parts_seal()), and the frame has the flag CP_PARTS. The receiver turns
+ * the references into leases (cp_loan_open()), and its decoder holds those
+ * leases of which it makes views.
  */
 #ifndef CP_PARTS_H
 #define CP_PARTS_H
@@ -24,36 +25,37 @@ struct cp_func;
 struct cp_pool;
 
 struct cp_parts {
-    struct cp_heap *heap; /* NULL: nothing goes there */
-    /* They go here instead: what is written once (share/sealed.h). NULL: they do not. */
+    struct cp_heap *heap; /* where the parts are stored; NULL: nowhere */
+    /* Store the parts in this file instead, which is written once for all
+     * workers (share/sealed.h); or NULL. */
     struct cp_sealed *sealed;
-    /* The parts are compared with those of this one, and go nowhere. NULL: they are not. */
+    /* Store nothing, but compare the parts with those of this file; or NULL. */
     struct cp_sealed *like;
     uint64_t n_like;
     bool differs;
-    /* What the body refers to, each once: see link/func.h. pool: of which it has to be. */
+    /* The shared objects that the body refers to, each once (link/func.h). They
+     * have to belong to `pool`. */
     struct cp_pool *pool;
     struct cp_func **uses;
     uint32_t n_uses, cap_uses;
     struct cp_ref *refs;
     uint32_t n, cap;
-    uint64_t bytes; /* of all parts */
-    bool
-        is_private; /* several receivers may be given them, one after the other */
+    uint64_t bytes;  /* of all parts */
+    bool is_private; /* several receivers may get them: map them privately */
 };
 
-/* Copy the bytes into a block: the number of the part, or negative: they have to be
- * in the body itself. */
+/* Copy the bytes into a block. Returns the number of the part; negative: the
+ * bytes have to go into the body itself. */
 int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
 
-/* Is there a place where a part can go? */
+/* Is there any place where parts can be stored? */
 static inline bool
 cp_parts_are_open(const struct cp_parts *parts)
 {
     return parts->heap != NULL || parts->sealed != NULL || parts->like != NULL;
 }
 
-/* Begin anew: forget all parts, wherever they are, but not what is used. */
+/* Begin anew: forget all parts, wherever they are stored, but keep the uses. */
 void cp_parts_reset(struct cp_parts *parts);
 
 /* Forget all parts but the first n, and give their blocks back. Most bodies have none. */
@@ -69,16 +71,16 @@ cp_parts_cut(struct cp_parts *parts, uint32_t n)
 /* Append the references to the body: 0 or CP_ENOMEM. */
 int cp_parts_seal(const struct cp_parts *parts, struct cp_buf *body);
 
-/* The body is sent to b; or was not seen by it. */
+/* The body is being sent to b; or b has not seen it after all. */
 void cp_parts_lend(const struct cp_parts *parts, struct cp_borrower *b);
 void cp_parts_unlend(const struct cp_parts *parts, struct cp_borrower *b);
 
-/* Drop the references of the body, and free the memory of the list; all uses have ended
- * before, see link/func.h. */
+/* Drop the references of the body, and free the memory of the list. All uses
+ * must have ended before; see link/func.h. */
 void cp_parts_fini(struct cp_parts *parts);
 
-/* The leases of a body of *len bytes, which becomes shorter by the references. On
- * failure all blocks are given back, and it is CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
+/* Open the leases of a body of *len bytes; *len shrinks by the references. On
+ * failure all blocks are given back: CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
 int cp_loan_open(struct cp_area *area, struct cp_area *teller,
                  const uint8_t *body, size_t *len, struct cp_loan **loan);
 

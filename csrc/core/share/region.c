@@ -28,7 +28,7 @@ _Static_assert(sizeof(struct cp_control) <= CONTROL_SIZE, "it is one page");
 _Static_assert(CP_BLOCK_CLASSES + 1 <= 1u << (AREA_BITS - CLASS_BITS),
                "the classes fit into an area");
 
-/* A part of the file that is not to be freed. */
+/* A part of the file whose memory must not be freed. */
 struct range {
     uint64_t at, len;
 };
@@ -37,16 +37,15 @@ struct cp_region {
     _Atomic uint32_t refs;
     pid_t pid; /* of the process that made this struct */
     int fd;
-    bool is_made_here;      /* not inherited: this process frees the memory */
+    bool is_made_here; /* false: inherited; only the maker frees the memory */
     _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
     _Atomic bool is_closed;
     struct cp_control *first; /* of the parent's area */
-    /* Blocks that nobody here has, but maybe the copy of a process; guarded by the lock
-     * of the leases. */
+    /* Blocks that no process here uses any more, but perhaps a forked copy;
+     * guarded by the lock of the leases. */
     struct range *lost;
     size_t n_lost, cap_lost;
-    bool
-        is_unclean; /* the list is not complete: nothing is freed before the end */
+    bool is_unclean; /* the list is incomplete: free nothing before the end */
 };
 
 /*
@@ -67,7 +66,7 @@ offset_of(uint32_t area, unsigned size_class, uint32_t index)
                    + (uint64_t)index * cp_block_size(size_class));
 }
 
-/* May the descriptor be used? Then it stays open until done_using(). */
+/* May the descriptor be used? If so, it stays open until done_using(). */
 static bool
 may_use(struct cp_region *region)
 {
@@ -119,17 +118,18 @@ hide(void *at, size_t size)
 #endif
 }
 
-/* ---- leases, of one process ---- */
+/* ---- leases and forks ---- */
 
-/* A fork is about to copy what is leased. From now on what this process writes to the
- * block is its own, and nobody else writes to it, since it is not given back. */
+/* A fork is about to copy this leased block. From now on, what this process
+ * writes to the block stays private, and the block is not given back, so nobody
+ * else writes to it. */
 static void
 keep(struct cp_lease *lease)
 {
     size_t room = (size_t)cp_block_size(lease->size_class);
     lease->was_forked = true;
     (void)atomic_fetch_add(&lease->area->region->first->kept, lease->len);
-    if (lease->area != lease->teller) { /* its owner has to know */
+    if (lease->area != lease->teller) { /* tell the owner of the block */
         (void)atomic_fetch_or(
             &lease->teller->control->kept_returned[lease->slot / 64u],
             UINT64_C(1) << (lease->slot % 64u));
@@ -140,7 +140,7 @@ keep(struct cp_lease *lease)
                offset)
                == NULL) {
 #if HAS_SHARE
-        /* Too many mappings: the copy of the process shares it then. */
+        /* Too many mappings: share the block with the forked copy. */
         (void)madvise(lease->at, room, MADV_DOFORK);
 #endif
     }
@@ -168,8 +168,8 @@ after(void)
 static void
 watch_forks(void)
 {
-    /* There is no other way to see the forks of the program; the module is
-     * never unloaded. */
+    /* No other hook sees the forks of the program. The module is never
+     * unloaded. */
     (void)pthread_atfork(before, after, after); /* lint-ok: see it */
 }
 
@@ -181,14 +181,14 @@ by_offset(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* Is the range within the area? NULL: within any. */
+/* Is the range within this area? NULL: within any area. */
 static bool
 is_within(const struct range *range, const struct cp_area *area)
 {
     return area == NULL || range->at >> AREA_BITS == area->id;
 }
 
-/* Remember a block that may be in use by the copy of a process. With the lock of the
+/* Remember a block that a forked copy may use. Call this with the lock of the
  * leases held. */
 static void
 lose(struct cp_region *region, uint64_t at, uint64_t len)
@@ -206,8 +206,9 @@ lose(struct cp_region *region, uint64_t at, uint64_t len)
     region->lost[region->n_lost++] = (struct range){at, len};
 }
 
-/* Free all memory of the area (NULL: of all areas) that is neither leased nor lost: how
- * many bytes are left. With the lock of the leases held. */
+/* Free all memory of the area (NULL: of all areas) that is neither leased nor
+ * lost. Returns how many bytes are left. Call this with the lock of the leases
+ * held. */
 static uint64_t
 clean(const struct cp_region *region, const struct cp_area *area)
 {
@@ -220,7 +221,7 @@ clean(const struct cp_region *region, const struct cp_area *area)
     struct range *kept = calloc(n + 1, sizeof(*kept));
     if (kept == NULL || region->is_unclean) {
         free(kept);
-        return UINT64_MAX; /* it is freed with the file */
+        return UINT64_MAX; /* the memory is freed with the file */
     }
     for (size_t i = 0; i < region->n_lost; i++) {
         kept[at] = region->lost[i];
@@ -239,7 +240,7 @@ clean(const struct cp_region *region, const struct cp_area *area)
     uint64_t from = id << AREA_BITS;
     uint64_t end = (area != NULL ? id + 1 : CP_AREAS) << AREA_BITS;
     if (area != NULL) {
-        from += CONTROL_SIZE; /* leases still give back there */
+        from += CONTROL_SIZE; /* open leases still give back blocks there */
     }
     for (size_t i = 0; i < at; i++) {
         punch(region, from, kept[i].at);
@@ -270,7 +271,8 @@ make(int fd, struct cp_region **out)
     return 0;
 }
 
-/* Map what all processes look at; the page is there. */
+/* Map the control page that all processes use; the page is already
+ * allocated. */
 static int
 map_first(struct cp_region *region)
 {
@@ -421,7 +423,7 @@ cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
     if (id >= CP_AREAS || !may_use(region)) {
         return CP_ECLOSED;
     }
-    /* The page is there from now on: touching it is no SIGBUS. */
+    /* This allocates the page, so touching it later raises no SIGBUS. */
     bool fails = is_new
                  && pwrite(region->fd, zeros, sizeof(zeros),
                            (off_t)((uint64_t)id << AREA_BITS))
@@ -446,7 +448,7 @@ cp_area_ref(struct cp_area *area)
     (void)atomic_fetch_add(&area->refs, 1);
 }
 
-/* Small blocks lie in extents of several. */
+/* Several small blocks share one extent. */
 static unsigned
 extent_shift(unsigned size_class)
 {
@@ -523,7 +525,7 @@ cp_area_control(struct cp_area *area)
     return control;
 }
 
-/* The place where the extent's address is kept, or NULL. */
+/* The place where the address of the extent is kept, or NULL. */
 static uint8_t **
 extent_place(struct cp_extents *extents, uint32_t i)
 {
@@ -652,7 +654,7 @@ cp_lease_open(struct cp_area *area, struct cp_area *teller,
                 MAP_PRIVATE, offset_of(area->id, ref->size_class, ref->index))
                            : cp_area_map(area, ref->size_class, ref->index);
     }
-    /* What tells the owner must not fail later. */
+    /* Map the control page now: giving the block back must not fail later. */
     if (lease == NULL || lease->at == NULL || cp_area_control(teller) == NULL) {
         if (lease != NULL && lease->at != NULL && lease->has_own) {
             (void)munmap(lease->at, (size_t)cp_block_size(ref->size_class));

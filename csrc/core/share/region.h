@@ -1,6 +1,6 @@
 /*
  * Shared memory for large data: one file without a name (memfd) for each pool,
- * and who has what of it mapped.
+ * and which process has mapped which part of it.
  *
  * Areas. The file is sparse, sealed, and much larger than any memory. It is cut
  * into areas: area 0 belongs to the parent, and each worker has one of its own.
@@ -15,12 +15,13 @@
  * closed, a bit in the control page of the worker's area tells the owner that
  * the block can be used again. No lock is shared between processes.
  *
- * Forks. A fork must not make two processes share what was one process's data.
- * So before any fork (pthread_atfork) each leased block that the program uses is mapped once more, at
- * the same address, as a private copy-on-write mapping. Such a block is never
- * given back, since nobody knows for how long the copy uses it: its owner makes
- * a new one. All other mappings are left out of the copy. Where this has taken a
- * fourth of the memory, no more leases are to be kept (cp_region_may_keep()).
+ * Forks. A fork must not make two processes share the data of one. So before
+ * any fork (pthread_atfork), each leased block that the program uses is mapped
+ * once more, at the same address, as a private copy-on-write mapping. Such a
+ * block is never given back, since nobody knows how long the forked copy uses
+ * it: its owner makes a new one. All other mappings are excluded from the copy.
+ * Once this has used up a fourth of the memory, receivers stop keeping leases
+ * (cp_region_may_keep()).
  *
  * Ends. When a worker has died, or the pool has ended, the memory of all blocks
  * that are not leased is freed. A lease stays valid for as long as it is held,
@@ -53,20 +54,22 @@ struct cp_ref {
 
 _Static_assert(sizeof(struct cp_ref) == 16, "a reference has no padding");
 
-/* Others are given the same block: map it privately. */
+/* Other receivers get the same block: map it privately. */
 #define CP_REF_PRIVATE 0x1u
 
 /* The first page of an area. */
 struct cp_control {
-    /* Blocks of this area that were given back; of a worker's area, by the parent. */
+    /* Blocks of this area that were given back. In a worker's area, the parent
+     * sets these bits. */
     _Atomic uint64_t given[CP_SLOT_WORDS];
-    /* Blocks of the parent's area that the owner of this area gives back. */
+    /* Blocks of the parent's area that this area's owner has given back. */
     _Atomic uint64_t returned[CP_SLOT_WORDS];
-    /* Those of them that were leased during a fork. */
+    /* Those of the returned blocks that were leased during a fork. */
     _Atomic uint64_t kept_returned[CP_SLOT_WORDS];
     _Atomic uint64_t filled; /* bytes of memory that blocks of this area take */
-    /* Of the parent's area alone. */
-    _Atomic uint64_t kept;  /* bytes that were leased during a fork, in all */
+    /* Only in the parent's area. */
+    _Atomic uint64_t
+        kept; /* total of the bytes that were leased during a fork */
     _Atomic uint64_t total; /* the bytes of all areas */
     _Atomic uint64_t limit; /* and how many there may be */
 };
@@ -74,8 +77,9 @@ struct cp_control {
 /* One pool's shared memory, as one process sees it. */
 struct cp_region;
 
-/* Open a region of a new file. 0, or a negative code: here there is none, or no
- * descriptor. limit: so many bytes of memory may be used. */
+/* Open a region of a new file. 0, or a negative code: the system has no such
+ * files, or no descriptor is left. limit: how many bytes of memory may be
+ * used. */
 int cp_region_open(uint64_t limit, struct cp_region **region);
 
 /* The region of a file that was inherited: takes over the descriptor. */
@@ -84,27 +88,29 @@ int cp_region_attach(int fd, struct cp_region **region);
 /* Its descriptor, for a child to inherit; -1 if it is closed. */
 int cp_region_fd(const struct cp_region *region);
 
-/* No process puts anything into the region any more: free the memory of what is not
- * leased. The descriptor is closed with the last lease. Idempotent. */
+/* No process stores anything in the region any more: free the memory of all
+ * blocks that are not leased. The descriptor is closed with the last lease.
+ * Idempotent. */
 void cp_region_close(struct cp_region *region);
 
-/* Is this the process that opened or attached it, and no copy of that? [any] */
+/* Is this the process that opened or attached the region, and not a forked copy
+ * of it? [any] */
 bool cp_region_is_ours(const struct cp_region *region);
 
 void cp_region_ref(struct cp_region *region);   /* [any] */
 void cp_region_unref(struct cp_region *region); /* NULL is fine [any] */
 
-/* A block will not be used again, since the copy of a process may use so many bytes of it.
- * [any] */
+/* A block will never be used again, since a forked process may use len bytes of
+ * it. [any] */
 void cp_region_lose(struct cp_region *region, uint32_t area_id,
                     unsigned size_class, uint32_t index, uint64_t len);
 
-/* May leases be kept, or should their receivers copy what they get, since forks took
- * too many blocks? [any] */
+/* May leases be kept? Otherwise receivers should copy what they get, since
+ * forks have taken too many blocks. [any] */
 bool cp_region_may_keep(const struct cp_region *region);
 
-/* Count so many bytes more, which lie outside of the areas. False: that would be more than
- * the limit. And fewer. [any] */
+/* Count bytes that lie outside of the areas towards the limit. False: they
+ * would exceed it. The second function takes them off the count. [any] */
 bool cp_region_take(struct cp_region *region, uint64_t bytes);
 void cp_region_give(struct cp_region *region, uint64_t bytes);
 
@@ -121,18 +127,19 @@ struct cp_area {
     } extents[CP_BLOCK_CLASSES];
 };
 
-/* This area. is_new: its owner is about to start. */
+/* Open this area. is_new: its owner is about to start. */
 int cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
                  struct cp_area **area);
 void cp_area_ref(struct cp_area *area);   /* [any] */
 void cp_area_unref(struct cp_area *area); /* NULL is fine [any] */
 
-/* The owner, a worker, has ended: free the memory of what is not leased. What is, counts
- * as used until its lease is closed. [any] */
+/* The owner, a worker, has ended: free the memory of all blocks that are not
+ * leased. Leased blocks still count as used, until their leases are closed.
+ * [any] */
 void cp_area_retire(struct cp_area *area);
 
-/* Is the block, of the parent's area, one of which a process that was forked from this
- * area's owner may have a copy? [any] */
+/* Might a process that was forked from this area's owner have a copy of this
+ * block of the parent's area? [any] */
 bool cp_area_keeps(struct cp_area *area, uint16_t slot);
 
 /* The control page; NULL: no memory. [any] */
@@ -145,7 +152,7 @@ uint8_t *cp_area_map(struct cp_area *area, unsigned size_class, uint32_t index);
 int cp_area_write(struct cp_area *area, const struct cp_ref *ref,
                   const void *bytes);
 
-/* Free the memory of a block that nobody has. [any] */
+/* Free the memory of a block that nobody uses. [any] */
 void cp_area_punch(struct cp_area *area, unsigned size_class, uint32_t index);
 
 /* The size of the blocks of a class, and how many there can be. */
@@ -155,27 +162,27 @@ cp_block_size(unsigned size_class)
     return UINT64_C(1) << (CP_BLOCK_BITS + size_class);
 }
 
-/* Is it the name of a block, and are the bytes within it? */
+/* Does it name a possible block, and do its bytes fit into that block? */
 bool cp_ref_is_valid(const struct cp_ref *ref);
 
-/* A block that this process was given. */
+/* A lease: a block that this process was given. */
 struct cp_lease {
     uint8_t *at;
     size_t len;
     _Atomic uint32_t refs;
     struct cp_lease *next, *prev; /* of all leases of the process */
-    struct cp_sheet
-        *sheet; /* it is a part of this one, and no block; or NULL */
+    struct cp_sheet *
+        sheet; /* set if the lease is of a part of this sheet, not of a block */
     struct cp_area *area;
-    struct cp_area *teller; /* in whose control page it is given back */
+    struct cp_area
+        *teller; /* the area in whose control page it is given back */
     uint16_t slot;
     uint8_t size_class;
     uint32_t index;
     _Atomic bool
-        is_shown; /* the program uses the block, and so may its forks */
-    bool has_own; /* it has a mapping of its own */
-    bool
-        was_forked; /* another process may have it, too: it is not given back */
+        is_shown;    /* the program uses the block: forked copies get it too */
+    bool has_own;    /* it has a mapping of its own */
+    bool was_forked; /* a forked process may have it too: never give it back */
 };
 
 /* A lease of this block. teller: the worker's area, where the block is given back.
@@ -188,13 +195,13 @@ int cp_lease_open(struct cp_area *area, struct cp_area *teller,
 int cp_lease_on(struct cp_sheet *sheet, uint64_t offset, size_t len,
                 struct cp_lease **lease);
 
-/* May the program keep it, or is it to copy what is there? [any] */
+/* May the program keep the lease? Otherwise it should copy the data. [any] */
 bool cp_lease_may_keep(const struct cp_lease *lease);
 
 void cp_lease_ref(struct cp_lease *lease); /* [any] */
 
-/* From now on the program uses the block: a forked process gets a copy. Before that the
- * block is not there in a forked process. [any] */
+/* From now on the program uses the block: a forked process gets a copy of it.
+ * Before, a forked process has no such mapping. [any] */
 void cp_lease_show(struct cp_lease *lease);
 
 /* Drop a reference, and with the last one give the block back; NULL is fine. [any] */

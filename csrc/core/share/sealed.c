@@ -14,7 +14,7 @@
 
 #define MAGIC UINT64_C(0x64656c6165736370) /* "cpsealed" */
 #define ALIGN 64u
-/* More parts than this make no sense, and are no message of ours. */
+/* A file with more parts than this cannot be ours. */
 #define PARTS_MAX (UINT64_C(1) << 32)
 
 struct part {
@@ -27,13 +27,13 @@ struct cp_sealed {
     struct cp_region *region; /* a reference; or NULL */
     struct cp_sealed_head head;
     int fd; /* of the file, or -1 */
-    /* Without a file: the bytes, and how many there is room for. A worker has them in a
-     * sheet. */
+    /* Without a file: the bytes, and the size of the buffer. A worker has the
+     * bytes in a sheet. */
     uint8_t *bytes;
     size_t cap;
     struct cp_sheet *sheet; /* of a worker without a file */
     uint8_t *_Atomic
-        shown; /* of the parent: the file as it is, for those who cannot open it */
+        shown;   /* parent: the mapped file, for workers that cannot open it */
     uint64_t at; /* where the next bytes go */
     struct part *parts;
     uint64_t cap_parts;
@@ -57,7 +57,7 @@ grow_bytes(struct cp_sealed *sealed, uint64_t size)
     return 0;
 }
 
-/* Write at this place. */
+/* Write at this offset. */
 static int
 write_at(struct cp_sealed *sealed, uint64_t at, const void *bytes, size_t n)
 {
@@ -77,8 +77,8 @@ aligned(uint64_t at)
     return (at + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
 }
 
-/* Write where the last bytes end, after at most ALIGN bytes that are 0: where that is, or
- * a negative code. */
+/* Write behind the last bytes, after zeros that align the offset to ALIGN.
+ * Returns the offset, or a negative code. */
 static int64_t
 append(struct cp_sealed *sealed, const void *bytes, size_t n)
 {
@@ -114,7 +114,7 @@ cp_sealed_begin(struct cp_region *region, struct cp_sealed **out)
     sealed->at = sizeof(sealed->head);
     sealed->head.magic = MAGIC;
     sealed->head.fd = -1;
-    /* Without one, the bytes are in our own memory. */
+    /* If that fails, the bytes are kept in our own memory. */
     if (region != NULL && cp_fd_memory_to_seal(&sealed->fd) == 0) {
         cp_region_ref(region);
         sealed->region = region;
@@ -202,9 +202,9 @@ cp_sealed_has_file(const struct cp_sealed *sealed)
     return sealed->fd >= 0;
 }
 
-/* ---- looking at what was written ---- */
+/* ---- reading what was written ---- */
 
-/* All of it, as it was written; NULL: no memory. */
+/* All bytes of the file, as they were written; NULL: no memory. */
 static const uint8_t *
 all_of(struct cp_sealed *sealed)
 {
@@ -280,7 +280,7 @@ cp_sealed_unref(struct cp_sealed *sealed)
         (void)munmap(sealed->shown, (size_t)sealed->head.size);
     }
     cp_sheet_unref(sealed->sheet);
-    if (is_ours) { /* a copy has closed it already, and its number may be another's */
+    if (is_ours) { /* a copy has closed it; the number may be reused */
         cp_fd_close(&sealed->fd);
     }
     free(sealed->bytes);
@@ -296,7 +296,7 @@ cp_sealed_may_open(int32_t pid)
     return cp_fd_may_open_of(pid);
 }
 
-/* Is every part of it within it? */
+/* Are all offsets in the head within the file? */
 static bool
 is_sound(const struct cp_sealed_head *head)
 {
@@ -308,7 +308,8 @@ is_sound(const struct cp_sealed_head *head)
                   <= head->size - head->table_at;
 }
 
-/* The file of the head, which another process has open: 0, or a negative code. */
+/* Open the file that the head names, through the process that has it open. 0,
+ * or a negative code. */
 static int
 open_file(const struct cp_sealed_head *head, int *fd)
 {
@@ -375,7 +376,7 @@ map_file(struct cp_sealed *sealed, struct cp_sheet **sheet)
 {
     int fd = sealed->fd, own = -1;
     if (sealed->owner != cp_proc_self()) {
-        /* The forked copy of a process has closed it. */
+        /* A forked copy has closed the descriptor. */
         int r = open_file(&sealed->head, &own);
         if (r != 0) {
             return r;
@@ -387,7 +388,7 @@ map_file(struct cp_sealed *sealed, struct cp_sheet **sheet)
     return *sheet != NULL ? 0 : CP_ENOMEM;
 }
 
-/* A sheet with all of it, a new reference: 0, or a negative code. */
+/* A new reference to a sheet with the whole file: 0, or a negative code. */
 static int
 sheet_of(struct cp_sealed *sealed, struct cp_sheet **sheet)
 {

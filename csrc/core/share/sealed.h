@@ -1,6 +1,6 @@
 /*
- * Data that are written once, and read by many processes: what is shared by
- * cp_share_open(), and what is bound to a callable.
+ * Data that are written once and read by many processes: objects shared by
+ * cp_share_open(), and data bound to a callable.
  *
  * They lie in a file in memory of their own, without a name. When all is written, the
  * file is sealed: nobody can change or shrink it. A worker opens it by the descriptor of
@@ -9,9 +9,10 @@
  * memory when the parent has closed the file and the last mapping is gone, so nothing
  * is left behind by any death.
  *
- * The file has a head, the parts, each aligned to 64 bytes, then a body that refers to
- * them, then a table of the parts. Where there are no such files, the bytes of one are
- * in the memory of the parent, and sent to each worker as they are.
+ * The file has a head, then the parts, each aligned to 64 bytes, then a body
+ * that refers to the parts, then a table of them. If the system has no such
+ * files, the same bytes are in the parent's own memory, and all of them are
+ * sent to each worker.
  */
 #ifndef CP_SEALED_H
 #define CP_SEALED_H
@@ -21,8 +22,8 @@
 struct cp_loan;
 struct cp_sealed;
 
-/* What is sent in place of the data; also the first bytes of these. Native byte
- * order. */
+/* What is sent instead of the data; also the first bytes of the file. Native
+ * byte order. */
 struct cp_sealed_head {
     uint64_t magic;
     uint64_t size; /* of the whole file */
@@ -37,31 +38,31 @@ _Static_assert(sizeof(struct cp_sealed_head) == 72, "the head has no padding");
 
 /* ---- the parent ---- */
 
-/* Begin to write. region: the bytes count there, if it is not NULL; NULL also means that
- * no file is made. One reference. 0 or a negative code. */
+/* Begin to write. region: where the bytes are counted; NULL: nowhere, and no
+ * file is made. One reference. 0 or a negative code. */
 int cp_sealed_begin(struct cp_region *region, struct cp_sealed **sealed);
 
-/* Write a part: its number; CP_ENOMEM where memory, or the region's limit, is used up;
- * or another negative code. */
+/* Write a part. Returns its number; CP_ENOMEM if memory, or the region's limit,
+ * is used up; or another negative code. */
 int64_t cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n);
 
 /* Forget all parts. */
 void cp_sealed_reset(struct cp_sealed *sealed);
 
-/* Write the body, and seal the file: nothing can be added any more. As
- * cp_sealed_add(). */
+/* Write the body, and seal the file: nothing can be added any more. 0, or
+ * negative as in cp_sealed_add(). */
 int cp_sealed_end(struct cp_sealed *sealed, const void *body, size_t len);
 
-/* How many bytes it has, in all. */
+/* How many bytes it has in total. */
 uint64_t cp_sealed_size(const struct cp_sealed *sealed);
 
-/* Are these the bytes of this part? The body? */
+/* Does this part consist of exactly these bytes? Does the body? */
 bool cp_sealed_has_part(struct cp_sealed *sealed, uint64_t number,
                         const void *bytes, size_t n);
 bool cp_sealed_has_body(struct cp_sealed *sealed, const void *body, size_t len);
 
-/* What a worker is sent: the head; or all of it, where is_whole, or where there is no
- * file. NULL: no memory. Valid as long as the reference. */
+/* What a worker is sent: the head; or everything, with is_whole or if there is
+ * no file. NULL: out of memory. Valid as long as the reference. */
 const uint8_t *cp_sealed_message(struct cp_sealed *sealed, bool is_whole,
                                  size_t *len);
 
@@ -73,19 +74,19 @@ void cp_sealed_unref(struct cp_sealed *sealed); /* NULL is fine [any] */
 
 /* ---- a worker ---- */
 
-/* May this process open the files of that one? */
+/* May this process open the files of process pid? */
 bool cp_sealed_may_open(int32_t pid);
 
-/* From a message: one reference. 0; CP_EPROTO: it is none; CP_ENOMEM; or why the file
- * cannot be opened. */
+/* Open what a message describes: one reference. 0; CP_EPROTO: the message is
+ * invalid; CP_ENOMEM; or the error of opening the file. */
 int cp_sealed_open(const uint8_t *message, size_t len,
                    struct cp_sealed **sealed);
 
 /* ---- both ---- */
 
-/* Map all of it: the body, and the leases of the parts. Data are not shared with any
- * other view. 0; CP_ENOMEM or CP_EPROTO; or another code, in the forked copy of a process that
- * cannot open the file. [any] */
+/* Map everything: the body, and leases of the parts. No other view sees what is
+ * written to this one. 0; CP_ENOMEM or CP_EPROTO; or another code, in a forked
+ * copy of a process that cannot open the file. [any] */
 int cp_sealed_view(struct cp_sealed *sealed, struct cp_sheet **sheet,
                    const uint8_t **body, size_t *len, struct cp_loan **loan);
 

@@ -4,9 +4,10 @@
 
 #include "base/state.h"
 
-/* Arguments as METH_FASTCALL | METH_KEYWORDS has them: the one of this name, by position
- * or by keyword. *argument: borrowed, or NULL where it is not given. 0, or -1 with
- * TypeError. PyArg_ParseTupleAndKeywords() takes longer than many a method. */
+/* Parse METH_FASTCALL | METH_KEYWORDS arguments: at most one, of this name, by
+ * position or by keyword. *argument: borrowed, or NULL if it is not given. 0,
+ * or -1 with TypeError. PyArg_ParseTupleAndKeywords() takes longer than many a
+ * method. */
 int py_argument_parse(PyObject *const *args, Py_ssize_t nargs,
                       PyObject *kwnames, const char *name, PyObject **argument);
 

@@ -29,9 +29,9 @@ py_depth_get(void)
 #endif
 }
 
-/* In a forked child, which never returns to its caller's caller: be as deep as
- * `depth`, and handle no exception. The objects of the exceptions are left alone,
- * since freeing them would run the program's code. */
+/* In a forked child that never returns to the frames below: be as deep as
+ * `depth`, and handle no exception. The exception objects are left alone, since
+ * freeing them would run the program's code. */
 static inline void
 py_depth_start_at(struct py_depth depth)
 {

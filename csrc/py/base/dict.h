@@ -1,14 +1,14 @@
 /*
- * Looking things up in a dict; and whether a dict has changed since it was last looked
- * at, for what is looked up again with each task and hardly ever changes. [attached]
+ * Lookups in a dict; and whether a dict has changed since the last lookup, for
+ * names that are looked up with each task and hardly ever change. [attached]
  */
 #ifndef PY_DICT_H
 #define PY_DICT_H
 
 #include "base/state.h"
 
-/* The value of the key: a new reference, or NULL: with an exception, or without where
- * there is no such key. */
+/* The value of the key: a new reference. NULL: with an exception, or without
+ * one if there is no such key. */
 static inline PyObject *
 py_dict_get(PyObject *dict, PyObject *key)
 {
@@ -22,8 +22,9 @@ py_dict_get(PyObject *dict, PyObject *key)
     return value;
 }
 
-/* The version of a dict: each change of it gives it another one, and no two dicts ever
- * have the same. 0: not known, since from 3.12 on the interpreter keeps it to itself. */
+/* The version of a dict: each change of the dict sets a new one, and no two
+ * dicts ever have the same. 0: unknown, since from 3.12 on the interpreter does
+ * not tell. */
 static inline uint64_t
 py_dict_version(PyObject *dict)
 {

@@ -13,18 +13,18 @@
 #include "core/base/lock.h"
 #include "core/pool/pool.h"
 
-/* What is known of the results of a callable: nothing yet; each is alone, so
- * that it is the same whether or not it is sent together with others; or some
- * share objects. */
+/* What is known of the results of a callable. NEW: nothing yet. ALONE: no
+ * result shares objects with another, so it does not matter which of them are
+ * sent together. SHARE: some share objects. */
 enum py_results { PY_RESULTS_NEW, PY_RESULTS_ALONE, PY_RESULTS_SHARE };
 /* Who may pull from an iterable now; see task/pull.h. Guarded by the lock. */
 struct py_turns {
     struct cp_lock lock;
     struct cp_cond cond;
-    struct py_pull *pulls; /* that have the turn, or wait for it */
+    struct py_pull *pulls; /* those that have the turn, or wait for it */
     uint64_t tickets,
         serving;   /* the next ticket, and the one whose turn it is */
-    int64_t since; /* the turn began */
+    int64_t since; /* when the turn began */
     _Atomic uint32_t waiting; /* threads that wait for their turn [any] */
 };
 
@@ -38,31 +38,32 @@ typedef struct {
     /* The callable that was pickled last, if it is immutable, and where it was
      * found. All are guarded by the engine's critical section. */
     PyObject *last_func;
-    struct py_name last_name; /* all zero: it is pickled each time */
+    struct py_name last_name; /* all zero: pickle it each time */
     struct cp_func *last_func_core;
-    char last_results; /* what its results were, an enum py_results; likewise */
+    char last_results; /* of its results: an enum py_results; likewise */
     PyObject *
         sender; /* a cpool._base.by_value.Sender. Written before the first job */
-    /* Results whose call still makes tasks; see job/life.h. Guarded by the
+    /* Results whose call is still making tasks; see job/life.h. Guarded by the
      * engine's critical section. */
     void *calls;
-    /* Calls that are not encoded yet, and how many, with the one that is being encoded;
-     * has_caller: a thread encodes them. See engine/kept.h. Guarded likewise. */
+    /* Calls that are not encoded yet, and their number, including the one that
+     * is being encoded. has_caller: there is a thread that encodes them. See
+     * engine/kept.h. Guarded likewise. */
     void *kept_first, *kept_last;
     _Atomic uint64_t n_kept;
     char has_caller;
     _Atomic unsigned long caller_thread;
     /* The loops of worker threads; see worker/thread.c. Likewise. */
     void *loops;
-    /* The job of calls that takes more calls, or NULL; see job/lane.h. Strong; guarded
-     * by the engine's critical section. */
+    /* The job of calls to which calls are added now, or NULL; see job/lane.h.
+     * Strong; guarded by the engine's critical section. */
     struct py_lane *lane;
-    /* Releases a job of calls that has ended; never changes. */
+    /* Collects a job of calls that has ended; never changes. */
     void (*collect_calls)(void *engine, struct cp_job *job);
-    _Atomic char has_helper, has_starter; /* a thread does that, for good */
-    _Atomic unsigned long helper_thread;  /* runs callbacks; or 0 */
+    _Atomic char has_helper, has_starter; /* such a thread exists, for good */
+    _Atomic unsigned long helper_thread; /* the one that runs callbacks; or 0 */
     char threads; /* the workers are threads; never changes */
-    char serial;  /* no worker at all: see cpool/_engine/serial.py; likewise */
+    char serial;  /* no workers: see cpool/_engine/serial.py; likewise */
     _Atomic char is_attended; /* py_engine_attend() has been called */
     struct py_depth depth;    /* of the thread that made it; never changes */
     /* What an initializer of threads raised, or NULL. Guarded by the engine's
@@ -70,22 +71,24 @@ typedef struct {
     PyObject *init_error;
 } EngineObject;
 
-/* Can this process use the engine's pool? 0, or -1 with an exception where it
- * is a forked copy of the process that made the pool. */
+/* May this process use the engine's pool? 0, or -1 with an exception if it is a
+ * forked copy of the process that made the pool. */
 int py_engine_check(EngineObject *engine);
 
-/* What the initializer raised in a worker thread: a new reference, or NULL. */
+/* The exception of an initializer in a worker thread: a new reference, or
+ * NULL. */
 PyObject *py_engine_init_error(EngineObject *engine);
 
-/* The program's code is about to run on a thread that waits for a job and feeds it,
- * or decodes what comes: nobody may wait for the pool meanwhile, so have the
- * threads started that do its work. Does nothing the second time, or where threads
- * are the workers; where no thread can be had, the call goes on without. 0, or -1
- * with an exception of a signal handler. */
+/* The program's code is about to run on a thread that waits for a job, and also
+ * feeds it or decodes its results. Nobody may drive the pool meanwhile, so
+ * start the threads that do. Does nothing the second time, and if workers are
+ * threads. If no thread can be started, the call goes on without. 0, or -1 with
+ * an exception of a signal handler. */
 int py_engine_attend(EngineObject *engine);
 
-/* Of a serial engine: make the next task of this iterator, and run it on this thread.
- * 1: there may be more; 0: there are no more; -1 with an exception. Runs Python code. */
+/* In a serial engine: make the next task of this iterator, and run it on this
+ * thread. 1: there may be more; 0: there are no more; -1 with an exception.
+ * Runs Python code. */
 int py_engine_step(EngineObject *engine, PyObject *stream);
 
 /* Workers are missing: have the Python pool start new ones. 0, or -1 with an

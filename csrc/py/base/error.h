@@ -18,21 +18,23 @@ PyObject *py_error_fetch(void);
 /* Raise this exception object again. The caller keeps its reference. */
 void py_error_restore(PyObject *exc);
 
-/* Is the pending exception not an Exception (Ctrl-C, SystemExit)? Such an
- * exception ends what the thread does, and is never the failure of a task. */
+/* Is the pending exception one that is not an Exception (Ctrl-C, SystemExit)?
+ * Such an exception ends what the thread does, and is never the failure of a
+ * task. */
 static inline bool
 py_error_is_interrupt(void)
 {
     return PyErr_ExceptionMatches(PyExc_Exception) == 0;
 }
 
-/* Does the pending exception leave the call that it interrupts: is it an interrupt,
- * or was it raised by a signal handler on this thread, whatever its class? Runs
- * Python code; the exception stays pending, unless a handler raises again: then
- * the newer one is. */
+/* Does the pending exception end the call that it interrupts? True for an
+ * interrupt, and for any exception that a signal handler raised on this thread.
+ * Runs Python code. The exception stays pending, but if another handler raises
+ * meanwhile, the newer exception is pending. */
 bool py_error_leaves_call(struct py_state *state);
 
-/* The second half of it. */
+/* Was the pending exception raised by a signal handler? Otherwise as
+ * py_error_leaves_call(). */
 bool py_error_is_from_handler(struct py_state *state);
 
 #endif

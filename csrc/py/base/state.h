@@ -38,7 +38,7 @@ struct py_plans;
 #define PY_PICKLERS 2
 #define PY_WORDS 40
 
-/* A pickler that is used again and again; see value/pickle.h. */
+/* A pickler that is reused; see value/pickle.h. */
 struct py_pickler {
     PyObject *pickler;
     PyObject *sink;
@@ -69,15 +69,17 @@ struct py_state {
     PyObject *slotnames;        /* copyreg._slotnames */
     PyObject *enum_type;        /* enum.EnumMeta */
     struct py_numpy *_Atomic numpy; /* see value/array.c */
-    /* NULL: none, or in use; see value/known.h and value/plan.h. */
+    /* NULL: there is none, or it is in use; see value/known.h and
+     * value/plan.h. */
     struct py_known *_Atomic known;
     struct py_plans *_Atomic plans;
-    /* The modules that have the picklers of the stdlib's pool, once looked at, and
-     * the picklers as they were then; see value/replaced.h. */
+    /* The modules with the picklers of the stdlib's pool, once they were looked
+     * up, and the picklers as they were then; see value/replaced.h. */
     PyObject *_Atomic with_pickler[PY_PICKLERS];
     _Atomic uintptr_t known_pickler[PY_PICKLERS];
-    /* What these modules had when their dicts had these versions; see base/dict.h.
-     * Borrowed: a dict that has not changed holds it. */
+    /* What these modules contained when their dicts had these versions; see
+     * base/dict.h. Borrowed: a dict that has not changed still holds the
+     * object. */
     PyObject *seen_dict[PY_PICKLERS];
     PyObject *seen_pickler[PY_PICKLERS];
     uint64_t seen_version[PY_PICKLERS];
@@ -88,10 +90,11 @@ struct py_state {
     struct loop *loop;         /* and its loop, while that runs */
     PyObject *shared;          /* _shared(), of the module */
     char handles_stop;         /* a worker: failures.handle_stop() was called */
-    char may_stop; /* a worker: a task runs that may be asked to stop */
+    char may_stop; /* a worker: its current task may be asked to stop */
     _Atomic uint64_t tasks_done; /* by this worker process */
     int forked; /* 1: in a copy that other code forked; -1: while we fork */
-    _Atomic unsigned long exit_thread; /* it ends the interpreter; or 0 */
+    _Atomic unsigned long
+        exit_thread; /* the thread that ends the interpreter; or 0 */
 };
 
 /* The definition of the module; engine/module.c adds methods and slots before

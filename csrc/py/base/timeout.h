@@ -6,9 +6,9 @@
 
 #include "base/state.h"
 
-/* From a timeout (seconds as any real number; None or NULL: wait for ever) to a
- * deadline: 0, or -1 with the exception that the interpreter's own waits would
- * raise. */
+/* Convert a timeout (seconds as any real number; None or NULL: wait for ever)
+ * to a deadline. 0, or -1 with the exception that the interpreter's own waits
+ * would raise. */
 int py_timeout_deadline(struct py_state *state, PyObject *timeout,
                         int64_t *deadline);
 

@@ -1,29 +1,32 @@
 /*
- * Calls that are not encoded yet. Queued tasks that workers cannot take soon would fill
- * the memory with encoded bytes, where the stdlib's pool only holds references. So
- * beyond some megabytes (cp_pool_has_room()) a call is kept: its callable, arguments and
- * keywords (or the source of a map), in a list of the engine, in the order of submission. A thread of the pool
- * encodes them when the workers have taken what was queued, and ends with the last one.
- * While any call is kept, later calls are kept as well: calls keep their order.
+ * Calls that are not encoded yet. If many calls are queued that workers cannot
+ * take soon, their encoded bytes would fill the memory, where the stdlib's pool
+ * only holds references. So beyond some megabytes (cp_pool_has_room()) a call
+ * is kept: its callable, arguments and keywords (or the source of a map) stay
+ * in a list of the engine, in the order of submission. A thread of the pool
+ * encodes them once the workers have taken what was queued, and ends with the
+ * last one. While any call is kept, later calls are kept as well, so that calls
+ * keep their order.
  *
- * Where the pool has no thread for it, the thread of the call encodes them all.
- * [attached]
+ * If the pool cannot start that thread, the thread of the call encodes them
+ * all. [attached]
  */
 #ifndef PY_KEPT_H
 #define PY_KEPT_H
 
 #include "job/life.h"
 
-/* Is the call that this thread is about to submit to be kept? Not on the thread that
- * encodes them, whose code may wait for it. */
+/* Should the call that this thread is about to submit be kept? Never on the
+ * thread that encodes kept calls, whose code may wait for the new call. */
 bool py_kept_wanted(EngineObject *engine);
 
-/* Keep the call, or, where func, args and kwds are NULL, a map whose source is set and
- * runs no code: 0, or -1 with an exception, and then the job is cancelled. */
+/* Keep the call. With func, args and kwds NULL it is a map, whose source is set
+ * and runs no code. 0, or -1 with an exception, and then the job is
+ * cancelled. */
 int py_kept_add(EngineObject *engine, ResultObject *result, PyObject *func,
                 PyObject *args, PyObject *kwds);
 
-/* feed_calls(): encode calls that are kept until there are none: the body of the
+/* feed_calls(): encode kept calls until there are none left. The body of the
  * thread. */
 PyObject *py_kept_feed(PyObject *engine, PyObject *ignored);
 

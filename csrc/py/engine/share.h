@@ -1,12 +1,12 @@
-/* _core.Share: an object that is written once for all workers of a pool. The class with an
- * interface is cpool/_engine/shared.py. [attached] */
+/* _core.Share: an object that is written once for all workers of a pool. The
+ * class that programs use is in cpool/_engine/shared.py. [attached] */
 #ifndef PY_SHARE_H
 #define PY_SHARE_H
 
 #include "base/engine.h"
 
-/* share_object(obj): write the object: a Share, or NULL with an exception. Runs Python
- * code. */
+/* share_object(obj): write the object. A Share, or NULL with an exception. Runs
+ * Python code. */
 PyObject *py_share_object(PyObject *engine, PyObject *obj);
 
 /* Add the type to the module: 0, or -1 with an exception. */

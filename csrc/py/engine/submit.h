@@ -18,8 +18,8 @@ PyObject *py_submit_call(PyObject *engine, PyObject *const *args,
 PyObject *py_submit_apply(PyObject *engine, PyObject *const *args,
                           Py_ssize_t nargs);
 
-/* feed(result, func, iterable, chunksize, mode, length, limit): start to turn
- * items into tasks. True: a feeder thread has to feed the rest. */
+/* feed(result, func, iterable, chunksize, mode, length, limit): begin to turn
+ * items into tasks. True: a feeder thread has to make the rest. */
 PyObject *py_submit_feed(PyObject *engine, PyObject *args);
 
 /* run(result, func, iterable, chunksize, mode, length): turn all items into
@@ -29,21 +29,22 @@ PyObject *py_submit_run(PyObject *engine, PyObject *args);
 /* cancel(result): end the job, since no feeder thread could be started. */
 PyObject *py_submit_cancel(PyObject *engine, PyObject *result);
 
-/* end_call(result): a feeder thread makes the rest of the tasks, so a join of this thread
- * waits for them. */
+/* end_call(result): a feeder thread now makes the rest of the tasks, so that a
+ * join on this thread can wait for them. */
 PyObject *py_submit_end_call(PyObject *engine, PyObject *result);
 
 /* feed_one(result): queue the next task of this result of a serial engine. False: there
  * are no more items. */
 PyObject *py_submit_feed_one(PyObject *engine, PyObject *result);
 
-/* feed_rest([result]): feed the job until there are no more items: the body of a
- * feeder thread. Takes the result out of the list, so that the frames of the thread do
- * not hold it. */
+/* feed_rest([result]): feed the job until there are no more items. The body of
+ * a feeder thread. Takes the result out of the list, so that the thread's
+ * frames do not hold it. */
 PyObject *py_submit_feed_rest(PyObject *engine, PyObject *holder);
 
-/* finish_calls(): this thread joins the pool, perhaps in a signal handler: have the
- * jobs end whose calls the handler has interrupted. */
+/* finish_calls(): this thread joins the pool, perhaps in a signal handler. End
+ * the jobs of the calls that the handler has interrupted, since they would
+ * never get all of their tasks. */
 PyObject *py_submit_finish_calls(PyObject *engine, PyObject *ignored);
 
 #endif

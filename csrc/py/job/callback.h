@@ -10,7 +10,7 @@
  * its exception becomes the result. */
 void py_result_call_back(ResultObject *self);
 
-/* Call _told() of the result that the job has as its teller, if it has one. */
+/* If the job has a result as its teller, call _told() of that result. */
 void py_result_told(struct cp_job *job);
 
 #endif

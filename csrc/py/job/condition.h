@@ -1,7 +1,7 @@
 /*
- * _core.Condition: the `_condition` of a future that an executor has returned, with the
- * methods of threading.Condition. Who waits for the future drives the pool meanwhile.
- * [attached]
+ * _core.Condition: the `_condition` of a future that an executor has returned,
+ * with the methods of threading.Condition. The thread that waits for the future
+ * drives the pool. [attached]
  */
 #ifndef PY_CONDITION_H
 #define PY_CONDITION_H

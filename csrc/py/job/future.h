@@ -1,12 +1,12 @@
 /*
- * Futures of the standard library's class (concurrent.futures.Future), as the calls of
- * an executor return them. They are made here, since their own __init__ takes longer
- * than all else that a call costs: the attributes are the same ones, but for the
- * condition, which is a ConditionObject.
+ * Futures of the standard library's class (concurrent.futures.Future), which
+ * the calls of an executor return. They are made here, since their own __init__
+ * takes longer than everything else in a call. They have the same attributes,
+ * except that the condition is a ConditionObject.
  *
- * The condition is the lock of the future, as the standard library's is, and knows the
- * call that the future stands for. Its methods, and how it waits, are in
- * job/condition.h; here is what a call's end does. [attached]
+ * The condition is the lock of the future, as in the standard library, and
+ * knows the future's call. Its methods, and its way of waiting, are in
+ * job/condition.h; this file has what happens when the call ends. [attached]
  */
 #ifndef PY_FUTURE_H
 #define PY_FUTURE_H
@@ -21,8 +21,8 @@ typedef struct py_condition {
     struct py_lane
         *lane;        /* strong; NULL: the call has ended, or there is none */
     PyObject *future; /* strong, as long as lane is */
-    /* In the lane's list of calls, or of ended calls with callbacks; guarded by the
-     * lane's critical section. */
+    /* In the lane's list of calls, or in that of ended calls with callbacks;
+     * guarded by the lane's critical section. */
     struct py_condition *next, *prev;
     struct cp_call call;
     _Atomic unsigned long owner; /* the thread that has the lock; or 0 */
@@ -35,32 +35,35 @@ typedef struct py_condition {
 int py_futures_begin(struct py_state *state);
 void py_futures_end(struct py_state *state);
 
-/* A new pending future and its condition, which has no lane yet: a new reference to the
- * condition, whose future is set; or NULL with an exception. */
+/* A new pending future and its condition, which has no lane yet. Returns a new
+ * reference to the condition, whose `future` is set; or NULL with an
+ * exception. */
 ConditionObject *py_future_new(struct py_state *state);
 
-/* Take the lock, as often as wanted by one thread, and release it. */
+/* Acquire and release the lock, which is reentrant. */
 void py_condition_acquire(ConditionObject *self);
 void py_condition_release(ConditionObject *self);
 
-/* Has this thread the lock? */
+/* Does this thread hold the lock? */
 static inline bool
 py_condition_has(ConditionObject *self)
 {
     return atomic_load(&self->owner) == PyThread_get_thread_ident();
 }
 
-/* Has any thread such a lock, perhaps this one? */
+/* Does any thread, perhaps this one, hold such a lock? */
 bool py_condition_any_held(struct py_state *state);
 
-/* How often this thread has the lock; then it has it no more; and again. */
+/* Release the lock completely, and return how often this thread had acquired
+ * it; and acquire it that often again. */
 unsigned py_condition_release_all(ConditionObject *self);
 void py_condition_acquire_again(ConditionObject *self, unsigned depth);
 
-/* The call has ended: the future has the value, or raises it. NULL: the call was
- * withdrawn, which only a future can be that was cancelled. What somebody else has made
- * of the future meanwhile stays. 1: there are callbacks to be run; 0: there are none; -1
- * with an exception that the program's code raised. */
+/* The call has ended: make value the result of the future, or the exception
+ * that it raises. NULL: the call was withdrawn, which happens only if the
+ * future was cancelled. If other code has set an outcome meanwhile, that one
+ * stays. 1: there are callbacks to run; 0: there are none; -1 with an exception
+ * that the program's code raised. */
 int py_future_end(ConditionObject *self, PyObject *value, bool is_value);
 
 /* Was the future cancelled? */

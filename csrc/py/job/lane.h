@@ -1,13 +1,15 @@
 /*
- * The calls that an executor submits. A lane is a job of calls (CP_JOB_EACH): one after
- * another, calls of one callable become tasks of one job, each with a future of its own.
- * So a call costs one task and one future, and no job. A callable that is not found by
- * its name has a lane for each call, since it may have changed meanwhile.
+ * The calls that an executor submits. A lane is a job of calls (CP_JOB_EACH):
+ * successive calls of one callable become tasks of one job, each with its own
+ * future. So a call costs one task and one future, but no job. A callable that
+ * is not found by its name has a new lane for each call, since it may have
+ * changed in between.
  *
- * The results are seen to by whoever comes first: a thread that waits for one of the
- * futures, the helper, or a worker thread between two tasks. Plain values are decoded
- * first. What runs the program's code comes after that: rebuilding a value one by one,
- * and then callbacks, for which only the helper or a worker thread is used. [attached]
+ * The results are handled by the first of these threads: a thread that waits
+ * for one of the futures, the helper, or a worker thread between two tasks.
+ * Plain values are decoded first. Then comes what runs the program's code:
+ * values that have to be rebuilt, one by one, and then callbacks, which only
+ * the helper or a worker thread runs. [attached]
  */
 #ifndef PY_LANE_H
 #define PY_LANE_H
@@ -17,19 +19,20 @@
 
 typedef struct py_lane {
     ResultObject base;
-    /* All guarded by the lane's critical section. */
+    /* All of these are guarded by the lane's critical section. */
     ConditionObject *first, *last;        /* the calls that have not ended */
     struct cp_result *ready, *ready_last; /* results to be rebuilt */
     ConditionObject *calls, *calls_last;  /* ended, with callbacks to be run */
 } LaneObject;
 
-/* Submit a call of func: its future as a new reference; or NULL with an exception, or
- * without one where the pool takes no more calls. Runs Python code. */
+/* Submit a call of func. Returns its future as a new reference. NULL: with an
+ * exception, or without one if the pool takes no more calls. Runs Python
+ * code. */
 PyObject *py_lane_submit(EngineObject *engine, PyObject *func, PyObject *args,
                          PyObject *kwds);
 
-/* See to the results that have come: 0, or -1 with an exception of a signal handler.
- * calls: run the callbacks too; otherwise the helper is told of them. */
+/* Handle the results that have arrived: 0, or -1 with an exception of a signal
+ * handler. calls: run the callbacks too; otherwise tell the helper to. */
 int py_lane_absorb(LaneObject *lane, bool calls);
 
 /* Wait until the call has ended, or until the deadline: 0, or -1 with an exception of a
@@ -37,12 +40,13 @@ int py_lane_absorb(LaneObject *lane, bool calls);
 int py_lane_wait(ConditionObject *condition, LaneObject *lane,
                  int64_t deadline);
 
-/* The program is about to look at the future, whose lock this thread has not taken yet:
- * see to the results that have come, and say whether a worker has begun the call. -1 with
- * an exception of a signal handler. */
+/* The program is about to look at the future, whose lock this thread does not
+ * hold yet. Handle the results that have arrived, and return whether a worker
+ * has begun the call. -1 with an exception of a signal handler. */
 int py_lane_look(ConditionObject *condition);
 
-/* The future was notified, and may be cancelled: tell the core. Its lock is held. */
+/* The future was notified, and may be cancelled: if it is, withdraw the call in
+ * the core. Its lock is held. */
 void py_lane_notified(ConditionObject *condition);
 
 /* The futures of the lane's calls that have not ended: a new list, or NULL with an
@@ -52,24 +56,25 @@ PyObject *py_lane_futures(LaneObject *lane);
 /* The lane of a job of calls: a new reference; or NULL, if it was collected. */
 LaneObject *py_lane_of_job(EngineObject *engine, struct cp_job *job);
 
-/* See to a job that came out of cp_pool_next() as CP_WAIT_EACH, or of
- * cp_pool_next_each(), and close it: a job of calls, or one with a teller. False: a
- * callback has forked, and this is the copy of the process. */
+/* Handle and close a job that came out of cp_pool_next() as CP_WAIT_EACH, or
+ * out of cp_pool_next_each(): a job of calls, or one with a teller. False: a
+ * callback has forked, and this is the forked copy. */
 bool py_lane_see_to(EngineObject *engine, struct cp_job *job);
 
-/* In the thread of an event loop, which must not be held up: look for results for some
- * microseconds, if that pays, and see to those that are small and plain. The futures with
- * callbacks are handed over: hand_over(future) returns whether it has run them all. The
- * helper sees to the rest. 1: there were some; 0; -1 with an exception. */
+/* For the thread of an event loop, which must not be held up: spin for results
+ * for some microseconds, if that pays, and handle those that are small and
+ * plain. Futures with callbacks are handed over: hand_over(future) returns
+ * whether it has run all callbacks. The helper handles the rest. 1: there were
+ * some; 0: none; -1 with an exception. */
 int py_lane_glance(EngineObject *engine, PyObject *hand_over);
 
-/* See to all such jobs. For worker threads. */
+/* Handle all such jobs. For worker threads. */
 void py_lane_absorb_all(EngineObject *engine);
 
-/* The job of calls has ended, and is collected. */
+/* The job of calls has ended: collect it. */
 void py_lane_collect(EngineObject *engine, struct cp_job *job);
 
-/* No more calls go to the open lane, if there is one. */
+/* Close the open lane, if there is one: later calls go to another lane. */
 void py_lane_close(EngineObject *engine);
 
 int py_lane_add_type(PyObject *module, struct py_state *state);

@@ -1,7 +1,7 @@
 /*
  * _core.Result: what one apply or map returns. ApplyResult and MapResult are
- * Python classes over it (cpool/_engine/results.py), which add what is seldom
- * used. [attached]
+ * Python classes over it (cpool/_engine/results.py), which add methods that are
+ * seldom used. [attached]
  */
 #ifndef PY_RESULT_H
 #define PY_RESULT_H

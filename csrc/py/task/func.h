@@ -1,8 +1,8 @@
 /*
- * Giving a job its callable. The callable is pickled once per job; and only
- * once for several jobs in a row, where it pickles as a name. But where pulling
- * items runs code, which may change its state, it is pickled for each task.
- * [attached]
+ * Giving a job its callable. The callable is pickled once per job, and if it
+ * pickles as a name, only once for several jobs in a row. But if pulling items
+ * runs code, which may change the state of the callable, it is pickled for each
+ * task. [attached]
  */
 #ifndef PY_FUNC_H
 #define PY_FUNC_H
@@ -14,20 +14,20 @@
  * interrupt. Runs Python code. */
 int py_func_set(struct py_input *in, PyObject *func);
 
-/* Does the job have this callable already, and would pickle find it by the same name
- * again? Then another call of it can be a task of the same job. */
+/* Does the job have this callable already, and would pickle still find it by
+ * the same name? Then another call of it can be a task of the same job. */
 bool py_func_is_same(const struct py_input *in, PyObject *func);
 
-/* Pickle the callable again, and append a body's beginning to out, if it is
- * another than the job's now: 1, and the task is PY_OWN_FUNC; 0 if it is the
+/* Pickle the callable again. If it differs from the job's now, append the
+ * beginning of a body to out: 1, and the task needs PY_OWN_FUNC. 0 if it is the
  * same; or -1 with an exception. Runs Python code. */
 int py_func_put_changed(const struct py_input *in, struct cp_buf *out);
 
 /* What is known of the results of the job's callable. */
 enum py_results py_func_results(const struct py_input *in);
 
-/* Results of the job have come. If its callable is still the last one, what
- * they were is known for the next job. */
+/* Results of the job have arrived. If its callable is still the one that was
+ * pickled last, remember for the next job whether they share objects. */
 void py_func_note_results(const struct py_input *in);
 
 #endif

@@ -29,7 +29,7 @@ struct py_input {
     struct cp_job *job;    /* likewise */
     PyObject *func;        /* NULL: the items are the stdlib's task tuples */
     PyObject *func_error;  /* why the callable could not be pickled, or NULL */
-    PyObject *args, *kwds; /* of a call that is not encoded yet; or NULL */
+    PyObject *args, *kwds; /* a call that is not encoded yet; or NULL */
     PyObject *failures;    /* index -> exception, of tasks that failed here */
     struct py_source source;
     Py_ssize_t chunksize;     /* items per task */

@@ -1,7 +1,7 @@
 /*
- * One pull at a time: the iterables of one pool may share what they iterate over,
- * as the halves of a tee do, and each job has a thread of its own that pulls. So
- * a pull waits until the pull before it is through, but for a second at most: a
+ * One pull at a time. The iterables of a pool may share what they iterate over,
+ * as the halves of a tee do, and each job has its own thread that pulls. So a
+ * pull waits until the pull before it has ended, but for a second at most: a
  * source that blocks must not keep the other jobs of the pool waiting. A pull
  * inside another one, on the same thread, does not wait. [attached]
  */
@@ -23,11 +23,12 @@ struct py_pull {
 void py_pull_begin(struct py_pull *pull, EngineObject *engine);
 void py_pull_end(struct py_pull *pull);
 
-/* Between two items of one pull: let others have their turn, if there are any. */
+/* Between two items of one pull: let others have their turn, if any are
+ * waiting. */
 void py_pull_next(struct py_pull *pull);
 
-/* This thread is going to wait for the pool, in the code of an iterable perhaps:
- * other pulls do not wait for that. */
+/* This thread is about to wait for the pool, perhaps in the code of an
+ * iterable: other pulls do not wait for this one any longer. */
 void py_pull_yield(EngineObject *engine);
 
 #endif

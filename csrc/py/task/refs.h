@@ -1,13 +1,13 @@
 /*
- * Where workers are threads, the bodies of tasks and results hold strong
- * references, of which the core knows nothing. A task holds its callable and
- * its arguments until a worker runs it. A result holds the value or exception
- * of a task until the program takes it. The core gives tasks and results that
- * it drops to py_refs_release().
+ * If workers are threads, the bodies of tasks and results hold strong
+ * references, which the core cannot release. A task holds its callable and
+ * arguments until a worker runs it. A result holds the value or exception of a
+ * task until the program takes it. The core passes tasks and results that it
+ * drops to py_refs_release().
  *
  * A body belongs to one thread at a time: the thread that makes it, then each
- * thread that the core hands it to, under the core's lock. Only the garbage
- * collector looks into results that wait, also under that lock
+ * thread that gets it from the core, under the core's lock. Only the garbage
+ * collector looks into waiting results, also under that lock
  * (py_refs_traverse()). [attached]
  */
 #ifndef PY_REFS_H
@@ -23,7 +23,7 @@ struct py_refs {
     PyObject *slots[]; /* args; or args and kwds; or the items of a chunk */
 };
 
-/* A new task of n references, all NULL; or NULL with MemoryError. */
+/* A new task with n references, all NULL; or NULL with MemoryError. */
 struct cp_task *py_refs_task(uint64_t index, unsigned mode, PyObject *func,
                              Py_ssize_t n);
 
@@ -44,7 +44,7 @@ py_refs_count(const struct cp_task *task)
 /* Release all references of the task. */
 void py_refs_clear_task(struct cp_task *task);
 
-/* A new result of n references, all NULL; or NULL without an exception. */
+/* A new result with n references, all NULL; or NULL without an exception. */
 struct cp_result *py_refs_result(uint64_t index, Py_ssize_t n);
 
 static inline PyObject **

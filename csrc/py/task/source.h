@@ -26,12 +26,11 @@ int py_source_next_chunk(struct py_source *src, Py_ssize_t n,
 int py_source_add_chunk(struct py_source *src, Py_ssize_t n,
                         struct py_run *run);
 
-/* list(iterable), in turn with the other pulls of the pool. A new reference, or NULL
- * with an exception. */
+/* list(iterable), but taking turns with the other pulls of the pool. A new
+ * reference, or NULL with an exception. */
 PyObject *py_source_list(EngineObject *engine, PyObject *iterable);
 
-/* How many references to an item there are, that the source and a chunk
- * have. */
+/* How many references to an item the source and a chunk have together. */
 Py_ssize_t py_source_references(const struct py_source *src);
 
 /* Is it known that there are no more items? An iterable that runs Python code

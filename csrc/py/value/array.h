@@ -1,7 +1,7 @@
 /*
- * Arrays and scalars of numpy: what a program has loaded is found at run time,
- * so that numpy is needed neither to build nor to install. See value/writer.h
- * and value/reader.h for what the functions return. [attached]
+ * Arrays and scalars of numpy. The numpy that the program has loaded is found
+ * at run time, so numpy is needed neither to build nor to install. See
+ * value/writer.h and value/reader.h for what the functions return. [attached]
  */
 #ifndef PY_ARRAY_H
 #define PY_ARRAY_H
@@ -15,29 +15,29 @@ enum py_array_kind {
     PY_ARRAY_SCALAR /* a number of numpy */
 };
 
-/* What the objects of this class are. */
+/* Which kind of numpy object this class has. */
 enum py_array_kind py_array_kind_of(struct py_state *state,
                                     const PyTypeObject *type);
 
 /* Can the array be sent as its bytes? Arrays of objects and of records cannot. */
 bool py_array_is_plain(struct py_state *state, PyObject *array);
 
-/* n plain arrays that have numbers, of one dtype and shape; or OTHER_KIND. */
+/* n plain numeric arrays of one dtype and shape; or OTHER_KIND. */
 int py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n);
 int py_array_get(struct py_reader *in, size_t n, PyObject **slots,
                  size_t stride);
 
-/* n numbers of one class. */
+/* n numpy numbers of one class. */
 int py_array_put_scalars(struct py_writer *w, PyObject *const *items,
                          Py_ssize_t n);
 int py_array_get_scalars(struct py_reader *in, size_t n, PyObject **slots,
                          size_t stride);
 
-/* Are they all plain arrays that differ only in their numbers? */
+/* Are all of them plain arrays that differ only in their contents? */
 bool py_array_are_alike(struct py_state *state, PyObject *const *items,
                         Py_ssize_t n);
 
-/* Release what is known of numpy. */
+/* Drop the state that was gathered about numpy. */
 void py_array_forget(struct py_state *state);
 
 #endif

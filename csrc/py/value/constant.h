@@ -11,8 +11,8 @@
 int py_constant_put(struct py_writer *w, PyObject *obj);
 int py_constant_get(unsigned tag, PyObject **obj);
 
-/* A column; putting one may also return OTHER_KIND. Slots are every
- * stride-th. */
+/* A column; putting one may also return OTHER_KIND. Getting one fills every
+ * stride-th slot. */
 int py_constant_put_column(struct py_writer *w, PyObject *const *items,
                            Py_ssize_t n);
 int py_constant_get_column(struct py_reader *in, size_t n, PyObject **slots,

@@ -1,7 +1,7 @@
 /*
- * What the two files that decode values call of each other: decoder.c makes
- * values and containers, and rebuild.c all other objects. See value/reader.h for
- * what the functions return. [attached]
+ * Functions that the two files that decode values call of each other: decoder.c
+ * makes values and containers, and rebuild.c all other objects. See
+ * value/reader.h for what the functions return. [attached]
  */
 #ifndef PY_DECODE_H
 #define PY_DECODE_H
@@ -14,11 +14,12 @@ int py_get_value(struct py_reader *in, PyObject **obj);
 int py_get_column(struct py_reader *in, size_t n, PyObject **slots,
                   size_t stride);
 
-/* Columns of n, of the items of n rows, into `arity` slots for each row. */
+/* n rows of `arity` items each, sent as one column of n for each item: into
+ * `arity` slots for each row. */
 int py_get_rows(struct py_reader *in, size_t n, size_t arity, PyObject **slots);
 
-/* n slots that are NULL, or NULL with MemoryError; and releasing what is in
- * them, and them. */
+/* Allocate n slots that are NULL, or NULL with MemoryError; and release the
+ * slots and their contents. */
 PyObject **py_get_slots(size_t n);
 void py_get_release(PyObject **slots, size_t n);
 
@@ -29,7 +30,7 @@ PyObject *py_get_tuple_of(PyObject **values, size_t n);
 int py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots,
                    size_t stride);
 
-/* The same of a STANDARD. */
+/* The same for the contents of a STANDARD. */
 int py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
                             size_t stride);
 

@@ -1,8 +1,8 @@
 /*
- * From bytes to values; value/encoder.h says which. Bytes are checked like any
- * input from outside: user code in a worker can write garbage to any
- * descriptor. As with pickle, bytes that are no garbage can call anything.
- * [attached]
+ * From bytes to values, the counterpart of value/encoder.h. The bytes are
+ * checked like any input from outside, since user code in a worker can write
+ * garbage to any descriptor. As with pickle, well-formed bytes can call
+ * anything. [attached]
  */
 #ifndef PY_DECODER_H
 #define PY_DECODER_H
@@ -15,20 +15,20 @@
  * byte. */
 int py_decode_owns(const uint8_t *bytes, size_t len);
 
-/* May decoding them run code of the program? A pickle always may. */
+/* Might decoding them run code of the program? A pickle always might. */
 int py_decode_runs_code(const uint8_t *bytes, size_t len);
 
-/* The object that these bytes hold, and the parts in the loan (NULL: none); a run comes
- * as a list. Arrays may keep leases of the loan. 0, CP_EPROTO, or -1
- * with an exception. */
+/* The object in these bytes and in the parts of the loan (NULL: none); a run
+ * becomes a list. Arrays may keep leases of the loan. 0, CP_EPROTO, or -1 with
+ * an exception. */
 int py_decode(struct py_state *state, const uint8_t *bytes, size_t len,
               const struct cp_loan *loan, PyObject **obj);
 
-/* How many values the run has, or -1 where the bytes cannot be a run. */
+/* How many values the run has; -1 if the bytes cannot be a run. */
 Py_ssize_t py_decode_run_length(const uint8_t *bytes, size_t len);
 
-/* How many slots py_decode_rows() fills for each value of the run: the length
- * of its tuples, where all values are tuples of one small length; else 0, and
+/* How many slots py_decode_rows() fills for each value of the run. If all
+ * values are tuples of one small length, that length; otherwise 0, and
  * py_decode_rows() fails. */
 Py_ssize_t py_decode_row_width(const uint8_t *bytes, size_t len);
 

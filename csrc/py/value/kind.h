@@ -1,5 +1,5 @@
 /*
- * Which tag a value gets: whether this encoding has its type at all, and for
+ * Which tag a value gets: whether this encoding covers its type at all, and for
  * strings, how wide the characters are. [attached]
  */
 #ifndef PY_KIND_H
@@ -8,7 +8,7 @@
 #include "base/state.h"
 #include "value/tags.h"
 
-/* Bring a string of the old kind (before 3.12) into its final form: 0, or -1
+/* Convert a string of the legacy kind (before 3.12) to its final form: 0, or -1
  * with an exception. */
 static inline int
 py_kind_make_ready(PyObject *str)
@@ -30,7 +30,7 @@ py_kind_of_str(PyObject *str)
                                                          : TAG_UCS4;
 }
 
-/* The tag of a column of such values, for all ints TAG_INT8; TAG_OBJECT for
+/* The tag of a column of such values: TAG_INT8 for any int, TAG_OBJECT for
  * every object without a rule of its own. -1: an exception. */
 static inline int
 py_kind_of(PyObject *obj)

@@ -1,6 +1,7 @@
 /*
- * Strings that arrive with one body after the other: names of modules and classes, of
- * attributes, and keys. The last ones are kept, and found by their bytes. [attached]
+ * Strings that occur in one body after the other: names of modules, classes and
+ * attributes, and keys. The most recent ones are kept, and found by their
+ * bytes. [attached]
  */
 #ifndef PY_KNOWN_H
 #define PY_KNOWN_H
@@ -10,15 +11,16 @@
 /* Longer strings are not kept. */
 #define PY_KNOWN_LONGEST 40u
 
-/* An ASCII string of these n bytes (2 to PY_KNOWN_LONGEST), all below 0x80, as a new
- * reference: 0, or -1 with MemoryError. interned: as sys.intern() would return it. */
+/* The ASCII string with these n bytes (2 to PY_KNOWN_LONGEST), all below 0x80,
+ * as a new reference: 0, or -1 with MemoryError. interned: as sys.intern()
+ * would return it. */
 int py_known_get(struct py_reader *in, const uint8_t *bytes, size_t n,
                  bool interned, PyObject **str);
 
-/* The end of a body: the strings go back to the state. */
+/* A body ends: give the strings back to the state. */
 void py_known_leave(struct py_reader *in);
 
-/* Forget what the state knows. */
+/* Drop the strings that the state keeps. */
 void py_known_forget(struct py_state *state);
 
 #endif

@@ -9,17 +9,18 @@
 #include "value/reader.h"
 #include "value/writer.h"
 
-/* Where a class was found last. All zero: nowhere yet. */
+/* Where a class was found last. All zero: it was not looked for yet. */
 struct py_class_name {
     PyObject *module_name, *name; /* strings; or NULL */
 };
 
-/* Write obj by its own name (name NULL), or by this one, if that leads to
- * obj. */
+/* Write obj by this name, or by its own if name is NULL, provided that the name
+ * leads to obj. */
 int py_named_put(struct py_writer *w, PyObject *obj, PyObject *name);
 
-/* The same of a class by its own name. *known is of this version of the class: if its name
- * still leads to it, the attributes of the class are not read again. */
+/* The same for a class, by its own name. *known was made for the present
+ * version of the class: if that name still leads to the class, the attributes
+ * of the class are not read again. */
 int py_named_put_class(struct py_writer *w, PyTypeObject *cls,
                        struct py_class_name *known);
 
@@ -28,8 +29,8 @@ void py_named_forget(struct py_class_name *known);
 
 int py_named_get(struct py_reader *in, PyObject **obj);
 
-/* What the name leads to in the module, which is imported if need be: a new reference, or
- * NULL with pickle's exception. */
+/* The object of this name in the module, which is imported if necessary: a new
+ * reference, or NULL with pickle's exception. */
 PyObject *py_named_find(struct py_state *state, PyObject *module_name,
                         PyObject *name);
 

@@ -11,13 +11,13 @@
 int py_number_put_int(struct py_writer *w, PyObject *obj);
 int py_number_put_float(struct py_writer *w, PyObject *obj);
 
-/* An int of the tag TAG_INT, which has a size. */
+/* An int with the tag TAG_INT, whose size varies. */
 int py_number_get_wide(struct py_reader *in, PyObject **obj);
 
-/* Is the int at least 0, and below 2**128? */
+/* Does the int fit into 16 bytes, unsigned? */
 bool py_number_is_of_16_bytes(PyObject *obj);
 
-/* A column; may also return OTHER_KIND. */
+/* Putting a column may also return OTHER_KIND. */
 int py_number_put_ints(struct py_writer *w, PyObject *const *items,
                        Py_ssize_t n);
 int py_number_put_floats(struct py_writer *w, PyObject *const *items,

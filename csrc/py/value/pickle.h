@@ -17,12 +17,12 @@ int py_dumps(struct py_state *state, PyObject *obj, struct cp_buf *out);
  * code. */
 PyObject *py_loads(struct py_state *state, const uint8_t *bytes, size_t len);
 
-/* A read-only memoryview of bytes that are ours; and releasing the view, so
- * that code that kept it can no longer read the bytes. */
+/* A read-only memoryview of bytes that we own. Releasing it makes it useless
+ * for code that has kept it. */
 PyObject *py_pickle_view(const uint8_t *bytes, size_t len);
 void py_pickle_release_view(PyObject *view);
 
-/* Release the objects of a kept pickler. */
+/* Release the objects of a pickler that was kept. */
 void py_pickler_clear(struct py_pickler *p);
 
 /* Add the types that pickling needs: 0, or -1 with an exception. */

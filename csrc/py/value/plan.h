@@ -1,7 +1,7 @@
 /*
- * What is known of a class: how its objects are sent. Finding it out takes longer
- * than sending a small object, so it is kept from body to body, until the class
- * changes. No class is kept alive by what is known of it. [attached]
+ * Plans: how the objects of a class are sent. Finding that out takes longer
+ * than sending a small object, so a plan is kept from body to body until the
+ * class changes. A plan does not keep its class alive. [attached]
  */
 #ifndef PY_PLAN_H
 #define PY_PLAN_H
@@ -12,9 +12,9 @@
 #include "value/writer.h"
 
 enum py_rule {
-    RULE_UNKNOWN,     /* nobody has asked yet */
+    RULE_UNKNOWN,     /* not looked for yet */
     RULE_NAME,        /* a class or function: its name */
-    RULE_REDUCE,      /* ask the object */
+    RULE_REDUCE,      /* ask the object (__reduce_ex__()) */
     RULE_PLAIN,       /* object.__reduce_ex__() reads __dict__ and slots */
     RULE_NAMED_TUPLE, /* made of its items */
     RULE_EXCEPTION,   /* BaseException.__reduce__() reads args and __dict__ */
@@ -23,7 +23,7 @@ enum py_rule {
     RULE_STANDARD,    /* of the standard library: see value/standard.h */
 };
 
-/* What objects of a RULE_PLAIN consist of, besides their attributes. */
+/* What objects with RULE_PLAIN consist of, besides their attributes. */
 enum py_held {
     HELD_NOTHING,
     HELD_ITEMS,         /* those of a list */
@@ -33,11 +33,11 @@ enum py_held {
 };
 
 struct py_plan {
-    struct py_plan *next;      /* of the same place in the table */
-    struct py_plan *next_used; /* in this body */
+    struct py_plan *next;      /* in the same bucket of the table */
+    struct py_plan *next_used; /* the next plan in use for this body */
     PyTypeObject *type;        /* a reference while used; else an address */
-    unsigned version;          /* of the class; 0: this body's only */
-    bool used;                 /* in this body */
+    unsigned version;          /* of the class; 0: valid for this body only */
+    bool used;                 /* in use for this body */
     enum py_rule rule;
     enum py_held held;
     enum py_standard standard; /* RULE_STANDARD */
@@ -45,13 +45,13 @@ struct py_plan {
     bool small;        /* may be sent more than once, as strings may */
     bool runs_code;    /* asking an object runs code of the program */
     bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
-    bool registered;   /* the reducer is of a table */
+    bool registered;   /* the reducer comes from a table */
     PyObject *reducer; /* or NULL */
     PyObject *slots;   /* RULE_PLAIN: a tuple of names; or NULL */
     struct py_class_name own_name; /* see value/named.h */
 };
 
-/* Have objects of the class a __dict__? */
+/* Do objects of the class have a __dict__? */
 static inline bool
 py_plan_has_dict(const PyTypeObject *type)
 {
@@ -66,19 +66,19 @@ py_plan_is_member(const struct py_writer *w, PyObject *obj)
     return (PyObject *)Py_TYPE(Py_TYPE(obj)) == w->state->enum_type;
 }
 
-/* The plan of the class, which is valid during this body: 1; or 0 where a pickler of
- * the program's is to be used; or -1 with an exception. May run Python code. */
+/* The plan of the class, valid during this body: 1; 0 if a pickler of the
+ * program's has to be used; or -1 with an exception. May run Python code. */
 int py_plan_find(struct py_writer *w, PyTypeObject *type,
                  struct py_plan **plan);
 
-/* The same, without a rule: for the name of the class. */
+/* The same without a rule: only for the name of the class. */
 int py_plan_of_class(struct py_writer *w, PyTypeObject *type,
                      struct py_plan **plan);
 
-/* The end of a body: what is known of classes goes back to the state. */
+/* A body ends: give the plans back to the state. */
 void py_plan_leave(struct py_writer *w);
 
-/* Forget what the state knows. */
+/* Drop the plans that the state keeps. */
 void py_plan_forget(struct py_state *state);
 
 #endif

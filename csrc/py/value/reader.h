@@ -1,6 +1,6 @@
 /*
- * Reading the format of value/tags.h: what the files that decode have in
- * common. A reader lives on the stack of one call.
+ * Reading the format of value/tags.h: what the decoding files have in common. A
+ * reader lives on the stack of one call.
  *
  * Functions return 0, CP_EPROTO, or -1 with an exception.
  */
@@ -22,17 +22,18 @@ struct py_reader {
     struct py_state *state;
     const uint8_t *at, *end;
     int depth, level;
-    size_t owed;                /* bytes that other values must have at least */
-    unsigned flags;             /* HAS_REFS, HAS_CODE */
+    size_t owed;    /* how many bytes all other values need at least */
+    unsigned flags; /* HAS_REFS, HAS_CODE */
     const struct cp_loan *loan; /* the parts of the body, or NULL */
     /* With HAS_REFS, the objects by their numbers; NULL: not made yet. */
     PyObject **objects;
     size_t numbered, cap;
-    bool interns;           /* keys are names of attributes */
-    struct py_known *known; /* those of the state, once needed; or NULL */
+    bool interns; /* keys are attribute names: intern them */
+    struct py_known
+        *known; /* taken from the state when first needed; or NULL */
 };
 
-/* A reader of these bytes, whose flags are those of the first byte. */
+/* A reader of these bytes; its flags come from the first byte. */
 static inline struct py_reader
 py_reader_of(struct py_state *state, const uint8_t *bytes, size_t len,
              const struct cp_loan *loan)
@@ -50,7 +51,7 @@ py_reader_left(const struct py_reader *in)
     return (size_t)(in->end - in->at);
 }
 
-/* Can there be n more values? */
+/* Are there enough bytes left for n more values? */
 static inline bool
 py_reader_has(const struct py_reader *in, size_t n)
 {
@@ -68,7 +69,7 @@ py_reader_get_byte(struct py_reader *in, unsigned *byte)
     return 0;
 }
 
-/* The next n bytes, at *bytes. */
+/* Set *bytes to the next n bytes, and skip them. */
 static inline int
 py_reader_get_raw(struct py_reader *in, size_t n, const uint8_t **bytes)
 {
@@ -80,7 +81,7 @@ py_reader_get_raw(struct py_reader *in, size_t n, const uint8_t **bytes)
     return 0;
 }
 
-/* A size, of things that take at least `each` bytes. */
+/* Read a size: the number of things that take at least `each` bytes. */
 static inline int
 py_reader_get_size(struct py_reader *in, size_t each, size_t *size)
 {
@@ -115,7 +116,7 @@ py_reader_find_part(const struct py_reader *in, uint32_t number,
     return 0;
 }
 
-/* The number of a part, which comes next. */
+/* Read the number of a part. */
 static inline int
 py_reader_get_number(struct py_reader *in, uint32_t *number)
 {
@@ -127,11 +128,11 @@ py_reader_get_number(struct py_reader *in, uint32_t *number)
     return 0;
 }
 
-/* Give out n numbers, the first of which is *first: 0, or -1 with
+/* Assign n consecutive numbers; *first is the first of them. 0, or -1 with
  * MemoryError. */
 int py_reader_number(struct py_reader *in, size_t n, size_t *first);
 
-/* The object with this number was made. */
+/* Record that the object with this number is made. */
 static inline void
 py_reader_set(struct py_reader *in, size_t number, PyObject *obj)
 {
@@ -140,7 +141,8 @@ py_reader_set(struct py_reader *in, size_t number, PyObject *obj)
     }
 }
 
-/* Give the object that was made the next number: 0, or -1 with MemoryError. */
+/* Assign the next number to an object that is made. 0, or -1 with
+ * MemoryError. */
 static inline int
 py_reader_keep(struct py_reader *in, PyObject *obj)
 {
@@ -155,7 +157,7 @@ py_reader_keep(struct py_reader *in, PyObject *obj)
     return 0;
 }
 
-/* The object that a REF with this tag refers to, as a new reference. */
+/* The object of a REF with this tag, as a new reference. */
 int py_reader_get_ref(struct py_reader *in, unsigned tag, PyObject **obj);
 
 /* Release the objects. */

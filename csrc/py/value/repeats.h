@@ -15,9 +15,9 @@
  * with one recent item. */
 bool py_repeats_are_likely(PyObject *const *items, Py_ssize_t n);
 
-/* Put each object once into picked, which has room for PICK_MAX, and into
- * which[i] the number of item i. Returns how many objects there are, or 0 where
- * they are more than PICK_MAX. */
+/* Put each distinct object once into `picked`, which has room for PICK_MAX, and
+ * the number of item i's object into which[i]. Returns how many objects there
+ * are, or 0 if there are more than PICK_MAX. */
 unsigned py_repeats_pick(PyObject *const *items, Py_ssize_t n,
                          PyObject **picked, uint8_t *which);
 

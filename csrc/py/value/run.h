@@ -35,7 +35,7 @@ py_run_add_take(struct py_run *run, PyObject *value)
     return 0;
 }
 
-/* Release the values, and the memory too where it is large. */
+/* Release the values, and also the memory if it is large. */
 void py_run_clear(struct py_run *run);
 
 /* Release the values and the memory. */
@@ -49,26 +49,26 @@ int py_run_split(struct py_run *run, Py_ssize_t n, struct py_run *rest);
  * exception. */
 PyObject *py_run_take_list(struct py_run *run);
 
-/* The same while an exception is set, which stays; NULL where there is no memory for the
- * list. */
+/* The same while an exception is set, which stays set. NULL if there is no
+ * memory for the list. */
 PyObject *py_run_fail(struct py_run *run);
 
-/* Append the run (of width 0) to out: 0, or -1 with an exception, and then out
- * is unchanged. Where the values have to be pickled they move to *list, a new
- * reference; otherwise *list is NULL. *ran_code becomes true where that may have run code of
- * the program; it may be NULL. */
+/* Append the run (of width 0) to out: 0, or -1 with an exception, and out is
+ * unchanged. If the values have to be pickled, they move to *list, a new
+ * reference; otherwise *list is NULL. *ran_code becomes true if code of the
+ * program may have run; it may be NULL. */
 int py_run_put(struct py_state *state, struct py_run *run, struct cp_buf *out,
                PyObject **list, bool *ran_code);
 
-/* Append the run (of width 0) to out, if it shares nothing with other runs, and
- * needs no pickle: 1; or 0; or -1 with an exception. refs: how many references
- * to each value are known. */
+/* Append the run (of width 0) to out if it shares nothing with other runs and
+ * needs no pickle: 1. Otherwise 0; or -1 with an exception. refs: how many
+ * references to each value the caller knows of. */
 int py_run_put_alone(struct py_state *state, struct py_run *run,
                      Py_ssize_t refs, struct cp_buf *out, bool *ran_code);
 
-/* Fill an empty run from bytes, and the parts in the loan (NULL: none): 0, or -1 with an exception. n: how many values
- * there must be, -1: any number. rows: the run may get a width. May run Python
- * code. */
+/* Fill an empty run from bytes, and from the parts in the loan (NULL: none): 0,
+ * or -1 with an exception. n: how many values there must be; -1: any number.
+ * rows: the run may get a width. May run Python code. */
 int py_run_get(struct py_state *state, const uint8_t *bytes, size_t len,
                const struct cp_loan *loan, Py_ssize_t n, bool rows,
                struct py_run *run);

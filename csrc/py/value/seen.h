@@ -1,6 +1,6 @@
 /*
- * The objects that were met while one body is encoded, and their numbers: an
- * object that is met twice has to arrive as one object. [attached]
+ * The objects met so far while a body is encoded, and their numbers: an object
+ * that is met twice must arrive as one object. [attached]
  */
 #ifndef PY_SEEN_H
 #define PY_SEEN_H
@@ -16,8 +16,9 @@
 #define SEEN_NONE SIZE_MAX
 
 /* The objects by their numbers, and a hash table of numbers with open
- * addressing, at most half full. All zero up to first_objects: empty. The objects are kept alive, so
- * that no other object gets the address of one. */
+ * addressing, at most half full. Zeroing the fields before first_objects makes
+ * it empty. The objects are kept alive, so that no other object can get the
+ * address of one. */
 struct py_seen {
     PyObject **objects;
     uint32_t *table; /* 1 + the number; 0: free */
@@ -26,7 +27,7 @@ struct py_seen {
     uint32_t first_table[SEEN_FIRST];
 };
 
-/* The place in the table that has obj, or the free place where obj belongs. */
+/* The place of obj in the table, or the free place where obj belongs. */
 static inline uint32_t *
 py_seen_place(const struct py_seen *seen, const PyObject *obj)
 {
@@ -50,12 +51,12 @@ py_seen_find(const struct py_seen *seen, const PyObject *obj)
     return found == 0 ? SEEN_NONE : found - 1;
 }
 
-/* Make room for so many more objects (at least 1), and for some more: 0, or -1 with
+/* Make room for `more` objects (at least 1), and some spare: 0, or -1 with
  * MemoryError. */
 int py_seen_grow(struct py_seen *seen, size_t more);
 
-/* The same where there is no room for them: a table that grows step by step is built
- * several times. */
+/* The same only if there is not enough room. Reserving ahead saves building the
+ * table several times as it grows. */
 static inline int
 py_seen_reserve(struct py_seen *seen, size_t more)
 {

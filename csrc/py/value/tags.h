@@ -117,14 +117,14 @@ enum py_tag {
     TAG_END
 };
 
-/* The first byte of a body: the tag, and flags. A pickle starts with the flag
- * HAS_CODE and the tag 0. */
+/* The first byte of a body: the tag, and flags. A pickle starts with HAS_CODE
+ * and the tag 0. */
 #define TAG_BITS 0x3fu
 #define HAS_REFS 0x40u /* there are REFs in the body */
 #define HAS_CODE 0x80u /* there are objects whose classes are the program's */
 
-/* How an object is made: its class makes a bare one (as cls.__new__ would), or
- * a callable returns it; and what is done to the object then. */
+/* How an object is made: by its class, as cls.__new__ would, or by calling a
+ * callable. The other bits say what is done to the object afterwards. */
 enum py_how {
     HOW_NEW = 1,
     HOW_NEW_EX = 2, /* HOW_NEW, of a tuple and a dict of arguments */
@@ -133,7 +133,7 @@ enum py_how {
     HOW_ATTRS = 16,
     HOW_STATE = 32,
     HOW_SETTER = 64,
-    HOW_ROWS = 128, /* with either LIST or DICT: all have as many */
+    HOW_ROWS = 128, /* besides LIST or DICT: all have the same size */
 };
 
 #define WIDE 255u
@@ -141,14 +141,14 @@ enum py_how {
 #define KEYS_MAX 255
 #define PICK_MAX 255
 /* How deep columns of rows may be nested. Each level multiplies the memory that
- * one byte of input can ask for. A single value starts again at 0. */
+ * one byte of input can demand. A single value starts again at 0. */
 #define LEVEL_MAX 8
 /* How deep values may be nested. */
 #define DEPTH_MAX 200
-/* In place of the number of a part: there was no room for it. */
+/* In place of a part's number: there was no room for the part. */
 #define NO_PART UINT32_MAX
 
-/* From this many bytes on, it matters how often an object is sent. */
+/* From this size on, it matters how often an object is sent. */
 #define LARGE 256
 
 #endif

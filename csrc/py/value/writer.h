@@ -1,10 +1,11 @@
 /*
- * Writing the format of value/tags.h: what the files that encode have in
- * common. A writer lives on the stack of one call. [attached]
+ * Writing the format of value/tags.h: what the encoding files have in common. A
+ * writer lives on the stack of one call. [attached]
  *
- * Functions that put values return 1; or 0 where the body is left to pickle; or
- * RETRY, which only the column that it is for looks at; or -1 with an exception. What they wrote before 0 or -1 stays in the buffer, and
- * py_encode() or py_encode_run() removes it.
+ * Functions that put values return 1; 0 if the body is left to pickle; RETRY,
+ * which only the column that it concerns handles; or -1 with an exception. What
+ * they wrote before 0 or -1 stays in the buffer, and py_encode() or
+ * py_encode_run() removes it.
  */
 #ifndef PY_WRITER_H
 #define PY_WRITER_H
@@ -18,19 +19,20 @@
 
 #include <string.h>
 
-/* Numbered objects that are being written: n of them, from this number on, and
- * the tag, which becomes TAG_OPEN_LIST where a list contains itself. */
+/* Numbered objects that are being written: their first number, how many they
+ * are, and their tag, which becomes TAG_OPEN_LIST if a list contains itself. */
 struct py_open {
     struct py_open *outer;
     size_t from, n;
     size_t tag_at;
-    int calls; /* those of the writer when the objects started */
+    int calls; /* the writer's `calls` when these objects were started */
 };
 
-#define NOT_MADE SIZE_MAX         /* cannot be made before what they contain */
-#define NOT_FILLED (SIZE_MAX - 1) /* made before, and without tags to change */
+#define NOT_MADE SIZE_MAX /* made only after their contents */
+#define NOT_FILLED \
+    (SIZE_MAX - 1) /* made before their contents; tags stay as they are */
 
-/* What is known of classes: see value/plan.h. */
+/* The plans of classes: see value/plan.h. */
 struct py_plans;
 
 struct py_writer {
@@ -38,23 +40,24 @@ struct py_writer {
     struct cp_buf *out;
     int depth, level; /* see DEPTH_MAX and LEVEL_MAX */
     struct py_open *open;
-    unsigned flags;  /* HAS_REFS, HAS_CODE */
-    bool ran_code;   /* code of the program may have run */
-    size_t held;     /* objects that hold others, or columns of them, so far */
-    size_t retry;    /* see RETRY */
-    int retries;     /* how often a column was started again */
-    int early;       /* how often since code would have seen rows too early */
-    int calls;       /* around the value: what the decoder hands to code (of
+    unsigned flags; /* HAS_REFS, HAS_CODE */
+    bool ran_code;  /* code of the program may have run */
+    size_t held;    /* containers so far, single or in columns */
+    size_t retry;   /* see RETRY */
+    int retries;    /* how often a column was started again */
+    int early;      /* how often code would have seen rows too early */
+    int calls;      /* around the value: what the decoder hands to code (of
                         __hash__(), say) before it goes on */
-    bool alone;      /* leave what other objects may refer to, too, to pickle */
-    bool copied;     /* alone: an array of ours refers to the values, too */
-    int under;       /* alone: how many tuples around have other references */
-    Py_ssize_t refs; /* alone: how many references to each value are ours */
-    struct py_plans *plans; /* those of the state, once needed; or NULL */
-    struct py_seen seen;    /* the last: most of it is not set before its use */
+    bool alone;     /* leave to pickle what other objects may refer to too */
+    bool copied;    /* alone: an array of ours also refers to the values */
+    int under;      /* alone: how many enclosing tuples have other references */
+    Py_ssize_t refs; /* alone: how many references to each value are our own */
+    struct py_plans
+        *plans;          /* taken from the state when first needed; or NULL */
+    struct py_seen seen; /* the last: most of it is not set before its use */
 };
 
-/* Only what every body needs is set: a writer is made for each task. */
+/* Sets only what every body needs, since a writer is made for each task. */
 static inline void
 py_writer_init(struct py_writer *w, struct py_state *state, struct cp_buf *out)
 {
@@ -67,15 +70,17 @@ py_writer_init(struct py_writer *w, struct py_state *state, struct cp_buf *out)
 
 /* A column was started, and one of its values is of another kind. */
 #define OTHER_KIND 2
-/* A value refers to another value of a column that is being written, which the
- * column cannot express: w->retry is the first number of that column. Either it
- * is not made yet; or it is not complete yet, and code would see it. Value by
- * value, the first ones are complete before the next ones start. */
+/* A value refers to another value of a column that is being written, and the
+ * column cannot express that; w->retry is the first number of that column.
+ * Either the other value is not made yet; or it is not complete yet, and code
+ * would see it. The column is then written value by value, so that the first
+ * values are complete before the next ones start. */
 #define RETRY 3
-/* So often in one body. */
+/* How many retries there may be in one body. */
 #define RETRIES_MAX 3
 
-/* May there be another reference to the value that is being written? */
+/* May there be references to the value that is being written, besides the known
+ * ones? */
 static inline bool
 py_writer_shares(const struct py_writer *w, PyObject *obj)
 {
@@ -83,8 +88,8 @@ py_writer_shares(const struct py_writer *w, PyObject *obj)
     return w->alone && (w->under > 0 || Py_REFCNT(obj) > ours);
 }
 
-/* Give the object the next number: 1; or 0 where it is left to pickle; or
- * OTHER_KIND where it has a number. */
+/* Assign the next number to the object: 1; 0 if it is left to pickle; or
+ * OTHER_KIND if it has a number already. */
 static inline int
 py_writer_enter(struct py_writer *w, PyObject *obj)
 {
@@ -120,7 +125,7 @@ py_writer_add_byte(struct py_writer *w, unsigned byte)
     cp_buf_add(w->out, 1);
 }
 
-/* Is it worth while to make a part of n bytes, where there are parts? */
+/* Is it worth making a part of n bytes, and can parts be stored? */
 static inline bool
 py_writer_may_part(const struct py_writer *w, size_t n)
 {
@@ -128,7 +133,8 @@ py_writer_may_part(const struct py_writer *w, size_t n)
            && cp_parts_are_open(w->out->parts);
 }
 
-/* Make a part of these bytes, if there is room for it: its number, or NO_PART. */
+/* Make a part of these bytes, if there is room. Returns its number, or
+ * NO_PART. */
 static inline uint32_t
 py_writer_part(struct py_writer *w, const void *bytes, size_t n)
 {
@@ -151,8 +157,9 @@ py_writer_add_size(struct py_writer *w, size_t size)
     }
 }
 
-/* A value with this tag, of `size` bytes or characters, as a part: 1; or 0 where there
- * is no part for it, and nothing is written; or -1 with an exception. */
+/* Put a value with this tag, of `size` bytes or characters, as a part: 1; 0 if
+ * there is no room for the part, and nothing is written; or -1 with an
+ * exception. */
 static inline int
 py_writer_put_part(struct py_writer *w, unsigned tag, const void *bytes,
                    size_t n, size_t size)
@@ -189,7 +196,7 @@ py_writer_open(struct py_writer *w, struct py_open *open, Py_ssize_t n,
     w->open = open;
 }
 
-/* May more columns be started of objects that are made before they are
+/* May more columns be started whose objects are made before they are
  * complete? */
 static inline bool
 py_writer_may_open(const struct py_writer *w)

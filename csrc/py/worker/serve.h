@@ -11,8 +11,8 @@
 
 /*
  * In the child: run tasks until the pool ends this worker, or until `budget`
- * tasks have been run. How many were run, or NULL with the exception that ends
- * the process.
+ * tasks were run. Returns how many were run, or NULL with the exception that
+ * ends the process.
  */
 PyObject *py_serve(struct py_state *state, struct cp_serve *serve,
                    uint64_t budget);
@@ -21,8 +21,8 @@ PyObject *py_serve(struct py_state *state, struct cp_serve *serve,
 int py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
                     const uint8_t *body);
 
-/* _shared(slot): the object that the pool shares, in a worker; or, while the parent decodes
- * what it shares, in the parent. */
+/* _shared(slot): in a worker, the shared object in this slot; in the parent,
+ * while it decodes an object that it shares, one that this object refers to. */
 PyObject *py_serve_shared(PyObject *module, PyObject *arg);
 
 #endif

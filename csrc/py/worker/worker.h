@@ -1,5 +1,5 @@
 /*
- * The type _core.Worker: one worker process, seen from the parent; and in the
+ * The type _core.Worker: one worker process, as the parent sees it; and in the
  * child, the loop that runs its tasks. [attached]
  */
 #ifndef PY_WORKER_H
@@ -9,9 +9,9 @@
 
 #include "core/pool/pool.h"
 
-/* A worker of this pool that is not started yet; it may run `budget` tasks, and has
- * this index in the pool. If it is forked, it starts at this depth. A new reference, or NULL with an
- * exception. */
+/* A worker of this pool that is not started yet. It may run `budget` tasks, and
+ * has this index in the pool. If it is forked, it starts at this call depth. A
+ * new reference, or NULL with an exception. */
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
                         uint64_t budget, uint32_t index, struct py_depth depth);
 
