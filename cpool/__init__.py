@@ -78,8 +78,8 @@ _EXECUTORS = ("ProcessPoolExecutor", "ThreadPoolExecutor")
 _STATISTICS = ("LongTask", "PoolStatistics", "WorkerStatistics")
 
 
-# Made or imported when asked for: concurrent.futures would double the time that a worker, which is
-# started by spawn, takes for the import of cpool.
+# Imported on first use: importing concurrent.futures would double the time that a spawned worker
+# takes to import cpool.
 def __getattr__(name: str) -> Any:
     if name == "TaskCancelledError":
         return getattr(errors, name)

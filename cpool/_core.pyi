@@ -1,4 +1,4 @@
-"""The engine, in C: what runs once a task. Not public; `cpool.pool` is."""
+"""The engine, in C: the code that runs for each task. Private; `cpool.pool` is public."""
 
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
@@ -11,9 +11,9 @@ from typing_extensions import disjoint_base
 _R = TypeVar("_R", bound=Result)
 _T = TypeVar("_T")
 
-# How a task's items are applied; LISTED: the answer to one item stands for a list of one; FIT:
-# chunks may be of other sizes, by what items take; TASKS: the items are the stdlib's task
-# tuples.
+# How the function of a task is applied to its items. LISTED: the result of one item stands for a
+# list of one. FIT: the engine may choose other chunk sizes, by the time that items take. TASKS: the
+# items are the stdlib's task tuples.
 MAP: int
 STAR: int
 MAP_ONE: int
@@ -24,7 +24,7 @@ TASKS: int
 
 @final
 class Worker:
-    """One worker process: forked here, seen from the parent, and its loop in the child."""
+    """One worker process: the parent's handle, and the task loop in the child."""
 
     @property
     def pid(self) -> int: ...
@@ -64,7 +64,7 @@ class Share:
 
 @final
 class Engine:
-    """A pool's jobs and workers. `owner` replaces workers when asked by `_replace_workers()`."""
+    """A pool's jobs and workers. It calls `owner()._replace_workers()` to have workers replaced."""
 
     def __new__(
         cls,
@@ -205,7 +205,7 @@ class Engine:
 
 @disjoint_base
 class Result:
-    """What stands under ApplyResult and MapResult."""
+    """The base class of ApplyResult and MapResult."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ class Result:
 
 @disjoint_base
 class Stream:
-    """What stands under IMapIterator and IMapUnorderedIterator."""
+    """The base class of IMapIterator and IMapUnorderedIterator."""
 
     def __init__(self, pool: Any, ordered: bool = True, ahead: int = 0) -> None: ...
     @property
@@ -261,7 +261,7 @@ class Stream:
 
 @final
 class Begin:
-    """What a threading.Thread calls, so that whoever starts it learns whether it has begun."""
+    """Wraps the target of a threading.Thread, so that its starter learns whether it has begun."""
 
     def __new__(cls, bootstrap: Callable[[], object], target: Callable[..., object]) -> Self: ...
     def __call__(self, *args: Any, **kwds: Any) -> None: ...
@@ -290,5 +290,5 @@ def _import(name: str, *args: Any, **kwds: Any) -> Any: ...
 def _import_without_waiting(here: bool, /) -> None: ...
 def _loads(data: bytes, /) -> Any: ...
 def _start_late(func: Callable[[], object], /) -> None: ...
-def _encode(obj: object, /) -> bytes | None: ...  # None: left to pickle
+def _encode(obj: object, /) -> bytes | None: ...  # None: use pickle
 def _decode(data: bytes, /) -> Any: ...

@@ -1,4 +1,4 @@
-"""The pool on a dask.distributed cluster: `pip install 'cpool-mp[distributed]'`.
+"""A pool on a dask.distributed cluster. To install: `pip install 'cpool-mp[distributed]'`.
 
 from cpool.distributed import Pool
 

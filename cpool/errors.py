@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Not typing's, whose import would take a tenth of cpool's own.
+# Not imported from typing, whose import would add a tenth to the time of cpool's.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from concurrent.futures import CancelledError
@@ -27,10 +27,11 @@ class PoolError(RuntimeError):
 class WorkerLostError(PoolError):
     """The worker died while it ran this task; the pool continues with a new worker.
 
-    ``pid`` is the worker's process id, ``exitcode`` its ``Process.exitcode``: negative for a
-    signal, and None where the worker lives on. ``index`` is the number of the item that it ran,
-    from 0 in the call's iterable; None for ``apply``. ``function`` is the name of the callable, or
-    None. ``node`` is the address of the node in a pool on a cluster, None elsewhere.
+    ``pid`` is the worker's process id (an int), ``exitcode`` its ``Process.exitcode``: negative for
+    a signal, and None if the worker is still alive. ``index`` is the number of the item that it
+    ran, counted from 0 in the call's iterable; None for ``apply``. ``function`` is the name of the
+    callable (a str), or None if it is not known. ``node`` is the address of the node (a str) in a
+    pool on a cluster, and None in any other pool.
     """
 
     node: str | None = None
@@ -56,10 +57,11 @@ class WorkerLostError(PoolError):
 class TaskTimeoutError(WorkerLostError, TimeoutError):
     """The item ran for longer than the `task_timeout` of its call.
 
-    Also the builtin ``TimeoutError``. ``seconds`` is how long it had run, ``limit`` the
-    `task_timeout`, both floats. ``stack`` is the Python stack of the task then, a str of lines,
-    most recent call first; empty where it could not be had. ``exitcode`` is None if the task ended
-    within the `grace` that it was given, and the worker's otherwise.
+    Also a builtin ``TimeoutError``. ``seconds`` is how long the item had run and ``limit`` is the
+    `task_timeout`, both floats in seconds. ``stack`` is the Python stack of the task at that
+    moment, a str of lines, most recent call first; empty if the stack could not be read.
+    ``exitcode`` is None if the task ended within its `grace`; otherwise it is the exit code of the
+    killed worker.
     """
 
     def __init__(
@@ -86,8 +88,9 @@ class TaskTimeoutError(WorkerLostError, TimeoutError):
 class MemoryLimitError(WorkerLostError, MemoryError):
     """The item took more memory than the `memory_limit` of its pool.
 
-    Also the builtin ``MemoryError``. ``bytes`` is how much its worker had, ``limit`` the
-    `memory_limit`, both ints, in bytes. ``exitcode`` is that of the worker, which was killed.
+    Also a builtin ``MemoryError``. ``bytes`` is how much memory the worker had and ``limit`` is the
+    `memory_limit`, both ints in bytes. ``exitcode`` is the exit code of the worker, which was
+    killed.
     """
 
     def __init__(
@@ -110,11 +113,11 @@ class MemoryLimitError(WorkerLostError, MemoryError):
 
 
 class TaskInterrupted(BaseException):
-    """Raised within a task, when it is to stop: its time is over, or its call is cancelled.
+    """Raised inside a task that has to stop: its time is over, or its call was cancelled.
 
-    Only where the call has a `grace`: so many seconds the task has to clean up and end, in `except`
-    and `finally`, before its worker is killed. A task that ends with another exception, or returns
-    a value, has that as its result. Like ``KeyboardInterrupt`` no ``Exception``.
+    Only if the call has a `grace`: the task then has that many seconds to clean up, in `except` and
+    `finally`, before its worker is killed. If the task returns a value or raises another exception,
+    that is its result. Like ``KeyboardInterrupt``, this is not an ``Exception``.
     """
 
 
@@ -140,10 +143,10 @@ def _make_cancelled_error() -> type[PoolError]:
 
 
 def __getattr__(name: str) -> type[PoolError]:
-    """Make TaskCancelledError when it is needed: importing concurrent.futures takes long."""
+    """Make TaskCancelledError on first use, since importing concurrent.futures takes long."""
     if name != "TaskCancelledError":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    made = globals().setdefault(name, _make_cancelled_error())  # one class, with several threads
+    made = globals().setdefault(name, _make_cancelled_error())  # all threads get the same class
     found: type[PoolError] = made
     return found
 

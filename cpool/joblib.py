@@ -1,4 +1,4 @@
-"""A backend of joblib on cpool's executor: `register()`, then `parallel_config(backend="cpool")`.
+"""A joblib backend on cpool's executor: `register()`, then `parallel_config(backend="cpool")`.
 
     import cpool.joblib
     from joblib import Parallel, delayed, parallel_config
@@ -7,11 +7,11 @@
     with parallel_config(backend="cpool"):
         Parallel(n_jobs=4)(delayed(abs)(x) for x in range(-3, 3))
 
-scikit-learn's `n_jobs` then runs on it. The workers are made once for each number of jobs, and stay
-for later calls, of all threads, unless these have another `initializer`. Functions of the main
-module, lambdas and closures are pickled by value, as by the loky backend. A numpy array of
-`max_nbytes` bytes or more (1 MB by default) is written to shared memory once for each call of
-`Parallel`, and mapped by the workers.
+scikit-learn's `n_jobs` then uses it too. The backend starts workers once for each number of jobs,
+and keeps them for later calls from all threads; a call with another `initializer` starts new ones.
+Functions of the main module, lambdas and closures are pickled by value, as by the loky backend. A
+numpy array of `max_nbytes` bytes or more (1 MB by default) is written to shared memory once for
+each call of `Parallel`, and the workers map it.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ __all__ = ["CpoolBackend", "register"]
 
 _SHARED = "/dev/shm"
 
-# The executors of this process, by the number of jobs, what limits inner threads, and start method;
-# and the environment, the initializer and its arguments that each was made with.
+# The executors of this process, by number of jobs, number of inner threads, and start method; and
+# the environment, the initializer and its arguments that each was made with.
 _executors: dict[tuple[int, int, str], ProcessPoolExecutor] = {}
 _made_with: dict[tuple[int, int, str], tuple[dict[str, str], Any, Any]] = {}
 _lock = threading.Lock()
 
 
 def _forget() -> None:
-    """In the child of a fork: the executors are the parent's."""
+    """In a forked child: forget the executors, which belong to the parent."""
     _executors.clear()
     _made_with.clear()
     _lock._at_fork_reinit()  # type: ignore[attr-defined]
@@ -66,9 +66,9 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def register(*, make_default: bool = False) -> None:
-    """Make the backend known to joblib under the name "cpool".
+    """Register the backend with joblib under the name "cpool".
 
-    `make_default`: calls of `Parallel` without a backend use it too.
+    `make_default` (a bool): calls of `Parallel` that name no backend use it too.
     """
     register_parallel_backend("cpool", CpoolBackend, make_default=make_default)
 
@@ -76,11 +76,11 @@ def register(*, make_default: bool = False) -> None:
 # ---- in the workers ----
 
 
-_libraries: Any = None  # threadpoolctl's, of this process and those that it forks
+_libraries: Any = None  # threadpoolctl's controller, which forked workers inherit
 
 
 def _find_libraries() -> None:
-    """Here and not in each worker: it takes tens of milliseconds."""
+    """Called before the fork, not in each worker, as it takes tens of milliseconds."""
     global _libraries
     with contextlib.suppress(ImportError):
         from threadpoolctl import ThreadpoolController
@@ -91,12 +91,12 @@ def _find_libraries() -> None:
 def _initialize(
     threads: int, variables: dict[str, str], initializer: Any, initargs: tuple[Any, ...]
 ) -> None:
-    """BLAS, OpenMP and the like use so many threads; then the program's own initializer.
+    """Limit the threads of BLAS, OpenMP and the like; then call the program's own initializer.
 
-    Libraries that a worker loads later follow the variables.
+    Libraries that a worker loads later read the environment variables.
     """
     os.environ.update(variables)
-    if _libraries is None:  # not forked
+    if _libraries is None:  # this worker was not forked
         _find_libraries()
     if _libraries is not None:
         _libraries.limit(limits=threads)
@@ -108,7 +108,7 @@ def _run(payload: bytes) -> Any:
     return pickle.loads(payload)()
 
 
-_mapped: dict[str, Any] = {}  # the arrays that this process has mapped, weakly
+_mapped: dict[str, Any] = {}  # weak references to the arrays that this process has mapped
 
 
 def _map_array(path: str, mode: Any) -> Any:
@@ -128,7 +128,7 @@ def _map_array(path: str, mode: Any) -> Any:
 def _is_same(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except Exception:  # such as of an array among the arguments
+    except Exception:  # such as the comparison of arrays among the arguments
         return False
 
 
@@ -186,10 +186,10 @@ class _Arrays:
 class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
     """joblib's interface to a `cpool.ProcessPoolExecutor`.
 
-    `start_method` ("fork" by default on Linux) is that of the workers. Forked workers run one inner
-    thread each unless `inner_max_num_threads` says otherwise, since GNU's OpenMP hangs in a forked
-    process where the parent has used several. A worker that dies fails its batch with
-    `WorkerLostError`, and the workers that are left go on.
+    `start_method` (a str, by default "fork" on Linux) is how the workers start. A forked worker
+    uses one inner thread unless `inner_max_num_threads` says otherwise: GNU OpenMP hangs in a
+    forked process if the parent has used several threads. If a worker dies, its batch fails with
+    `WorkerLostError`; the other batches run on.
     """
 
     supports_retrieve_callback = True
@@ -203,9 +203,10 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """The number of jobs that run at once; negative ones count from the number of CPUs.
+        """The number of jobs that run at once. -1 is the number of CPUs, -2 one less, and so on.
 
-        1 in a daemonic process, which may have no child processes.
+        1 for None, and in a daemonic process, which may have no child processes. Raises
+        `ValueError` for 0.
         """
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
@@ -227,7 +228,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         initargs: tuple[Any, ...] = (),
         **others: Any,
     ) -> int:
-        """Begin a call of `Parallel`: the number of its jobs."""
+        """Begin a call of `Parallel`; return the number of jobs that run at once (an int)."""
         n_jobs = self.effective_n_jobs(n_jobs)
         if n_jobs == 1:
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
@@ -254,7 +255,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         else:
             threads = 1 if method == "fork" else max(default_processes() // n_jobs, 1)
         key = n_jobs, threads, method
-        variables = {  # as joblib: what the program has set stays, unless it asks otherwise
+        variables = {  # as joblib does: a variable that is set stays, unless a number is asked for
             name: str(threads) if asked is not None else os.environ.get(name, str(threads))
             for name in self.MAX_NUM_THREADS_VARS
         }
@@ -264,7 +265,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
             if found is None or found._broken or not _is_same(_made_with.get(key), made_with):
                 if method == "fork":
                     _find_libraries()
-                # The one before ends when the last call of Parallel that uses it does.
+                # The executor that this replaces ends with the last call of Parallel that uses it.
                 found = _executors[key] = ProcessPoolExecutor(
                     n_jobs, context, _initialize, (threads, *made_with)
                 )
@@ -274,7 +275,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
     def submit(
         self, func: Callable[[], Any], callback: Callable[[Future[Any]], object] | None = None
     ) -> Future[Any]:
-        """Have a worker call `func()`, a batch of calls."""
+        """Have a worker call `func()`, a batch of calls; return a future, which `callback` gets."""
         assert self._executor is not None
         payload = bytes(dumps(func, reducers=self._arrays.reducers(), protocol=5))
         future = self._executor.submit(_run, payload)
@@ -284,17 +285,17 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         return future
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch, or what one of its calls raised."""
+        """Return the results of a batch (a list), or raise what one of its calls raised."""
         return out.result()
 
     def terminate(self) -> None:
-        """The call of `Parallel` is over: free its shared memory. The workers stay."""
+        """End a call of `Parallel`: free its shared memory. The workers stay for later calls."""
         self._arrays.close()
         self._executor = None
         self.reset_batch_stats()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Cancel the batches that no worker has begun. Other calls share the workers."""
+        """Cancel the batches that no worker has begun. Workers stay, as other calls share them."""
         for future in list(self._futures):
             future.cancel()
         if ensure_ready:

@@ -1,4 +1,4 @@
-"""The drop-in for multiprocessing.pool: every name that its importers find there."""
+"""The drop-in replacement for multiprocessing.pool, with all names that programs import."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUN = _stdlib.RUN
 CLOSE = _stdlib.CLOSE
 TERMINATE = _stdlib.TERMINATE
 
-# These travel in pickles under the name multiprocessing.pool.X: the very same objects.
+# Pickles refer to these as multiprocessing.pool.X, so they must be the very same objects.
 RemoteTraceback = _stdlib.RemoteTraceback
 ExceptionWithTraceback = _stdlib.ExceptionWithTraceback
 rebuild_exc = _stdlib.rebuild_exc

@@ -20,9 +20,10 @@ _UNITS = {
 
 
 def bytes_of(name: str, value: Any) -> int:
-    """The parameter `name`, an int of bytes or a text such as "500MB" or "2GiB", in bytes.
+    """Convert the parameter `name` to bytes: an int of bytes, or a str like "500MB" or "2GiB".
 
-    Raises `ValueError` for what is no such text or not above 0, `TypeError` for other types.
+    Raises `ValueError` for a str that does not parse and for an amount of 0 or less, `TypeError`
+    for any other type.
     """
     amount = _parse(name, value) if isinstance(value, str) else operator.index(value)
     if not 0 < amount < 2**63:
@@ -36,9 +37,11 @@ def _parse(name: str, text: str) -> int:
     try:
         return int(float(number) * _UNITS[unit.lower()])
     except (KeyError, ValueError, OverflowError):
-        raise ValueError(f'{name} must be bytes, or a text like "2GiB", not {text!r}') from None
+        raise ValueError(
+            f'{name} must be an int of bytes or a str like "2GiB", not {text!r}'
+        ) from None
 
 
 def shown(amount: float) -> str:
-    """For messages: in MB."""
+    """Format an amount of bytes in MB, for messages."""
     return f"{amount / 1e6:.1f} MB"

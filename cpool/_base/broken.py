@@ -1,4 +1,4 @@
-"""The errors of an executor: those of a pool that concurrent.futures' handlers catch as well."""
+"""The exceptions of executors: both a pool's exception and the one concurrent.futures raises."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _CANCELLED = "the executor's calls were cancelled, or its workers ended, before 
 
 
 def translated(exc: BaseException) -> BaseException:
-    """The error as an executor raises it; where it is known to both libraries, itself."""
+    """Convert a pool's exception to an executor's; return any other exception as it is."""
     kind = type(exc)
     if kind is WorkerLostError:
         lost: Any = exc

@@ -1,13 +1,14 @@
-"""Functions and classes that workers do not have are sent by value: once for each version of them.
+"""Sends functions and classes that workers do not have by value, once for each version.
 
-Pickling by value takes a hundred microseconds and more. So a pool keeps what it has pickled, along
-with what that was made of: code, defaults, closure, and the globals that the code names. As long as
-all of these are the same objects, the same bytes are sent, and each worker loads them once. A
-function that reaches something that changes without notice, such as a list, is pickled for each
-call of the pool's methods (never for each item).
+Pickling by value takes a hundred microseconds and more. So a pool keeps each pickle, together with
+the parts of the callable: code, defaults, closure, and the globals that the code names. As long as
+all parts are the same objects, the pool sends the same bytes, and each worker loads them once. A
+function that refers to a mutable object, such as a list, is pickled for each call of the pool's
+methods (never for each item).
 
 A class of the main module that is sent by value gets its name in the main module of the worker.
-From then on its instances go both ways by that name, and `isinstance` holds in both processes.
+From then on its instances are pickled by that name in both directions, and `isinstance` works in
+both processes.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from .stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-# What is known of a callable that is sent by value: nothing; it does not change within one call;
-# nor until later calls. The extension has the same numbers.
+# What is known of a callable that is sent by value. CHANGES: nothing. STAYS: it does not change
+# during one call of the pool. IS_KEPT: nor before later calls. The extension has the same numbers.
 CHANGES, STAYS, IS_KEPT = 0, 1, 2
 
-_MOST = 32  # callables that are kept
-_LONGEST = 16384  # bytes of one of them; BY_VALUE_MAX in core/pool/func.c
+_MOST = 32  # callables whose pickles are kept
+_LONGEST = 16384  # bytes of one pickle; BY_VALUE_MAX in core/pool/func.c
 
 _MISSING: Any = object()
 _PLAIN = (bool, bytes, complex, float, int, str, type(None))
@@ -51,7 +52,7 @@ _IN_C = (
     MethodDescriptorType,
     WrapperDescriptorType,
 )
-# What the interpreter or dataclasses keep in a class for themselves.
+# Class attributes that the interpreter or dataclasses maintain.
 _OF_CLASSES = frozenset(
     "__abstractmethods__ _abc_impl __annotations__ __annotations_cache__ __annotate__"
     " __annotate_func__ __dataclass_fields__ __dataclass_params__ __dict__ __weakref__".split()
@@ -60,14 +61,14 @@ _GLOBAL_OPS = frozenset(("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL"))
 
 
 def _is_variable(kind: Any) -> bool:
-    """Is it the class of context variables? Without importing their module, which few need."""
+    """Is it the class of context variables? Few programs need contextvars: not imported here."""
     found = sys.modules.get("contextvars")
     return found is not None and kind is found.ContextVar
 
 
 def names_of_main() -> dict[str, Any]:
-    """The functions, classes and context variables that the main module has: what a worker that is
-    forked now has."""
+    """The functions, classes and context variables of the main module now. A worker that is forked
+    now has the same."""
     names = vars(sys.modules["__main__"]) if "__main__" in sys.modules else {}
     found: dict[str, Any] = {}
     for name, value in list(names.items()):
@@ -81,7 +82,7 @@ def names_of_main() -> dict[str, Any]:
 
 
 def _are_same(one: Any, two: Any) -> bool:
-    """Are these defaults of a function the same? Code of the program does not run."""
+    """Are these defaults of a function the same? Runs no code of the program."""
     if one is two or type(one) is not type(two):
         return one is two
     if type(one) is tuple:
@@ -102,7 +103,7 @@ def _content(cell: Any) -> Any:
 
 
 def _is_found(value: Any) -> bool:
-    """Is it found by name in another module than the main module?"""
+    """Can the value be found by name in a module other than the main module?"""
     module, name = value.__module__, value.__qualname__
     if type(module) is not str or module == "__main__" or type(name) is not str:
         return False
@@ -113,7 +114,7 @@ def _is_found(value: Any) -> bool:
 
 
 def _mark(value: Any) -> Any:
-    """A key for the value, equal for equal ones; None where there is none."""
+    """A key for the value: equal values have equal keys. None if the value cannot have a key."""
     kind = type(value)
     if kind in _PLAIN:
         return kind, repr(value)
@@ -131,16 +132,16 @@ def _mark(value: Any) -> Any:
 
 
 class _Version:
-    """What a callable is made of, as it is now."""
+    """The parts that a callable had when this was made, for later comparison."""
 
     def __init__(self, func: Any, has_class: Callable[[Any], bool]) -> None:
         self._has_class = has_class
-        self._seen: dict[int, Any] = {}  # keeps what is compared, so that no other gets its id
-        self._names: list[tuple[Any, str, Any]] = []  # a mapping, a name in it, what is there
+        self._seen: dict[int, Any] = {}  # by id(); keeps the objects alive
+        self._names: list[tuple[Any, str, Any]] = []  # a mapping, a name in it, its value
         self._sizes: list[tuple[Any, int]] = []  # a mapping, and how many names it has
         self._functions: list[tuple[Any, Any, Any, Any]] = []
         self._cells: list[tuple[Any, Any]] = []
-        self.is_whole = self._add(func)  # nothing in it changes without notice
+        self.is_whole = self._add(func)  # can every part be compared?
 
     def is_current(self) -> bool:
         for names, name, value in self._names:
@@ -159,7 +160,7 @@ class _Version:
         return all(_content(cell) is content for cell, content in self._cells)
 
     def _add(self, value: Any) -> bool:
-        """Note what the value is made of. False: not all of it can be compared."""
+        """Record the parts of the value. False: some part cannot be compared."""
         kind: Any = type(value)
         if kind in _PLAIN or kind in _IN_C or id(value) in self._seen:
             return True
@@ -217,7 +218,7 @@ class _Version:
 
 
 def _globals_of(code: CodeType) -> set[str]:
-    """The names of globals in the code, and in the functions and classes that it makes."""
+    """The names of globals in the code, and in the functions and classes that the code defines."""
     import dis  # cloudpickle needs it, too
 
     found = {op.argval for op in dis.get_instructions(code) if op.opname in _GLOBAL_OPS}
@@ -237,7 +238,7 @@ def receive(func: Any, classes: list[Any]) -> Any:
 
 
 def find(name: str) -> Any:
-    """In a worker: what the main module has by this name."""
+    """In a worker: look the name up in the main module."""
     return vars(sys.modules["__main__"])[name]
 
 
@@ -254,7 +255,8 @@ class _Received:
 class Sender:
     """The callables that a pool sends by value.
 
-    `known`: what workers have in their main module, of `names_of_main()`; None: what its file has.
+    `known`: the result of `names_of_main()`, which workers have in their main module. None: workers
+    have what the main module's file defines.
     """
 
     def __init__(self, known: dict[str, Any] | None) -> None:
@@ -262,9 +264,10 @@ class Sender:
         self._kept: dict[Any, tuple[Any, _Version, bytes]] = {}
 
     def dump_unknown(self, func: Any) -> tuple[bytes, int] | None:
-        """The pickle by value of a callable of the main module that was defined, or changed, after
-        the workers had started, or that was kept; and what is known of it. None: workers have the
-        same, or there is no cloudpickle, or pickle by name is to be tried first."""
+        """Pickle a callable by value if the main module defined or changed it after the workers
+        started, or if its pickle is kept. Returns the pickle, and CHANGES, STAYS or IS_KEPT. None:
+        workers have the same callable, cloudpickle is missing, or the caller is to try pickle by
+        name first."""
         key = _mark(func)
         found = self._kept.get(key) if key is not None else None
         if found is not None and found[1].is_current():
@@ -279,11 +282,12 @@ class Sender:
         return data, max(known, STAYS)
 
     def dump_callable(self, func: Callable[..., Any], exc: BaseException) -> tuple[bytes, int]:
-        """Pickle a callable by value where plain pickle raised exc; and what is known of it."""
+        """Pickle a callable by value, after plain pickle raised exc. Returns what `dump_unknown()`
+        does."""
         try:
             import cloudpickle  # noqa: F401
         except ImportError:
-            exc.add_note("cpool sends lambdas and closures where cloudpickle is installed")
+            exc.add_note("cpool sends lambdas and closures if cloudpickle is installed")
             raise exc from None
         before = being_handled()
         try:
@@ -294,7 +298,7 @@ class Sender:
             raise exc from None
 
     def _is_unknown(self, func: Any, known: dict[str, Any]) -> bool:
-        """Is func, or what it calls, another one than workers have under its name?"""
+        """Does func, or what it wraps, differ from what workers have under its name?"""
         kind: Any = type(func)
         if kind is partial or kind in WRAPPERS:
             return self._is_unknown(func.func, known)
@@ -363,7 +367,7 @@ class Sender:
 
 
 def _by_value_modules() -> bool:
-    """Has the program asked cloudpickle for whole modules by value? They change without notice."""
+    """Has the program registered modules with cloudpickle? Their changes cannot be noticed."""
     import cloudpickle
 
     return bool(cloudpickle.list_registry_pickle_by_value())

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["as_completed"]
 
-# Seconds between two looks at each pool, where the results are of several pools.
+# With results of several pools: seconds to wait for one pool before looking at the next.
 _TURN_S = 0.005
 
 
 def as_completed(results: Iterable[T], timeout: float | None = None) -> Iterator[T]:
     """Yield the `AsyncResult`s (also those of `map_async`) in the order in which they end.
 
-    Each comes once, as soon as it is ready, whether it is a value, a failure or cancelled. They may
-    be of several pools. Raises `multiprocessing.TimeoutError` when `timeout` seconds have passed
-    since this call and results are left, `TypeError` for anything that is no result of
-    `apply_async`, `map_async` or `starmap_async`, and `ValueError` for one of a pool on the
-    standard library's engine.
+    `results` is an iterable of them, which may be of several pools. Each is yielded once, as soon
+    as it is ready, whether it has a value, has failed or was cancelled. The iterator raises
+    `multiprocessing.TimeoutError` if results are left `timeout` seconds (a float; None: no limit)
+    after this call. Raises `TypeError` for an item that is not a result of `apply_async`,
+    `map_async`, `starmap_async` or `broadcast_async`, and `ValueError` for a result of a pool that
+    runs on the standard library's engine.
     """
     pending: dict[Any, list[Any]] = {}  # engine -> results; a list, since a result may come twice
     for result in dict.fromkeys(results):
@@ -44,7 +45,7 @@ def _ends(pending: dict[Any, list[Any]], end: float | None) -> Iterator[Any]:
             limit = None if end is None else max(0.0, end - time.monotonic())
             if len(pending) > 1:
                 limit = _TURN_S if limit is None else min(limit, _TURN_S)
-            # (how many jobs of the pool had ended then, place in the list)
+            # Pairs: how many jobs of the pool had ended before this one, and its place in the list.
             ended = sorted(engine.wait_any(left, limit))
             found = found or bool(ended)
             ready = [left[place] for _, place in ended]

@@ -1,4 +1,4 @@
-"""`propagate_context=`: the values of context variables go with a call."""
+"""`propagate_context=`: sends the values of context variables along with a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Copied", "InContext", "Variables"]
 
 _DECIMAL = "decimal_context"  # the name of decimal's variable, which is no global of its module
-_NUMPYS = "numpy"  # names of numpy's own begin so: its error state
+_NUMPYS = "numpy"  # prefix of the names of numpy's own variables, such as its error state
 
 _MISSING: Any = object()
 
@@ -49,9 +49,9 @@ def _run(context: Context, this: Copied | InContext, args: Any, kwds: Any) -> An
 
 
 class Copied:
-    """A callable that runs in a copy of the context of whoever made this, in any thread.
+    """A callable that runs, in any thread, in a copy of the context in which it was wrapped.
 
-    `yields`: and what it returns is iterated there.
+    `yields`: the iterable that it returns is iterated in that copy too.
     """
 
     def __init__(self, func: Callable[..., Any]) -> None:
@@ -67,8 +67,9 @@ class Copied:
 class InContext:
     """A callable that runs with these values of context variables, in any process.
 
-    `values` has the module, the name in the module, and the pickle of the value, or None for a
-    variable that has none. `yields`: and what it returns is iterated with these values.
+    `values` has, for each variable, its module, its name there, and the pickle of its value, or
+    None if it has no value. `yields`: the iterable that the callable returns is iterated with these
+    values too.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class InContext:
 
 
 def _find(module: str, name: str) -> Any:
-    """The variable, or what sets decimal's."""
+    """The variable; for decimal's context, the function that sets it."""
     found = import_module(module)
     return found.setcontext if name == _DECIMAL else getattr(found, name)
 
@@ -113,7 +114,7 @@ failures.WRAPPERS.update((Copied, InContext))
 
 
 class Variables:
-    """The variables that a pool's calls take with them; None: all that have a value."""
+    """The variables that a pool sends with its calls; None: all that have a value."""
 
     def __init__(self, chosen: ContextVar[Any] | Iterable[ContextVar[Any]] | None) -> None:
         if isinstance(chosen, ContextVar):
@@ -122,7 +123,7 @@ class Variables:
         for var in self.chosen or ():
             if not isinstance(var, ContextVar):
                 raise TypeError(
-                    f"propagate_context must be a bool or ContextVars, not with {var!r}"
+                    f"propagate_context must be a bool or ContextVars, but {var!r} is neither"
                 )
         self._homes: dict[ContextVar[Any], tuple[str, str]] = {}
         if self.chosen is not None:
@@ -130,7 +131,7 @@ class Variables:
                 self._home(var)
 
     def __call__(self, func: Callable[..., Any]) -> InContext:
-        """func with the values of now; `TypeError` or `ValueError` for what cannot be sent."""
+        """Wrap func with the current values. `TypeError` or `ValueError` if one cannot be sent."""
         context = copy_context()
         wanted = self.chosen
         if wanted is None:
@@ -154,8 +155,8 @@ def _home_of(var: ContextVar[Any]) -> tuple[str, str]:
                 if value is var:
                     return module, name
     raise ValueError(
-        f"the context variable {var.name!r} cannot be sent: it is no global of a module, where a "
-        "worker would find it"
+        f"the context variable {var.name!r} cannot be sent: it is not a global of a module, and "
+        "workers look variables up by module and name"
     )
 
 

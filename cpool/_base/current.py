@@ -21,12 +21,12 @@ __all__ = [
 
 
 class CurrentWorker:
-    """The worker of a pool in which the code runs that asks for it.
+    """The worker that runs the calling code.
 
-    `index` is an int from 0 to the pool's `processes` - 1; a worker that is replaced hands it on.
-    `pid` is the process id, `state` a dict that lives as long as the worker: for connections,
-    models, and whatever else an initializer makes or a task keeps for the next one. In a serial
-    pool it is the thread that submits, with the index 0.
+    `index` is an int from 0 to the pool's `processes` - 1; a replacement gets the index of the
+    worker that it replaces. `pid` is the process id (an int). `state` is a dict that lives as long
+    as the worker: for connections, models, and anything else that an initializer makes or one task
+    keeps for the next. In a serial pool the worker is the thread that submits, with index 0.
     """
 
     def __init__(self, index: int, count: Callable[[], int]) -> None:
@@ -37,7 +37,7 @@ class CurrentWorker:
 
     @property
     def tasks_done(self) -> int:
-        """How many tasks the worker has run before the current one."""
+        """How many tasks the worker has run before the current one (an int)."""
         return self._count()
 
     def __repr__(self) -> str:
@@ -60,15 +60,15 @@ def set_thread(worker: CurrentWorker | None) -> None:
 
 
 def current_thread_worker() -> CurrentWorker | None:
-    """What `set_thread()` has set in this thread."""
+    """The worker that `set_thread()` set in this thread, or None."""
     found: CurrentWorker | None = getattr(_of_thread, "worker", None)
     return found
 
 
 def current_worker() -> CurrentWorker | None:
-    """The worker of a Pool or ThreadPool that runs this code, or None outside of workers.
+    """Return the `CurrentWorker` that runs this code, or None outside the workers of a pool.
 
-    A process that a task has forked is no worker.
+    In a process that a task has forked the result is None too.
     """
     found: CurrentWorker | None = getattr(_of_thread, "worker", None) or _of_process
     return found if found is not None and found.pid == os.getpid() else None

@@ -1,4 +1,4 @@
-"""Asynchronous generators in a task: an event loop of the worker's runs them to their end."""
+"""Asynchronous generators in a task: an event loop in the worker runs them to their end."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Driven:
     """An iterator over what an asynchronous iterator yields.
 
-    The loop runs while the next value is computed, and stands still while the reader is behind.
-    What the generator has started and not ended is cancelled at its end.
+    The loop runs while the next value is computed, and stops while the reader has values left to
+    read. When the generator ends, asyncio tasks that it started and that still run are cancelled.
     """
 
     def __init__(self, source: Any) -> None:
@@ -40,7 +40,7 @@ class Driven:
             raise
 
     def close(self) -> None:
-        """End the generator: what it has to clean up runs."""
+        """Close the generator, which runs its cleanup code."""
         if self._is_over:
             return
         close = getattr(self._values, "aclose", None)
@@ -59,7 +59,7 @@ class Driven:
 
     @staticmethod
     def _elsewhere_if_needed(call: Any) -> Any:
-        """Call it; in a thread of its own where a loop runs in this one (a serial pool)."""
+        """Call it; in a new thread if this thread runs an event loop already (a serial pool)."""
         if asyncio._get_running_loop() is None:
             return call()
         outcome: list[Any] = []

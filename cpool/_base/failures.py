@@ -50,17 +50,17 @@ loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is im
 
 if TYPE_CHECKING:
     # Where a task ran: method, callable, the number of its first item in the call (-1: the call has
-    # no items), index and pid of the worker, how many values the task has yielded (-1: it is none
-    # that yields).
+    # no items), index and pid of the worker, how many values the task has yielded (-1: it does not
+    # yield).
     _Place = tuple[str, Callable[..., Any] | None, int, int, int, int]
 
-_A_TASK = "a task"  # of a callable that is not known here
+_A_TASK = "a task"  # if the callable is not known here
 _LENGTH = struct.Struct("=Q")
 _CAUSED = "\nThe above exception was the direct cause of the following exception:\n\n"
 _NO_FRAMES = "Traceback (most recent call last):\n"
 
 
-# Read past what a class of the program defines under these names.
+# These getters bypass attributes that a class of the program defines under the same names.
 _traceback_of: Any = vars(BaseException)["__traceback__"].__get__
 _cause_of: Any = vars(BaseException)["__cause__"].__get__
 _set_cause: Any = vars(BaseException)["__cause__"].__set__
@@ -71,7 +71,7 @@ _module_of: Any = vars(type)["__module__"].__get__
 
 
 def _plain(text: Any) -> str:
-    """The characters of a str, whose class may be one of the program's that cannot be pickled."""
+    """A plain str with the same characters: a subclass of str may not be picklable."""
     return str.__str__(text)
 
 
@@ -93,8 +93,8 @@ def _join(module: Any, name: str) -> str:
     return f"{_plain(module)}.{name}"
 
 
-# What the program's code raises in these does not count, not even SystemExit: the failure itself
-# has to arrive. traceback.format_exception() treats __str__ in the same way.
+# These ignore whatever the program's __repr__ or __str__ raises, even SystemExit: the failure
+# itself must be reported. traceback.format_exception() treats __str__ in the same way.
 
 
 def _safe_repr(obj: object) -> str:
@@ -135,15 +135,16 @@ def traceback_of(exc: BaseException) -> str:
     try:
         return "".join(traceback.format_exception(exc))
     except BaseException:
-        # Source lines need imports and open files, and the process may have no descriptor left;
-        # 3.15 may warn, which may be an error; and attributes may be code of the program's.
+        # Source lines need imports and open files, and the process may be out of descriptors; 3.15
+        # may issue a warning, which may be an error; and attributes may be properties of the
+        # program.
         return _bare_traceback(exc)
 
 
 def rebuild(exc: Any, text: str) -> Any:
-    """In the parent: an exception with the worker's traceback as its cause.
+    """In the parent: set the worker's traceback as the cause of the exception.
 
-    The stdlib's `rebuild_exc()` sets an attribute, which the class of the exception may refuse.
+    The stdlib's `rebuild_exc()` assigns the attribute, which the exception's class may forbid.
     """
     if issubclass(type(exc), BaseException):
         _set_cause(exc, stdlib.RemoteTraceback(text))
@@ -167,7 +168,7 @@ def _with_traceback(exc: BaseException) -> Any:
         bare.exc, bare.tb = exc, f'\n"""\n{_bare_traceback(exc)}"""'
         return bare
     if tb is None:
-        # A builtin raised, so there is no frame: keep the first line of a traceback all the same.
+        # A builtin raised, so there is no frame: add the usual first line of a traceback.
         wrapped.tb = wrapped.tb.replace('\n"""\n', '\n"""\n' + _NO_FRAMES, 1)
     return wrapped
 
@@ -206,7 +207,7 @@ def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> byte
 
 
 class Caught:
-    """Stands for an item that raised among the results of its chunk (`return_exceptions`)."""
+    """Takes the place of the result of an item that raised, in its chunk (`return_exceptions`)."""
 
     __slots__ = ("report",)
 
@@ -222,7 +223,7 @@ def catch(exc: BaseException, func: Callable[..., Any], item: int) -> Caught:
 
 
 def catch_unpicklable(values: list[Any]) -> list[Any]:
-    """The values of a chunk that cannot be pickled, with errors in the places of those."""
+    """The values of a chunk, with an error in place of each value that cannot be pickled."""
     found: list[Any] = []
     for value in values:
         try:
@@ -244,7 +245,7 @@ _NO_WORKER = "(raised in a worker during its start: no worker can be started)"
 
 
 def pack_failed_start(exc: BaseException) -> bytes:
-    """Encode the error of a pool whose workers fail before main(), as in importing the program."""
+    """Encode the error of a pool whose workers fail before main(): importing the program, say."""
     wrapped = _with_traceback(exc)
     name = _name_of_type(type(exc))
     text = _safe_str(exc, "<exception str() failed>")
@@ -258,7 +259,7 @@ def pack_failed_start(exc: BaseException) -> bytes:
 
 
 class _Shown:
-    """An object whose repr() is a text that was made before, and cannot fail."""
+    """An object whose repr() was computed in advance, and so cannot fail."""
 
     def __init__(self, obj: object) -> None:
         self.text = _safe_repr(obj)
@@ -269,18 +270,18 @@ class _Shown:
 
 def _pack_encoding_error(reason: BaseException, value: object) -> bytes:
     error = stdlib.MaybeEncodingError(_Shown(reason), _Shown(value))
-    # Of strings only, and not by the program's pickler, which may be what refused the value.
+    # Has only strings, and does not use the program's pickler, which may have refused the value.
     return _summary(error, "") + pickle.dumps(error)
 
 
 def _describe(exc: BaseException) -> str:
-    """The repr() of an exception, where that is no code of the program's."""
+    """Like repr() of an exception, but without running code of the program."""
     shown = [repr(a) if type(a) in (str, int) else object.__repr__(a) for a in _args_of(exc)]
     return f"{_name_of_type(type(exc))}({', '.join(shown)})"
 
 
 def _locate(error: BaseException, place: _Place | None, item: int) -> BaseException:
-    """Add a last line to the worker's traceback, which says where that was."""
+    """Add a last line to the worker's traceback: the call, the item and the worker."""
     cause = _cause_of(error)
     if place is not None and type(cause) is stdlib.RemoteTraceback:
         text = cause.tb.removesuffix('"""')
@@ -323,7 +324,7 @@ _IN_C = (GetSetDescriptorType, MemberDescriptorType)
 
 
 def _read_in_c(obj: object, name: str) -> Any:
-    """An attribute of an object, or None where it is not certain that no Python code runs."""
+    """Read an attribute that is implemented in C. None if reading it might run Python code."""
     for cls in _mro_of(type(obj)):
         getter = _names_in(cls).get(name)
         if getter is not None:
@@ -335,7 +336,7 @@ def _read_in_c(obj: object, name: str) -> Any:
 
 
 def pickle_of_name_of(func: object) -> bytes:
-    """A pickle that has the name of the callable, for `statistics.name_in_pickle()`."""
+    """A pickle that contains the callable's name, for `statistics.name_in_pickle()`."""
     while type(func) is partial or type(func) in WRAPPERS:
         func = _read_in_c(func, "func") if type(func) is partial else func.func  # type: ignore[attr-defined]
     name = _name_of(func)
@@ -345,7 +346,7 @@ def pickle_of_name_of(func: object) -> bytes:
 
 
 def _name_of(func: object) -> str:
-    """How messages name a callable. The program's code does not run: it might raise, or hang."""
+    """How messages name a callable. Runs no code of the program, which might raise or hang."""
     kind = type(func)
     if kind in WRAPPERS:
         wrapped: Any = func
@@ -425,10 +426,10 @@ def lost(
 
 
 def no_worker(worker: int, place: _Place) -> BaseException:
-    """The error of a task for a worker that `resize()` has ended."""
+    """The error of a task that was for a worker that `resize()` has removed."""
     return WorkerLostError(
-        f"{_name_of_place(place, 0)} was for worker {worker}, which the pool has no more since "
-        "resize(); the task has not run",
+        f"{_name_of_place(place, 0)} was for worker {worker}, which resize() has removed; the task "
+        "has not run",
         0,
         None,
         _index_of(place, 0),
@@ -438,13 +439,13 @@ def no_worker(worker: int, place: _Place) -> BaseException:
 
 _SHOWN_FRAMES = 10
 
-# From here on the frames of a worker's stack are the pool's: the folder's of this file's parent.
+# Lines that begin so, and all that follow, are frames of the pool itself, in cpool's folders.
 _OWN_FRAME = f'  File "{os.path.dirname(os.path.dirname(os.path.abspath(__file__)))}{os.sep}'
 _ENTRIES = tuple(_OWN_FRAME + name for name in ("_base", "_start"))
 
 
 def stack_of_task(told: bytes) -> str:
-    """The lines of a stack that a worker has told, most recent call first, without the pool's."""
+    """The stack that a worker reported, most recent call first, without the pool's own frames."""
     lines: list[str] = []
     for line in told.decode(errors="replace").splitlines():
         if line.startswith(_ENTRIES):
@@ -464,7 +465,7 @@ def timed_out(
     limit_ns: int,
     told: bytes = b"",
 ) -> BaseException:
-    """The error of a task that ran for longer than it may."""
+    """The error of a task that ran for longer than its `task_timeout`."""
     seconds, limit = ran_ns / 1e9, limit_ns / 1e9
     how = "was killed" if exitcode is not None else "interrupted it"
     stack = stack_of_task(told)
@@ -490,7 +491,7 @@ def timed_out(
 def took_memory(
     pid: int, exitcode: int, place: _Place, item: int, items: int, size: int, limit: int
 ) -> BaseException:
-    """The error of a task that took more memory than it may."""
+    """The error of a task that took more memory than the `memory_limit`."""
     return MemoryLimitError(
         f"{_name_of_place(place, item)} took worker {pid} to {shown(size)} of memory, the "
         f"memory_limit of the pool is {shown(limit)}: the worker was killed; "
@@ -515,22 +516,22 @@ class Retrying:
         return Retrying, (self.func, self.retry_on)
 
 
-# Classes of callables that call their `func`, and are named by it in messages.
+# Classes of callables that call their `func`; messages show the name of `func`.
 WRAPPERS: set[type] = {Retrying}
 
 
 def is_retried(exc: BaseException, retrying: Retrying) -> bool:
-    """Is the task to be run again? Of its real type: code of the exception does not run."""
+    """Is the task to be run again? Tests the real type, so that no code of the exception runs."""
     return issubclass(type(exc), retrying.retry_on)
 
 
 def _on_stop(*_: Any) -> None:
     """The handler of the signal that tells the task of this worker to stop."""
     if is_stopped():
-        raise TaskInterrupted("the task is to stop")
+        raise TaskInterrupted("the task has to stop: its time is over, or its call was cancelled")
 
 
-is_stopped: Callable[[], bool] = bool  # in a worker the extension's; see child.main()
+is_stopped: Callable[[], bool] = bool  # child.main() sets the extension's function in workers
 
 
 def handle_stop(number: int) -> None:
@@ -541,7 +542,7 @@ def handle_stop(number: int) -> None:
 
 def broken(cause: BaseException | None) -> BaseException:
     """The error of each job of a pool that cannot run tasks."""
-    if cause is not None and issubclass(type(cause), PoolError):  # isinstance() calls its code
+    if cause is not None and issubclass(type(cause), PoolError):  # isinstance() would run its code
         return cause
     error = InitializerError("the initializer raised in a worker, so the pool cannot run tasks")
     error.__cause__ = cause
@@ -549,7 +550,7 @@ def broken(cause: BaseException | None) -> BaseException:
 
 
 def of_executor(exc: BaseException) -> BaseException:
-    """The error of an executor's call, as users of concurrent.futures know it.
+    """Convert the error of an executor's call to the one that concurrent.futures raises.
 
     Called by the extension for each call that fails.
     """
@@ -574,16 +575,16 @@ def terminated() -> BaseException:
 
 
 def cancelled() -> BaseException:
-    from ..errors import TaskCancelledError  # which is made when it is needed
+    from ..errors import TaskCancelledError  # made on first use
 
     return TaskCancelledError("the call was cancelled before it had ended")
 
 
 def stopped(exc: BaseException) -> BaseException:
-    """For a map or an iterator of results: the caller would take a StopIteration for an end."""
+    """For a map or an iterator of results, where StopIteration would look like the end."""
     error = RuntimeError(
         f"a task, or the pickling of its item or result, raised {type(exc).__name__}, "
-        "which would end the iterator of results, or one that called map()"
+        "which the reader of the results would take for the end of its iterator"
     )
     error.__cause__ = exc
     return error
@@ -591,15 +592,14 @@ def stopped(exc: BaseException) -> BaseException:
 
 def not_read() -> BaseException:
     return PoolError(
-        "the pool was joined while the buffersize of this imap() was full of results that nobody"
-        " had read: items of the iterable may be left that were not run; read all results before"
-        " join()"
+        "the pool was joined while the buffer of this imap() (buffersize=) was full of unread"
+        " results: some items of the iterable may not have run; read all results before join()"
     )
 
 
 def values_not_read(method: str) -> BaseException:
     return PoolError(
-        f"the pool was joined while nobody read what this {method}() yields: its generators were "
+        f"the pool was joined before all values of this {method}() were read: its generators were "
         "closed; read all values before join()"
     )
 
@@ -612,7 +612,7 @@ def drive(source: Any) -> Any:
 
 
 def values_of(source: Any) -> Any:
-    """An iterator over what a callable yields, as the extension makes it in workers."""
+    """An iterator over what a callable yields; the extension makes the same in workers."""
     kind = type(source)
     if not hasattr(kind, "__iter__") and hasattr(kind, "__aiter__"):
         return drive(source)
@@ -621,7 +621,10 @@ def values_of(source: Any) -> Any:
 
 def raise_foreign() -> NoReturn:
     error = ValueError("Pool not running")
-    error.add_note(f"the pool was made before a fork: process {os.getpid()} has only a copy of it")
+    error.add_note(
+        f"the pool was made before a fork: process {os.getpid()} has only a copy of it; make a new "
+        "pool in this process"
+    )
     raise error
 
 
@@ -639,17 +642,17 @@ class Unretrieved:
 
 
 def refuse_timeout(timeout: Any) -> None:
-    """Raise what threading's own waits raise for a timeout that is no number or too large."""
+    """Raise the errors of threading's waits, for a timeout that is too large or not a number."""
     threading.Event().wait(timeout)
 
 
 def call(func: Callable[..., Any], args: Any, kwds: Any = {}) -> Any:  # noqa: B006
-    """Call func; for arguments of unusual types, so that the errors are Python's own."""
+    """Call func. Used for arguments of unusual types, so that Python itself raises the errors."""
     return func(*args, **kwds)
 
 
 def leaves_call(exc: BaseException) -> bool:
-    """Was it raised by a signal handler, in what the extension just called?"""
+    """Did a signal handler raise it, in the code that the extension just called?"""
     return is_from_handler(exc, being_handled())
 
 
@@ -658,7 +661,7 @@ def breathe() -> None:
 
 
 def reraised_by(task: tuple[Any, ...]) -> BaseException | None:
-    """The exception of a stdlib task that was made only to raise it in the parent."""
+    """The exception of a stdlib task whose only purpose is to raise it in the parent, or None."""
     _, _, func, args, _ = task
     return args[0] if func is stdlib._helper_reraises_exception else None
 

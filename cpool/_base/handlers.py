@@ -17,7 +17,7 @@ _VARARGS = 0x04  # inspect.CO_VARARGS; importing inspect takes too long
 
 
 def _arguments(frame: FrameType) -> list[Any]:
-    """The positional arguments of a call, as far as its variables still hold them."""
+    """The positional arguments of a call, unless the function has rebound its parameters."""
     code, variables = frame.f_code, frame.f_locals
     found = [variables.get(name) for name in code.co_varnames[: code.co_argcount]]
     if code.co_flags & _VARARGS:
@@ -42,16 +42,17 @@ def _frames(traceback: TracebackType | None) -> Iterator[FrameType]:
 
 
 def being_handled() -> BaseException | None:
-    """The exception whose `except` block the caller is in."""
+    """The exception whose `except` block the caller runs in, or None."""
     return sys.exc_info()[1]
 
 
 def is_from_handler(exc: BaseException, before: BaseException | None) -> bool:
-    """Has a signal handler raised this, or the exception that led to this one?
+    """Did a signal handler raise this exception, or one in its chain of causes and contexts?
 
-    A handler may raise in the middle of any code of an object. Such an exception says nothing
-    about the object. Handlers run on the main thread only. `before` was being handled before that
-    code began, and is the context of whatever the code raises.
+    A handler may raise in the middle of any code of an object. Such an exception says nothing about
+    the object. Handlers run on the main thread only. `before` is the exception that was being
+    handled before that code began; it is the context of whatever the code raises, and is not
+    examined.
     """
     if threading.get_ident() != threading.main_thread().ident:
         return False

@@ -1,14 +1,15 @@
-"""What is pickled by name is imported: by threads of a pool while the program imports it.
+"""Unpickling imports modules, on threads of a pool, while the program may be importing them too.
 
 A program may use a pool while its module is imported. Python makes other threads wait for such a
-module, and the thread that imports it may be waiting for the pool. So threads of a pool take the
-module as it is; `csrc/py/base/imports.h` has the rule.
+module, and the thread that imports it may be waiting for the pool. So threads of a pool use the
+partly initialized module; `csrc/py/base/imports.h` has the rule.
 
-A forked worker has only the thread that forked it. What other threads were importing will never be
-complete there, and its locks will never be released: `forget_others()`.
+A forked worker has only the thread that forked it. Modules that other threads were importing will
+never be complete there, and their import locks will never be released: `forget_others()` drops
+both.
 
-The interpreter imports for pickle by the `__import__` of the frame that calls pickle. It is that of
-this module below `run()` and `loads()`.
+pickle imports with the `__import__` of the frame that calls it. Below `run()` and `loads()` that is
+the `__import__` of this module.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 _threads = threading.local()
-_kept: Collection[str] = ()  # in a forked worker
+_kept: Collection[str] = ()  # in a forked worker: modules that stay partly initialized
 
 
 def run(target: Callable[..., T], *args: Any) -> T:
@@ -48,10 +49,10 @@ def is_thread_of_a_pool() -> bool:
 def _locked() -> dict[str, int | None]:
     """The modules that threads are importing, and the threads' identifiers.
 
-    None: a thread takes or releases the lock of that module.
+    The identifier is None while a thread takes or releases the lock of that module.
     """
     locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
-    # A copy, as threads come and go; and its values are weak references.
+    # Copied, as other threads change the dict; the values are weak references.
     found = {name: lock() for name, lock in locks.copy().items()}
     return {name: lock.owner for name, lock in found.items() if lock is not None}
 
@@ -79,10 +80,10 @@ def _is_partial(name: str) -> bool:
 def await_others(
     except_for: Container[str], patience: float, is_wanted: Callable[[], bool]
 ) -> list[str]:
-    """Before a fork: wait until no other thread imports a module, with exceptions.
+    """Before a fork: wait until no other thread imports a module that is not in `except_for`.
 
-    For so many seconds at most, since a thread that imports may wait for the pool, and while
-    `is_wanted()`. Returns the modules that were waited for in vain.
+    Waits at most `patience` seconds, since a thread that imports may wait for the pool, and only
+    while `is_wanted()` is true. Returns the names of the modules that are still not complete.
     """
     until = time.monotonic() + patience
     while (names := _imported_elsewhere(except_for)) and is_wanted():
@@ -93,9 +94,9 @@ def await_others(
 
 
 def forget_others(kept: Collection[str]) -> None:
-    """In a forked worker: forget the modules that threads were importing which it does not have.
+    """In a forked worker: drop the modules that other threads of the parent were importing.
 
-    Tasks that need them import them anew. Those that are kept stay as they are.
+    Tasks that need them import them again. Modules in `kept` stay as they are.
     """
     global _kept
     _kept = kept
@@ -109,7 +110,7 @@ def forget_others(kept: Collection[str]) -> None:
 
 
 def run_in_worker(serve: Callable[[], T]) -> T:
-    """Call `serve()` in a worker process: in a forked one modules that are kept stay partial."""
+    """Call `serve()` in a worker process, where kept modules may be partly initialized."""
     return run(serve) if any(map(_is_partial, _kept)) else serve()
 
 

@@ -1,7 +1,8 @@
-"""multiprocessing's ForkingPickler, where a program has replaced it; called by the extension.
+"""Support for programs that replace multiprocessing's ForkingPickler; called by the extension.
 
 The extension pickles as the stdlib's ForkingPickler does. Recipes (for dill, for instance) replace
-that class, or methods of it: what goes to workers and comes back is then theirs.
+that class or its methods; then the pool uses the replacement for everything it sends to workers and
+gets back.
 """
 
 from __future__ import annotations
@@ -40,25 +41,25 @@ named_tuple_code = next(
 
 @functools.cache
 def named_tuple_new(arity: int) -> CodeType:
-    """The code that __new__() of all named tuples with so many fields has, but for their names."""
+    """The code of __new__() of named tuples with `arity` fields; only the field names differ."""
     code: CodeType = namedtuple("_", [f"f{i}" for i in range(arity)]).__new__.__code__
     return code
 
 
 def pickle_of_name(module: str, name: str) -> bytes:
-    """A pickle of the object that has this name, whether it exists or not."""
+    """A pickle that loads the object with this name; the object need not exist here."""
     strings = [text.encode("utf-8", "surrogatepass") for text in (module, name)]
     parts = [b"X" + len(text).to_bytes(4, "little") + text for text in strings]
     return b"\x80\x04" + b"".join(parts) + b"\x93."
 
 
-# The tables that the extension uses, which it takes from the class when it is imported.
+# The tables that the extension uses; it takes them from the class when it is imported.
 _TABLES = {
     "_extra_reducers": ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
     "_copyreg_dispatch_table": copyreg.dispatch_table,
 }
 
-# What the stdlib's class inherits, or lacks.
+# Names that the stdlib's class inherits or does not have.
 _INHERITED = {*vars(Pickler), "reducer_override"} - {"__init__", "__doc__", "__module__"}
 
 
@@ -66,7 +67,7 @@ def current_pickler() -> Any:
     """The class that the stdlib's pool would use now.
 
     That pool has two picklers: the one of multiprocessing.connection in the parent, and the one of
-    multiprocessing.queues in workers. A program that replaces either means the pool.
+    multiprocessing.queues in workers. A program that replaces either wants the pool to use it.
     """
     from multiprocessing import connection, queues
 
@@ -79,7 +80,7 @@ def is_replaced() -> bool:
 
 
 def is_changed(cls: Any) -> bool:
-    """Is cls another class than the stdlib's, or changed?"""
+    """Is cls not the stdlib's class, or was it changed?"""
     if getattr(cls, "dumps", None) is None or not isinstance(cls, type):
         return True
     names = vars(cls)
@@ -99,7 +100,7 @@ def _is_stdlibs(function: Any) -> bool:
 
 
 class _Replaced:
-    """What the program's pickler made, in a pickle that loads it by the program's pickler."""
+    """Wraps the bytes of the program's pickler, so that the same pickler loads them."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data

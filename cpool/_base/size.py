@@ -17,7 +17,7 @@ def _allowed_cpus() -> int:
         return os.cpu_count() or 1
 
 
-# Not with pathlib, whose import would take a tenth of cpool's own.
+# Without pathlib, whose import would add a tenth to the time of cpool's.
 def _read(path: str) -> str:
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         return file.read()
@@ -35,7 +35,7 @@ _CGROUPS = "/sys/fs/cgroup"
 
 
 def _in_groups(name: str) -> list[str]:
-    """What this file says of this process's cgroup (v2), and of each parent group."""
+    """The contents of the file `name` of this process's cgroup (v2), and of each parent group."""
     texts = []
     with contextlib.suppress(OSError, ValueError):
         folder = _CGROUPS + _own_cgroup().rstrip("/")
@@ -62,11 +62,11 @@ def _quotas() -> list[float]:
 
 
 def default_processes() -> int:
-    """The number of workers of `Pool()`.
+    """Return the number of workers (an int) that `Pool()` starts.
 
     That is the number of CPUs in this process's affinity mask, limited by the cgroup's CPU quota
-    (rounded up), and at least 1. `PYTHON_CPU_COUNT` and `-X cpu_count` count where the interpreter
-    has them (3.13).
+    (rounded up), and at least 1. From Python 3.13 on, `PYTHON_CPU_COUNT` and `-X cpu_count` replace
+    the number of CPUs.
     """
     process_cpu_count = getattr(os, "process_cpu_count", None)
     count = (process_cpu_count() or 1) if process_cpu_count is not None else _allowed_cpus()
@@ -75,9 +75,9 @@ def default_processes() -> int:
 
 @functools.cache
 def usable_memory() -> int:
-    """How many bytes of memory this process may use at most: the machine's, or its cgroups'.
+    """How many bytes of memory this process may use: the machine's memory or its cgroups' limit.
 
-    That is looked up once.
+    Read once; later calls return the same value.
     """
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     texts = _in_groups("memory.max")

@@ -1,4 +1,4 @@
-"""The standard library's own multiprocessing.pool, also after `cpool.install()`.
+"""The standard library's own multiprocessing.pool, even after `cpool.install()`.
 
 `install()` puts `cpool.pool` under that name in sys.modules. cpool's classes still derive from the
 original classes, and functions that are pickled by name are the original ones.
@@ -20,7 +20,7 @@ else:
     T = object  # so that tools can evaluate the annotations of public methods
 
     def overload(declaration):
-        """Type checkers read the declarations; the method that follows takes their place."""
+        """Only type checkers read the overloads; the last definition replaces them."""
         return None
 
 
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from multiprocessing.pool import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
 
     class Pool(_typed.Pool):
-        """The names that typeshed leaves out."""
+        """Declares the names that typeshed leaves out."""
 
         @staticmethod
         def Process(ctx: Any, *args: Any, **kwds: Any) -> Any: ...

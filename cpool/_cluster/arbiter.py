@@ -1,8 +1,8 @@
-"""The arbiter, a plugin of dask's scheduler: it says once for each piece that the piece may begin.
+"""The arbiter, a plugin of dask's scheduler: it allows each piece to begin, exactly once.
 
-It is the one place that knows both which nodes the cluster has and which pieces have begun. So a
-piece that has not begun when its node is lost can run elsewhere, and no piece runs twice, whatever
-dask does with the task that carries the piece.
+A piece is a group of chunks that is sent to one node. Only the arbiter knows both which nodes the
+cluster has and which pieces have begun. So a piece that has not begun when its node is lost can run
+on another node, and no piece runs twice, whatever dask does with its dask task.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CANCEL", "NAME", "Arbiter", "plugin_name"]
 
-# The name changes when the messages do: one cluster may serve clients of two versions of cpool.
+# Change this name when the messages change: one cluster may serve clients with two versions of
+# cpool.
 NAME = "cpool-arbiter-3"
 
-# What it sends to nodes: the name of the handler there.
+# The name of the handler in nodes for cancellations.
 CANCEL = "cpool_cancel"
 
 
@@ -35,15 +36,15 @@ def plugin_name(pool: str) -> str:
 
 
 class _Pool:
-    """What the arbiter knows of one pool."""
+    """What the arbiter knows about one pool."""
 
     def __init__(self, client: str) -> None:
         self.client = client
-        self.nodes: dict[str, str] = {}  # the address of each node, and the life of its process
-        # Pieces that may run, or did: the node of each, and which of its runs asked.
+        self.nodes: dict[str, str] = {}  # address of each node -> its Node.life
+        # Pieces that were allowed to begin: the node of each, and the id of the run that asked.
         self.begun: dict[int, tuple[str, str]] = {}
-        self.revoked: set[int] = set()  # pieces that must not begin any more
-        self.data: dict[str, Any] = {}  # large messages that nodes will fetch
+        self.revoked: set[int] = set()  # pieces that must not begin
+        self.data: dict[str, Any] = {}  # large messages for nodes to fetch
 
 
 class Arbiter(SchedulerPlugin):  # type: ignore[misc]
@@ -80,14 +81,14 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         self.pools.pop(pool, None)
 
     def put(self, comm: Any = None, *, pool: str, key: str, data: Any) -> bool:
-        """Keep a message until nodes have fetched it. It stays as the bytes that arrived."""
+        """Keep a message until nodes have fetched it, as the bytes that arrived."""
         known = self.pools.get(pool)
         if known is not None:
             known.data[key] = data
         return known is not None
 
     def drop(self, comm: Any = None, *, pool: str, keys: list[str], pieces: list[int]) -> None:
-        """Forget messages, and pieces that have ended."""
+        """Drop messages, and pieces that have ended."""
         known = self.pools.get(pool)
         if known is None:
             return
@@ -100,7 +101,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
     def cancel(
         self, comm: Any = None, *, pool: str, chunks: dict[str, list[int]], kill: bool
     ) -> None:
-        """Tell nodes that the program wants no results of these chunks any more."""
+        """Tell nodes that the program no longer wants the results of these chunks."""
         known = self.pools.get(pool)
         for node, numbers in chunks.items():
             if known is not None and node in known.nodes:
@@ -108,7 +109,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
                 self.scheduler.worker_send(node, message)
 
     def revoke(self, comm: Any = None, *, pool: str, piece: int) -> bool:
-        """Forbid a piece to begin; False if it has begun."""
+        """Forbid a piece to begin. Returns False if it has begun already."""
         known = self.pools.get(pool)
         if known is None or piece in known.begun:
             return False
@@ -121,7 +122,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
     def node_is_ready(
         self, comm: Any = None, *, pool: str, node: str, life: str, told: dict[str, Any]
     ) -> bool:
-        """A node has its workers, or says why it cannot have any. False: the pool has ended."""
+        """A node has its workers, or reports why it cannot start any. False: the pool has ended."""
         known = self.pools.get(pool)
         if known is None:
             return False
@@ -137,9 +138,9 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
     def begin(
         self, comm: Any = None, *, pool: str, piece: int, node: str, life: str, run: str
     ) -> bool:
-        """May this node run this piece? Yes to the first that asks, and to no other.
+        """May this node run this piece? True for the first that asks, False for all others.
 
-        `run` names who asks: one whose question or answer was lost asks again.
+        `run` is the id of the run that asks: it asks again if its question or the answer was lost.
         """
         known = self.pools.get(pool)
         if (
@@ -150,11 +151,11 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         ):
             return False
         known.begun[piece] = node, run
-        known.data.pop(str(piece), None)  # its node has fetched it
+        known.data.pop(str(piece), None)  # the node has fetched it
         return True
 
     def done(self, comm: Any = None, *, pool: str, node: str, life: str, data: Any) -> bool:
-        """Pass results on; not those of a node that was reported as lost."""
+        """Pass results on to the program. Returns False for a node that was reported as lost."""
         known = self.pools.get(pool)
         if known is None or known.nodes.get(node) != life:
             return False
@@ -170,7 +171,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
                 self.tell(name, {"op": "lost", "node": worker, "begun": begun})
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """End the pools of a program that has gone without ending them."""
+        """End the pools of a program that exited without ending them."""
         for name in [name for name, pool in self.pools.items() if pool.client == client]:
             del self.pools[name]
             task = asyncio.ensure_future(self._end_nodes(plugin_name(name)))
@@ -182,6 +183,6 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
             await self.scheduler.unregister_worker_plugin(comm=None, name=plugin)
 
     def tell(self, pool: str, message: Any) -> None:
-        """Send a message to the program, as an event that the scheduler does not keep."""
+        """Send a message to the program, as an event that the scheduler does not store."""
         event = {"op": "event", "topic": plugin_name(pool), "event": (time.time(), message)}
         self.scheduler.client_send(self.pools[pool].client, event)

@@ -1,4 +1,4 @@
-"""The errors that a pool on a cluster adds."""
+"""The exceptions that only pools on a cluster raise."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["NodeLostError", "SchedulerLostError", "VersionMismatchError"]
 
 
 class NodeLostError(WorkerLostError):
-    """A node left the cluster while it ran this task, or held it as begun.
+    """A node left the cluster while it ran this task, or after it had taken the task.
 
-    ``node`` is the node's address, ``pid`` the process id of the dask worker there. ``exitcode``
-    is None: nobody here knows it. ``index`` and ``function`` are those of a `WorkerLostError`. With
-    ``retries=`` the task runs again elsewhere instead.
+    ``node`` is the node's address (a str), ``pid`` the process id of the dask worker there (an
+    int). ``exitcode`` is None, since it is not known. ``index`` and ``function`` are as in
+    `WorkerLostError`. With ``retries=`` the task runs again on another node instead.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class NodeLostError(WorkerLostError):
 
 
 class SchedulerLostError(PoolError):
-    """The connection to the scheduler was lost, so the pool cannot run tasks any more."""
+    """The connection to the scheduler was lost, so the pool can run no more tasks."""
 
 
 class VersionMismatchError(PoolError):
-    """Python, cpool or dask have other versions in the cluster than here.
+    """The cluster has other versions of Python, cpool or dask than this process.
 
-    ``mismatches`` is a list of (where, package, version here, version there).
+    ``mismatches`` is a list of tuples of str: (where, package, version here, version there).
     """
 
     def __init__(self, message: str, mismatches: list[tuple[str, str, str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""Values on their way over the network: a pickle, and its large buffers beside it."""
+"""Values that are sent over the network: a pickle, and its large buffers separately."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Frames", "dumps", "dumps_callable", "loads", "size_of"]
 
-# Bytes of this length or more travel beside a message, without a copy into it.
+# Buffers of this many bytes or more are sent next to the message, without a copy into it.
 LARGE = 64 << 10
 
-# What plain pickle raises for what cloudpickle may be able to pickle.
+# What pickle raises for objects that cloudpickle may be able to pickle.
 _REFUSED = (pickle.PicklingError, AttributeError, TypeError)
 
 
 def _by_value(obj: object, buffers: list[Any] | None, reason: BaseException | None) -> bytes:
-    """Pickle by cloudpickle; raise the reason why plain pickle refused, if cloudpickle does too."""
+    """Pickle with cloudpickle. If that fails too, raise `reason`, the error of plain pickle."""
     import cloudpickle
 
     callback = None
@@ -54,7 +54,7 @@ def dumps(obj: object) -> tuple[bytes, list[Any]]:
 
 
 def dumps_callable(func: object) -> bytes:
-    """A pickle of a callable, in one piece."""
+    """A pickle of a callable, without separate buffers."""
     return _dump(func, None)
 
 
@@ -69,9 +69,9 @@ def size_of(buffer: Any) -> int:
 
 
 class Frames:
-    """Bytes-like objects in a message of dask's: it does not look into them.
+    """Bytes-like objects in a dask message, which dask does not look into.
 
-    Large ones become frames of the message, which neither the sender nor the scheduler copies.
+    Large ones become separate frames of the message, which neither sender nor scheduler copies.
     """
 
     __slots__ = ("parts",)
@@ -88,5 +88,5 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        """The number of bytes; dask measures its messages by this."""
+        """The number of bytes; dask reads this to measure messages."""
         return sum(map(size_of, self.parts))

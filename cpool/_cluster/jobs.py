@@ -1,4 +1,4 @@
-"""A call on its way: where its items come from, and the chunks that are ready to travel."""
+"""A call in progress: the source of its items, and the chunks that are ready to be sent."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ _CONTAINERS = (list, tuple, range, str, bytes, dict, set, frozenset)
 _EMPTY: list[Any] = [[], (), range(0), "", b"", {}, set()]
 _PLAIN = tuple(type(iter(empty)) for empty in _EMPTY)
 
-# So many keys are remembered. Those that come later share numbers, by their hash.
+# So many keys are remembered. Later keys share numbers, by their hash.
 _MOST_KEYS = 1 << 16
 
-# A pull of an item that takes so many seconds is overtaken by those of other calls.
+# When a pull of an item has taken so many seconds, other calls may pull at the same time.
 _OVERTAKEN = 1.0
 
 
 class Pulls:
-    """Whose turn it is to take an item, among the calls of a pool.
+    """A lock for pulling items: one call of a pool pulls at a time.
 
-    Iterables of one pool may share a source, so items are taken one at a time. But a turn that
-    lasts for a second, or whose code makes a call of the same pool, is overtaken by all others.
+    Iterables of one pool may share a source, so only one item is pulled at a time. But others need
+    not wait for a pull that has taken a second, or whose code makes a call of the same pool.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.end = 0.0  # when the present turn may be overtaken
+        self.end = 0.0  # when others need no longer wait for the current pull
         self.owner = 0
 
     @contextlib.contextmanager
@@ -63,20 +63,20 @@ class Pulls:
             self.lock.release()
 
     def calls(self) -> None:
-        """This thread makes a call of the pool."""
+        """Called when this thread makes a call of the pool."""
         if self.owner == threading.get_ident():
             self.end = 0.0
 
 
 class Keys:
-    """Numbers of the keys of calls. Nodes know a key by its number alone."""
+    """Numbers for the keys of calls. Nodes only get the number of a key."""
 
     def __init__(self) -> None:
         self.numbers: dict[Hashable, int] = {}
         self.lock = threading.Lock()
 
     def number(self, key: Hashable) -> int:
-        """`TypeError` for a key that is not hashable."""
+        """The number of a key. Raises `TypeError` if the key is not hashable."""
         with self.lock:
             found = self.numbers.get(key)
             if found is None:
@@ -102,13 +102,13 @@ class Part:
         self.data = data
         self.size = sum(map(size_of, data))
         self.attempts = 0  # how often it was lost with a node
-        self.seconds = 0.0  # how long it was thought to take when it was sent
-        self.is_extra = False  # sent to a node that other calls fill
+        self.seconds = 0.0  # the time that it was expected to take when it was sent
+        self.is_extra = False  # sent beyond the room of a node that other calls have filled
         self.node = ""  # the address of the node that has it
 
 
 class Job:
-    """One call of a method of the pool. Only the keeper's thread uses it, but for the feeder."""
+    """One call of a method of the pool. Only the keeper's thread uses it, and its feeder."""
 
     def __init__(
         self,
@@ -128,22 +128,22 @@ class Job:
         self.speed = speed
         self.options = options
         self.priority: int = 0
-        self.key: int | None = None  # all calls with this number go to one worker
+        self.key: int | None = None  # its key's number: all calls with it go to one worker
         self.retries: int = options["retries"]
         self.fail_fast = False
         self.ready: deque[Part] = deque()
-        self.line: OrderedDict[Job, None] | None = None  # where it waits while it has chunks ready
-        self.turn = 0  # its place there
+        self.line: OrderedDict[Job, None] | None = None  # its queue in `Waiting`
+        self.turn = 0  # its place in that queue
         self.flying: dict[int, Part] = {}  # parts that were sent, by number
         self.feeder: Feeder | None = None
-        self.asked = 0  # chunks that the feeder was asked for and has not made
+        self.asked = 0  # chunks that the feeder was asked for but has not made yet
         self.is_fed = True  # no more chunks will be made
-        self.total: int | None = None  # items in all, where that is known
+        self.total: int | None = None  # the number of all items, if known
         self.taken = 0  # items that the feeder was asked for
-        self.chunk: int | None = None  # the length of chunks that the program wants
-        self.limit: int | None = None  # chunks that may be made and not read
+        self.chunk: int | None = None  # the chunksize that the program asked for
+        self.limit: int | None = None  # the most chunks that may be made but not read (buffersize)
         self.made = 0
-        self.bytes = 0  # of the chunks that were made
+        self.bytes = 0  # total size of the chunks that were made
         self.read = 0
         self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
         self.is_over = False
@@ -153,7 +153,7 @@ class Job:
 
 
 class Feeder:
-    """A thread that takes items of one call and pickles them, as many chunks as it is asked for.
+    """A thread that pulls and pickles items of one call, as many chunks as the keeper asks for.
 
     It runs code of the program: the iterable's and that of `__reduce__` methods. If that code
     blocks, only this call waits.
@@ -172,7 +172,7 @@ class Feeder:
         self.numbers = numbers
         self.pulls = pulls
         self.tell = tell
-        self.total = job.total  # None: places are those of chunks, not of items
+        self.total = job.total  # None: places count chunks, not items
         self.requests: queue.SimpleQueue[tuple[int, int] | None] = queue.SimpleQueue()
         self.place = 0
         self.is_stopped = False
@@ -207,7 +207,7 @@ class Feeder:
             del iterator
 
     def _make(self, iterator: Iterator[Any], chunks: int, length: int) -> bool:
-        """Make so many chunks; False at the end of the iterable."""
+        """Make this many chunks. Returns False at the end of the iterable."""
         is_plain = type(iterator) in _PLAIN
         made: list[Any] = []
         is_more = True
@@ -227,7 +227,7 @@ class Feeder:
             if is_more and self.place == self.total:
                 is_more = False
                 for _ in iterator if is_plain else self._pull(iterator):
-                    self.place += 1  # it has more items than its len() said
+                    self.place += 1  # the iterable has more items than len() said
                     break
             if not is_more:
                 break
@@ -236,7 +236,7 @@ class Feeder:
         return is_more
 
     def _pull(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """Take items one at a time: iterables of one pool may share a source."""
+        """Pull items one at a time: iterables of one pool may share a source."""
         while True:
             with self.pulls.turn():
                 try:
@@ -246,7 +246,7 @@ class Feeder:
             yield item
 
     def _chunk(self, items: list[Any]) -> Part | tuple[int, int, BaseException]:
-        """The chunk, or its place, its length, and why it cannot be pickled."""
+        """The chunk; or, if it cannot be pickled, its place, its length and the error."""
         start, count = self.place, len(items)
         self.place += 1 if self.total is None else count
         try:
@@ -257,7 +257,7 @@ class Feeder:
 
 
 def call_part(job: Job, number: int, args: Any, kwds: Any) -> Part:
-    """The one chunk of an `apply`."""
+    """The only chunk of an `apply`."""
     data, buffers = dumps((args, kwds))
     assert job.mode == worker.APPLY
     return Part(job, number, 0, 1, [data, *buffers])

@@ -1,8 +1,8 @@
-"""The keeper: the thread that knows the nodes and hands out chunks, and the helper beside it.
+"""The keeper, the thread that knows the nodes and sends chunks to them; and its helper thread.
 
-Everything that changes what is known arrives as a message in one queue: from the program, from
-feeders, from the cluster. The keeper takes it in, then hands out what can be handed out. No code
-of the program runs on its thread.
+Every change of state arrives as a message in one queue: from the program, from feeders, from the
+cluster. The keeper handles the messages, then sends out all chunks for which nodes have room. No
+code of the program runs on its thread.
 """
 
 from __future__ import annotations
@@ -42,37 +42,39 @@ __all__ = ["Helper", "Keeper", "Node"]
 
 logger = logging.getLogger("cpool.distributed")
 
-# Seconds between two looks at the connection and at the dask tasks, while calls are pending.
+# While calls are pending: seconds between checks of the connection and of the dask tasks.
 _LOOK = 0.5
 
-# Callables of fewer bytes travel with each piece; others once to the scheduler and to each node.
+# Callables of fewer bytes are sent with each piece; others once to the scheduler and to each node.
 _INLINE = 4 << 10
 
-# A piece has no more bytes than this, unless one chunk does.
+# The most bytes of a piece, unless a single chunk has more.
 _MOST_BYTES = 32 << 20
 
-# Bytes of chunks that a node holds, unless its workers would be idle.
+# The most bytes of chunks to send to a node, unless its workers would be idle.
 _MOST_THERE = 2 * _MOST_BYTES
 
-# Pieces of this many bytes or more do not travel within their dask task, whose parts the scheduler
-# rebuilds: the node fetches them, which takes two more messages and their answers.
+# Pieces of this many bytes or more are not sent inside their dask task, which the scheduler would
+# deserialize: the node fetches them, with two more messages and their answers.
 _APART = 1 << 20
 
-# So many pieces are kept for the dashboard, at least, before those are dropped whose tasks ended.
+# Finished pieces are kept for the dashboard until there are at least so many; then those whose dask
+# tasks have ended are dropped.
 _MOST_ENDING = 64
 
-# And so many bytes of them.
+# The most bytes of finished pieces to keep.
 _MOST_ENDING_BYTES = 4 << 20
 
-# How often a piece is sent again whose task failed before it began.
+# How often to send a piece again whose dask task failed before the piece began.
 _MOST_FAILURES = 3
 
 
 class Node:
-    """A node of the cluster, as far as this pool has to do with it.
+    """A node of the cluster that this pool uses, with what it has done for the pool.
 
-    `address` is the dask worker's, `pid` its process id, `workers` the number of processes in its
-    pool, `items` and `seconds` what they have done so far.
+    `address` (a str) and `pid` (an int) are those of the dask worker, `workers` is the number of
+    processes in its pool, `items` the number of items that they have done and `seconds` the time
+    that these took (a float).
     """
 
     def __init__(self, address: str, pid: int, workers: int) -> None:
@@ -82,19 +84,19 @@ class Node:
         self.items = 0
         self.seconds = 0.0
         self.chunks = 0
-        self.done = self.failed = self.lost = self.retried = 0  # items of calls that want them
+        self.done = self.failed = self.lost = self.retried = 0  # items of calls not cancelled
         self.sent = self.received = 0  # bytes
         self.restarts = 0
         self.pieces: dict[int, Piece] = {}
-        self.count = 0  # chunks that it has
-        self.outstanding = 0.0  # seconds that these will take one worker
+        self.count = 0  # chunks that it has now
+        self.outstanding = 0.0  # seconds that these would take one worker
         self.extra = 0  # chunks beyond its room
-        self.bytes = 0  # of the chunks that it has
-        self.known: set[str] = set()  # callables that it may keep
+        self.bytes = 0  # of the chunks that it has now
+        self.known: set[str] = set()  # callables that it may have cached
         self.keys = 0  # how many keys of calls have their worker here
 
     def statistics(self, is_there: bool) -> NodeStatistics:
-        """What it has done, as numbers that stay."""
+        """A snapshot of what the node has done."""
         return NodeStatistics(
             address=self.address,
             pid=self.pid,
@@ -119,7 +121,7 @@ class Node:
 
 
 class Piece:
-    """Chunks that travel together to one node."""
+    """Chunks that are sent together to one node."""
 
     __slots__ = (
         "future", "has_ended", "is_recalled", "node", "number", "parts", "sent", "size"
@@ -130,14 +132,14 @@ class Piece:
         self.node = node
         self.parts = {part.number: part for part in parts}
         self.future: Any = None
-        self.has_ended = False  # was its dask task over at the last look?
-        self.is_recalled = False  # was it asked back once?
+        self.has_ended = False  # had its dask task ended at the last check?
+        self.is_recalled = False  # was it recalled once?
         self.sent = time.monotonic()
         self.size = sum(part.size for part in parts)
 
 
 class Helper:
-    """A thread that unpickles results that have callbacks, and calls these."""
+    """A thread that unpickles results of calls with callbacks, and runs the callbacks."""
 
     def __init__(self) -> None:
         self.calls: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
@@ -170,7 +172,7 @@ def _index_of(part: Part) -> int | None:
 
 
 class Keeper:
-    """See the module. `end` ends what the pool has in the cluster."""
+    """See the module's docstring. `end(is_connected)` ends the pool's parts in the cluster."""
 
     def __init__(self, pool: str, client: Client, end: Callable[[bool], None]) -> None:
         self.pool = pool
@@ -185,26 +187,26 @@ class Keeper:
         self.piece_numbers = itertools.count()
         self.nodes: dict[str, Node] = {}
         self.jobs: dict[int, Job] = {}  # calls that have not ended, by number
-        self.changed: OrderedDict[Job, None] = OrderedDict()  # those that may have ended
-        self.feeding: OrderedDict[Job, None] = OrderedDict()  # those whose items are not all here
-        self.waiting = Waiting()  # those that have chunks to hand out
+        self.changed: OrderedDict[Job, None] = OrderedDict()  # calls that may have ended
+        self.feeding: OrderedDict[Job, None] = OrderedDict()  # calls that have more items to pull
+        self.waiting = Waiting()  # calls that have chunks to send
         self.keyed = Keyed(self.waiting)
-        self.ready = 0  # chunks to hand out, without those of keys
+        self.ready = 0  # number of chunks to send, without those of calls with keys
         self.cancels: dict[bool, dict[str, list[int]]] = {}  # chunks to cancel, by kill= and node
-        self.places: dict[int, Node] = {}  # where calls of a key go, by the key's number
+        self.places: dict[int, Node] = {}  # the node for calls with a key, by the key's number
         self.cache: dict[int, Any] = {}
         self.uploaded: set[str] = set()
         self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
-        self.stale: list[int] = []  # pieces that the arbiter may forget
-        self.revoked: list[Piece] = []  # pieces that must not begin, whose dask tasks are not over
-        self.ending: list[Piece] = []  # pieces with all results, whose dask tasks are not over
-        self.ending_bytes = 0  # that these have in the scheduler
+        self.stale: list[int] = []  # numbers of pieces that the arbiter may drop
+        self.revoked: list[Piece] = []  # forbidden to begin, dask task not ended
+        self.ending: list[Piece] = []  # pieces with all results, whose dask tasks have not ended
+        self.ending_bytes = 0  # of these pieces, in the scheduler
         self.most_ending = _MOST_ENDING
         self.tally = Tally()
         self.failures = 0
         self.next_look = 0.0
-        self.latency = 0.0  # a mean of the seconds that a piece is on its way, there and back
-        self.spread = 0.0  # a mean of how far these seconds are from their mean
+        self.latency = 0.0  # mean round-trip time of a piece, in seconds, without its work
+        self.spread = 0.0  # mean deviation of these seconds
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
         self.is_ending = False
@@ -218,7 +220,7 @@ class Keeper:
         self.events.put((what, args))
 
     def hear(self, event: tuple[float, Any]) -> None:
-        """Take a message of the arbiter's. [the client's event loop]"""
+        """Receive a message of the arbiter. [the client's event loop]"""
         message = event[1]
         if isinstance(message, Frames):
             self.tell("results", message)
@@ -240,7 +242,7 @@ class Keeper:
                 try:
                     getattr(self, f"_on_{what}")(*args)
                 except Exception as exc:
-                    # A mistake of the pool's own, or no memory: better an end than a hang.
+                    # A bug of the pool, or out of memory: fail all calls rather than hang.
                     logger.exception("cpool: the pool on the cluster failed")
                     self._fail_all(exc)
                 del what, args
@@ -262,10 +264,10 @@ class Keeper:
                 job.feeder.stop()
             return
         self.jobs[job.result._job] = job
-        self.tally.submitted += len(job.ready)  # the one of an apply()
+        self.tally.submitted += len(job.ready)  # the item of an apply()
         if job.ready:
             self._add_ready(job, len(job.ready))
-        if not job.is_fed:  # what is no iterable has failed before
+        if not job.is_fed:  # False here if the iterable's iter() failed
             self.feeding[job] = None
         self.changed[job] = None
         self.users[job.callable] = self.users.get(job.callable, 0) + 1
@@ -275,7 +277,7 @@ class Keeper:
             return
         for part in made:
             if job.is_over:
-                break  # with fail_fast, by a chunk before this one
+                break  # a chunk before this one ended it, with fail_fast
             job.asked -= 1
             job.made += 1
             if isinstance(part, Part):
@@ -290,7 +292,7 @@ class Keeper:
                 self._deliver(job, Arrived(start, count, worker.FAILURE, [], error))
 
     def _on_fed_up(self, job: Job, length: int, error: BaseException | None) -> None:
-        """The iterable has ended, or raised."""
+        """The iterable has ended, or has raised an exception."""
         job.asked = 0
         job.is_fed = True
         self.feeding.pop(job, None)
@@ -299,7 +301,7 @@ class Keeper:
             return
         if job.total is None:
             if error is not None:
-                job.last = length, error  # after the results that come before it
+                job.last = length, error  # raised after the results that come before it
                 length += 1
             job.result.set_length(length)
         elif error is not None:
@@ -314,20 +316,20 @@ class Keeper:
         job.read += 1
 
     def _on_cancel(self, result: Any, kill: bool) -> None:
-        """The program has cancelled a call, or closed its iterator: the result says so already."""
+        """The program has cancelled a call or closed its iterator; its result is already marked."""
         job = self.jobs.get(result._job)
         if job is not None and not job.is_over:
             self._withdraw(job, kill)
             self._leave(job)
 
     def _withdraw(self, job: Job, kill: bool) -> None:
-        """Have the nodes drop what they have of a call; `kill`: also what runs."""
+        """Tell the nodes to drop the chunks of a call; `kill`: also those that are running."""
         cancels = self.cancels.setdefault(kill, {})
         for number, part in job.flying.items():
             cancels.setdefault(part.node, []).append(number)
 
     def _tell_cancels(self) -> None:
-        """Tell the nodes, of many calls in one message."""
+        """Send the cancellations to the nodes, those of many calls in one message."""
         for kill, chunks in self.cancels.items():
             if chunks:
                 self._tell_arbiter("cpool_cancel", chunks=chunks, kill=kill)
@@ -347,7 +349,7 @@ class Keeper:
         answer(self.statistics())
 
     def statistics(self) -> ClusterStatistics:
-        """What was counted. [the keeper's thread, or any once the pool ends]"""
+        """The counted statistics. [the keeper's thread; any thread once the pool ends]"""
         return self.tally.statistics(list(self.nodes.values()))
 
     def _on_close(self) -> None:
@@ -368,7 +370,7 @@ class Keeper:
         warnings.warn(f"node {address} is not used: {why}", RuntimeWarning, stacklevel=2)
 
     def _on_lost(self, address: str, begun: list[int]) -> None:
-        """A node has left. What has not begun there may run elsewhere."""
+        """A node has left. Pieces that it has not begun run on other nodes."""
         gone = self.nodes.pop(address, None)
         if gone is None:
             return
@@ -398,7 +400,7 @@ class Keeper:
                 if part.job.speed.fresh:
                     self.waiting.measured(part.job.speed)
             if part.job.is_over:
-                continue  # counted as cancelled
+                continue  # its items were counted as cancelled
             if kind == worker.VALUE:
                 node.done += part.count
             elif kind == remote.LOST:
@@ -416,7 +418,8 @@ class Keeper:
             self._drop(piece)
 
     def _keep_until_over(self, piece: Piece) -> None:
-        """A dask task that is released before it is over is not seen on the dashboard."""
+        """Keep a piece until its dask task ends: the dashboard shows no task that is released
+        before."""
         self.ending.append(piece)
         self.ending_bytes += piece.size
         if len(self.ending) >= self.most_ending or self.ending_bytes > _MOST_ENDING_BYTES:
@@ -447,7 +450,7 @@ class Keeper:
         return Arrived(part.start, part.count, kind, data)
 
     def _task_ended(self, piece: Piece, future: Any) -> None:
-        """The dask task of a piece ended some time ago, and not all of its results have come."""
+        """The dask task of a piece ended some time ago, but not all of its results have arrived."""
         piece.future = None
         error = future.exception() if future.status == "error" else None
         self._revoke(piece, partial(self._was_refused, piece, error))
@@ -456,7 +459,7 @@ class Keeper:
         if self.pieces.get(piece.number) is not piece:
             return
         if error is None:
-            # The pool on the node has ended: not used again before it says that it is ready.
+            # The pool on the node has ended: do not use the node until it reports that it is ready.
             if self.nodes.get(piece.node.address) is piece.node:
                 del self.nodes[piece.node.address]
                 self.tally.leave(piece.node)
@@ -473,7 +476,7 @@ class Keeper:
             self._give_up(piece, False, None)
 
     def _recall(self) -> None:
-        """Ask a piece back that waits on a busy node, while another node has nothing to do."""
+        """Recall a piece that waits on a busy node, if another node has nothing to do."""
         nodes = [node for node in self.nodes.values() if node.workers > 0]
         if all(node.count > 0 for node in nodes) or self.waiting.levels:
             return
@@ -497,7 +500,7 @@ class Keeper:
         then(is_free)
 
     def _revoke(self, piece: Piece, then: Callable[[bool], None]) -> None:
-        """Ask the arbiter that a piece does not begin any more; then(True) if it has not begun."""
+        """Ask the arbiter to forbid a piece to begin. Calls then(True) if it has not begun."""
 
         async def ask() -> None:
             is_free = None
@@ -511,7 +514,8 @@ class Keeper:
         self.client.loop.add_callback(ask)
 
     def _give_up(self, piece: Piece, has_begun: bool, error: BaseException | None) -> None:
-        """A piece's node is lost, or its task has failed: its chunks run elsewhere, or fail."""
+        """The node of a piece is lost, or its task failed: run its chunks elsewhere, or fail
+        them."""
         node = piece.node
         again: list[Part] = []
         for part in piece.parts.values():
@@ -528,8 +532,8 @@ class Keeper:
             if error is None:
                 failure = NodeLostError(
                     f"node {node.address} (process {node.pid}) left the cluster while it ran "
-                    f"{part.job.name}; the task may have run in part, and retries=1 would run it "
-                    "again on another node",
+                    f"{part.job.name}; the task may have run in part. With retries=1 it would "
+                    "run again on another node",
                     node.pid,
                     None,
                     _index_of(part),
@@ -544,7 +548,7 @@ class Keeper:
             part.job.ready.appendleft(part)
             self._add_ready(part.job, 1)
         if not has_begun and piece.future is not None and node.address in self.nodes:
-            self.revoked.append(piece)  # its task may still ask whether it may begin
+            self.revoked.append(piece)  # its dask task may still ask whether it may begin
         self._drop(piece)
 
     # ---- calls ----
@@ -559,7 +563,7 @@ class Keeper:
         self._end_job(job, Arrived.failure(error))
 
     def _end_job(self, job: Job, failure: Arrived) -> None:
-        """End a call: what has not begun is withdrawn, what runs is not waited for."""
+        """End a call: withdraw chunks that have not begun, and do not wait for running ones."""
         job.result.end(failure)
         self._withdraw(job, False)
         self._leave(job)
@@ -612,7 +616,7 @@ class Keeper:
     # ---- handing out ----
 
     def _add_ready(self, job: Job, chunks: int) -> None:
-        """A call has so many more chunks to hand out."""
+        """A call has this many more chunks to send."""
         if job.key is None:
             self.ready += chunks
             self.waiting.add(job)
@@ -629,8 +633,8 @@ class Keeper:
             sent = bool(self.waiting.levels)
             while sent:
                 sent = False
-                # Rounded, since sums of floats are not exact: of nodes with nothing but chunks of
-                # unknown length, an idle one comes first.
+                # Rounded, since sums of floats are not exact: if all chunks of all nodes are of
+                # unknown duration, an idle node must come first.
                 nodes.sort(key=lambda node: (round(node.outstanding / node.workers, 6), node.count))
                 ready = self.ready
                 for node in nodes:
@@ -642,7 +646,7 @@ class Keeper:
 
     def _room(self, job: Job, node: Node, length: int, nodes: int, is_extra: bool) -> int:
         if is_extra:
-            # A call beside others that fill the nodes has a share of each at once.
+            # A call whose nodes are filled by other calls gets a share of each node at once.
             return max(0, node.workers - max(node.extra, len(job.flying)))
         if node.bytes >= _MOST_THERE and node.count > node.workers:
             return 0
@@ -657,7 +661,7 @@ class Keeper:
         )
 
     def _place(self, key: int) -> Node:
-        """The node that has the worker for the calls of a key."""
+        """The node for the calls of a key."""
         node = self.places.get(key)
         if node is None or self.nodes.get(node.address) is not node:
             nodes = [node for node in self.nodes.values() if node.workers > 0]
@@ -667,7 +671,8 @@ class Keeper:
         return node
 
     def _put_on(self, node: Node, part: Part, seconds: float, is_extra: bool) -> None:
-        """The node is to get the chunk. One with a key waits for its worker, and takes no room."""
+        """Assign the chunk to the node. A chunk with a key waits for its own worker: it takes no
+        room."""
         job = part.job
         job.flying[part.number] = part
         part.seconds = seconds
@@ -681,7 +686,7 @@ class Keeper:
         node.outstanding += seconds
 
     def _take_off(self, node: Node, part: Part) -> None:
-        """The node does not have the chunk any more."""
+        """The node no longer has the chunk."""
         del part.job.flying[part.number]
         self.changed[part.job] = None
         node.bytes -= part.size
@@ -693,7 +698,7 @@ class Keeper:
         node.extra -= part.is_extra
 
     def _choose(self, node: Node, nodes: int, most: int, is_extra: bool) -> list[Part]:
-        """Take chunks of the calls in turn: as many as the node should get in one piece."""
+        """Take chunks for one piece for this node; calls take turns."""
         parts: list[Part] = []
         size = 0
         seconds = 0.0
@@ -709,7 +714,7 @@ class Keeper:
                 else:
                     left = min(self._room(job, node, job.ready[0].count, nodes, is_extra), most)
                     if left <= 0:
-                        # But for an extra share, room is the same for all calls of a line.
+                        # Except for extra shares, the room is the same for all calls of a queue.
                         if not is_extra or most <= 0 or node.extra >= node.workers:
                             assert job.line is not None
                             level.closed.append(job.line)
@@ -740,9 +745,9 @@ class Keeper:
                 if is_full:
                     break
             for job in served:
-                self.waiting.again(job)  # calls take turns: the next piece begins with another one
+                self.waiting.again(job)  # calls take turns: the next piece begins with another call
             if is_full or level.measured or level.fresh:
-                break  # before calls of lower priority
+                break  # not yet: calls of lower priority
         return parts
 
     def _ask_feeders(self, nodes: list[Node], workers: int) -> None:
@@ -760,9 +765,10 @@ class Keeper:
             if job.speed.seconds is None:
                 known = len(job.flying) + len(job.ready) + job.asked
                 wanted = min(wanted, max(0, plan.FIRST_IN_ALL - known))
-            # Some are ready before there is room: a call of higher priority has to be there then.
+            # Make some before there is room: when room comes, a call of higher priority must have
+            # chunks.
             wanted = max(wanted, min(node.workers for node in nodes))
-            # And a piece for each node, so that a piece is not cut short for want of chunks.
+            # And enough for a whole piece for each node, so that pieces are not too short.
             wanted += sum(
                 plan.in_piece(job.speed, length, node.workers, len(nodes)) for node in nodes
             )
@@ -824,8 +830,8 @@ class Keeper:
         self._in_loop(upload)
 
     def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
-        """Make the piece a dask task, of the function's name, for this node and no other."""
-        key = f"{name}-{self.pool}", piece.number  # dask counts by the name, and by name and pool
+        """Submit the piece as a dask task for this node only, named after the function."""
+        key = f"{name}-{self.pool}", piece.number  # dask groups by the name, and by name and pool
         future = self.client.submit(
             remote.run_piece,
             self.pool,
@@ -843,7 +849,7 @@ class Keeper:
         piece.future = future
 
     def _drop(self, piece: Piece) -> None:
-        """A piece has an outcome for all its chunks."""
+        """All chunks of a piece have an outcome."""
         self.pieces.pop(piece.number, None)
         piece.node.pieces.pop(piece.number, None)
         if piece in self.revoked:
@@ -856,7 +862,7 @@ class Keeper:
             self.stale = []
 
     def _in_loop(self, work: Callable[[], Any]) -> None:
-        """Run a coroutine in the client's event loop; a failure there is the connection's."""
+        """Run a coroutine in the client's event loop; treat an exception as a failed connection."""
 
         async def run() -> None:
             try:
@@ -897,7 +903,7 @@ class Keeper:
 
     def _on_broken(self, error: Exception) -> None:
         if self._is_connected():
-            time.sleep(0.05)  # the client sees the end of its connection a moment later
+            time.sleep(0.05)  # the client may notice the lost connection a moment later
         if self._is_connected() and not isinstance(error, OSError):
             self._fail_all(error)
         else:
@@ -906,8 +912,8 @@ class Keeper:
     def _lose_scheduler(self) -> None:
         if self.lost is None:
             self.lost = SchedulerLostError(
-                "the connection to the scheduler was lost: the calls that were pending have failed,"
-                " and this pool cannot run more; what they had begun may go on in the cluster"
+                "the connection to the scheduler was lost: all pending calls have failed, and this"
+                " pool can run no more; tasks that had begun may go on in the cluster"
             )
         self._fail_all(self.lost)
 

@@ -1,8 +1,8 @@
-"""Large data between a node and its worker processes: memory that both map.
+"""Shared memory for large data between a node and its worker processes.
 
-The memory is a file without a name (Linux's memfd), which the worker process opens by way of /proc.
-It is gone when the processes are. Where there is none, data goes through the pipes of the node's
-pool.
+The memory is a file without a name (a Linux memfd), which the worker process opens through /proc.
+It disappears with the processes. Where memfd is not available, data are sent through the pipes of
+the node's pool.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["BIG", "Memory", "fetch", "store"]
 
-# Bytes of this length or more are put into shared memory.
+# Parts of this many bytes or more are put into shared memory.
 BIG = 1 << 20
 
 _PAGE = 4096
 
 
 def store(fd: int, parts: Sequence[Any]) -> list[Any]:
-    """Append the large parts to the memory; in their places stand (offset, length)."""
+    """Append the large parts to the memory; return all parts, large ones as (offset, length)."""
     end = os.fstat(fd).st_size
     kept: list[Any] = []
     for part in parts:
@@ -45,7 +45,7 @@ def store(fd: int, parts: Sequence[Any]) -> list[Any]:
 
 
 def fetch(fd: int, parts: Sequence[Any]) -> list[Any]:
-    """The parts that `store` was given; the large ones as views of a private mapping."""
+    """The parts that were passed to `store`; the large ones are views of a private mapping."""
     if not any(type(part) is tuple for part in parts):
         return list(parts)
     view = memoryview(mmap.mmap(fd, 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
@@ -53,14 +53,14 @@ def fetch(fd: int, parts: Sequence[Any]) -> list[Any]:
 
 
 class Memory:
-    """Memory of one chunk, in the node."""
+    """Shared memory for one chunk, on the node's side."""
 
     def __init__(self) -> None:
         self.fd = os.memfd_create("cpool", os.MFD_CLOEXEC)
 
     @classmethod
     def make(cls) -> Memory | None:
-        """None where there is no such memory: on another system, or without /proc."""
+        """None if it is not available: on a system other than Linux, or without /proc."""
         if not hasattr(os, "memfd_create") or not os.path.exists("/proc/self/fd"):
             return None
         with contextlib.suppress(OSError):
@@ -69,11 +69,11 @@ class Memory:
 
     @property
     def path(self) -> str:
-        """What the worker process opens."""
+        """The path that the worker process opens."""
         return f"/proc/{os.getpid()}/fd/{self.fd}"
 
     def close(self) -> None:
-        """Give the memory up; what is mapped stays."""
+        """Close the memory; existing mappings stay valid."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

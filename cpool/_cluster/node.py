@@ -1,9 +1,9 @@
 """A node: the pool in a dask worker, and the dask task that runs a piece on it.
 
-A piece is a list of chunks. Its task waits until workers of the node's pool are about to be idle,
-asks the arbiter whether it may begin, hands its chunks to the pool, and sends results as they come.
-It leaves its slot in dask's scheduling at once: a piece that waits holds up no task but the pieces
-behind it. The task is a coroutine: no thread waits for a piece.
+A piece is a list of chunks. Its dask task waits until workers of the node's pool are about to be
+idle, asks the arbiter whether it may begin, submits its chunks to the pool, and sends results as
+they arrive. The task gives up its dask slot (secedes) at once, so a waiting piece blocks only the
+pieces behind it. The task is a coroutine: no thread waits for a piece.
 """
 
 from __future__ import annotations
@@ -46,44 +46,44 @@ logger = logging.getLogger("cpool.distributed")
 
 __all__ = ["LOST", "Chunk", "NodePlugin", "dump_node", "run_piece"]
 
-# A chunk whose worker process died: (pid, exitcode) in place of a result.
+# Outcome of a chunk whose worker process died: a description of the error instead of results.
 LOST = 2
 
-# A chunk that the initializer's failure ended: the report of its cause.
+# Outcome of a chunk if the initializer failed: a report of the initializer's exception.
 BROKEN = 3
 
-# Results of a piece wait so long for others, to share a message.
+# Seconds that a result waits for others of its piece, to share a message.
 _GATHER = 0.002
 
-# The next piece begins when the chunks in the node's pool take no longer than this: before a worker
-# is idle, since to ask the arbiter takes some milliseconds.
+# The next piece begins when the chunks in the node's pool will take less than these seconds. That
+# is before a worker is idle, since asking the arbiter takes some milliseconds.
 _SHORT = 0.05
 
-# But no longer than this, however long the arbiter takes to answer.
+# The upper limit of those seconds, which grow with the arbiter's response time.
 _LONGEST_WAY = 0.5
 
-# Seconds before each new try to reach the scheduler.
+# Seconds before each retry to reach the scheduler.
 _PAUSES = (0.05, 0.2, 1.0)
 
-# Callables of this many bytes or more go to the worker processes through a file.
+# Callables of this many bytes or more are passed to the worker processes in a file.
 _IN_FILE = 32 << 10
 
 # Pieces of this many bytes or more are pickled for the node's pool outside the event loop.
 _IN_LOOP = 1 << 20
 
-# Seconds that the finalizers of a pool's workers have, where nothing runs any more.
+# Seconds for the finalizers of a pool's workers, if nothing runs any more.
 _FINALIZERS = 5.0
 
-# Chunks that were cancelled before they came here: no more are remembered, and others would run.
+# How many chunks to remember that were cancelled before they arrived here; others would run.
 _MOST_CANCELLED = 1 << 14
 
 _nodes: dict[tuple[str, str], Node] = {}
 
 
 async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
-    """Call the arbiter; again where the connection breaks, as it may on a busy machine.
+    """Call the arbiter; retry if the connection breaks, as it may on a busy machine.
 
-    All that nodes ask may be asked twice. Raises `OSError` where the scheduler cannot be reached.
+    Every request of a node may be repeated. Raises `OSError` if the scheduler cannot be reached.
     """
     for pause in _PAUSES:
         try:
@@ -96,7 +96,7 @@ async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
 
 
 class Node:
-    """The pool of one cpool.distributed.Pool in this dask worker. Lives in dask's event loop."""
+    """The part of one cpool.distributed.Pool in this dask worker. Used in dask's event loop."""
 
     def __init__(self, name: str, dask: Worker, pool: cpool.Pool, workers: int) -> None:
         self.name = name
@@ -104,22 +104,22 @@ class Node:
         self.pool = pool
         self.workers = workers
         self.life = uuid.uuid4().hex
-        self.pending = 0  # chunks in the pool that any worker may run
-        self.seconds = _SHORT  # a mean of how long chunks take
-        self.way = 0.0  # a mean of the seconds in which the arbiter says that a piece may begin
-        self.spread = 0.0  # a mean of how far these seconds are from their mean
-        self.heard = 0.0  # when the last one ended, or the pool got work
+        self.pending = 0  # chunks in the pool, without those with a key
+        self.seconds = _SHORT  # mean duration of chunks
+        self.way = 0.0  # mean response time of the arbiter, in seconds
+        self.spread = 0.0  # mean deviation of these seconds
+        self.heard = 0.0  # when the last chunk ended, or an idle pool got work
         self.is_ended = False
         self.entry = asyncio.Lock()  # held by the piece that begins next
-        self.changed = asyncio.Event()  # there may be room
+        self.changed = asyncio.Event()  # set when there may be room
         self.loop = asyncio.get_running_loop()
-        self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not seen
+        self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not handled
         self.is_told = False
         self.callables: dict[str, bytes | str] = {}
-        self.large: set[str] = set()  # callables whose results were large
+        self.large: set[str] = set()  # numbers of callables whose results were large
         self.folder: str | None = None
-        self.running: dict[int, Any] = {}  # the results of the chunks in the pool, by number
-        self.cancelled: OrderedDict[int, None] = OrderedDict()  # chunks that are still to come
+        self.running: dict[int, Any] = {}  # by chunk number, the results of chunks in the pool
+        self.cancelled: OrderedDict[int, None] = OrderedDict()  # chunks that have not arrived yet
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
@@ -167,7 +167,7 @@ class Node:
             return True
         short = max(_SHORT, min(self.way + 4 * self.spread, _LONGEST_WAY))
         if time.monotonic() - self.heard > short:
-            return False  # they take longer than those before, and nobody knows how long
+            return False  # they take longer than earlier chunks, so the mean tells nothing
         return self.pending * self.seconds < self.workers * short
 
     async def begin(self, piece: int) -> bool:
@@ -186,7 +186,7 @@ class Node:
         return is_free
 
     async def await_room(self) -> None:
-        """Wait until a worker is idle, or will be soon."""
+        """Wait until a worker is idle or will soon be idle."""
         while not self._has_room():
             self.changed.clear()
             await self.changed.wait()
@@ -198,11 +198,11 @@ class Node:
         self.changed.set()
 
     def tell(self, what: Callable[[], None]) -> None:
-        """Have the loop call something, soon and in order. [any thread]"""
+        """Have the event loop call `what`, in order. [any thread]"""
         self.arrived.append(what)
         if not self.is_told:
             self.is_told = True
-            with contextlib.suppress(RuntimeError):  # the loop is closed
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 self.loop.call_soon_threadsafe(self._hear)
 
     def _hear(self) -> None:
@@ -211,7 +211,7 @@ class Node:
             self.arrived.popleft()()
 
     def cancel(self, numbers: list[int], kill: bool) -> None:
-        """Nobody wants these chunks' results. They may have ended, or be on their way."""
+        """Cancel these chunks. They may have ended, or not have arrived yet."""
         for number in numbers:
             result = self.running.get(number)
             if result is not None:
@@ -222,20 +222,20 @@ class Node:
                 self.cancelled.popitem(last=False)
 
     def leave_slot(self, key: Any) -> None:
-        """Have dask start the next piece beside this one, as `distributed.secede` does."""
+        """Let dask start another task while this one runs, as `distributed.secede` does."""
         self.dask.handle_stimulus(
             SecedeEvent(key=key, compute_duration=0.0, stimulus_id=f"secede-{time.time()}")
         )
 
     async def end(self) -> None:
-        """End the pool; pieces that wait or run here see it."""
+        """End the pool; pieces that wait or run here notice."""
         self.is_ended = True
         self.changed.set()
         await asyncio.to_thread(self._end_pool)
 
     def _end_pool(self) -> None:
         if self.pool._finalizer is not None and not self.running:
-            # terminate() would give the finalizers half a second.
+            # terminate() would give the finalizers only half a second.
             self.pool.close()
             with contextlib.suppress(multiprocessing.TimeoutError):
                 self.pool.join(_FINALIZERS)
@@ -248,7 +248,7 @@ class Node:
 
 
 class Chunk:
-    """A chunk as it travels: its number, its callable's number and mode, options, and its data."""
+    """A chunk as it is sent: its number, its callable's number, mode, options, and data."""
 
     __slots__ = ("callable", "data", "mode", "number", "options")
 
@@ -263,7 +263,7 @@ class Chunk:
 
     @property
     def has_key(self) -> bool:
-        """Is it for one worker? Then it waits for that one, and keeps no other from its work."""
+        """Is it for one worker? Then it waits for that worker, and does not block others."""
         return "key" in self.options["pool"]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -271,26 +271,26 @@ class Chunk:
 
 
 class _Piece:
-    """A piece that runs: its chunks' results, on their way from the pool to the program."""
+    """A running piece: passes its chunks' results from the pool to the program."""
 
     def __init__(self, node: Node, number: int, flush: float, came: float) -> None:
         self.node = node
-        self.came = came  # when it arrived
+        self.came = came  # when the piece arrived
         self.number = number
         self.flush = flush
-        # Of each chunk: its number, its value, its seconds, and how often it ran again.
+        # For each chunk: its number, its value, its seconds, and how often it was run again.
         self.results: list[tuple[int, Any, float, int]] = []
         self.ended: set[int] = set()  # chunks that have an outcome
         self.news = asyncio.Event()
 
     def hand_over(self, chunk: Chunk, source: bytes | str, attempts: int = 0) -> None:
-        """Give a chunk to the pool's workers."""
+        """Submit a chunk to the node's pool."""
         node = self.node
         begun = time.monotonic()
         if chunk.number in node.cancelled:
             del node.cancelled[chunk.number]
             cancelled = _describe(TaskCancelledError("the call was cancelled"))
-            # In the loop: this may be a thread beside it.
+            # Through the loop: this may be another thread.
             node.tell(partial(self.add, chunk, cancelled, node.seconds, attempts))
             return
         memory = None
@@ -344,9 +344,9 @@ class _Piece:
                 error_callback=failed,
                 **chunk.options["pool"],
             )
-            if chunk.number in self.ended:  # this is a thread beside the loop
+            if chunk.number in self.ended:  # this is another thread than the loop's
                 node.running.pop(chunk.number, None)
-        except Exception as exc:  # the pool has ended, or there is no memory
+        except Exception as exc:  # the pool has ended, or memory is out
             failed(exc)
 
     def add(self, chunk: Chunk, value: tuple[Any, ...], took: float, attempts: int) -> None:
@@ -357,7 +357,7 @@ class _Piece:
         self.news.set()
 
     async def send(self, outcomes: list[tuple[int, Any, float, int]]) -> bool:
-        """Send results to the program; False if nobody waits for them any more."""
+        """Send results to the program. Returns False if nobody waits for them any more."""
         heads, parts = [], []
         for number, value, took, attempts in outcomes:
             kind, _, _, *data = value
@@ -371,10 +371,10 @@ class _Piece:
         return sent
 
     async def pass_on(self, count: int) -> None:
-        """Send the results of so many chunks, several in a message."""
+        """Send the results of `count` chunks, several in one message."""
         while count > 0:
             await self._wait(None)
-            # Of short chunks wait for the whole piece, which will be done soon.
+            # If chunks are short, wait for the whole piece, which will be done soon.
             left = self.flush if self.node.seconds < self.flush / 2 else _GATHER
             end = time.monotonic() + left
             while len(self.results) < count and left > 0:
@@ -387,7 +387,7 @@ class _Piece:
                 return
 
     async def _wait(self, timeout: float | None) -> None:
-        """Wait for a result that has not been seen."""
+        """Wait for a new result."""
         with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
             await asyncio.wait_for(self.news.wait(), timeout)
         if timeout is not None:
@@ -395,14 +395,14 @@ class _Piece:
 
 
 def _cancel(address: str, pool: str, numbers: list[int], kill: bool) -> None:
-    """The arbiter's message."""
+    """Handle a message of the arbiter: cancel chunks."""
     node = _nodes.get((pool, address))
     if node is not None:
         node.cancel(numbers, kill)
 
 
 def _describe(error: BaseException) -> tuple[Any, ...]:
-    """How a failure of the node's pool travels."""
+    """The outcome to send for a failure of the node's pool."""
     if isinstance(error, WorkerLostError):
         told = (type(error), str(error), error.pid, error.exitcode, vars(error))
         return LOST, 0.0, (), pickle.dumps(told)
@@ -412,7 +412,7 @@ def _describe(error: BaseException) -> tuple[Any, ...]:
 
 
 async def dump_node(pool: str, dask_worker: Worker) -> str:
-    """What the workers of a pool do on this node, as text. The program calls it by way of dask."""
+    """The dump of a pool's workers on this node, as text. The program calls this through dask."""
     node = _nodes.get((pool, dask_worker.address))
     if node is None:
         return ""
@@ -424,16 +424,16 @@ async def dump_node(pool: str, dask_worker: Worker) -> str:
 async def run_piece(
     pool: str, address: str, key: Any, number: int, frames: Frames | None, flush: float
 ) -> str:
-    """The dask task of one piece. Results go to the program by way of the arbiter.
+    """The dask task of one piece. Results are sent to the program through the arbiter.
 
-    `frames` is the piece; None if the arbiter has it. `flush` is the number of seconds that
-    results may wait for others of the piece. Returns a word for those who look at the task.
+    `frames` is the piece; None if the arbiter has it. `flush` is how many seconds results may wait
+    for others of the piece. Returns "done" or "refused", for people who look at the dask task.
     """
     came = time.monotonic()
     node = _nodes.get((pool, address))
     if node is None:
         return "refused"
-    # Before it waits for its turn: other pools and other users of dask have tasks here too.
+    # Before waiting: other pools and other users of dask have tasks here too.
     node.leave_slot(key)
     async with node.entry:
         if frames is None:
@@ -488,12 +488,12 @@ def _unpack(frames: Frames) -> tuple[list[Chunk], dict[str, bytes | None], list[
 
 
 def _sendable(part: Any) -> Any:
-    """A bytes-like object that the node's pool can pickle."""
+    """Convert a memoryview to an object that the node's pool can pickle."""
     return pickle.PickleBuffer(part) if type(part) is memoryview else part
 
 
 class NodePlugin(WorkerPlugin):  # type: ignore[misc]
-    """Makes a node's pool when dask registers it, also on workers that join later."""
+    """A dask plugin that makes a node's pool, also in dask workers that join later."""
 
     def __init__(self, pool: str, options: dict[str, Any], only: list[str] | None) -> None:
         self.pool = pool
@@ -531,15 +531,15 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
                 life=node.life if node else "",
                 told=told,
             )
-        except (OSError, RuntimeError):  # the dask worker is about to end
+        except (OSError, RuntimeError):  # the dask worker is ending
             if node is not None and worker.status == Status.running:
                 logger.exception("cpool: node %s is not used", worker.address)
         if not is_wanted:
             await self.teardown(worker)
 
     def _make_pool(self, workers: int) -> cpool.Pool:
-        # A dask worker with a nanny is a daemonic process, which may have no children: they might
-        # outlive it. cpool's workers end with their parent.
+        # A dask worker with a nanny is a daemonic process, which may not have children, as they
+        # might outlive it. cpool's workers end with their parent, so lift the restriction.
         multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
         given = self.options
         more = dict(given["more"])
@@ -556,7 +556,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             (given["initializer"],) if initializer else (),
             given["maxtasksperchild"],
             multiprocessing.get_context(given["context"]),
-            serial=False,  # whatever the environment of the dask worker says
+            serial=False,  # ignore CPOOL_SERIAL in the dask worker's environment
             **more,
         )
 

@@ -1,4 +1,4 @@
-"""What a pool on a cluster takes beyond multiprocessing's parameters, and what it refuses."""
+"""The parameters of a pool on a cluster beyond multiprocessing's, and those that it refuses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["NOT_HERE", "check_on_exit", "of_nodes", "refuse_method", "refuse_wor
 _OF_WORKERS = "daemon memory_limit min_processes idle_timeout cpu_ids inner_max_num_threads".split()
 
 _REFUSED = {
-    "max_pending": "a cluster takes items as fast as its nodes do: use imap() with buffersize=",
-    "propagate_context": "context variables stay in this process: give their values as arguments",
+    "max_pending": "items are pulled as fast as the nodes take them: use imap() with buffersize=",
+    "propagate_context": "context variables stay in this process: pass their values as arguments",
 }
 
-# Methods of `cpool.Pool` that a pool on a cluster has not, and what to do instead.
-_BY_NODES = "give the function as initializer=, which also runs on nodes that join later"
+# Methods of `cpool.Pool` that a pool on a cluster does not have, and what to do instead.
+_BY_NODES = "pass the function as initializer=, which also runs on nodes that join later"
 _ONE_BY_ONE = (
     "each value would be a message through the scheduler. Have the function return a list, and "
     "read imap() or imap_unordered()"
@@ -33,15 +33,15 @@ NOT_HERE = {
     "flatmap": _ONE_BY_ONE,
     "flatmap_unordered": _ONE_BY_ONE,
     "resize": (
-        "the workers are those of the nodes. Add or remove nodes, as with scale() of a dask "
-        "cluster; processes= says how many workers each node has"
+        "each node has its own workers, processes= of them. Add or remove nodes, for instance with "
+        "scale() of a dask cluster"
     ),
     "restart_workers": (
-        "functions of the program travel with each call as they are then. For modules that have "
-        "changed on the nodes make another pool"
+        "each call sends the current functions of the program. If modules have changed on the "
+        "nodes, make another pool"
     ),
     "share": (
-        "nodes have no memory in common. A large callable goes once to each node: use "
+        "nodes do not share memory. A large callable is sent once to each node: use "
         "functools.partial(function, data)"
     ),
     "stream": _ONE_BY_ONE,
@@ -49,29 +49,30 @@ NOT_HERE = {
 
 
 def refuse_method(name: str) -> NoReturn:
-    """Raise `ValueError` for a method that is for a pool on one machine."""
+    """Raise `ValueError` for a method that only pools on one machine have."""
     raise ValueError(f"{name}() is for a pool on one machine: {NOT_HERE[name]}")
 
 
 def check_on_exit(on_exit: str) -> None:
-    """Raise `ValueError` for what leaving a `with` block cannot do."""
+    """Raise `ValueError` for an invalid `on_exit`."""
     if on_exit not in ("terminate", "join"):
         raise ValueError(f'on_exit must be "terminate" or "join", not {on_exit!r}')
 
 
 def refuse_worker(asked: Mapping[str, Any]) -> None:
-    """Raise `ValueError` where a call names a worker."""
+    """Raise `ValueError` for a call with `worker=`."""
     if asked.get("worker") is not None:
         raise ValueError(
-            "worker= is for a pool on one machine: nodes come and go, and each has workers of its "
-            "own. key= sends the calls of one key to one worker, here too"
+            "worker= is for a pool on one machine: nodes come and go, each with its own workers. "
+            "Use key=, which sends all calls with one key to one worker"
         )
 
 
 def of_nodes(processes: int | None, asked: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of the pools on the nodes, as they travel. Raises for what is wrong.
+    """The parameters of the pools on the nodes, in the form in which they are sent.
 
-    Checked here, since a node with wrong ones would not be used, and calls would wait for another.
+    Raises `ValueError` or `TypeError` for invalid ones. They are checked here because a node that
+    gets invalid ones is not used, and calls would wait forever for another node.
     """
     for name, why in _REFUSED.items():
         if asked.pop(name, None) not in (None, False):
@@ -80,7 +81,7 @@ def of_nodes(processes: int | None, asked: dict[str, Any]) -> dict[str, Any]:
         name: asked.pop(name) for name in _OF_WORKERS if asked.get(name) is not None
     }
     if not isinstance(found.get("cpu_ids", ""), str):
-        raise ValueError('cpu_ids can be "auto" alone on a cluster: nodes have different CPUs')
+        raise ValueError('cpu_ids can only be "auto" on a cluster: nodes have different CPUs')
     most = processes or found.get("min_processes") or 1
     checked: dict[str, Any] = {name: found.get(name) for name in _OF_WORKERS}
     WorkerOptions(most, **{**checked, "daemon": True})
@@ -99,7 +100,7 @@ def of_nodes(processes: int | None, asked: dict[str, Any]) -> dict[str, Any]:
         names = (preload,) if isinstance(preload, str) else tuple(preload)
         for name in names:
             if not isinstance(name, str):
-                raise TypeError(f"preload has names of modules, not {name!r}")
+                raise TypeError(f"preload must be names of modules (str), not {name!r}")
         found["preload"] = names
     for name in _OF_WORKERS:
         asked.pop(name, None)

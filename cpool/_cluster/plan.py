@@ -1,4 +1,5 @@
-"""How many items travel together. Arithmetic only; the simulation in `benchmarks/` uses it too."""
+"""How many items are sent together. Only arithmetic, which a simulation in `benchmarks/` uses
+too."""
 
 from __future__ import annotations
 
@@ -12,51 +13,51 @@ if TYPE_CHECKING:
 
 __all__ = ["AHEAD", "Speed", "chunk_length", "in_piece", "piece_seconds", "room", "share"]
 
-# Seconds of a node's work in a piece, where the scheduler has time for that.
+# Seconds of work for the node in a piece, if the scheduler has the time for such short pieces.
 PIECE = 0.1
 
-# Seconds of the scheduler's CPU time for a piece, as `python -m benchmarks.cluster --scheduler`
-# measures them on a slow core, and the part of its time that pieces may take.
+# Seconds of the scheduler's CPU time for a piece, measured by `python -m benchmarks.cluster
+# --scheduler` on a slow core; and the fraction of its time that pieces may take.
 MESSAGE = 0.005
 LOAD = 0.6
 
-# Pieces that a node holds: one that runs, one that waits.
+# Pieces that a node has: one that runs, one that waits.
 AHEAD = 2
 
 # A piece is cut into this many chunks for each worker of its node, so that workers end together.
 CHUNKS_PER_WORKER = 4
 
-# Chunks of one item for each worker, in the first piece of a call whose items were not measured.
+# Chunks (of one item) for each worker in the first piece of a call, before items were measured.
 FIRST = 2
 
-# A way of more seconds is not made up for by more work ahead.
+# The longest round trip, in seconds, for which a node gets more work in advance.
 LATEST = 1.0
 
-# A node has no more chunks than this.
+# The most chunks that a node has.
 MOST = 4096
 
-# In all so many, if there are many nodes: their pieces would keep the scheduler from later ones.
+# The most unmeasured chunks on all nodes together: more would keep the scheduler from later pieces.
 FIRST_IN_ALL = 64
 
-# Pieces at the end of a call are no shorter than this part of a piece.
+# The shortest piece at the end of a call, as a fraction of a piece.
 LEAST = 0.25
 
-# A chunk takes at least so long: to hand it over within its node takes the node some milliseconds.
+# The shortest chunk, in seconds: passing it on within its node takes some milliseconds.
 SHORTEST = 0.005
 
 
 class Speed:
-    """The measured seconds of an item of one function: a mean that forgets, None at first."""
+    """The measured seconds of an item of one function: a moving average, None at first."""
 
     __slots__ = ("fresh", "seconds")
 
     def __init__(self) -> None:
         self.seconds: float | None = None
-        # Calls of the function that wait as long as its time is not known; see `waiting`.
+        # Calls of the function that wait while its time is not known; see `waiting`.
         self.fresh: OrderedDict[Any, None] = OrderedDict()
 
     def add(self, seconds: float, items: int) -> None:
-        """Take in that so many items took so many seconds of one worker."""
+        """Record that `items` items took one worker `seconds` seconds."""
         each = seconds / items
         weight = min(0.5, items / 16 + 0.1)
         known = self.seconds
@@ -64,21 +65,21 @@ class Speed:
 
 
 def piece_seconds(nodes: int) -> float:
-    """How long a piece should keep its node busy: longer the more nodes share the scheduler."""
+    """Seconds that a piece should keep its node busy: more if many nodes share the scheduler."""
     return max(PIECE, nodes * MESSAGE / LOAD)
 
 
 def share(items: int, workers: int, all_workers: int, pieces: int = 2) -> int:
-    """The most items that a node's next piece may take of those left.
+    """The most of the remaining items that a node's next piece may take.
 
-    Half of the node's share: pieces become shorter towards the end of a call, and all nodes end
-    together.
+    That is half of the node's share: pieces get shorter towards the end of a call, so that all
+    nodes end at the same time.
     """
     return max(1, math.ceil(items * workers / (all_workers * pieces)))
 
 
 def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes: int) -> int:
-    """The number of items in each chunk of the next piece for a node, of the items left."""
+    """The number of items in each chunk of the next piece for a node, if `items` are left."""
     if speed.seconds is None:
         return 1
     each = max(speed.seconds, 1e-8)
@@ -89,7 +90,7 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
 
 
 def in_piece(speed: Speed, length: int, workers: int, nodes: int) -> int:
-    """How many chunks of this length are a piece for a node, where that is known; 0 elsewhere."""
+    """How many chunks of this length make a piece for a node; 0 if that is not known yet."""
     if speed.seconds is None:
         return 0
     seconds = max(speed.seconds, 1e-8) * length
@@ -105,13 +106,15 @@ def room(
     nodes: int,
     latency: float = 0.0,
 ) -> int:
-    """How many chunks of this length a node can take.
+    """How many more chunks of this length a node should get.
 
-    It has `count` chunks, of `outstanding` seconds of one worker in all; a piece is `latency`
-    seconds on its way. None while it has more than a piece: chunks that trickled in one by one, as
-    results do, would each cost a message.
+    The node has `count` chunks, which would take one worker `outstanding` seconds; the round trip
+    of a piece takes `latency` seconds. No chunks while the node has more than a piece of work:
+    sending chunks one by one, as results arrive, would cost a message for each.
     """
-    least = workers + max(1, workers // 2)  # of long chunks: each worker has one, and some wait
+    least = workers + max(
+        1, workers // 2
+    )  # of long chunks: one for each worker, and some that wait
     if speed.seconds is None:
         return max(0, workers * FIRST - count)
     seconds = max(speed.seconds, 1e-8) * length

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SerialPool"]
 
-# What the serial pool on this machine does.
+# Methods of the serial pool on this machine.
 _ITS_OWN = """
     apply apply_async map map_async starmap starmap_async imap imap_unordered istarmap
     istarmap_unordered share close terminate join dump
@@ -27,7 +27,7 @@ _ITS_OWN = """
 
 
 class SerialPool(Pool):
-    """What `cpool.distributed.Pool(serial=True)` makes: a serial `cpool.Pool` does everything."""
+    """What `cpool.distributed.Pool(serial=True)` makes: it delegates to a serial `cpool.Pool`."""
 
     __module__ = "cpool.distributed"
 
@@ -62,14 +62,14 @@ class SerialPool(Pool):
         return []
 
     def wait_for_nodes(self, count: int, timeout: float | None = None) -> None:
-        """No call needs a node."""
+        """Return at once: a serial pool needs no nodes."""
 
     def statistics(self) -> ClusterStatistics:
         return of_serial(self._local.statistics())
 
     def options(self, **asked: Unpack[CallOptions]) -> Any:
         refuse_worker(asked)
-        self._local.options(**asked)  # is anything wrong?
+        self._local.options(**asked)  # checks the options
         return ConfiguredPool(self, asked)
 
 

@@ -1,4 +1,4 @@
-"""`pool.statistics()` of a pool on a cluster: what has been done, by node."""
+"""`pool.statistics()` of a pool on a cluster: what each node has done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClusterStatistics", "NodeStatistics", "Tally", "of_serial"]
 
-# Rows of nodes that have left. What earlier ones did stands in one row.
+# The most rows for nodes that have left; nodes that left earlier are summed up in one row.
 _MOST_GONE = 100
 
 _EARLIER = "earlier nodes"
@@ -28,31 +28,32 @@ class NodeStatistics:
     """What one node has done for the pool. Counts are ints, from when the node became ready."""
 
     address: str
-    """Of the dask worker. "earlier nodes": the sum of those that left before the last hundred."""
+    """Address of the dask worker; "earlier nodes": the sum of nodes that left before the last
+    100."""
     pid: int
-    """Process id of the dask worker, on its machine."""
+    """Process id of the dask worker on its machine."""
     workers: int
-    """Worker processes of the pool there."""
+    """Number of the pool's worker processes there."""
     is_there: bool
     """Is the node in use? False once it has left the cluster."""
     chunks: int
-    """Chunks that it has answered."""
+    """Chunks whose results have arrived."""
     done: int
-    """Items whose function returned; with `return_exceptions`, or raised."""
+    """Items whose function call returned; with `return_exceptions`, also those that raised."""
     failed: int
-    """Items whose function raised. A chunk that raises has no results: all of its items count."""
+    """Items whose function call raised. If one raises, all items of its chunk count."""
     lost: int
-    """Items whose worker died or ran out of time, or that went with the node, for good."""
+    """Items that failed because their worker died or ran out of time, or the node was lost."""
     retried: int
-    """Items that ran there, were lost or failed, and ran again: here or on another node."""
+    """Items that were lost or failed there and were run again, on this or another node."""
     work_seconds: float
-    """Time that its workers spent on items, those of cancelled calls included."""
+    """Seconds that its workers spent on items, including those of cancelled calls."""
     bytes_sent: int
-    """Pickled callables and items that were sent to the node."""
+    """Bytes of pickled callables and items that were sent to the node."""
     bytes_received: int
-    """Pickled results and exceptions that came from it."""
+    """Bytes of pickled results and exceptions that arrived from the node."""
     restarts: int
-    """How often a worker process was replaced, as far as its last message tells."""
+    """How often a worker process was replaced, by the node's last message."""
 
 
 _SUMS = (
@@ -62,24 +63,25 @@ _SUMS = (
 
 @dataclass(frozen=True)
 class ClusterStatistics:
-    """What a pool on a cluster has done until now. `str()` of it is a table of the nodes.
+    """What a pool on a cluster has done so far. `str()` of it is a table of the nodes.
 
     `submitted` = `done` + `failed` + `lost` + `cancelled` + `pending`, in items. A call of `apply`
-    is one item. Items of an iterable that were not read so far are not submitted yet.
+    is one item. Items that were not pulled from their iterable yet do not count as submitted.
     """
 
     submitted: int
     done: int
     failed: int
-    """With those that could not be pickled."""
+    """Including items and results that could not be pickled."""
     lost: int
     cancelled: int
-    """Of calls that were cancelled, failed early (`fail_fast`), or were not done at the end."""
+    """Items of calls that were cancelled, failed early (`fail_fast`), or were cut by the pool's
+    end."""
     pending: int
-    """Waiting, on their way, or running."""
+    """Items that wait, are being sent, or run."""
     retried: int
     nodes: tuple[NodeStatistics, ...]
-    """Those that were lost or have left come first."""
+    """Nodes that were lost or have left come first."""
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -128,14 +130,14 @@ def _sum(address: str, nodes: Any) -> NodeStatistics:
 
 
 class Tally:
-    """What the keeper counts of all calls, and nodes that have left."""
+    """The keeper's counters of all calls, and the nodes that have left."""
 
     def __init__(self) -> None:
         self.submitted = 0
         self.failed_here = 0  # items that could not be pickled
         self.cancelled = 0
         self.gone: deque[Node] = deque()
-        self.earlier: list[NodeStatistics] = []  # the sum of those that left before these
+        self.earlier: list[NodeStatistics] = []  # the sum of the nodes that left before these
 
     def leave(self, node: Node) -> None:
         """A node has left the cluster."""

@@ -1,4 +1,4 @@
-"""The versions that have to be the same everywhere in a cluster."""
+"""The versions of packages that must be the same everywhere in a cluster."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 __all__ = ["DISTRIBUTION", "PACKAGES", "mismatches", "say", "versions"]
 
-DISTRIBUTION = "cpool-mp"  # what pip calls cpool
+DISTRIBUTION = "cpool-mp"  # cpool's name on PyPI
 
-# Python by its minor version, the others to the last digit.
+# For Python the minor version must match, for the others the whole version.
 PACKAGES = ("python", "cpool", "dask", "distributed")
 
 Mismatch = tuple[str, str, str, str]
@@ -44,7 +44,7 @@ def mismatches(here: Mapping[str, str], there: Mapping[str, str], where: str) ->
 
 
 def say(found: list[Mismatch]) -> str:
-    """A sentence for an error or a warning."""
+    """A message about mismatches, for an error or a warning."""
     parts = [
         f"{where} has {package} {there}, this program {here}"
         if there != "none"

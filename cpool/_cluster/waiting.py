@@ -1,6 +1,6 @@
-"""The calls of a pool that have chunks to hand out: by priority, and in turn.
+"""The calls of a pool that have chunks to send: by priority, and in turns.
 
-Each step costs the same however many calls wait. Arithmetic on calls alone; no node, no message.
+Each operation takes constant time, however many calls wait. Knows calls only, no nodes or messages.
 """
 
 from __future__ import annotations
@@ -18,31 +18,29 @@ if TYPE_CHECKING:
 
 __all__ = ["Keyed", "Level", "Waiting"]
 
-# Calls of one key that are on their node: one that runs, one that waits.
+# The most calls of one key on their node: one that runs, one that waits.
 _MOST_OF_KEY = 2
 
 
 class Level:
-    """Calls of one priority. A node that is full takes none of a whole line."""
+    """The calls of one priority, in three queues. A full node takes no call of a whole queue."""
 
     def __init__(self) -> None:
-        self.measured: OrderedDict[Job, None] = OrderedDict()  # of functions whose time is known
-        self.fresh: OrderedDict[Job, None] = OrderedDict()  # of others
-        self.keyed: OrderedDict[Job, None] = OrderedDict()  # for one worker; they take no room
-        self.closed: list[
-            OrderedDict[Job, None]
-        ] = []  # lines that `in_turn` leaves out from now on
+        self.measured: OrderedDict[Job, None] = OrderedDict()  # the function's time is known
+        self.fresh: OrderedDict[Job, None] = OrderedDict()  # it is not known
+        self.keyed: OrderedDict[Job, None] = OrderedDict()  # calls with a key; they take no room
+        self.closed: list[OrderedDict[Job, None]] = []  # queues that `in_turn` skips from now on
 
     def line_of(self, job: Job) -> OrderedDict[Job, None]:
-        """Where a call stands that comes now."""
+        """The queue for a new call."""
         if job.key is not None:
             return self.keyed
         return self.fresh if job.speed.seconds is None else self.measured
 
     def in_turn(self) -> Iterator[Job]:
-        """The calls that wait, the one first whose turn it is. None may come or go meanwhile.
+        """The waiting calls in the order of their turns. The queues must not change meanwhile.
 
-        Those of a line that is put into `closed` are left out.
+        Skips the calls of queues that are in `closed`.
         """
         self.closed = []
         lines = [self.measured, self.fresh, self.keyed]
@@ -74,19 +72,19 @@ class Waiting:
         self.turns = itertools.count()
 
     def add(self, job: Job) -> None:
-        """A call has chunks; where it waits already it keeps its turn."""
+        """Add a call that has chunks. A call that waits already keeps its turn."""
         if job.line is None:
             self._append(self.levels.setdefault(job.priority, Level()), job)
 
     def remove(self, job: Job) -> None:
-        """A call has no chunks any more, or has ended."""
+        """Remove a call that has no more chunks or has ended."""
         if job.line is not None:
             self._take_out(job)
             if self.levels[job.priority].is_empty():
                 del self.levels[job.priority]
 
     def again(self, job: Job) -> None:
-        """It had its turn: others come first, if it has chunks left."""
+        """A call had its turn: move it behind the others if it has chunks left, or remove it."""
         if not job.ready:
             self.remove(job)
         elif job.line is not None:
@@ -107,7 +105,7 @@ class Waiting:
         job.speed.fresh.pop(job, None)
 
     def measured(self, speed: Speed) -> None:
-        """The time of a function is known now: its calls take room as such."""
+        """The time of a function is known now: move its calls to the other queue."""
         for job in list(speed.fresh):
             self.again(job)
 
@@ -116,29 +114,29 @@ class Waiting:
 
 
 class Keyed:
-    """Calls of keys: a few of each key wait for their node, the others behind them."""
+    """Calls with keys: passes a few of each key on to `Waiting`, and holds the others back."""
 
     def __init__(self, waiting: Waiting) -> None:
         self.waiting = waiting
-        self.counts: Counter[int] = Counter()  # calls of each key that wait first, or are there
+        self.counts: Counter[int] = Counter()  # calls of each key in `Waiting` or on their node
         self.behind: dict[int, list[tuple[int, int, Job]]] = {}
         self.order = itertools.count()
 
     def add(self, job: Job) -> None:
-        """A call has its chunk."""
+        """Add a call, whose chunk is ready."""
         assert job.key is not None
         line = self.behind.setdefault(job.key, [])
         heapq.heappush(line, (-job.priority, next(self.order), job))
         self.fill(job.key)
 
     def remove(self, job: Job) -> None:
-        """A call has ended that may wait here."""
+        """Remove a call that has ended."""
         if job.line is not None:
             self.waiting.remove(job)
             self.leave(job)
 
     def leave(self, job: Job) -> None:
-        """A call has left its node, or its place in front."""
+        """A call has left its node or `Waiting`: pass on the next one of its key."""
         assert job.key is not None
         self.counts[job.key] -= 1
         if not self.counts[job.key]:
@@ -149,7 +147,7 @@ class Keyed:
         line = self.behind.get(key)
         while line and self.counts[key] < _MOST_OF_KEY:
             _, _, job = heapq.heappop(line)
-            if job.ready:  # it has not ended meanwhile
+            if job.ready:  # it has not ended in the meantime
                 self.counts[key] += 1
                 self.waiting.add(job)
         if not line:

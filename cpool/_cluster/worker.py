@@ -1,4 +1,4 @@
-"""What the processes of a node's pool run: a chunk of items. Does not import dask."""
+"""The function that the processes of a node's pool run: a chunk of items. Does not import dask."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from .memory import fetch, store
 if TYPE_CHECKING:
     from typing import Any
 
-# How a chunk's items are applied: one (args, kwds); items; tuples of arguments.
+# What the items of a chunk are: APPLY, one (args, kwds); MAP, items; STAR, tuples of arguments.
 APPLY, MAP, STAR = range(3)
 
-# What became of a chunk: the pickled list of results, or the report of an exception.
+# The outcome of a chunk: VALUE, the pickled list of results; FAILURE, the report of an exception.
 VALUE, FAILURE = range(2)
 
-# Callables by number: a function, or the pickle of a callable that may have a state.
+# Callables by number: (True, the function), or (False, the pickle of a callable that may have
+# state).
 _loaded: OrderedDict[str, tuple[bool, Any]] = OrderedDict()
 _KEPT = 64
-_KEPT_BYTES = 4 << 20  # of pickles, unless one alone has more
+_KEPT_BYTES = 4 << 20  # bytes of pickles, unless a single one has more
 _loaded_bytes = 0
 
 
 def _callable(number: str, source: bytes | str) -> Callable[..., Any]:
-    """The callable. One that may have a state is unpickled for each chunk, as in the stdlib."""
+    """The callable. If it may have state it is unpickled for each chunk, as in the stdlib."""
     global _loaded_bytes
     found = _loaded.get(number)
     if found is None:
@@ -67,7 +68,7 @@ def _call(func: Callable[..., Any], mode: int, item: Any) -> Any:
 
 
 def _kept(func: Callable[..., Any], mode: int, item: Any) -> Any:
-    """The result of one item, or its exception, which unpickles with its remote traceback."""
+    """The result of one item, or its exception, with its traceback for the parent."""
     try:
         return _call(func, mode, item)
     except Exception as exc:
@@ -85,11 +86,11 @@ def run_chunk(
 ) -> tuple[Any, ...]:
     """Run the items of a chunk, one after another, until one raises.
 
-    `parts` are the pickle of the items and its buffers. Large ones, and large results, are in
-    `memory`, the path of a file, if there is one.
+    `parts` are the pickle of the items and its buffers. `memory` is the path of a file with large
+    parts, which large results are appended to, or None.
 
-    Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` those of
-    the classes of the exception that the task raised.
+    Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` are the
+    names of the classes of the exception that the task raised.
     """
     begun = perf_counter()
     fd = -1
@@ -99,7 +100,7 @@ def run_chunk(
         return _run(number, source, mode, return_exceptions, fd, *fetch(fd, parts))
     except TaskInterrupted:
         raise
-    except BaseException as exc:  # there is no memory, or no descriptor left
+    except BaseException as exc:  # out of memory or descriptors
         return FAILURE, perf_counter() - begun, (), failures.pack_error(exc, None)
     finally:
         if fd >= 0:
@@ -131,7 +132,7 @@ def _run(
         else:
             results = [func(item) for item in items]
     except TaskInterrupted:
-        raise  # the node's pool knows why
+        raise  # the node's pool reports it
     except BaseException as exc:
         seconds = perf_counter() - begun
         return FAILURE, seconds, names_of(type(exc)), failures.pack_error(exc, func)

@@ -1,1 +1,1 @@
-"""Pool and ThreadPool on the extension, their results and threads. Private: see cpool.pool."""
+"""Pool, ThreadPool and the executors, on the extension. Private: see cpool.pool."""

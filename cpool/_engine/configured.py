@@ -20,14 +20,14 @@ _SUBMITTING = frozenset(
 
 
 class ConfiguredPool:
-    """Stands for a pool: everything is the pool's own, but calls have these options."""
+    """A proxy for a pool, whose calls have these options as defaults."""
 
     def __init__(self, pool: Any, options: CallOptions) -> None:
         object.__setattr__(self, "_ConfiguredPool__pool", pool)
         object.__setattr__(self, "_ConfiguredPool__options", options)
 
     @property
-    def __class__(self) -> Any:  # for isinstance(), as weakref.proxy does it
+    def __class__(self) -> Any:  # for isinstance(), as in weakref.proxy
         return type(self.__pool)
 
     @__class__.setter
@@ -48,7 +48,7 @@ class ConfiguredPool:
         return call
 
     def options(self, **options: Any) -> ConfiguredPool:
-        """The same pool with these options as well."""
+        """The same pool, with these options in addition."""
         found: ConfiguredPool = self.__pool.options(**{**self.__options, **options})
         return found
 

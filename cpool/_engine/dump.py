@@ -1,4 +1,4 @@
-"""`pool.dump()`: what each worker does, and where."""
+"""`pool.dump()`: prints what each worker is doing, with its stack."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def dump_pool(pool: Any, file: Any) -> None:
-    """Write all of it at once, so that other output does not come between the lines."""
+    """Write the dump in one write, so that other output does not come between its lines."""
     lines = _of_threads(pool) if pool._has_threads else _of_processes(pool)
     pending, queued, _, _ = pool._engine.counts()
     kind = "threads" if pool._has_threads else "processes"
@@ -40,7 +40,7 @@ def _write(file: Any, text: str) -> None:
         file.write(text)
         if hasattr(file, "flush"):
             file.flush()
-    except RuntimeError:  # this is a signal handler that has interrupted a write to the same file
+    except RuntimeError:  # called by a signal handler that interrupted a write to the same file
         os.write(file.fileno(), text.encode(errors="backslashreplace"))
 
 
@@ -49,7 +49,7 @@ def _count(n: int, what: str) -> str:
 
 
 def _state_of(pid: int) -> str:
-    """The letter that the kernel has for the state of a process; "" where nobody can tell."""
+    """The kernel's letter for the state of a process; "" if it cannot be read."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()[0].decode()
@@ -76,7 +76,7 @@ def _of_processes(pool: Any) -> Iterator[str]:
 
 
 def _may_tell(sight: Any) -> bool:
-    """Is it still to tell its stack? One without work need not, nor one that has ended."""
+    """Wait for this worker's stack? Not for that of a worker that is idle or has ended."""
     _, pid, ready, exiting, runs, *_, stack = sight
     return stack is None and not exiting and (runs or not ready) and _state_of(pid) not in "Zt"
 
@@ -96,8 +96,8 @@ def _of_process(sight: Any, state: str) -> Iterator[str]:
     stack = failures.stack_of_task(told or b"")
     if stack:
         yield stack
-    elif not told and not exiting:  # what has no line here is a function in C
-        yield "  (it has not told its stack)"
+    elif not told and not exiting:  # an empty stack: the function is in C
+        yield "  (it did not report its stack in time)"
 
 
 def _what(task: int, stride: int, items: int, item: int, name: str) -> str:

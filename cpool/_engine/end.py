@@ -1,4 +1,4 @@
-"""The end of a pool, by terminate(), join(), collection or the program's exit."""
+"""Ending a pool: after terminate() or join(), at its collection, or at the program's exit."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from multiprocessing.process import BaseProcess
 from .. import _core
 from .thread import Thread
 
-# terminate(): seconds for idle workers to run finalizers, then for busy ones to act on SIGTERM.
+# terminate() waits so many seconds for idle workers to run their finalizers, then so many for busy
+# workers to act on SIGTERM.
 _GRACE_S = 0.5
 LAST_GRACE_S = 0.2
 
 
 def force(engine: _core.Engine, workers: list[BaseProcess]) -> None:
-    """Wait until all workers of an ended pool have ended, and soon make them."""
+    """Wait until all workers of an ended pool have exited; kill those that take too long."""
     if not engine.wait_ended(_GRACE_S):
         engine.kill_trees()
         engine.signal(signal.SIGTERM)
@@ -36,7 +37,7 @@ def shut_down(
     threads: list[Thread],
     at_end: Iterable[Callable[[], object]] = (),
 ) -> None:
-    """End the pool and all of its processes. Runs once."""
+    """End the pool and all of its processes. Called once."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
@@ -55,16 +56,16 @@ def _kill(engine: _core.Engine, workers: list[BaseProcess]) -> None:
     if not any(map(_is_out_of_reach, list(workers))):
         engine.wait_ended(None)
         return
-    # Each worker's kernel sends SIGKILL by the worker's own rights.
+    # Closing their pipes makes the kernel send SIGKILL to the workers, which needs no permission.
     engine.hang_up()
     if not engine.wait_ended(_GRACE_S):
-        # Or multiprocessing would wait for the workers when the program exits.
+        # Otherwise multiprocessing would wait for the workers when the program exits.
         _process._children.difference_update(workers)  # type: ignore[attr-defined]
-        raise PermissionError(errno.EPERM, "this process may not end the pool's workers")
+        raise PermissionError(errno.EPERM, "this process may not kill the pool's workers")
 
 
 def _is_out_of_reach(worker: BaseProcess) -> bool:
-    """May this process not signal the worker? So after a setuid()."""
+    """Does this process lack the permission to signal the worker? After a setuid() it may."""
     pid = worker.pid
     try:
         if pid is not None and worker._popen.returncode is None:  # type: ignore[attr-defined]
@@ -77,7 +78,7 @@ def _is_out_of_reach(worker: BaseProcess) -> bool:
 
 
 def shut_down_threads(engine: _core.Engine, threads: list[Thread]) -> None:
-    """End a pool of threads, which exit after their current tasks."""
+    """End a pool of threads; they exit after their current tasks."""
     if util.is_exiting():
         _core._exiting()
     engine.end()
@@ -85,10 +86,10 @@ def shut_down_threads(engine: _core.Engine, threads: list[Thread]) -> None:
 
 
 def _abandon(threads: list[Thread]) -> None:
-    """Threads of an ended pool may be left that block in reading from a file.
+    """Handle threads of an ended pool that still block, perhaps while reading from a file.
 
-    When the program exits, the interpreter would close the file, and abort since the thread has the
-    lock of its buffer.
+    When the program exits, the interpreter would close the file, and abort because the thread holds
+    the lock of the file's buffer.
     """
     left = [thread for thread in list(threads) if thread.is_alive()]
     if left and not _left:
@@ -102,7 +103,7 @@ _left: weakref.WeakSet[Thread] = weakref.WeakSet()
 
 
 def _keep_files_of_threads_left() -> None:
-    """The program exits: nobody closes what the frames of such a thread refer to, which stay."""
+    """At the program's exit: keep input files open, as such a thread may be reading one."""
     left = [thread for thread in _left if thread.is_alive()]
     files = [obj for obj in gc.get_objects() if _is_input(obj)] if left else []
     for thread in left:
@@ -114,7 +115,7 @@ def _is_input(obj: object) -> bool:
         return False
     try:
         return obj.readable() and not obj.writable()  # type: ignore[attr-defined]
-    except Exception:  # closed, or without its file
+    except Exception:  # a closed file, or one without a descriptor
         return False
 
 
@@ -126,14 +127,15 @@ def clean_up(
 ) -> None:
     """Join the processes and threads of a pool whose workers have ended.
 
-    `at_end`: called first, for what the workers have left.
+    `at_end`: functions to call first, such as to read what the workers have sent.
     """
     engine.stop_standby()
     for call in at_end:
         call()
     for thread in list(threads):
         if not thread.is_current():
-            # A thread may block in the user's iterable or callback for ever; abandon it then.
+            # A thread may block forever in the program's iterable or callback: give up waiting for
+            # it.
             thread.join(LAST_GRACE_S)
     _abandon(threads)
     engine.close_fds()

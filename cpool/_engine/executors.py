@@ -1,8 +1,8 @@
 """`cpool.ProcessPoolExecutor` and `cpool.ThreadPoolExecutor`: executors on cpool's pools.
 
-An executor makes its pool with the first call, and lets go of it at the end; the pool goes on until
-the calls have run. The futures are concurrent.futures' own, made and ended by the extension: see
-csrc/py/job/lane.h.
+An executor makes its pool at the first call, and drops it at the end; the pool runs until its calls
+are done. The futures are of concurrent.futures' own class; the extension makes and completes them:
+see csrc/py/job/lane.h.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ StdlibThreadPoolExecutor = _thread.ThreadPoolExecutor
 _AFTER_SHUTDOWN = "cannot schedule new futures after shutdown"
 _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 _COLLECTED = "cannot schedule new futures: the executor was collected"
-_IN_A_COPY = "cannot schedule new futures in a forked process: the executor is its parent's"
+_IN_A_COPY = "cannot schedule new futures in a forked process: the executor belongs to its parent"
 
-# The pools that are not over; at the program's exit their calls are waited for.
+# The pools that still run; the program's exit waits for their calls.
 _pools: set[_ExecutorPool | _ExecutorThreads] = set()
 _is_exiting = False
 
 
 def _at_exit() -> None:
-    """As concurrent.futures does: run before the interpreter joins the program's threads."""
+    """Runs before the interpreter joins the program's threads, as in concurrent.futures."""
     global _is_exiting
     _is_exiting = True
     for pool in list(_pools):
@@ -72,7 +72,7 @@ threading._register_atexit(_at_exit)  # type: ignore[attr-defined]
 
 
 class _ExecutorPool(Pool):
-    """The pool of a `ProcessPoolExecutor`. Its helper joins the workers when all is over."""
+    """The pool of a `ProcessPoolExecutor`. Its helper thread joins the workers at the end."""
 
     manager: Thread | None = None
 
@@ -88,7 +88,7 @@ class _ExecutorPool(Pool):
         self.manager = next((t for t in self._threads if t.name == "cpool-helper"), None)
 
     def _fits(self, context: Any) -> bool:
-        return True  # the executor has looked
+        return True  # the executor has checked the context
 
     def _new_worker(self, target: Callable[..., object], *args: Any) -> Any:
         process = super()._new_worker(target, *args)
@@ -108,7 +108,7 @@ class _ExecutorPool(Pool):
             self._reap()
 
     def _reap(self) -> None:
-        """Join what has ended, once."""
+        """Join the workers and threads that have ended. Does so only once."""
         assert self._engine is not None
         with self._reaping:
             if self in _pools:
@@ -125,7 +125,7 @@ class _ExecutorPool(Pool):
         if self.manager is None or self.manager.is_current():
             return
         self.manager.join()
-        self._reap()  # where the manager was a copy's, or was held up
+        self._reap()  # if the manager ran in a fork's parent, or was delayed
 
 
 class _ExecutorThreads(ThreadPool):
@@ -186,7 +186,7 @@ def _work(
 
 
 def _let_go(pool: _ExecutorPool | _ExecutorThreads) -> None:
-    """The executor is collected: its calls run, then the workers end."""
+    """Called when the executor is collected: its calls run, then the workers end."""
     if pool._engine is not None and pool._engine.is_ours:
         pool.close()
 
@@ -195,7 +195,7 @@ _watch: Callable[[Any, Any], None] | None = None
 
 
 def _import_watch() -> Callable[[Any, Any], None]:
-    """An event loop submits: asyncio is imported, so this takes no time."""
+    """Import `loops.watch` at its first use: asyncio is imported by then, so this is fast."""
     global _watch
     from .loops import watch
 
@@ -207,27 +207,27 @@ def _import_watch() -> Callable[[Any, Any], None]:
 
 
 class _Calls:
-    """Submitting, mapping and shutting down."""
+    """The methods that both executors have: submitting, mapping and shutting down."""
 
     _BROKEN: Any
     _inner: Any = None  # the pool; None before the first call
-    _call: Any = None  # the engine's own method, where nothing else is to be done
+    _call: Any = None  # the engine's method, once submit() needs nothing else
     _is_shut = False
     _max_workers: int
-    _grows = True  # workers are added when calls come that would wait
-    _is_looked_at = False  # by event loops that submit: not where workers tell them themselves
+    _grows = True  # add workers while calls wait
+    _is_looked_at = False  # do event loops that submit poll the engine? Not with threads
 
     def _begin(self) -> None:
-        self._starting = threading.RLock()  # a signal handler may shut down what it interrupts
+        self._starting = threading.RLock()  # reentrant: a signal handler may call shutdown()
         self._streams: weakref.WeakSet[IMapIterator[Any]] = weakref.WeakSet()
-        # The calls of options(), with their results.
+        # The futures of calls with options(), and the pool's results for them.
         self._configured: weakref.WeakKeyDictionary[Future[Any], Any] = weakref.WeakKeyDictionary()
 
     def _make_pool(self) -> Any:
         raise NotImplementedError
 
     def _started(self) -> Any:
-        """The pool, made now if there is none yet."""
+        """The pool; makes it at the first call."""
         self._check()
         with self._starting:
             if self._inner is None:
@@ -238,14 +238,14 @@ class _Calls:
                 self._letting_go = weakref.finalize(self, _let_go, inner)
                 self._letting_go.atexit = False
                 self._inner = inner
-                if self._is_shut:  # by a signal handler
+                if self._is_shut:  # a signal handler called shutdown()
                     inner.close()
                 elif not self._grows:
                     self._call = inner._engine.call
         return self._inner
 
     def _call_slowly(self, fn: Any, args: Any, kwargs: Any) -> Future[Any] | None:
-        """The first calls, and those after shutdown(): the future, or None."""
+        """Submit the first calls, and calls after shutdown(). Returns the future, or None."""
         inner = self._started()
         future: Future[Any] | None = inner._engine.call(fn, args, kwargs)
         if self._call is None and not self._is_shut:
@@ -260,7 +260,7 @@ class _Calls:
                 and inner._engine.unanswered() > inner._processes
                 and inner._state == RUN
             ):
-                with inner._lock:  # not resize(), which raises if another thread closes it now
+                with inner._lock:  # not resize(), which raises if another thread closes it
                     inner._processes += 1
                     inner._repopulate_pool()
             if inner._processes >= self._max_workers and not self._is_shut:
@@ -299,22 +299,22 @@ class _Calls:
         return False if reason is None else str(reason)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Have a worker call `fn(*args, **kwargs)`; return its `concurrent.futures.Future` at once.
+        """Have a worker call `fn(*args, **kwargs)`; return a `concurrent.futures.Future` at once.
 
-        Raises `RuntimeError` after `shutdown()`, and `BrokenProcessPool` or `BrokenThreadPool`
-        where the initializer has failed.
+        Raises `RuntimeError` after `shutdown()`, and `BrokenProcessPool` or `BrokenThreadPool` if
+        the initializer failed in a worker.
         """
         call = self._call
         try:
             future = (self._call_slowly if call is None else call)(fn, args, kwargs)
-        except ValueError:  # of the pool: it is closed, or another process's
+        except ValueError:  # the pool is closed, or belongs to another process
             self._check()
             raise
         if future is None:
             self._check()
             raise RuntimeError(_AFTER_SHUTDOWN)
         if self._is_looked_at and (asyncio := modules.get("asyncio")) is not None:
-            running = getattr(asyncio, "_get_running_loop", None)  # None: it is being imported
+            running = getattr(asyncio, "_get_running_loop", None)  # None: still being imported
             if running is not None and (loop := running()) is not None:
                 (_watch or _import_watch())(loop, self._inner._engine)
         return future
@@ -329,13 +329,14 @@ class _Calls:
     ) -> Iterator[T]:
         """Return an iterator over `map(fn, *iterables)`, computed by the workers, in order.
 
-        All items are taken and submitted at once; with `buffersize`, no more than so many of them
-        are under way or unread. The iterator raises `TimeoutError` `timeout` seconds after this
-        call, and what a call raised; then it ends, and what has not begun is cancelled. It is
-        also cancelled when the iterator is closed or collected. With `buffersize`, where
-        `shutdown()` came before all items were submitted, it raises `RuntimeError` behind the last
-        result. `ValueError` for a `chunksize` or `buffersize` below 1, `TypeError` for a
-        `buffersize` that is no int.
+        Pulls and submits all items at once; with `buffersize` (an int), at most that many items are
+        in flight or unread. With processes, items are sent in chunks of `chunksize` (an int). The
+        iterator raises whatever a call raised, and the builtin `TimeoutError` if a result is not
+        there `timeout` seconds (a float; None: no limit) after this call. Then it ends, and calls
+        that have not begun are cancelled, as they are when the iterator is closed or collected.
+        With `buffersize`, if `shutdown()` is called before all items are submitted, the iterator
+        raises `RuntimeError` after the last result. Raises `ValueError` for a `chunksize` or
+        `buffersize` below 1, and `TypeError` for a `buffersize` that is not an int.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -366,13 +367,14 @@ class _Calls:
         return chunksize
 
     def _has_own_submit(self) -> bool:
-        """False for a subclass or an object with another submit(), as in tqdm's process_map()."""
+        """False if a subclass or the instance replaces submit(), as tqdm's process_map() does."""
         return getattr(self.submit, "__func__", None) is _Calls.submit
 
     def _map_by_calls(
         self, fn: Any, iterables: Any, until: float | None, chunksize: int, buffersize: int | None
     ) -> Iterator[Any]:
-        """As the stdlib does: a call for each item or chunk, submitted by who reads."""
+        """As in the stdlib: a call for each item or chunk; reading a result submits the next
+        one."""
         calls: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         if chunksize > 1:
             calls = zip(itertools.repeat(fn), _chunked(calls, chunksize), strict=False)
@@ -387,10 +389,11 @@ class _Calls:
         return values if chunksize == 1 else _flat(values)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, and let the workers end when all that were submitted have run.
+        """Take no more calls; the workers end when all submitted calls have run.
 
-        `wait`: return then. `cancel_futures`: cancel what no worker has begun. May be called
-        again, by several threads, and raises `RuntimeError` in a call or callback with `wait`.
+        `wait` (a bool): return only after that. `cancel_futures` (a bool): cancel the calls that no
+        worker has begun. May be called more than once, by several threads. With `wait` it raises
+        `RuntimeError` in a call or callback of the executor, which would wait for itself.
         """
         with self._starting:
             self._is_shut = True
@@ -406,9 +409,10 @@ class _Calls:
             inner.wait_over()
 
     def options(self, **options: Unpack[CallOptions]) -> _Configured:
-        """The same executor, whose calls have these options: see `CallOptions`.
+        """Return this executor with options for its calls: see `CallOptions`.
 
-        For `submit()` alone: `executor.options(task_timeout=5, retries=2).submit(fn)`.
+        The returned object has only `submit()`: `executor.options(task_timeout=5,
+        retries=2).submit(fn)`.
         """
         return _Configured(self, options)
 
@@ -423,14 +427,14 @@ class _Calls:
 
 
 class _Configured:
-    """What `options()` returns."""
+    """What an executor's `options()` returns: `submit()` with options."""
 
     def __init__(self, executor: _Calls, options: CallOptions) -> None:
         self._executor = executor
         self._options = options
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """`submit()` of the executor. A call that runs is killed by `Future.cancel()`."""
+        """As `submit()` of the executor, but `Future.cancel()` also kills a running call."""
         future: Future[Any] = Future()
         pool = self._executor._started()
 
@@ -463,7 +467,7 @@ class _Configured:
 
 
 def _results(inner: Any, stream: Any, until: float | None, is_chunked: bool) -> Iterator[Any]:
-    """The values of a map. No reference to one is kept while the reader has it."""
+    """The values of a map. Keeps no reference to a value that it has yielded."""
     try:
         while True:
             try:
@@ -495,13 +499,13 @@ def _run_chunk(fn: Callable[..., Any], chunk: Iterable[tuple[Any, ...]]) -> list
 
 
 class _Called:
-    """Have the callbacks that these futures have now been called?
+    """Waits until the callbacks that these futures have now were called.
 
-    A result can be read before the helper has got to the callbacks. Whoever counts by them, as tqdm
-    does, expects to have counted all when the last result has been read.
+    A result can be read before the helper thread has called the callbacks. Code that counts results
+    in callbacks, such as tqdm's, expects the count to be complete when the last result was read.
     """
 
-    PATIENCE = 1.0  # seconds; a callback that reads a map itself would wait for ever
+    PATIENCE = 1.0  # seconds; a callback that reads a map itself would wait forever
 
     def __init__(self, futures: Iterable[Future[Any]]) -> None:
         found = [getattr(future._condition, "is_over", None) for future in futures]
@@ -522,7 +526,7 @@ def _values(
     until: float | None,
     called: _Called | None,
 ) -> Iterator[Any]:
-    refused: RuntimeError | None = None  # the rest cannot be submitted
+    refused: RuntimeError | None = None  # why no more items can be submitted
     try:
         while futures:
             left = None if until is None else until - time.monotonic()
@@ -566,7 +570,7 @@ def _flat(chunks: Iterator[list[Any]]) -> Iterator[Any]:
 
 
 class _NoQueue:
-    """In the place of the stdlib's queue of calls: there is nothing to be closed or joined."""
+    """Replaces the stdlib's queue of calls; close() and join_thread() do nothing."""
 
     def close(self) -> None: ...
     def join_thread(self) -> None: ...
@@ -578,15 +582,15 @@ _NO_QUEUE = _NoQueue()
 class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[override]
     """An executor of worker processes, with the interface of `concurrent.futures`'.
 
-    `max_workers` is the number of workers, by default `default_processes()`; `mp_context` a
-    multiprocessing context. Each worker calls `initializer(*initargs)` when it starts, and is
-    replaced after `max_tasks_per_child` calls. Raises `ValueError` and `TypeError` as the standard
-    library's class.
+    `max_workers` (an int) is the number of workers, by default `default_processes()`; `mp_context`
+    is a multiprocessing context. Each worker calls `initializer(*initargs)` when it starts, and is
+    replaced after `max_tasks_per_child` calls (an int; None: never). Raises `ValueError` and
+    `TypeError` for the same arguments as the standard library's class.
 
-    The first call starts the workers; with spawn and forkserver only as many as calls wait for. A
-    worker that dies fails the call that it ran, with an error that is both a `WorkerLostError` and
-    a `BrokenProcessPool`; the executor goes on with a new worker. `Future.cancel()` works until a
-    worker has begun the call.
+    The first call starts all workers; with spawn and forkserver workers start one by one while
+    calls wait. If a worker dies, the call that it ran fails with an exception that is both a
+    `WorkerLostError` and a `BrokenProcessPool`; the executor continues with a new worker.
+    `Future.cancel()` works until a worker has begun the call.
     """
 
     __module__ = "cpool"
@@ -638,7 +642,7 @@ class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[ov
         context = self._mp_context
         return _ExecutorPool(size, initializer, initargs, self._max_tasks_per_child, context)
 
-    # Programs look at these private names of the stdlib's class.
+    # Some programs read these private names of the stdlib's class.
 
     @property
     def _processes(self) -> dict[int | None, Any] | None:  # type: ignore[override]
@@ -659,14 +663,14 @@ class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[ov
         return self._is_shut
 
     def terminate_workers(self) -> None:
-        """End the workers by SIGTERM, and cancel what they have not begun; do not wait.
+        """Send SIGTERM to the workers, and cancel calls that have not begun; do not wait.
 
-        The calls that they run fail as with a worker that died. The executor takes no more calls.
+        Running calls fail as if their worker had died. The executor takes no more calls.
         """
         self._force_shutdown(operation="terminate")
 
     def kill_workers(self) -> None:
-        """`terminate_workers()` by SIGKILL."""
+        """`terminate_workers()` with SIGKILL."""
         self._force_shutdown(operation="kill")
 
     def _force_shutdown(self, operation: str) -> None:
@@ -682,7 +686,7 @@ def _context_of(max_tasks_per_child: int | None) -> Any:
     if max_tasks_per_child is not None:
         return get_context("spawn")
     if _process.ProcessPoolExecutor is ProcessPoolExecutor:
-        return get_context()  # swapped in: as the program has it without cpool
+        return get_context()  # installed in place of the stdlib's class: the same default as there
     return default_context()
 
 
@@ -692,10 +696,10 @@ def _context_of(max_tasks_per_child: int | None) -> Any:
 class ThreadPoolExecutor(_Calls, StdlibThreadPoolExecutor):  # type: ignore[override]
     """An executor of worker threads, with the interface of `concurrent.futures`'.
 
-    `max_workers` is the number of threads, by default as in the standard library; they are started
-    as calls wait for them, and named `thread_name_prefix` and a number. Each calls
-    `initializer(*initargs)` first. Arguments and results are passed by reference. Raises
-    `ValueError` and `TypeError` as the standard library's class.
+    `max_workers` (an int) is the number of threads, by default as in the standard library. Threads
+    start while calls wait for them; their names are `thread_name_prefix` (a str) and a number. Each
+    calls `initializer(*initargs)` first. Arguments and results are passed by reference. Raises
+    `ValueError` and `TypeError` for the same arguments as the standard library's class.
     """
 
     __module__ = "cpool"
@@ -727,7 +731,7 @@ class ThreadPoolExecutor(_Calls, StdlibThreadPoolExecutor):  # type: ignore[over
         return _ExecutorThreads(1, self._thread_name_prefix, self._initializer, self._initargs)
 
     def _chunks(self, chunksize: int) -> int:
-        return 1  # as the stdlib, which does not use it for threads
+        return 1  # as in the stdlib, which ignores chunksize for threads
 
     @property
     def _threads(self) -> set[Any]:  # type: ignore[override]

@@ -1,6 +1,6 @@
-"""What stands before the engine of a pool with `propagate_context` or `max_pending`.
+"""The wrapper around the engine of a pool with `propagate_context` or `max_pending`.
 
-Pools without them have the extension's engine itself, and pay nothing.
+Pools without these options use the extension's engine directly, at no cost.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from .results import ValueIterator
 if TYPE_CHECKING:
     from typing import Any
 
-# A thread that waits looks so often whether the pool still runs, and for signals.
+# Seconds after which a waiting thread checks again whether the pool runs, and handles signals.
 _LOOK_S = 0.25
 
 
 def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
-    """The parameters of a pool, checked; `TypeError` or `ValueError` for wrong ones."""
+    """Check the parameters of a pool; `TypeError` or `ValueError` for invalid ones."""
     if limit is not None:
         limit = operator.index(limit)
         if limit < 1:
-            raise ValueError("max_pending must be at least 1, or None")
+            raise ValueError(f"max_pending must be at least 1, or None, not {limit}")
     if not isinstance(propagate, bool):
         from .._base.contexts import Variables
 
@@ -36,7 +36,7 @@ def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
 
 
 def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> Any:
-    """The engine for such a pool; the same one where neither is asked for."""
+    """Wrap the engine if one of these options is used; otherwise return the engine itself."""
     if not propagate and limit is None:
         return engine
     wrap: Callable[[Any], Any] | None = None
@@ -49,14 +49,14 @@ def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> A
 
 
 def find_shared(engine: Any, pool: Any) -> Any:
-    """The engine of a pool in this process, from now on with shared objects in its tasks."""
+    """Wrap the engine of a pool of threads, so that tasks get shared objects for their handles."""
     front = engine if isinstance(engine, Front) else Front(engine, pool, None, None)
     front.resolves = True
     return front
 
 
 class Front:
-    """What is not here is the engine's own."""
+    """Wraps an engine; all other attributes are those of the engine."""
 
     def __init__(
         self, engine: Any, pool: Any, wrap: Callable[[Any], Any] | None, limit: int | None
@@ -66,15 +66,15 @@ class Front:
         self._owner = weakref.ref(pool)
         self._wrap = wrap
         self._limit = limit
-        self.resolves = False  # handles of shared objects in arguments
+        self.resolves = False  # replace handles of shared objects in arguments
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
     def before(self, func: Any, yields: bool = False) -> Any:
-        """Wait until there is room for one more call, and return its callable.
+        """Wait until there is room for one more call; return the callable, wrapped as needed.
 
-        `yields`: what that returns is iterated in its context too.
+        `yields`: the iterable that it returns is iterated in the same context.
         """
         if self._limit is not None:
             self._wait(self._limit)
@@ -103,7 +103,7 @@ class Front:
         try:
             func = self.before(func)
         except BaseException:
-            self._engine.cancel(result)  # or its job would never end
+            self._engine.cancel(result)  # otherwise its job would never end
             raise
         return self._engine.run(result, func, *rest)
 
@@ -114,16 +114,16 @@ class Front:
         if pool is None or self._must_not_wait(pool):
             return
         if not pool._has_helper:
-            pool._start_threads()  # somebody has to work meanwhile
+            pool._start_threads()  # threads that run the pool while this one waits
         while not self._engine.wait_pending(limit, _LOOK_S):
             pool._check_running()
 
     @staticmethod
     def _must_not_wait(pool: Any) -> bool:
-        """Does what the pool does depend on this thread?
+        """Might waiting on this thread keep the pool from making progress?
 
-        A callback, an iterable and a task of a ThreadPool would wait for themselves, and a
-        coroutine would hold up its event loop: what it awaits comes when there is room.
+        A callback, an iterable or a task of a ThreadPool would wait for itself. A coroutine would
+        block its event loop; the call that it awaits waits instead.
         """
         current = threading.current_thread()
         if any(thread.is_current() for thread in list(pool._threads)) or current in list(

@@ -1,4 +1,4 @@
-"""The pools of this process, for those who look at all of them."""
+"""A registry of the pools of this process, for dumps and traces of all of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 _numbers = count(1)
 _pools: dict[int, weakref.ref[Any]] = {}  # by number, in the order of their starts
 _watchers: list[Callable[[Any], object]] = []
-# By their ids, of threads of pools that were started while somebody watches: they may have ended
-# when somebody asks.
+# By thread id, the names of pool threads that were started while there is a watcher; a thread may
+# have ended when its name is needed.
 _thread_names: dict[int, str] = {}
 
 
 def add(pool: Any) -> None:
-    """A pool that runs on the engine has started."""
+    """Register a pool that runs on cpool's engine."""
     number = next(_numbers)
     _pools[number] = weakref.ref(pool, lambda _: _pools.pop(number, None))
     for watcher in list(_watchers):
@@ -32,25 +32,25 @@ def add(pool: Any) -> None:
 
 
 def pools() -> list[Any]:
-    """Those that this process has made and not dropped, oldest first."""
+    """The pools that this process has made and that still exist, oldest first."""
     found = [ref() for ref in list(_pools.values())]
     return [pool for pool in found if pool is not None and pool._engine.is_ours]
 
 
 def note_thread(thread: Any) -> None:
-    """A pool has started this thread."""
+    """Record the name of a thread that a pool has started."""
     if _watchers and thread.ident is not None:
         _thread_names[thread.ident] = thread.name
 
 
 def names_of_threads() -> dict[int, str]:
-    """Of all threads that run, and of those of pools that somebody's watch has seen start."""
+    """The names, by thread id, of all running threads and of those that note_thread() recorded."""
     running = {thread.ident: thread.name for thread in threading.enumerate() if thread.ident}
     return {**_thread_names, **running}
 
 
 def watch(watcher: Callable[[Any], object]) -> None:
-    """Call `watcher(pool)` for each pool, also for each that starts later."""
+    """Call `watcher(pool)` now for each pool, and later for each new pool."""
     if not _watchers:
         _thread_names.clear()
     _watchers.append(watcher)
@@ -59,23 +59,24 @@ def watch(watcher: Callable[[Any], object]) -> None:
 
 
 def unwatch(watcher: Callable[[Any], object]) -> None:
-    """Undo watch(), even one that has raised."""
+    """Undo watch(), even if that raised an exception."""
     if watcher in _watchers:
         _watchers.remove(watcher)
 
 
 def dump_on_signal(signum: int, file: Any = None) -> None:
-    """Have the signal, such as `signal.SIGUSR1`, dump all pools of this process: see `Pool.dump`.
+    """Dump all pools of this process on a signal, such as `signal.SIGUSR1`: see `Pool.dump`.
 
-    `file` has a `write(str)`; by default it is `sys.stderr` of then. On the main thread: raises
-    `ValueError` elsewhere, as `signal.signal` does. A handler that the signal has already is called
-    afterwards. The main thread runs the handler: at once if it waits for a pool, runs Python code,
-    or sleeps; not while it is in C code that does not return.
+    `signum` is an int. `file` is an object with `write(str)`; None is `sys.stderr` at the time of
+    the signal. Call this on the main thread; on any other thread it raises `ValueError`, as
+    `signal.signal` does. An earlier handler of the signal is called after the dump. The main thread
+    writes the dump: at once if it waits for a pool, runs Python code or sleeps, but not while it is
+    in C code that does not return.
     """
     before = signal.getsignal(signum)
 
     def handle(number: int, frame: Any) -> None:
-        with contextlib.suppress(Exception):  # of a file that is closed, in whatever runs just now
+        with contextlib.suppress(Exception):  # such as a closed file; the handler must not raise
             dump_all(file)
         if callable(before):
             before(number, frame)

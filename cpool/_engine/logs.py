@@ -1,4 +1,4 @@
-"""`forward_logs=True` in the parent: the records of the workers, handled by its own handlers."""
+"""`forward_logs=True` in the parent: passes the workers' log records to this process's handlers."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ from .._start.logs import HEADER, Forwarding
 if TYPE_CHECKING:
     from typing import Any
 
-_MOST = 200_000  # bytes of a datagram
-_ROOM = 1 << 20  # bytes of records that the kernel keeps, if it takes so many
+_MOST = 200_000  # bytes to receive at once: more than any datagram has
+_ROOM = 1 << 20  # bytes that the socket may buffer; the kernel may allow less
 _RETRY_S = 0.02
 _LAST_GRACE_S = 5.0
 
 
 class LogReceiver:
-    """The records of a pool's workers, and two threads.
+    """Receives and handles the records of a pool's workers, on two threads.
 
-    One only receives, so that no worker waits for a handler; the other calls the handlers.
+    One thread only receives, so that no worker waits for a handler; the other calls the handlers.
     """
 
     def __init__(self, runs_filters: bool) -> None:
-        """`runs_filters`: those of loggers, which workers that start afresh do not have."""
+        """`runs_filters`: run loggers' filters here, since workers that are not forked lack
+        them."""
         self._here, self._there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for end in (self._here, self._there):
             end.setblocking(True)  # a program may have set another default
@@ -48,11 +49,11 @@ class LogReceiver:
         self._done = threading.Event()
 
     def for_worker(self, forks: bool) -> Forwarding:
-        """What a worker that is made now needs."""
+        """The sending side, for a worker that is made now."""
         return Forwarding(self._there, self._here if forks else None, self._token)
 
     def start(self, start_thread: Callable[..., object]) -> None:
-        """Start the threads, by this function, which takes a name and a target."""
+        """Start the threads with `start_thread(name, target)`."""
         start_thread("cpool-log-handlers", self._handle_all)
         start_thread("cpool-logs", self._receive)
         self._is_started = True
@@ -76,7 +77,7 @@ class LogReceiver:
         self._received.put(None)
 
     def _take(self, data: bytes, parts: dict[tuple[int, int], list[bytes]]) -> None:
-        """Note a part of a record; a task may have written anything else to the socket."""
+        """Collect one part of a record; ignore anything else that a task wrote to the socket."""
         if not data.startswith(self._token) or len(data) < HEADER.size:
             return
         _, pid, number, part, n = HEADER.unpack_from(data)
@@ -100,7 +101,7 @@ class LogReceiver:
         while (data := self._received.get()) is not None:
             try:
                 self._handle(marshal.loads(data))
-            except BaseException as exc:  # of a handler; the next record is handled
+            except BaseException as exc:  # a handler raised: go on with the next record
                 _report(exc)
         self._done.set()
 
@@ -115,7 +116,7 @@ class LogReceiver:
     # ---- the end ----
 
     def end(self) -> None:
-        """The workers have ended: return when all of their records are handled, or soon."""
+        """After the workers have ended: wait, for a limited time, until all records are handled."""
         self._ends = True
         self._there.close()
         if not self._is_started:  # the pool could not be made
@@ -123,7 +124,7 @@ class LogReceiver:
             self._received.put(None)
             return
         with contextlib.suppress(OSError):  # closed already
-            self._here.shutdown(socket.SHUT_RD)  # what has come can still be read
+            self._here.shutdown(socket.SHUT_RD)  # received data can still be read
         if threading.get_ident() not in self._threads:  # a handler may end the pool
             self._done.wait(_LAST_GRACE_S)
 

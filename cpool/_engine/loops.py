@@ -1,9 +1,9 @@
 """asyncio: awaiting results, iterating over them, and `run_in_executor()`.
 
-Nothing waits in a thread. After something was submitted in an event loop, the loop looks for
-results itself for some microseconds, while that pays (Engine.glance()). Otherwise the pool's helper
-tells the loop that a job is done, or has its next result, by `call_soon_threadsafe`, once for all
-that have come since the loop has last looked.
+No thread waits for a result. After a call was submitted in an event loop, the loop itself polls for
+results for some microseconds, as long as that pays (Engine.glance()). Otherwise the pool's helper
+thread wakes the loop with `call_soon_threadsafe` when a job is done or has its next result: once
+for all results that arrived since the loop last looked.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def _cells() -> tuple[Any, tuple[int, int, int]] | None:
-    """Of the callback that asyncio.wrap_future() adds to a future: its code, and where its
-    closure has what sets the asyncio future, that future, and its loop. None where this version
-    of asyncio does it in another way.
+    """For the callback that asyncio.wrap_future() adds to a future: its code, and the places in its
+    closure of the function that sets the asyncio future, of that future, and of its loop. None if
+    this version of asyncio works differently.
     """
     for code in asyncio.futures._chain_future.__code__.co_consts:  # type: ignore[attr-defined]
         if isinstance(code, types.CodeType) and code.co_name == "_call_set_state":
@@ -40,21 +40,21 @@ def _cells() -> tuple[Any, tuple[int, int, int]] | None:
 _CELLS = _cells()
 
 
-_AT_A_TIME = 100  # awaiting tasks that go on in one round of a loop
+_AT_A_TIME = 100  # asyncio futures that are set in one iteration of a loop
 
 
 class Bridge:
-    """The way from the pools' threads to one event loop."""
+    """Passes results from the threads of pools to one event loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = weakref.ref(loop)
         self.told: deque[asyncio.Future[None]] = deque()
         self.is_due = False
         self.lock = threading.Lock()
-        self.watched: list[Any] = []  # the engines that the loop is to look at
+        self.watched: list[Any] = []  # the engines that the loop polls
 
     def watch(self, engine: Any) -> None:
-        """In the loop's thread: something was submitted there. Look once the loop comes round."""
+        """In the loop's thread: poll the engine in the loop's next iteration."""
         watched = self.watched
         if engine not in watched:
             watched.append(engine)
@@ -65,13 +65,14 @@ class Bridge:
         engines = self.watched
         self.watched = []
         for engine in engines:
-            if engine.glance(self.hand_over):  # there may be more soon
+            if engine.glance(self.hand_over):  # more may arrive soon
                 self.watch(engine)
 
     def hand_over(self, future: Future[Any]) -> bool:
-        """Set the asyncio futures of this loop that are chained to this one, which has ended.
+        """Set the asyncio futures of this loop that are chained to this future, which is done.
 
-        False, and nothing was done, where it has other callbacks: these are the helper's.
+        Returns False and does nothing if the future has other callbacks: the helper thread runs
+        those.
         """
         if _CELLS is None:
             return False
@@ -89,7 +90,7 @@ class Bridge:
         return True
 
     def tell(self, future: asyncio.Future[None]) -> None:
-        """From any thread: the future is to be set, in the loop's thread."""
+        """From any thread: have the loop's thread set this future."""
         if asyncio._get_running_loop() is future.get_loop():
             if not future.done():
                 future.set_result(None)
@@ -104,12 +105,12 @@ class Bridge:
             return
         try:
             loop.call_soon_threadsafe(self.run)
-        except RuntimeError:  # closed meanwhile: nobody waits
+        except RuntimeError:  # the loop was closed: nobody waits
             self.is_due = False
 
     def run(self) -> None:
-        """In the loop's thread. No more at a time than take a millisecond or two: others have
-        their turns in between.
+        """In the loop's thread: set the futures. Sets at most as many at once as take a millisecond
+        or two, so that the loop can run other callbacks in between.
         """
         with self.lock:
             told = [self.told.popleft() for _ in range(min(len(self.told), _AT_A_TIME))]
@@ -125,7 +126,7 @@ _bridges: weakref.WeakKeyDictionary[Any, Bridge] = weakref.WeakKeyDictionary()
 _bridges_lock = threading.Lock()
 
 
-_last: Bridge | None = None  # the one that was asked for last: mostly it is so again
+_last: Bridge | None = None  # the bridge that was used last, which mostly is the next one too
 
 
 def _bridge(loop: asyncio.AbstractEventLoop) -> Bridge:
@@ -142,19 +143,19 @@ def _bridge(loop: asyncio.AbstractEventLoop) -> Bridge:
 
 
 def watch(loop: asyncio.AbstractEventLoop, engine: Any) -> None:
-    """Something was submitted to the engine, in the thread of this loop, which runs."""
+    """Have this running loop poll the engine, to which a call was submitted in its thread."""
     _bridge(loop).watch(engine)
 
 
 class Listeners:
-    """Those that await one job, in any thread's loop."""
+    """The asyncio futures that wait for one job, in any loop."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[Bridge, asyncio.Future[None]]] = []
         self.lock = threading.Lock()
 
     def wait(self, job: Any) -> asyncio.Future[None] | None:
-        """A future of the running loop that is set once the job has news; None: it has already."""
+        """A future of the running loop that is set once the job has news; None: it has now."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         entry = (_bridge(loop), future)
@@ -180,9 +181,10 @@ class Listeners:
 
 
 def listeners_of(job: Any) -> Listeners:
-    """Made for the first that awaits.
+    """The listeners of a job, made when it is first awaited.
 
-    By the attribute: with `__dict__`, free-threaded 3.13 makes a dict that all threads lock.
+    Read as an attribute: using `__dict__`, free-threaded 3.13 would make a dict that all threads
+    lock.
     """
     found: Listeners | None = job._listeners
     if found is None:
@@ -229,7 +231,7 @@ async def next_of(items: Any) -> Any:
 
 
 async def leave(pool: Any) -> None:
-    """Leave `async with`: terminate() and join() in a thread, as they may take long."""
+    """The end of `async with`: terminate() and join() in a thread, as they may take long."""
     loop = asyncio.get_running_loop()
     bridge, future = _bridge(loop), loop.create_future()
     failed: list[BaseException] = []

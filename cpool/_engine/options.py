@@ -1,4 +1,4 @@
-"""What a call may ask for beyond multiprocessing's parameters: names, checks, the engine's form."""
+"""Options of calls that multiprocessing does not have: checks, and conversion for the engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .progress import Progress
 
     class OtherOptions(TypedDict, total=False):
-        """The options of `CallOptions` that leave the type of the result as it is."""
+        """The options of `CallOptions` that do not change the type of the result."""
 
         fail_fast: bool
         grace: float | None
@@ -29,61 +29,62 @@ if TYPE_CHECKING:
         worker: int
 
     class CallOptions(OtherOptions, total=False):
-        """The keyword-only options that every submitting method takes.
+        """The keyword-only options of every method that submits.
 
-        `return_exceptions` (bool, False): the exceptions of items stand among the results instead
-        of being raised, as in `asyncio.gather`. What a call fails with as a whole is raised all the
-        same: what its iterable raises, or the end of the pool.
+        `return_exceptions` (bool, default False): exceptions of items are returned in the place of
+        their results instead of being raised, as in `asyncio.gather`. A failure of the whole call
+        is still raised: an exception of its iterable, or `PoolTerminated`.
 
-        `fail_fast` (bool, False): the first item that fails ends the call. What no worker has begun
-        is withdrawn, and the exception is raised at once, not when the last chunk is done; the
-        results of what runs are dropped. An iterator gives the results before the failure that are
-        there, then raises it, and ends.
+        `fail_fast` (bool, default False): the first item that fails ends the call. Its exception is
+        raised at once, not after the last chunk. Items that no worker has begun are withdrawn;
+        results of items that are running are dropped. An iterator first returns the results that
+        arrived before the failure, then raises the exception, and ends. Cannot be combined with
+        `return_exceptions`.
 
-        `task_timeout` (seconds, None): how long each call of the function may run, counted from
-        when a worker begins it. Then its worker is killed, with all processes that the task has
-        started, and replaced, and that item fails with `TaskTimeoutError`; what else the worker had
-        not begun is run by others. `timeout` stays what it is in multiprocessing: how long the
-        caller waits.
+        `task_timeout` (seconds, a float, default None: no limit): how long each call of the
+        function may run, counted from when a worker begins it. After that time its worker is
+        killed, with all processes that the task has started, and replaced. The item fails with
+        `TaskTimeoutError`; other workers run the tasks that this worker had not begun. The
+        `timeout` of multiprocessing's methods is different: how long the caller waits.
 
-        `grace` (seconds, None): when the time is over, or the call is cancelled, `TaskInterrupted`
-        is raised in the task first, by a signal (SIGURG) at its next bytecode; the worker is killed
-        so many seconds later. None: at once.
+        `grace` (seconds, a float, default None): when the time is over or the call is cancelled,
+        `TaskInterrupted` is first raised in the task, by a signal (SIGURG) at its next bytecode;
+        the worker is killed `grace` seconds later. None: the worker is killed at once.
 
-        `retries` (int, 0): an item that was lost (its worker died, or it took too much time or
-        memory) is run again, so many times. `retry_on` (an exception type or a tuple of them): an
-        item that raised one of these as well.
+        `retries` (int, default 0): how many times an item is run again after it was lost (its
+        worker died, or it took too much time or memory). `retry_on` (an exception type or a tuple
+        of them; needs `retries`): also run items again that raised one of these.
 
-        With a `task_timeout` or `retries` and no `chunksize`, a chunk is one item. A larger chunk
-        is lost and run again as a whole; the time limit holds for each of its items.
+        With a `task_timeout` or `retries`, the default `chunksize` is 1. A larger chunk is lost and
+        run again as a whole; the time limit applies to each of its items.
 
-        `priority` (int, 0): among calls that wait, those with a higher one are served first; equal
-        ones take turns. From -128 to 127. What runs is not interrupted.
+        `priority` (int from -128 to 127, default 0): waiting calls with a higher priority get
+        workers first; calls of equal priority take turns. Running tasks are not interrupted.
 
-        `worker` (int) or `key` (anything hashable), of `apply`, `apply_async`, `stream` and
-        executors' calls alone: the call runs in the worker with this index (see `current_worker()`)
-        and no other, or calls of one key run in one worker as long as it lives, with keys spread
-        evenly over the workers: for caches, models and connections that stay where they are. Calls
-        wait for their worker though others are idle. The worker that takes the place of one that
-        has died has its index and its keys. A call for a worker that `resize()` has ended fails
-        with `WorkerLostError`; its keys go to others. An elastic pool starts the worker of a call
-        where it is not there.
+        `worker` (int) or `key` (any hashable), only for `apply`, `apply_async`, `stream` and calls
+        of executors; for caches, models and connections that live in one worker. With `worker` the
+        call runs only in the worker with this index (see `current_worker()`). With `key` all calls
+        with an equal key run in the same worker; keys are spread evenly over the workers. A call
+        waits for its worker even if others are idle. The replacement of a dead worker has its index
+        and its keys. A call for a worker that `resize()` removed fails with `WorkerLostError`, and
+        its keys move to other workers. An elastic pool starts the worker if it is not there.
 
-        Of `stream` and `flatmap`: `task_timeout` holds for each value, from when the generator goes
-        on to when it yields; waiting for the reader does not count. A generator that has yielded is
-        not run again by `retries`, since its values may be read already. With
-        `return_exceptions` what ends a generator is its last value.
+        For `stream` and `flatmap`, `task_timeout` applies to each value: from when the generator is
+        resumed until it yields, without time spent waiting for the reader. `retries` does not run a
+        generator again that has yielded, since its values may have been read. With
+        `return_exceptions`, the exception that ends a generator is its last value.
 
-        `progress`: `True` for a bar by tqdm, a str for one with that description, a dict for one
-        with these of tqdm's parameters; or a function, which is called as `progress(done, total)`
-        with numbers of items, at most ten times a second and at the end (`total` is None where
-        nobody knows it), on a thread of its own. Items of a chunk count as they are done, but in a
-        `ThreadPool` when the whole chunk is. `ImportError` where tqdm is not installed.
+        `progress`: `True` for a tqdm bar; a str for a bar with that description; a dict of
+        parameters for tqdm; or a function. The function is called as `progress(done, total)` with
+        two ints, the items done and all items (`total` is None if it is not known), at most ten
+        times a second and once at the end, on a separate thread. Items count as each is done; in a
+        `ThreadPool`, when their chunk is done. Raises `ImportError` if a bar is asked for and tqdm
+        is not installed, and `TypeError` for any other type.
         """
 
         return_exceptions: bool
 else:
-    # So that tools can evaluate the annotations of public methods, without an import of typing.
+    # So that tools can evaluate the annotations of public methods without importing typing.
     Any = CallOptions = OtherOptions = object
     Unpack = {object: object}
 
@@ -103,7 +104,7 @@ _RETURN_EXCEPTIONS = 0x1
 _FAIL_FAST = 0x2
 _RETRY_ON = 0x4
 
-_PIN_EACH = 0xFFFF  # in place of a worker's index, plus one
+_PIN_EACH = 0xFFFF  # instead of a worker's index + 1: each task has its own worker
 
 _LONGEST_S = 1e9  # longer than any program runs
 
@@ -112,12 +113,12 @@ NAMES = frozenset(
     fail_fast grace key priority progress retries retry_on return_exceptions task_timeout worker
     """.split()
 )
-# What only processes can do.
+# Options that need worker processes.
 _OF_PROCESSES = ("grace", "retries", "retry_on", "task_timeout")
 
 
 class Checked:
-    """The options of one call, checked. `engine` is their form there; None: nothing is asked."""
+    """The options of one call, checked. `engine` is the engine's form; None: all defaults."""
 
     engine: tuple[int, int, int, int, int, int] | None
     progress: Progress
@@ -135,22 +136,23 @@ class Checked:
         retries = _count("retries", options.get("retries", 0))
         self.retry_on = _types(options.get("retry_on", ()))
         if self.retry_on and retries == 0:
-            raise ValueError("retry_on needs retries")
+            raise ValueError("retry_on needs retries= of at least 1")
         flags = _RETRY_ON if self.retry_on else 0
         if options.get("return_exceptions"):
             flags |= _RETURN_EXCEPTIONS
         if options.get("fail_fast"):
             if flags & _RETURN_EXCEPTIONS:
                 raise ValueError(
-                    "fail_fast raises the first exception, return_exceptions raises none"
+                    "fail_fast and return_exceptions exclude each other: the one raises the first "
+                    "exception, the other raises none"
                 )
             flags |= _FAIL_FAST
-        # One item a chunk, where nothing else is said.
+        # With these options the default chunksize is 1.
         self.wants_single_items = limit is not None or retries > 0
         self.worker = options.get("worker")
         self.key = options.get("key", NO_KEY)
         if self.worker is not None and self.key is not NO_KEY:
-            raise ValueError("a call has a worker or a key, not both")
+            raise ValueError("a call can have worker= or key=, not both")
         priority = _priority(options.get("priority", 0))
         asked = (flags, _ns(limit), _ns(grace), retries, 0, priority)
         self.engine = asked if any(asked) else None
@@ -165,18 +167,18 @@ class Checked:
 
     @property
     def has_place(self) -> bool:
-        """Is the call for one worker?"""
+        """Does the call have to run in one certain worker?"""
         return self.worker is not None or self.key is not NO_KEY
 
     def place(self, processes: int, keys: Keys) -> None:
-        """Choose the worker of a call that is to have one."""
+        """Choose the worker for a call with `worker` or `key`."""
         if self.worker is not None:
             self._pin(check_worker(self.worker, processes))
         elif self.key is not NO_KEY:
             self._pin(keys.place(self.key, processes))
 
     def check_place(self, processes: int) -> None:
-        """Raises what `place()` raises."""
+        """Raise what `place()` would raise."""
         if self.worker is not None:
             check_worker(self.worker, processes)
         hash(self.key)
@@ -186,12 +188,12 @@ class Checked:
         self.engine = (flags, limit, grace, retries, index + 1, priority)
 
     def spread(self) -> None:
-        """The task with each index is for the worker with that index."""
+        """Send the task with each index to the worker with the same index."""
         self.refuse_place("broadcast")
         self._pin(_PIN_EACH - 1)
 
     def refuse_place(self, method: str) -> None:
-        """Raise where the call is to run in one worker, but has tasks for many."""
+        """Raise `ValueError` if a call with many tasks has a `worker` or a `key`."""
         if self.has_place:
             name = "key" if self.worker is None else "worker"
             raise ValueError(
@@ -199,27 +201,28 @@ class Checked:
             )
 
     def wrap(self, func: Callable[..., T]) -> Callable[..., T]:
-        """The callable that goes to the workers."""
+        """The callable to send to the workers."""
         retrying: Any = failures.Retrying(func, self.retry_on)
         return retrying if self.retry_on else func
 
 
 def check_options(options: CallOptions) -> Checked:
-    """Raises `TypeError` or `ValueError` for what cannot be asked for."""
+    """Check the options of a call; raise `TypeError` or `ValueError` for invalid ones."""
     return Checked(options)
 
 
 def check_thread_options(options: CallOptions) -> Checked:
-    """The same for a ThreadPool, where nothing can be killed and so nothing is lost."""
+    """`check_options()` for a ThreadPool, whose tasks cannot be killed and are never lost."""
     checked = Checked(options)
     for name in _OF_PROCESSES:
         if options.get(name):
-            raise ValueError(f"{name} needs worker processes: a thread cannot be ended")
+            raise ValueError(f"{name} needs worker processes: a thread cannot be killed")
     return checked
 
 
 def check_serial_options(options: CallOptions, is_asked: bool) -> Checked:
-    """The same for a serial pool; where the environment asked for it they are ignored."""
+    """`check_options()` for a serial pool. Options that need processes raise `ValueError` if the
+    program asked for a serial pool, and are ignored if CPOOL_SERIAL did."""
     checked = Checked(options)
     needed = [name for name in _OF_PROCESSES if options.get(name)]
     if not needed:
@@ -234,7 +237,7 @@ def _seconds(name: str, value: Any) -> float | None:
         return None
     seconds = float(value)
     if not seconds >= 0:  # nor a nan
-        raise ValueError(f"{name} must be a number of seconds, not {value!r}")
+        raise ValueError(f"{name} must be a number of seconds from 0 on, not {value!r}")
     return min(seconds, _LONGEST_S)
 
 
@@ -245,7 +248,7 @@ def _ns(seconds: float | None) -> int:
 def _count(name: str, value: Any) -> int:
     number = operator.index(value)
     if not 0 <= number < 2**31:
-        raise ValueError(f"{name} must be a number from 0, not {value!r}")
+        raise ValueError(f"{name} must be an int from 0 on, not {value!r}")
     return number
 
 
@@ -260,12 +263,12 @@ def _types(value: Any) -> tuple[type[BaseException], ...]:
     types = value if isinstance(value, tuple) else (value,)
     for each in types:
         if not (isinstance(each, type) and issubclass(each, BaseException)):
-            raise TypeError(f"retry_on must be types of exceptions, not {each!r}")
+            raise TypeError(f"retry_on must be an exception type or a tuple of them, not {each!r}")
     return types
 
 
 def refuse_options(options: CallOptions) -> None:
-    """Raise for options of a call whose pool runs on the standard library's engine."""
+    """Raise `ValueError` for any option, if the pool runs on the standard library's engine."""
     _check_names(options)
     for name in options:
         raise ValueError(f"{name} needs a pool that runs on cpool's engine")

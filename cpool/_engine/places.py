@@ -11,14 +11,15 @@ from .._base.stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-# So many keys are remembered, and spread by number; those that come later go by their hash.
+# So many keys are remembered, and spread evenly over the workers; later keys are placed by their
+# hash.
 _MOST_KEYS = 1 << 16
 
 NO_KEY: Any = object()
 
 
 def check_worker(worker: Any, processes: int) -> int:
-    """Raises `TypeError` or `ValueError` for what is no index of a worker."""
+    """Return the index as an int; `TypeError` or `ValueError` if it is not that of a worker."""
     index = operator.index(worker)
     if not 0 <= index < processes:
         raise ValueError(f"worker must be from 0 to {processes - 1}, not {worker!r}")
@@ -26,12 +27,11 @@ def check_worker(worker: Any, processes: int) -> int:
 
 
 class Keys:
-    """The workers of the keys, by index: the worker that takes the place of a dead one has its
-    keys."""
+    """Maps keys to workers, by index: the replacement of a dead worker gets its keys."""
 
     def __init__(self) -> None:
         self._places: dict[Hashable, int] = {}
-        self._numbers: list[int] = []  # of keys, by worker
+        self._numbers: list[int] = []  # how many keys each worker has
         self._lock = threading.Lock()
 
     def place(self, key: Hashable, processes: int) -> int:
@@ -42,7 +42,7 @@ class Keys:
                 return index
             numbers = self._numbers
             if len(numbers) != processes:
-                # Keys of workers that were ended go to others when they come again.
+                # Keys of removed workers are placed again when they are next used.
                 gone = [each for each, at in self._places.items() if at >= processes]
                 for each in gone:
                     del self._places[each]

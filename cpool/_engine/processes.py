@@ -1,8 +1,8 @@
-"""`cpool.pool.Pool`: the part of a pool that runs once a pool; the extension runs the tasks.
+"""`cpool.pool.Pool`: the code that runs once for a pool; the extension runs the tasks.
 
-The class keeps those private attributes of the stdlib's class that programs are known to use. A
-pool whose context is none of multiprocessing's, or whose class overrides private hooks of the
-stdlib's pool, runs on the inherited engine of the stdlib.
+The class has those private attributes of the stdlib's class that programs are known to use. A pool
+whose context is not one of multiprocessing's, or whose class overrides private hooks of the
+stdlib's pool, runs on the stdlib's engine, which it inherits.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ _MAX_FAILED_STARTS = 8
 # parent writes to between two forks is copied once more.
 _BATCH = 8
 
-# How long a thread of the pool waits with a fork for modules that other threads import, and how
-# long a thread of the program does.
+# Before a fork, how long to wait for modules that other threads import: on a thread of the pool,
+# and on a thread of the program.
 _IMPORT_S = 5.0
 _BRIEFLY_S = 0.1
 
@@ -139,14 +139,14 @@ def _length_of(iterable: Iterable[Any]) -> int | None:
 
 
 def _shared_limit(limit: int | str | None) -> int:
-    """The parameter shared_memory_limit in bytes; 0: all data take the pipes."""
+    """The parameter shared_memory_limit in bytes; 0: send all data through pipes."""
     if limit is None:
         return usable_memory() // 4
     return 0 if limit == 0 else bytes_of("shared_memory_limit", limit)
 
 
 def _receive_logs(runs_filters: bool) -> LogReceiver:
-    from .logs import LogReceiver  # few programs need it, and it takes time to import
+    from .logs import LogReceiver  # few programs need it, and importing it takes time
 
     return LogReceiver(runs_filters)
 
@@ -154,82 +154,86 @@ def _receive_logs(runs_filters: bool) -> LogReceiver:
 class Pool(_StdlibPool):
     """A pool of worker processes, with the interface of `multiprocessing.Pool`.
 
-    `processes` is the number of workers, by default `default_processes()`. Each worker calls
-    `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` tasks.
-    `context` is a multiprocessing context. Raises `ValueError` for less than one process or a
-    `maxtasksperchild` that is no positive int, `TypeError` for an initializer that cannot be
-    called, and `OSError` if no process can be started; no process is left behind then.
+    `processes` (an int) is the number of workers, by default `default_processes()`. Each worker
+    calls `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` tasks
+    (an int; None: never). `context` is a multiprocessing context. Raises `ValueError` for less than
+    one process or a `maxtasksperchild` that is not a positive int, `TypeError` for an initializer
+    that is not callable, and `OSError` if a process cannot be started. No process is left behind
+    after an error.
 
-    Beyond multiprocessing: each worker calls `finalizer(*finalargs)` before it ends in an orderly
-    way: after its last task, when the pool is closed, and when it is idle and the pool is
-    terminated (it has half a second then). What it raises is printed. `on_exit` says what leaving a
-    `with` block does: "terminate", or "join", which closes and joins the pool, but terminates it
-    if the block raised.
+    Parameters that multiprocessing does not have: each worker calls `finalizer(*finalargs)` before
+    a normal exit: after its last task, when the pool is closed, and when it is idle and the pool is
+    terminated (then it has half a second). An exception of the finalizer is printed. `on_exit` is
+    what leaving a `with` block does: "terminate", or "join", which closes and joins the pool, but
+    terminates it if the block raised.
 
-    With `forward_logs=True` the handlers of this process handle what workers log through `logging`,
-    each record once, those of a worker in order, with the worker's `processName`. Loggers have the
-    levels in workers that they had here when the worker started. A record arrives with its message
-    complete, its exception as text, and other attributes that are no plain values as their
-    `repr()`. Handlers run on a thread of the pool: a record may be handled a moment after the
-    result of its task has arrived. `join()` and `terminate()` wait until all are handled, at most
-    5 seconds.
+    With `forward_logs=True` the handlers of this process handle the `logging` records of workers:
+    each record once, those of one worker in order, with the worker's `processName`. In a worker,
+    loggers have the levels that they had here when the worker started. A record arrives with its
+    message formatted, its exception as text, and other attributes that are not plain values as
+    their `repr()`. Handlers run on a thread of the pool, so a record may be handled a moment after
+    the result of its task has arrived. `join()` and `terminate()` wait until all records are
+    handled, at most 5 seconds.
 
-    `memory_limit` (an int of bytes, or a str like "2GiB") is for the memory that a worker has
-    allocated itself; what it has in common with this process since a fork does not count. A worker
-    with more than that between two tasks is replaced. One that passes the limit while an item runs
-    is killed, and that item fails with `MemoryLimitError`, if the item itself has added an eighth
-    of the limit or more; one that finds a full worker and adds little goes on. The memory of
-    workers with tasks is looked at each 20 ms. `ValueError` where there is no /proc.
+    `memory_limit` (an int of bytes, or a str like "2GiB") limits the memory that each worker has
+    allocated itself; memory that it shares with this process since a fork does not count. A worker
+    that exceeds the limit between two tasks is replaced. If it exceeds the limit while an item
+    runs, and the item itself has added an eighth of the limit or more, the worker is killed, and
+    that item fails with `MemoryLimitError`; an item that adds less runs on. The memory of busy
+    workers is checked every 20 ms. Raises `ValueError` on systems without /proc.
 
     With `min_processes` or `idle_timeout` the pool is elastic. It starts with `min_processes`
-    workers (an int, default: `processes`), and adds one after the other, up to `processes`, while
-    all are busy and work waits, or a call is for a worker that is not there. A worker that was idle
-    for `idle_timeout` seconds (a float, default None: never) ends, down to `min_processes` (or
-    one).
+    workers (an int, default: `processes`), and adds workers one by one, up to `processes`, while
+    all are busy and tasks wait, or when a call asks for a worker that is not there. A worker that
+    was idle for `idle_timeout` seconds (a float, default None: never) ends, as long as
+    `min_processes` (or one) are left.
 
-    `cpu_ids` says where workers run: a list with a CPU number, or a list of them, for each worker,
-    which is used again from its begin if there are more workers; or "auto": one CPU of this process
-    each. `inner_max_num_threads` (int) is the number of threads that OpenMP, OpenBLAS, MKL and the
-    like may use in each worker: set by environment variables for libraries that are loaded later,
-    and by `threadpoolctl`, where it is installed, for those that a fork has copied.
+    `cpu_ids` pins workers to CPUs: a list with, for each worker, a CPU number or a list of CPU
+    numbers; with more workers than entries it starts over. "auto" gives each worker one of this
+    process's CPUs. `inner_max_num_threads` (an int) is the number of threads that OpenMP, OpenBLAS,
+    MKL and the like may use in each worker. It is set by environment variables for libraries that
+    are loaded later, and by `threadpoolctl`, if that is installed, for libraries that were loaded
+    before a fork.
 
-    With `daemon=False` tasks may start processes: `Process` objects, managers, and pools. Pools
-    within pools end with the process that made them, however it ends. `terminate()` then kills
-    busy workers with all processes that they have started.
+    With `daemon=False` tasks may start processes: `Process` objects, managers, and pools. A pool
+    that a task makes ends with the process that made it, however that process ends. `terminate()`
+    then kills busy workers together with all processes that they have started.
 
-    Large data (arrays of numpy, bytes, strings: of 128 KiB and more each) go through memory that
-    the pool shares with its workers, on Linux; elsewhere through pipes. `shared_memory_limit` says
-    how much of it there may be: an int of bytes, or a str such as "512MiB" or "4GiB"; 0: none; by
-    default a fourth of the memory that the process may use. Data for which there is no room take
-    the pipes. Raises `ValueError` for anything else. See docs/large-data.md.
+    On Linux, large data (numpy arrays, bytes and strings of 128 KiB or more each) are sent through
+    memory that the pool shares with its workers; on other systems through pipes.
+    `shared_memory_limit` is the most shared memory to use: an int of bytes, or a str such as
+    "512MiB" or "4GiB"; 0: none; by default a quarter of the memory that this process may use. Data
+    that do not fit are sent through pipes. An invalid limit raises `ValueError`. See
+    docs/large-data.md.
 
-    `serial=True`: no worker at all, each task runs in the thread that submits it, before the call
-    returns, and those of `imap` and its kin when `next` asks for them: for debuggers, profilers and
-    coverage. Results, errors, callbacks and `current_worker()` are those of any pool; as in a
-    `ThreadPool` nothing is pickled. `maxtasksperchild` and `context` change nothing. What only
-    processes can do (`task_timeout`, `grace`, `retries`) is refused with `ValueError`. None: as the
-    environment variable CPOOL_SERIAL says when the pool is made ("1": serial); what cannot be done
-    is ignored then, with a `RuntimeWarning`.
+    With `serial=True` the pool has no workers: each task runs in the thread that submits it, before
+    the call returns; tasks of `imap` and its variants run when `next` needs them. This is for
+    debuggers, profilers and coverage. Results, errors, callbacks and `current_worker()` work as in
+    any pool; as in a `ThreadPool`, nothing is pickled. `maxtasksperchild` and `context` have no
+    effect. Options that need processes (`task_timeout`, `grace`, `retries`) raise `ValueError`.
+    With `serial=None` the environment variable CPOOL_SERIAL decides when the pool is made ("1":
+    serial); then such options are ignored, with a `RuntimeWarning`.
 
-    `max_pending` (int): a call that submits waits while so many calls wait, of which no worker has
-    been given a task yet. Calls from callbacks, iterables and tasks of the pool do not wait, since
-    the pool may depend on them; nor do those in a coroutine, whose awaiting task waits instead. A
-    pool that is closed meanwhile: `ValueError`.
+    `max_pending` (an int; None: no limit) is backpressure: a method that submits blocks while that
+    many calls are queued of which no worker has been given a task yet. Calls from callbacks,
+    iterables and tasks of the pool do not block, since the pool may depend on them; nor do calls in
+    a coroutine, where the `await` waits instead. If the pool is closed meanwhile, the method raises
+    `ValueError`.
 
-    `propagate_context`: True, or `ContextVar`s: a task runs with the values that these have where
-    it is submitted, in a context of its own. True takes all variables that have a value (but
-    numpy's). A variable has to be a global of a module, where workers find it, and its value is
-    pickled: otherwise `ValueError` and `TypeError` name it.
+    `propagate_context` (True, or one or more `ContextVar`s): a task runs in its own context, with
+    the values that these variables have where the call is submitted. True is all variables that
+    have a value, except numpy's. A variable must be a global of a module, so that workers find it
+    (otherwise `ValueError`), and its value must be picklable (otherwise `TypeError`).
 
-    `env`: environment variables of the workers, a dict, or a function that returns one for a
-    worker's index (None deletes a variable). They are set before the initializer, and under spawn
-    and forkserver before the main module is imported. `preload`: names of modules that are imported
-    once: before the fork, or in the fork server unless that runs already; spawned workers import
-    them before the initializer. Under forkserver a worker has the environment, the `sys.path` and
-    the working directory that this process has when the worker starts, and nothing that the
-    server's had before.
+    `env` has environment variables for the workers: a dict of str, or a function that takes a
+    worker's index and returns such a dict; a value of None deletes the variable. They are set
+    before the initializer, and with spawn and forkserver before the main module is imported.
+    `preload` (a str or an iterable of str) has names of modules to import once: before the fork, or
+    in the fork server unless it runs already; spawned workers import them before the initializer.
+    With forkserver a worker has the environment, `sys.path` and working directory of this process
+    at the time when the worker starts, not those of the server.
 
-    Every job ends: with its results, with what a task raised, with `WorkerLostError` if a worker
+    Every call ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
     """
 
@@ -240,7 +244,7 @@ class Pool(_StdlibPool):
     _start_error: BaseException | None = None  # of the last failed start
     _forks: bool
     _around: Surroundings
-    _was_ready = False  # has a worker ever been ready?
+    _was_ready = False  # was any worker ever ready?
     _on_exit = "terminate"
     _asked: WorkerOptions
     _has_helper = False
@@ -249,10 +253,10 @@ class Pool(_StdlibPool):
     _env: Any = None
     _preload: tuple[str, ...] = ()
     _logs: LogReceiver | None = None
-    _at_end: Sequence[Callable[[], object]] = ()  # called when the workers have ended
+    _at_end: Sequence[Callable[[], object]] = ()  # functions to call after the workers have ended
     _threads: list[Thread]
-    _has_threads = False  # as workers
-    _starters: set[int]  # threads that start a thread of the pool just now
+    _has_threads = False  # are the workers threads?
+    _starters: set[int]  # ids of threads that are just starting a thread of the pool
     _state = INIT
 
     def __init__(
@@ -356,7 +360,7 @@ class Pool(_StdlibPool):
             self._preload = import_first(preload, get_context("fork"))
             return
         self._env = env
-        check_environment(env, 0)  # what is wrong is raised here, and not when a worker starts
+        check_environment(env, 0)  # raise errors here, not when a worker starts
         self._preload = import_first(preload, self._ctx)
 
     def _start_serial(self) -> None:
@@ -368,26 +372,26 @@ class Pool(_StdlibPool):
             self, self._initializer, self._initargs, self._finalizer, self._finalargs
         )
         self._engine = self._cache.engine = engine
-        self._has_helper = True  # nobody needs one
+        self._has_helper = True  # a serial pool needs none
         self._terminate = util.Finalize(self, _serial.shut_down, args=(engine,), exitpriority=15)
         self._has_threads = True
         self._state = RUN
         known.add(self)
 
     def _step(self, stream: Any) -> bool:
-        """Called by the engine of a serial pool, for a reader of an iterator."""
+        """Called by the engine of a serial pool when an iterator is read."""
         engine: Any = self._engine
         found: bool = engine.step(stream)
         return found
 
     @property
     def _shares_objects(self) -> bool:
-        """Do tasks get the caller's own objects, and not copies?"""
+        """Do tasks get the caller's own objects instead of copies?"""
         return self._serial
 
     @staticmethod
     def _refuse_own(**parameters: Any) -> None:
-        """Raise for parameters that the standard library's engine does not have."""
+        """Raise `ValueError` for parameters that the standard library's engine does not have."""
         for name, value in parameters.items():
             if value is not None:
                 raise ValueError(f"{name} {_NEEDS_ENGINE}")
@@ -403,7 +407,7 @@ class Pool(_StdlibPool):
     def _start(self) -> None:
         self._forks = self._ctx.get_start_method() == "fork"
         self._around = Surroundings()
-        self._awaited: set[str] = set()  # modules that threads of the program have waited for
+        self._awaited: set[str] = set()  # modules that the program has waited for
         self._cache = Cache()
         self._engine = _core.Engine(self._asked.first, weakref.ref(self), self._cache)
         self._asked.prepare(self._engine, self._processes, self._forks)
@@ -431,17 +435,18 @@ class Pool(_StdlibPool):
         self._state = RUN
         if self._asked.is_elastic:
             try:
-                self._start_threads()  # somebody has to see that workers are idle
+                self._start_threads()  # these end workers that are idle
             except BaseException:
                 self.terminate()
                 raise
         known.add(self)
 
     def _known_names(self) -> dict[str, Any] | None:
-        """What workers have in their main module; None: what is in its file.
+        """What workers have in their main module. None: what the module's file defines.
 
-        The first workers are forked right after this; later ones have at least these. Workers that
-        start afresh import the main module, where it has a file (a notebook has none).
+        The first workers are forked right after this call; later workers have at least these names.
+        Workers that are not forked import the main module, if it has a file (in a notebook it has
+        none).
         """
         if self._forks:
             return by_value.names_of_main()
@@ -452,11 +457,11 @@ class Pool(_StdlibPool):
     # ---- seeing ----
 
     def statistics(self) -> PoolStatistics:
-        """What the pool has done until now, a `cpool.PoolStatistics`; `str()` of it is a table.
+        """Return a `cpool.PoolStatistics` of what the pool has done so far; its `str()` is a table.
 
-        Read from counters that the pool keeps anyway: no worker is asked. Also of a pool that has
-        ended. `ValueError` for one that runs on the standard library's engine, or that was made
-        before a fork.
+        Reads counters that the pool always keeps, without asking the workers. Works after the pool
+        has ended too. Raises `ValueError` if the pool runs on the standard library's engine, or was
+        made before a fork.
         """
         if self._engine is None:
             raise ValueError("statistics() needs a pool that runs on cpool's engine")
@@ -465,13 +470,13 @@ class Pool(_StdlibPool):
         return statistics_of(self._engine, self._has_threads)
 
     def dump(self, file: Any = None) -> None:
-        """Print what each worker does: its item, since when, and its Python stack.
+        """Print what each worker is doing: its item, for how long, and its Python stack.
 
-        To `file`, which has a `write(str)`; None: `sys.stderr`. The stack is that of the thread
-        that runs tasks, also while that is in C code, waits for a lock or is stopped, most recent
-        call first. A worker that cannot tell its stack within half a second is shown without one.
-        `ValueError` for a pool that runs on the standard library's engine, or that was made before
-        a fork.
+        `file` is an object with `write(str)`; None: `sys.stderr`. The stack is that of the thread
+        that runs tasks, most recent call first, even while it is in C code, waits for a lock or is
+        stopped. A worker that does not report its stack within half a second is shown without one.
+        Raises `ValueError` if the pool runs on the standard library's engine, or was made before a
+        fork.
         """
         if self._engine is None:
             raise ValueError("dump() needs a pool that runs on cpool's engine")
@@ -482,20 +487,22 @@ class Pool(_StdlibPool):
     # ---- sharing ----
 
     def share(self, obj: T) -> SharedObject[T]:
-        """Write `obj` to memory that all workers share, once; return a handle for tasks.
+        """Write `obj` once to memory that all workers share; return a `SharedObject`, its handle.
 
-        The handle, given to a task of this pool within anything (arguments, a `partial`, another
-        shared object), is the object there. A worker maps it when it meets it first, and keeps it
-        as long as the handle lives and tasks with it wait. Arrays and other large parts are not
-        copied: workers share one copy, and each has its own copy of the pages that it writes to.
+        Pass the handle to a task of this pool, inside anything (arguments, a `partial`, another
+        shared object): the task gets the object itself. A worker maps the object at the first use,
+        and keeps it as long as the handle exists or tasks with it are queued. Arrays and other
+        large parts are not copied: workers share one copy, and each gets its own copy of the pages
+        that it writes to.
 
             with pool.share(table) as handle:
                 pool.starmap(look_up, [(handle, key) for key in keys])
 
-        What a task returns of it is copied back. Later changes to `obj` are not seen. Raises what
-        pickling `obj` raises, `MemoryError` where the pool's `shared_memory_limit` does not
-        suffice, and `ValueError` for a pool that is not running. Threads and serial pools get
-        `obj` itself, where the handle is an argument or within lists, tuples and dicts of it.
+        Parts of the object that a task returns are copied back. Workers do not see later changes to
+        `obj`. Raises what pickling `obj` raises, `MemoryError` if the pool's `shared_memory_limit`
+        is too small for it, and `ValueError` if the pool is not running. In thread pools and serial
+        pools tasks get `obj` itself, if the handle is an argument or is in lists, tuples or dicts
+        of the arguments.
         """
         if self._engine is None:
             raise ValueError("share() needs a pool that runs on cpool's engine")
@@ -526,11 +533,11 @@ class Pool(_StdlibPool):
     def options(self, *, return_exceptions: bool, **asked: Unpack[OtherOptions]) -> Any: ...
 
     def options(self, **asked: Unpack[CallOptions]) -> Any:
-        """This pool, with these options as defaults of its calls.
+        """Return this pool with these options as defaults for its calls: see `CallOptions`.
 
-        For code that is handed a pool and knows nothing of them. What it returns has all methods
-        and attributes of the pool, is an instance of the pool's class, and is the same pool:
-        closing the one closes the other. A call's own options come first.
+        For code that gets a pool passed and does not know these options. The returned object has
+        all methods and attributes of the pool, is an instance of the pool's class, and is the same
+        pool: closing one closes the other. Options that are passed to a call override these.
         """
         if self._engine is None:
             refuse_options(asked)
@@ -540,7 +547,7 @@ class Pool(_StdlibPool):
     def _place(self, checked: Checked) -> None:
         if not checked.has_place:
             return
-        if self._serial:  # all is run here, but what is wrong elsewhere is here too
+        if self._serial:  # there is no choice of worker, but invalid values raise as in any pool
             checked.check_place(self._processes)
             return
         if self._keys is None:
@@ -587,9 +594,10 @@ class Pool(_StdlibPool):
         kwds: Mapping[str, Any] = {},
         **asked: Unpack[CallOptions],
     ) -> T:
-        """Return `func(*args, **kwds)`, called in a worker; raise what it raises.
+        """Call `func(*args, **kwds)` in a worker; return its value or raise its exception.
 
-        For `asked`, here and in all methods that submit, see `CallOptions`.
+        For `asked`, here and in all methods that submit, see `CallOptions`. Raises `ValueError` if
+        the pool is not running, as all of these methods do.
         """
         if self._engine is None or type(self).apply_async is not Pool.apply_async:
             options: Any = asked
@@ -648,8 +656,8 @@ class Pool(_StdlibPool):
     ) -> AsyncResult[T]:
         """Have a worker call `func(*args, **kwds)`; return an `AsyncResult` at once.
 
-        `callback(value)` or `error_callback(exception)` runs on a thread of the pool, before the
-        result is ready; an exception of the callback becomes the result.
+        `callback(value)` or `error_callback(exception)` runs on a thread of the pool before the
+        result is ready. If the callback raises, the result is that exception.
         """
         if self._engine is None:
             refuse_options(asked)
@@ -711,10 +719,11 @@ class Pool(_StdlibPool):
     ) -> list[T]:
         """Call `func(*args, **kwds)` once in each worker; return the results by worker index.
 
-        Each worker runs it as soon as it is free. Waits for all, then raises the first exception
-        that arrived. A worker that starts later does not run it: that is what `initializer` is for.
-        In an elastic pool those run it that there are now, or that take their places meanwhile. In
-        a serial pool, which has one worker, a list of one.
+        Returns a list with one result for each worker. Each worker runs the call as soon as it is
+        free. Waits for all, then raises the first exception that arrived, if any. A worker that
+        starts later does not run it: use `initializer` for that. In an elastic pool the workers run
+        it that exist at the time of the call, or their replacements. In a serial pool, which has
+        one worker, the list has one result.
         """
         options: Any = asked
         results: list[T] = self.broadcast_async(func, args, kwds, **options).get()
@@ -755,7 +764,7 @@ class Pool(_StdlibPool):
         error_callback: Callable[[BaseException], object] | None = None,
         **asked: Unpack[CallOptions],
     ) -> MapResult[T]:
-        """`broadcast` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        """`broadcast` that returns a `MapResult` at once; callbacks as in `apply_async`."""
         if self._engine is None:
             raise ValueError("broadcast() needs a pool that runs on cpool's engine")
         self._check_running()
@@ -808,12 +817,13 @@ class Pool(_StdlibPool):
         chunksize: int | None = None,
         **asked: Unpack[CallOptions],
     ) -> list[T]:
-        """Return `[func(x) for x in iterable]`, computed by the workers, in order.
+        """Return the list `[func(x) for x in iterable]`, computed by the workers, in order.
 
-        Items are sent in chunks of `chunksize`. By default chunk sizes follow the measured time of
-        items; but a chunk is about a fourth of a worker's share with `maxtasksperchild`, a `func`
-        that keeps a state, and from the first items or results on that may share objects. Waits
-        for all items, then raises the first exception that arrived.
+        Items are sent in chunks of `chunksize` (an int). By default chunk sizes adapt to the
+        measured time of items. They do not adapt, and a chunk is about a fourth of a worker's
+        share, with `maxtasksperchild`, with a `func` that keeps state, and once items or results
+        were seen that may share objects. Waits for all items, then raises the first exception that
+        arrived, if any.
         """
         results: list[T] = self._map(func, iterable, mapstar, chunksize, asked)
         return results
@@ -853,10 +863,10 @@ class Pool(_StdlibPool):
         error_callback: Callable[[BaseException], object] | None = None,
         **asked: Unpack[CallOptions],
     ) -> MapResult[T]:
-        """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`.
+        """`map` that returns a `MapResult` at once; callbacks as in `apply_async`.
 
-        By default a worker's share is cut in 64 chunks or more: only a thread that waits, as in
-        `map`, can adapt chunk sizes to measured times.
+        By default a worker's share of the items is cut into 64 chunks or more. Chunk sizes do not
+        adapt to measured times as in `map`, since that needs a thread that waits for the result.
         """
         result: MapResult[T] = self._map_async(
             func, iterable, mapstar, chunksize, callback, error_callback, **asked
@@ -892,7 +902,7 @@ class Pool(_StdlibPool):
         chunksize: int | None = None,
         **asked: Unpack[CallOptions],
     ) -> list[T]:
-        """Return `[func(*x) for x in iterable]`, as `map` does."""
+        """Return the list `[func(*x) for x in iterable]`; otherwise like `map`."""
         results: list[T] = self._map(func, iterable, starmapstar, chunksize, asked)
         return results
 
@@ -931,7 +941,7 @@ class Pool(_StdlibPool):
         error_callback: Callable[[BaseException], object] | None = None,
         **asked: Unpack[CallOptions],
     ) -> MapResult[T]:
-        """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
+        """`starmap` that returns a `MapResult` at once; callbacks as in `apply_async`."""
         result: MapResult[T] = self._map_async(
             func, iterable, starmapstar, chunksize, callback, error_callback, **asked
         )
@@ -972,13 +982,14 @@ class Pool(_StdlibPool):
     ) -> IMapIterator[T]:
         """Return an iterator over `func(x) for x in iterable`, in order.
 
-        The pool works whether or not `next` is called, and pulls the iterable as fast as the
-        workers take items. Iterables of one pool are pulled one item at a time, so that they may
-        share a source; a pull that lasts for a second is overtaken. `buffersize` bounds the chunks
-        that are in flight or unread, after `close()` too; `join()` then ends the input if nobody
-        reads, and the last `next` raises `PoolError`. It also ends the input when the iterator is
-        dropped; what was pulled still runs. `ValueError` for a `chunksize` or `buffersize` below 1,
-        `TypeError` for one that is no number, or no int.
+        Tasks run whether or not `next` is called, and the pool pulls the iterable as fast as the
+        workers take items. It pulls one item at a time from all iterables of the pool together, so
+        that iterables may share a source; only while a pull takes longer than a second, others go
+        ahead. `buffersize` (an int; None: no limit) is the largest number of chunks that are in
+        flight or unread, after `close()` too. With a `buffersize`, `join()` ends the input if
+        nobody reads, and the last `next` raises `PoolError`; dropping the iterator also ends the
+        input, and items that were pulled still run. Raises `ValueError` for a `chunksize` or
+        `buffersize` below 1, and `TypeError` if the one is not a number or the other not an int.
         """
         items: IMapIterator[T] = self._imap(
             IMapIterator, func, iterable, chunksize, buffersize, "{0:n}", asked
@@ -1018,7 +1029,7 @@ class Pool(_StdlibPool):
         buffersize: int | None = None,
         **asked: Unpack[CallOptions],
     ) -> IMapIterator[T]:
-        """`imap` with results in the order of their arrival."""
+        """`imap` with results in the order in which they arrive."""
         items: IMapIterator[T] = self._imap(
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked
         )
@@ -1094,7 +1105,7 @@ class Pool(_StdlibPool):
         buffersize: int | None = None,
         **asked: Unpack[CallOptions],
     ) -> IMapIterator[T]:
-        """`istarmap` with results in the order of their arrival."""
+        """`istarmap` with results in the order in which they arrive."""
         items: IMapIterator[T] = self._imap(
             IMapUnorderedIterator, func, iterable, chunksize, buffersize, "{0!r}", asked, star=True
         )
@@ -1109,15 +1120,16 @@ class Pool(_StdlibPool):
         buffersize: int = 64,
         **asked: Unpack[CallOptions],
     ) -> ValueIterator[T]:
-        """Return an iterator over what `func(*args, **kwds)` yields, in a worker, as it is yielded.
+        """Call `func(*args, **kwds)` in a worker; return an iterator over what it yields.
 
-        `func` is a generator function, or returns any iterable. An asynchronous generator is run to
-        its end by an event loop of the worker's. The generator is at most `buffersize` values ahead
-        of the reader, then it waits; it goes on for others that wait for a worker while all workers
-        wait for readers. An exception comes after the values before it, as does `WorkerLostError`.
-        Values are pickled one by one. A closed pool can be joined when all is read: `join()` closes
-        generators that nobody reads, and the last `next` raises `PoolError`. `ValueError` for a
-        `buffersize` below 1, `TypeError` for one that is no int.
+        Each value can be read as soon as it was yielded. `func` is a generator function, or returns
+        any iterable; an asynchronous generator is run by an event loop in the worker. The generator
+        is at most `buffersize` values ahead of the reader, then it waits; but if all workers wait
+        for readers and other tasks need a worker, it goes on. An exception of the generator, or
+        `WorkerLostError`, comes after the values that were yielded before it. Values are pickled
+        one by one. Read all values before `join()`: it closes generators that nobody reads, and
+        then the last `next` raises `PoolError`. Raises `ValueError` for a `buffersize` below 1, and
+        `TypeError` if it is not an int.
         """
         self._check_running()
         ahead = _check_ahead(buffersize)
@@ -1139,10 +1151,10 @@ class Pool(_StdlibPool):
     ) -> ValueIterator[T]:
         """Return an iterator over all values of `func(x) for x in iterable`, in order.
 
-        `func` is as that of `stream`. Each generator is at most `buffersize` values (None: 64)
-        ahead of the reader; and of the inputs no more than `buffersize`, or twice the number of
-        workers if that is more, are waiting, running or not read to their ends. The failure of one
-        generator comes in its place, and the values of the next ones follow.
+        `func(x)` yields values as in `stream`. Each generator is at most `buffersize` values (an
+        int; None: 64) ahead of the reader. At most `buffersize` inputs, or twice the number of
+        workers if that is more, are queued, running or not completely read. An exception of one
+        generator is raised after its values; the values of the next generators follow.
         """
         return self._flatmap(func, iterable, True, buffersize, asked)
 
@@ -1154,7 +1166,7 @@ class Pool(_StdlibPool):
         buffersize: int | None = None,
         **asked: Unpack[CallOptions],
     ) -> ValueIterator[T]:
-        """`flatmap` with values in the order of their arrival; those of one input are in order."""
+        """`flatmap` with values as they arrive; the values of one input stay in order."""
         return self._flatmap(func, iterable, False, buffersize, asked)
 
     def _flatmap(
@@ -1299,7 +1311,8 @@ class Pool(_StdlibPool):
         return iterable, length, operator.index(chunksize)
 
     def _mode(self, mapper: Any, asked: int | None, size: int) -> int:
-        """The engine's mode. Default chunks may be cut anew, unless the pool counts tasks."""
+        """The engine's mode. Default chunk sizes may change, unless `maxtasksperchild` counts
+        tasks."""
         mode = _MODES[mapper][size == 1]
         return mode | _core.FIT if asked is None and self._maxtasksperchild is None else mode
 
@@ -1332,7 +1345,7 @@ class Pool(_StdlibPool):
             method = super().imap if kind is IMapIterator else super().imap_unordered
             return method(partial(_call_with, func) if star else func, iterable, chunksize)
         if chunksize == 1:
-            chunksize = 1  # 1.0 is fine, as in the stdlib
+            chunksize = 1  # 1.0 is accepted, as in the stdlib
             mode = _core.STAR_ONE if star else _core.MAP_ONE
         else:
             mode = _core.STAR if star else _core.MAP
@@ -1357,7 +1370,7 @@ class Pool(_StdlibPool):
         limit: int = 0,
         calls: bool = False,
     ) -> None:
-        """Start to turn items into tasks; a thread pulls the items that are not pulled now."""
+        """Start turning items into tasks; a thread pulls the items that are not pulled at once."""
         assert self._engine is not None
         try:
             if not self._has_helper:
@@ -1365,52 +1378,53 @@ class Pool(_StdlibPool):
             if self._engine.feed(result, func, iterable, chunksize, mode, length, limit):
                 self._start_feeder(result)
         except BaseException:
-            self._engine.cancel(result)  # or the job would never end
+            self._engine.cancel(result)  # otherwise the job would never end
             raise
 
     # ---- threads ----
 
     def _start_threads(self, calls: bool = False) -> None:
-        """Start the threads that work while nobody waits.
+        """Start the threads that run the pool while no thread waits for a result.
 
-        Called before the first asynchronous job, and before a blocking call runs the program's
-        code: its iterable, or what pickles its values. Nothing of the pool waits for that.
-        `calls`: the job has callbacks.
+        Called before the first asynchronous call, and before a blocking call runs code of the
+        program (its iterable, or methods that pickle values), so that the pool does not wait for
+        that code. `calls`: the call has callbacks.
         """
         assert self._engine is not None
         self._engine.start_standby()
         if not calls and threading.get_ident() in self._starters:
-            return  # in a signal handler: what it has interrupted will start the threads
-        # Of each kind the first thread stays, and others end.
+            return  # in a signal handler: the code that it interrupted will start the threads
+        # If this runs twice, the first thread of each kind stays and the others end.
         self._start_thread(_STARTER, self._engine.keep_workers)
         self._start_thread(_HELPER, self._engine.help)
-        self._has_helper = True  # last: a signal handler may need the helper before it runs
+        self._has_helper = True  # set last: a signal handler may need the helper before it runs
 
     def _start_caller(self) -> None:
-        """Called by the engine, which keeps calls that are not encoded yet."""
+        """Start the thread that encodes queued calls. Called by the engine."""
         assert self._engine is not None
         self._start_thread(_CALLER, self._engine.feed_calls)
 
     def _start_feeder(self, result: Any) -> None:
         assert self._engine is not None
         self._start_thread(_FEEDER, self._engine.feed_rest, [result])
-        self._engine.end_call(result)  # the thread may not have come to that yet
+        self._engine.end_call(result)  # the thread may not have done this yet
 
     def _start_thread(self, name: str, target: Callable[..., object], *args: Any) -> None:
         caller = threading.get_ident()
         if caller in self._starters:
             raise RuntimeError(
-                "a signal handler cannot make a call that needs a thread of the pool, while it "
-                "interrupts the start of another thread; map() and apply() need none"
+                "a signal handler that interrupted the start of a pool's thread cannot make a call "
+                "that starts another thread; map() and apply() start none"
             )
         thread = Thread(target=importing.run, args=(target, *args), name=name, daemon=True)
         with self._lock:
-            # In place: the finalizer holds the same list.
+            # Changed in place: the finalizer has the same list.
             self._threads[:] = [t for t in self._threads if not t.is_over()]
             self._threads.append(thread)  # before the start, for join() on the new thread
         try:
-            # Without the lock: a handler that interrupts the start may wait for another thread. A
-            # thread that the handler starts would wait for a lock of `threading`.
+            # Without the lock: a signal handler that interrupts the start may wait for another
+            # thread. In the handler no thread may be started, since that would wait for a lock of
+            # `threading`.
             self._starters.add(caller)
             thread.start()
             known.note_thread(thread)
@@ -1430,7 +1444,7 @@ class Pool(_StdlibPool):
         if self._engine is not None and self._state == RUN and self._engine.is_ours:
             self._engine.wait_ended(0)  # replaces dead workers
             if any(map(_is_leaving, list(self._workers))):
-                self._join_exited_workers()  # workers that were replaced before they exited
+                self._join_exited_workers()  # join workers that were replaced before they exited
         return self._workers
 
     @_pool.setter
@@ -1445,8 +1459,8 @@ class Pool(_StdlibPool):
         return process
 
     def _free_indexes(self) -> Iterator[int]:
-        """The indexes that no worker has; one that is leaving has handed its own on. First those
-        that calls wait for."""
+        """The indexes that no worker has, without counting leaving workers. First those that calls
+        wait for."""
         used = {_index_of(process) for process in self._workers if not _is_leaving(process)}
         if self._asked.is_elastic:
             assert self._engine is not None
@@ -1457,10 +1471,10 @@ class Pool(_StdlibPool):
         yield from (index for index in count() if index not in used)
 
     def _working_indexes(self) -> list[int]:
-        """The indexes of the workers that there are now; of an elastic pool, in order."""
+        """The indexes of the current workers of an elastic pool, in order."""
         with self._lock:
             found = {_index_of(process) for process in self._workers if not _is_leaving(process)}
-        return sorted(found) or [0]  # all have just died: the first one that takes a place
+        return sorted(found) or [0]  # all have just died: the first replacement
 
     def _make_worker(self, index: int) -> BaseProcess:
         assert self._engine is not None
@@ -1478,7 +1492,7 @@ class Pool(_StdlibPool):
             None if self._logs is None else self._logs.for_worker(self._forks),
         )
         process = self._new_worker(child.main, worker, setup)
-        # On the instance: the class may be the program's own.
+        # On the instance, since the class may be the program's own.
         method = self._ctx.get_start_method()
         process._Popen = popen_factory(
             worker, method, self._around, not self._was_ready, place, environment
@@ -1491,20 +1505,20 @@ class Pool(_StdlibPool):
             start(process)
         finally:
             process.__dict__.pop("_Popen", None)
-            if process.pid is not None:  # also if a signal handler raised after the fork
+            if process.pid is not None:  # even if a signal handler raised after the fork
                 self._workers.append(process)
         util.debug("added worker")
         if self._forks:
-            # The replacement of a worker must not fail where the warning is an error.
+            # Replacing a worker must not fail because the warning is an error.
             with contextlib.suppress(*(() if self._state == INIT else (Warning,))):
                 popen.warn_of_threads(self._count_own_threads())
 
     def _count_own_threads(self) -> int:
-        """The helper and feeders, and the standby, which is no thread of Python's."""
+        """The number of the pool's threads, with the standby, which is not a Python thread."""
         return sum(thread.is_alive() for thread in list(self._threads)) + self._has_helper
 
     def _repopulate_pool(self) -> None:
-        """Start workers until there are as many as there should be."""
+        """Start the missing workers."""
         if self._engine is None:
             super()._repopulate_pool()
             return
@@ -1513,7 +1527,7 @@ class Pool(_StdlibPool):
         with self._lock:
             wanted = self._processes
             if self._asked.is_elastic:
-                wanted = self._engine.target  # which the engine changes itself
+                wanted = self._engine.target  # the engine changes it
             else:
                 self._engine.set_target(wanted)
             leaving = sum(map(_is_leaving, self._workers))
@@ -1530,11 +1544,11 @@ class Pool(_StdlibPool):
                         batch.clear()  # closes pipes now; a traceback would keep them open
 
     def resize(self, processes: int) -> None:
-        """Have so many workers from now on, at least 1; in an elastic pool so many at most.
+        """Change the number of workers (at least 1); in an elastic pool, the largest number.
 
-        New ones start at once, in an elastic pool when there is work for them. Of too many, those
-        with the highest indexes end; none that runs a task is ended before the task is.
-        `ValueError` for a pool that is not running.
+        New workers start at once, in an elastic pool when there is work for them. If there are too
+        many workers, those with the highest indexes end, after the tasks that they run. Raises
+        `ValueError` if the pool is not running.
         """
         number = self._check_resize(processes)
         with self._lock:
@@ -1544,14 +1558,15 @@ class Pool(_StdlibPool):
             engine.set_indexes(number)
             if engine.target > number:
                 engine.set_target(number)
-            # Also those of an elastic pool that has few: each has an index below the number.
+            # Also in an elastic pool with few workers, whose indexes may be too high.
             engine.retire(len(self._workers), number)
             self._repopulate_pool()
 
     def restart_workers(self) -> None:
-        """Replace all workers by new ones, which start at once and see today's globals.
+        """Replace all workers with new ones, which start at once and see the current globals.
 
-        The old ones take no more tasks, and end after those that they run.
+        Old workers get no more tasks, and end after the tasks that they run. Raises `ValueError` if
+        the pool is not running.
         """
         self._check_running()
         with self._lock:
@@ -1583,10 +1598,11 @@ class Pool(_StdlibPool):
         return bool(gone)
 
     def _replace_workers(self) -> None:
-        """Called by the engine, on a thread that waits or on the helper, after workers ended."""
+        """Called by the engine, on a waiting thread or a thread of the pool, after workers
+        ended."""
         assert self._engine is not None
         before = being_handled()
-        if self._forks:  # without the lock: terminate() does not wait
+        if self._forks:  # without the lock, so that terminate() need not wait
             self._await_imports()
         with self._lock:
             if not self._has_workers():
@@ -1596,7 +1612,7 @@ class Pool(_StdlibPool):
                 self._check_starts()
                 self._repopulate_pool()
             except PoolTerminated:
-                pass  # the pool has ended meanwhile
+                pass  # the pool ended in the meantime
             except PoolError as exc:
                 self._engine.break_pool(failures.pack_error(exc, None))
             except Exception as exc:
@@ -1606,11 +1622,11 @@ class Pool(_StdlibPool):
                 self._engine.not_started()
 
     def _await_imports(self) -> None:
-        """Wait until other threads have imported their modules, so that a worker is forked with
-        complete ones. Not for long on a thread of the program, as calls have time limits."""
+        """Wait until other threads have finished their imports, so that a forked worker has
+        complete modules. On a thread of the program only briefly, as calls have time limits."""
         kept = self._around.kept
         if importing.is_thread_of_a_pool():
-            # What has waited for so long has most likely waited for the pool.
+            # An import that takes so long most likely waits for the pool.
             kept.update(importing.await_others(kept, _IMPORT_S, self._has_workers))
         else:
             known = kept | self._awaited
@@ -1620,7 +1636,7 @@ class Pool(_StdlibPool):
         return self._state in (RUN, CLOSE)
 
     def _check_starts(self) -> None:
-        """Raise `PoolError` if starts have failed for long and no worker is ready."""
+        """Raise `PoolError` if starts have failed for a long time and no worker is ready."""
         assert self._engine is not None
         _, _, ready, failed = self._engine.counts()
         self._was_ready = self._was_ready or ready > 0 or failed == 0
@@ -1639,20 +1655,21 @@ class Pool(_StdlibPool):
             self.terminate()
 
     def close(self) -> None:
-        """Accept no more jobs. The workers end when all submitted jobs are done."""
+        """Accept no more calls. The workers end when all submitted calls are done."""
         if self._engine is None:
             super().close()
             return
         util.debug("closing pool")
         if self._state in (RUN, CLOSE) and self._engine.is_ours:
-            # Also if it is closed: this may be a handler that has interrupted close() here.
+            # Even if it is closed: this may be a signal handler that interrupted close() at this
+            # point.
             self._state = CLOSE
             self._engine.close()
 
     def terminate(self) -> None:
-        """End now. Idle workers exit by themselves, busy ones by SIGTERM, and soon by SIGKILL.
+        """End the pool now. Idle workers exit; busy ones get SIGTERM, and soon after that SIGKILL.
 
-        Pending jobs fail with `PoolTerminated`, also in threads that already wait for them.
+        Pending calls fail with `PoolTerminated`, also in threads that are waiting for them.
         """
         if self._engine is None:
             super().terminate()
@@ -1660,7 +1677,7 @@ class Pool(_StdlibPool):
         util.debug("terminating pool")
         self._state = TERMINATE
         if self._engine.is_ours:
-            # First, so that a later join() returns even if the rest is interrupted.
+            # This comes first, so that a later join() returns even if the rest is interrupted.
             self._engine.end()
         self._terminate()
 
@@ -1673,7 +1690,7 @@ class Pool(_StdlibPool):
         await leave(self)
 
     def _check_ending(self, engine: _core.Engine) -> None:
-        """Raise unless the pool can be joined."""
+        """Raise `ValueError` unless the pool was closed or terminated."""
         util.debug("joining pool")
         if self._state == RUN:
             raise ValueError("Pool is still running")
@@ -1682,13 +1699,13 @@ class Pool(_StdlibPool):
         if not engine.is_ours:
             failures.raise_foreign()
         if self._state == TERMINATE:
-            engine.end()  # this may be a handler that has interrupted terminate()
+            engine.end()  # this may be a signal handler that interrupted terminate()
 
     def _waits_for_this_thread(self, engine: _core.Engine) -> bool:
-        """Is this a thread of the pool, and may a job depend on it?
+        """Is this a thread of the pool on which a pending job may depend?
 
-        Once all jobs are done, such a thread may join, as in a `__del__` where it drops the last
-        reference to something.
+        Once all jobs are done such a thread may join the pool, for instance in a `__del__` of an
+        object to which it drops the last reference.
         """
         is_ours = any(map(Thread.is_current, list(self._threads)))
         return is_ours and self._has_pending(engine)
@@ -1699,11 +1716,13 @@ class Pool(_StdlibPool):
         return pending > 0
 
     def join(self, timeout: float | None = None) -> None:
-        """Wait for the workers to end; `close()` or `terminate()` comes first.
+        """Wait for the workers to end; call `close()` or `terminate()` first.
 
-        An `imap` whose `buffersize` is full of unread results takes no more input then. Raises
-        `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after `timeout`
-        seconds; `join()` can be called again.
+        Without a `timeout`, ends the input of each `imap` whose buffer (`buffersize`) is full of
+        unread results. Raises `ValueError` if the pool is still running, `RuntimeError` in a
+        callback or iterable on which the pool waits, and `multiprocessing.TimeoutError` if the
+        workers have not ended after `timeout` seconds (a float; None: no limit). After a timeout
+        `join()` can be called again.
         """
         if self._engine is None:
             super().join()

@@ -1,7 +1,7 @@
-"""`progress=`: a bar by tqdm, or a function that is told, while the items of a call are done.
+"""`progress=`: a tqdm bar, or calls of a function, that show how many items of a call are done.
 
-A thread looks ten times a second how many items are done, which costs some microseconds. It ends
-with the job, and a call that blocks waits until the last state is shown.
+A thread checks ten times a second how many items are done, which takes some microseconds. It ends
+with the job. A blocking call returns after the final count is shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NO_TQDM = (
 
 
 def check_kind(progress: Progress) -> None:
-    """Raise `TypeError` for what shows no progress, `ImportError` where tqdm is missing."""
+    """Raise `TypeError` for an invalid `progress=`, `ImportError` if tqdm is needed but missing."""
     if progress is None or isinstance(progress, bool | str | Mapping):
         if progress is not None and progress is not False:
             try:
@@ -46,9 +46,9 @@ def check_kind(progress: Progress) -> None:
 
 
 def check(progress: Progress, total: int | None) -> Any:
-    """What shows the progress, with `update(done)` and `close()`; None where nothing does.
+    """An object that shows the progress, with `update(done)` and `close()`; None: show nothing.
 
-    Raises as `check_kind()`.
+    Raises what `check_kind()` raises.
     """
     check_kind(progress)
     if progress is None or progress is False:
@@ -92,12 +92,12 @@ class _Bar:
 
 
 class Reporter:
-    """Shows how far a job is, until it is done."""
+    """Shows the progress of a job until it is done."""
 
     def __init__(self, result: Any, shown: Any, keeps: bool) -> None:
         self.over = threading.Event()
-        # Kept until the job is done, as the job keeps it; but not an iterator that ends its job
-        # when nobody has it any more.
+        # A strong reference, as the job itself has; but a weak one to an iterator, which ends its
+        # job when the program drops it.
         self.result = (lambda: result) if keeps else weakref.ref(result, self.end)
         self.shown = shown
         self.thread = threading.Thread(target=self.run, name="cpool-progress", daemon=True)
@@ -115,11 +115,11 @@ class Reporter:
                 done, ended = result._progress()
                 del result
                 is_over = is_over or ended
-                most = max(most, done)  # no item is taken back whose chunk was lost
+                most = max(most, done)  # never counts down, even if a lost chunk runs again
                 self.shown.update(most)
-        except ValueError:  # the copy of a forked process
+        except ValueError:  # in a forked process, which has a copy of the pool
             return
-        except Exception as exc:  # of the program's function: it is not called again
+        except Exception as exc:  # the program's function raised: do not call it again
             sys.unraisablehook(_Failure(exc, self.shown))  # type: ignore[arg-type]
         finally:
             self.shown.close()
@@ -132,26 +132,26 @@ class Reporter:
         pass
 
     def __exit__(self, *exc_info: object) -> None:
-        """The call is over: wait until that is shown."""
+        """The call is over: wait until the final count is shown."""
         self.over.set()
         self.thread.join()
 
 
 class _Failure:
-    """What `sys.unraisablehook` gets of a function that raised."""
+    """The argument of `sys.unraisablehook` for a progress function that raised."""
 
     def __init__(self, exc: Exception, shown: object) -> None:
         self.exc_type = type(exc)
         self.exc_value = exc
         self.exc_traceback = exc.__traceback__
-        self.err_msg = "cpool: progress= raised, and is not called any more"
+        self.err_msg = "cpool: the progress= function raised and is not called again"
         self.object = getattr(shown, "function", shown)
 
 
 def show(result: Any, progress: Progress, total: int | None, keeps: bool = True) -> Any:
-    """Show the progress of the job of this result. A context, at whose end the last state is shown.
+    """Show the progress of a result's job. Returns a context manager that shows the final count.
 
-    `keeps`: the job keeps its result, so that the thread may do so too.
+    `keeps`: the job has a strong reference to its result, so the thread may have one too.
     """
     shown = check(progress, total)
     return contextlib.nullcontext() if shown is None else Reporter(result, shown, keeps)

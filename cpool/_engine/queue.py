@@ -1,7 +1,7 @@
 """The `_taskqueue` of a pool, for programs that submit the stdlib's task tuples themselves.
 
 The widely copied `istarmap` recipe makes an iterator of results, and puts a generator of task
-tuples into the queue together with the iterator's `_set_length`.
+tuples into this queue together with the iterator's `_set_length`.
 """
 
 from __future__ import annotations

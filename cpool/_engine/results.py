@@ -1,4 +1,4 @@
-"""The results of submissions: the stdlib's classes, on the extension's."""
+"""The results of calls: subclasses of both the stdlib's classes and the extension's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
 
 
-# A fork takes milliseconds, unless hooks of the program hold it up.
+# A fork takes milliseconds, unless fork hooks of the program delay it.
 _FORK_S = 1.0
 
 
@@ -23,7 +23,7 @@ def _not_picklable(self: object) -> NoReturn:
 
 
 class Cache(MutableMapping["int", "Any"]):
-    """The pending results by number; recipes add results of the stdlib's classes."""
+    """The pending results, by job number; some recipes add results of the stdlib's own classes."""
 
     def __init__(self) -> None:
         self.engine: _core.Engine | None = None
@@ -50,7 +50,7 @@ class Cache(MutableMapping["int", "Any"]):
 
 
 class _Readable:
-    """A read-only attribute of the stdlib's results that an instance attribute overrides.
+    """A read-only attribute of the stdlib's results that an instance attribute may override.
 
     Subclasses that wrap or gather results often skip `__init__` and store their own values under
     these names, which a property would forbid.
@@ -78,39 +78,40 @@ class _Event:
 
 
 class _Awaited:
-    """What the extension and `loops` need of a job that is awaited."""
+    """The methods that the extension and `loops` call on a job that is awaited."""
 
     if TYPE_CHECKING:
         _pool: Any
 
-    _listeners: Any = None  # loops.Listeners, once somebody has awaited it
+    _listeners: Any = None  # loops.Listeners, once the job was awaited
 
     def _told(self) -> None:
         self._listeners.told()
 
     def _pool_threads(self) -> None:
-        """Have the pool's threads started, which work while nobody waits."""
+        """Start the pool's threads, which run the pool while no thread waits."""
         pool = self._pool
         if pool is not None and not pool._has_helper:
             pool._start_threads(calls=True)
 
 
 class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
-    """What `apply_async` returns; also under the name `AsyncResult`.
+    """What `apply_async` returns. `AsyncResult` is another name for it.
 
-    `get(timeout=None)` returns the value or raises what the task raised, always the same exception
-    object, with the worker's traceback as its `__cause__`; `multiprocessing.TimeoutError` after
-    `timeout` seconds; `WorkerLostError` if the worker died. `wait(timeout=None)` waits,
-    `ready()` says whether the result is there, `successful()` whether it is a value
-    (`ValueError` before it is ready). `await result` is `get()` in a coroutine of asyncio; where
-    the awaiting task is cancelled, so is the job.
+    `get(timeout=None)` returns the value, or raises what the task raised: always the same exception
+    object, with the worker's traceback as its `__cause__`. It raises `WorkerLostError` if the
+    worker died, and `multiprocessing.TimeoutError` if there is no result after `timeout` seconds.
+    `wait(timeout=None)` waits for the result, or `timeout` seconds, and returns None. `ready()`
+    returns whether the result is there, `successful()` whether it is a value (`ValueError` before
+    it is ready). `await result` is `get()` for a coroutine of asyncio; if the awaiting asyncio task
+    is cancelled, the call is cancelled too.
 
-    `cancel(kill=True)` ends the call: what no worker has begun is withdrawn, and workers that run
-    a task of it are killed, with the processes that the task has started, and replaced; with
-    `kill=False` what runs ends, and its result is dropped. Nothing else is lost. True if it was
-    cancelled, False if all had ended before. Then `get()` raises `TaskCancelledError`, an
-    `error_callback` is called with it, and `cancelled()` is True. Threads of a `ThreadPool` cannot
-    be killed: there `kill` changes nothing.
+    `cancel(kill=True)` cancels the call. Tasks that no worker has begun are withdrawn; workers that
+    run a task of the call are killed, with the processes that the task has started, and replaced.
+    With `kill=False` running tasks finish, and their results are dropped. No other call is
+    affected. Returns True if the call was cancelled, False if it had already ended. After that
+    `get()` raises `TaskCancelledError`, the `error_callback` is called with it, and `cancelled()`
+    is True. Threads of a `ThreadPool` cannot be killed: there `kill` has no effect.
     """
 
     __module__ = "cpool.pool"
@@ -125,7 +126,7 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
         return await_result(self)
 
     def _prepare_cancel(self) -> None:
-        """Import what the error needs; that import registers hooks of forks."""
+        """Import what TaskCancelledError needs; that import registers fork hooks."""
         with popen.hooks_stay(_FORK_S):
             errors.TaskCancelledError  # noqa: B018
 
@@ -148,7 +149,7 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
         return self._outcome("_value")[1]
 
     def _outcome(self, name: str) -> tuple[bool, Any]:
-        """Whether it is a value, and that or the exception; present once the result is ready.
+        """A pair: is it a value; the value or exception. `AttributeError` until it is ready.
 
         A `__getattr__` for these names would make every method call slower.
         """
@@ -158,7 +159,7 @@ class ApplyResult(_core.Result, _Awaited, stdlib.ApplyResult[T]):
         return found
 
     def __dir__(self) -> list[str]:
-        """All but these two: managers read whatever is listed, also of a pending result."""
+        """Leaves out two names: managers read every listed attribute, even of a pending result."""
         return [name for name in super().__dir__() if name not in ("_success", "_value")]
 
     __reduce__ = _not_picklable
@@ -168,7 +169,7 @@ AsyncResult = ApplyResult
 
 
 class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
-    """What `map_async` and `starmap_async` return: the value is the list of all results."""
+    """What `map_async`, `starmap_async` and `broadcast_async` return; the value is a list."""
 
     __module__ = "cpool.pool"
 
@@ -191,10 +192,11 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
 class IMapIterator(_core.Stream, _Awaited, stdlib.IMapIterator[T]):
     """What `imap` returns: an iterator over results in the order of the input.
 
-    `next(timeout=None)` raises what the task of that item raised; the next call goes on with the
-    next item. `multiprocessing.TimeoutError` after `timeout` seconds, and can be called again.
-    `close()` ends it: no more items are pulled, what no worker has begun is withdrawn, results that
-    were not read are dropped, and `next` raises `StopIteration`. `async for` reads it too.
+    `next(timeout=None)` returns the next result, or raises what the task of that item raised; the
+    call after that continues with the next item. It raises `multiprocessing.TimeoutError` if there
+    is no result after `timeout` seconds, and can be called again. `close()` ends the iterator: no
+    more items are pulled, tasks that no worker has begun are withdrawn, unread results are dropped,
+    and `next` raises `StopIteration`. `async for` works too.
     """
 
     __module__ = "cpool.pool"
@@ -227,7 +229,7 @@ class IMapIterator(_core.Stream, _Awaited, stdlib.IMapIterator[T]):
 
 
 class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # type: ignore[type-arg]
-    """What `imap_unordered` returns: an iterator over results in the order of their arrival."""
+    """What `imap_unordered` returns: an iterator over results in the order in which they arrive."""
 
     __module__ = "cpool.pool"
 
@@ -238,11 +240,11 @@ class IMapUnorderedIterator(IMapIterator, stdlib.IMapUnorderedIterator[T]):  # t
 class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-arg]
     """What `stream`, `flatmap` and `flatmap_unordered` return: an iterator over yielded values.
 
-    `next(timeout=None)` and `async for` are those of `IMapIterator`. What a generator raises, or
-    the loss of its worker, comes after the values that it had yielded before. `close()`, or
-    dropping the iterator, ends it: no more inputs are pulled, what no worker has begun is
-    withdrawn, values that were not read are dropped, and each generator that runs is closed
-    (`GeneratorExit`) when it has yielded next.
+    `next(timeout=None)` and `async for` work as in `IMapIterator`. An exception of a generator, or
+    the loss of its worker, comes after the values that the generator yielded before. `close()`, or
+    dropping the iterator, ends it: no more inputs are pulled, tasks that no worker has begun are
+    withdrawn, unread values are dropped, and each running generator is closed (`GeneratorExit`) at
+    its next `yield`.
     """
 
     __module__ = "cpool.pool"
@@ -251,16 +253,16 @@ class ValueIterator(IMapIterator, stdlib.IMapIterator[T]):  # type: ignore[type-
         _core.Stream.__init__(self, pool, ordered, ahead)
 
     if not TYPE_CHECKING:
-        __next__ = _core.Stream.__next__  # the slot itself: values come by the million
+        __next__ = _core.Stream.__next__  # the C slot itself, since there may be millions of values
 
 
 class ItemIterator(Iterator[T]):
-    """What `imap` and the like return with a `chunksize` above 1: the items of the chunks.
+    """What `imap` and its variants return with a `chunksize` above 1: an iterator over the results.
 
-    `next(timeout=None)` is that of `IMapIterator`, `async for` reads it too. It ends after the
-    first exception, as the standard library's. `close()` ends it: no more items are pulled, what no
-    worker has begun is withdrawn. So does dropping it when it was read in part; where nothing was
-    read, all items run.
+    `next(timeout=None)` and `async for` work as in `IMapIterator`, but the iterator ends after the
+    first exception, as the standard library's does. `close()` ends it: no more items are pulled,
+    and tasks that no worker has begun are withdrawn. Dropping a partly read iterator does the same;
+    if nothing was read, all items run.
     """
 
     def __init__(self, chunks: IMapIterator[Any]) -> None:

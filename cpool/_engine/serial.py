@@ -1,8 +1,8 @@
-"""Serial mode: no worker at all, each task runs in the thread that submits it.
+"""Serial mode: there are no workers; each task runs in the thread that submits it.
 
-Under `Pool(serial=True)` stands the engine of a `ThreadPool` that has no thread. Whoever submits
-runs what is queued before the call returns, so results, callbacks, iterators and options are those
-of any pool.
+`Pool(serial=True)` uses the engine of a `ThreadPool` without threads. The thread that submits a
+call runs its queued tasks before the call returns. So results, callbacks, iterators and options
+work as in any pool.
 """
 
 from __future__ import annotations
@@ -34,25 +34,26 @@ VARIABLE = "CPOOL_SERIAL"
 
 _TERMINATE = _stdlib.TERMINATE
 
-# How long join() sleeps between two looks at tasks that other threads run.
+# Seconds that join() sleeps between checks of tasks that other threads run.
 _LOOK_S = 0.05
 
 
 def is_wanted(serial: bool | None) -> bool:
-    """Is a pool serial that was asked for with this `serial=`? None: as the environment says."""
+    """Does `serial=` ask for a serial pool? None: use the environment variable."""
     if serial is not None:
         return bool(serial)
     return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
 def refuse(names: Iterable[str], is_asked: bool) -> None:
-    """What needs worker processes: raise where the program asked for the serial mode itself.
+    """Refuse parameters that need worker processes: `ValueError` with `serial=True`.
 
-    Where the environment did, the program is to run all the same: warn, once for each.
+    If the environment asked for serial mode, the program has to run all the same: only warn, once
+    for each name.
     """
     for name in names:
         if is_asked:
-            raise ValueError(f"{name} needs worker processes, and a serial pool has none")
+            raise ValueError(f"{name} needs worker processes, which a serial pool does not have")
         warnings.warn(
             f"{VARIABLE} is set: {name} is ignored, since no worker process runs the tasks",
             RuntimeWarning,
@@ -61,7 +62,7 @@ def refuse(names: Iterable[str], is_asked: bool) -> None:
 
 
 class SerialEngine:
-    """Stands for the extension's engine; what is not here is that engine's own."""
+    """Wraps the extension's engine; all other attributes are those of that engine."""
 
     def __init__(self, processes: int, pool: Any) -> None:
         self._core = _core.Engine(
@@ -69,9 +70,9 @@ class SerialEngine:
         )
         self._worker = CurrentWorker(0, self._count)
         self._tasks = 0
-        # Iterators that somebody may still read; join() runs the rest of their tasks.
+        # Iterators that the program still has; join() runs the rest of their tasks.
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._values: weakref.WeakSet[Values] = weakref.WeakSet()  # likewise, of stream()
+        self._values: weakref.WeakSet[Values] = weakref.WeakSet()  # the same for stream()
         self._busy: Counter[int] = Counter()  # threads that run tasks or callbacks
         self._changed = threading.Condition()
         self._finalizer: Callable[[], object] | None = None
@@ -89,7 +90,7 @@ class SerialEngine:
 
     @contextmanager
     def as_worker(self) -> Iterator[None]:
-        """What runs within is a task of the pool: `current_worker()` is its worker."""
+        """Within, code runs as a task of the pool: `current_worker()` returns its worker."""
         before = current_thread_worker()
         set_thread(self._worker)
         try:
@@ -108,11 +109,11 @@ class SerialEngine:
         finally:
             with self._changed:
                 self._busy[me] -= 1
-                self._busy += Counter()  # drops zeros
+                self._busy += Counter()  # drops entries of zero
                 self._changed.notify_all()
 
     def step(self, stream: Any) -> bool:
-        """Make the next task of the iterator, and run it; False: there are no more."""
+        """Make and run the next task of an iterator; False: there are no more."""
         with stream._stepping:
             more = self._core.feed_one(stream)
         self._run()
@@ -151,7 +152,8 @@ class SerialEngine:
     ) -> bool:
         is_stream = isinstance(result, _core.Stream)
         if is_stream:
-            # With a limit the job does not hold its iterator: one that is dropped is gone.
+            # With a limit the job has no strong reference to its iterator, which can then be
+            # collected.
             result._stepping = threading.RLock()
             result._limit = limit
             limit = limit or sys.maxsize
@@ -164,7 +166,7 @@ class SerialEngine:
         while more:
             more = self._core.feed_one(result)
             self._run()
-        self._run()  # the callbacks of a job that has failed before its first task
+        self._run()  # the callbacks of a job that failed before its first task
         return False
 
     def run(self, result: Any, *args: Any) -> Any:
@@ -184,7 +186,7 @@ class SerialEngine:
     # ---- the end ----
 
     def initialize(self, initializer: Callable[..., object], initargs: Iterable[Any]) -> None:
-        """Run the initializer, in the thread that makes the pool."""
+        """Run the initializer in this thread, which makes the pool."""
         try:
             with self.as_worker():
                 initializer(*initargs)
@@ -206,7 +208,7 @@ class SerialEngine:
         self._finalizer = finalize
 
     def _leave(self) -> None:
-        """The one worker ends, once."""
+        """End the pool's only worker, once."""
         try:
             leave = self._ticket.pop()
         except IndexError:
@@ -226,18 +228,18 @@ class SerialEngine:
             self._leave()
 
     def close_fds(self) -> None:
-        """A serial pool has no descriptors."""
+        """Does nothing: a serial pool has no descriptors."""
 
     def retire(self, workers: int, first: int) -> None:
-        """Nor workers."""
+        """Does nothing: a serial pool has no workers."""
 
     def set_indexes(self, number: int) -> None:
-        """Nor indexes."""
+        """Does nothing: a serial pool has no worker indexes."""
 
     def _finish_streams(self) -> None:
-        """Run the tasks of iterators that nobody has read to their ends.
+        """Run the remaining tasks of iterators that were not read completely.
 
-        With a `buffersize`, as many as it allows; then the input ends.
+        With a `buffersize`, run that many at most, and end the input.
         """
         for stream in list(self._streams):
             left = stream._limit or sys.maxsize
@@ -266,7 +268,7 @@ class SerialEngine:
                     return False
                 self._changed.wait(left)
         if self._has_pending():
-            return False  # iterators that nobody reads, and a join() with a timeout
+            return False  # unread iterators, in a join() with a timeout
         self._leave()
         return self._core.wait_ended(timeout)
 
@@ -275,20 +277,20 @@ class Values(Iterator[Any]):
     """What `stream` and `flatmap` of a serial pool return: `next` runs the generator."""
 
     def __init__(self, pool: Any, func: Any, iterable: Iterable[Any], is_star: bool) -> None:
-        self._is_over = True  # for __del__, if this fails
+        self._is_over = True  # for __del__, if __init__ fails
         self._pool = pool
         self._engine: Any = pool._engine
         self._func: Callable[..., Any] = func
         self._is_star = is_star
         self._inputs = iter(iterable)
-        self._running: Any = None  # the generator of the input that is read now
+        self._running: Any = None  # the generator that is being read
         self._lock = threading.RLock()
         self._done = 0  # inputs
         self._is_over = self._is_cut = False
         self.returns_exceptions = self.fails_fast = False
 
     def next(self, timeout: float | None = None) -> Any:
-        """The next value. `timeout` changes nothing: there is nobody to wait for."""
+        """Return the next value. `timeout` has no effect: the value is computed here."""
         with self._lock:
             while not self._is_over:
                 self._check()
@@ -310,7 +312,7 @@ class Values(Iterator[Any]):
             raise StopIteration
 
     def _begin(self) -> None:
-        """Call the function with the next input; StopIteration: there is none."""
+        """Call the function with the next input. Raises StopIteration if there is none."""
         try:
             item = next(self._inputs)
         except BaseException:
@@ -329,7 +331,7 @@ class Values(Iterator[Any]):
         self._done += not self._is_over
 
     def _fail(self, exc: Exception) -> Any:
-        is_of_call = self._is_over  # the iterable has raised
+        is_of_call = self._is_over  # the iterable raised
         self._end_input()
         if self.returns_exceptions and not is_of_call:
             return exc
@@ -368,7 +370,7 @@ class Values(Iterator[Any]):
             self._stop()
 
     def cut(self) -> None:
-        """The pool is joined, and nobody has read all."""
+        """Called when the pool is joined: end an iterator that was not read completely."""
         if not self._is_over:
             self._is_cut = True
             self.close()
@@ -382,8 +384,8 @@ class Values(Iterator[Any]):
 
 
 def values(pool: Any, func: Any, iterable: Iterable[Any], is_star: bool) -> Values:
-    """The values of a call of a serial pool."""
-    before = getattr(pool._engine, "before", None)  # that of a Front
+    """The iterator for `stream` and `flatmap` of a serial pool."""
+    before = getattr(pool._engine, "before", None)  # if the engine is a Front
     if before is not None:
         func = before(func, yields=True)
     made = Values(pool, func, iterable, is_star)
@@ -392,7 +394,7 @@ def values(pool: Any, func: Any, iterable: Iterable[Any], is_star: bool) -> Valu
 
 
 def start(pool: Any, initializer: Any, initargs: Any, finalizer: Any, finalargs: Any) -> Any:
-    """The engine of this pool, with its initializer run."""
+    """Make the engine of a serial pool, and run the initializer."""
     engine = SerialEngine(pool._processes, pool)
     if finalizer is not None:
         engine.set_finalizer(finalizer, finalargs)
@@ -402,7 +404,7 @@ def start(pool: Any, initializer: Any, initargs: Any, finalizer: Any, finalargs:
 
 
 def shut_down(engine: SerialEngine) -> None:
-    """The finalizer of a serial pool."""
+    """End a serial pool: when it is terminated or collected, or at the program's exit."""
     if util.is_exiting():
         _core._exiting()
     engine.end()

@@ -1,4 +1,4 @@
-"""What `Pool.share()` returns, and how tasks of threads find the object in it."""
+"""`SharedObject`, which `Pool.share()` returns, and its use in tasks of threads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSED = "the shared object is closed"
-_FOREIGN = "what Pool.share() returns can only be given to tasks of its pool: it cannot be pickled"
+_FOREIGN = "what Pool.share() returns can only be passed to tasks of its pool, and not be pickled"
 
 
 class SharedObject(Generic[T]):
-    """An object that all workers of a pool share; made by `Pool.share()`.
+    """A handle for an object that all workers of a pool share; `Pool.share()` makes it.
 
-    Given to a task of that pool, within anything, it is the object there. Usable as a context
-    manager, which closes it.
+    Passed to a task of that pool, inside any argument, it arrives there as the object itself. A
+    context manager: leaving the `with` block calls `close()`.
     """
 
     __module__ = "cpool"
@@ -34,17 +34,18 @@ class SharedObject(Generic[T]):
     __slots__ = ("__weakref__", "_closed", "_core", "_has_obj", "_obj")
 
     def __init__(self, core: _core.Share | None, obj: Any = None) -> None:
-        self._core: Any = core  # None: the tasks get the object itself, or it is closed
+        self._core: Any = core  # None: for threads, or closed
         self._obj = obj
         self._has_obj = core is None
         self._closed = False
 
     @property
     def obj(self) -> T:
-        """The object as the tasks see it: read from the shared memory when it is asked for first.
+        """The object as tasks see it, loaded from the shared memory at the first access.
 
-        Like each worker, this process has its own copy of what it writes to. With threads and in a
-        serial pool it is the object that was given to `share()`. `ValueError` once it is closed.
+        Pages that this process writes to are copied for it, as for each worker. With threads and in
+        a serial pool this is the object that was passed to `share()`. Raises `ValueError` after
+        `close()`.
         """
         if self._closed:
             raise ValueError(_CLOSED)
@@ -56,7 +57,7 @@ class SharedObject(Generic[T]):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes of shared memory it takes: 0 with threads, and once it is closed."""
+        """How many bytes of shared memory it takes (an int): 0 with threads and after `close()`."""
         return 0 if self._core is None else self._core.nbytes
 
     @property
@@ -65,10 +66,10 @@ class SharedObject(Generic[T]):
         return number
 
     def close(self) -> None:
-        """Free it, as soon as the tasks that were submitted with it have ended. Idempotent.
+        """Free the shared memory, once tasks that were submitted with it have ended. Idempotent.
 
-        Happens by itself when the last reference to it is dropped. What a task has kept of the
-        object (an array, say) stays valid as long as it is kept.
+        Also called when the last reference to the handle is dropped. Parts of the object that a
+        task keeps (an array, say) stay valid as long as the task's process keeps them.
         """
         self._closed = True
         core, self._core = self._core, None
@@ -108,14 +109,14 @@ class SharedObject(Generic[T]):
 
 # ---- tasks in this process ----
 
-# Deeper than this nobody looks for a shared object in the arguments of a task.
+# How deep resolved() looks for shared objects in the arguments of a task.
 _DEPTH = 16
 
 
 def resolved(value: Any, depth: int = _DEPTH) -> Any:
-    """The value with the objects in place of their handles.
+    """Replace handles of shared objects in the value by the objects.
 
-    Those that stand in it or in lists, tuples and dicts in it, which are copied where some do.
+    Looks into lists, tuples and the values of dicts, and copies those that contain a handle.
     """
     kind = type(value)
     if kind is SharedObject:
@@ -133,7 +134,7 @@ def resolved(value: Any, depth: int = _DEPTH) -> Any:
 
 
 class Resolved:
-    """A callable that gets the shared objects in place of their handles."""
+    """A callable that passes shared objects, in place of their handles, to its `func`."""
 
     __slots__ = ("func",)
 

@@ -1,4 +1,4 @@
-"""`pool.statistics()`: what the engine has counted, named and shown."""
+"""`pool.statistics()`: names and prints what the engine has counted."""
 
 from __future__ import annotations
 
@@ -20,38 +20,38 @@ _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}  # the core's enum cp_outcome
 
 @dataclass(frozen=True)
 class WorkerStatistics:
-    """What the workers with one index have done: the live one, and those that it replaced.
+    """What the workers with one index have done: the live worker and those that it replaced.
 
-    Counts are ints, and count from the start of the pool. A task is what a worker is sent at once:
-    a chunk of items, or one call.
+    All counts are ints, from the start of the pool. A task is the unit that is sent to a worker: a
+    chunk of items, or one call.
     """
 
     index: int
-    """From 0; that of `cpool.current_worker()`."""
+    """From 0; the same as `cpool.current_worker().index`."""
     pid: int | None
-    """Process id of the live worker; None where there is none, and for threads."""
+    """Process id of the live worker; None if there is none, and for threads."""
     restarts: int
-    """How often the worker was replaced by a new one."""
+    """How often the worker was replaced."""
     tasks: int
-    """Tasks that the parent has an answer to."""
+    """Tasks whose answers have arrived."""
     done: int
-    """Items whose function returned."""
+    """Items whose function call returned."""
     failed: int
-    """Items whose function raised. A chunk that raises has no results: all of its items count."""
+    """Items whose function call raised. If one raises, all items of its chunk count."""
     lost: int
-    """Items whose worker died, or ran out of time, for good."""
+    """Items that failed because their worker died or was killed for time or memory."""
     retried: int
-    """Items that were run again. One that is run again twice counts twice."""
+    """How often items were run again: an item that was run again twice counts twice."""
     work_seconds: float
-    """Time spent on tasks, with decoding and encoding, that which runs now included."""
+    """Seconds spent on tasks, with decoding and encoding, including the task that runs now."""
     idle_seconds: float
-    """Time between tasks, since the worker was ready."""
+    """Seconds without a task, since the worker was ready."""
     start_seconds: float
-    """Time from the start of the process until it was ready, with the initializer. Threads: 0."""
+    """Seconds from the process's start until it was ready, with the initializer. Threads: 0."""
     bytes_sent: int
-    """Sent to the worker: tasks and functions, with large data in shared memory. Threads: 0."""
+    """Bytes sent: tasks and functions, including large data in shared memory. Threads: 0."""
     bytes_received: int
-    """Received from the worker: results and exceptions, in the same way. Threads: 0."""
+    """Bytes received: results and exceptions, including data in shared memory. Threads: 0."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class LongTask:
 
     seconds: float
     function: str
-    """The function's name, as far as its pickle tells."""
+    """The function's name, read from its pickle; "a function" if not found there."""
     item: int | None
     """The number of the task's first item in its call, from 0; None for `apply` and `submit`."""
     items: int
-    """How many items the task has."""
+    """How many items the task has (an int)."""
     worker: int
     """The index of the worker."""
     outcome: str
@@ -81,11 +81,11 @@ class LongTask:
 
 @dataclass(frozen=True)
 class PoolStatistics:
-    """What a pool has done until now. `str()` of it is a table.
+    """What a pool has done so far. `str()` of it is a table.
 
     `submitted` = `done` + `failed` + `lost` + `cancelled` + `pending`, in items. A call of `apply`
-    or `submit` is one item. Items of a call that waits to be encoded, or of an iterable that was
-    not read so far, are not submitted yet.
+    or `submit` is one item. Items of calls that wait to be encoded, and items that were not pulled
+    from their iterable yet, do not count as submitted.
     """
 
     kind: str
@@ -93,21 +93,22 @@ class PoolStatistics:
     submitted: int
     done: int
     failed: int
-    """With those that could not be pickled."""
+    """Including items and results that could not be pickled."""
     lost: int
     cancelled: int
-    """Of calls that were cancelled, failed early (`fail_fast`), or were not done at the end."""
+    """Items of calls that were cancelled, failed early (`fail_fast`), or were cut by the pool's
+    end."""
     pending: int
-    """Waiting, or running."""
+    """Items that wait or run."""
     retried: int
     workers: tuple[WorkerStatistics, ...]
-    """By index; those of a pool that had more workers once stay."""
+    """By index; indexes that the pool no longer uses after `resize()` are included."""
     longest: tuple[LongTask, ...]
     """Longest first."""
 
     @property
     def tasks(self) -> int:
-        """Tasks that were answered."""
+        """Tasks whose answers have arrived."""
         return sum(worker.tasks for worker in self.workers)
 
     @property
@@ -117,27 +118,27 @@ class PoolStatistics:
 
     @property
     def work_seconds(self) -> float:
-        """Time spent on tasks by all workers."""
+        """Seconds that all workers have spent on tasks."""
         return sum(worker.work_seconds for worker in self.workers)
 
     @property
     def idle_seconds(self) -> float:
-        """Time between tasks of all workers."""
+        """Seconds that all workers were without a task."""
         return sum(worker.idle_seconds for worker in self.workers)
 
     @property
     def start_seconds(self) -> float:
-        """Time that workers took to start."""
+        """Seconds that all workers took to start."""
         return sum(worker.start_seconds for worker in self.workers)
 
     @property
     def bytes_sent(self) -> int:
-        """Bytes written to all workers."""
+        """Bytes sent to all workers."""
         return sum(worker.bytes_sent for worker in self.workers)
 
     @property
     def bytes_received(self) -> int:
-        """Bytes read from all workers."""
+        """Bytes received from all workers."""
         return sum(worker.bytes_received for worker in self.workers)
 
     def __str__(self) -> str:
@@ -195,7 +196,7 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
     """Read the counters of an engine."""
     submitted, cancelled, failed_here, of_workers, longest, row = engine.tallies()
     workers = tuple(_worker(i, row) for i, row in enumerate(of_workers))
-    # Workers for which there was no memory to count are in no row, but in the sums.
+    # The last row is for workers that got no row of their own, for lack of memory.
     rest = _worker(len(workers), row)
     done = rest.done + sum(worker.done for worker in workers)
     failed = failed_here + rest.failed + sum(worker.failed for worker in workers)
@@ -252,7 +253,7 @@ def _long_task(row: tuple[int, int, int, int, int, int, int, bytes], threads: bo
 
 # ---- names of functions ----
 
-# They stand around the function itself in its pickle.
+# Globals that may come before the function itself in its pickle.
 _WRAPPERS = frozenset(
     (
         ("functools", "partial"),
@@ -267,8 +268,8 @@ _WRAPPERS = frozenset(
 
 
 def name_in_pickle(data: bytes) -> str:
-    """The name of the function in a pickle, which may be cut off at its end. Nothing is loaded."""
-    strings: list[str] = []  # the last ones
+    """Find the function's name in its pickle, which may be truncated. Loads nothing."""
+    strings: list[str] = []  # all strings so far
     found: list[str] = []
     by_value: dict[str, str] = {}
     is_method = False
@@ -283,7 +284,7 @@ def name_in_pickle(data: bytes) -> str:
                 is_method = is_method or pair == ("builtins", "getattr")
                 if pair not in _WRAPPERS and not pair[0].startswith("cloudpickle"):
                     found.append(_join(*pair))
-    except Exception:  # it is cut off, or none of pickle's
+    except Exception:  # it is truncated, or not a pickle
         pass
     name = by_value.get("__qualname__") or by_value.get("__name__")
     if name:

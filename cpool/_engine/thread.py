@@ -1,4 +1,4 @@
-"""The threads of a pool: daemons that can be started even while the program exits."""
+"""The threads of a pool: daemon threads that can start even while the program exits."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ else:
 def check_can_start() -> None:
     """Raise `RuntimeError` during interpreter finalization, as in a late `__del__`.
 
-    A new thread would never run then, and CPython 3.11 would wait for the thread for ever.
+    A new thread would never run then, and CPython 3.11 would wait for it forever.
     """
     if sys.is_finalizing():
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
 
 class _Begun(threading.Event):
-    """The `_started` of a thread. `Thread.start()` waits for it, here until the target runs."""
+    """Replaces `_started` of a thread, so that `Thread.start()` waits until the target runs."""
 
     begin: _core.Begin | None = None
 
@@ -35,7 +35,7 @@ class _Begun(threading.Event):
 
 
 def _is_watchable() -> bool:
-    """Do threads start as CPython has them start? Some programs replace that."""
+    """Are the functions that start threads CPython's own? Some programs replace them."""
     for name in "_start_joinable_thread", "_start_new_thread":  # from 3.13 on, and before
         if hasattr(threading, name):
             return getattr(threading, name) is getattr(_thread, name[1:])
@@ -43,10 +43,11 @@ def _is_watchable() -> bool:
 
 
 def start(thread: threading.Thread, by: Callable[[], None]) -> None:
-    """Start the thread, by this method of it, and return once its target runs.
+    """Start the thread by calling `by`, and return once its target runs.
 
-    `Thread.start()` waits for ever where the new thread has no memory to get going, and returns
-    though nothing runs where memory is out a little later. Raises `RuntimeError` in both cases.
+    `Thread.start()` itself would wait forever if the new thread runs out of memory before it is set
+    up, and would return although no target runs if that happens a little later. This function
+    raises `RuntimeError` in both cases.
     """
     inner: Any = thread
     if not isinstance(thread, threading.Thread) or not inner._target or not _is_watchable():
@@ -61,8 +62,8 @@ def start(thread: threading.Thread, by: Callable[[], None]) -> None:
         try:
             by()
         except KeyError as exc:
-            # A signal handler has raised when the new thread ran, which had taken itself off
-            # threading._limbo; Thread.start() misses it there.
+            # A signal handler raised in Thread.start() after the new thread had removed itself from
+            # threading._limbo; start() then failed to remove the thread there.
             raised = exc.__context__ if exc.args == (thread,) else None
             if raised is None:
                 raise
@@ -74,19 +75,19 @@ def start(thread: threading.Thread, by: Callable[[], None]) -> None:
             raise RuntimeError("can't start new thread: it had no memory to begin")
     finally:
         inner._started.begin = None
-        inner.__dict__.pop("_bootstrap", None)  # which refers to the thread
+        inner.__dict__.pop("_bootstrap", None)  # it refers to the thread: a cycle
 
 
 class Thread(threading.Thread):
-    """A thread that exit handlers can start, and threads that outlive the main thread.
+    """A thread that can be started by exit handlers and by threads that outlive the main thread.
 
-    CPython 3.12.0 to 3.12.2 start no thread then (gh-113964), so the extension starts it. `start()`
-    raises `RuntimeError` during interpreter finalization; with those three versions also on a
-    daemon thread, for which the interpreter does not wait.
+    CPython 3.12.0 to 3.12.2 refuse to start threads then (gh-113964), so the extension starts them.
+    `start()` raises `RuntimeError` during interpreter finalization; in those three versions also on
+    a daemon thread, as the interpreter does not wait for daemon threads.
     """
 
     _over: threading.Event | None = None  # set at the end of a thread that the extension started
-    kept: object = None  # what lives as long as the thread
+    kept: object = None  # an object to keep alive as long as the thread
     _seen: threading.Thread | None = None  # what current_thread() returns in such a thread
 
     def start(self) -> None:

@@ -39,12 +39,12 @@ _FAILED = "cpool: the initializer raised in a worker thread:\n"
 
 
 def leave(ticket: list[Callable[[], None]]) -> None:
-    """Deregister a worker thread once: by the thread itself, or by an interrupted start."""
+    """Deregister a worker thread, once: called by the thread itself and by a failed start."""
     try:
         leave = ticket.pop()
     except IndexError:
         return
-    leave()  # takes no memory, or join() would wait for ever where there is none
+    leave()  # needs no memory: otherwise join() might wait forever when memory is out
 
 
 def worker(
@@ -62,7 +62,7 @@ def worker(
     """The target of a worker thread: run the initializer, then tasks until the pool ends."""
     if cpus is not None:
         with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
-            os.sched_setaffinity(0, cpus)  # of this thread alone
+            os.sched_setaffinity(0, cpus)  # applies to this thread only
     set_thread(CurrentWorker(index, engine.tasks_done))
     retired = False
     try:
@@ -83,11 +83,11 @@ def worker(
         leave(ticket)
     if retired:
         this: Any = threading.current_thread()
-        this.index = -1  # another thread may have it
+        this.index = -1  # another thread may get the index
         pool = pool_of()
         if pool is not None:
             pool._fill_up()
-        del pool  # what a task has raised may keep this frame, by its traceback
+        del pool  # the traceback of a task's exception may keep this frame alive
 
 
 def _finalize(finalizer: Callable[..., object], finalargs: Iterable[Any]) -> None:
@@ -108,18 +108,19 @@ class ThreadPool(Pool, _StdlibThreadPool):
     `ValueError` for less than one thread, `TypeError` for an initializer that cannot be called,
     and `RuntimeError` if a thread cannot be started; no thread is left behind then.
 
-    Without a `chunksize`, `map` and the like cut a worker's share in 64 chunks or more (the
-    standard library: 4), so that neighbouring slow items spread over the threads. All chunks are
-    made at once; their sizes do not follow the measured time of items, as in `Pool.map`.
+    Without a `chunksize`, `map` and its variants cut a worker's share of the items into 64 chunks
+    or more (4 in the standard library), so that slow items next to each other are spread over the
+    threads. Unlike in `Pool.map`, chunk sizes do not adapt to the measured time of items.
 
-    A task may raise anything, `SystemExit` included: `get()` raises it, and the thread continues.
-    If the initializer raises, every job fails with `InitializerError`. `terminate()` returns at
-    once, and pending jobs fail with `PoolTerminated`; running tasks continue, and `join()` waits
-    for them. The program's exit does not wait.
+    A task may raise any exception, even `SystemExit`: `get()` raises it, and the thread continues.
+    If the initializer raises, every call fails with `InitializerError`. `terminate()` returns at
+    once, and pending calls fail with `PoolTerminated`; running tasks continue, and `join()` waits
+    for them. The program's exit does not wait for them.
 
-    `finalizer`, `finalargs`, `on_exit`, `cpu_ids`, `serial` and `max_pending` are those of `Pool`.
-    Its other parameters of workers need processes: `ValueError`. With `propagate_context` a task
-    runs in a copy of the context in which it was submitted.
+    `finalizer`, `finalargs`, `on_exit`, `cpu_ids`, `serial` and `max_pending` work as in `Pool`.
+    `daemon=False`, `memory_limit`, `min_processes`, `idle_timeout` and `inner_max_num_threads` need
+    processes and raise `ValueError`. With `propagate_context` a task runs in a copy of the context
+    in which it was submitted.
     """
 
     __module__ = "cpool.pool"
@@ -200,14 +201,14 @@ class ThreadPool(Pool, _StdlibThreadPool):
         self._cache.engine = self._engine
         self._threads = []
         self._starters = set()
-        self._to_tell = [True]  # print one failure of the initializer
+        self._to_tell = [True]  # print the first failure of the initializer only
         self._taskqueue = TaskQueue(weakref.proxy(self))
         try:
             self._repopulate_pool()
         except BaseException:
             self._engine.end()
             for thread in self._workers:
-                thread.join(end.LAST_GRACE_S)  # the initializer may block for ever
+                thread.join(end.LAST_GRACE_S)  # the initializer may block forever
             raise
         self._terminate = util.Finalize(
             self, end.shut_down_threads, args=(self._engine, self._threads), exitpriority=15
@@ -262,7 +263,7 @@ class ThreadPool(Pool, _StdlibThreadPool):
         util.debug("added worker")
 
     def _repopulate_pool(self) -> None:
-        """Start threads until there are as many as there should be."""
+        """Start the missing threads."""
         if self._engine is None:
             _StdlibThreadPool._repopulate_pool(self)
             return
@@ -274,18 +275,18 @@ class ThreadPool(Pool, _StdlibThreadPool):
             used = {thread.index for thread in workers}
             lacking = self._engine.set_target(self._processes)
             free = [index for index in range(self._processes) if index not in used]
-            for index in free[:lacking]:  # a thread that is leaving still has its index
+            for index in free[:lacking]:  # a leaving thread still has its index
                 self._add_worker(index)
 
     def _fill_up(self) -> None:
-        """Called by a thread that leaves: resize() may have asked for its index again."""
+        """Called by a leaving thread: resize() may need its index again."""
         engine = self._engine
         with contextlib.suppress(RuntimeError):  # no thread can be started: the program exits
             if engine is not None and engine.is_ours and self._state == RUN:
                 self._repopulate_pool()
 
     def resize(self, processes: int) -> None:
-        """Have so many threads from now on, at least 1; too many end after the tasks they run."""
+        """Change the number of threads (at least 1). Surplus threads end after their tasks."""
         number = self._check_resize(processes)
         with self._lock:
             self._processes = number
@@ -294,11 +295,11 @@ class ThreadPool(Pool, _StdlibThreadPool):
             self._repopulate_pool()
 
     def restart_workers(self) -> None:
-        """Raises `ValueError`: threads see today's globals anyway."""
+        """Raise `ValueError`: threads always see the current globals."""
         raise ValueError("restart_workers() needs worker processes")
 
     def _join_exited_workers(self, workers: Any = None) -> bool:
-        """Drop threads that have ended; True if there were any."""
+        """Remove threads that have ended from the list; True if there were any."""
         gone = [thread for thread in self._workers if thread.exitcode is not None]
         for thread in gone:
             thread.join()
@@ -310,9 +311,10 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def join(self, timeout: float | None = None) -> None:
         """Wait for the threads to end; `close()` or `terminate()` comes first.
 
-        Waits for running tasks, after `terminate()` as well. Raises `ValueError` for a pool that
-        is running, `RuntimeError` in a task or callback of the pool, which would wait for itself,
-        and `multiprocessing.TimeoutError` after `timeout` seconds; `join()` can be called again.
+        Waits for running tasks, after `terminate()` too. Raises `ValueError` if the pool is still
+        running, `RuntimeError` in a task or callback of the pool, which would wait for itself, and
+        `multiprocessing.TimeoutError` if the threads have not ended after `timeout` seconds (a
+        float; None: no limit). After a timeout `join()` can be called again.
         """
         if self._engine is None:
             _StdlibThreadPool.join(self)
@@ -322,7 +324,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
         workers: list[Any] = list(self._workers)
         is_worker = current in workers
         if is_worker and self._state == CLOSE and not self._has_pending(self._engine):
-            # Between tasks, as in a `__del__`: the other threads end, and this one after join().
+            # Called between tasks, as in a `__del__`: wait for the other threads; this one ends
+            # after join().
             workers.remove(current)
             self._end_threads(self._engine, workers)
             return
@@ -330,13 +333,13 @@ class ThreadPool(Pool, _StdlibThreadPool):
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
         if timeout is None:
             self._engine.finish_calls()
-        # Not by Thread.join(), which Ctrl-C can make take a running thread for an ended one.
+        # Not with Thread.join(): after a Ctrl-C it may take a running thread for an ended one.
         if not self._engine.wait_ended(timeout):
             raise TimeoutError
         self._end_threads(self._engine, workers)
 
     def _end_threads(self, engine: _core.Engine, workers: list[Any]) -> None:
-        engine.end()  # no task is left; ends the helper
+        engine.end()  # no tasks are left: this ends the helper thread
         for thread in [*workers, *(t for t in self._threads if not t.is_current())]:
             # A thread may block in the user's iterable or callback for ever; abandon it then.
             thread.join(end.LAST_GRACE_S)

@@ -21,34 +21,35 @@ _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}
 _REASONS = {0: "its worker died", 1: "it ran out of time", 2: "it took too much memory"}
 _START, _END = 64, 65
 _NO_NAME = 0xFFFF
-# enum cp_work: the name of a slice of the parent, and what it counts.
+# enum cp_work: the name of a slice of the parent, and the names of its time and its count.
 _WORK = (
     ("making tasks", "making_us", "made"),
     ("reading results", "reading_us", "read"),
     ("callbacks", "callbacks_us", "called"),
 )
-_PARENT_TID = 1_000_000  # of the first lane of the parent; workers have lower ones
+_PARENT_TID = 1_000_000  # id of the parent's first lane; workers have lower ids
 
-# By pid, the trace that is on: a fork of the process may have one of its own. There is no lock,
-# since one that is taken while there is no memory may stay locked for good; steps of a dict do.
+# The running trace, by pid: a fork of the process may have its own. Uses atomic operations of the
+# dict and no lock, since a lock that is taken while memory is out may stay locked forever.
 _on: dict[int, object] = {}
 
 
-class trace:  # used like a function
+class trace:  # lower case: used like a function
     """Write a timeline of what the pools of this process do, to the file at `path`.
 
-    `path` is a str or a path-like object. A context manager; the file is complete when the block is
-    left. `start()` and `stop()` do the same. The file is JSON in Chrome's trace format: open it at
-    https://ui.perfetto.dev or in chrome://tracing. It has a lane for each worker of each pool, also
-    of a `ThreadPool` and of pools that are made within the block. A slice is a task that ended
-    meanwhile, with the name of its function, its items, its outcome, its process and how long it
-    was queued; or many short tasks of one function, one after the other, with their number. Starts
-    and ends of worker processes are shown as well. Above the workers each thread of this process
-    that worked for the pool has a lane: making tasks (pulling items and pickling them), reading
-    results (unpickling them), and callbacks. Pools that tasks make are not traced.
+    `path` is a str or a path-like object. Use it as a context manager, or call `start()` and
+    `stop()`; the file is complete after the block or after `stop()`. The file is JSON in Chrome's
+    trace format: open it at https://ui.perfetto.dev or in chrome://tracing. It has a lane for each
+    worker of each pool, including `ThreadPool`s and pools that are made within the block. A slice
+    is a task that ended during the trace, with the name of its function, its items, its outcome,
+    its process and the time that it was queued; many short tasks of one function in a row are one
+    slice, with their number. Starts and ends of worker processes are shown too. Above the workers,
+    each thread of this process that worked for the pool has a lane: making tasks (pulling and
+    pickling items), reading results (unpickling them), and callbacks. Pools that are made inside
+    tasks are not traced.
 
-    Entering raises `OSError` if the file cannot be opened, and `RuntimeError` while another trace
-    is on.
+    Entering the block and `start()` raise `OSError` if the file cannot be opened, and
+    `RuntimeError` if another trace is running.
     """
 
     __module__ = "cpool"
@@ -56,11 +57,11 @@ class trace:  # used like a function
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = path
         self._pid = os.getpid()
-        self._run: object = None  # from start() to stop()
-        self._watcher = self._add  # made here: stop() may have no memory
+        self._run: object = None  # set from start() to stop()
+        self._watcher = self._add  # a bound method made here: stop() may run out of memory
         self._since = 0
         self._file: TextIO | None = None
-        self._engines: list[tuple[Any, bool, int]] = []  # with threads; how many workers
+        self._engines: list[tuple[Any, bool, int]] = []  # engine, has it threads, number of workers
 
     def __enter__(self) -> Self:
         self.start()
@@ -70,28 +71,28 @@ class trace:  # used like a function
         self.stop()
 
     def start(self) -> None:
-        """Begin; see above for what it raises."""
+        """Start the trace. The docstring of the class says what this raises."""
         run = object()
         pid = os.getpid()
         if _on.setdefault(pid, run) is not run:
-            raise RuntimeError("the pools of this process are being traced already")
+            raise RuntimeError("this process is already being traced: stop the other trace first")
         self._pid, self._run = pid, run
         try:
             self._engines = []
             self._file = open(self._path, "w", encoding="utf-8")  # noqa: SIM115
             self._since = time.monotonic_ns()
             known.watch(self._watcher)
-        except BaseException:  # no file, or no memory for the trace of a pool
+        except BaseException:  # the file cannot be opened, or no memory for the trace of a pool
             self._end()
             raise
 
     def _add(self, pool: Any) -> None:
-        if self._pid == os.getpid():  # not in a fork of the process
+        if self._pid == os.getpid():  # ignored in a fork of the process
             self._engines.append((pool._engine, pool._has_threads, pool._processes))
             pool._engine.trace(self._since)
 
     def stop(self) -> None:
-        """End, and write the file. Does nothing if the trace is not on, or in a forked process."""
+        """Stop the trace and write the file. Does nothing without a trace, or in a fork."""
         if self._run is not None and self._pid == os.getpid():
             self._end()
 
@@ -109,7 +110,7 @@ class trace:  # used like a function
                 with file:
                     self._write(file, engines, known.names_of_threads())
         finally:
-            for engine, *_ in engines:  # those that the file has nothing of, after an error
+            for engine, *_ in engines:  # after an error: engines whose trace was not read
                 with contextlib.suppress(MemoryError):
                     engine.end_trace()
 
@@ -121,7 +122,7 @@ class trace:  # used like a function
         for engine, has_threads, workers in engines:
             found = engine.end_trace()
             if found is None or not (found[3] or found[4]):
-                continue  # it has done nothing meanwhile
+                continue  # the pool did nothing during the trace
             number += 1
             title = f"pool {number} of {workers} {'threads' if has_threads else 'processes'}"
             lanes = {ident: threads.get(ident, "a thread that has ended") for *_, ident in found[4]}
@@ -134,7 +135,7 @@ class trace:  # used like a function
 def _events(
     found: Any, threads: bool, title: str, lanes: dict[int, str], number: int, since: int
 ) -> Iterator[dict[str, Any]]:
-    """`title`: of the pool; `lanes`: the names of this process's threads, by their ids."""
+    """The events of one pool. `title`: its name; `lanes`: names of this process's threads by id."""
     _, dropped, names, spans, work = found
     functions = [_name(name, threads) for name in names]
     if dropped:
@@ -168,7 +169,7 @@ def _event(span: Any, functions: list[str], number: int, since: int) -> dict[str
     event: dict[str, Any] = {
         "pid": number,
         "tid": worker + 1,
-        "ts": (began - since) / 1e3,  # microseconds, as the format has it
+        "ts": (began - since) / 1e3,  # in microseconds, the unit of the format
         "args": {"process": pid} if pid else {},
     }
     if outcome == _END:
@@ -210,7 +211,7 @@ def _work_event(done: Any, number: int, tid: int, since: int) -> dict[str, Any]:
         "dur": (ended - began) / 1e3,
         "ph": "X",
         "cat": "parent",
-        # What took longest comes first.
+        # The work that took longest comes first.
         "name": ", ".join(name for _, name in sorted(names, key=lambda each: -each[0])),
         "args": args,
     }

@@ -1,4 +1,4 @@
-"""What a pool asks of its workers beyond multiprocessing: names, checks, the engine's form."""
+"""The parameters for workers that multiprocessing does not have: checks and engine setup."""
 
 from __future__ import annotations
 
@@ -61,30 +61,30 @@ class WorkerOptions:
             self.threads = _between("inner_max_num_threads", inner_max_num_threads, 2**31 - 1)
 
     def refuse(self, why: str, *but: str) -> None:
-        """Raise `ValueError` for what is asked, but for the names in `but`."""
+        """Raise `ValueError` for the first parameter that was given and is not in `but`."""
         for name, value in self._given.items():
             if value is not None and name not in but:
                 raise ValueError(f"{name} {why}")
 
     def names(self, *but: str) -> list[str]:
-        """The names of what is asked, but for these."""
+        """The names of the parameters that were given, except those in `but`."""
         given = self._given.items()
         return [name for name, value in given if value is not None and name not in but]
 
     def cpus_of(self, index: int) -> tuple[int, ...] | None:
-        """The CPUs of the worker with this index; None: any."""
+        """The CPUs of the worker with this index; None: any CPU."""
         return self._cpus[index % len(self._cpus)] if self._cpus else None
 
     def prepare(self, engine: _core.Engine, processes: int, forks: bool) -> None:
-        """Tell the engine of worker processes, before it has any."""
+        """Set up an engine for worker processes, before it has any workers."""
         if self.memory_limit:
             try:
                 engine.set_memory_limit(self.memory_limit)
             except OSError as exc:
                 if exc.errno not in _NOT_THERE:
-                    raise  # of descriptors or memory
+                    raise  # out of descriptors or memory
                 raise ValueError(
-                    "memory_limit needs a system that says how much memory a process has: "
+                    "memory_limit needs a system that tells how much memory a process uses: "
                     f"Linux, with /proc ({exc})"
                 ) from exc
         if self.is_elastic:
@@ -127,14 +127,14 @@ def _cpus(cpu_ids: CpuIds) -> list[tuple[int, ...]]:
         return [(cpu,) for cpu in ours]
     groups: list[Any] = [[each] if isinstance(each, int) else list(each) for each in cpu_ids]
     if not groups or not all(groups):
-        raise ValueError("cpu_ids must name a CPU for each worker, or None")
+        raise ValueError("cpu_ids must have at least one CPU for each worker, or be None")
     for cpu in (cpu for group in groups for cpu in group):
         if operator.index(cpu) not in ours:
-            raise ValueError(f"cpu_ids: {cpu} is none of the CPUs of this process, {ours}")
+            raise ValueError(f"cpu_ids: {cpu} is not among the CPUs of this process, {ours}")
     return [tuple(group) for group in groups]
 
 
 def _import_threadpoolctl() -> None:
-    """Before the fork: workers need not import it themselves."""
+    """Import it before the fork, so that workers need not."""
     with contextlib.suppress(ImportError):
         import threadpoolctl  # noqa: F401

@@ -1,4 +1,4 @@
-"""`python -m cpool --stats` and `--trace`: what is written at the end of the program."""
+"""`python -m cpool --stats` and `--trace`: write statistics and a timeline at the program's end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .._base.stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-# Each pool's engine, which keeps its counters, and whether its workers are threads.
+# For each pool: its engine, which has the counters, and whether its workers are threads.
 _engines: list[tuple[Any, bool]] = []
 
 
@@ -19,7 +19,7 @@ def _note(pool: Any) -> None:
 
 
 def print_statistics_at_exit() -> None:
-    """Have the statistics of all pools of this process printed to stderr when it exits."""
+    """Print the statistics of all pools of this process to stderr when it exits."""
     from .._engine import known
 
     known.watch(_note)

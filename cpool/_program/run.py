@@ -1,8 +1,8 @@
 """`python -m cpool`: running a program with cpool in place of multiprocessing.pool.
 
-The interpreter replaces itself by a new one that runs the program as plain `python` would, with the
-same options, and installs cpool before the program begins (see startup.py). So the program finds
-itself, its paths, its frames and its recursion limit as without cpool.
+The interpreter replaces itself (by exec) with a new one that has the same options, installs cpool
+(see startup.py) and then runs the program as plain `python` would. So the program's `__main__`,
+paths, frames and recursion limit are the same as without cpool.
 
 Without `cpool.pth` (cpool is not installed but only on the path, `python -S`, Windows) this
 interpreter runs the program itself.
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def _interpreter_options(command: list[str], args: list[str]) -> list[str] | None:
-    """The options before `-m cpool` on the command line; None if there is no such command line."""
+    """The interpreter's options, before `-m cpool` on the command line; None if not known."""
     if not sys.executable or command[len(command) - len(args) :] != args:
         return None
     head = " ".join(command[-len(args) - 2 : len(command) - len(args)])
@@ -137,14 +137,14 @@ def _run_here(option: str, args: list[str]) -> None:
 
 
 def _set_path(folder: str) -> None:
-    """sys.path[0] is the folder of the program, which isolated interpreters leave out."""
+    """Set sys.path[0] to the program's folder; isolated interpreters have no such entry."""
     if not sys.flags.safe_path:
         sys.path[0] = folder
 
 
 def _execute(code: types.CodeType, **names: Any) -> None:
-    # Workers and exit handlers look functions up in the module, so the module stays. It has both
-    # names, as in children of multiprocessing.
+    # The module stays in sys.modules, since workers and exit handlers look functions up in it. It
+    # has both names, as in children of multiprocessing.
     module = types.ModuleType("__main__")
     if sys.version_info < (3, 14):
         names["__annotations__"] = {}

@@ -1,10 +1,10 @@
-"""Imported by a new interpreter before its program: `cpool.pth` does so if CPOOL_INSTALL is set.
+"""`cpool.pth` imports this before the program of a new interpreter, if CPOOL_INSTALL is set.
 
-CPOOL_INSTALL=1 is inherited, so that every Python process below has cpool installed.
-CPOOL_INSTALL=once concerns this process alone: `python -m cpool` sets that. With
-CPOOL_EXECUTORS=1 the executors of concurrent.futures are cpool's too; with CPOOL_STATS=1 the
-statistics of all pools are printed at the end. CPOOL_TRACE is the path of a file to which a
-timeline is written at the end; it concerns this process alone.
+CPOOL_INSTALL=1 is inherited: every Python process that this one starts installs cpool too.
+CPOOL_INSTALL=once applies to this process only; `python -m cpool` sets it. CPOOL_EXECUTORS=1
+replaces the executors of concurrent.futures as well. CPOOL_STATS=1 prints the statistics of all
+pools at the end. CPOOL_TRACE is the path of a file for a timeline, which is written at the end; it
+applies to this process only.
 """
 
 from __future__ import annotations

@@ -20,19 +20,19 @@ _NAME = "multiprocessing.pool"
 # What multiprocessing's own children run: `python -c "from multiprocessing.spawn import ..."`.
 _CHILDREN = ("from multiprocessing.spawn import", "from multiprocessing.forkserver import")
 
-# Put before the code of a child. cpool may lie in a folder that only the parent's sys.path names;
+# Prepended to the code of a child. cpool may be in a folder that only the parent's sys.path has;
 # the child gets the parent's sys.path later.
 _INSTALL = "import sys; sys.path.append({!r}); import cpool; cpool.install({}); sys.path.pop(); "
 
 util: Any = _typed_util
 _spawnv_passfds: Any = None  # multiprocessing's own
 
-# Where programs find the executors.
+# The modules from which programs import the executors.
 _HOMES = {
     "ProcessPoolExecutor": ("concurrent.futures.process", "concurrent.futures"),
     "ThreadPoolExecutor": ("concurrent.futures.thread", "concurrent.futures"),
 }
-_own_executors: dict[str, Any] = {}  # concurrent.futures' classes, while cpool's replace them
+_own_executors: dict[str, Any] = {}  # the originals, while cpool's classes replace them
 
 
 def install(*, executors: bool = False) -> None:
@@ -40,11 +40,12 @@ def install(*, executors: bool = False) -> None:
 
     `multiprocessing.Pool()`, `multiprocessing.get_context(...).Pool()` and every later import of
     `multiprocessing.pool` then use cpool's classes, also in children that multiprocessing starts by
-    spawn and forkserver. Call `install()` before `multiprocessing.managers` is imported: managers
-    keep the class that they find at import. A second call does nothing.
+    spawn and forkserver. Call `install()` before `multiprocessing.managers` is imported: that
+    module keeps the class that it finds at import. A second call does nothing.
 
-    `executors`: also replace `concurrent.futures.ProcessPoolExecutor` and `ThreadPoolExecutor`,
-    which asyncio's default executor is. Modules that have imported the names before keep theirs.
+    `executors` (a bool): also replace `concurrent.futures.ProcessPoolExecutor` and
+    `ThreadPoolExecutor`, the class of asyncio's default executor. Modules that imported these names
+    earlier keep the originals.
     """
     global _spawnv_passfds
     sys.modules[_NAME] = pool
@@ -84,7 +85,7 @@ def uninstall() -> None:
 
 
 def _spawn_on_cpool(path: Any, args: list[Any], passfds: Any) -> int:
-    """Start a new process, and install cpool there if it is multiprocessing's child."""
+    """Start a new process, which installs cpool if it is a child that multiprocessing starts."""
     # Another interpreter may lack cpool, or its extension.
     if sys.modules.get(_NAME) is pool and os.fsdecode(path) == sys.executable:
         args = [_code_on_cpool(each) for each in args]

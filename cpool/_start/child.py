@@ -1,8 +1,8 @@
-"""The worker process around the task loop in C: everything that runs once a process."""
+"""The worker process outside the task loop, which is in C: everything that runs once a process."""
 
 from __future__ import annotations
 
-# Not `signal`: the lookups in its enums cost more than everything else here.
+# Not `signal`, whose enum lookups take longer than everything else here.
 import _signal  # type: ignore[import-not-found]
 import atexit
 import contextlib
@@ -40,7 +40,7 @@ _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
 def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
-    """The child's part of a start by fork; signals are blocked when the child begins."""
+    """The child's side of a start by fork. All signals are blocked when the child begins."""
     code = 1
 
     def run() -> None:
@@ -66,9 +66,9 @@ def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> No
 
 
 def _exit(code: int) -> NoReturn:
-    """End a forked process: whatever is raised, the parent's part of the program must not run on.
+    """End a forked process: whatever is raised, it must not go on running the parent's program.
 
-    Programs replace os._exit. Some count on the call, as coverage does, and some raise in it.
+    Some programs replace os._exit: coverage relies on the call, others raise an exception in it.
     """
     try:
         os._exit(code)
@@ -76,7 +76,7 @@ def _exit(code: int) -> NoReturn:
         posix._exit(code)
 
 
-_attached: Worker | None = None  # of a launched process, until its Process object takes it
+_attached: Worker | None = None  # of a launched process, until take() is called
 
 
 def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> None:
@@ -92,7 +92,7 @@ def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> N
 
 
 def take() -> Worker:
-    """The Worker of a launched process, while the Process object is unpickled."""
+    """In a launched process, while the Process object is unpickled: its Worker."""
     global _attached
     worker, _attached = _attached, None
     assert worker is not None
@@ -102,7 +102,7 @@ def take() -> Worker:
     return worker
 
 
-# What libraries read when they are loaded.
+# Libraries read these variables when they are loaded.
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -114,21 +114,21 @@ _THREAD_VARIABLES = (
 )
 
 if TYPE_CHECKING:
-    # The CPUs of a worker, and how many threads its libraries may have; None: any.
+    # The CPUs of a worker (None: any), and how many threads its libraries may use (None: no limit).
     Place = tuple[tuple[int, ...] | None, int | None]
 
 
 def settle(cpus: tuple[int, ...] | None, threads: int | None) -> None:
-    """Take the place of a worker; before imports, since libraries start threads then."""
+    """Set this worker's CPUs and thread limits, before any import: libraries start threads then."""
     if cpus is not None:
-        with contextlib.suppress(OSError):  # the CPU is gone meanwhile: any will do
+        with contextlib.suppress(OSError):  # the CPU went offline: run on any
             os.sched_setaffinity(0, cpus)
     if threads is not None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
 
 
 def _limit_threads(threads: int) -> None:
-    """Of libraries that are loaded."""
+    """Limit the threads of libraries that are loaded already."""
     try:
         import threadpoolctl
     except ImportError:
@@ -137,17 +137,17 @@ def _limit_threads(threads: int) -> None:
 
 
 def attach_and_take(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> Worker:
-    """Both at once, where nothing could be sent ahead of the Process object."""
+    """`attach()` and `take()`, if the Worker could not be sent ahead of the Process object."""
     attach(ends, area, budget, unblocks_sigpipe)
     return take()
 
 
 def report_failed_starts(is_first: bool) -> None:
-    """In a launched process: tell the parent why the process cannot become a worker.
+    """In a launched process: report to the parent why this process cannot become a worker.
 
-    That is what the import of the main module raises, or the unpickling of the Process object.
-    Where `is_first` (the pool has never had a worker) the pool fails with the reason. Otherwise
-    the parent tries again, and one process of the pool prints a traceback.
+    The reason is what importing the main module or unpickling the Process object raised. If
+    `is_first` (no worker of the pool was ever ready), the pool fails with it. Otherwise the parent
+    tries again, and one process of the pool prints a traceback.
     """
     from multiprocessing import spawn
 
@@ -158,7 +158,7 @@ def report_failed_starts(is_first: bool) -> None:
 
     def report(exc: BaseException) -> NoReturn:
         assert worker is not None
-        # There may be memory, or descriptors, a moment later.
+        # Memory or descriptors may be available again a moment later: then only retry.
         passing = isinstance(exc, (MemoryError, OSError)) and not isinstance(exc, FileNotFoundError)
         try:
             if is_first and not passing:
@@ -194,7 +194,7 @@ class _StartHook:
 
 
 def change_environment(changes: dict[str, str | None]) -> None:
-    """Set the variables, and delete those that are None."""
+    """Set environment variables; a value of None deletes the variable."""
     for name, value in changes.items():
         if value is None:
             os.environ.pop(name, None)
@@ -203,7 +203,7 @@ def change_environment(changes: dict[str, str | None]) -> None:
 
 
 class Setup:
-    """What the pool gives each worker beside its Worker."""
+    """The parameters that the pool passes to each worker along with its Worker."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class Setup:
             self.initializer(*self.initargs)
 
     def finalize(self, worker: Worker) -> None:
-        """Run the finalizer in a worker that ends in an orderly way."""
+        """Run the finalizer, in a worker that exits normally."""
         if self.finalizer is None or worker.is_copy:
             return
         try:
@@ -256,7 +256,7 @@ def _initialize(worker: Worker, setup: Setup) -> None:
     except BaseException as exc:
         report = failures.pack_error(exc, None)
         told = setup.initializer is failures.initialize
-        if told:  # after what the process does at its end, such as passing on the log's records
+        if told:  # after other exit handlers, such as one that passes on log records
             util.Finalize(None, worker.report_init_error, (report,), exitpriority=-100)
         else:
             worker.report_init_error(report)
@@ -269,7 +269,7 @@ def _initialize(worker: Worker, setup: Setup) -> None:
 def _forget_interrupt() -> None:
     """Drop a SIGINT that arrived while the process started with SIGINT blocked."""
     handler = _signal.getsignal(_signal.SIGINT)
-    if handler is not None:  # None: not installed by Python, left alone
+    if handler is not None:  # None: Python did not install it, so leave it
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _signal.signal(_signal.SIGINT, handler)
 
@@ -279,10 +279,10 @@ def _skip_shutdown() -> None:
 
 
 def _tell_stack(watch: Callable[[int], None]) -> None:
-    """Have this thread tell its stack when the parent asks for it; see csrc/py/worker/stack.h."""
+    """Make this thread report its stack when the parent asks for it; see csrc/py/worker/stack.h."""
     if faulthandler is None or not hasattr(os, "memfd_create"):
         return
-    with contextlib.suppress(Exception):  # no descriptor or memory left: then nobody sees it
+    with contextlib.suppress(Exception):  # no descriptor or memory: dumps lack this stack
         fd = os.memfd_create("cpool-stack")
         try:
             watch(fd)
@@ -298,7 +298,7 @@ def main(worker: Worker, setup: Setup) -> None:
     if setup.environment is not None:
         change_environment(setup.environment)
     parent = parent_process()
-    if parent is not None:  # the launcher's own pipe is closed
+    if parent is not None:  # multiprocessing's own pipe is closed
         parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
     try:
         if faulthandler is not None and not faulthandler.is_enabled():
@@ -306,11 +306,11 @@ def main(worker: Worker, setup: Setup) -> None:
     except Exception:  # no stderr to write to
         pass
     setup.settle()
-    # As the stdlib does for `random`. While a thread of the parent imports numpy it has no seed().
+    # As the stdlib does for `random`. numpy has no seed() yet if the parent was importing it.
     seed = getattr(sys.modules.get("numpy.random"), "seed", None)
     if seed is not None:
         seed()
-    # Keeps pages shared with the parent: no collection writes to objects from before the fork.
+    # Keeps pages shared with the parent: the collector leaves objects from before the fork alone.
     if _FREEZES:
         gc.freeze()
 
@@ -328,7 +328,7 @@ def main(worker: Worker, setup: Setup) -> None:
             _initialize(worker, setup)
         try:
             tasks = importing.run_in_worker(worker.serve)
-        except SystemExit:  # of a task
+        except SystemExit:  # a task raised it
             setup.finalize(worker)
             raise
         setup.finalize(worker)
@@ -338,10 +338,10 @@ def main(worker: Worker, setup: Setup) -> None:
     try:
         tasks = worker.interruptible(work)
     except Exception:
-        # The worker exits early, and the parent reads the cost from the exit: threads that a task
-        # left behind must not delay the exit.
+        # The task ended the worker, and the parent learns from the exit what was lost. Threads that
+        # a task left behind must not delay the exit.
         threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
     finally:
-        _watch_stack(-1)  # the interpreter is about to take down what writes it
+        _watch_stack(-1)  # the interpreter is about to tear down what the stack is read from
     util.debug("worker exiting after %d tasks", tasks)

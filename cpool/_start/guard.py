@@ -1,9 +1,9 @@
-"""The main module is imported for the workers: no second server may start by that.
+"""Keeps the import of the main module in workers from starting the program's server again.
 
 With spawn and forkserver a worker imports the program's main module; a fork server that preloads
-`__main__` (the default from 3.13.8 and 3.14.1 on) imports it as well. Without the guard
-`if __name__ == "__main__":` such an import runs the program again. A program that is a server would
-be there twice, and its import would never end: so listening on a socket raises meanwhile.
+`__main__` (the default from 3.13.8 and 3.14.1 on) imports it as well. Without the guard `if
+__name__ == "__main__":` such an import runs the program again. A server would start a second time,
+and the import would never end. So listening on a socket raises an error during the import.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 _REASON = (
     "The program's main module was about to start a second server, on {}, in a process of a pool: "
-    "with the start methods spawn and forkserver a process imports the main module first, and what "
-    "stands at its top level is run again. Put it below\n\n"
+    "with the start methods spawn and forkserver each process imports the main module first, which "
+    "runs its top-level code again. Put the code that starts the server below\n\n"
     "    if __name__ == '__main__':\n"
 )
 
 
 def _is_by_an_import(frame: FrameType | None) -> bool:
-    """Is this done by a module that the main module imports, and not by the main module?"""
+    """Does the call come from a module that the main module imports, not from the main module?"""
     while frame is not None:
         if frame.f_globals.get("__name__") == "__mp_main__":
             return False
@@ -61,7 +61,7 @@ def no_second_server() -> Iterator[None]:
 
 
 def watch_the_server() -> None:
-    """In a fork server, before it preloads modules: as above for its import of the main module."""
+    """In a fork server, before it preloads modules: guard its import of the main module as well."""
     from multiprocessing import spawn as typed
 
     spawn: Any = typed

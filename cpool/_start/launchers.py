@@ -37,9 +37,9 @@ util: Any = _typed_util
 
 @contextmanager
 def _sigpipe_blocked() -> Iterator[bool]:
-    """Writing to a process that has died raises no SIGPIPE. Yields whether that took blocking it.
+    """Within, writing to a dead process raises no SIGPIPE. Yields whether this blocked the signal.
 
-    Python ignores SIGPIPE, unless the program has given it another action.
+    Nothing to do if SIGPIPE is ignored, which is Python's default.
     """
     if signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN:
         yield False
@@ -51,13 +51,13 @@ def _sigpipe_blocked() -> Iterator[bool]:
         yield signal.SIGPIPE not in mask
     finally:
         if not was_pending and signal.SIGPIPE in signal.sigpending():
-            signal.sigwait(only)  # does not wait
+            signal.sigwait(only)  # removes the pending signal; does not wait
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class _LaunchedPopen(Popen):
-    """Started by multiprocessing's own launcher (the next class in the MRO), then handed over to
-    the extension."""
+    """A worker that multiprocessing's own launcher (the next class in the MRO) starts, and that the
+    extension then takes over."""
 
     pid = 0
 
@@ -75,7 +75,7 @@ class _LaunchedPopen(Popen):
         super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
-        # Not to be pickled with the Process object.
+        # Must not be pickled with the Process object.
         process.__dict__.pop("_Popen", None)
         try:
             self._launch_blocked(process)
@@ -83,18 +83,18 @@ class _LaunchedPopen(Popen):
         except BaseException:
             self._undo_start()
             raise
-        # The launcher's pipes: the extension has its own for all that they tell.
+        # Close the launcher's pipes: the extension has its own.
         self.sentinel = -1
         assert self.finalizer is not None
         self.finalizer()
         self.finalizer = util.Finalize(self, self._worker.close)
 
     def _launch_blocked(self, process: BaseProcess) -> None:
-        # First, or a worker without the guard in its main module would start a server.
+        # First of all: a worker whose main module lacks the guard must not start a fork server.
         spawn._check_not_importing_main()  # type: ignore[attr-defined]
         self._prepare()
-        # SIGINT stays blocked over exec until the child is in child.main(), as in a forked worker.
-        # Here the mask keeps Ctrl-C from interrupting the launcher halfway.
+        # In the child SIGINT stays blocked across exec until child.main(), as in a forked worker.
+        # In this process the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _launch.worker, _launch.is_first = self._worker, self._is_first
         _launch.place = self._place
@@ -107,21 +107,22 @@ class _LaunchedPopen(Popen):
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
-        """Start helper processes that must not inherit a blocked SIGINT, or unblock SIGINT here."""
+        """Start helper processes that must not inherit a blocked SIGINT, or that unblock it
+        here."""
         with _sigpipe_blocked():  # writes to the tracker, which may have died
             resource_tracker.ensure_running()
 
     def _environment_of_worker(self) -> tuple[dict[str, str | None], bool]:
-        """What the worker changes in the environment it starts with; or all of it (True)."""
+        """The variables that the worker sets; True: they are its whole environment."""
         return self._environment or {}, False
 
     def _status(self) -> int:
-        """The pipe that tells the exit code of a process that is no child of this one; or -1."""
+        """The pipe with the exit code of a process that is not a child of this one; or -1."""
         return -1
 
     def _undo_start(self) -> None:
-        # The extension reaps a child that it has taken over. A child whose pid never arrived finds
-        # its pipes closed, and exits.
+        # The extension reaps a child that it has taken over. A child whose pid never arrived here
+        # exits, since its pipes are closed.
         if self.pid != 0 and self._worker.pid == 0:
             self._kill()
         self.pid = 0
@@ -131,7 +132,7 @@ class _LaunchedPopen(Popen):
 
     def _kill(self) -> None:
         try:
-            # Still a child of ours? The program may have reaped it.
+            # Is it still our child? The program may have reaped it.
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
@@ -161,7 +162,7 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
             raise
 
     def _environment_of_worker(self) -> tuple[dict[str, str | None], bool]:
-        # The server has that of the day when it was started.
+        # The server has the environment of the time when it was started.
         return {**os.environ, **(self._environment or {})}, True
 
     def _status(self) -> int:
@@ -174,8 +175,8 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
 
 
 _SERVER_ENDED = (
-    "the fork server ended, perhaps since it could not import the main module; then stderr has the "
-    "reason (see `if __name__ == '__main__'` in multiprocessing's documentation)"
+    "the fork server ended, perhaps because it could not import the main module; then stderr shows "
+    "why (see `if __name__ == '__main__'` in multiprocessing's documentation)"
 )
 
 # The default of set_forkserver_preload() has always been ["__main__"]; these versions obey.
@@ -189,7 +190,7 @@ _WATCH = (
 
 @contextmanager
 def _watched() -> Iterator[None]:
-    """A fork server that is started meanwhile starts no second server of the program's."""
+    """A fork server that is started within this block does not start the program's server again."""
     own = util.spawnv_passfds
     folder = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -214,7 +215,7 @@ POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": Fo
 
 
 class _Launch(threading.local):
-    """The launch that goes on in this thread."""
+    """The state of the launch that this thread is doing."""
 
     worker: Worker | None = None
     is_first = False
@@ -222,13 +223,13 @@ class _Launch(threading.local):
     environment: dict[str, str | None] | None = None
     is_whole = False
     blocks_sigpipe = False
-    is_sent = False  # the worker has gone ahead of the Process object
+    is_sent = False  # the Worker was sent ahead of the Process object
 
 
 _launch = _Launch()
 
-# Run by a new process before it imports the main module. The process has not got its sys.path yet,
-# on which cpool may depend, and nothing is imported before the environment is that of the worker.
+# A new process runs this before it imports the main module. It sets the environment before it
+# imports anything, and sys.path before it imports cpool, which may be on that path only.
 _ATTACH = """
 import os, sys
 for name in set(os.environ).difference(environment) if is_whole else ():
@@ -247,7 +248,7 @@ child.report_failed_starts(is_first)
 
 
 class _WorkerAhead:
-    """Goes to a new process before its main module, with which the start may fail."""
+    """Sends the Worker to a new process before the main module is imported, which may fail."""
 
     def __init__(self, worker: Worker, path: list[str]) -> None:
         self.worker = worker
@@ -282,7 +283,7 @@ def _ends(worker: Worker) -> tuple[list[Any], int, int, bool]:
     context.assert_spawning(worker)
     popen: Any = context.get_spawning_popen()
     *fds, area, budget = worker.ends()
-    # A fork server's processes do not inherit our mask.
+    # Children of the fork server do not inherit our signal mask.
     unblocks = _launch.blocks_sigpipe and popen.method == "spawn"
     return [reduction.DupFd(fd) for fd in fds if fd >= 0], area, budget, unblocks
 

@@ -1,8 +1,8 @@
-"""`forward_logs=True` in a worker: what it logs goes to the parent, whose handlers handle it.
+"""`forward_logs=True` in a worker: sends log records to the parent, whose handlers handle them.
 
-A record travels as plain values in datagrams of one socket that all workers share. So records
-arrive whole, those of a worker in the order in which it logged them, and a worker that dies takes
-none along.
+A record is sent as plain values in datagrams over one socket that all workers share. So records
+arrive complete, those of one worker arrive in order, and a worker that dies loses none that it has
+sent.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .._base.stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-    # The level of all loggers together, and of each by its name ("": the root) its level, whether
-    # it propagates, and whether it is disabled.
+    # The level that logging.disable() has set; and for each logger, by its name ("": the root), its
+    # level, whether it propagates, and whether it is disabled.
     Levels = tuple[int, dict[str, tuple[int, bool, bool]]]
 
 # Before each part of a record: the pool's token, the pid, the number of the record in its process,
 # the number of the part, and how many parts there are.
 HEADER = struct.Struct("=16sIQII")
 _PART = 60_000  # bytes of a record in a datagram
-_LOOK_S = 0.2  # while there is no room: how often to see whether the parent is there
+_LOOK_S = 0.2  # while the socket is full: time between checks that the parent is alive
 
 _PLAIN = (str, int, float, bool, type(None), bytes, complex)
-_DEEPEST = 20  # levels of lists and the like in an attribute
+_DEEPEST = 20  # levels of nested containers in an attribute
 
 
 def levels() -> Levels:
-    """What the loggers of this process let through."""
+    """The current levels of the loggers of this process."""
     found = {"": (logging.root.level, False, logging.root.disabled)}
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger):
@@ -45,7 +45,7 @@ def levels() -> Levels:
 
 
 class _Process:
-    """Which process this is: its pid, and when it started, since another may get the pid."""
+    """Identifies this process: by its pid and its start time, since pids are reused."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -61,13 +61,13 @@ class _Process:
             return b"", b""
 
     def is_alive(self) -> bool:
-        """Does it still run? In any process."""
+        """Does the process still run? May be called in any process."""
         try:
             os.kill(self._pid, 0)
         except ProcessLookupError:
             return False
         except OSError:
-            pass  # it is there
+            pass  # it exists
         state, started = self._stat()
         return state not in (b"Z", b"X") and started in (self._started, b"")
 
@@ -75,7 +75,7 @@ class _Process:
 class Forwarding:
     """What a worker needs to forward its records: the socket, and the parent's levels.
 
-    `here` is the parent's end, which a forked worker has as well.
+    `here` is the parent's end of the socket, which a forked worker inherits.
     """
 
     def __init__(self, there: socket.socket, here: socket.socket | None, token: bytes) -> None:
@@ -97,7 +97,7 @@ class Forwarding:
         logging.root.manager.disable, found = self._levels
         for name, (level, propagates, disabled) in found.items():
             logger = logging.getLogger(name)
-            logger.handlers[:] = []  # those that a fork has copied, or the main module has set
+            logger.handlers[:] = []  # inherited by fork, or set by the main module
             logger.setLevel(level)
             logger.propagate, logger.disabled = propagates, disabled
             if not propagates:
@@ -138,10 +138,10 @@ class _Forwarder(logging.Handler):
             self._send_part(head + data[start : start + _PART])
 
     def _send_part(self, data: bytes) -> None:
-        """Send it once there is room, unless the parent is gone: then nobody would ever read it.
+        """Send it once the socket has room; give up if the parent has died.
 
-        The socket does not say so while another process, such as a copy of the parent, still has
-        the end that is read.
+        The socket reports no error while another process, such as a fork of the parent, still has
+        the reading end open.
         """
         while not self._is_alone:
             with contextlib.suppress(BlockingIOError):
@@ -153,7 +153,7 @@ class _Forwarder(logging.Handler):
 
 
 def _plain_value(value: Any, depth: int) -> Any:
-    """The value, of plain types; what is none of these is its repr()."""
+    """The value, converted to plain types; a part of any other type becomes its repr()."""
     kind = type(value)
     if kind in _PLAIN:
         return value

@@ -1,9 +1,9 @@
 """Start methods: the default context of a pool, and the Popen class of each method.
 
 On Linux a pool forks unless the program chose a start method, whatever the interpreter's default.
-From 3.14 on that default is another method, and whoever asks multiprocessing for it (a Queue, a
-ThreadPool) fixes it: multiprocessing's state is then the same as after `set_start_method()`. Only
-whether `set_start_method()` has run tells the two apart.
+From 3.14 on the default is another method. Anything that asks multiprocessing for the default (a
+Queue, a ThreadPool) fixes it, and leaves multiprocessing in the same state as `set_start_method()`
+does. To tell the two apart, this module finds out whether `set_start_method()` has run.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def _may_have_run(function: Any) -> bool:
     """False if the function has certainly not run in this process.
 
     CPython 3.13 and later replace a function's first instruction when the function first runs,
-    under a tracer too. Where the interpreter does not (this function itself is the probe), or only
-    for some threads (without the GIL), the answer is True.
+    under a tracer too. Returns True where the interpreter does not do so (tested on this function
+    itself), or does so for some threads only (without the GIL).
     """
     code = getattr(function, "__code__", None)
     if code is None or "t" in sys.abiflags:
@@ -72,11 +72,12 @@ def popen_factory(
     place: Place,
     environment: dict[str, str | None] | None,
 ) -> Callable[[BaseProcess], Popen]:
-    """To be set as `_Popen` of the worker's Process object, which calls it to start.
+    """A function to set as `_Popen` of the worker's Process object, which calls it in start().
 
-    `environment`: what the worker changes in its environment, where it starts afresh before any
-    import. `is_first`: no worker of the pool was ever ready, so that a start that fails may never
-    succeed. `place`: where it runs, which a process that starts afresh has to know early.
+    `environment`: the environment variables that the worker sets (None deletes one); with spawn and
+    forkserver it sets them before any import. `is_first`: no worker of the pool was ever ready, so
+    that a failed start may mean that no start can succeed. `place`: its CPUs and thread limit,
+    which with spawn and forkserver it needs before any import.
     """
     if method == "fork":
         return lambda process: ForkPopen(process, worker, around)

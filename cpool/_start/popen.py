@@ -47,17 +47,17 @@ def _keeping_the_tracker() -> AbstractContextManager[None]:
 
 _hooks = threading.RLock()
 
-# An import of concurrent.futures takes milliseconds, unless it waits for the program's code.
+# Importing concurrent.futures takes milliseconds, unless it waits for code of the program.
 _IMPORT_S = 0.1
 
 
 @contextmanager
 def hooks_stay(wait: float) -> Iterator[None]:
-    """No worker is forked meanwhile, or no hooks of forks are registered.
+    """Keeps forks of workers and the registration of fork hooks from overlapping.
 
-    In the middle of a fork on another thread, the second half of new hooks would run without the
-    first: logging would release a lock that it does not have. Waits for the other side for so many
-    seconds at most, since both may be held up by code of the program.
+    If hooks were registered during a fork on another thread, the after-fork hook would run without
+    its before-fork hook: logging would release a lock that it does not hold. Waits at most `wait`
+    seconds for the other side, which code of the program may hold up.
     """
     has_it = _hooks.acquire(timeout=wait)
     try:
@@ -74,7 +74,7 @@ class Popen(popen_fork.Popen):
         self._worker = worker
         super().__init__(process)
 
-    sentinel = -1  # copied by Process.start(); see _LazySentinel
+    sentinel = -1  # Process.start() copies this; see _LazySentinel
 
     def open_sentinel(self) -> int:
         """A descriptor that becomes readable when the process has ended."""
@@ -86,7 +86,7 @@ class Popen(popen_fork.Popen):
 
     @property
     def is_leaving(self) -> bool:
-        """Has the worker run its last task, while something delays its exit?"""
+        """Has the worker run its last task, but not exited yet?"""
         return self._worker.is_leaving
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
@@ -101,7 +101,7 @@ class Popen(popen_fork.Popen):
         return self.returncode
 
     def _send_signal(self, sig: int) -> None:
-        # By the extension, which knows whether the pid still belongs to this process.
+        # The extension knows whether the pid still belongs to this process.
         if self.returncode is None:
             self._worker.kill(sig)
 
@@ -125,10 +125,10 @@ class ForkPopen(Popen):
 
 
 class _LazySentinel:
-    """`_sentinel` of all Process objects: that of a pool's worker is opened when somebody reads it.
+    """`_sentinel` of all Process objects; opens the sentinel of a pool's worker when it is read.
 
     `Process.start()` sets the attribute, which `Process.sentinel` returns. Hundreds of workers
-    would run out of descriptors if each had one that hardly any program asks for.
+    might run out of descriptors if each had one, and hardly any program reads it.
     """
 
     def __get__(self, process: BaseProcess | None, owner: object = None) -> Any:
@@ -155,11 +155,11 @@ BaseProcess._sentinel = _LazySentinel()  # type: ignore[attr-defined]
 
 
 def after_fork_in_child() -> None:
-    """A forked process has copies of the parent's pools, but no workers."""
+    """In a forked child, which has copies of the parent's pools: forget the parent's workers."""
     if not _core._after_fork_in_child():
         return
     _hooks._at_fork_reinit()  # type: ignore[attr-defined]
-    # Or multiprocessing would terminate and join the parent's workers when this process exits.
+    # Otherwise multiprocessing would terminate and join them when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
 
@@ -171,8 +171,8 @@ os.register_at_fork(after_in_child=after_fork_in_child)
 def started_together() -> Iterator[Callable[[BaseProcess], None]]:
     """Yields a function that starts a process without polling the processes started before.
 
-    `Process.start()` polls all children, and after a fork each page that polling writes to is
-    copied. `active_children()` shows the new processes after the last start.
+    `Process.start()` polls all children, and polling writes to pages that a fork shares, which
+    copies them. `active_children()` includes the new processes only after the block ends.
     """
     children = _process._children  # type: ignore[attr-defined]
     started: list[BaseProcess] = []
@@ -197,11 +197,11 @@ _FORK_WARNING = (
 
 
 def warn_of_threads(own: int) -> None:
-    """Warn as os.fork() does in multiprocessing's own Popen, from 3.12 on, after each fork.
+    """After a fork, from 3.12 on: warn about other threads, as os.fork() does in multiprocessing.
 
-    After the fork, since libraries such as OpenBLAS end their threads in handlers of the fork.
-    `own` is the number of this pool's threads. If warnings are errors, the warning is raised from
-    3.15 on; os.fork() drops such an error before.
+    Counted after the fork, since libraries such as OpenBLAS end their threads in fork handlers.
+    `own` is the number of this pool's threads. If warnings are errors, this raises from 3.15 on;
+    before that it drops the error, as os.fork() does.
     """
     if sys.version_info < (3, 12) or _count_threads() - own <= 1:
         return
@@ -217,7 +217,7 @@ def warn_of_threads(own: int) -> None:
 
 
 def _count_threads() -> int:
-    """The kernel's number, which includes threads of libraries; or Python's."""
+    """The kernel's number, which includes threads of libraries; if unknown, Python's number."""
     try:
         with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
             return int(file.read().rpartition(")")[2].split()[17])

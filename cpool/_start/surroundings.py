@@ -1,4 +1,4 @@
-"""What the code of a thread finds around it, and a forked worker inherits."""
+"""The state of a thread that a forked worker inherits, and the environment of workers."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 
 def check_environment(environment: Any, index: int) -> dict[str, str | None] | None:
-    """The variables of the worker with this index, of a dict or a function of the index.
+    """The environment variables of one worker; `environment` is a dict or a function.
 
-    None as a value deletes the variable. Raises `TypeError` for anything else, and what the
-    function raises.
+    The function takes the worker's index and returns a dict. A value of None deletes the variable.
+    Raises `TypeError` for anything else, and whatever the function raises.
     """
     if environment is None:
         return None
     found = environment(index) if callable(environment) else environment
     if not isinstance(found, Mapping):
-        raise TypeError(f"env must be a dict, or a function that returns one, not {found!r}")
+        raise TypeError(f"env must be a dict or a function that returns a dict, not {found!r}")
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, (str, type(None))):
             raise TypeError(
-                f"env has strings, and None for what is deleted, not {name!r}: {value!r}"
+                f"env must map a str to a str, or to None to delete it, not {name!r} to {value!r}"
             )
     return dict(found)
 
 
 def import_first(names: str | Iterable[str], context: Any) -> tuple[str, ...]:
-    """Import modules before workers start: here, if these are forked, or in the fork server.
+    """Import modules before workers start: in this process for fork, or in the fork server.
 
-    Returns the names that each worker imports: those that the server may have missed, since it has
-    run before. Raises `ImportError` for a module that there is not.
+    Returns the names that each worker has to import itself: under spawn all, and under forkserver
+    too, as the server may be running already. Raises `ImportError` if a module does not exist.
     """
     modules = (names,) if isinstance(names, str) else tuple(names)
     for name in modules:
         if not isinstance(name, str):
-            raise TypeError(f"preload has names of modules, not {name!r}")
+            raise TypeError(f"preload must be names of modules (str), not {name!r}")
     if not modules:
         return ()
     method = context.get_start_method()
@@ -65,29 +65,28 @@ def import_first(names: str | Iterable[str], context: Any) -> tuple[str, ...]:
 
 
 class Surroundings:
-    """Context variables, the decimal context and numpy's error state, as they are now.
+    """A snapshot of the context variables, the decimal context and numpy's error state.
 
-    A worker is forked by whichever thread notices that one is missing: in the middle of a
-    `localcontext()`, or a thread of the pool. Each worker starts with what the thread had that
-    made the pool.
+    Any thread that notices a missing worker forks the new one: perhaps within a `localcontext()`,
+    or a thread of the pool. Each worker starts with the state of the thread that made the pool.
     """
 
     def __init__(self) -> None:
-        # Modules that make the pool while they are imported: workers have them as far as they are.
+        # If the pool is made during the import of modules: workers use these partly initialized.
         self.kept = set(importing.imported_here())
         self._context = _core._copy_context()
         decimal = getattr(sys.modules.get("decimal"), "__dict__", {})
         if "setcontext" in decimal and "getcontext" in decimal:
             # The thread may change its decimal context in place.
             self._context.run(decimal["setcontext"], decimal["getcontext"]().copy())
-        # Before numpy 2 the error state belongs to the thread.
+        # Before numpy 2 each thread has an error state.
         numpy = getattr(sys.modules.get("numpy"), "__dict__", {})
         self._numpy_errors: Any = None
         if "geterrobj" in numpy and "seterrobj" in numpy:
             self._numpy_errors = list(numpy["geterrobj"]())  # seterr() changes that list
 
     def run(self, func: Callable[..., None], *args: Any) -> None:
-        """Call func in a forked worker."""
+        """In a forked worker: restore the snapshot and call func."""
         importing.forget_others(self.kept)
         if self._numpy_errors is not None:
             sys.modules["numpy"].seterrobj(self._numpy_errors)

@@ -131,7 +131,7 @@ def test_a_worker_that_cannot_be_interrupted(monkeypatch: pytest.MonkeyPatch) ->
         text = eventually(
             lambda: shown in (found := dumped(pool)) and " has not" in found and found
         )
-        assert text.endswith("  (it has not told its stack)\n")
+        assert text.endswith("  (it did not report its stack in time)\n")
         assert time.monotonic() - began < DEADLINE
 
 
@@ -314,7 +314,7 @@ def test_a_task_may_close_all_descriptors(gate: Gate, tmp_path: Path) -> None:
     with Pool(1) as pool:
         result = pool.apply_async(close_and_open_another, (gate, str(path)))
         gate.arrived()
-        assert "(it has not told its stack)" in dumped(pool)
+        assert "(it did not report its stack in time)" in dumped(pool)
         gate.open()
         result.get(DEADLINE)
     assert path.read_text() == "precious"

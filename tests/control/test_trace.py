@@ -257,7 +257,7 @@ def test_nothing_is_traced(tmp_path: Path) -> None:
 def test_what_cannot_be_done(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), cpool.trace(tmp_path / "no" / "run.json"):
         pass
-    again = pytest.raises(RuntimeError, match="being traced already")
+    again = pytest.raises(RuntimeError, match="already being traced")
     with cpool.trace(tmp_path / "one.json"), again:
         cpool.trace(tmp_path / "two.json").start()
     assert checked(tmp_path / "one.json") == []

@@ -68,11 +68,11 @@ def test_a_worker_that_takes_a_place_runs_there(make_pool: Any) -> None:
 @pytest.mark.parametrize(
     ("bad", "text"),
     [
-        ([], "must name a CPU for each worker"),
-        ([[]], "must name a CPU for each worker"),
+        ([], "must have at least one CPU for each worker"),
+        ([[]], "must have at least one CPU for each worker"),
         ("all", 'must be a list of CPUs or "auto"'),
-        ([10**6], "is none of the CPUs of this process"),
-        ([[-1]], "is none of the CPUs of this process"),
+        ([10**6], "is not among the CPUs of this process"),
+        ([[-1]], "is not among the CPUs of this process"),
     ],
 )
 def test_bad_cpus(bad: Any, text: str) -> None:

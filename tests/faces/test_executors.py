@@ -123,7 +123,7 @@ def test_calls_at_the_exit_and_in_a_forked_process_are_refused(kind: Any, tmp_pa
     done = scripts.run(scripts.write(tmp_path, LATE.format(kind.__name__)))
     refused = "cannot schedule new futures "
     assert [line.removeprefix(refused) for line in done.stdout.splitlines()] == [
-        "in a forked process: the executor is its parent's",
+        "in a forked process: the executor belongs to its parent",
         *["after interpreter shutdown"] * 3,
     ], done.stderr
 
