@@ -153,7 +153,7 @@ py_stack_watch(PyObject *module, PyObject *arg)
         PyErr_SetString(PyExc_RuntimeError, "this process is no worker");
         return NULL;
     }
-    atomic_store(&here.row, NULL); /* the row is of our forking parent */
+    atomic_store(&here.row, NULL); /* the row of the process that forked us */
     if (fstat((int)fd, &file) != 0
         || sigaction(CP_STOP_SIGNAL, NULL, &before) != 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
