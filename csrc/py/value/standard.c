@@ -205,8 +205,8 @@ follow(PyObject *module_name, PyObject *name)
     return found;
 }
 
-/* Is it the method that the standard library has for this class, and is the class
- * no subclass in another module? A function that a program has put in the
+/* Is it the method that the standard library has for this class, and is the
+ * class no subclass in another module? A function that a program has put in the
  * method's place has the globals of another module. */
 static bool
 is_own_method(const struct py_state *state, PyTypeObject *type,
