@@ -130,7 +130,7 @@ py_put_keys(struct py_writer *w, PyObject *const *keys, Py_ssize_t n)
     if (r == OTHER_KIND) {
         w->out->end = w->out->start + before;
         py_seen_forget(&w->seen, seen);
-        w->calls++; /* filling sets and dicts calls these */
+        w->calls++; /* decoding calls __hash__() and __eq__() */
         r = py_put_inner(w, keys, n, true);
         w->calls--;
     }
@@ -349,7 +349,7 @@ put_gathered_sets(struct py_writer *w, int tag, Py_ssize_t n,
 {
     struct py_open open;
     py_writer_open(w, &open, n, tag == TAG_SET ? NOT_FILLED : NOT_MADE);
-    w->calls++; /* filling sets calls these */
+    w->calls++; /* decoding calls __hash__() and __eq__() */
     int r = py_writer_reserve(w, 1 + SIZE_ROOM * (size_t)n);
     if (r == 1) {
         py_writer_add_byte(w, (unsigned)tag);
@@ -641,7 +641,7 @@ put_set(struct py_writer *w, PyObject *obj, int tag)
         py_writer_open(w, &open, 1, NOT_MADE);
     }
     int r = fits ? add_head(w, tag, n) : 0;
-    w->calls++; /* filling sets calls these */
+    w->calls++; /* decoding calls __hash__() and __eq__() */
     r = r == 1 ? py_put_inner(w, items, n, true) : r;
     w->calls--;
     w->open = outer;
