@@ -432,8 +432,8 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         default: break;
     }
     if (n >= REPEATS_FROM && py_repeats_are_likely(items, n)) {
-        /* In runs that are encoded alone, each chunk would get its own copy of
-         * a repeated object: leave that to pickle. Members of an Enum are never
+        /* If chunks are encoded alone, each one has its own copy of a repeated
+         * object, which takes time to make. Members of an Enum are never
          * copied. */
         return w->alone && tag == TAG_OBJECT && !py_plan_is_member(w, items[0])
                    ? 0
