@@ -79,9 +79,9 @@ int cp_test_fork(void);
 /* Wait for this child: its exit code, negative for a signal. */
 int cp_test_reap(int pid);
 
-/* In a loop that waits for another thread or process: let it run. Who calls
- * sched_yield() all the time may get no processor for minutes on a busy machine,
- * since Linux 6.18 counts each yield as time used. */
+/* For a loop that waits for another thread or process: let that one run. A
+ * thread that calls sched_yield() all the time may get no processor for minutes
+ * on a busy machine, since Linux 6.18 counts each yield as time used. */
 void cp_test_let_others_run(void);
 
 /* Start a thread, which cannot fail; join a thread, for its return value. */

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-static struct lone *the; /* callbacks have no argument for the test's pointer */
+static struct lone *the; /* callbacks get no pointer to the test's struct */
 
 static void
 on_hello(struct cp_worker *w)

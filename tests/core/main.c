@@ -14,8 +14,8 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A test that takes longer hangs. The slowest takes two seconds, but twenty under
- * a sanitizer on a busy machine. */
+/* A test that takes longer counts as hung. The slowest one takes two seconds,
+ * but twenty under a sanitizer on a busy machine. */
 #define DEADLINE_SECONDS 120
 
 static struct cp_test *first;

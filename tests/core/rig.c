@@ -38,7 +38,8 @@ rig_open_starting(struct rig *rig, uint32_t n, enum start start)
     rig_fill(rig);
 }
 
-/* Of the next worker of an elastic pool: the first that tasks wait for, or that is free. */
+/* The index for the next worker of an elastic pool: of a missing worker for
+ * which tasks wait, or else the first free one. */
 static uint32_t
 free_index(struct rig *rig)
 {
@@ -140,10 +141,11 @@ rig_release(struct rig *rig)
     CHECK_EQ(counts.pending, 0);
     CHECK_EQ(counts.queued, 0);
     (void)rig_collect(rig);
-    /* The rig's reference, and the reference of the table of known callables. */
+    /* One reference is the rig's; the table of known callables may have another
+     * one. */
     CHECK(rig->func->refs == 1 || rig->func->refs == 2);
     cp_func_close(rig->pool, rig->func);
-    while (atomic_load(&rig->pool->refs) > 1) { /* a standby on its way out */
+    while (atomic_load(&rig->pool->refs) > 1) { /* a standby that is ending */
         cp_test_let_others_run();
     }
     cp_pool_unref(rig->pool);

@@ -24,31 +24,31 @@ enum op {
     OP_RAISE,      /* answer by CP_ERROR */
     OP_AGAIN,      /* the same, and ask for a retry unless it is the last try */
     OP_STOPS,      /* say "begun", then compute until it is asked to stop */
-    OP_STOPS_LATE, /* the same, and say "begun" again and pass the gate then */
+    OP_STOPS_LATE, /* the same; then say "begun" again, and wait for the gate */
     OP_BIG,        /* answer with arg bytes of pattern `index` */
     OP_LAST,       /* answer, and end after that */
     OP_LINGER,     /* the same, but only when let through the gate */
-    OP_LEAVE, /* answer, say that it leaves, and end when let through the gate */
-    OP_FUNC,  /* answer with the callable's bytes */
+    OP_LEAVE,  /* answer, send CP_LEAVE, and exit when let through the gate */
+    OP_FUNC,   /* answer with the callable's bytes */
     OP_SLOTS,  /* answer with the number of callables kept (uint32_t) */
     OP_PID,    /* answer with the worker's pid (int) */
     OP_DIE,    /* by signal arg */
     OP_EXIT,   /* with code arg */
-    OP_ORPHAN, /* die by SIGKILL; a process that it has forked keeps its pipes */
+    OP_ORPHAN, /* die by SIGKILL, while a forked child keeps the pipes */
     OP_HALF,   /* die half-way through an answer of arg bytes */
-    /* Yield arg values, the numbers from 0 (uint64_t); then answer with nothing. Where it is
-     * closed, say "begun" and answer. */
+    /* Yield arg values, the numbers from 0 (uint64_t); then answer with
+     * nothing. If the credit is closed, say "begun" and answer. */
     OP_YIELD,
-    OP_YIELD_DIE,  /* the same, and die by SIGKILL then */
+    OP_YIELD_DIE,  /* the same, then die by SIGKILL */
     OP_YIELD_FREE, /* the same as OP_YIELD, but without looking at the credit */
     /* violations of the protocol */
     OP_TWICE,     /* answer twice */
     OP_UNCLAIMED, /* answer an unclaimed task */
-    OP_KIND,      /* send a frame that goes down only */
+    OP_KIND,      /* send a frame of a kind that only the parent sends */
     OP_LENGTH,    /* announce an absurd length */
     OP_RUBBISH,   /* text into the result pipe */
     OP_BREAK,     /* send INIT_ERROR after HELLO */
-    OP_RING,      /* nonsense in the row's numbers */
+    OP_RING,      /* write nonsense into the numbers of the row */
     OP_CLOSE_TX,  /* close the result pipe, then wait at the gate */
     OP_CLOSE_RX,  /* close the task pipe, then wait at the gate */
 };
@@ -69,7 +69,7 @@ enum start {
     START_INIT_ERROR, /* its initializer fails */
     START_DIES,       /* before HELLO */
     START_WAITS,      /* in its initializer, at the gate */
-    START_CHOKES,     /* well, but dies of a big body while receiving it */
+    START_CHOKES,     /* well, but dies while it receives a big body */
 };
 
 #define RIG_RUNS 4096u
@@ -107,7 +107,8 @@ void rig_close(struct rig *rig);
 void rig_join(struct rig *rig);
 void rig_release(struct rig *rig);
 
-/* Fork one more worker: its pid, or 0 if the pool refuses the worker. */
+/* Fork one more worker. Returns its pid, or 0 if the pool refuses the
+ * worker. */
 int rig_fork(struct rig *rig);
 
 /* Fork the missing workers. */
@@ -119,7 +120,7 @@ struct batch {
     uint64_t n; /* the next index */
 };
 struct order *batch_add(struct batch *batch, enum op op, uint32_t arg);
-/* With len bytes of pattern `index` behind the order. */
+/* Add a task with len bytes of pattern `index` after the order. */
 struct order *batch_add_long(struct batch *batch, enum op op, uint32_t arg,
                              size_t len);
 /* Put the tasks added since the last put; fed ends the feed. */
@@ -127,11 +128,11 @@ void batch_put(struct batch *batch, struct cp_job *job, bool fed);
 
 struct cp_job *rig_job(struct rig *rig, uint32_t flags);
 
-/* A job of n such tasks. */
+/* A job of n tasks with this order. */
 struct cp_job *rig_put_job(struct rig *rig, uint32_t flags, enum op op, int n);
 
-/* A job that is still fed and has run n tasks: they were quick, so that workers
- * get many tasks ahead. */
+/* A job that is still being fed and has run n tasks. They were quick, so
+ * workers get many tasks ahead. */
 struct cp_job *rig_quick_job(struct rig *rig, struct batch *batch,
                              uint32_t flags, int n);
 
@@ -181,7 +182,7 @@ void rig_await_started(struct rig *rig);
 /* Wait until the driver sleeps. */
 void rig_await_asleep(struct rig *rig);
 
-/* Close all jobs that have ended: how many. */
+/* Close all jobs that have ended. Returns how many. */
 int rig_collect(struct rig *rig);
 
 /* rig_worker.c: the child's side. */

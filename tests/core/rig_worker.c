@@ -1,4 +1,5 @@
-/* The worker of the rig: does what its tasks order, nonsense included. */
+/* The worker of the rig: does what its tasks order, including violations of the
+ * protocol. */
 #include "os/fd.h"
 #include "link/serve.h"
 #include "cp_test.h"
@@ -138,8 +139,8 @@ die_half_way(struct worker *me, const struct cp_frame *task, uint32_t len)
     (void)raise(SIGKILL);
 }
 
-/* A process of which the pool knows nothing, as by fork() in a library: it has all
- * of our descriptors. */
+/* Leave a process behind of which the pool knows nothing, as a fork() in a
+ * library would: it has all of our descriptors. */
 static void
 leave_orphan(struct worker *me)
 {
@@ -182,8 +183,8 @@ yield(struct worker *me, const struct cp_frame *task)
     answer(me, task, CP_RESULT, NULL, 0);
 }
 
-/* What breaks the protocol. The parent has to kill us for it: the task never
- * ends in another way. */
+/* Violate the protocol. The parent has to kill this worker for it: the task
+ * never ends in another way. */
 static _Noreturn void
 break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
 {
@@ -202,7 +203,7 @@ break_rules(struct worker *me, const struct cp_frame *task, uint32_t op)
             memset(me->w->row->ring, 0x5a, CP_RING);
             atomic_store(&me->w->row->committed,
                          atomic_load(&me->w->row->flushed) + 1000);
-            (void)raise(SIGKILL); /* the ring is looked at now */
+            (void)raise(SIGKILL); /* the parent looks at the ring now */
             break;
         case OP_CLOSE_TX: (void)close(me->s.tx); break;
         default: CHECK(false);

@@ -1,4 +1,4 @@
-/* The board's rows: claims and the out ring, also across processes. */
+/* The board's rows: claims and the result ring, also between processes. */
 #include "link/board.h"
 #include "base/clock.h"
 #include "os/fd.h"
@@ -19,7 +19,7 @@ open_row(void)
 }
 
 /* A stream of bytes that repeats only after four rings, so that overwritten
- * bytes show. At least one more ring of bytes follows any offset. */
+ * bytes are noticed. At least one more ring of bytes follows any offset. */
 static const uint8_t *
 bytes_at(uint64_t offset)
 {
@@ -228,7 +228,7 @@ TEST(board_peek_survives_nonsense)
 }
 
 /* A writer in its own process that never stops: it puts answers into the ring,
- * and now and then sends one past the ring, as for a big answer. */
+ * and from time to time sends one past the ring, like a big answer. */
 static _Noreturn void
 write_for_ever(struct cp_row *row)
 {

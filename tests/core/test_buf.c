@@ -80,8 +80,8 @@ TEST(buf_reset_frees_only_memory_above_keep)
     CHECK(buf.data == NULL);
 }
 
-/* Against a simple model: one number counts the bytes put, another the bytes
- * consumed; the byte at place n is a function of n. */
+/* Compared with a simple model: one number counts the bytes put, another the
+ * bytes consumed; the byte at position n is a function of n. */
 TEST(buf_hands_its_memory_over)
 {
     struct cp_buf buf = {0};

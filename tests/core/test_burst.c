@@ -1,8 +1,9 @@
 /*
- * Tasks submitted one by one while the driver sleeps: what they wake.
+ * Tasks submitted one by one while the driver sleeps: which threads and workers
+ * they wake.
  *
- * The test itself is the driver and claims to sleep. The test also sets the time at
- * which a worker began, where that time decides.
+ * The test itself plays the driver, and claims to sleep. If the time at which a
+ * worker began matters, the test sets that time too.
  */
 #include "pool/state.h"
 #include "cp_test.h"
@@ -59,7 +60,7 @@ open_burst(struct burst *b)
     CHECK_EQ(b->busy->in_flight, 1);
     CHECK_EQ(b->idle->in_flight, 0);
     while (atomic_load(&b->idle->row->got) < atomic_load(&b->idle->row->sent)) {
-        cp_test_let_others_run(); /* one that has not read is given nothing */
+        cp_test_let_others_run(); /* a worker that has not read gets nothing */
     }
     atomic_store(&b->busy->row->since, cp_now() + 3600 * CP_SECOND);
 }
@@ -125,7 +126,7 @@ TEST(burst_many_tasks_are_flushed_at_once)
     close_burst(&b);
 }
 
-/* Reasons why the driver may not flush soon: each alone is enough. */
+/* Reasons why the driver may not flush soon. Each of them is enough. */
 enum hindrance {
     AWAKE,
     NO_TICK,
@@ -169,7 +170,8 @@ TEST(burst_flush_for_an_idle_worker_is_not_left_to_a_late_driver)
     }
 }
 
-/* Submitting wakes the driver only if it sleeps for longer than it may now. */
+/* Submitting wakes the driver only if it sleeps for longer than it should
+ * now. */
 TEST(burst_driver_without_a_tick_is_woken_by_a_second_task)
 {
     struct burst b;

@@ -17,7 +17,7 @@ begun_job(struct rig *rig, uint32_t flags, enum op op, int more)
         batch_add(&batch, OP_ECHO, 0)->flags |= ORDER_COUNT;
     }
     batch_put(&batch, job, true);
-    (void)rig_wait(rig, NULL, cp_now()); /* write what waits for the driver */
+    (void)rig_wait(rig, NULL, cp_now()); /* flush deferred output */
     rig_await_begun(rig, 1);
     return job;
 }
@@ -31,7 +31,8 @@ check_cancelled(struct cp_job *job)
     cp_job_close(job);
 }
 
-/* What runs is killed, what waits is withdrawn, and another job loses nothing. */
+/* Running tasks are killed, waiting tasks are withdrawn, and another job loses
+ * nothing. */
 TEST(cancel_kills_what_runs_and_nothing_else)
 {
     struct rig rig;
@@ -75,9 +76,10 @@ put_long(struct rig *rig, enum op op)
     return job;
 }
 
-/* The answer is in the ring: the task is through, and its worker runs another's. The
- * tasks of this callable are known to be short, so the worker is sent more than one: it
- * has two to read, and answers the first without writing to the pipe. */
+/* The answer is in the ring: the task has finished, and its worker runs a task
+ * of another job. The tasks of this callable are known to be short, so the
+ * worker is sent more than one: it has two to read, and answers the first
+ * without writing to the pipe. */
 TEST(cancel_of_a_task_that_is_through)
 {
     struct rig rig;
@@ -86,7 +88,7 @@ TEST(cancel_of_a_task_that_is_through)
     rig.func->avg_ns = 0;
     struct cp_job *first = put_long(&rig, OP_GATE);
     rig_await_begun(&rig, 1);
-    /* However slow this thread is, the worker does not pass for stuck. */
+    /* However slow this thread is, the worker must not count as stuck. */
     atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
     struct cp_job *job = put_long(&rig, OP_QUIET);
     struct cp_job *last = put_long(&rig, OP_GATE);
@@ -94,7 +96,7 @@ TEST(cancel_of_a_task_that_is_through)
     rig_await_begun(&rig, 1);
     struct cp_worker *w = rig.pool->workers;
     cp_lock_acquire(&rig.pool->lock);
-    CHECK(cp_worker_recv(w) >= 0); /* the answer of the first is in the pipe */
+    CHECK(cp_worker_recv(w) >= 0); /* the first answer is in the pipe */
     CHECK_EQ(w->in_flight, 2);
     cp_lock_release(&rig.pool->lock);
     CHECK(!cp_job_stop(job, true));
@@ -107,7 +109,7 @@ TEST(cancel_of_a_task_that_is_through)
     rig_close(&rig);
 }
 
-/* Its callbacks are run, and a thread that waits goes on. */
+/* The callbacks of the job are run, and a thread that waits goes on. */
 TEST(cancel_of_a_job_with_callbacks)
 {
     struct rig rig;
@@ -173,7 +175,8 @@ check_next(struct cp_job *job, uint64_t index, enum cp_outcome outcome)
     cp_result_free(result);
 }
 
-/* The failure comes next after what is there, though results before it are missing. */
+/* The failure comes right after the results that are there, even if results
+ * before it are missing. */
 TEST(cancel_by_the_first_failure)
 {
     struct rig rig;
@@ -224,7 +227,8 @@ TEST(cancel_by_the_first_failure_of_a_worker)
     rig_close(&rig);
 }
 
-/* Two threads cancel and complete: one outcome each. */
+/* Two threads cancel and complete the job at the same time: there is one
+ * outcome for each task. */
 TEST(cancel_races_with_the_end)
 {
     struct rig rig;

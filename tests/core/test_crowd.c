@@ -1,7 +1,7 @@
 /*
- * Many threads share one job: each result is given out once, one thread at a time
- * decodes, one becomes the user. A feeder and the standby thread run beside them,
- * and each thread has jobs of its own.
+ * Many threads share one job: each result is given out once, one thread at a
+ * time decodes, and one thread's `user` is set. A feeder and the standby thread
+ * run beside them, and each thread has jobs of its own.
  */
 #include "pool/state.h"
 #include "cp_test.h"
@@ -92,8 +92,8 @@ feed(void *arg)
         while (n-- > 0 && batch.n < TASKS) {
             (void)batch_add(&batch, OP_ECHO, 0);
         }
-        /* An ended job takes no user: if threads start slowly, the job could be
-         * done before the first of them asks. */
+        /* A job that has ended takes no `user`: if threads start slowly, the
+         * job could be done before the first of them asks. */
         while (batch.n == TASKS && atomic_load(&crowd->users) == 0) {
             cp_test_let_others_run();
         }

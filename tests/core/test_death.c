@@ -80,9 +80,9 @@ TEST(death_for_breaking_the_rules)
     check_lost(OP_CLOSE_TX, 0, -SIGKILL);
 }
 
-/* ---- a process holds the pipes of a worker that is dead ---- */
+/* ---- another process holds the pipes of a dead worker ---- */
 
-/* Its end shows in no pipe: the driver looks at the process now and then. */
+/* No pipe shows the death: the driver probes the process from time to time. */
 TEST(death_is_seen_though_a_process_holds_the_pipes)
 {
     struct rig rig;
@@ -101,8 +101,8 @@ let_one_through(struct cp_result *result, struct rig *rig)
     rig_let_through(rig, 1);
 }
 
-/* The same while nobody waits for the pool but the standby thread, which slept without
- * a deadline when the task came. */
+/* The same while only the standby thread waits for the pool, which slept
+ * without a deadline when the task came. */
 TEST(death_is_seen_by_the_standby_though_a_process_holds_the_pipes)
 {
     struct rig rig;
@@ -129,7 +129,7 @@ TEST(death_is_seen_by_the_standby_though_a_process_holds_the_pipes)
     rig_close(&rig);
 }
 
-/* It was told to end, and somebody waits for that. */
+/* The worker was told to end, and a thread waits for that. */
 TEST(death_is_seen_at_the_end_though_a_process_holds_the_pipes)
 {
     struct rig rig;
@@ -147,7 +147,7 @@ TEST(death_is_seen_at_the_end_though_a_process_holds_the_pipes)
     rig_release(&rig);
 }
 
-/* While a task takes long, looking at its process costs no wake-ups to speak of. */
+/* While a task takes long, probing its process causes almost no wake-ups. */
 TEST(death_is_looked_for_seldom)
 {
     struct rig rig;
@@ -167,9 +167,9 @@ TEST(death_is_looked_for_seldom)
     rig_close(&rig);
 }
 
-/* ---- somebody else reaps ---- */
+/* ---- the program reaps the worker ---- */
 
-/* The program waits for any child, and gets our worker. */
+/* The program waits for any child, and reaps our worker. */
 TEST(death_reaped_by_the_program)
 {
     struct rig rig;
@@ -182,7 +182,7 @@ TEST(death_reaped_by_the_program)
     rig_close(&rig);
 }
 
-/* The same while the worker was busy, and its pid is another child's by now. */
+/* The same while the worker was busy, and another child has its pid by now. */
 TEST(death_of_a_worker_whose_pid_is_anothers)
 {
     struct rig rig;
@@ -202,7 +202,7 @@ TEST(death_of_a_worker_whose_pid_is_anothers)
         }
     }
     rig.pool->workers->proc.pid =
-        other; /* as it would be, the numbers used up */
+        other; /* as if the kernel had reused the number */
     rig.pool->workers->proc.birth.value--;
     CHECK_EQ(rig_wait(&rig, job, CP_NEVER), CP_WAIT_READY);
     rig_check_lost(cp_job_take(job), 0, CP_EXIT_UNKNOWN);
@@ -528,8 +528,8 @@ TEST(death_of_a_big_callable_again_and_again)
     }
 }
 
-/* The worker stops reading, but goes on with its task: tasks sent to it since go to
- * another worker, and its answer counts. */
+/* The worker stops reading, but goes on with its task. Later tasks go to
+ * another worker, and the answer of the first worker counts. */
 TEST(death_of_a_worker_that_stops_reading)
 {
     struct rig rig;
@@ -590,8 +590,8 @@ TEST(death_of_old_age_loses_nothing)
     rig_close(&rig);
 }
 
-/* The same with tasks that are next in line again and again when a worker ends:
- * that does not count against them. */
+/* The same with tasks that are next in line each time when a worker ends: that
+ * does not count against them. */
 TEST(death_of_old_age_does_not_count_against_other_tasks)
 {
     struct rig rig;
@@ -635,8 +635,8 @@ TEST(death_that_is_overdue_is_not_waited_for)
     rig_release(&rig);
 }
 
-/* A worker says that it leaves, and does not exit: another worker takes its tasks at
- * once, big ones too. */
+/* A worker sends CP_LEAVE, and does not exit: another worker takes its tasks at
+ * once, including big ones. */
 TEST(death_that_is_announced_costs_no_time)
 {
     static const size_t sizes[] = {0, 300000};
@@ -662,7 +662,8 @@ TEST(death_that_is_announced_costs_no_time)
     }
 }
 
-/* The only worker says that it leaves: after a while another one takes its place. */
+/* The only worker sends CP_LEAVE: after a while another worker takes its
+ * place. */
 TEST(death_that_is_announced_and_does_not_come)
 {
     struct rig rig;

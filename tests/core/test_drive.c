@@ -285,8 +285,9 @@ TEST(drive_standby_works_alone)
     rig_close(&rig);
 }
 
-/* A thread that must not wait glances, with the standby in the seat at first: what it finds
- * is its own to see to, and the helper is not told. */
+/* A thread that must not wait glances, while the standby has the seat at first.
+ * The glancing thread has to handle what it finds, and the helper is not
+ * told. */
 TEST(drive_a_glance_finds_an_answer)
 {
     struct rig rig;
@@ -297,7 +298,7 @@ TEST(drive_a_glance_finds_an_answer)
     struct cp_job *job = rig_put_job(&rig, 0, OP_ECHO, 1);
     int teller;
     bool found = cp_job_tell(job, &teller) == 0;
-    while (!found) { /* a glance on a busy machine is in vain */
+    while (!found) { /* on a busy machine, a glance may be in vain */
         found = cp_pool_glance(rig.pool) || atomic_load(&job->done);
     }
     struct cp_job *each = cp_pool_next_each(rig.pool);
@@ -362,7 +363,7 @@ TEST(drive_standby_gives_way)
         cp_test_let_others_run();
     }
     rig_finish(&rig, job, 1);
-    /* The standby thread notices the end by itself, too. */
+    /* The standby thread also notices the end by itself. */
     cp_pool_close(rig.pool);
     struct cp_counts counts;
     do {
@@ -418,8 +419,8 @@ TEST(drive_standby_drives_a_late_worker)
     rig_close(&rig);
 }
 
-/* The last job of a closed pool ends, and no worker is left: so does the standby
- * thread. */
+/* The last job of a closed pool ends, and no worker is left: the standby thread
+ * ends, too. */
 TEST(drive_standby_ends_with_the_last_job)
 {
     struct rig rig;

@@ -40,7 +40,7 @@ TEST(elastic_grows_while_work_waits)
     rig_close(&rig);
 }
 
-/* Nobody is in a call of the pool, but for who starts workers. */
+/* No thread is in a call of the pool, except the one that starts workers. */
 TEST(elastic_work_is_seen_by_the_standby)
 {
     struct rig rig;
@@ -89,7 +89,7 @@ TEST(elastic_idle_workers_are_seen_by_the_standby)
     rig_close(&rig);
 }
 
-/* A worker that dies is replaced; what is given back is run. */
+/* A worker that dies is replaced; the tasks that it gives back are run. */
 TEST(elastic_replaces_workers_that_die)
 {
     struct rig rig;
@@ -116,7 +116,8 @@ put_for(struct rig *rig, uint16_t pin, const uint16_t *places, int n)
     return job;
 }
 
-/* A task for a worker that is not there is a reason to start one, though others idle. */
+/* A task for a missing worker is a reason to start that worker, even if others
+ * are idle. */
 TEST(elastic_starts_the_worker_of_a_task)
 {
     struct rig rig;
@@ -134,7 +135,7 @@ TEST(elastic_starts_the_worker_of_a_task)
     rig_close(&rig);
 }
 
-/* The tasks of one job for some of the workers. */
+/* One job has tasks for several of the workers. */
 TEST(elastic_tasks_of_a_job_have_places)
 {
     static const uint16_t places[] = {0, 3, 5};

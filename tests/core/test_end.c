@@ -273,7 +273,8 @@ TEST(end_late_worker_is_refused)
     rig_release(&rig);
 }
 
-/* The worker was forked for work that is done by now: it is told to end. */
+/* The worker was forked for work that others have done by now: it is told to
+ * end. */
 TEST(end_late_worker_of_a_closed_pool_ends)
 {
     struct rig rig;
@@ -329,7 +330,7 @@ TEST(end_worker_has_two_descriptors)
     rig_close(&rig);
 }
 
-/* Somebody waits for the sentinel and for nothing else. */
+/* A thread waits for the sentinel and for nothing else. */
 TEST(end_sentinel_that_was_lent_shows_the_end)
 {
     struct rig rig;
@@ -347,7 +348,7 @@ TEST(end_sentinel_that_was_lent_shows_the_end)
     while (rig.forks < 3) {
         CHECK_EQ(rig_wait(&rig, NULL, cp_now() + CP_MS), CP_WAIT_TIMEOUT);
     }
-    CHECK_EQ(poll(&pfd, 1, 0), 1); /* still ours: nobody has closed it */
+    CHECK_EQ(poll(&pfd, 1, 0), 1); /* nobody has closed our descriptor */
     cp_pool_release_sentinel(rig.pool, w);
     CHECK_EQ(w->proc.sentinel, -1);
     cp_worker_unref(w);
@@ -399,8 +400,8 @@ call_next(void *arg)
     return NULL;
 }
 
-/* All work is done by a worker that is ready. One that is not ready in time is ended,
- * and one that only takes a while is not. */
+/* A worker that is ready has done all work. Another worker that is not ready in
+ * time is ended; one that only takes a while is not. */
 TEST(end_of_a_worker_that_never_gets_ready)
 {
     for (int hangs = 0; hangs < 2; hangs++) {
@@ -428,8 +429,8 @@ TEST(end_of_a_worker_that_never_gets_ready)
     }
 }
 
-/* No worker was ever ready, and no job was ever there. The time that a worker has is
- * taken away, instead of waited for. */
+/* No worker was ever ready, and there was never a job. Instead of waiting until
+ * the time of a worker is over, the test sets the clock of that time back. */
 TEST(end_of_a_pool_whose_workers_never_get_ready)
 {
     struct rig rig;
@@ -454,7 +455,8 @@ TEST(end_of_a_pool_whose_workers_never_get_ready)
     rig_release(&rig);
 }
 
-/* HELLO is read long after it was written: the worker says when it was ready. */
+/* HELLO is read long after it was written: the time when the worker was ready
+ * comes from its row. */
 TEST(end_knows_how_long_a_start_took)
 {
     struct rig rig;
@@ -583,7 +585,7 @@ TEST(end_copy_is_inert)
         int numbers[] = {w->tx, w->rx, rig.pool->life[0], rig.pool->life[1]};
         cp_fd_in_child(NULL, 0);
         for (int i = 0; i < 4;
-             i++) { /* the numbers belong to other files now */
+             i++) { /* the numbers belong to other files by now */
             CHECK_EQ(dup2(0, numbers[i]), numbers[i]);
         }
         cp_worker_unref(w);

@@ -138,8 +138,8 @@ put_tasks(struct cp_job *job, uint64_t n)
 
 static int n_dropped;
 
-/* An answer, or a report that the parent had no memory for the answer; or a loss,
- * if the parent had no memory to read. */
+/* The result is an answer; or a report that the parent had no memory for the
+ * answer; or a loss, if the parent had no memory to read. */
 static void
 check_result(struct cp_result *result, uint64_t n)
 {

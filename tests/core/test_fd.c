@@ -178,7 +178,8 @@ TEST(fd_writing_to_nobody_raises_no_signal)
     CHECK_EQ(sigismember(&set, SIGPIPE), 0);
 }
 
-/* A signal that somebody else sent is not lost, and a mask stays what it was. */
+/* A signal from another sender is not lost, and the signal mask is
+ * unchanged. */
 TEST(fd_writing_to_nobody_takes_no_signal_of_others)
 {
     struct sigaction act = {.sa_handler = on_sigpipe};
@@ -249,7 +250,8 @@ TEST(fd_copies_close_noted_descriptors)
         CHECK(is_open(b[0]) && !is_open(b[1]));
         CHECK(is_open(foreign[0]) && is_open(foreign[1]));
         CHECK(!is_open(high));
-        /* The numbers are forgotten: they may belong to other descriptors now. */
+        /* The copy has forgotten the numbers, which may belong to other
+         * descriptors now. */
         CHECK(dup2(foreign[0], a[0]) >= 0);
         cp_fd_in_child(NULL, 0);
         CHECK(is_open(a[0]) && is_open(a[1]) && is_open(b[0]));
@@ -351,8 +353,8 @@ TEST(fd_memory_is_zeros_without_a_name)
 }
 
 #if defined(__linux__) && defined(__x86_64__)
-/* From now on memfd_create() fails with this error, as in a sandbox; so does
- * openat() for all paths, where that is asked for. */
+/* From now on memfd_create() fails with this error, as in a sandbox. files:
+ * openat() fails for all paths, too. */
 static void
 refuse(int error, bool files)
 {
@@ -413,7 +415,8 @@ TEST(fd_memory_that_cannot_be_leaves_nothing)
     CHECK_EQ(cp_test_descriptors(), before);
 }
 
-/* A pipe holds more, where the system lets it; what is no pipe is left alone. */
+/* A pipe is enlarged, if the system allows that; other descriptors are left
+ * alone. */
 TEST(fd_pipe_is_widened)
 {
     static char bytes[CP_WIDE];

@@ -226,8 +226,8 @@ join_rig(void *rig)
     return NULL;
 }
 
-/* The last task is done, and the limit reached, while a thread joins already.
- * Waiting for a job has no such effect. */
+/* The last task is done, and the limit is reached, while a thread is joining
+ * already. A thread that waits for a job has no such effect. */
 TEST(feed_is_cut_when_the_last_task_is_done)
 {
     struct rig rig;
@@ -259,7 +259,7 @@ TEST(feed_is_cut_when_the_last_task_is_done)
     rig_release(&rig);
 }
 
-/* A farewell is the last result, whatever still runs when it is put. */
+/* A farewell is the last result, even if tasks still run when it is put. */
 TEST(feed_farewell_comes_last)
 {
     for (uint32_t flags = 0; flags <= CP_JOB_ORDERED; flags += CP_JOB_ORDERED) {
@@ -383,7 +383,7 @@ TEST(feed_room_for_calls_comes_back)
     }
 }
 
-/* Nobody will read: another thread than the feeder ends the input. */
+/* Nobody will read results: another thread than the feeder ends the input. */
 TEST(feed_input_ended_by_another_thread)
 {
     struct rig rig;

@@ -31,7 +31,7 @@ check_unlimited(struct rig *rig)
     CHECK_EQ(rig->pool->n_stopping, 0);
 }
 
-/* Never before the limit, and nothing else is lost. */
+/* A task is not ended before its limit, and nothing else is lost. */
 TEST(limit_ends_a_task)
 {
     struct rig rig;
@@ -55,7 +55,7 @@ TEST(limit_ends_a_task)
     rig_close(&rig);
 }
 
-/* Nobody is in a call of the pool. */
+/* No thread is in a call of the pool. */
 TEST(limit_is_seen_by_the_standby)
 {
     struct rig rig;
@@ -126,7 +126,7 @@ TEST(limit_ends_a_task_that_does_not_stop)
     rig_close(&rig);
 }
 
-/* The job is cancelled, and its task has time to stop. */
+/* The job is cancelled, and its task is given time to stop. */
 TEST(limit_of_a_cancelled_task)
 {
     struct rig rig;
@@ -146,7 +146,7 @@ TEST(limit_of_a_cancelled_task)
     rig_close(&rig);
 }
 
-/* It stops when its grace is over and the worker is to be killed. */
+/* The task stops just when its grace is over and its worker is to be killed. */
 TEST(limit_of_a_task_that_stops_too_late)
 {
     struct rig rig;
@@ -156,14 +156,14 @@ TEST(limit_of_a_task_that_stops_too_late)
     struct cp_job *job = limited_job(&rig, CP_JOB_SINGLE, LIMIT, 0);
     (void)batch_add(&batch, OP_STOPS_LATE, 0);
     batch_put(&batch, job, true);
-    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    (void)rig_wait(&rig, NULL, cp_now()); /* flush deferred output */
     rig_await_begun(&rig, 1);
     struct cp_worker *w = rig.pool->workers;
     cp_lock_acquire(&rig.pool->lock);
     cp_watch_limits(rig.pool, cp_now() + 2 * LIMIT);
     CHECK_EQ(w->stop_seq, 1);
     cp_lock_release(&rig.pool->lock);
-    rig_await_begun(&rig, 1); /* it knows that it is to stop */
+    rig_await_begun(&rig, 1); /* it knows that it has to stop */
     cp_lock_acquire(&rig.pool->lock);
     cp_watch_limits(rig.pool, w->kill_at);
     CHECK(w->kill_due);
@@ -178,7 +178,8 @@ TEST(limit_of_a_task_that_stops_too_late)
     rig_close(&rig);
 }
 
-/* The job has ended, and its task runs on: the limit holds, or its worker would be lost. */
+/* The job has ended, but its task goes on. The time limit still applies, or the
+ * worker would be lost for good. */
 static void
 check_left_behind(uint32_t flags)
 {
@@ -189,7 +190,7 @@ check_left_behind(uint32_t flags)
     struct cp_job *job = limited_job(&rig, flags, 0, 0);
     (void)batch_add(&batch, OP_BUSY, 0);
     batch_put(&batch, job, true);
-    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    (void)rig_wait(&rig, NULL, cp_now()); /* flush deferred output */
     rig_await_begun(&rig, 1);
     CHECK(cp_job_stop(job, false));
     CHECK_EQ(rig.pool->n_limited, 1);
@@ -287,7 +288,7 @@ TEST(limit_races_with_the_end)
 #ifndef CP_PORTABLE
 #    define MEMORY (32u << 20)
 
-/* Only the item that takes it is lost. */
+/* Only the item that takes the memory is lost. */
 TEST(limit_of_memory)
 {
     struct rig rig;
@@ -311,7 +312,7 @@ TEST(limit_of_memory)
     rig_close(&rig);
 }
 
-/* Nobody is in a call of the pool. */
+/* No thread is in a call of the pool. */
 TEST(limit_of_memory_is_seen_by_the_standby)
 {
     struct rig rig;
@@ -332,7 +333,8 @@ TEST(limit_of_memory_is_seen_by_the_standby)
     rig_close(&rig);
 }
 
-/* An item that finds a full worker, and takes little itself, is not to blame. */
+/* An item is not to blame if it takes little memory in a worker that is full
+ * already. */
 TEST(limit_of_memory_spares_who_took_little)
 {
     struct rig rig;
@@ -340,7 +342,7 @@ TEST(limit_of_memory_spares_who_took_little)
     rig_await_started(&rig);
     struct cp_worker *w = rig.pool->workers;
     struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1);
-    (void)rig_wait(&rig, NULL, cp_now()); /* write what waits for the driver */
+    (void)rig_wait(&rig, NULL, cp_now()); /* flush deferred output */
     rig_await_begun(&rig, 1);
     CHECK_EQ(cp_pool_set_memory_limit(rig.pool, 1), 0);
     cp_lock_acquire(&rig.pool->lock);

@@ -14,7 +14,7 @@
 
 /* The page size that the fake system reports; 0: the real one. */
 static long page;
-/* What it was asked for. */
+/* The range that madvise() was called with. */
 static uintptr_t start, end;
 static int calls;
 

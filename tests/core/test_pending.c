@@ -1,6 +1,6 @@
 /*
- * What waits in a worker's output buffer is written, though no thread is in a call:
- * the standby thread does it, or the next task.
+ * What is pending in a worker's output buffer is written even if no thread is
+ * in a call: by the standby thread, or with the next task.
  */
 #include "os/poller.h"
 #include "pool/state.h"
@@ -13,7 +13,7 @@
 
 #define FUNCS 4000 /* more FORGETs than a pipe holds */
 
-/* ---- a poller that does not take in what is to be written ---- */
+/* ---- a poller that refuses to watch for output ---- */
 
 static _Atomic int refusals; /* how many are still to come */
 
@@ -51,7 +51,7 @@ close_rig(struct rig *rig)
     rig_close(rig);
 }
 
-/* A call whose result nobody waits for: only its callback is to be run. */
+/* Put a call for whose result nobody waits: only its callback has to be run. */
 static struct cp_job *
 put_call(struct rig *rig, size_t len)
 {
@@ -83,7 +83,7 @@ await_callback(struct rig *rig, struct cp_job *job)
     cp_job_close(job);
 }
 
-/* The worker reads nothing until it is let go on. */
+/* The worker reads nothing until it is continued. */
 static void
 stop_worker(const struct rig *rig)
 {
@@ -108,7 +108,7 @@ await_refusals(void)
 
 /* ---- FORGETs ---- */
 
-/* Callables of which the worker has heard, and which nobody else has. */
+/* Callables that the worker was sent, and that only the test refers to. */
 static void
 open_funcs(struct rig *rig, struct cp_func **funcs)
 {
@@ -161,7 +161,7 @@ TEST(pending_forgets_keep_no_call_back)
     close_rig(&rig);
 }
 
-/* The worker does not read, and the poller does not take in that it will. */
+/* The worker does not read, and the poller refuses to watch its pipe. */
 TEST(pending_forgets_to_a_stopped_worker_keep_no_call_back)
 {
     static struct cp_func *funcs[FUNCS];

@@ -72,7 +72,7 @@ do_nothing(int signal)
     (void)signal;
 }
 
-/* What a child has from its parent: is the signal handled there? */
+/* Is the signal handled in a child that inherits this handler and mask? */
 static bool
 handles(void (*handler)(int), bool blocked)
 {
@@ -96,7 +96,7 @@ TEST(proc_that_handles_a_signal)
 {
     CHECK(handles(do_nothing, false));
 #ifdef CP_PORTABLE
-    CHECK(handles(SIG_DFL, false)); /* nobody can tell */
+    CHECK(handles(SIG_DFL, false)); /* that cannot be known */
 #else
     CHECK(!handles(do_nothing, true));
     CHECK(!handles(SIG_DFL, false));
@@ -182,7 +182,7 @@ TEST(proc_sentinel_that_is_asked_for_after_the_end_shows_it)
     finish(&proc, gate);
 }
 
-/* Waiting costs no more wake-ups the longer it takes. */
+/* A long wait does not wake up more and more often. */
 TEST(proc_wait_sleeps)
 {
     struct cp_proc proc;
@@ -251,8 +251,8 @@ start_pausing(void)
     return pid;
 }
 
-/* One with the pid that proc has had, if the system lets us choose, and younger than
- * the clock of start times can tell apart. */
+/* Start a child with the pid that proc had, if the system lets us choose pids,
+ * and late enough to have another start time. */
 static int
 start_stranger(const struct cp_proc *proc)
 {
@@ -279,8 +279,9 @@ start_stranger(const struct cp_proc *proc)
     return pid;
 }
 
-/* Our child was reaped by somebody else, and another child has its pid now; where
- * that cannot be arranged, the other one gets it as far as proc can tell. */
+/* Our child was reaped behind our back, and another child has its pid now. If
+ * that cannot be arranged, proc is changed so that it has that other child's
+ * pid. */
 static int
 give_pid_away(struct cp_proc *proc, int gate[2], int code)
 {
@@ -301,7 +302,7 @@ check_stranger_lives(int pid)
 {
     CHECK_EQ(waitpid(pid, NULL, WNOHANG), 0);
     CHECK_EQ(kill(pid, SIGTERM), 0);
-    CHECK_EQ(cp_test_reap(pid), -SIGTERM); /* by nobody else */
+    CHECK_EQ(cp_test_reap(pid), -SIGTERM); /* nobody else has reaped it */
 }
 
 TEST(proc_no_signal_goes_to_another_process_with_the_pid)
@@ -402,7 +403,8 @@ TEST(proc_unused_is_released)
     cp_proc_fini(&proc);
 }
 
-/* A fork server's child; ours, so that we see what becomes of it. */
+/* Start a fork server's child. It is really a child of the test, so that its
+ * end can be seen. */
 static int
 start_served(struct cp_proc *proc)
 {
@@ -418,7 +420,7 @@ start_served(struct cp_proc *proc)
     return status[1];
 }
 
-/* What the pipe says; then no signal is sent. */
+/* The exit code that the pipe reports; after that no signal is sent. */
 static void
 check_served_end(struct cp_proc *proc, int exitcode)
 {
@@ -446,8 +448,8 @@ TEST(proc_served_exit_codes_arrive_through_the_pipe)
     }
 }
 
-/* The server was killed, or is none. Its child is ended, since nobody would tell of
- * its end. */
+/* The server was killed, or is no server at all. Its child is killed, since
+ * nobody would report its end. */
 TEST(proc_served_without_a_number_is_killed)
 {
     int64_t absurd = INT64_MIN;
@@ -494,7 +496,7 @@ TEST(proc_served_without_a_pipe_is_unknown)
 
 static volatile bool spins = true;
 
-/* As a sandbox may: openat() fails. */
+/* Make openat() fail, as in a sandbox. */
 static void
 refuse_files(void)
 {
@@ -512,8 +514,8 @@ refuse_files(void)
 #endif
 }
 
-/* A child, busy and with all signals blocked, that is tied to the pipe. refused: it
- * cannot open files. */
+/* A child that is busy, has all signals blocked, and is tied to the pipe.
+ * refused: it cannot open files. */
 static int
 tie_child(int life[2], bool refused)
 {
@@ -550,8 +552,9 @@ start_tied(int life[2])
     return pid;
 }
 
-/* Several have the pipe. That one of them ends is nothing to the others; when the
- * write end is closed, all die, also one that cannot open the pipe anew. */
+/* Several processes have the pipe. The end of one of them does not affect the
+ * others. When the write end is closed, all die, including one that cannot open
+ * the pipe anew. */
 TEST(proc_tied_processes_share_the_pipe)
 {
     int life[2], pids[4];
@@ -606,7 +609,7 @@ tied_from_a_thread(void *arg)
     return &pid;
 }
 
-/* The tie is to the process, not to the thread that forked. */
+/* The tie is to the parent process, not to the thread that forked. */
 TEST(proc_tie_outlives_the_forking_thread)
 {
     int life[2];

@@ -329,8 +329,8 @@ TEST(recv_refuses_lies_in_the_claims)
     lone_close(&lone);
 }
 
-/* A wrong header is refused at once: the correct answer that follows is not taken
- * for the body. */
+/* A wrong header is refused at once: the valid answer that follows is not read
+ * as its body. */
 TEST(recv_refuses_by_the_header)
 {
     struct lone lone;

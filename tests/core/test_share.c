@@ -60,7 +60,7 @@ memory_of(const struct cp_region *region)
     return (uint64_t)st.st_blocks * 512;
 }
 
-/* As cp_test_pattern(), of which each page is a copy of the first. */
+/* As cp_test_pattern(), but each page is a copy of the first one. */
 static uint8_t *
 pattern(size_t n, uint64_t seed)
 {
@@ -168,10 +168,10 @@ TEST(share_limit)
         CHECK_EQ(cp_heap_put(e.heap, bytes, 2 * MIB, &refs[i]), 0);
     }
     CHECK_EQ(cp_heap_put(e.heap, bytes, CP_KIB(64), &ref), CP_ENOMEM);
-    /* The limit is one for both directions. */
+    /* One limit applies to both directions. */
     CHECK_EQ(cp_heap_put(e.back, bytes, CP_KIB(64), &ref), CP_ENOMEM);
     CHECK(memory_of(e.region) <= 8 * MIB + 2 * CP_KIB(64));
-    /* What nobody uses makes room, though it is of another size. */
+    /* A block that nobody uses makes room, even for one of another size. */
     cp_heap_drop(e.heap, refs[0].slot);
     CHECK_EQ(cp_heap_put(e.heap, bytes, CP_KIB(64), &ref), 0);
     CHECK_EQ(cp_heap_put(e.back, bytes, CP_KIB(256), &refs[4]), 0);
@@ -179,7 +179,7 @@ TEST(share_limit)
     CHECK_EQ(counts.n_used, 4);
     CHECK_EQ(counts.filled, 6 * MIB + CP_KIB(64));
     CHECK(memory_of(e.region) <= 8 * MIB + 2 * CP_KIB(64));
-    /* The memory of a worker that has ended is the pool's again. */
+    /* The memory of a worker that has ended goes back to the pool. */
     cp_heap_drop(e.back, refs[4].slot);
     uint64_t with = memory_of(e.region);
     cp_area_retire(e.own);
@@ -240,7 +240,7 @@ TEST(share_a_lying_worker)
     CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
     CHECK_EQ(lease->at[CP_KIB(64) - 1], 0);
     cp_lease_close(lease);
-    /* It gives back what it was not lent. */
+    /* The worker gives back a block that it was not lent. */
     uint8_t *bytes = pattern(MIB, 1);
     CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
     struct cp_control *control = cp_area_control(e.own);
@@ -250,7 +250,7 @@ TEST(share_a_lying_worker)
     atomic_store(&control->filled, UINT64_MAX);
     cp_heap_count(e.heap, &counts);
     CHECK_EQ(counts.n_used, 1);
-    cp_area_retire(e.own); /* believes no more than there is */
+    cp_area_retire(e.own); /* the counts of the worker are not trusted */
     CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
     free(bytes);
     close_ends(&e);
@@ -295,7 +295,8 @@ TEST(share_recalled_and_lent_twice)
     cp_heap_unlend(e.heap, ref.slot, &e.worker);
     cp_heap_lend(e.heap, ref.slot, &e.worker);
     CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &first), 0);
-    /* The task is run again, while the worker still has what it was given. */
+    /* The task is run again, while the worker still has the leases of the first
+     * run. */
     cp_heap_lend(e.heap, ref.slot, &e.worker);
     CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &second), 0);
     cp_heap_drop(e.heap, ref.slot);
@@ -344,7 +345,7 @@ TEST(share_leases_outlive_the_region)
     struct cp_region *region = e.region;
     cp_region_ref(region);
     close_ends(&e);
-    CHECK(memory_of(region) < 13 * MIB); /* what is leased, and no more */
+    CHECK(memory_of(region) < 13 * MIB); /* only what is leased */
     cp_lease_close(leases[1]);
     CHECK(memory_of(region) < 9 * MIB);
     check_pattern(leases[0]->at, 4 * MIB, 0);
@@ -375,8 +376,8 @@ TEST(share_leases_outlive_the_worker)
     close_ends(&e);
 }
 
-/* A fork copies what is leased: neither process sees what the other one writes, nor what
- * comes after it. */
+/* A fork copies leased blocks: neither process sees what the other one writes,
+ * nor what is written later. */
 TEST(share_forked_copies)
 {
     struct ends e;
@@ -390,7 +391,7 @@ TEST(share_forked_copies)
     struct cp_ref ref = lend(e.back, &e.parent, 2 * MIB, 1);
     CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
     cp_lease_show(lease);
-    lease->at[0] ^= 0xff; /* written before the fork: both have it */
+    lease->at[0] ^= 0xff; /* before the fork, so both processes have it */
     int pid = cp_test_fork();
     if (pid == 0) {
         CHECK_EQ(read(to_child[0], &byte, 1), 1);
@@ -425,7 +426,7 @@ TEST(share_forked_copies)
     }
 }
 
-/* A worker forked, and died: its copy keeps what the worker was lent. */
+/* A worker forked, and died: its forked copy keeps what the worker was lent. */
 TEST(share_forked_copy_of_a_worker)
 {
     struct ends e;
@@ -450,7 +451,7 @@ TEST(share_forked_copy_of_a_worker)
     close_ends(&e);
 }
 
-/* A process that does nothing, forked and ended. */
+/* Fork a process that does nothing, and wait for its end. */
 static void
 fork_once(void)
 {
@@ -461,7 +462,8 @@ fork_once(void)
     CHECK_EQ(cp_test_reap(pid), 0);
 }
 
-/* What no program has seen is in no copy of it: its block is used again. */
+/* A forked copy gets no block that the program has not used: the block is used
+ * again. */
 TEST(share_forks_keep_only_what_is_shown)
 {
     struct ends e;
@@ -480,8 +482,9 @@ TEST(share_forks_keep_only_what_is_shown)
     close_ends(&e);
 }
 
-/* However often the process forks while it has leases, and however many workers end: the
- * memory stays below the limit, and leases are not to be kept before it is used up. */
+/* However often the process forks while it has leases, and however many workers
+ * end, the memory stays below the limit, and cp_region_may_keep() says no
+ * before the limit is reached. */
 TEST(share_forks_cost_a_part_of_the_limit)
 {
     struct ends e;
@@ -589,7 +592,7 @@ TEST(share_parts_of_a_body)
     cp_lease_close(taken);
     cp_heap_count(e.heap, &counts);
     CHECK_EQ(counts.n_used, 0);
-    /* Without a heap, and beyond the limit, bytes stay in the body. */
+    /* Without a heap, or beyond the limit, the bytes stay in the body. */
     struct cp_parts none = {0};
     CHECK(cp_parts_add(&none, bytes, MIB) < 0);
     struct cp_parts full = {.heap = e.heap};
@@ -631,7 +634,7 @@ TEST(share_parts_that_lie)
 
 /* ---- tasks and results ---- */
 
-/* A lone worker that has shared memory. */
+/* A lone worker with shared memory. */
 static void
 open_both(struct ends *e, struct lone *lone)
 {
@@ -753,7 +756,8 @@ TEST(share_tasks_are_recalled)
     CHECK_EQ(used(e.heap), 1);
     CHECK_EQ(lone_recall(&lone, 2), 1);
     CHECK_EQ(used(e.heap), 0);
-    /* A body that is being written is copied; its parts move to the copy. */
+    /* A body that is being written is copied, and its parts move to the
+     * copy. */
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     struct cp_task *big = task_with_part(&e, &lone, 9, CP_BIG * 16);
     CHECK_EQ(cp_worker_send_task(lone.w, lone.func, big), 1);
@@ -817,9 +821,9 @@ run_crowd(void *arg)
     return NULL;
 }
 
-/* ---- what is written once ---- */
+/* ---- sealed files ---- */
 
-/* Two parts and a body. */
+/* A sealed file with two parts and a body. */
 static struct cp_sealed *
 written(struct cp_region *region)
 {
@@ -842,7 +846,7 @@ written(struct cp_region *region)
     return sealed;
 }
 
-/* Look at all of it, and change it, which no other view sees. */
+/* Read everything and change it, which no other view sees. */
 static void
 check_view(struct cp_sealed *sealed, bool may_keep)
 {
@@ -886,13 +890,13 @@ TEST(share_written_once)
         check_view(opened, true);
         check_view(sealed, true);
     }
-    /* As they were: nobody can write to the file. */
+    /* The file is unchanged: nobody can write to it. */
     struct cp_sealed_head head;
     memcpy(&head, message, sizeof(head));
     CHECK_EQ(pwrite(head.fd, "x", 1, 5), -1);
     CHECK_EQ(ftruncate(head.fd, 0), -1);
 
-    /* One that cannot open it is sent all of it. */
+    /* A worker that cannot open the file is sent all of its bytes. */
     struct cp_sealed *whole;
     message = cp_sealed_message(sealed, true, &len);
     CHECK_EQ(len, cp_sealed_size(sealed));
@@ -900,7 +904,7 @@ TEST(share_written_once)
     check_view(whole, false);
     cp_sealed_unref(whole);
 
-    /* There is a limit, and what is freed does not count. */
+    /* There is a limit, and freed files do not count. */
     struct cp_sealed *more;
     uint8_t *bytes = pattern(MIB, 4);
     CHECK_EQ(cp_sealed_begin(region, &more), 0);
@@ -949,7 +953,7 @@ TEST(share_messages_that_lie)
                  CP_EPROTO);
     }
     struct cp_sealed_head other = head;
-    other.inode++; /* the number is another file's now */
+    other.inode++; /* as if the number were another file's now */
     CHECK_EQ(cp_sealed_open((uint8_t *)&other, sizeof(other), &opened),
              CP_ERRNO(ESTALE));
     other = head;
@@ -1004,7 +1008,8 @@ TEST(share_uses_are_sent_before_the_task)
                               .unused = &unused,
                               .uses = uses,
                               .n_uses = 1};
-    /* Not before the worker has said whether it can open the file. */
+    /* Nothing is sent before the worker has said whether it can open the
+     * file. */
     struct cp_task *task = task_with_use(&lone, outer, 1);
     CHECK_EQ(outer->users, 1);
     CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 0);

@@ -291,7 +291,8 @@ TEST(threads_return_results_in_order)
     team_close(&team);
 }
 
-/* Like apply(): each time other threads spin, sleep or are woken. */
+/* One task at a time, as with apply(): each time other threads spin, sleep or
+ * are woken. */
 TEST(threads_one_task_at_a_time)
 {
     struct team team;
@@ -334,7 +335,8 @@ TEST(threads_are_all_woken)
     team_close(&team);
 }
 
-/* One worker, and tasks that are thought to be long: each is a turn. */
+/* One worker, and tasks that are expected to be long: each is a turn of its
+ * own. */
 static struct cp_job *
 open_long_job(struct team *team)
 {

@@ -1,11 +1,12 @@
-/* Jobs take turns, and a worker that does not react holds nothing. */
+/* Jobs take turns, and a worker that does not react keeps no tasks back. */
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
 
 #include <signal.h>
 
-/* A job of n tasks that wait at the gate and are thought to take a millisecond. */
+/* A job of n tasks that wait at the gate and are expected to take a
+ * millisecond. */
 static struct cp_job *
 put_gates(struct rig *rig, int n)
 {
@@ -19,8 +20,8 @@ put_gates(struct rig *rig, int n)
     return job;
 }
 
-/* The worker's window is full of tasks of another job: those that it has not begun
- * are taken back. */
+/* The worker's window is full of tasks of another job: those that the worker
+ * has not begun are taken back. */
 TEST(turns_single_call_overtakes_a_full_window)
 {
     struct rig rig;
@@ -29,7 +30,7 @@ TEST(turns_single_call_overtakes_a_full_window)
     struct cp_job *job = put_gates(&rig, 9);
     CHECK(rig.pool->workers->in_flight > 4);
     rig_await_begun(&rig, 1);
-    /* However slow this machine is, the first task has not taken long. */
+    /* However slow this machine is, the first task must not count as slow. */
     atomic_store(&rig.pool->workers->row->since, cp_now() + 3600 * CP_SECOND);
     struct cp_job *call = rig_put_job(&rig, CP_JOB_SINGLE, OP_ECHO, 1);
     rig_let_through(&rig, 1);
@@ -93,7 +94,8 @@ stop_and_run(struct rig *rig, size_t len)
     CHECK_EQ(cp_proc_kill(&stopped->proc, SIGCONT), 0);
 }
 
-/* What a stopped worker was sent is taken back, and it is sent nothing more. */
+/* Tasks that were sent to a stopped worker are taken back, and it gets no
+ * others. */
 TEST(turns_stopped_worker_keeps_no_task)
 {
     struct rig rig;
@@ -115,7 +117,7 @@ TEST(turns_stopped_worker_keeps_no_big_task)
     rig_close(&rig);
 }
 
-/* The stopped worker is the only one: it runs its task when it goes on. */
+/* The stopped worker is the only one: it runs its task when it is continued. */
 TEST(turns_stopped_worker_goes_on)
 {
     struct rig rig;
@@ -132,15 +134,15 @@ TEST(turns_stopped_worker_goes_on)
     rig_close(&rig);
 }
 
-/* The worker's window, from the oldest task that has no answer to the next one. */
+/* The distance from the worker's oldest task in flight to its next one. */
 static uint64_t
 span(const struct cp_worker *w)
 {
     return w->tail - w->head;
 }
 
-/* One turn of the single calls fills the worker again: what was taken back for a new
- * line comes after that line. */
+/* One turn of the single calls fills the worker again: tasks that were taken
+ * back for a new line come after that line. */
 TEST(turns_calls_taken_back_let_the_new_line_go_first)
 {
     struct rig rig;
@@ -162,8 +164,8 @@ TEST(turns_calls_taken_back_let_the_new_line_go_first)
     rig_close(&rig);
 }
 
-/* Taking back tasks is bounded: the next call waits its turn, so that a stream of calls
- * does not have a job's tasks sent again and again. */
+/* Taking back tasks is limited: the next call waits for its turn, so that a
+ * stream of calls does not have a job's tasks sent again and again. */
 TEST(turns_room_is_not_made_for_each_call)
 {
     struct rig rig;
@@ -207,7 +209,7 @@ TEST(turns_big_task_blocks_no_small_ones)
         rig_await_begun(&rig, 2);
         struct cp_worker *w;
         for (w = rig.pool->workers; w != NULL; w = w->next) {
-            /* However slow this machine is, no task has taken long. */
+            /* However slow this machine is, no task must count as slow. */
             atomic_store(&w->row->since, cp_now() + 3600 * CP_SECOND);
         }
         struct cp_job *big = rig_job(&rig, flags);
@@ -227,7 +229,7 @@ TEST(turns_big_task_blocks_no_small_ones)
         for (w = rig.pool->workers; w != NULL; w = w->next) {
             dry += w->in_flight == 1 ? 1 : 0;
         }
-        /* Single calls come before other lines, when they are new. */
+        /* New single calls come before other lines. */
         CHECK(dry == 1 || flags == 0);
         rig_let_through(&rig, 2);
         rig_finish(&rig, big, 1);
@@ -240,7 +242,7 @@ TEST(turns_big_task_blocks_no_small_ones)
     }
 }
 
-/* A job whose reader is far behind takes back nobody's tasks. */
+/* No tasks are taken back for a job whose reader is far behind. */
 TEST(turns_nobody_makes_room_for_a_slow_reader)
 {
     struct rig rig;
@@ -274,8 +276,8 @@ TEST(turns_nobody_makes_room_for_a_slow_reader)
     rig_close(&rig);
 }
 
-/* A worker that did not react was given nothing. Now it has read what it was sent,
- * which needs no answer: the driver does not sleep through that. */
+/* A worker that did not react got no tasks. Now it has read what it was sent,
+ * which needs no answer: the driver must not sleep through that. */
 TEST(turns_driver_looks_for_a_worker_that_goes_on)
 {
     struct rig rig;
@@ -377,7 +379,8 @@ TEST(turns_reader_that_waits_is_not_behind)
     rig_close(&rig);
 }
 
-/* A job of n echoes, which are thought to take long: one task at a time. */
+/* A job of n echoes that are expected to take long, so that they run one at a
+ * time. */
 static struct cp_job *
 put_placed(struct rig *rig, int n, uint16_t pin, int8_t priority)
 {
@@ -392,7 +395,8 @@ put_placed(struct rig *rig, int n, uint16_t pin, int8_t priority)
     return job;
 }
 
-/* A higher priority is served to its end first, whoever came before. */
+/* A higher priority is served completely first, whatever the order of
+ * submission. */
 TEST(turns_priorities_are_served_from_the_highest)
 {
     static const int8_t priorities[] = {0, -128, 127, 3, -1};
@@ -409,7 +413,7 @@ TEST(turns_priorities_are_served_from_the_highest)
     rig_let_through(&rig, 1);
     for (int i = 0; i < 5; i++) {
         for (int k = i + 1; k < 5; k++) {
-            /* One of the next may be on its way. */
+            /* One task of the next job may be in flight. */
             CHECK(cp_job_arrived(jobs[order[k]], NULL) <= 1);
         }
         rig_take_echoes(&rig, jobs[order[i]], 4);
@@ -419,7 +423,7 @@ TEST(turns_priorities_are_served_from_the_highest)
     rig_close(&rig);
 }
 
-/* Tasks for a worker that does not come back are lost, the others run. */
+/* Tasks for a worker that will never exist are lost, the others run. */
 TEST(turns_tasks_for_no_worker_are_lost)
 {
     struct rig rig;
@@ -448,7 +452,8 @@ TEST(turns_tasks_for_no_worker_are_lost)
     rig_close(&rig);
 }
 
-/* What only one worker may run stays in its window while another one idles. */
+/* Tasks that only one worker may run stay in its window while another worker is
+ * idle. */
 TEST(turns_pinned_tasks_are_taken_to_no_other_worker)
 {
     struct rig rig;

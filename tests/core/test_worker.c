@@ -455,7 +455,7 @@ open_ends(struct cp_worker **w, struct cp_common **common, int *life)
     return ends;
 }
 
-/* In a child that inherits nothing else. */
+/* Attach in a child that inherits nothing else. */
 static int
 attach(const struct cp_worker_ends *ends, struct cp_worker **w)
 {

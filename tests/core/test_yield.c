@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A job whose tasks yield, with so many tasks of this kind. */
+/* A job of n tasks of this kind, which yield. */
 static struct cp_job *
 put_yielding(struct rig *rig, uint32_t flags, uint64_t credit, enum op op,
              uint32_t arg, int n)
@@ -28,7 +28,7 @@ put_yielding(struct rig *rig, uint32_t flags, uint64_t credit, enum op op,
     return job;
 }
 
-/* The number that the next result is, which must be a value of the task. */
+/* The number in the next result, which must be a value of the task. */
 static uint64_t
 take_value(struct rig *rig, struct cp_job *job, uint64_t *index)
 {
@@ -157,7 +157,7 @@ TEST(yield_that_runs_is_closed_with_its_job)
     CHECK(cp_job_stop(job, false));
     cp_job_drop_results(job);
     close_job(&rig, job);
-    /* Somebody has to read what the worker writes before it comes to its end. */
+    /* Somebody has to read what the worker writes, or it would never end. */
     rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 3), 3);
     rig_await_begun(&rig, 1);
     rig_close(&rig);
@@ -298,8 +298,9 @@ await_wait(struct lone *lone, uint64_t after)
     return waits;
 }
 
-/* A worker that waits for one task's credit may be told of that of another, whose end the
- * parent does not know yet. It waits on, and hears of its own. */
+/* A worker that waits for credit may get CP_CREDIT for an earlier task, of
+ * whose end the parent does not know yet. It goes on waiting, and gets the
+ * CP_CREDIT for its own task. */
 TEST(yield_credit_of_another_task_is_none)
 {
     struct lone lone;
@@ -315,7 +316,7 @@ TEST(yield_credit_of_another_task_is_none)
     CHECK_EQ(cp_worker_flush(lone.w), 0);
     (void)cp_test_join(thread);
     CHECK_EQ(atomic_load(&lone.w->row->waits), 0);
-    CHECK_EQ(cp_buf_len(&lone.s.in), 0); /* nothing is gathered */
+    CHECK_EQ(cp_buf_len(&lone.s.in), 0); /* CP_CREDIT frames do not pile up */
     lone_close(&lone);
 }
 
@@ -363,7 +364,8 @@ TEST(yield_credit_waits_for_a_big_body)
     lone_close(&lone);
 }
 
-/* Only the end of a task makes room for another one: values are no news for feeders. */
+/* Only the end of a task makes room for another one: values that are taken do
+ * not wake feeders. */
 TEST(yield_values_that_are_taken_wake_no_feeder)
 {
     struct rig rig;
@@ -389,7 +391,7 @@ TEST(yield_values_that_are_taken_wake_no_feeder)
     rig_close(&rig);
 }
 
-/* Where values come one soon after the other, both ends look for a while before they
+/* If values arrive at short intervals, both ends spin for a while before they
  * sleep. */
 TEST(yield_fast_values_are_looked_for)
 {
@@ -413,7 +415,7 @@ TEST(yield_fast_values_are_looked_for)
         cp_plan_measure_values(pool, 1, now += CP_US);
     }
     CHECK_EQ(cp_plan_worker_spin_us(pool), 200);
-    pool->n_cpus = 1; /* the worker needs it */
+    pool->n_cpus = 1; /* the worker needs the only core */
     CHECK_EQ(cp_plan_worker_spin_us(pool), 0);
     cp_lock_release(&pool->lock);
     take_values(&rig, job, 0, 1000);

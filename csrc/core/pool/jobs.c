@@ -74,7 +74,7 @@ note_queued(struct cp_job *job, bool again)
     job->pool->due |= CP_DUE_TASKS;
 }
 
-/* A task that holds this many bytes is queued; with let_go(), it leaves again. */
+/* A task that holds this many bytes is queued. With let_go(), it has left. */
 static void
 hold(struct cp_pool *pool, size_t bytes)
 {

@@ -242,9 +242,9 @@ uint64_t cp_job_share(struct cp_job *job, uint64_t left);
 
 /*
  * Calls that workers cannot take soon should not be encoded yet: references
- * take less memory than bytes. For this the binding sets `held` of the tasks.
- * False while queued tasks hold more than some megabytes. Without the lock: a
- * hint.
+ * take less memory than bytes. False while queued tasks hold more than some
+ * megabytes: the sum of `held`, which the binding sets for the first tasks of a
+ * job. Without the lock: a hint.
  */
 bool cp_pool_has_room(struct cp_pool *pool);
 

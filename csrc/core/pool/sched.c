@@ -7,8 +7,7 @@
 
 /* So many bytes are written at once, even if the worker is busy. */
 #define WRITE_NOW 4096u
-/* It is a burst if so many idle workers were woken for one task each within a
- * tick. */
+/* So many idle workers, woken for one task each within a tick, are a burst. */
 #define BURST 8u
 /* Work that is worth moving to another worker, in ns: less is done by its own
  * worker before it would have arrived. */

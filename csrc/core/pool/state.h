@@ -175,8 +175,8 @@ struct cp_pool {
     bool stirred;    /* something has happened since the last tick */
     uint32_t woken;  /* idle workers woken by others since the last tick */
     int64_t tick_at;
-    int64_t probe_at;   /* the interval before that probe */
-    int64_t probe_wait; /* the interval before that; see next_probe */
+    int64_t probe_at;   /* when to probe processes next; or CP_NEVER */
+    int64_t probe_wait; /* the interval before that probe */
     bool armed;         /* the driver sleeps until probe_at at most */
     int64_t poll_at;    /* when to ask the poller, even while spinning pays */
     uint64_t drives;    /* how often the seat was taken */

@@ -58,8 +58,8 @@ py_error_fetch(void)
 {
     PyObject *exc = fetch();
     if (exc == NULL) {
-        /* Without memory CPython may fail and set nothing. This exception is made
-         * beforehand. */
+        /* If memory is out, CPython may fail and set no exception. This one was
+         * made in advance. */
         (void)PyErr_NoMemory();
         exc = fetch();
     }

@@ -9,11 +9,11 @@
 
 static _Thread_local struct { /* lint-ok: of the thread */
     bool is_ours;             /* a thread of the pool */
-    bool was_partial;         /* a module was taken that is not complete */
-    int64_t wait_until;       /* for modules to be complete; 0: do not wait */
+    bool was_partial;         /* it took a module that was not complete */
+    int64_t wait_until; /* deadline for complete modules; 0: do not wait */
 } here;
 
-/* Is the module being imported? The interpreter asks in the same way. */
+/* Is the module still being imported? Asked in the interpreter's own way. */
 static bool
 is_partial(PyObject *module)
 {
@@ -29,7 +29,7 @@ is_partial(PyObject *module)
     return is > 0;
 }
 
-/* Wait until the module is complete, or for as long as there is patience. */
+/* Wait until the module is complete, or until here.wait_until. */
 static void
 await(PyObject *module)
 {

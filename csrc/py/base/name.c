@@ -3,9 +3,10 @@
 
 #include "base/dict.h"
 
-/* Does the dict have this value for the key? Keys are strings, so that no Python
- * code runs. *seen: the version of the dict that had it last, or 0. This is done once
- * a task, so an exception is cleared only where there may be one. */
+/* Does the dict have this value for the key? Keys are strings, so that no
+ * Python code runs. *seen: the last version of the dict that had it, or 0. This
+ * is done once for each task, so an exception is only cleared if there may be
+ * one. */
 static bool
 find_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
 {
@@ -14,7 +15,7 @@ find_item(PyObject *dict, PyObject *key, const PyObject *value, uint64_t *seen)
     if (found == NULL) {
         PyErr_Clear();
     }
-    Py_XDECREF(found); /* only compared */
+    Py_XDECREF(found); /* only its address is compared */
     if (found == value) {
         *seen = version;
     }

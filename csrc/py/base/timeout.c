@@ -3,9 +3,9 @@
 
 #include "core/base/clock.h"
 
-/* The interpreter's own waits compare the timeout with 0. The operator shows in
- * the text of the TypeError for a timeout that is not a number; and since 3.14
- * the comparison is the other way round, which refuses NaN. */
+/* The interpreter's own waits compare the timeout with 0. The operator appears
+ * in the text of the TypeError for a timeout that is not a number; and from
+ * 3.14 on the comparison is the other way round, which refuses NaN. */
 #if PY_VERSION_HEX >= 0x030E0000
 #    define COMPARISON Py_LE
 #    define ACCEPTS_NAN false

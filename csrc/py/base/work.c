@@ -3,8 +3,8 @@
 
 #include "core/base/clock.h"
 
-/* The thread is in work that it will note. Of works within each other only the outermost
- * one is noted: slices of a timeline must not overlap. */
+/* Whether this thread is in work that it will record. Of nested work only the
+ * outermost is recorded, since slices of a timeline must not overlap. */
 static _Thread_local bool is_at_work; /* lint-ok: of the thread */
 
 int64_t
@@ -25,7 +25,8 @@ py_work_end(EngineObject *engine, enum cp_work kind, int64_t began)
         return;
     }
     is_at_work = false;
-    /* A fork within the work has a copy of the pool, whose lock may be locked. */
+    /* If the work has forked, this is a copy of the pool, whose lock may be
+     * locked. */
     if (engine->pool != NULL && cp_pool_is_ours(engine->pool)) {
         cp_pool_trace_work(engine->pool, kind,
                            (uint64_t)PyThread_get_thread_ident(), began,

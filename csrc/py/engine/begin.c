@@ -9,11 +9,11 @@ enum { STARTING, BEGUN, FAILED };
 typedef struct {
     PyObject_HEAD
     PyObject *bootstrap, *target;
-    PyThread_type_lock decided; /* locked while it is starting */
+    PyThread_type_lock decided; /* locked until the outcome is known */
     _Atomic int state;
 } BeginObject;
 
-/* Takes no memory. */
+/* Record the outcome. Allocates nothing. */
 static void
 decide(BeginObject *self, int outcome)
 {
@@ -74,7 +74,7 @@ begin_dealloc(PyObject *op)
     PyObject_GC_UnTrack(op);
     (void)begin_clear(op);
     if (self->decided != NULL) {
-        decide(self, FAILED); /* a locked one must not be freed */
+        decide(self, FAILED); /* a locked lock must not be freed */
         PyThread_free_lock(self->decided);
     }
     type->tp_free(op);
@@ -89,9 +89,9 @@ begin_call(PyObject *op, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwds))
     PyObject *none = PyObject_CallNoArgs(bootstrap);
     Py_DECREF(bootstrap);
     if (none == NULL && atomic_load(&self->state) == BEGUN) {
-        PyErr_WriteUnraisable(NULL); /* Thread has reported what run() raised */
+        PyErr_WriteUnraisable(NULL); /* Thread has reported those of run() */
     }
-    PyErr_Clear(); /* else whoever started the thread is told */
+    PyErr_Clear(); /* or the thread that started this one would get it */
     Py_XDECREF(none);
     decide(self, FAILED);
     Py_RETURN_NONE;

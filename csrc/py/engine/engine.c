@@ -1,7 +1,7 @@
 /*
- * The type _core.Engine; see engine/engine.h. Here are the workers, the body of
- * the helper thread, and the end of the pool. Submitting is in engine/submit.c.
- * Code that runs only once per pool is in cpool/pool.py.
+ * The type _core.Engine; see engine/engine.h. This file has the workers, the
+ * body of the helper thread, and the end of the pool. Submitting is in
+ * engine/submit.c. Code that runs only once per pool is in cpool/pool.py.
  */
 #include "engine/engine.h"
 
@@ -76,8 +76,7 @@ engine_new(PyTypeObject *type, PyObject *args, PyObject *kwds)
     self->depth = py_depth_get();
     self->collect_calls = collect_calls;
     if (!threads && py_replaced_check(self->state) < 0) {
-        Py_DECREF(
-            self); /* looked at now, or each worker would import modules for it */
+        Py_DECREF(self); /* now, or each worker would import modules for this */
         return NULL;
     }
     int r = threads ? cp_pool_new_threads(target, py_refs_release,
@@ -121,7 +120,8 @@ engine_clear(PyObject *op)
 }
 
 /* Usually the finalizer of the Python pool has ended the pool before
- * (cpool/pool.py). If making the pool failed, it is ended here. */
+ * (cpool/pool.py). If the Python pool could not be made, the core's pool is
+ * ended here. */
 static void
 engine_dealloc(PyObject *op)
 {
@@ -163,8 +163,8 @@ none_or_raise(EngineObject *self, int r)
     Py_RETURN_NONE;
 }
 
-/* call(func, args, kwds): submit a call; its future, or None where the pool takes no more
- * calls. */
+/* call(func, args, kwds): submit a call. Returns its future, or None if the
+ * pool takes no more calls. */
 static PyObject *
 engine_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -200,14 +200,14 @@ engine_worker(PyObject *op, PyObject *args)
             if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
                 return NULL;
             }
-            PyErr_Clear(); /* more tasks than will ever run */
+            PyErr_Clear(); /* more tasks than will ever be run */
         }
     }
     return py_worker_new(self->state, self->pool, budget, index, self->depth);
 }
 
-/* set_sender(sender): what sends callables by value; see cpool._base.by_value. Before the
- * first job. */
+/* set_sender(sender): set the object that sends callables by value; see
+ * cpool._base.by_value. Before the first job. */
 static PyObject *
 engine_set_sender(PyObject *op, PyObject *sender)
 {
@@ -226,8 +226,8 @@ engine_share(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* set_memory_limit(bytes): of each worker; before the first one. OSError where the system
- * does not say how much memory a process has. */
+/* set_memory_limit(bytes): limit the memory of each worker. Before the first
+ * worker. OSError if the system does not say how much memory a process has. */
 static PyObject *
 engine_set_memory_limit(PyObject *op, PyObject *arg)
 {
@@ -239,8 +239,8 @@ engine_set_memory_limit(PyObject *op, PyObject *arg)
                          cp_pool_set_memory_limit(ENGINE(op)->pool, bytes));
 }
 
-/* open_memory(limit): large data go through shared memory of up to so many bytes. False:
- * there is none here. Before the first worker. */
+/* open_memory(limit): send large data through shared memory, of this many bytes
+ * at most. False: the system has none. Before the first worker. */
 static PyObject *
 engine_open_memory(PyObject *op, PyObject *arg)
 {
@@ -277,7 +277,7 @@ engine_set_elastic(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* retire(n, first): so many worker processes end after the tasks that they run, of those
+/* retire(n, first): n worker processes end after their current tasks, of those
  * with this index or a higher one. */
 static PyObject *
 engine_retire(PyObject *op, PyObject *args)
@@ -291,7 +291,7 @@ engine_retire(PyObject *op, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* set_indexes(n): there will be no workers but those with indexes below n. */
+/* set_indexes(n): from now on there are only workers with indexes below n. */
 static PyObject *
 engine_set_indexes(PyObject *op, PyObject *arg)
 {
@@ -305,7 +305,7 @@ engine_set_indexes(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* unplaced(): the indexes of workers that are not there and that tasks wait for, a list. */
+/* unplaced(): a list of the indexes of missing workers for which tasks wait. */
 static PyObject *
 engine_unplaced(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -343,7 +343,7 @@ engine_signal(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* set_trees(): workers may have processes, which end with them at the latest. */
+/* set_trees(): workers may start processes, which have to end with them. */
 static PyObject *
 engine_set_trees(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -351,8 +351,8 @@ engine_set_trees(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* kill_trees(): after set_trees(), SIGKILL to all workers and all processes that they have
- * started. */
+/* kill_trees(): after set_trees(), SIGKILL to all workers and all of their
+ * descendants. */
 static PyObject *
 engine_kill_trees(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -376,7 +376,7 @@ engine_hang_up(PyObject *op, PyObject *Py_UNUSED(ignored))
 /* ---- the helper and the starter ---- */
 
 /* Run the callbacks of the job. False: a callback has forked, and this is the
- * copy of the process. */
+ * forked copy. */
 static bool
 run_callbacks(EngineObject *self, struct cp_job *job)
 {
@@ -384,8 +384,7 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     if (result != NULL) {
         Py_INCREF(result);
         py_result_call_back(result);
-        Py_DECREF(
-            result); /* first: whoever waits has the only reference then */
+        Py_DECREF(result); /* first: then a waiter has the only reference */
     }
     bool is_ours = cp_pool_is_ours(self->pool);
     if (is_ours) {
@@ -396,7 +395,8 @@ run_callbacks(EngineObject *self, struct cp_job *job)
     return is_ours;
 }
 
-/* Do what cp_pool_next() has found. False: there will be nothing more to do. */
+/* Do the work that cp_pool_next() has returned. False: there will be no
+ * more. */
 static bool
 attend_to(EngineObject *self, int found, struct cp_job *job)
 {
@@ -413,7 +413,7 @@ attend_to(EngineObject *self, int found, struct cp_job *job)
     }
 }
 
-/* Do what cp_pool_next() finds, until the pool is gone. */
+/* Do the work that cp_pool_next() returns, until the pool is gone. */
 static PyObject *
 attend(EngineObject *self, unsigned duties)
 {
@@ -446,19 +446,20 @@ engine_call_back(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* help(): run callbacks. */
+/* help(): run callbacks, until the pool is gone. The body of the helper
+ * thread. */
 static PyObject *
 engine_help(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     if (atomic_exchange(&ENGINE(op)->has_helper, 1) != 0) {
-        Py_RETURN_NONE; /* a signal handler, or another thread, was faster */
+        Py_RETURN_NONE; /* a signal handler or another thread was first */
     }
     ENGINE(op)->helper_thread = PyThread_get_thread_ident();
     return attend(ENGINE(op), CP_DO_CALLS);
 }
 
-/* keep_workers(): have missing workers started, which must not wait behind the
- * program's callbacks. */
+/* keep_workers(): replace missing workers, until the pool is gone. The body of
+ * the starter thread: starting workers must not wait behind callbacks. */
 static PyObject *
 engine_keep_workers(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -509,7 +510,7 @@ engine_end(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* Break a pool of threads, and keep the first exception that did. */
+/* Break a pool of threads. The first exception is kept as the reason. */
 static PyObject *
 break_threads(EngineObject *self, PyObject *exc)
 {
@@ -545,8 +546,9 @@ engine_break_pool(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* Wait until the job of any of the results has ended, or, where there are none, until all
- * workers have: 1; 0 where the timeout passes first; or -1 with an exception. */
+/* Wait until the job of any of the results has ended; without results, until
+ * all workers have ended. 1; 0 if the timeout passes first; or -1 with an
+ * exception. */
 static int
 wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
 {
@@ -587,7 +589,8 @@ wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
     }
 }
 
-/* wait_pending(most, seconds): wait until fewer than `most` calls wait; True if so. */
+/* wait_pending(most, seconds): wait until fewer than `most` calls are waiting.
+ * True; or False if the time passes first. */
 static PyObject *
 engine_wait_pending(PyObject *op, PyObject *args)
 {
@@ -613,7 +616,7 @@ engine_wait_pending(PyObject *op, PyObject *args)
 }
 
 /* wait_ended(timeout): run the event loop until all workers have ended: True;
- * or False where the timeout passes first. */
+ * or False if the timeout passes first. */
 static PyObject *
 engine_wait_ended(PyObject *op, PyObject *timeout)
 {
@@ -665,8 +668,9 @@ done_jobs(struct cp_job *const *jobs, Py_ssize_t n)
     return list;
 }
 
-/* wait_any(results, timeout): wait until any of the results is ready. Returns, for each
- * that is, how many jobs had ended then, and its place in the list. */
+/* wait_any(results, timeout): wait until any of the results is ready. Returns,
+ * for each ready one, the number of its job in the order in which jobs ended,
+ * and its place in the list. */
 static PyObject *
 engine_wait_any(PyObject *op, PyObject *args)
 {
@@ -676,7 +680,7 @@ engine_wait_any(PyObject *op, PyObject *args)
         return NULL;
     }
     PyObject *results =
-        PySequence_Tuple(list); /* holds them, and so their jobs */
+        PySequence_Tuple(list); /* holds the results, and so their jobs */
     struct cp_job **jobs = results != NULL ? jobs_of(self, results) : NULL;
     Py_ssize_t n = results != NULL ? PyTuple_GET_SIZE(results) : 0;
     if (jobs != NULL
@@ -743,7 +747,8 @@ sight_of(const struct cp_sight *it)
                    (const char *)it->func, (Py_ssize_t)it->func_len, stack);
 }
 
-/* ask_stacks(): have the worker processes tell their stacks, which sights() finds soon. */
+/* ask_stacks(): ask the worker processes for their stacks, which sights()
+ * returns soon after. */
 static PyObject *
 engine_ask_stacks(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -754,7 +759,7 @@ engine_ask_stacks(PyObject *op, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* sights(): what each worker process does now. */
+/* sights(): what each worker process is doing. */
 static PyObject *
 engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -776,8 +781,8 @@ engine_sights(PyObject *op, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
-/* trace(since): begin to trace what the pool does, which is part of a trace that began
- * then. */
+/* trace(since): begin to trace what the pool does, as a part of a trace that
+ * began at this time. */
 static PyObject *
 engine_trace(PyObject *op, PyObject *arg)
 {
@@ -816,10 +821,11 @@ work_of(const struct cp_trace *trace, const struct cp_work_span *it)
                          (unsigned long long)trace->lanes[it->lane].thread);
 }
 
-/* end_trace(): (since, how many spans were dropped, [the bytes of each function], [spans],
- * [what threads of this process did]), or None: it was off. Times are in ns of the monotonic
- * clock; a span has the members of struct cp_span, and what a thread did those of struct
- * cp_work_span, with the id of the thread. */
+/* end_trace(): (since, how many spans were dropped, [the bytes of each
+ * function], [spans], [work of threads of this process]), or None if no trace
+ * was on. Times are in ns of the monotonic clock. A span has the members of
+ * struct cp_span; work has those of struct cp_work_span, and the id of its
+ * thread. */
 static PyObject *
 engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -857,9 +863,9 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
     return found;
 }
 
-/* tallies(): what was counted: (submitted, cancelled, failed without a worker, [for each
- * worker index], [the longest tasks], of workers for which there was no memory). Also of a
- * pool that has ended. */
+/* tallies(): the counts: (submitted, cancelled, failed without a worker, [for
+ * each worker index], [the longest tasks], those of workers for which there was
+ * no memory). Works after the pool has ended too. */
 static PyObject *
 engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -898,7 +904,7 @@ engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
 struct job_list {
     PyObject **results;
     uint64_t n, cap;
-    uint32_t each; /* CP_JOB_EACH: jobs of lanes; 0: the others */
+    uint32_t each; /* CP_JOB_EACH: only jobs of lanes; 0: the others */
 };
 
 static void
@@ -907,13 +913,14 @@ visit_job(struct cp_job *job, void *arg)
     struct job_list *list = arg;
     if (list->n < list->cap && job->user != NULL
         && (job->flags & CP_JOB_EACH) == list->each) {
-        /* Safe: a job that is not done holds its result, if it has one. */
+        /* Safe: a job that is not done keeps its `user` alive, if it has
+         * one. */
         list->results[list->n++] = Py_NewRef((PyObject *)job->user);
     }
 }
 
-/* What the jobs that are not done hold, as new references in list->results, for
- * PyMem_Free(): 0, or -1 with MemoryError. */
+/* Put new references to the `user` of each job that is not done into
+ * list->results, for PyMem_Free(). 0, or -1 with MemoryError. */
 static int
 list_jobs(EngineObject *self, struct job_list *list)
 {
@@ -929,7 +936,7 @@ list_jobs(EngineObject *self, struct job_list *list)
     return 0;
 }
 
-/* The result that a job holds, strongly or weakly; NULL where it is gone. */
+/* The result that a job holds, strongly or weakly; NULL if it is gone. */
 static ResultObject *
 strong_take(PyObject *user)
 {
@@ -971,7 +978,7 @@ engine_jobs(PyObject *op, PyObject *Py_UNUSED(ignored))
     return dict;
 }
 
-/* pending_futures(): of the calls that have not ended. */
+/* pending_futures(): the futures of the calls that have not ended. */
 static PyObject *
 engine_pending_futures(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -1010,7 +1017,7 @@ engine_unanswered(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLongLong(cp_pool_unanswered(ENGINE(op)->pool));
 }
 
-/* glance(hand_over): see py_lane_glance(). Were there results? */
+/* glance(hand_over): see py_lane_glance(). True: there were results. */
 static PyObject *
 engine_glance(PyObject *op, PyObject *hand_over)
 {
@@ -1053,7 +1060,8 @@ static PyGetSetDef engine_getset[] = {
     {NULL, NULL, NULL, NULL, NULL},
 };
 
-/* pull_all(iterable): list(iterable), in turn with the other pulls of the pool. */
+/* pull_all(iterable): list(iterable), taking turns with the other pulls of the
+ * pool. */
 static PyObject *
 engine_pull_all(PyObject *op, PyObject *iterable)
 {

@@ -16,7 +16,8 @@ py_kept_wanted(EngineObject *engine)
     return atomic_load(&engine->caller_thread) != PyThread_get_thread_ident();
 }
 
-/* The first call that is kept: the list's reference, or NULL. */
+/* Take the first kept call off the list; its reference becomes the caller's.
+ * NULL: there is none. */
 static ResultObject *
 take_first(EngineObject *engine)
 {
@@ -49,8 +50,8 @@ ask_owner(EngineObject *engine, const char *method, PyObject *arg)
     return none != NULL ? 0 : -1;
 }
 
-/* Encode and queue the call; of a map, as much as at the first time, and the rest has a
- * feeder. 0, or -1 with an exception. */
+/* Encode and queue the call. Of a map, only the first tasks; a feeder thread
+ * makes the rest. 0, or -1 with an exception. */
 static int
 feed(EngineObject *engine, PyObject **holder)
 {
@@ -80,12 +81,13 @@ feed_take(EngineObject *engine, ResultObject *result)
     }
     Py_XDECREF(holder);
     (void)atomic_fetch_sub(&engine->n_kept, 1);
-    if (cp_pool_is_ours(engine->pool)) { /* what pickles it may fork */
+    if (cp_pool_is_ours(engine->pool)) { /* encoding may have forked */
         cp_job_close(job);
     }
 }
 
-/* Has the caller's thread nothing left to do? Then it is one no more. */
+/* Are there no more kept calls? If so, the present thread is no longer the one
+ * that encodes them. */
 static bool
 is_through(EngineObject *engine)
 {
@@ -119,13 +121,14 @@ py_kept_feed(PyObject *op, PyObject *Py_UNUSED(ignored))
         }
     }
     if (cp_pool_is_ours(engine->pool)) {
-        py_job_collect(engine); /* those that could not be pickled */
+        py_job_collect(engine); /* collect calls that could not be pickled */
     }
     Py_RETURN_NONE;
 }
 
-/* No thread can be started. Encode all calls here; what raised is pending, and stays so
- * where a signal handler raised it. 0, or -1 with the exception. */
+/* No thread can be started, which has raised the pending exception: encode all
+ * calls here. If a signal handler has raised it instead, it stays pending. 0,
+ * or -1 with the exception. */
 static int
 feed_here(EngineObject *engine, ResultObject *result)
 {

@@ -1,8 +1,8 @@
 /*
  * Starting threads after the main thread has ended; see engine/late.h. CPython
- * 3.12.0 to 3.12.2 start no thread then, since a thread might start to run
- * while the interpreter is finalizing. Here the thread that calls waits until
- * the new thread runs, and the interpreter waits for the thread that calls.
+ * 3.12.0 to 3.12.2 start no thread at that time, since the thread might begin
+ * to run while the interpreter is finalizing. Here the calling thread waits
+ * until the new thread runs, and the interpreter waits for the calling thread.
  */
 #include "engine/late.h"
 
@@ -16,7 +16,7 @@ struct late {
 static void
 run(void *arg)
 {
-    struct late *late = arg; /* the caller's, until started is unlocked */
+    struct late *late = arg; /* the caller's, once started is unlocked */
     PyObject *func = late->func;
     PyThreadState *tstate = PyThreadState_New(late->interp);
     late->has_state = tstate != NULL;

@@ -26,7 +26,7 @@
 #include "core/link/serve.h"
 #include "core/os/fd.h"
 
-/* _after_fork_in_child(): has other code forked, so that the pools in this
+/* _after_fork_in_child(): did other code fork, so that the pools in this
  * process are copies of the parent's? */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
@@ -59,7 +59,8 @@ module_tasks_done(PyObject *module, PyObject *Py_UNUSED(ignored))
         atomic_load_explicit(&state->tasks_done, memory_order_relaxed));
 }
 
-/* _is_stopped(): has the pool asked the task of this worker process to stop? */
+/* _is_stopped(): has the pool asked the current task of this worker process to
+ * stop? */
 static PyObject *
 module_is_stopped(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
@@ -77,8 +78,8 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
-/* _encode(obj): the encoding of an object, or of a list as a run; None where it
- * is left to pickle. For tests and measurements. */
+/* _encode(obj): the encoding of an object, or of a list as a run; None if it is
+ * left to pickle. For tests and measurements. */
 static PyObject *
 module_encode(PyObject *module, PyObject *obj)
 {
@@ -104,8 +105,7 @@ module_encode(PyObject *module, PyObject *obj)
     return bytes;
 }
 
-/* _decode(bytes): the object that the bytes encode. For tests and
- * measurements. */
+/* _decode(bytes): the object in these bytes. For tests and measurements. */
 static PyObject *
 module_decode(PyObject *module, PyObject *bytes)
 {
@@ -120,7 +120,7 @@ module_decode(PyObject *module, PyObject *bytes)
     return r == 0 ? obj : py_raise(state, r);
 }
 
-/* _loads(bytes): unpickle, as the results of tasks are. */
+/* _loads(bytes): unpickle, in the same way as results of tasks. */
 static PyObject *
 module_loads(PyObject *module, PyObject *bytes)
 {

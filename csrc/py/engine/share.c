@@ -11,10 +11,10 @@
 typedef struct {
     PyObject_HEAD
     EngineObject *engine;
-    PyObject *handles;        /* those in the object, a list */
+    PyObject *handles;        /* of shared objects within the object, a list */
     struct cp_func *func;     /* in the pool; NULL: closed */
     struct cp_sealed *sealed; /* the object; NULL: closed */
-    unsigned long number;     /* in the pool; written once */
+    unsigned long number;     /* its slot in the pool; written once */
 } ShareObject;
 
 static PyObject *
@@ -24,8 +24,8 @@ raise_closed(void)
     return NULL;
 }
 
-/* use(handle): the callable and the arguments that are it in a worker, for the body that this
- * thread encodes, where the handle stands. */
+/* use(handle): the handle occurs in the body that this thread encodes. Returns
+ * the callable and the arguments that become the object in a worker. */
 static PyObject *
 share_use(PyObject *op, PyObject *handle)
 {
@@ -57,7 +57,7 @@ share_use(PyObject *op, PyObject *handle)
     return Py_BuildValue("(O(k))", self->engine->state->shared, self->number);
 }
 
-/* What it is in shared memory: a new reference; NULL: it is closed. */
+/* The object in shared memory: a new reference; NULL: it is closed. */
 static struct cp_sealed *
 sealed_of(ShareObject *self)
 {
@@ -71,7 +71,7 @@ sealed_of(ShareObject *self)
     return sealed;
 }
 
-/* load(): a new object, as each worker has one. */
+/* load(): decode a new object, as each worker does. */
 static PyObject *
 share_load(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -106,7 +106,7 @@ close_share(ShareObject *self)
     cp_sealed_unref(sealed);
 }
 
-/* close(): no more bodies refer to it. */
+/* close(): no new body may refer to the object. */
 static PyObject *
 share_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -129,8 +129,8 @@ share_nbytes(PyObject *op, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(n);
 }
 
-/* Write the object to the parts, which are for that: 0, a code of the core, or -1 with an
- * exception. */
+/* Encode the object into these parts, which go to a sealed file. 0, a code of
+ * the core, or -1 with an exception. */
 static int
 write_object(EngineObject *engine, PyObject *obj, struct cp_parts *parts,
              PyObject *handles)
@@ -146,7 +146,7 @@ write_object(EngineObject *engine, PyObject *obj, struct cp_parts *parts,
     return r;
 }
 
-/* Write the object, and fill self: as write_object(). */
+/* Write the object, and fill self. Returns as write_object(). */
 static int
 fill(ShareObject *self, PyObject *obj)
 {

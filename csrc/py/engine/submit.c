@@ -17,8 +17,8 @@ is_result(EngineObject *self, PyObject *op)
            || PyObject_TypeCheck(op, self->state->stream_type);
 }
 
-/* The result that a method was given, which is to be submitted now and never
- * again; or NULL with an exception. From now on its job holds it; weakly, if it has a
+/* The result that a method was given, to be submitted now and never again; or
+ * NULL with an exception. From now on its job holds it; weakly, if it has a
  * limit. */
 static ResultObject *
 result_arg(EngineObject *self, PyObject *op, Py_ssize_t limit)
@@ -47,8 +47,9 @@ result_arg(EngineObject *self, PyObject *op, Py_ssize_t limit)
     return result;
 }
 
-/* Is the call better not encoded yet? Those that are kept stay in their order, and wait
- * for room: not calls that go before others, or whose worker may be idle. */
+/* May the call be kept, if there is no room? Kept calls stay in their order,
+ * and wait for room: so not a call that goes before others, or whose worker may
+ * be idle. */
 static bool
 may_be_kept(const ResultObject *result)
 {
@@ -56,8 +57,8 @@ may_be_kept(const ResultObject *result)
            && py_kept_wanted(result->engine);
 }
 
-/* args: kind, pool, func, args, kwds. Make a result and submit its one task. call: the
- * name of the method. options: NULL, or as py_options_set() takes them. */
+/* Make a result and submit its only task. args: kind, pool, func, args, kwds.
+ * call: the name of the method. options: NULL, or as for py_options_set(). */
 static ResultObject *
 submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
             PyObject *error_callback, const char *call, PyObject *options)
@@ -98,8 +99,8 @@ py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                                    nargs == 8 ? args[7] : NULL);
 }
 
-/* Submitting and waiting are one call: between two calls, a signal handler
- * could raise, and leave a job behind for which nobody waits. */
+/* Submits and waits in one call. Between two calls, a signal handler could
+ * raise, and leave a job behind for which nobody waits. */
 PyObject *
 py_submit_apply(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 {
@@ -138,8 +139,8 @@ name_of_call(const ResultObject *result, unsigned mode)
     return names[stream][star][second];
 }
 
-/* This thread may have ended a job of worker threads while all of them sleep:
- * no other thread would release its result. */
+/* This thread may have ended a job of worker threads while all of them sleep.
+ * No other thread would release the result of the job. */
 static void
 collect(EngineObject *engine)
 {
@@ -148,8 +149,8 @@ collect(EngineObject *engine)
     }
 }
 
-/* Open the source, and feed what can be fed now: 1: there is more; 0: there is
- * not; -1 with an exception, and then the job is cancelled. */
+/* Open the source, and make the tasks that can be made now. 1: there are more;
+ * 0: there are no more; -1 with an exception, and then the job is cancelled. */
 static int
 feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
            Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
@@ -162,7 +163,7 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
                                                      : (uint32_t)chunksize;
     if (in->blocking && !py_source_is_plain(iterable)) {
         r = py_engine_attend(
-            in->engine); /* this thread runs the program's code now */
+            in->engine); /* the program's code runs on this thread now */
     }
     if (r == 0) {
         r = py_feed_open(in, (mode & PY_TASKS) != 0 ? NULL : func, iterable,
@@ -211,8 +212,7 @@ py_submit_feed(PyObject *op, PyObject *args)
     return PyBool_FromLong(more);
 }
 
-/* Feeding and waiting are one call, for the same reason as in
- * py_submit_apply(). */
+/* Feeds and waits in one call, for the same reason as py_submit_apply(). */
 PyObject *
 py_submit_run(PyObject *op, PyObject *args)
 {
@@ -254,12 +254,13 @@ py_submit_end_call(PyObject *op, PyObject *arg)
     Py_RETURN_NONE;
 }
 
-/* A thread that feeds a job. It holds the result only while it feeds, if the job holds
- * it weakly: whoever waits must not keep an iterator that nobody else has. */
+/* A thread that feeds a job. If the job holds the result weakly, the thread
+ * holds the result only while it feeds: while the thread waits, it must not
+ * keep alive an iterator that nobody else has. */
 struct feeder {
     struct cp_job *job; /* a reference of its own */
     PyObject *result;   /* or NULL */
-    PyObject *weak;     /* or NULL: the result is held all the time */
+    PyObject *weak;     /* or NULL: `result` is held all the time */
 };
 
 PyObject *
@@ -276,7 +277,7 @@ py_submit_feed_one(PyObject *op, PyObject *arg)
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
 
-/* Wait until the job wants tasks: what cp_job_wait_wants() returns; 0 as well where the
+/* Wait until the job wants tasks. Returns as cp_job_wait_wants(); 0 also if the
  * result is gone. */
 static int
 await_wants(struct feeder *feeder, uint64_t *n)
@@ -324,7 +325,7 @@ feed_to_end(EngineObject *self, struct feeder *feeder)
     }
 }
 
-/* The result in the list, which is empty then; or NULL with an exception. */
+/* Take the result out of the list; or NULL with an exception. */
 static PyObject *
 result_of_holder(EngineObject *self, PyObject *holder)
 {
@@ -375,9 +376,10 @@ py_submit_feed_rest(PyObject *op, PyObject *holder)
     Py_RETURN_NONE;
 }
 
-/* The interrupted call of this thread goes on only after the join, so the join
- * cannot wait for that call. A call that waits is given all of its tasks now;
- * one that is making tasks, or has none yet, is cancelled. */
+/* A call of this thread was interrupted, and goes on only after the join, so
+ * the join cannot wait for that call. If the call is waiting for its job, make
+ * all of its tasks now; if it is making tasks, or has none yet, cancel its
+ * job. */
 static int
 finish_call(ResultObject *result)
 {

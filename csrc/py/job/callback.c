@@ -21,9 +21,9 @@ call_back(EngineObject *engine, PyObject *callback, PyObject *value)
     return none != NULL ? 0 : -1;
 }
 
-/* The job was terminated meanwhile, so threads that wait do not wait for the
- * callbacks. The callbacks get the same outcome as these threads, and
- * exceptions of callbacks are only reported. */
+/* The job was terminated meanwhile, so waiting threads do not wait for its
+ * callbacks. The callbacks get the same outcome as these threads, and their
+ * exceptions are only reported. */
 static void
 call_late(ResultObject *self)
 {
@@ -46,8 +46,8 @@ py_result_call_back(ResultObject *self)
             return;
         }
     }
-    /* Checked only now: another thread that found the job done may have decoded
-     * first. */
+    /* Check only now: another thread that saw that the job was done may have
+     * decoded first. */
     if (atomic_load(&self->job->done)) {
         call_late(self);
         return;

@@ -53,8 +53,8 @@ condition_exit(PyObject *op, PyObject *const *Py_UNUSED(args),
     return condition_release(op, NULL);
 }
 
-/* The call has ended, so only a program that notifies the future itself can end this
- * wait: look now and then. */
+/* The call has ended, so only a program that notifies the future itself can end
+ * this wait: look from time to time. */
 static int
 wait_for_nobody(ConditionObject *self, int64_t deadline)
 {
@@ -91,7 +91,8 @@ condition_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
     return r < 0 ? NULL : PyBool_FromLong(atomic_load(&self->call.ended));
 }
 
-/* Of a future that waits: cancel(), or a program that sets the result itself. */
+/* Called for a waiting future by cancel(), or when the program sets the result
+ * itself. */
 static PyObject *
 condition_notify(PyObject *op, PyObject *const *Py_UNUSED(args),
                  Py_ssize_t Py_UNUSED(nargs))

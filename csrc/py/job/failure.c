@@ -6,7 +6,7 @@
 #include "task/refs.h"
 #include "value/pickle.h"
 
-/* The number of the first item of the task in its call, from 0; -1: the call has no
+/* The number of the task's first item in its call, from 0; -1: the call has no
  * items. */
 static Py_ssize_t
 first_item(const ResultObject *self, const struct cp_result *r)
@@ -20,8 +20,8 @@ first_item(const ResultObject *self, const struct cp_result *r)
     return (Py_ssize_t)r->index * self->input.chunksize;
 }
 
-/* Where the task ran, for texts: (method, callable, first item, worker, pid, how many values
- * it has yielded, or -1). */
+/* Where the task ran, for error messages: (method, callable, first item,
+ * worker, pid, how many values it has yielded, or -1). */
 static PyObject *
 where(const ResultObject *self, const struct cp_result *r)
 {
@@ -99,7 +99,7 @@ py_failure_of_end(ResultObject *self)
     }
 }
 
-/* None for a worker that lives on. */
+/* The exit code of the worker; None if it lives on. */
 static PyObject *
 exitcode_of(const struct cp_result *r)
 {
@@ -156,7 +156,8 @@ py_failure_of_result(ResultObject *self, struct cp_result *r)
     return exc;
 }
 
-/* The exception of an item, if obj is what a worker has put in its place; steals obj. */
+/* If obj is the placeholder of an item that raised, the item's exception.
+ * Steals obj. */
 static PyObject *
 released_take(ResultObject *self, struct cp_result *r, PyObject *obj,
               PyObject *caught_type)

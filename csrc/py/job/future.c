@@ -5,17 +5,19 @@
 
 #include "core/base/lock.h"
 
-/* The attributes of a future, in the order of their making, and its states. */
+/* The names of a future's attributes, in the order in which they are set, and
+ * of its states. */
 struct py_future_names {
     PyObject *cls;
-    bool is_known; /* the class has these attributes, and no others */
+    bool is_known; /* the class has exactly these attributes */
     PyObject *condition, *state, *result, *exception, *waiters, *callbacks;
     PyObject *pending, *running, *finished, *cancelled;
     PyObject *add_result, *add_exception, *notify_cancel, *invoke;
-    /* Threads that wait for the lock of a future, which is held for moments. */
+    /* For threads that wait for the lock of any future; such locks are held
+     * only for moments. */
     struct cp_lock parked_lock;
     struct cp_cond parked;
-    _Atomic uint64_t n_held; /* locks of futures that threads have */
+    _Atomic uint64_t n_held; /* how many such locks are held */
 };
 
 /* ---- names ---- */
@@ -49,7 +51,8 @@ intern_all(struct py_future_names *n)
                : 0;
 }
 
-/* Does a future that its class has made have just the attributes that we make? */
+/* Does a future that the class makes itself have exactly the attributes that we
+ * set? */
 static int
 look_at(struct py_future_names *n)
 {
@@ -114,7 +117,7 @@ py_futures_begin(struct py_state *state)
         return -1;
     }
     if (state->futures != NULL) {
-        free_names(n); /* the import has let another thread do it */
+        free_names(n); /* another thread has done it during the import */
     } else {
         state->futures = n;
     }
@@ -296,8 +299,8 @@ py_future_set_running(ConditionObject *self)
     }
 }
 
-/* Tell the threads in concurrent.futures.wait() and as_completed(): 0, or -1 with an
- * exception. */
+/* Tell the threads in concurrent.futures.wait() and as_completed() that the
+ * future has ended. 0, or -1 with an exception. */
 static int
 tell_waiters(PyObject *future, struct py_future_names *n, PyObject *method)
 {
@@ -335,7 +338,7 @@ end_locked(ConditionObject *self, PyObject *value, bool is_value)
     struct py_future_names *n = self->state->futures;
     PyObject *future = self->future;
     if (is_in(self, n->cancelled)) {
-        /* cancel() has run the callbacks. */
+        /* cancel() has run the callbacks already. */
         PyObject *is = PyObject_CallMethodNoArgs(future, n->notify_cancel);
         Py_XDECREF(is);
         return is == NULL ? -1 : 0;

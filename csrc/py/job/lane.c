@@ -33,8 +33,8 @@ add_call_take(LaneObject *lane, ConditionObject *call)
     Py_END_CRITICAL_SECTION();
 }
 
-/* Take it off the list: false where another thread has. The list's reference becomes
- * the caller's. */
+/* Take the call off the list; the list's reference becomes the caller's. False:
+ * another thread has taken it already. */
 static bool
 take_call(LaneObject *lane, ConditionObject *call)
 {
@@ -60,12 +60,14 @@ take_call(LaneObject *lane, ConditionObject *call)
 
 /* ---- a call ends ---- */
 
-/* Of a loop's thread: the most results and jobs at a time, and bytes of a result. A
- * millisecond is more than these take. */
+/* Limits for the thread of an event loop: how many results and jobs it handles
+ * at a time, and how large a result may be. All of it takes less than a
+ * millisecond. */
 #define BRIEF_COUNT 128u
 #define BRIEF_BYTES 4096u
 
-/* The call needs its lane and its future no more. Consumes the list's reference. */
+/* The call no longer needs its lane and its future. Consumes the list's
+ * reference. */
 static void
 drop_call_take(ConditionObject *call)
 {
@@ -80,8 +82,9 @@ drop_call_take(ConditionObject *call)
     Py_DECREF(call);
 }
 
-/* The call has ended so; steals value. Its callbacks are left to run_callbacks(). 0, or
- * -1 with an exception of the program's code, with which the call has ended as well. */
+/* End the call with this value or failure; steals value. Its callbacks are left
+ * to run_callbacks(). 0, or -1 with an exception of the program's code; the
+ * call has ended then, too. */
 static int
 end_call_take(LaneObject *lane, ConditionObject *call, PyObject *value,
               bool is_value)
@@ -107,7 +110,7 @@ end_call_take(LaneObject *lane, ConditionObject *call, PyObject *value,
     return 0;
 }
 
-/* The first of the ended calls that have callbacks, or NULL. */
+/* Take the first of the ended calls with callbacks, or NULL. */
 static ConditionObject *
 next_call(LaneObject *lane)
 {
@@ -137,7 +140,7 @@ run_callbacks(LaneObject *lane)
         int r = py_future_call_back(call, call->future);
         py_work_end(lane->base.engine, CP_WORK_CALLBACK, began);
         if (r < 0 && !py_error_leaves_call(lane->base.state)) {
-            PyErr_WriteUnraisable(call->future); /* such as SystemExit */
+            PyErr_WriteUnraisable(call->future); /* SystemExit, for example */
             r = 0;
         }
         drop_call_take(call);
@@ -159,8 +162,8 @@ add_call_back_take(LaneObject *lane, ConditionObject *call)
     Py_END_CRITICAL_SECTION();
 }
 
-/* Have hand_over(future) run the callbacks of the calls, up to the first that it leaves
- * to the helper: 0, or -1 with an exception. */
+/* Have hand_over(future) run the callbacks of the calls, until it leaves one
+ * call to the helper. 0, or -1 with an exception. */
 static int
 hand_calls_over(LaneObject *lane, PyObject *hand_over)
 {
@@ -180,7 +183,8 @@ hand_calls_over(LaneObject *lane, PyObject *hand_over)
     return r < 0 ? -1 : 0;
 }
 
-/* The exception as an executor's user knows it; steals exc. */
+/* Convert the exception to the one that users of executors expect; steals
+ * exc. */
 static PyObject *
 translate_take(LaneObject *lane, PyObject *exc)
 {
@@ -202,7 +206,7 @@ call_of(const struct cp_result *r)
     return (ConditionObject *)(uintptr_t)r->index;
 }
 
-/* Does decoding the result run no code of the program's? */
+/* Can the result be decoded without running code of the program? */
 static bool
 is_plain(LaneObject *lane, const struct cp_result *r)
 {
@@ -213,8 +217,9 @@ is_plain(LaneObject *lane, const struct cp_result *r)
            || (r->outcome == CP_RAISED && lane->base.engine->threads);
 }
 
-/* Decode the result, and end its call: 0, or -1 with an exception of a signal handler;
- * then the result is to be decoded again. Consumes r unless it returns -1. */
+/* Decode the result, and end its call. 0, or -1 with an exception of a signal
+ * handler: then the result has to be decoded again. Consumes r unless it
+ * returns -1. */
 static int
 end_with_result(LaneObject *lane, struct cp_result *r)
 {
@@ -272,7 +277,7 @@ next_ready(LaneObject *lane)
     return r;
 }
 
-/* The job has ended early: so have all of its calls. */
+/* The job has ended early: end all of its calls, too. */
 static int
 fail_calls(LaneObject *lane)
 {
@@ -294,8 +299,8 @@ fail_calls(LaneObject *lane)
     }
 }
 
-/* See to the results that are small and plain, and leave the others to the helper: 0, or
- * -1 with an exception. */
+/* Handle the results that are small and plain, and leave the others to the
+ * helper. 0, or -1 with an exception. */
 static int
 absorb_briefly(LaneObject *lane)
 {
@@ -308,14 +313,14 @@ absorb_briefly(LaneObject *lane)
             || !is_plain(lane, list)) {
             add_ready(lane, list);
         } else if ((r = end_with_result(lane, list)) < 0) {
-            Py_CLEAR(lane->base.value); /* never set: nothing is lost */
+            Py_CLEAR(lane->base.value); /* never set, so nothing is lost */
         }
         list = next;
     }
     return r;
 }
 
-/* The parts of py_lane_absorb(). */
+/* The decoding part of py_lane_absorb(). */
 static int
 absorb(LaneObject *lane)
 {
@@ -328,7 +333,7 @@ absorb(LaneObject *lane)
         if (r < 0 || !is_plain(lane, list)) {
             add_ready(lane, list);
         } else if ((r = end_with_result(lane, list)) < 0) {
-            Py_CLEAR(lane->base.value); /* never set: nothing is lost */
+            Py_CLEAR(lane->base.value); /* never set, so nothing is lost */
         }
         list = next;
     }
@@ -349,8 +354,8 @@ absorb(LaneObject *lane)
     return r;
 }
 
-/* The helper goes on with what is left. notes: threads that wait for a call of the lane
- * were not told yet. */
+/* Leave the rest to the helper. notes: there are threads that wait for a call
+ * of the lane and were not told yet. */
 static void
 leave_rest(LaneObject *lane, bool notes)
 {
@@ -358,7 +363,7 @@ leave_rest(LaneObject *lane, bool notes)
     Py_BEGIN_CRITICAL_SECTION(lane);
     more = lane->ready != NULL || lane->calls != NULL;
     Py_END_CRITICAL_SECTION();
-    if (!more && notes) { /* the job has failed: the helper ends its calls */
+    if (!more && notes) { /* the job has failed: the helper ends the calls */
         more = atomic_load(&lane->base.job->end) != CP_END_NONE;
     }
     if ((more || notes) && cp_pool_is_ours(lane->base.engine->pool)) {
@@ -398,7 +403,7 @@ py_lane_futures(LaneObject *lane)
     PyObject *list = NULL;
     Py_ssize_t cap = 0, n = 0;
     bool fits = false;
-    while (!fits) { /* no object is made in the critical section */
+    while (!fits) { /* allocate outside of the critical section */
         Py_XDECREF(list);
         list = PyList_New(cap);
         if (list == NULL) {
@@ -427,7 +432,7 @@ LaneObject *
 py_lane_of_job(EngineObject *engine, struct cp_job *job)
 {
     LaneObject *lane;
-    (void)engine; /* where the critical section is empty */
+    (void)engine; /* unused if the critical section is empty */
     Py_BEGIN_CRITICAL_SECTION(engine);
     lane = (LaneObject *)Py_XNewRef((PyObject *)job->user);
     Py_END_CRITICAL_SECTION();
@@ -461,7 +466,7 @@ py_lane_glance(EngineObject *engine, PyObject *hand_over)
         return -1;
     }
     if (engine->threads) {
-        return 0; /* these tell the loop themselves, or through the helper */
+        return 0; /* worker threads tell the loop, or have the helper do it */
     }
     bool any;
     Py_BEGIN_ALLOW_THREADS
@@ -487,7 +492,7 @@ py_lane_glance(EngineObject *engine, PyObject *hand_over)
         cp_job_close(job);
     }
     if (any && !lanes && r == 0) {
-        py_job_collect(engine); /* of lanes it may run callbacks: not here */
+        py_job_collect(engine); /* for lanes it may run callbacks */
     }
     if (any && cp_pool_is_ours(engine->pool)) {
         cp_pool_glanced(engine->pool);
@@ -569,8 +574,8 @@ open_lane(EngineObject *engine, PyObject *func)
     return lane;
 }
 
-/* A new lane for func; *stays: other calls may go there too. NULL with an exception, or
- * without one where the pool takes no more calls. */
+/* A new lane for func. *stays: other calls may go there too. NULL: with an
+ * exception, or without one if the pool takes no more calls. */
 static LaneObject *
 new_lane(EngineObject *engine, PyObject *func, bool *stays)
 {
@@ -596,7 +601,7 @@ new_lane(EngineObject *engine, PyObject *func, bool *stays)
         Py_DECREF(lane);
         return NULL; /* the pool is broken */
     }
-    /* Of worker threads each call has its own. */
+    /* With worker threads, each call has its own callable. */
     if (py_func_set(&lane->base.input, engine->threads ? Py_None : func) < 0) {
         Py_DECREF(lane);
         return NULL;
@@ -653,8 +658,8 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     return task;
 }
 
-/* Give the lane one more call. 1: *future is its future; 0: the lane takes no more calls;
- * -1 with an exception. */
+/* Add a call to the lane. 1: *future is its future; 0: the lane takes no more
+ * calls; -1 with an exception. */
 static int
 add_call(LaneObject *lane, PyObject *func, PyObject *args, PyObject *kwds,
          PyObject **future)
@@ -673,7 +678,7 @@ add_call(LaneObject *lane, PyObject *func, PyObject *args, PyObject *kwds,
         r = cp_job_put_call_take(lane->base.job, task) == 0 ? 1 : 0;
     } else if (py_error_leaves_call(lane->base.state)) {
         r = -1;
-    } else { /* what cannot be pickled fails, and the executor goes on */
+    } else { /* the call fails, and the executor goes on */
         r = end_call_take(lane, call, py_error_fetch(), false) < 0 ? -1 : 1;
     }
     if (r <= 0) {
@@ -734,12 +739,12 @@ py_lane_wait(ConditionObject *condition, LaneObject *lane, int64_t deadline)
         }
         r = py_result_wait_call(&lane->base, &condition->call, deadline);
         if (r <= 0) {
-            break; /* it is too late, or a signal handler has raised */
+            break; /* too late, or a signal handler has raised */
         }
     }
     if (r > 0) {
         r = py_lane_absorb(lane,
-                           false); /* nobody else was told of what has come */
+                           false); /* nobody else was told of these results */
     }
     if (!atomic_load(&condition->call.ended)
         && cp_pool_is_ours(lane->base.engine->pool)) {
@@ -756,7 +761,7 @@ py_lane_look(ConditionObject *condition)
         return 0;
     }
     LaneObject *lane;
-    py_condition_acquire(condition); /* another thread may end the call */
+    py_condition_acquire(condition); /* another thread may be ending the call */
     lane = (LaneObject *)Py_XNewRef((PyObject *)condition->lane);
     py_condition_release(condition);
     if (lane == NULL) {
@@ -770,7 +775,8 @@ py_lane_look(ConditionObject *condition)
             case CP_CALL_ANSWERED:
                 r = 1;
                 if (py_condition_any_held(lane->base.state)) {
-                    /* Not here: ending calls takes their locks. */
+                    /* Not on this thread: ending calls takes the locks of their
+                     * futures. */
                     cp_job_note_ended(lane->base.job, true);
                 } else if (py_lane_absorb(lane, false) < 0) {
                     r = -1;

@@ -133,7 +133,7 @@ py_result_own_call(EngineObject *engine)
     while (found != NULL && found->caller != me) {
         found = found->call_next;
     }
-    Py_XINCREF(found); /* no other thread drops a result of this one's call */
+    Py_XINCREF(found); /* only this thread drops results of its calls */
     Py_END_CRITICAL_SECTION();
     return found;
 }
@@ -169,7 +169,7 @@ py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
     py_job_collect(engine);
     if (engine->threads
         && !PyObject_TypeCheck(self, self->state->stream_type)) {
-        flags |= CP_JOB_WHOLE; /* decoding is quick: wake at the end */
+        flags |= CP_JOB_WHOLE; /* decoding is quick: wake at the end only */
     }
     int r = cp_job_open(engine->pool, NULL, flags, NULL, &self->job);
     if (r != 0) {
@@ -179,7 +179,8 @@ py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
     self->pool = Py_NewRef(pool);
     self->input.engine = engine;
     self->input.job = self->job;
-    /* A thread that sees the engine sees everything that was written before. */
+    /* A thread that sees the engine also sees everything that was written
+     * before it. */
     atomic_store_explicit(&self->engine, (EngineObject *)Py_NewRef(engine),
                           memory_order_release);
     begin_call(self, engine);
@@ -205,7 +206,7 @@ py_result_open(ResultObject *self, PyObject *pool, uint32_t flags)
         return -1;
     }
     if (!PyObject_TypeCheck(engine, self->state->engine_type)) {
-        /* cpool/_engine/serial.py stands before the engine of a serial pool. */
+        /* In a serial pool, cpool/_engine/serial.py wraps the engine. */
         Py_SETREF(engine, PyObject_GetAttrString(engine, "_core"));
         PyErr_Clear();
     }
@@ -289,8 +290,8 @@ py_result_get_pool(PyObject *op, void *Py_UNUSED(closure))
 
 /* ---- destruction ---- */
 
-/* Does the inbox of the job hold references? In a forked copy they stay
- * there. */
+/* Does the inbox of the job hold references that may be visited? In a forked
+ * copy they are left alone. */
 static bool
 holds_refs(const ResultObject *self)
 {
@@ -350,18 +351,18 @@ py_result_dealloc(PyObject *op)
     ResultObject *self = (ResultObject *)op;
     PyTypeObject *type = Py_TYPE(op);
     if (PyObject_CallFinalizerFromDealloc(op) < 0) {
-        return; /* sys.unraisablehook has kept the object */
+        return; /* sys.unraisablehook has resurrected the object */
     }
     PyObject_GC_UnTrack(op);
     py_result_end_call(self);
     (void)py_result_clear(op);
     if (self->job != NULL && cp_pool_is_ours(self->job->pool)) {
         if (!self->submitted) {
-            py_result_cancel(self); /* no tasks will come */
+            py_result_cancel(self); /* it will get no tasks */
         } else if (cp_job_credit(self->job) > 0) {
-            (void)cp_job_stop(self->job, false); /* its tasks are to end */
+            (void)cp_job_stop(self->job, false); /* end its tasks */
         } else if (!atomic_load(&self->job->done)) {
-            cp_job_put_take(self->job, NULL, true); /* nobody can read */
+            cp_job_put_take(self->job, NULL, true); /* nobody can read now */
         }
         cp_job_close(self->job);
     }

@@ -22,8 +22,8 @@ is_true(PyObject *callback)
                                                    : PyObject_IsTrue(callback);
 }
 
-/* Keep the callbacks, and set CP_JOB_CALLS in *flags if one of them is to be
- * run. 0, or -1 with an exception. */
+/* Keep the callbacks, and set CP_JOB_CALLS in *flags if there is one that can
+ * be called. 0, or -1 with an exception. */
 static int
 set_callbacks(ResultObject *self, PyObject *callback, PyObject *error_callback,
               uint32_t *flags)
@@ -93,7 +93,7 @@ result_init(PyObject *op, PyObject *args, PyObject *kwds)
         return -1;
     }
     if (length >= 0 && chunksize <= 0) {
-        flags &= ~CP_JOB_CALLS; /* nothing runs, so no callback is called */
+        flags &= ~CP_JOB_CALLS; /* nothing runs, so callbacks are not called */
     }
     self->input.map_length = length;
     self->input.map_chunksize = chunksize;
@@ -118,18 +118,18 @@ result_init(PyObject *op, PyObject *args, PyObject *kwds)
 
 /* ---- methods ---- */
 
-/* A value is usually rebuilt in less than this. A thread with a shorter limit
- * waits so long for another thread that rebuilds the value. */
+/* A value is usually rebuilt in less than this. A thread with a shorter timeout
+ * waits this long for another thread that is rebuilding the value. */
 #define REBUILT (100 * CP_MS)
 
-/* Have all results come? */
+/* Have all results arrived? */
 static bool
 is_done(ResultObject *self)
 {
     return self->settled || atomic_load(&self->job->done);
 }
 
-/* Would get() return at once? Not while a thread rebuilds the value. */
+/* Would get() return at once? Not while another thread rebuilds the value. */
 static bool
 is_ready(ResultObject *self)
 {
@@ -138,7 +138,7 @@ is_ready(ResultObject *self)
                && atomic_load(&self->decoder) == 0);
 }
 
-/* 0; or -1 with an exception where a subclass has not called __init__, or in a
+/* 0; or -1 with an exception if a subclass has not called __init__, or in a
  * forked copy of the process, where the job never ends. */
 static int
 check_usable(ResultObject *self)
@@ -162,8 +162,8 @@ result_ready(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyBool_FromLong(is_ready(self));
 }
 
-/* Would this thread, which runs the callbacks, wait for a job whose callbacks
- * run after the current one? That would be a deadlock. */
+/* Would this thread, which runs callbacks, wait for a job whose callbacks run
+ * after the present ones? That would be a deadlock. */
 static bool
 is_deadlock(ResultObject *self)
 {
@@ -171,14 +171,15 @@ is_deadlock(ResultObject *self)
            && self->engine->helper_thread == PyThread_get_thread_ident();
 }
 
-/* Is this thread rebuilding the value, so that a wait for it never ends? */
+/* Is this thread itself rebuilding the value, so that a wait for the value
+ * never ends? */
 static bool
 is_rebuilt_here(ResultObject *self)
 {
     return atomic_load(&self->decoder) == PyThread_get_thread_ident();
 }
 
-/* 0, or -1 with an exception where a wait without a limit would never end. */
+/* 0; or -1 with an exception if a wait without a timeout would never end. */
 static int
 check_will_end(ResultObject *self)
 {
@@ -211,7 +212,7 @@ wait_for(ResultObject *self, PyObject *timeout)
     if (done) {
         int r = py_result_absorb(self);
         if (r != 0) {
-            return r; /* whatever the timeout is */
+            return r; /* without looking at the timeout */
         }
     }
     if (py_timeout_deadline(self->state, timeout, &deadline) < 0
@@ -253,15 +254,16 @@ result_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         return py_timeout_raise(self->state);
     }
     if (cp_pool_is_ours(self->engine->pool)) {
-        /* Otherwise the job would keep the value alive while other jobs run, and a
-         * thread of the pool might release it. */
+        /* Otherwise the job would keep the value alive while other jobs run,
+         * and some thread of the pool might release the value. */
         py_job_collect(self->engine);
     }
     return py_result_outcome(self);
 }
 
-/* The first call in this process makes the class of the error, which imports modules; code
- * that runs where nothing may be imported needs it later. 0, or -1 with an exception. */
+/* The first call in this process makes the class of the error, which imports
+ * modules. Code that needs the class later may run where nothing may be
+ * imported. 0, or -1 with an exception. */
 static int
 prepare_cancel(ResultObject *self)
 {
@@ -278,8 +280,8 @@ prepare_cancel(ResultObject *self)
     return 0;
 }
 
-/* cancel(kill=True): with 100,000 queued calls each is a method call of the program, and
- * nothing here runs Python code. */
+/* cancel(kill=True). It runs no Python code, since a program may cancel 100,000
+ * queued calls, one by one. */
 static PyObject *
 result_cancel(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
               PyObject *kwnames)
@@ -320,7 +322,7 @@ result_successful(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     int r = 0;
     if (is_done(self)) {
-        r = wait_for(self, Py_False); /* rebuilds the value if nobody does */
+        r = wait_for(self, Py_False); /* rebuild the value if no thread does */
     }
     if (r < 0) {
         return NULL;
@@ -389,8 +391,8 @@ has_error_callback(ResultObject *self)
     return self->error_callback != NULL && self->error_callback != Py_None;
 }
 
-/* Is the interpreter ending? The modules that rebuild an exception may be gone
- * then. */
+/* Is the interpreter ending? Then the modules that rebuild an exception may be
+ * gone. */
 static bool
 is_finalizing(void)
 {
@@ -401,8 +403,8 @@ is_finalizing(void)
 #endif
 }
 
-/* Report a failure that the program has never asked for, as asyncio does for
- * futures. A pool that was ended early is not the failure of a task. */
+/* Report a failure that the program has never retrieved, as asyncio does for
+ * futures. That the pool was ended early is not the failure of a task. */
 static void
 result_finalize(PyObject *op)
 {
@@ -425,7 +427,7 @@ result_finalize(PyObject *op)
     if (r < 0) {
         PyErr_WriteUnraisable(op);
     }
-    /* The program knows of a KeyboardInterrupt without us. */
+    /* The program has noticed a KeyboardInterrupt anyway. */
     if (r == 1 && !self->success
         && !PyErr_GivenExceptionMatches(self->value, PyExc_KeyboardInterrupt)) {
         PyObject *func = self->input.func;

@@ -80,8 +80,7 @@ py_result_settle_take(ResultObject *self, PyObject *exc)
 
 /* ---- decoding ---- */
 
-/* Is each task a chunk of items? Of the stdlib's own tasks this is not
- * known. */
+/* Is each task a chunk of items? For the stdlib's own tasks this is unknown. */
 static bool
 has_chunks(const ResultObject *self)
 {
@@ -117,7 +116,7 @@ py_result_free(ResultObject *self, struct cp_result *r)
     }
 }
 
-/* Swap the results of a chunk with the items at their places in the list. Runs
+/* Swap the results of a chunk with the items of the list at their places. Runs
  * no Python code. 0, or -1 with an exception. */
 static int
 place_run(ResultObject *self, const struct cp_result *r, struct py_run *run)
@@ -177,8 +176,8 @@ place(ResultObject *self, struct cp_result *r)
     return n;
 }
 
-/* The value of the result, or None for a map, whose values are in the list
- * then; or the failure. NULL with an exception. */
+/* The value of the result; for a map None, and the values are in the list; or
+ * the failure. NULL with an exception. */
 static PyObject *
 decode_once(ResultObject *self, struct cp_result *r)
 {
@@ -191,10 +190,10 @@ decode_once(ResultObject *self, struct cp_result *r)
     return place(self, r) < 0 ? NULL : Py_NewRef(Py_None);
 }
 
-/* Was the pending exception of decode_once() raised by a signal handler? The
- * traceback shows most handlers, but not those without a frame, as that of
- * Ctrl-C: what is no Exception came from such a handler if decoding succeeds
- * now. */
+/* Did a signal handler raise the pending exception of decode_once()? The
+ * traceback shows most handlers, but not those without a frame, such as that of
+ * Ctrl-C. An exception that is not an Exception came from such a handler if
+ * decoding succeeds now. */
 static bool
 is_interrupted(ResultObject *self, struct cp_result *r)
 {
@@ -233,8 +232,8 @@ py_result_returns(const ResultObject *self, const struct cp_result *r)
            && (r->outcome != CP_LOCAL || (r->flags & PY_OF_CALL) == 0);
 }
 
-/* An item failed, or each of a chunk: the exception stands in their places. 0, or -1
- * with an exception. */
+/* An item failed, or all items of a chunk: put the exception in their places.
+ * 0, or -1 with an exception. */
 static int
 place_failure(ResultObject *self, const struct cp_result *r, PyObject *exc)
 {
@@ -247,8 +246,8 @@ place_failure(ResultObject *self, const struct cp_result *r, PyObject *exc)
     return 0;
 }
 
-/* Decode one result into the object: 0, or -1 with an interrupt; then the
- * result is to be decoded again. */
+/* Decode one result into the object. 0, or -1 with an interrupt: then the
+ * result has to be decoded again. */
 static int
 absorb_one(ResultObject *self, struct cp_result *r)
 {
@@ -284,11 +283,11 @@ absorb_one(ResultObject *self, struct cp_result *r)
     return 0;
 }
 
-/* The least size of an object. */
+/* The size of the smallest object. */
 #define LEAST_OBJECT 32
 
-/* How much memory the objects will take at least; of worker threads 0, since
- * the objects exist already. */
+/* How much memory the decoded objects will take at least. 0 with worker
+ * threads, where the objects exist already. */
 static size_t
 memory_of(ResultObject *self, const struct cp_result *list)
 {
@@ -301,9 +300,10 @@ memory_of(ResultObject *self, const struct cp_result *list)
     return self->engine->threads ? 0 : n + self->received;
 }
 
-/* Objects may run the program's code: have threads do the pool's work meanwhile. What
- * they need is not to lie in the large pages of the result. 0, or -1 with an
- * exception. */
+/* Decoding may run the program's code: have the pool's threads started, which
+ * do the pool's work meanwhile. This comes before the decoding, so that what
+ * the threads allocate does not lie in the result's large pages. 0, or -1 with
+ * an exception. */
 static int
 attend(ResultObject *self, const struct cp_result *list)
 {
@@ -344,8 +344,8 @@ py_result_decode(ResultObject *self)
         cp_job_decoded(self->job, list);
         return r;
     }
-    /* A copy of the process must not touch the job: the pool's lock may be
-     * locked for ever. */
+    /* A forked copy of the process must not touch the job: the pool's lock may
+     * be locked for ever. */
     while (list != NULL) {
         struct cp_result *next = list->next;
         py_result_free(self, list);
@@ -354,16 +354,16 @@ py_result_decode(ResultObject *self)
     return r;
 }
 
-/* All results are decoded: the failure of the job as a whole, or NULL where the
- * value so far stands. */
+/* All results are decoded: the failure of the job as a whole, or NULL if the
+ * value so far is final. */
 static PyObject *
 failure_at_end(ResultObject *self)
 {
     char success;
     PyObject *value = py_result_peek(self, &success);
     PyObject *exc = NULL;
-    /* A single value stays, even if the job was terminated later; and so does
-     * the first failure. */
+    /* A single value stays, even if the job was terminated later. So does the
+     * first failure. */
     bool is_final = value != NULL && (!py_result_is_map(self) || success == 0);
     if (!is_final) {
         bool ended = atomic_load(&self->job->end) != CP_END_NONE;

@@ -36,7 +36,7 @@ stream_init(PyObject *op, PyObject *args, PyObject *kwds)
     return r;
 }
 
-/* The next result, or NULL. */
+/* Take the next result, or NULL. */
 static struct cp_result *
 take(ResultObject *self)
 {
@@ -60,8 +60,8 @@ put_back_take(ResultObject *self, struct cp_result *r)
     Py_END_CRITICAL_SECTION();
 }
 
-/* The failure is the caller's now. Its traceback may refer to the iterator, which must
- * not refer to it. */
+/* The caller has the failure now: drop the stream's reference. The failure's
+ * traceback may refer to the iterator, which would make a cycle. */
 static void
 forget_failure(ResultObject *self, const struct cp_result *r)
 {
@@ -75,7 +75,7 @@ forget_failure(ResultObject *self, const struct cp_result *r)
     }
 }
 
-/* A list that has the object n times; steals obj. */
+/* A list with n references to the object; steals obj. */
 static PyObject *
 repeated_take(PyObject *obj, Py_ssize_t n)
 {
@@ -87,8 +87,8 @@ repeated_take(PyObject *obj, Py_ssize_t n)
     return list;
 }
 
-/* The item, or NULL with the exception of its task or of a signal handler.
- * Consumes r. */
+/* The item in this result, or NULL with the exception of its task or of a
+ * signal handler. Consumes r. */
 static PyObject *
 item_take(ResultObject *self, struct cp_result *r)
 {
@@ -102,7 +102,7 @@ item_take(ResultObject *self, struct cp_result *r)
     }
     if (!is_value && py_result_returns(self, r)) {
         is_value = true;
-        if (self->input.chunksize > 1) { /* the reader takes lists apart */
+        if (self->input.chunksize > 1) { /* the reader expects lists */
             item = repeated_take(item, r->items);
         }
     }
@@ -118,8 +118,8 @@ item_take(ResultObject *self, struct cp_result *r)
     return item;
 }
 
-/* The job is done and no result is left: raise StopIteration, or why the job
- * ended early. */
+/* The job is done and no result is left: raise StopIteration, or the reason why
+ * the job ended early. */
 static PyObject *
 raise_end(ResultObject *self)
 {
@@ -158,8 +158,8 @@ next_item(ResultObject *self, PyObject *timeout)
         bool done = atomic_load(&self->job->done);
         struct cp_result *r = take(self);
         if ((done || r != NULL) && atomic_load(&self->job->done)) {
-            /* The caller may have the last result now: no other thread is to release
-             * what the job holds. */
+            /* The caller may have the last result now. What the job holds
+             * should be released here, not by another thread. */
             py_job_collect(self->engine);
         }
         if (r != NULL) {
@@ -237,7 +237,7 @@ stream_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 /* The stdlib tells its iterators how many tasks there are. Here the feeder
- * knows; the method exists for programs that call it. */
+ * knows that; the method only exists for programs that call it. */
 static PyObject *
 stream_set_length(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(length))
 {

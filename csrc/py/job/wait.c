@@ -10,15 +10,16 @@
 
 #include <poll.h>
 
-/* A waiting thread looks for signals now and then: a signal interrupts the system
- * calls of the main thread, but not a call that starts just after the signal. Half
- * as often each time, so that a long wait does not wake up again and again. */
+/* A waiting thread looks for signals from time to time: a signal interrupts the
+ * system calls of the main thread, but not a call that starts just after the
+ * signal. The interval doubles each time, so that a long wait does not wake up
+ * again and again. */
 #define FIRST_SIGNAL_TICK (250 * CP_MS)
 #define LAST_SIGNAL_TICK (60 * CP_SECOND)
 
-/* While the interpreter ends, a daemon thread that waits sleeps until the
- * process is gone. Otherwise the thread would get an error and print it, and a
- * daemon thread that prints now crashes the interpreter. */
+/* While the interpreter ends, a waiting daemon thread sleeps until the process
+ * is gone. Otherwise it would get an error and print it, and a daemon thread
+ * that prints at that time crashes the interpreter. */
 static void
 sleep_if_exiting(struct py_state *state)
 {
@@ -45,7 +46,7 @@ py_result_feed(ResultObject *self)
     return r;
 }
 
-/* Act on what the wait of the core returned: 0, or -1 with an exception. */
+/* Act on the return value of a wait in the core: 0, or -1 with an exception. */
 static int
 handle_news(ResultObject *self, int r)
 {
@@ -59,15 +60,15 @@ handle_news(ResultObject *self, int r)
     }
 }
 
-/* can: what this thread can do meanwhile, CP_CAN_ flags. */
+/* can: CP_CAN_ flags, what this thread can do while it waits. */
 static int
 wait_until(ResultObject *self, int64_t deadline, unsigned can)
 {
     bool stream = PyObject_TypeCheck(self, self->state->stream_type);
     int64_t tick = FIRST_SIGNAL_TICK;
     for (;;) {
-        /* Python code that ran meanwhile, such as a signal handler, may have
-         * forked. */
+        /* Python code that ran during the wait, such as a signal handler, may
+         * have forked. */
         if (!self->settled && py_engine_check(self->engine) < 0) {
             return -1;
         }
@@ -139,10 +140,10 @@ py_result_await(ResultObject *self)
     py_result_end_call(self);
     Py_CLEAR(self->input.source.iterator);
     if (r < 0) {
-        /* The call that waited is over, so its job is cancelled. */
+        /* The call that waited has ended, so cancel its job. */
         py_result_cancel(self);
         return NULL;
     }
-    py_job_collect(self->engine); /* the caller has the only reference then */
+    py_job_collect(self->engine); /* then the caller has the only reference */
     return py_result_outcome(self);
 }

@@ -11,7 +11,7 @@
 
 #include <string.h>
 
-/* With the parts that lie in shared memory. */
+/* The size of a task, including its parts in shared memory. */
 static size_t
 bytes_of(const struct cp_task *task)
 {
@@ -148,10 +148,11 @@ py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
     return r;
 }
 
-/* With less, a task takes no more memory than the result that the program holds. */
+/* A smaller task takes no more memory than the result object that the program
+ * holds. */
 #define HELD_LEAST 256
 
-/* How many bytes the task takes while it waits, and its callable. */
+/* How many bytes the task and its callable take while the task waits. */
 static size_t
 held_by(const struct py_input *in, const struct cp_task *task)
 {
@@ -165,7 +166,7 @@ held_by(const struct py_input *in, const struct cp_task *task)
     return n >= HELD_LEAST ? n : 0;
 }
 
-/* Encode the payload, or the run; and the callable, if pulling the items has
+/* Encode the payload, or the run; and the callable, if pulling items has
  * changed it. 0, or -1 with an exception. */
 static int
 encode(const struct py_input *in, struct py_batch *batch, unsigned *mode,

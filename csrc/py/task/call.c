@@ -6,8 +6,8 @@
 #include "core/base/clock.h"
 #include "core/link/serve.h"
 
-/* args is not a tuple, or kwds is not a dict: a call from Python code raises
- * Python's own errors. */
+/* args is not a tuple, or kwds is not a dict: call from Python code, which
+ * raises Python's own errors. */
 static PyObject *
 call_from_python(struct py_state *state, PyObject *func, PyObject *args,
                  PyObject *kwds)
@@ -83,7 +83,7 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
         }
         run->slots[i] = result;
         if (forked != NULL && *forked > 0) {
-            return -1; /* the other items are for the worker, not its copy */
+            return -1; /* the other items are the worker's, not its copy's */
         }
     }
     run->used = run->n;
@@ -96,7 +96,8 @@ py_run_bytecode(struct py_state *state)
 {
     PyObject *none = PyObject_CallMethod(state->failures, "breathe", NULL);
     if (none == NULL) {
-        /* An exception that was sent to this thread belongs to no task. */
+        /* An exception that other code has raised in this thread belongs to no
+         * task. */
         PyErr_WriteUnraisable(NULL);
     }
     Py_XDECREF(none);

@@ -1,7 +1,7 @@
 /*
- * From items to tasks; see task/feed.h. What goes wrong with an item (it cannot
- * be pickled, the iterable raises) becomes the failure of its task, and is kept
- * in this process.
+ * From items to tasks; see task/feed.h. If something goes wrong with an item
+ * (it cannot be pickled, the iterable raises), that becomes the failure of its
+ * task, which is kept in this process.
  */
 #include "task/feed.h"
 
@@ -14,10 +14,10 @@
 
 /* Tasks are queued this many at a time, so that workers start early. */
 #define SLICE 64
-/* How many tasks a block has: enough to keep workers busy while nobody
+/* How many tasks a block has: enough to keep the workers busy while nobody
  * feeds. */
 #define BLOCK_TASKS 8192
-/* Where all chunks are made at once, the usual chunk is cut into this many. */
+/* If all chunks are made at once, the usual chunk is cut into this many. */
 #define FINER 16
 
 /* Make the one task of the call: 0, or -1 with an exception. */
@@ -108,9 +108,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     if (func == NULL) {
         Py_CLEAR(in->func);
     }
-    /* Other sizes would show where the callable is unpickled for each task: it
-     * would be unpickled more often, and its state would not reach the next
-     * item. */
+    /* Other chunk sizes would be noticed if the callable is unpickled for each
+     * task: that would happen more often, and its state would not reach the
+     * next item. */
     in->may_resize =
         (mode & PY_FIT) != 0 && !in->single_items && in->func_error == NULL
         && (in->engine->threads || (in->job->func->flags & CP_KEEP) != 0);
@@ -127,7 +127,7 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         }
     }
     if (py_source_open(src, iterable) < 0) {
-        /* The first result raises it, as with multiprocessing. */
+        /* The first result raises this exception, as in multiprocessing. */
         struct py_batch none = {.items = 1, .in_call = true};
         r = py_batch_fail(in, &none, 0, true);
         py_batch_flush(in->job, &none, false);
@@ -136,17 +136,17 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     return 0;
 }
 
-/* Do the sizes of chunks follow the time that items take? Only where the thread
- * that waits also feeds; and not where workers are threads, which that thread
- * would have to interrupt for each chunk. */
+/* Are chunk sizes adapted to the time that items take? Only if the thread that
+ * waits also feeds; and not with worker threads, which that thread would have
+ * to interrupt for each chunk. */
 static bool
 adapts(const struct py_input *in)
 {
     return in->may_resize && in->blocking && !in->engine->threads;
 }
 
-/* How many items the next chunk should have. A chunk ends where the last of the
- * stdlib's chunks ends, that it has a part of. */
+/* How many items the next chunk should have. If sizes are fixed, a chunk ends
+ * where one of the stdlib's chunks ends. */
 static Py_ssize_t
 next_size(const struct py_input *in)
 {
@@ -182,7 +182,7 @@ add_stdlib_call(struct py_input *in, struct py_batch *batch, uint64_t index,
     return r;
 }
 
-/* Make a task of one of the stdlib's task tuples: (job, i, func, args,
+/* Make a task from one of the stdlib's task tuples: (job, i, func, args,
  * kwds). */
 static int
 add_stdlib_task(struct py_input *in, struct py_batch *batch, uint64_t index,
@@ -220,7 +220,7 @@ items_of(const struct py_input *in, const struct py_batch *batch)
     return n < 0 ? 0 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
 }
 
-/* Where in the list of the map the results of this task begin. */
+/* The index, in the list of the map, of this task's first result. */
 static uint64_t
 place_of(const struct py_input *in, bool stdlib, uint32_t items)
 {
@@ -229,9 +229,9 @@ place_of(const struct py_input *in, bool stdlib, uint32_t items)
                   : (uint64_t)src->pulled - items;
 }
 
-/* The chunk shares objects with others, perhaps: cut it where the stdlib's
- * chunks end, and complete the last one. 0, or -1 with MemoryError or an
- * interrupt. */
+/* The chunk may share objects with others: from here on, cut chunks where the
+ * stdlib does. Cut the present items there, and complete the last chunk. 0, or
+ * -1 with MemoryError or an interrupt. */
 static int
 add_as_the_stdlib_does(struct py_input *in, struct py_batch *batch)
 {
@@ -295,8 +295,8 @@ feed_one(struct py_input *in, struct py_batch *batch)
         index = place_of(in, stdlib, batch->items);
     }
     if (in->may_resize && !in->engine->threads) {
-        /* Nobody can tell what size the chunk has, as long as it shares no
-         * object with another. */
+        /* As long as the chunk shares no object with another one, nobody can
+         * tell what size it has. */
         r = py_batch_encode_alone(in, batch);
         if (r < 0) {
             return py_batch_fail(in, batch, index, false) < 0 ? -1 : 1;
@@ -315,8 +315,9 @@ feed_one(struct py_input *in, struct py_batch *batch)
     return r < 0 ? -1 : 1;
 }
 
-/* Queue what the batch has, after the input was released where this is the end (r <= 0):
- * the job may be done then. failed: it is, for lack of memory. */
+/* Queue what is in the batch. If this is the end (r <= 0), release the input
+ * first, since the job may be done afterwards. failed: the job fails for lack
+ * of memory. */
 static void
 end_block(struct py_input *in, struct py_batch *batch, int r, bool failed,
           PyObject **holder)
@@ -375,7 +376,7 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
     if (in->probes) {
         limit = (size_t)cp_job_wants(in->job);
     } else if (adapts(in)) {
-        limit = (size_t)cp_job_wants(in->job) + 1; /* sizes follow results */
+        limit = (size_t)cp_job_wants(in->job) + 1; /* sizes depend on results */
     }
     int64_t began = py_work_begin(in->engine);
     while (r == 1 && tasks < limit && batch.bytes < PY_BATCH_BYTES) {
@@ -389,7 +390,7 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
             && py_engine_attend(in->engine) < 0) {
             r = -1;
         }
-        /* What runs the program's code may wait for the tasks before it. */
+        /* Code of the program may wait for the tasks before it. */
         if (r == 1 && batch.n >= (src->plain && !batch.ran_code ? SLICE : 1)) {
             py_batch_flush(in->job, &batch, false);
         }
@@ -397,7 +398,7 @@ py_feed(struct py_input *in, uint64_t n, PyObject **holder)
     py_work_end(in->engine, CP_WORK_FEED, began);
     bool failed = r < 0 && !py_error_leaves_call(in->engine->state);
     if (failed) {
-        /* No memory: a task is missing, and so the whole job fails. */
+        /* No memory: a task is missing, so the whole job fails. */
         PyErr_Clear();
         r = 0;
     }

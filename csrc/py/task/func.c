@@ -9,8 +9,8 @@
 
 #include <string.h>
 
-/* Does it pickle as a name, so that one unpickled object can serve all tasks?
- * 1, 0, or -1 with an exception. */
+/* Does the callable pickle as a name, so that one unpickled object can serve
+ * all tasks? 1, 0, or -1 with an exception. */
 static int
 is_immutable(struct py_state *state, PyObject *func)
 {
@@ -26,8 +26,9 @@ is_immutable(struct py_state *state, PyObject *func)
     return r < 0 ? -1 : !r;
 }
 
-/* May it be one that is sent by value, or have one within it? Not a function of another
- * module that has a name there, and nothing that is written in C. */
+/* Might the callable be sent by value, or contain an object that is? That
+ * excludes functions that other modules have under their own names, and
+ * everything written in C. */
 static bool
 may_be_by_value(PyObject *func)
 {
@@ -48,8 +49,9 @@ may_be_by_value(PyObject *func)
            >= 0; /* <locals>, <lambda> */
 }
 
-/* Append what the sender has made of a callable, (bytes, what is known of it), and release
- * that; *flags: of CP_FUNC. 0, or -1 with an exception. */
+/* Append the sender's bytes of a callable. made: a tuple of the bytes and of
+ * what is known of the callable; it is released. *flags: of CP_FUNC. 0, or -1
+ * with an exception. */
 static int
 put_by_value_take(struct cp_buf *out, PyObject *made, uint16_t *flags)
 {
@@ -67,8 +69,8 @@ put_by_value_take(struct cp_buf *out, PyObject *made, uint16_t *flags)
     return py_replaced_put_take(out, bytes);
 }
 
-/* Do workers have another function or class of this name, or none? Then append it by
- * value: 1; 0 where not; or -1 with an exception. */
+/* Would workers find another function or class under this name, or none? Then
+ * append this one by value: 1. Otherwise 0; or -1 with an exception. */
 static int
 put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
             uint16_t *flags)
@@ -85,8 +87,8 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else send it by value (cloudpickle). *flags: of CP_FUNC. 0, or -1
- * with an exception. */
+/* Pickle the callable, or else send it by value (cloudpickle). *flags: of
+ * CP_FUNC. 0, or -1 with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
           uint16_t *flags)
@@ -107,10 +109,10 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
     bool named = immutable > 0;
     if (py_error_leaves_call(state)
         || PyErr_ExceptionMatches(PyExc_MemoryError)) {
-        return -1; /* no reason to pickle by value, which takes more memory */
+        return -1; /* pickling by value takes more memory still */
     }
     PyObject *exc = py_error_fetch();
-    /* Where pickle has no memory for it, a name is "not found". */
+    /* If memory is out, pickle's error is that the name is "not found". */
     if (named && py_dumps(state, func, out) == 0) {
         *flags = CP_KEEP;
         Py_DECREF(exc);
@@ -131,16 +133,16 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return 0;
 }
 
-/* ---- what is large, and bound to a callable ---- */
+/* ---- large data that are bound to a callable ---- */
 
-/* So many objects are looked at, and so deep. */
+/* How many objects are looked at, and how deep. */
 #define LOOK_MAX 256
 #define LOOK_DEPTH 6
 
 static bool holds_large(PyObject *obj, int depth, int *left);
 
-/* Has one of the values of a dict, or of the items of a sequence, which is released, large
- * parts? NULL: the exception is dropped. */
+/* Does one of the values of a dict, or of the items of a sequence, hold large
+ * data? Releases items. NULL: drop the exception. */
 static bool
 hold_large_take(PyObject *items, int depth, int *left)
 {
@@ -170,8 +172,9 @@ is_large_buffer(PyObject *obj)
     return large;
 }
 
-/* Has the object parts that are worth a file? Only data are looked at, and no code of the
- * program runs: what is not found goes through the pipes. */
+/* Does the object hold data that are worth a file? Only plain data are
+ * searched, so no code of the program runs. Data that are not found go through
+ * the pipes. */
 static bool
 holds_large(PyObject *obj, int depth, int *left)
 {
@@ -225,8 +228,8 @@ holds_large(PyObject *obj, int depth, int *left)
     return found;
 }
 
-/* Append the callable, with its large parts in parts->sealed, or compared with those of
- * parts->like: 0, or -1 with an exception. */
+/* Append the callable. Its large parts go to parts->sealed, or are compared
+ * with those of parts->like. 0, or -1 with an exception. */
 static int
 put_large(EngineObject *engine, PyObject *func, struct cp_parts *parts,
           struct cp_buf *body)
@@ -236,14 +239,14 @@ put_large(EngineObject *engine, PyObject *func, struct cp_parts *parts,
     return py_body_put(engine->state, func, body, NULL);
 }
 
-/* Does the memory, or the limit, not suffice? Then the pipes may do. */
+/* Is memory out, or the limit reached? Then the pipes may still do. */
 static bool
 is_short(int r)
 {
     return r == CP_ENOMEM || CP_ERRNO_OF(r) != 0;
 }
 
-/* What was written, with the name of the callable; NULL: no memory. */
+/* Open what was written, under the name of the callable; NULL: no memory. */
 static struct cp_func *
 open_named(EngineObject *engine, PyObject *func, struct cp_parts *parts)
 {
@@ -255,15 +258,15 @@ open_named(EngineObject *engine, PyObject *func, struct cp_parts *parts)
         bytes = PyBytes_AS_STRING(name);
         len = PyBytes_GET_SIZE(name);
     }
-    PyErr_Clear(); /* it has no name then */
+    PyErr_Clear(); /* it has no name */
     struct cp_func *core =
         cp_func_open_sealed(engine->pool, parts, bytes, (size_t)len, 0);
     Py_XDECREF(name);
     return core;
 }
 
-/* Write the callable to a file that all workers map. 1, and *core is it; 0: that does not
- * work here; -1 with an exception. */
+/* Write the callable to a file that all workers map. 1, and *core is set; 0:
+ * this is not possible here; -1 with an exception. */
 static int
 seal_func(EngineObject *engine, PyObject *func, struct cp_func **core)
 {
@@ -290,12 +293,12 @@ seal_func(EngineObject *engine, PyObject *func, struct cp_func **core)
     if (py_error_leaves_call(engine->state)) {
         return -1;
     }
-    PyErr_Clear(); /* pickle tells what is wrong with it */
+    PyErr_Clear(); /* pickle reports what is wrong with it */
     return 0;
 }
 
-/* Is the callable another one than what was written to the file? 1, 0, or -1 with an
- * exception. */
+/* Does the callable differ from the one that was written to the file? 1, 0, or
+ * -1 with an exception. */
 static int
 is_unlike(EngineObject *engine, PyObject *func, const struct cp_func *sent)
 {
@@ -313,14 +316,14 @@ is_unlike(EngineObject *engine, PyObject *func, const struct cp_func *sent)
     return r;
 }
 
-/* Give the job the callable that was pickled last, if that is func, and pickle
- * would find func again. */
+/* If func is the callable that was pickled last, and pickle would find it
+ * again, give it to the job. */
 static bool
 set_seen(EngineObject *engine, struct cp_job *job, PyObject *func)
 {
     bool seen;
     Py_BEGIN_CRITICAL_SECTION(engine);
-    /* Of a plain name, so that no Python code runs. */
+    /* Only by a plain name, so that no Python code runs. */
     seen =
         engine->last_func == func && py_name_leads_to(&engine->last_name, func);
     if (seen) {
@@ -336,7 +339,7 @@ py_func_is_same(const struct py_input *in, PyObject *func)
     EngineObject *engine = in->engine;
     bool same;
     if (engine->threads) {
-        return true; /* each task has a reference to its own */
+        return true; /* each task has a reference to its callable */
     }
     if (in->func != func || in->func_error != NULL
         || (in->job->func->flags & CP_KEEP) == 0
@@ -351,7 +354,7 @@ py_func_is_same(const struct py_input *in, PyObject *func)
     return same;
 }
 
-/* Keep the callable for the next job; consumes the reference to core. */
+/* Remember the callable for the next job; consumes the reference to core. */
 static void
 keep_seen_take(EngineObject *engine, PyObject *func, struct cp_func *core)
 {
@@ -444,7 +447,7 @@ py_func_set(struct py_input *in, PyObject *func)
     struct py_state *state = engine->state;
     in->func = Py_NewRef(func);
     if (engine->threads) {
-        return 0; /* each task has a reference to it */
+        return 0; /* each task has a reference to its callable */
     }
     if (py_replaced_check(state) < 0) {
         return -1;
@@ -468,7 +471,7 @@ py_func_set(struct py_input *in, PyObject *func)
     bool is_raised = r < 0;
     if (r == 0) {
         if (parts.n_uses > 0) {
-            flags &= (uint16_t)~CP_KEPT; /* or it would keep what is shared */
+            flags &= (uint16_t)~CP_KEPT; /* or it would keep shared objects */
         }
         core = cp_func_open(engine->pool, cp_buf_head(&buf), cp_buf_len(&buf),
                             flags);

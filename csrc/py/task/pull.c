@@ -1,10 +1,10 @@
 /* One pull at a time; see task/pull.h. */
 #include "task/pull.h"
 
-/* A pull that has lasted so long is overtaken. */
+/* A pull that has lasted this long is overtaken by the next one. */
 #define PATIENCE CP_SECOND
 
-/* The turn passes to the next ticket. With the lock held. */
+/* Pass the turn to the next ticket. Call this with the lock held. */
 static void
 pass_on(struct py_turns *turns)
 {
@@ -13,7 +13,8 @@ pass_on(struct py_turns *turns)
     cp_cond_broadcast(&turns->cond);
 }
 
-/* The pull of this thread that has the turn, or NULL. With the lock held. */
+/* The pull of this thread that has the turn, or NULL. Call this with the lock
+ * held. */
 static struct py_pull *
 own_pull(const struct py_turns *turns)
 {
@@ -25,8 +26,8 @@ own_pull(const struct py_turns *turns)
     return p;
 }
 
-/* Take the pull out of the list. The turn passes on, unless the pull was
- * overtaken. With the lock held. */
+/* Take the pull out of the list, and pass on the turn unless the pull was
+ * overtaken. Call this with the lock held. */
 static void
 end_turn(struct py_turns *turns, struct py_pull *pull)
 {
@@ -41,7 +42,7 @@ end_turn(struct py_turns *turns, struct py_pull *pull)
     }
 }
 
-/* Wait until the ticket is served. [detached] */
+/* Wait until it is this ticket's turn. [detached] */
 static void
 await_turn(struct py_turns *turns, uint64_t ticket)
 {
@@ -49,7 +50,8 @@ await_turn(struct py_turns *turns, uint64_t ticket)
     int64_t came = cp_now();
     atomic_fetch_add(&turns->waiting, 1);
     while (turns->serving < ticket) {
-        /* A pull of many items may have begun long ago, but now sees us. */
+        /* A pull of many items may have begun long before us, but it only sees
+         * us from now on. */
         int64_t deadline =
             (turns->since > came ? turns->since : came) + PATIENCE;
         if (cp_now() >= deadline) {
@@ -92,7 +94,8 @@ void
 py_pull_end(struct py_pull *pull)
 {
     struct py_turns *turns = &pull->engine->turns;
-    /* A copy of the process has no turns: the lock may be locked for ever. */
+    /* A forked copy of the process takes no turns: the lock may be locked for
+     * ever. */
     if (pull->has_turn && cp_pool_is_ours(pull->engine->pool)) {
         cp_lock_acquire(&turns->lock);
         end_turn(turns, pull);

@@ -120,8 +120,8 @@ pull_iterator(struct py_source *src, Py_ssize_t n, struct py_run *run)
     return PyErr_Occurred() != NULL ? -1 : 0;
 }
 
-/* Pull up to n items without running Python code, and no more than there
- * must be. 0, or -1 with an exception. */
+/* Pull up to n items without running Python code, but no more than the source
+ * must have. 0, or -1 with an exception. */
 static int
 pull_plain(struct py_source *src, Py_ssize_t n, struct py_run *run)
 {
@@ -196,6 +196,6 @@ py_source_is_at_end(struct py_source *src)
     bool ends = src->iterator == NULL
                 || (src->plain && py_source_next(src, &item) == 0);
     Py_XDECREF(item);
-    PyErr_Clear(); /* a container that was changed meanwhile */
+    PyErr_Clear(); /* the container was changed meanwhile */
     return ends;
 }

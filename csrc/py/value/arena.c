@@ -11,8 +11,8 @@
  * itself. */
 #    define ARENA (CP_MEM_HUGE_PAGE / 2)
 
-/* The interpreter's own allocator, while ours replaces it. The allocator
- * belongs to the process, so this is a variable of the process too. */
+/* The interpreter's own allocator, while ours replaces it. There is one
+ * allocator for the process, so this is a variable of the process too. */
 static PyObjectArenaAllocator own; /* lint-ok: of the process */
 /* The second half of the last large page; the next arena takes it. Atomic,
  * since another interpreter may have been made meanwhile. */
@@ -47,8 +47,8 @@ is_interpreters(const void *function)
 }
 
 /* Are these the interpreter's own functions, which free arenas with munmap()?
- * An allocator of the program must never be asked to free memory that it did
- * not allocate. This check takes as long as decoding a thousand ints. */
+ * An allocator of the program must never have to free memory that it did not
+ * allocate. This check takes as long as decoding a thousand ints. */
 static bool
 is_known(const PyObjectArenaAllocator *now)
 {
@@ -83,7 +83,7 @@ py_arena_end(bool is_active)
         return;
     }
     PyObject_GetArenaAllocator(&now);
-    /* Otherwise code of a result has installed another allocator meanwhile. */
+    /* False if code of a result has installed another allocator meanwhile. */
     if (now.alloc == alloc_arena) {
         PyObject_SetArenaAllocator(&own);
     }

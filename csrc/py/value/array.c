@@ -1,6 +1,6 @@
 /*
  * Arrays and scalars of numpy; see value/array.h. The parts of numpy's binary
- * interface that are used here are the same in numpy 1 and 2, but for one
+ * interface that are used here are the same in numpy 1 and 2, except for one
  * field.
  */
 #include "value/array.h"
@@ -12,7 +12,7 @@
 
 /* ---- numpy's binary interface ---- */
 
-/* Functions and types by their places in numpy's table. */
+/* Indexes of functions and types in numpy's table. */
 #define API_VERSION 0
 #define API_ARRAY_TYPE 2
 #define API_DESCR_TYPE 3
@@ -26,8 +26,8 @@
 #define F_CONTIGUOUS 0x0002
 #define WRITEABLE 0x0400
 
-/* Numbers of dtypes: NUMBERS and HALF are numbers of a fixed size, those from
- * OBJECT on are of any size, or hold objects. */
+/* Numbers of dtypes. Those up to NUMBERS, and HALF, are numbers of a fixed
+ * size; those from OBJECT on have any size, or hold objects. */
 #define OBJECT 17
 #define VOID 20
 #define DATETIME 21
@@ -62,7 +62,7 @@ struct array {
 struct py_numpy {
     void **api;
     bool is_v1;
-    struct descr *descrs[DTYPES]; /* of numbers; else NULL */
+    struct descr *descrs[DTYPES]; /* of numeric dtypes; otherwise NULL */
 };
 
 typedef unsigned (*version_function)(void);
@@ -98,7 +98,8 @@ find_api(void)
     return api;
 }
 
-/* What is known of numpy, which has been imported; or NULL with an exception. */
+/* The tables of numpy, which the program has imported; or NULL with an
+ * exception. */
 static struct py_numpy *
 numpy_of(struct py_state *state)
 {
@@ -118,13 +119,13 @@ numpy_of(struct py_state *state)
             is_number(i) ? ((descr_function)api[API_DESCR_FROM_TYPE])(i) : NULL;
     }
     if (!atomic_compare_exchange_strong(&state->numpy, &none, numpy)) {
-        PyMem_RawFree(numpy); /* another thread was faster; dtypes are kept */
+        PyMem_RawFree(numpy); /* another thread was first; dtypes are shared */
         numpy = none;
     }
     return numpy;
 }
 
-/* The same, but numpy is imported if need be. */
+/* The same, but imports numpy if necessary. */
 static struct py_numpy *
 import_numpy(struct py_state *state)
 {
@@ -152,7 +153,7 @@ size_of(const struct py_numpy *numpy, const struct descr *descr)
                         : (size_t)descr->size.v2.elsize;
 }
 
-/* The number of the scalars of this class, or -1. */
+/* The type number of scalars of this class, or -1. */
 static int
 scalar_number(const struct py_numpy *numpy, const PyTypeObject *type)
 {
@@ -193,8 +194,8 @@ is_none(PyObject *obj, const char *name)
     return value == Py_None;
 }
 
-/* Does the text of a dtype say all of it? Of strings, dates, and numbers in the
- * other byte order it does. */
+/* Does the text of a dtype describe it completely? True for strings, dates, and
+ * numbers in the other byte order. */
 static bool
 is_told_by_text(struct descr *descr)
 {
@@ -205,7 +206,7 @@ is_told_by_text(struct descr *descr)
            && is_none(obj, "subdtype");
 }
 
-/* In place of a number: the text follows. */
+/* In place of a dtype's number: its text follows. */
 #define BY_TEXT 255u
 
 static int
@@ -259,7 +260,7 @@ get_text_dtype(struct py_reader *in, const struct py_numpy *numpy,
     return 0;
 }
 
-/* A new reference. */
+/* Returns a new reference. */
 static int
 get_dtype(struct py_reader *in, const struct py_numpy *numpy,
           struct descr **descr)
@@ -280,7 +281,7 @@ get_dtype(struct py_reader *in, const struct py_numpy *numpy,
 
 /* ---- arrays ---- */
 
-#define DIMENSIONS 32 /* what numpy 1 allows */
+#define DIMENSIONS 32 /* the most that numpy 1 allows */
 
 /* How the numbers lie in memory, in one byte. */
 #define IN_C 0u
@@ -298,8 +299,8 @@ layout_of(const struct array *array)
         layout = IN_FORTRAN;
     }
 #if PY_VERSION_HEX >= 0x030E0000
-    /* By the stdlib's protocol of these versions a buffer that is sent as it is
-     * stays read-only. */
+    /* Under the stdlib's protocol in these versions, a buffer that is sent as
+     * it is stays read-only. */
     int num = array->descr->type_num;
     bool has_buffer = num != DATETIME && num != TIMEDELTA;
     if ((c || f) && has_buffer && (array->flags & WRITEABLE) == 0) {
@@ -352,7 +353,8 @@ py_array_are_alike(struct py_state *state, PyObject *const *items, Py_ssize_t n)
     return true;
 }
 
-/* The bytes of one array; or, with the bit IN_PARTS of the layout, its part. */
+/* Put the bytes of one array; or, if the layout has the bit IN_PARTS, its
+ * part. */
 static int
 put_bytes(struct py_writer *w, PyObject *obj, size_t n, bool in_parts)
 {
@@ -387,7 +389,7 @@ py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     if (numpy == NULL || py_writer_reserve(w, 1) < 0) {
         return -1;
     }
-    w->flags |= HAS_CODE; /* numpy may have to be imported */
+    w->flags |= HAS_CODE; /* decoding may have to import numpy */
     py_writer_add_byte(w, TAG_ARRAY);
     int r = put_dtype(w, numpy, first->descr);
     each = bytes_of(numpy, first);
@@ -413,10 +415,10 @@ struct shape {
     struct descr *descr;
     unsigned layout, nd;
     Py_ssize_t dimensions[DIMENSIONS];
-    size_t each; /* bytes */
+    size_t each; /* size of one array, in bytes */
 };
 
-/* A dimension; a size that need not be one of bytes that are left. */
+/* Read a dimension: a size, but not one that the remaining bytes limit. */
 static int
 get_dimension(struct py_reader *in, Py_ssize_t *dimension)
 {
@@ -459,7 +461,7 @@ get_shape(struct py_reader *in, const struct py_numpy *numpy,
     return fits && size_of(numpy, shape->descr) > 0 ? 0 : CP_EPROTO;
 }
 
-/* One array of these bytes. */
+/* Make one array from these bytes. */
 static PyObject *
 array_of(const struct py_numpy *numpy, const struct shape *shape,
          const uint8_t *bytes)
@@ -483,9 +485,9 @@ array_of(const struct py_numpy *numpy, const struct shape *shape,
 /* ---- arrays on shared memory ---- */
 
 /*
- * An array that is a view on a block looks like any other: it owns its data. Numpy frees
- * and resizes them by functions that the array has (numpy's NEP 49, from 1.22 on; with
- * older versions arrays are copied).
+ * An array that is a view on a block looks like any other array that owns its
+ * data. Numpy frees and resizes these data through functions that the array has
+ * (numpy's NEP 49, from 1.22 on; with older versions arrays are copied).
  */
 #define OWNDATA 0x0004
 #define ALIGNED 0x0100
@@ -499,7 +501,7 @@ struct modern_array {
     PyObject *mem_handler;
 };
 
-/* numpy's PyDataMem_Handler, of one array. */
+/* numpy's PyDataMem_Handler, for one array. */
 struct handler {
     char name[127];
     uint8_t version;
@@ -510,7 +512,7 @@ struct handler {
         void *(*realloc)(void *, void *, size_t);
         void (*free)(void *, void *, size_t);
     } allocator;
-    struct cp_lease *lease; /* NULL: given back, since the array was resized */
+    struct cp_lease *lease; /* NULL: given back, when the array was resized */
 };
 
 static void *
@@ -560,7 +562,7 @@ free_handler(PyObject *capsule)
     free(handler);
 }
 
-/* A capsule that has a reference to the lease, or NULL with an exception. */
+/* A capsule that holds a reference to the lease; or NULL with an exception. */
 static PyObject *
 handler_of(struct cp_lease *lease)
 {
@@ -586,7 +588,7 @@ handler_of(struct cp_lease *lease)
     return capsule;
 }
 
-/* An array whose numbers are where the lease says. */
+/* Make an array whose data are those of the lease. */
 static PyObject *
 view_of(const struct py_numpy *numpy, const struct shape *shape,
         struct cp_lease *lease)
@@ -618,7 +620,7 @@ view_of(const struct py_numpy *numpy, const struct shape *shape,
     return obj;
 }
 
-/* One array of those with IN_PARTS. */
+/* Make one of the arrays with IN_PARTS. */
 static int
 get_part(struct py_reader *in, const struct py_numpy *numpy,
          const struct shape *shape, PyObject **obj)

@@ -1,7 +1,7 @@
 /* None, False and True as bytes and back; see value/constant.h. */
 #include "value/constant.h"
 
-/* 0 where obj is none of the three. */
+/* The tag; 0 if obj is none of the three. */
 static unsigned
 tag_of(PyObject *obj)
 {

@@ -1,11 +1,11 @@
 /*
  * From bytes to values; see value/decoder.h. Everything is checked before
- * memory is asked for: a tag, size, count or character that value/encoder.h
+ * memory is allocated: a tag, size, count or character that value/encoder.h
  * never writes is CP_EPROTO.
  *
  * Code of the program runs only while objects are made (rebuild.c), and while
- * keys are compared. The garbage collector is held while no such code can run:
- * new objects are not garbage.
+ * keys are compared. While no such code can run, garbage collection is
+ * disabled, since new objects are not garbage.
  */
 #include "value/decoder.h"
 
@@ -75,8 +75,8 @@ py_get_tuple_of(PyObject **values, size_t n)
     return tuple;
 }
 
-/* A list of n values, which move into it. The list is made last: once it
- * exists, gc.get_objects() can find it. */
+/* A list of n values, which move into it. The list is made after them, since
+ * from then on gc.get_objects() can find it. */
 static PyObject *
 list_of(PyObject **values, size_t n)
 {
@@ -100,8 +100,9 @@ fill_list(PyObject *list, PyObject **values, size_t n)
     return r;
 }
 
-/* A key could not be added: CP_EPROTO where it is not hashable, which no encoder
- * writes; -1 with the exception where it may be one of the program's code. */
+/* A key could not be added. CP_EPROTO if it is not hashable, since no encoder
+ * writes such a key; -1 with the exception if code of the program may have
+ * raised it. */
 static int
 bad_key(const struct py_reader *in)
 {
@@ -137,7 +138,7 @@ fill_set(const struct py_reader *in, PyObject *set, PyObject *const *items,
     return 0;
 }
 
-/* Make n empty containers of the tag, with numbers. */
+/* Make n empty containers with this tag, and assign numbers to them. */
 static int
 make_empty(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
            size_t stride)
@@ -153,7 +154,7 @@ make_empty(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
     return r;
 }
 
-/* Tuples, lists or dicts of rows, which may have been made before. */
+/* Make tuples, lists or dicts of rows, or fill those that were made before. */
 static int
 finish_rows(struct py_reader *in, unsigned tag, size_t n, size_t arity,
             PyObject *const *keys, PyObject **rows, PyObject **slots,
@@ -178,7 +179,7 @@ finish_rows(struct py_reader *in, unsigned tag, size_t n, size_t arity,
     return r;
 }
 
-/* n tuples, lists or dicts of one length. */
+/* Get n tuples, lists or dicts that have the same length. */
 static int
 get_each_of_rows(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
                  size_t stride)
@@ -210,8 +211,8 @@ get_each_of_rows(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
     return r;
 }
 
-/* A size for each of n, which together are *total; or NULL: no such sizes, or an
- * exception. */
+/* Read n sizes, and add them up in *total. NULL: the sizes are invalid, or an
+ * exception is set. */
 static size_t *
 get_sizes(struct py_reader *in, size_t n, size_t *total)
 {
@@ -255,7 +256,7 @@ finish_sets(struct py_reader *in, unsigned tag, size_t n, const size_t *sizes,
     return r;
 }
 
-/* n sets of any sizes. */
+/* Get n sets, each with its own size. */
 static int
 get_sets(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
          size_t stride)
@@ -276,7 +277,7 @@ get_sets(struct py_reader *in, unsigned tag, size_t n, PyObject **slots,
     return r;
 }
 
-/* A few objects, and for each value the number of its object. */
+/* Get a PICK: a few objects, then for each value the number of its object. */
 static int
 get_picked(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 {
@@ -496,11 +497,12 @@ py_get_value(struct py_reader *in, PyObject **obj)
 
 /* ---- bodies ---- */
 
-/* Smaller bodies have too few objects for a collection to matter. */
+/* In smaller bodies there are too few objects for a garbage collection to
+ * matter. */
 #define HOLD_FROM 1024
 
-/* Is the garbage collector held during this body? Without the GIL another thread
- * may switch it meanwhile. */
+/* Disable garbage collection during this body; true if it was enabled. Not
+ * without the GIL, since another thread may switch it meanwhile. */
 static bool
 hold_collector(const struct py_reader *in)
 {
@@ -513,7 +515,8 @@ hold_collector(const struct py_reader *in)
 #endif
 }
 
-/* The end of a body: r; but CP_EPROTO for success with bytes left over. */
+/* The end of a body. Returns r; but CP_EPROTO after success if bytes are left
+ * over. */
 static int
 finish(struct py_reader *in, bool held, int r)
 {
@@ -527,7 +530,7 @@ finish(struct py_reader *in, bool held, int r)
     return r == 0 && py_reader_left(in) > 0 ? CP_EPROTO : r;
 }
 
-/* The tag of the body; it is not read yet. */
+/* The tag of the body, before the body is read. */
 static unsigned
 tag_of(const uint8_t *bytes, size_t len)
 {
@@ -567,7 +570,7 @@ py_decode_run_length(const uint8_t *bytes, size_t len)
     return open_run(NULL, &in, bytes, len, NULL, &n) == 0 ? (Py_ssize_t)n : -1;
 }
 
-/* Is this the tag of a column of tuples to which nothing refers? */
+/* Is it the tag of a column of tuples that no REF refers to? */
 static bool
 is_of_rows(const struct py_reader *in, unsigned tag)
 {
@@ -616,7 +619,7 @@ py_decode_rows(struct py_state *state, const uint8_t *bytes, size_t len,
     return finish(&in, held, py_get_rows(&in, n, arity, slots));
 }
 
-/* The values of a run as a list, which nothing refers to. */
+/* Get the values of a run as a list, to which no REF refers. */
 static int
 get_run(struct py_reader *in, PyObject **obj)
 {

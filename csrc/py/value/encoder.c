@@ -1,11 +1,11 @@
 /*
  * From values to bytes; see value/encoder.h. A column is encoded in one pass:
- * the type of the first value is taken for the type of all. If a value of
+ * the type of the first value is assumed to be the type of all. If a value of
  * another type turns up, the column is encoded again as mixed values.
  *
- * Objects may run code of the program while they are encoded. What that code
- * may change (lists, dicts) is read before, into arrays with references of
- * their own (value/gather.h).
+ * Encoding an object may run code of the program. Whatever that code may change
+ * (lists, dicts) is read before, into arrays with references of their own
+ * (value/gather.h).
  */
 #include "value/encoder.h"
 
@@ -19,7 +19,8 @@
 #include "value/text.h"
 #include "value/uses.h"
 
-/* Number all of them: 1, 0, -1; or OTHER_KIND where one has a number. */
+/* Assign numbers to all of them: 1, 0, -1; or OTHER_KIND if one has a number
+ * already. */
 static int
 enter_all(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
@@ -30,8 +31,9 @@ enter_all(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-/* Are these tuples with other references, and without numbers? Small ones may be sent more than
- * once, but not large objects in them. */
+/* Is one of these a tuple to which other objects may refer? Such tuples get no
+ * numbers: small ones may be sent more than once, but not large objects in
+ * them. */
 static bool
 are_shared_tuples(const struct py_writer *w, PyObject *const *items,
                   Py_ssize_t n)
@@ -43,7 +45,7 @@ are_shared_tuples(const struct py_writer *w, PyObject *const *items,
     return shared;
 }
 
-/* Has the tuple a number? A tuple that is written each time it is met could
+/* Does the tuple need a number? Writing a large tuple each time it is met could
  * multiply the output. */
 static bool
 is_kept(PyObject *tuple)
@@ -56,7 +58,7 @@ is_kept(PyObject *tuple)
     return kept;
 }
 
-/* Must one of these tuples have a number? */
+/* Does any of these tuples need a number? */
 static bool
 hold_others(PyObject *const *items, Py_ssize_t n)
 {
@@ -67,7 +69,8 @@ hold_others(PyObject *const *items, Py_ssize_t n)
     return kept;
 }
 
-/* Remove what was written since then. */
+/* Remove what was written since the output and the numbers had these
+ * lengths. */
 static void
 undo(struct py_writer *w, size_t length, size_t seen)
 {
@@ -77,7 +80,8 @@ undo(struct py_writer *w, size_t length, size_t seen)
 
 /* ---- columns of a few objects ---- */
 
-/* Each object is written once, and is one object again after decoding. */
+/* Write each object of the column once; after decoding it is one object
+ * again. */
 static int
 put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
@@ -126,7 +130,7 @@ py_put_keys(struct py_writer *w, PyObject *const *keys, Py_ssize_t n)
     if (r == OTHER_KIND) {
         w->out->end = w->out->start + before;
         py_seen_forget(&w->seen, seen);
-        w->calls++; /* __hash__() and __eq__() */
+        w->calls++; /* decoding calls __hash__() and __eq__() */
         r = py_put_inner(w, keys, n, true);
         w->calls--;
     }
@@ -143,7 +147,7 @@ py_put_sized(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return py_put_inner(w, items, n, true);
 }
 
-/* All items of one type and of this length? */
+/* Do all items have the same type, and this length? */
 static bool
 are_alike(PyObject *const *items, Py_ssize_t n, Py_ssize_t length)
 {
@@ -166,7 +170,7 @@ add_rows_head(struct py_writer *w, int tag, Py_ssize_t arity)
     return 1;
 }
 
-/* A column of first items, a column of second items, and so on. */
+/* Put a column of all first items, a column of all second items, and so on. */
 static int
 put_tuple_columns(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
                   Py_ssize_t arity)
@@ -215,9 +219,9 @@ put_plain_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
     return r;
 }
 
-/* Tuples of one length. Whether they have numbers depends on all of them; in most
- * columns the first one tells, and looking at the others would take half as long
- * as encoding them. */
+/* Put tuples of one length. Whether they need numbers depends on all of them;
+ * but in most columns the first one decides, and looking at all would take half
+ * as long as encoding them. */
 static int
 put_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
@@ -239,7 +243,7 @@ put_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return put_kept_tuples(w, items, n, arity);
 }
 
-/* Columns of the gathered values of n containers. */
+/* Put columns of the values that were gathered from n containers. */
 static int
 put_gathered(struct py_writer *w, PyObject *const *values, Py_ssize_t n,
              Py_ssize_t arity)
@@ -276,8 +280,8 @@ put_lists(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-/* Dicts of the same keys in the same order: the keys once, then columns of
- * values. */
+/* Put dicts with the same keys in the same order: the keys once, then columns
+ * of values. */
 static int
 put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
@@ -313,7 +317,8 @@ put_dicts(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-/* The items of n sets, one after the other; or NULL, and then *r is OTHER_KIND or -1. */
+/* Gather the items of n sets into one array; or NULL, and *r is OTHER_KIND or
+ * -1. */
 static PyObject **
 gather_sets(PyObject *const *items, Py_ssize_t n, Py_ssize_t *sizes,
             Py_ssize_t *total, int *r)
@@ -336,7 +341,7 @@ gather_sets(PyObject *const *items, Py_ssize_t n, Py_ssize_t *sizes,
     return all;
 }
 
-/* Sets that have numbers, of these sizes. */
+/* Put sets of these sizes, which have numbers already. */
 static int
 put_gathered_sets(struct py_writer *w, int tag, Py_ssize_t n,
                   const Py_ssize_t *sizes, PyObject *const *all,
@@ -344,7 +349,7 @@ put_gathered_sets(struct py_writer *w, int tag, Py_ssize_t n,
 {
     struct py_open open;
     py_writer_open(w, &open, n, tag == TAG_SET ? NOT_FILLED : NOT_MADE);
-    w->calls++; /* __hash__() and __eq__() */
+    w->calls++; /* decoding calls __hash__() and __eq__() */
     int r = py_writer_reserve(w, 1 + SIZE_ROOM * (size_t)n);
     if (r == 1) {
         py_writer_add_byte(w, (unsigned)tag);
@@ -358,7 +363,7 @@ put_gathered_sets(struct py_writer *w, int tag, Py_ssize_t n,
     return r;
 }
 
-/* Sets of any sizes: their sizes, and one column of all their items. */
+/* Put sets of different sizes: all sizes, then one column of all items. */
 static int
 put_sets(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
 {
@@ -402,8 +407,8 @@ put_mixed(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     return r;
 }
 
-/* Numbers and constants are so small that repeated ones are not searched
- * for. */
+/* Numbers and constants are so small that searching for repeated ones does not
+ * pay. */
 static bool
 is_small(int tag)
 {
@@ -416,7 +421,7 @@ is_text(int tag)
     return tag >= TAG_ASCII && tag <= TAG_BYTES;
 }
 
-/* All of the kind of tag, or else OTHER_KIND. */
+/* Put a column whose values all have the kind of this tag; or OTHER_KIND. */
 static int
 put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
 {
@@ -427,8 +432,9 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         default: break;
     }
     if (n >= REPEATS_FROM && py_repeats_are_likely(items, n)) {
-        /* Objects cost time in each chunk that has them; members of an Enum exist
-         * anyway. */
+        /* If chunks are encoded alone, each one has its own copy of a repeated
+         * object, which takes time to make. Members of an Enum are never
+         * copied. */
         return w->alone && tag == TAG_OBJECT && !py_plan_is_member(w, items[0])
                    ? 0
                    : put_picked(w, items, n);
@@ -513,8 +519,8 @@ put_tuple(struct py_writer *w, PyObject *obj, bool kept)
 }
 
 #ifndef Py_GIL_DISABLED
-/* A column of numbers, constants or text, read where they are, since no other
- * code runs meanwhile; or OTHER_KIND. */
+/* Put a column of numbers, constants or text straight from the list, since no
+ * other code runs meanwhile; or OTHER_KIND. */
 static int
 put_atoms(struct py_writer *w, PyObject *list)
 {
@@ -543,8 +549,8 @@ put_atoms(struct py_writer *w, PyObject *list)
 #    define put_atoms(w, list) OTHER_KIND
 #endif
 
-/* How often a container is read again that another thread changes all the time; then it
- * is left to pickle, which may fail, as in the stdlib. */
+/* How often to read a container again that another thread keeps changing. After
+ * that it is left to pickle, which may fail, as in the stdlib. */
 #define TRIES_MAX 1000
 
 static int
@@ -635,7 +641,7 @@ put_set(struct py_writer *w, PyObject *obj, int tag)
         py_writer_open(w, &open, 1, NOT_MADE);
     }
     int r = fits ? add_head(w, tag, n) : 0;
-    w->calls++; /* __hash__() and __eq__() */
+    w->calls++; /* decoding calls __hash__() and __eq__() */
     r = r == 1 ? py_put_inner(w, items, n, true) : r;
     w->calls--;
     w->open = outer;
@@ -664,7 +670,7 @@ put_bytearray(struct py_writer *w, PyObject *obj)
     return r == 0 && parted >= 0 ? 1 : -1;
 }
 
-/* An object with a number, unless it was met before. */
+/* Put an object that needs a number; a REF if it was met before. */
 static int
 put_numbered(struct py_writer *w, PyObject *obj, int tag)
 {
@@ -712,7 +718,7 @@ py_put_value(struct py_writer *w, PyObject *obj)
 
 /* ---- bodies ---- */
 
-/* Set the flags in the first byte; or remove what was written, unless all of it
+/* Set the flags in the first byte. If not everything was written, remove what
  * was. */
 static int
 finish(struct py_writer *w, size_t before, int r, bool *ran_code)

@@ -19,8 +19,8 @@ py_gather_items(PyObject *sequence, Py_ssize_t n, PyObject **to,
     return fits;
 }
 
-/* An iterator would cost more than the items. Places that were deleted have the hash -1, which no
- * item has. */
+/* Reads the table of the set, since an iterator would cost more than the items.
+ * Deleted entries have the hash -1, which no item has. */
 bool
 py_gather_set(PyObject *obj, Py_ssize_t n, PyObject **to)
 {
@@ -48,7 +48,8 @@ is_same_key(PyObject *a, PyObject *b)
                && PyUnicode_Compare(a, b) == 0);
 }
 
-/* In the critical section of the dict. Returns how many fitted. */
+/* Call this in the critical section of the dict. Returns how many pairs
+ * fitted. */
 static Py_ssize_t
 gather(PyObject *dict, Py_ssize_t n, PyObject *const *expected, PyObject **keys,
        PyObject **values, Py_ssize_t stride)

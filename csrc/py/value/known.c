@@ -1,7 +1,7 @@
-/* Strings that arrive again; see value/known.h. */
+/* Strings that occur again; see value/known.h. */
 #include "value/known.h"
 
-/* Each string has one place, by its bytes. */
+/* A hash table with one place for each hash of a string's bytes. */
 #define PLACES 256u
 
 struct py_known {
@@ -25,8 +25,8 @@ place_of(const uint8_t *bytes, size_t n)
     return (size_t)(hash >> 56) % PLACES;
 }
 
-/* What the state knows, so that only this body uses it; or NULL where there is no
- * memory. */
+/* Take the table from the state, so that only this body uses it; NULL if there
+ * is no memory for one. */
 static struct py_known *
 take(struct py_reader *in)
 {

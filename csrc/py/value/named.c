@@ -1,6 +1,6 @@
 /* Objects by name; see value/named.h. Pickle knows more ways to find an object,
- * and better words where there is none: what is not found at once is left to
- * it. */
+ * and has better error messages: an object that is not found at once is left to
+ * pickle. */
 #include "value/named.h"
 
 #include "base/dict.h"
@@ -12,7 +12,8 @@
 
 /* ---- encoding ---- */
 
-/* What the name leads to: a new reference; or NULL, perhaps with an exception. */
+/* The object of this name: a new reference; or NULL, perhaps with an
+ * exception. */
 static PyObject *
 follow(PyObject *module_name, PyObject *name)
 {
@@ -27,12 +28,12 @@ follow(PyObject *module_name, PyObject *name)
     return found;
 }
 
-/* Does the name lead to obj? NULL with an exception counts as no. */
+/* Does the name lead to obj? An error counts as no; its exception stays set. */
 static bool
 leads_to(PyObject *module_name, PyObject *name, const PyObject *obj)
 {
     PyObject *found = follow(module_name, name);
-    Py_XDECREF(found); /* only compared */
+    Py_XDECREF(found); /* only its address is compared */
     return found == obj;
 }
 
@@ -55,7 +56,7 @@ put_strings(struct py_writer *w, PyObject *module_name, PyObject *name)
     return r == 1 ? put_string(w, name) : r;
 }
 
-/* Objects whose own names lead nowhere, but which have others. */
+/* For objects whose own name leads nowhere: another name that leads to them. */
 static const char *
 other_name(PyObject *obj, const char **module_name)
 {
@@ -75,7 +76,8 @@ other_name(PyObject *obj, const char **module_name)
                                       : NULL;
 }
 
-/* What is wrong with a name is for pickle to tell: 0; but not an interrupt: -1. */
+/* Pickle reports what is wrong with a name: drop the exception, and return 0.
+ * But -1 with an interrupt. */
 static int
 left_to_pickle(void)
 {
@@ -119,8 +121,8 @@ py_named_forget(struct py_class_name *known)
     Py_CLEAR(known->name);
 }
 
-/* Has the class the same name as before? A new __module__ makes a new version of the
- * class, a new __qualname__ does not. */
+/* Does the class have the same name as before? Setting its __module__ gives the
+ * class a new version, but setting its __qualname__ does not. */
 static bool
 is_still(const struct py_class_name *known, const PyTypeObject *cls)
 {
@@ -130,7 +132,7 @@ is_still(const struct py_class_name *known, const PyTypeObject *cls)
                || ((const PyHeapTypeObject *)cls)->ht_qualname == known->name);
 }
 
-/* Read the name of a class whose metaclass says nothing of it. */
+/* Read the name of a class whose metaclass does not interfere. */
 static void
 look_up_name(const struct py_state *state, PyTypeObject *cls,
              struct py_class_name *known)
@@ -179,7 +181,7 @@ py_named_put_class(struct py_writer *w, PyTypeObject *cls,
 
 /* ---- decoding ---- */
 
-/* As pickle finds it, with pickle's exceptions. */
+/* Find the object with pickle's code, for pickle's exceptions. */
 static PyObject *
 find_by_pickle(struct py_state *state, PyObject *module_name, PyObject *name)
 {
@@ -214,7 +216,7 @@ py_named_find(struct py_state *state, PyObject *module_name, PyObject *name)
     return found;
 }
 
-/* A long string may have been met before. */
+/* Get a string; a long one may be a REF to one that was met before. */
 static int
 get_string(struct py_reader *in, PyObject **str)
 {

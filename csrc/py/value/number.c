@@ -48,7 +48,7 @@ add_int(struct py_writer *w, unsigned tag, int64_t value)
     }
 }
 
-/* The bits that matter for the width of the value. */
+/* Bits that tell how wide the value is. */
 static uint64_t
 int_bits(int64_t value)
 {
@@ -66,7 +66,7 @@ int_to_bytes(PyObject *obj, uint8_t *bytes, size_t n)
 #endif
 }
 
-/* How many bytes hold the int and its sign; -1 with an exception. */
+/* How many bytes the int needs, including the sign; -1 with an exception. */
 static Py_ssize_t
 int_size(PyObject *obj)
 {
@@ -140,8 +140,8 @@ py_number_put_float(struct py_writer *w, PyObject *obj)
     return 1;
 }
 
-/* Narrow n values of 8 bytes in place. One loop for each width, so that
- * compilers vectorize them. */
+/* Narrow n values of 8 bytes in place. There is one loop for each width, so
+ * that compilers vectorize them. */
 static void
 narrow(uint8_t *at, Py_ssize_t n, unsigned tag)
 {

@@ -1,11 +1,11 @@
 /*
  * Pickling; see value/pickle.h. Making a pickler costs more than pickling a
- * small object, so one pickler is kept and used again, with its memo cleared
- * each time. A caller that finds the kept pickler busy (another thread, or a
+ * small object, so one pickler is kept and reused, with its memo cleared each
+ * time. A caller that finds the kept pickler in use (by another thread, or by a
  * reducer that pickles) makes its own.
  *
- * Clearing the memo takes time in proportion to the largest pickle that was
- * made, so a pickler is not kept after a large pickle.
+ * Clearing the memo takes time in proportion to the largest pickle so far, so a
+ * pickler is not kept after a large pickle.
  */
 #include "value/pickle.h"
 

@@ -1,9 +1,9 @@
 /*
- * What is known of a class; see value/plan.h. A class has a version, which the
- * interpreter changes with each of its attributes and with each of its bases; no two classes
- * ever have the same. So an address and a version tell whether a class is the one
- * that was studied. What is not part of the class is looked at in each body: the
- * tables of reducers.
+ * Plans of classes; see value/plan.h. A class has a version, which the
+ * interpreter changes when an attribute or a base of the class changes; no two
+ * classes ever have the same. So an address and a version tell whether a class
+ * is the one that was studied. The tables of reducers are not part of the
+ * class, so they are looked at for each body.
  */
 #include "value/plan.h"
 
@@ -15,7 +15,7 @@
 #include <string.h>
 
 #define PLACES 64u
-/* So many classes are kept from body to body. */
+/* How many plans are kept from body to body. */
 #define KEPT_MAX 256u
 
 struct py_plans {
@@ -32,14 +32,15 @@ find(PyTypeObject *type, const struct py_state *state, enum py_word word)
     return _PyType_Lookup(type, state->words[word]); /* borrowed */
 }
 
-/* Does the class have object's own method? */
+/* Does the class inherit this method from object? */
 static bool
 inherits(PyTypeObject *type, const struct py_state *state, enum py_word word)
 {
     return find(type, state, word) == find(&PyBaseObject_Type, state, word);
 }
 
-/* Would object.__reduce_ex__() ask nothing of the class for its state? */
+/* Would object.__reduce_ex__() take the state of an instance without calling
+ * methods of the class? */
 static bool
 has_plain_state(PyTypeObject *type, const struct py_state *state)
 {
@@ -50,7 +51,8 @@ has_plain_state(PyTypeObject *type, const struct py_state *state)
            && find(type, state, WORD_GETNEWARGS_EX) == NULL;
 }
 
-/* Are __dict__ and slots all that an object has more than one of the base? */
+/* Does an instance have only a __dict__ and slots, besides what one of the base
+ * has? */
 static bool
 has_no_more(const PyTypeObject *type, const PyTypeObject *base,
             Py_ssize_t slots)
@@ -74,8 +76,8 @@ is_named_tuple(PyTypeObject *type, const struct py_state *state)
            && PyFunction_GET_CODE(method) == state->named_tuple_code;
 }
 
-/* What pickle would iterate over; *known is false where the class has its own ways to
- * do that. */
+/* Which items pickle would iterate over. *known is false if the class has its
+ * own way to do that. */
 static enum py_held
 held_by(PyTypeObject *type, const struct py_state *state, bool *known)
 {
@@ -129,7 +131,7 @@ static const char *const SMALL[][2] = {
     {"pathlib", "PureWindowsPath"},
 };
 
-/* Is it the class that a module, which is loaded, has under this name? */
+/* Is it the class that the module, if it is loaded, has under this name? */
 static bool
 is_of_module(PyTypeObject *type, const char *module_name, const char *name)
 {
@@ -141,13 +143,13 @@ is_of_module(PyTypeObject *type, const char *module_name, const char *name)
                           : NULL;
     Py_XDECREF(str);
     Py_XDECREF(module);
-    Py_XDECREF(found); /* only compared */
+    Py_XDECREF(found); /* only its address is compared */
     PyErr_Clear();
     return found == (PyObject *)type;
 }
 
-/* Is it a class of small immutable objects? Its name, which a class of the program may
- * have as well, only says where to look. */
+/* Is it a class of small immutable objects? Its name only tells where to look,
+ * since a class of the program may have the same name. */
 static bool
 is_small(PyTypeObject *type, const struct py_state *state)
 {
@@ -166,7 +168,7 @@ is_small(PyTypeObject *type, const struct py_state *state)
     return small;
 }
 
-/* Is it this class of a module, and its __reduce__() of C? */
+/* Is it this class of the module, with a __reduce__() written in C? */
 static bool
 is_of_c(PyTypeObject *type, const struct py_state *state,
         const char *module_name, const char *name)
@@ -179,7 +181,7 @@ is_of_c(PyTypeObject *type, const struct py_state *state,
            && is_of_module(type, module_name, name);
 }
 
-/* The version of the class; 0: it has none. */
+/* The version of the class; 0: it has no version. */
 static unsigned
 version_of(const PyTypeObject *type)
 {
@@ -192,10 +194,10 @@ version_of(const PyTypeObject *type)
     return __atomic_load_n(&type->tp_version_tag, __ATOMIC_ACQUIRE);
 }
 
-/* ---- its rule ---- */
+/* ---- the rule of a class ---- */
 
-/* The slots of the class, as a tuple of our own: 1; 0 where they are none that we can
- * read; or -1 with an exception. */
+/* Find the slots of the class, as a tuple of our own: 1; 0 if we cannot read
+ * them; or -1 with an exception. */
 static int
 find_slots(struct py_plan *plan, const struct py_state *state)
 {
@@ -219,7 +221,7 @@ find_slots(struct py_plan *plan, const struct py_state *state)
     return sound;
 }
 
-/* Find out the rule: 0, or -1 with an exception. */
+/* Find out the rule of the class: 0, or -1 with an exception. */
 static int
 study(struct py_plan *plan, struct py_state *state)
 {
@@ -295,9 +297,9 @@ study(struct py_plan *plan, struct py_state *state)
     return 0;
 }
 
-/* ---- keeping it ---- */
+/* ---- keeping plans ---- */
 
-/* Forget what was found out of the class. */
+/* Forget everything that was found out about the class. */
 static void
 reset(struct py_plan *plan)
 {
@@ -324,7 +326,8 @@ free_plans(struct py_plans *plans)
     PyMem_RawFree(plans);
 }
 
-/* Take what the state knows, so that only this body uses it: 1, 0 or -1. */
+/* Take the plans from the state, so that only this body uses them: 1, 0 or
+ * -1. */
 static int
 take(struct py_writer *w)
 {
@@ -360,7 +363,7 @@ find_registered(const struct py_state *state, PyTypeObject *type,
     return *reducer == NULL && PyErr_Occurred() ? -1 : 0;
 }
 
-/* First use in this body. */
+/* Prepare a plan at its first use in this body. */
 static int
 begin(struct py_writer *w, struct py_plan *plan, PyTypeObject *type)
 {

@@ -1,4 +1,4 @@
-/* The objects by their numbers; see value/reader.h. */
+/* The decoded objects by their numbers; see value/reader.h. */
 #include "value/reader.h"
 
 int

@@ -1,7 +1,7 @@
 /*
  * Objects of all classes without a rule in decoder.c, made as pickle would make
- * them: by name, or by a callable and what is then done to the object. Runs code
- * of the program.
+ * them: by name; or by a callable, followed by changes to the new object. Runs
+ * code of the program.
  */
 #include "value/decode.h"
 
@@ -9,7 +9,7 @@
 #include "base/word.h"
 #include "value/standard.h"
 
-/* A maker of n objects, and their arguments. */
+/* The callable or class that makes n objects, and their arguments. */
 struct maker {
     unsigned how; /* HOW_ bits */
     PyObject *callable;
@@ -20,7 +20,7 @@ struct maker {
 
 /* ---- making objects ---- */
 
-/* cls.__new__(cls, *args, **kwds); takes the items of args. */
+/* cls.__new__(cls, *args, **kwds). Consumes the items of args. */
 static PyObject *
 make_bare(const struct maker *maker, PyObject **args)
 {
@@ -56,11 +56,11 @@ is_sound(const struct maker *maker, size_t n)
 
 /* ---- named tuples ---- */
 
-/* What is known of named tuples with more fields is not kept. */
+/* For named tuples with more fields, nothing is remembered. */
 #define FIELDS_MAX 64u
 
-/* The function that cls.__new__ is, found as the class itself finds it: a new reference; or
- * NULL. */
+/* The function behind cls.__new__, looked up as the class itself would: a new
+ * reference; or NULL. */
 static PyObject *
 new_of(const struct py_state *state, PyTypeObject *cls)
 {
@@ -79,7 +79,8 @@ new_of(const struct py_state *state, PyTypeObject *cls)
     return function;
 }
 
-/* Do both codes take as many arguments, and do the same with them? */
+/* Do both code objects take equally many arguments and do the same with
+ * them? */
 static int
 is_same_code(PyCodeObject *one, PyCodeObject *two)
 {
@@ -97,8 +98,8 @@ is_same_code(PyCodeObject *one, PyCodeObject *two)
     return PyObject_RichCompareBool(one->co_names, two->co_names, Py_EQ);
 }
 
-/* Is it the function that collections.namedtuple() writes for so many fields, which
- * calls tuple.__new__()? */
+/* Is it the function that collections.namedtuple() generates for this number of
+ * fields, which calls tuple.__new__()? */
 static int
 is_new_of_tuple(const struct py_state *state, PyObject *function, size_t arity)
 {
@@ -116,16 +117,16 @@ is_new_of_tuple(const struct py_state *state, PyObject *function, size_t arity)
     }
     PyObject *called = py_dict_get(PyFunction_GET_GLOBALS(function),
                                    state->words[WORD_TUPLE_NEW]);
-    Py_XDECREF(called); /* only compared */
+    Py_XDECREF(called); /* only its address is compared */
     return called == NULL && PyErr_Occurred() != NULL
                ? -1
                : called
                      == _PyType_Lookup(&PyTuple_Type, state->words[WORD_NEW]);
 }
 
-/* Would cls.__new__(cls, ...) only call tuple.__new__(cls, (...))? That is a function of
- * Python, which takes longer than everything else. 1; 0: no, or not known; or -1 with an
- * interrupt. */
+/* Would cls.__new__(cls, ...) only call tuple.__new__(cls, (...))? Then it can
+ * be skipped: it is a Python function, which takes longer than everything else.
+ * 1; 0: no, or unknown; or -1 with an interrupt. */
 static int
 is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
 {
@@ -141,13 +142,13 @@ is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
     int is = function != NULL ? is_new_of_tuple(state, function, arity) : 0;
     Py_XDECREF(function);
     if (PyErr_Occurred() != NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_Clear(); /* without memory, say: then the function is called */
+        PyErr_Clear(); /* no memory, for example: call the function then */
         is = 0;
     }
     return PyErr_Occurred() != NULL ? -1 : is;
 }
 
-/* tuple.__new__(cls, args); takes the items of args. */
+/* tuple.__new__(cls, args). Consumes the items of args. */
 static PyObject *
 make_named_tuple(PyTypeObject *cls, PyObject **args, size_t arity)
 {
@@ -174,7 +175,7 @@ make_one(const struct maker *maker, PyObject **args)
                : PyObject_Vectorcall(maker->callable, args, maker->arity, NULL);
 }
 
-/* n objects, which get numbers from this one on. */
+/* Make n objects, with numbers from this one on. */
 static int
 make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
      size_t stride, size_t number)
@@ -202,7 +203,7 @@ make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
     return 0;
 }
 
-/* A callable, which belongs to n objects. */
+/* Get a callable that belongs to n objects. */
 static int
 get_callable(struct py_reader *in, size_t n, PyObject **callable)
 {
@@ -217,7 +218,7 @@ get_callable(struct py_reader *in, size_t n, PyObject **callable)
     return r;
 }
 
-/* What makes the objects, and the objects themselves. */
+/* Get what makes the objects, and make them. */
 static int
 get_made(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
          unsigned *how)
@@ -252,8 +253,8 @@ get_made(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
 
 /* ---- items ---- */
 
-/* The value of an attribute, as a new reference: 0, with NULL where there is
- * none; or -1 with an exception. */
+/* The value of an attribute, as a new reference: 0, and NULL if there is no
+ * such attribute; or -1 with an exception. */
 static int
 look_up(PyObject *obj, PyObject *name, PyObject **value)
 {
@@ -267,7 +268,7 @@ look_up(PyObject *obj, PyObject *name, PyObject **value)
     return 0;
 }
 
-/* n values that belong to one object; how many there are is *n. */
+/* Get the values that belong to one object; *n: how many there are. */
 static int
 get_sized(struct py_reader *in, size_t each, size_t *n, PyObject ***items)
 {
@@ -278,8 +279,8 @@ get_sized(struct py_reader *in, size_t each, size_t *n, PyObject ***items)
     return *items == NULL ? -1 : py_get_column(in, *n, *items, 1);
 }
 
-/* Would obj.extend() be list.extend()? A __new__() of its own may have given the object
- * another one. */
+/* Would obj.extend() be list.extend()? A __new__() of the class may have set
+ * another one on the object. */
 static bool
 is_plain_list(const struct py_reader *in, PyObject *obj)
 {
@@ -292,7 +293,7 @@ is_plain_list(const struct py_reader *in, PyObject *obj)
                       == _PyType_Lookup(&PyList_Type, extend));
 }
 
-/* obj.extend(items), or obj.append() of each. */
+/* obj.extend(items), or obj.append() for each item. */
 static int
 append(const struct py_reader *in, PyObject *obj, PyObject **items, size_t n)
 {
@@ -335,7 +336,7 @@ get_list_items(struct py_reader *in, PyObject *obj)
     size_t n = 0;
     PyObject **items = NULL;
     int r = get_sized(in, 1, &n, &items);
-    /* Nothing is called for no items, as with pickle. */
+    /* Without items nothing is called, as in pickle. */
     r = r == 0 && n > 0 ? append(in, obj, items, n) : r;
     py_get_release(items, n);
     return r;
@@ -357,7 +358,7 @@ get_dict_items(struct py_reader *in, PyObject *obj)
     return r;
 }
 
-/* Items of n objects, all of which have as many. */
+/* Get the items of n objects, all of which have the same number of them. */
 static int
 get_held_rows(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
               bool lists)
@@ -391,7 +392,8 @@ get_held_rows(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
 
 /* ---- state ---- */
 
-/* The key as pickle would use it: strings interned. A new reference. */
+/* The key as pickle would use it, that is, with strings interned. A new
+ * reference. */
 static PyObject *
 key_of(PyObject *key)
 {
@@ -402,8 +404,8 @@ key_of(PyObject *key)
     return key;
 }
 
-/* A state that is none is an error of the program: pickle's exception. Returns
- * -1. */
+/* Raise pickle's exception for an invalid state, which is an error of the
+ * program. Returns -1. */
 static int
 raise_bad_state(const char *text)
 {
@@ -449,8 +451,8 @@ update_dict(const struct py_reader *in, PyObject *obj, PyObject *state)
     return r;
 }
 
-/* What pickle does with a state: obj.__setstate__(state); or else the state is
- * the dict of the object, or a pair of that and of the slots. */
+/* Do what pickle does with a state: obj.__setstate__(state); otherwise the
+ * state is the dict of the object, or a pair of that dict and of the slots. */
 static int
 set_state(const struct py_reader *in, PyObject *obj, PyObject *state)
 {
@@ -510,7 +512,8 @@ struct attrs {
     PyTypeObject *plain; /* can_set() was true of this class */
 };
 
-/* Is object.__setattr__() of these names the same as writing to __dict__? */
+/* Would object.__setattr__() for these names do the same as writing to
+ * __dict__? */
 static bool
 can_set(const struct py_reader *in, struct attrs *attrs, PyTypeObject *type)
 {
@@ -530,7 +533,7 @@ can_set(const struct py_reader *in, struct attrs *attrs, PyTypeObject *type)
     return can;
 }
 
-/* The attributes as the state that pickle would have sent. */
+/* The attributes in the form of the state that pickle would have sent. */
 static PyObject *
 state_of(const struct attrs *attrs, PyObject *const *values)
 {
@@ -570,7 +573,7 @@ set_attrs(const struct py_reader *in, struct attrs *attrs, PyObject *obj,
     return r;
 }
 
-/* The names, interned. */
+/* Get the names of the attributes, interned. */
 static int
 get_names(struct py_reader *in, size_t n, size_t count, PyObject **names)
 {
@@ -643,7 +646,7 @@ py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots, size_t stride)
 
 /* ---- objects of the standard library ---- */
 
-/* n objects that were made get their numbers. */
+/* Record the numbers of n objects that are made. */
 static void
 set_all(struct py_reader *in, size_t number, size_t n, PyObject **slots,
         size_t stride)

@@ -1,8 +1,9 @@
 /*
  * Objects of all classes without a rule in encoder.c, as pickle would send
- * them: by name (classes and functions), or by what the reduce protocol says of
- * them. Of plain instances and named tuples that is known without asking. What
- * is wrong with an object is for pickle to tell: the body is left to it.
+ * them: by name (classes and functions), or by what the reduce protocol returns
+ * for them. Plain instances and named tuples need not be asked for that. If
+ * anything is wrong with an object, the body is left to pickle, which reports
+ * it.
  */
 #include "value/encode.h"
 
@@ -13,10 +14,10 @@
 #include "value/named.h"
 #include "value/plan.h"
 
-/* ---- what the protocol says of an object ---- */
+/* ---- what the reduce protocol says of an object ---- */
 
 struct reduced {
-    PyObject *value; /* what the object answered; or NULL */
+    PyObject *value; /* the object's answer; or NULL */
     unsigned how;    /* HOW_ bits */
     PyObject *callable;
     PyObject *const *args;
@@ -24,7 +25,7 @@ struct reduced {
     PyObject *list, *dict, *state, *setter; /* or NULL */
 };
 
-/* The answer was a string, the name of the object. */
+/* The answer is a string, the name of the object. */
 #define IS_NAME 3
 
 static PyObject *
@@ -44,7 +45,8 @@ is_called(PyObject *callable, const char *name)
                   == 0;
 }
 
-/* copyreg's functions that stand for cls.__new__(cls, ...). */
+/* Recognize copyreg's functions that stand for cls.__new__(cls, ...). 0: they
+ * have other arguments than we know. */
 static int
 read_new(struct reduced *r, PyObject *obj)
 {
@@ -98,7 +100,8 @@ read_answer(struct reduced *r, PyObject *obj)
     return read_new(r, obj);
 }
 
-/* An exception without a __dict__, made of its args: true. */
+/* If obj is an exception without a __dict__, which is made from its args:
+ * true. */
 static bool
 read_exception(PyObject *obj, struct reduced *r)
 {
@@ -119,7 +122,8 @@ read_exception(PyObject *obj, struct reduced *r)
     return args != NULL;
 }
 
-/* What deque.__reduce__() says, which looks for attributes that no deque has. */
+/* The answer of deque.__reduce__(), without its search for attributes that no
+ * deque has. */
 static PyObject *
 answer_of_deque(const struct py_state *state, PyObject *obj)
 {
@@ -175,7 +179,7 @@ are_alike(const struct reduced *one, const struct reduced *two)
 
 /* ---- writing ---- */
 
-/* An array of the i-th argument, or of the states, of n objects. */
+/* Make an array of the i-th arguments, or of the states, of n objects. */
 #define COLUMN(array, n, r, what)             \
     for (Py_ssize_t i_ = 0; i_ < (n); i_++) { \
         (array)[i_] = (r)[i_].what;           \
@@ -191,7 +195,7 @@ put_callable(struct py_writer *w, PyObject *callable)
     return r;
 }
 
-/* What makes the objects: they cannot be referred to yet. */
+/* Put what makes the objects. Nothing can refer to the objects yet. */
 static int
 put_makers(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
            PyObject **column)
@@ -264,8 +268,8 @@ put_dict_items(struct py_writer *w, PyObject *iterator)
     return r;
 }
 
-/* What is done to n objects that were made. Methods of theirs are called, of one
- * object after the other. */
+/* Put what is done to n objects after they were made. Their methods are called
+ * for one object after the other. */
 static int
 put_contents(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
              PyObject **column)
@@ -287,7 +291,7 @@ put_contents(struct py_writer *w, Py_ssize_t n, const struct reduced *r,
     return is_put;
 }
 
-/* n objects that have numbers, and that are alike. */
+/* Put n objects that have numbers, and are made and filled in the same way. */
 static int
 put_alike(struct py_writer *w, Py_ssize_t n, const struct reduced *r)
 {
@@ -330,7 +334,7 @@ enter_all(struct py_writer *w, const struct py_plan *plan,
     return r;
 }
 
-/* One object, unless it was met meanwhile. */
+/* Put one object; a REF if it was met meanwhile. */
 static int
 put_one(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
         const struct reduced *r)
@@ -347,7 +351,7 @@ put_one(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
                                : put_alike(w, 1, r);
 }
 
-/* Objects that were reduced, and turned out to be different. */
+/* Put objects one by one that turned out to differ after they were asked. */
 static int
 put_each(struct py_writer *w, const struct py_plan *plan,
          PyObject *const *items, Py_ssize_t n, const struct reduced *r)
@@ -389,7 +393,7 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
             && (n == 1 || (w->retries <= RETRIES_MAX && py_writer_may_open(w)));
     if (is_put == 1 && alike) {
         is_put = put_alike(w, n, r);
-        /* Iterators may have ended: those objects have to be asked again. */
+        /* Their iterators may be exhausted: ask these objects again. */
         if (is_put == RETRY && w->retry == seen && r->list == NULL
             && r->dict == NULL) {
             w->retries++;
@@ -412,7 +416,8 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
 
 /* ---- plain instances ---- */
 
-/* Attributes of n instances: the names, and a column of values for each. */
+/* The attributes of n instances: the names, and a column of values for each
+ * name. */
 struct attrs {
     enum py_held held;
     Py_ssize_t n_dict, n_slots;
@@ -421,8 +426,9 @@ struct attrs {
     Py_ssize_t room;   /* of both arrays together, in one block */
 };
 
-/* 1; 0 where an instance has no plain __dict__; -1 with an exception. *dict is NULL
- * where it has none yet, which counts as an empty one: making one would take memory. */
+/* Get the __dict__ of an instance: 1; 0 if it is not a plain dict; -1 with an
+ * exception. *dict is NULL if there is no dict yet, which counts as empty:
+ * making one would take memory. */
 static int
 dict_of(PyObject *obj, PyObject **dict)
 {
@@ -438,8 +444,8 @@ dict_of(PyObject *obj, PyObject **dict)
     return *dict == NULL ? -1 : PyDict_CheckExact(*dict);
 }
 
-/* May the attribute of an instance have this name, so that nobody would have
- * called it instead of a method of the class? */
+/* May an instance have an attribute of this name? Not a special name (__x__):
+ * someone could call the attribute instead of the class's method. */
 static bool
 is_plain_name(PyObject *name)
 {
@@ -449,14 +455,14 @@ is_plain_name(PyObject *name)
                 && PyUnicode_READ_CHAR(name, 1) == '_');
 }
 
-/* The dict's values of instance i: 1, 0, -1 or OTHER_KIND. */
+/* Gather the values of instance i from its dict: 1, 0, -1 or OTHER_KIND. */
 static int
 gather_dict(struct attrs *attrs, PyObject *obj, Py_ssize_t i, Py_ssize_t n)
 {
     PyObject *dict;
     int r = dict_of(obj, &dict);
     if (r == 1 && dict == NULL) {
-        r = OTHER_KIND; /* others have attributes */
+        r = OTHER_KIND; /* the instances have different attributes */
     }
     if (r == 1) {
         r = py_gather_dict(dict, attrs->n_dict, i > 0 ? attrs->names : NULL,
@@ -474,8 +480,8 @@ gather_dict(struct attrs *attrs, PyObject *obj, Py_ssize_t i, Py_ssize_t n)
     return r;
 }
 
-/* The slots' values of instance i: the first instance says which slots are
- * filled. */
+/* Gather the values of instance i from its slots. The first instance determines
+ * which slots are filled. */
 static int
 gather_slots(struct attrs *attrs, PyObject *slots, PyObject *obj, Py_ssize_t i,
              Py_ssize_t n)
@@ -563,12 +569,13 @@ put_attrs(struct py_writer *w, const struct attrs *attrs, Py_ssize_t n)
     return r;
 }
 
-/* ---- what instances hold ---- */
+/* ---- the items of instances ---- */
 
-/* Items of n lists, or pairs of n dicts, which are of subclasses; as columns, if all have
- * as many, and the same keys. */
+/* The items of n lists, or the pairs of n dicts (instances of subclasses), as
+ * columns. Only if all have the same number of them, and dicts the same
+ * keys. */
 struct rows {
-    Py_ssize_t arity;  /* 0: they are no columns */
+    Py_ssize_t arity;  /* 0: they cannot be columns */
     PyObject **keys;   /* of dicts; followed by the values */
     PyObject **values; /* arity columns of n */
     Py_ssize_t room;
@@ -580,7 +587,7 @@ size_of(PyObject *obj)
     return PyList_Check(obj) ? PyList_GET_SIZE(obj) : PyDict_GET_SIZE(obj);
 }
 
-/* 1; OTHER_KIND where they are no columns; or -1 with an exception. */
+/* 1; OTHER_KIND if they cannot be columns; or -1 with an exception. */
 static int
 gather_rows(struct rows *rows, PyObject *const *items, Py_ssize_t n)
 {
@@ -625,7 +632,7 @@ put_rows(struct py_writer *w, const struct rows *rows, Py_ssize_t n)
     return r;
 }
 
-/* A size and the items, or the keys and the values, of one object. */
+/* Put the size and the items, or the keys and values, of one object. */
 static int
 put_held(struct py_writer *w, PyObject *obj)
 {
@@ -637,7 +644,7 @@ put_held(struct py_writer *w, PyObject *obj)
     }
     bool fits = list ? py_gather_items(obj, n, items, 1)
                      : py_gather_dict(obj, n, NULL, items, items + n, 1);
-    int r = !fits  ? 0 /* it changes right now */
+    int r = !fits  ? 0 /* another thread is changing it */
             : list ? py_put_sized(w, items, n)
                    : py_writer_reserve(w, SIZE_ROOM);
     if (!list && r == 1) {
@@ -649,8 +656,8 @@ put_held(struct py_writer *w, PyObject *obj)
     return r;
 }
 
-/* Are the pairs of an OrderedDict in the order of the dict that it is made of? After
- * move_to_end() they are not. -1 with an exception. */
+/* Are the pairs of an OrderedDict in the order of the underlying dict? Not
+ * after move_to_end(). -1 with an exception. */
 static int
 is_in_order(PyObject *obj)
 {
@@ -667,7 +674,8 @@ is_in_order(PyObject *obj)
     return r;
 }
 
-/* What makes n defaultdicts: their factories are their arguments, unless they are None. */
+/* Put what makes n defaultdicts. Their factories are their arguments, unless
+ * all are None. */
 static int
 put_makers_of_defaults(struct py_writer *w, const struct py_plan *plan,
                        PyObject *const *items, Py_ssize_t n, unsigned how)
@@ -717,7 +725,7 @@ put_instances(struct py_writer *w, const struct py_plan *plan,
     int r = plan->held == HELD_DEFAULTS
                 ? put_makers_of_defaults(w, plan, items, n, how)
                 : put_makers(w, n, &made, NULL);
-    w->calls++; /* the methods that add items */
+    w->calls++; /* the methods that add items are called */
     if (rows->arity > 0 && r == 1) {
         r = put_rows(w, rows, n);
     }
@@ -733,8 +741,8 @@ put_instances(struct py_writer *w, const struct py_plan *plan,
     return r;
 }
 
-/* Instances with attributes, and perhaps with items: a column for each attribute. 0
- * with *ask: the objects have to be asked. */
+/* Put instances with attributes, and perhaps with items: a column for each
+ * attribute. 0 with *ask: the objects have to be asked. */
 static int
 put_plain(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n, bool *ask)
@@ -752,7 +760,7 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
     }
     r = r == 1 ? gather_attrs(&attrs, plan, items, n) : r;
     if (r == OTHER_KIND && n == 1) {
-        r = 0; /* another thread changes it right now */
+        r = 0; /* another thread is changing it */
     }
     *ask = r == 0;
     r = r == 1 ? enter_all(w, plan, items, n) : r;
@@ -767,7 +775,7 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
 
 /* ---- any object ---- */
 
-/* A buffer of the pickle protocol, as bytes or a bytearray. */
+/* Put a PickleBuffer as bytes or a bytearray. */
 static int
 put_buffer(struct py_writer *w, PyObject *obj)
 {
@@ -802,7 +810,8 @@ put_arrays(struct py_writer *w, const struct py_plan *plan,
     return r == 1 ? py_array_put(w, items, n) : r;
 }
 
-/* The kind of dates and times: with zones where one of them has a zone. */
+/* The kind of these dates or times: one with zones if any of them has a
+ * zone. */
 static unsigned
 kind_of_dates(const struct py_plan *plan, PyObject *const *items, Py_ssize_t n)
 {
@@ -857,7 +866,8 @@ put_dates(struct py_writer *w, const struct py_plan *plan,
     return py_standard_has_zones(kind) ? put_zones(w, items, n) : 1;
 }
 
-/* Objects that consist of one part each. 0 with *ask: the objects have to be asked. */
+/* Put objects that are sent as one part each. 0 with *ask: the objects have to
+ * be asked. */
 static int
 put_parts(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n, bool *ask)
@@ -877,7 +887,7 @@ put_parts(struct py_writer *w, const struct py_plan *plan,
     r = r == 1 ? enter_all(w, plan, items, n) : r;
     r = r == 1 ? py_writer_reserve(w, 2) : r;
     if (r == 1) {
-        w->flags |= HAS_CODE; /* the module may have to be imported */
+        w->flags |= HAS_CODE; /* decoding may have to import the module */
         py_writer_add_byte(w, TAG_STANDARD);
         py_writer_add_byte(w, plan->standard);
         py_writer_open(w, &open, n, NOT_MADE);
@@ -891,7 +901,7 @@ put_parts(struct py_writer *w, const struct py_plan *plan,
     return r;
 }
 
-/* A class, or a function. */
+/* Put a class or a function. */
 static int
 put_name(struct py_writer *w, const struct py_plan *plan, PyObject *obj)
 {

@@ -13,9 +13,9 @@ typedef struct {
 } TableObject;
 
 /*
- * We pickle by protocol 5, in which large buffers are not copied: read-only ones
- * arrive read-only. Up to 3.13 the stdlib pickles by protocol 4: all of them
- * arrive writable, and tasks write to them.
+ * We pickle with protocol 5, in which large buffers are not copied, and
+ * read-only ones arrive read-only. Up to 3.13 the stdlib pickles with protocol
+ * 4, in which all of them arrive writable, and tasks may write to them.
  */
 #if PY_VERSION_HEX < 0x030E0000
 #    define STDLIB_PROTOCOL 4
@@ -31,7 +31,7 @@ reduce_read_only(PyObject *Py_UNUSED(module), PyObject *obj)
     if (PyObject_GetBuffer(obj, &view, PyBUF_FULL) == 0) {
         PyBuffer_Release(&view);
     } else {
-        PyErr_Clear(); /* it may also have no buffer of this kind */
+        PyErr_Clear(); /* or it has no buffer of this kind */
         protocol = STDLIB_PROTOCOL;
     }
     return PyObject_CallMethod(obj, "__reduce_ex__", "i", protocol);
@@ -40,8 +40,8 @@ reduce_read_only(PyObject *Py_UNUSED(module), PyObject *obj)
 static PyMethodDef read_only_def = {"reduce_read_only", reduce_read_only,
                                     METH_O, NULL};
 
-/* Does the type export buffers, and pickle otherwise by other protocols? 1, 0,
- * or -1 with an exception. */
+/* Does the type export buffers, and send them differently in other pickle
+ * protocols? 1, 0, or -1 with an exception. */
 static int
 has_buffers(const TableObject *self, PyObject *type)
 {

@@ -1,15 +1,15 @@
 /* Finding repeated objects in a column; see value/repeats.h. */
 #include "value/repeats.h"
 
-/* An item is compared with the last item that had the same hash, of this many
- * hashes. */
+/* Each item is compared with the last item that had the same hash. How many
+ * such hashes there are. */
 #define RECENT 256u
 /* One repeated item in this many makes a column of a few objects likely. */
 #define REPEATED_SHARE 4
 /* The size of the table for PICK_MAX objects. */
 #define PLACES ((size_t)1024)
 
-/* Would writing the object only once save nothing? */
+/* Is the object so small that writing it only once saves nothing? */
 static bool
 is_small(PyObject *obj)
 {

@@ -1,4 +1,4 @@
-/* See value/replaced.h. What the pickler is, cpool/_base/pickling.py knows. */
+/* See value/replaced.h. cpool/_base/pickling.py knows what the pickler is. */
 #include "value/replaced.h"
 
 #include "base/dict.h"
@@ -26,8 +26,8 @@ module_of(struct py_state *state, int i)
     return module;
 }
 
-/* The pickler of the module: a new reference, or NULL with an exception. It is looked
- * up with each call, so only where the module has changed. */
+/* The pickler of the module: a new reference, or NULL with an exception. Called
+ * for each task, so it is looked up only if the module has changed. */
 static PyObject *
 pickler_of(struct py_state *state, int i, PyObject *module)
 {
@@ -48,8 +48,8 @@ pickler_of(struct py_state *state, int i, PyObject *module)
     return cls;
 }
 
-/* The address of the class, and its version, which changes with each of its attributes; 0: it
- * cannot be told whether they change. */
+/* A mark of the class: made of its address and its version, which changes with
+ * each of its attributes. 0: changes of the class cannot be noticed. */
 static inline uintptr_t
 mark_of(PyObject *cls)
 {
@@ -58,7 +58,8 @@ mark_of(PyObject *cls)
     return version == 0 ? 0 : (uintptr_t)cls ^ version;
 }
 
-/* The mark of the module's pickler, or 0 where that is no class. -1 with an exception. */
+/* The mark of the module's pickler, or 0 if that is not a class. -1 with an
+ * exception. */
 static int
 look_at(struct py_state *state, int i, uintptr_t *seen)
 {
@@ -72,8 +73,8 @@ look_at(struct py_state *state, int i, uintptr_t *seen)
     return 0;
 }
 
-/* Has nothing changed since the last look? Only where dicts have versions: this is done
- * with each task. */
+/* Has nothing changed since the last check? Only known if dicts have versions.
+ * This is done for each task. */
 static inline bool
 is_unchanged(struct py_state *state)
 {
@@ -115,7 +116,8 @@ py_replaced_check(struct py_state *state)
     }
     atomic_store(&state->replaced, answer == Py_True);
     Py_DECREF(answer);
-    /* Only now have the classes versions; what changed meanwhile is seen the next time. */
+    /* Only now do the classes have versions. A change that happened meanwhile
+     * is noticed the next time. */
     for (int i = 0; i < PY_PICKLERS; i++) {
         uintptr_t now;
         if (look_at(state, i, &now) < 0) {

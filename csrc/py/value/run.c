@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-/* py_run_clear() keeps the memory of up to so many slots. */
+/* py_run_clear() keeps the memory of up to this many slots. */
 #define KEEP_SLOTS 16384
 
 /* ---- memory ---- */

@@ -1,4 +1,4 @@
-/* The objects that were met; see value/seen.h. */
+/* The objects that were met so far; see value/seen.h. */
 #include "value/seen.h"
 
 static void
@@ -46,8 +46,8 @@ py_seen_grow(struct py_seen *seen, size_t more)
     return 0;
 }
 
-/* The object that was added last is in no other's way, so that its place can
- * simply be freed. */
+/* The object that was added last is in nobody's probe sequence, so its place
+ * can simply be freed. */
 void
 py_seen_forget(struct py_seen *seen, size_t n)
 {

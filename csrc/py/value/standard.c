@@ -16,14 +16,14 @@
 #define DATE_SIZE 4u
 #define TIME_SIZE 6u
 #define DELTA_SIZE 12u
-#define FOLD 0x80u /* of the hour */
+#define FOLD 0x80u /* a flag in the byte of the hour */
 
 #define DAYS_MAX 999999999 /* of a timedelta */
 #define SECONDS_A_DAY (24 * 3600)
 #define MICROSECONDS 1000000
 
-/* The functions of the module datetime, which may be loaded by any thread; or NULL with an
- * exception. */
+/* The C functions of the module datetime, which any thread may load; or NULL
+ * with an exception. */
 static PyDateTime_CAPI *
 dates(void)
 {
@@ -96,7 +96,7 @@ py_standard_put_date(unsigned kind, PyObject *obj, uint8_t *to)
     }
     const uint8_t *data;
     unsigned fold = 0;
-    size_t hour = 0; /* where it stands */
+    size_t hour = 0; /* offset of the hour */
     if (kind == PY_STANDARD_DATE) {
         data = ((const PyDateTime_Date *)obj)->data;
     } else if (kind == PY_STANDARD_TIME || kind == PY_STANDARD_ZONED_TIME) {
@@ -191,8 +191,8 @@ name_of(const struct py_state *state, unsigned kind, PyObject **module_name,
     *name = state->words[WORDS[kind][1]];
 }
 
-/* What the name leads to in a module that is loaded: a new reference, or NULL, without an
- * exception. */
+/* The object of this name in a module, if the module is loaded: a new
+ * reference. Otherwise NULL without an exception. */
 static PyObject *
 follow(PyObject *module_name, PyObject *name)
 {
@@ -205,8 +205,9 @@ follow(PyObject *module_name, PyObject *name)
     return found;
 }
 
-/* Is it the method that the standard library has written, and of no subclass? A function
- * that a program puts in its place has the globals of another module. */
+/* Is it the method that the standard library has for this class, and is the
+ * class no subclass in another module? A function that a program has put in the
+ * method's place has the globals of another module. */
 static bool
 is_own_method(const struct py_state *state, PyTypeObject *type,
               enum py_word word)
@@ -248,7 +249,7 @@ member_of(PyObject *descriptor)
     return ((PyMemberDescrObject *)descriptor)->d_member;
 }
 
-/* Is it a Decimal of C? */
+/* Is it the Decimal that is written in C? */
 static bool
 is_decimal(const struct py_state *state, PyTypeObject *type)
 {
@@ -281,8 +282,9 @@ is_uuid(const struct py_state *state, struct py_standard_class *cls)
     return cls->unknown != NULL;
 }
 
-/* What a path consists of: up to 3.11 a list of its parts, and which of them is the root;
- * later the strings that it was made of. Versions to come may do it in another way. */
+/* What a path consists of: up to 3.11 a list of its parts, and which of them is
+ * the root; since then the strings that it was made from. Future versions may
+ * change that. */
 #if PY_VERSION_HEX < 0x030C0000
 #    define IS_PARSED 1
 #else
@@ -321,7 +323,7 @@ is_counter(const struct py_state *state, PyTypeObject *type)
            && is_own_method(state, type, WORD_INIT);
 }
 
-/* Look whether the class is as we know it. */
+/* Check whether the class is as we know it. */
 static void
 study(const struct py_state *state, struct py_standard_class *cls)
 {
@@ -423,7 +425,7 @@ path_part(const struct py_standard_class *cls, PyObject *obj)
     return parts;
 }
 
-/* dict(obj), as Counter.__reduce__() has it. */
+/* dict(obj), as in Counter.__reduce__(). */
 static PyObject *
 counter_part(PyObject *obj)
 {
@@ -501,8 +503,8 @@ is_text(PyObject *part, const char *text)
     return PyUnicode_CompareWithASCIIString(part, text) == 0;
 }
 
-/* The root of the path of these parts, borrowed; or NULL where they are none that a path
- * has, or an exception. */
+/* The root of a path with these parts, borrowed. NULL: no path has such parts,
+ * or there is an exception. */
 static PyObject *
 root_of(PyObject *parts, PyObject *none)
 {
@@ -549,7 +551,8 @@ set_path(const struct py_standard_class *cls, PyObject *obj, PyObject *parts)
 }
 #endif
 
-/* By its slots; where that is not known, or the parts are odd, by calling the class. */
+/* Make a path by setting its slots; by calling the class if its slots are
+ * unknown or the parts are unusual. */
 static PyObject *
 make_path(const struct py_standard_class *cls, PyObject *parts)
 {
@@ -563,7 +566,7 @@ make_path(const struct py_standard_class *cls, PyObject *parts)
                : obj;
 }
 
-/* Counter(dict), which is a function of Python. */
+/* Counter(dict), without its __init__(), which is a Python function. */
 static PyObject *
 make_counter(const struct py_standard_class *cls, PyObject *dict)
 {

@@ -17,7 +17,7 @@ bytes_of(PyObject *obj, int tag)
                                   * (size_t)PyUnicode_KIND(obj);
 }
 
-/* The contents, without a tag: a size, and the bytes. */
+/* Put the contents without a tag: a size, and the bytes. */
 static int
 put_contents(struct py_writer *w, PyObject *obj, int tag, size_t n)
 {
@@ -34,7 +34,7 @@ put_contents(struct py_writer *w, PyObject *obj, int tag, size_t n)
     return 1;
 }
 
-/* The value as a part of the body: 1, 0 or -1. */
+/* Put the value as a part of the body: 1, 0 or -1. */
 static int
 put_part(struct py_writer *w, PyObject *obj, int tag, size_t n)
 {
@@ -125,7 +125,7 @@ made(PyObject *obj)
 
 struct kind {
     size_t width;
-    Py_UCS4 least, most; /* the range of the highest character */
+    Py_UCS4 least, most; /* the range that the highest character must be in */
 };
 
 static struct kind
@@ -139,7 +139,7 @@ kind_of(unsigned tag)
     }
 }
 
-/* The highest character, or a higher one of the same kind. */
+/* The highest character, or a higher one of the same width. */
 static Py_UCS4
 highest(const void *data, size_t width, size_t n)
 {
@@ -166,7 +166,7 @@ static int
 make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
 {
     struct kind kind = kind_of(tag);
-    if (n == 1 && kind.width == 1) { /* CPython has one object for each */
+    if (n == 1 && kind.width == 1) { /* CPython shares such strings */
         if (*bytes > kind.most || *bytes < kind.least) {
             return CP_EPROTO;
         }
@@ -205,7 +205,7 @@ get_str(struct py_reader *in, unsigned tag, PyObject **obj)
     return make_str(tag, bytes, n, obj);
 }
 
-/* A string that may well have arrived before. */
+/* Get a string that is likely to have occurred before. */
 static int
 get_known(struct py_reader *in, unsigned tag, bool interned, PyObject **str)
 {
@@ -327,7 +327,7 @@ py_text_get(struct py_reader *in, unsigned tag, PyObject **obj)
                : r;
 }
 
-/* So many keys at once may be names that arrive again; more are data. */
+/* Up to this many keys at once may be names that occur again; more are data. */
 #define KNOWN_KEYS 32
 
 int

@@ -1,7 +1,8 @@
 /* See value/uses.h. */
 #include "value/uses.h"
 
-/* Reducers are called by pickle, which passes them nothing of ours. */
+/* One variable per thread, because reducers are called by pickle, which passes
+ * them nothing of ours. */
 static _Thread_local struct py_uses now; /* lint-ok: see above */
 
 struct py_uses

@@ -3,8 +3,9 @@
  * of the process.
  *
  * While the loop waits, it holds no arguments and no result of a task. A global
- * function is unpickled once, as long as its name leads to it; any other callable is unpickled again for each
- * task, so that state that one task changes does not reach the next.
+ * function is unpickled once, as long as its name leads to it. Any other
+ * callable is unpickled again for each task, so that a change of state in one
+ * task does not reach the next.
  */
 #include "worker/serve.h"
 
@@ -22,23 +23,23 @@
 #include "core/base/clock.h"
 #include "core/link/worker.h"
 
-/* The scratch buffer keeps this much memory between tasks. */
+/* The scratch buffer keeps up to this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
 
-/* A callable that the parent has sent, or an object that it shares. */
+/* A callable that the parent has sent, or a shared object. */
 struct func_entry {
     PyObject *object;    /* if it was unpickled and is kept */
-    struct py_name name; /* where it was found */
-    uint8_t *bytes;      /* its pickle, or with is_sealed the message */
+    struct py_name name; /* where the callable was found */
+    uint8_t *bytes;      /* its pickle; if is_sealed, the message */
     size_t len;
-    struct cp_sealed *sealed; /* is_sealed: once it is opened */
+    struct cp_sealed *sealed; /* is_sealed: the file, once it is open */
     bool keep;                /* CP_KEEP */
     bool by_value;            /* CP_BY_VALUE */
     bool is_sealed;           /* CP_SEALED */
     bool is_shared;           /* CP_SHARED */
 };
 
-/* Is the task to be run again after this exception? */
+/* Has the task to be run again after this exception? */
 static bool
 is_retried(struct py_state *state, PyObject *exc, PyObject *retrying)
 {
@@ -50,8 +51,9 @@ is_retried(struct py_state *state, PyObject *exc, PyObject *retrying)
     return yes;
 }
 
-/* What stands for an item that raised, until the parent has the chunk. What is no
- * Exception ends the process, and so the chunk; and a chunk that is run again ends. */
+/* The placeholder of an item that raised, until the parent has the chunk. An
+ * exception that is not an Exception ends the process, and with it the chunk;
+ * an exception that is retried ends the chunk, too. */
 static PyObject *
 catch_item(const struct py_calls *calls, PyObject *func, Py_ssize_t item)
 {
@@ -80,18 +82,17 @@ struct loop {
     struct cp_parts parts; /* of the answer in the scratch buffer */
     struct py_run run;     /* items of the chunk, then their results */
     uint64_t left;         /* how many tasks may still be run */
-    int64_t now;           /* when the last task ended; 0: not known */
-    uint32_t caught; /* items of the task that failed, while others went on */
-    PyObject
-        *report; /* of a value that a task has yielded and nobody can encode */
-    bool last;   /* the process ends after this answer */
-    bool is_measured; /* it has a memory_limit */
-    bool is_over;     /* and has passed it: it takes no more tasks */
+    int64_t now;           /* when the last task ended; 0: unknown */
+    uint32_t caught;  /* items of the task that failed while others went on */
+    PyObject *report; /* the report on a yielded value that cannot be encoded */
+    bool last;        /* the process ends after this answer */
+    bool is_measured; /* it has a memory limit */
+    bool is_over;     /* it is over that limit: it takes no more tasks */
 };
 
 /* Has code of the program forked, so that this process is a copy of the worker?
- * Two processes must not use one row and one pair of pipes: the copy runs no
- * task, sends nothing, and leaves the loop. */
+ * Two processes must not use the same row and pipes: the copy runs no task,
+ * sends nothing, and leaves the loop. */
 static bool
 is_copy(const struct loop *loop)
 {
@@ -152,8 +153,8 @@ store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
     return 0;
 }
 
-/* What lies in the file of the parent, decoded anew: a new reference, or NULL with an
- * exception. */
+/* Decode the object in the parent's sealed file: a new reference, or NULL with
+ * an exception. */
 static PyObject *
 load_sealed(struct py_state *state, struct func_entry *entry)
 {
@@ -162,7 +163,7 @@ load_sealed(struct py_state *state, struct func_entry *entry)
         r = cp_sealed_open(entry->bytes, entry->len, &entry->sealed);
     }
     if (r == 0 && entry->len > sizeof(struct cp_sealed_head)) {
-        PyMem_RawFree(entry->bytes); /* all of it is in entry->sealed */
+        PyMem_RawFree(entry->bytes); /* entry->sealed has all of it */
         entry->bytes = PyMem_RawMalloc(1);
         entry->len = 0;
     }
@@ -239,8 +240,8 @@ load_func(struct loop *loop, uint32_t slot)
     return func;
 }
 
-/* The callable of a task, which is taken off its body then, if it has one of
- * its own: a new reference, or NULL with an exception. */
+/* The callable of a task. If the task brings its own, the callable is taken off
+ * the body. A new reference, or NULL with an exception. */
 static PyObject *
 func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
 {
@@ -255,7 +256,7 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
     return py_loads(loop->state, bytes, (size_t)len);
 }
 
-/* Run the chunk in loop->run, and set PY_CAUGHT in *flags where an item raised and
+/* Run the chunk in loop->run. Sets PY_CAUGHT in *flags if an item raised and
  * the chunk went on. */
 static int
 run_chunk(struct loop *loop, const struct cp_frame *frame, PyObject *func,
@@ -286,7 +287,7 @@ reset_scratch(struct loop *loop)
     cp_parts_cut(&loop->parts, 0);
 }
 
-/* Nothing of the task is decoded any more. */
+/* Close the loan: nothing of the task will be decoded any more. */
 static void
 end_loan(struct cp_loan **loan)
 {
@@ -296,7 +297,8 @@ end_loan(struct cp_loan **loan)
     }
 }
 
-/* Send what the task yields; releases *result. As py_values_send(). */
+/* Send the values that the task yields; releases *result. Returns as
+ * py_values_send(). */
 static int
 send_values(struct loop *loop, const struct cp_frame *frame, PyObject **result)
 {
@@ -312,10 +314,10 @@ send_values(struct loop *loop, const struct cp_frame *frame, PyObject **result)
     return r;
 }
 
-/* Run the task: 0, and its result is *result, or loop->run where *result is
- * NULL; or -1 with the exception that is the answer. In a copy of the worker the
- * exception may be missing. Of a task that yields: 0 once all is sent, or a code of the
- * core. */
+/* Run the task. 0: its result is *result, or, if that is NULL, in loop->run. -1
+ * with the exception that is the answer; in a forked copy of the worker the
+ * exception may be missing. For a task that yields: 0 once everything is sent,
+ * or a code of the core. */
 static int
 run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
          struct cp_loan **loan, PyObject *func, PyObject *retrying,
@@ -352,14 +354,15 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     return *result != NULL ? 0 : -1;
 }
 
-/* Which item of the task runs, or ran last. */
+/* The item of the task that is running, or ran last. */
 static unsigned int
 current_item(const struct loop *loop)
 {
     return atomic_load_explicit(&loop->serve->row->item, memory_order_relaxed);
 }
 
-/* Is it what failures.handle_stop() raises in a task that is to stop? */
+/* Is it the exception that failures.handle_stop() raises in a task that has to
+ * stop? */
 static bool
 is_stop(struct loop *loop, PyObject *exc)
 {
@@ -371,9 +374,9 @@ is_stop(struct loop *loop, PyObject *exc)
     return found;
 }
 
-/* The pending exception as the body of an answer: bytes, or NULL with an
- * exception where that fails. If the exception ends the process, *fatal is set
- * to it. retrying: NULL, or the callable of a task with PY_RETRY. */
+/* Encode the pending exception as the body of an answer: bytes, or NULL with an
+ * exception if that fails. If the exception ends the process, *fatal is set to
+ * it. retrying: NULL, or the callable of a task with PY_RETRY. */
 static PyObject *
 pack_error(struct loop *loop, PyObject *func, PyObject *retrying,
            uint16_t *flags, PyObject **fatal)
@@ -397,8 +400,8 @@ pack_error(struct loop *loop, PyObject *func, PyObject *retrying,
     return bytes;
 }
 
-/* The result cannot be pickled: a report of the pending exception, as the body
- * of an answer. */
+/* The result cannot be pickled: make a report of the pending exception, as the
+ * body of an answer. */
 static PyObject *
 pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
 {
@@ -410,7 +413,7 @@ pack_unpicklable(struct loop *loop, PyObject *result, bool listed)
     return bytes;
 }
 
-/* In how many places of the list something stands for an item that failed. */
+/* How many items of the list are placeholders for items that failed. */
 static uint32_t
 count_caught(struct loop *loop, PyObject *list)
 {
@@ -425,8 +428,8 @@ count_caught(struct loop *loop, PyObject *list)
     return n;
 }
 
-/* Values of the chunk cannot be pickled: something stands for each of them. 0, or -1
- * with an exception. Releases *list. */
+/* Some values of the chunk cannot be pickled: put placeholders for them. 0, or
+ * -1 with an exception. Releases *list. */
 static int
 put_each(struct loop *loop, PyObject **list, uint16_t *flags)
 {
@@ -441,10 +444,10 @@ put_each(struct loop *loop, PyObject **list, uint16_t *flags)
     return r;
 }
 
-/* Append the result to the scratch buffer, and set the mark in *flags if the parent may
- * choose the sizes of chunks and results share objects: 0, or -1 with an exception. Values
- * of the chunk that had to be pickled, or that raised, move to *list, or else it is
- * NULL. */
+/* Append the result to the scratch buffer. Sets the mark in *flags if the
+ * parent chooses chunk sizes and results share objects. Values of the chunk
+ * that had to be pickled, or raised, move to *list; otherwise *list is NULL. 0,
+ * or -1 with an exception. */
 static int
 put_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
            uint16_t *flags, PyObject **list)
@@ -461,17 +464,18 @@ put_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
             return 0;
         }
         if (alone < 0 && !PyErr_ExceptionMatches(PyExc_MemoryError)) {
-            *list = py_run_fail(&loop->run); /* no value is asked twice */
+            *list =
+                py_run_fail(&loop->run); /* so that no value is asked twice */
             return -1;
         }
-        PyErr_Clear(); /* no memory: the next attempt tells */
+        PyErr_Clear(); /* no memory: the next attempt will show */
         *flags |= CP_MARK;
     }
     return py_run_put(state, &loop->run, &loop->scratch, list, NULL);
 }
 
-/* Write the result into the scratch buffer; or if that fails, set *report to
- * the body of an error answer. 0, or -1 with an exception where both fail. */
+/* Encode the result into the scratch buffer. If that fails, set *report to the
+ * body of an error answer. 0, or -1 with an exception if both fail. */
 static int
 pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
             uint16_t *flags, PyObject **report)
@@ -493,7 +497,7 @@ pack_result(struct loop *loop, const struct cp_frame *task, PyObject *result,
     return r;
 }
 
-/* Send the answer to a task, with the time that the task took. 0, or a negative
+/* Send the answer to a task, and the time that the task took. 0, or a negative
  * code. */
 static int
 answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
@@ -518,8 +522,8 @@ answer(struct loop *loop, struct cp_frame *frame, const uint8_t *body)
     return r;
 }
 
-/* Send the result in the scratch buffer, or the report of a failure if it is
- * not NULL. */
+/* Send the result in the scratch buffer; or the report of a failure, if there
+ * is one. */
 static int
 answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
             bool last)
@@ -545,8 +549,8 @@ answer_task(struct loop *loop, struct cp_frame *frame, PyObject *report,
     return answer(loop, frame, (const uint8_t *)PyBytes_AS_STRING(report));
 }
 
-/* The task raised an exception that ends the process; its answer was sent with
- * code r. */
+/* The task raised an exception that ends the process. r: the outcome of sending
+ * its answer. */
 static int
 end_process(struct loop *loop, int r, PyObject *fatal)
 {
@@ -562,8 +566,8 @@ end_process(struct loop *loop, int r, PyObject *fatal)
     return r;
 }
 
-/* From now on the task may be asked to stop, if it has time for that. 0, or -1 with an
- * exception. */
+/* From now on the task may be asked to stop, if its job grants time for that.
+ * 0, or -1 with an exception. */
 static int
 prepare_stop(struct loop *loop, const struct cp_frame *task)
 {
@@ -617,14 +621,15 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     end_loan(&loan);
     reset_scratch(loop);
     if (is_copy(loop)) {
-        /* What the task raised in the copy ends the copy, as any program. */
+        /* An exception of the task in the forked copy ends that copy, as in any
+         * program. */
         r = PyErr_Occurred() ? -1 : CP_ECLOSED;
     } else if (r == -1) {
         report = pack_error(loop, func, retrying, &frame.flags, &fatal);
         r = report != NULL ? 0 : -1;
     } else if ((task->flags & CP_YIELDS) != 0) {
         report =
-            loop->report; /* it fails; otherwise there is nothing left to send */
+            loop->report; /* the task fails; else nothing is left to send */
     } else {
         r = pack_result(loop, task, result, &frame.flags, &report);
     }
@@ -633,14 +638,14 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     Py_XDECREF(result);
     py_run_clear(&loop->run);
     if (r >= 0 && is_copy(loop)) {
-        r = CP_ECLOSED; /* the encoding of the answer, or a __del__, forked */
+        r = CP_ECLOSED; /* encoding the answer, or a __del__, has forked */
     }
     /* Without an answer (no memory for it), the task counts as lost. */
     if (r == 0) {
         r = answer_task(loop, &frame, report, fatal != NULL);
         r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
-    reset_scratch(loop); /* the worker may idle now */
+    reset_scratch(loop); /* the worker may be idle from now on */
     if (r == 0 && loop->is_measured) {
         loop->is_over = cp_serve_is_over_memory(loop->serve, loop->now);
     }
@@ -649,8 +654,8 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
     return r;
 }
 
-/* Wait for more tasks. A KeyboardInterrupt between tasks is ignored: no task
- * runs that it could stop. */
+/* Wait for more tasks. A KeyboardInterrupt between tasks is ignored: there is
+ * no task for it to stop. */
 static int
 wait_for_more(struct loop *loop)
 {
@@ -691,11 +696,13 @@ loop_once(struct loop *loop)
     }
 }
 
-/* How long a worker sleeps that has nothing to do, where debuggers may want it. */
+/* How long an idle worker sleeps at a time if debuggers may want its
+ * attention. */
 #define LOOK_MS 1000
 
-/* sys.remote_exec() and `pdb -p` (from 3.14 on) leave word in the memory of a process, and
- * do not wake it: may they? */
+/* Could a debugger want attention? sys.remote_exec() and `pdb -p` (from 3.14
+ * on) write a request into the memory of a process, and do not wake the
+ * process. */
 static int
 may_be_debugged(void)
 {
@@ -708,7 +715,7 @@ may_be_debugged(void)
     Py_XDECREF(is);
     Py_XDECREF(sys);
     if (r < 0) {
-        PyErr_Clear(); /* another implementation, or no memory */
+        PyErr_Clear(); /* another implementation of Python, or no memory */
     }
     return r > 0;
 #else
@@ -723,7 +730,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     struct cp_frame hello = {.kind = CP_HELLO};
     loop.is_measured = atomic_load(&serve->row->memory_limit) > 0;
     serve->look_ms = may_be_debugged() ? LOOK_MS : 0;
-    /* What the initializer has taken is no fault of the first task. */
+    /* Measure the memory now, so that the initializer's is not charged to the
+     * first task. */
     (void)cp_serve_is_over_memory(serve, cp_now());
     loop.parts.heap = serve->heap;
     loop.scratch.parts = serve->heap != NULL ? &loop.parts : NULL;
@@ -737,7 +745,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
         }
     }
     if (r == 0 && loop.is_over && !loop.last) {
-        /* Others run what was sent here meanwhile. */
+        /* Others run the tasks that were sent here. */
         struct cp_frame leave = {.kind = CP_LEAVE};
         r = py_serve_answer(serve, &leave, NULL);
     } else if (r == 0) {
@@ -745,8 +753,9 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
         r = cp_serve_flush(serve);
         Py_END_ALLOW_THREADS
     } else if (r == -1 && !loop.last && !is_copy(&loop)) {
-        /* An exception ends the process, but the exit may take for ever. A task for
-         * which there is no memory is another matter: it counts against the task. */
+        /* An exception ends the process, but the exit may take for ever: tell
+         * the parent. Not if there was no memory for a task: that counts
+         * against the task. */
         struct cp_frame leave = {.kind = CP_LEAVE};
         (void)py_serve_answer(serve, &leave, NULL);
     }
@@ -759,8 +768,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
     cp_parts_fini(&loop.parts);
     py_run_fini(&loop.run);
     if (r == 0 || r == CP_ECLOSED) {
-        /* The budget is used up, or the memory, or the parent is gone or has ended this
-         * worker, or this is a copy of the worker. */
+        /* The budget is used up; or the memory is; or the parent is gone, or
+         * has ended this worker; or this is a forked copy of the worker. */
         return PyLong_FromUnsignedLongLong(budget - loop.left);
     }
     return py_raise(state, r);

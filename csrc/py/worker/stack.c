@@ -1,10 +1,11 @@
 /*
- * Telling the stack; see worker/stack.h.
+ * Giving the stack; see worker/stack.h.
  *
- * faulthandler.register() installs a handler in C, which writes the stack of the thread
- * that it interrupts to a file. That handler is called from one of ours, which then copies
- * the text into the row of the board. All of this is for one worker process, and a signal
- * handler cannot be given more than a number, so it is static.
+ * faulthandler.register() installs a handler in C, which writes the stack of
+ * the interrupted thread to a file. That handler is called from one of ours,
+ * which then copies the text into the row of the board. The state is static,
+ * because a process is only one worker, and a signal handler gets nothing but a
+ * number.
  */
 #include "worker/stack.h"
 
@@ -21,14 +22,14 @@
 enum { HELD_MS = 1000 };
 
 static struct { /* lint-ok: of the process, for its signal handler */
-    _Atomic(struct cp_row *) row; /* NULL: nothing is told */
-    pid_t pid;        /* processes that the worker forks have copies */
-    pthread_t thread; /* that runs tasks */
+    _Atomic(struct cp_row *) row; /* NULL: give no stack */
+    pid_t pid;        /* processes that the worker forks inherit this struct */
+    pthread_t thread; /* the thread that runs tasks */
     int fd;
-    dev_t dev; /* which file fd was: a task may close it, and open another */
+    dev_t dev; /* which file: a task may reuse the number of fd */
     ino_t ino;
-    void (*write_stack)(int signal); /* faulthandler's */
-    void (*next)(int signal);        /* what else handles the signal; or NULL */
+    void (*write_stack)(int signal); /* faulthandler's handler */
+    void (*next)(int signal); /* another handler of the signal; or NULL */
 } here;
 
 static bool
@@ -39,9 +40,10 @@ is_our_file(void)
            && found.st_ino == here.ino;
 }
 
-/* Wait for the SIGKILL that comes as soon as the stack is there: what the signal has
- * interrupted, such as signal.pause(), would be the task's result otherwise. HELD_MS at
- * most: the parent may be gone, or not kill after all. */
+/* Wait for the SIGKILL that comes as soon as the stack is there. Otherwise the
+ * task could end normally, because the signal has interrupted it (in
+ * signal.pause(), for example). At most HELD_MS: the parent may be gone, or not
+ * kill after all. */
 static void
 wait_for_end(struct cp_row *row)
 {
@@ -56,7 +58,7 @@ wait_for_end(struct cp_row *row)
     }
 }
 
-/* Calls only what a signal handler may call. */
+/* Give the stack. Calls only async-signal-safe functions. */
 static void
 tell(struct cp_row *row)
 {
@@ -115,7 +117,7 @@ install(void)
     (void)sigaction(CP_STOP_SIGNAL, &ours, NULL);
 }
 
-/* Have faulthandler write to the descriptor when the signal comes. */
+/* Have faulthandler write to this descriptor when the signal comes. */
 static int
 register_faulthandler(int fd)
 {
@@ -151,7 +153,7 @@ py_stack_watch(PyObject *module, PyObject *arg)
         PyErr_SetString(PyExc_RuntimeError, "this process is no worker");
         return NULL;
     }
-    atomic_store(&here.row, NULL); /* of the process that has forked this one */
+    atomic_store(&here.row, NULL); /* the row of the process that forked us */
     if (fstat((int)fd, &file) != 0
         || sigaction(CP_STOP_SIGNAL, NULL, &before) != 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -160,7 +162,7 @@ py_stack_watch(PyObject *module, PyObject *arg)
         return NULL;
     }
     (void)sigaction(CP_STOP_SIGNAL, NULL, &theirs);
-    if (is_handler(&theirs)) { /* else a worker has forked this one */
+    if (is_handler(&theirs)) { /* otherwise a worker has forked this process */
         here.write_stack = theirs.sa_handler;
         here.next =
             is_handler(&before) && before.sa_handler != theirs.sa_handler

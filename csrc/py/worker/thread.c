@@ -23,7 +23,7 @@
 /* A thread that only calls functions written in C would never release the GIL:
  * it detaches after this time, as Python's own loop does. */
 #define SLICE (5 * CP_MS)
-/* So much is kept of the name of a callable. */
+/* How much of the name of a callable is kept. */
 #define NAME_SIZE 100
 
 bool
@@ -36,14 +36,15 @@ py_thread_takes_turns(void)
     bool takes_turns = is_enabled != Py_False;
     Py_XDECREF(is_enabled);
     Py_XDECREF(sys);
-    PyErr_Clear(); /* wrong only costs speed */
+    PyErr_Clear(); /* a wrong answer only costs speed */
     return takes_turns;
 #else
     return true;
 #endif
 }
 
-/* Any exception stands for its item, even SystemExit. */
+/* The placeholder of an item that raised: its exception, whatever that is, even
+ * SystemExit. */
 static PyObject *
 catch_item(const struct py_calls *Py_UNUSED(calls), PyObject *Py_UNUSED(func),
            Py_ssize_t Py_UNUSED(item))
@@ -73,7 +74,7 @@ run_chunk(struct py_state *state, struct cp_task *task,
     return 0;
 }
 
-/* Hand in a value, which is released: 0, or a code of the core. */
+/* Hand in a yielded value, which is released. 0, or a code of the core. */
 static int
 yield_take(struct cp_pool *pool, struct cp_task *task, PyObject *value,
            uint64_t *room)
@@ -89,8 +90,8 @@ yield_take(struct cp_pool *pool, struct cp_task *task, PyObject *value,
     return cp_threads_yield(pool, task, result, room);
 }
 
-/* Hand in what the task yields; releases source. 0 at its end, or where its job has ended;
- * or -1 with an exception. */
+/* Hand in the values that the task yields; releases source. 0 at the end, or if
+ * the job has ended; or -1 with an exception. */
 static int
 yield_all_take(struct py_state *state, struct cp_pool *pool,
                struct cp_task *task, PyObject *source)
@@ -111,7 +112,7 @@ yield_all_take(struct py_state *state, struct cp_pool *pool,
             break;
         }
         if (!cp_pool_is_ours(pool)) {
-            Py_DECREF(value); /* it has forked, and this is the copy */
+            Py_DECREF(value); /* the task has forked, and this is the copy */
             break;
         }
         r = yield_take(pool, task, value, &room);
@@ -120,7 +121,7 @@ yield_all_take(struct py_state *state, struct cp_pool *pool,
         r = PyErr_Occurred() ? -1 : 0;
     } else if (iterator != NULL) {
         if (py_values_close(iterator) < 0) {
-            PyErr_WriteUnraisable(iterator); /* no exception ends a thread */
+            PyErr_WriteUnraisable(iterator); /* no exception ends the thread */
         }
         if (r == CP_ENOMEM) {
             PyErr_NoMemory();
@@ -156,8 +157,8 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     return value != NULL ? 0 : -1;
 }
 
-/* Run the task and release its references: its result, or NULL where there is
- * no memory. */
+/* Run the task and release its references. Returns its result, or NULL if there
+ * is no memory. */
 static struct cp_result *
 run_task(struct py_state *state, struct cp_task *task)
 {
@@ -184,15 +185,15 @@ struct loop {
     struct cp_pool *pool;
     struct cp_turn turn;
     int64_t since;        /* when the thread attached */
-    unsigned long long n; /* tasks that were run; the thread's own */
+    unsigned long long n; /* tasks run so far; only this thread uses it */
     _Atomic int64_t
-        busy_since;       /* when the task that runs began; 0: none does */
-    char name[NAME_SIZE]; /* of the callable that ran last, if it took long */
+        busy_since;       /* when the current task began; 0: there is none */
+    char name[NAME_SIZE]; /* of the last callable that ran long */
     unsigned long thread;
     struct loop *next; /* guarded by the engine's critical section */
 };
 
-/* It took long: note what ran. */
+/* The task took long: keep the name of its callable. */
 static void
 note_name(struct loop *loop, PyObject *func)
 {
@@ -276,7 +277,8 @@ struct sight {
     int64_t since;
 };
 
-/* At most cap of the loops; how many there are. */
+/* Look at all loops, and describe up to cap of them. Returns how many there
+ * are. */
 static size_t
 look_at_loops(EngineObject *engine, struct sight *sights, size_t cap)
 {
@@ -338,8 +340,8 @@ py_thread_tasks_done(PyObject *op, PyObject *Py_UNUSED(ignored))
     return PyLong_FromUnsignedLongLong(n);
 }
 
-/* Hand in the result of the last task and take the next one. Returns what
- * cp_threads_swap() does. */
+/* Hand in the result of the last task and take the next one. Returns as
+ * cp_threads_swap(). */
 static int
 swap(struct loop *loop, struct cp_result *result)
 {
@@ -356,8 +358,8 @@ swap(struct loop *loop, struct cp_result *result)
     return r;
 }
 
-/* Release objects, which the thread cannot do while it is detached. r: what
- * swap() returned. */
+/* Release objects, which the thread cannot do while it is detached. r: the
+ * return value of swap(). */
 static void
 clean_up(struct loop *loop, int r)
 {
@@ -365,7 +367,8 @@ clean_up(struct loop *loop, int r)
         cp_pool_release_dropped(loop->pool);
         loop->turn.dropped = false;
     }
-    /* Callbacks of futures may wait for any task, also for one that this thread has. */
+    /* Only without a task in hand: callbacks of futures may wait for any
+     * task. */
     if (r != 1 && cp_pool_has_each(loop->pool)) {
         py_lane_absorb_all(loop->engine);
     }
@@ -374,7 +377,7 @@ clean_up(struct loop *loop, int r)
     }
 }
 
-/* 0, or -1 with an exception where the engine has no worker threads, or in a
+/* 0, or -1 with an exception if the engine has no worker threads, or in a
  * forked copy. */
 static int
 check(EngineObject *engine)
@@ -439,8 +442,8 @@ py_thread_work(PyObject *op, PyObject *arg)
             loop.n++;
         }
         if (!cp_pool_is_ours(loop.pool)) {
-            /* The task has forked, and this is the copy, where no thread
-             * waits. */
+            /* The task has forked, and this is the copy, in which nobody waits
+             * for results. */
             delist(&loop);
             return Py_BuildValue("KO", (unsigned long long)loop.n,
                                  loop.turn.retired ? Py_True : Py_False);
@@ -452,8 +455,8 @@ py_thread_work(PyObject *op, PyObject *arg)
                          loop.turn.retired ? Py_True : Py_False);
 }
 
-/* The KeyboardInterrupt that the task has raised, which is also its result: a new
- * reference, or NULL. */
+/* The KeyboardInterrupt that the task has raised, which is also the task's
+ * result: a new reference, or NULL. */
 static PyObject *
 interrupt_of(struct cp_result *result)
 {
@@ -485,7 +488,7 @@ py_thread_run_queued(PyObject *op, PyObject *Py_UNUSED(ignored))
         result = run_unless_ended(&loop);
         loop.n++;
         if (!cp_pool_is_ours(loop.pool)) {
-            break; /* this is a copy that the task has forked */
+            break; /* a task has forked, and this is the copy */
         }
         if (interrupt == NULL) {
             interrupt = interrupt_of(result);

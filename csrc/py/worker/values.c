@@ -1,4 +1,4 @@
-/* Sending what a task yields; see worker/values.h. */
+/* Sending the values that a task yields; see worker/values.h. */
 #include "worker/values.h"
 
 #include "base/error.h"
@@ -6,9 +6,10 @@
 
 #include "core/base/clock.h"
 
-/* The scratch buffer keeps this much memory between values. */
+/* The scratch buffer keeps up to this much memory between values. */
 #define KEEP_SCRATCH (1u << 20)
-/* An iterator written in C never looks for signals itself: it is asked so often. */
+/* An iterator written in C never checks for signals: check after this many
+ * values. */
 #define SIGNAL_STEPS 256u
 
 PyObject *
@@ -39,7 +40,7 @@ py_values_close(PyObject *iterator)
     return r;
 }
 
-/* The same, where an exception may be pending, which stays so. */
+/* Close the iterator while an exception may be pending, which stays pending. */
 static void
 close_failed(PyObject *iterator)
 {
@@ -53,8 +54,8 @@ close_failed(PyObject *iterator)
     }
 }
 
-/* Wait until another value may be sent: 1; 0: the task is to end. -1 with the exception of
- * a signal handler, or a code of the core. */
+/* Wait until another value may be sent: 1; 0: the task has to end; -1 with the
+ * exception of a signal handler; or a code of the core. */
 static int
 wait_credit(const struct py_values *values, uint64_t sent)
 {
@@ -102,7 +103,8 @@ send(const struct py_values *values)
     return r;
 }
 
-/* Encode and send a value, which is released. As py_values_send(), and 1: go on. */
+/* Encode and send a value, which is released. 1: go on; otherwise as
+ * py_values_send(). */
 static int
 send_value_take(struct py_values *values, PyObject *value)
 {
@@ -120,7 +122,7 @@ send_value_take(struct py_values *values, PyObject *value)
     }
     Py_DECREF(value);
     if (r == 1 && state->forked > 0) {
-        return -1; /* the encoding, or a __del__, has forked */
+        return -1; /* encoding, or a __del__, has forked */
     }
     if (r == 1) {
         int sent = send(values);
@@ -129,8 +131,9 @@ send_value_take(struct py_values *values, PyObject *value)
     return r;
 }
 
-/* One value: 1; 0 at the end, or where values->report is set; -1 with an exception, or
- * without one in a copy of the worker; or a code of the core. */
+/* Send one value: 1; 0 at the end, or if values->report is set; -1 with an
+ * exception, or without one in a forked copy of the worker; or a code of the
+ * core. */
 static int
 step(struct py_values *values, PyObject *iterator)
 {

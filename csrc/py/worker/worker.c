@@ -1,7 +1,7 @@
 /*
- * The type _core.Worker; see worker/worker.h. Only this file forks, and only
- * the core knows the state of the process afterwards: Popen
- * (cpool/_start/popen.py) asks here.
+ * The type _core.Worker; see worker/worker.h. No other file forks. Only the
+ * core knows what became of the process: Popen (cpool/_start/popen.py) asks
+ * here.
  */
 #include <pyconfig.h>
 #ifdef Py_GIL_DISABLED
@@ -29,9 +29,9 @@ typedef struct {
     PyObject_HEAD
     struct py_state *state;
     struct cp_worker *worker;
-    struct py_depth depth; /* at which it starts, if it is forked */
+    struct py_depth depth; /* its call depth at the start, if it is forked */
     struct cp_pool
-        *pool; /* a reference; NULL in a worker process that was not forked */
+        *pool; /* a reference; NULL: in a worker that was not forked */
 } WorkerObject;
 
 static PyObject *
@@ -97,8 +97,8 @@ check_can_fork(struct cp_worker *w)
     if (check_not_started(w) < 0) {
         return -1;
     }
-    /* The newest interpreter comes first. Looking at another one is not safe:
-     * it may be ending. */
+    /* The head of the list is the newest interpreter. Looking at any other one
+     * is not safe, since it may be ending. */
     if (PyInterpreterState_Head() != PyInterpreterState_Main()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "cpool cannot fork a worker while there are "
@@ -169,8 +169,8 @@ unlock_object(PyObject *obj, void *Py_UNUSED(arg))
     return 1;
 }
 
-/* Objects that the program has frozen (gc.freeze()) are not visited: unfreeze
- * them for the visit, and freeze all again. */
+/* gc skips objects that the program has frozen (gc.freeze()): unfreeze them for
+ * the visit, and freeze all objects again. */
 static void
 unlock_frozen(void)
 {
@@ -189,21 +189,23 @@ unlock_frozen(void)
 
 /* In a forked child, before any code of the interpreter runs: unlock those locks
  * of the interpreter that a thread of the parent may have held. At the fork the
- * world is stopped: every other thread is at a safe point. Of its locks,
+ * world is stopped: every other thread is at a safe point. Of the interpreter's
+ * locks,
  *
- * - the interpreter resets itself what lies in the runtime, and the queues of
- *   reference counts and of memory to be freed (PyOS_AfterFork_Child);
- * - most others are held only where a thread cannot stop: dicts' keys, weak
- *   references, interned strings, code;
- * - critical sections (types, warnings) are left when a thread stops, but may have
- *   been handed on, as with objects (see unlock_objects());
- * - a thread that wants to stop the world itself, for a garbage collection, has
- *   locked stoptheworld.mutex and waits for us to start the world. In the child it
- *   waits no more, and whoever stops the world there would wait for it, for ever:
- *   unlock_objects(), and any garbage collection.
+ * - those in the runtime, and those of the queues of reference counts and of
+ *   memory to be freed, are reset by the interpreter (PyOS_AfterFork_Child);
+ * - most others are held only where a thread cannot be stopped: those of dicts'
+ *   keys, weak references, interned strings, code;
+ * - those of critical sections (types, warnings) are released when a thread is
+ *   stopped, but may have been handed on, like those of objects (see
+ *   unlock_objects());
+ * - stoptheworld.mutex may be held by a thread that wants to stop the world
+ *   itself, for a garbage collection, and waits for us to start the world. That
+ *   thread does not exist in the child, so whoever stops the world there
+ *   (unlock_objects(), any garbage collection) would wait for ever.
  *
- * All of them can be reset: the one thread of the child never returns to code that
- * holds one. */
+ * All of them can be reset: the only thread of the child never returns to code
+ * that holds one. */
 static void
 unlock_interpreter(void)
 {
@@ -217,11 +219,11 @@ unlock_interpreter(void)
 }
 
 /* In a forked child, unlock all objects. A thread releases its locks when it
- * stops for the fork; but a lock may have been handed on to a thread that
- * waited for it, and that does not exist in the child: the next thread that
- * locks the object (sys.stdout, a dict of the import system) would wait for
- * ever. Locks of this thread are released too: the child never returns to the
- * code that would release them. */
+ * stops for the fork. But a lock may have been handed on to a waiting thread
+ * that does not exist in the child; the next thread that locks the object
+ * (sys.stdout, a dict of the import system) would wait for ever. Locks of this
+ * thread are released too, since the child never returns to the code that would
+ * release them. */
 static void
 unlock_objects(void)
 {
@@ -244,7 +246,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_can_fork(w) < 0) {
         return NULL;
     }
-    /* Allocated here, where MemoryError can still be raised. */
+    /* Allocated before the fork, while MemoryError can still be raised. */
     struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
     if (serve == NULL) {
         return PyErr_NoMemory();
@@ -257,13 +259,14 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     pid_t pid = fork_blocked(w, &saved_errno);
     if (pid == 0) {
         pid_t worker_pid = getpid();
-        py_depth_start_at(self->depth); /* first: hooks are calls, too */
+        py_depth_start_at(self->depth); /* first, since hooks are calls, too */
         unlock_interpreter();
         PyOS_AfterFork_Child();
         if (crowded) {
             unlock_objects();
         }
-        /* A hook of the program may have forked and returned in both. */
+        /* A hook of the program may have forked, and returned in both
+         * processes. */
         state->forked = getpid() == worker_pid ? 0 : 1;
         if (cp_serve_init(serve, w) != 0) {
             _exit(
@@ -287,8 +290,8 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
 }
 
 /* started(pid, status): the process was started without fork(). status: the
- * pipe on which a fork server reports the exit code, which the caller keeps; or
- * -1. A pid below 0: the process could not be started. */
+ * pipe on which a fork server reports the exit code, still owned by the caller;
+ * or -1. A pid below 0: the process could not be started. */
 static PyObject *
 worker_started(PyObject *op, PyObject *args)
 {
@@ -317,8 +320,8 @@ worker_started(PyObject *op, PyObject *args)
     return adopt(self, (pid_t)pid);
 }
 
-/* ends(): what the child needs: (rx, tx, life, row, common, memory, area, budget);
- * memory is -1 where there is none. */
+/* ends(): what the child needs: (rx, tx, life, row, common, memory, area,
+ * budget). memory is -1 if there is none. */
 static PyObject *
 worker_ends(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -373,7 +376,7 @@ py_worker_attach(PyObject *module, PyObject *args)
         return NULL;
     }
     state->serving = serve;
-    state->forked = 0; /* a fork server that imported us was forked */
+    state->forked = 0; /* a fork server with our module was forked */
     return (PyObject *)self;
 }
 
@@ -425,7 +428,7 @@ worker_kill(PyObject *op, PyObject *arg)
         return NULL;
     }
     if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
-        Py_RETURN_NONE; /* a forked copy: the worker belongs to the parent */
+        Py_RETURN_NONE; /* this is a forked copy: the worker is the parent's */
     }
     int r = cp_proc_kill(&self->worker->proc, (int)signal);
     if (r != 0) {
@@ -462,8 +465,8 @@ worker_serve(PyObject *op, PyObject *Py_UNUSED(ignored))
                          : NULL;
 }
 
-/* Has code of the program forked and returned in both processes, so that this one
- * is a copy of the worker? The copy says nothing to the parent. */
+/* Has code of the program forked and returned in both processes, so that this
+ * one is a copy of the worker? A copy sends nothing to the parent. */
 static bool
 is_copy(const WorkerObject *self)
 {
@@ -479,8 +482,8 @@ set_sigint_blocked(bool blocked)
     (void)pthread_sigmask(blocked ? SIG_BLOCK : SIG_UNBLOCK, &only, NULL);
 }
 
-/* Turn a KeyboardInterrupt into SystemExit(1): the process ends and prints
- * nothing. */
+/* Turn a KeyboardInterrupt into SystemExit(1), so that the process ends without
+ * printing anything. */
 static void
 exit_if_interrupted(void)
 {
@@ -495,8 +498,8 @@ exit_if_interrupted(void)
 }
 
 /* interruptible(work): call work(), which Ctrl-C can stop; before and after the
- * call Ctrl-C is blocked. In C, since in Python a signal handler can run
- * between any two lines. */
+ * call Ctrl-C is blocked. This is written in C, since in Python a signal
+ * handler can run between any two lines. */
 static PyObject *
 worker_interruptible(PyObject *op, PyObject *work)
 {
@@ -510,7 +513,7 @@ worker_interruptible(PyObject *op, PyObject *work)
         exit_if_interrupted();
         PyObject *exc = py_error_fetch();
         if (PyErr_CheckSignals() < 0) {
-            PyErr_Clear(); /* the process ends already */
+            PyErr_Clear(); /* the process is ending anyway */
         }
         py_error_restore(exc);
         Py_DECREF(exc);
@@ -579,7 +582,7 @@ worker_get_sentinel(PyObject *op, void *Py_UNUSED(closure))
 {
     WorkerObject *self = (WorkerObject *)op;
     if (self->pool == NULL || !cp_pool_is_ours(self->pool)) {
-        return PyLong_FromLong(-1); /* inherited by a fork */
+        return PyLong_FromLong(-1); /* inherited by a forked process */
     }
     int fd = cp_pool_lend_sentinel(self->pool, self->worker);
     return fd >= 0 ? PyLong_FromLong(fd) : py_raise(self->state, fd);
