@@ -47,7 +47,7 @@ ENDS = ["close_join", "terminate", "terminate_join"]
 
 # What each call raises where the pool has ended, or cannot do it in the middle of the other call.
 ERRORS = (ValueError, errors.PoolTerminated, RuntimeError)
-REASONS = "not running|still running|was terminated|a signal handler cannot"
+REASONS = "not running|still running|was terminated|a signal handler that interrupted"
 
 SOURCES = (str(Path(cpool.__file__).parent), threading.__file__)
 

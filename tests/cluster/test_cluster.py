@@ -183,7 +183,7 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
         pool.map(abs, [1], nonsense=1)
     with pytest.raises(ValueError, match="chunksize=1"):
         pool.map(abs, [1], 2, task_timeout=1)
-    with pytest.raises(ValueError, match="key= sends the calls"):
+    with pytest.raises(ValueError, match="Use key="):
         pool.apply(abs, (1,), worker=0)
     with pytest.raises(TypeError, match="unhashable"):
         pool.apply(abs, (1,), key=[])

@@ -310,7 +310,7 @@ def test_an_item_that_cannot_be_pickled_ends_the_call(make_pool: Any) -> None:
 
 
 def test_options_that_exclude_each_other(either: Any) -> None:
-    with pytest.raises(ValueError, match="return_exceptions raises none"):
+    with pytest.raises(ValueError, match="exclude each other"):
         either.map(tasks.square, [1], fail_fast=True, return_exceptions=True)
 
 

@@ -481,7 +481,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"retries": -1}, ValueError, "from 0"),
     ({"retries": 1.5}, TypeError, "integer"),
     ({"retry_on": OSError}, ValueError, "needs retries"),
-    ({"retry_on": 1, "retries": 1}, TypeError, "types of exceptions"),
+    ({"retry_on": 1, "retries": 1}, TypeError, "an exception type or a tuple"),
 ]
 
 

@@ -258,9 +258,9 @@ def test_workers_are_changed_in_vain(make_pool: Any) -> None:
 
 @pytest.mark.parametrize("asked", [{"task_timeout": 1}, {"retries": 2}, {"grace": 1}])
 def test_what_needs_processes_is_refused(serial: Any, asked: Any) -> None:
-    with pytest.raises(ValueError, match="serial pool has none"):
+    with pytest.raises(ValueError, match="a serial pool does not have"):
         serial.apply(where, **asked)
-    with pytest.raises(ValueError, match="serial pool has none"):
+    with pytest.raises(ValueError, match="a serial pool does not have"):
         serial.imap(where, range(3), **asked)
 
 
