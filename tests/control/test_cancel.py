@@ -127,7 +127,7 @@ def test_calls_of_others_lose_nothing(make_pool: Any, gate: Gate) -> None:
         assert other.get(DEADLINE) == [x * x for x in range(100)]
 
 
-def test_a_call_that_has_ended(either: Any) -> None:
+def test_cancel_of_a_call_that_has_ended_returns_false(either: Any) -> None:
     result = either.apply_async(tasks.square, (3,))
     result.wait(DEADLINE)
     assert (result.cancel(), result.cancelled(), result.get()) == (False, False, 9)
@@ -162,7 +162,7 @@ def test_callbacks_hear_of_it(either: Any, gate: Gate) -> None:
     assert [type(each) for each in seen] == [errors.TaskCancelledError]
 
 
-def test_a_thread_that_waits_hears_of_it(either: Any, gate: Gate) -> None:
+def test_cancel_wakes_a_waiting_thread(either: Any, gate: Gate) -> None:
     result = either.apply_async(gate.hold)
     gate.arrived()
     canceller = threading.Timer(0.01, result.cancel)
@@ -296,7 +296,7 @@ def test_an_iterator_ends_with_the_failure(either: Any) -> None:
     assert list(results) == []
 
 
-def test_a_call_without_failure_is_complete(either: Any) -> None:
+def test_fail_fast_without_a_failure_returns_all_results(either: Any) -> None:
     expected = [x * x for x in range(100)]
     assert either.map(tasks.square, range(100), fail_fast=True) == expected
     assert list(either.imap(tasks.square, range(100), fail_fast=True)) == expected

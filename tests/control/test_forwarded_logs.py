@@ -266,7 +266,7 @@ def test_no_thread_and_no_descriptor_is_left(tmp_path: Path) -> None:
     eventually(lambda: all(now <= then for now, then in zip(counts(), before, strict=True)))
 
 
-def test_without_it_workers_handle_their_records_themselves(keeper: Keeper) -> None:
+def test_without_forward_logs_workers_handle_their_records(keeper: Keeper) -> None:
     with Pool(1, on_exit="join") as pool:
         pool.apply(log, (1,))
     assert keeper.records == []
@@ -448,7 +448,7 @@ class Replaced(Pool):  # type: ignore[misc]
         super()._repopulate_pool()
 
 
-def test_it_needs_the_engine() -> None:
+def test_the_stdlibs_engine_refuses_forward_logs() -> None:
     with pytest.raises(ValueError, match="forward_logs needs a pool that runs on cpool's engine"):
         Replaced(1, forward_logs=True)
 

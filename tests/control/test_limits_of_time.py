@@ -331,7 +331,7 @@ def interrupt_itself() -> None:
     raise errors.TaskInterrupted("by hand")
 
 
-def test_a_task_that_raises_it_by_itself(make_pool: Any) -> None:
+def test_a_task_may_raise_task_interrupted_itself(make_pool: Any) -> None:
     pool = make_pool(1)
     [before] = [worker.pid for worker in pool._pool]
     with pytest.raises(errors.TaskInterrupted, match="by hand"):

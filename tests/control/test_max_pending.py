@@ -172,7 +172,7 @@ def test_a_worker_that_dies(make_pool: Any) -> None:
 
 @pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), ("a", TypeError)])
 @pytest.mark.parametrize("cls", [Pool, ThreadPool])
-def test_wrong_limits(cls: Any, limit: Any, error: Any) -> None:
+def test_an_invalid_max_pending_is_refused(cls: Any, limit: Any, error: Any) -> None:
     with pytest.raises(error):
         cls(1, max_pending=limit)
 

@@ -68,7 +68,7 @@ def test_each_level_ends_with_its_parent(make_pool: Any, gate: Gate, sig: int) -
     assert pool.apply(tasks.square, (3,)) == 9
 
 
-def test_a_level_that_dies_costs_its_task(make_pool: Any, gate: Gate) -> None:
+def test_a_worker_of_a_nested_pool_that_dies_fails_its_task(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(1, daemon=False)
     result = pool.apply_async(hold_deep, (gate, 2))
     pids = gate.arrived(3)

@@ -241,7 +241,7 @@ def test_maxtasksperchild() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_they_add_up_whatever_happens(seed: int) -> None:
+def test_statistics_add_up_whatever_happens(seed: int) -> None:
     """Workers die, calls are cancelled, items fail, run out of time and are run again."""
     rng = random.Random(seed)
     with Pool(3) as pool:
@@ -269,7 +269,7 @@ def test_they_add_up_whatever_happens(seed: int) -> None:
         check_sum(pool.statistics())
 
 
-def test_they_outlive_the_pool_and_not_a_fork() -> None:
+def test_statistics_of_an_ended_pool_and_of_a_forked_copy() -> None:
     pool = Pool(1)
     pool.map(tasks.square, range(5))
     pool.close()

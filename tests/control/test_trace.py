@@ -254,7 +254,7 @@ def test_nothing_is_traced(tmp_path: Path) -> None:
     assert checked(path) == []
 
 
-def test_what_cannot_be_done(tmp_path: Path) -> None:
+def test_wrong_uses_of_a_trace(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), cpool.trace(tmp_path / "no" / "run.json"):
         pass
     again = pytest.raises(RuntimeError, match="already being traced")

@@ -666,6 +666,6 @@ def number_of(value: Any) -> int:
     return number if "inner" not in value or number_of(value["inner"]) < number else -1
 
 
-def test_it_is_public() -> None:
+def test_shared_object_is_a_public_name() -> None:
     assert cpool.SharedObject.__name__ == "SharedObject"
     assert "SharedObject" in cpool.__all__

@@ -353,7 +353,7 @@ pool.join()
 
 
 @pytest.mark.parametrize("how", ["reaped", "ignored"])
-def test_of_which_the_number_is_given_away(tmp_path: Path, how: str) -> None:
+def test_a_dead_worker_whose_pid_is_used_again(tmp_path: Path, how: str) -> None:
     lines = scripts.output(tmp_path, REAPS, how, scripts.gate_folder(tmp_path))
     assert lines == ["[1, 4, 9]", "255", "[1, 4, 9]"][: 1 if how == "reaped" else 3]
 
@@ -368,7 +368,7 @@ def leave_a_copy() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_whose_pipes_are_held_open_by_a_copy(make_pool: Any) -> None:
+def test_a_dead_worker_whose_pipes_a_copy_holds_open(make_pool: Any) -> None:
     pool = make_pool(1)
     assert type(failure(pool.apply_async(leave_a_copy))) is errors.WorkerLostError
     whole_again(pool, 1)
