@@ -1,4 +1,4 @@
-"""Calls of a pool's methods in the middle of other ones, at each line that the pool runs.
+"""Calls a pool's methods in the middle of other calls, at each line that the pool runs.
 
 A program of its own: each place takes a new pool, and a small process forks quickly.
 """
@@ -82,7 +82,7 @@ class At:
 
 
 def tolerantly(call: Callable[[], object]) -> None:
-    """Make the call, which may find that the pool has ended."""
+    """Make the call, which may raise because the pool has ended."""
     try:
         call()
     except ERRORS as exc:

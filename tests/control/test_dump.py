@@ -29,7 +29,7 @@ ThreadPool = engine.pool_module.ThreadPool
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker of a busy machine may need longer for its stack than dump() waits."""
+    """Have dump() wait longer: on a busy machine a worker may need more time for its stack."""
     monkeypatch.setattr("cpool._engine.dump._PATIENCE_S", DEADLINE / 2)
 
 

@@ -42,7 +42,7 @@ def test_it_starts_small_and_grows_while_work_waits(make_pool: Any, gate: Gate) 
 
 @pytest.mark.parametrize("method", ["map", "starmap", "imap"])
 def test_it_grows_for_a_call_that_waits(make_pool: Any, gate: Gate, method: str) -> None:
-    """Also while the first items run."""
+    """Even while the first items run."""
     pool = make_pool(3, min_processes=1)
     opener = make_pool(1).apply_async(await_and_open, (gate, 3))
     items: Any = [(gate,)] * 9 if method == "starmap" else [gate] * 9

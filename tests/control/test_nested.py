@@ -29,7 +29,7 @@ def context_of(method: str | None) -> Any:
 
 
 def deep(levels: int, method: str | None, x: int) -> tuple[int, list[int]]:
-    """The sum at the bottom, and the processes on the way there."""
+    """Nest pools: return the sum of the innermost level, and the pids on the way."""
     if levels == 0:
         return x * x, [os.getpid()]
     with Pool(2, daemon=False, context=context_of(method)) as pool:
@@ -102,7 +102,7 @@ def note_deep(diary: Diary, levels: int) -> None:
 
 
 def test_a_limit_ends_all_levels(make_pool: Any, diary: Diary) -> None:
-    """However many have started by then."""
+    """However many of them have started by then."""
     with pytest.raises(cpool.TaskTimeoutError):
         make_pool(1, daemon=False).apply(note_deep, (diary, 3), task_timeout=1.0)
     pids = [int(line) for line in diary.lines()]

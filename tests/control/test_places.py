@@ -418,7 +418,7 @@ def test_the_stdlibs_engine_refuses_worker_key_and_broadcast() -> None:
 
 
 def test_kills_at_random(make_pool: Any) -> None:
-    """Each call ends: in its worker, or lost with it."""
+    """Each call runs in its worker, or is lost with it."""
     pool = make_pool(3)
     rng = random.Random(3)
     for _ in range(15):

@@ -89,7 +89,7 @@ def test_calls_for_one_worker_have_a_priority_too(one: Any, gate: Gate) -> None:
 def test_a_large_backlog_does_not_delay_a_call_of_higher_priority(
     make_pool: Any, gate: Gate
 ) -> None:
-    """Calls that are not encoded yet keep their order: this one does not queue up there."""
+    """The call of higher priority does not queue behind calls that are not encoded yet."""
     pool = make_pool(1)
     order = Order(pool, gate)
     order.results += [pool.apply_async(len, (bytes(30_000) + bytes([n]),)) for n in range(250)]

@@ -26,7 +26,7 @@ ThreadPool = engine.pool_module.ThreadPool
 
 
 def check_sum(found: Any, **expected: int) -> None:
-    """The items add up, in all and over the workers, and these are so many."""
+    """Check the numbers of items, and that they add up, in total and over the workers."""
     over = found.done + found.failed + found.lost + found.cancelled
     assert found.submitted == over + found.pending, str(found)
     for name in "done", "lost", "retried":
@@ -155,7 +155,7 @@ def test_a_task_that_runs_counts_as_work() -> None:
 
 
 def longest_of(kind: Any, call: Callable[[Any], object]) -> Any:
-    """The longest task of a new pool after this call, which makes one that takes longest by far."""
+    """The longest task of a new pool after this call, whose task takes by far the longest."""
     with kind(2) as pool:
         call(pool)
         longest = pool.statistics().longest

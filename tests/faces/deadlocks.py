@@ -2,8 +2,8 @@
 
     python tests/faces/deadlocks.py [PYTHON...]
 
-runs each with the standard library's executor, in each of these interpreters, and prints what
-becomes of it: that is where docs/compatibility.md has its table from.
+runs each with the standard library's executor, in each of these interpreters, and prints the
+outcome: the source of the table in docs/compatibility.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 10  # a program whose threads sleep for so long hangs
 
 
 class Case(NamedTuple):
-    """A program, which prints `expected` where all is well."""
+    """A program, which prints `expected` if it works."""
 
     issue: str  # in the tracker of CPython; "" if none is known
     what: str

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.better
 
 
 class Seen(list[tuple[int, Any]]):
-    """What a function was told."""
+    """Records the calls of a progress function."""
 
     def __call__(self, done: int, total: int | None) -> None:
         self.append((done, total))
 
 
 class Bar:
-    """As tqdm's, without tqdm."""
+    """A stand-in for tqdm's bar."""
 
     made: ClassVar[list[Bar]] = []
 

@@ -83,7 +83,7 @@ def look(table: Any, index: int = 0) -> int:
 
 
 def names(*args: Any, **kwds: Any) -> Any:
-    """The types of all that was given, and how many different tables that are."""
+    """The types of all arguments, and how many different tables there are among them."""
     found: list[Any] = []
 
     def walk(value: Any) -> Any:

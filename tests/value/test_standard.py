@@ -1,4 +1,4 @@
-"""Dates, Decimal, UUID, paths, sets, Counter: with rules of their own, they come as with pickle."""
+"""Dates, Decimal, UUID, paths, sets, Counter: their own encodings give the same as pickle."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def moment(*args: Any, **more: Any) -> datetime.datetime:
 
 
 def used(path: PurePath) -> PurePath:
-    """A path that knows its string, its hash and more."""
+    """A path that has cached its string, its hash and more."""
     assert hash(path) is not None
     assert (str(path), path.parts, path.name, path < path)[3] is False
     return path
