@@ -1,6 +1,6 @@
 """Builds cpool._core from csrc/. Everything else about the package is in pyproject.toml.
 
-Switches in the environment:
+Environment variables:
     CPOOL_DEBUG=1           no optimization, assertions on
     CPOOL_SANITIZE=LIST     address,undefined or thread, as the compiler's -fsanitize takes it
     CPOOL_COVERAGE=1        line coverage, for gcov
@@ -31,7 +31,7 @@ def is_on(switch):
 
 
 class BuildExtension(build_ext):
-    """Compiles everything every time: old object files may be from a build with other switches."""
+    """Compiles everything each time: old object files may be from a build with other settings."""
 
     def finalize_options(self):
         super().finalize_options()
@@ -45,7 +45,7 @@ class BuildExtension(build_ext):
         super().build_extensions()
 
 
-# Functions are inlined across files: what runs once a task is in many small ones.
+# Inline functions across files: the code that runs for each task is in many small files.
 LINK_TIME = "-flto=auto"
 
 
@@ -65,7 +65,7 @@ def can_build(compiler, flag):
     return True
 
 
-# Read by each new interpreter: with CPOOL_INSTALL=1 it starts with cpool installed.
+# Each new interpreter reads this file: with CPOOL_INSTALL=1 it installs cpool at its start.
 PTH = (
     'import os; os.environ.get("CPOOL_INSTALL", "0") not in ("", "0")'
     ' and __import__("cpool._program.startup")\n'
@@ -92,7 +92,7 @@ class EditableWithPth(editable_wheel):
 
 
 class ReproducibleSdist(sdist):
-    """The same files give the same archive, byte for byte, whoever builds it, where and when."""
+    """Makes an archive that depends on the files only: not on who builds it, where or when."""
 
     def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
         if format != "gztar" or root_dir is not None:
@@ -111,12 +111,12 @@ class ReproducibleSdist(sdist):
         return path
 
 
-# The time of all files in the archive. Zip files know none before 1980.
+# The time of all files in the archive. Zip files cannot have times before 1980.
 ARCHIVE_TIME = int(os.environ.get("SOURCE_DATE_EPOCH", "315532800"))
 
 
 def as_anybodys(member):
-    """Leave out of an archive's member who owns the file, and when it was written."""
+    """Remove the owner and the time from a member of an archive."""
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     member.mtime = ARCHIVE_TIME

@@ -1,4 +1,4 @@
-"""The cases: the call, its input and the expected results. Knows neither peers nor clocks."""
+"""The cases: a call, its input and the expected results. Independent of peers and clocks."""
 
 import functools
 import importlib.util
@@ -36,10 +36,10 @@ class Work:
     chunksize: int | None = 1  # None: the peer's default
     workers: int = WORKERS
     start: str = "fork"  # a start method; or "threads": the workers are threads
-    fresh: bool = False  # creating and closing the pool is measured too
+    fresh: bool = False  # also measure creating and closing the pool
     per_item: bool = True  # the table shows the time for each item, not the total
     measure: str = "seconds"  # or: parent_bytes, worker_bytes
-    shown: Callable[[Any], Any] | None = None  # results are compared as this shows them
+    shown: Callable[[Any], Any] | None = None  # applied to results before they are compared
 
     @property
     def star(self) -> bool:
@@ -246,7 +246,7 @@ def large(
     expected: Callable[[Any], Any],
     count: int = 1,
 ) -> None:
-    """A case `large_{name}`: `count` large objects; `expected` says what comes of one."""
+    """A case `large_{name}`: `count` large objects; `expected(item)` is the result for one."""
 
     @case(f"large_{name}", about, quick=False)
     def _(size: Size) -> Work:
@@ -334,11 +334,11 @@ for _workers in (1, 2, 4, 8, 16, 32, 64):
     pool_of(_workers)
 
 
-# What real programs send: objects of every kind, there and back.
+# What real programs send: objects of every kind, to the worker and back.
 
 
 def sending(call: str, items: list[Any], limit: str, **more: Any) -> Work:
-    # Not all of them can be compared.
+    # repr: not all of these objects can be compared.
     return Work(call, work.identity, items, items, limit, shown=repr, **more)
 
 
@@ -351,7 +351,7 @@ def of_objects(kind: Kind) -> None:
         items = [make(number) for number in range(size.pick(20_000, 2_000))]
         return sending("map", items, "split", chunksize=None)
 
-    @case(f"objects_{name}_one", f"map() over one and the same of {about}, default chunks", False)
+    @case(f"objects_{name}_one", f"map() over repetitions of one of {about}, default chunks", False)
     def _(size: Size) -> Work:
         return sending("map", [make(1)] * size.pick(20_000, 2_000), "split", chunksize=None)
 
@@ -401,8 +401,8 @@ def _(size: Size) -> Work:
     return remembering(size, "worker_bytes")
 
 
-# Pains: what users of pools complain about. cpool must never be slower than multiprocessing in
-# these; compare.behind() says where it is.
+# Pains: what users of pools complain about. In these cpool must never be slower than
+# multiprocessing; compare.behind() lists the cases in which it is.
 
 
 def pain(
@@ -412,7 +412,7 @@ def pain(
 
 
 def sharing(call: str, length: int, count: int, **more: Any) -> Work:
-    """All items have the same bytes in them."""
+    """Items that all contain the same bytes object."""
     shared = bytes(length)
     more = {"chunksize": None, "limit": "split", **more}
     numbers = list(range(count))

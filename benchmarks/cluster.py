@@ -1,11 +1,11 @@
-"""cpool.distributed.Pool beside dask's own calls, Ray's Pool and a local cpool.Pool.
+"""Compares cpool.distributed.Pool with dask's own calls, Ray's Pool and a local cpool.Pool.
 
     python -m benchmarks.cluster            measure on a LocalCluster of two processes
     python -m benchmarks.cluster --scheduler  measure what a piece costs the scheduler
     python -m benchmarks.cluster --simulate compute 10, 100 and 1,000 nodes from measured costs
 
-All contenders of a case take turns in one process, on one cluster; a figure is the median of the
-rounds. Ray is measured if it is installed (`pip install ray`), on a Ray of its own.
+All contenders of a case take turns in one process, on one cluster; each number is the median of the
+rounds. Ray is measured if it is installed (`pip install ray`), on its own cluster.
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ def measure(rounds: int) -> None:
 
 
 def of_scheduler(pieces: int = 500) -> float:
-    """The seconds of CPU that the scheduler, in a process of its own, uses for a piece.
+    """The CPU seconds that a scheduler, in its own process, uses for one piece.
 
-    What it uses while nothing happens is subtracted.
+    Its CPU time while idle is subtracted.
     """
     import distributed
     import psutil
@@ -177,7 +177,7 @@ def of_scheduler(pieces: int = 500) -> float:
                         pool.apply(square, (3,))
 
                     def used(work: Call) -> tuple[float, float]:
-                        """The seconds of the clock, and of the scheduler's CPU time."""
+                        """The elapsed seconds, and the scheduler's CPU seconds."""
                         before = sum(psutil.Process(process.pid).cpu_times()[:2])
                         begun = time.perf_counter()
                         work()
@@ -207,16 +207,16 @@ def of_ray(items: range, rounds: int) -> float:
 def simulate(
     nodes: int, workers: int, each: float, items: int, message: float, latency: float
 ) -> tuple[float, int, float]:
-    """Run a map() on paper: (part of ideal, pieces, part of the scheduler's time).
+    """Simulate a map(). Returns (fraction of the ideal speed, pieces, fraction of scheduler time).
 
-    `each` are the seconds of an item, `message` those of the scheduler for a piece, `latency` those
-    from handing out a piece to its begin. The sizes are those of the pool itself (`plan`).
+    `each` is the seconds of an item, `message` the scheduler's seconds for a piece, `latency` the
+    seconds from sending a piece until it begins. Sizes are computed as in the pool itself (`plan`).
     """
     speed = plan.Speed()
     all_workers = nodes * workers
     left = items
-    scheduler = 0.0  # when the scheduler will have handled what it was told
-    busy = [0.0] * nodes  # when each node will have done its pieces
+    scheduler = 0.0  # when the scheduler will have handled all messages so far
+    busy = [0.0] * nodes  # when each node will have finished its pieces
     outstanding = [0] * nodes
     events: list[tuple[float, int]] = [(0.0, node) for node in range(nodes)]
     pieces = 0
@@ -263,7 +263,7 @@ def print_simulation() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--simulate", action="store_true", help="10, 100 and 1,000 nodes on paper")
+    parser.add_argument("--simulate", action="store_true", help="simulate 10, 100 and 1,000 nodes")
     parser.add_argument("--scheduler", action="store_true", help="the scheduler's time for a piece")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()

@@ -1,8 +1,9 @@
 """Compares a run with a saved one: what got slower, beyond noise.
 
-multiprocessing and the limit did not change between the runs, so whatever they moved by is drift of
-the machine. cpool got slower in a case if its new lower quartile is above the old upper quartile,
-and its median grew by TOLERANCE more than that of either control, and by TOLERANCE at least.
+multiprocessing and the limit are the controls: their code did not change between the runs, so
+changes of their times are drift of the machine. cpool got slower in a case if its new lower
+quartile is above the old upper quartile, and its median grew by TOLERANCE more than that of either
+control, and by TOLERANCE at least.
 """
 
 from benchmarks.peers import REFERENCE, SUBJECT
@@ -57,7 +58,7 @@ def print_comparison(baseline: Document, document: Document) -> bool:
     """Print the table. True if cpool got slower, or failed, in some case."""
     names = (SUBJECT, REFERENCE, "limit")
     print(f"\nNew medians as multiples of those of {baseline['time']}, {baseline['commit']}")
-    # More rounds do not average out other work on the machine: show the load.
+    # Show the load: more rounds do not average out other work on the machine.
     print(f"(load {baseline['load']:.1f} then, {document['load']:.1f} now):\n")
     print(f"{'case':<18}" + "".join(f"{name:>16}" for name in names))
     worse = False

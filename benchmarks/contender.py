@@ -19,7 +19,8 @@ from benchmarks.limits import LIMITS, Limit
 from benchmarks.meter import CpuMeter, pss_of_parent, pss_of_workers
 from benchmarks.peers import PEERS
 
-# Seconds: what a pool does after its last result (spinning, cleaning up) counts as well.
+# Seconds to wait, so that the work of a pool after its last result (spinning, cleaning up) counts
+# too.
 SETTLE = 0.005
 
 
@@ -118,7 +119,7 @@ def main() -> None:
         probe(arguments["name"])
         return
     for descriptor in (arguments["orders"], arguments["answers"]):
-        os.set_inheritable(descriptor, False)  # not for the workers
+        os.set_inheritable(descriptor, False)  # workers must not inherit them
     work = CASES[arguments["case"]].build(Size(arguments["quick"], arguments["loops_50us"]))
     with os.fdopen(arguments["orders"]) as orders, os.fdopen(arguments["answers"], "w") as answers:
         serve(arguments["name"], work, orders, answers)

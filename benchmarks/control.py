@@ -1,4 +1,4 @@
-"""Time limits, cancelling, memory limits, elastic pools, streams: how exact, and what they cost.
+"""Measures time limits, cancelling, memory limits, elastic pools and streams: precision and cost.
 
     python -m benchmarks.control                   all measurements
     python -m benchmarks.control late cancel       some

@@ -1,4 +1,4 @@
-"""The other interfaces beside what they replace: `python -m benchmarks.faces [NAME...]`.
+"""Compares other interfaces with what they replace: `python -m benchmarks.faces [NAME...]`.
 
     run_in_executor   round trips in an event loop, on a ProcessPoolExecutor
     submit            a burst of 20,000 calls on a ProcessPoolExecutor, then every result
@@ -7,8 +7,8 @@
     threads           ThreadPool and ThreadPoolExecutor, tasks of 1 and of 100 microseconds
     joblib            scikit-learn on the cpool and on the loky backend, and the start of both
 
-Each pair takes turns in one process. A line has the medians of both, and the ratio of these. With
-two workers, started by fork. scikit-learn is not needed but for `joblib`.
+Each pair takes turns in one process, with two workers that are started by fork. A line has the
+medians of both, and their ratio. Only `joblib` needs scikit-learn.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ FORK = multiprocessing.get_context("fork")
 
 
 def report(what: str, ours: list[float], theirs: list[float], of: str) -> None:
-    """The times are in seconds."""
+    """Print a line. Times are in seconds."""
     a, b = statistics.median(ours), statistics.median(theirs)
     print(f"{what:42} {a * 1e6:12.1f} us   {of} {b * 1e6:12.1f} us   {b / a:6.1f}", flush=True)
 
 
 def in_turns(ours: Callable[[], object], theirs: Callable[[], object], n: int) -> Any:
-    """The seconds of one item in each round."""
+    """The seconds per item of each round, of both."""
     times: tuple[list[float], list[float]] = [], []
     for _ in range(ROUNDS):
         for run, took in zip((ours, theirs), times, strict=True):
@@ -53,7 +53,7 @@ def in_turns(ours: Callable[[], object], theirs: Callable[[], object], n: int) -
 
 
 class Answered(Executor):
-    """The limit: a call is done when submit() returns, and asyncio does the rest."""
+    """The limit: a call is done when submit() returns, so only asyncio's own time is left."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         future: Future[Any] = Future()
@@ -98,7 +98,7 @@ def run_in_executor(n: int = 300) -> None:
 
 
 def awaits(n: int = 50_000) -> None:
-    """How late a task of the loop is that wants to run every millisecond."""
+    """Measure how late an asyncio task runs that wants to run every millisecond."""
     late: list[float] = []
 
     async def tick() -> None:
@@ -178,7 +178,7 @@ def map_one(n: int = 20_000) -> None:
 
 
 def working(us: float) -> Callable[[int], int]:
-    """A function that computes for so many microseconds."""
+    """A function that computes for `us` microseconds."""
 
     def work(_: int) -> int:
         total = 0
@@ -241,7 +241,7 @@ def joblib() -> None:
         return run
 
     def start(backend: str) -> float:
-        """The first call, with no workers yet, which have nothing to do."""
+        """Seconds of the first call, which starts the workers and has almost no work for them."""
         begun = time.perf_counter()
         on(backend, lambda: package.Parallel()(package.delayed(abs)(i) for i in range(2)))()
         return time.perf_counter() - begun

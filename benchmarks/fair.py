@@ -1,8 +1,9 @@
-"""Fair turns among jobs, in numbers: `python -m benchmarks.fair`.
+"""Measures how fairly jobs take turns: `python -m benchmarks.fair`.
 
-How long a call of one task waits beside three endless `imap`s, and what a stream of such calls
-costs a large `map`. Prints a line for each; the exit status is 1 where one is over its bound
-(5 ms in the median, and 5 % of the throughput). The rule is in `csrc/core/pool/turns.h`.
+Measures how long a call of one task waits while three endless `imap`s run, and how much a stream of
+such calls slows down a large `map`. Prints a line for each measurement; the exit status is 1 if one
+exceeds its bound (a median of 5 ms, and 5 % of the throughput). The rule is in
+`csrc/core/pool/turns.h`.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ def in_thread(run: Callable[[], None]) -> Iterator[None]:
 
 
 def waits_ms(task: Callable[..., None], calls: int = 100) -> list[float]:
-    """The time of each `apply` beside three `imap`s that are read as fast as they come."""
+    """The time of each `apply` while three `imap`s run whose results are read at once, in ms."""
     pool = Pool(WORKERS)
 
     def read(results: Iterator[Any]) -> None:
@@ -74,7 +75,7 @@ def waits_ms(task: Callable[..., None], calls: int = 100) -> list[float]:
 
 
 def throughput(task: Callable[..., None], items: int, rounds: int = 11) -> float:
-    """The speed of a `map` beside a stream of calls, divided by that alone: rounds in turns."""
+    """The speed of a `map` during a stream of calls, divided by its speed alone."""
     ratios = []
     with Pool(WORKERS) as pool:
 

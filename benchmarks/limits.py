@@ -1,7 +1,7 @@
 """The limits: the least time that the machine needs for a case, in plain Python, fork and pipes.
 
-A limit sizes no chunks, keeps no order, carries no errors and replaces no workers. So a pool can
-come close to a limit but not beat it, except where C replaces what is Python here (above all in
+A limit does not size chunks, keep the order, pass errors on or replace workers. So a pool can come
+close to a limit but not beat it, except where cpool does in C what is Python here (above all in
 `stream`).
 """
 

@@ -1,13 +1,13 @@
-"""Formatters and linters with their workers on cpool: the same output as without, and how long.
+"""Runs formatters and linters with cpool's workers: compares output and time with and without.
 
     pip install black isort pylint yapf flake8
     python -m benchmarks.linters                   over a copy of the standard library's asyncio
     python -m benchmarks.linters --tree DIR black  over a copy of another tree, some tools
 
 Each tool is run as it is and as `python -m cpool --executors -m TOOL`, with two workers, each time
-over a fresh copy of the tree. Compared are the exit code, what is printed (its lines sorted: the
-tools print as files are done), and all files afterwards. A third run, with `--stats`, says whether
-the tool used a pool of cpool's at all. Ends with 1 where something differs or no pool was used.
+over a fresh copy of the tree. The exit code, the output (with sorted lines, as the order depends on
+timing) and all files must be the same. A third run, with `--stats`, tells whether the tool used a
+pool of cpool at all. The exit status is 1 if something differs or no pool was used.
 """
 
 import argparse
@@ -25,8 +25,8 @@ from pathlib import Path
 TOOLS = {
     "black": ["black", "--workers", "2", "--line-length", "60", "tree"],
     "isort": ["isort", "--jobs", "2", "--force-single-line-imports", "tree"],
-    # Without the two checks that compare files: they see those of one worker, so what they find
-    # also differs from run to run without cpool.
+    # Without the two checks that compare files: they only see the files of one worker, so their
+    # output differs from run to run, also without cpool.
     "pylint": ["pylint", "-j", "2", "--score", "n", "--disable", "R0801,R0401", "tree"],
     "yapf": ["yapf", "-p", "-i", "-r", "tree"],
     "flake8": ["flake8", "-j", "2", "tree"],
@@ -37,7 +37,7 @@ Outcome = tuple[int, list[str], list[str], dict[str, bytes]]
 
 
 def run(tool: str, tree: Path, prefix: list[str]) -> tuple[Outcome, float, str]:
-    """What came of it, in how many seconds, and what it printed as errors."""
+    """Run a tool. Returns its outcome, its seconds, and its stderr."""
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(tree, Path(folder) / "tree", ignore=shutil.ignore_patterns("__pycache__"))
         began = time.perf_counter()

@@ -1,7 +1,8 @@
 """The pools that are compared, each used as its documentation recommends.
 
-A peer is imported only in the process that measures it. If a peer lacks a call, its class lacks the
-method, and the table says so. A peer without a default chunk size gets the standard library's.
+A peer is imported only in the process that measures it. If a peer does not support a call, its
+class has no such method, and the table says so. A peer without a default chunk size gets the
+standard library's.
 """
 
 import importlib

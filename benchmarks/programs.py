@@ -1,10 +1,11 @@
-"""Programs of well-known libraries that take a pool: what their own users would run.
+"""Programs with well-known libraries that accept a pool, as their users would write them.
 
 python -m benchmarks.programs [NAME ...]
 
 Prints how long each takes with multiprocessing's pool, with cpool's and in a plain loop, in turns,
-and what of that is the share of the pool: all that is neither the library's own time nor the tasks'
-time divided by the workers. The same programs are the cases programs_* of `python -m benchmarks`.
+and the share of the pool in it: the time that is neither the library's own nor the tasks' time
+divided by the number of workers. The same programs are the cases programs_* of `python -m
+benchmarks`.
 
 Workers import this module for the functions. The libraries are imported when they are used.
 """
@@ -25,7 +26,7 @@ ROUNDS = 7
 
 
 class Loop:
-    """A pool that is none: what the program takes without one. Adds up the time of the tasks."""
+    """A plain loop with a pool's interface. Adds up the time of the tasks."""
 
     _processes = 1
     size = 1
@@ -42,12 +43,12 @@ class Loop:
 
 
 def log_normal(point: Any) -> float:
-    """What samplers sample: a normal distribution in some dimensions."""
+    """The distribution for the samplers: a normal distribution in several dimensions."""
     return -0.5 * float(point @ point)
 
 
 def spread(unit: Any) -> Any:
-    """From the unit cube to where the distribution is."""
+    """Map the unit cube to the region of the distribution."""
     return 10.0 * unit - 5.0
 
 
@@ -149,7 +150,7 @@ def cma(pool: Any, scale: int) -> Any:
 class Program:
     name: str
     about: str
-    run: Callable[[Any, int], Any]  # with a pool, and how much of it; returns what it found
+    run: Callable[[Any, int], Any]  # called with a pool and a scale; returns the program's result
 
     def __call__(self, pool: Any, quick: bool) -> list[Any]:
         return [self.run(pool, 2 if quick else 10)]
@@ -178,7 +179,8 @@ def measure(program: Program, pools: list[Any]) -> None:
             found.append(seconds(program, pool))
         tasks.append(loop.seconds)
     stdlib, cpool, alone = (statistics.median(found) for found in times)
-    # Without a pool's share: what the library does itself, and the tasks on all workers.
+    # The time without the pool's share: the library's own time, and the tasks spread over the
+    # workers.
     least = alone - statistics.median(tasks) * (1 - 1 / WORKERS)
     shares = stdlib - least, cpool - least
     print(

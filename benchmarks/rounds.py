@@ -1,8 +1,8 @@
 """Starts the contenders of a case and runs their rounds in turn: A B C, C B A, A B C, and so on.
 
-The contenders take turns because the speed of a machine drifts: a disturbance should hit all of
-them alike. Each has a process of its own, so that pools do not inherit each other's threads,
-descriptors and memory, and one hang does not stop the rest.
+The contenders take turns because the speed of a machine drifts: a disturbance should affect all of
+them equally. Each has its own process, so that pools do not inherit each other's threads,
+descriptors and memory, and one hang does not stop the others.
 
 pyperf cannot do this: it measures one benchmark after another, each a function in one process, and
 does not see the cost of other processes.

@@ -44,7 +44,7 @@ def flip(image: Any) -> Any:
 
 
 def summed(value: Any) -> Any:
-    """What tells arrays apart in comparisons."""
+    """The shape and sum of an array, for comparisons; any other value as it is."""
     return (value.shape, float(value.sum())) if hasattr(value, "shape") else value
 
 
@@ -81,7 +81,7 @@ def loops_for(seconds: float) -> int:
     return max(1, round(probe * seconds / best))
 
 
-# What hurts: objects that items share, and values that take time to make.
+# For the pains: objects that items share, and values that take time to make.
 
 
 def second(_: Any, number: int) -> int:
@@ -93,13 +93,13 @@ def second_of(pair: tuple[Any, int]) -> int:
 
 
 def nap_second_of(pair: tuple[Any, int]) -> int:
-    """As large calls that queue up: the task takes a while."""
+    """For large calls that queue up: a task that takes a while."""
     time.sleep(0.002)
     return pair[1]
 
 
 class Node:
-    """An item that refers to what all items refer to."""
+    """An item with a reference to an object that all items share."""
 
     def __init__(self, number: int, shared: Any) -> None:
         self.number = number
@@ -135,7 +135,7 @@ def value_of(member: Any) -> int:
 
 
 def lookup(number: int) -> dict[int, str]:
-    """The one table of this worker, whatever is asked."""
+    """Return the same table for every number."""
     return TABLE
 
 
@@ -145,7 +145,7 @@ STEP = 0.005  # seconds to make, encode or decode one of the following
 
 
 class SlowSource(list[int]):
-    """Has a length, and each item takes a while."""
+    """A list whose iterator takes a while for each item."""
 
     def __iter__(self) -> Iterator[int]:
         for number in super().__iter__():
@@ -154,7 +154,7 @@ class SlowSource(list[int]):
 
 
 class SlowItem:
-    """Takes a while to encode."""
+    """An item that takes a while to encode."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -165,7 +165,7 @@ class SlowItem:
 
 
 class SlowResult:
-    """Takes a while to decode."""
+    """A result that takes a while to decode."""
 
     def __init__(self, number: int) -> None:
         self.number = number

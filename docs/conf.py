@@ -24,7 +24,7 @@ html_copy_source = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 
-# In docstrings a name in single backticks is a link, where this site or Python's has that object.
+# In docstrings a name in single backticks becomes a link if this site or Python's has the object.
 default_role = "py:obj"
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
@@ -32,8 +32,8 @@ python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 80
 autodoc_type_aliases = {"AsyncResult": "AsyncResult", "CallOptions": "CallOptions"}
 
-# What pages and docstrings name of Python's own documentation. Kept here, and not fetched, so that
-# the site builds without a network.
+# The objects of Python's documentation that pages and docstrings link to. Listed here instead of
+# fetched, so that the site builds without a network.
 PYTHON = {
     "library/asyncio-task": ["asyncio.gather:function"],
     "library/concurrent.futures": [
@@ -65,7 +65,7 @@ PYTHON = {
 
 
 def python_inventory() -> str:
-    """Write these names as Sphinx keeps them, and return the path."""
+    """Write these names as a Sphinx inventory file, and return its path."""
     lines = [
         f"{name} py:{kind} 1 {page}.html#$ -\n"
         for page, entries in PYTHON.items()

@@ -75,7 +75,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Step:
-    """A part of the way of a task, as a tree of calls: one function on a line, with its file.
+    """A part of a task's way, as a tree of calls: each line has a function and its file.
 
     A function that is not indented is called by a function of an earlier step. Otherwise `entry`
     names the file that has the function as a callback or in a table.
@@ -323,7 +323,7 @@ def draw_step(step: Step, y: float) -> list[str]:
 
 
 def place_steps() -> list[float]:
-    """The top of each step. The first of the worker's is beside the parent's step before it."""
+    """The top of each step. The worker's first step is next to the parent's step before it."""
     tops: list[float] = []
     y = {"parent": 44.0}
     for step in STEPS:
@@ -420,7 +420,7 @@ def draw_drivers() -> str:
 
 
 def draw_memory() -> str:
-    """Where the bytes of items and results lie on their way."""
+    """Where the bytes of items and results are on their way."""
     left, middle, right = 20, 330, 640
     parts = [
         text(left + 120, 26, "parent", "title", "middle"),

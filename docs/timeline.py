@@ -1,7 +1,7 @@
 """Draws docs/timeline.svg, the picture of docs/howto/timeline.md: `python docs/timeline.py`.
 
-Runs the program below with a trace, and draws the slices that stand in the file. So the picture is
-that of a real run, and differs a little each time.
+Runs the program below with a trace, and draws the slices of the trace file. So the picture shows a
+real run, and differs a little each time.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def slow_lines(number: int) -> Iterator[str]:
 def run(path: Path) -> list[dict[str, Any]]:
     """Trace three calls that could be faster, and return the events of the trace."""
     with cpool.Pool(4) as pool:
-        pool.map(abs, range(8))  # the workers run
+        pool.map(abs, range(8))  # start the workers
         with cpool.trace(path):
             pool.map(resize, range(24), chunksize=6)
             time.sleep(0.03)
@@ -102,7 +102,7 @@ def draw(events: list[dict[str, Any]]) -> str:
     for name, label in CALLS.items():
         of_call = [e for e in slices if e["cat"] == "task" and function_of(e) == name]
         begin = min(event["ts"] for event in of_call)
-        # What the parent did for it may have begun a moment before.
+        # The parent's work for the call may have begun a moment earlier.
         before = [
             e["ts"] for e in slices if e["cat"] == "parent" and begin - 15e3 < e["ts"] < begin
         ]

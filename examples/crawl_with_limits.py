@@ -16,8 +16,8 @@ def fetch(page: int) -> str:
 
 def main() -> None:
     with Pool(4) as pool:
-        # A page that takes too long ends with its worker, and delays no other one. Pages that fail
-        # are fetched once more. No exception is raised: they stand among the results.
+        # A page that takes too long is killed with its worker, and delays no other page. Pages that
+        # fail are fetched once more. Exceptions are not raised: they are among the results.
         pages = pool.map(
             fetch,
             range(20),
@@ -32,7 +32,7 @@ def main() -> None:
             else:
                 print(f"page {page}: {text!r}", flush=True)
 
-        # As soon as three pages are there, the others are no longer wanted.
+        # As soon as three pages have arrived, the others are not needed any more.
         results = [pool.apply_async(fetch, (page,)) for page in range(3)]
         results += [pool.apply_async(fetch, (4,)) for _ in range(50)]
         for _, result in zip(range(3), as_completed(results, timeout=60), strict=False):

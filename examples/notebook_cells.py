@@ -1,5 +1,5 @@
-"""A notebook, one cell below the other: functions and classes that are defined, and changed, after
-the pool was made. Editors that know `# %%` run it cell by cell."""
+"""A notebook, cell by cell: functions and classes that are defined and changed after the pool was
+made. Editors that know `# %%` run it cell by cell."""
 
 # %% One pool for the whole notebook.
 from cpool import Pool

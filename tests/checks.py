@@ -1,4 +1,4 @@
-"""Checks that tests of many files make of a pool and its jobs."""
+"""Checks of a pool and its jobs that tests in many files use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gates import eventually
 
 
 def failure(result: Any) -> Any:
-    """Wait for a job that must fail; its exception."""
+    """Wait for a job that must fail; return its exception."""
     result.wait(DEADLINE)
     assert result.ready(), "the job never ended"
     assert not result.successful()

@@ -1,4 +1,4 @@
-"""What every test gets: a deadline, pools that are ended afterwards, and a check for leaks."""
+"""For every test: a deadline, the end of its pools, and a check for leaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process stands in, for a program that found that something never came.
+"""Where each thread of a process is, for tests that found a hang.
 
 `stacks()` asks gdb where there is one; without it, the kernel's files tell the state, the system
 call and the signals that wait. A worker before its hello has most signals blocked, so that only
@@ -47,7 +47,7 @@ def state(pid: int) -> str:
 
 
 def stacks(pid: int) -> str:
-    """The C stacks of all threads, or "" where there is no gdb."""
+    """The C stacks of all threads, or "" without gdb."""
     gdb = shutil.which("gdb")
     if gdb is None:
         return ""
@@ -66,7 +66,7 @@ def stacks(pid: int) -> str:
 
 
 def waits_for_allocator(stack: str) -> bool:
-    """Does a thread wait for a lock of the sanitizer's?"""
+    """Does a thread wait for a lock of the sanitizer's allocator?"""
     return any(
         _LOCKS.search(line)
         for line in stack.splitlines()

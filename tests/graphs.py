@@ -1,4 +1,4 @@
-"""The form of an object graph: values, types, orders, and which objects are one object."""
+"""A key for an object graph: its values, types, orders, and which references share an object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMED = (type, types.FunctionType, types.BuiltinFunctionType)
 
 
 def form(value: Any) -> Any:
-    """Return a key: equal for two graphs if and only if nobody can tell them apart.
+    """Return a key that is equal for two graphs if and only if they cannot be told apart.
 
     Identity counts for everything but numbers, strings, and tuples of such.
     """
@@ -22,7 +22,7 @@ def form(value: Any) -> Any:
 
 
 def _of_numpy(value: Any, numbers: dict[int, int], alive: list[Any]) -> Any:
-    """Of an array or a scalar."""
+    """The key of a numpy array or scalar."""
     is_array = hasattr(value, "flags") and type(value).__name__ == "ndarray"
     if is_array:
         if id(value) in numbers:

@@ -1,4 +1,4 @@
-"""Calls of a pool's methods in the middle of other ones, at each line that the pool runs.
+"""Calls a pool's methods in the middle of other calls, at each line that the pool runs.
 
 A program of its own: each place takes a new pool, and a small process forks quickly.
 """
@@ -47,7 +47,7 @@ ENDS = ["close_join", "terminate", "terminate_join"]
 
 # What each call raises where the pool has ended, or cannot do it in the middle of the other call.
 ERRORS = (ValueError, errors.PoolTerminated, RuntimeError)
-REASONS = "not running|still running|was terminated|a signal handler cannot"
+REASONS = "not running|still running|was terminated|a signal handler that interrupted"
 
 SOURCES = (str(Path(cpool.__file__).parent), threading.__file__)
 
@@ -82,7 +82,7 @@ class At:
 
 
 def tolerantly(call: Callable[[], object]) -> None:
-    """Make the call, which may find that the pool has ended."""
+    """Make the call, which may raise because the pool has ended."""
     try:
         call()
     except ERRORS as exc:

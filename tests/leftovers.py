@@ -43,7 +43,7 @@ def children() -> set[Any]:
 
 
 def collect() -> None:
-    """Collect garbage, and the names that the interpreter's cache of types keeps."""
+    """Collect garbage, and clear the interpreter's cache of types, which keeps names alive."""
     gc.collect()
     if sys.version_info >= (3, 13):
         sys._clear_internal_caches()
@@ -87,7 +87,7 @@ def growth(
 
 
 def settled(look: Callable[[], set[Any]], before: set[Any], seconds: float = DEADLINE) -> set[Any]:
-    """What is new compared with before, after it has had time to go."""
+    """What is new compared with before, after a wait for it to disappear."""
     end = time.monotonic() + seconds
     while (extra := look() - before) and time.monotonic() < end:
         gc.collect()

@@ -1,4 +1,4 @@
-"""Random sequences of everything that a pool can do, held against a model.
+"""Random sequences of everything that a pool can do, checked against a model.
 
     python tests/stress_model.py --method fork --seconds 60 --seed 1
 
@@ -136,11 +136,11 @@ def seen(value: Any) -> Outcome:
 
 
 class Box:
-    """Something weakly referenced that a job holds: a callable's or a callback's state."""
+    """The state of a callable or a callback that a job holds, for weak references."""
 
 
 class Load(Box):
-    """Two megabytes when it is encoded: of such calls a pool keeps most as they are."""
+    """Two megabytes when encoded: a pool keeps most of such calls unencoded while they wait."""
 
     def __init__(self, x: int) -> None:
         self.x = x
@@ -182,7 +182,7 @@ class Told(Box):
 
 
 class Job:
-    """One call of the pool's, what it must come to, and what was heard of it."""
+    """One call, its expected outcome, and what was observed."""
 
     def __init__(self, name: str, parts: list[Outcome], listed: bool) -> None:
         self.name = name
@@ -196,7 +196,7 @@ class Job:
         self.result: Any = None
 
     def fits(self, outcome: Outcome, lost: bool, ended: bool) -> bool:
-        """May it come to that? lost: a worker was killed; ended: the pool was terminated."""
+        """Is this outcome allowed? lost: a worker was killed; ended: the pool was terminated."""
         kind, value = outcome
         if kind == "TaskCancelledError":
             return self.cancelled
@@ -557,7 +557,7 @@ class Sequence:
         self.pool.resize(self.size)
 
     def worker_options(self) -> dict[str, Any]:
-        """Of a pool of processes; a limit never strikes."""
+        """Random options for a pool of processes, with limits that are never reached."""
         rng, options = self.rng, {}
         if rng.random() < 0.3:
             options["min_processes"] = rng.randint(1, self.size)
@@ -573,7 +573,7 @@ class Sequence:
         return options
 
     def options(self, job: Job) -> dict[str, Any]:
-        """Of a call; a limit never strikes."""
+        """Random options for a call, with limits that are never reached."""
         rng, options = self.rng, {}
         if rng.random() < 0.2:
             options["fail_fast"] = True
@@ -588,7 +588,7 @@ class Sequence:
         return options
 
     def forget(self) -> None:
-        """Many callables of one use, of which workers are told that they are gone."""
+        """Use many callables once each; the workers are told to drop them."""
         self.go_on()
         self.note("forget 200 callables")
         results = [self.pool.apply_async(functools.partial(answer, x)) for x in range(200)]
@@ -657,7 +657,7 @@ class Sequence:
         self.at_rest()
 
     def workers(self) -> list[Any]:
-        """Those that run, without a look of the pool's at them."""
+        """The running workers, found without a call of the pool."""
         with self.pool._lock:
             found = list(self.pool._workers)
         return [worker for worker in found if worker.pid not in self.killed]

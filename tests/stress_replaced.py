@@ -94,7 +94,7 @@ class Round:
         self.expect(f"join after {end.__name__}", lambda: self.pool.join(timeout=LIMIT))
 
     def expect(self, what: str, wait: Callable[[], Any]) -> Any:
-        """What wait returns, or a look at everything where it takes too long."""
+        """Return what wait returns; if that takes too long, report the state of everything."""
         me = threading.get_ident()
         self.waiting[me] = what
         try:
@@ -107,7 +107,7 @@ class Round:
             del self.waiting[me]
 
     def one(self) -> None:
-        """The very call that was seen to hang, several times."""
+        """Make the call that was once seen to hang, several times."""
         for _ in range(5):
             self.fails("apply_async", lambda result: result.get(LIMIT))
 
@@ -198,7 +198,7 @@ class Round:
         return found.tolist()
 
     def explain(self, error: BaseException) -> None:
-        """Everything that tells who waits for whom. Python's own stacks go to stderr as well."""
+        """Print what each thread and worker waits for. Python stacks are written to stderr too."""
         pool, engine = self.pool, self.pool._engine
         say(f"{self.name}: {error!r}")
         say("done:", dict(self.done), "others wait for:", list(self.waiting.values()))

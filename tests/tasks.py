@@ -484,7 +484,7 @@ def held_random(gate: Gate) -> float:
 
 
 class RebuiltBy:
-    """Knows the thread that has unpickled it."""
+    """Records the thread that unpickled it."""
 
     def __getstate__(self) -> bool:
         return True

@@ -32,7 +32,7 @@ def listed(number: int) -> list[int]:
 
 
 def endless(diary: Diary) -> Iterator[int]:
-    """Notes each step, and its end."""
+    """Yields without end; records each step, and when it is closed."""
     number = 0
     try:
         while True:
@@ -175,7 +175,7 @@ class ClosingBadly(Closing):
 
 
 def fork_after(number: int) -> Iterator[int]:
-    """The copy of the worker yields as well, and nobody may see that."""
+    """The copy of the worker yields too; nobody may get those values."""
     yield from range(number)
     child = os.fork()
     yield -1 if child == 0 else number

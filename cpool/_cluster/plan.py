@@ -112,9 +112,8 @@ def room(
     of a piece takes `latency` seconds. No chunks while the node has more than a piece of work:
     sending chunks one by one, as results arrive, would cost a message for each.
     """
-    least = workers + max(
-        1, workers // 2
-    )  # of long chunks: one for each worker, and some that wait
+    # Of long chunks: one for each worker, and some that wait.
+    least = workers + max(1, workers // 2)
     if speed.seconds is None:
         return max(0, workers * FIRST - count)
     seconds = max(speed.seconds, 1e-8) * length

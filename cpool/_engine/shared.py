@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSED = "the shared object is closed"
-_FOREIGN = "what Pool.share() returns can only be passed to tasks of its pool, and not be pickled"
+_FOREIGN = "what Pool.share() returns can only be passed to tasks of its pool: it cannot be pickled"
 
 
 class SharedObject(Generic[T]):

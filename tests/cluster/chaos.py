@@ -73,7 +73,7 @@ class Chaos:
         self.scheduler.wait()
 
     def memory_of(self, root: subprocess.Popen[bytes]) -> int:
-        """The bytes of a process and of those below it."""
+        """The memory of a process and its descendants, in bytes."""
         found = psutil.Process(root.pid)
         every = [found, *found.children(recursive=True)]
         return sum(each.memory_info().rss for each in every)
@@ -85,7 +85,7 @@ class Chaos:
 
 
 def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Random) -> list[int]:
-    """Make calls until told to stop, or until the scheduler is lost; [items, items lost]."""
+    """Make calls until told to stop, or until the scheduler is lost; return [items, items lost]."""
     from cpool import WorkerLostError
     from cpool.distributed import SchedulerLostError
 

@@ -45,7 +45,7 @@ CASES = int(os.environ.get("CPOOL_TEST_CLUSTER_CASES", "1"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """These tests come last: dask leaves threads behind, which other tests would count."""
+    """Run these tests last: dask leaves threads behind, which other tests would count."""
     items.sort(key=lambda item: HERE in item.path.parents)
     cases = collections.Counter[str]()
     left_out = []
@@ -84,7 +84,7 @@ def client(cluster: Any) -> Iterator[Any]:
 
 
 class Process:
-    """A worker process of a node, as far as the tests of `cpool.Pool` ask for it."""
+    """A worker process of a node, with the attributes that the tests of `cpool.Pool` use."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -93,7 +93,7 @@ class Process:
         return not gone(self.pid)
 
     def kill(self) -> None:
-        """By a descriptor of the process: its number may be another's by now."""
+        """Kill it by a pidfd: its pid may belong to another process by now."""
         with contextlib.suppress(ProcessLookupError):
             fd = os.pidfd_open(self.pid)
             try:
@@ -164,7 +164,7 @@ def either(make_pool: Callable[..., Any]) -> Any:
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A test leaves no thread of a pool behind. Dask's own come and go."""
+    """Check that the test leaves no thread of a pool behind. Dask's own threads are ignored."""
 
     def ours() -> set[threading.Thread]:
         return {thread for thread in threading.enumerate() if thread.name.startswith("cpool-")}

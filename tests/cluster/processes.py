@@ -1,4 +1,4 @@
-"""Schedulers and workers of dask's as processes of their own, which tests can kill."""
+"""dask schedulers and workers in separate processes, which tests can kill."""
 
 from __future__ import annotations
 

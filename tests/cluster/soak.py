@@ -3,17 +3,17 @@
     python tests/cluster/soak.py                  ten minutes
     python tests/cluster/soak.py --seconds 3600 --pause 0
 
-A cluster of a scheduler and two nodes, as processes of their own. Two threads make calls of all
-kinds: `map`, `imap`, `apply` and their kin with functions of modules, closures, arrays, failures,
-keys, callbacks, cancelled calls, iterators that are closed half-read, and worker processes that
-die. Every result is checked. Then the least memory of each process tree in the last quarter of the
-calls is compared with that in the second one; the first is left out, since caches fill in it.
+A cluster of a scheduler and two nodes, in separate processes. Two threads make calls of all kinds:
+`map`, `imap`, `apply` and their kin with functions of modules, closures, arrays, failures, keys,
+callbacks, cancelled calls, iterators that are closed half-read, and worker processes that die.
+Every result is checked. Then the least memory of each process tree in the last quarter of the calls
+is compared with that in the second one; the first is left out, since caches fill in it.
 
 dask itself keeps the last 10,000 events of the scheduler, some 2 kB each, so that a scheduler grows
 for its first 10,000 tasks, with `Client.submit` as well. Here it keeps a hundred.
 
-Exits with 1 if one has grown by more than `--most` percent, with 2 if the machine was too busy for
-1,000 calls: too few to say.
+Exits with 1 if one has grown by more than `--most` percent, and with 2 if the machine was too busy
+for 1,000 calls, which are needed for a result.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ KINDS: list[Callable[[Any, random.Random], None]] = [
 
 
 def memory_of(pid: int) -> float:
-    """MiB that a process and those below it have for themselves."""
+    """The private memory of a process and its descendants, in MiB."""
     total = 0
     found = psutil.Process(pid)
     for each in (found, *found.children(recursive=True)):

@@ -1,4 +1,4 @@
-"""What only a pool on a cluster has: nodes, and what becomes of calls when these are lost."""
+"""What only a pool on a cluster has: nodes, and what happens to calls when nodes are lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.better, pytest.mark.timeout(6 * DEADLINE)]
 
 
 def in_a_while(condition: Callable[[], Any]) -> Any:
-    """As `eventually`, for what asks the scheduler, or waits for a process that imports dask."""
+    """`eventually` with a longer limit, for conditions that depend on dask's scheduler or start."""
     end = time.monotonic() + 3 * DEADLINE
     while not (value := condition()):
         assert time.monotonic() < end, "it never became true"
@@ -162,7 +162,7 @@ def test_a_serial_pool_uses_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_pools_of_nodes_are_never_serial(client: Any, make_pool: Any) -> None:
-    """Whatever stands in the environment of a node."""
+    """Even if CPOOL_SERIAL is set in the environment of a node."""
     client.run(lambda: os.environ.update(CPOOL_SERIAL="1"))
     try:
         assert make_pool(1).apply(os.getpid) not in client.run(os.getpid).values()
@@ -183,7 +183,7 @@ def test_wrong_options_are_refused(pool: Any, options: dict[str, Any]) -> None:
         pool.map(abs, [1], nonsense=1)
     with pytest.raises(ValueError, match="chunksize=1"):
         pool.map(abs, [1], 2, task_timeout=1)
-    with pytest.raises(ValueError, match="key= sends the calls"):
+    with pytest.raises(ValueError, match="Use key="):
         pool.apply(abs, (1,), worker=0)
     with pytest.raises(TypeError, match="unhashable"):
         pool.apply(abs, (1,), key=[])
@@ -357,7 +357,7 @@ def test_cancelling_the_awaiting_task_cancels_the_call(make_pool: Any, gate: Gat
 
 
 def test_a_piece_that_waits(pool: Any, client: Any, make_gate: Any) -> None:
-    """It holds up no other task of dask's, and goes to a node that is idle."""
+    """It blocks no other dask task, and moves to a node that is idle."""
     pool.map(time.sleep, [0.3] * 4, 1)  # so that nodes begin a piece only when a worker is idle
     gates = [make_gate() for _ in range(2)]
     held = []
@@ -454,7 +454,7 @@ def test_callables_that_a_worker_keeps_have_bounds(monkeypatch: pytest.MonkeyPat
 
 
 def test_large_results_pass_through_shared_memory(make_pool: Any) -> None:
-    """From the second on: the node does not know before that they are large."""
+    """From the second result on: before that the node does not know that they are large."""
     pool = make_pool(1)
     for _ in range(3):
         assert pool.apply(tasks.zeros, (3 << 20,)) == bytes(3 << 20)
@@ -656,7 +656,7 @@ def test_retry_on_runs_a_failed_item_again(make_pool: Any, diary: Diary) -> None
 def test_a_node_is_lost(
     client: Any, node: Extra, make_gate: Any, diary: Diary, tmp_path: Path
 ) -> None:
-    """What it had begun fails, or runs again on another one; what it had not begun waits."""
+    """Items that it had begun fail, or run again on another node; others wait for another node."""
     from cpool.distributed import NodeLostError
 
     gates = [make_gate() for _ in range(2)]
@@ -742,7 +742,7 @@ def set_pauses(pauses: tuple[float, ...]) -> tuple[float, ...]:
 def test_a_piece_that_failed_before_it_began_runs_again(
     client: Any, make_pool: Any, diary: Diary
 ) -> None:
-    """On the same node: there is no other one."""
+    """On the same node, as there is no other."""
     pool = make_pool(1)
     pauses = next(iter(client.run(set_pauses, ()).values()))
     try:
@@ -786,7 +786,7 @@ def test_calls_wait_for_the_first_node(client: Any, cluster: Any) -> None:
 def test_a_late_node_is_used_and_random_deaths_under_load(
     client: Any, diary: Diary, join: Callable[[], Extra]
 ) -> None:
-    """Every item has one outcome, and nothing runs twice: of workers, and of whole nodes."""
+    """Workers and whole nodes die: every item has one outcome, and nothing runs twice."""
     chance = random.Random(5)
     pool = new_pool(client)
     try:

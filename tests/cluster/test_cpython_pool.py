@@ -25,7 +25,7 @@ LEFT_OUT = {
 
 
 class ClusterPool(cpython._TestPool, unittest.TestCase):  # type: ignore[name-defined, misc]
-    """Its pools have one node, with so many workers."""
+    """Its pools have one node with the given number of workers."""
 
     TYPE = "processes"
     __test__ = False  # run by test_of_cpython() alone

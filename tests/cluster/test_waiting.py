@@ -1,4 +1,4 @@
-"""The calls that wait: who is served first, and that many cost no more each than a few."""
+"""Waiting calls: the order in which they are served, and the cost of each if there are many."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_two_calls_of_a_key_wait_before_the_others() -> None:
 
 
 def steps(count: int, work: Callable[[Waiting, list[Job]], Any]) -> int:
-    """How many calls the work looks at, where so many wait."""
+    """How many calls the work looks at while this many calls wait."""
     waiting = Waiting()
     jobs = [call(known()) for _ in range(count)]
     for job in jobs:

@@ -74,7 +74,7 @@ def write_first(diary: Diary, x: int) -> None:
 
 
 def test_a_chunk_of_quick_items_is_killed(make_pool: Any, diary: Diary) -> None:
-    """Though another item runs when its worker is about to be killed."""
+    """Even if the worker runs another item by the time that it is killed."""
     n = 5_000_000
     options: dict[str, Any] = {"chunksize": n, "task_timeout": 10 * DEADLINE}
     result = make_pool(1).map_async(partial(write_first, diary), range(n), **options)
@@ -127,7 +127,7 @@ def test_calls_of_others_lose_nothing(make_pool: Any, gate: Gate) -> None:
         assert other.get(DEADLINE) == [x * x for x in range(100)]
 
 
-def test_a_call_that_has_ended(either: Any) -> None:
+def test_cancel_of_a_call_that_has_ended_returns_false(either: Any) -> None:
     result = either.apply_async(tasks.square, (3,))
     result.wait(DEADLINE)
     assert (result.cancel(), result.cancelled(), result.get()) == (False, False, 9)
@@ -162,7 +162,7 @@ def test_callbacks_hear_of_it(either: Any, gate: Gate) -> None:
     assert [type(each) for each in seen] == [errors.TaskCancelledError]
 
 
-def test_a_thread_that_waits_hears_of_it(either: Any, gate: Gate) -> None:
+def test_cancel_wakes_a_waiting_thread(either: Any, gate: Gate) -> None:
     result = either.apply_async(gate.hold)
     gate.arrived()
     canceller = threading.Timer(0.01, result.cancel)
@@ -188,7 +188,7 @@ def test_a_cancelled_call_is_no_failure_to_report(either: Any, gate: Gate) -> No
 
 
 def start_children(diary: Diary, gate: Gate) -> None:
-    """A child, and one of its own."""
+    """Start a child process, which starts a child of its own."""
     code = (
         "import subprocess; p = subprocess.Popen(['sleep', '1000']);"
         "print(p.pid, flush=True); p.wait()"
@@ -211,7 +211,7 @@ def test_the_processes_of_a_task_end_with_it(make_pool: Any, gate: Gate, diary: 
 
 
 def test_one_outcome_each(make_pool: Any) -> None:
-    """Cancelling races with the end of the calls."""
+    """Each call is cancelled while it may be ending."""
     pool = make_pool(2)
     outcomes = {"value": 0, "cancelled": 0}
     for number in range(1000):
@@ -276,7 +276,7 @@ def act_on(item: tuple[str, Any]) -> None:
 def test_the_first_failure_ends_the_call(
     either: Any, gate: Gate, diary: Diary, method: str
 ) -> None:
-    """One worker is held up: the failure of the other one does not wait."""
+    """One worker is blocked: the failure of the other one does not wait for it."""
     items: list[Any] = [("hold", (gate, diary)), ("fail", diary)] + [("note", diary)] * 200
     with pytest.raises(ValueError, match="no item"):
         result = getattr(either, method)(act_on, items, 1, fail_fast=True)
@@ -296,7 +296,7 @@ def test_an_iterator_ends_with_the_failure(either: Any) -> None:
     assert list(results) == []
 
 
-def test_a_call_without_failure_is_complete(either: Any) -> None:
+def test_fail_fast_without_a_failure_returns_all_results(either: Any) -> None:
     expected = [x * x for x in range(100)]
     assert either.map(tasks.square, range(100), fail_fast=True) == expected
     assert list(either.imap(tasks.square, range(100), fail_fast=True)) == expected
@@ -310,7 +310,7 @@ def test_an_item_that_cannot_be_pickled_ends_the_call(make_pool: Any) -> None:
 
 
 def test_options_that_exclude_each_other(either: Any) -> None:
-    with pytest.raises(ValueError, match="return_exceptions raises none"):
+    with pytest.raises(ValueError, match="exclude each other"):
         either.map(tasks.square, [1], fail_fast=True, return_exceptions=True)
 
 
@@ -358,7 +358,7 @@ def test_an_iterator_over_chunks_that_is_dropped_ends_its_input(either: Any) -> 
 
 
 def test_items_of_chunks_are_withdrawn(either: Any, gate: Gate, diary: Diary) -> None:
-    """By close(), before anything was read, and where an iterator is dropped that was read."""
+    """By close() before anything was read, and by dropping a partly read iterator."""
     read = either.imap(diary.write, range(2), 2)
     assert next(read) is None
     blockers = [either.apply_async(gate.hold) for _ in range(2)]
@@ -419,5 +419,5 @@ if __name__ == "__main__":
 
 
 def test_an_import_for_the_error_holds_up_no_worker(tmp_path: Path) -> None:
-    """It waits for code of the program, and a worker is started meanwhile."""
+    """The import waits for code of the program, and a worker is started meanwhile."""
     assert scripts.output(tmp_path, SLOW_IMPORT) == ["9", "int"]

@@ -42,7 +42,7 @@ def test_it_starts_small_and_grows_while_work_waits(make_pool: Any, gate: Gate) 
 
 @pytest.mark.parametrize("method", ["map", "starmap", "imap"])
 def test_it_grows_for_a_call_that_waits(make_pool: Any, gate: Gate, method: str) -> None:
-    """Also while the first items run."""
+    """Even while the first items run."""
     pool = make_pool(3, min_processes=1)
     opener = make_pool(1).apply_async(await_and_open, (gate, 3))
     items: Any = [(gate,)] * 9 if method == "starmap" else [gate] * 9
@@ -56,7 +56,7 @@ def await_and_open(gate: Gate, number: int) -> None:
     gate.open()
 
 
-def test_it_does_not_grow_without_work(make_pool: Any) -> None:
+def test_an_elastic_pool_does_not_grow_without_work(make_pool: Any) -> None:
     pool = make_pool(4, min_processes=2)
     for x in range(50):
         assert pool.apply(tasks.square, (x,)) == x * x
@@ -92,7 +92,7 @@ def test_a_pool_that_only_blocking_calls_use(make_pool: Any) -> None:
     eventually(lambda: alive(pool) == 1)
 
 
-def test_it_grows_again(make_pool: Any, make_gate: Any) -> None:
+def test_an_elastic_pool_grows_again(make_pool: Any, make_gate: Any) -> None:
     pool = make_pool(3, min_processes=1, idle_timeout=0.02)
     for _ in range(3):
         gate = make_gate()
@@ -152,7 +152,7 @@ def test_a_new_size(make_pool: Any, gate: Gate) -> None:
     assert pool.apply(tasks.square, (3,)) == 9
 
 
-def test_new_workers_are_as_many(make_pool: Any) -> None:
+def test_restart_workers_keeps_the_number_of_workers(make_pool: Any) -> None:
     pool = make_pool(4, min_processes=2, idle_timeout=FOREVER)
     before = {worker.pid for worker in pool._pool}
     pool.restart_workers()

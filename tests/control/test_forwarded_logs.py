@@ -205,7 +205,7 @@ def test_terminate_handles_what_has_come(keeper: Keeper, gate: Gate) -> None:
 
 
 def log_after_the_parent(parent: int, ready: int, done: int) -> None:
-    """More than the socket takes, when the parent is gone."""
+    """Log more than the socket can buffer, after the parent has died."""
     os.write(ready, b"x")
     while os.getppid() == parent:
         time.sleep(0.001)
@@ -215,7 +215,7 @@ def log_after_the_parent(parent: int, ready: int, done: int) -> None:
 
 
 def die_with_a_copy_left(ready: tuple[int, int], done: int, to_copy: int) -> None:
-    """Of a pool whose worker logs; the copy, made without hooks, keeps the end that is read."""
+    """Die as the parent of a worker that logs; a copy keeps the reading end of the socket open."""
     libc = ctypes.CDLL(None)
     pool = Pool(1, forward_logs=True)
     result = pool.apply_async(log_after_the_parent, (os.getpid(), ready[1], done))
@@ -231,7 +231,7 @@ def die_with_a_copy_left(ready: tuple[int, int], done: int, to_copy: int) -> Non
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_worker_does_not_wait_for_a_parent_that_is_gone(keeper: Keeper) -> None:
-    """No record of it is ever read, but another process holds the end that is read."""
+    """Its records are never read, but another process keeps the reading end of the socket open."""
     ready, done, pids = os.pipe(), os.pipe(), os.pipe()
     parent = os.fork()
     if parent == 0:
@@ -266,7 +266,7 @@ def test_no_thread_and_no_descriptor_is_left(tmp_path: Path) -> None:
     eventually(lambda: all(now <= then for now, then in zip(counts(), before, strict=True)))
 
 
-def test_without_it_workers_handle_their_records_themselves(keeper: Keeper) -> None:
+def test_without_forward_logs_workers_handle_their_records(keeper: Keeper) -> None:
     with Pool(1, on_exit="join") as pool:
         pool.apply(log, (1,))
     assert keeper.records == []
@@ -386,7 +386,7 @@ def test_a_handler_that_never_returns(keeper: Keeper, monkeypatch: pytest.Monkey
 
 
 def write_rubbish() -> None:
-    """A task that takes the descriptor of the pool's socket for one of its own."""
+    """A task that writes to the descriptor of the pool's socket by mistake."""
     written = 0
     for fd in map(int, os.listdir("/proc/self/fd")):
         try:
@@ -448,7 +448,7 @@ class Replaced(Pool):  # type: ignore[misc]
         super()._repopulate_pool()
 
 
-def test_it_needs_the_engine() -> None:
+def test_the_stdlibs_engine_refuses_forward_logs() -> None:
     with pytest.raises(ValueError, match="forward_logs needs a pool that runs on cpool's engine"):
         Replaced(1, forward_logs=True)
 

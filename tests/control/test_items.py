@@ -1,4 +1,4 @@
-"""Errors name the item, exceptions stand among results, and `istarmap`."""
+"""Errors that name the item, exceptions among the results, and `istarmap`."""
 
 from __future__ import annotations
 

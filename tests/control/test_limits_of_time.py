@@ -144,7 +144,7 @@ def test_only_the_item_that_is_late_fails(make_pool: Any, method: str) -> None:
 
 
 def test_the_time_counts_from_the_begin_of_a_task(make_pool: Any) -> None:
-    """Together they take longer than the limit, and wait for longer."""
+    """Together the tasks take longer than the limit, and some wait for longer than the limit."""
     assert make_pool(1).map(nap, [LIMIT / 2] * 5, task_timeout=LIMIT * 10) == [LIMIT / 2] * 5
 
 
@@ -155,7 +155,7 @@ def fail_or_sleep(x: int) -> None:
 
 
 def test_the_limit_holds_when_the_call_has_ended(make_pool: Any) -> None:
-    """What runs on is ended all the same, or its worker would be lost."""
+    """A task that still runs is killed all the same, or its worker would be lost."""
     pool = make_pool(2)
     with pytest.raises((KeyError, errors.TaskTimeoutError)):  # whichever is first
         pool.map(fail_or_sleep, range(2), task_timeout=LIMIT, fail_fast=True)
@@ -198,7 +198,7 @@ def test_workers_that_start_afresh(make_pool: Any, method: str) -> None:
 
 
 def test_many_tasks_run_out_of_time(make_pool: Any) -> None:
-    """Beside ten times as many that do not: every outcome is right."""
+    """With ten times as many tasks that do not: every outcome is right."""
     pool = make_pool(4)
     others = pool.map_async(tasks.square, range(1000), 1)
     found = pool.map(nap, [1000.0, 0.0] * 8, task_timeout=0.4, return_exceptions=True)
@@ -207,7 +207,7 @@ def test_many_tasks_run_out_of_time(make_pool: Any) -> None:
 
 
 def test_tasks_that_end_when_their_time_is_over(make_pool: Any) -> None:
-    """Each is a value or an error, and runs once."""
+    """Each ends with a value or an error, and runs once."""
     pool = make_pool(2)
     found = pool.map(nap, [0.01] * 60, task_timeout=0.0105, return_exceptions=True)
     kinds = Counter(type(each) for each in found)
@@ -288,7 +288,7 @@ def stop_or_nap(nap: float, x: int) -> Any:
 
 
 def test_each_item_of_a_chunk_is_told_to_stop(make_pool: Any) -> None:
-    """The second is not late for what the first has left of its grace."""
+    """The second item has its own limit, whatever the first has left of its grace."""
     began = time.monotonic()
     call = partial(stop_or_nap, 0)
     found = make_pool(1).map(call, range(4), 4, task_timeout=LIMIT, grace=10 * DEADLINE)
@@ -313,7 +313,7 @@ def test_a_cancelled_task_has_time_to_clean_up(make_pool: Any, gate: Gate, diary
 
 
 def test_the_signal_is_not_raised_in_another_task(make_pool: Any) -> None:
-    """It comes late, or from elsewhere."""
+    """Even if the signal arrives late, or somebody else sends it."""
     pool = make_pool(1)
     assert pool.apply(tasks.square, (3,), task_timeout=60, grace=60) == 9
     [worker] = pool._pool
@@ -331,7 +331,7 @@ def interrupt_itself() -> None:
     raise errors.TaskInterrupted("by hand")
 
 
-def test_a_task_that_raises_it_by_itself(make_pool: Any) -> None:
+def test_a_task_may_raise_task_interrupted_itself(make_pool: Any) -> None:
     pool = make_pool(1)
     [before] = [worker.pid for worker in pool._pool]
     with pytest.raises(errors.TaskInterrupted, match="by hand"):
@@ -481,7 +481,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"retries": -1}, ValueError, "from 0"),
     ({"retries": 1.5}, TypeError, "integer"),
     ({"retry_on": OSError}, ValueError, "needs retries"),
-    ({"retry_on": 1, "retries": 1}, TypeError, "types of exceptions"),
+    ({"retry_on": 1, "retries": 1}, TypeError, "an exception type or a tuple"),
 ]
 
 

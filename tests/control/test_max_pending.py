@@ -20,7 +20,7 @@ ThreadPool = engine.pool_module.ThreadPool
 
 @pytest.fixture(params=[Pool, ThreadPool], ids=["processes", "threads"])
 def bounded(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    """One worker, and two calls that wait."""
+    """A pool with one worker and max_pending=2."""
     return make_pool(1, cls=request.param, max_pending=2)
 
 
@@ -147,7 +147,7 @@ def test_many_threads(bounded: Any) -> None:
 
 @pytest.mark.parametrize("cls", [Pool, ThreadPool])
 def test_maps_of_many_threads(make_pool: Any, cls: Any) -> None:
-    """A map that waits to be submitted is none of those that wait for a worker."""
+    """A map that waits to be submitted does not count as waiting for a worker."""
     pool = make_pool(2, cls=cls, max_pending=1)
     found: list[Any] = []
     maps = [
@@ -172,7 +172,7 @@ def test_a_worker_that_dies(make_pool: Any) -> None:
 
 @pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), ("a", TypeError)])
 @pytest.mark.parametrize("cls", [Pool, ThreadPool])
-def test_wrong_limits(cls: Any, limit: Any, error: Any) -> None:
+def test_an_invalid_max_pending_is_refused(cls: Any, limit: Any, error: Any) -> None:
     with pytest.raises(error):
         cls(1, max_pending=limit)
 

@@ -32,14 +32,14 @@ kept: list[mmap.mmap] = []
 
 
 def take(size: int) -> mmap.mmap:
-    """New memory: an allocator might use again what it has from the parent."""
+    """Take new memory: the allocator might reuse memory from the parent."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.write(b"x" * size)
     return memory
 
 
 def grow(_: Any = None) -> None:
-    """Twice the limit, until somebody looks."""
+    """Take twice the limit, until the pool checks."""
     kept.append(take(2 * LIMIT))
     time.sleep(1000)
 
@@ -137,7 +137,7 @@ def hold(size: int) -> None:
 
 
 def test_an_initializer_that_takes_more_than_the_limit(make_pool: Any) -> None:
-    """Each worker runs a task: items go on, and none is to blame."""
+    """Each worker runs a task: no item fails, since none of them took the memory."""
     pool = make_pool(1, hold, (LIMIT + 8 * MB,), memory_limit=LIMIT)
     assert [pool.apply(leak, (x,))[0] for x in range(3)] == [0, 1, 2]
 

@@ -29,7 +29,7 @@ def context_of(method: str | None) -> Any:
 
 
 def deep(levels: int, method: str | None, x: int) -> tuple[int, list[int]]:
-    """The sum at the bottom, and the processes on the way there."""
+    """Nest pools: return the sum of the innermost level, and the pids on the way."""
     if levels == 0:
         return x * x, [os.getpid()]
     with Pool(2, daemon=False, context=context_of(method)) as pool:
@@ -68,7 +68,7 @@ def test_each_level_ends_with_its_parent(make_pool: Any, gate: Gate, sig: int) -
     assert pool.apply(tasks.square, (3,)) == 9
 
 
-def test_a_level_that_dies_costs_its_task(make_pool: Any, gate: Gate) -> None:
+def test_a_worker_of_a_nested_pool_that_dies_fails_its_task(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(1, daemon=False)
     result = pool.apply_async(hold_deep, (gate, 2))
     pids = gate.arrived(3)
@@ -102,7 +102,7 @@ def note_deep(diary: Diary, levels: int) -> None:
 
 
 def test_a_limit_ends_all_levels(make_pool: Any, diary: Diary) -> None:
-    """However many have started by then."""
+    """However many of them have started by then."""
     with pytest.raises(cpool.TaskTimeoutError):
         make_pool(1, daemon=False).apply(note_deep, (diary, 3), task_timeout=1.0)
     pids = [int(line) for line in diary.lines()]

@@ -133,7 +133,9 @@ def test_a_worker_that_resize_ends(four: Any, make_gate: Any) -> None:
     called = four.broadcast_async(index)
     four.resize(2)
     for result in waiting[2:]:
-        with pytest.raises(cpool.WorkerLostError, match="worker [23], which the pool has no more"):
+        with pytest.raises(
+            cpool.WorkerLostError, match=r"worker [23], which resize\(\) has removed"
+        ):
             result.get(DEADLINE)
     for each in gates:
         each.open()
@@ -148,7 +150,7 @@ def test_a_worker_that_resize_ends(four: Any, make_gate: Any) -> None:
     assert four.broadcast(index) == [0, 1, 2]
 
 
-def test_cancelled_calls_leave_the_line(four: Any, gate: Gate) -> None:
+def test_cancelled_calls_leave_the_queue_of_their_worker(four: Any, gate: Gate) -> None:
     held = four.apply_async(gate.hold, worker=0)
     gate.arrived()
     results = [four.apply_async(index, worker=0) for _ in range(10)]
@@ -181,7 +183,7 @@ def test_a_pool_that_is_terminated(make_pool: Any, gate: Gate) -> None:
             result.get(DEADLINE)
 
 
-def test_executors_have_them_by_options(make_pool: Any) -> None:
+def test_executors_take_worker_and_key_by_options(make_pool: Any) -> None:
     with cpool.ProcessPoolExecutor(3) as executor:
         futures: list[Future[int]] = [
             executor.options(worker=n % 3).submit(index) for n in range(9)
@@ -199,7 +201,9 @@ def test_executors_have_them_by_options(make_pool: Any) -> None:
         ({"key": []}, TypeError),
     ],
 )
-def test_wrong_places(four: Any, make_pool: Any, asked: Any, error: Any) -> None:
+def test_invalid_workers_and_keys_are_refused(
+    four: Any, make_pool: Any, asked: Any, error: Any
+) -> None:
     for pool in (four, make_pool(4, serial=True)):
         with pytest.raises(error):
             pool.apply(index, **asked)
@@ -208,7 +212,7 @@ def test_wrong_places(four: Any, make_pool: Any, asked: Any, error: Any) -> None
 
 
 @pytest.mark.parametrize("asked", [{"worker": 1}, {"key": "a"}])
-def test_calls_of_many_tasks_have_no_place(four: Any, asked: Any) -> None:
+def test_calls_of_many_tasks_refuse_worker_and_key(four: Any, asked: Any) -> None:
     for call in (four.map, four.map_async, four.imap, four.imap_unordered):
         with pytest.raises(ValueError, match="for single calls"):
             call(tasks.square, [1], **asked)
@@ -298,7 +302,7 @@ def test_resize_of_an_elastic_pool_ends_the_highest(make_pool: Any, gate: Gate) 
     waiting = [pool.apply_async(index, worker=n) for n in (0, 5)]
     called = pool.broadcast_async(index, return_exceptions=True)
     pool.resize(3)
-    with pytest.raises(cpool.WorkerLostError, match="worker 5, which the pool has no more"):
+    with pytest.raises(cpool.WorkerLostError, match=r"worker 5, which resize\(\) has removed"):
         waiting[1].get(DEADLINE)
     gate.open()
     assert [result.get(DEADLINE) for result in held] == [0, 5]
@@ -398,7 +402,7 @@ def test_broadcast_that_kills_a_worker(make_pool: Any) -> None:
     assert pool.broadcast(index) == [0, 1, 2]
 
 
-def test_nothing_of_it_on_the_stdlibs_engine() -> None:
+def test_the_stdlibs_engine_refuses_worker_key_and_broadcast() -> None:
     class Own(Pool):  # type: ignore[misc]
         def _handle_tasks(self) -> None: ...  # type: ignore[override]
 
@@ -414,7 +418,7 @@ def test_nothing_of_it_on_the_stdlibs_engine() -> None:
 
 
 def test_kills_at_random(make_pool: Any) -> None:
-    """Each call ends: in its worker, or lost with it."""
+    """Each call runs in its worker, or is lost with it."""
     pool = make_pool(3)
     rng = random.Random(3)
     for _ in range(15):

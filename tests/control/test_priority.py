@@ -43,7 +43,7 @@ class Order:
         return self.seen
 
 
-def test_higher_ones_come_first(one: Any, gate: Gate) -> None:
+def test_calls_of_higher_priority_run_first(one: Any, gate: Gate) -> None:
     order = Order(one, gate)
     wanted = list(range(-5, 6)) * 3
     random.Random(1).shuffle(wanted)
@@ -52,7 +52,7 @@ def test_higher_ones_come_first(one: Any, gate: Gate) -> None:
     assert order.open() == sorted((-priority, n) for n, priority in enumerate(wanted))
 
 
-def test_the_limits(one: Any, gate: Gate) -> None:
+def test_priorities_from_the_lowest_to_the_highest(one: Any, gate: Gate) -> None:
     order = Order(one, gate)
     for priority in (0, -128, 127, -1, 1, 64, -64, 63, -65):
         order.call(priority, priority=priority)
@@ -67,7 +67,7 @@ def test_an_endless_job_gives_way(one: Any) -> None:
     endless.close()
 
 
-def test_maps_have_one_too(one: Any, gate: Gate) -> None:
+def test_maps_have_a_priority_too(one: Any, gate: Gate) -> None:
     order = Order(one, gate)
     low = one.map_async(tasks.square, range(200), 1, lambda _: order.seen.append("low"))
     high = one.map_async(
@@ -77,7 +77,7 @@ def test_maps_have_one_too(one: Any, gate: Gate) -> None:
     assert order.open() == ["high", "low"]
 
 
-def test_calls_for_one_worker_have_one_too(one: Any, gate: Gate) -> None:
+def test_calls_for_one_worker_have_a_priority_too(one: Any, gate: Gate) -> None:
     order = Order(one, gate)
     for n in range(5):
         order.call(("low", n), worker=0)
@@ -86,8 +86,10 @@ def test_calls_for_one_worker_have_one_too(one: Any, gate: Gate) -> None:
     assert [kind for kind, _ in order.open()] == ["other"] * 5 + ["high"] * 5 + ["low"] * 5
 
 
-def test_a_backlog_of_megabytes_does_not_hold_it_up(make_pool: Any, gate: Gate) -> None:
-    """Calls that are not encoded yet keep their order: this one does not queue up there."""
+def test_a_large_backlog_does_not_delay_a_call_of_higher_priority(
+    make_pool: Any, gate: Gate
+) -> None:
+    """The call of higher priority does not queue behind calls that are not encoded yet."""
     pool = make_pool(1)
     order = Order(pool, gate)
     order.results += [pool.apply_async(len, (bytes(30_000) + bytes([n]),)) for n in range(250)]
@@ -100,7 +102,7 @@ def test_a_backlog_of_megabytes_does_not_hold_it_up(make_pool: Any, gate: Gate) 
 @pytest.mark.parametrize(
     ("priority", "error"), [(128, ValueError), (-129, ValueError), ("a", TypeError)]
 )
-def test_wrong_ones(one: Any, priority: Any, error: Any) -> None:
+def test_invalid_priorities_are_refused(one: Any, priority: Any, error: Any) -> None:
     with pytest.raises(error):
         one.apply(tasks.nothing, priority=priority)
     with pytest.raises(error):

@@ -116,7 +116,7 @@ with Pool(1, context=multiprocessing.get_context("METHOD")) as pool:
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_a_program_that_is_in_no_file(method: str) -> None:
-    """As in a notebook, workers that start afresh have none of its functions."""
+    """As in a notebook: workers that are not forked have none of its functions."""
     pytest.importorskip("cloudpickle")
     program = IN_NO_FILE.replace("METHOD", method)
     done = scripts.run("-c", program, seconds=2 * scripts.engine.DEADLINE)
@@ -236,7 +236,7 @@ if __name__ == "__main__":
 
 
 def test_by_value_once_for_each_version(tmp_path: Path) -> None:
-    """Not once for each item or call; and each worker loads it once, also one that comes later."""
+    """Not once for each item or call; and each worker loads it once, even one that starts later."""
     pytest.importorskip("cloudpickle")
     assert scripts.output(tmp_path, COUNTED + ONCE) == [
         "1 60",

@@ -27,7 +27,7 @@ def hold_and_tell(gate: Gate) -> int:
 
 
 def indexes(pool: Any, gate: Gate, number: int) -> list[int]:
-    """The workers that so many tasks find, which are held up together."""
+    """The indexes of the workers of so many tasks, which all run at once."""
     results = [pool.apply_async(hold_and_tell, (gate,)) for _ in range(number)]
     gate.arrived(number)
     gate.open()

@@ -1,6 +1,6 @@
-"""Scenarios from the lists of other pools' test suites (pebble, mpire, billiard, loky), as ours.
+"""Scenarios from the test suites of other pools (pebble, mpire, billiard, loky), on cpool.
 
-Each paragraph has what those suites look at, and where it is: below, and in which files.
+Each paragraph names what those suites test, and the file with the tests of it here.
 
 Time limits of a task, an item of an iterator, a chunk; several at once; callbacks; the worker is
 another one then: here, test_limits_of_time.py.
@@ -161,7 +161,7 @@ def test_failures_of_pools_in_tasks_arrive(make_pool: Any, how: str, error: str)
 
 
 def test_limits_and_retries_with_everything_else(make_pool: Any, diary: Diary) -> None:
-    """Elastic, with limits of memory and time, and workers that have children."""
+    """An elastic pool with limits of memory and time, whose workers have children."""
     pool = make_pool(
         4,
         min_processes=1,
@@ -311,7 +311,7 @@ def large(size: int) -> bytes:
 
 @pytest.mark.parametrize("size", [100, 3 << 20])
 def test_workers_die_while_many_submit(make_pool: Any, size: int) -> None:
-    """Also while they send: each call has one outcome, and the pool ends."""
+    """Workers also die while they send results: each call has one outcome, and the pool ends."""
     pool = make_pool(3)
     rng = random.Random(size)
     results: list[Any] = []

@@ -26,7 +26,7 @@ ThreadPool = engine.pool_module.ThreadPool
 
 
 def check_sum(found: Any, **expected: int) -> None:
-    """The items add up, in all and over the workers, and these are so many."""
+    """Check the numbers of items, and that they add up, in total and over the workers."""
     over = found.done + found.failed + found.lost + found.cancelled
     assert found.submitted == over + found.pending, str(found)
     for name in "done", "lost", "retried":
@@ -155,7 +155,7 @@ def test_a_task_that_runs_counts_as_work() -> None:
 
 
 def longest_of(kind: Any, call: Callable[[Any], object]) -> Any:
-    """The longest task of a new pool after this call, which makes one that takes longest by far."""
+    """The longest task of a new pool after this call, whose task takes by far the longest."""
     with kind(2) as pool:
         call(pool)
         longest = pool.statistics().longest
@@ -241,7 +241,7 @@ def test_maxtasksperchild() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_they_add_up_whatever_happens(seed: int) -> None:
+def test_statistics_add_up_whatever_happens(seed: int) -> None:
     """Workers die, calls are cancelled, items fail, run out of time and are run again."""
     rng = random.Random(seed)
     with Pool(3) as pool:
@@ -269,7 +269,7 @@ def test_they_add_up_whatever_happens(seed: int) -> None:
         check_sum(pool.statistics())
 
 
-def test_they_outlive_the_pool_and_not_a_fork() -> None:
+def test_statistics_of_an_ended_pool_and_of_a_forked_copy() -> None:
     pool = Pool(1)
     pool.map(tasks.square, range(5))
     pool.close()

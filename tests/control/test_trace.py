@@ -42,7 +42,7 @@ def die(x: Any) -> None:
 
 
 def checked(path: Path) -> list[dict[str, Any]]:
-    """The events of the file, which has to follow the format."""
+    """Check that the file follows the format; return its events."""
     text = path.read_text(encoding="utf-8")
     trace = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not in JSON"))
     assert set(trace) == {"displayTimeUnit", "traceEvents"}
@@ -134,7 +134,7 @@ def test_many_short_tasks_are_merged(tmp_path: Path) -> None:
 
 
 def parent_lanes(events: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """For each lane of this process how often it made tasks, read results and called back."""
+    """For each lane of this process: how often it made tasks, read results and ran callbacks."""
     names = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
     found: dict[str, dict[str, int]] = {}
     for event in events:
@@ -149,7 +149,7 @@ def parent_lanes(events: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 class Slow:
-    """What takes its time to pickle and to unpickle."""
+    """An object that takes a while to pickle and to unpickle."""
 
     def __reduce__(self) -> Any:
         time.sleep(0.003)
@@ -254,7 +254,7 @@ def test_nothing_is_traced(tmp_path: Path) -> None:
     assert checked(path) == []
 
 
-def test_what_cannot_be_done(tmp_path: Path) -> None:
+def test_wrong_uses_of_a_trace(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), cpool.trace(tmp_path / "no" / "run.json"):
         pass
     again = pytest.raises(RuntimeError, match="already being traced")

@@ -57,7 +57,7 @@ def test_each_worker_has_a_cpu(make_pool: Any, gate: Gate, method: str | None) -
 
 
 @chooses
-def test_a_worker_that_takes_a_place_runs_there(make_pool: Any) -> None:
+def test_a_replacement_worker_runs_on_the_same_cpu(make_pool: Any) -> None:
     pool = make_pool(1, cpu_ids=[OURS[-1]])
     with pytest.raises(cpool.WorkerLostError):
         pool.apply(tasks.die)
@@ -87,7 +87,7 @@ def variables() -> list[str | None]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_libraries_are_told(make_pool: Any, method: str | None) -> None:
+def test_variables_limit_the_threads_of_libraries(make_pool: Any, method: str | None) -> None:
     before = variables()
     pool = make_pool(1, inner_max_num_threads=3, context=context_of(method))
     assert pool.apply(variables) == ["3"] * 3
@@ -98,7 +98,7 @@ SEEN = "import os; seen = os.environ.get('OMP_NUM_THREADS')"
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_libraries_are_told_before_they_are_imported(tmp_path: Any, method: str) -> None:
+def test_variables_are_set_before_libraries_are_imported(tmp_path: Any, method: str) -> None:
     import scripts
 
     program = f"""
@@ -156,7 +156,7 @@ def test_what_needs_processes(options: Any) -> None:
 @pytest.mark.parametrize(
     "options", [*OPTIONS, {"cpu_ids": "auto"}], ids=lambda options: next(iter(options))
 )
-def test_the_stdlibs_engine_has_none_of_them(base: Any, options: Any) -> None:
+def test_the_stdlibs_engine_refuses_options_of_workers(base: Any, options: Any) -> None:
     class Own(base):  # type: ignore[misc]
         def _get_sentinels(self) -> Any:
             return super()._get_sentinels()

@@ -2,8 +2,8 @@
 
     python tests/faces/deadlocks.py [PYTHON...]
 
-runs each with the standard library's executor, in each of these interpreters, and prints what
-becomes of it: that is where docs/compatibility.md has its table from.
+runs each with the standard library's executor, in each of these interpreters, and prints the
+outcome: the source of the table in docs/compatibility.md.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SECONDS = 10  # a program whose threads sleep for so long hangs
 
 
 class Case(NamedTuple):
-    """A program, which prints `expected` where all is well."""
+    """A program, which prints `expected` if it works."""
 
     issue: str  # in the tracker of CPython; "" if none is known
     what: str
@@ -390,7 +390,7 @@ if __name__ == "__main__":
         try:
             executor.submit(abs, -2).result()
         except RuntimeError as error:
-            print("its parent's" in str(error), flush=True)
+            print("its parent" in str(error), flush=True)
         os._exit(0)
     os.waitpid(pid, 0)
     print(executor.submit(abs, -3).result())

@@ -30,7 +30,7 @@ LOOPS = ["asyncio", *(["uvloop"] if importlib.util.find_spec("uvloop") else [])]
 
 @pytest.fixture(autouse=True, scope="module")
 def warm_uvloop() -> None:
-    """Its first loop opens a pipe that the process keeps."""
+    """Make a first uvloop, which opens a pipe that the process keeps."""
     if "uvloop" in LOOPS:
         import uvloop
 
@@ -228,7 +228,7 @@ def test_run_in_executor(kind: Any) -> None:
 
 
 def test_a_loop_hands_results_over_to_itself() -> None:
-    """What asyncio.wrap_future() has added to a future is done at once, and nothing else is."""
+    """Only callbacks that asyncio.wrap_future() has added to a future are run at once."""
 
     async def body() -> None:
         bridge = loops._bridge(asyncio.get_running_loop())
@@ -248,7 +248,7 @@ def test_a_loop_hands_results_over_to_itself() -> None:
 
 
 def test_what_may_take_long_is_not_done_in_the_loop(gate: Gate) -> None:
-    """Callbacks of the program, and rebuilding what tasks return, are the helper's."""
+    """The helper thread runs callbacks of the program and unpickles results."""
 
     async def body() -> None:
         loop = asyncio.get_running_loop()
@@ -286,7 +286,7 @@ def test_cancelling_what_runs_in_an_executor(gate: Gate) -> None:
 
 
 def test_the_loop_goes_on_while_a_pool_works_and_ends(gate: Gate) -> None:
-    """Measured by how late a task of the loop is, which includes what else this machine does."""
+    """Measured by how late a task of the loop runs, which includes other load on the machine."""
     late: list[float] = []
 
     async def tick() -> None:

@@ -59,7 +59,7 @@ def test_types(executor: Any) -> None:
 
 @pytest.mark.parametrize("chunksize", [1, 10])
 def test_map_goes_through_an_own_submit(executor: Any, chunksize: int) -> None:
-    """As tqdm's process_map() does: it counts by callbacks, up to the end of the map."""
+    """tqdm's process_map() replaces submit(), and counts in callbacks up to the end of the map."""
     submit, calls, called = executor.submit, [], []
 
     def counted(*args: Any) -> Any:
@@ -282,7 +282,7 @@ def test_callbacks_run_once_and_in_order(executor: Any) -> None:
 
 
 def test_a_callback_may_wait_for_another_call(executor: Any) -> None:
-    """A thread that runs callbacks has no call of its own waiting meanwhile."""
+    """A thread that runs callbacks has claimed no other call meanwhile."""
     for _ in range(20):
         found: list[int] = []
         first, second = executor.submit(tasks.square, 2), executor.submit(tasks.square, 3)
@@ -376,7 +376,7 @@ def test_map_reads_no_more_than_its_buffer(executor: Any) -> None:
 
 @pytest.mark.parametrize("read_before", [0, 1])
 def test_shutdown_cuts_off_a_map_with_a_buffer_aloud(executor: Any, read_before: int) -> None:
-    """What was submitted can be read, and then comes an error."""
+    """Results of submitted items can be read, and then an error is raised."""
     items = executor.map(tasks.square, range(8), buffersize=3)
     found = [next(items) for _ in range(read_before)]
     executor.shutdown()

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.better
 
 
 class Seen(list[tuple[int, Any]]):
-    """What a function was told."""
+    """Records the calls of a progress function."""
 
     def __call__(self, done: int, total: int | None) -> None:
         self.append((done, total))
 
 
 class Bar:
-    """As tqdm's, without tqdm."""
+    """A stand-in for tqdm's bar."""
 
     made: ClassVar[list[Bar]] = []
 
@@ -60,7 +60,7 @@ def test_a_blocking_map_ends_with_all_items(pool: Any, chunksize: int | None) ->
     assert seen == sorted(seen)
 
 
-def test_every_method(pool: Any) -> None:
+def test_every_method_takes_progress(pool: Any) -> None:
     def last(seen: Seen) -> Any:
         eventually(lambda: seen and seen[-1][0] == 4)
         return seen[-1][1]
@@ -95,7 +95,7 @@ def test_every_method(pool: Any) -> None:
     eventually(lambda: seen and seen[-1] == (1, 1))
 
 
-def test_it_grows_while_items_run(pool: Any, gate: Gate) -> None:
+def test_the_count_grows_while_items_run(pool: Any, gate: Gate) -> None:
     seen = Seen()
     result = pool.map_async(tasks.first_then_hold, [(gate, i) for i in range(4)], 1, progress=seen)
     eventually(lambda: any(0 < done < 4 for done, _ in seen))
@@ -105,7 +105,7 @@ def test_it_grows_while_items_run(pool: Any, gate: Gate) -> None:
 
 
 @pytest.mark.parametrize("method", ["map_async", "imap_unordered"])
-def test_it_grows_within_a_chunk(pool: Any, gate: Gate, method: str) -> None:
+def test_the_count_grows_within_a_chunk(pool: Any, gate: Gate, method: str) -> None:
     seen = Seen()
     items = [(gate, i) for i in range(4)]
     result = getattr(pool, method)(tasks.first_then_hold, items, 4, progress=seen)
@@ -130,7 +130,7 @@ def test_nothing_is_taken_back_where_a_chunk_is_lost(make_pool: Any, gate: Gate)
     assert seen == sorted(seen)
 
 
-def test_bars(pool: Any, bars: list[Bar]) -> None:
+def test_bars_have_the_given_parameters(pool: Any, bars: list[Bar]) -> None:
     pool.map(tasks.square, range(10), progress=True)
     pool.map(tasks.square, range(10), progress="squares")
     pool.map(tasks.square, range(10), progress={"unit": "file", "total": 20})
@@ -155,7 +155,7 @@ def test_without_tqdm(pool: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pool.map(tasks.square, range(3), progress=False) == [0, 1, 4]
 
 
-def test_what_progress_may_be(pool: Any) -> None:
+def test_an_invalid_progress_is_refused(pool: Any) -> None:
     with pytest.raises(TypeError, match="progress must be"):
         pool.map(tasks.square, range(5), progress=3)
 

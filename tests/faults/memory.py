@@ -4,10 +4,10 @@
     python tests/faults/memory.py --kind apply --first 17 --last 17
 
 `_testcapi.set_nomemory(n, n + 1)` makes the n-th allocation fail, in whatever thread it is. The
-call then gives the right result, raises MemoryError, or an error that says what happened; and the
-pool goes on. With --where worker the allocation fails in a worker, after its task has begun.
-Nothing raises SystemError, crashes or hangs. A line for each number that is wrong; ends with 1
-where one was.
+call then returns the right result, or raises MemoryError or an error that says what happened; and
+the pool works on. With --where worker the allocation fails in a worker, after its task has begun.
+Nothing raises SystemError, crashes or hangs. Prints a line for each n with a wrong outcome; the
+exit status is 1 if there was one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Call = Callable[..., Any]
 
 
 class Thing:
-    """What has to be pickled."""
+    """An object that has to be pickled."""
 
     def __init__(self, x: int) -> None:
         self.x = x
@@ -62,7 +62,7 @@ def add(x: int, y: int = 0) -> int:
 
 
 def starve(n: int, x: Any) -> Any:
-    """In a worker: the n-th allocation from now on fails."""
+    """In a worker: make the n-th allocation from now on fail."""
     _testcapi.set_nomemory(n, n + 1)
     return x
 
@@ -74,7 +74,7 @@ def feast(_: Any = None) -> int:
 
 
 def feed_all(pool: Any) -> None:
-    """No worker is to have an allocation left that fails: a later call would be that one's."""
+    """Use up pending faults in all workers, so that they do not hit a later call."""
     fed: set[int] = set()
 
     def is_done() -> bool:
@@ -142,7 +142,7 @@ def statistics(pool: Any) -> bool:
 
 
 def trace(pool: Any) -> int:
-    """One that cannot begin, or end, is off afterwards."""
+    """Trace a call. A trace that cannot begin or end must be off afterwards."""
     traced = errors.trace(os.devnull)
     try:
         with traced:
@@ -189,7 +189,7 @@ ENDS: dict[str, Call] = {name: functools.partial(end, name) for name in ("close"
 
 
 def check(pool: Any) -> None:
-    """The pool goes on."""
+    """Check that the pool still works."""
     if pool.map_async(answer, NUMBERS, 1).get(LIMIT) != ANSWERS:
         raise Wrong("wrong values after it")
     told: list[int] = []
@@ -202,7 +202,7 @@ def check(pool: Any) -> None:
 
 
 def run_one(make: Call, kind: str, number: int, where: str, pool: Any) -> str:
-    """What came of it: "" for the right result, or the error's type."""
+    """The outcome: "" for the right result, or the type of the error."""
     if kind in ENDS:
         pool = make(2)
         pool.map_async(answer, NUMBERS, 1).get(LIMIT)

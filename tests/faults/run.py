@@ -102,14 +102,14 @@ def fail(x: int) -> int:
 
 
 def start_and_hold() -> None:
-    """A task with a process of its own, which runs out of time."""
+    """A task that starts a process and then runs out of time."""
     if os.fork() == 0:
         signal.pause()
     signal.pause()
 
 
 def is_clear(error: BaseException) -> bool:
-    """May a call of the pool's raise this for a fault? It says what happened."""
+    """Is this an error that a call may raise for a fault, as it says what happened?"""
     if isinstance(error, pool_module.MaybeEncodingError):
         return "MemoryError" in error.exc
     return isinstance(error, (OSError, MemoryError, errors.PoolError)) or (
@@ -206,7 +206,7 @@ class Program:
         return text.getvalue().startswith("cpool: pool of 2 ")
 
     def statistics(self, pool: Any) -> Any:
-        """No item is counted twice, or lost, whatever fails."""
+        """Check that no item is counted twice or lost, whatever fails."""
         found = pool.statistics()
         over = found.done + found.failed + found.lost + found.cancelled
         if found.pending < 0 or found.submitted != over + found.pending:
@@ -265,7 +265,7 @@ class Program:
         return False
 
     def callback(self, pool: Any, body: bytes = b"a") -> bool:
-        """A call that nobody waits for, but for the callback."""
+        """A call whose result is only seen by its callback."""
         told: list[Any] = []
         event = threading.Event()
 
@@ -300,7 +300,7 @@ class Program:
 
 
 def life(method: str, many: bool, reaped: bool = False) -> list[str]:
-    """One program, in a copy of this process; the steps that came to an error."""
+    """Run one program, in a forked copy of this process; return the steps that raised errors."""
     before = open_files(), threads(), children()
     program = Program(method, many, reaped)
     program.run()
@@ -418,8 +418,8 @@ def child(faults: Any, case: Case, output: int) -> None:
 
 
 def wait(pid: int, seconds: float, output: Any = None) -> str:
-    """How a copy ended, or "" where it ended well. With its output, it hangs
-    where it writes nothing for so many seconds."""
+    """How a copy ended, or "" if it ended well. A copy that writes nothing for so many seconds
+    counts as hanging."""
     fd = os.pidfd_open(pid)
     size = 0
     try:

@@ -1,6 +1,6 @@
 """Failures of tasks, workers, initializers and iterables: every job still ends.
 
-In each of these cases the stdlib's pool waits for ever, loses its workers, or breaks.
+In each of these cases the stdlib's pool hangs, loses its workers, or breaks.
 """
 
 from __future__ import annotations

@@ -535,7 +535,7 @@ def test_join_ends_an_input_with_unread_results(make_pool: Any, method: str, rea
     found = [results.next(DEADLINE) for _ in range(read)]
     pool.close()
     pool.join()
-    with pytest.raises(engine.errors.PoolError, match="nobody had read"):
+    with pytest.raises(engine.errors.PoolError, match="full of unread results"):
         for result in results:
             found.append(result)
     assert sorted(found) == list(range(1, items.taken + 1))
@@ -561,7 +561,7 @@ def test_the_buffer_may_be_full_only_while_join_waits(
 
     in_threads(end, range(2))
     assert results.next(DEADLINE) == 1
-    with pytest.raises(engine.errors.PoolError, match="nobody had read"):
+    with pytest.raises(engine.errors.PoolError, match="full of unread results"):
         next(results)
 
 

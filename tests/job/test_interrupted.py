@@ -333,7 +333,7 @@ def alarm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def ring(times: int = 1) -> str:
-    """Have the signal handled, but not in a worker, nor more often than that."""
+    """Send the signal, as often as `Rings.left` says, but not in a worker."""
     if os.getpid() == PARENT and Rings.left > 0:
         Rings.left -= 1
         signal.raise_signal(signal.SIGUSR2)
@@ -344,7 +344,7 @@ PARENT = os.getpid()
 
 
 class Rings:
-    """Becomes the value of ring() where it is unpickled."""
+    """Unpickles as the value of ring()."""
 
     left = 0
 
@@ -353,7 +353,7 @@ class Rings:
 
 
 class RingsAndHides(Rings):
-    """Its code makes another exception of any that it sees."""
+    """Replaces any exception that it sees by another one."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ring_and_hide, ()
@@ -376,7 +376,7 @@ def rung_error() -> ValueError:
 
 
 class RingsAtHome(Rings):
-    """Rings where it is pickled."""
+    """Rings when it is pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return str, (ring(),)

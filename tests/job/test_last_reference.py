@@ -1,4 +1,4 @@
-"""Whoever takes the last result of a job finds that the pool holds nothing of the job any more.
+"""When the last result of a job is taken, the pool holds no reference to the job any more.
 
 Otherwise a thread of the pool would drop the last reference to an object of the program, and run
 its `__del__` there.

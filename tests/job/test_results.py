@@ -642,7 +642,7 @@ def test_a_pending_result_cannot_be_pickled(pending: Start, gate: Gate, kind: st
 
 
 class Rebuilt:
-    """Becomes the value of `then()` where it is unpickled."""
+    """Unpickles as the value of `then()`."""
 
     then: Callable[[], Any]
 

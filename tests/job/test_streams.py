@@ -35,7 +35,7 @@ def any_pool(request: pytest.FixtureRequest, make_pool: Any) -> Any:
 
 @pytest.fixture(params=KINDS[:2])
 def working_pool(request: pytest.FixtureRequest, make_pool: Any) -> Any:
-    """One whose tasks run beside the test."""
+    """A pool whose tasks run while the test goes on."""
     return pool_of(make_pool, request.param)
 
 
@@ -47,7 +47,7 @@ def pool_of(make_pool: Any, kind: str, number: int = 2, **kwds: Any) -> Any:
 
 
 def read(values: Any) -> tuple[list[Any], BaseException | None]:
-    """What came, and the failure at its end."""
+    """Read to the end; return the values and the final exception."""
     found = []
     try:
         while True:
@@ -183,7 +183,7 @@ def test_a_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
 
 
 def test_an_awaited_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
-    """The coroutine is no thread that looks; the generators wait for their readers by then."""
+    """No thread waits for the coroutine's call, and all generators wait for their readers."""
 
     async def call(pool: Any) -> Any:
         return await asyncio.wait_for(pool.apply_async(tasks.square, (4,)), DEADLINE)
@@ -587,7 +587,7 @@ def test_many_streams_while_workers_are_killed(make_pool: Any, in_threads: Any) 
     over = threading.Event()
 
     def work(number: int) -> int:
-        """How often it was lost."""
+        """Read one stream; return how often it was lost."""
         tries = 0
         while True:
             found, error = read(pool.stream(yielders.many, (number,), buffersize=8))

@@ -1,4 +1,4 @@
-"""The rules of csrc/ that a compiler does not know, held by plain looking at the text.
+"""Rules for csrc/ that a compiler does not check, tested by reading the text.
 
 The core never includes Python.h, so that what runs without the interpreter is a folder. The text
 looked at is as clang-format leaves it: a function's name starts a line, under its return type.

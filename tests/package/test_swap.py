@@ -248,7 +248,7 @@ PROGRAMS = {"globals": GLOBALS, "annotations": ANNOTATIONS, "beside": BESIDE}
 
 
 def same(folder: Path, before: list[str], argv: list[Any], **options: Any) -> str:
-    """What python and python -m cpool print, which is the same; and both end in the same way."""
+    """Check that python and python -m cpool print the same and exit alike; return the output."""
     plain = scripts.run(*before, *argv, cwd=folder, **options)
     ours = scripts.run(*before, "-m", "cpool", *argv, cwd=folder, **options)
     found = [
@@ -327,7 +327,7 @@ def test_options_that_share_a_word_with_m(tmp_path: Path) -> None:
 @pytest.mark.better
 @pytest.mark.parametrize("form", ["p.py", "-m", "-c"])
 def test_there_is_no_frame_but_the_programs(tmp_path: Path, form: str) -> None:
-    """In tracebacks and stacks; and the recursion limit is as far away."""
+    """In tracebacks and stacks; and the recursion limit is reached at the same depth."""
     (tmp_path / "p.py").write_text(FRAMES, encoding="utf-8")
     argv = {"p.py": ["p.py"], "-m": ["-m", "p"], "-c": ["-c", FRAMES]}[form]
     assert "ValueError: no" in same(tmp_path, [], argv, env={"PYTHONWARNINGS": "always"})
@@ -394,7 +394,7 @@ def told(name: str, value: str | None) -> list[str]:
 
 @pytest.mark.better
 def test_children_of_multiprocessing_are_on_cpool_too(tmp_path: Path) -> None:
-    """And theirs. Another process is none of the program's, unless it is told to be."""
+    """And the children of those. Other processes are not, unless the environment says so."""
     found = in_children(tmp_path, "", {}, "-m", "cpool")
     assert found == [*told("cpool.pool", None), "multiprocessing.pool"]
 

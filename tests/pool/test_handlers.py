@@ -30,7 +30,7 @@ pytestmark = pytest.mark.better
 @pytest.mark.parametrize("outer", CALLS)
 @pytest.mark.parametrize("kind", ["processes", "threads"])
 def test_any_call_in_the_middle_of_any_other(tmp_path: Path, kind: str, outer: str) -> None:
-    """It works or raises, and never hangs; and the pool can be ended."""
+    """The call works or raises, and never hangs; and the pool can be ended."""
     program = f"import interrupted_calls; interrupted_calls.main({kind!r}, {outer!r})"
     assert scripts.output(tmp_path, program, seconds=8 * DEADLINE) == list(CALLS)
 
@@ -65,7 +65,7 @@ def test_join_in_a_handler_finishes_the_call_that_waits(
 
 
 class Signals:
-    """Has the signal handled while it is pickled."""
+    """Sends the signal while it is pickled."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         signal.raise_signal(signal.SIGUSR2)

@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_the_call(serial: Any) -> None:
     assert serial.apply(tasks.square, (3,)) == 9
 
 
-def test_the_worker_is_here(serial: Any) -> None:
+def test_the_worker_is_the_submitting_thread(serial: Any) -> None:
     def tell() -> tuple[Any, ...]:
         worker = cpool.current_worker()
         worker.state["seen"] = worker.state.get("seen", 0) + 1
@@ -248,7 +248,7 @@ def test_two_threads(serial: Any) -> None:
     assert len(done) == len(set(done)) == 900
 
 
-def test_workers_are_changed_in_vain(make_pool: Any) -> None:
+def test_resize_and_restart_workers_change_nothing(make_pool: Any) -> None:
     pool = make_pool(2, serial=True)
     pool.resize(5)
     pool.restart_workers()
@@ -258,9 +258,9 @@ def test_workers_are_changed_in_vain(make_pool: Any) -> None:
 
 @pytest.mark.parametrize("asked", [{"task_timeout": 1}, {"retries": 2}, {"grace": 1}])
 def test_what_needs_processes_is_refused(serial: Any, asked: Any) -> None:
-    with pytest.raises(ValueError, match="serial pool has none"):
+    with pytest.raises(ValueError, match="a serial pool does not have"):
         serial.apply(where, **asked)
-    with pytest.raises(ValueError, match="serial pool has none"):
+    with pytest.raises(ValueError, match="a serial pool does not have"):
         serial.imap(where, range(3), **asked)
 
 
@@ -269,7 +269,7 @@ def test_what_needs_processes_is_refused(serial: Any, asked: Any) -> None:
 
 @pytest.mark.parametrize("value", ["1", "0", ""])
 @pytest.mark.parametrize("cls", [Pool, ThreadPool])
-def test_the_environment_may_ask_for_it(
+def test_the_environment_variable_makes_pools_serial(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch, cls: Any, value: str
 ) -> None:
     monkeypatch.setenv("CPOOL_SERIAL", value)
@@ -277,7 +277,7 @@ def test_the_environment_may_ask_for_it(
     assert make_pool(1, cls=cls, serial=False).apply(where) != HERE
 
 
-def test_it_then_ignores_what_needs_processes(
+def test_with_the_variable_options_that_need_processes_are_ignored(
     make_pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CPOOL_SERIAL", "1")

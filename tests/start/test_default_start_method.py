@@ -1,4 +1,4 @@
-"""The start method of a pool that is given none: fork, unless the program chose another.
+"""The default start method of a pool: fork, unless the program chose another.
 
 From 3.14 on the interpreter has another default. Any code that asks for the default fixes it for
 the whole process, which then looks like a choice. Each script prints what its pool used.

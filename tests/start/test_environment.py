@@ -48,13 +48,15 @@ def make(request: pytest.FixtureRequest, make_pool: Any) -> Any:
     return lambda *args, **kwds: make_pool(*args, context=context, **kwds)
 
 
-def test_workers_have_these_variables(make: Any) -> None:
+def test_workers_have_the_variables_of_env(make: Any) -> None:
     pool = make(2, env={"CPOOL_TEST_DEVICE": "7"})
     assert pool.broadcast(device) == ["7", "7"]
     assert device() is None
 
 
-def test_of_each_worker(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_may_be_a_function_of_the_workers_index(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CPOOL_TEST_OLD", "old")
     pool = make(3, env=lambda index: {"CPOOL_TEST_DEVICE": str(index), "CPOOL_TEST_OLD": None})
     assert pool.broadcast(device) == ["0", "1", "2"]
@@ -84,7 +86,7 @@ def recall() -> Any:
     return cpool.current_worker().state["device"]
 
 
-def test_the_environment_is_that_of_now(
+def test_the_environment_is_that_of_the_workers_start(
     make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """And so are the working directory and the path, whenever the fork server was started."""
@@ -101,7 +103,7 @@ def test_the_environment_is_that_of_now(
 
 
 @pytest.mark.parametrize("env", [3, {"a": 1}, {1: "a"}, lambda index: [index]])
-def test_wrong_ones(make: Any, env: Any) -> None:
+def test_an_invalid_env_is_refused(make: Any, env: Any) -> None:
     with pytest.raises(TypeError, match="env"):
         make(1, env=env)
 
@@ -131,7 +133,7 @@ def test_modules_are_imported_before_tasks(make: Any) -> None:
     assert pool.broadcast(has_module, ("colorsys",)) == [True, True]
 
 
-def test_a_single_name_will_do(make_pool: Any) -> None:
+def test_preload_may_be_a_single_name(make_pool: Any) -> None:
     pool = make_pool(1, preload="colorsys")
     assert "colorsys" in sys.modules
     assert pool.apply(has_module, ("colorsys",))
@@ -172,7 +174,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_fork_server_imports_them_once(tmp_path: Path) -> None:
+def test_the_fork_server_imports_preloaded_modules_once(tmp_path: Path) -> None:
     """Each import writes a line."""
     (tmp_path / "counted.py").write_text(
         "import os\n"

@@ -1,4 +1,4 @@
-"""Calls that workers cannot take soon wait as references, and not as encoded bytes."""
+"""Calls that workers cannot take soon wait as Python objects, not as encoded bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How thread pools end, also while tasks, callbacks and iterables block: nothing waits for ever."""
+"""How thread pools end, even while tasks, callbacks and iterables block: nothing hangs."""
 
 from __future__ import annotations
 

@@ -277,7 +277,7 @@ def test_there_is_a_limit(limit: Any) -> None:
 
 
 @pytest.mark.parametrize("limit", [-1, "much", "0MB"])
-def test_a_limit_that_is_none(limit: Any) -> None:
+def test_an_invalid_shared_memory_limit_is_refused(limit: Any) -> None:
     with pytest.raises(ValueError, match="shared_memory_limit"):
         Pool(1, shared_memory_limit=limit)
 

@@ -328,7 +328,7 @@ class Guarded:
 
 
 class Shadowed:
-    """In its dict is a name that a property of the class hides."""
+    """Its dict has a name that a property of the class hides."""
 
     def __init__(self, value: Any) -> None:
         self.__dict__["value"] = value
@@ -339,7 +339,7 @@ class Shadowed:
 
 
 class Asking:
-    """It answers for any attribute, and so pickle has to ask."""
+    """Its __getattr__ answers for any attribute, so pickle must look up methods on the object."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -666,14 +666,14 @@ def test_rows_that_refer_to_each_other() -> None:
 
 
 def look(value: Any) -> int:
-    """How much of the value is there."""
+    """How much of the value is complete."""
     return len(
         vars(value) if hasattr(value, "__dict__") else value if hasattr(value, "__len__") else ()
     )
 
 
 class Sized:
-    """Its maker looks at what it gets."""
+    """Its constructor looks at its arguments."""
 
     def __init__(self, held: Any) -> None:
         self.held = held

@@ -83,7 +83,7 @@ def look(table: Any, index: int = 0) -> int:
 
 
 def names(*args: Any, **kwds: Any) -> Any:
-    """The types of all that was given, and how many different tables that are."""
+    """The types of all arguments, and how many different tables there are among them."""
     found: list[Any] = []
 
     def walk(value: Any) -> Any:
@@ -666,6 +666,6 @@ def number_of(value: Any) -> int:
     return number if "inner" not in value or number_of(value["inner"]) < number else -1
 
 
-def test_it_is_public() -> None:
+def test_shared_object_is_a_public_name() -> None:
     assert cpool.SharedObject.__name__ == "SharedObject"
     assert "SharedObject" in cpool.__all__

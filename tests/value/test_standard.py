@@ -1,4 +1,4 @@
-"""Dates, Decimal, UUID, paths, sets, Counter: with rules of their own, they come as with pickle."""
+"""Dates, Decimal, UUID, paths, sets, Counter: their own encodings give the same as pickle."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def moment(*args: Any, **more: Any) -> datetime.datetime:
 
 
 def used(path: PurePath) -> PurePath:
-    """A path that knows its string, its hash and more."""
+    """A path that has cached its string, its hash and more."""
     assert hash(path) is not None
     assert (str(path), path.parts, path.name, path < path)[3] is False
     return path
@@ -238,7 +238,7 @@ def test_columns_arrive_as_with_pickle(values: list[Any]) -> None:
         assert graphs.form(through(body)) == graphs.form(by_pickle(body))
 
 
-def test_they_go_through_a_pool(pool: Any, values: list[Any]) -> None:
+def test_values_of_all_these_classes_go_through_a_pool(pool: Any, values: list[Any]) -> None:
     for size in (None, 1, 100):
         found = pool.map(tasks.identity, values * 3, size)
         assert [graphs.form(one) for one in found] == [
@@ -246,7 +246,7 @@ def test_they_go_through_a_pool(pool: Any, values: list[Any]) -> None:
         ]
 
 
-def test_a_path_works_after_the_way() -> None:
+def test_a_path_works_after_it_was_sent() -> None:
     for path in KINDS["paths"]:
         [found] = through([path])
         assert found / "x" == path / "x"

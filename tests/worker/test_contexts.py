@@ -136,7 +136,7 @@ def test_threads_share_the_values(make_pool: Any) -> None:
 
 
 @pytest.mark.parametrize("which", [3, [3], "trace"])
-def test_wrong_ones(which: Any) -> None:
+def test_what_is_no_context_variable_is_refused(which: Any) -> None:
     with pytest.raises(TypeError):
         Pool(1, propagate_context=which)
 

@@ -49,7 +49,7 @@ def fill(fd: int) -> int:
 
 
 def die_when_it_is_being_read(theirs: set[str], size: int) -> list[bytes]:
-    """Return so many bytes, none for shared memory; die when the parent has read some of them."""
+    """Return this many bytes, in parts too small for shared memory; die while the parent reads."""
     # The result pipe, and without pidfd another pipe that only signals the worker's end.
     for fd, pipe in pipes_to_write().items():
         if pipe not in theirs:
@@ -245,7 +245,7 @@ def test_a_hanging_initializer_does_not_keep_the_pool_from_ending(
 def test_a_slow_initializer_runs_to_its_end(
     make_pool: Any, gate: Gate, diary: Diary, tmp_path: Path
 ) -> None:
-    """It takes longer than all the work does."""
+    """The initializer takes longer than all the work."""
     pool = make_pool(2, hold_first_and_tell, (gate, str(tmp_path / "held"), diary))
     gate.arrived()
     assert pool.map(tasks.square, range(50), 1) == [x * x for x in range(50)]
@@ -353,7 +353,7 @@ pool.join()
 
 
 @pytest.mark.parametrize("how", ["reaped", "ignored"])
-def test_of_which_the_number_is_given_away(tmp_path: Path, how: str) -> None:
+def test_a_dead_worker_whose_pid_is_used_again(tmp_path: Path, how: str) -> None:
     lines = scripts.output(tmp_path, REAPS, how, scripts.gate_folder(tmp_path))
     assert lines == ["[1, 4, 9]", "255", "[1, 4, 9]"][: 1 if how == "reaped" else 3]
 
@@ -368,7 +368,7 @@ def leave_a_copy() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_whose_pipes_are_held_open_by_a_copy(make_pool: Any) -> None:
+def test_a_dead_worker_whose_pipes_a_copy_holds_open(make_pool: Any) -> None:
     pool = make_pool(1)
     assert type(failure(pool.apply_async(leave_a_copy))) is errors.WorkerLostError
     whole_again(pool, 1)

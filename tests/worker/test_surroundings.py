@@ -1,7 +1,7 @@
 """A worker starts with the depth and the context of the thread that made the pool.
 
-A worker is forked by whichever thread notices that one is missing. What that thread is in the
-middle of must not show in the worker's tasks.
+Any thread that notices a missing worker forks the new one. What that thread is doing must not
+affect the worker's tasks.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ CALLS: dict[str, Callable[..., list[Any]]] = {
 
 
 def killed(pool: Any) -> None:
-    """Kill the worker, whose place is taken in the next call."""
+    """Kill the worker; the next call starts its replacement."""
     [worker] = pool._pool
     worker.kill()
     worker.join()
