@@ -137,6 +137,7 @@ def test_tasks_have_slices(tmp_path: Path) -> None:
     assert all(e["args"]["queued_us"] >= 0 for e in found)
     (failed,) = slices(events, "fail")
     assert failed["args"]["outcome"] == "failed"
+    assert failed["name"] == f"{__name__}.fail (failed)"
     (lost,) = slices(events, "die")
     assert (lost["args"]["outcome"], lost["args"]["why"]) == ("lost", "its worker died")
     ended = [e for e in events if e["name"] == "the worker ended"]
@@ -257,6 +258,8 @@ def test_the_parent_has_lanes(tmp_path: Path) -> None:
     order = {e["tid"]: e["args"]["sort_index"] for e in events if e["name"] == "thread_sort_index"}
     parents = {e["tid"] for e in events if e.get("cat") == "parent"}
     assert max(order[tid] for tid in parents) < min(order[tid] for tid in {*order} - parents)
+    assert max(parents) < min({*order} - parents)  # Perfetto sorts by them
+    assert not {*order} & {e["pid"] for e in events}
 
 
 def test_the_lanes_of_executors(tmp_path: Path) -> None:
