@@ -79,7 +79,7 @@ def slice_(x: float, y: float, width: float, colour: str, title: str) -> str:
 
 
 def function_of(event: dict[str, Any]) -> str:
-    name: str = event["name"].split(" x ")[0]
+    name: str = event["name"].split(" (")[0].split(" x ")[0]
     return name.rpartition(".")[2]
 
 

