@@ -42,7 +42,7 @@ class trace:  # lower case: used like a function
     `path` is a str or a path-like object. Use it as a context manager, or call `start()` and
     `stop()`; the file is complete after the block or after `stop()`. The file is JSON in Chrome's
     trace format: open it at https://ui.perfetto.dev or in chrome://tracing. It has a lane for each
-    worker of each pool, including `ThreadPool`s and pools that are made within the block. A slice
+    worker of each pool, also of each `ThreadPool` and of pools that are made within the block. A slice
     is a task that ended during the trace, with the name of its function, its items, its outcome,
     its process and the time that it was queued; many short tasks of one function in a row are one
     slice, with their number. Starts and ends of worker processes are shown too. Above the workers,
