@@ -42,13 +42,13 @@ class trace:  # lower case: used like a function
     `path` is a str or a path-like object. Use it as a context manager, or call `start()` and
     `stop()`; the file is complete after the block or after `stop()`. The file is JSON in Chrome's
     trace format: open it at https://ui.perfetto.dev or in chrome://tracing. It has a lane for each
-    worker of each pool, also of each `ThreadPool` and of pools that are made within the block. A slice
-    is a task that ended during the trace, with the name of its function, its items, its outcome,
-    its process and the time that it was queued; many short tasks of one function in a row are one
-    slice, with their number. Starts and ends of worker processes are shown too. Above the workers,
-    each thread of this process that worked for the pool has a lane: making tasks (pulling and
-    pickling items), reading results (unpickling them), and callbacks. Pools that are made inside
-    tasks are not traced.
+    worker of each pool, also of each `ThreadPool` and of pools that are made within the block. A
+    slice is a task that ended during the trace, with the name of its function, its items, its
+    outcome, its process and the time that it was queued; many short tasks of one function in a row
+    are one slice, with their number. Starts and ends of worker processes are shown too. Above the
+    workers, each thread of this process that worked for the pool has a lane: making tasks (pulling
+    and pickling items), reading results (unpickling them), and callbacks. Pools that are made
+    inside tasks are not traced.
 
     Entering the block and `start()` raise `OSError` if the file cannot be opened, and
     `RuntimeError` if another trace is running.
