@@ -18,7 +18,7 @@ _TURN_S = 0.005
 
 
 def as_completed(results: Iterable[T], timeout: float | None = None) -> Iterator[T]:
-    """Yield the `AsyncResult`s (also those of `map_async`) in the order in which they end.
+    """Yield `AsyncResult` objects (also those of `map_async`) in the order in which they end.
 
     `results` is an iterable of them, which may be of several pools. Each is yielded once, as soon
     as it is ready, whether it has a value, has failed or was cancelled. The iterator raises

@@ -220,10 +220,11 @@ class Pool(_StdlibPool):
     a coroutine, where the `await` waits instead. If the pool is closed meanwhile, the method raises
     `ValueError`.
 
-    `propagate_context` (True, or one or more `ContextVar`s): a task runs in its own context, with
-    the values that these variables have where the call is submitted. True is all variables that
-    have a value, except numpy's. A variable must be a global of a module, so that workers find it
-    (otherwise `ValueError`), and its value must be picklable (otherwise `TypeError`).
+    `propagate_context` (True, a `ContextVar` or an iterable of them): a task runs in its own
+    context, with the values that these variables have where the call is submitted. True is all
+    variables that have a value, except numpy's. A variable must be a global of a module, so that
+    workers find it (otherwise `ValueError`), and its value must be picklable (otherwise
+    `TypeError`).
 
     `env` has environment variables for the workers: a dict of str, or a function that takes a
     worker's index and returns such a dict; a value of None deletes the variable. They are set
