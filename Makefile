@@ -175,8 +175,9 @@ faults: build ## every system call and allocation fails once; takes many minutes
 	$(bin)/python tests/faults/memory.py
 	$(bin)/python tests/faults/memory.py --method fork --where worker
 
-soak: build ## the long tests: random worker deaths, and many threads
+soak: build ## the long tests: random worker deaths, cancelling and resizing, and many threads
 	$(bin)/python tests/soak.py
+	$(bin)/python tests/soak_control.py
 	$(bin)/python tests/soak_threads.py
 	$(bin)/python tests/soak_large.py
 	$(bin)/python tests/soak_large.py --start spawn --kills 100

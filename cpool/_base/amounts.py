@@ -1,7 +1,8 @@
-"""Amounts of memory as programs write them: a number of bytes, or "2GiB"."""
+"""Amounts as programs write them: of memory, a number of bytes or "2GiB"; of time, seconds."""
 
 from __future__ import annotations
 
+import math
 import operator
 
 from .stdlib import TYPE_CHECKING
@@ -9,7 +10,9 @@ from .stdlib import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["bytes_of", "shown"]
+__all__ = ["bytes_of", "seconds_of", "shown"]
+
+_LONGEST_S = 1e9  # longer than any program runs
 
 _UNITS = {
     unit + end: base**power
@@ -25,10 +28,30 @@ def bytes_of(name: str, value: Any) -> int:
     Raises `ValueError` for a str that does not parse and for an amount of 0 or less, `TypeError`
     for any other type.
     """
+    if isinstance(value, bool):  # an int, but True is no byte
+        raise TypeError(f'{name} must be bytes, or a text like "2GiB", not {value!r}')
     amount = _parse(name, value) if isinstance(value, str) else operator.index(value)
     if not 0 < amount < 2**63:
         raise ValueError(f"{name} must be more than 0 bytes, not {value!r}")
     return amount
+
+
+def seconds_of(name: str, value: Any) -> float:
+    """The parameter `name`, a number of seconds, with an upper limit that no program reaches.
+
+    Raises `TypeError` for what is no number, `ValueError` for a nan.
+    """
+    try:
+        if isinstance(value, (str, bytes, bytearray)):  # which float() would take
+            raise TypeError
+        seconds = float(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
+    except OverflowError:  # an int beyond all floats
+        seconds = _LONGEST_S if value > 0 else -_LONGEST_S
+    if math.isnan(seconds):
+        raise ValueError(f"{name} must be a number of seconds, not {value!r}")
+    return min(seconds, _LONGEST_S)
 
 
 def _parse(name: str, text: str) -> int:

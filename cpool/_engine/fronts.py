@@ -28,6 +28,7 @@ def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
         limit = operator.index(limit)
         if limit < 1:
             raise ValueError(f"max_pending must be at least 1, or None, not {limit}")
+        limit = min(limit, sys.maxsize)  # what the engine counts with
     if not isinstance(propagate, bool):
         from .._base.contexts import Variables
 

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Hashable
 
 from .._base import failures
+from .._base.amounts import seconds_of
 from .._base.stdlib import TYPE_CHECKING, T
 from .places import NO_KEY, Keys, check_worker
 from .serial import refuse
@@ -105,8 +106,6 @@ _FAIL_FAST = 0x2
 _RETRY_ON = 0x4
 
 _PIN_EACH = 0xFFFF  # instead of a worker's index + 1: each task has its own worker
-
-_LONGEST_S = 1e9  # longer than any program runs
 
 NAMES = frozenset(
     """
@@ -235,10 +234,10 @@ def check_serial_options(options: CallOptions, is_asked: bool) -> Checked:
 def _seconds(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    seconds = float(value)
-    if not seconds >= 0:  # nor a nan
+    seconds = seconds_of(name, value)
+    if seconds < 0:
         raise ValueError(f"{name} must be a number of seconds from 0 on, not {value!r}")
-    return min(seconds, _LONGEST_S)
+    return seconds
 
 
 def _ns(seconds: float | None) -> int:

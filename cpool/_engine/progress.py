@@ -7,7 +7,6 @@ with the job. A blocking call returns after the final count is shown.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -120,7 +119,7 @@ class Reporter:
         except ValueError:  # in a forked process, which has a copy of the pool
             return
         except Exception as exc:  # the program's function raised: do not call it again
-            sys.unraisablehook(_Failure(exc, self.shown))  # type: ignore[arg-type]
+            _report(exc, self.shown)
         finally:
             self.shown.close()
             del self.result
@@ -138,14 +137,33 @@ class Reporter:
 
 
 class _Failure:
-    """The argument of `sys.unraisablehook` for a progress function that raised."""
+    """What `sys.unraisablehook` names as the place where the function's exception was raised."""
 
     def __init__(self, exc: Exception, shown: object) -> None:
-        self.exc_type = type(exc)
-        self.exc_value = exc
-        self.exc_traceback = exc.__traceback__
-        self.err_msg = "cpool: the progress= function raised and is not called again"
-        self.object = getattr(shown, "function", shown)
+        self.exc = exc
+        self.function = getattr(shown, "function", shown)
+
+    def __call__(self, _: object) -> None:
+        raise self.exc
+
+    def __repr__(self) -> str:
+        return f"progress={self.function!r}, which is not called any more"
+
+
+class _Mark:
+    """An object for a weak reference."""
+
+
+def _report(exc: Exception, shown: object) -> None:
+    """Give the exception to `sys.unraisablehook`.
+
+    Only the interpreter can make what that hook takes, and does for the callback of a weak
+    reference.
+    """
+    mark = _Mark()
+    ref = weakref.ref(mark, _Failure(exc, shown))
+    del mark
+    del ref
 
 
 def show(result: Any, progress: Progress, total: int | None, keeps: bool = True) -> Any:

@@ -8,7 +8,7 @@ import operator
 import os
 from collections.abc import Iterable
 
-from .._base.amounts import bytes_of
+from .._base.amounts import bytes_of, seconds_of
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     CpuIds = Iterable[int | Iterable[int]] | str | None
 
 _NOT_THERE = (errno.ENOSYS, errno.ENOENT, errno.EACCES)
-
-_LONGEST_S = 1e9  # longer than any program runs
 
 
 class WorkerOptions:
@@ -110,9 +108,10 @@ def _between(name: str, value: Any, most: int) -> int:
 def _idle_ns(seconds: float | None) -> int:
     if seconds is None:
         return 0
-    if not float(seconds) > 0:  # nor a nan
+    number = seconds_of("idle_timeout", seconds)
+    if number <= 0:
         raise ValueError(f"idle_timeout must be more than 0 seconds, or None, not {seconds!r}")
-    return max(1, int(min(float(seconds), _LONGEST_S) * 1e9))
+    return max(1, int(number * 1e9))
 
 
 def _cpus(cpu_ids: CpuIds) -> list[tuple[int, ...]]:

@@ -178,7 +178,7 @@ def test_workers_that_start_afresh(make_pool: Any, method: str) -> None:
         ({"min_processes": 3}, "min_processes must be a number from 1 to 2"),
         ({"idle_timeout": 0}, "idle_timeout must be more than 0 seconds"),
         ({"idle_timeout": -1}, "idle_timeout must be more than 0 seconds"),
-        ({"idle_timeout": float("nan")}, "idle_timeout must be more than 0 seconds"),
+        ({"idle_timeout": float("nan")}, "idle_timeout must be a number of seconds"),
     ],
 )
 def test_bad_values(options: Any, text: str) -> None:
@@ -186,6 +186,13 @@ def test_bad_values(options: Any, text: str) -> None:
         Pool(2, **options)
 
 
-def test_a_huge_timeout(make_pool: Any) -> None:
-    pool = make_pool(1, idle_timeout=1e300)
+@pytest.mark.parametrize("bad", ["5", b"5", []])
+def test_bad_types(bad: Any) -> None:
+    with pytest.raises(TypeError, match="idle_timeout must be a number of seconds"):
+        Pool(2, idle_timeout=bad)
+
+
+@pytest.mark.parametrize("huge", [1e300, 10**400])
+def test_a_huge_timeout(make_pool: Any, huge: float) -> None:
+    pool = make_pool(1, idle_timeout=huge)
     assert pool.apply(tasks.square, (3,)) == 9

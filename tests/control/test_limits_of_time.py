@@ -476,8 +476,12 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"task_timeout": 0}, ValueError, "more than 0"),
     ({"task_timeout": -1}, ValueError, "number of seconds"),
     ({"task_timeout": float("nan")}, ValueError, "number of seconds"),
-    ({"task_timeout": "soon"}, ValueError, "could not convert"),
+    ({"task_timeout": "soon"}, TypeError, "task_timeout must be a number of seconds"),
+    ({"task_timeout": "5"}, TypeError, "task_timeout must be a number of seconds"),
+    ({"task_timeout": []}, TypeError, "task_timeout must be a number of seconds"),
+    ({"task_timeout": -(10**400)}, ValueError, "number of seconds"),
     ({"grace": -1}, ValueError, "number of seconds"),
+    ({"grace": b"1"}, TypeError, "grace must be a number of seconds"),
     ({"retries": -1}, ValueError, "from 0"),
     ({"retries": 1.5}, TypeError, "integer"),
     ({"retry_on": OSError}, ValueError, "needs retries"),
@@ -497,8 +501,9 @@ def test_bad_options(pool: Any, options: Any, error: Any, text: str) -> None:
             call()
 
 
-def test_a_huge_limit(pool: Any) -> None:
-    assert pool.apply(tasks.square, (3,), task_timeout=1e300, grace=float("inf")) == 9
+@pytest.mark.parametrize("huge", [1e300, float("inf"), 2**64, 10**400])
+def test_a_huge_limit(pool: Any, huge: float) -> None:
+    assert pool.apply(tasks.square, (3,), task_timeout=huge, grace=huge) == 9
 
 
 @pytest.mark.parametrize(
@@ -513,7 +518,12 @@ def test_threads_cannot_be_ended(make_pool: Any, options: Any) -> None:
         pool.options(**options)
 
 
-@pytest.mark.parametrize("name", ["task_timeout", "retries", "return_exceptions", "fail_fast"])
+OPTIONS = """
+fail_fast grace key priority progress retries retry_on return_exceptions task_timeout worker
+""".split()
+
+
+@pytest.mark.parametrize("name", OPTIONS)
 def test_the_stdlibs_engine_has_no_options(name: str) -> None:
     class Own(Pool):  # type: ignore[misc]
         def _get_sentinels(self) -> Any:

@@ -177,6 +177,11 @@ def test_an_invalid_max_pending_is_refused(cls: Any, limit: Any, error: Any) -> 
         cls(1, max_pending=limit)
 
 
+@pytest.mark.parametrize("huge", [2**63, 2**64, 10**400])
+def test_huge_limits(make_pool: Any, huge: int) -> None:
+    assert make_pool(1, max_pending=huge).map_async(tasks.square, [2]).get(DEADLINE) == [4]
+
+
 def test_a_serial_pool_never_waits(make_pool: Any) -> None:
     pool = make_pool(1, serial=True, max_pending=1)
     results = [pool.apply_async(tasks.square, (x,)) for x in range(5)]

@@ -198,6 +198,7 @@ def test_bad_amounts(bad: Any) -> None:
         Pool(1, memory_limit=bad)
 
 
-def test_no_amount() -> None:
+@pytest.mark.parametrize("bad", [1.5, True, False, b"1"])
+def test_no_amount(bad: Any) -> None:
     with pytest.raises(TypeError):
-        Pool(1, memory_limit=1.5)
+        Pool(1, memory_limit=bad)

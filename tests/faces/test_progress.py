@@ -167,7 +167,20 @@ def test_a_function_that_raises_is_called_once(pool: Any, monkeypatch: pytest.Mo
         0, 1, 4, 9, 16,
     ]  # fmt: skip
     assert len(raised) == 1
-    assert "progress=" in raised[0].err_msg
+    assert "progress=" in repr(raised[0].object)
+
+
+def test_the_report_of_a_function_that_raises(pool: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """By the interpreter's own hook, which takes nothing but what the interpreter makes."""
+    hook, sys.unraisablehook = sys.unraisablehook, sys.__unraisablehook__
+    try:
+        pool.map(tasks.square, range(5), progress=tasks.fail_on_pair.__call__)
+    finally:
+        sys.unraisablehook = hook
+    said = capfd.readouterr().err
+    assert "fail_on_pair" in said
+    assert "which is not called any more" in said
+    assert "Exception in thread" not in said
 
 
 def test_nothing_runs_for_an_empty_map(pool: Any) -> None:

@@ -1,4 +1,4 @@
-"""The long tests (soak.py, soak_threads.py), for a few seconds."""
+"""The long tests (soak.py, soak_control.py, soak_threads.py), for a few seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import scripts
 from engine import DEADLINE
 
 pytestmark = [pytest.mark.better, pytest.mark.timeout(8 * DEADLINE, method="signal")]
+
+
+# The parts of soak_control.py that are not asked for.
+CONTROL = ["--races=0", "--kills=0", "--resizes=0", "--leaks=0"]
 
 
 def soak(*args: str, script: str = "soak.py") -> dict[str, int]:
@@ -34,3 +38,23 @@ def test_threads_share_a_pool_an_iterator_and_a_result() -> None:
     """Each item is given out once, each value is right, each callback is called once."""
     summary = soak("--seconds", "2", script="soak_threads.py")
     assert summary["rounds"] > 1
+
+
+def test_cancelled_calls_have_one_outcome_each() -> None:
+    summary = soak(*CONTROL, "--races", "1000", script="soak_control.py")
+    assert summary["value"] + summary["cancelled"] == 1000
+
+
+def test_no_item_runs_twice_without_leave() -> None:
+    """Of calls with retries and without, whose workers are killed at random."""
+    summary = soak(*CONTROL, "--kills", "50", script="soak_control.py")
+    assert summary["arrived"] + summary["lost"] == summary["items"]
+
+
+def test_resizing_at_random_loses_nothing() -> None:
+    assert soak(*CONTROL, "--resizes", "50", script="soak_control.py")["arrived"] == 55 * 200
+
+
+def test_a_slow_leak_fails_no_item() -> None:
+    summary = soak(*CONTROL, "--leaks", "300", script="soak_control.py")
+    assert summary["workers"] > 3
