@@ -28,7 +28,8 @@ def parts() -> list[list[str]]:
 
 
 def main(options: list[str]) -> int:
-    command = [sys.executable, "-m", "pytest", *options]
+    # -P: the installed package is tested, not the one in the working directory.
+    command = [sys.executable, "-P", "-m", "pytest", *options]
     if any(not option.startswith("-") for option in options):
         return subprocess.call(command)
     codes = []

@@ -97,8 +97,8 @@ SAME = {
     """,
     "control/test_cancel": """
         what_runs_is_killed what_has_not_begun_is_withdrawn what_runs_may_end
-        calls_of_others_lose_nothing a_call_that_has_ended callbacks_hear_of_it
-        a_thread_that_waits_hears_of_it the_first_failure_ends_the_call
+        calls_of_others_lose_nothing cancel_of_a_call_that_has_ended_returns_false
+        callbacks_hear_of_it cancel_wakes_a_waiting_thread the_first_failure_ends_the_call
         an_iterator_ends_with_the_failure closing_an_iterator_withdraws_the_rest
         a_closed_iterator_ends_for_other_threads
     """,
@@ -108,8 +108,9 @@ SAME = {
         what_is_no_result_is_refused
     """,
     "faces/test_progress": """
-        a_blocking_map_ends_with_all_items every_method it_grows_while_items_run bars
-        a_bar_is_closed_where_the_call_fails without_tqdm what_progress_may_be
+        a_blocking_map_ends_with_all_items every_method_takes_progress
+        the_count_grows_while_items_run bars_have_the_given_parameters
+        a_bar_is_closed_where_the_call_fails without_tqdm an_invalid_progress_is_refused
         a_function_that_raises_is_called_once nothing_runs_for_an_empty_map with_the_real_tqdm
     """,
 }

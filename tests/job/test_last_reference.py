@@ -130,11 +130,15 @@ def test_items_that_were_pulled_run_although_the_iterator_is_dropped(
 
 
 @pytest.mark.better
-def test_an_iterator_with_a_buffer_size_keeps_its_pool_until_all_is_run(make_pool: Any) -> None:
+def test_an_iterator_with_a_buffer_size_keeps_its_pool_until_all_is_run(
+    make_pool: Any, gate: Gate
+) -> None:
     pool = make_pool(1)
-    items = pool.imap(tasks.identity, range(2), buffersize=3)
-    number = items._job
-    assert number in pool._cache or items._pool is None
-    assert [*items] == [0, 1]
+    items = pool.imap(gate.hold, range(2), buffersize=3)
+    gate.arrived(1)
+    assert items._job in pool._cache
+    assert items._pool is pool
+    gate.open()
+    assert len([*items]) == 2
     assert items._pool is None
     assert not pool._cache
