@@ -114,7 +114,7 @@ if __name__ == "__main__":
     "worker_dies_while_large_arguments_are_sent": Case(
         "94777",
         "a worker dies while large arguments are written to the pipe of calls",
-        "breaks: all; the tracker has it hang up to July 2023",
+        "breaks: all; according to the tracker it hangs up to July 2023",
         """
 def work(i, data):
     if i == 1:
@@ -241,7 +241,7 @@ if __name__ == "__main__":
     "exit_after_shutdown_without_waiting": Case(
         "83386",
         "the program ends after `shutdown(wait=False)` while a call runs",
-        "right: all; the tracker has it hang up to 3.8",
+        "right: all; according to the tracker it hangs up to 3.8",
         """
 if __name__ == "__main__":
     executor = ProcessPoolExecutor(2)
@@ -254,7 +254,7 @@ if __name__ == "__main__":
     "exit_after_a_call_that_cannot_be_pickled": Case(
         "83285",
         "`shutdown(wait=False)` after a call that cannot be pickled",
-        "right: all; the tracker has it hang up to 3.8",
+        "right: all; according to the tracker it hangs up to 3.8",
         """
 if __name__ == "__main__":
     executor = ProcessPoolExecutor(1)
@@ -267,7 +267,7 @@ if __name__ == "__main__":
     "shutdown_after_a_cancelled_call": Case(
         "94440",
         "`shutdown()` just after the only call was cancelled",
-        "right: all; the tracker has it hang with 3.11.0b3",
+        "right: all; according to the tracker it hangs with 3.11.0b3",
         """
 if __name__ == "__main__":
     for _ in range(20):
@@ -281,8 +281,8 @@ if __name__ == "__main__":
     ),
     "many_executors_one_after_another": Case(
         "90622, 105464",
-        "executors are made, used and ended in turn, with threads around",
-        "right: all; the tracker has it hang up to May 2022",
+        "executors are made, used and ended one after the other, while other threads run",
+        "right: all; according to the tracker it hangs up to May 2022",
         """
 import asyncio
 
@@ -322,7 +322,7 @@ if __name__ == "__main__":
     ),
     "workers_are_lost_one_by_one": Case(
         "101267",
-        "workers die in turn: each error is its own, and later calls run",
+        "workers die one after the other: each call has its own error, and later calls run",
         "breaks: all",
         """
 if __name__ == "__main__":
@@ -399,7 +399,7 @@ if __name__ == "__main__":
     ),
     "worker_is_killed_between_calls": Case(
         "",
-        "an idle worker is killed, as by the kernel that lacks memory",
+        "an idle worker is killed, for example by the kernel when memory runs out",
         "breaks: all",
         """
 if __name__ == "__main__":
