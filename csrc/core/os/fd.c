@@ -99,6 +99,18 @@ cp_fd_in_child(const int *keep, int n_keep)
     }
 }
 
+/* Note what has just been opened, with the lock still held: 0, or the error if
+ * fd is negative. */
+static int
+note_opened(int fd)
+{
+    if (fd < 0) {
+        return CP_ERRNO(errno);
+    }
+    cp_fd_note(fd);
+    return 0;
+}
+
 static int
 open_pipe(int fds[2])
 {
@@ -145,10 +157,7 @@ cp_fd_dup(int fd, int *copy)
 {
     cp_lock_acquire(&lock);
     *copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-    int r = *copy >= 0 ? 0 : CP_ERRNO(errno);
-    if (r == 0) {
-        cp_fd_note(*copy);
-    }
+    int r = note_opened(*copy);
     cp_lock_release(&lock);
     return r;
 }
@@ -219,14 +228,9 @@ open_memory(size_t size)
 int
 cp_fd_memory(size_t size, int *fd)
 {
-    int r = 0;
     cp_lock_acquire(&lock);
     *fd = open_memory(size);
-    if (*fd < 0) {
-        r = CP_ERRNO(errno);
-    } else {
-        cp_fd_note(*fd);
-    }
+    int r = note_opened(*fd);
     cp_lock_release(&lock);
     return r;
 }
@@ -251,10 +255,7 @@ cp_fd_memory_to_seal(int *fd)
     }
     cp_lock_acquire(&lock);
     *fd = memfd_create("cpool-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    int r = *fd >= 0 ? 0 : CP_ERRNO(errno);
-    if (r == 0) {
-        cp_fd_note(*fd);
-    }
+    int r = note_opened(*fd);
     cp_lock_release(&lock);
     return r;
 #else
@@ -311,15 +312,10 @@ int
 cp_fd_open_of(pid_t pid, int number, int *fd)
 {
     char path[PROC_PATH];
-    int r = 0;
     (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
     cp_lock_acquire(&lock);
     *fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (*fd < 0) {
-        r = CP_ERRNO(errno);
-    } else {
-        cp_fd_note(*fd);
-    }
+    int r = note_opened(*fd);
     cp_lock_release(&lock);
     return r;
 }

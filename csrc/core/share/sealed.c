@@ -100,17 +100,27 @@ append(struct cp_sealed *sealed, const void *bytes, size_t n)
     return (int64_t)at;
 }
 
+/* With one reference and no file; NULL: no memory. */
+static struct cp_sealed *
+new_sealed(void)
+{
+    struct cp_sealed *sealed = calloc(1, sizeof(*sealed));
+    if (sealed != NULL) {
+        atomic_init(&sealed->refs, 1);
+        sealed->owner = cp_proc_self();
+        sealed->fd = -1;
+    }
+    return sealed;
+}
+
 int
 cp_sealed_begin(struct cp_region *region, struct cp_sealed **out)
 {
     *out = NULL;
-    struct cp_sealed *sealed = calloc(1, sizeof(*sealed));
+    struct cp_sealed *sealed = new_sealed();
     if (sealed == NULL) {
         return CP_ENOMEM;
     }
-    atomic_init(&sealed->refs, 1);
-    sealed->owner = cp_proc_self();
-    sealed->fd = -1;
     sealed->at = sizeof(sealed->head);
     sealed->head.magic = MAGIC;
     sealed->head.fd = -1;
@@ -339,13 +349,10 @@ cp_sealed_open(const uint8_t *message, size_t len, struct cp_sealed **out)
     if (!is_sound(&head)) {
         return CP_EPROTO;
     }
-    struct cp_sealed *sealed = calloc(1, sizeof(*sealed));
+    struct cp_sealed *sealed = new_sealed();
     if (sealed == NULL) {
         return CP_ENOMEM;
     }
-    atomic_init(&sealed->refs, 1);
-    sealed->owner = cp_proc_self();
-    sealed->fd = -1;
     sealed->head = head;
     int r = 0;
     if (len == sizeof(head) && len < head.size) {

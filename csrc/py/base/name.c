@@ -37,6 +37,17 @@ py_name_module(PyObject *module_name)
 }
 
 PyObject *
+py_name_direct(PyObject *module_name, PyObject *name)
+{
+    PyObject *module = py_name_module(module_name);
+    PyObject *found = module != NULL && PyModule_CheckExact(module)
+                          ? py_dict_get(PyModule_GetDict(module), name)
+                          : NULL;
+    Py_XDECREF(module);
+    return found;
+}
+
+PyObject *
 py_name_walk(PyObject *module, PyObject *name)
 {
     Py_ssize_t n = PyUnicode_GET_LENGTH(name);

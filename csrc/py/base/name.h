@@ -14,6 +14,11 @@
  * wait for the pool. */
 PyObject *py_name_module(PyObject *module_name);
 
+/* The object of this name in a module: a new reference. NULL: with an exception,
+ * or without one if the module is not there, is no plain module, or has no such
+ * name. Runs no Python code. */
+PyObject *py_name_direct(PyObject *module_name, PyObject *name);
+
 /* What a qualified name leads to in a module: a new reference, or NULL with an
  * exception. Runs Python code. */
 PyObject *py_name_walk(PyObject *module, PyObject *name);

@@ -3,7 +3,6 @@
  * pickle. */
 #include "value/named.h"
 
-#include "base/dict.h"
 #include "base/imports.h"
 #include "base/name.h"
 #include "base/word.h"
@@ -17,14 +16,15 @@
 static PyObject *
 follow(PyObject *module_name, PyObject *name)
 {
-    PyObject *module = py_name_module(module_name);
-    PyObject *found = module != NULL && PyModule_CheckExact(module)
-                          ? py_dict_get(PyModule_GetDict(module), name)
-                          : NULL;
-    if (module != NULL && found == NULL && PyErr_Occurred() == NULL) {
-        found = py_name_walk(module, name);
+    PyObject *found = py_name_direct(module_name, name);
+    if (found != NULL || PyErr_Occurred() != NULL) {
+        return found;
     }
-    Py_XDECREF(module);
+    PyObject *module = py_name_module(module_name);
+    if (module != NULL) {
+        found = py_name_walk(module, name);
+        Py_DECREF(module);
+    }
     return found;
 }
 

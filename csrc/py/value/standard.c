@@ -1,7 +1,6 @@
 /* Dates, decimals, UUIDs and paths; see value/standard.h. */
 #include "value/standard.h"
 
-#include "base/dict.h"
 #include "base/name.h"
 #include "base/word.h"
 #include "value/named.h"
@@ -196,11 +195,7 @@ name_of(const struct py_state *state, unsigned kind, PyObject **module_name,
 static PyObject *
 follow(PyObject *module_name, PyObject *name)
 {
-    PyObject *module = py_name_module(module_name);
-    PyObject *found = module != NULL && PyModule_CheckExact(module)
-                          ? py_dict_get(PyModule_GetDict(module), name)
-                          : NULL;
-    Py_XDECREF(module);
+    PyObject *found = py_name_direct(module_name, name);
     PyErr_Clear();
     return found;
 }
