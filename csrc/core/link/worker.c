@@ -676,7 +676,7 @@ cp_worker_flush(struct cp_worker *w)
         }
         size_t n_out = cp_buf_len(&w->out);
         if (n_out == 0 && w->big == NULL) {
-            return 0; /* no memory for the frame: credit_due stays set */
+            return 0; /* no memory for the frame: it stays due */
         }
         struct iovec parts[2] = {{cp_buf_head(&w->out), n_out},
                                  {(void *)(uintptr_t)w->big, w->big_left}};
