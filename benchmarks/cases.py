@@ -1,5 +1,6 @@
 """The cases: a call, its input and the expected results. Independent of peers and clocks."""
 
+import copy
 import functools
 import importlib.util
 from collections.abc import Callable
@@ -37,8 +38,9 @@ class Work:
     workers: int = WORKERS
     start: str = "fork"  # a start method; or "threads": the workers are threads
     fresh: bool = False  # also measure creating and closing the pool
+    first: bool = False  # each round is the first of a new pool, whose start is not measured
     per_item: bool = True  # the table shows the time for each item, not the total
-    measure: str = "seconds"  # or: parent_bytes, worker_bytes
+    measure: str = "seconds"  # or: parent_bytes, worker_bytes, peak_bytes
     shown: Callable[[Any], Any] | None = None  # applied to results before they are compared
 
     @property
@@ -245,15 +247,19 @@ def large(
     build: Callable[[Size], Any],
     expected: Callable[[Any], Any],
     count: int = 1,
+    **more: Any,
 ) -> None:
     """A case `large_{name}`: `count` large objects; `expected(item)` is the result for one."""
 
     @case(f"large_{name}", about, quick=False)
     def _(size: Size) -> Work:
         items = [build(size) for _ in range(size.pick(count, 1 + count // 10))]
-        call, limit = ("apply", "copy") if count == 1 else ("map", "split")
-        made = [expected(item) for item in items]
-        return Work(call, function, items, made, limit, per_item=count > 1, shown=work.summed)
+        call, limit = ("apply", "warm_copy") if count == 1 else ("map", "split")
+        # Of a copy: a function may change its argument.
+        made = [expected(copy.deepcopy(item)) for item in items]
+        return Work(
+            call, function, items, made, limit, per_item=count > 1, shown=work.summed, **more
+        )
 
 
 def _array(size: Size, n: int = 64) -> Any:
@@ -262,53 +268,100 @@ def _array(size: Size, n: int = 64) -> Any:
     return np.arange(size.pick(n, 1 + n // 4) << 17, dtype="f8")
 
 
+def _frame(size: Size) -> Any:
+    import numpy as np
+    import pandas
+
+    return pandas.DataFrame(np.ones((size.pick(1_000_000, 100_000), 8)))
+
+
 def _image(_: Size) -> Any:
     import numpy as np
 
     return np.arange(480 * 640 * 3).astype("u1").reshape(480, 640, 3)
 
 
+def _small(_: Size) -> Any:
+    return _array(Size(False, 0), 1)[: 1 << 15].copy()
+
+
 def _bytes(size: Size) -> bytes:
     return bytes(range(256)) * (size.pick(64, 16) * 4096)
+
+
+def _bytes_8mb(_: Size) -> bytes:
+    return bytes(8_000_000)
 
 
 def _text(size: Size) -> str:
     return str(_bytes(size), "latin-1")
 
 
+def _length(size: Size) -> int:
+    return size.pick(64, 17) << 17
+
+
 large("bytes_in", "apply() with 64 MB of bytes, their length out", len, _bytes, len)
+large(
+    "bytes_out",
+    "apply() that returns 64 MB of bytes",
+    work.held_bytes,
+    lambda s: s.pick(64, 16) << 20,
+    work.held_bytes,
+)
+large("bytes_8mb", "apply() with 8 MB of bytes, their length out", len, _bytes_8mb, len)
 large("str_in", "apply() with a str of 64 MB, its length out", len, _text, len)
 
 if importlib.util.find_spec("numpy") is not None:
+    _in = "apply() with an array of 64 MB, one element out"
+    large("array_in", _in, work.last, _array, work.last)
+    large("array_in_spawn", f"{_in}, workers by spawn", work.last, _array, work.last, start="spawn")
     large(
-        "array_in", "apply() with an array of 64 MB, one element out", work.last, _array, work.last
+        "array_first", f"{_in}: the first of a new pool", work.last, _array, work.last, first=True
     )
+    _back = "apply() with an array of 64 MB in and out"
+    large("array", _back, work.identity, _array, work.identity)
+    large("array_changed", f"{_back}, changed in place", work.set_some, _array, work.set_some)
+    large("array_out", "apply() that makes an array of 64 MB", work.ramp, _length, work.ramp)
     large(
-        "array", "apply() with an array of 64 MB in and out", work.identity, _array, work.identity
+        "array_out_empty",
+        "apply() that makes an array of 64 MB, with cpool.empty() where there is one",
+        work.rows_in_place,
+        _length,
+        work.rows_in_place,
     )
-    large(
-        "array_out",
-        "apply() that makes an array of 64 MB",
-        work.ramp,
-        lambda s: s.pick(64, 17) << 17,
-        work.ramp,
+    _images = "map() of 40 images of 480 x 640 x 3 bytes, flipped"
+    large("images", _images, work.flip, _image, work.flip, 40)
+    _arrays = "map() of 200 arrays of 256 KB, there and back"
+    large("arrays", _arrays, work.identity, _small, work.identity, 200)
+
+    @case(
+        "memory_large",
+        "peak memory of the process and its workers: 64 MB of array in and out, 50 times (VmHWM)",
+        quick=False,
     )
-    large(
-        "images",
-        "map() of 40 images of 480 x 640 x 3 bytes, flipped",
-        work.flip,
-        _image,
-        work.flip,
-        40,
-    )
-    large(
-        "arrays",
-        "map() of 200 arrays of 256 KB, there and back",
-        work.identity,
-        lambda _: _array(Size(False, 0), 1)[: 1 << 15].copy(),
-        work.identity,
-        200,
-    )
+    def _(size: Size) -> Work:
+        times = size.pick(50, 5)
+        program = functools.partial(work.there_and_back, _array(size), times)
+        return Work("program", program, [], [times], "loop", per_item=False, measure="peak_bytes")
+
+    @case("bound_100mb", "map() of a callable with an array of 100 MB, 8 workers", quick=False)
+    def _(size: Size) -> Work:
+        import numpy as np
+
+        function = functools.partial(work.last_plus, np.arange(size.pick(12_500_000, 1_250_000)))
+        numbers = list(range(64))
+        expected = [function(number) for number in numbers]
+        return Work("map", function, numbers, expected, "split", workers=8, per_item=False)
+
+    if importlib.util.find_spec("pandas") is not None:
+        large(
+            "frame",
+            "apply() with a DataFrame of 1,000,000 x 8 floats, doubled",
+            work.doubled,
+            _frame,
+            work.doubled,
+        )
 
 
 # Creating and closing pools, and their memory.

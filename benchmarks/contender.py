@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from benchmarks.cases import CASES, Size, Work
 from benchmarks.interface import Peer
 from benchmarks.limits import LIMITS, Limit
-from benchmarks.meter import CpuMeter, pss_of_parent, pss_of_workers
+from benchmarks.meter import CpuMeter, forget_peaks, peaks, pss_of_parent, pss_of_workers
 from benchmarks.peers import PEERS
 
 # Seconds to wait, so that the work of a pool after its last result (spinning, cleaning up) counts
@@ -58,11 +58,16 @@ class Runner:
             pool.close()
 
     def round(self) -> dict[str, float]:
+        if self.work.first:
+            self.close()
+            self.pool = None
         if self.pool is None and not self.work.fresh:
             self.pool = self.open_pool()
         # A new callable for each round, if it carries data (a copy of a plain function is the same
         # object): a pool may cache the last callable.
         work = replace(self.work, function=copy.copy(self.work.function))
+        if self.work.measure == "peak_bytes":
+            forget_peaks()
         cpu = CpuMeter()
         start = time.perf_counter()
         results = self.run_fresh(work) if self.pool is None else self.pool.run(work)
@@ -75,6 +80,8 @@ class Runner:
             cost["parent_bytes"] = pss_of_parent()
         elif self.work.measure == "worker_bytes":
             cost["worker_bytes"] = pss_of_workers()
+        elif self.work.measure == "peak_bytes":
+            cost["peak_bytes"] = peaks()
         return cost
 
     def close(self) -> None:

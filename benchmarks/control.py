@@ -1,10 +1,12 @@
-"""Measures time limits, cancelling, memory limits, elastic pools and streams: precision and cost.
+"""Measures limits, cancelling, elastic pools, streams, priorities and shared objects.
 
     python -m benchmarks.control                   all measurements
     python -m benchmarks.control late cancel       some
 
 Prints a line for each number, with the number to be reached. On a machine that does other things
-as well the times are longer: `late`, `memory`, `elastic` and `values` need idle CPUs.
+as well the times are longer: `late`, `memory`, `elastic`, `values` and `sharing` need idle CPUs.
+`priorities` and `sharing` take sizes from the environment: CALLS (1,000,000 waiting calls, which
+take 2 GB) and TABLE (1,000,000,000 bytes).
 """
 
 import multiprocessing
@@ -277,8 +279,140 @@ def values() -> None:
         show("a value that the reader waits for, after its yield", ms(late), "median below 1 ms")
 
 
+# Priorities
+
+
+def hold(fd: int) -> None:
+    os.read(fd, 1)
+
+
+def nothing(_: int) -> None:
+    pass
+
+
+def waiting_calls(number: int, of: Callable[[int], int]) -> tuple[float, float]:
+    """Submit calls with these priorities while the worker is busy, then run and read them.
+
+    Microseconds a call: of submitting, and of the rest.
+    """
+    reading, writing = os.pipe()
+    with cpool.Pool(1) as pool:
+        first = pool.apply_async(hold, (reading,), priority=100)
+        began = time.perf_counter()
+        results = [pool.apply_async(nothing, (i,), priority=of(i)) for i in range(number)]
+        submitted = time.perf_counter()
+        # Read in the order in which they are run: with another order, the reader waits first and
+        # decodes everything afterwards, instead of beside the worker.
+        results = [results[i] for i in sorted(range(number), key=lambda i: -of(i))]
+        ready = time.perf_counter()
+        os.write(writing, b"x")
+        for result in results:
+            result.get()
+        over = time.perf_counter()
+        first.get()
+    os.close(reading)
+    os.close(writing)
+    return (submitted - began) / number * 1e6, (over - ready) / number * 1e6
+
+
+def priorities() -> None:
+    number = int(os.environ.get("CALLS", "1000000"))
+    kinds: dict[str, Callable[[int], int]] = {
+        "of one priority": lambda _: 5,
+        "of ten, by priority": lambda i: 10 - i * 10 // number,
+        "of ten, mixed": lambda i: 1 + i % 10,
+    }
+    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    for _ in range(3):
+        for kind, of in kinds.items():
+            found[kind].append(waiting_calls(number, of))
+    for kind, times in found.items():
+        submit, run = (statistics.median(column) for column in zip(*times, strict=True))
+        show(f"{number:,} calls {kind}", f"{submit:.2f} + {run:.2f} us", "the same for all")
+
+
+# Shared objects
+
+
+def first_use(table: Any) -> tuple[float, int]:
+    """Read all of it: when that was done, and the length."""
+    size = len(table)
+    total = int(table.sum()) if hasattr(table, "sum") else sum(table[::4096])
+    return time.perf_counter(), size + 0 * total
+
+
+def later_use(table: Any) -> int:
+    return len(table)
+
+
+def own_memory(_: int) -> int:
+    """Bytes of this process that no other shares."""
+    with open("/proc/self/smaps_rollup", encoding="utf-8") as file:
+        lines = dict(line.split(":", 1) for line in file if ":" in line and "kB" in line)
+    return sum(int(lines[f"Private_{kind}"].split()[0]) for kind in ("Clean", "Dirty")) * 1024
+
+
+def memory_of_files() -> int:
+    """Bytes that all files in memory take, of the whole system."""
+    with open("/proc/meminfo", encoding="utf-8") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return int(lines["Shmem"].split()[0]) * 1024
+
+
+def sharing() -> None:
+    size, number, calls = int(os.environ.get("TABLE", "1000000000")), 8, 2000
+    table: Any = bytearray(size)
+    table[:: 1 << 12] = b"x" * len(table[:: 1 << 12])
+    try:
+        import numpy as np
+
+        table = np.frombuffer(table, np.uint8)
+    except ImportError:
+        pass
+    began = time.perf_counter()
+    copy = bytearray(table)
+    copied = time.perf_counter() - began
+    del copy
+    show(f"a copy of {size / 1e6:,.0f} MB takes", f"{copied * 1e3:.0f} ms", "no number")
+    with cpool.Pool(number, shared_memory_limit=2 * size) as pool:
+        pool.broadcast(own_memory, (0,))
+        before = memory_of_files()
+        began = time.perf_counter()
+        handle = pool.share(table)
+        written = time.perf_counter() - began
+        show("share()", f"{written * 1e3:.0f} ms", "two copies' time")
+        began = time.perf_counter()
+        found = pool.apply(later_use, (handle,), worker=0)
+        assert found == size
+        show(
+            "first use in one worker", f"{(time.perf_counter() - began) * 1e3:.2f} ms", "no number"
+        )
+        began = time.perf_counter()
+        assert {n for _, n in pool.broadcast(first_use, (handle,))} == {size}
+        read = time.perf_counter() - began
+        show("8 workers have mapped and read all of it", f"{read * 1e3:.0f} ms", "no number")
+        used = memory_of_files() - before
+        show("memory that it takes in all", f"{used / 1e6:,.0f} MB", f"{size / 1e6:,.0f} MB")
+        own = statistics.median(pool.broadcast(own_memory, (0,)))
+        show("of a worker's own", f"{own / 1e6:,.0f} MB", "far less")
+        later: list[float] = []
+        small: list[float] = []
+        for _ in range(21):
+            for times, given in ((later, handle), (small, b"12345678")):
+                began = time.perf_counter()
+                pool.map(later_use, [given] * calls, 1)
+                times.append((time.perf_counter() - began) / calls)
+        extra = (statistics.median(later) - statistics.median(small)) * 1e6
+        show(
+            "a later use by a task of its own, beyond 8 bytes as argument",
+            f"{extra:.2f} us",
+            "1 us",
+        )
+        handle.close()
+
+
 ALL: list[Callable[[], None]] = [
-    *(late, many, idle_limit, memory_idle, cancel, memory, elastic, values)
+    *(late, many, idle_limit, memory_idle, cancel, memory, elastic, values, priorities, sharing)
 ]
 
 

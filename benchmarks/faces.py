@@ -13,6 +13,7 @@ medians of both, and their ratio. Only `joblib` needs scikit-learn.
 
 import asyncio
 import contextlib
+import gc
 import multiprocessing
 import os
 import statistics
@@ -98,8 +99,22 @@ def run_in_executor(n: int = 300) -> None:
 
 
 def awaits(n: int = 50_000) -> None:
-    """Measure how late an asyncio task runs that wants to run every millisecond."""
+    """Measure how late an asyncio task runs that wants to run every millisecond.
+
+    A line also has the longest run of Python's garbage collector, which stops everything.
+    """
     late: list[float] = []
+    collections = [0.0]
+    begins = 0.0
+
+    def collecting(phase: str, _: Any) -> None:
+        nonlocal begins
+        if phase == "start":
+            begins = time.perf_counter()
+        else:
+            collections.append(time.perf_counter() - begins)
+
+    gc.callbacks.append(collecting)
 
     async def tick() -> None:
         while True:
@@ -113,8 +128,12 @@ def awaits(n: int = 50_000) -> None:
     def tell(what: str, begun: float) -> None:
         late.sort()
         took, most, usual = time.perf_counter() - begun, late[-1], late[len(late) // 2]
-        print(f"{what:42} {took:7.3f} s; late by {usual * 1e3:.2f} ms, {most * 1e3:.1f} at most")
+        print(
+            f"{what:42} {took:7.3f} s; late by {usual * 1e3:.2f} ms, {most * 1e3:.1f} at most; "
+            f"garbage collection {max(collections) * 1e3:.1f}"
+        )
         late.clear()
+        collections[:] = [0.0]
 
     async def body() -> None:
         ticking = asyncio.ensure_future(tick())
@@ -151,6 +170,7 @@ def awaits(n: int = 50_000) -> None:
         ticking.cancel()
 
     asyncio.run(body())
+    gc.callbacks.remove(collecting)
 
 
 # ---- executors ----

@@ -36,6 +36,7 @@ class Peer:
 
     module: ClassVar[str]
     about: ClassVar[str]
+    by_default: ClassVar[bool] = True  # False: only with --against
 
     def __init__(self, workers: int, start: str) -> None:
         raise NotImplementedError

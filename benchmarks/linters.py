@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import importlib.metadata
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -32,6 +33,8 @@ TOOLS = {
     "flake8": ["flake8", "-j", "2", "tree"],
 }
 
+# Two processes that print without buffers may write both texts before both line ends.
+LINE_END = re.compile(r"\n|(?=Fixing )")
 
 Outcome = tuple[int, list[str], list[str], dict[str, bytes]]
 
@@ -42,14 +45,19 @@ def run(tool: str, tree: Path, prefix: list[str]) -> tuple[Outcome, float, str]:
         shutil.copytree(tree, Path(folder) / "tree", ignore=shutil.ignore_patterns("__pycache__"))
         began = time.perf_counter()
         command = [sys.executable, *prefix, "-m", *TOOLS[tool]]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        # isort loses what its workers have buffered when it terminates them, on any pool.
+        env = dict(os.environ, PYTHONUNBUFFERED="1")
+        done = subprocess.run(
+            command, cwd=folder, env=env, capture_output=True, text=True, check=False
+        )
         took = time.perf_counter() - began
         files = {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(Path(folder).rglob("*.py"))
         }
         out, err = (
-            sorted(text.replace(folder, "").splitlines()) for text in (done.stdout, done.stderr)
+            sorted(filter(None, LINE_END.split(text.replace(folder, ""))))
+            for text in (done.stdout, done.stderr)
         )
         return (done.returncode, out, err, files), took, done.stderr
 

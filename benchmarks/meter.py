@@ -1,5 +1,6 @@
 """CPU seconds and memory of this process and all its descendants, from /proc and rusage."""
 
+import contextlib
 import os
 import resource
 import time
@@ -77,3 +78,29 @@ def pss_of_parent() -> int:
 
 def pss_of_workers() -> int:
     return sum(map(pss_of, descendants_of(os.getpid())))
+
+
+def forget_peaks() -> None:
+    """From now on the peaks of this process and its descendants are counted."""
+    for pid in [os.getpid(), *descendants_of(os.getpid())]:
+        with (
+            contextlib.suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{pid}/clear_refs", "w", encoding="ascii") as file,
+        ):
+            file.write("5")
+
+
+def peak_of(pid: int) -> int:
+    """The most memory that the process had, in bytes; memory that it shares counts as well."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return 0  # it has exited
+
+
+def peaks() -> int:
+    return sum(map(peak_of, [os.getpid(), *descendants_of(os.getpid())]))

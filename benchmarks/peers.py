@@ -223,6 +223,92 @@ class Joblib(Peer):
         loky.get_reusable_executor().shutdown(wait=True)
 
 
+class JoblibProcesses(Joblib):
+    """The backend that maps large arrays read-only from files."""
+
+    about = "joblib.Parallel, multiprocessing"
+    by_default = False
+
+    def __init__(self, workers: int, start: str) -> None:
+        super().__init__(workers, start)
+        self.run_calls: Any = self.joblib.Parallel(n_jobs=workers, backend="multiprocessing")
+        self.run_calls.__enter__()
+
+    def parallel(self, calls: Iterator[Any], chunksize: int | None, kind: str = "list") -> Results:
+        if kind != "list":
+            raise Unsupported("this backend returns no generator")
+        self.run_calls.batch_size = chunksize or "auto"
+        return list(self.run_calls(calls))
+
+    def close(self) -> None:
+        self.run_calls.__exit__(None, None, None)
+
+
+class Interpreters(Executor):
+    """From Python 3.14 on. Modules such as numpy cannot be imported there."""
+
+    about = "concurrent.futures.InterpreterPoolExecutor"
+    by_default = False
+
+    @classmethod
+    def version(cls) -> str:
+        importlib.import_module("concurrent.futures").InterpreterPoolExecutor  # noqa: B018
+        return super().version()
+
+    def make(self, workers: int, start: str) -> Any:
+        only_fork(start)
+        return self.futures.InterpreterPoolExecutor(workers)
+
+
+class Torch(StdlibPool):
+    """Its pool shares tensors only: arrays of numpy are pickled."""
+
+    module = "torch.multiprocessing"
+    about = "torch.multiprocessing.Pool, fork"
+    by_default = False
+
+    @classmethod
+    def version(cls) -> str:
+        return str(importlib.import_module("torch").__version__)
+
+
+class Ray(Peer):
+    """Tasks of ray on this machine. Its arrays arrive read-only."""
+
+    module = "ray"
+    about = "ray.remote, on this machine"
+    by_default = False
+
+    def __init__(self, workers: int, start: str) -> None:
+        only_fork(start)
+        self.ray: Any = importlib.import_module("ray")
+        self.ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False)
+
+    def submit(self, work: Work) -> list[Any]:
+        function = self.ray.remote(run_once).remote
+        if work.star:
+            return [function(work.function, *item) for item in work.items]
+        return [function(work.function, item) for item in work.items]
+
+    def apply(self, work: Work) -> Results:
+        function = self.ray.remote(run_once).remote
+        return [self.ray.get(function(work.function, item)) for item in work.items]
+
+    def map(self, work: Work) -> Results:
+        return list(self.ray.get(self.submit(work)))
+
+    starmap = map
+    burst = map
+
+    def close(self) -> None:
+        self.ray.shutdown()
+
+
+def run_once(function: Any, *arguments: Any) -> Any:
+    """ray.remote() takes plain functions only."""
+    return function(*arguments)
+
+
 class Mpire(Peer):
     """mpire. Its map() unpacks tuples into arguments, and dicts into keyword arguments."""
 
@@ -270,8 +356,12 @@ PEERS: dict[str, type[Peer]] = {
     REFERENCE: StdlibPool,
     "executor": Executor,
     "joblib": Joblib,
+    "joblib-mp": JoblibProcesses,
     "mpire": Mpire,
     "pebble": Pebble,
     "billiard": Billiard,
     "multiprocess": Multiprocess,
+    "interpreters": Interpreters,
+    "torch": Torch,
+    "ray": Ray,
 }

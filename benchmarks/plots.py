@@ -8,10 +8,10 @@ from benchmarks.peers import PEERS, REFERENCE, SUBJECT
 from benchmarks.results import Document, measured
 
 # Colours for all kinds of colour vision, most of them Okabe and Ito's. A contender has the same
-# colour in every plot.
+# colour in every plot. Those that do not run by default are in none.
 COLOURS = dict(
     zip(
-        [*PEERS, "limit"],
+        [*(name for name, peer in PEERS.items() if peer.by_default), "limit"],
         (
             *("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"),
             *("#882255", "#999999"),

@@ -41,6 +41,9 @@ class Loop:
         self.seconds += time.perf_counter() - start
         return results
 
+    def apply(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        return function(*arguments)
+
 
 def log_normal(point: Any) -> float:
     """The distribution for the samplers: a normal distribution in several dimensions."""

@@ -7,7 +7,7 @@ from benchmarks.peers import PEERS, REFERENCE, SUBJECT
 from benchmarks.results import Document
 
 HEADER = (
-    f"{'case':<18}{'contender':<17}{'cost':>10}{'x stdlib':>10}{'of limit':>10}"
+    f"{'case':<23}{'contender':<17}{'cost':>10}{'x stdlib':>10}{'of limit':>10}"
     f"{'CPU':>8}{'spread':>9}{'rounds':>8}"
 )
 LEGEND = """\
@@ -73,7 +73,7 @@ def print_case(name: str, case: dict[str, Any]) -> None:
     print(f"\n{case['about']}; {kind}")
     print(f"  limit: {LIMITS[case['limit']].about}")
     for contender in case["contenders"]:
-        print(f"{name:<18}{line_of(contender, case)}", flush=True)
+        print(f"{name:<23}{line_of(contender, case)}", flush=True)
 
 
 def failures(document: Document) -> list[str]:

@@ -4,6 +4,8 @@ This module imports nothing else of the package, because with spawn every worker
 """
 
 import enum
+import functools
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +31,16 @@ def identity(value: Any) -> Any:
     return value
 
 
+def there_and_back(array: Any, times: int, pool: Any) -> list[int]:
+    """Send the array to a task of the pool, and get it back, so many times."""
+    right = 0
+    for _ in range(times):
+        result = pool.apply(identity, (array,))
+        right += len(result) == len(array) and result[-1] == array[-1]
+        del result
+    return [int(right)]
+
+
 def last(array: Any) -> float:
     return float(array[-1])
 
@@ -39,13 +51,44 @@ def ramp(length: int) -> Any:
     return np.arange(length, dtype="f8")
 
 
+def rows_in_place(length: int) -> Any:
+    """An array of `length` floats, made where cpool's worker can send it from."""
+    import numpy as np
+
+    array = sys.modules.get("cpool", np).empty((length // 1024, 1024), dtype="f8")
+    array[...] = np.arange(1024)
+    return array
+
+
+def set_some(array: Any) -> Any:
+    """Change a few elements in place. The limit does so each time to one array."""
+    array[::100_000] = 1
+    return array
+
+
+@functools.lru_cache(maxsize=1)
+def held_bytes(length: int) -> bytes:
+    """The same bytes each time, so that making them is not measured."""
+    return b"x" * length
+
+
+def doubled(frame: Any) -> Any:
+    return frame * 2
+
+
+def last_plus(data: Any, number: int) -> float:
+    return float(data[-1]) + number
+
+
 def flip(image: Any) -> Any:
     return image[:, ::-1].copy()
 
 
 def summed(value: Any) -> Any:
-    """The shape and sum of an array, for comparisons; any other value as it is."""
-    return (value.shape, float(value.sum())) if hasattr(value, "shape") else value
+    """The shape and sum of an array or DataFrame, for comparisons; any other value as it is."""
+    if not hasattr(value, "shape"):
+        return value
+    return value.shape, float((value.to_numpy() if hasattr(value, "to_numpy") else value).sum())
 
 
 def length_plus(data: bytes, number: int) -> int:

@@ -16,6 +16,7 @@ fallback.find_engine()
 
 # ruff: noqa: E402  (`.pool` is another module where there is no extension)
 from . import errors
+from ._base.arrays import empty
 from ._base.completed import as_completed
 from ._base.current import current_worker
 from ._base.size import default_processes
@@ -67,6 +68,7 @@ __all__ = [
     "current_worker",
     "default_processes",
     "dump_on_signal",
+    "empty",
     "install",
     "trace",
     "uninstall",

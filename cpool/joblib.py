@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import current_process, get_context
 
 from joblib import register_parallel_backend
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["CpoolBackend", "register"]
 
 _SHARED = "/dev/shm"
+_POLL_S = 0.01  # how long a call of `Parallel` sleeps while a result is missing
 
 # The executors of this process, by number of jobs, number of inner threads, and start method; and
 # the environment, the initializer and its arguments that each was made with.
@@ -183,6 +184,25 @@ class _Arrays:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Unanswered:
+    """Counts the batches of one call of `Parallel` whose callbacks have not been called."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self.changed = threading.Condition()
+
+    def add(self, n: int) -> None:
+        with self.changed:
+            self.n += n
+            if self.n == 0:
+                self.changed.notify_all()
+
+    def wait(self, timeout: float) -> None:
+        """Wait until there are none, for at most `timeout` seconds."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.n == 0, timeout)
+
+
 class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
     """joblib's interface to a `cpool.ProcessPoolExecutor`.
 
@@ -201,6 +221,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         self._executor: ProcessPoolExecutor | None = None
         self._arrays = _Arrays(None, None, None)
         self._futures: weakref.WeakSet[Future[Any]] = weakref.WeakSet()
+        self._unanswered = _Unanswered()
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """The number of jobs that run at once. -1 is the number of CPUs, -2 one less, and so on.
@@ -241,6 +262,7 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         limit = memstr_to_bytes(max_nbytes) if isinstance(max_nbytes, str) else max_nbytes
         mode = "c" if mmap_mode == "w+" else mmap_mode
         self._arrays = _Arrays(limit, mode, temp_folder)
+        self._unanswered = _Unanswered()
         return n_jobs
 
     def _executor_for(
@@ -278,11 +300,36 @@ class CpoolBackend(AutoBatchingMixin, ParallelBackendBase):
         """Have a worker call `func()`, a batch of calls; return a future, which `callback` gets."""
         assert self._executor is not None
         payload = bytes(dumps(func, reducers=self._arrays.reducers(), protocol=5))
-        future = self._executor.submit(_run, payload)
+        unanswered = self._unanswered
+
+        def answer(future: Future[Any]) -> None:
+            try:
+                if callback is not None:
+                    callback(future)
+            finally:
+                unanswered.add(-1)
+
+        unanswered.add(1)
+        try:
+            future = self._executor.submit(_run, payload)
+        except BaseException:
+            unanswered.add(-1)
+            raise
         self._futures.add(future)
-        if callback is not None:
-            future.add_done_callback(callback)
+        future.add_done_callback(answer)
         return future
+
+    @contextlib.contextmanager
+    def retrieval_context(self) -> Iterator[None]:
+        """Entered when a call of `Parallel` begins to wait for its results.
+
+        `Parallel` looks every 10 ms whether results have arrived. If it needs all of them, wait for
+        them here first, as long as its first sleep would be: a short call ends at once.
+        """
+        if not self.parallel.return_generator:
+            self._unanswered.wait(_POLL_S)
+        with super().retrieval_context():
+            yield
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """Return the results of a batch (a list), or raise what one of its calls raised."""

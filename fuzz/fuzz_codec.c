@@ -5,7 +5,8 @@
  * round trip: as a value, as a run, and as the rows of a run.
  *
  * A name in the bytes stands for one of a few harmless classes and functions:
- * value/named.c, which would import anything, is replaced here.
+ * value/named.c, which would import anything, is replaced here, and so is numpy.
+ * Each body comes with the same few parts.
  */
 #include "base/word.h"
 #include "value/decoder.h"
@@ -15,7 +16,10 @@
 #include "value/replaced.h"
 #include "value/text.h"
 
+#include "core/share/loan.h"
+
 #include "fuzz.h"
+#include "numpy.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 
@@ -24,8 +28,7 @@ static struct py_state state;
 /* What names stand for. */
 static const char SOURCE[] =
     "import collections\n"
-    "import sys\n"
-    "sys.modules['numpy'] = None\n" /* arrays need it */
+    "import enum\n"
     "class Plain: pass\n"
     "class Slots: __slots__ = 'a', 'b'\n"
     "class State(Plain):\n"
@@ -42,11 +45,36 @@ static const char SOURCE[] =
     "Two = collections.namedtuple('Two', 'a b')\n"
     "def new(n): return collections.namedtuple('N', "
     "[f'f{i}' for i in range(n)]).__new__.__code__\n"
-    "class Meta(type): pass\n"
+    "class Color(enum.Enum): RED = 1; BLUE = 'b'; LIST = [1]\n"
+    "Meta = enum.EnumMeta\n"
+    "reduce, new_member = Color.__reduce_ex__, enum.Enum.__new__\n"
+    "call_meta = Meta.__call__\n"
     "def code(self): pass\n"
     "named = [Plain, Slots, State, Items, Table, Row, Hidden, pair, fail,"
-    " list, dict, set, frozenset, complex, tuple, object, Two]\n";
+    " list, dict, set, frozenset, complex, tuple, object, Two, Color]\n";
 static PyObject *named; /* the list */
+
+/* The parts of each body: the bytes of a few small arrays or of a text. */
+static const size_t part_sizes[] = {64, 240, 24, 7, 0};
+#define PARTS (sizeof(part_sizes) / sizeof(part_sizes[0]))
+static struct cp_loan *loan;
+
+static void
+make_loan(void)
+{
+    loan = calloc(1, sizeof(*loan) + PARTS * sizeof(*loan->leases));
+    FUZZ_CHECK(loan != NULL);
+    for (; loan->n < PARTS; loan->n++) {
+        size_t size = part_sizes[loan->n];
+        uint8_t *bytes = malloc(size > 0 ? size : 1);
+        FUZZ_CHECK(bytes != NULL);
+        memset(bytes, 'a', size);
+        struct cp_sheet *sheet = cp_sheet_of_take(bytes, size);
+        FUZZ_CHECK(sheet != NULL
+                   && cp_lease_on(sheet, 0, size, &loan->leases[loan->n]) == 0);
+        cp_sheet_unref(sheet);
+    }
+}
 
 int
 py_replaced_check(struct py_state *Py_UNUSED(unused))
@@ -127,9 +155,14 @@ make_state(void)
 {
     PyObject *module = PyImport_AddModule("__main__");
     FUZZ_CHECK(PyRun_SimpleString(SOURCE) == 0);
+    numpy_install();
+    make_loan();
     named = PyObject_GetAttrString(module, "named");
     state.slotnames = PyObject_GetAttrString(module, "slotnames");
     state.enum_type = PyObject_GetAttrString(module, "Meta");
+    state.enum_reduce = PyObject_GetAttrString(module, "reduce");
+    state.enum_new = PyObject_GetAttrString(module, "new_member");
+    state.enum_call = PyObject_GetAttrString(module, "call_meta");
     PyObject *function = PyObject_GetAttrString(module, "code");
     state.named_tuple_code = PyFunction_GetCode(function);
     state.named_tuple_new = PyObject_GetAttrString(module, "new");
@@ -200,6 +233,9 @@ same(PyObject *one, PyObject *two)
         Py_DECREF(a);
         Py_DECREF(b);
         return r;
+    }
+    if (Py_IS_TYPE(one, numpy_array_type)) {
+        return numpy_same(one, two);
     }
     if (PyFloat_Check(one)) {
         double a = PyFloat_AS_DOUBLE(one), b = PyFloat_AS_DOUBLE(two);
@@ -276,8 +312,8 @@ check_run(const uint8_t *data, size_t size, PyObject *list, bool rows)
     }
     PyObject **slots = calloc((size_t)(n * each) + 1, sizeof(*slots));
     FUZZ_CHECK(slots != NULL);
-    int r = rows ? py_decode_rows(&state, data, size, NULL, slots)
-                 : py_decode_run(&state, data, size, NULL, slots);
+    int r = rows ? py_decode_rows(&state, data, size, loan, slots)
+                 : py_decode_run(&state, data, size, loan, slots);
     FUZZ_CHECK((r == 0) == (list != NULL));
     PyErr_Clear();
     to_compare = 10000;
@@ -299,7 +335,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     PyObject *obj;
-    int r = py_decode(&state, data, size, NULL, &obj);
+    int r = py_decode(&state, data, size, loan, &obj);
     bool raised = PyErr_Occurred() != NULL;
     FUZZ_CHECK((r == 0) == (obj != NULL) && (r == -1) == raised);
     FUZZ_CHECK(r == 0 || r == CP_EPROTO || py_decode_runs_code(data, size));

@@ -17,6 +17,20 @@ def failure(result: Any) -> Any:
     return result._value
 
 
+def read_during_join(pool: Any, results: Any, in_threads: Any) -> list[Any]:
+    """list(results) in one thread, while another one closes and joins the pool."""
+
+    def end(number: int) -> list[Any]:
+        if number == 0:
+            return list(results)
+        pool.close()
+        pool.join()
+        return []
+
+    found: list[Any] = in_threads(end, range(2))[0]
+    return found
+
+
 def whole_again(pool: Any, size: int) -> None:
     """Check that the pool has all its workers, and that the workers run tasks."""
     eventually(lambda: len(pool._pool) == size and all(w.is_alive() for w in pool._pool))

@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 import warnings
@@ -17,9 +18,11 @@ import engine
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+import scripts
 import tasks
 from gates import Diary, Gate
 from leftovers import children, open_files, settled, threads
+from programs_server import Server
 from watchdog import Watchdog
 
 hypothesis.settings.register_profile(
@@ -28,7 +31,7 @@ hypothesis.settings.register_profile(
     derandomize=True,
     database=None,
     max_examples=40,
-    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    suppress_health_check=list(hypothesis.HealthCheck),  # a busy machine is slow
 )
 hypothesis.settings.load_profile("cpool")
 
@@ -49,11 +52,17 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell that starts the suite in the background makes it, and every program that a test
     # starts, ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.stash[WATCHDOG] = Watchdog()
+    capture: Any = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # what it prints is to be seen
+        config.stash[WATCHDOG] = Watchdog()
+    if hasattr(os, "pidfd_open"):
+        scripts.SERVER = Server(scripts.environment(), tempfile.gettempdir())
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     config.stash[WATCHDOG].close()
+    if scripts.SERVER:
+        scripts.SERVER.close()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -83,7 +92,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     marker = item.get_closest_marker("timeout")
     limit = float(marker.args[0]) if marker and marker.args else LIMIT
     watchdog = item.config.stash[WATCHDOG]
-    watchdog.expect(limit + LIMIT)
+    # A failed test may take as long to be cleared away.
+    watchdog.expect(limit + 3 * LIMIT, item.nodeid)
     try:
         return (yield)
     finally:
@@ -273,7 +283,7 @@ def in_threads() -> Callable[..., list[Any]]:
         ]
         for thread in started:
             thread.start()
-        end = time.monotonic() + engine.DEADLINE
+        end = time.monotonic() + 1.5 * engine.DEADLINE
         for thread in started:
             thread.join(max(0.0, end - time.monotonic()))
             assert not thread.is_alive(), "a thread never came back"

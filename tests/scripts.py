@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import engine
 from gates import all_gone
+from programs_server import Server
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -26,6 +26,11 @@ WARNINGS = ",".join(
         "ignore:This process (pid=:DeprecationWarning",
     ]
 )
+
+
+SECONDS = 1.5 * engine.DEADLINE  # for a program, whose own waits take no longer than the deadline
+
+SERVER: Server | None = None  # set while the suite runs
 
 
 def environment(**changes: str) -> dict[str, str]:
@@ -43,14 +48,24 @@ def environment(**changes: str) -> dict[str, str]:
     return {name: value for name, value in env.items() if value}
 
 
-def start(*argv: str | Path, env: dict[str, str] | None = None, **options: Any) -> Any:
-    """Start python with these arguments, its output captured as text."""
+def start(
+    *argv: str | Path, env: dict[str, str] | None = None, fresh: bool = False, **options: Any
+) -> Any:
+    """Start python with these arguments, its output captured as text.
+
+    fresh: start an interpreter, as for a program that looks at what an interpreter has loaded.
+    """
     # Not here: `python -m` would find the sources and not the installed package.
     options.setdefault("cwd", tempfile.gettempdir())
+    words, settings = [*map(str, argv)], environment(**(env or {}))
+    if SERVER and not fresh and options.keys() == {"cwd"} and isinstance(argv[0], Path):
+        changes = SERVER.changes(settings)
+        if changes is not None:
+            return SERVER.start(words, str(options["cwd"]), changes)
     options.setdefault("stdin", subprocess.DEVNULL)
     return subprocess.Popen(
-        [sys.executable, *map(str, argv)],
-        env=environment(**(env or {})),
+        [sys.executable, *words],
+        env=settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -70,7 +85,7 @@ def line(process: Any) -> str:
     return found.decode()
 
 
-def finish(process: Any, seconds: float = engine.DEADLINE) -> subprocess.CompletedProcess[str]:
+def finish(process: Any, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
     """Wait for a started program. The program and its workers must end in time."""
     with process:
         try:
@@ -83,7 +98,7 @@ def finish(process: Any, seconds: float = engine.DEADLINE) -> subprocess.Complet
 
 
 def run(
-    *argv: str | Path, seconds: float = engine.DEADLINE, **options: Any
+    *argv: str | Path, seconds: float = SECONDS, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     return finish(start(*argv, **options), seconds)
 
@@ -108,17 +123,15 @@ def press_ctrl_c(process: Any) -> None:
 
 
 def kill(process: Any, pids: list[int], resume: bool = False) -> None:
-    """Kill a program; its workers, with these process ids, must end within two seconds.
+    """Kill a program; its workers, with these process ids, must end.
 
     With resume the workers are stopped, and get SIGCONT after the kill.
     """
-    killed = time.monotonic()
     os.kill(process.pid, signal.SIGKILL)
     if resume:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
     all_gone(pids)
-    assert time.monotonic() - killed < 2
     finish(process)
 
 

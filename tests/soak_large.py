@@ -1,11 +1,12 @@
 """The long test of large data: workers are killed while arrays go both ways.
 
-    python tests/soak_large.py --kills 500 --seed 1 --start fork
+    python tests/soak_large.py --kills 500 --seed 1 --start fork --limit 256
 
 Arrays of 1 KB to 16 MB go to tasks and come back, each with its checksum, some as the part of an
 object, and some results are kept for a while. Meanwhile workers are killed at random moments: while
 they read an array, copy a result, or idle. Prints a summary as JSON, and exits with 1 if a byte was
-wrong, more tasks were lost than workers killed, or memory, descriptors or mappings are left.
+wrong, more tasks were lost than workers killed, or memory, descriptors or mappings are left. With a
+small `--limit` (of the shared memory, in MiB) many data do not fit and take the pipes.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def wrong(item: Any, result: Any) -> str | None:
     return None
 
 
-def run(kills: int, seed: int, method: str) -> dict[str, Any]:
+def run(kills: int, seed: int, method: str, limit: int = LIMIT) -> dict[str, Any]:
     """Kill so many workers, and return what happened. Nothing else may make or end a pool."""
     rng = random.Random(seed)
     gc.collect()
@@ -120,7 +121,7 @@ def run(kills: int, seed: int, method: str) -> dict[str, Any]:
     rounds = lost = most = 0
     kept: list[Any] = [(b"", 0)] * KEPT
     with Pool(
-        WORKERS, context=multiprocessing.get_context(method), shared_memory_limit=LIMIT
+        WORKERS, context=multiprocessing.get_context(method), shared_memory_limit=limit
     ) as pool:
         killer = Killer(pool, kills, random.Random(seed + 1))
         killer.thread.start()
@@ -155,7 +156,7 @@ def run(kills: int, seed: int, method: str) -> dict[str, Any]:
     if lost > killer.killed:
         faults.append(f"{lost} tasks are lost")
     # Not counted: one page for each worker, and what is held when the limit is reached.
-    if most > LIMIT + (8 << 20):
+    if most > limit + (8 << 20):
         faults.append("more memory than the limit")
     if any(checksum(value) != total for value, total in kept):
         faults.append("a result that was kept has changed at the end of the pool")
@@ -171,6 +172,7 @@ def run(kills: int, seed: int, method: str) -> dict[str, Any]:
         "kills": killer.killed,
         "rounds": rounds,
         "lost": lost,
+        "limit": limit,
         "most_bytes": most,
         "faults": faults,
     }
@@ -181,8 +183,9 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--start", default="fork")
+    parser.add_argument("--limit", type=int, default=LIMIT >> 20, help="in MiB")
     args = parser.parse_args()
-    summary = run(args.kills, args.seed, args.start)
+    summary = run(args.kills, args.seed, args.start, args.limit << 20)
     print(json.dumps(summary, indent=2))
     sys.exit(1 if summary["faults"] else 0)
 

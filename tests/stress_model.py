@@ -2,14 +2,15 @@
 
     python tests/stress_model.py --method fork --seconds 60 --seed 1
 
-A sequence is some 40 operations on one pool: calls of every kind, calls beyond what the pool
-encodes at once, results that are dropped, iterators read in part and dropped, workers that are
-killed, stopped and continued, moments of idleness, collections, looks at what workers do; with
-a trace, and with forwarded logs, or without. Then no thread is in a call of the pool's any more,
-and all by itself the pool must come to rest in time: each callback was called once, with the right
-value, nothing is pending, the statistics add up, no object of a job is kept, each worker that died
-has been replaced. At last the pool ends, by close(), by terminate() or by its last
-reference, with work or without, and nothing is left of it.
+A sequence is some 40 operations on one pool: calls of every kind, calls for one worker and for
+each, calls beyond what the pool encodes at once, arrays that are returned without a copy, results
+that are dropped, iterators read in part and dropped, workers that are killed, stopped and
+continued, moments of idleness, collections, looks at what workers do; with a trace, and with
+forwarded logs, or without. Then no thread is in a call of the pool's any more, and all by itself
+the pool must come to rest in time: each callback was called once, with the right value, nothing is
+pending, the statistics add up, no object of a job is kept, each worker that died has been replaced.
+At last the pool ends, by close(), by terminate() or by its last reference, with work or without,
+and nothing is left of it.
 
 `--seed S --first N --sequences 1` runs sequence N of seed S again. Prints a summary as JSON, ends
 with 1 where anything was wrong.
@@ -21,6 +22,7 @@ import argparse
 import faulthandler
 import functools
 import gc
+import importlib.util
 import io
 import itertools
 import json
@@ -44,16 +46,50 @@ import dump
 from engine import DEADLINE, PORTABLE, Pool, errors, pool_module
 from leftovers import open_files, threads
 
+from cpool._engine.options import check_options
+
 LIMIT = 2 * DEADLINE  # seconds until the pool must be at rest
 OPERATIONS = 40
 LOAD = 2_000_000  # bytes
 ALL_METHODS = "fork", "spawn", "forkserver", "threads"
+
+# It is imported where it is needed: each worker that starts afresh would wait for it.
+HAS_NUMPY = importlib.util.find_spec("numpy") is not None
+
+
+def zeros() -> Any:
+    import numpy
+
+    return numpy.zeros(150_000, "i4")
+
 
 # Tasks
 
 
 def answer(x: int) -> int:
     return 3 * x + 1
+
+
+class Shared:
+    """An object that is shared: a number, a load, and other shared objects."""
+
+    def __init__(self, x: int, load: bytes, held: list[Any]) -> None:
+        self.x = x
+        self.load = load
+        self.held = held
+
+
+def answer_of(given: list[Any]) -> int:
+    [shared] = given
+    assert not any(shared.load), "the load has changed"
+    # Threads get the object as it was passed to share(): with handles.
+    held = [getattr(other, "obj", other) for other in shared.held if not is_closed(other)]
+    assert all(isinstance(other, Shared) for other in held), "a handle came as something else"
+    return answer(shared.x)
+
+
+def is_closed(other: Any) -> bool:
+    return bool(getattr(other, "_closed", False))
 
 
 def odd_fails(x: int) -> int:
@@ -84,6 +120,12 @@ class Records(logging.Handler):
         self.seen[int(record.getMessage())] += 1
 
 
+def placed(x: int) -> tuple[int, int]:
+    worker = errors.current_worker()
+    worker.state["calls"] = worker.state.get("calls", 0) + 1
+    return answer(x), worker.index
+
+
 def body(x: int, size: int) -> bytes:
     return x.to_bytes(4, "little") * (size // 4)
 
@@ -92,6 +134,26 @@ def large(x: int, sent: bytes) -> bytes:
     if sent != body(x, len(sent)):
         raise AssertionError("the argument is not what was sent")
     return body(x, 600_000)
+
+
+def built(x: int) -> Any:
+    """An array that is made in shared memory; every other time, the larger part of it."""
+    array = errors.empty(200_000, "i4")
+    array[:] = x
+    return array[:150_000] if x % 2 else array[:150_000].copy()
+
+
+def filled(x: int, array: Any) -> Any:
+    """The task's argument, which goes back as it came."""
+    if array.any():
+        raise AssertionError("the argument is not what was sent")
+    array[:] = x
+    return array
+
+
+def plain(value: Any) -> Any:
+    """Arrays as bytes, which can be compared."""
+    return value.tobytes() if hasattr(value, "tobytes") else value
 
 
 def leave(x: int) -> int:
@@ -126,13 +188,13 @@ def outcome_of(func: Callable[..., Any], x: int, is_thread: bool = False) -> Out
         return "WorkerLostError", None
     if func is unpicklable:
         return "MaybeEncodingError", None
-    return "value", body(x, 600_000) if func is large else answer(x)
+    return "value", body(x, 600_000) if func in (large, built, filled) else answer(x)
 
 
 def seen(value: Any) -> Outcome:
     if isinstance(value, BaseException):
         return type(value).__name__, value.args
-    return "value", value
+    return "value", plain(value)
 
 
 class Box:
@@ -166,7 +228,7 @@ class Told(Box):
         self.job, self.fails, self.nested = job, fails, nested
 
     def value(self, value: Any) -> None:
-        self.job.told.append(("value", value))
+        self.job.told.append(("value", plain(value)))
         self._then()
 
     def error(self, error: BaseException) -> None:
@@ -193,16 +255,21 @@ class Job:
         self.callback_fails = False
         self.cancelled = False
         self.returns = False  # exceptions stand among the values
+        self.may_lose = False  # resize() may remove the worker that it has to run in
         self.result: Any = None
 
     def fits(self, outcome: Outcome, lost: bool, ended: bool) -> bool:
         """Is this outcome allowed? lost: a worker was killed; ended: the pool was terminated."""
         kind, value = outcome
+        lost = lost or self.may_lose
         if kind == "TaskCancelledError":
             return self.cancelled
         if self.returns and kind == "value" and self.listed:
+            # A SystemExit ends its chunk: it is the result of the items behind it too.
             return len(value) == len(self.parts) and all(
-                Job(self.name, [part], False).fits(seen(each), lost, ended)
+                Job(self.name, self.parts if isinstance(each, SystemExit) else [part], False).fits(
+                    seen(each), lost, ended
+                )
                 for each, part in zip(value, self.parts, strict=True)
             )
         if self.returns and kind == "value":
@@ -234,6 +301,9 @@ class Sequence:
         self.refs: list[tuple[str, Any]] = []  # what must be freed once its job is done
         self.streams: list[tuple[Job, Any, list[Outcome]]] = []
         self.yields: list[tuple[Job, Any, list[Outcome]]] = []  # of generators, not at their ends
+        self.shared: list[Any] = []  # handles of shared objects, and the numbers in these
+        self.values: list[int] = []
+        self.arrays: list[tuple[Any, bytes]] = []  # results that outlive the pool, and their bytes
         self.stopped: set[int] = set()
         self.killed: set[int] = set()
         self.lost = self.terminated = False
@@ -276,6 +346,9 @@ class Sequence:
             self.drop: 3,
             self.leave_off: 2,
             self.generators: 3,
+            self.share: 2,
+            self.place: 3,
+            self.broadcast: 1,
             self.read_values: 3,
             self.cancel: 3,
             self.resize: 1,
@@ -296,6 +369,8 @@ class Sequence:
         try:
             end()
             self.check_records()
+            self.check_arrays()
+            self.check_memory()
         finally:
             LOG.removeHandler(self.records)
             if self.trace is not None:
@@ -350,6 +425,8 @@ class Sequence:
             args: tuple[Any, ...] = (x,)
             if rng.random() < 0.1:
                 func, args = large, (x, body(x, rng.choice([8, 70_000, 1_000_000])))
+            elif HAS_NUMPY and rng.random() < 0.1:
+                func, args = rng.choice([(built, (x,)), (filled, (x, zeros()))])
             job = self.new(f"apply_async({func.__name__}, {x})", [outcome_of(func, x)], False)
             callbacks = self.callbacks(job)
             if rng.random() < 0.2:
@@ -459,6 +536,67 @@ class Sequence:
         results = getattr(self.pool, method)(functools.partial(two, func), given, buffersize=ahead)
         self.refs.append((f"the iterator of {job.name}", weakref.ref(results)))
         self.yields.append((job, results, []))
+
+    def share(self) -> None:
+        """Tasks get shared objects, which are closed or dropped while these wait."""
+        rng = self.rng
+        if not self.shared or rng.random() < 0.5:
+            x = rng.randrange(1000)
+            held = [rng.choice(self.shared)] if self.shared and rng.random() < 0.5 else []
+            try:
+                self.shared.append(
+                    self.pool.share(Shared(x, bytes(rng.choice([8, 300_000])), held))
+                )
+            except ValueError:  # it holds a handle that was closed
+                assert any(handle._closed for handle in held), "a share() was refused"
+                return
+            self.refs.append((f"the shared object {x}", weakref.ref(self.shared[-1])))
+            self.values.append(x)
+        number = rng.randrange(len(self.shared))
+        handle, x = self.shared[number], self.values[number]
+        if not handle._closed:
+            job = self.new(f"apply_async(answer_of, shared {x})", [("value", answer(x))], False)
+            callbacks, options = self.callbacks(job), self.options(job)
+            self.note(f"{job.name} {list(callbacks)} {options}")
+            self.hold(job, self.pool.apply_async(answer_of, ([handle],), **callbacks, **options))
+        if rng.random() < 0.3:
+            self.note(f"close shared {x}")
+            handle.close()
+        elif rng.random() < 0.3:
+            self.note(f"drop shared {x}")
+            del self.shared[number], self.values[number]
+
+    def place(self) -> None:
+        """Calls for one worker, which may be stopped, busy, dead, replaced or not there yet."""
+        rng = self.rng
+        for _ in range(rng.choice([1, 5, 20])):
+            x = rng.randrange(1000)
+            if rng.random() < 0.5:
+                asked: dict[str, Any] = {"worker": rng.randrange(self.size)}
+                index = asked["worker"]
+            else:
+                asked = {"key": f"key {rng.randrange(6)}"}
+                checked = check_options(asked)  # type: ignore[arg-type]
+                self.pool._place(checked)  # as the call will do
+                index = checked.engine[4] - 1
+            name = f"apply_async(placed, {x}, {asked})"
+            job = self.new(name, [("value", (answer(x), index))], False)
+            job.may_lose = True
+            callbacks, others = self.callbacks(job), self.options(job)
+            self.note(f"{job.name} {list(callbacks)} {others}")
+            self.hold(job, self.pool.apply_async(placed, (x,), **callbacks, **asked, **others))
+
+    def broadcast(self) -> None:
+        """A call in each worker; in an elastic pool, in each that is there."""
+        if not self.is_threads and self.is_elastic:
+            return
+        x = self.rng.randrange(1000)
+        parts: list[Outcome] = [("value", (answer(x), index)) for index in range(self.size)]
+        job = self.new(f"broadcast_async(placed, {x})", parts, True)
+        job.may_lose = True
+        callbacks, others = self.callbacks(job), self.options(job)
+        self.note(f"{job.name} {list(callbacks)} {others}")
+        self.hold(job, self.pool.broadcast_async(placed, (x,), **callbacks, **others))
 
     def read_values(self) -> None:
         if self.yields:
@@ -619,6 +757,8 @@ class Sequence:
         over = found.done + found.failed + found.lost + found.cancelled
         if found.pending < 0 or found.submitted != over + found.pending:
             raise Wrong(f"the statistics do not add up: {found}")
+        if not 0 <= found.shared_memory_in_use <= found.shared_memory:
+            raise Wrong(f"more memory is in use than there is: {found}")
         for name in "done", "lost", "retried":
             if sum(getattr(worker, name) for worker in found.workers) != getattr(found, name):
                 raise Wrong(f"{name} of the workers do not add up: {found}")
@@ -633,6 +773,24 @@ class Sequence:
         slow_jobs = any("slow" in job.name or "imap" in job.name for job in self.jobs)
         if self.records.seen and not slow_jobs:
             raise Wrong(f"records of nobody: {self.records.seen}")
+
+    def check_arrays(self) -> None:
+        """Those that are kept stay as they were, whatever has become of their pool and workers."""
+        for array, was in self.arrays:
+            if array.tobytes() != was:
+                raise Wrong("an array has changed")
+        self.arrays.clear()
+
+    def check_memory(self) -> None:
+        """Nothing is kept: a pool that has ended has no shared memory."""
+
+        def takes_none() -> bool:
+            gc.collect()
+            none: bool = self.pool.statistics().shared_memory == 0
+            return none
+
+        if self.pool is not None:
+            self.eventually("the end of the shared memory", takes_none)
 
     def check_trace(self) -> None:
         """The file is JSON, and the slices of a lane do not overlap."""
@@ -729,7 +887,10 @@ class Sequence:
         if not job.result.ready():
             raise Wrong(f"{job.name} is not ready")
         try:
-            outcome = "value", job.result.get(0)
+            value = job.result.get(0)
+            outcome = "value", plain(value)
+            if outcome[1] is not value and len(self.arrays) < 3:
+                self.arrays.append((value, outcome[1]))
         except BaseException as error:
             outcome = seen(error)
         if job.callback_fails and job.told and not self.terminated:
@@ -757,6 +918,8 @@ class Sequence:
 
     def release(self) -> None:
         self.streams.clear()
+        self.shared.clear()
+        self.values.clear()
         for job in self.jobs:
             job.result = None
 
@@ -877,6 +1040,8 @@ def stress(methods: list[str], args: argparse.Namespace) -> dict[str, Any]:
     for method in methods:  # what the launchers keep for good is there before a look
         with multiprocessing.get_context(None if method == "threads" else method).Pool(1):
             pass
+    if HAS_NUMPY:
+        zeros()  # the same for the threads of its libraries
     number = args.first
     while number < args.first + args.sequences and time.monotonic() < end:
         method = methods[number % len(methods)]

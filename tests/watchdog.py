@@ -18,13 +18,13 @@ class Watchdog:
         command = [sys.executable, "-I", __file__, str(os.getpid())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
 
-    def expect(self, seconds: float) -> None:
+    def expect(self, seconds: float, what: str = "") -> None:
         """Abort, with the tracebacks of all threads, unless called again within that many seconds.
 
-        Zero means no deadline.
+        Zero means no deadline. `what` is said then.
         """
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{seconds}\n".encode())
+        self._process.stdin.write(f"{seconds} {what}\n".encode())
         self._process.stdin.flush()
 
     def close(self) -> None:
@@ -35,12 +35,15 @@ class Watchdog:
 def watch(pid: int) -> None:
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    limit = 0.0
+    limit, what = 0.0, ""
     while poll.poll(limit * 1000 or None):
         data = os.read(0, 1 << 16)  # as much as a pipe holds, or the last line may be cut
         if not data:
             return
-        limit = float(data.split()[-1])
+        seconds, _, what = data.decode().splitlines()[-1].partition(" ")
+        limit = float(seconds)
+    # Or nobody would know whose signal it was.
+    print(f"\n{what} has not ended in {limit:.0f} seconds: SIGABRT", file=sys.stderr, flush=True)
     os.kill(pid, signal.SIGABRT)
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 
 import tasks
-from engine import DEADLINE, TYPE_CHECKING
+from engine import DEADLINE, TYPE_CHECKING, Pool, errors, pool_module
 
 if TYPE_CHECKING:
     from typing import Any
@@ -119,6 +119,45 @@ def with_one_that_breaks(number: int) -> Iterator[Any]:
     yield from range(number)
     yield tasks.breaks_on_arrival()
     yield "last"
+
+
+def of_any_kind() -> Iterator[Any]:
+    """Values that could be taken for something else: an end, a failure, nothing."""
+    yield None
+    yield StopIteration(3)
+    yield ValueError("a value")
+    yield GeneratorExit()
+    yield ()
+    yield NotImplemented
+    yield StopIteration
+
+
+def next_epoch() -> Iterator[tuple[int, int]]:
+    """Which process it is, and how often it has yielded in the life of this process."""
+    state = worker_state()
+    while True:
+        state["yielded"] = state.get("yielded", 0) + 1
+        yield os.getpid(), state["yielded"]
+
+
+def worker_state() -> dict[str, Any]:
+    worker = errors.current_worker()
+    assert worker is not None
+    found: dict[str, Any] = worker.state
+    return found
+
+
+def by_a_pool(kind: str, number: int) -> Iterator[int]:
+    """Yields what the tasks of a pool of its own return, or their streams yield."""
+    cls = pool_module.ThreadPool if kind == "threads" else Pool
+    with cls(2) as pool:
+        yield from pool.imap(tasks.square, range(number))
+        yield from pool.stream(count, (number,), buffersize=2)
+
+
+def ends_like_another(number: int) -> Iterator[int]:
+    yield from range(number)
+    raise StopIteration(number)
 
 
 def spots(number: int) -> Iterator[str]:

@@ -39,7 +39,7 @@ def bytes_of(name: str, value: Any) -> int:
 def seconds_of(name: str, value: Any) -> float:
     """The parameter `name`, a number of seconds, with an upper limit that no program reaches.
 
-    Raises `TypeError` for what is no number, `ValueError` for a nan.
+    Raises `TypeError` for what is no number, `ValueError` for a nan of any type.
     """
     try:
         if isinstance(value, (str, bytes, bytearray)):  # which float() would take
@@ -49,6 +49,8 @@ def seconds_of(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number of seconds, not {value!r}") from None
     except OverflowError:  # an int beyond all floats
         seconds = _LONGEST_S if value > 0 else -_LONGEST_S
+    except ValueError:  # Decimal("sNaN")
+        seconds = math.nan
     if math.isnan(seconds):
         raise ValueError(f"{name} must be a number of seconds, not {value!r}")
     return min(seconds, _LONGEST_S)

@@ -185,16 +185,25 @@ def _dumps(obj: object) -> bytes:
     return bytes(ForkingPickler.dumps(obj, 5))
 
 
-def pack_error(exc: BaseException, func: Callable[..., Any] | None, item: int = 0) -> bytes:
+def pack_error(
+    exc: BaseException,
+    func: Callable[..., Any] | None,
+    item: int = 0,
+    dumps: Callable[[object], bytes] = _dumps,
+    where: str = "",
+) -> bytes:
     """Encode the exception of a task, with its traceback as text.
 
-    `item` says which item of its chunk raised, from 0.
+    `item` says which item of its chunk raised, from 0; `dumps` pickles; `where` is a last line for
+    the traceback.
     """
     bare = func is stdlib._helper_reraises_exception
     wrapped: Any = exc if bare else _with_traceback(exc)
+    if where and not bare:
+        wrapped.tb = _with_line(wrapped.tb, where)
     summary = _summary(exc, "" if bare else wrapped.tb, item)
     try:
-        return summary + _dumps(wrapped)
+        return summary + dumps(wrapped)
     except KeyboardInterrupt:
         raise  # Ctrl-C ends the worker
     except BaseException as reason:
@@ -280,14 +289,20 @@ def _describe(exc: BaseException) -> str:
     return f"{_name_of_type(type(exc))}({', '.join(shown)})"
 
 
+def _with_line(tb: str, line: str) -> str:
+    """The text of a RemoteTraceback, with one more line at the end."""
+    text = tb.removesuffix('"""')
+    quotes = "" if text == tb else '\n"""'
+    return f"{text}{line}{quotes}"
+
+
 def _locate(error: BaseException, place: _Place | None, item: int) -> BaseException:
     """Add a last line to the worker's traceback: the call, the item and the worker."""
     cause = _cause_of(error)
     if place is not None and type(cause) is stdlib.RemoteTraceback:
-        text = cause.tb.removesuffix('"""')
-        quotes = "" if text == cause.tb else '\n"""'
         worker, pid = place[3:5]
-        cause.tb = f"{text}in {_name_of_place(place, item)}, worker {worker} (pid {pid}){quotes}"
+        line = f"in {_name_of_place(place, item)}, worker {worker} (pid {pid})"
+        cause.tb = _with_line(cause.tb, line)
     return error
 
 
@@ -336,7 +351,7 @@ def _read_in_c(obj: object, name: str) -> Any:
 
 
 def pickle_of_name_of(func: object) -> bytes:
-    """A pickle that contains the callable's name, for `statistics.name_in_pickle()`."""
+    """A pickle that contains the callable's name, for `statistics.name_in()`."""
     while type(func) is partial or type(func) in WRAPPERS:
         func = _read_in_c(func, "func") if type(func) is partial else func.func  # type: ignore[attr-defined]
     name = _name_of(func)

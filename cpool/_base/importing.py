@@ -100,6 +100,8 @@ def forget_others(kept: Collection[str]) -> None:
     """
     global _kept
     _kept = kept
+    if not getattr(_bootstrap, "_module_locks", None):
+        return  # nobody imports: the usual case, which each worker runs through
     partial = _imported_elsewhere(kept)
     me = threading.get_ident()
     for name, owner in _locked().items():

@@ -97,6 +97,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         for piece in pieces:
             known.begun.pop(piece, None)
             known.revoked.discard(piece)
+        self.trim_span(pool)
 
     def cancel(
         self, comm: Any = None, *, pool: str, chunks: dict[str, list[int]], kill: bool
@@ -117,6 +118,17 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         known.data.pop(str(piece), None)
         return True
 
+    def trim_span(self, pool: str) -> None:
+        """Forget what dask keeps about the pieces of a pool that have ended.
+
+        dask adds an entry to its span for each dask task, and each group of tasks that has had
+        none for a moment, and never removes them.
+        """
+        with contextlib.suppress(AttributeError, KeyError, TypeError):  # another version of dask
+            span = self.scheduler.extensions["spans"].spans[pool]
+            span.groups.intersection_update(self.scheduler.task_groups.values())
+            del span._metadata["collections"][1:]
+
     # ---- from nodes ----
 
     def node_is_ready(
@@ -127,6 +139,8 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
         if known is None:
             return False
         if told["refused"] is None:
+            if known.nodes.get(node) == life:
+                return True  # it asks again, since the answer was lost
             known.nodes[node] = life
         self.tell(pool, {"op": "ready", "node": node, **told})
         return True

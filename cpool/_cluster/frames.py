@@ -20,7 +20,11 @@ _REFUSED = (pickle.PicklingError, AttributeError, TypeError)
 
 
 def _by_value(obj: object, buffers: list[Any] | None, reason: BaseException | None) -> bytes:
-    """Pickle with cloudpickle. If that fails too, raise `reason`, the error of plain pickle."""
+    """Pickle with cloudpickle.
+
+    If that fails in the same way as plain pickle, raise `reason`, the error of plain pickle.
+    Another error says more: plain pickle may only have missed a name in another `__main__`.
+    """
     import cloudpickle
 
     callback = None
@@ -30,9 +34,9 @@ def _by_value(obj: object, buffers: list[Any] | None, reason: BaseException | No
     try:
         return bytes(cloudpickle.dumps(obj, 5, buffer_callback=callback))
     except Exception as exc:
-        if reason is None:
+        if reason is None or type(exc) is not type(reason):
             raise
-        raise reason from (exc if type(exc) not in _REFUSED else None)
+        raise reason from None
 
 
 def _dump(obj: object, buffers: list[Any] | None) -> bytes:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     Any = object
 
-__all__ = ["Feeder", "Job", "Keys", "Part", "Pulls", "call_part"]
+__all__ = ["Feeder", "Job", "Keys", "Part", "Pulls", "call_part", "feeder_here"]
 
 # Iterators that run no code of the program: many items are taken at once.
 _CONTAINERS = (list, tuple, range, str, bytes, dict, set, frozenset)
@@ -61,6 +61,16 @@ class Pulls:
         finally:
             self.owner = 0
             self.lock.release()
+
+    def each(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """The items of the iterator, each pulled in a turn of its own."""
+        while True:
+            with self.turn():
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
 
     def calls(self) -> None:
         """Called when this thread makes a call of the pool."""
@@ -142,21 +152,33 @@ class Job:
         self.taken = 0  # items that the feeder was asked for
         self.chunk: int | None = None  # the chunksize that the program asked for
         self.limit: int | None = None  # the most chunks that may be made but not read (buffersize)
+        self.length: int | None = None  # len() of the iterable of an iterator, if it has one
         self.made = 0
+        self.pulled = 0  # items of the chunks that were made
         self.bytes = 0  # total size of the chunks that were made
         self.read = 0
+        self.was_full = -1  # `read` at the keeper's last look, if the buffer was full then
         self.last: tuple[int, BaseException] | None = None  # the iterable's error, and its place
         self.is_over = False
+        self.is_refused = False  # it was submitted when the pool had ended
 
     def has_ended(self) -> bool:
         return self.is_fed and not self.ready and not self.flying
+
+
+_here = threading.local()
+
+
+def feeder_here() -> Feeder | None:
+    """The feeder whose thread calls this."""
+    return getattr(_here, "feeder", None)
 
 
 class Feeder:
     """A thread that pulls and pickles items of one call, as many chunks as the keeper asks for.
 
     It runs code of the program: the iterable's and that of `__reduce__` methods. If that code
-    blocks, only this call waits.
+    blocks, only this call waits. `start()` starts it, once the keeper has the call.
     """
 
     def __init__(
@@ -168,7 +190,7 @@ class Feeder:
         tell: Callable[..., None],
     ) -> None:
         self.job = job
-        self.iterable: Iterable[Any] | None = iterable
+        self.iterable: Any = iterable
         self.numbers = numbers
         self.pulls = pulls
         self.tell = tell
@@ -177,7 +199,14 @@ class Feeder:
         self.place = 0
         self.is_stopped = False
         self.thread = threading.Thread(target=self._run, name="cpool-feeder", daemon=True)
-        self.thread.start()
+
+    def start(self) -> None:
+        try:
+            self.thread.start()
+        except BaseException as exc:
+            self.stop()
+            self.tell("fed_up", self.job, 0, exc)
+            raise
 
     def ask(self, chunks: int, length: int) -> None:
         self.requests.put((chunks, length))
@@ -187,9 +216,9 @@ class Feeder:
         self.requests.put(None)
 
     def _run(self) -> None:
+        _here.feeder = self
         iterator: Iterator[Any] | None = None
         try:
-            assert self.iterable is not None
             if type(self.iterable) in _CONTAINERS:
                 iterator = iter(self.iterable)
             else:
@@ -216,7 +245,7 @@ class Feeder:
                 break
             if self.total is not None:
                 length = min(length, self.total - self.place)
-            source = iterator if is_plain else self._pull(iterator)
+            source = iterator if is_plain else self.pulls.each(iterator)
             items = list(itertools.islice(source, length))
             is_more = len(items) == length
             if items:
@@ -226,7 +255,7 @@ class Feeder:
                 made = []
             if is_more and self.place == self.total:
                 is_more = False
-                for _ in iterator if is_plain else self._pull(iterator):
+                for _ in iterator if is_plain else self.pulls.each(iterator):
                     self.place += 1  # the iterable has more items than len() said
                     break
             if not is_more:
@@ -234,16 +263,6 @@ class Feeder:
         if made:
             self.tell("fed", self.job, made)
         return is_more
-
-    def _pull(self, iterator: Iterator[Any]) -> Iterator[Any]:
-        """Pull items one at a time: iterables of one pool may share a source."""
-        while True:
-            with self.pulls.turn():
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-            yield item
 
     def _chunk(self, items: list[Any]) -> Part | tuple[int, int, BaseException]:
         """The chunk; or, if it cannot be pickled, its place, its length and the error."""

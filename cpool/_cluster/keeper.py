@@ -7,9 +7,12 @@ code of the program runs on its thread.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import logging
 import math
+import os
 import pickle
 import queue
 import threading
@@ -19,6 +22,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import dask
 from distributed import Client
 from distributed.protocol import to_serialize
 
@@ -64,6 +68,9 @@ _MOST_ENDING = 64
 
 # The most bytes of finished pieces to keep.
 _MOST_ENDING_BYTES = 4 << 20
+
+# The arbiter is told to drop so many finished pieces at a time.
+_MOST_STALE = 100
 
 # How often to send a piece again whose dask task failed before the piece began.
 _MOST_FAILURES = 3
@@ -138,6 +145,17 @@ class Piece:
         self.size = sum(part.size for part in parts)
 
 
+class Upload:
+    """A large callable that the arbiter keeps for the nodes as long as calls use it."""
+
+    __slots__ = ("data", "is_there", "number")
+
+    def __init__(self, number: str, data: bytes) -> None:
+        self.number = number
+        self.data = data
+        self.is_there = False  # has it arrived? Set in the client's event loop.
+
+
 class Helper:
     """A thread that unpickles results of calls with callbacks, and runs the callbacks."""
 
@@ -161,14 +179,40 @@ class Helper:
     def stop(self) -> None:
         self.calls.put(None)
 
-    def join(self, timeout: float | None) -> None:
-        if self.thread is not None and self.thread is not threading.current_thread():
-            self.thread.join(timeout)
+    def is_current(self) -> bool:
+        """Is this its thread?"""
+        return self.thread is threading.current_thread()
+
+    def join(self, timeout: float | None) -> bool:
+        """Has the thread ended, or is it the present one?"""
+        if self.thread is None or self.is_current():
+            return True
+        self.thread.join(timeout)
+        return not self.thread.is_alive()
+
+
+def _first_of(part: Part) -> int:
+    """The number of its first item in the call; -1 for the item of an `apply`."""
+    job = part.job
+    if job.mode == worker.APPLY:
+        return -1
+    return part.start if job.total is not None else part.start * (job.chunk or 1)
 
 
 def _index_of(part: Part) -> int | None:
     """The number of the item in its call, for errors; None for `apply` and for several items."""
-    return part.start if part.count == 1 and part.job.mode != worker.APPLY else None
+    return _first_of(part) if part.count == 1 and part.job.mode != worker.APPLY else None
+
+
+def _name_of(part: Part) -> str:
+    """How messages name a chunk, as in those of `cpool.Pool`."""
+    call: str = part.job.options["call"]
+    first = _first_of(part)
+    if first < 0:
+        return call
+    if part.count == 1:
+        return f"item {first} of {call}"
+    return f"items {first} to {first + part.count - 1} of {call}"
 
 
 class Keeper:
@@ -180,7 +224,7 @@ class Keeper:
         self.end_cluster = end
         self.events: queue.SimpleQueue[tuple[str, tuple[Any, ...]]] = queue.SimpleQueue()
         self.helper = Helper()
-        self.ends = Ends()
+        self.ends = Ends(self.helper, self.check_process)
         self.ended = threading.Event()
         self.numbers: Iterator[int] = itertools.count()  # of chunks
         self.pieces: dict[int, Piece] = {}
@@ -195,9 +239,13 @@ class Keeper:
         self.cancels: dict[bool, dict[str, list[int]]] = {}  # chunks to cancel, by kill= and node
         self.places: dict[int, Node] = {}  # the node for calls with a key, by the key's number
         self.cache: dict[int, Any] = {}
-        self.uploaded: set[str] = set()
-        self.users: dict[str, int] = {}  # how many calls use a callable that was uploaded
+        self.uploads: dict[str, Upload] = {}
+        self.users: dict[str, int] = {}  # how many calls use a callable
+        # For requests about callables: one is dropped and sent again in the order of the calls.
+        self.in_order = asyncio.Lock()
         self.stale: list[int] = []  # numbers of pieces that the arbiter may drop
+        # Pieces whose begin the arbiter was asked to forbid, where no answer came.
+        self.unanswered: list[tuple[Piece, Callable[[bool], None]]] = []
         self.revoked: list[Piece] = []  # forbidden to begin, dask task not ended
         self.ending: list[Piece] = []  # pieces with all results, whose dask tasks have not ended
         self.ending_bytes = 0  # of these pieces, in the scheduler
@@ -209,15 +257,49 @@ class Keeper:
         self.spread = 0.0  # mean deviation of these seconds
         self.expected: list[tuple[int, threading.Event]] = []
         self.is_closing = False
+        self.is_joined = False
         self.is_ending = False
         self.lost: BaseException | None = None
         self.thread = threading.Thread(target=self._run, name="cpool-keeper", daemon=True)
+        self.process = os.getpid()
+
+    def is_copy(self) -> bool:
+        """Is this a copy of the process, which has no keeper?"""
+        return os.getpid() != self.process
+
+    def check_process(self) -> None:
+        """`ValueError` in a copy of the process: waits would not end."""
+        if self.is_copy():
+            failures.raise_foreign()
 
     # ---- messages ----
 
     def tell(self, what: str, *args: Any) -> None:
         """Send the keeper a message. [any thread]"""
         self.events.put((what, args))
+
+    def submit(self, job: Job) -> None:
+        """Begin a call. `ValueError` if the pool has ended. [any thread]"""
+        self.tell("submit", job)
+        if self.ended.is_set():
+            self._refuse_late()
+        if job.is_refused:
+            raise ValueError("Pool not running")
+
+    def _refuse_late(self) -> None:
+        """Refuse the calls that came while the pool ended. [any thread, once `ended` is set]"""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                what, args = self.events.get_nowait()
+                if what == "submit":
+                    self._refuse(args[0], ValueError("Pool not running"))
+
+    def _refuse(self, job: Job, error: BaseException) -> None:
+        job.is_over = True
+        job.is_refused = isinstance(error, ValueError)
+        job.result.fail(error)
+        if job.feeder is not None:
+            job.feeder.stop()
 
     def hear(self, event: tuple[float, Any]) -> None:
         """Receive a message of the arbiter. [the client's event loop]"""
@@ -233,35 +315,42 @@ class Keeper:
             is_looking = bool(self.jobs or self.ending)
             if is_looking and time.monotonic() >= self.next_look:
                 self.next_look = time.monotonic() + _LOOK
-                self._look()
+                self._guarded(self._look)
             try:
                 what, args = self.events.get(timeout=_LOOK if is_looking else None)
             except queue.Empty:
                 continue
             while True:
-                try:
-                    getattr(self, f"_on_{what}")(*args)
-                except Exception as exc:
-                    # A bug of the pool, or out of memory: fail all calls rather than hang.
-                    logger.exception("cpool: the pool on the cluster failed")
-                    self._fail_all(exc)
+                self._guarded(self._take_in, what, args)
                 del what, args
                 try:
                     what, args = self.events.get_nowait()
                 except queue.Empty:
                     break
             if not self.ended.is_set():
-                self._hand_out()
-                self._end_jobs()
-                self._tell_cancels()
+                for act in self._hand_out, self._end_jobs, self._tell_cancels:
+                    self._guarded(act)
+        self._refuse_late()
+
+    def _take_in(self, what: str, args: tuple[Any, ...]) -> None:
+        getattr(self, f"_on_{what}")(*args)
+
+    def _guarded(self, act: Callable[..., None], *args: Any) -> None:
+        try:
+            act(*args)
+        except Exception as exc:
+            # A bug of the pool, or out of memory: fail all calls rather than hang.
+            logger.exception("cpool: the pool on the cluster failed")
+            self._fail_all(exc)
 
     # ---- the program's messages ----
 
     def _on_submit(self, job: Job) -> None:
         if self.lost is not None:
-            job.result.fail(self.lost)
-            if job.feeder is not None:
-                job.feeder.stop()
+            self._refuse(job, self.lost)
+            return
+        if self.is_ending:
+            self._refuse(job, ValueError("Pool not running"))
             return
         self.jobs[job.result._job] = job
         self.tally.submitted += len(job.ready)  # the item of an apply()
@@ -282,11 +371,13 @@ class Keeper:
             job.made += 1
             if isinstance(part, Part):
                 self.tally.submitted += part.count
+                job.pulled += part.count
                 job.bytes += part.size
                 job.ready.append(part)
                 self._add_ready(job, 1)
             else:
                 start, count, error = part
+                job.pulled += count
                 self.tally.submitted += count
                 self.tally.failed_here += count
                 self._deliver(job, Arrived(start, count, worker.FAILURE, [], error))
@@ -307,10 +398,9 @@ class Keeper:
         elif error is not None:
             self._fail(job, error)
         elif length != job.total:
-            more = "more" if length > job.total else f"{length}"
-            self._fail(
-                job, PoolError(f"the iterable has {more} items, and its len() was {job.total}")
-            )
+            more = "more" if length > job.total else "fewer"
+            text = f"the iterable gave {more} items than its length, {job.total}"
+            self._fail(job, ValueError(text))
 
     def _on_read(self, job: Job) -> None:
         job.read += 1
@@ -355,6 +445,23 @@ class Keeper:
     def _on_close(self) -> None:
         self.is_closing = True
 
+    def _on_join(self) -> None:
+        self.is_joined = True
+
+    def _end_unread(self) -> None:
+        """join() waits: end the input of calls whose buffers (`buffersize`) nobody reads."""
+        for job in list(self.feeding):
+            is_full = job.limit is not None and job.made - job.read >= job.limit
+            if not is_full or job.asked or job.ready or job.flying:
+                job.was_full = -1
+            elif job.was_full != job.read:
+                job.was_full = job.read
+            else:
+                assert job.feeder is not None
+                job.feeder.stop()
+                is_whole = job.pulled == job.length
+                self._on_fed_up(job, job.made, None if is_whole else failures.not_read())
+
     def _on_terminate(self) -> None:
         self._fail_all(failures.terminated())
         self._end()
@@ -372,10 +479,10 @@ class Keeper:
     def _on_lost(self, address: str, begun: list[int]) -> None:
         """A node has left. Pieces that it has not begun run on other nodes."""
         gone = self.nodes.pop(address, None)
-        if gone is None:
-            return
-        self.tally.leave(gone)
-        for piece in list(gone.pieces.values()):
+        if gone is not None:
+            self.tally.leave(gone)
+        # Not gone.pieces: a node that was refused meanwhile has left the table, with pieces.
+        for piece in [each for each in self.pieces.values() if each.node.address == address]:
             self._give_up(piece, piece.number in begun, None)
 
     def _on_results(self, frames: Frames) -> None:
@@ -438,7 +545,8 @@ class Keeper:
         if kind == remote.LOST:
             cls, text, pid, exitcode, told = loads(data[0])
             job = part.job
-            text = text.replace(f"{worker.__name__}.run_chunk", job.name)
+            ran = f"Pool.apply_async({worker.__name__}.run_chunk)"
+            text = text.replace(ran, _name_of(part))
             first, *stack = text.split("\n", 1)
             text = "\n".join([f"{first} (on node {node.address})", *stack])
             error: BaseException = cls(text, pid, exitcode)
@@ -446,7 +554,7 @@ class Keeper:
             return Arrived(part.start, part.count, worker.FAILURE, [], error)
         if kind == remote.BROKEN:
             error = failures.broken(failures.unpack_error(memoryview(data[0])))
-            return Arrived(part.start, part.count, worker.FAILURE, [], error)
+            return Arrived(part.start, part.count, worker.FAILURE, [], error, True)
         return Arrived(part.start, part.count, kind, data)
 
     def _task_ended(self, piece: Piece, future: Any) -> None:
@@ -492,12 +600,13 @@ class Keeper:
                 waiting[-1].is_recalled = True
                 self._revoke(waiting[-1], partial(self._other_ended, waiting[-1]))
 
-    def _on_revoked(self, then: Callable[[bool], None], is_free: bool | None) -> None:
-        if is_free is None:
-            if not self._is_connected():
-                self._lose_scheduler()
-            return
-        then(is_free)
+    def _on_revoked(self, piece: Piece, then: Callable[[bool], None], is_free: bool | None) -> None:
+        if is_free is not None:
+            then(is_free)
+        elif self._is_connected():
+            self.unanswered.append((piece, then))  # only this message's connection broke
+        else:
+            self._lose_scheduler()
 
     def _revoke(self, piece: Piece, then: Callable[[bool], None]) -> None:
         """Ask the arbiter to forbid a piece to begin. Calls then(True) if it has not begun."""
@@ -509,7 +618,7 @@ class Keeper:
                     pool=self.pool, piece=piece.number
                 )
             finally:
-                self.tell("revoked", then, is_free)
+                self.tell("revoked", piece, then, is_free)
 
         self.client.loop.add_callback(ask)
 
@@ -532,7 +641,7 @@ class Keeper:
             if error is None:
                 failure = NodeLostError(
                     f"node {node.address} (process {node.pid}) left the cluster while it ran "
-                    f"{part.job.name}; the task may have run in part. With retries=1 it would "
+                    f"{_name_of(part)}; the task may have run in part. With retries=1 it would "
                     "run again on another node",
                     node.pid,
                     None,
@@ -596,7 +705,7 @@ class Keeper:
             if number in self.jobs and (job.is_over or job.has_ended()):
                 if job.last is not None and not job.is_over:
                     place, error = job.last
-                    self._deliver(job, Arrived(place, 1, worker.FAILURE, [], error))
+                    self._deliver(job, Arrived.failure(error, place))
                 del self.jobs[number]
                 self._leave(job)
                 self.cache.pop(number, None) if job.total is None else None
@@ -609,9 +718,13 @@ class Keeper:
         self.users[number] -= 1
         if self.users[number] == 0:
             del self.users[number]
-            if number in self.uploaded:
-                self.uploaded.discard(number)
-                self._tell_arbiter("cpool_drop", keys=[number], pieces=[])
+            if self.uploads.pop(number, None) is not None:
+
+                async def drop() -> None:
+                    async with self.in_order:
+                        await self._ask("cpool_drop", keys=[number], pieces=[])
+
+                self._in_loop(drop)
 
     # ---- handing out ----
 
@@ -702,7 +815,7 @@ class Keeper:
         parts: list[Part] = []
         size = 0
         seconds = 0.0
-        longest = plan.piece_seconds(nodes) * node.workers
+        longest = plan.piece_seconds(nodes, node.workers) * node.workers
         is_full = False
         for level in self.waiting.by_priority():
             served: list[Job] = []
@@ -788,7 +901,7 @@ class Keeper:
     def _send(self, node: Node, parts: list[Part]) -> None:
         piece = Piece(next(self.piece_numbers), node, parts)
         callables: dict[str, bytes | None] = {}
-        uploads: list[tuple[str, bytes]] = []
+        uploads: dict[str, Upload] = {}
         for part in parts:
             job = part.job
             if len(job.pickled) < _INLINE:
@@ -796,56 +909,72 @@ class Keeper:
                 continue
             callables[job.callable] = None
             node.known.add(job.callable)
-            if job.callable not in self.uploaded:
-                self.uploaded.add(job.callable)
-                uploads.append((job.callable, job.pickled))
+            upload = self.uploads.get(job.callable)
+            if upload is None:
+                upload = self.uploads[job.callable] = Upload(job.callable, job.pickled)
+                node.sent += len(job.pickled)
+            if not upload.is_there:
+                uploads[job.callable] = upload
         stale = [number for number in node.known if number not in self.users]
         node.known.difference_update(stale)
         chunks = [
-            remote.Chunk(part.number, part.job.callable, part.job.mode, part.job.options, part.data)
+            remote.Chunk(
+                part.number,
+                part.job.callable,
+                part.job.mode,
+                part.job.options,
+                _first_of(part),
+                part.data,
+            )
             for part in parts
         ]
         frames = Frames(remote.pack_piece(chunks, callables, stale))
-        node.sent += frames.nbytes + sum(len(data) for _, data in uploads)
+        node.sent += frames.nbytes
         self.pieces[piece.number] = node.pieces[piece.number] = piece
         name = parts[0].job.name
         if not uploads and frames.nbytes < _APART:
-            self._submit(piece, frames, name)
+            try:
+                self._submit(piece, frames, name)
+            except Exception as exc:  # the client is closed
+                self._on_broken(exc, piece)
             return
 
-        async def upload() -> None:
-            scheduler = self.client.scheduler
-            for key, data in uploads:
-                await scheduler.cpool_put(
-                    pool=self.pool, key=key, data=to_serialize(Frames([data]))
-                )
+        async def send() -> None:
+            # The piece comes after its callables, also those that an earlier piece sends.
+            async with self.in_order:
+                for upload in uploads.values():
+                    if not upload.is_there:
+                        data = to_serialize(Frames([upload.data]))
+                        await self._ask("cpool_put", key=upload.number, data=data)
+                        upload.is_there = True
             inline: Frames | None = frames
             if frames.nbytes >= _APART:
-                await scheduler.cpool_put(
-                    pool=self.pool, key=str(piece.number), data=to_serialize(frames)
-                )
+                await self._ask("cpool_put", key=str(piece.number), data=to_serialize(frames))
                 inline = None
             self._submit(piece, inline, name)
 
-        self._in_loop(upload)
+        self._in_loop(send, piece)
 
     def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
         """Submit the piece as a dask task for this node only, named after the function."""
         key = f"{name}-{self.pool}", piece.number  # dask groups by the name, and by name and pool
-        future = self.client.submit(
-            remote.run_piece,
-            self.pool,
-            piece.node.address,
-            key,
-            piece.number,
-            frames,
-            plan.piece_seconds(len(self.nodes)),
-            key=key,
-            workers=[piece.node.address],
-            allow_other_workers=False,
-            retries=0,
-            pure=False,
-        )
+        # dask never drops a span, and would make a new one whenever no task is left. So each pool
+        # has one, which the arbiter trims.
+        with dask.annotate(span={"name": ("cpool",), "ids": (self.pool,)}):
+            future = self.client.submit(
+                remote.run_piece,
+                self.pool,
+                piece.node.address,
+                key,
+                piece.number,
+                frames,
+                plan.piece_seconds(len(self.nodes), piece.node.workers),
+                key=key,
+                workers=[piece.node.address],
+                allow_other_workers=False,
+                retries=0,
+                pure=False,
+            )
         piece.future = future
 
     def _drop(self, piece: Piece) -> None:
@@ -855,28 +984,30 @@ class Keeper:
         if piece in self.revoked:
             return
         self.stale.append(piece.number)
-        if len(self.stale) >= 100:
+        if len(self.stale) >= _MOST_STALE:
             self._tell_arbiter(
                 "cpool_drop", keys=[str(number) for number in self.stale], pieces=self.stale
             )
             self.stale = []
 
-    def _in_loop(self, work: Callable[[], Any]) -> None:
-        """Run a coroutine in the client's event loop; treat an exception as a failed connection."""
+    def _in_loop(self, work: Callable[[], Any], piece: Piece | None = None) -> None:
+        """Run a coroutine in the client's event loop, which sends this piece if there is one."""
 
         async def run() -> None:
             try:
                 await work()
             except Exception as exc:
-                self.tell("broken", exc)
+                self.tell("broken", exc, piece)
 
         self.client.loop.add_callback(run)
 
-    def _tell_arbiter(self, what: str, **kwds: Any) -> None:
-        async def send() -> None:
-            await getattr(self.client.scheduler, what)(pool=self.pool, **kwds)
+    async def _ask(self, what: str, **kwds: Any) -> Any:
+        return await remote.ask_arbiter(
+            self.client, self._is_connected, what, pool=self.pool, **kwds
+        )
 
-        self._in_loop(send)
+    def _tell_arbiter(self, what: str, **kwds: Any) -> None:
+        self._in_loop(partial(self._ask, what, **kwds))
 
     # ---- the end ----
 
@@ -898,16 +1029,36 @@ class Keeper:
             if piece.future.done() or piece.node.address not in self.nodes:
                 self.revoked.remove(piece)
                 self._drop(piece)
+        again, self.unanswered = self.unanswered, []
+        for piece, then in again:
+            self._revoke(piece, then)
         self._forget_ended()
         self._recall()
+        if self.is_joined:
+            self._end_unread()
+            self._end_jobs()
 
-    def _on_broken(self, error: Exception) -> None:
-        if self._is_connected():
+    def _on_broken(self, error: Exception, piece: Piece | None) -> None:
+        """A request to the scheduler has failed. If it was to send a piece, its items fail."""
+        if self._is_connected() and isinstance(error, OSError):
             time.sleep(0.05)  # the client may notice the lost connection a moment later
-        if self._is_connected() and not isinstance(error, OSError):
-            self._fail_all(error)
-        else:
+        if not self._is_connected():
             self._lose_scheduler()
+        elif piece is None:
+            # The arbiter keeps some data until the pool ends, or cancelled chunks run.
+            logger.warning("cpool: a message did not reach the scheduler: %r", error)
+        elif self.pieces.get(piece.number) is piece:
+            for part in piece.parts.values():
+                self._take_off(piece.node, part)
+                if not part.job.is_over:
+                    self.tally.failed_here += part.count
+                    self._deliver(part.job, self._unsent(part, error))
+            self._drop(piece)
+
+    def _unsent(self, part: Part, error: Exception) -> Arrived:
+        failure = PoolError(f"{_name_of(part)} did not reach the scheduler: {error!r}")
+        failure.__cause__ = error
+        return Arrived(part.start, part.count, worker.FAILURE, [], failure)
 
     def _lose_scheduler(self) -> None:
         if self.lost is None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cpool.distributed")
 
-__all__ = ["LOST", "Chunk", "NodePlugin", "dump_node", "run_piece"]
+__all__ = ["LOST", "PAUSES", "Chunk", "NodePlugin", "ask_arbiter", "dump_node", "run_piece"]
 
 # Outcome of a chunk whose worker process died: a description of the error instead of results.
 LOST = 2
@@ -62,8 +62,11 @@ _SHORT = 0.05
 # The upper limit of those seconds, which grow with the arbiter's response time.
 _LONGEST_WAY = 0.5
 
+# If chunks take no more than these seconds, the next piece begins when each worker has one left.
+_LAST = 0.1
+
 # Seconds before each retry to reach the scheduler.
-_PAUSES = (0.05, 0.2, 1.0)
+PAUSES = (0.05, 0.2, 1.0)
 
 # Callables of this many bytes or more are passed to the worker processes in a file.
 _IN_FILE = 32 << 10
@@ -74,25 +77,36 @@ _IN_LOOP = 1 << 20
 # Seconds for the finalizers of a pool's workers, if nothing runs any more.
 _FINALIZERS = 5.0
 
-# How many chunks to remember that were cancelled before they arrived here; others would run.
-_MOST_CANCELLED = 1 << 14
+# How many cancelled chunks to remember that are not here: not yet, or no longer. As many as may be
+# on their way to a node (`plan.MOST`); an older one that did arrive would run.
+_MOST_CANCELLED = 1 << 12
 
 _nodes: dict[tuple[str, str], Node] = {}
 
 
-async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
-    """Call the arbiter; retry if the connection breaks, as it may on a busy machine.
+async def ask_arbiter(dask: Any, is_there: Callable[[], bool], what: str, **kwds: Any) -> Any:
+    """Call the arbiter, from a dask client or worker. Every request may be repeated.
 
-    Every request of a node may be repeated. Raises `OSError` if the scheduler cannot be reached.
+    Retries if only the connection of this request breaks, as it may on a busy machine. Raises
+    `OSError` if the scheduler cannot be reached; without a retry if `is_there()` is false.
     """
-    for pause in _PAUSES:
+    for pause in PAUSES:
         try:
             return await getattr(dask.scheduler, what)(**kwds)
         except OSError:
-            if dask.status not in (Status.running, Status.paused, Status.init):
+            if not is_there():
                 raise
             await asyncio.sleep(pause)
     return await getattr(dask.scheduler, what)(**kwds)
+
+
+async def ask_scheduler(dask: Worker, what: str, **kwds: Any) -> Any:
+    """`ask_arbiter()`, from a node."""
+
+    def is_there() -> bool:
+        return dask.status in (Status.running, Status.paused, Status.init)
+
+    return await ask_arbiter(dask, is_there, what, **kwds)
 
 
 class Node:
@@ -166,6 +180,8 @@ class Node:
         if self.is_ended or self.pending < self.workers:
             return True
         short = max(_SHORT, min(self.way + 4 * self.spread, _LONGEST_WAY))
+        if _SHORT < self.seconds <= _LAST:  # not for chunks that were not measured
+            short = max(short, 1.1 * self.seconds)  # while each worker runs its last chunk
         if time.monotonic() - self.heard > short:
             return False  # they take longer than earlier chunks, so the mean tells nothing
         return self.pending * self.seconds < self.workers * short
@@ -247,18 +263,35 @@ class Node:
                 os.rmdir(self.folder)
 
 
-class Chunk:
-    """A chunk as it is sent: its number, its callable's number, mode, options, and data."""
+class NodePool(cpool.Pool):
+    """The pool in a dask worker. Its processes do not import the dask worker's main module, which
+    would import dask in each: functions of a program's main module travel by value."""
 
-    __slots__ = ("callable", "data", "mode", "number", "options")
+    _imports_main = False
+
+
+class Chunk:
+    """A chunk as it is sent: its number, its callable's number, mode, options, and data.
+
+    `first` is the number of its first item in the call, -1 for the item of an `apply`.
+    """
+
+    __slots__ = ("callable", "data", "first", "mode", "number", "options")
 
     def __init__(
-        self, number: int, callable: str, mode: int, options: dict[str, Any], data: list[Any]
+        self,
+        number: int,
+        callable: str,
+        mode: int,
+        options: dict[str, Any],
+        first: int,
+        data: list[Any],
     ) -> None:
         self.number = number
         self.callable = callable
         self.mode = mode
         self.options = options
+        self.first = first
         self.data = data
 
     @property
@@ -267,7 +300,9 @@ class Chunk:
         return "key" in self.options["pool"]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Chunk, (self.number, self.callable, self.mode, self.options, self.data)
+        return Chunk, (
+            self.number, self.callable, self.mode, self.options, self.first, self.data
+        )  # fmt: skip
 
 
 class _Piece:
@@ -336,8 +371,9 @@ class _Piece:
                     chunk.callable,
                     source,
                     chunk.mode,
-                    chunk.options["return_exceptions"],
+                    _raised(chunk.options, attempts),
                     None if memory is None else memory.path,
+                    (chunk.options["call"], chunk.first, node.dask.address),
                     *data,
                 ),
                 callback=came,
@@ -392,6 +428,14 @@ class _Piece:
             await asyncio.wait_for(self.news.wait(), timeout)
         if timeout is not None:
             self.news.clear()
+
+
+def _raised(options: dict[str, Any], attempts: int) -> frozenset[str] | None:
+    """What `worker.run_chunk` raises: all that an item raises, or that it is run again for."""
+    if not options["return_exceptions"]:
+        return None
+    found: frozenset[str] = options["retry_on"]
+    return found if attempts < options["retries"] else frozenset()
 
 
 def _cancel(address: str, pool: str, numbers: list[int], kill: bool) -> None:
@@ -472,7 +516,8 @@ def pack_piece(
     heads: list[Any] = []
     parts: list[Any] = []
     for chunk in chunks:
-        heads.append((chunk.number, chunk.callable, chunk.mode, chunk.options, len(chunk.data)))
+        head = chunk.number, chunk.callable, chunk.mode, chunk.options, chunk.first
+        heads.append((*head, len(chunk.data)))
         parts.extend(chunk.data)
     return [pickle.dumps((heads, callables, forget)), *parts]
 
@@ -481,8 +526,8 @@ def _unpack(frames: Frames) -> tuple[list[Chunk], dict[str, bytes | None], list[
     parts = iter(frames.parts)
     heads, callables, forget = loads(next(parts))
     chunks = [
-        Chunk(number, callable, mode, options, [_sendable(next(parts)) for _ in range(count)])
-        for number, callable, mode, options, count in heads
+        Chunk(number, name, mode, options, first, [_sendable(next(parts)) for _ in range(count)])
+        for number, name, mode, options, first, count in heads
     ]
     return chunks, callables, forget
 
@@ -547,10 +592,12 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
             more.update(finalizer=worker.finalize, finalargs=(more["finalizer"],))
         if "env" in more:
             more["env"] = loads(more["env"])
+        # The fork server imports it once for all workers.
+        more["preload"] = (worker.__name__, *more.get("preload", ()))
         initializer: Callable[..., object] | None = None
         if given["initializer"] is not None:
             initializer = worker.initialize
-        return cpool.Pool(
+        return NodePool(
             workers,
             initializer,
             (given["initializer"],) if initializer else (),

@@ -21,6 +21,11 @@ PIECE = 0.1
 MESSAGE = 0.005
 LOAD = 0.6
 
+# Seconds of a node's own CPU time for a piece, measured as above; and the fraction of its workers'
+# time that this may take, where the node has no processor to spare.
+OWN = 0.008
+SHARE = 0.03
+
 # Pieces that a node has: one that runs, one that waits.
 AHEAD = 2
 
@@ -64,9 +69,12 @@ class Speed:
         self.seconds = each if known is None else known + (each - known) * weight
 
 
-def piece_seconds(nodes: int) -> float:
-    """Seconds that a piece should keep its node busy: more if many nodes share the scheduler."""
-    return max(PIECE, nodes * MESSAGE / LOAD)
+def piece_seconds(nodes: int, workers: int) -> float:
+    """Seconds that a piece should keep a node of so many workers busy.
+
+    More if many nodes share the scheduler, or if the node is small.
+    """
+    return max(PIECE, nodes * MESSAGE / LOAD, OWN / SHARE / workers)
 
 
 def share(items: int, workers: int, all_workers: int, pieces: int = 2) -> int:
@@ -83,7 +91,7 @@ def chunk_length(speed: Speed, items: int, workers: int, all_workers: int, nodes
     if speed.seconds is None:
         return 1
     each = max(speed.seconds, 1e-8)
-    wanted = piece_seconds(nodes) * workers / each
+    wanted = piece_seconds(nodes, workers) * workers / each
     part = max(min(wanted, share(items, workers, all_workers)), wanted * LEAST)
     length = part / (workers * CHUNKS_PER_WORKER)
     return max(1, int(min(max(length, SHORTEST / each), math.ceil(items / all_workers))))
@@ -94,7 +102,7 @@ def in_piece(speed: Speed, length: int, workers: int, nodes: int) -> int:
     if speed.seconds is None:
         return 0
     seconds = max(speed.seconds, 1e-8) * length
-    return min(MOST, math.ceil(piece_seconds(nodes) * workers / seconds))
+    return min(MOST, math.ceil(piece_seconds(nodes, workers) * workers / seconds))
 
 
 def room(
@@ -117,7 +125,7 @@ def room(
     if speed.seconds is None:
         return max(0, workers * FIRST - count)
     seconds = max(speed.seconds, 1e-8) * length
-    piece = piece_seconds(nodes) * workers
+    piece = piece_seconds(nodes, workers) * workers
     ahead = outstanding - min(latency, LATEST) * workers
     wanted = math.ceil((AHEAD * piece - ahead) / seconds) if ahead <= piece else 0
     wanted = max(wanted, least - count)

@@ -10,13 +10,15 @@ import operator
 import queue
 import sys
 import threading
+import time
 import uuid
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from multiprocessing import TimeoutError, util
 
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Scheduler
 
 from .._base import failures
 from .._base.size import default_processes
@@ -31,19 +33,21 @@ from . import worker
 from .arbiter import Arbiter, plugin_name
 from .errors import VersionMismatchError
 from .frames import dumps_callable
-from .jobs import Feeder, Job, Keys, Pulls, call_part
+from .jobs import Feeder, Job, Keys, Pulls, call_part, feeder_here
 from .keeper import Keeper, Node
 from .node import NodePlugin, dump_node
 from .parameters import NOT_HERE, check_on_exit, of_nodes, refuse_method, refuse_worker
 from .plan import Speed
 from .results import (
     ApplyResult,
+    Arrived,
     AsyncResult,
     Chunks,
     IMapIterator,
     IMapUnorderedIterator,
     MapResult,
     UnorderedChunks,
+    seconds_of,
 )
 from .statistics import ClusterStatistics
 from .versions import DISTRIBUTION, PACKAGES, mismatches, say, versions
@@ -65,6 +69,9 @@ _SPEEDS = 256
 # Seconds that the end of the pool waits for the nodes.
 _GRACE = 60.0
 
+# Seconds that `dump()` waits for a node.
+_DUMP = 5.0
+
 # Seconds between two looks whether the keeper is there to answer.
 _LOOK = 0.1
 
@@ -80,7 +87,7 @@ class Pool:
     many as the dask worker has threads; also one that joins later. Each worker process calls
     `initializer(*initargs)` when it starts, and is replaced after `maxtasksperchild` chunks.
     `context` is the name of the start method of the nodes' workers. `nodes` is a list of addresses
-    of dask workers: the pool uses no others.
+    of dask workers, not an empty one: the pool uses no others.
 
     `finalizer`, `finalargs`, `daemon`, `memory_limit`, `min_processes`, `idle_timeout`,
     `inner_max_num_threads`, `env` and `preload` are parameters of the pools on the nodes, and
@@ -153,6 +160,8 @@ class Pool:
         }
         self._on_exit = on_exit
         only = None if nodes is None else [str(address) for address in nodes]
+        if only == []:
+            raise ValueError("nodes is empty: calls would wait for ever. None: use all nodes")
         self._processes = processes
         self._speeds: OrderedDict[str, Speed] = OrderedDict()
         self._pulls = Pulls()
@@ -182,6 +191,7 @@ class Pool:
         self._keeper = keeper
         self._cache: dict[int, Any] = keeper.cache
         self._terminate = util.Finalize(self, _terminate, args=(keeper,), exitpriority=15)
+        _pools.add(self)
 
     # ---- what the cluster has ----
 
@@ -198,15 +208,24 @@ class Pool:
         """
         keeper = self._keeper
         assert keeper is not None
+        keeper.check_process()
+        seconds = seconds_of(timeout)
+        end = None if seconds is None else time.monotonic() + seconds
         enough = threading.Event()
         keeper.tell("expect", count, enough)
-        if not enough.wait(timeout):
-            raise TimeoutError
+        while not enough.wait(_LOOK if (left := _left(end)) is None else min(_LOOK, left)):
+            if keeper.lost is not None:
+                raise keeper.lost
+            if keeper.is_ending:
+                raise ValueError("Pool not running")
+            if end is not None and time.monotonic() >= end:
+                raise TimeoutError
 
     def statistics(self) -> ClusterStatistics:
         """What the pool has done until now, by node. `print()` of it shows a table."""
         keeper = self._keeper
         assert keeper is not None
+        keeper.check_process()
         answer: queue.SimpleQueue[ClusterStatistics] = queue.SimpleQueue()
         keeper.tell("tally", answer.put)
         while not keeper.is_ending:
@@ -223,14 +242,29 @@ class Pool:
         """
         keeper = self._keeper
         assert keeper is not None
+        keeper.check_process()
         if keeper.lost is not None:
             raise keeper.lost
         addresses = [node.address for node in self.nodes]
         texts: dict[str, Any] = {}
         if addresses and not keeper.is_ending:
-            texts = self._client.run(dump_node, keeper.pool, workers=addresses, on_error="ignore")
+            texts = self._client.sync(self._ask_dumps, keeper.pool, addresses)
         shown = [f"node {address}: {texts[address]}" for address in addresses if texts.get(address)]
         (sys.stderr if file is None else file).write("".join(shown))
+
+    async def _ask_dumps(self, name: str, addresses: list[str]) -> dict[str, Any]:
+        """The dumps of these nodes by address, without those that do not answer in time."""
+
+        async def ask(address: str) -> dict[str, Any]:
+            asked = self._client._run(dump_node, name, workers=[address], on_error="ignore")
+            try:
+                found: dict[str, Any] = await asyncio.wait_for(asked, _DUMP)
+            except OSError:  # among them the builtin TimeoutError
+                found = {}
+            return found
+
+        found = await asyncio.gather(*map(ask, addresses))
+        return {address: text for each in found for address, text in each.items()}
 
     # ---- submitting ----
 
@@ -245,24 +279,27 @@ class Pool:
     def _check_running(self) -> Keeper:
         if self._state != RUN or self._keeper is None:
             raise ValueError("Pool not running")
+        self._keeper.check_process()
         self._pulls.calls()
         return self._keeper
 
     def _job(
-        self, result: Any, func: Callable[..., Any], mode: int, wanted: _Options
+        self, result: Any, func: Callable[..., Any], mode: int, wanted: _Options, method: str
     ) -> Job | None:
         """A new call; None, and the result is a failure, if the callable cannot be pickled."""
         try:
             pickled = dumps_callable(func)
         except BaseException as exc:
-            result.fail(exc)
+            result.end(_not_sent(exc))
             return None
         number = hashlib.blake2b(pickled, digest_size=16).hexdigest()
         speed = self._speeds.pop(number, None) or Speed()
         self._speeds[number] = speed
         if len(self._speeds) > _SPEEDS:
             self._speeds.popitem(last=False)
-        job = Job(result, number, pickled, failures._name_of(func), mode, speed, wanted.of_chunk)
+        name = failures._name_of(func)
+        options = {**wanted.of_chunk, "call": f"Pool.{method}({name})"}
+        job = Job(result, number, pickled, name, mode, speed, options)
         job.priority = wanted.priority
         job.key = wanted.key
         job.fail_fast = wanted.fail_fast
@@ -276,7 +313,7 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> T:
         """Return `func(*args, **kwds)`, called in a worker of a node; raise what it raises."""
-        value: T = _shown(self.apply_async(func, args, kwds, **options))
+        value: T = _shown(self._apply(func, args, kwds, None, None, options, "apply"))
         return value
 
     def apply_async(
@@ -293,21 +330,34 @@ class Pool:
         `callback(value)` or `error_callback(exception)` runs on a thread of the pool, before the
         result is ready; an exception of the callback becomes the result.
         """
+        return self._apply(func, args, kwds, callback, error_callback, options, "apply_async")
+
+    def _apply(
+        self,
+        func: Callable[..., T],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        callback: Callable[[T], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        options: CallOptions,
+        method: str,
+    ) -> AsyncResult[T]:
         keeper = self._check_running()
         wanted = _Options(options)
         wanted.place(self._keys)
         result: AsyncResult[T] = ApplyResult(self, callback, error_callback)
+        result._returns_exceptions = wanted.checked.returns_exceptions
         result._reporter = show(result, wanted.progress, 1)
-        job = self._job(result, func, worker.APPLY, wanted)
+        job = self._job(result, func, worker.APPLY, wanted, method)
         if job is None:
             return result
         job.total = 1
         try:
             job.ready.append(call_part(job, next(keeper.numbers), args, kwds))
         except BaseException as exc:
-            result.fail(exc)
+            result.end(_not_sent(exc))
             return result
-        keeper.tell("submit", job)
+        keeper.submit(job)
         return result
 
     def map(
@@ -322,7 +372,9 @@ class Pool:
         By default the sizes of chunks follow the measured time of items. Waits for all items, then
         raises the first exception that arrived.
         """
-        values: list[T] = _shown(self.map_async(func, iterable, chunksize, **options))
+        values: list[T] = _shown(
+            self._map(func, iterable, worker.MAP, chunksize, None, None, options, "map")
+        )
         return values
 
     def map_async(
@@ -335,7 +387,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`map` that returns a `MapResult` at once; the callbacks are those of `apply_async`."""
-        return self._map(func, iterable, worker.MAP, chunksize, callback, error_callback, options)
+        back = callback, error_callback
+        return self._map(func, iterable, worker.MAP, chunksize, *back, options, "map_async")
 
     def starmap(
         self,
@@ -345,7 +398,9 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> list[T]:
         """Return `[func(*x) for x in iterable]`, as `map` does."""
-        values: list[T] = _shown(self.starmap_async(func, iterable, chunksize, **options))
+        values: list[T] = _shown(
+            self._map(func, iterable, worker.STAR, chunksize, None, None, options, "starmap")
+        )
         return values
 
     def starmap_async(
@@ -358,7 +413,8 @@ class Pool:
         **options: Unpack[CallOptions],
     ) -> MapResult[T]:
         """`starmap` that returns a `MapResult` at once; callbacks as those of `apply_async`."""
-        return self._map(func, iterable, worker.STAR, chunksize, callback, error_callback, options)
+        back = callback, error_callback
+        return self._map(func, iterable, worker.STAR, chunksize, *back, options, "starmap_async")
 
     def imap(
         self,
@@ -430,12 +486,15 @@ class Pool:
         callback: Callable[[list[Any]], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         options: CallOptions,
+        method: str,
     ) -> MapResult[Any]:
         keeper = self._check_running()
         wanted = _Options(options)
         wanted.checked.refuse_place("map")
         if not hasattr(iterable, "__len__"):
-            iterable = list(iterable)
+            with self._pulls.turn():
+                source = iter(iterable)
+            iterable = list(self._pulls.each(source))
         length = len(iterable)  # type: ignore[arg-type]
         size = chunksize
         if size is None:
@@ -445,11 +504,13 @@ class Pool:
             size = 0
         size = operator.index(size)
         wanted.check_chunk(chunksize)
+        self._check_running()  # the iterable may have ended it
         result: MapResult[Any] = MapResult(self, size, length, callback, error_callback)
+        result._returns_exceptions = wanted.checked.returns_exceptions
         result._reporter = show(result, wanted.progress, length)
         if size == 0:
             return result
-        job = self._job(result, func, mode, wanted)
+        job = self._job(result, func, mode, wanted, method)
         if job is not None:
             job.total = length
             job.chunk = size if chunksize is not None else wanted.chunk
@@ -484,12 +545,17 @@ class Pool:
         else:
             chunksize = operator.index(chunksize)
             result = Chunks(self) if ordered else UnorderedChunks(self)
-        show(result, wanted.progress, _length_of(iterable))
-        job = self._job(result, func, mode, wanted)
+        result._returns_exceptions = wanted.checked.returns_exceptions
+        length = _length_of(iterable) if wanted.progress is not None else None
+        show(result, wanted.progress, length)
+        method = f"i{'star' if mode == worker.STAR else ''}map{'' if ordered else '_unordered'}"
+        job = self._job(result, func, mode, wanted, method)
         if job is not None:
             job.chunk = int(chunksize)
             job.limit = buffersize
             if buffersize is not None:
+                with contextlib.suppress(Exception):
+                    job.length = len(iterable)  # type: ignore[arg-type]
                 result.on_read = partial(keeper.tell, "read", job)
             self._start(keeper, job, iterable)
         return result if chunksize == 1 else ItemIterator(result)
@@ -497,7 +563,8 @@ class Pool:
     def _start(self, keeper: Keeper, job: Job, iterable: Iterable[Any]) -> None:
         job.is_fed = False
         job.feeder = Feeder(job, iterable, keeper.numbers, self._pulls, keeper.tell)
-        keeper.tell("submit", job)
+        keeper.submit(job)
+        job.feeder.start()
 
     # ---- the end ----
 
@@ -516,20 +583,36 @@ class Pool:
     def join(self, timeout: float | None = None) -> None:
         """Wait for the nodes' pools to end; `close()` or `terminate()` comes first.
 
-        Raises `ValueError` for a pool that is running, and `multiprocessing.TimeoutError` after
-        `timeout` seconds; `join()` can be called again.
+        Without a `timeout`, ends the input of each `imap` whose buffer (`buffersize`) is full of
+        unread results: reading on raises `PoolError`. Raises `ValueError` for a pool that is
+        running, and `multiprocessing.TimeoutError` after `timeout` seconds; `join()` can be called
+        again.
         """
         if self._state == RUN:
             raise ValueError("Pool is still running")
         keeper = self._keeper
         assert keeper is not None
-        if timeout is None and threading.current_thread() is keeper.helper.thread:
-            raise RuntimeError("a callback cannot join the pool that waits for it")
+        keeper.check_process()
+        if timeout is None and self._state == CLOSE:
+            feeder = feeder_here()
+            is_needed = (
+                feeder is not None and feeder.pulls is self._pulls and not feeder.job.is_over
+            )
+            if is_needed or keeper.helper.is_current():
+                raise RuntimeError(
+                    "a callback or an iterable cannot join the pool that waits for it"
+                )
+        timeout = seconds_of(timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        if timeout is None:
+            keeper.tell("join")
         if not keeper.ended.wait(timeout):
             raise TimeoutError
-        keeper.thread.join(timeout)
+        keeper.thread.join(_left(end))
         # After terminate() a callback may block for ever.
-        keeper.helper.join(timeout if self._state == CLOSE else 1.0)
+        is_closed = self._state == CLOSE
+        if not keeper.helper.join(_left(end) if is_closed else 1.0) and is_closed:
+            raise TimeoutError
 
     def __enter__(self) -> Self:
         self._check_running()
@@ -556,6 +639,11 @@ class Pool:
 
     def __reduce__(self) -> NoReturn:
         raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+
+def _left(end: float | None) -> float | None:
+    """The seconds until this time of `time.monotonic()`, for a wait."""
+    return None if end is None else max(0.0, end - time.monotonic())
 
 
 def _not_here(name: str) -> Callable[..., Any]:
@@ -607,6 +695,11 @@ class _Options:
         """Raise for a chunk whose items cannot have a time limit each."""
         if self.has_limit and chunksize is not None and chunksize > 1:
             raise ValueError("on a cluster task_timeout needs chunks of one item: chunksize=1")
+
+
+def _not_sent(error: BaseException) -> Arrived:
+    """The outcome of each item of a call that cannot be pickled."""
+    return Arrived(0, 1, worker.FAILURE, [], error)
 
 
 def _shown(result: Any) -> Any:
@@ -668,10 +761,17 @@ def _register(client: Client, plugin: NodePlugin) -> None:
                 raise
 
 
+def _ignore(event: object) -> None:
+    """Handle a message to a pool that has ended. A client never drops a handler; the pool's own
+    would keep the pool."""
+
+
 def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> None:
     """End the nodes' pools, and what the pool started itself. [the keeper's thread]"""
     if is_connected:
         with contextlib.suppress(Exception):  # the connection may end at any time
+            # The client keeps the handler of a topic for ever: not this pool's.
+            client.subscribe_topic(plugin_name(name), _ignore)
             client.unsubscribe_topic(plugin_name(name))
             # With a limit: a node may be frozen, and dask would wait until it gives the node up.
             client.sync(
@@ -685,6 +785,26 @@ def _end(name: str, client: Client, owned: list[Any], is_connected: bool) -> Non
     for each in reversed(owned):
         with contextlib.suppress(Exception):
             each.close()
+
+
+_pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+
+
+def _end_pools() -> None:
+    """End the pools whose scheduler is in this process, when the main thread has ended.
+
+    From then on no executor takes work, which this scheduler needs for each piece: it would log an
+    error for each, and no call would end. Other pools end later, after all threads of the program.
+    """
+    here = {scheduler._address for scheduler in list(Scheduler._instances)}  # None: never started
+    for pool in _pools.copy():
+        if pool._client.scheduler and pool._client.scheduler.address in here:
+            pool._terminate()
+
+
+with contextlib.suppress(RuntimeError):  # this is imported while the interpreter ends
+    # Like the executors of concurrent.futures, but before these, which were imported before.
+    threading._register_atexit(_end_pools)  # type: ignore[attr-defined]
 
 
 def _terminate(keeper: Keeper) -> None:

@@ -6,6 +6,7 @@ helper if there are callbacks: so no code of the program runs on the keeper's th
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -23,46 +24,57 @@ from .frames import loads
 if TYPE_CHECKING:
     from typing import Any, NoReturn, Self
 
-    from .keeper import Keeper
+    from .keeper import Helper, Keeper
 
 __all__ = ["ApplyResult", "AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"]
 
 
-def _seconds(timeout: Any) -> float | None:
+def seconds_of(timeout: Any) -> float | None:
     """A timeout as a number. Raises what threading's waits raise for one that is none."""
     if timeout is None:
         return None
     try:
-        if isinstance(timeout, str):
+        if isinstance(timeout, (str, bytes)):
             raise TypeError(timeout)
-        return max(0.0, float(timeout))
+        return 0.0 if timeout <= 0 else max(0.0, float(timeout))
     except TypeError:
         failures.refuse_timeout(timeout)
         raise
 
 
 class Arrived:
-    """The outcome of one chunk: its data, or an exception that was made here."""
+    """The outcome of one chunk: its data, or an exception that was made here.
 
-    __slots__ = ("count", "data", "error", "kind", "start")
+    `is_of_call`: it is a failure of the whole call, which is raised whatever `return_exceptions`
+    says.
+    """
+
+    __slots__ = ("count", "data", "error", "is_of_call", "kind", "start")
 
     def __init__(
-        self, start: int, count: int, kind: int, data: list[Any], error: BaseException | None = None
+        self,
+        start: int,
+        count: int,
+        kind: int,
+        data: list[Any],
+        error: BaseException | None = None,
+        is_of_call: bool = False,
     ) -> None:
         self.start = start
         self.count = count
         self.kind = kind
         self.data = data
         self.error = error
+        self.is_of_call = is_of_call
 
     @classmethod
-    def failure(cls, error: BaseException) -> Arrived:
-        """A failure that was made here."""
-        return cls(0, 1, worker.FAILURE, [], error)
+    def failure(cls, error: BaseException, start: int = 0) -> Arrived:
+        """A failure of a call, in the place of a chunk."""
+        return cls(start, 1, worker.FAILURE, [], error, True)
 
     def of(self, start: int, count: int) -> Arrived:
         """The same outcome, for other items."""
-        return Arrived(start, count, self.kind, self.data, self.error)
+        return Arrived(start, count, self.kind, self.data, self.error, self.is_of_call)
 
     def values(self) -> Any:
         """The list of results. Raises what the task raised, or why it cannot be unpickled."""
@@ -76,7 +88,9 @@ class Arrived:
 class Ends:
     """Wakes who waits for any of several results of one pool, as `cpool.as_completed` does."""
 
-    def __init__(self) -> None:
+    def __init__(self, helper: Helper, check_process: Callable[[], None]) -> None:
+        self.helper = helper
+        self.check_process = check_process
         self.news = threading.Condition()
         self.count = 0  # results that have ended
 
@@ -93,21 +107,74 @@ class Ends:
         def found() -> list[tuple[int, int]]:
             return [(each._end, place) for place, each in enumerate(results) if each._end]
 
+        if ended := found():
+            return ended
+        self.check_process()  # before the lock, which nobody may release in a copy
         with self.news:
             return self.news.wait_for(found, timeout)
+
+    def is_deadlock(self, results: list[Any]) -> bool:
+        """Would this thread, which runs callbacks, wait for results whose callbacks run later?"""
+        return self.helper.is_current() and all(each._helped for each in results)
+
+
+_forks = 0  # how many forks lie between the first process and this one
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
+
+class _News:
+    """A `threading.Condition` that a copy of the process makes anew.
+
+    The thread that held the lock when the process was forked is not in the copy: nobody would
+    release it there.
+    """
+
+    __slots__ = ("conditions",)
+
+    def __init__(self) -> None:
+        self.conditions = {_forks: threading.Condition()}
+
+    def here(self) -> threading.Condition:
+        """The condition of this process."""
+        found = self.conditions.get(_forks)
+        return found or self.conditions.setdefault(_forks, threading.Condition())
 
 
 class _Awaited:
     """What `_engine.loops` needs of a call that is awaited."""
 
+    if TYPE_CHECKING:
+        _keeper: Keeper
+
     _listeners: Any = None  # loops.Listeners, once somebody has awaited it
+
+    _returns_exceptions = False  # return_exceptions=
+
+    def _values_of(self, outcome: Arrived) -> Any:
+        """The results of a chunk. Raises why it failed, unless that is a result too."""
+        handled = being_handled()
+        try:
+            return outcome.values()
+        except BaseException as exc:
+            is_raised = outcome.is_of_call or not self._returns_exceptions
+            if is_raised or is_from_handler(exc, handled):
+                raise
+            return [exc.with_traceback(None)] * outcome.count
 
     def _tell_listeners(self) -> None:
         if self._listeners is not None:
             self._listeners.told()
 
     def _pool_threads(self) -> None:
-        """The keeper runs as long as the pool."""
+        """The keeper runs as long as the pool, but not in a copy of the process."""
+        self._keeper.check_process()
 
     def _will_be_told(self) -> bool:
         raise NotImplementedError
@@ -153,7 +220,7 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
         self._callback = callback
         self._error_callback = error_callback
         self._event = threading.Event()  # set when the value is final
-        self._news = threading.Condition()
+        self._news = _News()
         self._raw: deque[Arrived] = deque()
         self._left = 1  # items that have not arrived
         self._unpacked = 0  # items that have been unpickled
@@ -172,13 +239,13 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
 
     def arrive(self, outcome: Arrived) -> None:
         """Take in the outcome of a chunk."""
-        with self._news:
+        with (news := self._news.here()):
             if self._left <= 0:
                 return  # cancelled, which the keeper does not know yet
             self._raw.append(outcome)
             self._left -= outcome.count
             is_last = self._left <= 0
-            self._news.notify_all()
+            news.notify_all()
         if is_last:
             self._all_arrived()
 
@@ -188,13 +255,13 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
 
     def end(self, failure: Arrived) -> bool:
         """`fail()`, with a failure that may be a pickle so far."""
-        with self._news:
+        with (news := self._news.here()):
             if self._left <= 0:
                 return False
             self._is_cancelled = isinstance(failure.error, TaskCancelledError)
             self._raw.append(failure.of(0, self._left))
             self._left = 0
-            self._news.notify_all()
+            news.notify_all()
         self._all_arrived()
         return True
 
@@ -243,9 +310,9 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
         try:
             self._unpacker = me
             while not self._event.is_set():
-                with self._news:
+                with (news := self._news.here()):
                     left = None if end is None else max(0.0, end - time.monotonic())
-                    if not self._news.wait_for(self._is_here, left):
+                    if not news.wait_for(self._is_here, left):
                         return False
                     outcome = self._raw.popleft() if self._raw else None
                 if outcome is not None:
@@ -260,7 +327,7 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
     def _unpack(self, outcome: Arrived) -> None:
         handled = being_handled()
         try:
-            values = outcome.values()
+            values = self._values_of(outcome)
             if self._error is None:
                 self._take(values, outcome)
         except BaseException as exc:
@@ -286,7 +353,7 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
 
     def _conclude(self, success: bool, value: Any) -> None:
         """Make the outcome final, unless it is."""
-        with self._news:
+        with self._news.here():
             is_first = not self._event.is_set()
             if is_first:
                 self._success, self._value = success, value
@@ -299,6 +366,7 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
     # ---- by the program ----
 
     def cancel(self, kill: bool = True) -> bool:
+        self._keeper.check_process()
         if not self.fail(TaskCancelledError("the call was cancelled")):
             return False
         self._keeper.tell("cancel", self, kill)
@@ -330,8 +398,12 @@ class ApplyResult(_Awaited, stdlib.ApplyResult[T]):
     def _wait(self, timeout: float | None) -> bool:
         if self._event.is_set():
             return True
-        seconds = _seconds(timeout)
+        self._keeper.check_process()
+        seconds = seconds_of(timeout)
         if self._helped:
+            # Values of calls with callbacks are made on the helper's thread, one after another.
+            if seconds is None and self._keeper.helper.is_current():
+                raise RuntimeError("a callback cannot wait for a result that has a callback")
             return self._event.wait(seconds)
         return self._settle(None if seconds is None else time.monotonic() + seconds)
 
@@ -378,6 +450,11 @@ class MapResult(ApplyResult[list[T]], stdlib.MapResult[T]):
     def _number_left(self) -> int:
         return -(-self._left // self._chunksize) if self._chunksize > 0 else 0
 
+    def _unpack(self, outcome: Arrived) -> None:
+        super()._unpack(outcome)
+        if isinstance(self._error, StopIteration):
+            self._error = failures.stopped(self._error)
+
     def _take(self, values: Any, outcome: Arrived) -> None:
         if len(values) != outcome.count:
             raise failures.PoolError(f"{outcome.count} items have {len(values)} results")
@@ -401,7 +478,7 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
         self._keeper: Keeper = pool._keeper
         self._cache: dict[int, Any] = pool._cache
         self._job = pool._next_job()
-        self._news = threading.Condition()
+        self._news = _News()
         self._arrived: dict[int, Arrived] = {}
         self._index = 0  # chunks that were read
         self._length: int | None = None
@@ -416,20 +493,20 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
         return outcome.start
 
     def arrive(self, outcome: Arrived) -> None:
-        with self._news:
+        with (news := self._news.here()):
             if self._is_closed:
                 return
             self._arrived[self._key(outcome)] = outcome
             self._items += outcome.count
-            self._news.notify_all()
+            news.notify_all()
         self._tell_listeners()
 
     def set_length(self, length: int) -> None:
         """There are so many chunks in all."""
-        with self._news:
+        with (news := self._news.here()):
             if self._length is None:
                 self._length = length
-                self._news.notify_all()
+                news.notify_all()
         self._tell_listeners()
 
     def fail(self, error: BaseException) -> None:
@@ -438,15 +515,16 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
 
     def end(self, failure: Arrived) -> None:
         """`fail()`, with a failure that may be a pickle so far."""
-        with self._news:
+        with (news := self._news.here()):
             if self._length is not None and len(self._arrived) + self._index >= self._length:
                 return
             at = self._index
             while at in self._arrived:
                 at += 1
             self._arrived[at] = failure.of(at, 1)
+            self._arrived[at].is_of_call = True  # raised: it ends the iterator
             self._length = at + 1
-            self._news.notify_all()
+            news.notify_all()
         self._tell_listeners()
 
     abandon = fail
@@ -456,7 +534,7 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
 
     def _progress(self) -> tuple[int, bool]:
         """How many items are done, and whether the call has ended."""
-        with self._news:
+        with self._news.here():
             arrived = len(self._arrived) + self._index
             return self._items, self._length is not None and arrived >= self._length
 
@@ -475,33 +553,37 @@ class IMapIterator(_Awaited, stdlib.IMapIterator[T]):
         return found
 
     def close(self) -> None:
-        with self._news:
+        with (news := self._news.here()):
             self._is_closed = True
             self._arrived.clear()
             self._length = self._index
-            self._news.notify_all()
+            news.notify_all()
         self._tell_listeners()
         self._cache.pop(self._job, None)
-        self._keeper.tell("cancel", self, False)
+        if not self._keeper.is_copy():
+            self._keeper.tell("cancel", self, False)
 
     def _can_go_on(self) -> bool:
         return self._index in self._arrived or self._index == self._length
 
     def next(self, timeout: float | None = None) -> T:
         """The next result. `StopIteration` at the end, `TimeoutError` after `timeout` seconds."""
-        seconds = 0.0 if self._can_go_on() else _seconds(timeout)
-        with self._news:
-            if not self._news.wait_for(self._can_go_on, seconds):
+        seconds: float | None = 0.0
+        if not self._can_go_on():
+            self._keeper.check_process()
+            seconds = seconds_of(timeout)
+        with (news := self._news.here()):
+            if not news.wait_for(self._can_go_on, seconds):
                 raise TimeoutError
             if self._index == self._length:
                 self._pool = None
                 raise StopIteration
             outcome = self._arrived.pop(self._index)
             self._index += 1
-        if self.on_read is not None:
+        if self.on_read is not None and not self._keeper.is_copy():
             self.on_read()
         try:
-            value: T = self._of_chunk(outcome.values())
+            value: T = self._of_chunk(self._values_of(outcome))
             return value
         except StopIteration as exc:
             raise failures.stopped(exc) from exc

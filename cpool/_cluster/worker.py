@@ -10,8 +10,8 @@ from time import perf_counter
 from types import BuiltinFunctionType, FunctionType
 
 from .._base import failures
+from .._base.current import current_worker
 from .._base.stdlib import TYPE_CHECKING
-from .._base.stdlib import pool as stdlib
 from ..errors import TaskInterrupted
 from . import frames
 from .memory import fetch, store
@@ -67,27 +67,84 @@ def _call(func: Callable[..., Any], mode: int, item: Any) -> Any:
     return next(starmap(func, (item,))) if mode == STAR else func(item)
 
 
-def _kept(func: Callable[..., Any], mode: int, item: Any) -> Any:
-    """The result of one item, or its exception, with its traceback for the parent."""
+class Kept:
+    """The exception of an item, among the results of its chunk. Unpickles as the exception."""
+
+    def __init__(self, report: bytes) -> None:
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unpack, (self.report,)
+
+
+def unpack(report: bytes) -> BaseException:
+    """The exception of a report; a `RemoteError` if it cannot be unpickled."""
+    return failures.unpack_error(memoryview(report))
+
+
+def _kept(
+    func: Callable[..., Any], mode: int, item: Any, raised: frozenset[str], place: Place
+) -> Any:
+    """The result of one item, or its exception unless that is one of `raised`."""
     try:
         return _call(func, mode, item)
-    except Exception as exc:
-        wrapped: Any = stdlib.ExceptionWithTraceback(exc, exc.__traceback__)
-        return wrapped
+    except TaskInterrupted:
+        raise
+    except BaseException as exc:
+        if raised and not raised.isdisjoint(names_of(type(exc))):
+            raise
+        return Kept(pack_error(exc, func, place))
+
+
+def _kept_value(value: Any) -> Any:
+    """A result, or why it cannot be pickled."""
+    try:
+        frames.dumps(value)
+    except Exception as reason:
+        return Kept(failures.pack_unpicklable(reason, value, False))
+    return value
+
+
+class Place:
+    """Where a chunk runs: the call, the number of its first item (-1: none), and the node."""
+
+    def __init__(self, call: str, first: int, node: str) -> None:
+        self.call = call
+        self.first = first
+        self.node = node
+        self.items: Any = None  # the iterator over the items, once they are known
+        self.count = 0
+
+    def __str__(self) -> str:
+        text = self.call
+        if self.items is not None and self.first >= 0:
+            done: int = self.count - 1 - self.items.__length_hint__()
+            text = f"item {self.first + done} of {text}"
+        me = current_worker()
+        index = "" if me is None else f" {me.index}"
+        return f"in {text}, worker{index} of node {self.node} (pid {os.getpid()})"
+
+
+def pack_error(exc: BaseException, func: Any, place: Place) -> bytes:
+    """Encode the exception of a task. Classes of the program's `__main__` travel by value."""
+    return failures.pack_error(exc, func, 0, frames.dumps_callable, str(place))
 
 
 def run_chunk(
     number: str,
     source: bytes | str,
     mode: int,
-    return_exceptions: bool,
+    raised: frozenset[str] | None,
     memory: str | None,
+    place: tuple[str, int, str],
     *parts: Any,
 ) -> tuple[Any, ...]:
     """Run the items of a chunk, one after another, until one raises.
 
+    `raised`: exceptions of items are results, except those of classes with these names; None: all
+    are raised.
     `parts` are the pickle of the items and its buffers. `memory` is the path of a file with large
-    parts, which large results are appended to, or None.
+    parts, which large results are appended to, or None. `place` are the arguments of `Place`.
 
     Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` are the
     names of the classes of the exception that the task raised.
@@ -97,7 +154,7 @@ def run_chunk(
     try:
         if memory is not None:
             fd = os.open(memory, os.O_RDWR | os.O_CLOEXEC)
-        return _run(number, source, mode, return_exceptions, fd, *fetch(fd, parts))
+        return _run(number, source, mode, raised, Place(*place), fd, *fetch(fd, parts))
     except TaskInterrupted:
         raise
     except BaseException as exc:  # out of memory or descriptors
@@ -111,7 +168,8 @@ def _run(
     number: str,
     source: bytes | str,
     mode: int,
-    return_exceptions: bool,
+    raised: frozenset[str] | None,
+    place: Place,
     fd: int,
     data: Any,
     *buffers: Any,
@@ -125,20 +183,29 @@ def _run(
         if mode == APPLY:
             args, kwds = items
             results = [func(*args, **kwds)]
-        elif return_exceptions:
-            results = [_kept(func, mode, item) for item in items]
-        elif mode == STAR:
-            results = list(starmap(func, items))
         else:
-            results = [func(item) for item in items]
+            place.items, place.count = iter(items), len(items)
+            if raised is not None:
+                results = [_kept(func, mode, item, raised, place) for item in place.items]
+            elif mode == STAR:
+                calls = starmap(func, place.items)
+                # Not list(calls): it would take a StopIteration of the function for the end.
+                results = [next(calls) for _ in items]
+            else:
+                results = [func(item) for item in place.items]
     except TaskInterrupted:
         raise  # the node's pool reports it
     except BaseException as exc:
         seconds = perf_counter() - begun
-        return FAILURE, seconds, names_of(type(exc)), failures.pack_error(exc, func)
+        return FAILURE, seconds, names_of(type(exc)), pack_error(exc, func, place)
     seconds = perf_counter() - begun
     try:
-        made, found = frames.dumps(results)
+        try:
+            made, found = frames.dumps(results)
+        except Exception:
+            if raised is None:
+                raise
+            made, found = frames.dumps([_kept_value(value) for value in results])
     except BaseException as exc:
         value = results if mode != APPLY else results[0]
         report = failures.pack_unpicklable(exc, value, False)

@@ -9,7 +9,7 @@ import traceback
 
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
-from .statistics import name_in_pickle
+from .statistics import name_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +30,8 @@ def dump_pool(pool: Any, file: Any) -> None:
     lines = _of_threads(pool) if pool._has_threads else _of_processes(pool)
     pending, queued, _, _ = pool._engine.counts()
     kind = "threads" if pool._has_threads else "processes"
-    head = f"cpool: pool of {pool._processes} {kind}, {_count(pending, 'call')} under way,"
+    which = "serial pool" if pool._serial else f"pool of {pool._processes} {kind}"
+    head = f"cpool: {which}, {_count(pending, 'call')} under way,"
     text = "\n".join([f"{head} {_count(queued, 'task')} queued", *lines])
     _write(file, text + "\n")
 
@@ -86,7 +87,7 @@ def _of_process(sight: Any, state: str) -> Iterator[str]:
     if exiting:
         does = "exits"
     elif runs:
-        does = f"{_what(task, stride, items, item, name_in_pickle(func))}, for {ns / 1e9:.3f} s"
+        does = f"{_what(task, stride, items, item, name_in(func))}, for {ns / 1e9:.3f} s"
     else:
         does = "waits for tasks" if ready else "starts"
     known = _STATES.get(state)

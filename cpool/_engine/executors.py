@@ -35,7 +35,7 @@ from .results import IMapIterator
 from .threads import ThreadPool, leave
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from .thread import Thread
 else:
@@ -126,6 +126,7 @@ class _ExecutorPool(Pool):
             return
         self.manager.join()
         self._reap()  # if the manager ran in a fork's parent, or was delayed
+        self._engine.close_fds()  # if this thread was still the driver when the manager reaped
 
 
 class _ExecutorThreads(ThreadPool):
@@ -307,17 +308,27 @@ class _Calls:
         call = self._call
         try:
             future = (self._call_slowly if call is None else call)(fn, args, kwargs)
-        except ValueError:  # the pool is closed, or belongs to another process
-            self._check()
-            raise
+        except ValueError as exc:  # the pool is closed, or belongs to another process
+            self._refused(exc)
         if future is None:
-            self._check()
-            raise RuntimeError(_AFTER_SHUTDOWN)
+            self._refused(None)
         if self._is_looked_at and (asyncio := modules.get("asyncio")) is not None:
             running = getattr(asyncio, "_get_running_loop", None)  # None: still being imported
             if running is not None and (loop := running()) is not None:
-                (_watch or _import_watch())(loop, self._inner._engine)
+                self._submitted(loop)
         return future
+
+    if not TYPE_CHECKING:
+        submit = _core.Method("submit", submit, None)
+
+    def _refused(self, exc: ValueError | None) -> NoReturn:
+        """The pool takes no call: raise the reason."""
+        self._check()
+        raise RuntimeError(_AFTER_SHUTDOWN) if exc is None else exc
+
+    def _submitted(self, loop: Any) -> None:
+        """In the thread of this running loop: have the loop poll the engine."""
+        (_watch or _import_watch())(loop, self._inner._engine)
 
     def map(
         self,

@@ -1,5 +1,8 @@
 """The wrapper around the engine of a pool with `propagate_context` or `max_pending`.
 
+Serial pools have it too, and pools of threads once `share()` was called: tasks get shared objects
+in place of their handles.
+
 Pools without these options use the extension's engine directly, at no cost.
 """
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 # Seconds after which a waiting thread checks again whether the pool runs, and handles signals.
 _LOOK_S = 0.25
 
+_SHARED = __package__ + ".shared"
+
 
 def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
     """Check the parameters of a pool; `TypeError` or `ValueError` for invalid ones."""
@@ -38,7 +43,7 @@ def check(propagate: Any, limit: Any) -> tuple[Any, int | None]:
 
 def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> Any:
     """Wrap the engine if one of these options is used; otherwise return the engine itself."""
-    if not propagate and limit is None:
+    if not propagate and limit is None and not pool._serial:
         return engine
     wrap: Callable[[Any], Any] | None = None
     if propagate:
@@ -46,7 +51,9 @@ def stand_before(engine: Any, pool: Any, propagate: Any, limit: int | None) -> A
 
         is_local = pool._shares_objects
         wrap = Copied if is_local else Variables(None) if propagate is True else propagate
-    return Front(engine, pool, wrap, limit)
+    front = Front(engine, pool, wrap, limit)
+    front.resolves = pool._serial
+    return front
 
 
 def find_shared(engine: Any, pool: Any) -> Any:
@@ -68,6 +75,7 @@ class Front:
         self._wrap = wrap
         self._limit = limit
         self.resolves = False  # replace handles of shared objects in arguments
+        self.handle_owner = object()  # what these have as their `_owner`
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -79,10 +87,11 @@ class Front:
         """
         if self._limit is not None:
             self._wait(self._limit)
-        if self.resolves and func is not None:
+        if self.resolves and func is not None and _SHARED in sys.modules:
+            # Otherwise there is no handle. Another thread may be importing the module just now.
             from .shared import Resolved
 
-            inner = Resolved(func.func if type(func) is Retrying else func)
+            inner = Resolved(func.func if type(func) is Retrying else func, self.handle_owner)
             func = Retrying(inner, func.retry_on) if type(func) is Retrying else inner
         if self._wrap is None or func is None:
             return func

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import asyncio.futures
 import threading
+import time
 import types
 import weakref
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from .._base.stdlib import TYPE_CHECKING
 
@@ -40,7 +41,10 @@ def _cells() -> tuple[Any, tuple[int, int, int]] | None:
 _CELLS = _cells()
 
 
-_AT_A_TIME = 100  # asyncio futures that are set in one iteration of a loop
+# How many asyncio futures one iteration of a loop sets: as many as keep the iteration below this
+# time, which is measured with what the awaiting tasks do then.
+_SLICE_S = 0.002
+_LEAST, _MOST = 4, 400
 
 
 class Bridge:
@@ -51,6 +55,8 @@ class Bridge:
         self.told: deque[asyncio.Future[None]] = deque()
         self.is_due = False
         self.lock = threading.Lock()
+        self.portion = 50  # futures that the next iteration sets
+        self.set_at = 0.0  # when the last iteration did so, if more were left; else 0
         self.watched: list[Any] = []  # the engines that the loop polls
 
     def watch(self, engine: Any) -> None:
@@ -109,17 +115,28 @@ class Bridge:
             self.is_due = False
 
     def run(self) -> None:
-        """In the loop's thread: set the futures. Sets at most as many at once as take a millisecond
-        or two, so that the loop can run other callbacks in between.
+        """In the loop's thread: set a portion of the futures, and come back for the rest.
+
+        The tasks that await these futures run in the next iteration, before this method runs again:
+        so the time between two runs is what a portion costs, and the size of the next one follows
+        from it. Other callbacks of the loop run in between.
         """
+        now = time.perf_counter()
+        if self.set_at:
+            took = now - self.set_at
+            if took > _SLICE_S:
+                self.portion = max(self.portion // 2, _LEAST)
+            elif took < _SLICE_S / 2:
+                self.portion = min(self.portion * 2, _MOST)
         with self.lock:
-            told = [self.told.popleft() for _ in range(min(len(self.told), _AT_A_TIME))]
-            self.is_due = bool(self.told)
-            if self.is_due:
-                asyncio.get_running_loop().call_soon(self.run)
+            told = [self.told.popleft() for _ in range(min(len(self.told), self.portion))]
+            more = self.is_due = bool(self.told)
         for future in told:
             if not future.done():
                 future.set_result(None)
+        self.set_at = now if more else 0.0
+        if more:  # last, so that it runs behind the tasks that this portion resumes
+            asyncio.get_running_loop().call_soon(self.run)
 
 
 _bridges: weakref.WeakKeyDictionary[Any, Bridge] = weakref.WeakKeyDictionary()
@@ -230,22 +247,49 @@ async def next_of(items: Any) -> Any:
             raise
 
 
+async def enter(pool: Any) -> None:
+    """The begin of `async with`: start the pool's threads in another thread than the loop's, where
+    the first asynchronous call would start them.
+    """
+    pool._check_running()
+    if pool._engine is None or pool._has_helper:
+        return
+    try:
+        await asyncio.sleep(0)  # the start of the workers has taken some milliseconds
+        await _in_thread("cpool-beginning", lambda: pool._start_threads(calls=True))
+    except BaseException:  # such as a cancelled task: there will be no __aexit__()
+        await leave(pool)
+        raise
+
+
 async def leave(pool: Any) -> None:
     """The end of `async with`: terminate() and join() in a thread, as they may take long."""
+
+    def end() -> None:
+        pool.terminate()
+        pool.join()
+
+    await _in_thread("cpool-ending", end)
+
+
+async def _in_thread(name: str, do: Callable[[], None]) -> None:
+    """Call it in a thread of its own, also to its end if the awaiting task is cancelled."""
     loop = asyncio.get_running_loop()
     bridge, future = _bridge(loop), loop.create_future()
     failed: list[BaseException] = []
 
-    def end() -> None:
+    def run() -> None:
         try:
-            pool.terminate()
-            pool.join()
+            do()
         except BaseException as exc:
             failed.append(exc)
         finally:
             bridge.tell(future)
 
-    threading.Thread(target=end, name="cpool-ending", daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError:  # no more threads
+        run()
     await asyncio.shield(future)
     if failed:
         raise failed[0]

@@ -9,12 +9,12 @@ from .._base import failures
 from .._base.amounts import seconds_of
 from .._base.stdlib import TYPE_CHECKING, T
 from .places import NO_KEY, Keys, check_worker
-from .serial import refuse
 
 if TYPE_CHECKING:
     from typing import Any, TypedDict, Unpack
 
     from .progress import Progress
+    from .serial import Refusal
 
     class OtherOptions(TypedDict, total=False):
         """The options of `CallOptions` that do not change the type of the result."""
@@ -219,14 +219,14 @@ def check_thread_options(options: CallOptions) -> Checked:
     return checked
 
 
-def check_serial_options(options: CallOptions, is_asked: bool) -> Checked:
+def check_serial_options(options: CallOptions, refuse: Refusal) -> Checked:
     """`check_options()` for a serial pool. Options that need processes raise `ValueError` if the
     program asked for a serial pool, and are ignored if CPOOL_SERIAL did."""
     checked = Checked(options)
     needed = [name for name in _OF_PROCESSES if options.get(name)]
     if not needed:
         return checked
-    refuse(needed, is_asked)
+    refuse(needed)
     rest: Any = {name: value for name, value in options.items() if name not in needed}
     return Checked(rest)
 

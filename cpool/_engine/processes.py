@@ -176,11 +176,12 @@ class Pool(_StdlibPool):
     handled, at most 5 seconds.
 
     `memory_limit` (an int of bytes, or a str like "2GiB") limits the memory that each worker has
-    allocated itself; memory that it shares with this process since a fork does not count. A worker
-    that exceeds the limit between two tasks is replaced. If it exceeds the limit while an item
-    runs, and the item itself has added an eighth of the limit or more, the worker is killed, and
-    that item fails with `MemoryLimitError`; an item that adds less runs on. The memory of busy
-    workers is checked every 20 ms. Raises `ValueError` on systems without /proc.
+    allocated itself; memory that it shares with this process since a fork does not count, nor does
+    shared memory (below), except the pages of shared objects that it writes to. A worker that
+    exceeds the limit between two tasks is replaced. If it exceeds the limit while an item runs, and
+    the item itself has added an eighth of the limit or more, the worker is killed, and that item
+    fails with `MemoryLimitError`; an item that adds less runs on. The memory of busy workers is
+    checked every 20 ms. Raises `ValueError` on systems without /proc.
 
     With `min_processes` or `idle_timeout` the pool is elastic. It starts with `min_processes`
     workers (an int, default: `processes`), and adds workers one by one, up to `processes`, while
@@ -203,7 +204,8 @@ class Pool(_StdlibPool):
     memory that the pool shares with its workers; on other systems through pipes.
     `shared_memory_limit` is the most shared memory to use: an int of bytes, or a str such as
     "512MiB" or "4GiB"; 0: none; by default a quarter of the memory that this process may use. Data
-    that do not fit are sent through pipes. An invalid limit raises `ValueError`. See
+    that do not fit are sent through pipes. An invalid limit raises `ValueError`. With "spawn" and
+    "forkserver" large `initargs` are written there once, when the pool is made. See
     docs/large-data.md.
 
     With `serial=True` the pool has no workers: each task runs in the thread that submits it, before
@@ -228,11 +230,13 @@ class Pool(_StdlibPool):
 
     `env` has environment variables for the workers: a dict of str, or a function that takes a
     worker's index and returns such a dict; a value of None deletes the variable. They are set
-    before the initializer, and with spawn and forkserver before the main module is imported.
-    `preload` (a str or an iterable of str) has names of modules to import once: before the fork, or
-    in the fork server unless it runs already; spawned workers import them before the initializer.
-    With forkserver a worker has the environment, `sys.path` and working directory of this process
-    at the time when the worker starts, not those of the server.
+    before the initializer, and with spawn and forkserver before the main module is imported, unless
+    a fork server that runs already has imported it (from Python 3.13.8 and 3.14.1 on a server does
+    so if the first pool or process that needed it had no `env`). `preload` (a str or an iterable of
+    str) has names of modules to import once: before the fork, or in the fork server unless it runs
+    already; spawned workers import them before the initializer. With forkserver a worker has the
+    environment, `sys.path` and working directory of this process at the time when the worker
+    starts, not those of the server.
 
     Every call ends: with its results, with what a task raised, with `WorkerLostError` if a worker
     died, with `InitializerError` if the initializer raised, or with `PoolTerminated`.
@@ -246,6 +250,7 @@ class Pool(_StdlibPool):
     _forks: bool
     _around: Surroundings
     _was_ready = False  # was any worker ever ready?
+    _imports_main = True  # do workers by spawn and forkserver import the main module?
     _on_exit = "terminate"
     _asked: WorkerOptions
     _has_helper = False
@@ -350,14 +355,14 @@ class Pool(_StdlibPool):
         self._on_exit = on_exit
 
     def _set_serial(self, serial: bool | None) -> None:
-        self._is_serial_asked = serial is not None
         self._serial = _serial.is_wanted(serial)
         if self._serial:
-            _serial.refuse(self._asked.names("daemon"), self._is_serial_asked)
+            self._refuse_serial = _serial.Refusal(is_asked=serial is not None)
+            self._refuse_serial(self._asked.names("daemon"))
 
     def _set_start(self, env: Any, preload: str | Iterable[str]) -> None:
         if self._serial:
-            _serial.refuse(["env"] if env is not None else [], self._is_serial_asked)
+            self._refuse_serial(["env"] if env is not None else [])
             self._preload = import_first(preload, get_context("fork"))
             return
         self._env = env
@@ -421,9 +426,12 @@ class Pool(_StdlibPool):
         self._threads = []
         self._starters = set()
         self._taskqueue = TaskQueue(weakref.proxy(self))
+        self._begin: Any = self._initializer, self._initargs
+        if self._initializer is not None and not self._forks:
+            self._write_begin()
         if self._forwards_logs:
             self._logs = _receive_logs(not self._forks)
-            self._at_end = (self._logs.end,)
+            self._at_end = (*self._at_end, self._logs.end)
         parts = (self._engine, self._workers, self._threads, self._at_end)
         try:
             self._repopulate_pool()
@@ -442,6 +450,16 @@ class Pool(_StdlibPool):
                 raise
         known.add(self)
 
+    def _write_begin(self) -> None:
+        """Write large initargs to memory that all workers share, for workers that start anew."""
+        from .._start.written import write_once  # lazily, as the launchers
+
+        assert self._engine is not None
+        written = write_once(self._engine, self._begin)
+        if written is not None:
+            self._begin = written
+            self._at_end = (written.share.close,)
+
     def _known_names(self) -> dict[str, Any] | None:
         """What workers have in their main module. None: what the module's file defines.
 
@@ -453,16 +471,16 @@ class Pool(_StdlibPool):
             return by_value.names_of_main()
         main = sys.modules.get("__main__")
         has_file = getattr(main, "__spec__", None) or getattr(main, "__file__", None)
-        return None if has_file else {}
+        return None if has_file and self._imports_main else {}
 
     # ---- seeing ----
 
     def statistics(self) -> PoolStatistics:
         """Return a `cpool.PoolStatistics` of what the pool has done so far; its `str()` is a table.
 
-        Reads counters that the pool always keeps, without asking the workers. Works after the pool
-        has ended too. Raises `ValueError` if the pool runs on the standard library's engine, or was
-        made before a fork.
+        Reads counters that the pool always keeps, without asking the workers, and looks up how much
+        shared memory there is. Works after the pool has ended too. Raises `ValueError` if the pool
+        runs on the standard library's engine, or was made before a fork.
         """
         if self._engine is None:
             raise ValueError("statistics() needs a pool that runs on cpool's engine")
@@ -501,21 +519,23 @@ class Pool(_StdlibPool):
 
         Parts of the object that a task returns are copied back. Workers do not see later changes to
         `obj`. Raises what pickling `obj` raises, `MemoryError` if the pool's `shared_memory_limit`
-        is too small for it, and `ValueError` if the pool is not running. In thread pools and serial
-        pools tasks get `obj` itself, if the handle is an argument or is in lists, tuples or dicts
-        of the arguments.
+        is too small for it, and `ValueError` if the pool is not running. A task that is given a
+        handle of another pool, or one that was closed before, fails with `ValueError`. In thread
+        pools and serial pools tasks get `obj` itself, if the handle is an argument or is in lists,
+        tuples or dicts of the arguments.
         """
         if self._engine is None:
             raise ValueError("share() needs a pool that runs on cpool's engine")
         self._check_running()
-        from .shared import SharedObject
+        from .shared import Resolver, SharedObject
 
         if not self._shares_objects:
             return SharedObject(self._engine.share_object(obj))
         with self._lock:
             engine: Any = fronts.find_shared(self._engine, self)
             self._engine = engine
-        return SharedObject(None, obj)
+        owner = engine.handle_owner
+        return SharedObject(None, Resolver(owner)(obj), owner)
 
     # ---- submitting ----
 
@@ -563,7 +583,7 @@ class Pool(_StdlibPool):
 
     def _check_options(self, asked: CallOptions) -> Checked:
         if self._serial:
-            return check_serial_options(asked, self._is_serial_asked)
+            return check_serial_options(asked, self._refuse_serial)
         return check_options(asked)
 
     @overload
@@ -688,6 +708,9 @@ class Pool(_StdlibPool):
         if checked.progress is not None:
             show(made, checked.progress, 1)
         return made
+
+    if not TYPE_CHECKING:
+        apply_async = _core.Method("apply_async", apply_async, ApplyResult)
 
     @overload
     def broadcast(
@@ -1477,14 +1500,13 @@ class Pool(_StdlibPool):
             found = {_index_of(process) for process in self._workers if not _is_leaving(process)}
         return sorted(found) or [0]  # all have just died: the first replacement
 
-    def _make_worker(self, index: int) -> BaseProcess:
+    def _make_worker(self, index: int) -> tuple[BaseProcess, _core.Worker]:
         assert self._engine is not None
         worker = self._engine.worker(self._maxtasksperchild, index)
         place = (self._asked.cpus_of(index), self._asked.threads)
         setup = child.Setup(
             index,
-            self._initializer,
-            self._initargs,
+            self._begin,
             self._finalizer,
             self._finalargs,
             place,
@@ -1496,23 +1518,64 @@ class Pool(_StdlibPool):
         # On the instance, since the class may be the program's own.
         method = self._ctx.get_start_method()
         process._Popen = popen_factory(
-            worker, method, self._around, not self._was_ready, place, environment
+            worker,
+            method,
+            self._around,
+            not self._was_ready,
+            place,
+            environment,
+            self._imports_main,
         )
-        made: BaseProcess = process
-        return made
+        return process, worker
+
+    def _start_workers(
+        self,
+        made: list[tuple[BaseProcess, _core.Worker]],
+        start: Callable[[BaseProcess], None],
+    ) -> None:
+        """Start a batch. After an error those that were forked are workers of the pool too."""
+        processes = [process for process, _ in made]
+        workers = [worker for _, worker in made]
+        count = len(made)
+        try:
+            forked, error = count, None
+            if self._forks:
+                forked, error = popen.fork_ahead(processes, workers, self._around)
+            for process in processes[:forked] if error is not None else processes:
+                self._start_worker(process, start)
+        except BaseException:
+            # A signal handler has raised, perhaps before it was told how many were forked. Those
+            # run already, and the engine counts them.
+            for process, worker in zip(processes, workers, strict=True):
+                if self._forks and worker.pid > 0 and process not in self._workers:
+                    with contextlib.suppress(BaseException):  # a second one: the first is raised
+                        if process.pid is None:
+                            self._start_worker(process, start)
+                        else:  # the handler ran when the process was started
+                            process.__dict__.pop("_Popen", None)
+                            self._workers.append(process)
+            process = worker = None  # type: ignore[assignment]
+            raise
+        finally:
+            # Closes pipes now; a traceback would keep them open.
+            processes.clear()
+            workers.clear()
+        if error is not None:
+            raise error
+        if self._forks:
+            for _ in range(count):
+                # Replacing a worker must not fail because the warning is an error.
+                with contextlib.suppress(*(() if self._state == INIT else (Warning,))):
+                    popen.warn_of_threads(self._count_own_threads())
 
     def _start_worker(self, process: BaseProcess, start: Callable[[BaseProcess], None]) -> None:
         try:
             start(process)
         finally:
-            process.__dict__.pop("_Popen", None)
             if process.pid is not None:  # even if a signal handler raised after the fork
+                process.__dict__.pop("_Popen", None)
                 self._workers.append(process)
         util.debug("added worker")
-        if self._forks:
-            # Replacing a worker must not fail because the warning is an error.
-            with contextlib.suppress(*(() if self._state == INIT else (Warning,))):
-                popen.warn_of_threads(self._count_own_threads())
 
     def _count_own_threads(self) -> int:
         """The number of the pool's threads, with the standby, which is not a Python thread."""
@@ -1539,8 +1602,7 @@ class Pool(_StdlibPool):
                     batch = [self._make_worker(next(indexes)) for _ in range(min(missing, _BATCH))]
                     missing -= len(batch)
                     try:
-                        for process in batch:
-                            self._start_worker(process, start)
+                        self._start_workers(batch, start)
                     finally:
                         batch.clear()  # closes pipes now; a traceback would keep them open
 
@@ -1683,6 +1745,9 @@ class Pool(_StdlibPool):
         self._terminate()
 
     async def __aenter__(self) -> Self:
+        from .loops import enter
+
+        await enter(self)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -21,6 +21,7 @@ from multiprocessing import util
 
 from .. import _core
 from .._base import failures
+from .._base.amounts import seconds_of
 from .._base.current import CurrentWorker, current_thread_worker, set_thread
 from .._base.stdlib import TYPE_CHECKING
 from .._base.stdlib import pool as _stdlib
@@ -31,6 +32,8 @@ else:
     Any = object
 
 VARIABLE = "CPOOL_SERIAL"
+
+_FOLDER = os.path.dirname(os.path.dirname(__file__)) + os.sep  # of the package
 
 _TERMINATE = _stdlib.TERMINATE
 
@@ -45,20 +48,41 @@ def is_wanted(serial: bool | None) -> bool:
     return os.environ.get(VARIABLE, "0") not in ("", "0")
 
 
-def refuse(names: Iterable[str], is_asked: bool) -> None:
-    """Refuse parameters that need worker processes: `ValueError` with `serial=True`.
+class Refusal:
+    """What a serial pool does about parameters and options that need worker processes.
 
-    If the environment asked for serial mode, the program has to run all the same: only warn, once
-    for each name.
+    With `serial=True` (`is_asked`) they raise `ValueError`. If the environment asked for serial
+    mode, the program has to run all the same: they are ignored, with one warning for each name,
+    that tells the line of the program.
     """
-    for name in names:
-        if is_asked:
-            raise ValueError(f"{name} needs worker processes, which a serial pool does not have")
-        warnings.warn(
-            f"{VARIABLE} is set: {name} is ignored, since no worker process runs the tasks",
-            RuntimeWarning,
-            stacklevel=4,
-        )
+
+    def __init__(self, is_asked: bool) -> None:
+        self.is_asked = is_asked
+        self._told: set[str] = set()
+
+    def __call__(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self.is_asked:
+                raise ValueError(
+                    f"{name} needs worker processes, which a serial pool does not have"
+                )
+            if name not in self._told:
+                self._told.add(name)
+                warnings.warn(
+                    f"{VARIABLE} is set: {name} is ignored, since no worker process runs the tasks",
+                    RuntimeWarning,
+                    stacklevel=_level_of_program(),
+                )
+
+
+def _level_of_program() -> int:
+    """The `stacklevel` by which the caller's warning names the code that called cpool."""
+    frame = sys._getframe(1)
+    level = 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_FOLDER):
+        frame = frame.f_back
+        level += 1
+    return level
 
 
 class SerialEngine:
@@ -254,7 +278,7 @@ class SerialEngine:
     def wait_ended(self, timeout: float | None) -> bool:
         if not self._ends:
             return False
-        end = None if timeout is None else time.monotonic() + timeout
+        end = None if timeout is None else time.monotonic() + seconds_of("timeout", timeout)
         if self._has_pending() and threading.get_ident() in self._busy:
             raise RuntimeError("a task or callback cannot join the pool that waits for it")
         if timeout is None:
@@ -273,6 +297,11 @@ class SerialEngine:
         return self._core.wait_ended(timeout)
 
 
+def _items_of(iterable: Iterable[Any]) -> Iterator[Any]:
+    """An iterator over the iterable. What is none raises when it is read, as in any pool."""
+    yield from iterable
+
+
 class Values(Iterator[Any]):
     """What `stream` and `flatmap` of a serial pool return: `next` runs the generator."""
 
@@ -282,7 +311,7 @@ class Values(Iterator[Any]):
         self._engine: Any = pool._engine
         self._func: Callable[..., Any] = func
         self._is_star = is_star
-        self._inputs = iter(iterable)
+        self._inputs = _items_of(iterable)
         self._running: Any = None  # the generator that is being read
         self._lock = threading.RLock()
         self._done = 0  # inputs
@@ -302,7 +331,9 @@ class Values(Iterator[Any]):
                 except StopIteration:
                     self._end_input()
                 except Exception as exc:
-                    return self._fail(exc)
+                    if not self._is_value(exc):
+                        raise
+                    return exc
                 except BaseException:
                     self._end_input()
                     raise
@@ -330,13 +361,14 @@ class Values(Iterator[Any]):
         self._running = None
         self._done += not self._is_over
 
-    def _fail(self, exc: Exception) -> Any:
+    def _is_value(self, exc: Exception) -> bool:
+        """Record a failure. Is the exception returned in the place of a value?"""
         is_of_call = self._is_over  # the iterable raised
         self._end_input()
         if self.returns_exceptions and not is_of_call:
-            return exc
+            return True
         self._is_over = is_of_call or self.fails_fast
-        raise exc
+        return False
 
     def _check(self) -> None:
         failure = self._engine.failure()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from operator import is_ as _is
 from typing import Generic, TypeVar
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CLOSED = "the shared object is closed"
-_FOREIGN = "what Pool.share() returns can only be passed to tasks of its pool: it cannot be pickled"
+_UNPICKLED = (
+    "what Pool.share() returns can only be given to tasks of its pool: it cannot be pickled"
+)
+_FOREIGN = "this was made by share() of another pool: each pool needs a share() of its own"
 
 
 class SharedObject(Generic[T]):
@@ -31,13 +35,15 @@ class SharedObject(Generic[T]):
 
     __module__ = "cpool"
 
-    __slots__ = ("__weakref__", "_closed", "_core", "_has_obj", "_obj")
+    __slots__ = ("__weakref__", "_closed", "_closed_at", "_core", "_has_obj", "_obj", "_owner")
 
-    def __init__(self, core: _core.Share | None, obj: Any = None) -> None:
-        self._core: Any = core  # None: for threads, or closed
+    def __init__(self, core: _core.Share | None, obj: Any = None, owner: object = None) -> None:
+        self._core: Any = core  # None: for threads
         self._obj = obj
+        self._owner = owner  # stands for the pool, if its tasks run in this process
         self._has_obj = core is None
         self._closed = False
+        self._closed_at = 0
 
     @property
     def obj(self) -> T:
@@ -58,7 +64,7 @@ class SharedObject(Generic[T]):
     @property
     def nbytes(self) -> int:
         """How many bytes of shared memory it takes (an int): 0 with threads and after `close()`."""
-        return 0 if self._core is None else self._core.nbytes
+        return 0 if self._closed or self._core is None else self._core.nbytes
 
     @property
     def _number(self) -> int:
@@ -71,11 +77,11 @@ class SharedObject(Generic[T]):
         Also called when the last reference to the handle is dropped. Parts of the object that a
         task keeps (an array, say) stay valid as long as the task's process keeps them.
         """
-        self._closed = True
-        core, self._core = self._core, None
-        if core is not None:
+        if not self._closed:
+            self._closed, self._closed_at = True, next(_moments)
+        if self._core is not None:
             self._obj, self._has_obj = None, False
-            core.close()
+            self._core.close()  # calls that are not encoded yet still find it
 
     def __enter__(self) -> SharedObject[T]:
         return self
@@ -90,7 +96,7 @@ class SharedObject(Generic[T]):
 
     def __reduce__(self) -> Any:
         if self._core is None:
-            raise ValueError(_CLOSED if self._closed else _FOREIGN)
+            raise ValueError(_CLOSED if self._closed else _UNPICKLED)
         return self._core.use(self)
 
     def __copy__(self) -> SharedObject[T]:
@@ -109,42 +115,73 @@ class SharedObject(Generic[T]):
 
 # ---- tasks in this process ----
 
-# How deep resolved() looks for shared objects in the arguments of a task.
+# Orders the moments when handles are closed and calls are submitted.
+_moments = count(1)
+
+# How deep `Resolver` looks for shared objects in the arguments of a task.
 _DEPTH = 16
 
 
-def resolved(value: Any, depth: int = _DEPTH) -> Any:
-    """Replace handles of shared objects in the value by the objects.
+class Resolver:
+    """Replaces handles of shared objects by the objects, for one call of a pool.
 
-    Looks into lists, tuples and the values of dicts, and copies those that contain a handle.
+    `owner` stands for the pool: handles of other pools raise `ValueError`, and so do handles that
+    were closed before the call was submitted.
     """
-    kind = type(value)
-    if kind is SharedObject:
-        return value._obj
-    if depth == 0:
+
+    __slots__ = ("moment", "owner")
+
+    def __init__(self, owner: object) -> None:
+        self.owner = owner
+        self.moment = next(_moments)
+
+    def object_of(self, handle: SharedObject[Any]) -> Any:
+        if handle._owner is not self.owner:
+            raise ValueError(_FOREIGN)
+        if handle._closed and handle._closed_at < self.moment:
+            raise ValueError(_CLOSED)
+        return handle._obj
+
+    def __call__(self, value: Any, depth: int = _DEPTH) -> Any:
+        """Look into lists, tuples and the values of dicts; copy those that contain a handle."""
+        kind = type(value)
+        if kind is SharedObject:
+            return self.object_of(value)
+        if depth == 0:
+            return value
+        if kind is list or kind is tuple:
+            found = [self(item, depth - 1) for item in value]
+            same = all(map(_is, found, value))
+            return value if same else kind(found)
+        if kind is dict:
+            made = {key: self(item, depth - 1) for key, item in value.items()}
+            return value if all(map(_is, made.values(), value.values())) else made
         return value
-    if kind is list or kind is tuple:
-        found = [resolved(item, depth - 1) for item in value]
-        same = all(map(_is, found, value))
-        return value if same else kind(found)
-    if kind is dict:
-        made = {key: resolved(item, depth - 1) for key, item in value.items()}
-        return value if all(map(_is, made.values(), value.values())) else made
-    return value
 
 
 class Resolved:
-    """A callable that passes shared objects, in place of their handles, to its `func`."""
+    """A callable that passes shared objects, in place of their handles, to its `func`.
 
-    __slots__ = ("func",)
+    A handle that is refused fails the tasks, also if it is bound to `func`.
+    """
 
-    def __init__(self, func: Any) -> None:
-        if type(func) is partial:
-            func = partial(resolved(func.func), *resolved(func.args), **resolved(func.keywords))
-        self.func: Callable[..., Any] = resolved(func)
+    __slots__ = ("func", "refused", "resolve")
+
+    def __init__(self, func: Any, owner: object) -> None:
+        self.resolve = resolve = Resolver(owner)
+        self.func: Callable[..., Any] = func
+        self.refused: str | None = None
+        try:
+            if type(func) is partial:
+                func = partial(resolve(func.func), *resolve(func.args), **resolve(func.keywords))
+            self.func = resolve(func)
+        except ValueError as exc:
+            self.refused = str(exc)
 
     def __call__(self, *args: Any, **kwds: Any) -> Any:
-        return self.func(*resolved(args), **resolved(kwds))
+        if self.refused is not None:
+            raise ValueError(self.refused)
+        return self.func(*self.resolve(args), **self.resolve(kwds))
 
 
 failures.WRAPPERS.add(Resolved)

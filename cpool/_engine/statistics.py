@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickletools
+import sys
 from dataclasses import dataclass
 
 from .._base.stdlib import TYPE_CHECKING
@@ -105,6 +106,13 @@ class PoolStatistics:
     """By index; indexes that the pool no longer uses after `resize()` are included."""
     longest: tuple[LongTask, ...]
     """Longest first."""
+    shared_memory: int
+    """Bytes of shared memory that the pool takes now; 0 if it uses none, as pools of threads."""
+    shared_memory_in_use: int
+    """Bytes of it that hold arguments on their way or with a worker, results that this process has
+    received and keeps, shared objects, large `initargs`, and what forked copies of these processes
+    may keep. Results that a worker has not sent yet do not count. The rest is kept to be used
+    again."""
 
     @property
     def tasks(self) -> int:
@@ -155,6 +163,9 @@ class PoolStatistics:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        if self.shared_memory:
+            in_use = _size(self.shared_memory_in_use)
+            yield f"shared memory: {_size(self.shared_memory)}, of which {in_use} in use"
         if self.longest:
             yield "longest tasks:"
             for task in self.longest:
@@ -194,7 +205,7 @@ def _size(n: float) -> str:
 
 def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
     """Read the counters of an engine."""
-    submitted, cancelled, failed_here, of_workers, longest, row = engine.tallies()
+    submitted, cancelled, failed_here, of_workers, longest, row, memory, used = engine.tallies()
     workers = tuple(_worker(i, row) for i, row in enumerate(of_workers))
     # The last row is for workers that got no row of their own, for lack of memory.
     rest = _worker(len(workers), row)
@@ -212,6 +223,8 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
         retried=rest.retried + sum(worker.retried for worker in workers),
         workers=workers,
         longest=tuple(_long_task(row, threads) for row in longest),
+        shared_memory=memory,
+        shared_memory_in_use=used,
     )
 
 
@@ -243,7 +256,7 @@ def _long_task(row: tuple[int, int, int, int, int, int, int, bytes], threads: bo
     ns, index, stride, items, worker, _, outcome, func = row
     return LongTask(
         seconds=ns / 1e9,
-        function=func.decode(errors="replace") if threads else name_in_pickle(func),
+        function=func.decode(errors="replace") if threads else name_in(func),
         item=index * stride if stride else None,
         items=items,
         worker=worker,
@@ -267,8 +280,69 @@ _WRAPPERS = frozenset(
 )
 
 
-def name_in_pickle(data: bytes) -> str:
-    """Find the function's name in its pickle, which may be truncated. Loads nothing."""
+def name_in(data: bytes) -> str:
+    """Find the name of a callable in the bytes that were sent, which may be truncated. Loads
+    nothing. The name of a method that a `partial` binds may be one of its arguments, if that is a
+    string which could be a name."""
+    encoded = data[:1] and data[0] & _TAG_BITS
+    return _name_in_encoding(data) if encoded else _name_in_pickle(data)
+
+
+_TAG_BITS = 0x3F  # of the first byte; a pickle has none of them
+# How the strings with the tags from TAG_ASCII on are encoded, and the bytes of a character.
+_TEXTS = (
+    ("ascii", 1),
+    ("latin-1", 1),
+    (f"utf-16-{sys.byteorder[0]}e", 2),
+    (f"utf-32-{sys.byteorder[0]}e", 4),
+)
+
+
+def _name_in_encoding(data: bytes) -> str:
+    """The first name in a body, as csrc/py/value/tags.h describes it; of a method with the last
+    string. Only looks for names and strings, and skips everything else byte by byte."""
+    from .._core import TAG_ASCII, TAG_NAME  # not there where the pools are the stdlib's
+
+    found: list[str] = []
+    is_method = False
+    last = ""
+    at = 0
+    while at < len(data):
+        tag = data[at] & _TAG_BITS if at == 0 else data[at]
+        if tag == TAG_NAME:
+            module, end = _text_at(data, at + 1, TAG_ASCII)
+            name, end = _text_at(data, end, TAG_ASCII)
+            if module and name:
+                is_method = is_method or (module, name) == ("builtins", "getattr")
+                if (module, name) not in _WRAPPERS:
+                    found.append(_join(module, name))
+                at = end
+                continue
+        text, end = _text_at(data, at, TAG_ASCII)
+        if text.isidentifier():
+            last, at = text, end
+        else:
+            at += 1
+    if is_method and found and last:
+        return f"{found[0]}.{last}"
+    return found[0] if found else "a function"
+
+
+def _text_at(data: bytes, at: int, first_tag: int) -> tuple[str, int]:
+    """The short string at this place, and where it ends; "" if there is none."""
+    kind = data[at] - first_tag if 0 <= at < len(data) - 1 else -1
+    if not 0 <= kind < len(_TEXTS):
+        return "", -1
+    encoding, size = _TEXTS[kind]
+    end = at + 2 + data[at + 1] * size
+    try:
+        return (data[at + 2 : end].decode(encoding), end) if end <= len(data) else ("", -1)
+    except UnicodeDecodeError:
+        return "", -1
+
+
+def _name_in_pickle(data: bytes) -> str:
+    """Find the name of a callable in its pickle."""
     strings: list[str] = []  # all strings so far
     found: list[str] = []
     by_value: dict[str, str] = {}

@@ -9,7 +9,7 @@ import time
 
 from .._base.stdlib import TYPE_CHECKING
 from . import known
-from .statistics import name_in_pickle
+from .statistics import name_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,7 +158,7 @@ def _events(
 
 
 def _name(name: bytes, threads: bool) -> str:
-    return name.decode(errors="replace") if threads else name_in_pickle(name)
+    return name.decode(errors="replace") if threads else name_in(name)
 
 
 def _meta(what: str, pid: int, tid: int, **args: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from importlib import import_module
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
 
+from .. import _core
 from .._base import failures, importing
 from .._base.current import CurrentWorker, set_process
 from .._base.stdlib import TYPE_CHECKING
@@ -54,9 +55,7 @@ def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> No
                 atexit._run_exitfuncs()
 
     try:
-        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-        _signal.set_wakeup_fd(-1)
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, (_signal.SIGINT,))
+        worker.reset_signals()
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
@@ -82,8 +81,6 @@ _attached: Worker | None = None  # of a launched process, until take() is called
 def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> None:
     """In a launched process, before it imports the main module: make its Worker."""
     global _attached
-    from .. import _core
-
     if unblocks_sigpipe:
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (_signal.SIGPIPE,))
     rx, tx, life, row, common, *memory = (end.detach() for end in ends)
@@ -116,6 +113,8 @@ _THREAD_VARIABLES = (
 if TYPE_CHECKING:
     # The CPUs of a worker (None: any), and how many threads its libraries may use (None: no limit).
     Place = tuple[tuple[int, ...] | None, int | None]
+    # The initializer (None: there is none) and its arguments.
+    Begin = tuple[Callable[..., object] | None, Iterable[Any]]
 
 
 def settle(cpus: tuple[int, ...] | None, threads: int | None) -> None:
@@ -208,8 +207,7 @@ class Setup:
     def __init__(
         self,
         index: int,
-        initializer: Callable[..., object] | None,
-        initargs: Iterable[Any],
+        begin: Begin,
         finalizer: Callable[..., object] | None,
         finalargs: Iterable[Any],
         place: Place,
@@ -222,8 +220,7 @@ class Setup:
         self.environment = environment
         self.preload = preload
         self.forwarding = forwarding
-        self.initializer = initializer
-        self.initargs = initargs
+        self.begin = begin
         self.finalizer = finalizer
         self.finalargs = finalargs
 
@@ -236,8 +233,9 @@ class Setup:
     def initialize(self) -> None:
         for name in self.preload:
             import_module(name)
-        if self.initializer is not None:
-            self.initializer(*self.initargs)
+        initializer, initargs = self.begin
+        if initializer is not None:
+            initializer(*initargs)
 
     def finalize(self, worker: Worker) -> None:
         """Run the finalizer, in a worker that exits normally."""
@@ -255,7 +253,7 @@ def _initialize(worker: Worker, setup: Setup) -> None:
         setup.initialize()
     except BaseException as exc:
         report = failures.pack_error(exc, None)
-        told = setup.initializer is failures.initialize
+        told = setup.begin[0] is failures.initialize
         if told:  # after other exit handlers, such as one that passes on log records
             util.Finalize(None, worker.report_init_error, (report,), exitpriority=-100)
         else:
@@ -314,17 +312,15 @@ def main(worker: Worker, setup: Setup) -> None:
     if _FREEZES:
         gc.freeze()
 
-    from .._core import _is_stopped, _tasks_done, _watch_stack
+    _tell_stack(_core._watch_stack)
 
-    _tell_stack(_watch_stack)
-
-    failures.is_stopped = _is_stopped
-    set_process(CurrentWorker(setup.index, _tasks_done))
+    failures.is_stopped = _core._is_stopped
+    set_process(CurrentWorker(setup.index, _core._tasks_done))
 
     def work() -> int:
         if setup.forwarding is not None:
             setup.forwarding.install()
-        if setup.initializer is not None or setup.preload:
+        if setup.begin[0] is not None or setup.preload:
             _initialize(worker, setup)
         try:
             tasks = importing.run_in_worker(worker.serve)
@@ -343,5 +339,5 @@ def main(worker: Worker, setup: Setup) -> None:
         threading._shutdown = _skip_shutdown  # type: ignore[attr-defined]
         raise
     finally:
-        _watch_stack(-1)  # the interpreter is about to tear down what the stack is read from
+        _core._watch_stack(-1)  # the interpreter is about to tear down what the stack is read from
     util.debug("worker exiting after %d tasks", tasks)

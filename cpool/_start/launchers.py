@@ -68,10 +68,12 @@ class _LaunchedPopen(Popen):
         is_first: bool,
         place: child.Place,
         environment: dict[str, str | None] | None,
+        imports_main: bool,
     ) -> None:
         self._is_first = is_first
         self._place = place
         self._environment = environment
+        self._imports_main = imports_main
         super().__init__(process, worker)
 
     def _launch(self, process: BaseProcess) -> None:
@@ -97,13 +99,14 @@ class _LaunchedPopen(Popen):
         # In this process the mask keeps Ctrl-C from interrupting the launcher halfway.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         _launch.worker, _launch.is_first = self._worker, self._is_first
-        _launch.place = self._place
+        _launch.place, _launch.imports_main = self._place, self._imports_main
         _launch.environment, _launch.is_whole = self._environment_of_worker()
         try:
             with _sigpipe_blocked() as _launch.blocks_sigpipe:
                 super()._launch(process)  # type: ignore[misc]
         finally:
             _launch.worker, _launch.is_sent, _launch.environment = None, False, None
+            _launch.imports_main = True
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _prepare(self) -> None:
@@ -149,7 +152,11 @@ class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
 
     def _prepare(self) -> None:
         super()._prepare()
-        with _watched() if _PRELOADS_MAIN else nullcontext():
+        has_environment = self._environment is not None
+        with (
+            _watched() if _PRELOADS_MAIN else nullcontext(),
+            _without_main() if has_environment else nullcontext(),
+        ):
             forkserver.ensure_running()
 
     def _launch_blocked(self, process: BaseProcess) -> None:
@@ -211,6 +218,21 @@ def _watched() -> Iterator[None]:
             util.spawnv_passfds = own
 
 
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """A fork server that this thread starts within this block does not import the main module.
+
+    Otherwise the module, and what it imports, would not see the variables of `env=`, which are set
+    in the workers. Leaves the server's list of modules alone, which belongs to the program: the
+    server imports the main module only if it is told its path (`_preparation_data`).
+    """
+    _launch.imports_main = False
+    try:
+        yield
+    finally:
+        _launch.imports_main = True
+
+
 POPENS: dict[str, type[_LaunchedPopen]] = {"spawn": SpawnPopen, "forkserver": ForkServerPopen}
 
 
@@ -223,6 +245,7 @@ class _Launch(threading.local):
     environment: dict[str, str | None] | None = None
     is_whole = False
     blocks_sigpipe = False
+    imports_main = True
     is_sent = False  # the Worker was sent ahead of the Process object
 
 
@@ -271,6 +294,9 @@ def _preparation_data(name: str) -> dict[str, Any]:
     data: dict[str, Any] = _get_preparation_data(name)
     if _launch.worker is not None and "sys_path" in data:
         data["cpool"] = _WorkerAhead(_launch.worker, data["sys_path"])
+    if not _launch.imports_main:
+        data.pop("init_main_from_name", None)
+        data.pop("init_main_from_path", None)
     return data
 
 

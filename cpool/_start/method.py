@@ -71,16 +71,20 @@ def popen_factory(
     is_first: bool,
     place: Place,
     environment: dict[str, str | None] | None,
+    imports_main: bool = True,
 ) -> Callable[[BaseProcess], Popen]:
     """A function to set as `_Popen` of the worker's Process object, which calls it in start().
 
     `environment`: the environment variables that the worker sets (None deletes one); with spawn and
     forkserver it sets them before any import. `is_first`: no worker of the pool was ever ready, so
     that a failed start may mean that no start can succeed. `place`: its CPUs and thread limit,
-    which with spawn and forkserver it needs before any import.
+    which with spawn and forkserver it needs before any import. `imports_main`: with spawn and
+    forkserver, does the worker import the main module of this process?
     """
     if method == "fork":
         return lambda process: ForkPopen(process, worker, around)
     from .launchers import POPENS  # lazily: few programs need the launchers
 
-    return lambda process: POPENS[method](process, worker, is_first, place, environment)
+    return lambda process: POPENS[method](
+        process, worker, is_first, place, environment, imports_main
+    )

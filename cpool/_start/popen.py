@@ -114,14 +114,56 @@ class ForkPopen(Popen):
 
     def __init__(self, process: BaseProcess, worker: Worker, around: Surroundings) -> None:
         self._around = around
-        super().__init__(process, worker)
+        if worker.pid == 0:
+            super().__init__(process, worker)
+        else:  # fork_ahead() has forked it, and nothing may fail: no flush
+            self._worker = worker
+            self.returncode = None
+            self._launch(process)
 
     def _launch(self, process: BaseProcess) -> None:
-        with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
-            self.pid = self._worker.fork()
-        if self.pid == 0:
-            child.run_forked(process, self._worker, self._around)
+        if self._worker.pid == 0:
+            with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
+                pid = self._worker.fork()
+            if pid == 0:
+                child.run_forked(process, self._worker, self._around)
+        self.pid = self._worker.pid
         self.finalizer = util.Finalize(self, self._worker.close)
+
+
+_START = BaseProcess.start
+
+
+def _starts_as_usual(process: BaseProcess) -> bool:
+    """Does the start of this Process object only fork?
+
+    A class of the program may do more first, and so may a tool that replaces start() for all.
+    """
+    return (
+        getattr(process.start, "__func__", None) is _START
+        and getattr(_START, "__globals__", None) is vars(_process)
+        and not _process.current_process()._config.get("daemon")  # type: ignore[attr-defined]
+    )
+
+
+def fork_ahead(
+    processes: list[BaseProcess], workers: list[Worker], around: Surroundings
+) -> tuple[int, BaseException | None]:
+    """Fork workers one right after the other, before their Process objects are started.
+
+    `Process.start()` then finds a process that runs. Each page that the parent writes to between
+    two forks is copied once more, and Python code that starts a process writes to some 130 pages.
+    Returns how many were forked, and the exception that ended it, or None. Forks none if a start
+    has to do more than to fork.
+    """
+    if not all(map(_starts_as_usual, processes)):
+        return 0, None
+    util._flush_std_streams()  # type: ignore[attr-defined]
+    with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
+        made = _core._fork_all(tuple(workers))
+    if isinstance(made, int):
+        child.run_forked(processes[made], workers[made], around)
+    return made
 
 
 class _LazySentinel:

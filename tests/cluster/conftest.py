@@ -60,7 +60,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def nodes_of(client: Any) -> list[str]:
-    return sorted(client.scheduler_info(n_workers=-1)["workers"])
+    # Not client.scheduler_info(): dask's own timer may just have replaced what that returns by a
+    # table without workers.
+    return sorted(client.sync(client.scheduler.identity, n_workers=-1)["workers"])
 
 
 @pytest.fixture(scope="package")
@@ -124,7 +126,7 @@ def new_pool(client: Any, *args: Any, **kwds: Any) -> Any:
             found = client.run(worker_pids, self._keeper.pool, on_error="ignore")
             return [Process(pid) for pids in found.values() for pid in pids]
 
-    return WithProcesses(client, *args, context="fork", **kwds)
+    return WithProcesses(client, *args, **kwds)
 
 
 @pytest.fixture(scope="package")
@@ -145,7 +147,10 @@ def make_pool(client: Any) -> Iterator[Callable[..., Any]]:
     """Makes pools on one node for one test: make_pool(2), make_pool(1, initializer, ...)."""
     pools: list[Any] = []
 
-    def make(processes: int = 1, *args: Any, **kwds: Any) -> Any:
+    def make(processes: int = 1, *args: Any, cls: Any = None, **kwds: Any) -> Any:
+        if cls not in (None, engine.pool_module.Pool):
+            pools.append(cls(processes, *args, **kwds))  # a pool of threads
+            return pools[-1]
         kwds.setdefault("nodes", nodes_of(client)[:1])
         pools.append(new_pool(client, processes, *args, **kwds))
         return pools[-1]

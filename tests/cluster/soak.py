@@ -7,10 +7,15 @@ A cluster of a scheduler and two nodes, in separate processes. Two threads make 
 `map`, `imap`, `apply` and their kin with functions of modules, closures, arrays, failures, keys,
 callbacks, cancelled calls, iterators that are closed half-read, and worker processes that die.
 Every result is checked. Then the least memory of each process tree in the last quarter of the calls
-is compared with that in the second one; the first is left out, since caches fill in it.
+is compared with that in the second one; the first is left out, since caches fill in it. So are the
+blocks of memory that Python has allocated in the scheduler, the dask workers and the client: they
+show what a process still refers to, whatever its allocator keeps. The types of which there are more
+objects at the end are shown.
 
-dask itself keeps the last 10,000 events of the scheduler, some 2 kB each, so that a scheduler grows
-for its first 10,000 tasks, with `Client.submit` as well. Here it keeps a hundred.
+dask itself keeps the last 10,000 events, the last 1,000 transitions of tasks, the last hour of
+profiles (one each second) and of load figures (two each second): its processes grow for an hour, an
+idle one as well. Here it keeps a hundred of each, and no profiles. A cache of dask remembers the
+keys of the last 100,000 tasks; it is emptied before each look. Free memory is given back then, too.
 
 Exits with 1 if one has grown by more than `--most` percent, and with 2 if the machine was too busy
 for 1,000 calls, which are needed for a result.
@@ -20,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import random
 import sys
@@ -126,6 +132,25 @@ def memory_of(pid: int) -> float:
     return total / (1 << 20)
 
 
+def census() -> tuple[int, Counter[str]]:
+    """The allocated blocks of the process that runs this, and its objects by type.
+
+    Before, frees what dask and the allocator keep for later.
+    """
+    import ctypes
+
+    from dask.utils import key_split
+
+    key_split.cache_clear()
+    gc.collect()
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    found = Counter(
+        f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects()
+    )
+    return sys.getallocatedblocks(), found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=600)
@@ -134,7 +159,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
 
-    os.environ["DASK_DISTRIBUTED__ADMIN__LOG_LENGTH"] = "100"
+    for kept in "LOG_LENGTH", "LOW_LEVEL_LOG_LENGTH", "SYSTEM_MONITOR__LOG_LENGTH":
+        os.environ[f"DASK_DISTRIBUTED__ADMIN__{kept}"] = "100"
+    os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
     import distributed
 
     from cpool.distributed import Pool
@@ -167,18 +194,28 @@ def main() -> int:
         client = ends.enter_context(
             distributed.Client(scheduler_file=str(file), set_as_default=False)
         )
-        pool = ends.enter_context(Pool(client, context="fork"))
+        pool = ends.enter_context(Pool(client))
         pool.wait_for_nodes(2, LATE)
         threads = [threading.Thread(target=call, args=(pool, given.seed + i)) for i in range(2)]
         for thread in threads:
             thread.start()
         begun = time.monotonic()
         looks: list[tuple[int, dict[str, float]]] = []
+        objects: dict[str, Counter[str]] = {}
+        earlier: dict[str, Counter[str]] = {}
         while time.monotonic() - begun < given.seconds and not stop.wait(given.seconds / 60):
+            told = {"the scheduler": client.run_on_scheduler(census), "the client": census()}
+            told |= {
+                f"the dask worker {address}": each for address, each in client.run(census).items()
+            }
             now = {name: memory_of(process.pid) for name, process in processes.items()}
             now["client"] = psutil.Process().memory_full_info().uss / (1 << 20)
-            looks.append((sum(counted.values()), now))
             shown = ", ".join(f"{name} {size:.1f}" for name, size in now.items())
+            now |= {f"blocks of {name}": blocks for name, (blocks, _) in told.items()}
+            objects = {name: counts for name, (_, counts) in told.items()}
+            if time.monotonic() - begun < given.seconds / 3:
+                earlier = objects
+            looks.append((sum(counted.values()), now))
             seconds = time.monotonic() - begun
             print(f"{seconds:5.0f} s: {looks[-1][0]} calls; MiB: {shown}", flush=True)
         stop.set()
@@ -194,9 +231,6 @@ def main() -> int:
         )
     print(", ".join(f"{kind} {count}" for kind, count in sorted(counted.items())))
     total = sum(counted.values())
-    if total < 1000:
-        print(f"{total} calls are too few to say whether memory grows")
-        return 2
     has_grown = False
     for name in looks[0][1]:
         # The least of each time: what grows and does not shrink is a leak.
@@ -206,7 +240,13 @@ def main() -> int:
         )
         growth = 100 * (last / second - 1)
         has_grown |= growth > given.most
-        print(f"{name}: {second:.1f} MiB in the second quarter, then {last:.1f}: {growth:+.1f} %")
+        print(f"{name}: {second:,.1f} in the second quarter, then {last:,.1f}: {growth:+.1f} %")
+    for name, counts in objects.items():
+        more = counts - earlier.get(name, Counter())
+        print(f"{name} has more of: {more.most_common(8)}")
+    if total < 1000:
+        print(f"{total} calls are too few to say whether memory grows")
+        return 2
     return int(has_grown)
 
 

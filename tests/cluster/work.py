@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from pathlib import Path
 from typing import Any
 
+import tasks
 from gates import Diary, Gate
 
 loads = 0
@@ -28,7 +31,9 @@ class Heavy:
 
 def node_of(_: Any = None) -> int:
     """The process id of the node whose worker this is."""
-    return os.getppid()
+    server = os.getppid()  # the fork server, which the node has started
+    stat = Path(f"/proc/{server}/stat").read_text()
+    return int(stat.rpartition(")")[2].split()[1])
 
 
 def noted(diary: Diary, x: int) -> int:
@@ -76,3 +81,42 @@ def fail_if_odd(x: int) -> int:
 def add_one(array: Any) -> Any:
     array += 1
     return array
+
+
+class Unloadable:
+    """Its pickle cannot be loaded."""
+
+    def __reduce__(self) -> Any:
+        return raise_os_error, ()
+
+
+def raise_os_error() -> Any:
+    raise OSError("not loaded")
+
+
+class Rebuilt:
+    """Unpickles as what `rebuild()` returns."""
+
+    def __reduce__(self) -> Any:
+        return call_rebuild, ()
+
+
+def call_rebuild() -> Any:
+    return rebuild()
+
+
+def rebuild() -> Any:
+    """A test puts another function in its place, in its own process."""
+    raise NotImplementedError
+
+
+def give(what: str) -> Any:
+    """Return or raise what the name says."""
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "exit":
+        raise SystemExit(3)
+    if what == "needs two":
+        raise tasks.NeedsTwo(1, 2)
+    kinds = {"lock": threading.Lock, "unloadable": Unloadable, "rebuilt": Rebuilt}
+    return kinds.get(what, str)()

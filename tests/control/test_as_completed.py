@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import decimal
 import multiprocessing
 import threading
 from typing import Any
@@ -60,6 +61,16 @@ def test_a_time_limit(either: Any, gate: Gate) -> None:
     found = errors.as_completed([result], 0.01)
     with pytest.raises(multiprocessing.TimeoutError, match="1 results are not ready"):
         next(found)
+
+
+@pytest.mark.parametrize("number", [float, decimal.Decimal])
+def test_time_limits_of_other_types(pool: Any, number: Any) -> None:
+    """A nan is no limit that could ever pass: without an error, the wait would not end."""
+    result = pool.apply_async(tasks.square, (2,))
+    for limit in "nan", "-nan":
+        with pytest.raises(ValueError, match="timeout must be a number of seconds, not"):
+            errors.as_completed([result], number(limit))
+    assert list(errors.as_completed([result], number("inf"))) == [result]
 
 
 def test_results_of_two_pools(make_pool: Any) -> None:

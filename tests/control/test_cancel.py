@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import itertools
 import os
 import pickle
@@ -35,6 +36,8 @@ def check_cancelled(result: Any) -> None:
 
 
 def nothing_pending(pool: Any) -> bool:
+    if hasattr(pool, "_keeper"):  # on a cluster
+        return not pool._keeper.jobs
     return bool(pool._engine.counts()[0] == 0)
 
 
@@ -174,6 +177,7 @@ def test_cancel_wakes_a_waiting_thread(either: Any, gate: Gate) -> None:
 
 def test_a_cancelled_call_is_no_failure_to_report(either: Any, gate: Gate) -> None:
     seen: list[Any] = []
+    gc.collect()  # what other tests have left is not reported here
     before, sys.unraisablehook = sys.unraisablehook, seen.append
     try:
         result = either.apply_async(gate.hold)
@@ -217,7 +221,8 @@ def test_one_outcome_each(make_pool: Any) -> None:
     for number in range(1000):
         result = pool.apply_async(tasks.square, (number,))
         if number % 3:
-            result.wait(number % 7 * 1e-5)
+            # Some calls end before: a busy machine takes longer than these waits.
+            result.wait(DEADLINE if number % 100 == 1 else number % 7 * 1e-5)
         stopped = result.cancel(kill=number % 50 == 0)
         try:
             assert result.get(DEADLINE) == number * number
@@ -234,9 +239,9 @@ def test_many_queued_calls_are_cancelled(either: Any, gate: Gate) -> None:
     gate.arrived(2)
     results = [either.apply_async(tasks.square, (x,)) for x in range(5_000)]
     results.append(either.map_async(tasks.square, range(50_000), 1))
-    began = time.perf_counter()
+    began = time.thread_time()  # other load on the machine does not count
     assert all(result.cancel() for result in results)
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
     gate.open()
     assert [blocker.get(DEADLINE) for blocker in blockers] == [None, None]
 

@@ -87,6 +87,8 @@ def test_a_worker_shows_its_item_and_its_stack(func: Callable[[Any], Any]) -> No
         pid = pool._pool[0].pid
         name = re.escape(f"{__name__}.{func.__name__}")
         shown = rf"worker 0 \(pid {pid}\) runs item 0 of {name}, for \d+\.\d{{3}} s"
+        if func is stop_itself:
+            eventually(lambda: state_of(pid) == "T")
         text = eventually(lambda: ", line " in (found := dumped(pool)) and found)
         head, where, *stack = text.splitlines()
         assert head == "cpool: pool of 1 processes, 1 call under way, 2 tasks queued" or (
@@ -259,7 +261,7 @@ def test_dump_on_signal_is_for_the_main_thread() -> None:
 
 def test_serial_pools_and_pools_of_the_stdlib(gate: Gate) -> None:
     with Pool(1, serial=True) as pool:
-        assert pool.apply(dumped_in_a_task, (pool,)).startswith("cpool: pool of 1 threads, 1 call")
+        assert pool.apply(dumped_in_a_task, (pool,)).startswith("cpool: serial pool, 1 call")
 
     class Replaced(Pool):  # type: ignore[misc]
         def _repopulate_pool(self) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,19 @@ pytestmark = pytest.mark.better
 errors = engine.errors
 ThreadPool = engine.pool_module.ThreadPool
 LIMIT = 0.1
+
+
+# A busy machine may have no time for a quick task within the shortest of these.
+LIMITS = LIMIT, 5 * LIMIT, 25 * LIMIT
+
+
+def late_ones(call: Callable[[float], list[Any]], number: int) -> list[Any]:
+    """call(limit) with the shortest limit for which no more tasks than `number` are late."""
+    for limit in LIMITS:
+        found = call(limit)
+        if sum(type(each) is errors.TaskTimeoutError for each in found) == number:
+            break
+    return found
 
 
 def check_timeout(call: Callable[[], Any]) -> Any:
@@ -101,7 +115,7 @@ def test_a_limit_ends_a_task(make_pool: Any, func: Any) -> None:
     error = check_timeout(lambda: pool.apply(func, task_timeout=LIMIT))
     assert error.exitcode == -signal.SIGKILL
     assert f"Pool.apply(test_limits_of_time.{func.__name__}) ran for" in str(error)
-    assert pool.apply(tasks.square, (3,), task_timeout=LIMIT) == 9
+    assert pool.apply(tasks.square, (3,), task_timeout=DEADLINE) == 9
 
 
 def fork_children(diary: Diary) -> None:
@@ -116,11 +130,15 @@ def fork_children(diary: Diary) -> None:
 @pytest.mark.skipif(engine.PORTABLE, reason="needs /proc")
 def test_the_processes_of_a_task_end_with_it(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
-    with pytest.raises(errors.TaskTimeoutError):
-        pool.apply(fork_children, (diary,), task_timeout=0.5)
-    pids = [int(line) for line in diary.lines()]
+    for limit in LIMITS:
+        before = len(diary.lines())
+        with pytest.raises(errors.TaskTimeoutError):
+            pool.apply(fork_children, (diary,), task_timeout=limit)
+        pids = [int(line) for line in diary.lines()[before:]]
+        all_gone(pids)
+        if len(pids) == 3:
+            break
     assert len(pids) == 3
-    all_gone(pids)
 
 
 def nap(seconds: float) -> float:
@@ -132,8 +150,12 @@ def nap(seconds: float) -> float:
 def test_only_the_item_that_is_late_fails(make_pool: Any, method: str) -> None:
     pool = make_pool(2)
     items = [0.0] * 20 + [1000.0] + [0.0] * 20
-    found = getattr(pool, method)(nap, items, task_timeout=LIMIT, return_exceptions=True)
-    values = list(found.get(DEADLINE) if method == "map_async" else found)
+
+    def call(limit: float) -> list[Any]:
+        found = getattr(pool, method)(nap, items, task_timeout=limit, return_exceptions=True)
+        return list(found.get(DEADLINE) if method == "map_async" else found)
+
+    values = late_ones(call, 1)
     [late] = [value for value in values if value != 0.0]
     assert (type(late), late.index, late.function) == (
         errors.TaskTimeoutError,
@@ -168,9 +190,9 @@ def test_the_limit_holds_when_the_call_has_ended(make_pool: Any) -> None:
 
 def test_each_item_of_a_chunk_has_the_limit(make_pool: Any) -> None:
     pool = make_pool(1)
-    assert pool.map(nap, [0.2] * 4, 4, task_timeout=0.6) == [0.2] * 4
+    assert pool.map(nap, [0.3] * 4, 4, task_timeout=1.1) == [0.3] * 4
     with pytest.raises(errors.TaskTimeoutError) as caught:
-        pool.map(nap, [0, 0, 1000, 0], 4, task_timeout=LIMIT)
+        pool.map(nap, [0, 0, 1000, 0], 4, task_timeout=5 * LIMIT)
     assert caught.value.index == 2
     assert "items 0 to 3, its chunk, are lost" in str(caught.value)
 
@@ -201,7 +223,11 @@ def test_many_tasks_run_out_of_time(make_pool: Any) -> None:
     """With ten times as many tasks that do not: every outcome is right."""
     pool = make_pool(4)
     others = pool.map_async(tasks.square, range(1000), 1)
-    found = pool.map(nap, [1000.0, 0.0] * 8, task_timeout=0.4, return_exceptions=True)
+
+    def call(limit: float) -> list[Any]:
+        return pool.map(nap, [1000.0, 0.0] * 8, task_timeout=limit, return_exceptions=True)
+
+    found = late_ones(call, 8)
     assert [type(each) for each in found] == [errors.TaskTimeoutError, float] * 8
     assert others.get(DEADLINE) == [x * x for x in range(1000)]
 
@@ -291,15 +317,15 @@ def test_each_item_of_a_chunk_is_told_to_stop(make_pool: Any) -> None:
     """The second item has its own limit, whatever the first has left of its grace."""
     began = time.monotonic()
     call = partial(stop_or_nap, 0)
-    found = make_pool(1).map(call, range(4), 4, task_timeout=LIMIT, grace=10 * DEADLINE)
+    found = make_pool(1).map(call, range(4), 4, task_timeout=5 * LIMIT, grace=10 * DEADLINE)
     assert found == ["stopped", "stopped", 2, 3]
     assert time.monotonic() - began < DEADLINE
 
 
 def test_items_after_one_that_stopped_have_their_own_time(make_pool: Any) -> None:
     """The grace of the first two ends while another item runs."""
-    call = partial(stop_or_nap, 3 * LIMIT)
-    found = make_pool(1).map(call, range(4), 4, task_timeout=10 * LIMIT, grace=2 * LIMIT)
+    call = partial(stop_or_nap, 5 * LIMIT)
+    found = make_pool(1).map(call, range(4), 4, task_timeout=10 * LIMIT, grace=4 * LIMIT)
     assert found == ["stopped", "stopped", 2, 3]
 
 
@@ -357,7 +383,7 @@ def fails_until(path: str, good: int, how: str) -> int:
 
 HOWS: list[tuple[str, Any, Any]] = [
     ("die", {}, "WorkerLostError"),
-    ("sleep", {"task_timeout": LIMIT}, "TaskTimeoutError"),
+    ("sleep", {"task_timeout": 4 * LIMIT}, "TaskTimeoutError"),
     ("raise", {"retry_on": OSError}, "OSError"),
     ("raise", {"retry_on": (KeyError, OSError)}, "OSError"),
 ]
@@ -476,6 +502,8 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"task_timeout": 0}, ValueError, "more than 0"),
     ({"task_timeout": -1}, ValueError, "number of seconds"),
     ({"task_timeout": float("nan")}, ValueError, "number of seconds"),
+    ({"task_timeout": Decimal("NaN")}, ValueError, "task_timeout must be a number of seconds"),
+    ({"grace": Decimal("sNaN")}, ValueError, "grace must be a number of seconds"),
     ({"task_timeout": "soon"}, TypeError, "task_timeout must be a number of seconds"),
     ({"task_timeout": "5"}, TypeError, "task_timeout must be a number of seconds"),
     ({"task_timeout": []}, TypeError, "task_timeout must be a number of seconds"),

@@ -202,3 +202,34 @@ def test_bad_amounts(bad: Any) -> None:
 def test_no_amount(bad: Any) -> None:
     with pytest.raises(TypeError):
         Pool(1, memory_limit=bad)
+
+
+def touch(array: Any, *, writes: bool = False) -> int:
+    """Touch each page."""
+    if writes:
+        array[::512] += 1
+        time.sleep(1000)
+    assert array[::512].all()
+    return os.getpid()
+
+
+def build(n: int) -> tuple[int, Any]:
+    array = cpool.empty(n, "i8")
+    array[:] = 1
+    return os.getpid(), array
+
+
+def test_shared_memory_does_not_count(make_pool: Any) -> None:
+    numpy = pytest.importorskip("numpy")
+    limit = 24 * MB
+    pool = make_pool(1, memory_limit=limit)
+    n = 3 * limit // 16
+    # A worker above its limit would be replaced after the task.
+    pids = {pool.apply(build, (n,))[0] for _ in range(2)}
+    array = numpy.ones(n, "i8")
+    pids.update(pool.apply(touch, (array,)) for _ in range(2))
+    with pool.share(array) as handle:
+        pids.update(pool.apply(touch, (handle,)) for _ in range(2))
+        assert len(pids) == 1
+        with pytest.raises(cpool.MemoryLimitError):  # the pages are the worker's own now
+            pool.apply(touch, (handle,), {"writes": True})

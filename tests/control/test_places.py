@@ -336,6 +336,8 @@ def test_a_key_stays_where_the_worker_was_replaced(make_pool: Any) -> None:
     with pytest.raises(cpool.WorkerLostError):
         pool.apply(tasks.die, key="a")
     assert {key: pool.apply(index, key=key) for key in "abcd"} == before
+    restarts = [worker.restarts for worker in pool.statistics().workers]
+    assert restarts == [int(before["a"] == 0), int(before["a"] == 1)]
 
 
 def test_keys_of_a_worker_that_was_ended_go_to_others(four: Any) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
+import re
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,10 +23,15 @@ import tasks
 from engine import DEADLINE, Pool
 from gates import Gate, eventually
 
+from cpool import _core
+from cpool._engine.statistics import name_in
+
 pytestmark = pytest.mark.better
 
 errors = engine.errors
 ThreadPool = engine.pool_module.ThreadPool
+
+HAS_SHARED_MEMORY = sys.platform == "linux" and not engine.PORTABLE
 
 
 def check_sum(found: Any, **expected: int) -> None:
@@ -131,7 +140,8 @@ def test_what_is_under_way_at_the_end_is_cancelled() -> None:
 
 
 def test_times_and_bytes() -> None:
-    with Pool(1, initializer=nap, initargs=(0.05,)) as pool:
+    # The pool notes the start of the worker when it has forked it, which may already sleep then.
+    with Pool(1, initializer=nap, initargs=(0.3,)) as pool:
         pool.apply(nap, (0.2,))
         pool.apply(bytes, (1_000_000,))
         pool.apply(len, (bytes(500_000),))
@@ -145,13 +155,14 @@ def test_times_and_bytes() -> None:
     assert 1_000_000 < worker.bytes_received < 1_100_000
 
 
-def test_a_task_that_runs_counts_as_work() -> None:
-    for kind in Pool, ThreadPool:
-        with kind(1) as pool:
-            result = pool.apply_async(nap, (0.3,))
-            eventually(partial(has_worked, pool, 0.1))
-            assert pool.statistics().done == 0
-            result.get()
+@pytest.mark.parametrize("kind", [Pool, ThreadPool])
+def test_a_task_that_runs_counts_as_work(kind: Any, gate: Gate) -> None:
+    with kind(1) as pool:
+        result = pool.apply_async(gate.hold)
+        eventually(partial(has_worked, pool, 0.1))
+        assert pool.statistics().done == 0
+        gate.open()
+        result.get(DEADLINE)
 
 
 def longest_of(kind: Any, call: Callable[[Any], object]) -> Any:
@@ -183,10 +194,10 @@ def test_the_longest_tasks(kind: Any) -> None:
 def test_a_task_that_runs_out_of_time_is_a_long_one() -> None:
     with Pool(1) as pool:
         with pytest.raises(errors.TaskTimeoutError):
-            pool.map(nap, [0, 1000], chunksize=1, task_timeout=0.2)
+            pool.map(nap, [0, 1000], chunksize=1, task_timeout=0.5)
         task = pool.statistics().longest[0]
     assert (task.item, task.outcome) == (1, "lost")
-    assert task.seconds >= 0.2
+    assert task.seconds >= 0.5
 
 
 class Doubler:
@@ -211,6 +222,36 @@ def test_names_of_functions() -> None:
         assert "<lambda>" in pool.statistics().longest[0].function
 
 
+class Größe:
+    def __init__(self, factor: object) -> None:
+        self.factor = factor
+
+    def __call__(self) -> None:
+        pass
+
+    def messen(self) -> None:
+        pass
+
+
+_NAMED: dict[str, Callable[..., Any]] = {
+    "nap": partial(nap, 1),
+    "Doubler.double": partial(Doubler().double, 3),
+    "Größe": Größe({"a": b"\x1c\x0a\x01"}),
+    "Größe.messen": Größe("x" * 300).messen,
+}
+
+
+@pytest.mark.parametrize("name", _NAMED)
+@pytest.mark.parametrize("encode", [_core._encode, pickle.dumps])
+def test_names_in_bytes_that_may_be_cut(name: str, encode: Callable[[Any], bytes]) -> None:
+    data = encode(_NAMED[name])
+    assert name_in(data) == f"{__name__}.{name}"
+    start = f"{__name__}.{name.partition('.')[0]}"
+    for n in range(len(data)):
+        found = name_in(data[:n])
+        assert found == "a function" or found.startswith(start), (n, found)
+
+
 def test_a_report_is_a_table() -> None:
     with Pool(2) as pool:
         pool.map(tasks.square, range(10))
@@ -218,7 +259,83 @@ def test_a_report_is_a_table() -> None:
     assert lines[0].startswith("pool of 2 processes: 10 items submitted: 10 done, 0 failed")
     assert [line.split()[0] for line in lines[1:5]] == ["worker", "0", "1", "all"]
     assert len({len(line) for line in lines[1:5]}) == 1
+    if HAS_SHARED_MEMORY:
+        assert re.fullmatch("shared memory: .* [KM]iB, of which 0 B in use", lines.pop(5))
     assert lines[5] == "longest tasks:"
+
+
+MIB = 1 << 20
+LARGE = MIB if HAS_SHARED_MEMORY else 0  # what a large argument takes
+
+
+def in_use(pool: Any) -> int:
+    """How much of the shared memory is in use; and check how much there is."""
+    found = pool.statistics()
+    assert found.shared_memory_in_use <= found.shared_memory <= 16 * MIB
+    number: int = found.shared_memory_in_use
+    return number
+
+
+def test_shared_memory_of_arguments(gate: Gate) -> None:
+    with Pool(1) as pool:
+        assert in_use(pool) == 0
+        first = pool.apply_async(gate.hold)
+        gate.arrived()
+        second = pool.apply_async(len, (bytes(MIB),))  # waits
+        eventually(lambda: in_use(pool) == LARGE)
+        gate.open()
+        assert (first.get(DEADLINE), second.get(DEADLINE)) == (None, MIB)
+        eventually(lambda: in_use(pool) == 0)
+    pool.join()
+    assert pool.statistics().shared_memory == 0
+
+
+def test_shared_memory_of_shared_objects() -> None:
+    pool = Pool(1)
+    handles = [pool.share(bytes(MIB)), pool.share(bytes(MIB))]
+    assert 2 * LARGE <= in_use(pool) <= 2 * LARGE + 4096  # with what describes them
+    assert pool.apply(len, (handles[0],)) == MIB
+    handles.pop().close()
+    eventually(lambda: in_use(pool) <= LARGE + 4096)
+    pool.terminate()
+    pool.join()
+    assert LARGE <= in_use(pool) <= LARGE + 4096
+    handles.pop().close()
+    assert pool.statistics().shared_memory == 0
+
+
+def test_shared_memory_is_looked_up_while_it_is_used() -> None:
+    ended = threading.Event()
+    seen: list[int] = []
+
+    def look() -> None:
+        while True:
+            done = ended.is_set()
+            seen.append(in_use(pool))
+            if done:
+                return
+
+    with Pool(2) as pool:
+        looker = threading.Thread(target=look)
+        looker.start()
+        try:
+            for _ in range(10):
+                assert pool.map(len, [bytes(MIB // 4)] * 8, chunksize=1) == [MIB // 4] * 8
+            eventually(lambda: in_use(pool) == 0)
+        finally:
+            ended.set()
+            looker.join(DEADLINE)
+    assert seen[-1] == 0
+
+
+@pytest.mark.parametrize("kind", ["threads", "serial", "without"])
+def test_pools_without_shared_memory(kind: str) -> None:
+    options: Any = {"serial": {"serial": True}, "without": {"shared_memory_limit": 0}}
+    with (ThreadPool if kind == "threads" else Pool)(1, **options.get(kind, {})) as pool:
+        assert pool.apply(len, (bytes(MIB),)) == MIB
+        found = pool.statistics()
+        assert (found.shared_memory, found.shared_memory_in_use) == (0, 0)
+        assert "shared memory" not in str(found)
 
 
 def test_resized_and_restarted() -> None:

@@ -673,3 +673,60 @@ TEST(drive_many_threads_until_broken)
         give_party(BREAK, 4, 1 + i * 60);
     }
 }
+
+#ifndef CP_PORTABLE
+
+/* A pool of one worker with shared memory, which is freed early. */
+static void
+open_with_memory(struct rig *rig)
+{
+    rig_open(rig, 0);
+    CHECK_EQ(cp_pool_open_memory(rig->pool, UINT64_C(1) << 26), 0);
+    cp_heap_set_rest(cp_pool_heap(rig->pool), CP_MS);
+    rig->target = 1;
+    cp_pool_set_target(rig->pool, 1);
+    rig_fill(rig);
+}
+
+/* Use a block, and nothing else. */
+static void
+use_memory(struct rig *rig)
+{
+    static const uint8_t bytes[CP_KIB(256)];
+    struct cp_ref ref;
+    CHECK_EQ(cp_heap_put(cp_pool_heap(rig->pool), bytes, sizeof(bytes), &ref),
+             0);
+    cp_heap_drop(cp_pool_heap(rig->pool), ref.slot);
+}
+
+static void
+await_rest(struct rig *rig)
+{
+    struct cp_heap_counts counts;
+    while (cp_heap_rest_at(cp_pool_heap(rig->pool)) != CP_NEVER) {
+        cp_test_let_others_run();
+    }
+    cp_heap_count(cp_pool_heap(rig->pool), &counts);
+    CHECK_EQ(counts.filled, 0);
+}
+
+/* The standby frees unused shared memory while no thread is in a call; a call that
+ * has used such memory starts the standby. */
+TEST(drive_standby_frees_shared_memory)
+{
+    struct rig rig;
+    open_with_memory(&rig);
+    for (int i = 0; i < 2; i++) {
+        struct cp_job *job = rig_job(&rig, 0);
+        struct batch batch = {0};
+        (void)batch_add(&batch, OP_ECHO, 0);
+        use_memory(&rig);
+        batch_put(&batch, job, true);
+        rig_finish(&rig, job, 1);
+        await_rest(&rig);
+    }
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
+}
+
+#endif

@@ -19,13 +19,16 @@
 
 #if defined(FAULTS) && FAULTS
 
+#    include "pool/act.h"
 #    include "pool/state.h"
 #    include "rig.h"
+#    include "share/parts.h"
 
 #    include <errno.h>
 #    include <signal.h>
 #    include <stdlib.h>
 #    include <string.h>
+#    include <sys/stat.h>
 #    include <unistd.h>
 
 void *__libc_malloc(size_t n);
@@ -33,8 +36,11 @@ void *__libc_calloc(size_t n, size_t size);
 void *__libc_realloc(void *old, size_t n);
 void __libc_free(void *p);
 
-static _Atomic long live;    /* blocks not freed */
-static _Atomic long fail_in; /* allocations until one fails; 0: none fails */
+static _Atomic long live;     /* blocks not freed */
+static _Atomic long fail_in;  /* allocations until one fails; 0: none fails */
+static _Atomic bool is_full;  /* no buffer grows */
+static _Atomic long refused;  /* how often one was to grow */
+static void (*on_free)(void); /* called once, at the next free() */
 
 static bool
 fails(void)
@@ -70,6 +76,10 @@ calloc(size_t n, size_t size)
 void *
 realloc(void *old, size_t n)
 {
+    if (atomic_load(&is_full)) {
+        (void)atomic_fetch_add(&refused, 1);
+        return NULL;
+    }
     if (fails()) {
         return NULL;
     }
@@ -80,6 +90,11 @@ realloc(void *old, size_t n)
 void
 free(void *p)
 {
+    void (*call)(void) = on_free;
+    if (p != NULL && call != NULL && atomic_load(&fail_in) <= 0) {
+        on_free = NULL;
+        call();
+    }
     if (p != NULL) {
         (void)atomic_fetch_sub(&live, 1);
     }
@@ -272,6 +287,174 @@ TEST(fault_lack_of_memory_with_big_callables)
 TEST(fault_lack_of_memory_with_callbacks)
 {
     fail_each(CP_JOB_CALLS | CP_JOB_ORDERED, 10);
+}
+
+#    ifndef CP_PORTABLE
+/* The receiver of a body has no memory, in each of its allocations. */
+TEST(fault_loan_without_memory_gives_its_blocks_back)
+{
+    static const uint8_t bytes[200000];
+    struct cp_region *region;
+    struct cp_area *area, *own;
+    struct cp_heap *heap;
+    struct cp_borrower worker = {0};
+    CHECK_EQ(cp_region_open(UINT64_C(64) << 20, &region), 0);
+    CHECK_EQ(cp_area_open(region, 0, false, &area), 0);
+    CHECK_EQ(cp_area_open(region, 1, true, &own), 0);
+    CHECK_EQ(cp_heap_new(area, &heap), 0);
+    cp_heap_meet(heap, &worker, own);
+    int r = CP_ENOMEM, failures = 0;
+    for (long n = 1; r != 0; n++) {
+        struct cp_parts parts = {.heap = heap};
+        struct cp_buf body = {0};
+        struct cp_loan *loan;
+        struct cp_heap_counts counts;
+        for (int i = 0; i < 2; i++) {
+            CHECK_EQ(cp_parts_add(&parts, bytes, sizeof(bytes)), i);
+        }
+        CHECK_EQ(cp_parts_seal(&parts, &body), 0);
+        cp_parts_lend(&parts, &worker);
+        cp_parts_fini(&parts);
+        struct cp_lender from = {.area = area, .teller = own};
+        size_t len = cp_buf_len(&body);
+        atomic_store(&fail_in, n);
+        r = cp_loan_open(&from, cp_buf_head(&body), &len, &loan);
+        atomic_store(&fail_in, 0);
+        CHECK(r == 0 || r == CP_ENOMEM);
+        failures += r != 0;
+        cp_loan_close(loan);
+        cp_heap_count(heap, &counts);
+        CHECK_EQ(counts.n_used, 0);
+        cp_buf_fini(&body);
+    }
+    CHECK(failures >= 3); /* the loan, and each of its leases */
+    cp_heap_forget(heap, &worker);
+    cp_heap_free(heap);
+    cp_area_unref(area);
+    cp_area_unref(own);
+    cp_region_close(region);
+    cp_region_unref(region);
+}
+
+/* ---- a block for which no lease can be opened ---- */
+
+#        define BLOCK (size_t)100000
+
+static struct cp_heap *heap_to_take;
+static struct cp_lease *taken;
+
+static uint64_t
+memory_of(const struct cp_region *region)
+{
+    struct stat st;
+    CHECK_EQ(fstat(cp_region_fd(region), &st), 0);
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* What another thread may do at any time. */
+static void
+take_another(void)
+{
+    uint64_t before = memory_of(cp_heap_region(heap_to_take));
+    CHECK_EQ(cp_heap_take(heap_to_take, BLOCK, &taken), 0);
+    CHECK(memory_of(cp_heap_region(heap_to_take)) >= before + BLOCK);
+}
+
+/* While one thread fails to open a lease of a new block, another one takes a
+ * block: it has memory, so that no store to it can raise SIGBUS. */
+TEST(fault_block_without_a_lease_is_not_taken_for_a_warm_one)
+{
+    struct cp_heap_counts counts;
+    int failures = 0, others = 0, r = CP_ENOMEM;
+    for (long n = 1; r != 0; n++) {
+        struct cp_region *region;
+        struct cp_area *area;
+        struct cp_lease *lease;
+        CHECK_EQ(cp_region_open(UINT64_C(64) << 20, &region), 0);
+        CHECK_EQ(cp_area_open(region, 0, false, &area), 0);
+        CHECK_EQ(cp_heap_new(area, &heap_to_take), 0);
+        taken = NULL;
+        on_free = take_another;
+        atomic_store(&fail_in, n);
+        r = cp_heap_take(heap_to_take, BLOCK, &lease);
+        atomic_store(&fail_in, 0);
+        on_free = NULL;
+        CHECK(r == 0 || r == CP_ENOMEM);
+        failures += r != 0;
+        others += taken != NULL;
+        cp_lease_close(taken);
+        cp_lease_close(lease);
+        cp_heap_count(heap_to_take, &counts);
+        CHECK_EQ(counts.n_used, 0);
+        CHECK_EQ(counts.filled, taken != NULL || lease != NULL ? BLOCK : 0);
+        /* The block that failed is taken again, and has memory by then. */
+        uint64_t before = counts.filled > 0 ? 0 : memory_of(region);
+        CHECK_EQ(cp_heap_take(heap_to_take, BLOCK, &lease), 0);
+        CHECK(memory_of(region) >= before + BLOCK);
+        cp_lease_close(lease);
+        cp_heap_free(heap_to_take);
+        cp_area_unref(area);
+        cp_region_close(region);
+        cp_region_unref(region);
+    }
+    CHECK(failures >= 3); /* the slot, the lease, and the list of mappings */
+    CHECK(others >= 1);
+}
+#    endif
+
+static bool
+is_forget_due(struct rig *rig)
+{
+    cp_lock_acquire(&rig->pool->lock);
+    bool is_due = rig->pool->workers->forget_due;
+    cp_lock_release(&rig->pool->lock);
+    return is_due;
+}
+
+/* A frame that waits for memory is tried again every 2 ms, and not at once. */
+TEST(fault_frame_that_waits_for_memory)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_func *func = cp_func_open(rig.pool, "callable", 8, 0);
+    struct cp_job *job;
+    CHECK_EQ(cp_job_open(rig.pool, func, CP_JOB_SINGLE, NULL, &job), 0);
+    struct batch batch = {0};
+    (void)batch_add(&batch, OP_ECHO, 0);
+    batch_put(&batch, job, true);
+    struct cp_result *result = rig_take(&rig, job);
+    rig_check_echo(result);
+    cp_result_free(result);
+    cp_job_close(job);
+    CHECK_EQ(rig_collect(&rig), 1);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+
+    cp_lock_acquire(&rig.pool->lock);
+    struct cp_worker *w = rig.pool->workers;
+    cp_buf_fini(&w->out);
+    atomic_store(&is_full, true);
+    cp_lock_release(&rig.pool->lock);
+    cp_func_close(rig.pool, func);
+    CHECK(is_forget_due(&rig));
+    int64_t begin = cp_now();
+    cp_lock_acquire(&rig.pool->lock);
+    w->flush_due = true;
+    rig.pool->due |= CP_DUE_OUTPUT;
+    cp_act(rig.pool);
+    cp_lock_release(&rig.pool->lock);
+    while (atomic_load(&refused) < 100) {
+        cp_test_let_others_run();
+    }
+    CHECK(cp_now() - begin > 50 * CP_MS); /* twice in each tick */
+    CHECK(is_forget_due(&rig));
+    atomic_store(&is_full, false);
+    while (is_forget_due(&rig)) {
+        cp_test_let_others_run();
+    }
+    cp_pool_stop_standby(rig.pool);
+    rig_close(&rig);
 }
 
 #else

@@ -138,6 +138,35 @@ TEST(feed_goes_on_when_tasks_get_slow)
     rig_close(&rig);
 }
 
+/* The sizes of its tasks depend on results: few before the first ones, even if
+ * all seem quick. */
+TEST(feed_of_a_paced_job_follows_its_results)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 2);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    cp_lock_acquire(&rig.pool->lock);
+    cp_plan_measure(job, 1000, 1);
+    cp_lock_release(&rig.pool->lock);
+    CHECK(cp_job_wants(job) > 100);
+    cp_job_set_paced(job);
+    for (uint64_t arrived = 0; arrived < 12; arrived += 4) {
+        CHECK_EQ(cp_job_wants(job), 4 + arrived);
+        for (int i = 0; i < 4; i++) {
+            (void)batch_add(&batch, OP_ECHO, 0);
+        }
+        batch_put(&batch, job, false);
+        CHECK_EQ(cp_job_wants(job), arrived);
+        for (int i = 0; i < 4; i++) {
+            cp_result_free(rig_take(&rig, job));
+        }
+    }
+    cp_job_put_take(job, NULL, true);
+    cp_job_close(job);
+    rig_close(&rig);
+}
+
 /* A slow reader is not flooded: the number of tasks put and not taken is limited,
  * in a closed pool as well. */
 static void

@@ -276,7 +276,9 @@ TEST(limit_races_with_the_end)
         CHECK_EQ(result->index, i);
         lost += result->outcome == CP_LOST;
         CHECK(result->outcome == CP_OK || result->reason == CP_TIMED_OUT);
-        CHECK_EQ(rig.shared->runs[i], 1);
+        /* A task may be killed between its begin and its first step. */
+        CHECK(rig.shared->runs[i] == 1
+              || (rig.shared->runs[i] == 0 && result->outcome == CP_LOST));
         cp_result_free(result);
     }
     CHECK(lost < N);

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "cp_test.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -89,4 +90,35 @@ TEST(mem_page_is_aligned_and_freed_in_halves)
             CHECK_EQ(munmap(large, CP_MEM_HUGE_PAGE / 2), 0);
         }
     }
+}
+
+TEST(mem_arrays_grow)
+{
+    size_t cap = 0, moves = 0;
+    uint32_t *array = NULL;
+    for (uint32_t n = 0; n < 1000; n++) {
+        size_t before = cap;
+        array = cp_mem_grow(array, &cap, n + 1, sizeof(*array));
+        CHECK(array != NULL);
+        CHECK(cap > n);
+        CHECK(cap == before || cap >= 2 * before);
+        moves += cap != before;
+        array[n] = n;
+    }
+    CHECK(moves <= 8); /* not once for each element */
+    for (uint32_t n = 0; n < 1000; n++) {
+        CHECK_EQ(array[n], n);
+    }
+    array = cp_mem_grow(array, &cap, 5000, sizeof(*array)); /* many at once */
+    CHECK(cap >= 5000 && array[999] == 999);
+    size_t room = cap;
+    /* More bytes than there can be. */
+    CHECK(cp_mem_grow(array, &cap, SIZE_MAX, sizeof(*array)) == NULL);
+    CHECK(cp_mem_grow(array, &cap, SIZE_MAX / 4 + 1, sizeof(*array)) == NULL);
+    CHECK_EQ(cap, room);
+    CHECK_EQ(array[999], 999);
+    free(array);
+    cap = SIZE_MAX / 8; /* twice as many do not fit into memory */
+    CHECK(cp_mem_grow(NULL, &cap, SIZE_MAX / 4, 4) == NULL);
+    CHECK_EQ(cap, SIZE_MAX / 8);
 }

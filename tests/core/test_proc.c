@@ -396,6 +396,38 @@ TEST(proc_wait_is_interrupted_by_a_signal)
     finish(&proc, gate);
 }
 
+/* Wait until the process has ended, and leave it to be reaped. */
+static void
+await_end(int pid)
+{
+    siginfo_t info;
+    while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT) != 0) {
+        CHECK_EQ(errno, EINTR);
+    }
+}
+
+TEST(proc_end_is_left_to_a_handler_of_sigchld_first)
+{
+    struct sigaction act = {.sa_handler = on_alarm};
+    CHECK_EQ(sigaction(SIGCHLD, &act, NULL), 0);
+    for (int reaps = 0; reaps < 2; reaps++) {
+        struct cp_proc proc;
+        int gate[2], code = 0;
+        int pid = start(&proc, gate, 4);
+        cp_fd_close(&gate[1]);
+        await_end(pid);
+        CHECK_EQ(cp_proc_check(&proc, &code), CP_EINTR);
+        if (reaps == 1) {
+            CHECK_EQ(cp_test_reap(pid), 4);
+        }
+        CHECK_EQ(cp_proc_check(&proc, &code), 1);
+        CHECK_EQ(code, 4);
+        CHECK_EQ(waitpid(pid, NULL, WNOHANG), -1);
+        finish(&proc, gate);
+    }
+    CHECK(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
+}
+
 TEST(proc_unused_is_released)
 {
     struct cp_proc proc;
@@ -519,25 +551,28 @@ refuse_files(void)
 static int
 tie_child(int life[2], bool refused)
 {
-    int ready[2];
+    int ready[2], own;
     char byte;
     CHECK_EQ(cp_fd_pipe(ready), 0);
+    int is_own = cp_proc_open_life(life[0], &own);
+    CHECK(is_own >= 0);
     int pid = cp_test_fork();
     if (pid == 0) {
-        int keep[] = {life[0], ready[1]};
-        cp_fd_in_child(keep, 2);
+        int keep[] = {life[0], own, ready[1]};
+        cp_fd_in_child(keep, 3);
         sigset_t all;
         (void)sigfillset(&all);
         (void)sigprocmask(SIG_SETMASK, &all, NULL);
         if (refused) {
-            refuse_files();
+            refuse_files(); /* as if the parent could not either */
         }
-        cp_proc_tie_to_pipe(life[0]);
+        cp_proc_tie_to_pipe(refused ? life[0] : own, !refused && is_own == 1);
         CHECK_EQ(write(ready[1], "x", 1), 1);
         while (spins) {
         }
     }
     CHECK_EQ(read(ready[0], &byte, 1), 1);
+    cp_fd_close(&own);
     cp_fd_close(&ready[0]);
     cp_fd_close(&ready[1]);
     return pid;
@@ -593,7 +628,7 @@ TEST(proc_tied_too_late_ends_at_once)
         char byte;
         cp_fd_close(&life[1]);
         CHECK_EQ(read(life[0], &byte, 1), 0); /* the parent has ended */
-        cp_proc_tie_to_pipe(life[0]);
+        cp_proc_tie_to_pipe(life[0], false);
         _exit(20);
     }
     cp_fd_close(&life[1]);

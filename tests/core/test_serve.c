@@ -58,6 +58,12 @@ TEST(serve_a_worker_may_look_up_while_it_waits)
     CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
     push_frame(&lone, (struct cp_frame){.kind = CP_FUNC, .len = 4}, "wxyz");
     CHECK_EQ(cp_serve_wait(&lone.s), 0);
+    /* Also while the parent has not yet counted what it has written. */
+    CHECK(atomic_load(&lone.w->row->sent) < lone.s.got);
+    struct cp_frame frame;
+    const uint8_t *body;
+    CHECK_EQ(cp_serve_next(&lone.s, &frame, &body), 1);
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
     lone_close(&lone);
 }
 

@@ -188,6 +188,123 @@ TEST(share_limit)
     close_ends(&e);
 }
 
+/* In use are so many bytes, and so many more are kept. The file may have a few
+ * pages for the areas, and parts of pages. */
+static void
+check_usage(struct cp_heap *heap, uint64_t used, uint64_t more)
+{
+    struct cp_usage usage;
+    cp_heap_usage(heap, &usage);
+    CHECK_EQ(usage.used, used);
+    CHECK(usage.total >= used + more);
+    CHECK(usage.total <= used + more + CP_KIB(64));
+}
+
+TEST(share_usage)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_heap_counts counts;
+    open_ends(&e, 1024 * MIB);
+    check_usage(e.heap, 0, 0);
+    /* A block is in use until the worker gives it back; its memory stays. */
+    struct cp_ref ref = lend(e.heap, &e.worker, MIB, 1);
+    check_usage(e.heap, MIB, 0);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    check_usage(e.heap, MIB, 0);
+    cp_lease_close(lease);
+    check_usage(e.heap, 0, MIB);
+    cp_heap_count(e.heap, &counts);
+    check_usage(e.heap, 0, MIB);
+    /* The rest of a block that was not written to takes nothing. */
+    CHECK_EQ(cp_heap_take(e.heap, MIB + 5000, &lease), 0);
+    check_usage(e.heap, MIB + 5000, MIB);
+    cp_lease_close(lease);
+    check_usage(e.heap, 0, 2 * MIB + 5000);
+    /* A worker's block is in use while the parent has it. */
+    uint64_t more = 2 * MIB + 5000;
+    ref = lend(e.back, &e.parent, 4 * MIB, 2);
+    check_usage(e.heap, 0, more + 4 * MIB);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+    check_usage(e.heap, 4 * MIB, more);
+    /* So is what lies outside. A count that is refused is none. */
+    CHECK(cp_region_take(e.region, MIB));
+    check_usage(e.heap, 5 * MIB, more);
+    CHECK(!cp_region_take(e.region, 1024 * MIB));
+    check_usage(e.heap, 5 * MIB, more);
+    cp_region_give(e.region, MIB);
+    check_usage(e.heap, 4 * MIB, more);
+    /* A forked copy cannot tell. It may use the lease's block for ever. */
+    cp_lease_show(lease);
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        struct cp_usage usage = {1, 1};
+        cp_heap_usage(e.heap, &usage);
+        CHECK(usage.used == 0 && usage.total == 0);
+        _exit(0);
+    }
+    CHECK_EQ(cp_test_reap(pid), 0);
+    check_usage(e.heap, 4 * MIB, more);
+    cp_lease_close(lease);
+    check_usage(e.heap, 4 * MIB, more);
+    close_ends(&e);
+}
+
+/* A block that several workers have is in use until the last gives it back. */
+TEST(share_usage_of_what_several_have)
+{
+    struct ends e;
+    struct cp_area *other;
+    struct cp_borrower second;
+    struct cp_lease *leases[2];
+    open_ends(&e, 1024 * MIB);
+    CHECK_EQ(cp_area_open(e.region, 2, true, &other), 0);
+    cp_heap_meet(e.heap, &second, other);
+    struct cp_ref ref;
+    uint8_t *bytes = pattern(MIB, 1);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    free(bytes);
+    ref.flags = CP_REF_PRIVATE;
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    cp_heap_lend(e.heap, ref.slot, &second);
+    cp_heap_drop(e.heap, ref.slot);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &leases[0]), 0);
+    CHECK_EQ(cp_lease_open(e.first, other, &ref, &leases[1]), 0);
+    cp_lease_close(leases[0]);
+    check_usage(e.heap, MIB, 0);
+    cp_lease_close(leases[1]);
+    check_usage(e.heap, 0, MIB);
+    cp_heap_forget(e.heap, &second);
+    cp_area_unref(other);
+    close_ends(&e);
+}
+
+/* Of a closed region only that is left which somebody has. */
+TEST(share_usage_of_a_closed_region)
+{
+    struct ends e;
+    struct cp_lease *theirs, *own, *unused;
+    open_ends(&e, 1024 * MIB);
+    struct cp_ref ref = lend(e.back, &e.parent, 4 * MIB, 1);
+    CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &theirs), 0);
+    CHECK_EQ(cp_heap_take(e.heap, MIB, &own), 0);
+    CHECK_EQ(cp_heap_take(e.heap, 2 * MIB, &unused), 0);
+    cp_lease_close(unused);
+    CHECK(cp_region_take(e.region, MIB));
+    check_usage(e.heap, 6 * MIB, 2 * MIB);
+    cp_area_retire(e.own);
+    check_usage(e.heap, 6 * MIB, 2 * MIB);
+    cp_region_close(e.region);
+    check_usage(e.heap, 6 * MIB, 0);
+    cp_lease_close(theirs);
+    check_usage(e.heap, 2 * MIB, 0);
+    cp_lease_close(own);
+    check_usage(e.heap, MIB, 0);
+    cp_region_give(e.region, MIB);
+    check_usage(e.heap, 0, 0);
+    close_ends(&e);
+}
+
 TEST(share_names_of_blocks_run_out)
 {
     struct ends e;
@@ -560,6 +677,437 @@ TEST(share_two_processes)
 
 /* ---- bodies ---- */
 
+/* What an answer of the worker holds: open it as the parent does. */
+static struct cp_loan *
+answer(struct ends *e, struct cp_parts *parts)
+{
+    struct cp_buf body = {0};
+    struct cp_loan *loan;
+    CHECK_EQ(cp_buf_put(&body, "body", 4), 0);
+    CHECK_EQ(cp_parts_settle(parts, &body), 0);
+    CHECK_EQ(cp_parts_seal(parts, &body), 0);
+    cp_parts_lend(parts, &e->parent);
+    cp_parts_cut(parts, 0);
+    size_t len = cp_buf_len(&body);
+    struct cp_lender from = {e->own, e->own, e->heap, &e->worker};
+    CHECK_EQ(cp_loan_open(&from, cp_buf_head(&body), &len, &loan), 0);
+    CHECK_EQ(len, 4);
+    cp_buf_fini(&body);
+    return loan;
+}
+
+static void
+fill_pattern(const struct cp_lease *lease, uint64_t seed)
+{
+    uint8_t *bytes = pattern(lease->len, seed);
+    memcpy(lease->at, bytes, lease->len);
+    free(bytes);
+}
+
+static void
+check_counts(struct cp_heap *heap, uint32_t n_used, uint32_t n_slots)
+{
+    struct cp_heap_counts counts;
+    cp_heap_count(heap, &counts);
+    CHECK_EQ(counts.n_used, n_used);
+    CHECK_EQ(counts.n_slots, n_slots);
+}
+
+TEST(share_a_block_of_the_worker_itself_moves)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    open_ends(&e, 64 * MIB);
+    struct cp_parts parts = {.heap = e.back, .moves = true};
+    for (uint64_t i = 0; i < 3; i++) {
+        CHECK_EQ(cp_heap_take(e.back, 2 * MIB, &lease), 0);
+        fill_pattern(lease, i);
+        CHECK_EQ(cp_parts_move(&parts, lease, lease->at + 4096, MIB), 0);
+        /* Once in a body; and only bytes of the lease. */
+        CHECK(cp_parts_move(&parts, lease, lease->at, MIB) < 0);
+        cp_parts_cut(&parts, 0);
+        CHECK(cp_parts_move(&parts, lease, lease->at + MIB, MIB + 1) < 0);
+        CHECK(cp_parts_move(&parts, lease, lease->at - 1, MIB) < 0);
+        CHECK_EQ(cp_parts_move(&parts, lease, lease->at + 4096, MIB), 0);
+        const uint8_t *at = lease->at;
+        cp_lease_close(lease); /* the task drops it */
+        struct cp_loan *loan = answer(&e, &parts);
+        check_pattern(loan->leases[0]->at, MIB, i);
+        CHECK_EQ(loan->leases[0]->len, MIB);
+        CHECK(loan->leases[0]->at != at);
+        check_counts(e.back, 1, 1);
+        cp_loan_close(loan);
+        check_counts(e.back, 0, 1);
+    }
+    cp_parts_fini(&parts);
+    /* Beyond the limit there is none. */
+    CHECK_EQ(cp_heap_take(e.back, 100 * MIB, &lease), CP_ENOMEM);
+    check_counts(e.back, 0, 2);
+    close_ends(&e);
+}
+
+TEST(share_a_block_that_the_worker_keeps_is_copied)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    open_ends(&e, 3 * MIB);
+    struct cp_parts parts = {.heap = e.back, .moves = true};
+    CHECK_EQ(cp_heap_take(e.back, MIB, &lease), 0);
+    for (uint64_t i = 0; i < 2; i++) {
+        /* Into a block; and into the body, as there is no memory for it. */
+        struct cp_lease *rest = NULL;
+        CHECK_EQ(cp_heap_take(e.back, i == 0 ? 1 : 2 * MIB, &rest), 0);
+        fill_pattern(lease, i);
+        CHECK_EQ(cp_parts_move(&parts, lease, lease->at, MIB), 0);
+        struct cp_loan *loan = answer(&e, &parts);
+        memset(lease->at, 0, MIB);
+        check_pattern(loan->leases[0]->at, MIB, i);
+        CHECK((loan->leases[0]->sheet != NULL) == (i == 1));
+        cp_loan_close(loan);
+        cp_lease_close(rest);
+    }
+    cp_lease_close(lease);
+    cp_parts_fini(&parts);
+    close_ends(&e);
+}
+
+TEST(share_a_block_goes_back)
+{
+    struct ends e;
+    struct cp_lease *lease, *other;
+    open_ends(&e, 64 * MIB);
+    struct cp_parts parts = {.heap = e.back, .moves = true};
+    struct cp_ref ref = lend(e.heap, &e.worker, MIB, 1);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    fill_pattern(lease, 2);
+    CHECK_EQ(cp_parts_move(&parts, lease, lease->at, MIB), 0);
+    cp_lease_close(lease);
+    struct cp_loan *loan = answer(&e, &parts);
+    check_pattern(loan->leases[0]->at, MIB, 2);
+    check_counts(e.back, 0, 0);
+    check_counts(e.heap, 1, 1);
+    /* It is not the worker's any more: neither once more, nor when it ends. */
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &ref, &other), CP_EPROTO);
+    cp_heap_forget(e.heap, &e.worker);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    struct cp_ref next = lend(e.heap, &e.worker, MIB, 3);
+    CHECK(next.index != ref.index);
+    check_pattern(loan->leases[0]->at, MIB, 2);
+    /* Another block, or more than was written. */
+    struct cp_ref bad = next;
+    bad.index ^= 1;
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &bad, &other), CP_EPROTO);
+    bad = next;
+    bad.slot = 77;
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &bad, &other), CP_EPROTO);
+    bad = next;
+    bad.offset = 1;
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &bad, &other), CP_EPROTO);
+    bad = next;
+    bad.offset = UINT64_MAX;
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &bad, &other), CP_EPROTO);
+    cp_loan_close(loan);
+    check_counts(e.heap, 1, 2);
+    cp_parts_fini(&parts);
+    close_ends(&e);
+}
+
+/* What each process writes to the block of a lease of its own, the other one
+ * sees: none of the two mappings is private. */
+static void
+check_shared(struct cp_lease *here, const struct cp_lease *there, uint8_t byte)
+{
+    memset(here->at, byte, MIB);
+    CHECK_EQ(there->at[0], byte);
+    CHECK_EQ(there->at[MIB - 1], byte);
+}
+
+/* Another thread of the worker forks after the worker has decided to send a
+ * block, and before the block is sent: the block is the parent's, and both still
+ * map the same memory when it is used next. */
+TEST(share_a_fork_while_a_block_is_sent)
+{
+    struct ends e, w;
+    struct cp_lease *lease, *again;
+    open_ends(&e, 64 * MIB);
+    w = e; /* as the worker sees the file: with mappings of its own */
+    CHECK_EQ(cp_region_attach(dup(cp_region_fd(e.region)), &w.region), 0);
+    CHECK_EQ(cp_area_open(w.region, 0, false, &w.first), 0);
+    CHECK_EQ(cp_area_open(w.region, 1, false, &w.own), 0);
+    CHECK_EQ(cp_heap_new(w.own, &w.back), 0);
+    cp_heap_meet(w.back, &w.parent, w.own);
+    for (int is_own = 0; is_own < 2; is_own++) {
+        struct cp_parts parts = {.heap = w.back, .moves = true};
+        struct cp_buf body = {0};
+        struct cp_ref ref = {0};
+        struct cp_loan *loan;
+        if (is_own) {
+            CHECK_EQ(cp_heap_take(w.back, MIB, &lease), 0);
+        } else {
+            ref = lend(e.heap, &e.worker, MIB, 1);
+            CHECK_EQ(cp_lease_open(w.first, w.own, &ref, &lease), 0);
+        }
+        cp_lease_show(lease);
+        fill_pattern(lease, 2);
+        CHECK_EQ(cp_parts_move(&parts, lease, lease->at, MIB), 0);
+        cp_lease_close(lease);
+        CHECK_EQ(cp_parts_settle(&parts, &body), 0);
+        fork_once();
+        CHECK_EQ(cp_parts_seal(&parts, &body), 0);
+        cp_parts_lend(&parts, &w.parent);
+        fork_once();
+        cp_parts_cut(&parts, 0);
+        size_t len = cp_buf_len(&body);
+        struct cp_lender from = {e.own, e.own, e.heap, &e.worker};
+        CHECK_EQ(cp_loan_open(&from, cp_buf_head(&body), &len, &loan), 0);
+        check_pattern(loan->leases[0]->at, MIB, 2);
+        uint32_t index = loan->leases[0]->index;
+        cp_loan_close(loan);
+        if (is_own) {
+            CHECK_EQ(cp_heap_take(w.back, MIB, &again), 0);
+            ref = (struct cp_ref){.len = MIB,
+                                  .index = again->index,
+                                  .slot = again->slot,
+                                  .size_class = again->size_class};
+            CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+            check_shared(again, lease, 5);
+            CHECK_EQ(again->index, index);
+        } else {
+            CHECK_EQ(cp_heap_take(e.heap, MIB, &again), 0);
+            ref.slot = again->slot;
+            CHECK_EQ(cp_lease_open(w.first, w.own, &ref, &lease), 0);
+            check_shared(lease, again, 5);
+            CHECK_EQ(again->index, index);
+        }
+        cp_lease_close(lease);
+        cp_lease_close(again);
+        cp_parts_fini(&parts);
+        cp_buf_fini(&body);
+    }
+    CHECK_EQ(atomic_load(&cp_area_control(e.first)->kept), 0);
+    cp_heap_forget(w.back, &w.parent);
+    cp_heap_free(w.back);
+    cp_area_unref(w.first);
+    cp_area_unref(w.own);
+    cp_region_unref(w.region);
+    close_ends(&e);
+}
+
+TEST(share_a_block_that_was_lent_twice_goes_back)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    uint8_t *bytes = pattern(MIB, 1);
+    struct cp_ref ref;
+    open_ends(&e, 64 * MIB);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    cp_heap_drop(e.heap, ref.slot);
+    CHECK_EQ(cp_heap_take_back(e.heap, &e.worker, &ref, &lease), 0);
+    cp_lease_close(lease);
+    check_counts(e.heap, 1, 1); /* until the worker ends */
+    cp_heap_forget(e.heap, &e.worker);
+    check_counts(e.heap, 0, 1);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_a_lease_outlives_its_heap)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    int before = cp_test_descriptors();
+    open_ends(&e, 64 * MIB);
+    CHECK_EQ(cp_heap_take(e.heap, MIB, &lease), 0);
+    fill_pattern(lease, 5);
+    close_ends(&e);
+    check_pattern(lease->at, MIB, 5);
+    cp_lease_close(lease);
+    CHECK_EQ(cp_test_descriptors(), before);
+}
+
+/* ---- rest ---- */
+
+static void
+rest_to_the_end(struct cp_heap *heap)
+{
+    int64_t at = cp_heap_rest_at(heap);
+    CHECK(at != CP_NEVER);
+    while (cp_heap_rest_at(heap) == at) {
+        cp_heap_rest(heap, at);
+    }
+}
+
+/* Memory of unused blocks is freed when the time has come, and not before; that
+ * of a block in use when it is given back. */
+TEST(share_a_heap_that_rests)
+{
+    struct ends e;
+    struct cp_lease *own, *lease;
+    struct cp_heap_counts counts;
+    open_ends(&e, 64 * MIB);
+    CHECK_EQ(cp_heap_rest_at(e.back), CP_NEVER);
+    for (uint64_t i = 0; i < 3; i++) {
+        struct cp_ref kept = lend(e.back, &e.parent, MIB, i);
+        CHECK_EQ(cp_lease_open(e.own, e.own, &kept, &lease), 0);
+        CHECK_EQ(cp_heap_take(e.back, 2 * MIB, &own), 0);
+        memset(own->at, 1, 2 * MIB);
+        for (uint64_t n = 0; n < 4; n++) {
+            struct cp_ref ref = lend(e.back, &e.parent, 4 * MIB, n);
+            cp_heap_unlend(e.back, ref.slot, &e.parent);
+        }
+        int64_t at = cp_heap_rest_at(e.back);
+        CHECK(at > cp_now() && at <= cp_now() + CP_HEAP_REST);
+        cp_heap_rest(e.back, at - 1);
+        CHECK(memory_of(e.region) >= 7 * MIB);
+        CHECK_EQ(cp_heap_rest_at(e.back), at);
+        rest_to_the_end(e.back);
+        CHECK(memory_of(e.region) < 4 * MIB);
+        cp_heap_count(e.back, &counts);
+        CHECK_EQ(counts.filled, 3 * MIB);
+        CHECK_EQ(counts.n_used, 2);
+        CHECK_EQ(cp_heap_rest_at(e.back), CP_NEVER);
+        check_pattern(lease->at, MIB, i);
+        CHECK_EQ(own->at[2 * MIB - 1], 1);
+        cp_lease_close(own);
+        CHECK(memory_of(e.region) < 2 * MIB);
+        cp_lease_close(lease);
+        CHECK(memory_of(e.region) < MIB);
+        cp_heap_count(e.back, &counts);
+        CHECK_EQ(counts.filled, 0);
+        CHECK_EQ(counts.n_used, 0);
+        CHECK_EQ(counts.n_slots, 3);
+    }
+    CHECK_EQ(atomic_load(&cp_area_control(e.first)->total), 0);
+    close_ends(&e);
+}
+
+/* A worker sends a block of its own, which it has kept for so long that its heap
+ * rests: the lease of the worker ends, and the memory stays. */
+TEST(share_a_resting_heap_sends_a_block)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    open_ends(&e, 64 * MIB);
+    struct cp_parts parts = {.heap = e.back, .moves = true};
+    CHECK_EQ(cp_heap_take(e.back, MIB, &lease), 0);
+    fill_pattern(lease, 4);
+    rest_to_the_end(e.back);
+    CHECK_EQ(cp_parts_move(&parts, lease, lease->at, MIB), 0);
+    cp_lease_close(lease);
+    struct cp_loan *loan = answer(&e, &parts);
+    check_pattern(loan->leases[0]->at, MIB, 4);
+    cp_loan_close(loan);
+    CHECK(memory_of(e.region) < MIB / 4);
+    check_counts(e.back, 0, 1);
+    cp_parts_fini(&parts);
+    close_ends(&e);
+}
+
+/* A block that is lent to two workers, or of which a body is still to be sent, is
+ * not freed by the first one that gives it back, though the heap rests. */
+TEST(share_a_resting_heap_keeps_what_others_have)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_ref ref;
+    uint8_t *bytes = pattern(MIB, 3);
+    open_ends(&e, 64 * MIB);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &ref), 0);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    rest_to_the_end(e.heap);
+    cp_lease_close(lease);
+    cp_heap_lend(e.heap, ref.slot, &e.worker);
+    CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+    check_pattern(lease->at, MIB, 3);
+    cp_lease_close(lease);
+    cp_heap_drop(e.heap, ref.slot);
+    check_counts(e.heap, 0, 1);
+    free(bytes);
+    close_ends(&e);
+}
+
+static void *
+close_lease(void *lease)
+{
+    cp_lease_close(lease);
+    return NULL;
+}
+
+/* Whichever comes first, the rest of the heap or the end of a lease: the memory
+ * is freed. */
+TEST(share_a_lease_ends_while_its_heap_begins_to_rest)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    open_ends(&e, 64 * MIB);
+    for (uint64_t i = 0; i < 300; i++) {
+        struct cp_ref ref = lend(e.back, &e.parent, MIB / 4, i);
+        CHECK_EQ(cp_lease_open(e.own, e.own, &ref, &lease), 0);
+        check_pattern(lease->at, MIB / 4, i);
+        pthread_t thread = cp_test_start(close_lease, lease);
+        rest_to_the_end(e.back);
+        (void)cp_test_join(thread);
+        CHECK(memory_of(e.region) < MIB / 4);
+        check_counts(e.back, 0, 1);
+    }
+    CHECK_EQ(atomic_load(&cp_area_control(e.first)->total), 0);
+    close_ends(&e);
+}
+
+/* Blocks that were in use when the heap rested are freed at the next time. */
+TEST(share_what_comes_back_after_the_rest_is_freed_later)
+{
+    struct ends e;
+    struct cp_ref refs[2];
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 3);
+    open_ends(&e, 64 * MIB);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &refs[i]), 0);
+    }
+    rest_to_the_end(e.heap);
+    CHECK_EQ(cp_heap_rest_at(e.heap), CP_NEVER);
+    cp_heap_drop(e.heap, refs[0].slot);
+    cp_heap_drop(e.heap, refs[1].slot);
+    CHECK(cp_heap_rest_at(e.heap) != CP_NEVER);
+    rest_to_the_end(e.heap);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.filled, 0);
+    free(bytes);
+    close_ends(&e);
+}
+
+/* A block is taken while others are being freed: the heap does not rest. */
+TEST(share_a_block_that_is_taken_ends_the_rest)
+{
+    struct ends e;
+    struct cp_ref refs[3];
+    uint8_t *bytes = pattern(MIB, 3);
+    open_ends(&e, 64 * MIB);
+    for (int i = 0; i < 3; i++) {
+        CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &refs[i]), 0);
+    }
+    for (int i = 0; i < 3; i++) {
+        cp_heap_drop(e.heap, refs[i].slot);
+    }
+    int64_t at = cp_heap_rest_at(e.heap);
+    cp_heap_rest(e.heap, at);
+    CHECK_EQ(cp_heap_rest_at(e.heap), at); /* there are more */
+    CHECK_EQ(atomic_load(&cp_area_control(e.first)->rests), 1);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &refs[0]), 0);
+    CHECK(cp_heap_rest_at(e.heap) > at);
+    CHECK_EQ(atomic_load(&cp_area_control(e.first)->rests), 0);
+    cp_heap_drop(e.heap, refs[0].slot);
+    free(bytes);
+    close_ends(&e);
+}
+
+/* ---- parts ---- */
+
 TEST(share_parts_of_a_body)
 {
     struct ends e;
@@ -579,7 +1127,8 @@ TEST(share_parts_of_a_body)
     CHECK_EQ(cp_parts_seal(&parts, &body), 0);
     cp_parts_lend(&parts, &e.worker);
     size_t len = cp_buf_len(&body);
-    CHECK_EQ(cp_loan_open(e.first, e.own, cp_buf_head(&body), &len, &loan), 0);
+    struct cp_lender from = {.area = e.first, .teller = e.own};
+    CHECK_EQ(cp_loan_open(&from, cp_buf_head(&body), &len, &loan), 0);
     CHECK_EQ(len, 4);
     CHECK_EQ(loan->n, 2);
     struct cp_lease *taken = loan->leases[1];
@@ -624,7 +1173,8 @@ TEST(share_parts_that_lie)
             memcpy(body + len - sizeof(n), &n, sizeof(n));
         }
         size_t left = len;
-        int r = cp_loan_open(e.own, e.own, body, &left, &loan);
+        struct cp_lender from = {e.own, e.own, e.heap, &e.worker};
+        int r = cp_loan_open(&from, body, &left, &loan);
         CHECK(r == 0 || r == CP_EPROTO);
         CHECK((r == 0) == (loan != NULL));
         cp_loan_close(loan);
@@ -741,6 +1291,27 @@ TEST(share_task_and_result)
     CHECK_EQ(cp_test_descriptors(), before);
 }
 
+/* A worker that waits for tasks lets its heap rest. */
+TEST(share_a_worker_that_waits_rests)
+{
+    struct ends e;
+    struct lone lone;
+    struct cp_ref ref;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 3);
+    open_both(&e, &lone);
+    cp_heap_set_rest(lone.s.heap, CP_MS);
+    CHECK_EQ(cp_heap_put(lone.s.heap, bytes, MIB, &ref), 0);
+    cp_heap_drop(lone.s.heap, ref.slot);
+    do {
+        CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    } while (cp_heap_rest_at(lone.s.heap) != CP_NEVER);
+    cp_heap_count(lone.s.heap, &counts);
+    CHECK_EQ(counts.filled, 0);
+    free(bytes);
+    close_both(&e, &lone);
+}
+
 TEST(share_tasks_are_recalled)
 {
     struct ends e;
@@ -832,9 +1403,23 @@ written(struct cp_region *region)
     CHECK_EQ(cp_sealed_begin(region, &sealed), 0);
     CHECK_EQ(cp_sealed_has_file(sealed), region != NULL);
     CHECK_EQ(cp_sealed_add(sealed, bytes, 10), 0);
-    cp_sealed_reset(sealed);
-    CHECK_EQ(cp_sealed_add(sealed, bytes, MIB), 0);
+    cp_sealed_cut(sealed, 0);
+    if (region != NULL) { /* the bytes may come later, or be forgotten */
+        CHECK_EQ(cp_sealed_add_later(sealed, NULL, MIB), 0);
+        cp_sealed_cut(sealed, 0);
+        CHECK_EQ(cp_sealed_add_later(sealed, bytes, MIB), 0);
+    } else {
+        CHECK_EQ(cp_sealed_add(sealed, bytes, MIB), 0);
+    }
     CHECK_EQ(cp_sealed_add(sealed, "xyz", 3), 1);
+    CHECK_EQ(region != NULL ? cp_sealed_add_later(sealed, NULL, 1000)
+                            : cp_sealed_add(sealed, bytes, 1000),
+             2);
+    CHECK_EQ(cp_sealed_count(sealed), 3);
+    cp_sealed_cut(sealed, 3);
+    cp_sealed_cut(sealed, 2);
+    CHECK_EQ(cp_sealed_count(sealed), 2);
+    CHECK_EQ(cp_sealed_write(sealed), 0);
     CHECK_EQ(cp_sealed_end(sealed, "body", 4), 0);
     CHECK(cp_sealed_has_part(sealed, 0, bytes, MIB));
     CHECK(!cp_sealed_has_part(sealed, 0, bytes + 1, MIB - 1));
@@ -960,6 +1545,43 @@ TEST(share_messages_that_lie)
     other.size++;
     CHECK_EQ(cp_sealed_open((uint8_t *)&other, sizeof(other), &opened),
              CP_ERRNO(ESTALE));
+    cp_sealed_unref(sealed);
+    cp_region_unref(region);
+}
+
+TEST(share_a_file_that_is_inherited)
+{
+    struct cp_region *region;
+    struct cp_sealed *opened;
+    CHECK_EQ(cp_region_open(64 * MIB, &region), 0);
+    struct cp_sealed *sealed = written(region);
+    int before = cp_test_descriptors();
+    CHECK_EQ(cp_sealed_attach(dup(cp_sealed_fd(sealed)), &opened), 0);
+    CHECK_EQ(cp_test_descriptors(), before + 1);
+    CHECK_EQ(cp_sealed_size(opened), cp_sealed_size(sealed));
+    struct cp_sheet *sheet;
+    struct cp_loan *loan;
+    const uint8_t *body;
+    size_t len;
+    CHECK_EQ(cp_sealed_view(opened, &sheet, &body, &len, &loan), 0);
+    CHECK(cp_sealed_has_body(sealed, body, len));
+    cp_loan_close(loan);
+    cp_sheet_unref(sheet);
+    cp_sealed_unref(opened);
+    /* Other files, which are closed as well: an empty one, one that is no file
+     * of ours, a copy, and no file at all. */
+    struct cp_sealed_head head;
+    CHECK_EQ(pread(cp_sealed_fd(sealed), &head, sizeof(head), 0),
+             (ssize_t)sizeof(head));
+    int fd = memfd_create("other", MFD_CLOEXEC);
+    CHECK_EQ(cp_sealed_attach(dup(fd), &opened), CP_EPROTO);
+    CHECK_EQ(ftruncate(fd, 4096), 0);
+    CHECK_EQ(cp_sealed_attach(dup(fd), &opened), CP_EPROTO);
+    CHECK_EQ(pwrite(fd, &head, sizeof(head), 0), (ssize_t)sizeof(head));
+    CHECK_EQ(cp_sealed_attach(fd, &opened), CP_ERRNO(ESTALE));
+    CHECK_EQ(cp_sealed_attach(fd, &opened), CP_ERRNO(EBADF));
+    CHECK(opened == NULL);
+    CHECK_EQ(cp_test_descriptors(), before);
     cp_sealed_unref(sealed);
     cp_region_unref(region);
 }

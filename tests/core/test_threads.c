@@ -1,4 +1,5 @@
 /* Workers that are threads: taking turns, dropped tasks, the end. */
+#include "pool/flow.h"
 #include "pool/pool.h"
 #include "pool/state.h"
 #include "cp_test.h"
@@ -17,7 +18,10 @@ enum op {
     OP_RAISE,  /* the outcome is CP_RAISED */
     OP_NOMEM,  /* no memory for the result */
     OP_CANCEL, /* cancel the job of the task */
+    OP_YIELD,  /* yield YIELDED values */
 };
+
+#define YIELDED 8u
 
 struct body {
     uint64_t op, value;
@@ -60,8 +64,28 @@ release(struct cp_task *tasks, struct cp_result *results)
     }
 }
 
+static void
+yield_values(struct team *team, struct cp_task *task)
+{
+    uint64_t room = 0;
+    int r = 0;
+    for (uint64_t i = 0; r == 0 && i < YIELDED; i++) {
+        r = room > 0 ? 0 : cp_threads_wait_room(team->pool, task, &room);
+        if (r == 0) {
+            struct cp_result *value =
+                cp_result_new(task->index, CP_OK, sizeof(i));
+            CHECK(value != NULL);
+            value->flags = CP_IS_VALUE;
+            memcpy(value->body, &i, sizeof(i));
+            (void)atomic_fetch_add(&bodies, 1);
+            r = cp_threads_yield(team->pool, task, value, &room);
+        }
+    }
+    CHECK(r == 0 || r == CP_ECLOSED);
+}
+
 static struct cp_result *
-answer(struct team *team, const struct cp_task *task)
+answer(struct team *team, struct cp_task *task)
 {
     struct body body;
     memcpy(&body, task->body, sizeof(body));
@@ -72,6 +96,9 @@ answer(struct team *team, const struct cp_task *task)
     }
     if (body.op == OP_CANCEL) {
         cp_job_cancel(task->job);
+    }
+    if (body.op == OP_YIELD) {
+        yield_values(team, task);
     }
     (void)atomic_fetch_sub(&bodies, 1); /* the body of the task is gone */
     if (body.op == OP_NOMEM) {
@@ -150,6 +177,7 @@ team_join(struct team *team)
         (void)cp_test_join(team->threads[i]);
     }
     collect(team->pool);
+    cp_pool_close_late(team->pool);
     struct cp_counts counts;
     cp_pool_count(team->pool, &counts);
     CHECK_EQ(counts.pending, 0);
@@ -206,19 +234,26 @@ open_job(struct team *team, uint32_t flags)
     return job;
 }
 
+static struct cp_task *
+make_task(enum op op, uint64_t index)
+{
+    struct cp_task *task = cp_task_new(index, 0, sizeof(struct body));
+    CHECK(task != NULL);
+    struct body body = {.op = op, .value = index};
+    memcpy(task->body, &body, sizeof(body));
+    (void)atomic_fetch_add(&bodies, 1);
+    return task;
+}
+
 /* Put n tasks, whose values are their indexes, from `first` on. */
 static void
 put(struct cp_job *job, enum op op, uint64_t first, uint64_t n, bool fed)
 {
     struct cp_task *list = NULL;
     for (uint64_t i = first + n; i-- > first;) {
-        struct cp_task *task = cp_task_new(i, 0, sizeof(struct body));
-        CHECK(task != NULL);
-        struct body body = {.op = op, .value = i};
-        memcpy(task->body, &body, sizeof(body));
+        struct cp_task *task = make_task(op, i);
         task->next = list;
         list = task;
-        (void)atomic_fetch_add(&bodies, 1);
     }
     cp_job_put_take(job, list, fed);
 }
@@ -270,6 +305,103 @@ TEST(threads_run_tasks)
         team_close(&team);
     }
     CHECK_EQ(atomic_load(&released), 0);
+}
+
+/* ---- single calls ---- */
+
+static struct cp_job *
+open_call(struct team *team, enum op op)
+{
+    struct cp_job *job;
+    bool held;
+    CHECK_EQ(cp_job_open_call_take(team->pool, CP_JOB_SINGLE | CP_JOB_WHOLE,
+                                   team, make_task(op, 0), &job, &held),
+             0);
+    CHECK(held);
+    return job;
+}
+
+/* Wait for the call and take its value, which is 0. */
+static void
+finish_call(struct cp_job *job)
+{
+    struct cp_result *result;
+    CHECK_EQ(cp_pool_wait(job->pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    CHECK((result = cp_job_take_single(job)) != NULL);
+    consume(result);
+    CHECK(cp_job_take_single(job) == NULL);
+    CHECK(cp_job_is_drained(job));
+    cp_job_close_later(job);
+}
+
+TEST(threads_call_is_opened_with_its_task)
+{
+    struct team team;
+    team_open(&team, 1, false);
+    struct cp_job *job = open_call(&team, OP_GATE);
+    await_begun(&team, 1);
+    CHECK(cp_job_take_single(job) == NULL); /* it is not done */
+    CHECK(job->user == &team);
+    CHECK(!cp_job_hold(job, &job)); /* it has a user */
+    let_through(&team, 1);
+    finish_call(job);
+    job = open_call(&team, OP_RAISE);
+    CHECK_EQ(cp_pool_wait(job->pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    CHECK(cp_job_take_single(job) == NULL); /* a failure is decoded */
+    struct cp_result *result = cp_job_take(job);
+    CHECK_EQ(result->outcome, CP_RAISED);
+    consume(result);
+    cp_job_close(job);
+    team_close(&team);
+    CHECK_EQ(atomic_load(&released), 0);
+}
+
+TEST(threads_call_of_a_pool_that_does_not_run)
+{
+    struct team team;
+    bool held = true;
+    struct cp_job *job;
+    team_open(&team, 1, false);
+    cp_pool_break_take(team.pool, NULL);
+    CHECK_EQ(cp_job_open_call_take(team.pool, CP_JOB_SINGLE, &team,
+                                   make_task(OP_ECHO, 0), &job, &held),
+             0);
+    CHECK(!held);
+    CHECK(atomic_load(&job->done));
+    CHECK_EQ(atomic_load(&released), 1);
+    cp_job_close(job);
+    cp_pool_close(team.pool);
+    held = true;
+    CHECK_EQ(cp_job_open_call_take(team.pool, CP_JOB_SINGLE, &team,
+                                   make_task(OP_ECHO, 0), &job, &held),
+             CP_ECLOSED);
+    CHECK(!held);
+    CHECK_EQ(atomic_load(&released), 2);
+    team_join(&team);
+    CHECK_EQ(atomic_load(&team.ran), 0);
+}
+
+/* Jobs that are closed later are closed by dozens, by the next call, and at the
+ * end of the pool. */
+TEST(threads_calls_are_closed_later)
+{
+    struct team team;
+    struct cp_job *jobs[200];
+    team_open(&team, 2, false);
+    for (size_t i = 0; i < 200; i++) {
+        jobs[i] = open_call(&team, OP_ECHO);
+    }
+    for (size_t i = 0; i < 200; i++) {
+        finish_call(jobs[i]);
+        CHECK(atomic_load(&team.pool->n_closing) <= 64);
+    }
+    CHECK(atomic_load(&team.pool->closing) != NULL);
+    struct cp_job *job = open_call(&team, OP_ECHO);
+    CHECK(atomic_load(&team.pool->closing) == NULL);
+    CHECK_EQ(atomic_load(&team.pool->n_closing), 0);
+    finish_call(job);
+    CHECK(atomic_load(&team.pool->closing) != NULL);
+    team_close(&team);
 }
 
 TEST(threads_return_results_in_order)
@@ -449,6 +581,199 @@ struct feeder {
     struct cp_job *job;
     uint64_t n;
 };
+
+/* A job with one task, which yields, at most `credit` values ahead. */
+static struct cp_job *
+put_yielding(struct team *team, uint64_t credit)
+{
+    struct cp_job *job = open_job(team, 0);
+    struct cp_task *task = cp_task_new(0, 0, sizeof(struct body));
+    struct body body = {.op = OP_YIELD};
+    CHECK(task != NULL);
+    cp_job_set_credit(job, credit);
+    memcpy(task->body, &body, sizeof(body));
+    task->flags |= CP_YIELDS;
+    (void)atomic_fetch_add(&bodies, 1);
+    cp_job_put_take(job, task, true);
+    return job;
+}
+
+/* Wait until n worker threads wait for credit; true if any of them has a
+ * deadline. */
+static bool
+await_yielders(struct team *team, uint32_t n)
+{
+    for (;;) {
+        cp_lock_acquire(&team->pool->lock);
+        bool wait = team->pool->threads.n_yielders == n;
+        bool looks = team->pool->look_at != 0;
+        cp_lock_release(&team->pool->lock);
+        if (wait) {
+            return looks;
+        }
+        cp_test_let_others_run();
+    }
+}
+
+/* Read the job to its end. Returns the number of its values. */
+static uint64_t
+read_values(struct cp_job *job)
+{
+    uint64_t n = 0;
+    for (bool done = false; !done;) {
+        struct cp_result *result;
+        CHECK_EQ(cp_pool_wait(job->pool, job, CP_NEVER, 0), CP_WAIT_READY);
+        done = atomic_load(&job->done);
+        while ((result = cp_job_take(job)) != NULL) {
+            CHECK_EQ(value_of(result), n++);
+            (void)atomic_fetch_sub(&bodies, 1);
+            cp_result_free(result);
+        }
+    }
+    cp_job_close(job);
+    return n;
+}
+
+/* Take the job's result once its teller is to be told; no thread waits. */
+static void
+finish_told(struct team *team, struct cp_job *job, const void *teller)
+{
+    struct cp_job *each;
+    while ((each = cp_pool_next_each(team->pool)) == NULL) {
+        cp_test_let_others_run();
+    }
+    CHECK(each == job);
+    CHECK(cp_job_take_teller(each) == teller);
+    cp_job_close(each);
+    finish(job, 1);
+}
+
+/* A call of which the teller is to be told: a coroutine waits for it. The one
+ * task that waits for credit holds up nobody by that. */
+static struct cp_job *
+put_told(struct team *team, void *teller)
+{
+    struct cp_job *job = open_job(team, 0);
+    put(job, OP_ECHO, 0, 1, true);
+    CHECK_EQ(cp_job_tell(job, teller), 1);
+    CHECK(!await_yielders(team, 1));
+    return job;
+}
+
+TEST(threads_yielder_sleeps_until_it_has_credit)
+{
+    struct team team;
+    team_open(&team, 1, true);
+    struct cp_job *job = put_yielding(&team, 2);
+    CHECK(!await_yielders(&team, 1));
+    CHECK_EQ(read_values(job), YIELDED);
+    team_close(&team);
+}
+
+TEST(threads_yielders_end_with_their_job_and_pool)
+{
+    struct team team;
+    team_open(&team, 2, true);
+    struct cp_job *a = put_yielding(&team, 2), *b = put_yielding(&team, 1);
+    CHECK(!await_yielders(&team, 2));
+    cp_job_cancel(a);
+    CHECK(!await_yielders(&team, 1));
+    cp_pool_end(team.pool);
+    cp_job_close(a);
+    cp_job_close(b);
+    team_join(&team);
+}
+
+/* All workers wait for readers, and then a thread waits for another call: that
+ * thread looks, and the readers' tasks go on. */
+TEST(threads_yielders_do_not_hold_up_a_thread_that_waits)
+{
+    struct team team;
+    team_open(&team, 2, true);
+    struct cp_job *a = put_yielding(&team, 2), *b = put_yielding(&team, 1);
+    CHECK(!await_yielders(&team, 2));
+    struct cp_job *job = open_job(&team, 0);
+    put(job, OP_ECHO, 0, 1, true);
+    finish(job, 1);
+    CHECK_EQ(read_values(a), YIELDED);
+    CHECK_EQ(read_values(b), YIELDED);
+    team_close(&team);
+}
+
+/* A coroutine, or a thread, waited before: the last worker that waits for its
+ * reader looks. */
+TEST(threads_last_yielder_looks)
+{
+    struct team team;
+    team_open(&team, 2, true);
+    struct cp_job *gated = open_job(&team, 0);
+    put(gated, OP_GATE, 0, 1, true);
+    await_begun(&team, 1);
+    struct cp_job *a = put_yielding(&team, 2);
+    CHECK(!await_yielders(&team, 1));
+    struct cp_job *b = put_yielding(&team, 2);
+    int teller;
+    struct cp_job *job = put_told(&team, &teller);
+    let_through(&team, 1);
+    finish(gated, 1); /* b begins */
+    finish_told(&team, job, &teller);
+    CHECK_EQ(read_values(a), YIELDED);
+    CHECK_EQ(read_values(b), YIELDED);
+    team_close(&team);
+}
+
+/* A coroutine begins to wait, and then the last other worker leaves. */
+TEST(threads_worker_that_leaves_has_the_others_look)
+{
+    struct team team;
+    team_open(&team, 1, true);
+    struct cp_job *a = put_yielding(&team, 2);
+    CHECK(!await_yielders(&team, 1));
+    CHECK_EQ(cp_threads_enter(team.pool, 1), 0); /* it takes no task */
+    int teller;
+    struct cp_job *job = put_told(&team, &teller);
+    cp_threads_leave(team.pool, 1);
+    finish_told(&team, job, &teller);
+    CHECK_EQ(read_values(a), YIELDED);
+    team_close(&team);
+}
+
+/* A join gave up at left_at, when the pool was to look at look_at. Begin to join,
+ * and give up at once. Is it still to look then? */
+static bool
+join_keeps_look(struct cp_pool *pool, int64_t left_at, int64_t look_at)
+{
+    cp_lock_acquire(&pool->lock);
+    CHECK_EQ(pool->look_at, 0); /* nobody waits */
+    CHECK(pool->left_look_at != 0);
+    pool->left_at = left_at;
+    pool->left_look_at = look_at;
+    cp_lock_release(&pool->lock);
+    CHECK_EQ(cp_pool_wait(pool, NULL, 0, 0), CP_WAIT_TIMEOUT);
+    cp_lock_acquire(&pool->lock);
+    bool kept = pool->left_look_at == look_at;
+    cp_lock_release(&pool->lock);
+    return kept;
+}
+
+/* When a join gives up, the next one does not end the unread job at once, but
+ * after half a second. A join that was only interrupted goes on, however often
+ * that happens. */
+TEST(threads_join_that_gives_up_leaves_no_look)
+{
+    struct team team;
+    team_open(&team, 1, true);
+    struct cp_job *a = put_yielding(&team, 2);
+    CHECK(!await_yielders(&team, 1));
+    cp_pool_close(team.pool);
+    CHECK_EQ(cp_pool_wait(team.pool, NULL, 0, 0), CP_WAIT_TIMEOUT);
+    int64_t now = cp_now(), later = now + 1000 * CP_SECOND;
+    CHECK(join_keeps_look(team.pool, later, later)); /* left just now */
+    CHECK(join_keeps_look(team.pool, later, later));
+    CHECK(!join_keeps_look(team.pool, now - CP_SECOND, later));
+    CHECK_EQ(read_values(a), YIELDED);
+    team_join(&team);
+}
 
 static void *
 feed(void *arg)
@@ -723,18 +1048,47 @@ struct user {
     uint64_t seed;
 };
 
+/* False: the pool has ended. */
+static bool
+use_call(struct team *team)
+{
+    struct cp_job *job;
+    bool held;
+    if (cp_job_open_call_take(team->pool, CP_JOB_SINGLE | CP_JOB_WHOLE, NULL,
+                              make_task(OP_ECHO, 0), &job, &held)
+        != 0) {
+        return false;
+    }
+    CHECK_EQ(cp_pool_wait(team->pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    struct cp_result *result = cp_job_take_single(job);
+    if (result != NULL) {
+        consume(result);
+        cp_job_close_later(job);
+    } else { /* the pool has ended, and perhaps a result came before that */
+        CHECK(atomic_load(&job->end) != CP_END_NONE);
+        cp_job_close(job);
+    }
+    return true;
+}
+
 static void *
 use(void *arg)
 {
     struct user *user = arg;
     struct team *team = user->team;
     for (int i = 0; i < 150; i++) {
-        uint32_t what = cp_test_random(&user->seed) % 6;
+        uint32_t what = cp_test_random(&user->seed) % 7;
         uint64_t n = cp_test_random(&user->seed) % 40 + 1;
         uint32_t flags = what == 1   ? CP_JOB_ORDERED
                          : what == 2 ? 0u
                                      : (uint32_t)CP_JOB_WHOLE;
         struct cp_job *job;
+        if (what == 6) {
+            if (!use_call(team)) {
+                break;
+            }
+            continue;
+        }
         if (cp_job_open(team->pool, NULL, flags, NULL, &job) != 0) {
             break; /* the pool has ended */
         }

@@ -1,9 +1,12 @@
 /* Jobs take turns, and a worker that does not react keeps no tasks back. */
 #include "pool/state.h"
+#include "pool/turns.h"
 #include "cp_test.h"
 #include "rig.h"
 
 #include <signal.h>
+#include <stdlib.h>
+#include <time.h>
 
 /* A job of n tasks that wait at the gate and are expected to take a
  * millisecond. */
@@ -478,5 +481,103 @@ TEST(turns_pinned_tasks_are_taken_to_no_other_worker)
     CHECK_EQ(rig.pool->workers->next->in_flight + rig.pool->n_pinned, 4);
     rig_let_through(&rig, 4);
     rig_finish(&rig, job, 4);
+    rig_close(&rig);
+}
+
+/* Are the jobs for worker 0 in the order of priority and submission? */
+static int
+count_in_order(const struct cp_pool *pool)
+{
+    int n = 0;
+    const struct cp_line *line = &pool->pins->lines[0];
+    for (const struct cp_job *job = line->first; job != NULL;
+         job = job->line_next, n++) {
+        const struct cp_job *next = job->line_next;
+        CHECK(next != NULL ? next->line_prev == job : line->last == job);
+        CHECK(next == NULL || job->priority > next->priority
+              || (job->priority == next->priority && job->id < next->id));
+    }
+    return n;
+}
+
+static double
+cpu_seconds(void)
+{
+    struct timespec ts;
+    CHECK_EQ(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts), 0);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+enum { MANY = 60000 };
+
+/* Jobs for one worker, of priorities from -5 to 4, the first without one. */
+static struct cp_job **
+open_pinned(struct rig *rig, int n)
+{
+    struct cp_job **jobs = calloc((size_t)n, sizeof(*jobs));
+    CHECK(jobs != NULL);
+    for (int i = 0; i < n; i++) {
+        jobs[i] = rig_job(rig, CP_JOB_SINGLE);
+        cp_lock_acquire(&rig->pool->lock);
+        CHECK_EQ(
+            cp_turns_set_priority(jobs[i], (int8_t)(i < 10 ? 0 : i % 10 - 5)),
+            0);
+        CHECK_EQ(cp_turns_set_pin(jobs[i], 1), 0);
+        cp_lock_release(&rig->pool->lock);
+    }
+    return jobs;
+}
+
+/* Joining the line of one worker costs the same, however many jobs of other
+ * priorities wait there. */
+TEST(turns_many_jobs_of_many_priorities_for_one_worker)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_pool *pool = rig.pool;
+    struct cp_job **jobs = open_pinned(&rig, MANY);
+    cp_lock_acquire(&pool->lock);
+    double began = cpu_seconds();
+    for (int i = 0; i < MANY; i++) {
+        cp_turns_add(jobs[i], false);
+    }
+    /* A worker takes the first ones, and they are taken back. */
+    for (int round = 0; round < 3; round++) {
+        struct cp_job *taken[100];
+        for (int i = 0; i < 100; i++) {
+            taken[i] = pool->pins->lines[0].first;
+            cp_turns_del(taken[i]);
+        }
+        for (int i = 100; i-- > 0;) {
+            cp_turns_add(taken[i], true);
+        }
+    }
+    CHECK(cpu_seconds() - began < 2);
+    CHECK_EQ(count_in_order(pool), MANY);
+    /* Any may leave and come back. */
+    unsigned random = 1;
+    for (int i = 0; i < 2000; i++) {
+        random = random * 1103515245u + 12345u;
+        struct cp_job *job = jobs[random / 65536 % 200];
+        if (job->in_line) {
+            cp_turns_del(job);
+        } else {
+            cp_turns_add(job, true);
+        }
+    }
+    int there = 0;
+    for (int i = 0; i < MANY; i++) {
+        there += jobs[i]->in_line ? 1 : 0;
+    }
+    CHECK_EQ(count_in_order(pool), there);
+    for (int i = 0; i < MANY; i++) {
+        cp_turns_del(jobs[i]);
+    }
+    CHECK_EQ(count_in_order(pool), 0);
+    cp_lock_release(&pool->lock);
+    for (int i = 0; i < MANY; i++) {
+        cp_job_close(jobs[i]);
+    }
+    free(jobs);
     rig_close(&rig);
 }

@@ -1,8 +1,10 @@
 /* Tasks that yield: their values, and the credit that bounds them. */
+#include "pool/act.h"
 #include "pool/flow.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/state.h"
+#include "pool/watch.h"
 #include "cp_test.h"
 #include "lone.h"
 #include "rig.h"
@@ -238,6 +240,55 @@ TEST(yield_that_waits_holds_up_no_other_job)
     await_waiting(&rig);
     rig_finish(&rig, rig_put_job(&rig, 0, OP_ECHO, 3), 3);
     take_values(&rig, job, 0, 9);
+    CHECK(rig_take(&rig, job) == NULL);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
+/* The only worker waits for credit, and somebody waits for the pool: how much
+ * credit the task gets, if the time to look has come. given: how often in a row
+ * it got some. */
+static uint64_t
+credit_of_look(struct rig *rig, struct cp_job *job, uint32_t given)
+{
+    struct cp_pool *pool = rig->pool;
+    const struct cp_flow *flow = job->many->flows;
+    int64_t at = INT64_MAX;
+    cp_lock_acquire(&pool->lock);
+    uint64_t before = flow->credit;
+    pool->n_waits++;
+    pool->look_at = 1; /* long ago */
+    pool->n_given = given;
+    cp_watch_credit(pool, &at);
+    CHECK_EQ(at, pool->look_at);
+    uint64_t more = flow->credit - before;
+    CHECK_EQ(pool->n_given, more == 0 ? 0 : given + 1);
+    CHECK(at <= cp_now() + (more != 0 && given < 6 ? 10 : 50) * CP_MS);
+    pool->n_waits--;
+    cp_act(pool);
+    cp_lock_release(&pool->lock);
+    return more;
+}
+
+/* A task that has much to yield, which nobody reads, does not keep its worker
+ * from other work for long: each time it gets twice as much credit, up to a
+ * bound. A read begins anew. */
+TEST(yield_that_nobody_reads_goes_on_faster)
+{
+    static const uint64_t more[] = {10, 20, 40, 80, 160, 320, 640, 640, 640};
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = put_yielding(&rig, 0, 10, OP_YIELD, 9000, 1);
+    for (uint32_t i = 0; i < sizeof(more) / sizeof(more[0]); i++) {
+        await_waiting(&rig);
+        CHECK_EQ(credit_of_look(&rig, job, i), more[i]);
+    }
+    await_waiting(&rig);
+    take_values(&rig, job, 0, 1);
+    CHECK(job->many->is_read);
+    CHECK_EQ(credit_of_look(&rig, job, 7), 0);
+    CHECK_EQ(credit_of_look(&rig, job, 0), 10);
+    take_values(&rig, job, 1, 9000);
     CHECK(rig_take(&rig, job) == NULL);
     close_job(&rig, job);
     rig_close(&rig);

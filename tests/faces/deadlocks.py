@@ -46,9 +46,14 @@ class Refuses:
     def __reduce__(self):
         raise ZeroDivisionError
 
+GO = __file__ + ".go"
+
 def held(path):
     while not os.path.exists(path):
         time.sleep(0.01)
+
+def go():
+    open(GO, "w").close()
 
 """
 
@@ -137,8 +142,9 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     begun, submitted = threading.Event(), threading.Event()
     with ProcessPoolExecutor(2) as executor:
-        first = executor.submit(time.sleep, 0.5)  # not done before its callback is there
+        first = executor.submit(held, GO)
         first.add_done_callback(lambda _: (begun.set(), submitted.wait()))
+        go()
         begun.wait()
         futures = [executor.submit(abs, i) for i in range(20_000)]
         submitted.set()
@@ -341,7 +347,8 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     threading.excepthook = lambda args: None
     with ProcessPoolExecutor(1) as executor:
-        executor.submit(time.sleep, 0.2).add_done_callback(lambda _: exit(3))
+        executor.submit(held, GO).add_done_callback(lambda _: exit(3))
+        go()
         futures = [executor.submit(abs, -i) for i in range(5)]
         print([outcome(future) for future in futures])
 """,
@@ -355,8 +362,9 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     found = []
     with ProcessPoolExecutor(1) as executor:
-        first, second = executor.submit(time.sleep, 0.2), executor.submit(abs, -3)
+        first, second = executor.submit(held, GO), executor.submit(abs, -3)
         first.add_done_callback(lambda _: found.append(second.result()))
+        go()
     print(found)
 """,
         "[3]",
@@ -369,9 +377,10 @@ if __name__ == "__main__":
 if __name__ == "__main__":
     threading.excepthook = lambda args: None
     with ProcessPoolExecutor(1) as executor:
-        begun = executor.submit(time.sleep, 0.2)
+        begun = executor.submit(held, GO)
         future = executor.submit(abs, -1)
         future.set_result(7)
+        go()
         rest = [executor.submit(abs, -i) for i in range(5)]
         print(future.result(), [outcome(each) for each in rest])
 """,
@@ -431,6 +440,7 @@ def outcome_of(python: str, case: Case, folder: Path) -> str:
     """ "hangs": nothing runs any more; "breaks": it prints something else; "": all is well."""
     path = folder / "program.py"
     path.write_text(HEAD + case.program, encoding="utf-8")
+    (folder / "program.py.go").unlink(missing_ok=True)
     process = subprocess.Popen(
         [python, "-W", "ignore", path],
         cwd=folder,

@@ -20,6 +20,7 @@ import scripts
 import tasks
 from engine import DEADLINE
 from gates import Diary, Gate, eventually
+from leftovers import all_freed
 
 import cpool
 
@@ -269,11 +270,61 @@ def test_wait_and_as_completed(executor: Any, gate: Gate) -> None:
     assert found == {i * i for i in range(100)} | {7}
 
 
-def test_callbacks_run_once_and_in_order(executor: Any) -> None:
+def test_futures_end_alike_whether_the_program_looked_at_them_before(
+    executor: Any, gate: Gate
+) -> None:
+    """A future whose lock nobody took ends by a shorter way."""
+    held = [executor.submit(tasks.held, gate) for _ in range(2)]
+    gate.arrived(2)
+    calls: list[Any] = []
+    alone, failing = executor.submit(tasks.square, 3), executor.submit(divmod, 1, 0)
+    looked, called, taken = (executor.submit(tasks.square, i) for i in (4, 5, 6))
+    awaited, cancelled = executor.submit(tasks.square, 7), executor.submit(tasks.square, 8)
+    assert not looked.done()
+    called.add_done_callback(calls.append)
+    taken.set_result("the program's own")
+    waiter = threading.Thread(
+        target=lambda: calls.append(concurrent.futures.wait([awaited], DEADLINE).done)
+    )
+    waiter.start()
+    eventually(lambda: awaited._waiters)
+    assert cancelled.cancel()
+    gate.open()
+    waiter.join(DEADLINE)
+    concurrent.futures.wait(held, DEADLINE)
+    eventually(lambda: alone._state == failing._state == "FINISHED")  # without its lock
+    executor.shutdown()
+    assert (alone.result(0), looked.result(0), called.result(0)) == (9, 16, 25)
+    assert (taken.result(0), awaited.result(0)) == ("the program's own", 49)
+    assert isinstance(failing.exception(0), ZeroDivisionError) and alone.exception(0) is None
+    assert cancelled.cancelled()
+    eventually(lambda: called in calls)
+    assert {awaited} in calls and len(calls) == 2
+    late: list[Any] = []
+    alone.add_done_callback(late.append)
+    assert late == [alone]
+
+
+def test_arguments_arrive_as_they_were_given(executor: Any) -> None:
+    def arrived(*args: Any, **kwargs: Any) -> Any:
+        return executor.submit(tasks.given, *args, **kwargs).result(DEADLINE)
+
+    assert arrived() == ((), {})
+    assert arrived(1, (2,)) == ((1, (2,)), {})
+    assert arrived(fn=1, self=2, args=3) == ((), {"fn": 1, "self": 2, "args": 3})
+    assert arrived(0, key=[1]) == ((0,), {"key": [1]})
+    named = {"key": 1}
+    future = executor.submit(tasks.given, **named)
+    named["key"] = 2
+    assert future.result(DEADLINE) == ((), {"key": 1})
+
+
+def test_callbacks_run_once_and_in_order(executor: Any, gate: Gate) -> None:
     calls: list[int] = []
-    future = executor.submit(tasks.square, 3)
+    future = executor.submit(tasks.held, gate, 9)  # one that is added later runs at once
     for i in range(3):
         future.add_done_callback(lambda done, i=i: calls.append(i + done.result()))
+    gate.open()
     future.result(DEADLINE)
     eventually(lambda: len(calls) == 3)
     future.add_done_callback(lambda _: calls.append(0))
@@ -391,8 +442,9 @@ def test_a_collected_executor_cuts_off_a_map_with_a_buffer_aloud() -> None:
     executor = cpool.ThreadPoolExecutor(1)
     items = executor.map(tasks.square, range(8), buffersize=3)
     assert next(items) == 0
+    gone = weakref.ref(executor)
     del executor
-    gc.collect()
+    all_freed([gone])
     found = []
     with pytest.raises(RuntimeError, match="the executor was collected"):
         for item in items:
@@ -444,8 +496,13 @@ def test_a_collected_executor_runs_its_calls(executor: Any) -> None:
     made = type(executor)(1)
     futures = [made.submit(tasks.square, i) for i in range(20)]
     reference = weakref.ref(made)
-    del made
-    assert reference() is None  # by its count of references alone
+    gc.disable()  # it is freed by its count of references alone
+    try:
+        del made
+        # Without the GIL, a thread may be about to drop its reference.
+        eventually(lambda: reference() is None)
+    finally:
+        gc.enable()
     assert [future.result(DEADLINE) for future in futures] == [i * i for i in range(20)]
 
 
@@ -559,6 +616,7 @@ def test_options_of_calls(processes: Any, gate: Gate) -> None:
     limited = processes.options(task_timeout=0.1)
     with pytest.raises(cpool.TaskTimeoutError):
         limited.submit(tasks.held, gate).result(DEADLINE)
+    limited = processes.options(task_timeout=DEADLINE)
     assert limited.submit(tasks.square, 3).result(DEADLINE) == 9
     with pytest.raises(ValueError):
         limited.submit(tasks.make_and_raise, ValueError, "no").result(DEADLINE)

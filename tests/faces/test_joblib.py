@@ -10,6 +10,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import pytest
+import tasks
+from engine import DEADLINE
+from gates import Gate
 
 joblib = pytest.importorskip("joblib")
 
@@ -60,6 +63,65 @@ def test_work_is_done_in_workers_that_stay() -> None:
         backend._executors[2, 1, "fork"]._processes or ()
     )
     assert len(backend._executors) == 1
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call waits for all of its results at once, however long that takes on this machine."""
+    monkeypatch.setattr(backend, "_POLL_S", 10 * DEADLINE)
+
+
+class Sleepless:
+    """The module `time` for joblib, without sleep()."""
+
+    @staticmethod
+    def sleep(_: float) -> None:
+        raise AssertionError("the call slept")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def test_a_short_call_does_not_sleep(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    parallel()(calls(square, range(2)))
+    monkeypatch.setattr(joblib.parallel, "time", Sleepless())
+    assert parallel()(calls(square, range(2))) == [0, 1]
+    assert parallel(batch_size=1)(calls(square, range(30))) == [i * i for i in range(30)]
+    with pytest.raises(ZeroDivisionError):
+        parallel()(calls(lambda x: 1 / x, [0]))
+    with joblib.Parallel(n_jobs=2) as several:
+        for n in range(3):
+            assert several(calls(square, range(n))) == [i * i for i in range(n)]
+
+
+def test_a_generator_waits_for_its_next_result_only(patient: None, gate: Gate) -> None:
+    items = iter(
+        parallel(batch_size=1, return_as="generator")(
+            joblib.delayed(tasks.held)(gate, i) if i else joblib.delayed(square)(i)
+            for i in range(2)
+        )
+    )
+    assert next(items) == 0  # or it would wait for the gate
+    gate.open()
+    assert list(items) == [1]
+
+
+def test_a_call_that_cannot_be_submitted_is_not_waited_for(
+    patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = backend.CpoolBackend()
+    made.configure(2, parallel())
+
+    class Broken:
+        def submit(self, *_: Any) -> None:
+            raise BrokenProcessPool("no")
+
+    monkeypatch.setattr(made, "_executor", Broken())
+    with pytest.raises(BrokenProcessPool):
+        made.submit(int)
+    assert made._unanswered.n == 0
+    with made.retrieval_context():
+        pass
 
 
 @pytest.mark.parametrize("kind", ["generator", "generator_unordered"])

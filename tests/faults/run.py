@@ -42,8 +42,15 @@ import dump  # noqa: E402
 from engine import PORTABLE, Pool, errors, pool_module  # noqa: E402
 from leftovers import children, open_files, threads  # noqa: E402
 
+numpy: Any
+try:
+    import numpy  # before the forks
+except ImportError:
+    numpy = None
+
 LIMIT = float(os.environ.get("CPOOL_TEST_DEADLINE", "30"))  # seconds for a case
-SHORT = -1  # what is read or written in part, one byte
+# Faults that are no error of the system: one byte is read or written; an empty file is opened.
+SPECIAL = {"SHORT": -1, "OTHER": -2}
 UNKNOWN = 255  # the exit code that a worker of ours has if the program reaped it
 
 # The calls, and how each of them can fail.
@@ -69,7 +76,7 @@ ERRORS: dict[str, list[str]] = {
     "write": ["EINTR", "EAGAIN"],
     "writev": ["EINTR", "EAGAIN", "SHORT", "ENOMEM"],
     "pwritev2": ["EINTR", "EAGAIN", "SHORT", "ENOMEM", "EOPNOTSUPP"],
-    "open": ["EMFILE", "ENOMEM", "EINTR"],
+    "open": ["OTHER", "EMFILE", "ENOMEM", "EINTR"],
     "opendir": ["EMFILE", "ENOMEM"],
     "malloc": ["ENOMEM"],
     "calloc": ["ENOMEM"],
@@ -77,8 +84,11 @@ ERRORS: dict[str, list[str]] = {
 }
 # What threading and open() say where they have no memory.
 THREADING = "can't start new thread", "can't allocate lock", "can't allocate read lock"
+# What a worker says that cannot open a shared object; the reason follows.
+UNREADABLE = "this worker cannot read what the pool has written once for all workers: "
 SIZE = 1_000_000
 SPARSE = 1, 2, 5, 12
+LATE = {"open": (48,)}  # workers open shared objects then
 # A worker may say why it ends. These say more than that.
 NOISE = "Exception ignored", "SystemError", "Fatal Python error", "AssertionError"
 
@@ -93,8 +103,23 @@ def answer(x: int) -> int:
     return 3 * x + 1
 
 
+def length_of(shared: Any) -> int:
+    return len(shared)
+
+
 def large(sent: bytes) -> bytes:
     return sent[::-1]
+
+
+def make_array(x: int) -> Any:
+    array = errors.empty(SIZE // 4, "i4")
+    array[:] = x
+    return array
+
+
+def change(array: Any) -> Any:
+    array += 1
+    return array
 
 
 def fail(x: int) -> int:
@@ -108,12 +133,19 @@ def start_and_hold() -> None:
     signal.pause()
 
 
-def is_clear(error: BaseException) -> bool:
-    """Is this an error that a call may raise for a fault, as it says what happened?"""
+def is_clear(error: BaseException, fault: str = "") -> bool:
+    """Is this an error that a call may raise for the fault, as it says what happened?"""
     if isinstance(error, pool_module.MaybeEncodingError):
         return "MemoryError" in error.exc
     return isinstance(error, (OSError, MemoryError, errors.PoolError)) or (
-        isinstance(error, RuntimeError) and str(error) in THREADING
+        isinstance(error, RuntimeError)
+        and (
+            str(error) in THREADING
+            or (
+                str(error).startswith(UNREADABLE)
+                and ("Stale" not in str(error) or fault == "OTHER")
+            )
+        )
     )
 
 
@@ -127,10 +159,11 @@ class Wrong(Exception):
 class Program:
     """A pool's life. Each step is one call; those that ended in a clear error are listed."""
 
-    def __init__(self, method: str, many: bool, reaped: bool = False) -> None:
+    def __init__(self, method: str, many: bool, fault: str) -> None:
         self.method = method
+        self.fault = fault
         # Of a process that the program reaped the exit code is unknown.
-        self.of_killed = (-9, UNKNOWN) if reaped else (-9,)
+        self.of_killed = (-9, UNKNOWN) if fault == "ECHILD" else (-9,)
         self.many = many  # more than one call fails
         self.failed: list[str] = []
         self.killed: set[int] = set()
@@ -160,7 +193,7 @@ class Program:
                 raise Wrong(f"{name}: a worker crashed: {error}") from error
             self.failed.append(f"{name}: {error!r}")
         except Exception as error:
-            if not is_clear(error):
+            if not is_clear(error, self.fault):
                 raise
             self.failed.append(f"{name}: {error!r:.300}")
         else:
@@ -211,6 +244,8 @@ class Program:
         over = found.done + found.failed + found.lost + found.cancelled
         if found.pending < 0 or found.submitted != over + found.pending:
             raise Wrong(f"the statistics do not add up: {found}")
+        if found.shared_memory_in_use > found.shared_memory:
+            raise Wrong(f"more memory is in use than there is: {found}")
         return found
 
     def trace(self, pool: Any) -> bool:
@@ -246,6 +281,9 @@ class Program:
         step("a dropped stream", lambda: next(pool.stream(count, (1000,))), 0)
         step("in one worker", lambda: pool.apply(answer, (3,), worker=1), answer(3))
         step("broadcast", lambda: set(pool.broadcast(answer, (4,))), {answer(4)})
+        step("a shared object", lambda: self.share(pool, body), True)
+        if numpy is not None:
+            step("arrays without a copy", lambda: self.arrays(pool), True)
         step("a dropped iterator", lambda: next(pool.imap(answer, iter(numbers))), 1)
         step("apply at last", lambda: pool.apply(answer, (2,)), 7)
 
@@ -255,6 +293,21 @@ class Program:
         except ValueError as error:
             return error.args == (3,)
         return False
+
+    def share(self, pool: Any, body: bytes) -> bool:
+        """Alone, within another, and in all workers."""
+        with pool.share(body) as inner, pool.share([inner, 1]) as outer:
+            found = pool.map(length_of, [inner, outer] * 3, 1) + pool.broadcast(length_of, (inner,))
+            assert inner.obj == body
+        return bool(found == [len(body), 2] * 3 + [len(body)] * (len(found) - 6))
+
+    def arrays(self, pool: Any) -> bool:
+        """Built in shared memory, and changed in place; one is kept meanwhile."""
+        kept = pool.apply(make_array, (7,))
+        built = pool.map(make_array, [1, 2, 3], 1)
+        changed = pool.apply(change, (built[2],))
+        found = [int(array[0]) for array in [kept, *built, changed] if (array == array[0]).all()]
+        return found == [7, 1, 2, 4 if changed is built[2] else 3, 4]  # threads change it itself
 
     def limit(self, pool: Any) -> bool:
         """The tree of the task is killed; what a fault hides from the look at it stays."""
@@ -299,10 +352,10 @@ class Program:
             workers[0].kill()
 
 
-def life(method: str, many: bool, reaped: bool = False) -> list[str]:
+def life(method: str, many: bool, fault: str) -> list[str]:
     """Run one program, in a forked copy of this process; return the steps that raised errors."""
     before = open_files(), threads(), children()
-    program = Program(method, many, reaped)
+    program = Program(method, many, fault)
     program.run()
     end = time.monotonic() + LIMIT / 2
     while True:
@@ -374,7 +427,7 @@ def load() -> Any:
 
 
 def run(faults: Any, case: Case) -> Outcome:
-    number = SHORT if case.error == "SHORT" else getattr(errno, case.error)
+    number = SPECIAL.get(case.error) or getattr(errno, case.error)
     in_worker = case.where == "worker"
     if faults.fault_arm(case.call.encode(), in_worker, case.number, case.times, number) != 0:
         raise SystemExit(f"{case.call}: no such call, or no extension")
@@ -405,7 +458,7 @@ def child(faults: Any, case: Case, output: int) -> None:
         os.dup2(output, 2)
         faulthandler.enable()
         faults.fault_begin()
-        failed = life(case.method, case.times > 1, case.error == "ECHILD")
+        failed = life(case.method, case.times > 1, case.error)
         faults.fault_end()
         for text in failed:
             print(f"failed: {text}", flush=True)
@@ -487,7 +540,7 @@ def some(
     """The first calls of a kind and some later ones, with each of its errors in turn."""
     if base.counts[case.call, case.where] == 0:
         return
-    for at, number in enumerate(SPARSE):
+    for at, number in enumerate(SPARSE + LATE.get(case.call, ())):
         one = case._replace(number=number, error=names[at % len(names)])
         yield one, run(faults, one)
 

@@ -30,7 +30,7 @@ FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 def ends(pool: Any) -> None:
     """Check that the pool works, and then ends. A job that never ends would block join()."""
     assert pool.map(tasks.square, range(5), 1) == [0, 1, 4, 9, 16]
-    assert len(pool._cache) == 0
+    eventually(lambda: len(pool._cache) == 0)  # the other worker may be at a task of a failed call
     pool.close()
     pool.join(DEADLINE)
 
@@ -226,7 +226,10 @@ def test_a_pool_is_freed_while_the_awaited_task_runs(gate: Gate, cls: Any, call:
     kept = weakref.ref(thing)
     forgotten_after(cls, call, Held(gate), thing)
     del thing
-    assert (kept() is not None) == (cls is ThreadPool)  # whose running task holds the object
+    if cls is ThreadPool:
+        assert kept() is not None  # its running task holds the object
+    else:
+        all_freed([kept])
     gate.open()
     all_freed([kept])
 

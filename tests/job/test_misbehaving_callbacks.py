@@ -104,6 +104,31 @@ def test_a_callback_cannot_wait_for_itself(make_pool: Any) -> None:
     pool.join()
 
 
+def test_a_callback_cannot_wait_for_any_of_callbacks(make_pool: Any) -> None:
+    """as_completed() ends with RuntimeError where all results that are left have callbacks."""
+    pool = make_pool(1)
+    found: list[Any] = []
+
+    def wait() -> None:
+        plain = pool.apply_async(tasks.square, (2,))
+        others = [pool.apply_async(tasks.square, (3,), callback=id) for _ in range(2)]
+        found.extend(errors.as_completed([], DEADLINE))
+        for result in errors.as_completed([plain, *others]):
+            found.append(result)
+
+    told = Told(wait)
+    result = pool.apply_async(tasks.nothing, callback=told)
+    error = told.get()
+    assert type(error) is RuntimeError and "callbacks" in str(error)
+    assert [each.get(DEADLINE) for each in found] == [4]
+    result.get(DEADLINE)
+    timed = Told(
+        lambda: list(errors.as_completed([pool.apply_async(abs, (1,), callback=id)], 0.01))
+    )
+    pool.apply_async(tasks.nothing, callback=timed)
+    assert type(timed.get()) is multiprocessing.TimeoutError
+
+
 def test_a_callback_may_wait_for_anything_else(make_pool: Any) -> None:
     pool = make_pool(1)
     told = Told(
@@ -290,6 +315,15 @@ def test_an_iterable_cannot_join_its_pool(make_pool: Any) -> None:
     assert results.next(DEADLINE) == 9
     with pytest.raises(RuntimeError, match="cannot join"):
         results.next(DEADLINE)
+
+
+@pytest.mark.parametrize("method", ["map", "map_async", "starmap"])
+def test_an_iterable_that_ends_its_pool(make_pool: Any, method: str) -> None:
+    """The call is refused: its items are read before it begins."""
+    pool = make_pool(1)
+    items = given([(3,)], lambda: (pool.close(), pool.join()))
+    with pytest.raises(ValueError, match="not running"):
+        getattr(pool, method)(tasks.square, items)
 
 
 def test_results_of_one_call_may_be_the_items_of_the_next(make_pool: Any) -> None:

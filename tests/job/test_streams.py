@@ -8,6 +8,7 @@ import gc
 import itertools
 import multiprocessing
 import random
+import signal
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ import yielders
 from checks import whole_again
 from engine import DEADLINE, errors
 from gates import Diary, Gate, eventually
+from leftovers import all_freed
 
 pytestmark = pytest.mark.better
 
@@ -144,6 +146,44 @@ def test_ordered_values_wait_for_the_first_input(working_pool: Any, gate: Gate) 
     assert list(values) == [0, 1, 2, 10, 11, 12, 20, 21, 22]
 
 
+def test_values_of_any_kind(any_pool: Any) -> None:
+    found = list(any_pool.stream(yielders.of_any_kind))
+    assert [type(x) for x in found[1:4]] == [StopIteration, ValueError, GeneratorExit]
+    assert [found[1].args, found[2].args] == [(3,), ("a value",)]
+    assert (found[0], found[4:]) == (None, [(), NotImplemented, StopIteration])
+
+
+def test_a_generator_that_raises_stop_iteration_fails(any_pool: Any) -> None:
+    found, error = read(any_pool.stream(yielders.ends_like_another, (2,)))
+    assert (found, type(error)) == ([0, 1], RuntimeError)
+
+
+def test_a_loop_that_is_left_early_can_be_begun_again(make_pool: Any) -> None:
+    """The next generator goes on in the same worker, with what that has kept."""
+    for kind in KINDS[:2]:
+        pool = pool_of(make_pool, kind, 1)
+        last, pids = 0, set()
+        for _ in range(5):
+            for pid, number in pool.stream(yielders.next_epoch, buffersize=4):
+                assert number > last
+                pids.add(pid)
+                last = number
+                if number % 3 == 0:
+                    break
+        assert len(pids) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_a_generator_may_have_a_pool_of_its_own(make_pool: Any, kind: str) -> None:
+    pool = make_pool(1, daemon=False)
+    expected = [x * x for x in range(20)] + list(range(20))
+    assert list(pool.stream(yielders.by_a_pool, (kind, 20), buffersize=3)) == expected
+    values = pool.stream(yielders.by_a_pool, (kind, 20), buffersize=3)
+    assert next(values) == 0
+    values.close()  # its pool is terminated in the worker
+    assert list(pool.stream(yielders.count, (3,))) == [0, 1, 2]
+
+
 # The bound
 
 
@@ -180,6 +220,17 @@ def test_a_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
             if x == 50:
                 found.append(pool.apply_async(tasks.square, (x,)).get(DEADLINE))
         assert found == [2500]
+
+
+def test_a_submission_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
+    """It waits because of max_pending, and the thread that waits is the reader."""
+    for kind in KINDS[:2]:
+        pool = pool_of(make_pool, kind, 1, max_pending=1)
+        values = pool.stream(yielders.count, (40,), buffersize=8)
+        assert next(values) == 0
+        results = [pool.apply_async(tasks.square, (x,)) for x in range(3)]
+        assert [result.get(DEADLINE) for result in results] == [0, 1, 4]
+        assert list(values) == list(range(1, 40))
 
 
 def test_an_awaited_call_goes_on_though_readers_hold_all_workers(make_pool: Any) -> None:
@@ -234,8 +285,7 @@ def test_dropping_it_ends_the_generator(any_pool: Any, diary: Diary, taken: int)
         eventually(diary.lines)
     gone = weakref.ref(values)
     del values
-    gc.collect()
-    assert gone() is None
+    all_freed([gone])
     if taken > 0 or not any_pool._serial:
         eventually(is_over(diary))
     assert list(any_pool.stream(yielders.count, (3,))) == [0, 1, 2]
@@ -256,7 +306,8 @@ def test_dropping_a_flatmap_ends_all_of_it(any_pool: Any, diary: Diary, method: 
     assert next(values) == 0
     del values
     gc.collect()
-    assert ended.wait(DEADLINE)
+    # Not wait(): without the GIL this thread closes the generator, in between its own code.
+    eventually(ended.is_set)
     eventually(lambda: diary.lines().count("finally") == diary.lines().count("0") > 0)
 
 
@@ -308,6 +359,29 @@ def test_join_ends_what_nobody_reads(any_pool: Any, diary: Diary) -> None:
     assert found == ([] if any_pool._serial else [1, 2, 3, 4][: len(found)])
     assert isinstance(error, errors.PoolError)
     assert "stream" in str(error)
+
+
+def test_join_ends_what_nobody_reads_although_signals_come(working_pool: Any, diary: Diary) -> None:
+    """More often than the time that a reader has to come back."""
+    values = working_pool.stream(yielders.endless, (diary,), buffersize=4)
+    assert next(values) == 0
+    main, joined = threading.get_ident(), threading.Event()
+
+    def send_signals() -> None:
+        while not joined.wait(0.02):
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    sender = threading.Thread(target=send_signals)
+    sender.start()
+    try:
+        working_pool.close()
+        working_pool.join(timeout=DEADLINE)
+    finally:
+        joined.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+    assert diary.lines()[-1] == "finally"
 
 
 def test_restarted_workers_finish_their_streams(make_pool: Any) -> None:
@@ -427,7 +501,7 @@ def test_what_has_yielded_is_not_run_again(make_pool: Any, diary: Diary) -> None
 
 def test_a_time_limit_holds_for_each_value(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
-    found, error = read(pool.stream(yielders.stuck_after, (3,), task_timeout=0.5))
+    found, error = read(pool.stream(yielders.stuck_after, (3,), task_timeout=1.0))
     assert found == [0, 1, 2]
     assert isinstance(error, errors.TaskTimeoutError)
     assert "after 3 values" in str(error)
@@ -435,10 +509,10 @@ def test_a_time_limit_holds_for_each_value(make_pool: Any, diary: Diary) -> None
 
 def test_waiting_for_the_reader_is_not_counted(make_pool: Any, diary: Diary) -> None:
     pool = make_pool(1)
-    values = pool.stream(yielders.endless, (diary,), buffersize=1, task_timeout=0.3)
+    values = pool.stream(yielders.endless, (diary,), buffersize=1, task_timeout=1.0)
     assert next(values) == 0
     eventually(lambda: len(diary.lines()) == 2)
-    threading.Event().wait(0.7)  # longer than the limit
+    threading.Event().wait(1.5)  # longer than the limit
     assert [next(values) for _ in range(20)] == list(range(1, 21))
 
 

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.better
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
     """The calls of sys.unraisablehook."""
     seen: list[Any] = []
+    gc.collect()  # what other tests have left is not reported here
     monkeypatch.setattr(
         sys, "unraisablehook", lambda args: seen.append((args.exc_value, repr(args.object)))
     )

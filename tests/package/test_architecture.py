@@ -49,20 +49,26 @@ def sources() -> tuple[Path, ...]:
 
 
 @cache
+def definitions(path: Path) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    """What a Python file defines: the first of each name, without overloads."""
+    found: dict[str, ast.FunctionDef | ast.ClassDef] = {}
+    for node in ast.walk(ast.parse(source_of(path))):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and "overload" not in map(
+            ast.unparse, node.decorator_list
+        ):
+            found.setdefault(node.name, node)
+    return found
+
+
+@cache
 def body_of(path: Path, function: str) -> str | None:
     """The body of a function that this file defines, or None."""
     text = source_of(path)
     if function not in text:
         return None  # parsing takes long
     if path.suffix in (".py", ".pyi"):
-        for node in ast.walk(ast.parse(text)):
-            if (
-                isinstance(node, ast.FunctionDef | ast.ClassDef)
-                and node.name == function
-                and "overload" not in map(ast.unparse, node.decorator_list)
-            ):
-                return "\n".join(ast.unparse(line) for line in node.body)
-        return None
+        node = definitions(path).get(function)
+        return "\n".join(map(ast.unparse, node.body)) if node else None
     found = re.search(C_FUNCTION.format(name=function), text, re.MULTILINE | re.DOTALL)
     return found[1] if found else None
 

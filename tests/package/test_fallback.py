@@ -58,7 +58,7 @@ if __name__ == "__main__":
 
 
 def test_windows_has_the_pool_of_the_stdlib(tmp_path: Path) -> None:
-    first, *rest = scripts.output(tmp_path, WINDOWS + POOLS)
+    first, *rest = scripts.output(tmp_path, WINDOWS + POOLS, fresh=True)
     assert re.match(r"RuntimeWarning program\.py cpool has no engine for Windows yet: ", first)
     assert rest == [
         "True True True",
@@ -88,7 +88,7 @@ if __name__ == "__main__":
 
 def test_windows_workers_do_not_warn_again(tmp_path: Path) -> None:
     """Windows spawns workers, and each worker imports the program, which imports cpool."""
-    assert scripts.output(tmp_path, WINDOWS + WORKERS) == ["[1, 2]"]
+    assert scripts.output(tmp_path, WINDOWS + WORKERS, fresh=True) == ["[1, 2]"]
 
 
 PROGRAM = """
@@ -104,12 +104,12 @@ if __name__ == "__main__":
 
 
 def test_windows_runs_programs(tmp_path: Path) -> None:
-    assert scripts.output(tmp_path, WINDOWS + PROGRAM) == ["__main__ ['x']"]
+    assert scripts.output(tmp_path, WINDOWS + PROGRAM, fresh=True) == ["__main__ ['x']"]
 
 
 def test_elsewhere_a_missing_extension_is_an_error(tmp_path: Path) -> None:
     done = scripts.run_source(
-        tmp_path, "import sys\nsys.modules['cpool._core'] = None\nimport cpool"
+        tmp_path, "import sys\nsys.modules['cpool._core'] = None\nimport cpool", fresh=True
     )
     assert done.returncode == 1
     assert "ModuleNotFoundError: import of cpool._core halted" in done.stderr
@@ -135,7 +135,7 @@ sys.meta_path.insert(0, Broken())
 sys.platform = {platform!r}
 import cpool
 """
-    done = scripts.run_source(tmp_path, source)
+    done = scripts.run_source(tmp_path, source, fresh=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'no_such_library'"
 

@@ -35,6 +35,7 @@ ORDER = """
     _base.current
     _base.size
     _core
+    _base.arrays
     _base.importing
     _start
     _start.surroundings
@@ -43,6 +44,7 @@ ORDER = """
     _start.child
     _start.popen
     _start.launchers
+    _start.written
     _start.method
     _engine
     _engine.thread

@@ -249,8 +249,8 @@ PROGRAMS = {"globals": GLOBALS, "annotations": ANNOTATIONS, "beside": BESIDE}
 
 def same(folder: Path, before: list[str], argv: list[Any], **options: Any) -> str:
     """Check that python and python -m cpool print the same and exit alike; return the output."""
-    plain = scripts.run(*before, *argv, cwd=folder, **options)
-    ours = scripts.run(*before, "-m", "cpool", *argv, cwd=folder, **options)
+    plain = scripts.run(*before, *argv, cwd=folder, fresh=True, **options)
+    ours = scripts.run(*before, "-m", "cpool", *argv, cwd=folder, fresh=True, **options)
     found = [
         (done.returncode, re.sub("0x[0-9a-f]+", "ADDRESS", done.stdout + done.stderr))
         for done in (ours, plain)
@@ -658,6 +658,7 @@ def test_the_package_has_its_names() -> None:
         "as_completed",
         "current_worker",
         "default_processes",
+        "empty",
         "install",
         "uninstall",
     ):

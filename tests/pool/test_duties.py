@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -101,6 +102,45 @@ def test_pickling_may_wait_for_tasks(throttled_pool: Any, method: str) -> None:
     assert results == list(range(ITEMS))
 
 
+class RebuiltLast:
+    """The first of these that is rebuilt waits until all tasks have run."""
+
+    is_first = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        throttle.give_back(None)
+        return rebuild_last, ()
+
+
+def rebuild_last() -> int:
+    if RebuiltLast.is_first:
+        RebuiltLast.is_first = False
+        for _ in range(ITEMS + AHEAD):
+            throttle.take()
+    return 1
+
+
+def make_rebuilt_last(_: object) -> RebuiltLast:
+    return RebuiltLast()
+
+
+READS: dict[str, Callable[[Any], list[int]]] = {
+    "map": lambda pool: pool.map(make_rebuilt_last, range(ITEMS), 1),
+    "map_async": lambda pool: pool.map_async(make_rebuilt_last, range(ITEMS), 1).get(DEADLINE),
+    "imap": lambda pool: list(pool.imap(make_rebuilt_last, range(ITEMS))),
+    "chunks": lambda pool: list(pool.imap_unordered(make_rebuilt_last, range(ITEMS), 3)),
+}
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("call", READS)
+def test_rebuilding_may_wait_for_tasks(
+    throttled_pool: Any, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr(RebuiltLast, "is_first", True)
+    assert READS[call](throttled_pool) == [1] * ITEMS
+
+
 def test_a_source_of_a_thread_pool_may_wait_for_tasks(make_pool: Callable[..., Any]) -> None:
     global throttle
     throttle = Throttle()
@@ -127,6 +167,58 @@ def test_a_callback_may_wait_for_a_task_of_a_worker_to_come(make_pool: Callable[
     assert came == [True]
 
 
+def hold_and_fail(gate: Gate) -> None:
+    gate.hold()
+    raise LookupError
+
+
+@pytest.mark.better
+@pytest.mark.parametrize("how", ["error_callback", "dropped", "reported"])
+def test_code_on_the_helpers_thread_may_wait_for_a_worker_to_come(
+    make_pool: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also a `__del__`, and what is called for a failure that nobody has asked for."""
+    fork = multiprocessing.get_context("fork")
+    event = fork.Event()
+    came: list[bool] = []
+    home = os.getpid()
+
+    def wait(*_: Any) -> None:
+        came.append(event.wait(DEADLINE))
+
+    class Waits:
+        def __call__(self, _: Any) -> None:
+            pass
+
+        def __del__(self) -> None:
+            if os.getpid() == home:
+                wait()
+
+    pool = make_pool(1, init_event, (event,), maxtasksperchild=1, context=fork)
+    monkeypatch.setattr(sys, "unraisablehook", wait if how == "reported" else id)
+    if how == "error_callback":
+        pool.apply_async(hold_and_fail, (gate,), error_callback=wait)
+    elif how == "dropped":
+        pool.apply_async(gate.hold, callback=Waits())
+    else:
+        pool.apply_async(hold_and_fail, (gate,))
+    pool.apply_async(set_event)
+    gate.open()
+    # Without the GIL, the last reference may have to be dropped by this thread.
+    eventually(lambda: came[:1] == [True])  # reports of other garbage may follow
+
+
+def test_a_call_behind_many_callables_that_were_dropped(make_pool: Any) -> None:
+    """That the worker may forget these is still to be sent; no thread waits in a call."""
+    pool = make_pool(1)
+    results = [pool.apply_async(functools.partial(tasks.add, i), (1,)) for i in range(4000)]
+    assert [result.get(DEADLINE) for result in results] == list(range(1, 4001))
+    results.clear()
+    told = threading.Event()
+    pool.apply_async(tasks.nothing, callback=lambda _: told.set())
+    assert told.wait(DEADLINE)
+
+
 def init_event(event: Any) -> None:
     global the_event
     the_event = event
@@ -148,6 +240,7 @@ def test_a_dead_worker_is_replaced_while_callbacks_wait(make_pool: Callable[...,
 
     calls = [pool.apply_async(tasks.nothing, callback=callback) for _ in range(3)]
     assert entered.wait(DEADLINE)
+    pool.apply(tasks.nothing)  # behind the calls on the only worker, which are done now
     os.kill(pid, signal.SIGKILL)
     last = pool.apply_async(os.getpid)
     eventually(last.ready, "the worker was not replaced")  # no thread waits in a call
@@ -221,10 +314,17 @@ def test_a_long_wait_does_not_wake_up_again_and_again(tmp_path: Path) -> None:
 
 CLOSED = """
 import os, sys, time
-from engine import Pool
-pools = [Pool(2) for _ in range(20)]
-for pool in pools:
-    pool.map_async(abs, [1]).get()
+from engine import Pool, pool_module
+ThreadPool = pool_module.ThreadPool
+uses = [
+    lambda pool: pool.map_async(abs, [1]).get(),
+    lambda pool: list(pool.imap(abs, iter([1]))),
+    lambda pool: pool.apply_async(abs, (1,), callback=id).get(),
+    lambda pool: pool.map(abs, iter([1])),
+]
+pools = [cls(2) for cls in (Pool, ThreadPool) for _ in range(2 * len(uses))]
+for pool, use in zip(pools, uses * 4, strict=True):
+    use(pool)
     pool.close()
 end = time.monotonic() + 20
 while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < end:

@@ -159,7 +159,7 @@ def test_a_joined_pool_holds_no_descriptor(how: str) -> None:
     end(pool, how)
     for worker in pool._pool:
         worker.close()
-    assert open_files() == before
+    assert settled(open_files, before) == set()
 
 
 @pytest.mark.better
@@ -201,7 +201,7 @@ def test_terminate_ends_running_tasks(make_pool: Any, gate: Gate) -> None:
     started = time.monotonic()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < DEADLINE
     assert [worker.exitcode for worker in workers] == [-signal.SIGTERM] * 2
 
 
@@ -290,7 +290,7 @@ def test_join_with_a_timeout(make_pool: Any, gate: Gate, how: str) -> None:
     started = time.monotonic()
     with contextlib.suppress(multiprocessing.TimeoutError):
         pool.join(timeout=0.05)
-    assert 0.04 < time.monotonic() - started < 5
+    assert 0.04 < time.monotonic() - started < DEADLINE
     assert pool._pool[0].is_alive()
     if how == "close":
         gate.open()
@@ -500,7 +500,7 @@ def test_terminate_kills_workers_that_ignore_sigterm(make_pool: Any, gate: Gate)
     started = time.monotonic()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < DEADLINE
     assert [worker.exitcode for worker in pool._pool] == [-signal.SIGKILL] * 2
 
 

@@ -200,6 +200,7 @@ def test_a_map_is_fed_by_the_calling_thread(pool: Any) -> None:
     waiting = threading.Event()
     other = threading.Thread(target=find_and_wait)
     pullers: set[int] = set()
+    eventually(lambda: not pool._cache)  # of the jobs of other tests
     assert pool.map(tasks.square, Items(), 1) == [x * x for x in range(300)]
     other.join(DEADLINE)
     assert outcome == [[x * x for x in range(300)]]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import os
+import pdb
 import sys
 import threading
 import traceback
+import warnings
 from multiprocessing import TimeoutError
 from typing import Any
 
@@ -83,6 +86,48 @@ def test_the_traceback_is_one(serial: Any) -> None:
     assert "test_the_traceback_is_one" in names
 
 
+def raises_later() -> Any:
+    yield 1
+    raise ValueError("later")
+
+
+def test_so_is_that_of_a_generator(serial: Any) -> None:
+    values = serial.stream(raises_later)
+    assert next(values) == 1
+    with pytest.raises(ValueError, match="later") as caught:
+        next(values)
+    assert caught.value.__cause__ is caught.value.__context__ is None
+    names = [frame.name for frame in traceback.extract_tb(caught.value.__traceback__)]
+    assert names == ["test_so_is_that_of_a_generator", "next", "raises_later"]
+
+
+def stops_in_pdb(commands: str, out: io.StringIO, x: int) -> int:
+    debugger = pdb.Pdb(stdin=io.StringIO(commands), stdout=out, nosigint=True, readrc=False)
+    debugger.set_trace()
+    return x + 1
+
+
+def test_pdb_stops_in_a_task(serial: Any) -> None:
+    """It can read and change the task's variables, and sees the frames of the caller."""
+    out = io.StringIO()
+    mine = "the caller's"
+    before = sys.gettrace()
+    try:
+        assert serial.apply(stops_in_pdb, ("p x\nwhere\n!x = 10\nc\n", out, 3)) == 11
+    finally:
+        sys.settrace(before)
+    assert "3\n" in out.getvalue()
+    assert "test_pdb_stops_in_a_task()" in out.getvalue()
+    with pytest.raises(ValueError) as caught:
+        serial.apply(tasks.fail)
+    out = io.StringIO()
+    after = pdb.Pdb(stdin=io.StringIO("where\nup 99\np mine\nq\n"), stdout=out, readrc=False)
+    after.reset()
+    after.interaction(None, caught.value.__traceback__)
+    assert mine in out.getvalue()
+    assert "fail()" in out.getvalue()
+
+
 def test_tracers_see_tasks(serial: Any) -> None:
     """As debuggers and coverage do."""
     seen: set[str] = set()
@@ -143,6 +188,19 @@ def test_tasks_may_use_the_pool(serial: Any) -> None:
 
 def _stack() -> list[Any]:
     return traceback.extract_stack()
+
+
+def test_dump_names_it(serial: Any) -> None:
+    out = io.StringIO()
+    serial.dump(out)
+    assert out.getvalue() == "cpool: serial pool, 0 calls under way, 0 tasks queued\n"
+
+
+def test_what_cannot_be_iterated_raises_when_it_is_read(serial: Any) -> None:
+    values = serial.flatmap(tasks.square, 5)
+    with pytest.raises(TypeError, match="not iterable"):
+        next(values)
+    assert list(values) == []
 
 
 def test_asyncio(serial: Any) -> None:
@@ -207,6 +265,8 @@ def test_join_runs_what_was_not_read(serial: Any) -> None:
     serial.close()
     with pytest.raises(TimeoutError):
         serial.join(0.01)
+    with pytest.raises(ValueError, match="timeout must be a number of seconds, not nan"):
+        serial.join(float("nan"))
     serial.join()
     assert done == list(unread) == [0, 1, 2, 3]
     assert list(bounded) == []
@@ -286,6 +346,26 @@ def test_with_the_variable_options_that_need_processes_are_ignored(
         assert pool.map(where, range(2), task_timeout=1, return_exceptions=True) == [HERE] * 2
     with cpool.ProcessPoolExecutor(1) as executor:  # an executor keeps its workers
         assert executor.submit(os.getpid).result(engine.DEADLINE) != os.getpid()
+
+
+@pytest.mark.parametrize("cls", [Pool, ThreadPool])
+def test_each_is_told_once_with_the_line_of_the_program(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch, cls: Any
+) -> None:
+    monkeypatch.setenv("CPOOL_SERIAL", "1")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pool = cls(2, memory_limit="1GiB")
+        for call in (pool.map, pool.imap, pool.stream, pool.map_async):
+            call(list, [[1]], task_timeout=1, retries=2)
+        configured = pool.options(task_timeout=1, grace=2)
+        configured.apply(where)
+        configured.apply(where)
+        pool.terminate()
+    told = [each for each in told if issubclass(each.category, RuntimeWarning)]
+    names = [str(each.message).split()[3] for each in told]
+    assert names == ["memory_limit", "retries", "task_timeout", "grace"]
+    assert {each.filename for each in told} == {__file__}
 
 
 PROGRAM = """

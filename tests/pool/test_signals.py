@@ -84,13 +84,19 @@ pool.join()
 @pytest.mark.parametrize("name", WAITS)
 def test_ctrl_c_raises_once_and_at_once_in_every_wait(tmp_path: Path, name: str) -> None:
     """bpo-8296. No worker prints anything, running tasks end, and the pool can be used again."""
-    process = begin(tmp_path, INTERRUPTED.format(wait=WAITS[name]))
-    pressed = time.monotonic()
-    scripts.press_ctrl_c(process)
-    done = scripts.finish(process)
-    assert (done.returncode, done.stderr) == (0, "")
-    [raised] = done.stdout.split()
-    assert float(raised) - pressed < AT_ONCE
+
+    def attempt(folder: Path) -> float:
+        folder.mkdir()
+        process = begin(folder, INTERRUPTED.format(wait=WAITS[name]))
+        pressed = time.monotonic()
+        scripts.press_ctrl_c(process)
+        done = scripts.finish(process)
+        assert (done.returncode, done.stderr) == (0, "")
+        [raised] = done.stdout.split()
+        return float(raised) - pressed
+
+    # Three attempts, since other load on the machine does not count.
+    assert any(attempt(tmp_path / str(number)) < AT_ONCE for number in range(3))
 
 
 IDLE = """
@@ -274,7 +280,7 @@ async def main():
     with Pool(2) as pool:
         result = pool.map_async(gate.hold, range(2), 1)
         gate.arrived(2)
-        for worker in pool._pool:
+        for worker in list(pool._pool):  # which another thread changes
             os.kill(worker.pid, signal.SIGTERM)
         await asyncio.to_thread(result.wait)
         say("ready")

@@ -163,7 +163,7 @@ with Pool(2) as pool:
     interpreter = started()
     kill_all(pool)
     result = pool.apply_async(abs, (-3,))
-    print(told(result.get, 0.1))
+    print(told(result.get, 0.02))
     interpreter.close()
     print(result.get(DEADLINE))
     interpreter = started()

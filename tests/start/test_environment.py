@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
+from multiprocessing import forkserver, spawn
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,41 @@ def test_a_pool_without_processes_has_no_environment_of_its_own(
         make_pool(1, env={"CPOOL_TEST_DEVICE": "1"})
 
 
+def test_fork_servers_of_pools_with_env_are_not_told_of_the_main_module(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And the program's list of modules is left alone, although it changes meanwhile."""
+    from cpool._start import launchers
+
+    main = {"init_main_from_name", "init_main_from_path"}
+    assert main & set(spawn.get_preparation_data("ignore"))
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    monkeypatch.setattr(server, "_preload_modules", ["__main__"])
+    told: list[set[str]] = []
+    both = threading.Barrier(2, timeout=engine.DEADLINE)
+
+    def ensure_running() -> None:
+        both.wait()
+        told.append(main & set(spawn.get_preparation_data("ignore")))
+        if both.wait() == 0:
+            multiprocessing.set_forkserver_preload(["colorsys"])
+
+    monkeypatch.setattr(forkserver, "ensure_running", ensure_running)
+
+    def prepare() -> None:
+        popen = launchers.ForkServerPopen.__new__(launchers.ForkServerPopen)
+        popen._environment = {}
+        popen._prepare()
+
+    threads = [threading.Thread(target=prepare) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (told, server._preload_modules) == ([set(), set()], ["colorsys"])
+    assert main & set(spawn.get_preparation_data("ignore"))
+
+
 # preload
 
 
@@ -164,26 +201,29 @@ SERVER = """
 import multiprocessing, os, sys
 from cpool import Pool
 
+DEVICE = os.environ.get("CPOOL_TEST_DEVICE")
+
 def tell():
-    return os.environ["CPOOL_TEST_IMPORTED"] if "counted" in sys.modules else None
+    return DEVICE if "counted" in sys.modules else None
 
 if __name__ == "__main__":
     context = multiprocessing.get_context("forkserver")
-    with Pool(2, context=context, preload="counted") as pool:
+    env = lambda index: {"CPOOL_TEST_DEVICE": f"device {index}"}
+    with Pool(2, context=context, preload="counted", env=env) as pool:
         print(*pool.broadcast(tell))
 """
 
 
 def test_the_fork_server_imports_preloaded_modules_once(tmp_path: Path) -> None:
-    """Each import writes a line."""
+    """Each import writes a line. The main module is not among them if the pool has an `env=`: it
+    sees the variables when a worker imports it, also on versions whose fork server would import it.
+    """
     (tmp_path / "counted.py").write_text(
         "import os\n"
         f"with open({str(tmp_path / 'imports')!r}, 'a') as file: print(os.getpid(), file=file)\n",
         encoding="utf-8",
     )
-    (tmp_path / "program.py").write_text(
-        SERVER.replace('os.environ["CPOOL_TEST_IMPORTED"]', '"yes"')
-    )
+    (tmp_path / "program.py").write_text(SERVER, encoding="utf-8")
     done = scripts.run(tmp_path / "program.py", cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("yes yes\n", "")
+    assert (done.stdout, done.stderr) == ("device 0 device 1\n", "")
     assert len((tmp_path / "imports").read_text().splitlines()) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import engine
@@ -96,6 +96,27 @@ def test_close_and_join_wait_for_them(busy: Any, gate: Gate) -> None:
     gate.open()
     busy.join()
     assert [result.get(0) for result in results] == list(range(30))
+
+
+def three(item: int) -> Iterator[int]:
+    yield from range(item, item + 3)
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_items_that_are_kept_are_done_after_close(busy: Any, gate: Gate, reads: bool) -> None:
+    """Also those that are pulled from their source only after close()."""
+    calls = [busy.apply_async(number_of, (Large(i),)) for i in range(20)]
+    long = busy.map_async(tasks.square, range(5000), 1)
+    large = busy.map_async(number_of, [Large(i) for i in range(20)], 1)
+    items = busy.imap(number_of, (Large(i) for i in range(20)))
+    values = busy.flatmap(three, iter([1, 5, 9])) if reads else None
+    busy.close()
+    gate.open()
+    if values is not None:
+        assert list(values) == [1, 2, 3, 5, 6, 7, 9, 10, 11]
+    busy.join()
+    assert [call.get(0) for call in calls] == large.get(0) == list(items) == list(range(20))
+    assert long.get(0) == [x * x for x in range(5000)]
 
 
 def test_terminate_fails_them(busy: Any) -> None:

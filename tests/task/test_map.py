@@ -259,8 +259,13 @@ def test_the_exception_of_an_item_is_raised(pool: Any) -> None:
     assert "in fail_on" in cause.tb
 
 
-def test_the_first_failure_to_arrive_is_raised(make_pool: Any, gate: Gate) -> None:
+def test_the_first_failure_to_arrive_is_raised(make_pool: Any, make_gate: Any) -> None:
     pool = make_pool(2)
+    gate, both_run = make_gate(), make_gate()
+    begun = pool.map_async(both_run.hold, range(2), 1)
+    both_run.arrived(2)  # a worker that still starts would not take the second task below
+    both_run.open()
+    begun.get(DEADLINE)
     late = (tasks.held_then_fail, (gate, "late"))
     early = (tasks.fail, ("early",))
     errors: list[Any] = []

@@ -45,6 +45,12 @@ def memory_of() -> list[int]:
     return found
 
 
+def takes_no_more(others: list[int]) -> bool:
+    """Are only the other pools' files open? They may free meanwhile what they do not use."""
+    now = memory_of()
+    return len(now) == len(others) and sum(now) <= sum(others)
+
+
 def identity(value: Any) -> Any:
     return value
 
@@ -91,8 +97,8 @@ def pool(request: Any) -> Any:
 # ---- what arrives ----
 
 VALUES = {
-    "bytes": os.urandom(3 * MIB + 1),
-    "bytearray": bytearray(os.urandom(300 * KIB)),
+    "bytes": random.Random(1).randbytes(3 * MIB + 1),
+    "bytearray": bytearray(random.Random(2).randbytes(300 * KIB)),
     "ascii": "abc" * MIB,
     "latin-1": "äöü" * MIB,
     "ucs2": "łód" * MIB,
@@ -130,6 +136,61 @@ def test_arrays(pool: Any, dtype: str, order: str) -> None:
             assert arrived.flags.writeable
 
 
+def seen_of(value: Any) -> Any:
+    flags = value.flags
+    assert flags.owndata
+    assert value.base is None
+    return (value.dtype, value.shape, value.strides, flags.writeable, value.tobytes())
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["f8", "i1", ">f4", "M8[ns]"])
+def test_many_small_arrays_are_one_block(pool: Any, dtype: str, order: str) -> None:
+    """A chunk of them is large, but none of them is: each arrives as an array of its own."""
+    size = 300 * KIB // 100 // numpy.dtype(dtype).itemsize // 6 * 6
+    values = [
+        numpy.asarray((numpy.arange(size) + i) % 100, "i8").astype(dtype).reshape(-1, 6)
+        for i in range(100)
+    ]
+    values = [value.copy(order) for value in values]
+    for _ in range(2):  # the second time in memory that was used before
+        arrived = pool.map(identity, values, chunksize=100)
+        assert [seen_of(one) for one in arrived] == [seen_of(one) for one in values]
+        for one in arrived[::2]:
+            one[...] = one[0, 0]  # which changes no other array
+        assert [seen_of(one) for one in arrived[1::2]] == [seen_of(one) for one in values[1::2]]
+
+
+def test_what_cannot_be_one_block(pool: Any) -> None:
+    """Arrays with gaps, of different kinds, without contents, repeated, or in rows."""
+    small = make((20, 1000))
+    mixed = [small + n for n in range(30)]
+    for values in (
+        [one[:, ::2] for one in mixed],
+        [one[:, ::2] if n == 20 else make((20, 500), n) for n, one in enumerate(mixed)],
+        [one if n % 2 else one.astype("u2") for n, one in enumerate(mixed)],
+        [numpy.zeros((0, 5))] * 10_000,
+        mixed[:3] * 20,
+        [{"array": one, "number": n} for n, one in enumerate(mixed)],
+        [(one, one, n) for n, one in enumerate(mixed)],
+    ):
+        arrived = pool.map(identity, values, chunksize=len(values))
+        assert repr(arrived) == repr(values)
+        for one, other in zip(arrived, values, strict=True):
+            if isinstance(one, numpy.ndarray):
+                assert (one == other).all()
+
+
+def test_blocks_of_many_arrays_are_given_back() -> None:
+    values = [make(1000, n) for n in range(200)]
+    before = sum(memory_of())  # of pools of other tests
+    with Pool(2) as pool:
+        for _ in range(30):
+            arrived = pool.map(identity, values, chunksize=200)
+            assert all(map(numpy.array_equal, arrived, values))
+        assert sum(memory_of()) - before < 20 * 200 * 1000
+
+
 def test_arrays_in_objects(pool: Any) -> None:
     shared = make(MIB)
     value = {"a": [shared, shared], "b": (make(200 * KIB), {"small": make(10)}), "c": b"x" * MIB}
@@ -153,7 +214,7 @@ class Holder:
 
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_pickle_buffers(pool: Any, kind: Any) -> None:
-    data = kind(os.urandom(MIB))
+    data = kind(random.Random(3).randbytes(MIB))
     arrived = pool.apply(identity, (Holder(data),))
     assert type(arrived.data) is kind
     assert arrived.data == data
@@ -250,6 +311,34 @@ def test_kept_views_stay_as_they_are() -> None:
 
 
 @needs_memory
+def test_the_statistics_tell_what_is_kept() -> None:
+    def in_use() -> int:
+        found = own.statistics()
+        assert found.shared_memory_in_use <= found.shared_memory <= 32 * MIB
+        number: int = found.shared_memory_in_use
+        return number
+
+    with Pool(1) as own:
+        assert in_use() == 0
+        kept = [own.apply(make, (2 * MIB,)), own.apply(make, (3 * MIB,))]
+        assert in_use() == 5 * MIB
+        part = kept.pop()[MIB:]
+        assert in_use() == 5 * MIB
+        kept.clear()
+        assert in_use() == 3 * MIB
+        assert own.apply(make, (2 * MIB,)).nbytes == 2 * MIB
+        assert in_use() == 3 * MIB
+        kept.append(own.apply(change, (make(4 * MIB),)))  # in the block of the argument
+        assert in_use() == 7 * MIB
+    own.join()
+    assert in_use() == 7 * MIB
+    del part
+    assert in_use() == 4 * MIB
+    kept.clear()
+    assert own.statistics().shared_memory == 0
+
+
+@needs_memory
 def test_blocks_are_used_again() -> None:
     others = memory_of()
     with Pool(2) as own:
@@ -273,7 +362,7 @@ def test_there_is_a_limit(limit: Any) -> None:
     gc.collect()
     with Pool(1, shared_memory_limit=0) as own:
         assert (own.apply(identity, (values[0],)) == values[0]).all()
-        assert memory_of() == others
+        assert takes_no_more(others)
 
 
 @pytest.mark.parametrize("limit", [-1, "much", "0MB"])
@@ -301,7 +390,7 @@ def test_nothing_is_left(pool: Any) -> None:
     assert sum(memory_of()) - sum(before) <= 2 * MIB
     del kept
     gc.collect()
-    assert memory_of() == before
+    assert takes_no_more(before)
     assert len(os.listdir("/proc/self/fd")) == fds
 
 
@@ -445,7 +534,7 @@ def test_workers_that_are_replaced_cost_no_memory() -> None:
     assert used <= 64 * MIB
     del results
     gc.collect()
-    assert memory_of() == others
+    assert takes_no_more(others)
 
 
 # ---- deaths ----

@@ -139,6 +139,41 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+class Planet(enum.Enum):
+    """With a __new__() of its own, so that values and arguments differ."""
+
+    EARTH = 1, "blue"
+    MARS = 2, "red"
+    RED = 2, "red"  # noqa: PIE796 - a second name of MARS
+
+    def __new__(cls, number: int, color: str) -> Planet:
+        member = object.__new__(cls)
+        member._value_ = color
+        member.number = number  # type: ignore[attr-defined]
+        return member
+
+
+class Lists(enum.Enum):
+    """With values that cannot be hashed."""
+
+    ONE = [1]  # noqa: RUF012
+    TWO = [1, 2]  # noqa: RUF012
+
+
+class Names(enum.StrEnum):
+    FIRST = "first"
+
+
+class Doubled(enum.Enum):
+    """Reduced in a way of its own."""
+
+    ONE = 1
+    TWO = 2
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Doubled, (3 - self.value,)
+
+
 class Text(str):
     pass
 
@@ -441,6 +476,10 @@ KINDS: dict[str, Callable[[Any], Any]] = {
     "enum": lambda value: Color.BLUE,
     "flags": lambda value: Bits.ONE | Bits.TWO,
     "int enum": lambda value: Level.LOW,
+    "str enum": lambda value: Names.FIRST,
+    "enum with its own __new__": lambda value: Planet.RED,
+    "enum of lists": lambda value: Lists.TWO,
+    "enum with its own __reduce_ex__": lambda value: Doubled.ONE,
     "str": lambda value: Text(repr(type(value))),
     "int": lambda value: Number(2**70),
     "list": lambda value: Items([value, 1]),
@@ -1057,6 +1096,84 @@ def test_named_tuples_are_made_without_calling_their_new() -> None:
             sys.setprofile(before)
         assert calls.count(kind.__new__.__code__) == count
         assert {type(one) for one in found} == {kind}
+
+
+def calls_while(function: Callable[[], Any]) -> tuple[Any, list[Any]]:
+    """What the function returns, and the functions of enum.py that were called meanwhile."""
+    calls = []
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename == enum.__file__:
+            calls.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        return function(), calls
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("kind", [Color, Planet, Names])
+def test_members_are_found_without_calling_their_class(kind: Any) -> None:
+    members = list(kind)
+    for value in (members * 20, members[0], [members[0]], {"key": members[-1]}):
+        data, calls = calls_while(lambda value=value: encoded(value))  # type: ignore[misc]
+        assert calls == []
+        found, calls = calls_while(lambda data=data: _core._decode(data))  # type: ignore[misc]
+        assert calls == []
+        assert found == value
+    assert all(map(operator.is_, _core._decode(encoded(members)), members))
+
+
+def test_members_among_other_values(pool: Any) -> None:
+    shared = [1]
+    many = enum.Enum("many", [f"name{number}" for number in range(300)])  # type: ignore[misc]
+    bodies: tuple[list[Any], ...] = (
+        [Color.RED, None] * 10,
+        [Color.RED, Color.BLUE, True, None, False] * 5,
+        [*[Color.RED, Planet.RED] * 10, Level.LOW, Names.FIRST],
+        [Bits.ONE, Bits.ONE | Bits.TWO] * 9,
+        [Color.RED] * 9 + [shared] * 9,
+        [Color.RED] + [shared] * 30,
+        [Color.RED, "text", 1.5] * 9,
+        [*list(Color) * 9, 10**30],
+    )
+    for body in bodies:
+        found = through(body)
+        assert graphs.form(found) == graphs.form(body)
+        for place, value in enumerate(body):
+            assert not isinstance(value, enum.Enum) or found[place] is value
+        assert graphs.form(pool.map(tasks.identity, [*body, *body])[0]) == graphs.form(body[0])
+        assert pool.map(tasks.identity, body) == body
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "many", many)
+        patch.setattr(many, "__module__", __name__)
+        for members in (list(many), [*many, *many], list(many)[:200] * 2):
+            assert all(map(operator.is_, through(members), members))
+
+
+def test_members_that_their_class_has_to_find(monkeypatch: Any) -> None:
+    """What cls(value) does is done, with _missing_(), a changed __new__(), and any exception."""
+    assert through([Lists.ONE, Lists.TWO]) == [Lists.ONE, Lists.TWO]
+    assert through([Bits.ONE | Bits.TWO] * 2) == [Bits.ONE | Bits.TWO] * 2
+    data = encoded([Color.RED, Color.BLUE])
+    with monkeypatch.context() as patch:
+        patch.delitem(Color._value2member_map_, 1)
+        with pytest.raises(ValueError, match="1 is not a valid Color"):
+            _core._decode(data)
+        patch.setattr(Color, "_missing_", classmethod(lambda cls, value: cls.BLUE))
+        assert _core._decode(data) == [Color.BLUE, Color.BLUE]
+    with monkeypatch.context() as patch:
+        patch.setattr(Color, "__new__", lambda cls, value: cls.BLUE)
+        assert _core._decode(data) == [Color.BLUE, Color.BLUE]
+    with monkeypatch.context() as patch:
+        patch.setattr(enum.EnumMeta, "__call__", lambda cls, value: value)
+        assert _core._decode(data) == [1, "blue"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Color, "__reduce_ex__", lambda self, protocol: (str, (self.name,)))
+        assert through([Color.RED]) == ["RED"]
+    assert _core._decode(data) == [Color.RED, Color.BLUE]
 
 
 def swapped(cls: Any, row: Any) -> Any:

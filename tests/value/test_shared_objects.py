@@ -15,6 +15,7 @@ from typing import Any
 
 import engine
 import pytest
+from engine import DEADLINE
 from gates import Gate, eventually
 
 import cpool
@@ -268,6 +269,81 @@ def test_any_object_is_shared(pool: Any, number: int) -> None:
 # ---- who sees what ----
 
 
+class Fresh:
+    """Code of the program makes what is written."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __reduce__(self) -> Any:
+        return Fresh, (bytes(self.value),)
+
+
+@needs_memory
+def test_other_threads_run_while_it_is_written(make_pool: Any, numpy: Any) -> None:
+    """No thread is made to give up the GIL here, so another one runs if share() releases it."""
+    pool = make_pool(1)
+    obj = {"array": numpy.ones(MIB // 8), "text": "x" * MIB, "bytes": b"x" * MIB}
+    go, ran, alone = threading.Semaphore(0), threading.Semaphore(0), 0
+
+    def run() -> None:
+        for _ in range(200):
+            go.acquire()
+            ran.release()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        for _ in range(200):
+            go.release()
+            pool.share(obj).close()
+            if ran.acquire(blocking=False):
+                break
+            ran.acquire()  # too late: try again
+            alone += 1
+    finally:
+        sys.setswitchinterval(interval)
+    assert alone < 200
+    go.release(200)
+    thread.join(engine.DEADLINE)
+
+
+def test_what_is_written_late_is_complete(pool: Any, numpy: Any) -> None:
+    """Large parts are written after everything is encoded, except for those that may change."""
+    large = b"large" * 100 * KIB
+    array = numpy.arange(MIB)
+    shared = pool.share(
+        [
+            large,
+            bytearray(large),
+            large.decode(),
+            "é" * MIB,
+            array,
+            array[::2],
+            [large, {"again": large}],
+            Fresh(large),
+            [Fresh(bytearray(large)) for _ in range(3)],
+            array.reshape(2, -1).T,
+        ]
+    )
+    assert pool.apply(is_complete, (shared, large))
+    assert is_complete(shared.obj, large)
+
+
+def is_complete(value: Any, large: bytes) -> bool:
+    one, changes, text, wide, array, half, again, fresh, many, turned = value
+    assert one == changes == text.encode() == again[0] == fresh.value == large
+    assert again[1]["again"] is again[0]
+    assert [each.value for each in many] == [large] * 3
+    assert wide == "é" * MIB
+    assert array.tolist() == list(range(MIB))
+    assert (half == array[::2]).all()
+    assert (turned == array.reshape(2, -1).T).all()
+    return True
+
+
 @needs_memory
 def test_workers_share_one_copy(pool: Any, numpy: Any) -> None:
     table = numpy.ones(4 * MIB, "u1")
@@ -331,7 +407,7 @@ def test_nothing_is_left(pool: Any) -> None:
     assert files() == before + 1
     assert pool.broadcast(look, (handle, 1)) == [1, 1]
     del handle
-    assert files() == before
+    eventually(lambda: files() == before)
     assert pool.broadcast(mappings, (None,)) == [0, 0]  # after the word that it is gone
     assert pool.broadcast(files_of_worker, (None,)) == [0, 0]
 
@@ -360,6 +436,33 @@ def test_it_lives_until_waiting_tasks_are_done(gate: Gate, make_pool: Any) -> No
     assert [one.get() for one in waiting] == [0, 1, 2, 3, 4]
     assert held.get() == ([["Table"], {}], 1)
     assert mapped.get() == [i % 256 for i in range(300)]
+    if HAS_MEMORY:
+        assert pool.apply(mappings, (None,)) == 0
+        eventually(lambda: files() == before)
+
+
+def test_calls_that_are_not_encoded_yet_still_have_it(gate: Gate, make_pool: Any) -> None:
+    """So many bytes wait that later calls are kept as they are."""
+    pool = make_pool(1)
+    before = files() if HAS_MEMORY else 0
+    first = pool.apply_async(gate.hold)
+    gate.arrived()
+    load = [pool.apply_async(len, (bytes([i]) * 100_000,)) for i in range(100)]
+    assert any(thread.name == "cpool-caller" for thread in threading.enumerate())
+    with pool.share(make_table()) as handle:
+        bound = pool.share([handle])
+        waiting = [pool.apply_async(look, (handle, i)) for i in range(5)]
+        held = pool.apply_async(names, (bound,))
+        mapped = pool.map_async(look, [handle] * 3)
+    bound.close()
+    gate.open()
+    first.get(DEADLINE)
+    assert [one.get(DEADLINE) for one in load] == [100_000] * 100
+    assert [one.get(DEADLINE) for one in waiting] == [0, 1, 2, 3, 4]
+    assert held.get(DEADLINE) == ([["Table"], {}], 1)
+    assert mapped.get(DEADLINE) == [0] * 3
+    with pytest.raises(ValueError, match="closed"):
+        pool.apply(look, (handle, 0))
     if HAS_MEMORY:
         assert pool.apply(mappings, (None,)) == 0
         eventually(lambda: files() == before)
@@ -614,6 +717,45 @@ def divide(_: Any) -> float:
     return 1 / 0
 
 
+@pytest.mark.parametrize("kind", ["threads", "serial"])
+def test_tasks_of_this_process_get_no_wrong_object(make_pool: Any, kind: str) -> None:
+    """A handle that is closed or of another pool is refused, as by workers that are processes."""
+    options: Any = {"cls": ThreadPool} if kind == "threads" else {"serial": True}
+    pool, other = make_pool(2, **options), make_pool(1, **options)
+    ours = pool.share([1])
+    nested = pool.share({"ours": [ours]})
+    assert pool.apply(identity, (nested,)) == {"ours": [[1]]}
+    theirs, of_workers = other.share([2]), make_pool(1).share([3])
+    for handle in (theirs, of_workers):
+        with pytest.raises(ValueError, match="share.. of another pool"):
+            pool.apply(identity, (handle,))
+        bound = pool.apply_async(partial(identity, handle))
+        with pytest.raises(ValueError, match="share.. of another pool"):
+            bound.get()
+        with pytest.raises(ValueError, match="share.. of another pool"):
+            pool.share([handle])
+        found = pool.imap(identity, [1, handle, ours])
+        assert next(found) == 1
+        with pytest.raises(ValueError, match="share.. of another pool"):
+            next(found)
+        assert list(found) == [[1]]
+    waiting = pool.imap(identity, [ours])
+    ours.close()
+    ours.close()
+    assert list(waiting) == [[1]]  # it was submitted before
+    for call in (pool.apply, pool.map, pool.stream):
+        with pytest.raises(ValueError, match="is closed"):
+            list(call(identity, [ours]))
+    assert pool.apply(identity, (nested,)) == {"ours": [[1]]}
+
+
+def test_a_serial_pool_knows_the_handles_of_others(make_pool: Any) -> None:
+    """Also one that has shared nothing itself."""
+    handle = make_pool(1).share([1])
+    with pytest.raises(ValueError, match="share.. of another pool"):
+        make_pool(1, serial=True).apply(identity, (handle,))
+
+
 # ---- everything at once ----
 
 
@@ -638,7 +780,7 @@ def test_random_sequences(make_pool: Any) -> None:
                 handles[key].close()
             del handles[key]
         elif what < 5 and rng.random() < 0.3:
-            rng.choice(pool._pool).kill()
+            rng.choice(eventually(lambda: list(pool._pool))).kill()
         elif handles:
             key = rng.choice(list(handles))
             if rng.random() < 0.5:

@@ -1,19 +1,22 @@
-"""Dates, Decimal, UUID, paths, sets, Counter: their own encodings give the same as pickle."""
+"""Dates, complex, Decimal, UUID, paths, sets, Counter: own encodings, equal to pickle's."""
 
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import datetime
 import decimal
 import pathlib
 import pickle
 import random
+import struct
 import sys
 import uuid
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, date, time, timedelta, timezone
 from decimal import Decimal
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 from uuid import UUID, SafeUUID
@@ -56,6 +59,10 @@ class Day(date):
 
 
 class Moment(datetime.datetime):
+    pass
+
+
+class Wave(complex):
     pass
 
 
@@ -130,6 +137,13 @@ KINDS: dict[str, list[Any]] = {
         Moment(2020, 1, 1, tzinfo=UTC),
     ],
     "timedeltas": [timedelta.min, timedelta.max, timedelta(0), -timedelta.resolution],
+    "complex numbers": [
+        0j,
+        complex(-0.0, -0.0),
+        1.5 - 2j,
+        complex(float("inf"), 5e-324),
+        Wave(1, 2),
+    ],
     "decimals": [
         *map(Decimal, "0 -0 1 -1.250 1E+28 9.99E-999999 NaN -sNaN12 Infinity -Infinity".split()),
         Decimal(7) / 3,
@@ -187,6 +201,7 @@ KINDS: dict[str, list[Any]] = {
         deque(maxlen=0),
         deque(range(5), 3),
         deque([deque([1])]),
+        deque(["b", 2]),
         Queue([1], 5),
     ],
     "frozensets": [frozenset(), frozenset("ab"), frozenset({frozenset({1})}), Group([1, 2])],
@@ -274,13 +289,42 @@ def test_a_zone_that_refers_to_its_time_is_left_to_pickle(pool: Any) -> None:
 
 def test_this_version_has_the_classes_as_we_know_them() -> None:
     """Objects with rules of their own are sent without the name of their class."""
-    for name in ("dates", "times", "datetimes", "timedeltas", "decimals", "uuids", "counters"):
+    names = "dates times datetimes timedeltas decimals uuids counters".split()
+    for name in (*names, "complex numbers"):
         one = KINDS[name][0]
         data = _core._encode([one, one])
         assert data is not None
         assert type(one).__name__.encode() not in data
     for path in (Path("a"), PurePosixPath("a")):
         assert b"PosixPath" not in (_core._encode([path]) or b"PosixPath")
+
+
+def test_complex_numbers_keep_each_bit() -> None:
+    bits = [0x7FF8000000000001, 0xFFF0000000000123, 1 << 63, 0x7FF0000000000000]
+    real = struct.unpack("4d", struct.pack("4Q", *bits))
+    values = [complex(one, other) for one in real for other in real]
+    for found in (through(values), [through(value) for value in values]):
+        packed = [struct.pack("2d", value.real, value.imag) for value in found]
+        assert packed == [struct.pack("2d", value.real, value.imag) for value in values]
+
+
+def conjugated(value: complex) -> Any:
+    return complex, (value.real, -value.imag)
+
+
+@pytest.mark.parametrize("table", [copyreg.dispatch_table, ForkingPickler._extra_reducers])  # type: ignore[attr-defined]
+def test_a_reducer_of_complex_numbers_is_called(
+    monkeypatch: pytest.MonkeyPatch, table: dict[Any, Any]
+) -> None:
+    assert through([1j, 2j]) == [1j, 2j]
+    with monkeypatch.context() as patch:
+        patch.setitem(table, complex, conjugated)
+        assert through([1j, 2j]) == [-1j, -2j]
+        assert through(1j) == -1j
+    with monkeypatch.context() as patch:
+        patch.delitem(copyreg.dispatch_table, complex)
+        assert through([1j, 2j]) == [1j, 2j]
+    assert through([1j, 2j]) == [1j, 2j]
 
 
 # Classes that are not as the standard library has written them
@@ -430,6 +474,59 @@ def test_containers_that_have_themselves() -> None:
     queue: Any = deque([1])
     queue.append(queue)
     for body in ([table], [table, defaultdict(list, a=[table])], [queue], [queue, deque([queue])]):
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+
+
+def test_columns_of_deques() -> None:
+    inner: Any = deque([1])
+    last: Any = deque([2])
+    last.append([last])
+    bodies: tuple[Any, ...] = (
+        [deque([number, str(number)]) for number in range(20)],
+        [deque([number, [number]], 5) for number in range(20)],
+        [deque([number], number or None) for number in range(4)],
+        [deque(range(number), 7) for number in range(20)],
+        [inner, deque([inner]), deque([[inner]])],
+        [deque([inner]), inner, deque([inner])],
+        [deque([last, 1]), last, deque([[last], last])],
+        [deque([Node(number)]) for number in range(5)],
+        [deque([{Node()}, inner]), deque([{1}, {inner[0]}])],
+        [deque(), deque(), deque(maxlen=0)],
+    )
+    for body in bodies:
+        assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+        assert [getattr(one, "maxlen", None) for one in through(body)] == [
+            getattr(one, "maxlen", None) for one in body
+        ]
+    rows = [deque([number, number + 1]) for number in range(100)]
+    assert len(_core._encode(rows) or b"") < 350
+
+
+class Extended(deque):  # type: ignore[type-arg]
+    def extend(self, items: Any) -> None:
+        assert type(items) is list
+        super().extend([("extended", item) for item in items])
+
+
+class Appended(list):  # type: ignore[type-arg]
+    def __getattribute__(self, name: str) -> Any:
+        if name == "extend":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def append(self, item: Any) -> None:
+        super().append(("appended", item))
+
+
+def test_how_items_are_added_to_other_classes() -> None:
+    appended = Appended()
+    list.extend(appended, [1, "a", [2]])
+    for body in (
+        [Extended([1, "a", [2]])],
+        [appended],
+        [appended, appended[:0], Appended()],
+        [Extended([number]) for number in range(9)],
+    ):
         assert graphs.form(through(body)) == graphs.form(by_pickle(body))
 
 

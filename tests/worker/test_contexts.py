@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import decimal
 import multiprocessing
+from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -34,6 +36,30 @@ def change(value: Any) -> Any:
 
 def fail_here() -> None:
     raise KeyError(trace.get())
+
+
+def values_seen(number: int) -> Iterator[Any]:
+    """Yields the value that it finds, and changes it, `number` times."""
+    for i in range(number):
+        yield trace.get()
+        trace.set((trace.get(), i))
+
+
+async def values_seen_async(number: int) -> AsyncIterator[Any]:
+    async def look() -> Any:
+        await asyncio.sleep(0)
+        return trace.get()
+
+    for i in range(number):
+        await asyncio.sleep(0)
+        yield await asyncio.create_task(look())
+        trace.set((trace.get(), i))
+
+
+def read_in_a_pool() -> Any:
+    """In a task: what the task of a pool of its own finds."""
+    with Pool(1, propagate_context=[trace]) as pool:
+        return pool.apply(read), list(pool.stream(values_seen, (1,)))
 
 
 def precision() -> int:
@@ -82,6 +108,52 @@ def test_what_a_task_sets_stays_there(make: Any) -> None:
     pool = make(True)
     assert [pool.apply(change, (n,)) for n in range(4)] == ["outside"] * 4
     assert trace.get() == "outside"
+
+
+@pytest.mark.parametrize("func", [values_seen, values_seen_async])
+def test_a_generator_keeps_its_values_from_one_yield_to_the_next(make: Any, func: Any) -> None:
+    pool = make([trace])
+    streams = []
+    for name in "abc":
+        trace.set(name)
+        streams.append((name, pool.stream(func, (3,), buffersize=1)))
+    trace.set("later")
+    found = zip(*(values for _, values in streams), strict=True)  # one of each in turn
+    expected = [("a", "b", "c")]
+    for i in range(2):
+        expected.append(tuple((value, i) for value in expected[-1]))  # type: ignore[arg-type]
+    assert list(found) == expected
+    assert trace.get() == "later"
+    assert pool.apply(read)[0] == "later"
+    assert list(pool.flatmap(func, [1, 1])) == ["later"] * 2
+
+
+def test_each_coroutine_sends_its_own_values(make: Any) -> None:
+    pool = make([trace])
+
+    async def call(name: str) -> list[Any]:
+        trace.set(name)
+        await asyncio.sleep(0)
+        first = (await pool.apply_async(read))[0]
+        return [first, *[x async for x in pool.stream(values_seen, (2,))]]
+
+    async def main() -> list[list[Any]]:
+        return await asyncio.gather(*(call(name) for name in "abcdef"))
+
+    found = asyncio.run(asyncio.wait_for(main(), DEADLINE))
+    assert found == [[name, name, (name, 0)] for name in "abcdef"]
+    assert trace.get() == "outside"
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_pool_in_a_task_takes_them_further(make_pool: Any, kind: str) -> None:
+    options: dict[str, Any] = {"propagate_context": [trace, tenant]}
+    options |= {"daemon": False} if kind == "processes" else {"cls": ThreadPool}
+    pool = make_pool(1, **options)
+    trace.set("here")
+    found, yielded = pool.apply(read_in_a_pool)
+    assert found[0] == "here"
+    assert yielded == ["here"]
 
 
 def test_a_variable_without_a_value_has_none_there(make_pool: Any) -> None:

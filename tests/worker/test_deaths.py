@@ -358,6 +358,32 @@ def test_a_dead_worker_whose_pid_is_used_again(tmp_path: Path, how: str) -> None
     assert lines == ["[1, 4, 9]", "255", "[1, 4, 9]"][: 1 if how == "reaped" else 3]
 
 
+def test_a_handler_of_sigchld_reaps_the_workers(make_pool: Any) -> None:
+    """It has the first go, as it would fail if the pool had reaped."""
+    pool = make_pool(1)
+    pids: list[int] = []
+    reaped: list[int] = []
+
+    def reap(number: int, frame: object) -> None:
+        if len(reaped) < len(pids):  # the signal also tells of processes that stop
+            pid, _ = os.waitpid(pids[-1], os.WNOHANG)
+            reaped.extend([pid] if pid != 0 else [])
+
+    before = signal.signal(signal.SIGCHLD, reap)
+    try:
+        for call in [pool.apply, lambda exits, code: pool.starmap(exits, [code])]:
+            pids.append(pool.apply(os.getpid))
+            with pytest.raises(errors.WorkerLostError) as lost:
+                call(os._exit, (3,))
+            assert lost.value.exitcode in (3, 255)  # 255: it ran before the pool saw the end
+            assert reaped == pids
+        pids.append(pool.apply(os.getpid))
+        pool.terminate()
+        assert reaped == pids
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def leave_a_copy() -> None:
     """Die, while a process made by C code holds all descriptors."""
     import ctypes

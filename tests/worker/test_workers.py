@@ -24,6 +24,8 @@ import tasks
 from engine import DEADLINE, WORKER_THREADS, Pool
 from gates import Diary, Gate, all_gone, eventually
 
+from cpool import _core
+
 FORK = multiprocessing.get_context("fork")
 FREEZES = pytest.mark.skipif(
     "t" in sys.abiflags, reason="without the GIL, freezing would copy what it is to keep shared"
@@ -222,6 +224,119 @@ def test_hooks_in_the_parent_run_once_a_worker(make_pool: Any) -> None:
     make_pool(3)
     active.clear()
     assert len(seen) == 3
+
+
+# Several workers are forked one right after the other, before their Process objects are started.
+
+
+class Prepared(multiprocessing.process.BaseProcess):
+    """A class of the program that does something before it starts."""
+
+    _start_method = "fork"
+    prepared = False
+
+    def start(self) -> None:
+        self.prepared = True
+        super().start()
+
+    def run(self) -> None:
+        assert self.prepared
+        super().run()
+
+
+class Preparing(multiprocessing.context.ForkContext):
+    Process = Prepared  # type: ignore[assignment]
+
+
+def test_a_class_of_the_program_starts_its_processes(make_pool: Any) -> None:
+    pool = make_pool(3, context=Preparing())
+    assert pool.map(abs, range(-3, 0)) == [3, 2, 1]
+    assert all(worker.prepared for worker in pool._pool)
+
+
+def fork_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system forks one worker of the next pool, and no more."""
+    fork_all = _core._fork_all
+
+    def fork(workers: Any) -> Any:
+        made = fork_all(workers[:1])
+        return made if isinstance(made, int) else (made[0], BlockingIOError("no more"))
+
+    monkeypatch.setattr(_core, "_fork_all", fork)
+
+
+def check_workers(pool: Any, number: int) -> None:
+    """The pool lists so many workers, each a process of its own that multiprocessing knows."""
+    assert len(pool._workers) == number
+    pids = {worker.pid for worker in pool._workers}
+    assert len(pids) == number
+    assert pids <= {child.pid for child in multiprocessing.active_children()}
+
+
+@pytest.mark.better
+def test_forks_that_fail_leave_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(multiprocessing.active_children())
+    fork_one(monkeypatch)
+    with pytest.raises(BlockingIOError, match="no more"):
+        Pool(3)
+    eventually(lambda: set(multiprocessing.active_children()) <= before)
+
+
+@pytest.mark.better
+def test_workers_before_a_fork_that_failed_stay(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(1)
+    fork_one(monkeypatch)
+    with pytest.raises(BlockingIOError, match="no more"):
+        pool.resize(3)
+    check_workers(pool, 2)
+    monkeypatch.undo()
+    pool.resize(3)
+    assert pool.map(abs, range(-9, 0), 1) == list(range(9, 0, -1))
+
+
+@pytest.mark.better
+def test_an_interrupt_between_the_forks_and_the_starts(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Processes that run already become workers; the interrupt goes on to the program."""
+    pool = make_pool(1)
+    clean_up = multiprocessing.process._cleanup  # type: ignore[attr-defined]
+
+    def interrupted() -> None:
+        monkeypatch.setattr(multiprocessing.process, "_cleanup", clean_up)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.process, "_cleanup", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool.resize(3)
+    check_workers(pool, 3)
+    assert pool.map(abs, range(-9, 0), 1) == list(range(9, 0, -1))
+
+
+@pytest.mark.better
+def test_an_interrupt_right_after_the_forks(
+    make_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody was told yet how many there are."""
+    pool = make_pool(1)
+    fork_all = _core._fork_all
+
+    def fork(workers: tuple[Any, ...]) -> Any:
+        made = fork_all(workers)
+        if isinstance(made, int):
+            return made
+        monkeypatch.setattr(_core, "_fork_all", fork_all)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_core, "_fork_all", fork)
+    with pytest.raises(KeyboardInterrupt):
+        pool.resize(3)
+    assert len(pool._workers) == 3
+    pool.resize(3)
+    check_workers(pool, 3)
+    assert pool.map(abs, range(-9, 0), 1) == list(range(9, 0, -1))
 
 
 def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:

@@ -27,8 +27,14 @@ struct cp_cond {
 static inline int
 cp_lock_init(struct cp_lock *lock)
 {
+#ifdef PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP
+    /* A holder is done sooner than a thread falls asleep and wakes up. */
+    lock->mutex = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
+    return 0;
+#else
     int e = pthread_mutex_init(&lock->mutex, NULL);
     return e == 0 ? 0 : CP_ERRNO(e);
+#endif
 }
 
 static inline void

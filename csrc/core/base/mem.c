@@ -1,8 +1,28 @@
-/* Huge pages by madvise(); see base/mem.h. */
+/* Memory: arrays, and huge pages by madvise(); see base/mem.h. */
 #include "base/mem.h"
 
+#include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#define FIRST 8u /* room of a new array */
+
+void *
+cp_mem_grow(void *array, size_t *cap, size_t n, size_t size)
+{
+    if (n <= *cap) {
+        return array;
+    }
+    size_t most = SIZE_MAX / 2 / size;
+    size_t more = *cap <= most / 2 ? *cap * 2 : most;
+    more = more < FIRST ? FIRST : more;
+    more = more < n ? n : more;
+    void *moved = more <= most ? realloc(array, more * size) : NULL;
+    if (moved != NULL) {
+        *cap = more;
+    }
+    return moved;
+}
 
 void
 cp_mem_advise_huge(void *bytes, size_t n)

@@ -1,7 +1,7 @@
 /* The shared objects that bodies refer to; see link/func.h. */
 #include "link/func.h"
 
-#include <stdlib.h>
+#include "base/mem.h"
 
 int
 cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new)
@@ -12,16 +12,13 @@ cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new)
             return 0;
         }
     }
-    if (parts->n_uses == parts->cap_uses) {
-        uint32_t cap = parts->cap_uses > 0 ? 2 * parts->cap_uses : 4;
-        struct cp_func **uses =
-            realloc(parts->uses, cap * sizeof(struct cp_func *));
-        if (uses == NULL) {
-            return CP_ENOMEM;
-        }
-        parts->uses = uses;
-        parts->cap_uses = cap;
+    struct cp_func **uses =
+        cp_mem_grow(parts->uses, &parts->cap_uses, parts->n_uses + 1,
+                    sizeof(struct cp_func *));
+    if (uses == NULL) {
+        return CP_ENOMEM;
     }
+    parts->uses = uses;
     parts->uses[parts->n_uses++] = func;
     *is_new = true;
     return 0;

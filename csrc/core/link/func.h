@@ -11,7 +11,7 @@
 
 #include <stdatomic.h>
 
-/* A pickled callable, or a shared object. Sent once to each worker that needs
+/* An encoded callable, or a shared object. Sent once to each worker that needs
  * it. */
 struct cp_func {
     uint32_t refs;

@@ -88,7 +88,8 @@ cp_serve_loan(struct cp_serve *s, const uint8_t *body, uint64_t *len,
     if (s->area == NULL) {
         return CP_EPROTO;
     }
-    int r = cp_loan_open(s->parents_area, s->area, body, &left, loan);
+    struct cp_lender from = {.area = s->parents_area, .teller = s->area};
+    int r = cp_loan_open(&from, body, &left, loan);
     *len = left;
     return r;
 }
@@ -97,7 +98,8 @@ int
 cp_serve_lend(struct cp_serve *s, struct cp_frame *frame, struct cp_buf *body)
 {
     struct cp_parts *parts = body->parts;
-    int r = cp_parts_seal(parts, body);
+    int r = cp_parts_settle(parts, body);
+    r = r == 0 ? cp_parts_seal(parts, body) : r;
     if (r == 0) {
         frame->flags |= CP_PARTS;
         cp_parts_lend(parts, &s->parent);
@@ -178,6 +180,20 @@ read_input(struct cp_serve *s, size_t n)
     return 0;
 }
 
+/* How many ms to wait for input until there is something else to do; -1: for
+ * ever. */
+static int
+wait_ms(const struct cp_serve *s)
+{
+    int64_t least = s->look_ms > 0 ? s->look_ms : INT_MAX;
+    int64_t at = s->heap != NULL ? cp_heap_rest_at(s->heap) : CP_NEVER;
+    if (at != CP_NEVER) {
+        int64_t left = (at - cp_now()) / CP_MS + 1;
+        least = cp_clock_min(least, left > 0 ? left : 0);
+    }
+    return least < INT_MAX ? (int)least : -1;
+}
+
 int
 cp_serve_wait(struct cp_serve *s)
 {
@@ -189,11 +205,17 @@ cp_serve_wait(struct cp_serve *s)
         cp_buf_reset(&s->in, IN_SIZE);
     }
     spin_for_input(s);
-    if (s->look_ms > 0
+    int ms = wait_ms(s);
+    /* The parent counts what it has written after it has written it: the worker
+     * may have read more than that already. */
+    if (ms >= 0
         && atomic_load_explicit(&s->row->sent, memory_order_relaxed)
-               == s->got) {
-        r = cp_fd_wait_readable(s->rx, s->look_ms);
+               <= s->got) {
+        r = cp_fd_wait_readable(s->rx, ms);
         if (r <= 0) {
+            if (s->heap != NULL) {
+                cp_heap_rest(s->heap, cp_now());
+            }
             return CP_EINTR;
         }
     }

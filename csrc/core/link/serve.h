@@ -51,8 +51,8 @@ int cp_serve_next(struct cp_serve *s, struct cp_frame *frame,
                   const uint8_t **body);
 
 /* Flush, then block until there is input. 0; CP_EINTR (also after look_ms, if
- * that is set); CP_ECLOSED if the parent closed the task pipe (or died); or
- * another negative code. */
+ * that is set, and when the heap rests); CP_ECLOSED if the parent closed the task
+ * pipe (or died); or another negative code. */
 int cp_serve_wait(struct cp_serve *s);
 
 /* Before HELLO: say whether this process may open files of the parent. */

@@ -206,7 +206,7 @@ cp_worker_in_child(struct cp_worker *w)
     w->tx = w->rx = -1;
     w->proc.pid = 0;
     w->proc.sentinel = w->proc.teller = -1;
-    cp_proc_tie_to_pipe(w->child_life);
+    cp_proc_tie_to_pipe(w->child_life, w->life_is_own);
     uint64_t shared;
     if (atomic_load(&w->row->memory_limit) > 0
         && cp_proc_memory(getpid(), &shared) == 0) {
@@ -250,7 +250,7 @@ cp_worker_attach(uint64_t budget, const struct cp_worker_ends *ends,
         /* The caller exits, which closes the rest. */
         return r;
     }
-    cp_proc_tie_to_pipe(w->child_life);
+    cp_proc_tie_to_pipe(w->child_life, false);
     *out = w;
     return 0;
 }
@@ -657,11 +657,16 @@ cp_worker_yielding(const struct cp_worker *w)
 }
 
 bool
+cp_worker_has_bytes(const struct cp_worker *w)
+{
+    return w->tx >= 0 && (cp_buf_len(&w->out) > 0 || w->big != NULL);
+}
+
+bool
 cp_worker_has_out(const struct cp_worker *w)
 {
-    return w->tx >= 0
-           && (cp_buf_len(&w->out) > 0 || w->big != NULL || w->credit_due
-               || w->forget_due);
+    return cp_worker_has_bytes(w)
+           || (w->tx >= 0 && (w->credit_due || w->forget_due));
 }
 
 int
@@ -674,10 +679,10 @@ cp_worker_flush(struct cp_worker *w)
         if (w->forget_due && w->big == NULL) {
             put_forgets(w);
         }
-        size_t n_out = cp_buf_len(&w->out);
-        if (n_out == 0 && w->big == NULL) {
+        if (!cp_worker_has_bytes(w)) {
             return 0; /* no memory for the frame: it stays due */
         }
+        size_t n_out = cp_buf_len(&w->out);
         struct iovec parts[2] = {{cp_buf_head(&w->out), n_out},
                                  {(void *)(uintptr_t)w->big, w->big_left}};
         ssize_t n = cp_fd_writev(w->tx, parts, w->big != NULL ? 2 : 1);
@@ -758,10 +763,10 @@ take_loan(struct cp_worker *w, const struct cp_frame *frame,
         || result->outcome == CP_NOMEM) {
         return 0;
     }
+    struct cp_lender from = {w->area, w->area, w->heap, &w->borrower};
     int r =
         w->area != NULL && (frame->kind == CP_RESULT || frame->kind == CP_VALUE)
-            ? cp_loan_open(w->area, w->area, result->body, &result->len,
-                           &result->loan)
+            ? cp_loan_open(&from, result->body, &result->len, &result->loan)
             : CP_EPROTO;
     if (r == CP_EPROTO) {
         cp_result_free(result);

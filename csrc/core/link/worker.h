@@ -57,6 +57,7 @@ struct cp_worker {
     int tx, rx;               /* parent's ends: tasks, results */
     int child_rx, child_tx;   /* child's ends; -1 in the parent */
     int child_life;           /* the pool's life line; -1 in the parent */
+    bool life_is_own;         /* see cp_proc_open_life(); set by the pool */
     int child_row;    /* descriptor of the row, if the child starts by exec */
     int share;        /* descriptor of the pool's shared memory, or -1 */
     uint32_t area_id; /* of the worker's part of that memory */
@@ -221,6 +222,10 @@ void cp_worker_forget(struct cp_worker *w, uint32_t slot);
 
 /* Is there unwritten output? */
 bool cp_worker_has_out(const struct cp_worker *w);
+
+/* Are there bytes to write? Output can also be a frame that is due and for which
+ * there was no memory. */
+bool cp_worker_has_bytes(const struct cp_worker *w);
 
 /* Write as much output as the pipe takes. 0, or negative if the pipe is broken. */
 int cp_worker_flush(struct cp_worker *w);

@@ -308,16 +308,30 @@ cp_fd_may_open_of(pid_t pid)
 #endif
 }
 
+static int
+open_noted(const char *path, int flags, int *fd)
+{
+    cp_lock_acquire(&lock);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | flags);
+    int r = note_opened(*fd);
+    cp_lock_release(&lock);
+    return r;
+}
+
 int
 cp_fd_open_of(pid_t pid, int number, int *fd)
 {
     char path[PROC_PATH];
     (void)snprintf(path, sizeof(path), "/proc/%d/fd/%d", (int)pid, number);
-    cp_lock_acquire(&lock);
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
-    int r = note_opened(*fd);
-    cp_lock_release(&lock);
-    return r;
+    return open_noted(path, 0, fd);
+}
+
+int
+cp_fd_reopen(int fd, int *copy)
+{
+    char path[PROC_PATH];
+    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return open_noted(path, O_NONBLOCK, copy);
 }
 
 int

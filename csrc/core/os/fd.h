@@ -26,6 +26,10 @@ void cp_fd_widen(int fd);
 /* A copy of fd, close-on-exec. 0 or a system error. [any] */
 int cp_fd_dup(int fd, int *copy);
 
+/* The read end of a pipe once more, close-on-exec and nonblocking, with flags and
+ * an owner of its own. 0, or a system error where there is no /proc. [any] */
+int cp_fd_reopen(int fd, int *copy);
+
 /* Open an anonymous shared-memory file of `size` zeroed bytes: by memfd_create(), or
  * else, as in sandboxes that refuse that call, by a file that is unlinked at once. 0
  * or a system error. [any] */

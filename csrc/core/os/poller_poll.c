@@ -5,6 +5,7 @@
 
 #    include "base/clock.h"
 #    include "base/lock.h"
+#    include "base/mem.h"
 
 #    include <errno.h>
 #    include <poll.h>
@@ -77,15 +78,12 @@ cp_poller_add(struct cp_poller *poller, int fd, unsigned events, uint64_t tag)
 {
     int r = 0;
     cp_lock_acquire(&poller->lock);
-    if (poller->n == poller->cap) {
-        size_t cap = poller->cap == 0 ? 16 : poller->cap * 2;
-        struct watched *list = realloc(poller->list, cap * sizeof(*list));
-        if (list == NULL) {
-            r = CP_ENOMEM;
-        } else {
-            poller->list = list;
-            poller->cap = cap;
-        }
+    struct watched *list =
+        cp_mem_grow(poller->list, &poller->cap, poller->n + 1, sizeof(*list));
+    if (list == NULL) {
+        r = CP_ENOMEM;
+    } else {
+        poller->list = list;
     }
     if (r == 0) {
         poller->list[poller->n++] = (struct watched){fd, events, tag};

@@ -3,6 +3,7 @@
 #include "os/proc.h"
 
 #include "base/clock.h"
+#include "base/mem.h"
 #include "os/fd.h"
 
 #include <dirent.h>
@@ -147,15 +148,16 @@ is_stranger(const struct cp_proc *proc)
 enum whose { OURS_RUNS, OURS_ENDED, NOT_OURS };
 
 /* Who has the pid now: our process, running or not reaped yet; another process;
- * or nobody. Reaps nothing. */
+ * or nobody. *exitcode is set for OURS_ENDED. Reaps nothing. */
 static enum whose
-look_up(const struct cp_proc *proc)
+look_up(const struct cp_proc *proc, int *exitcode)
 {
     siginfo_t info = {0};
     int r;
     do {
         r = waitid(P_PID, (id_t)proc->pid, &info, WEXITED | WNOHANG | WNOWAIT);
     } while (r != 0 && errno == EINTR);
+    *exitcode = info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
     /* ECHILD: the program ignores SIGCHLD, or called wait(-1). */
     if (r != 0 || is_stranger(proc)) {
         return NOT_OURS;
@@ -180,7 +182,8 @@ look_up_served(const struct cp_proc *proc)
 static enum whose
 look_up_any(const struct cp_proc *proc)
 {
-    return proc->by_server ? look_up_served(proc) : look_up(proc);
+    int exitcode;
+    return proc->by_server ? look_up_served(proc) : look_up(proc, &exitcode);
 }
 
 /* A pidfd of the process, or -1 and errno: ESRCH if it is gone. The pid is
@@ -271,6 +274,7 @@ cp_proc_init(struct cp_proc *proc)
     proc->sentinel = proc->teller = -1;
     proc->is_lent = proc->by_server = false;
     atomic_init(&proc->needs_polling, false);
+    proc->is_seen = false;
     atomic_init(&proc->ended, false);
     proc->exitcode = 0;
     return cp_lock_init(&proc->lock);
@@ -386,12 +390,6 @@ cp_proc_close_sentinel(struct cp_proc *proc)
 
 /* ---- the end ---- */
 
-static int
-exitcode_of(int status)
-{
-    return WIFSIGNALED(status) ? -WTERMSIG(status) : WEXITSTATUS(status);
-}
-
 static void
 set_ended(struct cp_proc *proc, int exitcode)
 {
@@ -400,24 +398,41 @@ set_ended(struct cp_proc *proc, int exitcode)
     close_teller(proc);
 }
 
-/* Ask the kernel, and reap. */
-static void
+/* Does the program have a handler of SIGCHLD? */
+static bool
+is_handled(void)
+{
+    struct sigaction act;
+    return sigaction(SIGCHLD, NULL, &act) == 0 && act.sa_handler != SIG_DFL
+           && act.sa_handler != SIG_IGN;
+}
+
+/* Ask the kernel, and reap, or leave that to the program's handler: 0, or
+ * CP_EINTR to run it. */
+static int
 poll_child(struct cp_proc *proc)
 {
-    enum whose whose = look_up(proc);
+    int exitcode;
+    enum whose whose = look_up(proc, &exitcode);
     if (whose == OURS_RUNS) {
-        return;
+        return 0;
     }
-    int status = 0;
     pid_t r = -1;
     if (whose == OURS_ENDED) {
+        bool is_new = !proc->is_seen;
+        proc->is_seen = true;
+        proc->exitcode = exitcode;
+        if (is_new && is_handled()) {
+            return CP_EINTR;
+        }
         do {
-            r = waitpid(proc->pid, &status, WNOHANG);
+            r = waitpid(proc->pid, NULL, WNOHANG);
         } while (r < 0 && errno == EINTR);
     }
     if (r != 0) {
-        set_ended(proc, r > 0 ? exitcode_of(status) : CP_EXIT_UNKNOWN);
+        set_ended(proc, proc->is_seen ? proc->exitcode : CP_EXIT_UNKNOWN);
     }
+    return 0;
 }
 
 /* Ask the fork server's pipe. */
@@ -463,20 +478,23 @@ is_running(struct cp_proc *proc)
 int
 cp_proc_check(struct cp_proc *proc, int *exitcode)
 {
+    int r = 0;
     cp_lock_acquire(&proc->lock);
     if (!proc->ended && proc->pid > 0) {
         if (proc->by_server) {
             poll_served(proc);
         } else {
-            poll_child(proc);
+            r = poll_child(proc);
         }
     }
-    int ended = proc->ended ? 1 : 0;
-    if (ended != 0 && exitcode != NULL) {
-        *exitcode = proc->exitcode;
+    if (proc->ended) {
+        r = 1;
+        if (exitcode != NULL) {
+            *exitcode = proc->exitcode;
+        }
     }
     cp_lock_release(&proc->lock);
-    return ended;
+    return r;
 }
 
 int
@@ -577,15 +595,11 @@ struct pids {
 static bool
 pids_add(struct pids *pids, pid_t pid)
 {
-    if (pids->n == pids->cap) {
-        size_t cap = pids->cap == 0 ? 16 : 2 * pids->cap;
-        pid_t *at = realloc(pids->at, cap * sizeof(*at));
-        if (at == NULL) {
-            return false;
-        }
-        pids->at = at;
-        pids->cap = cap;
+    pid_t *at = cp_mem_grow(pids->at, &pids->cap, pids->n + 1, sizeof(*at));
+    if (at == NULL) {
+        return false;
     }
+    pids->at = at;
     pids->at[pids->n++] = pid;
     return true;
 }
@@ -809,36 +823,50 @@ tells_hang_ups_only(void)
 }
 
 /* The kernel signals one owner for each open file, and the workers of a pool
- * share theirs: open the pipe anew. */
+ * may share theirs: open the pipe anew. */
 static bool
 reopen(int fd)
 {
-    char path[40];
-    (void)snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    int own = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (own < 0) {
+    int own;
+    if (cp_fd_reopen(fd, &own) != 0) {
         return false;
     }
     int r = dup3(own, fd, O_CLOEXEC);
-    (void)close(own);
+    cp_fd_close(&own);
     return r == fd;
 }
 
+int
+cp_proc_open_life(int life_fd, int *own)
+{
+    if (tells_hang_ups_only() && cp_fd_reopen(life_fd, own) == 0) {
+        return 1;
+    }
+    return cp_fd_dup(life_fd, own);
+}
+
 static bool
-tie_by_signal(int life_fd)
+tie_by_signal(int life_fd, bool is_own)
 {
     /* Nobody writes to the pipe, so its only event is the hang-up. Set the
      * owner last: the kernel sends no signal without an owner. */
-    return tells_hang_ups_only() && reopen(life_fd)
+    return (is_own || (tells_hang_ups_only() && reopen(life_fd)))
            && fcntl(life_fd, F_SETSIG, SIGKILL) == 0
            && fcntl(life_fd, F_SETFL, O_ASYNC) == 0
            && fcntl(life_fd, F_SETOWN, getpid()) == 0;
 }
 #else
+int
+cp_proc_open_life(int life_fd, int *own)
+{
+    return cp_fd_dup(life_fd, own);
+}
+
 static bool
-tie_by_signal(int life_fd)
+tie_by_signal(int life_fd, bool is_own)
 {
     (void)life_fd;
+    (void)is_own;
     return false;
 }
 #endif
@@ -884,9 +912,9 @@ tie_by_thread(int life_fd)
 }
 
 void
-cp_proc_tie_to_pipe(int life_fd)
+cp_proc_tie_to_pipe(int life_fd, bool is_own)
 {
-    bool tied = tie_by_signal(life_fd);
+    bool tied = tie_by_signal(life_fd, is_own);
     /* The parent may have exited already. */
     if (is_hung_up(life_fd)) {
         _exit(1);

@@ -41,6 +41,7 @@ struct cp_proc {
     _Atomic bool needs_polling; /* teller is open; written under the lock */
     bool is_lent; /* the caller has the sentinel: keep it until it is closed */
     bool by_server;     /* started by a fork server; the sentinel is its pipe */
+    bool is_seen;       /* a check has found the end, before it was reaped */
     _Atomic bool ended; /* written under the lock, like exitcode */
     int exitcode;       /* as Process.exitcode: negative for a signal */
 };
@@ -103,7 +104,9 @@ void cp_proc_close_sentinel(struct cp_proc *proc);
 
 /* 1 and *exitcode if the process has ended. 0 while it runs; also if the
  * program has reaped the process itself, and has another child with the same
- * pid now. */
+ * pid now. CP_EINTR once, if the process has ended and the program has a handler
+ * of SIGCHLD: many handlers call waitpid(), which fails if we reap first. The
+ * next check reaps. */
 int cp_proc_poll(struct cp_proc *proc, int *exitcode);
 
 /* The same, but never takes another process with the same pid for this one. */
@@ -140,11 +143,18 @@ int cp_proc_kill_tree(struct cp_proc *proc, bool (*is_due)(void *arg),
  * error: ENOSYS without /proc. Takes some microseconds. */
 int cp_proc_memory(pid_t pid, uint64_t *bytes);
 
+/* Open the read end of a pipe for a child that is about to be forked: here, since it
+ * takes longer in the child. Returns 1: the child alone has it, and the kernel
+ * can tell it of a hang-up; 0: it is a copy, which shares its flags and its owner;
+ * or a system error. [any] */
+int cp_proc_open_life(int life_fd, int *own);
+
 /* [child] Die with the parent: this process gets SIGKILL when the write end of
- * the pipe life_fd is closed. Other workers may have the same read end. The
- * signal comes from the kernel (F_SETSIG), or else from a thread that reads the
- * pipe. If neither can be set up, nothing happens: an idle worker still exits
- * on the end-of-file of its task pipe. */
-void cp_proc_tie_to_pipe(int life_fd);
+ * the pipe life_fd is closed. is_own: as cp_proc_open_life() says; if not, other
+ * workers may have the same read end. The signal comes from the kernel
+ * (F_SETSIG), or else from a thread that reads the pipe. If neither can be set
+ * up, nothing happens: an idle worker still exits on the end-of-file of its
+ * task pipe. */
+void cp_proc_tie_to_pipe(int life_fd, bool is_own);
 
 #endif

@@ -98,11 +98,16 @@ step(struct cp_pool *pool, int64_t deadline)
     deadline = cp_clock_min(deadline, limit_at);
     int64_t idle_at = cp_plan_idle_at(pool);
     deadline = cp_clock_min(deadline, idle_at);
+    int64_t rest_at = cp_pool_rest_at(pool);
+    deadline = cp_clock_min(deadline, rest_at);
     pool->sleeps_until = deadline;
     pool->tick_ns = tick_ns;
     pool->asleep = true;
     cp_lock_release(&pool->lock);
     int n = cp_poller_wait(pool->poller, ready, 64, deadline);
+    if (rest_at != CP_NEVER) {
+        cp_heap_rest(pool->heap, cp_now()); /* too long for the pool's lock */
+    }
     cp_lock_acquire(&pool->lock);
     pool->asleep = false;
     if (yields) {
@@ -158,6 +163,7 @@ take_seat(struct cp_pool *pool, const struct target *what)
     pool->seat_job = what->job;
     pool->seat_call = what->call;
     pool->seat_any = what->n_any > 0;
+    pool->handlers_first = false;
     pool->drives++;
 }
 
@@ -299,8 +305,8 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
     bool joins = waits_for_workers(what);
     (void)atomic_fetch_add(&pool->threads.n_waiting, 1);
     cp_lock_acquire(&pool->lock);
+    cp_watch_begin_wait(pool, joins);
     if (joins) {
-        pool->joiners++;
         cp_note_feeders(pool);
     }
     int r;
@@ -318,6 +324,9 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
                 seated = true;
             }
             r = step(pool, last_look ? 0 : cp_clock_min(deadline, again));
+            if (r == 0 && pool->handlers_first) {
+                r = CP_EINTR;
+            }
         } else if (!last_look
                    && !cp_threads_look(pool, what->job, deadline, &in_vain)) {
             r = wait_behind(pool, what, cp_clock_min(deadline, again), can);
@@ -340,10 +349,17 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
     if (r != CP_WAIT_READY && pool->each_first != NULL) {
         cp_note_helper(pool); /* this thread will not take results */
     }
-    pool->joiners -= joins ? 1 : 0;
+    cp_watch_end_wait(pool, joins, r == CP_WAIT_READY);
     cp_act(pool);
+    bool needs_standby =
+        !joins && !pool->has_standby && cp_pool_rest_at(pool) != CP_NEVER;
     cp_lock_release(&pool->lock); /* detached: nothing is released here */
     (void)atomic_fetch_sub(&pool->threads.n_waiting, 1);
+    if (needs_standby) {
+        /* Shared memory is to be freed while no thread is in a call. If this
+         * fails, the next call tries again. */
+        (void)cp_pool_start_standby(pool);
+    }
     return r;
 }
 

@@ -27,7 +27,8 @@ enum cp_wait {
 
 /*
  * Wait for a job (NULL: for the end of all workers) and drive meanwhile.
- * Returns enum cp_wait, CP_EINTR after a signal, or a negative code.
+ * Returns enum cp_wait, CP_EINTR after a signal, or once for each worker
+ * that has ended if the program has a handler of SIGCHLD, or a negative code.
  */
 int cp_pool_wait(struct cp_pool *pool, struct cp_job *job, int64_t deadline,
                  unsigned can);

@@ -5,6 +5,11 @@
 
 #include <stdlib.h>
 
+/* How often the credit of tasks that nobody reads is doubled. */
+#define MOST_DOUBLED 6
+/* More credit than this is not doubled. */
+#define FEW (UINT64_C(1) << 32)
+
 /* The link to the flow of this task, or to the end of the list. */
 static struct cp_flow **
 place_of(struct cp_job *job, uint64_t index)
@@ -126,15 +131,32 @@ cp_flow_waits(const struct cp_flow *flow)
 }
 
 void
-cp_flow_give_all(struct cp_pool *pool)
+cp_flow_note_watch(struct cp_pool *pool)
 {
+    if (pool->n_yielding == 0) {
+        return;
+    }
+    if (!cp_pool_has_threads(pool)) {
+        cp_note_driver(pool);
+    } else if (pool->threads.n_yielders >= pool->n_workers
+               && pool->threads.yielders != NULL) {
+        cp_note_yielder(pool, pool->threads.yielders); /* one is enough */
+    }
+}
+
+void
+cp_flow_give_all(struct cp_pool *pool, uint32_t before)
+{
+    unsigned doubled = before < MOST_DOUBLED ? before : MOST_DOUBLED;
     for (struct cp_job *job = pool->all_first; job != NULL;
          job = job->all_next) {
         const struct cp_many *many = cp_job_many(job);
         struct cp_flow *flow = many != NULL ? many->flows : NULL;
         for (; flow != NULL; flow = flow->next) {
             if (cp_flow_waits(flow)) {
-                set_credit(pool, flow, flow->credit + many->credit);
+                uint64_t more = many->credit;
+                more = more < FEW ? more << doubled : more;
+                set_credit(pool, flow, flow->credit + more);
             }
         }
     }

@@ -43,8 +43,15 @@ void cp_flow_close(struct cp_job *job);
 /* Does the task of a flow wait for credit? */
 bool cp_flow_waits(const struct cp_flow *flow);
 
+/* A thread or a coroutine waits now, or there are fewer workers: the tasks that
+ * wait for credit may hold up others from now on, so somebody has to look; see
+ * cp_watch_credit(). */
+void cp_flow_note_watch(struct cp_pool *pool);
+
 /* Give all tasks that wait for credit as much again as their job allows, so
- * that other work can go on. */
-void cp_flow_give_all(struct cp_pool *pool);
+ * that other work can go on. before: how often in a row they got some. Each
+ * time it is twice as much, up to 64 times, since nobody reads what they yield:
+ * they have to end before the other work gets a worker. */
+void cp_flow_give_all(struct cp_pool *pool, uint32_t before);
 
 #endif

@@ -1,6 +1,8 @@
 /* Callables and their slots; see pool/func.h. */
 #include "pool/func.h"
 
+#include "base/mem.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,14 +32,15 @@ take_slot(struct cp_pool *pool, struct cp_func *func)
         i++;
     }
     if (i == pool->n_slots) {
-        uint32_t n = pool->n_slots == 0 ? 16 : pool->n_slots * 2;
-        struct cp_func **slots = realloc(pool->slots, n * sizeof(*slots));
+        size_t n = pool->n_slots;
+        struct cp_func **slots =
+            cp_mem_grow(pool->slots, &n, n + 1, sizeof(*slots));
         if (slots == NULL) {
             return CP_ENOMEM;
         }
         memset(slots + pool->n_slots, 0, (n - pool->n_slots) * sizeof(*slots));
         pool->slots = slots;
-        pool->n_slots = n;
+        pool->n_slots = (uint32_t)n;
     }
     pool->slots[i] = func;
     pool->free_slot = i + 1;
@@ -111,7 +114,8 @@ cp_funcs_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
     func->n_uses = parts->n_uses;
     parts->sealed = NULL;
     parts->uses = NULL;
-    parts->n_uses = parts->cap_uses = 0;
+    parts->n_uses = 0;
+    parts->cap_uses = 0;
     return func;
 }
 

@@ -51,6 +51,9 @@ struct cp_line {
     struct cp_job *first, *last;
     int64_t turn_ns; /* work given out in its current turn */
     bool had_turn;   /* since its first job joined the line */
+    /* Of a line whose jobs have several priorities: where each of these ends;
+     * or NULL. */
+    struct cp_ends *ends;
 };
 
 /* The lines of one priority, by turn. */
@@ -75,6 +78,11 @@ struct cp_levels {
     struct cp_level *at[CP_PRIORITIES];  /* by priority; made when it is used */
 };
 
+struct cp_ends {
+    uint64_t active[CP_PRIORITIES / 64];
+    struct cp_job *last[CP_PRIORITIES]; /* valid where the bit is set */
+};
+
 struct cp_pins {
     struct cp_line *lines; /* by index of worker */
     uint32_t n;
@@ -90,6 +98,7 @@ struct cp_many {
     size_t order_cap;
     uint64_t limit; /* tasks and results not taken, at most; 0: none */
     bool probes;    /* one task for each worker, until the first result */
+    bool paced;     /* see cp_job_set_paced() */
     /* If the job's tasks yield: how many values each of them may be ahead of
      * the reader (0: they do not yield), and the flows of those that have
      * yielded (pool/flow.h). */
@@ -129,6 +138,7 @@ struct cp_job {
     struct cp_job *line_next, *line_prev; /* in that line: see pool/turns.h */
     struct cp_job *all_next, *all_prev;   /* jobs that are not done */
     struct cp_job *call_next;             /* jobs that wait for callbacks */
+    struct cp_job *closing_next;          /* see cp_job_close_later() */
     /* The list of jobs that need attention: jobs of calls with results that
      * nobody has grabbed, and jobs whose teller has to be told. */
     struct cp_job *each_next, *each_prev;

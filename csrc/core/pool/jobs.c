@@ -273,7 +273,7 @@ set_done(struct cp_job *job)
     if (pool->ended_last != NULL) {
         pool->ended_last->call_next = job;
     } else {
-        pool->ended_first = job;
+        atomic_store_explicit(&pool->ended_first, job, memory_order_relaxed);
     }
     pool->ended_last = job;
     mark_done(job);
@@ -283,7 +283,8 @@ set_done(struct cp_job *job)
     }
     note_teller(job);
     if (pool->pending == 0) {
-        if (pool->glances == 0) { /* a glancing thread collects it */
+        /* A glancing thread collects it; so does an idle worker thread. */
+        if (pool->glances == 0 && !cp_pool_has_threads(pool)) {
             cp_note_helper(pool);
         }
         if (pool->state != CP_RUN) {
@@ -466,7 +467,8 @@ struct cp_job *
 cp_jobs_collect(struct cp_pool *pool)
 {
     struct cp_job *list = pool->ended_first;
-    pool->ended_first = pool->ended_last = NULL;
+    atomic_store_explicit(&pool->ended_first, NULL, memory_order_relaxed);
+    pool->ended_last = NULL;
     return list;
 }
 

@@ -11,6 +11,8 @@
 #define MOST_SHARE CP_MS
 #define LEAST_SHARE (50 * CP_US)
 #define PARTS 4u
+/* How many tasks of a paced job each worker gets before the first result. */
+#define FIRST_TASKS 2u
 /* Longer tasks are sent one at a time: waiting for the parent costs them
  * nothing. */
 #define LONG_TASK (10 * CP_MS)
@@ -144,6 +146,8 @@ cp_plan_room(const struct cp_pool *pool, const struct cp_job *job)
     const struct cp_many *many = cp_job_many(job);
     if (many != NULL && many->probes && job->arrived == 0) {
         room = n;
+    } else if (many != NULL && many->paced) {
+        room = min_u64(room, FIRST_TASKS * n + job->arrived);
     }
     room = have < room ? room - have : 0;
     uint64_t limit = cp_job_limit(job);
@@ -460,11 +464,10 @@ cp_plan_is_over(const struct cp_pool *pool)
 
 /* ---- tasks that yield ---- */
 
-/* Does a thread or a coroutine wait? */
-static bool
-has_waiter(const struct cp_pool *pool)
+bool
+cp_plan_has_waiter(const struct cp_pool *pool)
 {
-    if (pool->waiters != NULL || pool->seat_job != NULL || pool->seat_any) {
+    if (pool->n_waits > 0) {
         return true;
     }
     const struct cp_job *job = pool->all_first;
@@ -478,13 +481,14 @@ bool
 cp_plan_may_starve(const struct cp_pool *pool)
 {
     if (cp_pool_has_threads(pool)) {
-        return pool->threads.n_yielders >= pool->n_workers && has_waiter(pool);
+        return pool->threads.n_yielders >= pool->n_workers
+               && cp_plan_has_waiter(pool);
     }
     const struct cp_worker *w = pool->workers;
     while (w != NULL && (w->exiting || cp_worker_yielding(w) != NULL)) {
         w = w->next;
     }
-    return w == NULL && has_waiter(pool);
+    return w == NULL && cp_plan_has_waiter(pool);
 }
 
 bool

@@ -119,6 +119,9 @@ bool cp_plan_is_over(const struct cp_pool *pool);
 
 /* ---- tasks that yield ---- */
 
+/* Does a thread or a coroutine wait? */
+bool cp_plan_has_waiter(const struct cp_pool *pool);
+
 /* Do all workers run such tasks, while a thread waits for something else? Each
  * may wait for the other. */
 bool cp_plan_may_starve(const struct cp_pool *pool);

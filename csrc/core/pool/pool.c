@@ -5,6 +5,7 @@
 #include "pool/pool.h"
 
 #include "pool/act.h"
+#include "pool/flow.h"
 #include "pool/func.h"
 #include "pool/jobs.h"
 #include "pool/plan.h"
@@ -18,6 +19,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* How many jobs cp_job_close_later() leaves open at most. */
+#define CLOSE_AT 64u
 
 int
 cp_pool_new(uint32_t target, struct cp_pool **out)
@@ -153,12 +157,16 @@ cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
     *w = NULL;
     cp_lock_acquire(&pool->lock);
     bool execs = pool->common_fd >= 0;
-    int r = pool->life[0] < 0 ? CP_ECLOSED : cp_fd_dup(pool->life[0], &life);
+    int r = pool->life[0] < 0 ? CP_ECLOSED
+            : execs           ? cp_fd_dup(pool->life[0], &life)
+                              : cp_proc_open_life(pool->life[0], &life);
     cp_lock_release(&pool->lock);
-    if (r == 0) {
+    bool is_own = r == 1;
+    if (r >= 0) {
         r = cp_worker_new(budget, execs, life, w);
     }
     if (r == 0) {
+        (*w)->life_is_own = is_own;
         (*w)->common = pool->common;
         atomic_store(&(*w)->row->parent, (int32_t)pool->owner);
         atomic_store(&(*w)->row->memory_limit, pool->memory_limit);
@@ -399,6 +407,9 @@ cp_pool_tallies(struct cp_pool *pool, struct cp_tallies *copy)
     cp_lock_acquire(&pool->lock);
     int r = cp_tally_copy(pool, copy);
     cp_lock_release(&pool->lock);
+    if (r == 0 && pool->heap != NULL) {
+        cp_heap_usage(pool->heap, &copy->memory);
+    }
     return r;
 }
 
@@ -521,7 +532,8 @@ cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts)
     func->uses = parts->uses;
     func->n_uses = parts->n_uses;
     parts->uses = NULL;
-    parts->n_uses = parts->cap_uses = 0;
+    parts->n_uses = 0;
+    parts->cap_uses = 0;
 }
 
 int
@@ -558,6 +570,62 @@ cp_func_close(struct cp_pool *pool, struct cp_func *func)
 
 /* ---- jobs ---- */
 
+/* Close what cp_job_close_later() has left. Returns how many references to the
+ * pool the caller has to drop, without the lock. */
+static uint32_t
+close_all(struct cp_pool *pool)
+{
+    struct cp_job *job =
+        atomic_exchange_explicit(&pool->closing, NULL, memory_order_acquire);
+    uint32_t n = 0;
+    while (job != NULL) {
+        struct cp_job *next = job->closing_next;
+        cp_jobs_unref(job);
+        job = next;
+        n++;
+    }
+    (void)atomic_fetch_sub_explicit(&pool->n_closing, n, memory_order_relaxed);
+    return n;
+}
+
+static void
+unref_pool(struct cp_pool *pool, uint32_t n)
+{
+    while (n-- > 0) {
+        cp_pool_unref(pool);
+    }
+}
+
+void
+cp_pool_close_late(struct cp_pool *pool)
+{
+    if (atomic_load_explicit(&pool->closing, memory_order_relaxed) == NULL) {
+        return;
+    }
+    cp_lock_acquire(&pool->lock);
+    uint32_t n = close_all(pool);
+    cp_act(pool);
+    cp_unlock(pool);
+    unref_pool(pool, n);
+}
+
+void
+cp_job_close_later(struct cp_job *job)
+{
+    struct cp_pool *pool = job->pool;
+    struct cp_job *first =
+        atomic_load_explicit(&pool->closing, memory_order_relaxed);
+    do {
+        job->closing_next = first;
+    } while (!atomic_compare_exchange_weak_explicit(&pool->closing, &first, job,
+                                                    memory_order_release,
+                                                    memory_order_relaxed));
+    if (atomic_fetch_add_explicit(&pool->n_closing, 1, memory_order_relaxed)
+        >= CLOSE_AT) {
+        cp_pool_close_late(pool);
+    }
+}
+
 int
 cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
             void *user, struct cp_job **out)
@@ -566,6 +634,32 @@ cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
     int r = cp_jobs_open(pool, func, flags, user, out);
     cp_act(pool);
     cp_lock_release(&pool->lock);
+    return r;
+}
+
+int
+cp_job_open_call_take(struct cp_pool *pool, uint32_t flags, void *user,
+                      struct cp_task *task, struct cp_job **out, bool *held)
+{
+    *held = false;
+    cp_lock_acquire(&pool->lock);
+    uint32_t n_closed =
+        atomic_load_explicit(&pool->closing, memory_order_relaxed) != NULL
+            ? close_all(pool)
+            : 0;
+    int r = cp_jobs_open(pool, NULL, flags, NULL, out);
+    if (r != 0) {
+        cp_drop_task(pool, task);
+    } else {
+        if ((*out)->is_listed) { /* the pool is not broken */
+            (*out)->user = user;
+            *held = true;
+        }
+        cp_jobs_queue_take(*out, task, true);
+    }
+    cp_act(pool);
+    cp_unlock(pool);
+    unref_pool(pool, n_closed); /* never the last one: the caller has one */
     return r;
 }
 
@@ -598,6 +692,22 @@ cp_job_ref(struct cp_job *job)
     job->refs++;
     cp_pool_ref(job->pool);
     cp_lock_release(&job->pool->lock);
+}
+
+void
+cp_pool_close_jobs(struct cp_pool *pool, struct cp_job *list)
+{
+    uint32_t n = 0;
+    cp_lock_acquire(&pool->lock);
+    while (list != NULL) {
+        struct cp_job *next = list->call_next;
+        cp_jobs_unref(list);
+        list = next;
+        n++;
+    }
+    cp_act(pool);
+    cp_unlock(pool);
+    unref_pool(pool, n);
 }
 
 void
@@ -660,6 +770,15 @@ cp_job_set_probes(struct cp_job *job)
     cp_lock_acquire(&job->pool->lock);
     CP_ASSERT(cp_job_many(job) != NULL);
     job->many->probes = true;
+    cp_lock_release(&job->pool->lock);
+}
+
+void
+cp_job_set_paced(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    CP_ASSERT(cp_job_many(job) != NULL);
+    job->many->paced = true;
     cp_lock_release(&job->pool->lock);
 }
 
@@ -829,10 +948,15 @@ cp_pool_wait_pending(struct cp_pool *pool, uint64_t most, int64_t deadline)
     bool waiting;
     cp_lock_acquire(&pool->lock);
     pool->feeders++;
+    cp_watch_begin_wait(pool, false);
     while ((waiting = are_waiting(pool, most)) && cp_now() < deadline) {
-        cp_cond_wait(&pool->feed, &pool->lock, deadline);
+        int64_t again = deadline;
+        cp_watch_credit(pool, &again); /* this thread may be the reader */
+        cp_act(pool);
+        cp_cond_wait(&pool->feed, &pool->lock, again);
     }
     pool->feeders--;
+    cp_watch_end_wait(pool, false, !waiting);
     cp_lock_release(&pool->lock);
     return !waiting;
 }
@@ -864,6 +988,12 @@ cp_job_take(struct cp_job *job)
     return result;
 }
 
+static bool
+is_drained(const struct cp_job *job)
+{
+    return atomic_load(&job->done) && !job->decoding && !cp_job_has_result(job);
+}
+
 struct cp_result *
 cp_job_take_all(struct cp_job *job)
 {
@@ -875,14 +1005,30 @@ cp_job_take_all(struct cp_job *job)
     return list;
 }
 
-void
+struct cp_result *
+cp_job_take_single(struct cp_job *job)
+{
+    cp_lock_acquire(&job->pool->lock);
+    const struct cp_result *first = job->in_first;
+    struct cp_result *result = NULL;
+    if (atomic_load(&job->done) && !job->decoding && first != NULL
+        && first->outcome == CP_OK) {
+        result = cp_job_inbox_get(job);
+    }
+    cp_lock_release(&job->pool->lock);
+    return result;
+}
+
+bool
 cp_job_decoded(struct cp_job *job, struct cp_result *rest)
 {
     struct cp_pool *pool = job->pool;
     cp_lock_acquire(&pool->lock);
     cp_jobs_end_decoding(job, rest);
+    bool drained = is_drained(job);
     cp_act(pool);
     cp_lock_release(&pool->lock);
+    return drained;
 }
 
 int
@@ -898,7 +1044,9 @@ cp_job_tell(struct cp_job *job, void *teller)
         r = CP_EPROTO;
     } else {
         job->teller = teller;
+        cp_flow_note_watch(job->pool);
     }
+    cp_act(job->pool);
     cp_lock_release(&job->pool->lock);
     return r;
 }
@@ -1003,8 +1151,7 @@ bool
 cp_job_is_drained(struct cp_job *job)
 {
     cp_lock_acquire(&job->pool->lock);
-    bool drained =
-        atomic_load(&job->done) && !job->decoding && !cp_job_has_result(job);
+    bool drained = is_drained(job);
     cp_lock_release(&job->pool->lock);
     return drained;
 }
@@ -1085,6 +1232,11 @@ cp_job_called(struct cp_job *job)
 struct cp_job *
 cp_pool_ended(struct cp_pool *pool)
 {
+    /* A job that the caller knows to be done was listed before. */
+    if (atomic_load_explicit(&pool->ended_first, memory_order_relaxed)
+        == NULL) {
+        return NULL;
+    }
     cp_lock_acquire(&pool->lock);
     struct cp_job *list = cp_jobs_collect(pool);
     cp_lock_release(&pool->lock);
@@ -1116,6 +1268,7 @@ cp_pool_close(struct cp_pool *pool)
         cp_note_helper(pool); /* there may be no worker to wait for */
         cp_note_starter(pool);
         cp_note_standby(pool);
+        cp_note_job(pool, NULL); /* from now on, a join ends unread tasks */
     }
     cp_act(pool);
     cp_lock_release(&pool->lock);

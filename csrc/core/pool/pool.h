@@ -165,6 +165,21 @@ int cp_job_open(struct cp_pool *pool, struct cp_func *func, uint32_t flags,
                 void *user, struct cp_job **job);
 void cp_job_ref(struct cp_job *job);   /* one more, while the caller has one */
 void cp_job_close(struct cp_job *job); /* the caller's reference */
+/* Close the jobs of such a list; see cp_pool_ended(). */
+void cp_pool_close_jobs(struct cp_pool *pool, struct cp_job *list);
+/* The same as cp_job_close(), without the lock: soon, with dozens of others. For
+ * a job that holds nothing but memory: it is done, and its results were taken.
+ * The caller keeps the pool alive. cp_pool_close_late() closes what is left; that
+ * is needed only at the end of the pool. */
+void cp_job_close_later(struct cp_job *job);
+void cp_pool_close_late(struct cp_pool *pool);
+
+/* A job of one task, and its task, at once: as cp_job_open() with user, and
+ * cp_job_put_take(). Consumes task always. *held: the job keeps user; false on
+ * a pool that is broken. *job is set before a worker can see the task. */
+int cp_job_open_call_take(struct cp_pool *pool, uint32_t flags, void *user,
+                          struct cp_task *task, struct cp_job **job,
+                          bool *held);
 
 /* Set user, which the job keeps from now on. False: the job has one already, or
  * is done and will hand nothing over; the caller keeps user. */
@@ -192,6 +207,11 @@ void cp_job_set_limit(struct cp_job *job, uint64_t limit);
 /* Until the first result has come, no more than one task for each worker is
  * wanted. */
 void cp_job_set_probes(struct cp_job *job);
+
+/* At first only a few tasks for each worker are wanted, and with each result one
+ * more: the sizes of the job's tasks follow cp_job_share(), which knows nothing
+ * before the first results. */
+void cp_job_set_paced(struct cp_job *job);
 
 /* Before its first task: the job's tasks yield (CP_YIELDS), and each may be
  * `credit` values ahead of the reader. cp_job_take() then returns values
@@ -264,7 +284,12 @@ struct cp_result *cp_job_take(struct cp_job *job);
  * other thread gets any; cp_job_decoded() ends that, and gives back the rest
  * (NULL: none). NULL: there are no results, or another thread decodes. */
 struct cp_result *cp_job_take_all(struct cp_job *job);
-void cp_job_decoded(struct cp_job *job, struct cp_result *rest);
+/* Returns what cp_job_is_drained() would. */
+bool cp_job_decoded(struct cp_job *job, struct cp_result *rest);
+
+/* Take the result of a job with CP_JOB_SINGLE that is done, if it is a value; or
+ * NULL. Other threads do not wait until the caller has decoded it. */
+struct cp_result *cp_job_take_single(struct cp_job *job);
 
 /* Set the job's teller, which is told once, when the job is done (with
  * CP_JOB_TAKEN_SINGLY: when a result can be taken). The job then comes out of
@@ -341,7 +366,8 @@ void cp_job_fail(struct cp_job *job);
 void cp_job_called(struct cp_job *job);
 
 /* Jobs that are done and not handed over yet, linked by call_next. The caller
- * releases the `user` of each job, then calls cp_job_close(). */
+ * releases the `user` of each job, then calls cp_job_close(). Without such jobs
+ * it takes no lock. */
 struct cp_job *cp_pool_ended(struct cp_pool *pool);
 
 /* ---- the end ---- */

@@ -72,7 +72,11 @@ free_lines(struct cp_pool *pool)
     }
     free(pool->levels);
     if (pool->pins != NULL) {
+        for (uint32_t i = 0; i < pool->pins->n; i++) {
+            free(pool->pins->lines[i].ends);
+        }
         free(pool->pins->lines);
+        free(pool->pins->each.ends);
     }
     free(pool->pins);
 }

@@ -126,16 +126,26 @@ struct cp_pool {
     uint64_t n_yielding;  /* jobs that are not done and whose tasks yield */
     int64_t look_at;     /* when to check if these hold up others; 0: not set */
     bool looks_for_join; /* check if they hold up a join instead */
+    /* The last wait that did not see its end: when it stopped, and look_at as it
+     * was then; 0: not set. */
+    int64_t left_at, left_look_at;
+    uint32_t n_given; /* how often in a row they got credit without a read */
     struct cp_job *all_first, *all_last;   /* jobs that are not done */
     struct cp_job *call_first, *call_last; /* jobs whose callbacks are to run */
     /* Jobs of calls with results; readable without the lock. */
     struct cp_job *_Atomic each_first;
     struct cp_job *each_last;
-    struct cp_job *ended_first, *ended_last; /* done, not handed over */
-    uint64_t pending, queued, next_job_id;   /* queued: not those in `pins` */
+    /* Done, not handed over; the first is readable without the lock. */
+    struct cp_job *_Atomic ended_first;
+    struct cp_job *ended_last;
+    /* Jobs that cp_job_close_later() closes; anybody may push. */
+    struct cp_job *_Atomic closing;
+    _Atomic uint32_t n_closing;            /* about that many */
+    uint64_t pending, queued, next_job_id; /* queued: not those in `pins` */
     _Atomic uint64_t held; /* bytes of queued tasks; see cp_pool_has_room() */
     int64_t room_at;  /* until then no tasks are taken back for a new line */
     uint32_t callers; /* threads in cp_pool_wait_room() */
+    uint32_t n_waits; /* threads in cp_pool_wait(), cp_pool_wait_pending() */
     uint64_t n_done;  /* jobs, ever */
 
     struct cp_func **slots;
@@ -178,8 +188,11 @@ struct cp_pool {
     int64_t probe_at;   /* when to probe processes next; or CP_NEVER */
     int64_t probe_wait; /* the interval before that probe */
     bool armed;         /* the driver sleeps until probe_at at most */
-    int64_t poll_at;    /* when to ask the poller, even while spinning pays */
-    uint64_t drives;    /* how often the seat was taken */
+    /* A worker has ended and is not reaped yet: the thread that waits runs the
+     * handlers of signals before. */
+    bool handlers_first;
+    int64_t poll_at; /* when to ask the poller, even while spinning pays */
+    uint64_t drives; /* how often the seat was taken */
     struct cp_waiter *waiters;
     uint32_t joiners;      /* threads that wait for the workers to end */
     uint32_t feeders;      /* threads in cp_job_wait_wants() */
@@ -208,6 +221,13 @@ int cp_pool_alloc(uint32_t target, struct cp_pool **pool);
 
 /* Drop the shared memory, which no worker uses any more. */
 void cp_pool_free_memory(struct cp_pool *pool);
+
+/* When the driver has to free unused memory of the heap; or CP_NEVER. [any] */
+static inline int64_t
+cp_pool_rest_at(const struct cp_pool *pool)
+{
+    return pool->heap != NULL ? cp_heap_rest_at(pool->heap) : CP_NEVER;
+}
 
 /* Are its workers threads? [any] */
 static inline bool

@@ -5,6 +5,7 @@
 #define CP_POOL_TALLIES_H
 
 #include "link/task.h"
+#include "share/region.h"
 
 /* Counts of all workers that have had one index. The live worker counts in its
  * row; see pool/tally.h. */
@@ -41,6 +42,7 @@ struct cp_tallies {
     struct cp_tally none; /* of workers for whose counts there was no memory */
     uint32_t n;
     struct cp_long longest[CP_LONGEST]; /* longest first */
+    struct cp_usage memory; /* shared; only in a copy, as it is then */
     _Atomic int64_t least; /* the shortest of them; readable without the lock */
 };
 

@@ -20,9 +20,6 @@
  * it next. A worker that has spun until there was a task gives that thread this
  * long to begin its wait, so that the two are not in each other's way. */
 #define AFTER_YOU (10 * CP_US)
-/* How often a task that waits for its reader checks whether it holds up
- * others. */
-#define LOOK_AGAIN (50 * CP_MS)
 
 void
 cp_pool_release_dropped(struct cp_pool *pool)
@@ -176,6 +173,7 @@ cp_threads_leave(struct cp_pool *pool, uint32_t worker)
         cp_note_starter(pool);
         cp_note_job(pool, NULL);
     }
+    cp_flow_note_watch(pool); /* all that remain may wait for readers */
     cp_act(pool);
     cp_lock_release(&pool->lock);
 }
@@ -280,6 +278,18 @@ cp_threads_yield(struct cp_pool *pool, struct cp_task *task,
     return r;
 }
 
+/* The thread of this task waits for credit, or (NULL) no longer. */
+static void
+set_yielder(const struct cp_task *task, struct cp_yielder *yielder)
+{
+    struct cp_flow *flow = cp_flow_find(task->job, task->index);
+    if (flow != NULL) { /* the job has not ended */
+        flow->yielder = yielder;
+    }
+}
+
+/* The wait has a deadline only while it may hold up others; see
+ * cp_watch_credit() for who looks then. */
 int
 cp_threads_wait_room(struct cp_pool *pool, struct cp_task *task, uint64_t *room)
 {
@@ -293,17 +303,18 @@ cp_threads_wait_room(struct cp_pool *pool, struct cp_task *task, uint64_t *room)
     me.next = t->yielders;
     t->yielders = &me;
     t->n_yielders++;
-    while ((r = look_at_room(task, room)) == 0 && *room == 0) {
-        int64_t again = cp_now() + LOOK_AGAIN;
-        cp_flow_find(task->job, task->index)->yielder = &me;
-        cp_watch_credit(pool, &again);
+    set_yielder(task, &me);
+    for (;;) {
+        int64_t again = CP_NEVER;
+        cp_watch_credit(pool, &again); /* this may give credit to this task */
+        r = look_at_room(task, room);
+        if (r != 0 || *room > 0) {
+            break;
+        }
         cp_act(pool);
         cp_cond_wait(&me.cond, &pool->lock, again);
-        struct cp_flow *flow = cp_flow_find(task->job, task->index);
-        if (flow != NULL) {
-            flow->yielder = NULL;
-        }
     }
+    set_yielder(task, NULL);
     struct cp_yielder **at = &t->yielders;
     while (*at != &me) {
         at = &(*at)->next;

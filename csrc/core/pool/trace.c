@@ -2,6 +2,7 @@
 #include "pool/trace.h"
 
 #include "base/clock.h"
+#include "base/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -44,15 +45,7 @@ cp_trace_free(struct cp_trace *trace)
 static void *
 with_room(void *array, size_t n, size_t *cap, size_t size)
 {
-    if (n < *cap) {
-        return array;
-    }
-    size_t more = *cap > 0 ? *cap * 2 : 256;
-    void *moved = more <= CP_TRACE_MOST ? realloc(array, more * size) : NULL;
-    if (moved != NULL) {
-        *cap = more;
-    }
-    return moved;
+    return n < CP_TRACE_MOST ? cp_mem_grow(array, cap, n + 1, size) : NULL;
 }
 
 void

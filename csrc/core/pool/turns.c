@@ -19,15 +19,69 @@ precedes(const struct cp_job *a, const struct cp_job *b)
                                       : a->id < b->id;
 }
 
+/* Sets of priorities: bits in the order of priority, from the lowest on. */
+
+static unsigned
+place_of(const struct cp_job *job)
+{
+    return (unsigned)(job->priority - CP_PRIORITY_LEAST);
+}
+
+static bool
+has_bit(const uint64_t *bits, unsigned at)
+{
+    return (bits[at / 64] >> at % 64 & 1) != 0;
+}
+
+static void
+set_bit(uint64_t *bits, unsigned at, bool on)
+{
+    uint64_t bit = UINT64_C(1) << at % 64;
+    bits[at / 64] = on ? bits[at / 64] | bit : bits[at / 64] & ~bit;
+}
+
+/* The lowest one above `at` that is set; CP_PRIORITIES: there is none. */
+static unsigned
+next_above(const uint64_t *bits, unsigned at)
+{
+    for (unsigned from = at + 1; from < CP_PRIORITIES; from = (from | 63) + 1) {
+        uint64_t found = bits[from / 64] >> from % 64;
+        if (found != 0) {
+            return from + (unsigned)__builtin_ctzll(found);
+        }
+    }
+    return CP_PRIORITIES;
+}
+
+/* The last job that certainly precedes this one, or NULL: what the job follows
+ * if it belongs in front of all of its priority. *last: the last job that may
+ * precede it, or NULL. */
+static struct cp_job *
+find_range(const struct cp_line *line, const struct cp_job *job,
+           struct cp_job **last)
+{
+    const struct cp_ends *ends = line->ends;
+    *last = line->last;
+    if (ends == NULL) {
+        return NULL;
+    }
+    unsigned at = place_of(job), above = next_above(ends->active, at);
+    struct cp_job *higher = above < CP_PRIORITIES ? ends->last[above] : NULL;
+    *last = has_bit(ends->active, at) ? ends->last[at] : higher;
+    return higher;
+}
+
 static void
 join_line(struct cp_line *line, struct cp_job *job)
 {
-    /* In the order of submission. Most jobs belong at one end: the newest last,
-     * one whose task was taken back first. */
-    struct cp_job *first = line->first;
-    struct cp_job *after =
-        first == NULL || precedes(job, first) ? NULL : line->last;
-    while (after != NULL && precedes(job, after)) {
+    /* In the order of priority and submission. Most jobs belong at one end of
+     * their priority: the newest last, one whose task was taken back first. */
+    struct cp_job *after, *higher = find_range(line, job, &after);
+    struct cp_job *first = higher != NULL ? higher->line_next : line->first;
+    if (first == NULL || precedes(job, first)) {
+        after = higher;
+    }
+    while (after != higher && precedes(job, after)) {
         after = after->line_prev;
     }
     struct cp_job *before = after != NULL ? after->line_next : line->first;
@@ -35,6 +89,11 @@ join_line(struct cp_line *line, struct cp_job *job)
     job->line_next = before;
     *(after != NULL ? &after->line_next : &line->first) = job;
     *(before != NULL ? &before->line_prev : &line->last) = job;
+    if (line->ends != NULL
+        && (before == NULL || before->priority != job->priority)) {
+        line->ends->last[place_of(job)] = job;
+        set_bit(line->ends->active, place_of(job), true);
+    }
 }
 
 static void
@@ -44,6 +103,29 @@ leave_line(struct cp_line *line, struct cp_job *job)
     *(prev != NULL ? &prev->line_next : &line->first) = next;
     *(next != NULL ? &next->line_prev : &line->last) = prev;
     job->line_next = job->line_prev = NULL;
+    if (line->ends != NULL && line->ends->last[place_of(job)] == job) {
+        bool has_prev = prev != NULL && prev->priority == job->priority;
+        line->ends->last[place_of(job)] = has_prev ? prev : NULL;
+        set_bit(line->ends->active, place_of(job), has_prev);
+    }
+}
+
+/* The line may have jobs of several priorities from now on. 0 or CP_ENOMEM. */
+static int
+mix_priorities(struct cp_line *line)
+{
+    if (line->ends != NULL) {
+        return 0;
+    }
+    line->ends = calloc(1, sizeof(*line->ends));
+    if (line->ends == NULL) {
+        return CP_ENOMEM;
+    }
+    if (line->last != NULL) { /* so far all of its jobs have the priority 0 */
+        line->ends->last[place_of(line->last)] = line->last;
+        set_bit(line->ends->active, place_of(line->last), true);
+    }
+    return 0;
 }
 
 /* ---- priorities ---- */
@@ -57,16 +139,22 @@ level_of(const struct cp_job *job)
                : pool->levels->at[job->priority - CP_PRIORITY_LEAST];
 }
 
+static struct cp_line *
+line_of(struct cp_job *job)
+{
+    struct cp_pins *pins = job->pool->pins;
+    return job->pin == 0             ? job->in
+           : job->pin == CP_PIN_EACH ? &pins->each
+                                     : &pins->lines[job->pin - 1];
+}
+
 /* Set or clear the bit that says that the job's priority has lines. */
 static void
 set_active(const struct cp_job *job, bool active)
 {
     struct cp_levels *levels = job->pool->levels;
-    unsigned at = (unsigned)(job->priority - CP_PRIORITY_LEAST);
-    uint64_t bit = UINT64_C(1) << at % 64;
     if (levels != NULL) {
-        levels->active[at / 64] = active ? levels->active[at / 64] | bit
-                                         : levels->active[at / 64] & ~bit;
+        set_bit(levels->active, place_of(job), active);
     }
 }
 
@@ -110,10 +198,8 @@ cp_turns_set_priority(struct cp_job *job, int8_t priority)
             return CP_ENOMEM;
         }
         pool->levels->at[-CP_PRIORITY_LEAST] = &pool->level;
-        unsigned zero = -CP_PRIORITY_LEAST;
-        if (pool->level.first != NULL) {
-            pool->levels->active[zero / 64] |= UINT64_C(1) << zero % 64;
-        }
+        set_bit(pool->levels->active, -CP_PRIORITY_LEAST,
+                pool->level.first != NULL);
     }
     struct cp_level **level = &pool->levels->at[priority - CP_PRIORITY_LEAST];
     if (*level == NULL && (*level = calloc(1, sizeof(**level))) == NULL) {
@@ -152,15 +238,6 @@ unlink_line(struct cp_level *level, struct cp_line *line)
     *(line->prev != NULL ? &line->prev->next : &level->first) = line->next;
     *(line->next != NULL ? &line->next->prev : &level->last) = line->prev;
     line->next = line->prev = NULL;
-}
-
-static struct cp_line *
-line_of(struct cp_job *job)
-{
-    struct cp_pins *pins = job->pool->pins;
-    return job->pin == 0             ? job->in
-           : job->pin == CP_PIN_EACH ? &pins->each
-                                     : &pins->lines[job->pin - 1];
 }
 
 void
@@ -339,7 +416,7 @@ cp_turns_set_pin(struct cp_job *job, uint16_t pin)
         pins->n = pin;
     }
     job->pin = pin;
-    return 0;
+    return job->priority != 0 ? mix_priorities(line_of(job)) : 0;
 }
 
 /* Move the first task for a worker with an index from first to last to the

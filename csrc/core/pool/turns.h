@@ -22,9 +22,9 @@
  * whatever the number of jobs.
  *
  * Workers. A job for one worker (its pin) stands in a line of that worker, in
- * the order of priority and submission. When the worker is given tasks, that
- * line and the others take turns. If the worker dies, the tasks in its line
- * wait for the worker that replaces it.
+ * the order of priority and submission, which it joins in O(1). When the worker
+ * is given tasks, that line and the others take turns. If the worker dies, the
+ * tasks in its line wait for the worker that replaces it.
  *
  * The lock is held in all functions here.
  */
@@ -36,7 +36,7 @@
 /* What a turn is worth, in ns of measured task time. */
 #define CP_TURN CP_MS
 
-/* For a job that has no task yet. 0 or CP_ENOMEM. */
+/* For a job that has no task yet; the priority comes first. 0 or CP_ENOMEM. */
 int cp_turns_set_priority(struct cp_job *job, int8_t priority);
 int cp_turns_set_pin(struct cp_job *job, uint16_t pin);
 

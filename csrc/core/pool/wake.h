@@ -14,7 +14,7 @@
  *   the starter, cp_pool_next()     pool->starts          cp_note_starter()
  *   the standby thread              pool->standby         cp_note_standby(), a tick
  *   worker threads                  pool->threads.work    cp_wake_workers()
- *   those whose task yields         a condition each      cp_note_yielder(), a tick
+ *   those whose task yields         a condition each      cp_note_yielder()
  */
 #ifndef CP_POOL_WAKE_H
 #define CP_POOL_WAKE_H

@@ -14,8 +14,16 @@
 /* While the pool is about to end, a reader of values has this long to come back
  * for more. */
 #define READ_GRACE (500 * CP_MS)
-/* How long tasks that wait for readers may keep other tasks from workers. */
+/* How long tasks that wait for readers may keep other tasks from workers. A
+ * reader that has not come by then most likely waits for one of the other tasks,
+ * as where one thread reads many streams in turns: then the next SOONER looks
+ * follow at intervals of STILL_STARVED. */
 #define STARVED (50 * CP_MS)
+#define STILL_STARVED (10 * CP_MS)
+#define SOONER 6
+/* A thread that waits may run other code for so long, such as signal handlers, or
+ * fork workers. */
+#define INTERRUPTED (250 * CP_MS)
 /* How long a worker that ran its last task may take to exit before another worker
  * takes its place: exit handlers, or threads that its tasks left behind, may block
  * the exit for ever. */
@@ -569,15 +577,20 @@ cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
     }
 }
 
-/* The process has ended: read what it left, then drop the worker. */
-static void
+/* If the process has ended, read what it left and drop the worker. Or let the
+ * program's handler of SIGCHLD run first: CP_EINTR, and this is due again. */
+static int
 on_process_end(struct cp_pool *pool, struct cp_worker *w)
 {
     int exitcode = 0;
-    if (cp_proc_check(&w->proc, &exitcode) != 1) {
-        return;
+    int r = cp_proc_check(&w->proc, &exitcode);
+    if (r == CP_EINTR) {
+        pool->handlers_first = true;
     }
-    int r = w->eof ? CP_ECLOSED : 1;
+    if (r != 1) {
+        return r;
+    }
+    r = w->eof ? CP_ECLOSED : 1;
     while (r == 1) {
         r = cp_worker_recv(w);
     }
@@ -585,21 +598,24 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
         (void)cp_worker_recv_ring(w);
     }
     remove_worker(pool, w, exitcode);
+    return 0;
 }
 
 void
 cp_watch_probe(struct cp_pool *pool, int64_t now)
 {
     struct cp_worker *next;
+    bool again = false;
     for (struct cp_worker *w = pool->workers; w != NULL; w = next) {
         next = w->next;
-        if (cp_plan_is_probed(w)) {
-            on_process_end(pool, w);
-        }
+        again |= cp_plan_is_probed(w) && on_process_end(pool, w) == CP_EINTR;
     }
     pool->probe_wait = cp_clock_min(pool->probe_wait * 2, PROBE_LAST);
     pool->probe_at =
         cp_plan_wants_probe(pool) ? now + pool->probe_wait : CP_NEVER;
+    if (again) {
+        probe_within(pool, now, CP_MS);
+    }
 }
 
 void
@@ -610,8 +626,12 @@ cp_watch_release_sentinel(struct cp_pool *pool, struct cp_worker *w)
         listed = listed->next;
     }
     cp_worker_ref(w);
-    if (listed != NULL && cp_proc_poll(&w->proc, NULL) == 1) {
-        on_process_end(pool, w);
+    int r = 0;
+    /* The lock is held, and the caller has seen the end: no handler runs first. */
+    while (listed != NULL && (r = cp_proc_poll(&w->proc, NULL)) == CP_EINTR) {
+    }
+    if (r == 1) {
+        (void)on_process_end(pool, w);
         listed = NULL;
     }
     if (listed == NULL) {
@@ -889,7 +909,9 @@ cp_watch_flush(struct cp_pool *pool, struct cp_worker *w)
         cp_watch_tell_end(pool, w);
         probe_within(pool, cp_now(), CP_MS);
     }
-    bool wants = cp_worker_has_out(w);
+    /* A frame for which there was no memory is tried again by the clock: the
+     * poller would report at once, and for ever, that the pipe is writable. */
+    bool wants = cp_worker_has_bytes(w);
     if (wants != w->wants_out) {
         if (wants) {
             wants =
@@ -926,7 +948,7 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
             }
             break;
         case CP_TAG_TX: cp_watch_flush(pool, w); break;
-        default: on_process_end(pool, w); break;
+        default: (void)on_process_end(pool, w); break;
     }
 }
 
@@ -981,6 +1003,30 @@ cp_watch_awake(struct cp_pool *pool)
     }
 }
 
+void
+cp_watch_begin_wait(struct cp_pool *pool, bool joins)
+{
+    if (pool->left_look_at != 0 && pool->look_at == 0
+        && cp_now() - pool->left_at < INTERRUPTED) {
+        pool->look_at = pool->left_look_at;
+    }
+    pool->left_look_at = 0;
+    pool->n_waits++;
+    pool->joiners += joins ? 1 : 0;
+}
+
+void
+cp_watch_end_wait(struct cp_pool *pool, bool joins, bool is_over)
+{
+    pool->n_waits--;
+    pool->joiners -= joins ? 1 : 0;
+    if (pool->look_at != 0 && !cp_plan_has_waiter(pool)) {
+        pool->left_look_at = is_over ? 0 : pool->look_at;
+        pool->left_at = cp_now();
+        pool->look_at = 0;
+    }
+}
+
 /* Has anybody read values since the last call? */
 static bool
 take_reads(struct cp_pool *pool)
@@ -1008,18 +1054,22 @@ cp_watch_credit(struct cp_pool *pool, int64_t *at)
         pool->look_at = 0;
         return;
     }
-    int64_t now = cp_now();
+    int64_t now = cp_now(), after = joined ? READ_GRACE : STARVED;
     if (pool->look_at == 0 || pool->looks_for_join != joined) {
         (void)take_reads(pool); /* from now on, reads count */
+        pool->n_given = 0;
         pool->looks_for_join = joined;
-        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+        pool->look_at = now + after;
     } else if (now >= pool->look_at) {
         if (joined) {
             cp_jobs_end_unread(pool);
-        } else if (!take_reads(pool) && cp_plan_is_starved(pool)) {
-            cp_flow_give_all(pool);
+        } else if (take_reads(pool)) {
+            pool->n_given = 0;
+        } else if (cp_plan_is_starved(pool)) {
+            cp_flow_give_all(pool, pool->n_given++);
+            after = pool->n_given <= SOONER ? STILL_STARVED : STARVED;
         }
-        pool->look_at = now + (joined ? READ_GRACE : STARVED);
+        pool->look_at = now + after;
     }
     *at = cp_clock_min(*at, pool->look_at);
 }

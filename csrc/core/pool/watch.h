@@ -91,7 +91,22 @@ void cp_watch_awake(struct cp_pool *pool);
 
 /* Do tasks that wait for their readers keep workers from other work, or the
  * pool from its end? If so, let them yield more, or end them. *at is lowered to
- * when to ask again. */
+ * when to ask again.
+ *
+ * A task that waits for credit holds up nobody unless all workers wait like it
+ * and a thread or a coroutine waits for the pool. Only then somebody has to
+ * look again by the clock. Whoever makes that true looks, or has another thread
+ * look (cp_flow_note_watch()): the thread or coroutine that begins to wait; the
+ * last worker thread that begins to wait for credit, or the driver, which sees
+ * the first value of such a task; a worker thread that leaves the others
+ * alone. All others sleep until they get credit, or their job ends. */
 void cp_watch_credit(struct cp_pool *pool, int64_t *at);
+
+/* A thread begins, or stops, to wait for the pool, or for its end (joins).
+ * is_over: what it waited for has come. Otherwise the wait may only be interrupted,
+ * for signals or to fork workers: if a thread waits again soon, that wait goes on
+ * with the time to look of the last one. */
+void cp_watch_begin_wait(struct cp_pool *pool, bool joins);
+void cp_watch_end_wait(struct cp_pool *pool, bool joins, bool is_over);
 
 #endif

@@ -1,6 +1,8 @@
 /* The allocator of one area; see share/heap.h. */
 #include "share/heap.h"
 
+#include "base/mem.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,8 +11,8 @@
 struct slot {
     uint64_t filled; /* bytes of it that are backed by memory */
     uint32_t index;
-    uint32_t next; /* in the list of free blocks */
-    uint16_t refs;
+    uint32_t next;          /* in the list of free blocks */
+    uint16_t refs, n_given; /* references; of cp_heap_usage() alone */
     uint8_t size_class;
     bool is_lost; /* a forked copy may use it for ever */
 };
@@ -20,11 +22,16 @@ struct cp_heap {
     struct cp_area *area;
     struct cp_area *first; /* area 0, which has the limit */
     struct slot *slots;
-    uint32_t n_slots, cap, n_used;
+    uint32_t n_slots, n_used;
+    size_t cap;
     uint32_t free[CP_BLOCK_CLASSES]; /* by class: the last freed block */
     uint32_t n_blocks[CP_BLOCK_CLASSES];
     uint64_t filled;
     struct cp_borrower *borrowers;
+    struct cp_borrower self; /* leases of this process */
+    int64_t rest_ns;
+    _Atomic int64_t rest_at; /* see cp_heap_rest_at() */
+    bool rests;              /* what the control page says */
 };
 
 int
@@ -50,6 +57,9 @@ cp_heap_new(struct cp_area *area, struct cp_heap **out)
     }
     cp_area_ref(area);
     heap->area = area;
+    heap->self.area = area;
+    heap->rest_ns = CP_HEAP_REST;
+    atomic_init(&heap->rest_at, CP_NEVER);
     for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
         heap->free[c] = NONE;
     }
@@ -70,6 +80,12 @@ cp_heap_free(struct cp_heap *heap)
     }
 }
 
+struct cp_region *
+cp_heap_region(const struct cp_heap *heap)
+{
+    return heap->area->region;
+}
+
 /* ---- references ---- */
 
 static void
@@ -81,6 +97,10 @@ drop(struct cp_heap *heap, uint32_t n)
         slot->next = heap->free[slot->size_class];
         heap->free[slot->size_class] = n;
         heap->n_used--;
+        if (slot->filled > 0 && cp_heap_rest_at(heap) == CP_NEVER) {
+            /* It was in use when the others were freed. */
+            atomic_store(&heap->rest_at, cp_now() + heap->rest_ns);
+        }
     }
 }
 
@@ -106,18 +126,73 @@ end_loan(struct cp_heap *heap, struct cp_borrower *b, uint32_t n)
     drop(heap, n);
 }
 
+/* Note that the block now takes this much memory. False: that would exceed the
+ * limit. */
+static bool
+fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
+{
+    struct cp_control *all = cp_area_control(heap->first);
+    struct cp_control *own = cp_area_control(heap->area);
+    if (all == NULL || own == NULL) {
+        return false;
+    }
+    if (bytes > slot->filled) {
+        /* The order matters if a worker is killed between the two: its own
+         * count is then too high, and the total, from which that count is
+         * subtracted at its end, becomes a bit too low, not too high. */
+        uint64_t more = bytes - slot->filled;
+        (void)atomic_fetch_add(&own->filled, more);
+        uint64_t total = atomic_fetch_add(&all->total, more);
+        uint64_t limit = atomic_load(&all->limit);
+        if (total > limit || more > limit - total) {
+            (void)atomic_fetch_sub(&all->total, more);
+            (void)atomic_fetch_sub(&own->filled, more);
+            return false;
+        }
+        heap->filled += more;
+    } else {
+        /* Not below zero, though a worker that lies may have made the total too
+         * low: it would count as beyond the limit for ever. */
+        uint64_t less = slot->filled - bytes;
+        cp_region_empty(heap->area->region, less);
+        (void)atomic_fetch_sub(&own->filled, less);
+        heap->filled -= less;
+    }
+    slot->filled = bytes;
+    return true;
+}
+
+/* Was the memory of this block freed when it was given back? */
+static void
+note_emptied(struct cp_heap *heap, uint32_t n)
+{
+    struct cp_control *control = cp_area_control(heap->area);
+    uint64_t bit = UINT64_C(1) << (n % 64u);
+    if (control != NULL
+        && (atomic_load(&control->emptied[n / 64u]) & bit) != 0) {
+        (void)atomic_fetch_and(&control->emptied[n / 64u], ~bit);
+        (void)fill(heap, &heap->slots[n], 0);
+    }
+}
+
+/* The bits of the blocks that the borrower has given back; NULL: no memory. */
+static _Atomic uint64_t *
+given_by(const struct cp_heap *heap, const struct cp_borrower *b)
+{
+    struct cp_control *control = cp_area_control(b->area);
+    return control == NULL         ? NULL
+           : b == &heap->self      ? control->own
+           : b->area == heap->area ? control->given
+                                   : control->returned;
+}
+
 /* Take in the blocks that the borrower has given back. A block that it was not
  * lent is ignored. */
 static void
 collect_from(struct cp_heap *heap, struct cp_borrower *b)
 {
-    struct cp_control *control = cp_area_control(b->area);
-    if (b->n_lent == 0 || control == NULL) {
-        return;
-    }
-    _Atomic uint64_t *words =
-        b->area == heap->area ? control->given : control->returned;
-    for (uint32_t w = 0; w < CP_SLOT_WORDS; w++) {
+    _Atomic uint64_t *words = b->n_lent > 0 ? given_by(heap, b) : NULL;
+    for (uint32_t w = 0; words != NULL && w < CP_SLOT_WORDS; w++) {
         if (atomic_load_explicit(&words[w], memory_order_relaxed) == 0) {
             continue;
         }
@@ -126,6 +201,9 @@ collect_from(struct cp_heap *heap, struct cp_borrower *b)
         while (bits != 0) {
             uint32_t n = w * 64u + (uint32_t)__builtin_ctzll(bits);
             bits &= bits - 1;
+            if (b->area == heap->area) {
+                note_emptied(heap, n);
+            }
             end_loan(heap, b, n);
         }
     }
@@ -134,6 +212,7 @@ collect_from(struct cp_heap *heap, struct cp_borrower *b)
 static void
 collect(struct cp_heap *heap)
 {
+    collect_from(heap, &heap->self);
     for (struct cp_borrower *b = heap->borrowers; b != NULL; b = b->next) {
         collect_from(heap, b);
     }
@@ -236,58 +315,21 @@ new_slot(struct cp_heap *heap, unsigned size_class)
     if (heap->n_slots == CP_BLOCK_SLOTS || !cp_ref_is_valid(&ref)) {
         return NONE;
     }
-    if (heap->n_slots == heap->cap) {
-        uint32_t cap = heap->cap > 0 ? 2 * heap->cap : 16;
-        struct slot *slots = realloc(heap->slots, cap * sizeof(*slots));
-        if (slots == NULL) {
-            return NONE;
-        }
-        heap->slots = slots;
-        heap->cap = cap;
+    struct slot *slots =
+        cp_mem_grow(heap->slots, &heap->cap, heap->n_slots + 1, sizeof(*slots));
+    if (slots == NULL) {
+        return NONE;
     }
+    heap->slots = slots;
     heap->n_blocks[size_class]++;
     heap->slots[heap->n_slots] = (struct slot){
         .index = ref.index, .size_class = ref.size_class, .next = NONE};
     return heap->n_slots++;
 }
 
-/* Note that the block now takes this much memory. False: that would exceed the
- * limit. */
-static bool
-fill(struct cp_heap *heap, struct slot *slot, uint64_t bytes)
-{
-    struct cp_control *all = cp_area_control(heap->first);
-    struct cp_control *own = cp_area_control(heap->area);
-    if (all == NULL || own == NULL) {
-        return false;
-    }
-    if (bytes > slot->filled) {
-        /* The order matters if a worker is killed between the two: its own
-         * count is then too high, and the total, from which that count is
-         * subtracted at its end, becomes a bit too low, not too high. */
-        uint64_t more = bytes - slot->filled;
-        (void)atomic_fetch_add(&own->filled, more);
-        uint64_t total = atomic_fetch_add(&all->total, more);
-        uint64_t limit = atomic_load(&all->limit);
-        if (total > limit || more > limit - total) {
-            (void)atomic_fetch_sub(&all->total, more);
-            (void)atomic_fetch_sub(&own->filled, more);
-            return false;
-        }
-        heap->filled += more;
-    } else {
-        uint64_t less = slot->filled - bytes;
-        (void)atomic_fetch_sub(&all->total, less);
-        (void)atomic_fetch_sub(&own->filled, less);
-        heap->filled -= less;
-    }
-    slot->filled = bytes;
-    return true;
-}
-
 /* Free the memory of unused blocks, except those of the class `but`: at least
- * this many bytes, or all. */
-static void
+ * this many bytes, or all. Returns how many. */
+static uint64_t
 shrink(struct cp_heap *heap, unsigned but, uint64_t bytes)
 {
     uint64_t freed = 0;
@@ -302,6 +344,47 @@ shrink(struct cp_heap *heap, unsigned but, uint64_t bytes)
             }
         }
     }
+    return freed;
+}
+
+/* Tell those who give blocks back whether this heap rests. */
+static void
+set_rests(struct cp_heap *heap, bool rests)
+{
+    struct cp_control *control =
+        heap->rests != rests ? cp_area_control(heap->area) : NULL;
+    if (control != NULL) {
+        atomic_store(&control->rests, rests ? 1 : 0);
+        heap->rests = rests;
+    }
+}
+
+int64_t
+cp_heap_rest_at(const struct cp_heap *heap)
+{
+    return atomic_load_explicit(&heap->rest_at, memory_order_relaxed);
+}
+
+void
+cp_heap_set_rest(struct cp_heap *heap, int64_t ns)
+{
+    heap->rest_ns = ns;
+}
+
+void
+cp_heap_rest(struct cp_heap *heap, int64_t now)
+{
+    cp_lock_acquire(&heap->lock);
+    if (cp_heap_rest_at(heap) <= now) {
+        /* First, so that a block which is not collected here is freed by
+         * whoever gives it back. */
+        set_rests(heap, true);
+        collect(heap);
+        if (shrink(heap, CP_BLOCK_CLASSES, 1) == 0) {
+            atomic_store(&heap->rest_at, CP_NEVER);
+        }
+    }
+    cp_lock_release(&heap->lock);
 }
 
 /* A block for n bytes, with one reference; its slot, or NONE. *is_warm: it is
@@ -313,6 +396,8 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
     if (c == CP_BLOCK_CLASSES) {
         return NONE;
     }
+    set_rests(heap, false);
+    atomic_store(&heap->rest_at, cp_now() + heap->rest_ns);
     collect(heap);
     uint32_t found = heap->free[c];
     bool is_new = found == NONE;
@@ -336,11 +421,46 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
     return found;
 }
 
+static void
+join(uint8_t *to, const void *const *pieces, size_t count, size_t each)
+{
+    for (size_t i = 0; i < count; i++) {
+        memcpy(to + i * each, pieces[i], each);
+    }
+}
+
+/* Write the pieces into a block without memory. One call of the kernel takes
+ * less time than one for each piece, even with another copy. */
+static int
+write_pieces(const struct cp_heap *heap, const void *const *pieces,
+             size_t count, size_t each, const struct cp_ref *ref)
+{
+    if (count == 1) {
+        return cp_area_write(heap->area, ref, pieces[0]);
+    }
+    uint8_t *joined = malloc(count * each);
+    if (joined == NULL) {
+        return CP_ENOMEM;
+    }
+    join(joined, pieces, count, each);
+    int r = cp_area_write(heap->area, ref, joined);
+    free(joined);
+    return r;
+}
+
 int
 cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
             struct cp_ref *ref)
 {
+    return cp_heap_put_pieces(heap, &bytes, 1, n, ref);
+}
+
+int
+cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
+                   size_t count, size_t each, struct cp_ref *ref)
+{
     bool is_warm = false;
+    size_t n = count * each;
     cp_lock_acquire(&heap->lock);
     uint32_t found = take(heap, n, &is_warm);
     if (found != NONE) {
@@ -356,10 +476,10 @@ cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
     uint8_t *at =
         is_warm ? cp_area_map(heap->area, ref->size_class, ref->index) : NULL;
     if (at != NULL) {
-        memcpy(at, bytes, n);
+        join(at, pieces, count, each);
         return 0;
     }
-    int r = cp_area_write(heap->area, ref, bytes);
+    int r = write_pieces(heap, pieces, count, each, ref);
     if (r != 0) {
         cp_area_punch(heap->area, ref->size_class, ref->index);
         cp_lock_acquire(&heap->lock);
@@ -371,6 +491,99 @@ cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
     return 0;
 }
 
+/* From now on a lease of this process has the caller's reference to the block.
+ * Call this with the lock held. */
+static void
+lend_self(struct cp_heap *heap, uint32_t slot)
+{
+    set_bit(heap->self.lent, slot, true);
+    heap->self.n_lent++;
+}
+
+/* Open a lease of a block that this process was lent (lend_self()). If that
+ * fails, the loan ends here. is_backed: the block has the memory that is noted.
+ * If not, that is put right before the loan ends: a thread that takes the block
+ * next would write to memory that is not there. */
+static int
+open_own(struct cp_heap *heap, const struct cp_ref *ref, bool is_backed,
+         struct cp_lease **lease)
+{
+    int r = cp_lease_open(heap->area, heap->area, ref, lease);
+    if (r != 0) {
+        if (!is_backed) {
+            cp_area_punch(heap->area, ref->size_class, ref->index);
+        }
+        cp_lock_acquire(&heap->lock);
+        if (!is_backed) {
+            (void)fill(heap, &heap->slots[ref->slot], 0);
+        }
+        end_loan(heap, &heap->self, ref->slot);
+        cp_lock_release(&heap->lock);
+    }
+    return r;
+}
+
+int
+cp_heap_take(struct cp_heap *heap, size_t n, struct cp_lease **lease)
+{
+    struct cp_ref ref = {.len = n, .flags = CP_REF_OWN};
+    bool is_warm = false;
+    *lease = NULL;
+    cp_lock_acquire(&heap->lock);
+    uint32_t found = take(heap, n, &is_warm);
+    if (found != NONE) {
+        ref.index = heap->slots[found].index;
+        ref.slot = (uint16_t)found;
+        ref.size_class = heap->slots[found].size_class;
+        lend_self(heap, found);
+    }
+    cp_lock_release(&heap->lock);
+    if (found == NONE) {
+        return CP_ENOMEM;
+    }
+    int r = open_own(heap, &ref, is_warm, lease);
+    if (r == 0 && !is_warm
+        && cp_area_fill(heap->area, &ref, (*lease)->at, n) != 0) {
+        cp_area_punch(heap->area, ref.size_class, ref.index);
+        cp_lock_acquire(&heap->lock);
+        (void)fill(heap, &heap->slots[found], 0);
+        cp_lock_release(&heap->lock);
+        cp_lease_close(*lease);
+        *lease = NULL;
+        r = CP_ENOMEM;
+    }
+    return r;
+}
+
+int
+cp_heap_take_back(struct cp_heap *heap, struct cp_borrower *b,
+                  const struct cp_ref *ref, struct cp_lease **lease)
+{
+    struct cp_ref own = *ref;
+    uint32_t n = ref->slot;
+    *lease = NULL;
+    if (!cp_ref_is_valid(ref)) {
+        return CP_EPROTO;
+    }
+    cp_lock_acquire(&heap->lock);
+    collect_from(heap, &heap->self);
+    bool is_lent = n < heap->n_slots && has_bit(b->lent, n)
+                   && !has_bit(heap->self.lent, n)
+                   && heap->slots[n].index == ref->index
+                   && heap->slots[n].size_class == ref->size_class
+                   && ref->offset + ref->len <= heap->slots[n].filled;
+    if (is_lent) {
+        heap->slots[n].refs++;
+        lend_self(heap, n);
+        if (!has_bit(b->sticky, n)) {
+            end_loan(heap, b, n);
+        }
+    }
+    cp_lock_release(&heap->lock);
+    own.flags = CP_REF_OWN;
+    return is_lent ? open_own(heap, &own, true, lease) : CP_EPROTO;
+}
+
 void
 cp_heap_count(struct cp_heap *heap, struct cp_heap_counts *counts)
 {
@@ -380,4 +593,42 @@ cp_heap_count(struct cp_heap *heap, struct cp_heap_counts *counts)
     counts->n_used = heap->n_used;
     counts->n_slots = heap->n_slots;
     cp_lock_release(&heap->lock);
+}
+
+/* Count what the borrower has given back, without taking it in. */
+static void
+count_given(struct cp_heap *heap, const struct cp_borrower *b)
+{
+    _Atomic uint64_t *words = b->n_lent > 0 ? given_by(heap, b) : NULL;
+    for (uint32_t w = 0; words != NULL && w < CP_SLOT_WORDS; w++) {
+        uint64_t bits = atomic_load(&words[w]) & b->lent[w] & ~b->sticky[w];
+        for (; bits != 0; bits &= bits - 1) {
+            heap->slots[w * 64u + (uint32_t)__builtin_ctzll(bits)].n_given++;
+        }
+    }
+}
+
+void
+cp_heap_usage(struct cp_heap *heap, struct cp_usage *usage)
+{
+    struct cp_region *region = heap->area->region;
+    uint64_t used = 0;
+    *usage = (struct cp_usage){0};
+    if (!cp_region_is_ours(region)) {
+        return;
+    }
+    cp_lock_acquire(&heap->lock);
+    for (uint32_t n = 0; n < heap->n_slots; n++) {
+        heap->slots[n].n_given = 0;
+    }
+    count_given(heap, &heap->self);
+    for (struct cp_borrower *b = heap->borrowers; b != NULL; b = b->next) {
+        count_given(heap, b);
+    }
+    for (uint32_t n = 0; n < heap->n_slots; n++) {
+        const struct slot *slot = &heap->slots[n];
+        used += slot->refs > slot->n_given || slot->is_lost ? slot->filled : 0;
+    }
+    cp_lock_release(&heap->lock);
+    cp_region_usage(region, used, usage);
 }

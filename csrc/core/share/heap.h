@@ -2,7 +2,8 @@
  * The allocator of one area: which blocks its owner uses, and who else has them.
  *
  * All bookkeeping is private memory of the owner. A block has one reference for
- * the body that it is part of, and one for each borrower that it is lent to;
+ * the body that it is part of, one for each borrower that it is lent to, and one
+ * for a lease of the owner itself (cp_heap_take(), cp_heap_take_back());
  * without references it is free. The block that was freed last is used again
  * first, so its memory is warm, and already mapped on both sides.
  *
@@ -12,6 +13,7 @@
 #ifndef CP_HEAP_H
 #define CP_HEAP_H
 
+#include "base/clock.h"
 #include "share/region.h"
 
 /* To whom blocks are lent: from the parent's heap to a worker, or from a
@@ -33,6 +35,8 @@ struct cp_heap;
 int cp_heap_new(struct cp_area *area, struct cp_heap **heap);
 void cp_heap_free(struct cp_heap *heap); /* NULL is fine */
 
+struct cp_region *cp_heap_region(const struct cp_heap *heap);
+
 /* From now on b can be lent blocks, until it is forgotten: then nobody else has
  * what it was lent, except forked copies of it. [any] */
 void cp_heap_meet(struct cp_heap *heap, struct cp_borrower *b,
@@ -45,6 +49,20 @@ void cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b);
 int cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
                 struct cp_ref *ref);
 
+/* The same for `count` pieces of `each` bytes, which lie one behind the other
+ * in the block. [any] */
+int cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
+                       size_t count, size_t each, struct cp_ref *ref);
+
+/* Take a block of n bytes for this process itself: a lease of it, whose bytes
+ * have any contents. 0, or a negative code as cp_heap_put(). [any] */
+int cp_heap_take(struct cp_heap *heap, size_t n, struct cp_lease **lease);
+
+/* A block that b was lent is this process's own again: a lease of the bytes of
+ * ref. CP_EPROTO: b was not lent it; or another negative code. [any] */
+int cp_heap_take_back(struct cp_heap *heap, struct cp_borrower *b,
+                      const struct cp_ref *ref, struct cp_lease **lease);
+
 /* Drop the reference of cp_heap_put(). [any] */
 void cp_heap_drop(struct cp_heap *heap, uint16_t slot);
 
@@ -53,11 +71,34 @@ void cp_heap_drop(struct cp_heap *heap, uint16_t slot);
 void cp_heap_lend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 void cp_heap_unlend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 
+/*
+ * Rest. Memory of unused blocks is kept, to be used again, until no block has
+ * been taken for CP_HEAP_REST. Then cp_heap_rest() frees it. From there on until
+ * the next block is taken the heap rests: a block that the program gives back is
+ * freed at once (cp_lease_close()), since nobody else will look.
+ */
+#define CP_HEAP_REST (10 * CP_SECOND)
+
+/* When cp_heap_rest() is due; CP_NEVER: since the last call no block was taken, and
+ * none with memory was found to be unused. [any] */
+int64_t cp_heap_rest_at(const struct cp_heap *heap);
+
+/* If it is due now, free the memory of one unused block, which may take a
+ * millisecond. It stays due as long as there may be more. [any] */
+void cp_heap_rest(struct cp_heap *heap, int64_t now);
+
+/* Rest after this time, not after CP_HEAP_REST; before a block is taken. */
+void cp_heap_set_rest(struct cp_heap *heap, int64_t ns);
+
 /* Bytes of memory that free and used blocks of this heap take, and blocks in use. [any] */
 struct cp_heap_counts {
     uint64_t filled;
     uint32_t n_used, n_slots;
 };
 void cp_heap_count(struct cp_heap *heap, struct cp_heap_counts *counts);
+
+/* The usage of the whole region, for the heap of area 0: see cp_region_usage(). Only
+ * looks. Zeros in a forked copy. [any] */
+void cp_heap_usage(struct cp_heap *heap, struct cp_usage *usage);
 
 #endif

@@ -37,16 +37,42 @@ struct cp_parts {
      * have to belong to `pool`. */
     struct cp_pool *pool;
     struct cp_func **uses;
-    uint32_t n_uses, cap_uses;
+    uint32_t n_uses;
+    size_t cap_uses;
     struct cp_ref *refs;
-    uint32_t n, cap;
+    /* By part: the lease whose block is sent in place of a copy, or NULL. All
+     * are NULL if the list is. */
+    struct cp_lease **leases;
+    uint32_t n;
+    size_t cap;
     uint64_t bytes;  /* of all parts */
     bool is_private; /* several receivers may get them: map them privately */
+    bool moves;      /* blocks may be sent in place of copies: an answer */
 };
 
 /* Copy the bytes into a block. Returns the number of the part; negative: the
  * bytes have to go into the body itself. */
 int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
+
+/* The same, but the bytes may be copied later, by cp_sealed_write(): only for a
+ * body with a sealed file. */
+int64_t cp_parts_add_later(struct cp_parts *parts, const void *bytes, size_t n);
+
+/* The same for `count` pieces of `each` bytes, which become one part. Only
+ * stored in the heap. */
+int64_t cp_parts_add_pieces(struct cp_parts *parts, const void *const *pieces,
+                            size_t count, size_t each);
+
+/* The n bytes at `at` belong to this lease: send its block in place of a copy, if
+ * cp_parts_settle() finds that nobody else has the lease by then. Not if they
+ * are less than half of it. Returns as cp_parts_add(), which is to be called
+ * instead if this fails. */
+int64_t cp_parts_move(struct cp_parts *parts, struct cp_lease *lease,
+                      const void *at, size_t n);
+
+/* Everything that the task has dropped is dropped: copy those parts of which the
+ * program still has the lease. 0 or CP_ENOMEM. */
+int cp_parts_settle(struct cp_parts *parts, struct cp_buf *body);
 
 /* Is there any place where parts can be stored? */
 static inline bool
@@ -55,10 +81,12 @@ cp_parts_are_open(const struct cp_parts *parts)
     return parts->heap != NULL || parts->sealed != NULL || parts->like != NULL;
 }
 
-/* Begin anew: forget all parts, wherever they are stored, but keep the uses. */
-void cp_parts_reset(struct cp_parts *parts);
+/* How many parts there are, wherever they are stored. Forget all but the first n,
+ * but keep the uses. */
+uint64_t cp_parts_count(const struct cp_parts *parts);
+void cp_parts_back(struct cp_parts *parts, uint64_t n);
 
-/* Forget all parts but the first n, and give their blocks back. Most bodies have none. */
+/* The same for blocks, which are given back. Most bodies have none. */
 void cp_parts_drop(struct cp_parts *parts, uint32_t n);
 static inline void
 cp_parts_cut(struct cp_parts *parts, uint32_t n)
@@ -79,9 +107,18 @@ void cp_parts_unlend(const struct cp_parts *parts, struct cp_borrower *b);
  * must have ended before; see link/func.h. */
 void cp_parts_fini(struct cp_parts *parts);
 
+/* Where the blocks of a body are that this process gets. */
+struct cp_lender {
+    struct cp_area *area, *teller; /* see cp_lease_open() */
+    /* For blocks that come back: this process's heap, and the borrower that
+     * sends the body; or NULL: none may come back. */
+    struct cp_heap *heap;
+    struct cp_borrower *borrower;
+};
+
 /* Open the leases of a body of *len bytes; *len shrinks by the references. On
  * failure all blocks are given back: CP_EPROTO, CP_ENOMEM or CP_ECLOSED. */
-int cp_loan_open(struct cp_area *area, struct cp_area *teller,
-                 const uint8_t *body, size_t *len, struct cp_loan **loan);
+int cp_loan_open(const struct cp_lender *from, const uint8_t *body, size_t *len,
+                 struct cp_loan **loan);
 
 #endif

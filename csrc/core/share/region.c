@@ -1,6 +1,7 @@
 /* The file of a pool's shared memory, and its mappings; see share/region.h. */
 #include "share/region.h"
 
+#include "base/mem.h"
 #include "os/fd.h"
 #include "os/proc.h"
 
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #if defined(__linux__) && !defined(CP_PORTABLE) && SIZE_MAX > UINT32_MAX
@@ -38,7 +40,8 @@ struct cp_region {
     pid_t pid; /* of the process that made this struct */
     int fd;
     bool is_made_here; /* false: inherited; only the maker frees the memory */
-    _Atomic uint32_t users; /* of the descriptor; 0: it is closed */
+    _Atomic uint64_t outside; /* bytes outside of the areas */
+    _Atomic uint32_t users;   /* of the descriptor; 0: it is closed */
     _Atomic bool is_closed;
     struct cp_control *first; /* of the parent's area */
     /* Blocks that no process here uses any more, but perhaps a forked copy;
@@ -129,19 +132,26 @@ keep(struct cp_lease *lease)
     size_t room = (size_t)cp_block_size(lease->size_class);
     lease->was_forked = true;
     (void)atomic_fetch_add(&lease->area->region->first->kept, lease->len);
-    if (lease->area != lease->teller) { /* tell the owner of the block */
+    if (lease->is_own && !lease->area->region->is_made_here) {
+        struct cp_control *control = lease->teller->control;
+        uint32_t n = atomic_fetch_add(&control->n_forked, 1);
+        if (n < CP_FORKED_MAX) {
+            atomic_store(&control->forked[n],
+                         (uint64_t)lease->size_class << 32 | lease->index);
+        }
+    } else if (lease->area != lease->teller) { /* tell the block's owner */
         (void)atomic_fetch_or(
             &lease->teller->control->kept_returned[lease->slot / 64u],
             UINT64_C(1) << (lease->slot % 64u));
     }
     off_t offset = offset_of(lease->area->id, lease->size_class, lease->index);
     if (!lease->has_own
-        && map(lease->area->region, lease->at, room, MAP_PRIVATE | MAP_FIXED,
-               offset)
+        && map(lease->area->region, lease->at - lease->offset, room,
+               MAP_PRIVATE | MAP_FIXED, offset)
                == NULL) {
 #if HAS_SHARE
         /* Too many mappings: share the block with the forked copy. */
-        (void)madvise(lease->at, room, MADV_DOFORK);
+        (void)madvise(lease->at - lease->offset, room, MADV_DOFORK);
 #endif
     }
 }
@@ -193,16 +203,13 @@ is_within(const struct range *range, const struct cp_area *area)
 static void
 lose(struct cp_region *region, uint64_t at, uint64_t len)
 {
-    if (region->n_lost == region->cap_lost) {
-        size_t cap = region->cap_lost > 0 ? 2 * region->cap_lost : 16;
-        struct range *lost = realloc(region->lost, cap * sizeof(*lost));
-        if (lost == NULL) {
-            region->is_unclean = true;
-            return;
-        }
-        region->lost = lost;
-        region->cap_lost = cap;
+    struct range *lost = cp_mem_grow(region->lost, &region->cap_lost,
+                                     region->n_lost + 1, sizeof(*lost));
+    if (lost == NULL) {
+        region->is_unclean = true;
+        return;
     }
+    region->lost = lost;
     region->lost[region->n_lost++] = (struct range){at, len};
 }
 
@@ -231,7 +238,7 @@ clean(const struct cp_region *region, const struct cp_area *area)
         if (l->area->region == region) {
             kept[at] = (struct range){
                 (uint64_t)offset_of(l->area->id, l->size_class, l->index),
-                l->len};
+                l->offset + l->len};
             at += is_within(&kept[at], area);
         }
     }
@@ -397,19 +404,74 @@ cp_region_take(struct cp_region *region, uint64_t bytes)
     uint64_t limit = atomic_load(&region->first->limit);
     uint64_t total = atomic_fetch_add(&region->first->total, bytes);
     if (total <= limit && bytes <= limit - total) {
+        (void)atomic_fetch_add(&region->outside, bytes);
         return true;
     }
-    cp_region_give(region, bytes);
+    cp_region_empty(region, bytes);
     return false;
 }
 
 void
 cp_region_give(struct cp_region *region, uint64_t bytes)
 {
+    (void)atomic_fetch_sub(&region->outside, bytes);
+    cp_region_empty(region, bytes);
+}
+
+void
+cp_region_empty(struct cp_region *region, uint64_t bytes)
+{
     uint64_t total = atomic_load(&region->first->total);
     while (!atomic_compare_exchange_weak(&region->first->total, &total,
                                          total > bytes ? total - bytes : 0)) {
     }
+}
+
+/* Bytes of blocks that this process leases or has lost; without those of area 0,
+ * unless is_whole. Call this with the lock of the leases held. */
+static uint64_t
+held(const struct cp_region *region, bool is_whole)
+{
+    uint64_t bytes = 0;
+    for (const struct cp_lease *l = all.next; l != &all; l = l->next) {
+        if (l->area->region == region && (is_whole || l->area->id != 0)) {
+            bytes += l->offset + l->len;
+        }
+    }
+    for (size_t i = 0; i < region->n_lost; i++) {
+        if (is_whole || region->lost[i].at >> AREA_BITS != 0) {
+            bytes += region->lost[i].len;
+        }
+    }
+    return bytes;
+}
+
+/* Bytes of memory that the file takes. */
+static uint64_t
+memory_of(struct cp_region *region)
+{
+    struct stat st;
+    uint64_t bytes = 0;
+    if (may_use(region)) {
+        bytes = fstat(region->fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+        done_using(region);
+    }
+    return bytes;
+}
+
+void
+cp_region_usage(struct cp_region *region, uint64_t used_first,
+                struct cp_usage *usage)
+{
+    cp_lock_acquire(&lock);
+    bool is_closed = atomic_load(&region->is_closed);
+    uint64_t used = atomic_load(&region->outside) + (is_closed ? 0 : used_first)
+                    + held(region, is_closed);
+    cp_lock_release(&lock);
+    uint64_t total = atomic_load(&region->outside) + memory_of(region);
+    /* What is just being written is in use already. */
+    *usage =
+        (struct cp_usage){.total = total, .used = used < total ? used : total};
 }
 
 /* ---- areas ---- */
@@ -465,7 +527,7 @@ cp_area_unref(struct cp_area *area)
     }
     for (unsigned c = 0; c < CP_BLOCK_CLASSES; c++) {
         size_t size = (size_t)cp_block_size(c) << extent_shift(c);
-        for (uint32_t i = 0; i < area->extents[c].n; i++) {
+        for (size_t i = 0; i < area->extents[c].n; i++) {
             if (area->extents[c].at[i] != NULL) {
                 (void)munmap(area->extents[c].at[i], size);
             }
@@ -480,6 +542,24 @@ cp_area_unref(struct cp_area *area)
     free(area);
 }
 
+/* Remember the blocks that the owner of the area used itself during a fork. */
+static void
+lose_forked(struct cp_area *area, const struct cp_control *control)
+{
+    uint32_t n = control != NULL ? atomic_load(&control->n_forked) : 0;
+    for (uint32_t i = 0; i < n && i < CP_FORKED_MAX; i++) {
+        uint64_t block = atomic_load(&control->forked[i]);
+        struct cp_ref ref = {.index = (uint32_t)block,
+                             .size_class = (uint8_t)(block >> 32)};
+        if (block >> 40 == 0 && cp_ref_is_valid(&ref)) {
+            lose(area->region,
+                 (uint64_t)offset_of(area->id, ref.size_class, ref.index),
+                 cp_block_size(ref.size_class));
+        }
+    }
+    area->region->is_unclean |= n > CP_FORKED_MAX;
+}
+
 void
 cp_area_retire(struct cp_area *area)
 {
@@ -491,8 +571,9 @@ cp_area_retire(struct cp_area *area)
     uint64_t filled = control != NULL ? atomic_load(&control->filled) : 0;
     cp_lock_acquire(&lock);
     if (!atomic_exchange(&area->is_retired, true)) {
+        lose_forked(area, control);
         uint64_t left = clean(area->region, area);
-        cp_region_give(area->region, filled > left ? filled - left : 0);
+        cp_region_empty(area->region, filled > left ? filled - left : 0);
     }
     cp_lock_release(&lock);
     done_using(area->region);
@@ -529,17 +610,15 @@ cp_area_control(struct cp_area *area)
 static uint8_t **
 extent_place(struct cp_extents *extents, uint32_t i)
 {
-    if (i >= extents->n) {
-        uint32_t n = i + i / 2 + 4;
-        uint8_t **at = realloc(extents->at, n * sizeof(*at));
-        if (at == NULL) {
-            return NULL;
-        }
-        memset(at + extents->n, 0, (n - extents->n) * sizeof(*at));
-        extents->at = at;
-        extents->n = n;
+    size_t n = extents->n;
+    uint8_t **at = cp_mem_grow(extents->at, &n, (size_t)i + 1, sizeof(*at));
+    if (at == NULL) {
+        return NULL;
     }
-    return &extents->at[i];
+    memset(at + extents->n, 0, (n - extents->n) * sizeof(*at));
+    extents->at = at;
+    extents->n = n;
+    return &at[i];
 }
 
 uint8_t *
@@ -589,6 +668,40 @@ cp_area_write(struct cp_area *area, const struct cp_ref *ref, const void *bytes)
     return r;
 }
 
+int
+cp_area_fill(struct cp_area *area, const struct cp_ref *ref, uint8_t *at,
+             size_t n)
+{
+    int r = CP_ERRNO(ENOSYS);
+#if HAS_SHARE
+    if (!may_use(area->region)) {
+        return CP_ECLOSED;
+    }
+#    ifdef MADV_POPULATE_WRITE
+    /* From Linux 5.14 on: one call instead of a fault for each page. */
+    r = madvise(at, n, MADV_POPULATE_WRITE) == 0 ? 0 : CP_ERRNO(errno);
+#    endif
+    off_t offset = offset_of(area->id, ref->size_class, ref->index);
+    while (r == CP_ERRNO(EINVAL) || r == CP_ERRNO(ENOSYS)
+           || r == CP_ERRNO(EINTR)) {
+        r = fallocate(area->region->fd, FALLOC_FL_KEEP_SIZE, offset, (off_t)n)
+                    == 0
+                ? 0
+                : CP_ERRNO(errno);
+        if (r != CP_ERRNO(EINTR)) {
+            break;
+        }
+    }
+    done_using(area->region);
+#else
+    (void)area;
+    (void)ref;
+    (void)at;
+    (void)n;
+#endif
+    return r;
+}
+
 void
 cp_area_punch(struct cp_area *area, unsigned size_class, uint32_t index)
 {
@@ -606,20 +719,54 @@ cp_ref_is_valid(const struct cp_ref *ref)
            && ref->index < CP_BLOCK_SLOTS
            && ref->index < UINT64_C(1) << CLASS_BITS >> CP_BLOCK_BITS
                   >> ref->size_class
-           && ref->len <= cp_block_size(ref->size_class);
+           && ref->offset <= cp_block_size(ref->size_class)
+           && ref->len <= cp_block_size(ref->size_class) - ref->offset;
 }
 
 /* ---- leases ---- */
 
+/* The word in which this block is given back. */
+static _Atomic uint64_t *
+word_of(struct cp_control *control, const struct cp_area *area,
+        const struct cp_area *teller, uint16_t slot, bool is_own)
+{
+    _Atomic uint64_t *words = is_own           ? control->own
+                              : area == teller ? control->given
+                                               : control->returned;
+    return &words[slot / 64u];
+}
+
 /* Tell the owner of the block that it can use it again. */
 static void
-give_back(struct cp_area *area, struct cp_area *teller, uint16_t slot)
+give_back(const struct cp_area *area, struct cp_area *teller, uint16_t slot,
+          bool is_own)
 {
     struct cp_control *control = cp_area_control(teller);
     if (control != NULL) {
-        _Atomic uint64_t *words =
-            area == teller ? control->given : control->returned;
-        (void)atomic_fetch_or(&words[slot / 64u], UINT64_C(1) << (slot % 64u));
+        (void)atomic_fetch_or(word_of(control, area, teller, slot, is_own),
+                              UINT64_C(1) << (slot % 64u));
+    }
+}
+
+/* The lease has given its block back. If the owner rests, it will not see that
+ * for long: free the memory for it. Only whoever has cleared the bit may touch
+ * the block. Not blocks that others may have: those of the parent that a worker was
+ * lent, and those that were sent on. */
+static void
+empty(const struct cp_lease *lease)
+{
+    struct cp_control *control = cp_area_control(lease->teller);
+    if (control == NULL || lease->area != lease->teller || lease->is_lent
+        || atomic_load(&control->rests) == 0) {
+        return;
+    }
+    uint64_t bit = UINT64_C(1) << (lease->slot % 64u);
+    _Atomic uint64_t *word = word_of(control, lease->area, lease->teller,
+                                     lease->slot, lease->is_own);
+    if ((atomic_fetch_and(word, ~bit) & bit) != 0) {
+        cp_area_punch(lease->area, lease->size_class, lease->index);
+        (void)atomic_fetch_or(&control->emptied[lease->slot / 64u], bit);
+        (void)atomic_fetch_or(word, bit);
     }
 }
 
@@ -645,6 +792,7 @@ cp_lease_open(struct cp_area *area, struct cp_area *teller,
     if (!may_use(area->region)) {
         return CP_ECLOSED;
     }
+    bool is_own = (ref->flags & CP_REF_OWN) != 0;
     struct cp_lease *lease = calloc(1, sizeof(*lease));
     if (lease != NULL) {
         lease->has_own = (ref->flags & CP_REF_PRIVATE) != 0;
@@ -659,7 +807,9 @@ cp_lease_open(struct cp_area *area, struct cp_area *teller,
         if (lease != NULL && lease->at != NULL && lease->has_own) {
             (void)munmap(lease->at, (size_t)cp_block_size(ref->size_class));
         }
-        give_back(area, teller, ref->slot);
+        if (!is_own) {
+            give_back(area, teller, ref->slot, false);
+        }
         done_using(area->region);
         free(lease);
         return CP_ENOMEM;
@@ -667,7 +817,10 @@ cp_lease_open(struct cp_area *area, struct cp_area *teller,
     cp_area_ref(area);
     cp_area_ref(teller);
     atomic_init(&lease->refs, 1);
+    lease->at += ref->offset;
+    lease->offset = (size_t)ref->offset;
     lease->len = (size_t)ref->len;
+    lease->is_own = is_own;
     lease->area = area;
     lease->teller = teller;
     lease->slot = ref->slot;
@@ -702,6 +855,24 @@ cp_lease_may_keep(const struct cp_lease *lease)
                                 : cp_region_may_keep(lease->area->region);
 }
 
+bool
+cp_lease_may_move(const struct cp_lease *lease)
+{
+    if (lease->sheet != NULL || lease->has_own) {
+        return false;
+    }
+    cp_lock_acquire(&lock);
+    bool was_forked = lease->was_forked;
+    cp_lock_release(&lock);
+    return !was_forked;
+}
+
+bool
+cp_lease_is_alone(const struct cp_lease *lease)
+{
+    return atomic_load(&lease->refs) == 1;
+}
+
 void
 cp_lease_ref(struct cp_lease *lease)
 {
@@ -712,6 +883,18 @@ void
 cp_lease_show(struct cp_lease *lease)
 {
     atomic_store(&lease->is_shown, true);
+}
+
+bool
+cp_lease_hide(struct cp_lease *lease)
+{
+    cp_lock_acquire(&lock);
+    bool was_forked = lease->was_forked;
+    if (!was_forked) {
+        atomic_store(&lease->is_shown, false);
+    }
+    cp_lock_release(&lock);
+    return !was_forked;
 }
 
 void
@@ -736,21 +919,23 @@ cp_lease_close(struct cp_lease *lease)
     if (is_made_here && lease->was_forked) {
         lose(region,
              (uint64_t)offset_of(area->id, lease->size_class, lease->index),
-             lease->len);
+             lease->offset + lease->len);
     } else if (is_made_here && (region->is_closed || area->is_retired)) {
         cp_area_punch(area, lease->size_class, lease->index);
-        cp_region_give(region, lease->len);
+        /* As clean() has counted it: a view may begin within its block. */
+        cp_region_empty(region, lease->offset + lease->len);
     }
     cp_lock_release(&lock);
     if (lease->has_own) {
-        (void)munmap(lease->at, room);
+        (void)munmap(lease->at - lease->offset, room);
     } else if (lease->was_forked) {
 #if HAS_SHARE
-        (void)madvise(lease->at, room, MADV_DONTNEED);
+        (void)madvise(lease->at - lease->offset, room, MADV_DONTNEED);
 #endif
     }
-    if (is_ours && !lease->was_forked) {
-        give_back(area, lease->teller, lease->slot);
+    if (is_ours && !lease->was_forked && !lease->is_moved) {
+        give_back(area, lease->teller, lease->slot, lease->is_own);
+        empty(lease);
     }
     if (is_ours) {
         cp_area_unref(lease->teller);

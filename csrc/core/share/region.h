@@ -43,19 +43,30 @@
 #define CP_SLOT_WORDS (CP_BLOCK_SLOTS / 64u)
 #define CP_AREAS (1u << 20)
 
-/* A block, and how many bytes of it are used: what travels in place of the bytes. */
+/* A block, and which bytes of it are used: what travels in place of the bytes. */
 struct cp_ref {
     uint64_t len;
-    uint32_t index; /* of the block in its class */
-    uint16_t slot;  /* of the block in its area: the bit that gives it back */
+    uint64_t offset; /* of the first byte in the block */
+    uint32_t index;  /* of the block in its class */
+    uint16_t slot;   /* of the block in its area: the bit that gives it back */
     uint8_t size_class; /* 0: blocks of 64 KiB, and so on */
     uint8_t flags;
 };
 
-_Static_assert(sizeof(struct cp_ref) == 16, "a reference has no padding");
+_Static_assert(sizeof(struct cp_ref) == 24, "a reference has no padding");
 
 /* Other receivers get the same block: map it privately. */
 #define CP_REF_PRIVATE 0x1u
+/* The block is not one of the sender's area: the receiver has lent it, and gets
+ * it back with these bytes. */
+#define CP_REF_BACK 0x2u
+/* There is no block: the bytes are in the body. */
+#define CP_REF_INLINE 0x4u
+/* Not in a body: the owner of the area uses the block itself. */
+#define CP_REF_OWN 0x8u
+
+/* Blocks that a worker uses itself, and that it has forked: as many are noted. */
+#define CP_FORKED_MAX 128u
 
 /* The first page of an area. */
 struct cp_control {
@@ -66,6 +77,17 @@ struct cp_control {
     _Atomic uint64_t returned[CP_SLOT_WORDS];
     /* Those of the returned blocks that were leased during a fork. */
     _Atomic uint64_t kept_returned[CP_SLOT_WORDS];
+    /* Blocks of this area that its owner used itself, and has given back. */
+    _Atomic uint64_t own[CP_SLOT_WORDS];
+    /* Those of the blocks in `given` and `own` whose memory was freed before, as
+     * `rests` was set: by the owner, when nobody takes blocks (share/heap.h). */
+    _Atomic uint64_t emptied[CP_SLOT_WORDS];
+    _Atomic uint32_t rests;
+    /* Blocks of this area that its owner, a worker, used itself during a fork:
+     * the class, and the index in the lower 32 bits. How many there are may
+     * exceed CP_FORKED_MAX: the others are not noted. */
+    _Atomic uint64_t forked[CP_FORKED_MAX];
+    _Atomic uint32_t n_forked;
     _Atomic uint64_t filled; /* bytes of memory that blocks of this area take */
     /* Only in the parent's area. */
     _Atomic uint64_t
@@ -114,6 +136,22 @@ bool cp_region_may_keep(const struct cp_region *region);
 bool cp_region_take(struct cp_region *region, uint64_t bytes);
 void cp_region_give(struct cp_region *region, uint64_t bytes);
 
+/* Blocks take so many bytes less: take them off the count. [any] */
+void cp_region_empty(struct cp_region *region, uint64_t bytes);
+
+/* Bytes of memory: all, and those of them that are in use. */
+struct cp_usage {
+    uint64_t total, used;
+};
+
+/* All: what the file takes by the kernel's count, and what lies outside of the
+ * areas. In use: what lies outside; blocks that this process leases, or has leased
+ * during a fork; and `used_first`, which the owner of area 0 counts there, as long
+ * as the region is open. Blocks that a worker has not sent are not known to be in
+ * use. [any] */
+void cp_region_usage(struct cp_region *region, uint64_t used_first,
+                     struct cp_usage *usage);
+
 struct cp_area {
     _Atomic uint32_t refs;
     struct cp_region *region;
@@ -123,7 +161,7 @@ struct cp_area {
     _Atomic bool is_retired;    /* its owner has ended [any] */
     struct cp_extents {
         uint8_t **at; /* where they are mapped; NULL: not yet */
-        uint32_t n;
+        size_t n;
     } extents[CP_BLOCK_CLASSES];
 };
 
@@ -152,6 +190,11 @@ uint8_t *cp_area_map(struct cp_area *area, unsigned size_class, uint32_t index);
 int cp_area_write(struct cp_area *area, const struct cp_ref *ref,
                   const void *bytes);
 
+/* Make sure that the first n bytes of the mapped block are backed by memory. 0,
+ * or a negative code: there is none. [any] */
+int cp_area_fill(struct cp_area *area, const struct cp_ref *ref, uint8_t *at,
+                 size_t n);
+
 /* Free the memory of a block that nobody uses. [any] */
 void cp_area_punch(struct cp_area *area, unsigned size_class, uint32_t index);
 
@@ -165,10 +208,11 @@ cp_block_size(unsigned size_class)
 /* Does it name a possible block, and do its bytes fit into that block? */
 bool cp_ref_is_valid(const struct cp_ref *ref);
 
-/* A lease: a block that this process was given. */
+/* A lease: a block that this process was given, or that it uses itself. */
 struct cp_lease {
-    uint8_t *at;
+    uint8_t *at; /* the bytes of the reference */
     size_t len;
+    size_t offset; /* of these bytes in the block */
     _Atomic uint32_t refs;
     struct cp_lease *next, *prev; /* of all leases of the process */
     struct cp_sheet *
@@ -183,11 +227,19 @@ struct cp_lease {
         is_shown;    /* the program uses the block: forked copies get it too */
     bool has_own;    /* it has a mapping of its own */
     bool was_forked; /* a forked process may have it too: never give it back */
+    bool is_own;     /* a block of this process's own area */
+    /* Guarded by whoever encodes: it is a part of a body (share/parts.h); and
+     * that body was sent, so the block is somebody else's now. */
+    bool is_part, is_moved;
+    /* Guarded likewise: the block was lent when the body was sent. So somebody
+     * may read it when this lease ends. */
+    bool is_lent;
 };
 
 /* A lease of this block. teller: the worker's area, where the block is given back.
  * CP_EPROTO: there is no such block; CP_ECLOSED: the region is closed; or another
- * negative code. [any] */
+ * negative code. Without memory (CP_ENOMEM) the block is given back, unless it is
+ * CP_REF_OWN: that is the caller's to do. [any] */
 int cp_lease_open(struct cp_area *area, struct cp_area *teller,
                   const struct cp_ref *ref, struct cp_lease **lease);
 
@@ -198,11 +250,23 @@ int cp_lease_on(struct cp_sheet *sheet, uint64_t offset, size_t len,
 /* May the program keep the lease? Otherwise it should copy the data. [any] */
 bool cp_lease_may_keep(const struct cp_lease *lease);
 
+/* May the block itself be sent in place of a copy? Not if others may read what
+ * this process writes, or the block is mapped privately. [any] */
+bool cp_lease_may_move(const struct cp_lease *lease);
+
+/* Does the caller have the only reference? Then nobody gets another one. [any] */
+bool cp_lease_is_alone(const struct cp_lease *lease);
+
 void cp_lease_ref(struct cp_lease *lease); /* [any] */
 
 /* From now on the program uses the block: a forked process gets a copy of it.
  * Before, a forked process has no such mapping. [any] */
 void cp_lease_show(struct cp_lease *lease);
+
+/* The program does not use the block any more, as the caller has the only
+ * reference: a fork that happens from now on copies no part of it. False: a fork
+ * has copied it already. [any] */
+bool cp_lease_hide(struct cp_lease *lease);
 
 /* Drop a reference, and with the last one give the block back; NULL is fine. [any] */
 void cp_lease_close(struct cp_lease *lease);

@@ -1,11 +1,13 @@
 /* Data that are written once; see share/sealed.h. */
 #include "share/sealed.h"
 
+#include "base/mem.h"
 #include "os/fd.h"
 #include "os/proc.h"
 #include "share/loan.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +21,13 @@
 
 struct part {
     uint64_t at, len;
+};
+
+/* A part that is not written yet. */
+struct late {
+    const void *bytes;
+    uint64_t at;
+    size_t n;
 };
 
 struct cp_sealed {
@@ -36,7 +45,9 @@ struct cp_sealed {
         shown;   /* parent: the mapped file, for workers that cannot open it */
     uint64_t at; /* where the next bytes go */
     struct part *parts;
-    uint64_t cap_parts;
+    size_t cap_parts;
+    struct late *late; /* by when they were added; n_late of them */
+    size_t n_late, cap_late;
 };
 
 /* ---- writing ---- */
@@ -77,27 +88,48 @@ aligned(uint64_t at)
     return (at + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
 }
 
-/* Write behind the last bytes, after zeros that align the offset to ALIGN.
- * Returns the offset, or a negative code. */
-static int64_t
-append(struct cp_sealed *sealed, const void *bytes, size_t n)
+/* A file that has no room is out of memory. */
+static int
+code_of_write(int r)
 {
-    static const uint8_t zeros[ALIGN];
+    return r == CP_ERRNO(ENOSPC) || r == CP_ERRNO(EFBIG) ? CP_ENOMEM : r;
+}
+
+/* Make room for n bytes behind the last ones, at an offset that is aligned to
+ * ALIGN. Returns the offset, or CP_ENOMEM. */
+static int64_t
+extend(struct cp_sealed *sealed, size_t n)
+{
     uint64_t at = aligned(sealed->at), more = at + n - sealed->at;
     if (n > UINT64_C(1) << 46 || at > UINT64_C(1) << 46
         || (sealed->region != NULL && !cp_region_take(sealed->region, more))) {
         return CP_ENOMEM;
     }
-    int r = write_at(sealed, sealed->at, zeros, (size_t)(at - sealed->at));
-    r = r == 0 ? write_at(sealed, at, bytes, n) : r;
-    if (r != 0) {
-        if (sealed->region != NULL) {
-            cp_region_give(sealed->region, more);
-        }
-        return r == CP_ERRNO(ENOSPC) || r == CP_ERRNO(EFBIG) ? CP_ENOMEM : r;
-    }
     sealed->at = at + n;
     return (int64_t)at;
+}
+
+/* Write behind the last bytes, after zeros that align the offset. Returns the
+ * offset, or a negative code. */
+static int64_t
+append(struct cp_sealed *sealed, const void *bytes, size_t n)
+{
+    static const uint8_t zeros[ALIGN];
+    uint64_t before = sealed->at;
+    int64_t at = extend(sealed, n);
+    if (at < 0) {
+        return at;
+    }
+    int r = write_at(sealed, before, zeros, (size_t)((uint64_t)at - before));
+    r = r == 0 ? write_at(sealed, (uint64_t)at, bytes, n) : r;
+    if (r != 0) {
+        if (sealed->region != NULL) {
+            cp_region_give(sealed->region, sealed->at - before);
+        }
+        sealed->at = before;
+        return code_of_write(r);
+    }
+    return at;
 }
 
 /* With one reference and no file; NULL: no memory. */
@@ -133,45 +165,102 @@ cp_sealed_begin(struct cp_region *region, struct cp_sealed **out)
     return 0;
 }
 
-int64_t
-cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n)
+/* Room for one more part in the table: false if there is no memory. */
+static bool
+make_room(struct cp_sealed *sealed)
 {
-    uint64_t number = sealed->head.n_parts;
-    if (number == sealed->cap_parts) {
-        uint64_t cap = number > 0 ? 2 * number : 8;
-        struct part *parts = realloc(sealed->parts, cap * sizeof(*parts));
-        if (parts == NULL) {
-            return CP_ENOMEM;
-        }
-        sealed->parts = parts;
-        sealed->cap_parts = cap;
+    struct part *parts =
+        cp_mem_grow(sealed->parts, &sealed->cap_parts,
+                    (size_t)sealed->head.n_parts + 1, sizeof(*parts));
+    if (parts == NULL) {
+        return false;
     }
-    int64_t at = append(sealed, bytes, n);
+    sealed->parts = parts;
+    return true;
+}
+
+/* The part is at this offset; or this is a negative code. Returns its number,
+ * or the code. */
+static int64_t
+note_part(struct cp_sealed *sealed, int64_t at, size_t n)
+{
     if (at < 0) {
         return at;
     }
+    uint64_t number = sealed->head.n_parts++;
     sealed->parts[number] = (struct part){(uint64_t)at, n};
-    sealed->head.n_parts++;
     return (int64_t)number;
 }
 
-void
-cp_sealed_reset(struct cp_sealed *sealed)
+int64_t
+cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n)
 {
+    return make_room(sealed) ? note_part(sealed, append(sealed, bytes, n), n)
+                             : CP_ENOMEM;
+}
+
+int64_t
+cp_sealed_add_later(struct cp_sealed *sealed, const void *bytes, size_t n)
+{
+    CP_ASSERT(sealed->fd >= 0); /* what is skipped is zero in a file */
+    struct late *late = cp_mem_grow(sealed->late, &sealed->cap_late,
+                                    sealed->n_late + 1, sizeof(*late));
+    if (late == NULL) {
+        return CP_ENOMEM;
+    }
+    sealed->late = late;
+    int64_t at = make_room(sealed) ? extend(sealed, n) : CP_ENOMEM;
+    if (at >= 0) {
+        late[sealed->n_late++] =
+            (struct late){.bytes = bytes, .at = (uint64_t)at, .n = n};
+    }
+    return note_part(sealed, at, n);
+}
+
+int
+cp_sealed_write(struct cp_sealed *sealed)
+{
+    int r = 0;
+    for (size_t i = 0; i < sealed->n_late && r == 0; i++) {
+        const struct late *late = &sealed->late[i];
+        r = write_at(sealed, late->at, late->bytes, late->n);
+    }
+    sealed->n_late = 0;
+    return code_of_write(r);
+}
+
+uint64_t
+cp_sealed_count(const struct cp_sealed *sealed)
+{
+    return sealed->head.n_parts;
+}
+
+void
+cp_sealed_cut(struct cp_sealed *sealed, uint64_t n)
+{
+    if (n >= sealed->head.n_parts) {
+        return;
+    }
+    const struct part *last = n > 0 ? &sealed->parts[n - 1] : NULL;
+    uint64_t at = last != NULL ? last->at + last->len : sizeof(sealed->head);
     if (sealed->region != NULL) {
-        cp_region_give(sealed->region, sealed->at - sizeof(sealed->head));
+        cp_region_give(sealed->region, sealed->at - at);
     }
     if (sealed->fd >= 0) {
-        (void)ftruncate(sealed->fd, 0);
+        (void)ftruncate(sealed->fd, (off_t)at);
     }
-    sealed->at = sizeof(sealed->head);
-    sealed->head.n_parts = 0;
+    sealed->at = at;
+    sealed->head.n_parts = n;
+    while (sealed->n_late > 0 && sealed->late[sealed->n_late - 1].at >= at) {
+        sealed->n_late--;
+    }
 }
 
 int
 cp_sealed_end(struct cp_sealed *sealed, const void *body, size_t len)
 {
     struct cp_sealed_head *head = &sealed->head;
+    CP_ASSERT(sealed->n_late == 0);
     int64_t at = append(sealed, body, len);
     if (at < 0) {
         return (int)at;
@@ -210,6 +299,12 @@ bool
 cp_sealed_has_file(const struct cp_sealed *sealed)
 {
     return sealed->fd >= 0;
+}
+
+int
+cp_sealed_fd(const struct cp_sealed *sealed)
+{
+    return sealed->fd;
 }
 
 /* ---- reading what was written ---- */
@@ -295,6 +390,7 @@ cp_sealed_unref(struct cp_sealed *sealed)
     }
     free(sealed->bytes);
     free(sealed->parts);
+    free(sealed->late);
     free(sealed);
 }
 
@@ -318,23 +414,36 @@ is_sound(const struct cp_sealed_head *head)
                   <= head->size - head->table_at;
 }
 
+/* 0: the descriptor is of the file that the head describes; or a negative
+ * code. */
+static int
+check_file(const struct cp_sealed_head *head, int fd)
+{
+    struct stat st;
+    if (fstat(fd, &st) != 0) {
+        return CP_ERRNO(errno);
+    }
+    return (uint64_t)st.st_dev == head->device
+                   && (uint64_t)st.st_ino == head->inode
+                   && (uint64_t)st.st_size == head->size
+               ? 0
+               : CP_ERRNO(ESTALE);
+}
+
 /* Open the file that the head names, through the process that has it open. 0,
  * or a negative code. */
 static int
 open_file(const struct cp_sealed_head *head, int *fd)
 {
-    struct stat st;
     int r = cp_fd_open_of(head->pid, head->fd, fd);
     if (r != 0) {
         return r;
     }
-    if (fstat(*fd, &st) != 0 || (uint64_t)st.st_dev != head->device
-        || (uint64_t)st.st_ino != head->inode
-        || (uint64_t)st.st_size != head->size) {
+    r = check_file(head, *fd);
+    if (r != 0) {
         cp_fd_close(fd);
-        return CP_ERRNO(ESTALE);
     }
-    return 0;
+    return r;
 }
 
 int
@@ -372,6 +481,27 @@ cp_sealed_open(const uint8_t *message, size_t len, struct cp_sealed **out)
         return r;
     }
     *out = sealed;
+    return 0;
+}
+
+int
+cp_sealed_attach(int fd, struct cp_sealed **out)
+{
+    struct cp_sealed_head head;
+    cp_fd_note(fd);
+    (void)fcntl(fd, F_SETFD, FD_CLOEXEC);
+    ssize_t n = pread(fd, &head, sizeof(head), 0);
+    int r = n < 0                        ? CP_ERRNO(errno)
+            : n != (ssize_t)sizeof(head) ? CP_EPROTO
+            : !is_sound(&head)           ? CP_EPROTO
+                                         : check_file(&head, fd);
+    *out = r == 0 ? new_sealed() : NULL;
+    if (*out == NULL) {
+        cp_fd_close(&fd);
+        return r == 0 ? CP_ENOMEM : r;
+    }
+    (*out)->head = head;
+    (*out)->fd = fd;
     return 0;
 }
 

@@ -46,8 +46,19 @@ int cp_sealed_begin(struct cp_region *region, struct cp_sealed **sealed);
  * is used up; or another negative code. */
 int64_t cp_sealed_add(struct cp_sealed *sealed, const void *bytes, size_t n);
 
-/* Forget all parts. */
-void cp_sealed_reset(struct cp_sealed *sealed);
+/* The same, but the bytes are only written by cp_sealed_write(), and have to
+ * stay where they are until then. For a pool with files only. */
+int64_t cp_sealed_add_later(struct cp_sealed *sealed, const void *bytes,
+                            size_t n);
+
+/* Write what cp_sealed_add_later() has left. 0, or negative as in
+ * cp_sealed_add(). Locks nothing: other threads may do anything meanwhile but
+ * use this object. */
+int cp_sealed_write(struct cp_sealed *sealed);
+
+/* How many parts there are. Forget all but the first n. */
+uint64_t cp_sealed_count(const struct cp_sealed *sealed);
+void cp_sealed_cut(struct cp_sealed *sealed, uint64_t n);
 
 /* Write the body, and seal the file: nothing can be added any more. 0, or
  * negative as in cp_sealed_add(). */
@@ -66,8 +77,9 @@ bool cp_sealed_has_body(struct cp_sealed *sealed, const void *body, size_t len);
 const uint8_t *cp_sealed_message(struct cp_sealed *sealed, bool is_whole,
                                  size_t *len);
 
-/* Is there a file that others may open? */
+/* Is there a file that others may open? Its descriptor, or -1. */
 bool cp_sealed_has_file(const struct cp_sealed *sealed);
+int cp_sealed_fd(const struct cp_sealed *sealed);
 
 void cp_sealed_ref(struct cp_sealed *sealed);   /* [any] */
 void cp_sealed_unref(struct cp_sealed *sealed); /* NULL is fine [any] */
@@ -81,6 +93,10 @@ bool cp_sealed_may_open(int32_t pid);
  * invalid; CP_ENOMEM; or the error of opening the file. */
 int cp_sealed_open(const uint8_t *message, size_t len,
                    struct cp_sealed **sealed);
+
+/* The same for a descriptor of the file, which was inherited and is taken over,
+ * also after a failure. CP_EPROTO: it is no such file. */
+int cp_sealed_attach(int fd, struct cp_sealed **sealed);
 
 /* ---- both ---- */
 

@@ -1,6 +1,7 @@
 /*
- * Lookups in a dict; and whether a dict has changed since the last lookup, for
- * names that are looked up with each task and hardly ever change. [attached]
+ * Lookups in a dict; and whether a dict or a class has changed since the last
+ * lookup, for what is looked up with each task and hardly ever changes.
+ * [attached]
  */
 #ifndef PY_DICT_H
 #define PY_DICT_H
@@ -34,6 +35,20 @@ py_dict_version(PyObject *dict)
     (void)dict;
     return 0;
 #endif
+}
+
+/* The version of a class: each change of the class or of a base sets a new one,
+ * and no two classes ever have the same. 0: it has none. _PyType_Lookup() gives
+ * it one. */
+static inline unsigned
+py_class_version(PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030C0000
+    if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) {
+        return 0;
+    }
+#endif
+    return __atomic_load_n(&type->tp_version_tag, __ATOMIC_ACQUIRE);
 }
 
 #endif

@@ -53,6 +53,10 @@ typedef struct {
     _Atomic uint64_t n_kept;
     char has_caller;
     _Atomic unsigned long caller_thread;
+    /* What is to be done after some of them, and how many have been encoded in
+     * all. Likewise. */
+    struct py_kept_end *kept_ends, **kept_ends_tail;
+    uint64_t n_fed;
     /* The loops of worker threads; see worker/thread.c. Likewise. */
     void *loops;
     /* The job of calls to which calls are added now, or NULL; see job/lane.h.

@@ -4,8 +4,31 @@
 #include "base/error.h"
 
 #include "core/base/base.h"
+#include "core/base/clock.h"
 
 #include <errno.h>
+#include <poll.h>
+
+/* How long threads sleep while the interpreter ends, from the first one on. */
+#define EXIT_SLEEP (2 * CP_SECOND)
+
+void
+py_error_sleep_if_exiting(struct py_state *state)
+{
+    unsigned long last = state->exit_thread;
+    if (last == 0 || last == PyThread_get_thread_ident()) {
+        return;
+    }
+    int64_t none = 0, until = cp_now() + EXIT_SLEEP;
+    if (!atomic_compare_exchange_strong(&state->exit_until, &none, until)) {
+        until = none;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (int64_t left; (left = until - cp_now()) > 0;) {
+        (void)poll(NULL, 0, (int)(left / CP_MS) + 1);
+    }
+    Py_END_ALLOW_THREADS
+}
 
 PyObject *
 py_raise(struct py_state *state, int code)
@@ -15,6 +38,7 @@ py_raise(struct py_state *state, int code)
         case -1: return NULL;
         case CP_ENOMEM: return PyErr_NoMemory();
         case CP_ECLOSED:
+            py_error_sleep_if_exiting(state);
             PyErr_SetString(PyExc_ValueError, "Pool not running");
             return NULL;
         default: break;

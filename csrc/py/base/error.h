@@ -11,6 +11,13 @@
  * Returns NULL. */
 PyObject *py_raise(struct py_state *state, int code);
 
+/* Before an exception that the end of the pool may have caused is raised. While the
+ * interpreter ends, other threads than the one that ends it sleep here, usually
+ * until the process is gone: they are daemon threads, and would print an error
+ * that is none. Two seconds after the first of them all go on, as an exit
+ * handler may wait for such a thread. Does not change a pending exception. */
+void py_error_sleep_if_exiting(struct py_state *state);
+
 /* Take the pending exception as an object, normalised and with its traceback,
  * and clear the error indicator. A new reference, never NULL. */
 PyObject *py_error_fetch(void);

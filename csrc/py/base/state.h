@@ -36,7 +36,8 @@ struct py_numpy;
 struct py_plans;
 
 #define PY_PICKLERS 2
-#define PY_WORDS 40
+#define PY_WORDS 51
+#define PY_STANDARDS 16
 
 /* A pickler that is reused; see value/pickle.h. */
 struct py_pickler {
@@ -68,6 +69,15 @@ struct py_state {
     PyObject *named_tuple_new;  /* pickling.named_tuple_new */
     PyObject *slotnames;        /* copyreg._slotnames */
     PyObject *enum_type;        /* enum.EnumMeta */
+    /* What these two classes had when this module was loaded: how a member is
+     * reduced, and how a value leads to its member. */
+    PyObject *enum_reduce;     /* enum.Enum.__reduce_ex__ */
+    PyObject *enum_new;        /* enum.Enum.__new__ */
+    PyObject *enum_call;       /* enum.EnumMeta.__call__ */
+    PyObject *complex_reducer; /* copyreg.pickle_complex; or NULL */
+    /* The version of each class of value/standard.h that was as we know it; or
+     * 0. */
+    _Atomic unsigned plain_version[PY_STANDARDS];
     struct py_numpy *_Atomic numpy; /* see value/array.c */
     /* NULL: there is none, or it is in use; see value/known.h and
      * value/plan.h. */
@@ -89,12 +99,23 @@ struct py_state {
     struct cp_serve *serving;  /* in a worker process: its end of the pipes */
     struct loop *loop;         /* and its loop, while that runs */
     PyObject *shared;          /* _shared(), of the module */
-    char handles_stop;         /* a worker: failures.handle_stop() was called */
-    char may_stop; /* a worker: its current task may be asked to stop */
+    /* The class of handles of shared objects; NULL: none was used yet. And what
+     * notes that a handle occurs in the body that this thread encodes: the
+     * object's number in the pool, or -1 with an exception. core: the handle's
+     * `_core`, of the share_type. */
+    PyTypeObject *_Atomic handle_type;
+    int64_t (*share_use)(PyObject *core, PyObject *handle);
+    /* A worker, while it holds the GIL: see value/spare.h. */
+    PyObject *spare;
+    bool keeps_spare; /* the arguments of a task are decoded */
+    bool spare_is_noted;
+    char handles_stop; /* a worker: failures.handle_stop() was called */
+    char may_stop;     /* a worker: its current task may be asked to stop */
     _Atomic uint64_t tasks_done; /* by this worker process */
     int forked; /* 1: in a copy that other code forked; -1: while we fork */
     _Atomic unsigned long
-        exit_thread; /* the thread that ends the interpreter; or 0 */
+        exit_thread;            /* the thread that ends the interpreter; or 0 */
+    _Atomic int64_t exit_until; /* other threads sleep until then; 0: not yet */
 };
 
 /* The definition of the module; engine/module.c adds methods and slots before

@@ -12,6 +12,7 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_GETNEWARGS] = "__getnewargs__",
     [WORD_GETNEWARGS_EX] = "__getnewargs_ex__",
     [WORD_NEW] = "__new__",
+    [WORD_CALL] = "__call__",
     [WORD_INIT] = "__init__",
     [WORD_TUPLE_NEW] = "_tuple_new",
     [WORD_SLOTS] = "__slots__",
@@ -38,6 +39,20 @@ static const char *const TEXTS[WORD_COUNT] = {
     [WORD_COUNTER] = "Counter",
     [WORD_DEFAULT_FACTORY] = "default_factory",
     [WORD_MAXLEN] = "maxlen",
+    [WORD_CORE] = "_core",
+    [WORD_VALUE] = "_value_",
+    [WORD_MEMBER_OF_VALUE] = "_value2member_map_",
+    [WORD_FUNC] = "func",
+    [WORD_ARGS] = "args",
+    [WORD_KWDS] = "kwds",
+    [WORD_CALLBACK] = "callback",
+    [WORD_ERROR_CALLBACK] = "error_callback",
+    [WORD_ENGINE] = "_engine",
+    [WORD_PRIVATE_CALL] = "_call",
+    [WORD_ASYNCIO_MODULE] = "asyncio",
+    [WORD_RUNNING_LOOP] = "_get_running_loop",
+    [WORD_SUBMITTED] = "_submitted",
+    [WORD_REFUSED] = "_refused",
 };
 
 int

@@ -15,6 +15,7 @@ enum py_word {
     WORD_GETNEWARGS,
     WORD_GETNEWARGS_EX,
     WORD_NEW,
+    WORD_CALL,
     WORD_INIT,
     WORD_TUPLE_NEW, /* how collections.namedtuple() calls tuple.__new__ */
     WORD_SLOTS,
@@ -39,9 +40,25 @@ enum py_word {
     WORD_DRIVE,
     WORD_ROOT,
     WORD_COLLECTIONS_MODULE,
+    /* Of engine/method.c. */
+    WORD_FUNC,
+    WORD_ARGS,
+    WORD_KWDS,
+    WORD_CALLBACK,
+    WORD_ERROR_CALLBACK,
+    WORD_ENGINE,
+    WORD_PRIVATE_CALL,
+    WORD_ASYNCIO_MODULE,
+    WORD_RUNNING_LOOP,
+    WORD_SUBMITTED,
+    WORD_REFUSED,
     WORD_COUNTER,
     WORD_DEFAULT_FACTORY,
     WORD_MAXLEN,
+    WORD_CORE,
+    /* What the members of an Enum have, and where its class finds them. */
+    WORD_VALUE,
+    WORD_MEMBER_OF_VALUE,
     WORD_COUNT
 };
 

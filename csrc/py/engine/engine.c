@@ -139,11 +139,14 @@ engine_dealloc(PyObject *op)
         }
         cp_pool_end(self->pool);
         cp_pool_signal(self->pool, SIGKILL);
-        Py_BEGIN_ALLOW_THREADS(void)
-        cp_pool_wait(self->pool, NULL, cp_now() + CP_SECOND, 0);
+        int64_t until = cp_now() + CP_SECOND;
+        Py_BEGIN_ALLOW_THREADS
+        while (cp_pool_wait(self->pool, NULL, until, 0) == CP_EINTR) {
+        }
         cp_pool_stop_standby(self->pool);
         Py_END_ALLOW_THREADS
         py_job_collect(self);
+        cp_pool_close_late(self->pool);
         cp_pool_unref(self->pool);
     }
     cp_cond_fini(&self->turns.cond);
@@ -173,7 +176,11 @@ engine_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                         "call() takes a callable, a tuple and a dict");
         return NULL;
     }
-    PyObject *future = py_lane_submit(ENGINE(op), args[0], args[1], args[2]);
+    const struct py_lane_args given = {
+        .items = ((PyTupleObject *)args[1])->ob_item,
+        .n = PyTuple_GET_SIZE(args[1]),
+        .kwds = PyDict_GET_SIZE(args[2]) > 0 ? args[2] : NULL};
+    PyObject *future = py_lane_submit(ENGINE(op), args[0], &given);
     if (future == NULL && !PyErr_Occurred()) {
         Py_RETURN_NONE;
     }
@@ -692,6 +699,27 @@ engine_wait_any(PyObject *op, PyObject *args)
     return ready;
 }
 
+/* is_deadlock(results): would this thread, which runs callbacks, wait only for
+ * results whose callbacks run after the present ones? */
+static PyObject *
+engine_is_deadlock(PyObject *op, PyObject *list)
+{
+    EngineObject *self = ENGINE(op);
+    if (self->helper_thread != PyThread_get_thread_ident()) {
+        Py_RETURN_FALSE;
+    }
+    PyObject *results = PySequence_Tuple(list);
+    struct cp_job **jobs = results != NULL ? jobs_of(self, results) : NULL;
+    bool found = jobs != NULL;
+    for (Py_ssize_t i = 0; found && i < PyTuple_GET_SIZE(results); i++) {
+        found = (jobs[i]->flags & CP_JOB_CALLS) != 0;
+    }
+    bool failed = jobs == NULL;
+    PyMem_Free(jobs);
+    Py_XDECREF(results);
+    return failed ? NULL : PyBool_FromLong(found);
+}
+
 /* ---- inspection ---- */
 
 static PyObject *
@@ -865,7 +893,8 @@ engine_end_trace(PyObject *op, PyObject *Py_UNUSED(ignored))
 
 /* tallies(): the counts: (submitted, cancelled, failed without a worker, [for
  * each worker index], [the longest tasks], those of workers for which there was
- * no memory). Works after the pool has ended too. */
+ * no memory, bytes of shared memory, and those of them in use). Works after the pool
+ * has ended too. */
 static PyObject *
 engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -890,10 +919,12 @@ engine_tallies(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     PyObject *none = r == 0 ? tally_of(&all.none, 0) : NULL;
     if (none != NULL) {
-        found = Py_BuildValue("(KKKOON)", (unsigned long long)all.submitted,
-                              (unsigned long long)all.cancelled,
-                              (unsigned long long)all.failed_here, workers,
-                              longest, none);
+        found =
+            Py_BuildValue("(KKKOONKK)", (unsigned long long)all.submitted,
+                          (unsigned long long)all.cancelled,
+                          (unsigned long long)all.failed_here, workers, longest,
+                          none, (unsigned long long)all.memory.total,
+                          (unsigned long long)all.memory.used);
     }
     Py_XDECREF(workers);
     Py_XDECREF(longest);
@@ -1116,6 +1147,7 @@ static PyMethodDef engine_methods[] = {
     {"wait_pending", engine_wait_pending, METH_VARARGS, NULL},
     {"wait_ended", engine_wait_ended, METH_O, NULL},
     {"wait_any", engine_wait_any, METH_VARARGS, NULL},
+    {"is_deadlock", engine_is_deadlock, METH_O, NULL},
     {"counts", engine_counts, METH_NOARGS, NULL},
     {"tallies", engine_tallies, METH_NOARGS, NULL},
     {"trace", engine_trace, METH_O, NULL},

@@ -6,6 +6,31 @@
 #include "task/feed.h"
 
 bool
+py_kept_is_caller(EngineObject *engine)
+{
+    return atomic_load(&engine->caller_thread) == PyThread_get_thread_ident();
+}
+
+bool
+py_kept_defer(EngineObject *engine, struct py_kept_end *end)
+{
+    bool deferred;
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    deferred = engine->has_caller;
+    if (deferred) {
+        if (engine->kept_ends == NULL) {
+            engine->kept_ends_tail = &engine->kept_ends;
+        }
+        end->next = NULL;
+        end->at = engine->n_fed + atomic_load(&engine->n_kept);
+        *engine->kept_ends_tail = end;
+        engine->kept_ends_tail = &end->next;
+    }
+    Py_END_CRITICAL_SECTION();
+    return deferred;
+}
+
+bool
 py_kept_wanted(EngineObject *engine)
 {
     if (engine->threads
@@ -13,7 +38,7 @@ py_kept_wanted(EngineObject *engine)
             && cp_pool_has_room(engine->pool))) {
         return false;
     }
-    return atomic_load(&engine->caller_thread) != PyThread_get_thread_ident();
+    return !py_kept_is_caller(engine);
 }
 
 /* Take the first kept call off the list; its reference becomes the caller's.
@@ -80,25 +105,42 @@ feed_take(EngineObject *engine, ResultObject *result)
         }
     }
     Py_XDECREF(holder);
+    Py_BEGIN_CRITICAL_SECTION(engine);
+    engine->n_fed++;
     (void)atomic_fetch_sub(&engine->n_kept, 1);
+    Py_END_CRITICAL_SECTION();
     if (cp_pool_is_ours(engine->pool)) { /* encoding may have forked */
         cp_job_close(job);
     }
 }
 
 /* Are there no more kept calls? If so, the present thread is no longer the one
- * that encodes them. */
+ * that encodes them. Does what is due after those that are encoded. */
 static bool
 is_through(EngineObject *engine)
 {
     bool through;
+    struct py_kept_end *due = NULL, **tail = &due;
     Py_BEGIN_CRITICAL_SECTION(engine);
     through = engine->kept_first == NULL;
     if (through) {
         engine->has_caller = 0;
         atomic_store(&engine->caller_thread, 0);
     }
+    struct py_kept_end *end;
+    while ((end = engine->kept_ends) != NULL
+           && (through || end->at <= engine->n_fed)) {
+        engine->kept_ends = end->next;
+        *tail = end;
+        tail = &end->next;
+    }
+    *tail = NULL;
     Py_END_CRITICAL_SECTION();
+    while (due != NULL) {
+        struct py_kept_end *next = due->next;
+        due->run(due);
+        due = next;
+    }
     return through;
 }
 

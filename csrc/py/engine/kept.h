@@ -26,6 +26,20 @@ bool py_kept_wanted(EngineObject *engine);
 int py_kept_add(EngineObject *engine, ResultObject *result, PyObject *func,
                 PyObject *args, PyObject *kwds);
 
+/* Something to be done once the calls that are kept now are encoded. */
+struct py_kept_end {
+    struct py_kept_end *next;
+    uint64_t at; /* after how many calls of the engine */
+    void (*run)(struct py_kept_end *end);
+};
+
+/* True: end->run() will be called, on another thread. False: no call is
+ * kept. */
+bool py_kept_defer(EngineObject *engine, struct py_kept_end *end);
+
+/* Is this the thread that encodes kept calls? */
+bool py_kept_is_caller(EngineObject *engine);
+
 /* feed_calls(): encode kept calls until there are none left. The body of the
  * thread. */
 PyObject *py_kept_feed(PyObject *engine, PyObject *ignored);

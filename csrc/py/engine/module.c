@@ -6,6 +6,7 @@
 #include "engine/engine.h"
 #include "engine/begin.h"
 #include "engine/late.h"
+#include "engine/method.h"
 #include "engine/share.h"
 #include "job/condition.h"
 #include "job/lane.h"
@@ -19,6 +20,7 @@
 #include "value/known.h"
 #include "value/pickle.h"
 #include "value/plan.h"
+#include "value/tags.h"
 #include "worker/serve.h"
 #include "worker/stack.h"
 #include "worker/worker.h"
@@ -142,10 +144,14 @@ static PyMethodDef module_methods[] = {
     {"_import_without_waiting", py_imports_set, METH_O, NULL},
     {"_tasks_done", module_tasks_done, METH_NOARGS, NULL},
     {"_shared", py_serve_shared, METH_O, NULL},
+    {"_load_shared", py_share_load, METH_O, NULL},
+    {"_empty", (PyCFunction)(void (*)(void))py_serve_empty, METH_FASTCALL,
+     NULL},
     {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
     {"_watch_stack", py_stack_watch, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
+    {"_fork_all", py_worker_fork_all, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_copy_context", module_copy_context, METH_NOARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
@@ -163,6 +169,23 @@ attribute_of(const char *module_name, const char *name)
 }
 
 static int
+import_enum(struct py_state *state)
+{
+    PyObject *base = attribute_of("enum", "Enum");
+    state->enum_type = attribute_of("enum", "EnumMeta");
+    if (base != NULL && state->enum_type != NULL) {
+        state->enum_reduce = PyObject_GetAttrString(base, "__reduce_ex__");
+        state->enum_new = PyObject_GetAttrString(base, "__new__");
+        state->enum_call = PyObject_GetAttrString(state->enum_type, "__call__");
+    }
+    Py_XDECREF(base);
+    return state->enum_reduce != NULL && state->enum_new != NULL
+                   && state->enum_call != NULL
+               ? 0
+               : -1;
+}
+
+static int
 import_needed(struct py_state *state)
 {
     PyObject *forking =
@@ -173,10 +196,11 @@ import_needed(struct py_state *state)
     state->extra_reducers = PyObject_GetAttrString(forking, "_extra_reducers");
     Py_DECREF(forking);
     state->copyreg_table = attribute_of("copyreg", "dispatch_table");
+    state->complex_reducer = attribute_of("copyreg", "pickle_complex");
+    PyErr_Clear(); /* without it, complex numbers have no reducer */
     state->pickle_loads = attribute_of("pickle", "loads");
     state->pickler_class = attribute_of("_pickle", "Pickler");
     state->slotnames = attribute_of("copyreg", "_slotnames");
-    state->enum_type = attribute_of("enum", "EnumMeta");
     state->failures = PyImport_ImportModule("cpool._base.failures");
     state->named_tuple_code =
         attribute_of("cpool._base.pickling", "named_tuple_code");
@@ -192,7 +216,7 @@ import_needed(struct py_state *state)
                    && state->str_dump != NULL && state->str_clear_memo != NULL
                    && state->str_dispatch_table != NULL
                    && state->str_forking_pickler != NULL
-                   && state->slotnames != NULL && state->enum_type != NULL
+                   && state->slotnames != NULL && import_enum(state) == 0
                    && state->named_tuple_code != NULL
                    && state->named_tuple_new != NULL && py_word_add(state) == 0
                ? 0
@@ -200,7 +224,7 @@ import_needed(struct py_state *state)
 }
 
 static int
-add_modes(PyObject *module)
+add_constants(PyObject *module)
 {
     return PyModule_AddIntConstant(module, "MAP", PY_MAP) < 0
                    || PyModule_AddIntConstant(module, "STAR", PY_STAR) < 0
@@ -210,6 +234,9 @@ add_modes(PyObject *module)
                    || PyModule_AddIntConstant(module, "LISTED", PY_LISTED) < 0
                    || PyModule_AddIntConstant(module, "FIT", PY_FIT) < 0
                    || PyModule_AddIntConstant(module, "TASKS", PY_TASKS) < 0
+                   || PyModule_AddIntConstant(module, "TAG_NAME", TAG_NAME) < 0
+                   || PyModule_AddIntConstant(module, "TAG_ASCII", TAG_ASCII)
+                          < 0
                ? -1
                : 0;
 }
@@ -218,7 +245,7 @@ static int
 module_exec(PyObject *module)
 {
     struct py_state *state = py_state_of_module(module);
-    if (import_needed(state) < 0 || add_modes(module) < 0
+    if (import_needed(state) < 0 || add_constants(module) < 0
         || py_pickle_add_types(module, state) < 0
         || py_worker_add_type(module, state) < 0
         || py_result_add_type(module, state) < 0
@@ -226,8 +253,8 @@ module_exec(PyObject *module)
         || py_lane_add_type(module, state) < 0
         || py_condition_add_type(module, state) < 0
         || py_engine_add_type(module, state) < 0
-        || py_share_add_type(module, state) < 0
-        || py_begin_add_type(module) < 0) {
+        || py_share_add_type(module, state) < 0 || py_begin_add_type(module) < 0
+        || py_method_add_type(module) < 0) {
         return -1;
     }
     return 0;
@@ -249,6 +276,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->condition_type);
     Py_VISIT(state->share_type);
     Py_VISIT(state->shared);
+    Py_VISIT(atomic_load(&state->handle_type));
     Py_VISIT(state->pickle_loads);
     Py_VISIT(state->pickler_class);
     Py_VISIT(state->copyreg_table);
@@ -257,6 +285,10 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->failures);
     Py_VISIT(state->slotnames);
     Py_VISIT(state->enum_type);
+    Py_VISIT(state->enum_reduce);
+    Py_VISIT(state->enum_new);
+    Py_VISIT(state->enum_call);
+    Py_VISIT(state->complex_reducer);
     Py_VISIT(state->named_tuple_code);
     Py_VISIT(state->named_tuple_new);
     for (int i = 0; i < PY_PICKLERS; i++) {
@@ -283,6 +315,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->condition_type);
     Py_CLEAR(state->share_type);
     Py_CLEAR(state->shared);
+    Py_XDECREF((PyObject *)atomic_exchange(&state->handle_type, NULL));
     py_futures_end(state);
     Py_CLEAR(state->pickle_loads);
     Py_CLEAR(state->pickler_class);
@@ -292,6 +325,10 @@ module_clear(PyObject *module)
     Py_CLEAR(state->failures);
     Py_CLEAR(state->slotnames);
     Py_CLEAR(state->enum_type);
+    Py_CLEAR(state->enum_reduce);
+    Py_CLEAR(state->enum_new);
+    Py_CLEAR(state->enum_call);
+    Py_CLEAR(state->complex_reducer);
     Py_CLEAR(state->named_tuple_code);
     Py_CLEAR(state->named_tuple_new);
     for (int i = 0; i < PY_WORDS; i++) {

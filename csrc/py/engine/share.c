@@ -2,6 +2,7 @@
 #include "engine/share.h"
 
 #include "base/error.h"
+#include "engine/kept.h"
 #include "value/body.h"
 #include "value/uses.h"
 
@@ -15,6 +16,8 @@ typedef struct {
     struct cp_func *func;     /* in the pool; NULL: closed */
     struct cp_sealed *sealed; /* the object; NULL: closed */
     unsigned long number;     /* its slot in the pool; written once */
+    bool is_closing;          /* only calls that are kept may still use it */
+    struct py_kept_end end;   /* closes it when these are encoded */
 } ShareObject;
 
 static PyObject *
@@ -24,10 +27,8 @@ raise_closed(void)
     return NULL;
 }
 
-/* use(handle): the handle occurs in the body that this thread encodes. Returns
- * the callable and the arguments that become the object in a worker. */
-static PyObject *
-share_use(PyObject *op, PyObject *handle)
+static int64_t
+use(PyObject *op, PyObject *handle)
 {
     ShareObject *self = (ShareObject *)op;
     struct cp_pool *pool = self->engine->pool;
@@ -39,22 +40,45 @@ share_use(PyObject *op, PyObject *handle)
                               "tasks of its pool: it cannot be pickled"
                             : "this was made by share() of another pool: each "
                               "pool needs a share() of its own");
-        return NULL;
+        return -1;
     }
     int r = CP_ECLOSED;
     Py_BEGIN_CRITICAL_SECTION(op); /* another thread may close it */
-    if (self->func != NULL) {
+    if (self->func != NULL
+        && (!self->is_closing || py_kept_is_caller(self->engine))) {
         r = cp_func_use(pool, self->func, uses->parts);
     }
     Py_END_CRITICAL_SECTION();
     if (r != 0) {
-        return r == CP_ECLOSED ? raise_closed()
-                               : py_raise(self->engine->state, r);
+        (void)(r == CP_ECLOSED ? raise_closed()
+                               : py_raise(self->engine->state, r));
+        return -1;
     }
     if (uses->handles != NULL && PyList_Append(uses->handles, handle) < 0) {
+        return -1;
+    }
+    return (int64_t)self->number;
+}
+
+/* use(handle): the handle occurs in the body that this thread encodes. Returns
+ * the callable and the arguments that become the object in a worker. For
+ * pickle; the encoder calls use() itself, once it knows the class. */
+static PyObject *
+share_use(PyObject *op, PyObject *handle)
+{
+    struct py_state *state = ((ShareObject *)op)->engine->state;
+    int64_t number = use(op, handle);
+    PyTypeObject *none = NULL;
+    if (number < 0) {
         return NULL;
     }
-    return Py_BuildValue("(O(k))", self->engine->state->shared, self->number);
+    if (atomic_load(&state->handle_type) == NULL) {
+        PyTypeObject *type = (PyTypeObject *)Py_NewRef(Py_TYPE(handle));
+        if (!atomic_compare_exchange_strong(&state->handle_type, &none, type)) {
+            Py_DECREF(type); /* another thread was faster */
+        }
+    }
+    return Py_BuildValue("(O(L))", state->shared, (long long)number);
 }
 
 /* The object in shared memory: a new reference; NULL: it is closed. */
@@ -106,11 +130,32 @@ close_share(ShareObject *self)
     cp_sealed_unref(sealed);
 }
 
-/* close(): no new body may refer to the object. */
+static void
+close_later(struct py_kept_end *end)
+{
+    ShareObject *self =
+        (ShareObject *)((char *)end - offsetof(ShareObject, end));
+    close_share(self);
+    Py_DECREF(self);
+}
+
+/* close(): no new call may use the object. */
 static PyObject *
 share_close(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    close_share((ShareObject *)op);
+    ShareObject *self = (ShareObject *)op;
+    bool begins;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    begins = !self->is_closing;
+    self->is_closing = true;
+    Py_END_CRITICAL_SECTION();
+    if (begins) {
+        Py_INCREF(op);
+        if (!cp_pool_is_ours(self->engine->pool)
+            || !py_kept_defer(self->engine, &self->end)) {
+            close_later(&self->end);
+        }
+    }
     Py_RETURN_NONE;
 }
 
@@ -129,16 +174,38 @@ share_nbytes(PyObject *op, void *Py_UNUSED(closure))
     return PyLong_FromUnsignedLongLong(n);
 }
 
-/* Encode the object into these parts, which go to a sealed file. 0, a code of
- * the core, or -1 with an exception. */
+static PyObject *
+share_fd(PyObject *op, void *Py_UNUSED(closure))
+{
+    struct cp_sealed *sealed = sealed_of((ShareObject *)op);
+    int fd = sealed != NULL ? cp_sealed_fd(sealed) : -1;
+    cp_sealed_unref(sealed);
+    return PyLong_FromLong(fd);
+}
+
+/* Encode the object into these parts, which go to a sealed file. Most bytes are
+ * written afterwards, while other threads may run. 0, a code of the core, or -1
+ * with an exception. */
 static int
 write_object(EngineObject *engine, PyObject *obj, struct cp_parts *parts,
              PyObject *handles)
 {
     struct cp_buf body = {.parts = parts};
-    struct py_uses before = py_uses_begin(parts, handles);
+    PyObject *owners =
+        cp_sealed_has_file(parts->sealed) ? PyList_New(0) : Py_NewRef(Py_None);
+    if (owners == NULL) {
+        return -1;
+    }
+    struct py_uses before =
+        py_uses_begin_late(parts, handles, owners != Py_None ? owners : NULL);
     int r = py_body_put(engine->state, obj, &body, NULL);
     py_uses_end(before);
+    if (r == 0) {
+        Py_BEGIN_ALLOW_THREADS
+        r = cp_sealed_write(parts->sealed);
+        Py_END_ALLOW_THREADS
+    }
+    Py_DECREF(owners);
     if (r == 0) {
         r = cp_sealed_end(parts->sealed, cp_buf_head(&body), cp_buf_len(&body));
     }
@@ -182,6 +249,8 @@ py_share_object(PyObject *op, PyObject *obj)
     self->engine = (EngineObject *)Py_NewRef(op);
     self->func = NULL;
     self->sealed = NULL;
+    self->is_closing = false;
+    self->end = (struct py_kept_end){.run = close_later};
     self->handles = PyList_New(0);
     PyObject_GC_Track(self);
     int r = self->handles != NULL ? fill(self, obj) : -1;
@@ -196,6 +265,24 @@ py_share_object(PyObject *op, PyObject *obj)
         return NULL;
     }
     return py_raise(engine->state, r);
+}
+
+PyObject *
+py_share_load(PyObject *module, PyObject *arg)
+{
+    struct py_state *state = py_state_of_module(module);
+    struct cp_sealed *sealed;
+    long fd = PyLong_AsLong(arg);
+    if (fd == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    int r = cp_sealed_attach((int)fd, &sealed);
+    if (r != 0) {
+        return py_raise(state, r);
+    }
+    PyObject *obj = py_body_of_sealed(state, sealed);
+    cp_sealed_unref(sealed);
+    return obj;
 }
 
 static int
@@ -238,6 +325,7 @@ static PyMethodDef share_methods[] = {
 static PyGetSetDef share_getset[] = {
     {"number", share_number, NULL, NULL, NULL},
     {"nbytes", share_nbytes, NULL, NULL, NULL},
+    {"fd", share_fd, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -261,5 +349,6 @@ py_share_add_type(PyObject *module, struct py_state *state)
     state->share_type =
         (PyTypeObject *)PyType_FromModuleAndSpec(module, &share_spec, NULL);
     state->shared = PyObject_GetAttrString(module, "_shared");
+    state->share_use = use;
     return state->share_type == NULL || state->shared == NULL ? -1 : 0;
 }

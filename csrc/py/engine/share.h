@@ -9,6 +9,10 @@
  * Python code. */
 PyObject *py_share_object(PyObject *engine, PyObject *obj);
 
+/* _load_shared(fd): a new object from the file of a Share, whose descriptor this
+ * takes over. Runs Python code. */
+PyObject *py_share_load(PyObject *module, PyObject *fd);
+
 /* Add the type to the module: 0, or -1 with an exception. */
 int py_share_add_type(PyObject *module, struct py_state *state);
 

@@ -63,6 +63,10 @@ static ResultObject *
 submit_call(PyObject *engine, PyObject *const *args, PyObject *callback,
             PyObject *error_callback, const char *call, PyObject *options)
 {
+    if (((EngineObject *)engine)->threads && options == NULL) {
+        return py_result_make_call((EngineObject *)engine, args, callback,
+                                   error_callback, call);
+    }
     ResultObject *result = py_result_make((EngineObject *)engine, args[0],
                                           args[1], callback, error_callback);
     if (result == NULL) {
@@ -161,7 +165,7 @@ feed_first(ResultObject *result, PyObject *func, PyObject *iterable,
     result->job->stride = (mode & PY_TASKS) != 0     ? 0
                           : py_result_is_map(result) ? 1
                                                      : (uint32_t)chunksize;
-    if (in->blocking && !py_source_is_plain(iterable)) {
+    if (in->blocking && !py_source_is_plain(in->engine->state, iterable)) {
         r = py_engine_attend(
             in->engine); /* the program's code runs on this thread now */
     }

@@ -20,6 +20,7 @@ condition_acquire(PyObject *op, PyObject *Py_UNUSED(args))
         return NULL;
     }
     py_condition_acquire(self);
+    self->was_locked = 1;
     if (begun && !self->is_running && self->future != NULL) {
         py_future_set_running(self);
     }

@@ -331,12 +331,29 @@ has_callbacks(PyObject *future, struct py_future_names *n)
     return count < 0 ? -1 : count > 0;
 }
 
-/* The lock is held. */
+/* Set the outcome: 0, or -1 with an exception. */
+static int
+finish(ConditionObject *self, PyObject *value, bool is_value)
+{
+    struct py_future_names *n = self->state->futures;
+    PyObject *name = is_value ? n->result : n->exception;
+    return PyObject_SetAttr(self->future, name, value) < 0
+                   || PyObject_SetAttr(self->future, n->state, n->finished) < 0
+               ? -1
+               : 0;
+}
+
+/* The lock is held. All methods of the future, wait() and as_completed() take
+ * this lock before they change anything: a future whose lock the program never
+ * took is pending, and has no callbacks and no waiters. */
 static int
 end_locked(ConditionObject *self, PyObject *value, bool is_value)
 {
     struct py_future_names *n = self->state->futures;
     PyObject *future = self->future;
+    if (!self->was_locked && value != NULL) {
+        return finish(self, value, is_value);
+    }
     if (is_in(self, n->cancelled)) {
         /* cancel() has run the callbacks already. */
         PyObject *is = PyObject_CallMethodNoArgs(future, n->notify_cancel);
@@ -347,8 +364,7 @@ end_locked(ConditionObject *self, PyObject *value, bool is_value)
         || (!is_in(self, n->pending) && !is_in(self, n->running))) {
         return 0;
     }
-    if (PyObject_SetAttr(future, is_value ? n->result : n->exception, value) < 0
-        || PyObject_SetAttr(future, n->state, n->finished) < 0
+    if (finish(self, value, is_value) < 0
         || tell_waiters(future, n, is_value ? n->add_result : n->add_exception)
                < 0) {
         return -1;

@@ -29,6 +29,7 @@ typedef struct py_condition {
     unsigned depth;              /* how often it has it; the owner's */
     _Atomic unsigned waiting;    /* threads that wait for the lock */
     char is_running;             /* the future is known to run; the owner's */
+    char was_locked; /* the program has acquired the lock; the owner's */
 } ConditionObject;
 
 /* Import the class, once: 0, or -1 with an exception. */

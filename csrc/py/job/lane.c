@@ -213,7 +213,7 @@ is_plain(LaneObject *lane, const struct cp_result *r)
     return r->outcome == CP_WITHDRAWN
            || (r->outcome == CP_OK
                && (lane->base.engine->threads
-                   || py_decode_owns(r->body, r->len)))
+                   || !py_decode_runs_code(r->body, r->len)))
            || (r->outcome == CP_RAISED && lane->base.engine->threads);
 }
 
@@ -354,9 +354,9 @@ absorb(LaneObject *lane)
     return r;
 }
 
-/* Leave the rest to the helper. notes: there are threads that wait for a call
- * of the lane and were not told yet. */
-static void
+/* Leave the rest to the helper, and return whether there is any. notes: there
+ * are threads that wait for a call of the lane and were not told yet. */
+static bool
 leave_rest(LaneObject *lane, bool notes)
 {
     bool more;
@@ -369,6 +369,7 @@ leave_rest(LaneObject *lane, bool notes)
     if ((more || notes) && cp_pool_is_ours(lane->base.engine->pool)) {
         cp_job_note_ended(lane->base.job, more);
     }
+    return more;
 }
 
 int
@@ -381,11 +382,12 @@ py_lane_absorb(LaneObject *lane, bool calls)
     if (r == 0 && calls) {
         r = run_callbacks(lane);
     }
-    leave_rest(lane, false);
+    (void)leave_rest(lane, false);
     return r;
 }
 
-/* As py_lane_absorb(), in the thread of an event loop. */
+/* As py_lane_absorb(), in the thread of an event loop. 1: the helper has to do
+ * the rest. */
 static int
 absorb_in_loop(LaneObject *lane, PyObject *hand_over)
 {
@@ -393,8 +395,8 @@ absorb_in_loop(LaneObject *lane, PyObject *hand_over)
     if (r == 0) {
         r = hand_calls_over(lane, hand_over);
     }
-    leave_rest(lane, true);
-    return r;
+    bool more = leave_rest(lane, true);
+    return r < 0 ? r : more;
 }
 
 PyObject *
@@ -475,6 +477,7 @@ py_lane_glance(EngineObject *engine, PyObject *hand_over)
     struct cp_job *job;
     bool lanes = false;
     int r = 0;
+    /* Until the helper is needed: the rest of a lane would come out again. */
     for (uint32_t n = 0; any && r == 0 && n < BRIEF_COUNT
                          && (job = cp_pool_next_each(engine->pool)) != NULL;
          n++) {
@@ -614,27 +617,55 @@ new_lane(EngineObject *engine, PyObject *func, bool *stays)
     return lane;
 }
 
+static PyObject *
+tuple_of(const struct py_lane_args *args)
+{
+    PyObject *tuple = PyTuple_New(args->n);
+    for (Py_ssize_t i = 0; i < args->n && tuple != NULL; i++) {
+        PyTuple_SET_ITEM(tuple, i, Py_NewRef(args->items[i]));
+    }
+    return tuple;
+}
+
+/* The task of a call that a worker thread runs: or NULL with an exception. */
+static struct cp_task *
+refs_task(uint64_t index, PyObject *func, const struct py_lane_args *args)
+{
+    if (args->kwds == NULL) {
+        return py_refs_call_flat(index, func, args->items, args->n);
+    }
+    PyObject *tuple = tuple_of(args);
+    struct cp_task *task =
+        tuple != NULL ? py_refs_call(index, func, tuple, args->kwds) : NULL;
+    Py_XDECREF(tuple);
+    return task;
+}
+
+/* What a worker process gets: the tuple of the arguments, or that and the
+ * dict. A new reference, or NULL with an exception. */
+static PyObject *
+payload_of(const struct py_lane_args *args)
+{
+    PyObject *payload = tuple_of(args);
+    if (payload != NULL && args->kwds != NULL) {
+        Py_SETREF(payload, PyTuple_Pack(2, payload, args->kwds));
+    }
+    return payload;
+}
+
 /* The task of a call: or NULL with an exception. */
 static struct cp_task *
 make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
-          PyObject *args, PyObject *kwds)
+          const struct py_lane_args *args)
 {
     struct py_state *state = lane->base.state;
     uint64_t index = (uint64_t)(uintptr_t)call;
-    bool plain = PyDict_GET_SIZE(kwds) == 0;
+    if (lane->base.engine->threads) {
+        return refs_task(index, func, args);
+    }
+    bool plain = args->kwds == NULL;
     unsigned mode = plain ? PY_CALL : PY_CALL_KW;
     struct cp_task *task = NULL;
-    if (lane->base.engine->threads) {
-        task = py_refs_task(index, mode, func, plain ? 1 : 2);
-        if (task != NULL) {
-            PyObject **slots = py_refs_of_task(task)->slots;
-            slots[0] = Py_NewRef(args);
-            if (!plain) {
-                slots[1] = Py_NewRef(kwds);
-            }
-        }
-        return task;
-    }
     if (lane->base.input.func_error != NULL) {
         py_error_restore(lane->base.input.func_error);
         return NULL;
@@ -643,7 +674,7 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     struct cp_parts parts = {0};
     py_batch_share(&lane->base.input, &buf, &parts);
     int64_t began = py_work_begin(lane->base.engine);
-    PyObject *payload = plain ? Py_NewRef(args) : PyTuple_Pack(2, args, kwds);
+    PyObject *payload = payload_of(args);
     if (payload != NULL && py_body_put(state, payload, &buf, NULL) == 0) {
         task = cp_task_new_take(index, (uint16_t)mode, &buf);
         if (task == NULL) {
@@ -661,17 +692,17 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
 /* Add a call to the lane. 1: *future is its future; 0: the lane takes no more
  * calls; -1 with an exception. */
 static int
-add_call(LaneObject *lane, PyObject *func, PyObject *args, PyObject *kwds,
+add_call(LaneObject *lane, PyObject *func, const struct py_lane_args *args,
          PyObject **future)
 {
     ConditionObject *call = py_future_new(lane->base.state);
     if (call == NULL) {
         return -1;
     }
-    *future = Py_NewRef(call->future);
+    *future = py_refs_lend(call->future); /* a worker thread drops the other */
     call->lane = (LaneObject *)Py_NewRef((PyObject *)lane);
-    add_call_take(lane, (ConditionObject *)Py_NewRef((PyObject *)call));
-    struct cp_task *task = make_task(lane, call, func, args, kwds);
+    add_call_take(lane, (ConditionObject *)py_refs_lend((PyObject *)call));
+    struct cp_task *task = make_task(lane, call, func, args);
     int r = 1;
     if (task != NULL) {
         task->call = &call->call;
@@ -692,15 +723,15 @@ add_call(LaneObject *lane, PyObject *func, PyObject *args, PyObject *kwds,
 }
 
 PyObject *
-py_lane_submit(EngineObject *engine, PyObject *func, PyObject *args,
-               PyObject *kwds)
+py_lane_submit(EngineObject *engine, PyObject *func,
+               const struct py_lane_args *args)
 {
     PyObject *future = NULL;
     if (py_engine_check(engine) < 0 || py_futures_begin(engine->state) < 0) {
         return NULL;
     }
     LaneObject *lane = open_lane(engine, func);
-    int r = lane == NULL ? 0 : add_call(lane, func, args, kwds, &future);
+    int r = lane == NULL ? 0 : add_call(lane, func, args, &future);
     Py_XDECREF(lane);
     if (r != 0) {
         return future;
@@ -710,7 +741,7 @@ py_lane_submit(EngineObject *engine, PyObject *func, PyObject *args,
     if (lane == NULL) {
         return NULL;
     }
-    r = add_call(lane, func, args, kwds, &future);
+    r = add_call(lane, func, args, &future);
     if (stays && r > 0) {
         close_lane_take(swap_lane(engine, lane));
         Py_DECREF(lane);

@@ -25,11 +25,18 @@ typedef struct py_lane {
     ConditionObject *calls, *calls_last;  /* ended, with callbacks to be run */
 } LaneObject;
 
+/* The arguments of a call, all borrowed. */
+struct py_lane_args {
+    PyObject *const *items;
+    Py_ssize_t n;
+    PyObject *kwds; /* a dict; or NULL: there are none */
+};
+
 /* Submit a call of func. Returns its future as a new reference. NULL: with an
  * exception, or without one if the pool takes no more calls. Runs Python
  * code. */
-PyObject *py_lane_submit(EngineObject *engine, PyObject *func, PyObject *args,
-                         PyObject *kwds);
+PyObject *py_lane_submit(EngineObject *engine, PyObject *func,
+                         const struct py_lane_args *args);
 
 /* Handle the results that have arrived: 0, or -1 with an exception of a signal
  * handler. calls: run the callbacks too; otherwise tell the helper to. */

@@ -49,9 +49,8 @@ py_result_release(ResultObject *self)
 void
 py_job_collect(EngineObject *engine)
 {
-    struct cp_job *job = cp_pool_ended(engine->pool);
-    while (job != NULL) {
-        struct cp_job *next = job->call_next;
+    struct cp_job *list = cp_pool_ended(engine->pool);
+    for (struct cp_job *job = list; job != NULL; job = job->call_next) {
         PyObject *user = job->user;
         if ((job->flags & CP_JOB_EACH) != 0) {
             engine->collect_calls(engine, job);
@@ -65,8 +64,9 @@ py_job_collect(EngineObject *engine)
             py_result_release((ResultObject *)user);
             Py_DECREF(user);
         }
-        cp_job_close(job);
-        job = next;
+    }
+    if (list != NULL && cp_pool_is_ours(engine->pool)) {
+        cp_pool_close_jobs(engine->pool, list);
     }
 }
 
@@ -104,8 +104,8 @@ void
 py_result_end_call(ResultObject *self)
 {
     EngineObject *engine = self->engine;
-    if (engine == NULL) {
-        return;
+    if (atomic_load_explicit(&self->caller, memory_order_relaxed) == 0) {
+        return; /* only its own call begins a call */
     }
     Py_BEGIN_CRITICAL_SECTION(engine);
     if (self->caller != 0) {
@@ -157,6 +157,29 @@ py_result_new(PyTypeObject *type, PyObject *Py_UNUSED(args),
               PyObject *Py_UNUSED(kwds))
 {
     return (PyObject *)py_result_alloc(type, py_state_of_type(type));
+}
+
+int
+py_result_open_call_take(ResultObject *self, EngineObject *engine,
+                         PyObject *pool, uint32_t flags, struct cp_task *task)
+{
+    self->pool = Py_NewRef(pool);
+    self->input.engine = engine;
+    self->submitted = 1;
+    atomic_store_explicit(&self->engine, (EngineObject *)Py_NewRef(engine),
+                          memory_order_release);
+    bool held;
+    int r = cp_job_open_call_take(engine->pool, flags | CP_JOB_WHOLE,
+                                  Py_NewRef(self), task, &self->job, &held);
+    self->input.job = self->job;
+    if (!held) {
+        Py_DECREF(self);
+    }
+    if (r != 0) {
+        (void)py_raise(self->state, r);
+        return -1;
+    }
+    return 0;
 }
 
 int
@@ -290,13 +313,20 @@ py_result_get_pool(PyObject *op, void *Py_UNUSED(closure))
 
 /* ---- destruction ---- */
 
+/* Has the only result of the job been taken? */
+static bool
+is_taken(const ResultObject *self)
+{
+    return self->settled && (self->job->flags & CP_JOB_SINGLE) != 0;
+}
+
 /* Does the inbox of the job hold references that may be visited? In a forked
  * copy they are left alone. */
 static bool
 holds_refs(const ResultObject *self)
 {
     return self->job != NULL && self->engine != NULL && self->engine->threads
-           && cp_pool_is_ours(self->job->pool);
+           && !is_taken(self) && cp_pool_is_ours(self->job->pool);
 }
 
 int
@@ -364,7 +394,11 @@ py_result_dealloc(PyObject *op)
         } else if (!atomic_load(&self->job->done)) {
             cp_job_put_take(self->job, NULL, true); /* nobody can read now */
         }
-        cp_job_close(self->job);
+        if (self->engine != NULL && self->engine->threads && is_taken(self)) {
+            cp_job_close_later(self->job);
+        } else {
+            cp_job_close(self->job);
+        }
     }
     Py_CLEAR(self->engine);
     type->tp_free(op);

@@ -31,7 +31,7 @@ typedef struct py_result {
     /* In the engine's list of calls, while not all tasks of the job are made;
      * and the thread whose call makes them. 0: not in the list. */
     struct py_result *call_next, *call_prev;
-    unsigned long caller;
+    _Atomic unsigned long caller;
     struct py_result *kept_next; /* in the engine's list of kept calls */
     size_t received;             /* bytes of results that were decoded */
     struct cp_result *untaken;   /* results of an iterator whose decoding was
@@ -69,6 +69,12 @@ int py_result_begin(ResultObject *self);
 int py_result_open(ResultObject *self, PyObject *pool, uint32_t flags);
 int py_result_open_job(ResultObject *self, EngineObject *engine, PyObject *pool,
                        uint32_t flags);
+
+/* With worker threads: open the job of a single call with its only task, which
+ * is consumed, and have the job hold the result. 0, or -1 with an exception. */
+int py_result_open_call_take(ResultObject *self, EngineObject *engine,
+                             PyObject *pool, uint32_t flags,
+                             struct cp_task *task);
 
 /* ---- the job ---- */
 

@@ -4,9 +4,11 @@
 #include "base/argument.h"
 #include "base/error.h"
 #include "base/timeout.h"
+#include "base/work.h"
 #include "job/options.h"
 #include "job/settle.h"
 #include "job/wait.h"
+#include "task/refs.h"
 
 #include "core/base/clock.h"
 #include "core/base/mem.h"
@@ -38,9 +40,11 @@ set_callbacks(ResultObject *self, PyObject *callback, PyObject *error_callback,
     return 0;
 }
 
-ResultObject *
-py_result_make(EngineObject *engine, PyObject *kind, PyObject *pool,
-               PyObject *callback, PyObject *error_callback)
+/* A result of a single call, without a job. *flags: those of its job. NULL with
+ * an exception. */
+static ResultObject *
+make(EngineObject *engine, PyObject *kind, PyObject *callback,
+     PyObject *error_callback, uint32_t *flags)
 {
     struct py_state *state = engine->state;
     PyTypeObject *type = (PyTypeObject *)kind;
@@ -49,10 +53,52 @@ py_result_make(EngineObject *engine, PyObject *kind, PyObject *pool,
         return NULL;
     }
     ResultObject *self = py_result_alloc(type, state);
-    uint32_t flags = CP_JOB_SINGLE;
+    *flags = CP_JOB_SINGLE;
     if (self != NULL
-        && (set_callbacks(self, callback, error_callback, &flags) < 0
-            || py_result_open_job(self, engine, pool, flags) < 0)) {
+        && set_callbacks(self, callback, error_callback, flags) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+ResultObject *
+py_result_make(EngineObject *engine, PyObject *kind, PyObject *pool,
+               PyObject *callback, PyObject *error_callback)
+{
+    uint32_t flags;
+    ResultObject *self = make(engine, kind, callback, error_callback, &flags);
+    if (self != NULL && py_result_open_job(self, engine, pool, flags) < 0) {
+        Py_CLEAR(self);
+    }
+    return self;
+}
+
+ResultObject *
+py_result_make_call(EngineObject *engine, PyObject *const *args,
+                    PyObject *callback, PyObject *error_callback,
+                    const char *call)
+{
+    PyObject *func = args[2];
+    if (py_engine_check(engine) < 0) {
+        return NULL;
+    }
+    py_job_collect(engine);
+    uint32_t flags;
+    ResultObject *self =
+        make(engine, args[0], callback, error_callback, &flags);
+    if (self == NULL) {
+        return NULL;
+    }
+    int64_t began = py_work_begin(engine);
+    struct cp_task *task = py_refs_call(0, func, args[3], args[4]);
+    if (task == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    self->input.func = Py_NewRef(func);
+    self->call = call;
+    py_work_end(engine, CP_WORK_FEED, began);
+    if (py_result_open_call_take(self, engine, args[1], flags, task) < 0) {
         Py_CLEAR(self);
     }
     return self;

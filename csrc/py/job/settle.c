@@ -341,8 +341,8 @@ py_result_decode(ResultObject *self)
     atomic_store(&self->decoder, 0);
     py_work_end(self->engine, CP_WORK_DECODE, began);
     if (cp_pool_is_ours(self->engine->pool)) {
-        cp_job_decoded(self->job, list);
-        return r;
+        bool drained = cp_job_decoded(self->job, list);
+        return r < 0 ? r : drained;
     }
     /* A forked copy of the process must not touch the job: the pool's lock may
      * be locked for ever. */
@@ -376,20 +376,49 @@ failure_at_end(ResultObject *self)
     return exc;
 }
 
+/* With worker threads, the value of a single call needs no decoding, so that its
+ * result is taken and settled at once. False: there is no value, or not yet. */
+static bool
+settle_value(ResultObject *self)
+{
+    struct cp_result *r;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    r = self->settled ? NULL : cp_job_take_single(self->job);
+    if (r != NULL) {
+        self->value = py_refs_take_first(r);
+        self->success = 1;
+        atomic_store_explicit(&self->settled, 1, memory_order_release);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (r == NULL) {
+        return self->settled;
+    }
+    cp_result_free(r);
+    py_result_release(self);
+    return true;
+}
+
 int
 py_result_absorb(ResultObject *self)
 {
     if (self->settled) {
         return 1;
     }
+    if (self->engine->threads
+        && (self->job->flags & (CP_JOB_SINGLE | CP_JOB_CALLS)) == CP_JOB_SINGLE
+        && !has_chunks(self) && atomic_load(&self->job->done)
+        && cp_pool_is_ours(self->engine->pool) && settle_value(self)) {
+        return 1;
+    }
     if ((self->job->flags & CP_JOB_CALLS) != 0
         && !atomic_load(&self->job->done)) {
         return 0; /* the helper decodes, and runs the callbacks */
     }
-    if (py_result_decode(self) < 0) {
+    int r = py_result_decode(self);
+    if (r < 0) {
         return -1;
     }
-    if (!cp_job_is_drained(self->job)) {
+    if (r == 0 && !cp_job_is_drained(self->job)) {
         return 0;
     }
     /* Several threads may do this at once. */
@@ -416,6 +445,7 @@ py_result_outcome(ResultObject *self)
     if (self->success) {
         return Py_NewRef(self->value);
     }
+    py_error_sleep_if_exiting(self->state);
     py_error_restore(self->value);
     return NULL;
 }

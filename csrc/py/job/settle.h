@@ -38,7 +38,8 @@ void py_result_free(ResultObject *self, struct cp_result *r);
  * callbacks that is not done is left alone: 0. */
 int py_result_absorb(ResultObject *self);
 
-/* Decode the results that have arrived, also of a job with callbacks. 0; or -1
+/* Decode the results that have arrived, also of a job with callbacks. 1: the
+ * job is done, and this was the last of it; 0: perhaps not; or -1
  * with an exception: either an interrupt, and then the caller has to call
  * again; or that of py_engine_check(), if the code of a value has forked and
  * this is the copy. */

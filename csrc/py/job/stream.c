@@ -125,6 +125,7 @@ raise_end(ResultObject *self)
 {
     enum cp_end end = atomic_load(&self->job->end);
     if (end != CP_END_NONE && end != CP_END_FAILED && !self->is_closed) {
+        py_error_sleep_if_exiting(self->state);
         PyObject *exc = py_failure_of_end(self);
         if (exc != NULL) {
             py_error_restore(exc);

@@ -8,31 +8,12 @@
 
 #include "core/base/clock.h"
 
-#include <poll.h>
-
 /* A waiting thread looks for signals from time to time: a signal interrupts the
  * system calls of the main thread, but not a call that starts just after the
  * signal. The interval doubles each time, so that a long wait does not wake up
  * again and again. */
 #define FIRST_SIGNAL_TICK (250 * CP_MS)
 #define LAST_SIGNAL_TICK (60 * CP_SECOND)
-
-/* While the interpreter ends, a waiting daemon thread sleeps until the process
- * is gone. Otherwise it would get an error and print it, and a daemon thread
- * that prints at that time crashes the interpreter. */
-static void
-sleep_if_exiting(struct py_state *state)
-{
-    unsigned long last = state->exit_thread;
-    if (last == 0 || last == PyThread_get_thread_ident()) {
-        return;
-    }
-    Py_BEGIN_ALLOW_THREADS
-    for (;;) {
-        (void)poll(NULL, 0, -1);
-    }
-    Py_END_ALLOW_THREADS
-}
 
 int
 py_result_feed(ResultObject *self)
@@ -82,7 +63,7 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS
         tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
-        sleep_if_exiting(self->state);
+        py_error_sleep_if_exiting(self->state);
         if (handle_news(self, r) < 0) {
             return -1;
         }
@@ -117,7 +98,7 @@ py_result_wait_call(ResultObject *self, const struct cp_call *call,
         r = cp_job_wait_call(self->job, call, until, CP_CAN_FORK);
         Py_END_ALLOW_THREADS
         tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
-        sleep_if_exiting(self->state);
+        py_error_sleep_if_exiting(self->state);
         if (r == CP_WAIT_READY) {
             return 1;
         }

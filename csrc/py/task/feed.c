@@ -81,6 +81,15 @@ py_feed_kept_call(struct py_input *in, PyObject **holder)
     return r;
 }
 
+/* Are chunk sizes adapted to the time that items take? Only if the thread that
+ * waits also feeds; and not with worker threads, which that thread would have
+ * to interrupt for each chunk. */
+static bool
+adapts(const struct py_input *in)
+{
+    return in->may_resize && in->blocking && !in->engine->threads;
+}
+
 int
 py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
              Py_ssize_t chunksize, unsigned mode, Py_ssize_t length)
@@ -93,7 +102,8 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
     in->single_items =
         func != NULL
         && ((mode & PY_MODE) == PY_MAP_ONE || (mode & PY_MODE) == PY_STAR_ONE);
-    src->plain = func != NULL && py_source_is_plain(iterable);
+    src->plain =
+        func != NULL && py_source_is_plain(in->engine->state, iterable);
     PyObject *callable = func != NULL ? Py_NewRef(func)
                                       : PyObject_GetAttrString(
                                           in->engine->state->failures, "call");
@@ -125,6 +135,9 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         if (in->probes) {
             cp_job_set_probes(in->job);
         }
+        if (adapts(in)) {
+            cp_job_set_paced(in->job);
+        }
     }
     if (py_source_open(src, iterable) < 0) {
         /* The first result raises this exception, as in multiprocessing. */
@@ -134,15 +147,6 @@ py_feed_open(struct py_input *in, PyObject *func, PyObject *iterable,
         return r;
     }
     return 0;
-}
-
-/* Are chunk sizes adapted to the time that items take? Only if the thread that
- * waits also feeds; and not with worker threads, which that thread would have
- * to interrupt for each chunk. */
-static bool
-adapts(const struct py_input *in)
-{
-    return in->may_resize && in->blocking && !in->engine->threads;
 }
 
 /* How many items the next chunk should have. If sizes are fixed, a chunk ends

@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "value/body.h"
+#include "value/encoder.h"
 #include "value/pickle.h"
 #include "value/replaced.h"
 #include "value/uses.h"
@@ -87,8 +88,29 @@ put_unknown(EngineObject *engine, PyObject *func, struct cp_buf *out,
     return put_by_value_take(out, made, flags) < 0 ? -1 : 1;
 }
 
-/* Pickle the callable, or else send it by value (cloudpickle). *flags: of
- * CP_FUNC. 0, or -1 with an exception. */
+/* Append the encoding of a callable that has a state: an instance, a method, a
+ * partial. All of its bytes go into the callable itself, since it has no loan
+ * where it is decoded. 1; 0: pickle has to send it; or -1 with an exception. */
+static int
+encode_func(EngineObject *engine, PyObject *func, struct cp_buf *out)
+{
+    struct cp_heap *heap = NULL;
+    if (atomic_load(&engine->state->replaced)) {
+        return 0;
+    }
+    if (out->parts != NULL) {
+        heap = out->parts->heap;
+        out->parts->heap = NULL;
+    }
+    int r = py_encode(engine->state, out, func, NULL);
+    if (out->parts != NULL) {
+        out->parts->heap = heap;
+    }
+    return r;
+}
+
+/* Encode or pickle the callable, or else send it by value (cloudpickle). *flags:
+ * of CP_FUNC. 0, or -1 with an exception. */
 static int
 dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
           uint16_t *flags)
@@ -102,7 +124,10 @@ dump_func(EngineObject *engine, PyObject *func, struct cp_buf *out,
     }
     int immutable = is_immutable(state, func);
     *flags = immutable > 0 ? CP_KEEP : 0;
-    if (immutable >= 0 && py_dumps(state, func, out) == 0) {
+    r = immutable == 0  ? encode_func(engine, func, out)
+        : immutable < 0 ? -1
+                        : 0;
+    if (r == 1 || (r == 0 && py_dumps(state, func, out) == 0)) {
         return 0;
     }
     *flags = 0;

@@ -1,8 +1,8 @@
 /*
- * Giving a job its callable. The callable is pickled once per job, and if it
- * pickles as a name, only once for several jobs in a row. But if pulling items
- * runs code, which may change the state of the callable, it is pickled for each
- * task. [attached]
+ * Giving a job its callable. A callable that pickles as a name is pickled once for
+ * several jobs in a row; any other is encoded as items are (value/body.h), once
+ * for each job. But if pulling items runs code, which may change the state of the
+ * callable, it is encoded for each task. [attached]
  */
 #ifndef PY_FUNC_H
 #define PY_FUNC_H
@@ -18,7 +18,7 @@ int py_func_set(struct py_input *in, PyObject *func);
  * the same name? Then another call of it can be a task of the same job. */
 bool py_func_is_same(const struct py_input *in, PyObject *func);
 
-/* Pickle the callable again. If it differs from the job's now, append the
+/* Encode the callable again. If it differs from the job's now, append the
  * beginning of a body to out: 1, and the task needs PY_OWN_FUNC. 0 if it is the
  * same; or -1 with an exception. Runs Python code. */
 int py_func_put_changed(const struct py_input *in, struct cp_buf *out);

@@ -5,12 +5,13 @@
 
 #include "core/link/wire.h"
 
-#define PY_CALL 0x0u     /* func(*args); body: args */
-#define PY_CALL_KW 0x1u  /* func(*args, **kwds); body: (args, kwds) */
-#define PY_MAP 0x2u      /* [func(x) for x in items]; body: a run of items */
-#define PY_STAR 0x3u     /* [func(*x) for x in items]; body: a run of items */
-#define PY_MAP_ONE 0x4u  /* func(x); body: x */
-#define PY_STAR_ONE 0x5u /* func(*x); body: x */
+#define PY_CALL 0x0u      /* func(*args); body: args */
+#define PY_CALL_KW 0x1u   /* func(*args, **kwds); body: (args, kwds) */
+#define PY_MAP 0x2u       /* [func(x) for x in items]; body: a run of items */
+#define PY_STAR 0x3u      /* [func(*x) for x in items]; body: a run of items */
+#define PY_MAP_ONE 0x4u   /* func(x); body: x */
+#define PY_STAR_ONE 0x5u  /* func(*x); body: x */
+#define PY_CALL_FLAT 0x6u /* func(*args), in a thread; body: each of args */
 #define PY_MODE 0xfu
 
 /* The answer to a single item stands for a list with one value. Only error

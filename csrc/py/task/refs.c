@@ -1,6 +1,8 @@
 /* References in tasks and results; see task/refs.h. */
 #include "task/refs.h"
 
+#include "task/mode.h"
+
 #include <string.h>
 
 static_assert(offsetof(struct cp_task, own) % _Alignof(PyObject *) == 0,
@@ -20,6 +22,37 @@ py_refs_task(uint64_t index, unsigned mode, PyObject *func, Py_ssize_t n)
     struct py_refs *refs = py_refs_of_task(task);
     memset(refs, 0, len);
     refs->func = Py_NewRef(func);
+    return task;
+}
+
+struct cp_task *
+py_refs_call_flat(uint64_t index, PyObject *func, PyObject *const *args,
+                  Py_ssize_t n)
+{
+    struct cp_task *task = py_refs_task(index, PY_CALL_FLAT, func, n);
+    for (Py_ssize_t i = 0; i < n && task != NULL; i++) {
+        py_refs_of_task(task)->slots[i] = Py_NewRef(args[i]);
+    }
+    return task;
+}
+
+struct cp_task *
+py_refs_call(uint64_t index, PyObject *func, PyObject *args, PyObject *kwds)
+{
+    bool plain = PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0;
+    if (plain && PyTuple_CheckExact(args)) {
+        return py_refs_call_flat(index, func, ((PyTupleObject *)args)->ob_item,
+                                 PyTuple_GET_SIZE(args));
+    }
+    struct cp_task *task =
+        py_refs_task(index, plain ? PY_CALL : PY_CALL_KW, func, plain ? 1 : 2);
+    if (task != NULL) {
+        PyObject **slots = py_refs_of_task(task)->slots;
+        slots[0] = Py_NewRef(args);
+        if (!plain) {
+            slots[1] = Py_NewRef(kwds);
+        }
+    }
     return task;
 }
 
@@ -56,6 +89,15 @@ py_refs_first(struct cp_result *result)
 {
     CP_ASSERT(count(result) > 0);
     return Py_NewRef(py_refs_of_result(result)[0]);
+}
+
+PyObject *
+py_refs_take_first(struct cp_result *result)
+{
+    CP_ASSERT(count(result) > 0);
+    PyObject *value = py_refs_of_result(result)[0];
+    py_refs_of_result(result)[0] = NULL;
+    return value;
 }
 
 struct py_run

@@ -17,6 +17,25 @@
 
 #include "core/pool/pool.h"
 
+/* A new reference, which another thread will most likely release. Without a GIL
+ * an object has two counters: one for the thread that made the object, and one
+ * for all others. A thread that releases a reference that the maker has counted
+ * has to hand the object to the maker, through a list with a lock; so count this
+ * reference where the other thread releases it. */
+static inline PyObject *
+py_refs_lend(PyObject *obj)
+{
+#ifdef Py_GIL_DISABLED
+    if (!_Py_IsImmortal(obj)) {
+        (void)_Py_atomic_add_ssize(&obj->ob_ref_shared,
+                                   1 << _Py_REF_SHARED_SHIFT);
+    }
+    return obj;
+#else
+    return Py_NewRef(obj);
+#endif
+}
+
 /* The body of a task. */
 struct py_refs {
     PyObject *func;
@@ -26,6 +45,16 @@ struct py_refs {
 /* A new task with n references, all NULL; or NULL with MemoryError. */
 struct cp_task *py_refs_task(uint64_t index, unsigned mode, PyObject *func,
                              Py_ssize_t n);
+
+/* The task of a call with these n arguments; or NULL with MemoryError. */
+struct cp_task *py_refs_call_flat(uint64_t index, PyObject *func,
+                                  PyObject *const *args, Py_ssize_t n);
+
+/* The task of func(*args, **kwds); or NULL with MemoryError. The values of a
+ * tuple are taken out of it, so that the tuple is freed by the thread that made
+ * it, which is faster if threads do not share a lock. */
+struct cp_task *py_refs_call(uint64_t index, PyObject *func, PyObject *args,
+                             PyObject *kwds);
 
 static inline struct py_refs *
 py_refs_of_task(struct cp_task *task)
@@ -55,6 +84,9 @@ py_refs_of_result(struct cp_result *result)
 
 /* The first reference of the result, as a new reference. */
 PyObject *py_refs_first(struct cp_result *result);
+
+/* The same, moved: the result has it no longer. */
+PyObject *py_refs_take_first(struct cp_result *result);
 
 /* The values of a chunk as a run over the result's own memory. The run must not
  * be cleared or grown. */

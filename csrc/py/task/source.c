@@ -2,25 +2,38 @@
 #include "task/source.h"
 
 #include "task/pull.h"
+#include "value/array.h"
+
+/* Is it numpy's own array, of numbers or strings? Its items are made in C. */
+static bool
+is_plain_array(struct py_state *state, PyObject *it)
+{
+    return py_array_kind_of(state, Py_TYPE(it)) == PY_ARRAY_ARRAY
+           && py_array_is_plain(state, it);
+}
+
+/* Does it hold the objects that its iterator gives? */
+static bool
+is_container(PyObject *it)
+{
+    return PyList_CheckExact(it) || PyTuple_CheckExact(it)
+           || PyDict_CheckExact(it) || PyAnySet_CheckExact(it)
+           || Py_TYPE(it) == &PyDictKeys_Type
+           || Py_TYPE(it) == &PyDictValues_Type;
+}
 
 bool
-py_source_is_plain(PyObject *it)
+py_source_is_plain(struct py_state *state, PyObject *it)
 {
-    return PyList_CheckExact(it) || PyTuple_CheckExact(it) || PyRange_Check(it)
-           || PyDict_CheckExact(it) || PyAnySet_CheckExact(it)
-           || PyUnicode_CheckExact(it) || PyBytes_CheckExact(it)
-           || Py_TYPE(it) == &PyDictKeys_Type
-           || Py_TYPE(it) == &PyDictValues_Type
-           || Py_TYPE(it) == &PyDictItems_Type;
+    return is_container(it) || PyRange_Check(it) || PyUnicode_CheckExact(it)
+           || PyBytes_CheckExact(it) || Py_TYPE(it) == &PyDictItems_Type
+           || is_plain_array(state, it);
 }
 
 int
 py_source_open(struct py_source *src, PyObject *iterable)
 {
-    src->is_container = py_source_is_plain(iterable) && !PyRange_Check(iterable)
-                        && !PyUnicode_CheckExact(iterable)
-                        && !PyBytes_CheckExact(iterable)
-                        && Py_TYPE(iterable) != &PyDictItems_Type;
+    src->is_container = is_container(iterable);
     /* A list is read in place, as its iterator would read it. */
     src->is_sequence =
         PyList_CheckExact(iterable) || PyTuple_CheckExact(iterable);

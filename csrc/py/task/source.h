@@ -9,7 +9,7 @@
 #include "value/run.h"
 
 /* Is it known that iterating over this object runs no Python code? */
-bool py_source_is_plain(PyObject *iterable);
+bool py_source_is_plain(struct py_state *state, PyObject *iterable);
 
 /* Read from this iterable. 0, or -1 with the exception of iter(iterable). */
 int py_source_open(struct py_source *src, PyObject *iterable);

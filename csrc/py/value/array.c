@@ -5,6 +5,7 @@
  */
 #include "value/array.h"
 
+#include "base/error.h"
 #include "value/kind.h"
 #include "value/text.h"
 
@@ -69,6 +70,7 @@ typedef unsigned (*version_function)(void);
 typedef struct descr *(*descr_function)(int);
 typedef PyObject *(*scalar_function)(void *, struct descr *, PyObject *);
 typedef void (*ctype_function)(PyObject *, void *);
+typedef PyObject *(*handler_function)(PyObject *);
 typedef PyObject *(*new_function)(PyTypeObject *, struct descr *, int,
                                   const Py_ssize_t *, const Py_ssize_t *,
                                   void *, int, PyObject *);
@@ -287,7 +289,8 @@ get_dtype(struct py_reader *in, const struct py_numpy *numpy,
 #define IN_C 0u
 #define IN_FORTRAN 1u
 #define READ_ONLY 2u
-#define IN_PARTS 4u
+#define IN_PARTS 4u /* each array is a part of the body */
+#define IN_BLOCK 8u /* all arrays together are one part */
 
 static unsigned
 layout_of(const struct array *array)
@@ -353,10 +356,29 @@ py_array_are_alike(struct py_state *state, PyObject *const *items, Py_ssize_t n)
     return true;
 }
 
+static struct cp_lease *lease_of(const struct py_numpy *numpy, PyObject *obj);
+
+/* Make a part of the array's bytes, which are contiguous: its number, or
+ * NO_PART. is_copy: the array is freed right after. */
+static uint32_t
+put_part(struct py_writer *w, const struct py_numpy *numpy,
+         const struct array *array, size_t n, bool is_copy)
+{
+    struct cp_lease *lease =
+        w->out->parts->moves ? lease_of(numpy, (PyObject *)array) : NULL;
+    int64_t number = lease != NULL
+                         ? cp_parts_move(w->out->parts, lease, array->data, n)
+                         : -1;
+    return number >= 0 ? (uint32_t)number
+                       : py_writer_part(w, array->data, n,
+                                        is_copy ? NULL : (PyObject *)array);
+}
+
 /* Put the bytes of one array; or, if the layout has the bit IN_PARTS, its
  * part. */
 static int
-put_bytes(struct py_writer *w, PyObject *obj, size_t n, bool in_parts)
+put_bytes(struct py_writer *w, const struct py_numpy *numpy, PyObject *obj,
+          size_t n, bool in_parts)
 {
     const struct array *array = (struct array *)obj;
     PyObject *copy = NULL;
@@ -364,8 +386,9 @@ put_bytes(struct py_writer *w, PyObject *obj, size_t n, bool in_parts)
         copy = PyObject_CallMethod(obj, "copy", "s", "C");
         array = (struct array *)copy;
     }
-    uint32_t part =
-        array != NULL && in_parts ? py_writer_part(w, array->data, n) : NO_PART;
+    uint32_t part = array != NULL && in_parts
+                        ? put_part(w, numpy, array, n, copy != NULL)
+                        : NO_PART;
     size_t inline_bytes = part == NO_PART ? n : 0;
     if (array == NULL
         || py_writer_reserve(w, sizeof(part) + inline_bytes) < 0) {
@@ -378,6 +401,55 @@ put_bytes(struct py_writer *w, PyObject *obj, size_t n, bool in_parts)
     py_writer_add(w, array->data, inline_bytes);
     Py_XDECREF(copy);
     return 1;
+}
+
+/* Make one part of the bytes of all arrays, if that is worth it and there is
+ * room. Returns its number, or NO_PART. */
+static uint32_t
+block_of(const struct py_writer *w, PyObject *const *items, size_t n,
+         size_t each)
+{
+    size_t all;
+    if (n < 2 || __builtin_mul_overflow(n, each, &all)
+        || !py_writer_may_part(w, all)) {
+        return NO_PART;
+    }
+    const void **pieces = PyMem_New(const void *, n);
+    bool fits = pieces != NULL;
+    for (size_t i = 0; i < n && fits; i++) {
+        const struct array *array = (struct array *)items[i];
+        pieces[i] = array->data;
+        fits = (array->flags & (C_CONTIGUOUS | F_CONTIGUOUS)) != 0;
+    }
+    int64_t number =
+        fits ? cp_parts_add_pieces(w->out->parts, pieces, n, each) : -1;
+    PyMem_Free(pieces);
+    return number >= 0 ? (uint32_t)number : NO_PART;
+}
+
+static int
+put_block(struct py_writer *w, uint32_t block, size_t n)
+{
+    if (py_writer_reserve(w, sizeof(block) + n) < 0) {
+        return -1;
+    }
+    py_writer_add(w, &block, sizeof(block));
+    memset(cp_buf_tail(w->out), 0, n);
+    cp_buf_add(w->out, n);
+    return 1;
+}
+
+/* Make room for the bytes of all arrays at once: a buffer that grows with each
+ * of them is copied several times. */
+static int
+reserve_all(struct py_writer *w, size_t n, size_t each)
+{
+    size_t all;
+    if (__builtin_mul_overflow(n, each, &all)) {
+        (void)PyErr_NoMemory();
+        return -1;
+    }
+    return py_writer_reserve(w, all);
 }
 
 int
@@ -398,15 +470,25 @@ py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
         return r != 1 ? r : -1;
     }
     bool in_parts = py_writer_may_part(w, each);
-    py_writer_add_byte(w, layout_of(first) | (in_parts ? IN_PARTS : 0));
+    uint32_t block = in_parts ? NO_PART : block_of(w, items, (size_t)n, each);
+    py_writer_add_byte(w, layout_of(first)
+                              | (in_parts           ? IN_PARTS
+                                 : block != NO_PART ? IN_BLOCK
+                                                    : 0));
     py_writer_add_byte(w, (unsigned)first->nd);
     for (int i = 0; i < first->nd; i++) {
         py_writer_add_size(w, (size_t)first->dimensions[i]);
     }
+    if (block != NO_PART) {
+        return put_block(w, block, (size_t)n);
+    }
     memset(cp_buf_tail(w->out), 0, fill);
     cp_buf_add(w->out, fill);
+    if (!in_parts) {
+        r = reserve_all(w, (size_t)n, each);
+    }
     for (Py_ssize_t i = 0; i < n && each > 0 && r == 1; i++) {
-        r = put_bytes(w, items[i], each, in_parts);
+        r = put_bytes(w, numpy, items[i], each, in_parts);
     }
     return r;
 }
@@ -445,7 +527,7 @@ get_shape(struct py_reader *in, const struct py_numpy *numpy,
 {
     if (py_reader_get_byte(in, &shape->layout) < 0
         || py_reader_get_byte(in, &shape->nd) < 0
-        || shape->layout > (IN_FORTRAN | READ_ONLY | IN_PARTS)
+        || shape->layout > (IN_FORTRAN | READ_ONLY | IN_BLOCK)
         || shape->nd > DIMENSIONS) {
         return CP_EPROTO;
     }
@@ -492,6 +574,7 @@ array_of(const struct py_numpy *numpy, const struct shape *shape,
 #define OWNDATA 0x0004
 #define ALIGNED 0x0100
 #define API_FEATURE_VERSION 211
+#define API_SET_HANDLER 304
 #define HAS_HANDLERS 0x0000000fu
 
 struct modern_array {
@@ -513,11 +596,25 @@ struct handler {
         void (*free)(void *, void *, size_t);
     } allocator;
     struct cp_lease *lease; /* NULL: given back, when the array was resized */
+    struct cp_heap *heap;   /* where its memory comes from, or NULL */
 };
 
-static void *
-handler_malloc(void *Py_UNUSED(ctx), size_t n)
+static bool
+has_handlers(const struct py_numpy *numpy)
 {
+    return ((version_function)numpy->api[API_FEATURE_VERSION])()
+           >= HAS_HANDLERS;
+}
+
+static void *
+handler_malloc(void *ctx, size_t n)
+{
+    struct handler *handler = ctx;
+    if (handler->heap != NULL && n >= CP_PART_MIN && handler->lease == NULL
+        && cp_heap_take(handler->heap, n, &handler->lease) == 0) {
+        cp_lease_show(handler->lease);
+        return handler->lease->at;
+    }
     return malloc(n);
 }
 
@@ -562,7 +659,8 @@ free_handler(PyObject *capsule)
     free(handler);
 }
 
-/* A capsule that holds a reference to the lease; or NULL with an exception. */
+/* A capsule that holds a reference to the lease (NULL: to none yet); or NULL with
+ * an exception. */
 static PyObject *
 handler_of(struct cp_lease *lease)
 {
@@ -582,10 +680,76 @@ handler_of(struct cp_lease *lease)
         free(handler);
         return NULL;
     }
-    cp_lease_ref(lease);
-    cp_lease_show(lease);
-    handler->lease = lease;
+    if (lease != NULL) {
+        cp_lease_ref(lease);
+        cp_lease_show(lease);
+        handler->lease = lease;
+    }
     return capsule;
+}
+
+/* The lease in which the data of the array are, or of the array of which it is a
+ * view; NULL: they are in none. */
+static struct cp_lease *
+lease_of(const struct py_numpy *numpy, PyObject *obj)
+{
+    PyTypeObject *type = numpy->api[API_ARRAY_TYPE];
+    const struct array *array = (struct array *)obj;
+    while ((array->flags & OWNDATA) == 0 && array->base != NULL
+           && PyObject_TypeCheck(array->base, type)) {
+        array = (struct array *)array->base;
+    }
+    if ((array->flags & OWNDATA) == 0 || !has_handlers(numpy)) {
+        return NULL;
+    }
+    PyObject *capsule = ((const struct modern_array *)array)->mem_handler;
+    if (capsule == NULL || !PyCapsule_IsValid(capsule, "mem_handler")) {
+        return NULL;
+    }
+    const struct handler *handler =
+        PyCapsule_GetPointer(capsule, "mem_handler");
+    bool is_ours = handler->allocator.free == handler_free;
+    return is_ours ? handler->lease : NULL;
+}
+
+PyObject *
+py_array_empty(struct py_state *state, struct cp_heap *heap, PyObject *empty,
+               PyObject *const *args, Py_ssize_t n)
+{
+    const struct py_numpy *numpy = import_numpy(state);
+    if (numpy == NULL) {
+        return NULL;
+    }
+    if (heap == NULL || !has_handlers(numpy)
+        || !cp_region_may_keep(cp_heap_region(heap))) {
+        return PyObject_Vectorcall(empty, args, (size_t)n, NULL);
+    }
+    PyObject *capsule = handler_of(NULL);
+    if (capsule == NULL) {
+        return NULL;
+    }
+    handler_function set = (handler_function)numpy->api[API_SET_HANDLER];
+    struct handler *handler = PyCapsule_GetPointer(capsule, "mem_handler");
+    PyObject *old = set(capsule);
+    handler->heap = heap;
+    PyObject *obj =
+        old != NULL ? PyObject_Vectorcall(empty, args, (size_t)n, NULL) : NULL;
+    handler->heap = NULL;
+    if (old != NULL) {
+        PyObject *exc = PyErr_Occurred() ? py_error_fetch() : NULL;
+        PyObject *ours = set(old);
+        Py_DECREF(old);
+        if (exc != NULL) {
+            py_error_restore(exc);
+            Py_DECREF(exc);
+        }
+        if (ours == NULL) {
+            Py_CLEAR(obj);
+        }
+        Py_XDECREF(ours);
+    }
+    Py_DECREF(capsule);
+    return obj;
 }
 
 /* Make an array whose data are those of the lease. */
@@ -593,8 +757,7 @@ static PyObject *
 view_of(const struct py_numpy *numpy, const struct shape *shape,
         struct cp_lease *lease)
 {
-    if (((version_function)numpy->api[API_FEATURE_VERSION])() < HAS_HANDLERS
-        || !cp_lease_may_keep(lease)) {
+    if (!has_handlers(numpy) || !cp_lease_may_keep(lease)) {
         return array_of(numpy, shape, lease->at);
     }
     PyObject *capsule = handler_of(lease);
@@ -646,6 +809,24 @@ get_part(struct py_reader *in, const struct py_numpy *numpy,
     return *obj != NULL ? py_reader_keep(in, *obj) : -1;
 }
 
+/* Find the bytes of n arrays with IN_BLOCK. */
+static int
+get_block(struct py_reader *in, size_t n, size_t each, const uint8_t **bytes)
+{
+    uint32_t number;
+    struct cp_lease *lease;
+    const uint8_t *fill;
+    size_t all;
+    if (py_reader_get_number(in, &number) < 0
+        || py_reader_get_raw(in, n, &fill) < 0
+        || py_reader_find_part(in, number, &lease) < 0 || each == 0
+        || __builtin_mul_overflow(n, each, &all) || lease->len != all) {
+        return CP_EPROTO;
+    }
+    *bytes = lease->at;
+    return 0;
+}
+
 static int
 get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
            PyObject **slots, size_t stride)
@@ -658,6 +839,7 @@ get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
     }
     r = get_shape(in, numpy, &shape);
     size_t step = shape.each > 0 ? shape.each : 1;
+    bool in_block = (shape.layout & IN_BLOCK) != 0;
     bool in_parts = (shape.layout & IN_PARTS) != 0;
     for (size_t i = 0; i < n && r == 0 && in_parts; i++) {
         r = get_part(in, numpy, &shape, &slots[i * stride]);
@@ -666,9 +848,11 @@ get_arrays(struct py_reader *in, const struct py_numpy *numpy, size_t n,
         Py_DECREF(shape.descr);
         return r;
     }
-    if (r == 0
-        && (n > py_reader_left(in) / step
-            || py_reader_get_raw(in, n * step, &bytes) < 0)) {
+    if (r == 0 && in_block) {
+        r = get_block(in, n, shape.each, &bytes);
+    } else if (r == 0
+               && (n > py_reader_left(in) / step
+                   || py_reader_get_raw(in, n * step, &bytes) < 0)) {
         r = CP_EPROTO;
     }
     for (size_t i = 0; i < n && r == 0; i++) {

@@ -37,6 +37,12 @@ int py_array_get_scalars(struct py_reader *in, size_t n, PyObject **slots,
 bool py_array_are_alike(struct py_state *state, PyObject *const *items,
                         Py_ssize_t n);
 
+/* What empty(*args) returns, which has to be numpy.empty(): an array whose data, if
+ * they are large, are in a block of this heap (NULL: none), so that an answer
+ * can hand the block over. NULL with an exception. */
+PyObject *py_array_empty(struct py_state *state, struct cp_heap *heap,
+                         PyObject *empty, PyObject *const *args, Py_ssize_t n);
+
 /* Drop the state that was gathered about numpy. */
 void py_array_forget(struct py_state *state);
 

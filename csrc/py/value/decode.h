@@ -26,6 +26,10 @@ void py_get_release(PyObject **slots, size_t n);
 /* A tuple of n values, which move into it. */
 PyObject *py_get_tuple_of(PyObject **values, size_t n);
 
+/* The same as a list. Make it after the values, since from then on
+ * gc.get_objects() can find it. */
+PyObject *py_get_list_of(PyObject **values, size_t n);
+
 /* The contents of an OBJECT: n objects into every stride-th slot. */
 int py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots,
                    size_t stride);
@@ -33,5 +37,8 @@ int py_rebuild_get(struct py_reader *in, size_t n, PyObject **slots,
 /* The same for the contents of a STANDARD. */
 int py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
                             size_t stride);
+
+/* The same for the contents of a SHARED. */
+int py_rebuild_get_shared(struct py_reader *in, PyObject **obj);
 
 #endif

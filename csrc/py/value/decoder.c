@@ -75,10 +75,8 @@ py_get_tuple_of(PyObject **values, size_t n)
     return tuple;
 }
 
-/* A list of n values, which move into it. The list is made after them, since
- * from then on gc.get_objects() can find it. */
-static PyObject *
-list_of(PyObject **values, size_t n)
+PyObject *
+py_get_list_of(PyObject **values, size_t n)
 {
     PyObject *list = PyList_New((Py_ssize_t)n);
     for (size_t i = 0; list != NULL && i < n; i++) {
@@ -168,7 +166,7 @@ finish_rows(struct py_reader *in, unsigned tag, size_t n, size_t arity,
         } else if (tag == TAG_OPEN_LIST) {
             r = fill_list(*slot, row, arity);
         } else {
-            *slot = tag == TAG_LIST ? list_of(row, arity)
+            *slot = tag == TAG_LIST ? py_get_list_of(row, arity)
                                     : py_get_tuple_of(row, arity);
             r = *slot != NULL ? 0 : -1;
             if (r == 0 && tag != TAG_TUPLE) {
@@ -399,7 +397,7 @@ get_sequence(struct py_reader *in, unsigned tag, PyObject **obj)
     } else if (r == 0 && tag == TAG_SET) {
         r = fill_set(in, *obj, items, n);
     } else if (r == 0) {
-        *obj = tag == TAG_LIST        ? list_of(items, n)
+        *obj = tag == TAG_LIST        ? py_get_list_of(items, n)
                : tag == TAG_FROZENSET ? PyFrozenSet_New(NULL)
                                       : py_get_tuple_of(items, n);
         r = *obj != NULL ? 0 : -1;
@@ -451,6 +449,7 @@ get_nested(struct py_reader *in, unsigned tag, PyObject **obj)
         case TAG_ARRAY: return py_array_get(in, 1, obj, 1);
         case TAG_SCALAR: return py_array_get_scalars(in, 1, obj, 1);
         case TAG_STANDARD: return py_rebuild_get_standard(in, 1, obj, 1);
+        case TAG_SHARED: return py_rebuild_get_shared(in, obj);
         default: return CP_EPROTO;
     }
 }
@@ -633,7 +632,7 @@ get_run(struct py_reader *in, PyObject **obj)
     }
     int r = py_get_column(in, n, items, 1);
     if (r == 0) {
-        *obj = list_of(items, n);
+        *obj = py_get_list_of(items, n);
         r = *obj != NULL ? 0 : -1;
     }
     py_get_release(items, n);

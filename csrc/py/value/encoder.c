@@ -69,32 +69,37 @@ hold_others(PyObject *const *items, Py_ssize_t n)
     return kept;
 }
 
-/* Remove what was written since the output and the numbers had these
- * lengths. */
-static void
-undo(struct py_writer *w, size_t length, size_t seen)
-{
-    w->out->end = w->out->start + length;
-    py_seen_forget(&w->seen, seen);
-}
-
 /* ---- columns of a few objects ---- */
 
-/* Write each object of the column once; after decoding it is one object
- * again. */
-static int
-put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
+/* Are these few members of Enums, among n items? Constants may be among them. */
+static bool
+are_few_members(const struct py_writer *w, PyObject *const *picked,
+                unsigned count, Py_ssize_t n)
 {
-    PyObject **picked = py_gather_new(PICK_MAX);
-    uint8_t *which = PyMem_Malloc((size_t)n);
-    if (which == NULL || picked == NULL) {
-        PyMem_Free(which);
-        PyMem_Free(picked);
+    bool are = count <= n / 2;
+    for (unsigned i = 0; i < count && are; i++) {
+        are = py_plan_is_member(w, picked[i]) || picked[i] == Py_None
+              || PyBool_Check(picked[i]);
+    }
+    return are;
+}
+
+/* Write each object of the column once; after decoding it is one object again.
+ * members: OTHER_KIND unless they are a few members of Enums. */
+static int
+put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
+           bool members)
+{
+    PyObject **picked = PyMem_Malloc(PICK_MAX * sizeof(PyObject *) + (size_t)n);
+    if (picked == NULL) {
         (void)PyErr_NoMemory();
         return -1;
     }
+    uint8_t *which = (uint8_t *)(picked + PICK_MAX);
     unsigned count = py_repeats_pick(items, n, picked, which);
-    int r = count == 0 ? OTHER_KIND : py_writer_reserve(w, 2);
+    int r = count == 0 || (members && !are_few_members(w, picked, count, n))
+                ? OTHER_KIND
+                : py_writer_reserve(w, 2);
     if (r == 1) {
         py_writer_add_byte(w, TAG_PICK);
         py_writer_add_byte(w, count);
@@ -104,7 +109,6 @@ put_picked(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     if (r == 1) {
         py_writer_add(w, which, (size_t)n);
     }
-    PyMem_Free(which);
     PyMem_Free(picked);
     return r;
 }
@@ -125,11 +129,10 @@ py_put_inner(struct py_writer *w, PyObject *const *items, Py_ssize_t n,
 int
 py_put_keys(struct py_writer *w, PyObject *const *keys, Py_ssize_t n)
 {
-    size_t before = cp_buf_len(w->out), seen = w->seen.used;
+    struct py_mark before = py_writer_mark(w);
     int r = n <= KEYS_MAX ? py_text_put_keys(w, keys, n) : OTHER_KIND;
     if (r == OTHER_KIND) {
-        w->out->end = w->out->start + before;
-        py_seen_forget(&w->seen, seen);
+        py_writer_back(w, &before);
         w->calls++; /* decoding calls __hash__() and __eq__() */
         r = py_put_inner(w, keys, n, true);
         w->calls--;
@@ -231,14 +234,15 @@ put_tuples(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     }
     bool kept = is_kept(items[0])
                 || (w->retries > RETRIES_MAX && hold_others(items, n));
-    size_t before = cp_buf_len(w->out), seen = w->seen.used, held = w->held;
+    struct py_mark before = py_writer_mark(w);
+    size_t held = w->held;
     int r = kept ? OTHER_KIND : put_plain_tuples(w, items, n, arity);
     if (!kept && (r != 1 || w->held == held)) {
         return r;
     }
     if (!kept) {
         w->retries++;
-        undo(w, before, seen);
+        py_writer_back(w, &before);
     }
     return put_kept_tuples(w, items, n, arity);
 }
@@ -431,13 +435,20 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
         case TAG_ONES: return py_constant_put_column(w, items, n);
         default: break;
     }
+    if (n >= REPEATS_FROM && tag == TAG_OBJECT
+        && py_plan_is_member(w, items[0])) {
+        int r = put_picked(w, items, n, true); /* most Enums have few */
+        if (r != OTHER_KIND) {
+            return r;
+        }
+    }
     if (n >= REPEATS_FROM && py_repeats_are_likely(items, n)) {
         /* If chunks are encoded alone, each one has its own copy of a repeated
          * object, which takes time to make. Members of an Enum are never
          * copied. */
         return w->alone && tag == TAG_OBJECT && !py_plan_is_member(w, items[0])
                    ? 0
-                   : put_picked(w, items, n);
+                   : put_picked(w, items, n, false);
     }
     w->held += !is_text(tag);
     switch (tag) {
@@ -456,7 +467,7 @@ put_alike(struct py_writer *w, PyObject *const *items, Py_ssize_t n, int tag)
 int
 py_put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
-    size_t before = cp_buf_len(w->out), seen = w->seen.used;
+    struct py_mark before = py_writer_mark(w);
     int tag = n > 0 ? py_kind_of(items[0]) : TAG_MIXED;
     if (tag < 0) {
         return -1;
@@ -468,17 +479,17 @@ py_put_column(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     w->level++;
     bool fits = n > 1 && w->level <= LEVEL_MAX;
     int r = fits ? put_alike(w, items, n, tag) : OTHER_KIND;
-    if (r == RETRY && w->retry == seen) {
+    if (r == RETRY && w->retry == before.seen) {
         w->retries++;
         r = OTHER_KIND;
     }
     if (r == OTHER_KIND) {
-        undo(w, before, seen);
+        py_writer_back(w, &before);
         bool few = fits && is_small(tag) && n >= REPEATS_FROM
                    && py_repeats_are_likely(items, n);
-        r = few ? put_picked(w, items, n) : OTHER_KIND;
+        r = few ? put_picked(w, items, n, false) : OTHER_KIND;
         if (r == OTHER_KIND) {
-            undo(w, before, seen);
+            py_writer_back(w, &before);
             r = put_mixed(w, items, n);
         }
     }
@@ -533,7 +544,7 @@ put_atoms(struct py_writer *w, PyObject *list)
     if (!fits || w->depth == DEPTH_MAX || w->level >= LEVEL_MAX) {
         return tag < 0 ? -1 : OTHER_KIND;
     }
-    size_t before = cp_buf_len(w->out), seen = w->seen.used;
+    struct py_mark before = py_writer_mark(w);
     bool copied = w->copied;
     w->copied = false;
     w->depth++;
@@ -541,7 +552,7 @@ put_atoms(struct py_writer *w, PyObject *list)
     w->depth--;
     w->copied = copied;
     if (r == OTHER_KIND) {
-        undo(w, before, seen);
+        py_writer_back(w, &before);
     }
     return r;
 }
@@ -655,8 +666,8 @@ put_bytearray(struct py_writer *w, PyObject *obj)
     int r, parted;
     Py_BEGIN_CRITICAL_SECTION(obj);
     size_t n = (size_t)PyByteArray_GET_SIZE(obj);
-    parted =
-        py_writer_put_part(w, TAG_BYTEARRAY, PyByteArray_AS_STRING(obj), n, n);
+    parted = py_writer_put_part(w, TAG_BYTEARRAY, NULL,
+                                PyByteArray_AS_STRING(obj), n, n);
     r = parted == 0 ? cp_buf_reserve(w->out, 1 + SIZE_ROOM + n) : 0;
     if (r == 0 && parted == 0) {
         py_writer_add_byte(w, TAG_BYTEARRAY);
@@ -729,7 +740,7 @@ finish(struct py_writer *w, size_t before, int r, bool *ran_code)
     if (r != 1) {
         w->out->end = w->out->start + before;
         if (w->out->parts != NULL) {
-            cp_parts_reset(w->out->parts);
+            cp_parts_back(w->out->parts, 0);
         }
     } else {
         cp_buf_head(w->out)[before] |= (uint8_t)w->flags;
@@ -751,6 +762,7 @@ py_encode(struct py_state *state, struct cp_buf *out, PyObject *obj,
     py_writer_init(&w, state, out);
     size_t before = cp_buf_len(out);
     struct py_uses uses = py_uses_begin(out->parts, NULL);
+    w.owners = py_uses_now()->owners;
     int r = py_put_value(&w, obj);
     py_uses_end(uses);
     return finish(&w, before, r, ran_code);

@@ -114,6 +114,14 @@ is_exception(PyTypeObject *type, const struct py_state *state)
                           WORD_REDUCE);
 }
 
+/* Would an object of the class be reduced by Enum.__reduce_ex__()? */
+static bool
+is_of_enum(PyTypeObject *type, const struct py_state *state)
+{
+    return Py_TYPE(type) == (PyTypeObject *)state->enum_type
+           && find(type, state, WORD_REDUCE_EX) == state->enum_reduce;
+}
+
 /* Classes of small immutable objects, by their modules. */
 static const char *const SMALL[][2] = {
     {"datetime", "date"},
@@ -181,19 +189,6 @@ is_of_c(PyTypeObject *type, const struct py_state *state,
            && is_of_module(type, module_name, name);
 }
 
-/* The version of the class; 0: it has no version. */
-static unsigned
-version_of(const PyTypeObject *type)
-{
-#if PY_VERSION_HEX < 0x030C0000
-    if (!PyType_HasFeature((PyTypeObject *)(uintptr_t)type,
-                           Py_TPFLAGS_VALID_VERSION_TAG)) {
-        return 0;
-    }
-#endif
-    return __atomic_load_n(&type->tp_version_tag, __ATOMIC_ACQUIRE);
-}
-
 /* ---- the rule of a class ---- */
 
 /* Find the slots of the class, as a tuple of our own: 1; 0 if we cannot read
@@ -230,7 +225,7 @@ study(struct py_plan *plan, struct py_state *state)
     if (type == &PyType_Type || type == &PyFunction_Type) {
         return 0;
     }
-    if (!plan->registered
+    if (!plan->registered && type != &PyComplex_Type
         && py_reducers_find(state, type, &plan->reducer) < 0) {
         return -1;
     }
@@ -266,9 +261,17 @@ study(struct py_plan *plan, struct py_state *state)
         plan->held = HELD_DEFAULTS;
         return 0;
     }
-    plan->is_deque = is_of_c(type, state, "collections", "deque");
+    if (is_of_c(type, state, "collections", "deque")) {
+        plan->rule = RULE_PLAIN;
+        plan->held = HELD_QUEUED;
+        return 0;
+    }
     if (is_exception(type, state)) {
         plan->rule = RULE_EXCEPTION;
+        return 0;
+    }
+    if (is_of_enum(type, state)) {
+        plan->rule = RULE_MEMBER;
         return 0;
     }
     if (!has_plain_state(type, state)) {
@@ -306,7 +309,7 @@ reset(struct py_plan *plan)
     plan->rule = RULE_UNKNOWN;
     plan->held = HELD_NOTHING;
     plan->standard = PY_STANDARD_NONE;
-    plan->small = plan->runs_code = plan->sees_state = plan->is_deque = false;
+    plan->small = plan->runs_code = plan->sees_state = false;
     Py_CLEAR(plan->reducer);
     Py_CLEAR(plan->slots);
     py_named_forget(&plan->own_name);
@@ -351,7 +354,8 @@ take(struct py_writer *w)
     return 1;
 }
 
-/* The reducer that the program has registered for the class, if any. */
+/* The reducer that the program has registered for the class, if any. copyreg's
+ * own reducer of complex numbers does what our rule does. */
 static int
 find_registered(const struct py_state *state, PyTypeObject *type,
                 PyObject **reducer)
@@ -359,6 +363,10 @@ find_registered(const struct py_state *state, PyTypeObject *type,
     *reducer = py_dict_get(state->extra_reducers, (PyObject *)type);
     if (*reducer == NULL && !PyErr_Occurred()) {
         *reducer = py_dict_get(state->copyreg_table, (PyObject *)type);
+    }
+    if (*reducer != NULL && type == &PyComplex_Type
+        && *reducer == state->complex_reducer) {
+        Py_CLEAR(*reducer);
     }
     return *reducer == NULL && PyErr_Occurred() ? -1 : 0;
 }
@@ -369,7 +377,7 @@ begin(struct py_writer *w, struct py_plan *plan, PyTypeObject *type)
 {
     PyObject *reducer;
     (void)find(type, w->state, WORD_REDUCE_EX); /* gives it a version */
-    unsigned version = version_of(type);
+    unsigned version = py_class_version(type);
     if (find_registered(w->state, type, &reducer) < 0) {
         return -1;
     }

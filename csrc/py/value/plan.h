@@ -17,6 +17,7 @@ enum py_rule {
     RULE_REDUCE,      /* ask the object (__reduce_ex__()) */
     RULE_PLAIN,       /* object.__reduce_ex__() reads __dict__ and slots */
     RULE_NAMED_TUPLE, /* made of its items */
+    RULE_MEMBER,      /* of an Enum: its class is called with its value */
     RULE_EXCEPTION,   /* BaseException.__reduce__() reads args and __dict__ */
     RULE_ARRAY,       /* an array of numpy */
     RULE_SCALAR,      /* a number of numpy */
@@ -30,6 +31,7 @@ enum py_held {
     HELD_PAIRS,         /* those of a dict */
     HELD_ORDERED_PAIRS, /* those of an OrderedDict */
     HELD_DEFAULTS,      /* those of a defaultdict */
+    HELD_QUEUED,        /* those of a deque */
 };
 
 struct py_plan {
@@ -41,9 +43,8 @@ struct py_plan {
     enum py_rule rule;
     enum py_held held;
     enum py_standard standard; /* RULE_STANDARD */
-    bool is_deque;
-    bool small;        /* may be sent more than once, as strings may */
-    bool runs_code;    /* asking an object runs code of the program */
+    bool small;                /* may be sent more than once, as strings may */
+    bool runs_code;            /* asking an object runs code of the program */
     bool sees_state;   /* RULE_PLAIN: setting attributes runs such code */
     bool registered;   /* the reducer comes from a table */
     PyObject *reducer; /* or NULL */

@@ -8,6 +8,7 @@
 #include "base/dict.h"
 #include "base/word.h"
 #include "value/standard.h"
+#include "value/uses.h"
 
 /* The callable or class that makes n objects, and their arguments. */
 struct maker {
@@ -16,6 +17,7 @@ struct maker {
     size_t arity;
     PyObject **args;     /* of n * arity */
     bool is_named_tuple; /* the class makes tuples of its arguments */
+    PyObject *members;   /* an Enum's members by their values; or NULL */
 };
 
 /* ---- making objects ---- */
@@ -161,6 +163,46 @@ make_named_tuple(PyTypeObject *cls, PyObject **args, size_t arity)
     return obj;
 }
 
+/* ---- members of an Enum ---- */
+
+/* If calling the class with a value only looks the value up in a dict: that
+ * dict, a new reference. Otherwise NULL: it is no Enum, or one that finds its
+ * members in another way. */
+static PyObject *
+members_of(const struct py_state *state, PyObject *cls)
+{
+    PyTypeObject *meta = (PyTypeObject *)state->enum_type;
+    if (Py_TYPE(cls) != meta
+        || _PyType_Lookup(meta, state->words[WORD_CALL]) != state->enum_call
+        || _PyType_Lookup(meta, state->words[WORD_MEMBER_OF_VALUE]) != NULL) {
+        return NULL;
+    }
+    /* Each Enum has its own entry, to which the function is set as it is. */
+    PyTypeObject *type = (PyTypeObject *)cls;
+    PyObject *members =
+        _PyType_Lookup(type, state->words[WORD_NEW]) == state->enum_new
+            ? _PyType_Lookup(type, state->words[WORD_MEMBER_OF_VALUE])
+            : NULL;
+    return members != NULL && PyDict_CheckExact(members) ? Py_NewRef(members)
+                                                         : NULL;
+}
+
+/* cls(value), for the class of an Enum. */
+static PyObject *
+member_of(const struct maker *maker, PyObject *value)
+{
+    PyObject *found = Py_TYPE(value) != (PyTypeObject *)maker->callable
+                          ? py_dict_get(maker->members, value)
+                          : NULL;
+    if (found == NULL
+        && (PyErr_Occurred() == NULL
+            || PyErr_ExceptionMatches(PyExc_TypeError))) {
+        PyErr_Clear(); /* no member, or its value cannot be hashed */
+        found = PyObject_CallOneArg(maker->callable, value);
+    }
+    return found;
+}
+
 /* ---- any objects ---- */
 
 static PyObject *
@@ -169,6 +211,9 @@ make_one(const struct maker *maker, PyObject **args)
     if (maker->is_named_tuple) {
         return make_named_tuple((PyTypeObject *)maker->callable, args,
                                 maker->arity);
+    }
+    if (maker->members != NULL) {
+        return member_of(maker, args[0]);
     }
     return (maker->how & HOW_NEW) != 0
                ? make_bare(maker, args)
@@ -190,6 +235,9 @@ make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
             return -1;
         }
         maker->is_named_tuple = is;
+    }
+    if ((maker->how & HOW_NEW) == 0 && maker->arity == 1) {
+        maker->members = members_of(in->state, maker->callable);
     }
     for (size_t i = 0; i < n; i++) {
         PyObject **args = maker->args + i * maker->arity;
@@ -247,6 +295,7 @@ get_made(struct py_reader *in, size_t n, PyObject **slots, size_t stride,
     }
     r = r == 0 ? make(in, &maker, n, slots, stride, number) : r;
     py_get_release(maker.args, count);
+    Py_XDECREF(maker.members);
     Py_XDECREF(maker.callable);
     return r;
 }
@@ -293,40 +342,43 @@ is_plain_list(const struct py_reader *in, PyObject *obj)
                       == _PyType_Lookup(&PyList_Type, extend));
 }
 
-/* obj.extend(items), or obj.append() for each item. */
+/* function(list of the items), which move into the list. */
+static int
+call_with_list(PyObject *function, PyObject **items, size_t n)
+{
+    PyObject *list = py_get_list_of(items, n);
+    PyObject *done = list != NULL ? PyObject_CallOneArg(function, list) : NULL;
+    Py_XDECREF(list);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
+/* obj.extend(items), or obj.append() for each item. May consume the items. */
 static int
 append(const struct py_reader *in, PyObject *obj, PyObject **items, size_t n)
 {
     PyObject *const *words = in->state->words;
-    PyObject *tuple = py_get_tuple_of(items, n);
-    if (tuple == NULL) {
-        return -1;
-    }
-    int r = 0;
     if (is_plain_list(in, obj)) {
-        r = PyList_SetSlice(obj, PY_SSIZE_T_MAX, PY_SSIZE_T_MAX, tuple);
-        Py_DECREF(tuple);
+        PyObject *tuple = py_get_tuple_of(items, n);
+        int r = tuple != NULL ? PyList_SetSlice(obj, PY_SSIZE_T_MAX,
+                                                PY_SSIZE_T_MAX, tuple)
+                              : -1;
+        Py_XDECREF(tuple);
         return r;
     }
     PyObject *extend;
-    r = look_up(obj, words[WORD_EXTEND], &extend);
+    int r = look_up(obj, words[WORD_EXTEND], &extend);
     if (extend != NULL) {
-        PyObject *list = PySequence_List(tuple);
-        PyObject *done =
-            list != NULL ? PyObject_CallOneArg(extend, list) : NULL;
-        r = done != NULL ? 0 : -1;
-        Py_XDECREF(done);
-        Py_XDECREF(list);
+        r = call_with_list(extend, items, n);
         Py_DECREF(extend);
-        n = 0;
+        return r;
     }
     for (size_t i = 0; i < n && r == 0; i++) {
-        PyObject *done = PyObject_CallMethodOneArg(
-            obj, words[WORD_APPEND], PyTuple_GET_ITEM(tuple, (Py_ssize_t)i));
+        PyObject *done =
+            PyObject_CallMethodOneArg(obj, words[WORD_APPEND], items[i]);
         r = done != NULL ? 0 : -1;
         Py_XDECREF(done);
     }
-    Py_DECREF(tuple);
     return r;
 }
 
@@ -657,7 +709,7 @@ set_all(struct py_reader *in, size_t number, size_t n, PyObject **slots,
 }
 
 static int
-get_dates(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
+get_fixed(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
           size_t stride)
 {
     size_t size = py_standard_size(kind);
@@ -671,11 +723,11 @@ get_dates(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
     int r = zones != NULL                 ? py_get_column(in, n, zones, 1)
             : py_standard_has_zones(kind) ? -1
                                           : 0;
-    r = r == 0 ? py_standard_begin_dates() : r;
+    r = r == 0 ? py_standard_begin(kind) : r;
     for (size_t i = 0; i < n && r == 0; i++) {
-        r = py_standard_get_date(kind, bytes + i * size,
-                                 zones != NULL ? zones[i] : Py_None,
-                                 &slots[i * stride]);
+        r = py_standard_get_bytes(kind, bytes + i * size,
+                                  zones != NULL ? zones[i] : Py_None,
+                                  &slots[i * stride]);
     }
     py_get_release(zones, n);
     return r;
@@ -706,6 +758,22 @@ get_parts(struct py_reader *in, unsigned kind, size_t n, PyObject **slots,
 }
 
 int
+py_rebuild_get_shared(struct py_reader *in, PyObject **obj)
+{
+    uint32_t number;
+    /* Only a worker finds it, or share(), for handles within an object. */
+    bool may_find =
+        in->state->serving != NULL || py_uses_now()->handles != NULL;
+    if (!may_find || py_reader_get_number(in, &number) < 0) {
+        return CP_EPROTO;
+    }
+    PyObject *arg = PyLong_FromUnsignedLong(number);
+    *obj = arg != NULL ? PyObject_CallOneArg(in->state->shared, arg) : NULL;
+    Py_XDECREF(arg);
+    return *obj != NULL ? 0 : -1;
+}
+
+int
 py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
                         size_t stride)
 {
@@ -719,7 +787,7 @@ py_rebuild_get_standard(struct py_reader *in, size_t n, PyObject **slots,
         return -1;
     }
     int r = py_standard_has_parts(kind) ? get_parts(in, kind, n, slots, stride)
-                                        : get_dates(in, kind, n, slots, stride);
+                                        : get_fixed(in, kind, n, slots, stride);
     if (r == 0) {
         set_all(in, number, n, slots, stride);
     }

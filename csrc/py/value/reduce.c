@@ -122,25 +122,6 @@ read_exception(PyObject *obj, struct reduced *r)
     return args != NULL;
 }
 
-/* The answer of deque.__reduce__(), without its search for attributes that no
- * deque has. */
-static PyObject *
-answer_of_deque(const struct py_state *state, PyObject *obj)
-{
-    PyObject *most = PyObject_GetAttr(obj, state->words[WORD_MAXLEN]);
-    PyObject *iterator = most != NULL ? PyObject_GetIter(obj) : NULL;
-    PyObject *answer = NULL;
-    if (iterator != NULL) {
-        answer = most == Py_None
-                     ? Py_BuildValue("(O()OO)", Py_TYPE(obj), Py_None, iterator)
-                     : Py_BuildValue("(O(()O)OO)", Py_TYPE(obj), most, Py_None,
-                                     iterator);
-    }
-    Py_XDECREF(most);
-    Py_XDECREF(iterator);
-    return answer;
-}
-
 /* 1, 0, -1, or IS_NAME. */
 static int
 reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
@@ -153,13 +134,19 @@ reduce(struct py_writer *w, const struct py_plan *plan, PyObject *obj,
                               .arity = PyTuple_GET_SIZE(obj)};
         return 1;
     }
+    if (plan->rule == RULE_MEMBER) {
+        *r = (struct reduced){
+            .value = PyObject_GetAttr(obj, w->state->words[WORD_VALUE]),
+            .callable = (PyObject *)plan->type,
+            .args = &r->value,
+            .arity = 1};
+        return r->value != NULL ? 1 : -1;
+    }
     if (plan->rule == RULE_EXCEPTION && read_exception(obj, r)) {
         return 1;
     }
     if (plan->reducer != NULL) {
         r->value = PyObject_CallOneArg(plan->reducer, obj);
-    } else if (plan->is_deque) {
-        r->value = answer_of_deque(w->state, obj);
     } else {
         PyObject *call[] = {NULL, obj, PyLong_FromLong(5)};
         r->value =
@@ -373,7 +360,7 @@ static int
 put_reduced(struct py_writer *w, const struct py_plan *plan,
             PyObject *const *items, Py_ssize_t n)
 {
-    size_t seen = w->seen.used, before = cp_buf_len(w->out);
+    struct py_mark before = py_writer_mark(w);
     w->ran_code |=
         plan->runs_code
         && (plan->rule == RULE_REDUCE || plan->rule == RULE_EXCEPTION);
@@ -382,6 +369,7 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
         (void)PyErr_NoMemory();
         return -1;
     }
+    w->made++;
     int is_put = enter_all(w, plan, items, n);
     bool alike = true;
     for (Py_ssize_t i = 0; i < n && is_put == 1; i++) {
@@ -394,22 +382,22 @@ put_reduced(struct py_writer *w, const struct py_plan *plan,
     if (is_put == 1 && alike) {
         is_put = put_alike(w, n, r);
         /* Their iterators may be exhausted: ask these objects again. */
-        if (is_put == RETRY && w->retry == seen && r->list == NULL
+        if (is_put == RETRY && w->retry == before.seen && r->list == NULL
             && r->dict == NULL) {
             w->retries++;
-            w->out->end = w->out->start + before;
             alike = false;
             is_put = 1;
         }
     }
     if (is_put == 1 && !alike) {
-        py_seen_forget(&w->seen, seen);
+        py_writer_back(w, &before);
         is_put = n == 1 ? put_one(w, plan, items[0], r)
                         : put_each(w, plan, items, n, r);
     }
     for (Py_ssize_t i = 0; i < n; i++) {
         Py_XDECREF(r[i].value);
     }
+    w->made--;
     PyMem_Free(r);
     return is_put;
 }
@@ -571,8 +559,8 @@ put_attrs(struct py_writer *w, const struct attrs *attrs, Py_ssize_t n)
 
 /* ---- the items of instances ---- */
 
-/* The items of n lists, or the pairs of n dicts (instances of subclasses), as
- * columns. Only if all have the same number of them, and dicts the same
+/* The items of n lists (instances of subclasses) or deques, or the pairs of n
+ * dicts, as columns. Only if all have the same number of them, and dicts the same
  * keys. */
 struct rows {
     Py_ssize_t arity;  /* 0: they cannot be columns */
@@ -584,14 +572,43 @@ struct rows {
 static Py_ssize_t
 size_of(PyObject *obj)
 {
-    return PyList_Check(obj) ? PyList_GET_SIZE(obj) : PyDict_GET_SIZE(obj);
+    return PyList_Check(obj)   ? PyList_GET_SIZE(obj)
+           : PyDict_Check(obj) ? PyDict_GET_SIZE(obj)
+                               : PyObject_Size(obj);
+}
+
+/* Gather the n items of a deque into every stride-th place. false: another thread
+ * is changing it. */
+static bool
+gather_queued(PyObject *deque, Py_ssize_t n, PyObject **to, Py_ssize_t stride)
+{
+    PyObject *iterator = PyObject_GetIter(deque);
+    PyObject *item = iterator != NULL ? PyIter_Next(iterator) : NULL;
+    Py_ssize_t i = 0;
+    while (item != NULL && i < n) {
+        to[i++ * stride] = item;
+        item = PyIter_Next(iterator);
+    }
+    bool fits =
+        iterator != NULL && i == n && item == NULL && PyErr_Occurred() == NULL;
+    PyErr_Clear();
+    Py_XDECREF(item);
+    Py_XDECREF(iterator);
+    return fits;
+}
+
+static bool
+gather_items(PyObject *obj, Py_ssize_t n, PyObject **to, Py_ssize_t stride)
+{
+    return PyList_Check(obj) ? py_gather_items(obj, n, to, stride)
+                             : gather_queued(obj, n, to, stride);
 }
 
 /* 1; OTHER_KIND if they cannot be columns; or -1 with an exception. */
 static int
 gather_rows(struct rows *rows, PyObject *const *items, Py_ssize_t n)
 {
-    bool lists = PyList_Check(items[0]);
+    bool lists = !PyDict_Check(items[0]);
     Py_ssize_t arity = size_of(items[0]), more = lists ? 0 : arity;
     bool fits = n > 1 && arity > 0 && arity <= (lists ? ARITY_MAX : KEYS_MAX);
     for (Py_ssize_t i = 1; i < n && fits; i++) {
@@ -607,7 +624,7 @@ gather_rows(struct rows *rows, PyObject *const *items, Py_ssize_t n)
     }
     rows->values = rows->keys + more;
     for (Py_ssize_t i = 0; i < n && fits; i++) {
-        fits = lists ? py_gather_items(items[i], arity, rows->values + i, n)
+        fits = lists ? gather_items(items[i], arity, rows->values + i, n)
                      : py_gather_dict(
                          items[i], arity, i > 0 ? rows->keys : NULL,
                          i > 0 ? NULL : rows->keys, rows->values + i, n);
@@ -636,13 +653,13 @@ put_rows(struct py_writer *w, const struct rows *rows, Py_ssize_t n)
 static int
 put_held(struct py_writer *w, PyObject *obj)
 {
-    bool list = PyList_Check(obj);
+    bool list = !PyDict_Check(obj);
     Py_ssize_t n = size_of(obj), room = list ? n : 2 * n;
     PyObject **items = py_gather_new(room);
     if (items == NULL) {
         return -1;
     }
-    bool fits = list ? py_gather_items(obj, n, items, 1)
+    bool fits = list ? gather_items(obj, n, items, 1)
                      : py_gather_dict(obj, n, NULL, items, items + n, 1);
     int r = !fits  ? 0 /* another thread is changing it */
             : list ? py_put_sized(w, items, n)
@@ -674,33 +691,36 @@ is_in_order(PyObject *obj)
     return r;
 }
 
-/* Put what makes n defaultdicts. Their factories are their arguments, unless
- * all are None. */
+/* Put what makes n defaultdicts or deques. Their arguments are the factory, or an
+ * empty tuple and the length at most; there are none if these are None. */
 static int
-put_makers_of_defaults(struct py_writer *w, const struct py_plan *plan,
-                       PyObject *const *items, Py_ssize_t n, unsigned how)
+put_makers_with_args(struct py_writer *w, const struct py_plan *plan,
+                     PyObject *const *items, Py_ssize_t n, unsigned how)
 {
-    PyObject **factories = py_gather_new(2 * n);
+    bool queues = plan->held == HELD_QUEUED;
+    PyObject *name =
+        w->state->words[queues ? WORD_MAXLEN : WORD_DEFAULT_FACTORY];
+    Py_ssize_t arity = queues ? 2 : 1;
+    PyObject **args = py_gather_new((arity + 1) * n);
     struct reduced *made = PyMem_Calloc((size_t)n, sizeof(*made));
-    int r = factories != NULL && made != NULL ? 1 : -1;
+    int r = args != NULL && made != NULL ? 1 : -1;
     for (Py_ssize_t i = 0; i < n && r == 1; i++) {
-        factories[i] =
-            PyObject_GetAttr(items[i], w->state->words[WORD_DEFAULT_FACTORY]);
-        r = factories[i] != NULL ? 1 : -1;
-        made[i] = (struct reduced){.how = how,
-                                   .callable = (PyObject *)plan->type,
-                                   .args = &factories[i],
-                                   .arity = factories[i] != Py_None};
+        PyObject **own = args + i * arity;
+        own[arity - 1] = PyObject_GetAttr(items[i], name);
+        own[0] = queues ? PyTuple_New(0) : own[0];
+        r = own[0] != NULL && own[arity - 1] != NULL ? 1 : -1;
+        made[i] =
+            (struct reduced){.how = how,
+                             .callable = (PyObject *)plan->type,
+                             .args = own,
+                             .arity = own[arity - 1] == Py_None ? 0 : arity};
         r = r == 1 && made[i].arity != made[0].arity ? OTHER_KIND : r;
     }
-    r = r == 1 ? put_makers(w, n, made, factories + n) : r;
-    if (made == NULL && factories != NULL) {
+    r = r == 1 ? put_makers(w, n, made, args + n * arity) : r;
+    if (made == NULL && args != NULL) {
         (void)PyErr_NoMemory();
     }
-    for (Py_ssize_t i = 0; i < n && factories != NULL; i++) {
-        Py_XDECREF(factories[i]); /* the second half is borrowed */
-    }
-    PyMem_Free(factories);
+    py_gather_free(args, n * arity); /* the rest is borrowed */
     PyMem_Free(made);
     return r;
 }
@@ -713,8 +733,9 @@ put_instances(struct py_writer *w, const struct py_plan *plan,
               const struct rows *rows)
 {
     bool any = attrs->n_dict + attrs->n_slots > 0;
+    bool lists = plan->held == HELD_ITEMS || plan->held == HELD_QUEUED;
     unsigned held = plan->held == HELD_NOTHING ? 0u
-                    : plan->held == HELD_ITEMS ? HOW_LIST
+                    : lists                    ? HOW_LIST
                                                : HOW_DICT;
     unsigned how =
         held | (any ? HOW_ATTRS : 0u) | (rows->arity > 0 ? HOW_ROWS : 0u);
@@ -722,8 +743,8 @@ put_instances(struct py_writer *w, const struct py_plan *plan,
                            .callable = (PyObject *)plan->type};
     struct py_open open;
     py_writer_open(w, &open, n, NOT_FILLED);
-    int r = plan->held == HELD_DEFAULTS
-                ? put_makers_of_defaults(w, plan, items, n, how)
+    int r = plan->held == HELD_DEFAULTS || plan->held == HELD_QUEUED
+                ? put_makers_with_args(w, plan, items, n, how)
                 : put_makers(w, n, &made, NULL);
     w->calls++; /* the methods that add items are called */
     if (rows->arity > 0 && r == 1) {
@@ -789,7 +810,7 @@ put_buffer(struct py_writer *w, PyObject *obj)
     }
     unsigned tag = view->readonly ? TAG_BYTES : TAG_BYTEARRAY;
     int r = view->readonly && n < LARGE ? 1 : py_writer_enter(w, obj);
-    int parted = r == 1 ? py_writer_put_part(w, tag, view->buf, n, n) : 0;
+    int parted = r == 1 ? py_writer_put_part(w, tag, NULL, view->buf, n, n) : 0;
     if (parted != 0) {
         return parted;
     }
@@ -810,10 +831,10 @@ put_arrays(struct py_writer *w, const struct py_plan *plan,
     return r == 1 ? py_array_put(w, items, n) : r;
 }
 
-/* The kind of these dates or times: one with zones if any of them has a
- * zone. */
+/* The kind of these objects of bytes: of dates or times one with zones if any of
+ * them has a zone. */
 static unsigned
-kind_of_dates(const struct py_plan *plan, PyObject *const *items, Py_ssize_t n)
+kind_of_fixed(const struct py_plan *plan, PyObject *const *items, Py_ssize_t n)
 {
     unsigned kind = plan->standard;
     bool zoned = false;
@@ -847,10 +868,10 @@ put_zones(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 }
 
 static int
-put_dates(struct py_writer *w, const struct py_plan *plan,
+put_fixed(struct py_writer *w, const struct py_plan *plan,
           PyObject *const *items, Py_ssize_t n)
 {
-    unsigned kind = kind_of_dates(plan, items, n);
+    unsigned kind = kind_of_fixed(plan, items, n);
     size_t size = py_standard_size(kind);
     int r = enter_all(w, plan, items, n);
     r = r == 1 ? py_writer_reserve(w, 2 + size * (size_t)n) : r;
@@ -860,7 +881,7 @@ put_dates(struct py_writer *w, const struct py_plan *plan,
     py_writer_add_byte(w, TAG_STANDARD);
     py_writer_add_byte(w, kind);
     for (Py_ssize_t i = 0; i < n; i++) {
-        py_standard_put_date(kind, items[i], cp_buf_tail(w->out));
+        py_standard_put_bytes(kind, items[i], cp_buf_tail(w->out));
         cp_buf_add(w->out, size);
     }
     return py_standard_has_zones(kind) ? put_zones(w, items, n) : 1;
@@ -901,19 +922,27 @@ put_parts(struct py_writer *w, const struct py_plan *plan,
     return r;
 }
 
-/* Put a class or a function. */
+/* Put a class. */
+static int
+put_class(struct py_writer *w, PyObject *cls)
+{
+    struct py_plan *own;
+    int r = py_seen_add(&w->seen, cls);
+    r = r == 1 ? py_plan_of_class(w, (PyTypeObject *)cls, &own) : r;
+    return r == 1 ? py_named_put_class(w, (PyTypeObject *)cls, &own->own_name)
+                  : r;
+}
+
+/* Put a function, or a class of another metaclass than type. */
 static int
 put_name(struct py_writer *w, const struct py_plan *plan, PyObject *obj)
 {
-    struct py_plan *own;
-    int r = py_seen_add(&w->seen, obj);
     w->ran_code |= PyType_HasFeature(plan->type, Py_TPFLAGS_HEAPTYPE);
-    if (r != 1 || !PyType_Check(obj)) {
-        return r == 1 ? py_named_put(w, obj, NULL) : r;
+    if (PyType_Check(obj)) {
+        return put_class(w, obj);
     }
-    r = py_plan_of_class(w, (PyTypeObject *)obj, &own);
-    return r == 1 ? py_named_put_class(w, (PyTypeObject *)obj, &own->own_name)
-                  : r;
+    int r = py_seen_add(&w->seen, obj);
+    return r == 1 ? py_named_put(w, obj, NULL) : r;
 }
 
 static int
@@ -934,7 +963,7 @@ put_planned(struct py_writer *w, const struct py_plan *plan,
         bool ask = false;
         int r = py_standard_has_parts(plan->standard)
                     ? put_parts(w, plan, items, n, &ask)
-                    : put_dates(w, plan, items, n);
+                    : put_fixed(w, plan, items, n);
         if (!ask) {
             return r;
         }
@@ -953,6 +982,30 @@ put_planned(struct py_writer *w, const struct py_plan *plan,
     return put_reduced(w, plan, items, n);
 }
 
+/* Put the handle of a shared object. 0: it is closed, or of a pool without
+ * workers, which its own rules report. */
+static int
+put_shared(struct py_writer *w, PyObject *handle)
+{
+    struct py_state *state = w->state;
+    PyObject *core = PyObject_GetAttr(handle, state->words[WORD_CORE]);
+    int r = core == NULL ? -1 : Py_IS_TYPE(core, state->share_type);
+    int64_t found = r == 1 ? state->share_use(core, handle) : -1;
+    uint32_t number = (uint32_t)found;
+    Py_XDECREF(core);
+    if (r != 1) {
+        return r;
+    }
+    if (found < 0 || py_writer_reserve(w, 1 + sizeof(number)) < 0) {
+        return -1;
+    }
+    py_writer_add_byte(w, TAG_SHARED);
+    py_writer_add(w, &number, sizeof(number));
+    w->flags |=
+        HAS_CODE; /* a worker decodes the object when it meets it first */
+    return 1;
+}
+
 int
 py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
 {
@@ -963,11 +1016,20 @@ py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
             return OTHER_KIND;
         }
     }
+    if (type == atomic_load(&w->state->handle_type)) {
+        int r = n == 1 ? put_shared(w, items[0]) : OTHER_KIND;
+        if (r != 0) {
+            return r;
+        }
+    }
     if (PyPickleBuffer_Check(items[0])) {
         return n == 1 ? put_buffer(w, items[0]) : OTHER_KIND;
     }
     if (w->depth == DEPTH_MAX) {
         return 0;
+    }
+    if (type == &PyType_Type) { /* pickle looks for no reducer either */
+        return n > 1 ? OTHER_KIND : put_class(w, items[0]);
     }
     int r = py_plan_find(w, type, &plan);
     return r == 1 ? put_planned(w, plan, items, n) : r;

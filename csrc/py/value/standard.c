@@ -1,6 +1,7 @@
-/* Dates, decimals, UUIDs and paths; see value/standard.h. */
+/* Dates, complex numbers, decimals, UUIDs, paths; see value/standard.h. */
 #include "value/standard.h"
 
+#include "base/dict.h"
 #include "base/name.h"
 #include "base/word.h"
 #include "value/named.h"
@@ -10,11 +11,12 @@
 #include <structmember.h>
 #include <string.h>
 
-/* ---- dates and times ---- */
+/* ---- objects of bytes ---- */
 
 #define DATE_SIZE 4u
 #define TIME_SIZE 6u
 #define DELTA_SIZE 12u
+#define COMPLEX_SIZE 16u
 #define FOLD 0x80u /* a flag in the byte of the hour */
 
 #define DAYS_MAX 999999999 /* of a timedelta */
@@ -35,9 +37,9 @@ dates(void)
 }
 
 int
-py_standard_begin_dates(void)
+py_standard_begin(unsigned kind)
 {
-    return dates() != NULL ? 0 : -1;
+    return kind == PY_STANDARD_COMPLEX || dates() != NULL ? 0 : -1;
 }
 
 static enum py_standard
@@ -66,6 +68,7 @@ py_standard_size(unsigned kind)
         case PY_STANDARD_TIME:
         case PY_STANDARD_ZONED_TIME: return TIME_SIZE;
         case PY_STANDARD_TIMEDELTA: return DELTA_SIZE;
+        case PY_STANDARD_COMPLEX: return COMPLEX_SIZE;
         default: return DATE_SIZE + TIME_SIZE;
     }
 }
@@ -84,8 +87,14 @@ py_standard_zone(PyObject *obj)
 }
 
 void
-py_standard_put_date(unsigned kind, PyObject *obj, uint8_t *to)
+py_standard_put_bytes(unsigned kind, PyObject *obj, uint8_t *to)
 {
+    if (kind == PY_STANDARD_COMPLEX) {
+        Py_complex value = ((const PyComplexObject *)obj)->cval;
+        memcpy(to, &value.real, sizeof(double));
+        memcpy(to + sizeof(double), &value.imag, sizeof(double));
+        return;
+    }
     if (kind == PY_STANDARD_TIMEDELTA) {
         int32_t delta[3] = {PyDateTime_DELTA_GET_DAYS(obj),
                             PyDateTime_DELTA_GET_SECONDS(obj),
@@ -127,6 +136,15 @@ delta_of(const PyDateTime_CAPI *api, const uint8_t *from)
 }
 
 static PyObject *
+complex_of(const uint8_t *from)
+{
+    double real, imag;
+    memcpy(&real, from, sizeof(double));
+    memcpy(&imag, from + sizeof(double), sizeof(double));
+    return PyComplex_FromDoubles(real, imag);
+}
+
+static PyObject *
 time_of(const PyDateTime_CAPI *api, const uint8_t *t, PyObject *zone)
 {
     return api->Time_FromTimeAndFold(t[0] & ~FOLD, t[1], t[2],
@@ -145,9 +163,13 @@ datetime_of(const PyDateTime_CAPI *api, const uint8_t *d, PyObject *zone)
 }
 
 int
-py_standard_get_date(unsigned kind, const uint8_t *from, PyObject *zone,
-                     PyObject **obj)
+py_standard_get_bytes(unsigned kind, const uint8_t *from, PyObject *zone,
+                      PyObject **obj)
 {
+    if (kind == PY_STANDARD_COMPLEX) {
+        *obj = complex_of(from);
+        return *obj != NULL ? 0 : -1;
+    }
     const PyDateTime_CAPI *api = dates();
     if (zone != Py_None && !PyObject_TypeCheck(zone, api->TZInfoType)) {
         return CP_EPROTO;
@@ -254,17 +276,18 @@ is_decimal(const struct py_state *state, PyTypeObject *type)
 }
 
 static bool
-is_uuid(const struct py_state *state, struct py_standard_class *cls)
+is_uuid(const struct py_state *state, struct py_standard_class *cls, bool known)
 {
     PyTypeObject *type = cls->type;
     cls->members[0] = slot_of(state, type, WORD_INT);
     cls->members[1] = slot_of(state, type, WORD_IS_SAFE);
     if (cls->members[0] == NULL || cls->members[1] == NULL
-        || type->tp_dictoffset != 0
-        || !is_of_object(state, type, WORD_REDUCE_EX)
-        || !is_of_object(state, type, WORD_REDUCE)
-        || !is_own_method(state, type, WORD_GETSTATE)
-        || !is_own_method(state, type, WORD_SETSTATE)) {
+        || (!known
+            && (type->tp_dictoffset != 0
+                || !is_of_object(state, type, WORD_REDUCE_EX)
+                || !is_of_object(state, type, WORD_REDUCE)
+                || !is_own_method(state, type, WORD_GETSTATE)
+                || !is_own_method(state, type, WORD_SETSTATE)))) {
         return false;
     }
     PyObject *safe =
@@ -287,7 +310,7 @@ is_uuid(const struct py_state *state, struct py_standard_class *cls)
 #endif
 
 static bool
-is_path(const struct py_state *state, struct py_standard_class *cls)
+is_path(const struct py_state *state, struct py_standard_class *cls, bool known)
 {
     PyTypeObject *type = cls->type;
     bool has_slots;
@@ -300,12 +323,14 @@ is_path(const struct py_state *state, struct py_standard_class *cls)
         cls->members[0] = slot_of(state, type, WORD_RAW_PATHS);
         has_slots = PY_VERSION_HEX < 0x03100000;
     }
-    return has_slots && cls->members[0] != NULL && type->tp_dictoffset == 0
-           && (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0
-           && is_of_object(state, type, WORD_REDUCE_EX)
-           && is_of_object(state, type, WORD_GETSTATE)
-           && _PyType_Lookup(type, state->words[WORD_SETSTATE]) == NULL
-           && is_own_method(state, type, WORD_REDUCE);
+    return has_slots && cls->members[0] != NULL
+           && (known
+               || (type->tp_dictoffset == 0
+                   && (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0
+                   && is_of_object(state, type, WORD_REDUCE_EX)
+                   && is_of_object(state, type, WORD_GETSTATE)
+                   && _PyType_Lookup(type, state->words[WORD_SETSTATE]) == NULL
+                   && is_own_method(state, type, WORD_REDUCE)));
 }
 
 static bool
@@ -318,26 +343,35 @@ is_counter(const struct py_state *state, PyTypeObject *type)
            && is_own_method(state, type, WORD_INIT);
 }
 
-/* Check whether the class is as we know it. */
+/* Check whether the class is as we know it, but only once for each version of
+ * the class. */
 static void
-study(const struct py_state *state, struct py_standard_class *cls)
+study(struct py_state *state, struct py_standard_class *cls)
 {
+    (void)_PyType_Lookup(cls->type, state->words[WORD_REDUCE_EX]);
+    unsigned version = py_class_version(cls->type);
+    bool known = version != 0
+                 && version == atomic_load(&state->plain_version[cls->kind]);
     switch (cls->kind) {
         case PY_STANDARD_DECIMAL:
-            cls->plain = is_decimal(state, cls->type);
+            cls->plain = known || is_decimal(state, cls->type);
             break;
-        case PY_STANDARD_UUID: cls->plain = is_uuid(state, cls); break;
+        case PY_STANDARD_UUID: cls->plain = is_uuid(state, cls, known); break;
         case PY_STANDARD_COUNTER:
-            cls->plain = is_counter(state, cls->type);
+            cls->plain = known || is_counter(state, cls->type);
             break;
-        default: cls->plain = is_path(state, cls); break;
+        default: cls->plain = is_path(state, cls, known); break;
+    }
+    if (cls->plain && !known) {
+        atomic_store(&state->plain_version[cls->kind], version);
     }
 }
 
 enum py_standard
-py_standard_kind_of(const struct py_state *state, PyTypeObject *type)
+py_standard_kind_of(struct py_state *state, PyTypeObject *type)
 {
-    enum py_standard kind = date_kind_of(type);
+    enum py_standard kind =
+        type == &PyComplex_Type ? PY_STANDARD_COMPLEX : date_kind_of(type);
     const char *dot = strrchr(type->tp_name, '.');
     const char *text = dot != NULL ? dot + 1 : type->tp_name;
     for (unsigned i = PY_STANDARD_DECIMAL;

@@ -1,6 +1,6 @@
 /*
  * Classes of the standard library that have a rule of their own: dates and
- * times, Decimal, UUID, the Path classes and Counter. Sending them by the
+ * times, complex, Decimal, UUID, the Path classes and Counter. Sending them by the
  * reduce protocol runs Python code that takes longer than everything else. The
  * rules do not apply to subclasses, nor to classes that the program has
  * changed. [attached]
@@ -11,8 +11,8 @@
 #include "value/reader.h"
 #include "value/writer.h"
 
-/* The byte after TAG_STANDARD. Dates and times are sent as bytes; those with
- * zones are followed by a column of zones. An object of any other kind is sent
+/* The byte after TAG_STANDARD. Dates, times and complex numbers are sent as
+ * bytes; times with zones are followed by a column of zones. An object of any other kind is sent
  * as one part: a string, an int, a tuple of strings, or a dict. */
 enum py_standard {
     PY_STANDARD_NONE,
@@ -22,6 +22,7 @@ enum py_standard {
     PY_STANDARD_TIMEDELTA,
     PY_STANDARD_ZONED_TIME,
     PY_STANDARD_ZONED_DATETIME,
+    PY_STANDARD_COMPLEX,
     PY_STANDARD_DECIMAL,
     PY_STANDARD_UUID,
     PY_STANDARD_PATH,
@@ -29,6 +30,8 @@ enum py_standard {
     PY_STANDARD_COUNTER,
     PY_STANDARD_END
 };
+
+static_assert(PY_STANDARD_END <= PY_STANDARDS, "make room for the kinds");
 
 /* Are objects of this kind sent as parts? */
 static inline bool
@@ -44,10 +47,10 @@ py_standard_has_zones(unsigned kind)
 }
 
 /* The kind of objects of this class; times count as without zones. */
-enum py_standard py_standard_kind_of(const struct py_state *state,
+enum py_standard py_standard_kind_of(struct py_state *state,
                                      PyTypeObject *type);
 
-/* ---- dates and times ---- */
+/* ---- objects of bytes ---- */
 
 /* How many bytes one object takes. */
 size_t py_standard_size(unsigned kind);
@@ -56,16 +59,16 @@ size_t py_standard_size(unsigned kind);
 PyObject *py_standard_zone(PyObject *obj);
 
 /* Write one object as that many bytes. */
-void py_standard_put_date(unsigned kind, PyObject *obj, uint8_t *to);
+void py_standard_put_bytes(unsigned kind, PyObject *obj, uint8_t *to);
 
-/* Prepare to make dates: the module is imported if necessary. 0, or -1 with an
- * exception. */
-int py_standard_begin_dates(void);
+/* Prepare to make objects of this kind: the module is imported if necessary. 0,
+ * or -1 with an exception. */
+int py_standard_begin(unsigned kind);
 
 /* Make one object from these bytes, and a zone or None: 0, CP_EPROTO, or -1
  * with an exception. */
-int py_standard_get_date(unsigned kind, const uint8_t *from, PyObject *zone,
-                         PyObject **obj);
+int py_standard_get_bytes(unsigned kind, const uint8_t *from, PyObject *zone,
+                          PyObject **obj);
 
 /* ---- objects of parts ---- */
 

@@ -56,9 +56,13 @@
  *           all arrays, or n bytes 0 where the arrays are empty
  *           With the bit IN_PARTS of that byte, in place of the bytes of each array
  *           the number of a part of the body in 4 bytes; or NO_PART, and the bytes
+ *           With the bit IN_BLOCK, in place of all bytes, the number of one part
+ *           that has the bytes of all arrays, in 4 bytes, and n bytes 0
  *   PART    one value whose contents are a part of the body (core/share/parts.h):
  *           the tag of a string, BYTES or BYTEARRAY; the part's number in 4 bytes;
  *           the size, of a string in characters, in 8 bytes
+ *   SHARED  one object that all workers share, where its handle was: the number
+ *           of the object in the pool, in 4 bytes
  *   SCALAR  n scalars of numpy: the number of the dtype, the bytes of all
  *   STANDARD n objects of a class of the standard library: its number of
  *           value/standard.h, in one byte; for dates and times the bytes of all,
@@ -114,6 +118,7 @@ enum py_tag {
     TAG_SCALAR,
     TAG_PART,
     TAG_STANDARD,
+    TAG_SHARED,
     TAG_END
 };
 

@@ -3,6 +3,7 @@
 
 #include "value/kind.h"
 #include "value/known.h"
+#include "value/spare.h"
 
 #include "core/base/mem.h"
 
@@ -39,9 +40,10 @@ static int
 put_part(struct py_writer *w, PyObject *obj, int tag, size_t n)
 {
     return tag == TAG_BYTES
-               ? py_writer_put_part(w, TAG_BYTES, PyBytes_AS_STRING(obj), n, n)
-               : py_writer_put_part(w, (unsigned)tag, PyUnicode_DATA(obj), n,
-                                    (size_t)PyUnicode_GET_LENGTH(obj));
+               ? py_writer_put_part(w, TAG_BYTES, obj, PyBytes_AS_STRING(obj),
+                                    n, n)
+               : py_writer_put_part(w, (unsigned)tag, obj, PyUnicode_DATA(obj),
+                                    n, (size_t)PyUnicode_GET_LENGTH(obj));
 }
 
 int
@@ -145,7 +147,16 @@ highest(const void *data, size_t width, size_t n)
 {
     Py_UCS4 all = 0, most = 0;
     if (width == 1) {
-        for (size_t i = 0; i < n; i++) {
+        size_t i = 0;
+        uint64_t words = 0, word;
+        for (; n - i >= sizeof(word); i += sizeof(word)) {
+            memcpy(&word, (const Py_UCS1 *)data + i, sizeof(word));
+            words |= word;
+        }
+        words |= words >> 32;
+        words |= words >> 16;
+        all = (Py_UCS4)((words | words >> 8) & 0xff);
+        for (; i < n; i++) {
             all |= ((const Py_UCS1 *)data)[i];
         }
     } else if (width == 2) {
@@ -161,9 +172,28 @@ highest(const void *data, size_t width, size_t n)
     return all | most;
 }
 
+/* So much of a string is copied and then looked at while it is in a cache. */
+#define AT_ONCE CP_KIB(32)
+
+/* Copy n characters; returns the same as highest(). */
+static Py_UCS4
+copy_chars(void *to, const void *from, size_t width, size_t n)
+{
+    Py_UCS4 found = 0;
+    for (size_t i = 0; i < n; i += AT_ONCE / width) {
+        size_t some = n - i < AT_ONCE / width ? n - i : AT_ONCE / width;
+        uint8_t *at = (uint8_t *)to + i * width;
+        memcpy(at, (const uint8_t *)from + i * width, some * width);
+        Py_UCS4 top = highest(at, width, some);
+        found = top > found ? top : found;
+    }
+    return found;
+}
+
 /* A string of n characters. */
 static int
-make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
+make_str(struct py_state *state, unsigned tag, const uint8_t *bytes, size_t n,
+         PyObject **obj)
 {
     struct kind kind = kind_of(tag);
     if (n == 1 && kind.width == 1) { /* CPython shares such strings */
@@ -176,18 +206,24 @@ make_str(unsigned tag, const uint8_t *bytes, size_t n, PyObject **obj)
     if (n == 0 && tag != TAG_ASCII) {
         return CP_EPROTO;
     }
-    PyObject *str = PyUnicode_New((Py_ssize_t)n, kind.most);
+    bool is_large = n * kind.width >= CP_MEM_HUGE_MIN;
+    PyObject *str = is_large ? py_spare_str(state, n, kind.most) : NULL;
     if (str == NULL) {
-        return -1;
+        str = PyUnicode_New((Py_ssize_t)n, kind.most);
+        if (str == NULL) {
+            return -1;
+        }
+        cp_mem_advise_huge(PyUnicode_DATA(str), n * kind.width);
     }
     if (n > 0) {
-        cp_mem_advise_huge(PyUnicode_DATA(str), n * kind.width);
-        memcpy(PyUnicode_DATA(str), bytes, n * kind.width);
-        Py_UCS4 top = highest(PyUnicode_DATA(str), kind.width, n);
+        Py_UCS4 top = copy_chars(PyUnicode_DATA(str), bytes, kind.width, n);
         if (top > kind.most || top < kind.least) {
             Py_DECREF(str);
             return CP_EPROTO;
         }
+    }
+    if (is_large) {
+        py_spare_note(state, str);
     }
     *obj = str;
     return 0;
@@ -202,7 +238,7 @@ get_str(struct py_reader *in, unsigned tag, PyObject **obj)
         || py_reader_get_raw(in, n * width, &bytes) < 0) {
         return CP_EPROTO;
     }
-    return make_str(tag, bytes, n, obj);
+    return make_str(in->state, tag, bytes, n, obj);
 }
 
 /* Get a string that is likely to have occurred before. */
@@ -243,18 +279,23 @@ make_bytearray(const uint8_t *bytes, size_t n, PyObject **obj)
 }
 
 static int
-make_bytes(const uint8_t *bytes, size_t n, PyObject **obj)
+make_bytes(struct py_state *state, const uint8_t *bytes, size_t n,
+           PyObject **obj)
 {
     if (n < CP_MEM_HUGE_MIN) {
         *obj = PyBytes_FromStringAndSize((const char *)bytes, (Py_ssize_t)n);
         return made(*obj);
     }
-    *obj = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+    *obj = py_spare_bytes(state, n);
     if (*obj == NULL) {
-        return -1;
+        *obj = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+        if (*obj == NULL) {
+            return -1;
+        }
+        cp_mem_advise_huge(PyBytes_AS_STRING(*obj), n);
     }
-    cp_mem_advise_huge(PyBytes_AS_STRING(*obj), n);
     memcpy(PyBytes_AS_STRING(*obj), bytes, n);
+    py_spare_note(state, *obj);
     return 0;
 }
 
@@ -267,7 +308,7 @@ get_bytes(struct py_reader *in, PyObject **obj)
         || py_reader_get_raw(in, n, &bytes) < 0) {
         return CP_EPROTO;
     }
-    return make_bytes(bytes, n, obj);
+    return make_bytes(in->state, bytes, n, obj);
 }
 
 int
@@ -292,9 +333,10 @@ py_text_get_part(struct py_reader *in, PyObject **obj)
         || lease->len / width != size) {
         return CP_EPROTO;
     }
-    int r = is_str             ? make_str(tag, lease->at, (size_t)size, obj)
-            : tag == TAG_BYTES ? make_bytes(lease->at, lease->len, obj)
-                               : make_bytearray(lease->at, lease->len, obj);
+    int r = is_str ? make_str(in->state, tag, lease->at, (size_t)size, obj)
+            : tag == TAG_BYTES
+                ? make_bytes(in->state, lease->at, lease->len, obj)
+                : make_bytearray(lease->at, lease->len, obj);
     return r == 0 ? py_reader_keep(in, *obj) : r;
 }
 

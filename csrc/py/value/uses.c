@@ -10,9 +10,17 @@ py_uses_begin(struct cp_parts *parts, PyObject *handles)
 {
     struct py_uses before = now;
     if (handles == NULL && parts != NULL && parts == before.parts) {
-        handles = before.handles;
+        return before;
     }
     now = (struct py_uses){.parts = parts, .handles = handles};
+    return before;
+}
+
+struct py_uses
+py_uses_begin_late(struct cp_parts *parts, PyObject *handles, PyObject *owners)
+{
+    struct py_uses before = py_uses_begin(parts, handles);
+    now.owners = owners;
     return before;
 }
 

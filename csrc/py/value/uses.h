@@ -15,12 +15,19 @@ struct py_uses {
      * encoded, or from which they are taken while it is decoded. NULL: not
      * needed. Borrowed. */
     PyObject *handles;
+    /* The list of objects whose bytes are written once the body is encoded,
+     * without the GIL: cp_sealed_write(). NULL: all bytes are written at once.
+     * Borrowed. */
+    PyObject *owners;
 };
 
 /* From now on this thread encodes or decodes a body with these parts. Returns
- * the state before, for py_uses_end(). handles NULL: keep the present list, if
+ * the state before, for py_uses_end(). handles NULL: keep the present lists, if
  * the parts are the same. */
 struct py_uses py_uses_begin(struct cp_parts *parts, PyObject *handles);
+/* The same, with a list of owners. */
+struct py_uses py_uses_begin_late(struct cp_parts *parts, PyObject *handles,
+                                  PyObject *owners);
 void py_uses_end(struct py_uses before);
 
 /* The object of the handle with this number: a new reference, or NULL with an

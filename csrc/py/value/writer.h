@@ -51,7 +51,9 @@ struct py_writer {
     bool alone;     /* leave to pickle what other objects may refer to too */
     bool copied;    /* alone: an array of ours also refers to the values */
     int under;      /* alone: how many enclosing tuples have other references */
-    Py_ssize_t refs; /* alone: how many references to each value are our own */
+    Py_ssize_t refs;  /* alone: how many references to each value are our own */
+    PyObject *owners; /* see py_writer_part(); borrowed, or NULL */
+    int made;         /* how many calls of code have made what is written */
     struct py_plans
         *plans;          /* taken from the state when first needed; or NULL */
     struct py_seen seen; /* the last: most of it is not set before its use */
@@ -110,6 +112,32 @@ py_writer_reserve(struct py_writer *w, size_t n)
     return -1;
 }
 
+/* How much was written so far: bytes, numbers and parts. */
+struct py_mark {
+    size_t length, seen;
+    uint64_t parts;
+};
+
+static inline struct py_mark
+py_writer_mark(const struct py_writer *w)
+{
+    return (struct py_mark){
+        .length = cp_buf_len(w->out),
+        .seen = w->seen.used,
+        .parts = w->out->parts != NULL ? cp_parts_count(w->out->parts) : 0};
+}
+
+/* Remove what was written since the mark. */
+static inline void
+py_writer_back(struct py_writer *w, const struct py_mark *mark)
+{
+    w->out->end = w->out->start + mark->length;
+    py_seen_forget(&w->seen, mark->seen);
+    if (w->out->parts != NULL) {
+        cp_parts_back(w->out->parts, mark->parts);
+    }
+}
+
 /* The add functions need bytes that were reserved. */
 static inline void
 py_writer_add(struct py_writer *w, const void *bytes, size_t n)
@@ -133,13 +161,36 @@ py_writer_may_part(const struct py_writer *w, size_t n)
            && cp_parts_are_open(w->out->parts);
 }
 
-/* Make a part of these bytes, if there is room. Returns its number, or
- * NO_PART. */
-static inline uint32_t
-py_writer_part(struct py_writer *w, const void *bytes, size_t n)
+/* May the bytes of this object be written after everything is encoded? Then it
+ * is added to w->owners. Not an object that only the caller's code has made:
+ * many of these would take much memory. */
+static inline bool
+py_writer_keeps(const struct py_writer *w, PyObject *owner)
 {
-    int64_t number =
-        py_writer_may_part(w, n) ? cp_parts_add(w->out->parts, bytes, n) : -1;
+    if (w->owners == NULL || owner == NULL
+        || (w->made > 0 && Py_REFCNT(owner) < 2)) {
+        return false;
+    }
+    if (PyList_Append(w->owners, owner) < 0) {
+        PyErr_Clear();
+        return false;
+    }
+    return true;
+}
+
+/* Make a part of these bytes, if there is room. Returns its number, or NO_PART.
+ * owner: the bytes stay where they are as long as this object lives; or NULL. */
+static inline uint32_t
+py_writer_part(struct py_writer *w, const void *bytes, size_t n,
+               PyObject *owner)
+{
+    struct cp_parts *parts = w->out->parts;
+    if (!py_writer_may_part(w, n)) {
+        return NO_PART;
+    }
+    int64_t number = py_writer_keeps(w, owner)
+                         ? cp_parts_add_later(parts, bytes, n)
+                         : cp_parts_add(parts, bytes, n);
     return number >= 0 ? (uint32_t)number : NO_PART;
 }
 
@@ -157,12 +208,12 @@ py_writer_add_size(struct py_writer *w, size_t size)
     }
 }
 
-/* Put a value with this tag, of `size` bytes or characters, as a part: 1; 0 if
+/* Put a str or bytes with this tag, of `size` characters or bytes, as a part: 1; 0 if
  * there is no room for the part, and nothing is written; or -1 with an
  * exception. */
 static inline int
-py_writer_put_part(struct py_writer *w, unsigned tag, const void *bytes,
-                   size_t n, size_t size)
+py_writer_put_part(struct py_writer *w, unsigned tag, PyObject *obj,
+                   const void *bytes, size_t n, size_t size)
 {
     uint64_t wide = size;
     if (!py_writer_may_part(w, n)) {
@@ -171,7 +222,7 @@ py_writer_put_part(struct py_writer *w, unsigned tag, const void *bytes,
     if (py_writer_reserve(w, 2 + sizeof(uint32_t) + sizeof(wide)) < 0) {
         return -1;
     }
-    uint32_t number = py_writer_part(w, bytes, n);
+    uint32_t number = py_writer_part(w, bytes, n, obj);
     if (number == NO_PART) {
         return 0;
     }

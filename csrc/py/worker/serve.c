@@ -3,8 +3,8 @@
  * of the process.
  *
  * While the loop waits, it holds no arguments and no result of a task. A global
- * function is unpickled once, as long as its name leads to it. Any other
- * callable is unpickled again for each task, so that a change of state in one
+ * function is loaded once, as long as its name leads to it. Any other callable
+ * is decoded again for each task, so that a change of state in one
  * task does not reach the next.
  */
 #include "worker/serve.h"
@@ -13,9 +13,11 @@
 #include "base/name.h"
 #include "task/call.h"
 #include "task/mode.h"
+#include "value/array.h"
 #include "value/body.h"
 #include "value/pickle.h"
 #include "value/run.h"
+#include "value/spare.h"
 #include "value/uses.h"
 #include "worker/stack.h"
 #include "worker/values.h"
@@ -26,11 +28,14 @@
 /* The scratch buffer keeps up to this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
 
+/* So long an idle worker keeps memory for the next task; see value/spare.h. */
+#define SPARE_MS 1000
+
 /* A callable that the parent has sent, or a shared object. */
 struct func_entry {
     PyObject *object;    /* if it was unpickled and is kept */
     struct py_name name; /* where the callable was found */
-    uint8_t *bytes;      /* its pickle; if is_sealed, the message */
+    uint8_t *bytes;      /* its body; if is_sealed, the message */
     size_t len;
     struct cp_sealed *sealed; /* is_sealed: the file, once it is open */
     bool keep;                /* CP_KEEP */
@@ -85,9 +90,10 @@ struct loop {
     int64_t now;           /* when the last task ended; 0: unknown */
     uint32_t caught;  /* items of the task that failed while others went on */
     PyObject *report; /* the report on a yielded value that cannot be encoded */
-    bool last;        /* the process ends after this answer */
-    bool is_measured; /* it has a memory limit */
-    bool is_over;     /* it is over that limit: it takes no more tasks */
+    unsigned long thread; /* that runs the tasks */
+    bool last;            /* the process ends after this answer */
+    bool is_measured;     /* it has a memory limit */
+    bool is_over;         /* it is over that limit: it takes no more tasks */
 };
 
 /* Has code of the program forked, so that this process is a copy of the worker?
@@ -123,7 +129,7 @@ entry_clear(struct func_entry *entry)
     memset(entry, 0, sizeof(*entry));
 }
 
-/* Keep the pickle of a callable in its slot: 0, or a negative code. */
+/* Keep the bytes of a callable in its slot: 0, or a negative code. */
 static int
 store_func(struct loop *loop, const struct cp_frame *frame, const uint8_t *body)
 {
@@ -163,9 +169,13 @@ load_sealed(struct py_state *state, struct func_entry *entry)
         r = cp_sealed_open(entry->bytes, entry->len, &entry->sealed);
     }
     if (r == 0 && entry->len > sizeof(struct cp_sealed_head)) {
-        PyMem_RawFree(entry->bytes); /* entry->sealed has all of it */
-        entry->bytes = PyMem_RawMalloc(1);
+        /* entry->sealed has all of it. Without memory the bytes stay. */
+        void *less = PyMem_RawRealloc(entry->bytes, 1);
+        entry->bytes = less != NULL ? less : entry->bytes;
         entry->len = 0;
+    }
+    if (r == CP_ENOMEM) {
+        return PyErr_NoMemory();
     }
     if (r != 0) {
         (void)py_raise(state, r);
@@ -213,6 +223,21 @@ py_serve_shared(PyObject *module, PyObject *arg)
     return Py_NewRef(entry->object);
 }
 
+PyObject *
+py_serve_empty(PyObject *module, PyObject *const *args, Py_ssize_t n)
+{
+    struct py_state *state = py_state_of_module(module);
+    if (n < 1) {
+        PyErr_SetString(PyExc_TypeError, "_empty() needs a function to call");
+        return NULL;
+    }
+    struct loop *loop = state->loop;
+    bool is_here = loop != NULL && state->forked == 0
+                   && loop->thread == PyThread_get_thread_ident();
+    return py_array_empty(state, is_here ? loop->parts.heap : NULL, args[0],
+                          args + 1, n - 1);
+}
+
 /* The callable of a slot: a new reference, or NULL with an exception. */
 static PyObject *
 load_func(struct loop *loop, uint32_t slot)
@@ -228,9 +253,9 @@ load_func(struct loop *loop, uint32_t slot)
         Py_CLEAR(entry->object);
         py_name_clear(&entry->name);
     }
-    PyObject *func = entry->is_sealed
-                         ? load_sealed(loop->state, entry)
-                         : py_loads(loop->state, entry->bytes, entry->len);
+    PyObject *func = entry->is_sealed ? load_sealed(loop->state, entry)
+                                      : py_body_get(loop->state, entry->bytes,
+                                                    entry->len, NULL);
     if (func != NULL && entry->keep) {
         if (!entry->by_value) {
             py_name_find(&entry->name, func);
@@ -253,7 +278,7 @@ func_of(struct loop *loop, struct cp_frame *task, const uint8_t **body)
     const uint8_t *bytes = *body + sizeof(len);
     *body = bytes + len;
     task->len -= sizeof(len) + len;
-    return py_loads(loop->state, bytes, (size_t)len);
+    return py_body_get(loop->state, bytes, (size_t)len, NULL);
 }
 
 /* Run the chunk in loop->run. Sets PY_CAUGHT in *flags if an item raised and
@@ -326,16 +351,22 @@ run_task(struct loop *loop, const struct cp_frame *frame, const uint8_t *body,
     struct py_state *state = loop->state;
     unsigned mode = frame->flags & PY_MODE;
     *result = NULL;
+#ifndef Py_GIL_DISABLED
+    /* Where memory is limited, what is kept would count against the tasks. */
+    state->keeps_spare = !loop->is_measured;
+#endif
     if (mode == PY_MAP || mode == PY_STAR) {
         bool star = mode == PY_STAR;
         int r = py_run_get(state, body, (size_t)frame->len, *loan, -1, star,
                            &loop->run);
+        state->keeps_spare = false;
         end_loan(loan);
         return r < 0 || is_copy(loop)
                    ? -1
                    : run_chunk(loop, frame, func, retrying, flags);
     }
     PyObject *payload = py_body_get(state, body, (size_t)frame->len, *loan);
+    state->keeps_spare = false;
     end_loan(loan);
     if (payload == NULL || is_copy(loop)) {
         Py_XDECREF(payload);
@@ -646,6 +677,7 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
         r = fatal != NULL ? end_process(loop, r, fatal) : r;
     }
     reset_scratch(loop); /* the worker may be idle from now on */
+    py_spare_settle(loop->state);
     if (r == 0 && loop->is_measured) {
         loop->is_over = cp_serve_is_over_memory(loop->serve, loop->now);
     }
@@ -659,11 +691,18 @@ do_task(struct loop *loop, struct cp_frame *task, const uint8_t *body)
 static int
 wait_for_more(struct loop *loop)
 {
-    int r;
+    int r, look_ms = loop->serve->look_ms;
     loop->now = 0;
+    if (loop->state->spare != NULL) {
+        loop->serve->look_ms = SPARE_MS;
+    }
     Py_BEGIN_ALLOW_THREADS
     r = cp_serve_wait(loop->serve);
     Py_END_ALLOW_THREADS
+    loop->serve->look_ms = look_ms;
+    if (r == CP_EINTR) {
+        py_spare_drop(loop->state);
+    }
     if (r != 0 && r != CP_EINTR) {
         return r;
     }
@@ -734,6 +773,8 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
      * first task. */
     (void)cp_serve_is_over_memory(serve, cp_now());
     loop.parts.heap = serve->heap;
+    loop.parts.moves = true;
+    loop.thread = PyThread_get_thread_ident();
     loop.scratch.parts = serve->heap != NULL ? &loop.parts : NULL;
     state->loop = &loop;
     cp_serve_look(serve);
@@ -760,6 +801,7 @@ py_serve(struct py_state *state, struct cp_serve *serve, uint64_t budget)
         (void)py_serve_answer(serve, &leave, NULL);
     }
     state->loop = NULL;
+    py_spare_drop(state);
     for (uint32_t i = 0; i < loop.n_funcs; i++) {
         entry_clear(&loop.funcs[i]);
     }

@@ -25,4 +25,8 @@ int py_serve_answer(struct cp_serve *serve, const struct cp_frame *frame,
  * while it decodes an object that it shares, one that this object refers to. */
 PyObject *py_serve_shared(PyObject *module, PyObject *arg);
 
+/* The module's function _empty(empty, *args): what numpy.empty(*args) returns;
+ * in a task, its data are in shared memory if they are large. */
+PyObject *py_serve_empty(PyObject *module, PyObject *const *args, Py_ssize_t n);
+
 #endif

@@ -137,8 +137,9 @@ static int
 run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
 {
     struct py_refs *refs = py_refs_of_task(task);
+    unsigned mode = task->flags & PY_MODE;
     PyObject *kwds = NULL;
-    if (py_refs_count(task) > 1) {
+    if (mode == PY_CALL_KW) {
         /* The dict belongs to the caller, who may change it meanwhile. */
         PyObject *theirs = refs->slots[1];
         kwds =
@@ -147,8 +148,11 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
             return -1;
         }
     }
-    PyObject *value = py_call_one(state, task->flags & PY_MODE, refs->func,
-                                  refs->slots[0], kwds);
+    PyObject *value =
+        mode == PY_CALL_FLAT
+            ? PyObject_Vectorcall(refs->func, refs->slots,
+                                  (size_t)py_refs_count(task), NULL)
+            : py_call_one(state, mode, refs->func, refs->slots[0], kwds);
     Py_XDECREF(kwds);
     if (value != NULL && (task->flags & CP_YIELDS) != 0) {
         return yield_all_take(state, task->job->pool, task, value);
@@ -157,8 +161,7 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     return value != NULL ? 0 : -1;
 }
 
-/* Run the task and release its references. Returns its result, or NULL if there
- * is no memory. */
+/* Run the task. Returns its result, or NULL if there is no memory. */
 static struct cp_result *
 run_task(struct py_state *state, struct cp_task *task)
 {
@@ -176,7 +179,6 @@ run_task(struct py_state *state, struct cp_task *task)
             py_refs_of_result(result)[0] = py_error_fetch();
         }
     }
-    py_refs_clear_task(task);
     return result;
 }
 
@@ -209,7 +211,7 @@ note_name(struct loop *loop, PyObject *func)
 }
 
 /* Run the task, unless its job was terminated while the thread waited for the
- * GIL. */
+ * GIL; and release its references. */
 static struct cp_result *
 run_unless_ended(struct loop *loop)
 {
@@ -218,10 +220,12 @@ run_unless_ended(struct loop *loop)
         py_refs_clear_task(task);
         return NULL;
     }
-    PyObject *func = Py_NewRef(py_refs_of_task(task)->func);
     atomic_store_explicit(&loop->busy_since, loop->turn.begun,
                           memory_order_relaxed);
     struct cp_result *result = run_task(loop->engine->state, task);
+    PyObject *func = py_refs_of_task(task)->func;
+    py_refs_of_task(task)->func = NULL;
+    py_refs_clear_task(task);
     atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
     if (cp_threads_is_long(loop->pool, cp_now() - loop->turn.begun)) {
         note_name(loop, func);

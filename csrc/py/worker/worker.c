@@ -10,6 +10,7 @@
 #include "worker/worker.h"
 
 #include "base/error.h"
+#include "value/spare.h"
 #include "worker/serve.h"
 
 #include "core/base/clock.h"
@@ -273,7 +274,10 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
                 1); /* an exception would run the caller's code in the child */
         }
         state->handles_stop = state->may_stop = 0;
-        atomic_store(&state->tasks_done, 0); /* the parent may be a worker */
+        state->loop = NULL; /* the parent may be a worker */
+        state->keeps_spare = false;
+        py_spare_drop(state);
+        atomic_store(&state->tasks_done, 0);
         state->serving = serve;
         return PyLong_FromLong(0);
     }
@@ -287,6 +291,89 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     cp_worker_started(w, pid);
     return adopt(self, pid);
+}
+
+/* Does SIGTERM what it does by default? */
+static bool
+ends_on_sigterm(void)
+{
+    struct sigaction now;
+    return sigaction(SIGTERM, NULL, &now) == 0
+           && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL;
+}
+
+/* reset_signals(): in a forked worker, which begins with all signals blocked:
+ * let SIGTERM end it, wake no event loop of the parent, and block only SIGINT.
+ * This is not in Python, since each function and module that the child uses is
+ * on a page that it has to copy. */
+static PyObject *
+worker_reset_signals(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
+{
+    /* Not imported: that would run the program's __import__, which may wait for
+     * a lock that nobody holds here. */
+    PyObject *name = PyUnicode_FromString("_signal");
+    PyObject *module = name != NULL ? PyImport_GetModule(name) : NULL;
+    Py_XDECREF(name);
+    if (module == NULL) {
+        if (!PyErr_Occurred()) {
+            PyErr_SetString(PyExc_ImportError, "_signal is not loaded");
+        }
+        return NULL;
+    }
+    PyObject *before = PyObject_CallMethod(module, "set_wakeup_fd", "i", -1);
+    if (before != NULL && !ends_on_sigterm()) {
+        Py_SETREF(before, PyObject_CallMethod(
+                              module, "signal", "iN", SIGTERM,
+                              PyObject_GetAttrString(module, "SIG_DFL")));
+    }
+    Py_DECREF(module);
+    if (before == NULL) {
+        return NULL;
+    }
+    Py_DECREF(before);
+    sigset_t only;
+    (void)sigemptyset(&only);
+    (void)sigaddset(&only, SIGINT);
+    (void)pthread_sigmask(SIG_SETMASK, &only, NULL);
+    Py_RETURN_NONE;
+}
+
+PyObject *
+py_worker_fork_all(PyObject *module, PyObject *workers)
+{
+    struct py_state *state = py_state_of_module(module);
+    if (!PyTuple_Check(workers)) {
+        PyErr_SetString(PyExc_TypeError, "workers must be a tuple");
+        return NULL;
+    }
+    /* Allocated before the forks: afterwards each of them must be reported. */
+    PyObject *made = PyTuple_New(2);
+    PyObject *error = NULL;
+    Py_ssize_t n = 0;
+    for (; made != NULL && n < PyTuple_GET_SIZE(workers); n++) {
+        PyObject *worker = PyTuple_GET_ITEM(workers, n);
+        PyObject *pid = NULL;
+        if (Py_TYPE(worker) == state->worker_type) {
+            pid = worker_fork(worker, NULL);
+        } else {
+            PyErr_SetString(PyExc_TypeError, "this is no worker");
+        }
+        if (pid == NULL) {
+            error = py_error_fetch();
+            break;
+        }
+        bool is_child = PyLong_AsLong(pid) == 0;
+        Py_DECREF(pid);
+        if (is_child) {
+            Py_DECREF(made);
+            return PyLong_FromSsize_t(n);
+        }
+    }
+    if (made != NULL) {
+        PyTuple_SET_ITEM(made, 0, PyLong_FromSsize_t(n));
+        PyTuple_SET_ITEM(made, 1, error != NULL ? error : Py_NewRef(Py_None));
+    }
+    return made;
 }
 
 /* started(pid, status): the process was started without fork(). status: the
@@ -383,8 +470,14 @@ py_worker_attach(PyObject *module, PyObject *args)
 static PyObject *
 worker_poll(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
-    int code;
-    if (cp_proc_poll(&((WorkerObject *)op)->worker->proc, &code) != 1) {
+    int code, r;
+    while ((r = cp_proc_poll(&((WorkerObject *)op)->worker->proc, &code))
+           == CP_EINTR) {
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+    }
+    if (r != 1) {
         Py_RETURN_NONE;
     }
     return PyLong_FromLong(code);
@@ -596,6 +689,7 @@ worker_get_parent_sentinel(PyObject *op, void *Py_UNUSED(closure))
 
 static PyMethodDef worker_methods[] = {
     {"fork", worker_fork, METH_NOARGS, NULL},
+    {"reset_signals", worker_reset_signals, METH_NOARGS, NULL},
     {"started", worker_started, METH_VARARGS, NULL},
     {"ends", worker_ends, METH_NOARGS, NULL},
     {"poll", worker_poll, METH_NOARGS, NULL},

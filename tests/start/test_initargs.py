@@ -1,0 +1,197 @@
+"""Large initargs of workers by spawn and forkserver: written once, and mapped by each worker."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import pickle
+import sys
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import engine
+import pytest
+import tasks
+
+import cpool
+from cpool import Pool
+from cpool._base import failures
+from cpool._start.written import write_once
+
+installed_numpy: Any
+try:
+    import numpy as installed_numpy  # here: its threads belong to no test
+except ImportError:
+    installed_numpy = None
+
+pytestmark = pytest.mark.better
+
+MIB = 1 << 20
+
+HAS_MEMORY = sys.platform == "linux" and not engine.PORTABLE
+needs_memory = pytest.mark.skipif(not HAS_MEMORY, reason="without shared memory")
+
+METHODS = [method for method in engine.START_METHODS if method != "fork"]
+by_method = pytest.mark.parametrize("method", METHODS)
+
+
+class Counted:
+    """Large; counts in the parent how often it is pickled."""
+
+    pickled = 0
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def __getstate__(self) -> Any:
+        Counted.pickled += 1
+        return {"data": self.data}
+
+    def begin(self, other: Any, *more: Any) -> None:
+        tasks.remember(self is other, *more)
+
+
+def begun(_: Any = None) -> tuple[int, Any]:
+    return os.getpid(), tasks.remembered()
+
+
+def opened() -> int:
+    """How many files of shared objects this process has open."""
+    found = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the listing's own
+            found += "memfd:cpool-shared" in os.readlink(f"/proc/self/fd/{fd}")
+    return found
+
+
+@needs_memory
+@by_method
+def test_they_are_written_once_for_all_workers(method: str) -> None:
+    table = Counted(bytes(range(256)) * 4096)
+    Counted.pickled = 0
+    args = (table, "x" * MIB, {"k": [1, 2.5, None]})
+    gc.collect()  # what other tests have left
+    before = opened()
+    with Pool(1, table.begin, args, maxtasksperchild=1, context=get_context(method)) as pool:
+        assert opened() == before + 1
+        found = pool.map(begun, range(2), chunksize=1)
+        # The worker that takes the first one's place has them, too; and an object is itself.
+        assert len({pid for pid, _ in found}) == 2
+        assert [values for _, values in found] == [(True, "x" * MIB, {"k": [1, 2.5, None]})] * 2
+        assert Counted.pickled == 1
+        pool.terminate()
+        assert opened() == before
+
+
+def put_size(queue: Any, lock: Any, data: bytes) -> None:
+    with lock:
+        queue.put(len(data))
+
+
+@pytest.mark.skipif("forkserver" not in METHODS, reason="a slow build")
+def test_what_each_process_must_be_given_for_itself_is_pickled_for_each() -> None:
+    context = get_context("forkserver")
+    queue, lock = context.SimpleQueue(), context.Lock()
+    with Pool(1, put_size, (queue, lock, bytes(MIB)), 1, context) as pool:
+        assert pool.map(tasks.square, [1, 2], chunksize=1) == [1, 4]
+        assert [queue.get(), queue.get()] == [MIB, MIB]
+
+
+# ---- without a worker ----
+
+
+@pytest.fixture
+def engine_of_a_pool() -> Any:
+    with Pool(1, context=get_context("fork"), shared_memory_limit=4 * MIB) as pool:
+        yield pool._engine
+
+
+class Starting:
+    """Stands for a process that is being started: it is this one."""
+
+    method = "spawn"
+
+    class DupFd:
+        def __init__(self, fd: int) -> None:
+            self.fd = fd
+
+        def detach(self) -> int:
+            return os.dup(self.fd)
+
+    def duplicate_for_child(self, fd: int) -> int:
+        return fd
+
+
+def arrived(written: Any) -> Any:
+    """What a worker gets."""
+    process: Any = Starting()
+    multiprocessing.context.set_spawning_popen(process)
+    try:
+        data = pickle.dumps(written)
+    finally:
+        multiprocessing.context.set_spawning_popen(None)
+    assert len(data) < 1000
+    return pickle.loads(data)
+
+
+@needs_memory
+def test_an_executors_initializer_is_itself(engine_of_a_pool: Any) -> None:
+    begin = failures.initialize, (tasks.remember, (bytes(MIB), 5))
+    written = write_once(engine_of_a_pool, begin)
+    assert arrived(written) == begin
+    assert arrived(written)[0] is failures.initialize
+
+
+@needs_memory
+@pytest.mark.skipif(installed_numpy is None, reason="without numpy")
+def test_each_worker_has_an_array_for_itself(engine_of_a_pool: Any) -> None:
+    array = installed_numpy.ones(MIB // 8, "i8")
+    written: Any = write_once(engine_of_a_pool, (tasks.remember, (array, array)))
+    assert MIB <= written.share.nbytes < MIB + 4096
+    array[:] = 7  # after it was written
+    workers = [arrived(written)[1] for _ in range(2)]
+    for n, (first, second) in enumerate(workers):
+        assert first is second
+        assert first.flags.writeable and first.sum() == MIB // 8
+        first += n
+    assert [int(first[0]) for first, _ in workers] == [1, 2]
+    # They are mapped, not copied, also once nobody has it open any more.
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert maps.count("memfd:cpool-shared") >= 2
+    written.share.close()
+    assert [int(first[-1]) for first, _ in workers] == [1, 2]
+
+
+@needs_memory
+def test_what_is_small_is_not_written(engine_of_a_pool: Any) -> None:
+    assert write_once(engine_of_a_pool, (tasks.remember, (bytes(1000),))) is None
+    assert write_once(engine_of_a_pool, (tasks.remember, (bytes(64 << 10),))) is not None
+
+
+@needs_memory
+def test_what_cannot_be_written_is_left_to_each_start(engine_of_a_pool: Any) -> None:
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer:
+        assert write_once(engine_of_a_pool, (tasks.remember, (reader, bytes(MIB)))) is None
+    large = bytes(8 * MIB)  # more than the limit of the pool
+    assert write_once(engine_of_a_pool, (tasks.remember, (large,))) is None
+    assert write_once(engine_of_a_pool, (tasks.remember, (tasks.Unpicklable(), large))) is None
+    # Nothing of it is left, and multiprocessing starts no process.
+    gc.collect()
+    assert write_once(engine_of_a_pool, (tasks.remember, (bytes(3 * MIB),))) is not None
+    assert multiprocessing.context.get_spawning_popen() is None
+
+
+@needs_memory
+def test_a_descriptor_of_something_else_is_an_error() -> None:
+    from cpool import _core
+
+    fd = os.memfd_create("other")
+    os.write(fd, bytes(4096))
+    with pytest.raises(cpool.PoolError):
+        _core._load_shared(fd)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)  # it was taken over
