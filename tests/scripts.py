@@ -75,12 +75,18 @@ def start(
 
 
 def line(process: Any) -> str:
-    """The next line that a started program prints.
+    """The next line that a started program prints. Fails if the program ends before, and says how.
 
     Read byte by byte: finish() would miss what readline() has read ahead.
     """
     found = b""
-    while not found.endswith(b"\n") and (byte := os.read(process.stdout.fileno(), 1)):
+    while not found.endswith(b"\n"):
+        byte = os.read(process.stdout.fileno(), 1)
+        if not byte:
+            done = finish(process)
+            raise AssertionError(
+                f"the program ended ({done.returncode}) after {found!r}:\n{done.stderr}"
+            )
         found += byte
     return found.decode()
 
