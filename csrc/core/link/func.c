@@ -25,6 +25,17 @@ cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new)
 }
 
 void
+cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts)
+{
+    CP_ASSERT(func->n_uses == 0);
+    func->uses = parts->uses;
+    func->n_uses = parts->n_uses;
+    parts->uses = NULL;
+    parts->n_uses = 0;
+    parts->cap_uses = 0;
+}
+
+void
 cp_use_end(struct cp_func **uses, uint32_t *n)
 {
     while (*n > 0) {

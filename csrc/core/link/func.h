@@ -43,6 +43,10 @@ struct cp_func {
  * [any] */
 int cp_use_add(struct cp_parts *parts, struct cp_func *func, bool *is_new);
 
+/* Move the uses of these parts to a callable that was just opened: it refers to
+ * the same shared objects. */
+void cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts);
+
 /* End these uses, and empty the list. [any] */
 void cp_use_end(struct cp_func **uses, uint32_t *n);
 

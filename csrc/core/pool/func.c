@@ -110,12 +110,8 @@ cp_funcs_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
         memcpy(func->bytes, name, len);
     }
     func->sealed = parts->sealed;
-    func->uses = parts->uses;
-    func->n_uses = parts->n_uses;
     parts->sealed = NULL;
-    parts->uses = NULL;
-    parts->n_uses = 0;
-    parts->cap_uses = 0;
+    cp_func_set_uses_take(func, parts);
     return func;
 }
 

@@ -525,17 +525,6 @@ cp_func_open_sealed(struct cp_pool *pool, struct cp_parts *parts,
     return func;
 }
 
-void
-cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts)
-{
-    CP_ASSERT(func->n_uses == 0);
-    func->uses = parts->uses;
-    func->n_uses = parts->n_uses;
-    parts->uses = NULL;
-    parts->n_uses = 0;
-    parts->cap_uses = 0;
-}
-
 int
 cp_func_use(struct cp_pool *pool, struct cp_func *func, struct cp_parts *parts)
 {

@@ -142,10 +142,6 @@ struct cp_func *cp_func_open_sealed(struct cp_pool *pool,
                                     size_t len, uint16_t flags);
 void cp_func_close(struct cp_pool *pool, struct cp_func *func);
 
-/* Move the uses of these parts to a callable that was just opened: it refers to
- * the same shared objects. */
-void cp_func_set_uses_take(struct cp_func *func, struct cp_parts *parts);
-
 /* Record that the body with these parts refers to this shared object, which
  * then lives until the body has been answered. 0; CP_ECLOSED: the object is
  * closed; CP_ENOMEM. */
