@@ -158,9 +158,10 @@ def fork_ahead(
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
-    util._flush_std_streams()  # type: ignore[attr-defined]
+    flush = util._flush_std_streams  # type: ignore[attr-defined]
+    flush()
     with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
-        made = _core._fork_all(tuple(workers))
+        made = _core._fork_all(tuple(workers), flush)
     if isinstance(made, int):
         child.run_forked(processes[made], workers[made], around)
     return made

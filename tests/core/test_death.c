@@ -214,6 +214,54 @@ TEST(death_of_a_worker_whose_pid_is_anothers)
     CHECK_EQ(cp_test_reap(other), -SIGTERM);
 }
 
+static void
+on_child(int signal_number)
+{
+    (void)signal_number;
+}
+
+/* The signal stays blocked here, so that no system call is interrupted. */
+TEST(death_is_told_once_to_the_handler_of_sigchld)
+{
+    struct rig rig;
+    siginfo_t info;
+    struct sigaction act = {.sa_handler = on_child};
+    sigset_t child;
+    (void)sigemptyset(&child);
+    (void)sigaddset(&child, SIGCHLD);
+    CHECK_EQ(sigaction(SIGCHLD, &act, NULL), 0);
+    CHECK_EQ(pthread_sigmask(SIG_BLOCK, &child, NULL), 0);
+    rig_open(&rig, 2);
+    check_works(&rig);
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2);
+    rig_await_begun(&rig, 2);
+    CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+    CHECK_EQ(waitid(P_PID, (id_t)rig.last_pid, &info, WEXITED | WNOWAIT), 0);
+    CHECK_EQ(cp_pool_wait(rig.pool, job, CP_NEVER, CP_CAN_FORK), CP_EINTR);
+    int r;
+    while ((r = cp_pool_wait(rig.pool, job, 0, CP_CAN_FORK))
+           == CP_WAIT_TIMEOUT) {
+        cp_test_let_others_run();
+    }
+    CHECK(r == CP_WAIT_WORKERS || r == CP_WAIT_READY);
+    rig_fill(&rig);
+    rig_let_through(&rig, 1);
+    int lost = 0;
+    for (int i = 0; i < 2; i++) {
+        struct cp_result *result = rig_take(&rig, job);
+        if (result->outcome == CP_OK) {
+            cp_result_free(result);
+        } else {
+            rig_check_lost(result, result->index, -SIGKILL);
+            lost++;
+        }
+    }
+    CHECK_EQ(lost, 1);
+    CHECK(signal(SIGCHLD, SIG_DFL) != SIG_ERR);
+    rig_close_job(&rig, job);
+    rig_close(&rig);
+}
+
 TEST(death_where_sigchld_is_ignored)
 {
     struct rig rig;

@@ -610,6 +610,34 @@ TEST(proc_tied_processes_share_the_pipe)
     }
 }
 
+/* The parent could not open the pipe anew, as without /proc. */
+TEST(proc_tied_by_a_parent_without_files)
+{
+    int life[2];
+    CHECK_EQ(cp_fd_pipe(life), 0);
+    int parent = cp_test_fork();
+    if (parent == 0) {
+        int copy = 0, own;
+        refuse_files();
+#if defined(__linux__) && defined(__x86_64__)
+        CHECK_EQ(cp_fd_reopen(life[0], &copy), CP_ERRNO(EACCES));
+        CHECK_EQ(copy, -1);
+        CHECK_EQ(cp_proc_open_life(life[0], &own), 0);
+        CHECK_EQ(fcntl(own, F_GETFD), FD_CLOEXEC);
+        cp_fd_close(&own);
+#endif
+        int pid = tie_child(life, false);
+        CHECK_EQ(waitpid(pid, NULL, WNOHANG), 0);
+        CHECK_EQ(write(life[1], "x", 1), 1); /* this is no end */
+        cp_fd_close(&life[0]);
+        cp_fd_close(&life[1]);
+        _exit(cp_test_reap(pid) == -SIGKILL ? 0 : 1);
+    }
+    cp_fd_close(&life[0]);
+    cp_fd_close(&life[1]);
+    CHECK_EQ(cp_test_reap(parent), 0);
+}
+
 TEST(proc_tied_process_dies_with_the_pipe)
 {
     int life[2];

@@ -7,6 +7,7 @@
 #include "share/parts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1558,6 +1559,8 @@ TEST(share_a_file_that_is_inherited)
     int before = cp_test_descriptors();
     CHECK_EQ(cp_sealed_attach(dup(cp_sealed_fd(sealed)), &opened), 0);
     CHECK_EQ(cp_test_descriptors(), before + 1);
+    /* A program that the worker starts does not inherit it. */
+    CHECK_EQ(fcntl(cp_sealed_fd(opened), F_GETFD), FD_CLOEXEC);
     CHECK_EQ(cp_sealed_size(opened), cp_sealed_size(sealed));
     struct cp_sheet *sheet;
     struct cp_loan *loan;

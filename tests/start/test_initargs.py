@@ -15,9 +15,10 @@ from typing import Any
 import engine
 import pytest
 import tasks
+from leftovers import open_files
 
 import cpool
-from cpool import Pool
+from cpool import Pool, _core
 from cpool._base import failures
 from cpool._start.written import write_once
 
@@ -185,13 +186,55 @@ def test_what_cannot_be_written_is_left_to_each_start(engine_of_a_pool: Any) -> 
     assert multiprocessing.context.get_spawning_popen() is None
 
 
-@needs_memory
-def test_a_descriptor_of_something_else_is_an_error() -> None:
-    from cpool import _core
+def a_pipe() -> int:
+    read, write = os.pipe()
+    os.close(write)
+    return read
 
+
+def a_file(content: bytes) -> int:
     fd = os.memfd_create("other")
-    os.write(fd, bytes(4096))
-    with pytest.raises(cpool.PoolError):
+    os.write(fd, content)
+    return fd
+
+
+OTHERS: dict[str, tuple[Any, type[Exception]]] = {
+    "an empty file": (lambda: a_file(b""), cpool.PoolError),
+    "a short file": (lambda: a_file(b"\x01" * 9), cpool.PoolError),
+    "zeros": (lambda: a_file(bytes(4096)), cpool.PoolError),
+    "a pickle": (lambda: a_file(pickle.dumps(list(range(4096)))), cpool.PoolError),
+    "a pipe": (a_pipe, OSError),
+    "a folder": (lambda: os.open("/", os.O_RDONLY), OSError),
+}
+
+
+@needs_memory
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_descriptor_of_something_else_is_an_error(what: str) -> None:
+    make, error = OTHERS[what]
+    fd = make()
+    with pytest.raises(error):
         _core._load_shared(fd)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)  # it was taken over
+
+
+@needs_memory
+@pytest.mark.parametrize("fd", [-1, -7, 1 << 20, (1 << 32) + 1, 1 << 80])
+def test_a_number_that_is_no_descriptor_is_an_error(fd: int) -> None:
+    before = open_files()
+    with pytest.raises((OSError, OverflowError)):
+        _core._load_shared(fd)
+    assert open_files() == before
+
+
+@needs_memory
+def test_a_file_that_was_copied_is_an_error(engine_of_a_pool: Any) -> None:
+    """Only the file that the pool has sealed, since nobody can change it."""
+    share = engine_of_a_pool.share_object(bytes(MIB))
+    with open(f"/proc/self/fd/{share.fd}", "rb") as file:
+        fd = a_file(file.read())
+    with pytest.raises(OSError, match="Stale"):
+        _core._load_shared(fd)
+    assert _core._load_shared(os.dup(share.fd)) == bytes(MIB)
+    share.close()

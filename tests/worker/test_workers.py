@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import multiprocessing
 import multiprocessing.process
@@ -25,6 +26,7 @@ from engine import DEADLINE, WORKER_THREADS, Pool
 from gates import Diary, Gate, all_gone, eventually
 
 from cpool import _core
+from cpool._engine import end
 
 FORK = multiprocessing.get_context("fork")
 FREEZES = pytest.mark.skipif(
@@ -226,6 +228,55 @@ def test_hooks_in_the_parent_run_once_a_worker(make_pool: Any) -> None:
     assert len(seen) == 3
 
 
+IMPORTS = """
+import builtins, gc, os, threading
+from engine import Pool
+
+parent = os.getpid()
+usual = builtins.__import__
+asked = []
+
+def replaced(name, *args, **kwds):
+    if os.getpid() != parent:
+        asked.append(name)
+    return usual(name, *args, **kwds)
+
+def names():
+    return asked
+
+gc.freeze()  # without the GIL, the child has to look at these objects as well
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+builtins.__import__ = replaced
+with Pool(1) as pool:
+    found = pool.apply(names)
+builtins.__import__ = usual
+print(sorted({"_signal", "signal", "gc"}.intersection(found)))
+"""
+
+
+@pytest.mark.better
+def test_the_start_of_a_worker_imports_nothing_by_the_programs_function(tmp_path: Path) -> None:
+    """What runs before anything else: a lock that the function waits for may be held for ever."""
+    assert scripts.output(tmp_path, IMPORTS) == ["[]"]
+
+
+HOOKS_THAT_PRINT = """
+import os
+from engine import Pool
+
+os.register_at_fork(before=lambda: print("before"), after_in_parent=lambda: print("parent"))
+with Pool(3) as pool:
+    pool.close()
+    pool.join()
+"""
+
+
+def test_workers_do_not_inherit_what_hooks_printed_at_the_fork_before(tmp_path: Path) -> None:
+    """What a hook prints before a fork is in the buffers of both processes, and nothing else is."""
+    printed = scripts.output(tmp_path, HOOKS_THAT_PRINT)
+    assert sorted(printed) == 6 * ["before"] + 3 * ["parent"]
+
+
 # Several workers are forked one right after the other, before their Process objects are started.
 
 
@@ -258,8 +309,8 @@ def fork_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system forks one worker of the next pool, and no more."""
     fork_all = _core._fork_all
 
-    def fork(workers: Any) -> Any:
-        made = fork_all(workers[:1])
+    def fork(workers: Any, flush: Any) -> Any:
+        made = fork_all(workers[:1], flush)
         return made if isinstance(made, int) else (made[0], BlockingIOError("no more"))
 
     monkeypatch.setattr(_core, "_fork_all", fork)
@@ -280,6 +331,34 @@ def test_forks_that_fail_leave_no_process(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(BlockingIOError, match="no more"):
         Pool(3)
     eventually(lambda: set(multiprocessing.active_children()) <= before)
+
+
+@pytest.mark.better
+def test_an_engine_without_a_pool_reaps_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although a handler of SIGCHLD gets each of them first, and the pool's own end fails."""
+
+    def pids() -> set[int]:  # with those that have ended and were not reaped
+        return {child.pid for child in psutil.Process().children()}
+
+    def fail(*args: object) -> None:
+        started.update(pids() - before)
+        for pid in started:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        raise ZeroDivisionError
+
+    before, started = pids(), set[int]()
+    fork_one(monkeypatch)
+    monkeypatch.setattr(end, "shut_down", fail)
+    handler = signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            Pool(3)
+        gc.collect()
+        assert len(started) == 1
+        assert not pids() & started
+    finally:
+        signal.signal(signal.SIGCHLD, handler)
 
 
 @pytest.mark.better
@@ -323,8 +402,8 @@ def test_an_interrupt_right_after_the_forks(
     pool = make_pool(1)
     fork_all = _core._fork_all
 
-    def fork(workers: tuple[Any, ...]) -> Any:
-        made = fork_all(workers)
+    def fork(workers: tuple[Any, ...], flush: Any) -> Any:
+        made = fork_all(workers, flush)
         if isinstance(made, int):
             return made
         monkeypatch.setattr(_core, "_fork_all", fork_all)

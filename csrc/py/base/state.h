@@ -62,6 +62,10 @@ struct py_state {
     PyObject *extra_reducers;        /* ForkingPickler._extra_reducers */
     PyObject *reducers; /* both tables, as a pickler's dispatch_table */
     PyObject *failures; /* the module cpool._base.failures */
+#ifdef Py_GIL_DISABLED
+    /* Of gc, for forked children, which must not import: unlock_frozen(). */
+    PyObject *freeze_count, *freeze, *unfreeze;
+#endif
     PyObject *str_dump, *str_clear_memo, *str_dispatch_table;
     PyObject *str_forking_pickler;
     PyObject *words[PY_WORDS];  /* names of attributes; see base/word.h */

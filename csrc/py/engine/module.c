@@ -151,7 +151,7 @@ static PyMethodDef module_methods[] = {
     {"_watch_stack", py_stack_watch, METH_O, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
-    {"_fork_all", py_worker_fork_all, METH_O, NULL},
+    {"_fork_all", py_worker_fork_all, METH_VARARGS, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_copy_context", module_copy_context, METH_NOARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
@@ -185,6 +185,22 @@ import_enum(struct py_state *state)
                : -1;
 }
 
+#ifdef Py_GIL_DISABLED
+static int
+import_gc(struct py_state *state)
+{
+    state->freeze_count = attribute_of("gc", "get_freeze_count");
+    state->freeze = attribute_of("gc", "freeze");
+    state->unfreeze = attribute_of("gc", "unfreeze");
+    return state->freeze_count != NULL && state->freeze != NULL
+                   && state->unfreeze != NULL
+               ? 0
+               : -1;
+}
+#else
+#    define import_gc(state) 0
+#endif
+
 static int
 import_needed(struct py_state *state)
 {
@@ -217,7 +233,7 @@ import_needed(struct py_state *state)
                    && state->str_dispatch_table != NULL
                    && state->str_forking_pickler != NULL
                    && state->slotnames != NULL && import_enum(state) == 0
-                   && state->named_tuple_code != NULL
+                   && import_gc(state) == 0 && state->named_tuple_code != NULL
                    && state->named_tuple_new != NULL && py_word_add(state) == 0
                ? 0
                : -1;
@@ -283,6 +299,11 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->extra_reducers);
     Py_VISIT(state->reducers);
     Py_VISIT(state->failures);
+#ifdef Py_GIL_DISABLED
+    Py_VISIT(state->freeze_count);
+    Py_VISIT(state->freeze);
+    Py_VISIT(state->unfreeze);
+#endif
     Py_VISIT(state->slotnames);
     Py_VISIT(state->enum_type);
     Py_VISIT(state->enum_reduce);
@@ -323,6 +344,11 @@ module_clear(PyObject *module)
     Py_CLEAR(state->extra_reducers);
     Py_CLEAR(state->reducers);
     Py_CLEAR(state->failures);
+#ifdef Py_GIL_DISABLED
+    Py_CLEAR(state->freeze_count);
+    Py_CLEAR(state->freeze);
+    Py_CLEAR(state->unfreeze);
+#endif
     Py_CLEAR(state->slotnames);
     Py_CLEAR(state->enum_type);
     Py_CLEAR(state->enum_reduce);

@@ -276,7 +276,8 @@ py_share_load(PyObject *module, PyObject *arg)
     if (fd == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    int r = cp_sealed_attach((int)fd, &sealed);
+    int r = fd < 0 || fd > INT_MAX ? CP_ERRNO(EBADF)
+                                   : cp_sealed_attach((int)fd, &sealed);
     if (r != 0) {
         return py_raise(state, r);
     }

@@ -171,20 +171,18 @@ unlock_object(PyObject *obj, void *Py_UNUSED(arg))
 }
 
 /* gc skips objects that the program has frozen (gc.freeze()): unfreeze them for
- * the visit, and freeze all objects again. */
+ * the visit, and freeze all objects again. The functions are those of the time
+ * when this module was loaded: an import would run the program's __import__. */
 static void
-unlock_frozen(void)
+unlock_frozen(const struct py_state *state)
 {
-    PyObject *gc = PyImport_ImportModule("gc");
-    PyObject *count =
-        gc != NULL ? PyObject_CallMethod(gc, "get_freeze_count", NULL) : NULL;
+    PyObject *count = PyObject_CallNoArgs(state->freeze_count);
     if (count != NULL && PyObject_IsTrue(count) == 1) {
-        Py_XDECREF(PyObject_CallMethod(gc, "unfreeze", NULL));
+        Py_XDECREF(PyObject_CallNoArgs(state->unfreeze));
         PyUnstable_GC_VisitObjects(unlock_object, NULL);
-        Py_XDECREF(PyObject_CallMethod(gc, "freeze", NULL));
+        Py_XDECREF(PyObject_CallNoArgs(state->freeze));
     }
     Py_XDECREF(count);
-    Py_XDECREF(gc);
     PyErr_Clear(); /* no memory: the child will fail soon anyway */
 }
 
@@ -226,16 +224,16 @@ unlock_interpreter(void)
  * thread are released too, since the child never returns to the code that would
  * release them. */
 static void
-unlock_objects(void)
+unlock_objects(const struct py_state *state)
 {
     PyThreadState_Get()->critical_section = 0;
     PyUnstable_GC_VisitObjects(unlock_object, NULL);
-    unlock_frozen();
+    unlock_frozen(state);
 }
 #else
 #    define has_other_threads() false
 #    define unlock_interpreter() ((void)0)
-#    define unlock_objects() ((void)0)
+#    define unlock_objects(state) ((void)0)
 #endif
 
 static PyObject *
@@ -264,7 +262,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         unlock_interpreter();
         PyOS_AfterFork_Child();
         if (crowded) {
-            unlock_objects();
+            unlock_objects(state);
         }
         /* A hook of the program may have forked, and returned in both
          * processes. */
@@ -338,12 +336,23 @@ worker_reset_signals(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Call flush(), unless this is the first fork: the caller has done so. 0, or -1
+ * with an exception. */
+static int
+flush_between(Py_ssize_t n, PyObject *flush)
+{
+    PyObject *done = n > 0 ? PyObject_CallNoArgs(flush) : Py_NewRef(Py_None);
+    Py_XDECREF(done);
+    return done != NULL ? 0 : -1;
+}
+
 PyObject *
-py_worker_fork_all(PyObject *module, PyObject *workers)
+py_worker_fork_all(PyObject *module, PyObject *args)
 {
     struct py_state *state = py_state_of_module(module);
-    if (!PyTuple_Check(workers)) {
-        PyErr_SetString(PyExc_TypeError, "workers must be a tuple");
+    PyObject *workers, *flush;
+    if (!PyArg_ParseTuple(args, "O!O:_fork_all", &PyTuple_Type, &workers,
+                          &flush)) {
         return NULL;
     }
     /* Allocated before the forks: afterwards each of them must be reported. */
@@ -353,10 +362,10 @@ py_worker_fork_all(PyObject *module, PyObject *workers)
     for (; made != NULL && n < PyTuple_GET_SIZE(workers); n++) {
         PyObject *worker = PyTuple_GET_ITEM(workers, n);
         PyObject *pid = NULL;
-        if (Py_TYPE(worker) == state->worker_type) {
-            pid = worker_fork(worker, NULL);
-        } else {
+        if (Py_TYPE(worker) != state->worker_type) {
             PyErr_SetString(PyExc_TypeError, "this is no worker");
+        } else if (flush_between(n, flush) == 0) {
+            pid = worker_fork(worker, NULL);
         }
         if (pid == NULL) {
             error = py_error_fetch();
