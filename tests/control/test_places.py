@@ -150,6 +150,26 @@ def test_a_worker_that_resize_ends(four: Any, make_gate: Any) -> None:
     assert four.broadcast(index) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("retries", [0, 2])
+def test_calls_that_are_with_a_worker_that_resize_ends(
+    make_pool: Any, gate: Gate, retries: int
+) -> None:
+    """Short calls, which are sent ahead. Those that it has not begun fail as well."""
+    pool = make_pool(3)
+    for _ in range(20):
+        pool.apply(index, worker=2)
+    held = pool.apply_async(hold_and_tell, (gate,), worker=2)
+    gate.arrived()
+    waiting = [pool.apply_async(index, worker=2, retries=retries) for _ in range(5)]
+    pool.resize(1)
+    for result in waiting:
+        with pytest.raises(cpool.WorkerLostError, match=r"worker 2, which resize\(\) has removed"):
+            result.get(DEADLINE)
+    gate.open()
+    assert held.get(DEADLINE) == 2
+    assert pool.apply(index) == 0
+
+
 def test_cancelled_calls_leave_the_queue_of_their_worker(four: Any, gate: Gate) -> None:
     held = four.apply_async(gate.hold, worker=0)
     gate.arrived()

@@ -2,6 +2,7 @@
  * The driver's seat: many threads submit, wait, close and end at once, beside the
  * standby thread and a helper. The most important test for ThreadSanitizer.
  */
+#include "pool/jobs.h"
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
@@ -10,6 +11,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- one at a time ---- */
 
@@ -235,6 +237,33 @@ TEST(drive_signal_ends_the_wait)
     CHECK_EQ(atomic_load(&waiting.result), CP_EINTR);
     rig_let_through(&rig, 1);
     rig_finish(&rig, waiting.job, 1);
+    rig_close(&rig);
+}
+
+/* What is due when a thread begins to wait behind the driver ends its own job:
+ * it is woken before it sleeps. */
+TEST(drive_waiter_that_ends_its_own_job_does_not_sleep)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    cp_lock_acquire(&rig.pool->lock);
+    rig.pool->driving = true; /* the driver sleeps, and hears nothing */
+    rig.func->deaths = CP_MAX_DEATHS;
+    rig.func->lost_pid = getpid();
+    cp_jobs_queue_take(job, batch.first, true);
+    CHECK((rig.pool->due & CP_DUE_TASKS) != 0);
+    cp_lock_release(&rig.pool->lock);
+    CHECK_EQ(cp_pool_wait(rig.pool, job, CP_NEVER, 0), CP_WAIT_READY);
+    cp_lock_acquire(&rig.pool->lock);
+    rig.pool->driving = false;
+    rig.func->deaths = 0;
+    cp_lock_release(&rig.pool->lock);
+    rig_check_lost(rig_take(&rig, job), 0, 0);
+    rig_close_job(&rig, job);
     rig_close(&rig);
 }
 

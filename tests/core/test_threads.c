@@ -477,6 +477,40 @@ open_long_job(struct team *team)
     return job;
 }
 
+/* A worker was woken, and is not up yet, when its pool gets smaller; then a task
+ * is put, for which nobody else is woken. The test is that worker. */
+TEST(threads_worker_that_retires_has_another_take_the_task)
+{
+    struct team team;
+    struct cp_turn turn = {.index = 1};
+    team_open(&team, 1, false);
+    struct cp_threads *t = &team.pool->threads;
+    CHECK_EQ(cp_threads_enter(team.pool, 1), 0);
+    await_asleep(&team);
+    cp_lock_acquire(&team.pool->lock);
+    t->asleep++;
+    cp_lock_release(&team.pool->lock);
+    CHECK_EQ(cp_pool_set_target(team.pool, 1), 0);
+    bool again = false; /* the other worker has found nothing, and sleeps */
+    while (!again) {
+        cp_lock_acquire(&team.pool->lock);
+        again = t->asleep == 2 && t->woken == 1;
+        cp_lock_release(&team.pool->lock);
+        cp_test_let_others_run();
+    }
+    struct cp_job *job = open_job(&team, CP_JOB_WHOLE);
+    put(job, OP_ECHO, 0, 1, true);
+    cp_lock_acquire(&team.pool->lock);
+    t->asleep--;
+    t->woken--;
+    cp_lock_release(&team.pool->lock);
+    CHECK_EQ(cp_threads_swap(team.pool, &turn, NULL, true), CP_ECLOSED);
+    CHECK(turn.retired);
+    cp_threads_leave(team.pool, 1);
+    finish(job, 1);
+    team_close(&team);
+}
+
 TEST(threads_give_jobs_turns)
 {
     struct team team;

@@ -455,6 +455,51 @@ TEST(turns_tasks_for_no_worker_are_lost)
     rig_close(&rig);
 }
 
+/* The same for tasks that were with the worker when its place was removed, and
+ * come back as it retires or dies. */
+TEST(turns_tasks_of_a_removed_worker_are_lost)
+{
+    for (int dies = 0; dies < 2; dies++) {
+        struct rig rig;
+        struct batch batch = {0};
+        rig_open(&rig, 1);
+        rig_await_started(&rig);
+        rig.pool->workers->index = 1;
+        struct cp_job *job = rig_job(&rig, 0);
+        CHECK_EQ(cp_job_set_place(job, 2, 0), 0);
+        job->many->avg_ns = CP_US;
+        for (int i = 0; i < 4; i++) {
+            (void)batch_add(&batch, OP_GATE, 0);
+        }
+        batch_put(&batch, job, true);
+        rig_await_begun(&rig, 1);
+        CHECK(rig.pool->workers->in_flight > 1);
+        (void)cp_pool_set_target(rig.pool, 0);
+        rig.target = 0;
+        cp_pool_set_indexes(rig.pool, 1);
+        if (dies) {
+            CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
+        } else {
+            cp_pool_retire(rig.pool, 1, 1);
+            rig_let_through(&rig, 1);
+        }
+        int lost[2] = {0, 0};
+        for (int i = 0; i < 4; i++) {
+            struct cp_result *result = rig_take(&rig, job);
+            CHECK(result != NULL);
+            if (result->outcome != CP_OK) {
+                CHECK_EQ(result->outcome, CP_LOST);
+                lost[result->reason == CP_NO_WORKER]++;
+            }
+            cp_result_free(result);
+        }
+        CHECK_EQ(lost[0], dies);
+        CHECK_EQ(lost[1], 3);
+        rig_close_job(&rig, job);
+        rig_close(&rig);
+    }
+}
+
 /* Tasks that only one worker may run stay in its window while another worker is
  * idle. */
 TEST(turns_pinned_tasks_are_taken_to_no_other_worker)

@@ -2,6 +2,7 @@
 #include "pool/act.h"
 
 #include "pool/func.h"
+#include "pool/jobs.h"
 #include "pool/plan.h"
 #include "pool/sched.h"
 #include "pool/wake.h"
@@ -79,6 +80,9 @@ act_on_processes(struct cp_pool *pool)
     while (pool->due != 0) {
         unsigned due = pool->due;
         pool->due = 0;
+        if ((due & CP_DUE_UNPLACED) != 0) {
+            cp_jobs_lose_unplaced(pool);
+        }
         if ((due & CP_DUE_TASKS) != 0) {
             hand_out(pool);
         }

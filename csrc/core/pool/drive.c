@@ -285,8 +285,10 @@ wait_behind(struct cp_pool *pool, const struct target *what, int64_t deadline,
     if (pool->standby_drives) {
         cp_note_driver(pool);
     }
-    cp_act(pool);
-    cp_cond_wait(&me.cond, &pool->lock, deadline);
+    cp_act(pool); /* this may end the very job */
+    if (!me.is_woken) {
+        cp_cond_wait(&me.cond, &pool->lock, deadline);
+    }
     at = &pool->waiters;
     while (*at != &me) {
         at = &(*at)->next;
@@ -503,7 +505,18 @@ static int
 find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
           int64_t *again)
 {
-    *again = CP_NEVER;
+    /* Act before everything is looked at: what is done may concern this thread,
+     * and cannot wake it while it is awake. */
+    bool acts = (duties & CP_DO_STARTS) != 0 && !is_gone(pool);
+    do {
+        *again = CP_NEVER;
+        if (acts) {
+            cp_watch_drop_overdue(pool, again);
+            cp_watch_end_unready(pool, again);
+            acts = (pool->due | pool->noted) != 0;
+            cp_act(pool);
+        }
+    } while (acts);
     if ((duties & CP_DO_CALLS) != 0
         && (*job = cp_jobs_next_each(pool)) != NULL) {
         return CP_WAIT_EACH;
@@ -515,14 +528,9 @@ find_work(struct cp_pool *pool, unsigned duties, struct cp_job **job,
     if (is_gone(pool)) {
         return CP_WAIT_ENDED;
     }
-    if ((duties & CP_DO_STARTS) != 0) {
-        cp_watch_drop_overdue(pool, again);
-        cp_watch_end_unready(pool, again);
-        cp_act(pool);
-        if (cp_plan_needs_workers(pool, again)) {
-            pool->lacks_workers = false;
-            return CP_WAIT_WORKERS;
-        }
+    if ((duties & CP_DO_STARTS) != 0 && cp_plan_needs_workers(pool, again)) {
+        pool->lacks_workers = false;
+        return CP_WAIT_WORKERS;
     }
     if ((duties & CP_DO_CALLS) != 0 && pool->pending == 0
         && pool->ended_first != NULL && !cp_pool_has_threads(pool)) {

@@ -545,6 +545,13 @@ note_returned(struct cp_job *job)
     }
 }
 
+/* The index of the only worker that may run this pinned task. */
+static uint32_t
+place_of(const struct cp_job *job, const struct cp_task *task)
+{
+    return job->pin == CP_PIN_EACH ? cp_job_place(job, task) : job->pin - 1u;
+}
+
 void
 cp_jobs_requeue_take(struct cp_task *task)
 {
@@ -563,6 +570,9 @@ cp_jobs_requeue_take(struct cp_task *task)
     ++*count_of(job);
     hold(job->pool, task->held);
     note_queued(job, true);
+    if (task->pinned && place_of(job, task) >= job->pool->n_indexes) {
+        job->pool->due |= CP_DUE_UNPLACED;
+    }
 }
 
 uint32_t

@@ -29,10 +29,11 @@ enum cp_pool_state { CP_RUN, CP_CLOSING, CP_ENDED };
 /* What cp_act() is to do. */
 #define CP_DUE_TASKS 0x1u /* tasks are queued, or a worker has room: hand out */
 #define CP_DUE_EVEN 0x2u  /* workers have answered: even out what they have */
-#define CP_DUE_OUTPUT 0x4u  /* a worker with flush_due is to be written to */
-#define CP_DUE_FLUSH 0x8u   /* so is every worker that has output */
-#define CP_DUE_RETIRE 0x20u /* worker threads are to end */
-#define CP_DUE_END 0x10u    /* the last job has ended, or the pool closes */
+#define CP_DUE_OUTPUT 0x4u    /* a worker with flush_due is to be written to */
+#define CP_DUE_FLUSH 0x8u     /* so is every worker that has output */
+#define CP_DUE_RETIRE 0x20u   /* worker threads are to end */
+#define CP_DUE_END 0x10u      /* the last job has ended, or the pool closes */
+#define CP_DUE_UNPLACED 0x40u /* a task of a removed worker came back */
 
 /* Whom cp_wake_noted() is to wake. */
 #define CP_NOTED_DRIVER 0x1u
@@ -51,6 +52,7 @@ struct cp_waiter {
     bool any;                   /* waits for the end of any of several jobs */
     bool feeds;    /* it also feeds the job, for a caller that blocks */
     bool is_noted; /* cp_wake_noted() is to wake it */
+    bool is_woken; /* it has, perhaps before the thread sleeps */
     struct cp_cond cond;
 };
 

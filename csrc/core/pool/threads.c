@@ -35,6 +35,21 @@ cp_threads_has_queued(const struct cp_pool *pool)
                                 memory_order_relaxed);
 }
 
+/*
+ * No wake-up is lost here. A queued task has a worker that will look for it: one
+ * that runs a task, and looks after it; or one that is counted in `looking` or
+ * `woken`, since cp_wake_workers() wakes sleepers until these are as many as the
+ * tasks. A worker that is counted looks at the queue under the lock before it
+ * sleeps (again); if it has to end instead, it makes the tasks due once more.
+ *
+ * `woken` is never more than the sleepers that are about to get up. Each signal
+ * adds one to both, unless all sleepers are about to get up already, and each
+ * worker that gets up, for whatever reason, takes one from both.
+ *
+ * A thread that waits for a result is in the list of waiters from its look at the
+ * job until it sleeps, all under the lock (wait_behind() in drive.c); each result
+ * that can be read notes it, and so does each one that a reader leaves behind.
+ */
 static void
 sleep_until_woken(struct cp_pool *pool)
 {
@@ -222,6 +237,9 @@ take_next(struct cp_pool *pool, struct cp_turn *turn, bool wait)
         if (pool->threads.n_retire > 0 && turn->index >= pool->target) {
             pool->threads.n_retire--;
             turn->retired = true;
+            /* This worker may have been woken, or have spun, for a task that is
+             * queued: another one takes it. */
+            pool->due |= CP_DUE_TASKS;
             return CP_ECLOSED;
         }
         turn->task = cp_sched_take(pool, turn->index, &turn->had_pinned);

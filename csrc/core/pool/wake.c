@@ -101,6 +101,7 @@ cp_wake_noted(struct cp_pool *pool)
         for (struct cp_waiter *it = pool->waiters; it != NULL; it = it->next) {
             if (it->is_noted) {
                 it->is_noted = false;
+                it->is_woken = true;
                 cp_cond_signal(&it->cond);
             }
         }
