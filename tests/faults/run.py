@@ -49,8 +49,9 @@ except ImportError:
     numpy = None
 
 LIMIT = float(os.environ.get("CPOOL_TEST_DEADLINE", "30"))  # seconds for a case
-# Faults that are no error of the system: one byte is read or written; an empty file is opened.
-SPECIAL = {"SHORT": -1, "OTHER": -2}
+# Faults that are no error of the system: one byte is read or written; an empty file is opened; the
+# call works, but a signal arrives.
+SPECIAL = {"SHORT": -1, "OTHER": -2, "SIGNAL": -3}
 UNKNOWN = 255  # the exit code that a worker of ours has if the program reaped it
 
 # The calls, and how each of them can fail.
@@ -65,7 +66,7 @@ ERRORS: dict[str, list[str]] = {
     "fstat": ["ENOMEM"],
     "mmap": ["ENOMEM"],
     "madvise": ["ENOMEM", "EAGAIN"],
-    "fork": ["EAGAIN", "ENOMEM"],
+    "fork": ["EAGAIN", "ENOMEM", "SIGNAL"],
     "pidfd_open": ["EMFILE", "ENOMEM", "ENOSYS"],
     "fcntl": ["ENOMEM", "EINTR"],
     "pthread_create": ["EAGAIN"],
@@ -133,8 +134,17 @@ def start_and_hold() -> None:
     signal.pause()
 
 
+def meet(arrivals: int, door: int) -> int:
+    """Arrive, and wait until the door is opened: a byte for each task."""
+    os.write(arrivals, b"!")
+    os.read(door, 1)
+    return os.getpid()
+
+
 def is_clear(error: BaseException, fault: str = "") -> bool:
     """Is this an error that a call may raise for the fault, as it says what happened?"""
+    if isinstance(error, Interrupted):
+        return fault == "SIGNAL"
     if isinstance(error, pool_module.MaybeEncodingError):
         return "MemoryError" in error.exc
     return isinstance(error, (OSError, MemoryError, errors.PoolError)) or (
@@ -156,6 +166,10 @@ class Wrong(Exception):
     pass
 
 
+class Interrupted(Exception):
+    """What the program's handler of SIGUSR2 raises."""
+
+
 class Program:
     """A pool's life. Each step is one call; those that ended in a clear error are listed."""
 
@@ -167,6 +181,18 @@ class Program:
         self.many = many  # more than one call fails
         self.failed: list[str] = []
         self.killed: set[int] = set()
+        self.is_in_step = False
+        for number in (signal.SIGUSR2, signal.SIGALRM):
+            signal.signal(number, self.interrupt)
+
+    def interrupt(self, number: int, frame: Any) -> None:
+        names = {each.f_globals.get("__name__") for each, _ in traceback.walk_stack(frame)}
+        if "logging" in names:
+            # In its fork hook, where the exception would be lost, as after os.fork(): a bit later.
+            signal.setitimer(signal.ITIMER_REAL, 1e-3)
+        elif self.is_in_step:
+            self.is_in_step = False
+            raise Interrupted
 
     def make(self) -> Any:
         if self.method == "threads":
@@ -184,7 +210,11 @@ class Program:
 
     def step(self, name: str, call: Callable[[], Any], right: Any) -> Any:
         try:
-            value = call()
+            self.is_in_step = True
+            try:
+                value = call()
+            finally:
+                self.is_in_step = False
         except errors.WorkerLostError as error:
             if error.pid in self.killed and error.exitcode in self.of_killed:
                 return None
@@ -202,6 +232,9 @@ class Program:
             return value
 
     def run(self) -> None:
+        if self.method == "starts":
+            self.start_many()
+            return
         pool = self.step("constructor", self.make, None)
         if pool is None and not self.many:
             pool = self.make()  # there was one fault: now it works
@@ -217,6 +250,59 @@ class Program:
         if self.step("join", functools.partial(pool.join, timeout=LIMIT), None) is None:
             pool.join(timeout=LIMIT)
         self.step("statistics at the end", lambda: self.statistics(pool).pending, 0)
+
+    def again(self, name: str, call: Callable[[], Any]) -> Any:
+        """A step that works the second time, since there was one fault."""
+        before = len(self.failed)
+        value = self.step(name, call, None)
+        return value if len(self.failed) == before else call()
+
+    def start_many(self) -> None:
+        """Workers that are forked one right after the other, for all that starts several."""
+        numbers = list(range(40))
+        answers = [answer(x) for x in numbers]
+        context = multiprocessing.get_context("fork")
+        pool = self.again("constructor", lambda: Pool(5, context=context))
+        with contextlib.closing(pool):
+            self.step("map", lambda: pool.map(answer, numbers, 1), answers)
+            self.again("resize", lambda: pool.resize(9))
+            self.check_workers(pool, 9)
+            self.step("map in nine", lambda: pool.map(answer, numbers, 1), answers)
+        self.again("join", functools.partial(pool.join, timeout=LIMIT))
+        pipes = *os.pipe(), *os.pipe()  # before the workers, which inherit them
+        try:
+            make = functools.partial(Pool, 5, context=context, min_processes=1)
+            pool = self.again("elastic", make)
+            with contextlib.closing(pool):
+                self.grow(pool, 5, *pipes)
+                self.check_workers(pool, 5)
+            self.again("join elastic", functools.partial(pool.join, timeout=LIMIT))
+        finally:
+            for fd in pipes:
+                os.close(fd)
+        executor = errors.ProcessPoolExecutor(4, mp_context=context)
+        try:
+            self.again("submit", lambda: executor.submit(answer, 1).result(LIMIT))
+            self.step("executor.map", lambda: list(executor.map(answer, numbers)), answers)
+        finally:
+            executor.shutdown()
+
+    def check_workers(self, pool: Any, number: int) -> None:
+        pids = {worker.pid for worker in list(pool._pool)}
+        if len(pids) != number or not pids <= {child.pid for child in children()}:
+            raise Wrong(f"{len(pids)} workers instead of {number}")
+
+    def grow(self, pool: Any, number: int, *pipes: int) -> None:
+        """Have so many tasks run at once: the pool has as many workers then."""
+        arrivals, arrive, enter, door = pipes
+        items = [(arrive, enter)] * number
+        found = self.again("starmap_async", lambda: pool.starmap_async(meet, items, 1))
+        for _ in range(number):
+            if not select_one(arrivals, time.monotonic() + LIMIT / 2):
+                raise Wrong("the pool did not grow")
+            os.read(arrivals, 1)
+        os.write(door, bytes(number))
+        self.again("growth", lambda: found.get(LIMIT))
 
     def see(self, pool: Any) -> None:
         """Each of these allocates what it shows. A trace that could not begin is off."""
@@ -567,7 +653,9 @@ def numbers(
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make each system call of the core fail once.")
     parser.add_argument(
-        "--method", default="fork", help="of fork, elastic, seen, spawn, forkserver, threads"
+        "--method",
+        default="fork",
+        help="of fork, starts, elastic, seen, spawn, forkserver, threads",
     )
     parser.add_argument("--call", default="", help="these alone, such as read,write")
     parser.add_argument("--where", default="parent,worker")

@@ -48,6 +48,13 @@ def test_a_system_call_fails(kind: str, call: str, environment: dict[str, str]) 
     passes("run.py", "--method", kind, "--call", call, "--sparse", env=environment)
 
 
+@pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM", "SIGNAL"])
+def test_a_fork_of_many_fails(error: str, environment: dict[str, str]) -> None:
+    """Each of those that a pool, resize(), an elastic pool and an executor make, by turns."""
+    words = ["--call", "fork", "--where", "parent", "--error", error]
+    passes("run.py", "--method", "starts", *words, env=environment)
+
+
 def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
     passes(
         "run.py",
