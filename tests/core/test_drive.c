@@ -267,6 +267,23 @@ TEST(drive_waiter_that_ends_its_own_job_does_not_sleep)
     rig_close(&rig);
 }
 
+/* The same for a thread that waits until fewer calls wait. */
+TEST(drive_waiter_that_hands_out_does_not_sleep)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    cp_lock_acquire(&rig.pool->lock);
+    cp_jobs_queue_take(job, batch.first, true);
+    cp_lock_release(&rig.pool->lock);
+    CHECK(cp_pool_wait_pending(rig.pool, 1, CP_NEVER));
+    rig_finish(&rig, job, 1);
+    rig_close(&rig);
+}
+
 /* Tasks so quick that the driver spins for the answers before it sleeps. */
 TEST(drive_quick_tasks_one_by_one)
 {

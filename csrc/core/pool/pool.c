@@ -941,8 +941,11 @@ cp_pool_wait_pending(struct cp_pool *pool, uint64_t most, int64_t deadline)
     while ((waiting = are_waiting(pool, most)) && cp_now() < deadline) {
         int64_t again = deadline;
         cp_watch_credit(pool, &again); /* this thread may be the reader */
+        bool acts = (pool->due | pool->noted) != 0;
         cp_act(pool);
-        cp_cond_wait(&pool->feed, &pool->lock, again);
+        if (!acts) { /* else it may have done what this thread waits for */
+            cp_cond_wait(&pool->feed, &pool->lock, again);
+        }
     }
     pool->feeders--;
     cp_watch_end_wait(pool, false, !waiting);
