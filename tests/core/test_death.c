@@ -231,9 +231,14 @@ TEST(death_is_told_once_to_the_handler_of_sigchld)
     (void)sigaddset(&child, SIGCHLD);
     CHECK_EQ(sigaction(SIGCHLD, &act, NULL), 0);
     CHECK_EQ(pthread_sigmask(SIG_BLOCK, &child, NULL), 0);
+    struct batch batch = {0};
     rig_open(&rig, 2);
-    check_works(&rig);
-    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 2);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_ORDERED);
+    job->many->avg_ns = 1000 * CP_SECOND; /* so each worker gets one */
+    (void)batch_add(&batch, OP_GATE, 0);
+    (void)batch_add(&batch, OP_GATE, 0);
+    batch_put(&batch, job, true);
     rig_await_begun(&rig, 2);
     CHECK_EQ(kill(rig.last_pid, SIGKILL), 0);
     CHECK_EQ(waitid(P_PID, (id_t)rig.last_pid, &info, WEXITED | WNOWAIT), 0);
