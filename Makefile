@@ -169,7 +169,7 @@ stress-model: build ## random operations held against a model, for SECONDS
 
 faults: build ## every system call and allocation fails once; takes many minutes
 	$(bin)/python tests/faults/run.py
-	$(bin)/python tests/faults/run.py --method elastic,spawn,forkserver,threads --where parent --dense 12
+	$(bin)/python tests/faults/run.py --method elastic,starts,spawn,forkserver,threads --where parent --dense 12
 	$(bin)/python tests/faults/memory.py
 	$(bin)/python tests/faults/memory.py --method fork --where worker
 
