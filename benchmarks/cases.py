@@ -39,8 +39,9 @@ class Work:
     start: str = "fork"  # a start method; or "threads": the workers are threads
     fresh: bool = False  # also measure creating and closing the pool
     first: bool = False  # each round is the first of a new pool, whose start is not measured
+    renewed: bool = False  # each round has new items, made before it is measured
     per_item: bool = True  # the table shows the time for each item, not the total
-    measure: str = "seconds"  # or: parent_bytes, worker_bytes, peak_bytes
+    measure: str = "seconds"  # or: parent_bytes, worker_bytes, peak_bytes, grown_bytes
     shown: Callable[[Any], Any] | None = None  # applied to results before they are compared
 
     @property
@@ -247,14 +248,18 @@ def large(
     build: Callable[[Size], Any],
     expected: Callable[[Any], Any],
     count: int = 1,
+    several: str = "map",
     **more: Any,
 ) -> None:
-    """A case `large_{name}`: `count` large objects; `expected(item)` is the result for one."""
+    """A case `large_{name}`: `count` large objects; `expected(item)` is the result for one.
+
+    `several` is the call that gets them, if there is more than one.
+    """
 
     @case(f"large_{name}", about, quick=False)
     def _(size: Size) -> Work:
         items = [build(size) for _ in range(size.pick(count, 1 + count // 10))]
-        call, limit = ("apply", "warm_copy") if count == 1 else ("map", "split")
+        call, limit = ("apply", "warm_copy") if count == 1 else (several, "split")
         # Of a copy: a function may change its argument.
         made = [expected(copy.deepcopy(item)) for item in items]
         return Work(
@@ -312,9 +317,17 @@ large(
 large("bytes_8mb", "apply() with 8 MB of bytes, their length out", len, _bytes_8mb, len)
 large("str_in", "apply() with a str of 64 MB, its length out", len, _text, len)
 
+
+@case("bytes_64kb", "apply() with 64 KB of bytes, there and back, 500 times", quick=False)
+def _(size: Size) -> Work:
+    items = [bytes([number % 256]) * 65_536 for number in range(size.pick(500, 50))]
+    return Work("apply", work.identity, items, items, "copy")
+
+
 if importlib.util.find_spec("numpy") is not None:
     _in = "apply() with an array of 64 MB, one element out"
-    large("array_in", _in, work.last, _array, work.last)
+    large("array_in", f"{_in}: the same array each time", work.last, _array, work.last)
+    large("array_in_new", f"{_in}: a new one each time", work.last, _array, work.last, renewed=True)
     large("array_in_spawn", f"{_in}, workers by spawn", work.last, _array, work.last, start="spawn")
     large(
         "array_first", f"{_in}: the first of a new pool", work.last, _array, work.last, first=True
@@ -330,29 +343,43 @@ if importlib.util.find_spec("numpy") is not None:
         _length,
         work.rows_in_place,
     )
-    _images = "map() of 40 images of 480 x 640 x 3 bytes, flipped"
-    large("images", _images, work.flip, _image, work.flip, 40)
+    _images = "imap() of 40 images of 480 x 640 x 3 bytes, flipped"
+    large("images", _images, work.flip, _image, work.flip, 40, "imap")
     _arrays = "map() of 200 arrays of 256 KB, there and back"
     large("arrays", _arrays, work.identity, _small, work.identity, 200)
 
-    @case(
-        "memory_large",
-        "peak memory of the process and its workers: 64 MB of array in and out, 50 times (VmHWM)",
-        quick=False,
-    )
-    def _(size: Size) -> Work:
-        times = size.pick(50, 5)
-        program = functools.partial(work.there_and_back, _array(size), times)
-        return Work("program", program, [], [times], "loop", per_item=False, measure="peak_bytes")
+    def remembering_large(name: str, times: int) -> None:
+        about = f"peak memory of all processes: 64 MB of array in and out, {times} times (VmHWM)"
 
-    @case("bound_100mb", "map() of a callable with an array of 100 MB, 8 workers", quick=False)
-    def _(size: Size) -> Work:
-        import numpy as np
+        @case(f"memory_{name}", about, quick=False)
+        def _(size: Size) -> Work:
+            count = size.pick(times, 1 + times // 10)
+            program = functools.partial(work.there_and_back, _array(size), count)
+            more: dict[str, Any] = {"per_item": False, "measure": "peak_bytes"}
+            return Work("program", program, [], [count], "loop", **more)
 
-        function = functools.partial(work.last_plus, np.arange(size.pick(12_500_000, 1_250_000)))
-        numbers = list(range(64))
-        expected = [function(number) for number in numbers]
-        return Work("map", function, numbers, expected, "split", workers=8, per_item=False)
+    remembering_large("large", 50)
+    remembering_large("large_few", 5)
+
+    def bound(name: str, about: str, function: Callable[..., Any], **more: Any) -> None:
+        """A map() with an array of 100 MB bound to the callable: two items for each worker."""
+
+        @case(name, about, quick=False)
+        def _(size: Size) -> Work:
+            import numpy as np
+
+            called = functools.partial(function, np.arange(size.pick(12_500_000, 1_250_000)))
+            numbers = list(range(16))
+            expected = [called(number) for number in numbers]
+            work.kept.clear()
+            return Work(
+                "map", called, numbers, expected, "split", workers=8, per_item=False, **more
+            )
+
+    _bound = "map() of a callable with an array of 100 MB, 8 workers"
+    bound("bound_100mb", _bound, work.last_plus)
+    _kept = f"memory that a {_bound} that keep it, takes in all processes (PSS)"
+    bound("memory_bound_100mb", _kept, work.sum_of_kept_plus, measure="grown_bytes", first=True)
 
     if importlib.util.find_spec("pandas") is not None:
         large(
@@ -361,6 +388,13 @@ if importlib.util.find_spec("numpy") is not None:
             work.doubled,
             _frame,
             work.doubled,
+        )
+        large(
+            "frame_back",
+            "apply() with a DataFrame of 1,000,000 x 8 floats, there and back",
+            work.identity,
+            _frame,
+            work.identity,
         )
 
 
@@ -391,8 +425,8 @@ for _workers in (1, 2, 4, 8, 16, 32, 64):
 
 
 def sending(call: str, items: list[Any], limit: str, **more: Any) -> Work:
-    # repr: not all of these objects can be compared.
-    return Work(call, work.identity, items, items, limit, shown=repr, **more)
+    # Not all of these objects can be compared.
+    return Work(call, work.identity, items, items, limit, shown=work.identified, **more)
 
 
 def of_objects(kind: Kind) -> None:

@@ -16,8 +16,16 @@ from typing import Any, TextIO
 from benchmarks.cases import CASES, Size, Work
 from benchmarks.interface import Peer
 from benchmarks.limits import LIMITS, Limit
-from benchmarks.meter import CpuMeter, forget_peaks, peaks, pss_of_parent, pss_of_workers
+from benchmarks.meter import (
+    CpuMeter,
+    forget_peaks,
+    peaks,
+    pss_of_all,
+    pss_of_parent,
+    pss_of_workers,
+)
 from benchmarks.peers import PEERS
+from benchmarks.work import identity
 
 # Seconds to wait, so that the work of a pool after its last result (spinning, cleaning up) counts
 # too.
@@ -63,11 +71,18 @@ class Runner:
             self.pool = None
         if self.pool is None and not self.work.fresh:
             self.pool = self.open_pool()
+            if self.work.first and isinstance(self.pool, Peer):
+                # With spawn the workers are just starting.
+                small = replace(self.work, call="apply", function=identity, items=[1.5])
+                self.pool.run(small)
         # A new callable for each round, if it carries data (a copy of a plain function is the same
         # object): a pool may cache the last callable.
         work = replace(self.work, function=copy.copy(self.work.function))
+        if work.renewed:
+            work = replace(work, items=copy.deepcopy(work.items))
         if self.work.measure == "peak_bytes":
             forget_peaks()
+        before = pss_of_all() if self.work.measure == "grown_bytes" else 0
         cpu = CpuMeter()
         start = time.perf_counter()
         results = self.run_fresh(work) if self.pool is None else self.pool.run(work)
@@ -82,6 +97,8 @@ class Runner:
             cost["worker_bytes"] = pss_of_workers()
         elif self.work.measure == "peak_bytes":
             cost["peak_bytes"] = peaks()
+        elif self.work.measure == "grown_bytes":
+            cost["grown_bytes"] = pss_of_all() - before
         return cost
 
     def close(self) -> None:
@@ -128,5 +145,7 @@ def main() -> None:
     for descriptor in (arguments["orders"], arguments["answers"]):
         os.set_inheritable(descriptor, False)  # workers must not inherit them
     work = CASES[arguments["case"]].build(Size(arguments["quick"], arguments["loops_50us"]))
+    if work.start == "fork":
+        work = replace(work, start=arguments["start"])
     with os.fdopen(arguments["orders"]) as orders, os.fdopen(arguments["answers"], "w") as answers:
         serve(arguments["name"], work, orders, answers)

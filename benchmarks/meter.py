@@ -80,6 +80,10 @@ def pss_of_workers() -> int:
     return sum(map(pss_of, descendants_of(os.getpid())))
 
 
+def pss_of_all() -> int:
+    return pss_of_parent() + pss_of_workers()
+
+
 def forget_peaks() -> None:
     """From now on the peaks of this process and its descendants are counted."""
     for pid in [os.getpid(), *descendants_of(os.getpid())]:

@@ -87,6 +87,17 @@ class Cpool(StdlibPool):
         return module.Pool(workers, context=multiprocessing.get_context(start))
 
 
+class PipesOnly(Cpool):
+    """What cpool costs without shared memory."""
+
+    about = "cpool.Pool(shared_memory_limit=0)"
+    by_default = False
+
+    def make(self, module: Any, workers: int, start: str) -> Any:
+        context = multiprocessing.get_context(start)
+        return module.Pool(workers, context=context, shared_memory_limit=0)
+
+
 class Billiard(StdlibPool):
     module = "billiard"
     about = "billiard.Pool, fork"
@@ -240,6 +251,9 @@ class JoblibProcesses(Joblib):
         self.run_calls.batch_size = chunksize or "auto"
         return list(self.run_calls(calls))
 
+    def imap(self, work: Work) -> Results:
+        return self.parallel(self.calls(work), 1)
+
     def close(self) -> None:
         self.run_calls.__exit__(None, None, None)
 
@@ -298,6 +312,7 @@ class Ray(Peer):
         return list(self.ray.get(self.submit(work)))
 
     starmap = map
+    imap = map
     burst = map
 
     def close(self) -> None:
@@ -330,7 +345,9 @@ class Mpire(Peer):
         items = work.items
         if isinstance(items[0], dict):
             items = [(item,) for item in items]
-        return list(self.pool.map(work.function, items, chunk_size=work.chunksize))
+        # Otherwise it joins arrays that tasks return into one.
+        options: dict[str, Any] = {"concatenate_numpy_output": False}
+        return list(self.pool.map(work.function, items, chunk_size=work.chunksize, **options))
 
     starmap = map
 
@@ -354,6 +371,7 @@ class Mpire(Peer):
 PEERS: dict[str, type[Peer]] = {
     SUBJECT: Cpool,
     REFERENCE: StdlibPool,
+    "cpool-pipes": PipesOnly,
     "executor": Executor,
     "joblib": Joblib,
     "joblib-mp": JoblibProcesses,

@@ -63,7 +63,7 @@ def probe(names: Iterable[str]) -> dict[str, dict[str, str]]:
 class Contender:
     """One contender, in a process and session of its own, so that its workers can be killed too."""
 
-    def __init__(self, name: str, case: str, quick: bool, loops_50us: int) -> None:
+    def __init__(self, name: str, case: str, quick: bool, loops_50us: int, start: str) -> None:
         self.name = name
         self.failure: str | None = None
         self.measurements: list[dict[str, Any]] = []
@@ -72,7 +72,7 @@ class Contender:
         child_orders, orders = os.pipe()
         answers, child_answers = os.pipe()
         arguments = {"name": name, "case": case, "quick": quick, "loops_50us": loops_50us}
-        arguments |= {"orders": child_orders, "answers": child_answers}
+        arguments |= {"start": start, "orders": child_orders, "answers": child_answers}
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         self.process = subprocess.Popen(
             command(arguments),
@@ -182,8 +182,10 @@ def run_once(contender: Contender, turn: int, pace: Pace) -> None:
         contender.measurements.append(measurement)
 
 
-def start(case: str, names: list[str], quick: bool, loops_50us: int) -> list[Contender]:
-    return [Contender(name, case, quick, loops_50us) for name in names]
+def start(
+    case: str, names: list[str], quick: bool, loops_50us: int, method: str
+) -> list[Contender]:
+    return [Contender(name, case, quick, loops_50us, method) for name in names]
 
 
 def take_turns(contenders: list[Contender], pace: Pace) -> None:
@@ -194,19 +196,26 @@ def take_turns(contenders: list[Contender], pace: Pace) -> None:
 
 
 def measure(
-    cases: list[str], names: list[str], quick: bool, loops_50us: int
+    cases: list[str],
+    names: list[str],
+    quick: bool,
+    loops_50us: int,
+    method: str = "fork",
+    pace: Pace | None = None,
 ) -> Iterator[tuple[str, list[Contender]]]:
     """Run the cases. Yields each case with its contenders, which have measurements or a failure.
+
+    `method` takes the place of fork in cases whose workers are forked.
 
     Some peers take a second to close their pool. This overlaps with the setup of the next case, but
     is over before anything is measured.
     """
-    pace = Pace(quick)
+    pace = pace or Pace(quick)
     running: list[Contender] = []
     leaving: list[Contender] = []
     try:
         for place, case in enumerate(cases):
-            running = start(case, names, quick, loops_50us)
+            running = start(case, names, quick, loops_50us, method)
             for contender in running:
                 contender.set_up(pace.deadline)
             if place:
