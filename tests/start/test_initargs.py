@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import multiprocessing
 import os
@@ -170,6 +171,60 @@ def test_each_worker_has_an_array_for_itself(engine_of_a_pool: Any) -> None:
 def test_what_is_small_is_not_written(engine_of_a_pool: Any) -> None:
     assert write_once(engine_of_a_pool, (tasks.remember, (bytes(1000),))) is None
     assert write_once(engine_of_a_pool, (tasks.remember, (bytes(64 << 10),))) is not None
+
+
+class Plain:
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def method(self) -> None:
+        pass
+
+
+class Slots:
+    __slots__ = ("value",)
+
+
+class Items(list[Any]):
+    pass
+
+
+class Watched:
+    """In place of an engine: notes whether it is asked to encode."""
+
+    was_asked = False
+
+    def share_object(self, _: Any) -> Any:
+        self.was_asked = True
+        raise MemoryError
+
+
+def is_encoded(*args: Any) -> bool:
+    watched: Any = Watched()
+    assert write_once(watched, (tasks.remember, args)) is None
+    return bool(watched.was_asked)
+
+
+def test_small_data_are_not_encoded_to_learn_that_they_are_small() -> None:
+    assert not is_encoded(None, 1, 2.5, "é" * 100, b"x" * 1000, {"a": [(1, 2)], 3: {4}})
+    assert not is_encoded(functools.partial(tasks.square, 1, key=Plain([Plain("x")])))
+    assert not is_encoded(Plain(1).method, len, int, Plain, 10**1000)
+
+
+def test_what_may_be_large_is_encoded() -> None:
+    large = "x" * (64 << 10)
+    endless: list[Any] = []
+    endless.append(endless)
+    values: list[Any] = [large, large.encode(), bytearray(64 << 10), "é" * (16 << 10), 1 << 600_000]
+    values += [list(range(9000)), dict.fromkeys(range(5000)), ["x" * 1000] * 70, endless]
+    for value in values:
+        assert is_encoded(value), type(value)
+        assert is_encoded({"a": [Plain(value)]}), type(value)
+        assert is_encoded(functools.partial(tasks.square, value)), type(value)
+        assert is_encoded(Plain(value).method), type(value)
+    # Only their own code knows what these send.
+    for value in (Counted(b""), Slots(), Items(), memoryview(b""), [].append, range(3)):
+        assert is_encoded(value), type(value)
 
 
 @needs_memory
