@@ -158,6 +158,35 @@ TEST(share_a_lease_keeps_its_block)
     close_ends(&e);
 }
 
+/* A zero byte behind the bytes, in a new block, in a warm one, and where the bytes
+ * end with a page or would fill a block. */
+TEST(share_bytes_with_an_end)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_ref ref;
+    open_ends(&e, 64 * MIB);
+    static const size_t sizes[] = {MIB - 4096, MIB - 7, MIB - 1, MIB, MIB + 1};
+    for (int round = 0; round < 2; round++) {
+        for (size_t i = 0; i < 5; i++) {
+            size_t n = sizes[i];
+            uint8_t *bytes = pattern(n, n);
+            CHECK_EQ(cp_heap_put_ended(e.heap, bytes, n, &ref), 0);
+            cp_heap_lend(e.heap, ref.slot, &e.worker);
+            cp_heap_drop(e.heap, ref.slot);
+            CHECK_EQ(ref.len, n);
+            CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &lease), 0);
+            check_pattern(lease->at, n, n);
+            CHECK(n < cp_block_size(lease->size_class));
+            CHECK_EQ(lease->at[n], 0);
+            memset(lease->at, 1, (size_t)cp_block_size(lease->size_class));
+            cp_lease_close(lease);
+            free(bytes);
+        }
+    }
+    close_ends(&e);
+}
+
 TEST(share_limit)
 {
     struct ends e;
@@ -1082,6 +1111,57 @@ TEST(share_what_comes_back_after_the_rest_is_freed_later)
     close_ends(&e);
 }
 
+/* A worker keeps an argument, and drops it while the parent's heap rests, as it is
+ * not told: the heap looks for it, less and less often. */
+TEST(share_a_resting_heap_looks_for_what_a_worker_keeps)
+{
+    struct ends e;
+    struct cp_lease *leases[2];
+    struct cp_heap_counts counts;
+    open_ends(&e, 64 * MIB);
+    cp_heap_set_rest(e.heap, CP_SECOND);
+    for (int i = 0; i < 2; i++) {
+        struct cp_ref ref = lend(e.heap, &e.worker, MIB, (uint64_t)i);
+        CHECK_EQ(cp_lease_open(e.first, e.own, &ref, &leases[i]), 0);
+    }
+    int64_t waits = CP_SECOND;
+    for (int i = 0; i < 20; i++) {
+        int64_t at = cp_heap_rest_at(e.heap);
+        rest_to_the_end(e.heap);
+        int64_t next = cp_heap_rest_at(e.heap);
+        CHECK(next != CP_NEVER && next - at >= waits);
+        CHECK(next - at <= 1024 * CP_SECOND);
+        waits = next - at;
+    }
+    CHECK_EQ(waits, 1024 * CP_SECOND);
+    CHECK(memory_of(e.region) >= 2 * MIB);
+    cp_lease_close(leases[0]);
+    rest_to_the_end(e.heap);
+    CHECK(memory_of(e.region) < 2 * MIB);
+    check_pattern(leases[1]->at, MIB, 1);
+
+    /* A block that is found to be unused by other means is freed sooner. */
+    struct cp_ref ref;
+    CHECK_EQ(cp_heap_put(e.heap, leases[1]->at, MIB, &ref), 0);
+    CHECK(cp_heap_rest_at(e.heap) <= cp_now() + CP_SECOND);
+    for (int i = 0; i < 20; i++) {
+        rest_to_the_end(e.heap);
+    }
+    CHECK(cp_heap_rest_at(e.heap) > cp_now() + 100 * CP_SECOND);
+    cp_heap_drop(e.heap, ref.slot);
+    CHECK(cp_heap_rest_at(e.heap) <= cp_now() + CP_SECOND);
+    rest_to_the_end(e.heap);
+    CHECK(memory_of(e.region) < 2 * MIB);
+
+    cp_lease_close(leases[1]);
+    while (cp_heap_rest_at(e.heap) != CP_NEVER) {
+        rest_to_the_end(e.heap);
+    }
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.filled, 0);
+    close_ends(&e);
+}
+
 /* A block is taken while others are being freed: the heap does not rest. */
 TEST(share_a_block_that_is_taken_ends_the_rest)
 {
@@ -1307,6 +1387,28 @@ TEST(share_a_worker_that_waits_rests)
     do {
         CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
     } while (cp_heap_rest_at(lone.s.heap) != CP_NEVER);
+    cp_heap_count(lone.s.heap, &counts);
+    CHECK_EQ(counts.filled, 0);
+    free(bytes);
+    close_both(&e, &lone);
+}
+
+/* So does one that always has tasks. */
+TEST(share_a_worker_that_never_waits_rests)
+{
+    struct ends e;
+    struct lone lone;
+    struct cp_ref ref;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 3);
+    open_both(&e, &lone);
+    cp_heap_set_rest(lone.s.heap, 0);
+    CHECK_EQ(cp_heap_put(lone.s.heap, bytes, MIB, &ref), 0);
+    cp_heap_drop(lone.s.heap, ref.slot);
+    struct cp_task *task = task_with_part(&e, &lone, 1, 10);
+    CHECK_EQ(cp_worker_send_task(lone.w, lone.func, task), 1);
+    CHECK_EQ(cp_worker_flush(lone.w), 0);
+    CHECK_EQ(cp_serve_wait(&lone.s), 0); /* there is input */
     cp_heap_count(lone.s.heap, &counts);
     CHECK_EQ(counts.filled, 0);
     free(bytes);

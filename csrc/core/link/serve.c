@@ -194,6 +194,16 @@ wait_ms(const struct cp_serve *s)
     return least < INT_MAX ? (int)least : -1;
 }
 
+/* Free unused shared memory, if that is due: also in a worker that always has
+ * tasks. */
+static void
+rest(const struct cp_serve *s)
+{
+    if (s->heap != NULL && cp_heap_rest_at(s->heap) != CP_NEVER) {
+        cp_heap_rest(s->heap, cp_now());
+    }
+}
+
 int
 cp_serve_wait(struct cp_serve *s)
 {
@@ -208,16 +218,13 @@ cp_serve_wait(struct cp_serve *s)
     int ms = wait_ms(s);
     /* The parent counts what it has written after it has written it: the worker
      * may have read more than that already. */
-    if (ms >= 0
-        && atomic_load_explicit(&s->row->sent, memory_order_relaxed)
-               <= s->got) {
-        r = cp_fd_wait_readable(s->rx, ms);
-        if (r <= 0) {
-            if (s->heap != NULL) {
-                cp_heap_rest(s->heap, cp_now());
-            }
-            return CP_EINTR;
-        }
+    bool has_input =
+        ms < 0
+        || atomic_load_explicit(&s->row->sent, memory_order_relaxed) > s->got
+        || cp_fd_wait_readable(s->rx, ms) > 0;
+    rest(s);
+    if (!has_input) {
+        return CP_EINTR;
     }
     return read_input(s, bytes_to_read(s));
 }

@@ -60,6 +60,19 @@ next_tick(struct cp_pool *pool, int64_t at)
     pool->woken = 0;
 }
 
+/* Free unused shared memory, if that is due, though answers are always found while
+ * we spin. This takes too long for the pool's lock. */
+static void
+rest(struct cp_pool *pool)
+{
+    int64_t at = cp_pool_rest_at(pool);
+    if (at != CP_NEVER && at <= cp_now()) {
+        cp_lock_release(&pool->lock);
+        cp_heap_rest(pool->heap, cp_now());
+        cp_lock_acquire(&pool->lock);
+    }
+}
+
 /* One round of the loop; the caller has the seat. 0, or a negative code. */
 static int
 step(struct cp_pool *pool, int64_t deadline)
@@ -71,6 +84,7 @@ step(struct cp_pool *pool, int64_t deadline)
     flush_all(pool);
     if (deadline != 0 && cp_spin(pool, deadline)) {
         act_on_answers(pool);
+        rest(pool);
         return 0;
     }
     cp_watch_kill_due(pool);

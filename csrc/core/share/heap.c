@@ -32,6 +32,7 @@ struct cp_heap {
     int64_t rest_ns;
     _Atomic int64_t rest_at; /* see cp_heap_rest_at() */
     bool rests;              /* what the control page says */
+    unsigned n_looks;        /* since the heap rests; see look_again_at() */
 };
 
 int
@@ -97,9 +98,12 @@ drop(struct cp_heap *heap, uint32_t n)
         slot->next = heap->free[slot->size_class];
         heap->free[slot->size_class] = n;
         heap->n_used--;
-        if (slot->filled > 0 && cp_heap_rest_at(heap) == CP_NEVER) {
+        if (slot->filled > 0
+            && (heap->rests || cp_heap_rest_at(heap) == CP_NEVER)) {
             /* It was in use when the others were freed. */
-            atomic_store(&heap->rest_at, cp_now() + heap->rest_ns);
+            int64_t at = cp_now() + heap->rest_ns;
+            atomic_store(&heap->rest_at,
+                         cp_clock_min(cp_heap_rest_at(heap), at));
         }
     }
 }
@@ -371,9 +375,32 @@ cp_heap_set_rest(struct cp_heap *heap, int64_t ns)
     heap->rest_ns = ns;
 }
 
+/* When to look for blocks that workers give back while the parent's heap rests:
+ * nobody tells of them, nor may the worker free their memory, since others may
+ * have them. Each time after twice as long as before, so a worker that keeps an
+ * array for ever causes few looks. */
+#define LOOKS_MAX 10u
+
+static int64_t
+look_again_at(struct cp_heap *heap, int64_t now)
+{
+    const struct cp_borrower *b = heap->borrowers;
+    while (b != NULL && (b->n_lent == 0 || b->area == heap->area)) {
+        b = b->next;
+    }
+    if (b == NULL) {
+        return CP_NEVER;
+    }
+    heap->n_looks += heap->n_looks < LOOKS_MAX;
+    return now + (heap->rest_ns << heap->n_looks);
+}
+
 void
 cp_heap_rest(struct cp_heap *heap, int64_t now)
 {
+    if (cp_heap_rest_at(heap) > now) {
+        return;
+    }
     cp_lock_acquire(&heap->lock);
     if (cp_heap_rest_at(heap) <= now) {
         /* First, so that a block which is not collected here is freed by
@@ -381,7 +408,7 @@ cp_heap_rest(struct cp_heap *heap, int64_t now)
         set_rests(heap, true);
         collect(heap);
         if (shrink(heap, CP_BLOCK_CLASSES, 1) == 0) {
-            atomic_store(&heap->rest_at, CP_NEVER);
+            atomic_store(&heap->rest_at, look_again_at(heap, now));
         }
     }
     cp_lock_release(&heap->lock);
@@ -397,6 +424,7 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
         return NONE;
     }
     set_rests(heap, false);
+    heap->n_looks = 0;
     atomic_store(&heap->rest_at, cp_now() + heap->rest_ns);
     collect(heap);
     uint32_t found = heap->free[c];
@@ -448,21 +476,25 @@ write_pieces(const struct cp_heap *heap, const void *const *pieces,
     return r;
 }
 
-int
-cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
-            struct cp_ref *ref)
+/* Write a zero byte behind the bytes of the block. */
+static int
+write_end(const struct cp_heap *heap, const struct cp_ref *ref)
 {
-    return cp_heap_put_pieces(heap, &bytes, 1, n, ref);
+    struct cp_ref end = *ref;
+    end.offset = ref->len;
+    end.len = 1;
+    return cp_area_write(heap->area, &end, "");
 }
 
-int
-cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
-                   size_t count, size_t each, struct cp_ref *ref)
+/* is_ended: there is a zero byte behind the bytes. */
+static int
+put(struct cp_heap *heap, const void *const *pieces, size_t count, size_t each,
+    bool is_ended, struct cp_ref *ref)
 {
     bool is_warm = false;
     size_t n = count * each;
     cp_lock_acquire(&heap->lock);
-    uint32_t found = take(heap, n, &is_warm);
+    uint32_t found = take(heap, n + is_ended, &is_warm);
     if (found != NONE) {
         *ref = (struct cp_ref){.len = n,
                                .index = heap->slots[found].index,
@@ -477,9 +509,13 @@ cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
         is_warm ? cp_area_map(heap->area, ref->size_class, ref->index) : NULL;
     if (at != NULL) {
         join(at, pieces, count, each);
+        if (is_ended) {
+            at[n] = 0;
+        }
         return 0;
     }
     int r = write_pieces(heap, pieces, count, each, ref);
+    r = r == 0 && is_ended ? write_end(heap, ref) : r;
     if (r != 0) {
         cp_area_punch(heap->area, ref->size_class, ref->index);
         cp_lock_acquire(&heap->lock);
@@ -489,6 +525,27 @@ cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
         return CP_ENOMEM;
     }
     return 0;
+}
+
+int
+cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
+            struct cp_ref *ref)
+{
+    return put(heap, &bytes, 1, n, false, ref);
+}
+
+int
+cp_heap_put_ended(struct cp_heap *heap, const void *bytes, size_t n,
+                  struct cp_ref *ref)
+{
+    return put(heap, &bytes, 1, n, true, ref);
+}
+
+int
+cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
+                   size_t count, size_t each, struct cp_ref *ref)
+{
+    return put(heap, pieces, count, each, false, ref);
 }
 
 /* From now on a lease of this process has the caller's reference to the block.

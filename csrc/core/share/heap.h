@@ -49,7 +49,11 @@ void cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b);
 int cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
                 struct cp_ref *ref);
 
-/* The same for `count` pieces of `each` bytes, which lie one behind the other
+/* The same, and there is a zero byte behind these bytes. [any] */
+int cp_heap_put_ended(struct cp_heap *heap, const void *bytes, size_t n,
+                      struct cp_ref *ref);
+
+/* The same as cp_heap_put() for `count` pieces of `each` bytes, which lie one behind the other
  * in the block. [any] */
 int cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
                        size_t count, size_t each, struct cp_ref *ref);
@@ -75,12 +79,14 @@ void cp_heap_unlend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
  * Rest. Memory of unused blocks is kept, to be used again, until no block has
  * been taken for CP_HEAP_REST. Then cp_heap_rest() frees it. From there on until
  * the next block is taken the heap rests: a block that the program gives back is
- * freed at once (cp_lease_close()), since nobody else will look.
+ * freed at once (cp_lease_close()), since nobody else will look. Only blocks of the
+ * parent's heap that workers have are looked for again, less and less often.
  */
 #define CP_HEAP_REST (10 * CP_SECOND)
 
-/* When cp_heap_rest() is due; CP_NEVER: since the last call no block was taken, and
- * none with memory was found to be unused. [any] */
+/* When cp_heap_rest() is due; CP_NEVER: since the last call no block was taken,
+ * none with memory was found to be unused, and no worker has one of another
+ * process. [any] */
 int64_t cp_heap_rest_at(const struct cp_heap *heap);
 
 /* If it is due now, free the memory of one unused block, which may take a

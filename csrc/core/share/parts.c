@@ -53,25 +53,44 @@ cp_parts_add_later(struct cp_parts *parts, const void *bytes, size_t n)
     return number <= UINT32_MAX - 1 ? number : CP_ENOMEM;
 }
 
+/* Where to put the next part that is stored in the heap; or NULL. */
+static struct cp_ref *
+next_ref(struct cp_parts *parts)
+{
+    if (parts->heap == NULL || parts->sealed != NULL || parts->like != NULL
+        || parts->n == CP_PARTS_MAX || !make_room(parts)) {
+        return NULL;
+    }
+    return &parts->refs[parts->n];
+}
+
+/* The block of this part is filled: its number. */
+static int64_t
+add(struct cp_parts *parts, struct cp_ref *ref)
+{
+    ref->flags = parts->is_private ? CP_REF_PRIVATE : 0;
+    parts->bytes += ref->len;
+    return parts->n++;
+}
+
+int64_t
+cp_parts_add_ended(struct cp_parts *parts, const void *bytes, size_t n)
+{
+    struct cp_ref *ref = next_ref(parts);
+    int r =
+        ref != NULL ? cp_heap_put_ended(parts->heap, bytes, n, ref) : CP_ENOMEM;
+    return r == 0 ? add(parts, ref) : r;
+}
+
 int64_t
 cp_parts_add_pieces(struct cp_parts *parts, const void *const *pieces,
                     size_t count, size_t each)
 {
-    if (parts->heap == NULL || parts->sealed != NULL || parts->like != NULL
-        || parts->n == CP_PARTS_MAX) {
-        return CP_ENOMEM;
-    }
-    if (!make_room(parts)) {
-        return CP_ENOMEM;
-    }
-    struct cp_ref *ref = &parts->refs[parts->n];
-    int r = cp_heap_put_pieces(parts->heap, pieces, count, each, ref);
-    if (r != 0) {
-        return r;
-    }
-    ref->flags = parts->is_private ? CP_REF_PRIVATE : 0;
-    parts->bytes += count * each;
-    return parts->n++;
+    struct cp_ref *ref = next_ref(parts);
+    int r = ref != NULL
+                ? cp_heap_put_pieces(parts->heap, pieces, count, each, ref)
+                : CP_ENOMEM;
+    return r == 0 ? add(parts, ref) : r;
 }
 
 int64_t

@@ -58,7 +58,10 @@ int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
  * body with a sealed file. */
 int64_t cp_parts_add_later(struct cp_parts *parts, const void *bytes, size_t n);
 
-/* The same for `count` pieces of `each` bytes, which become one part. Only
+/* The same, with a zero byte behind the bytes. Only stored in the heap. */
+int64_t cp_parts_add_ended(struct cp_parts *parts, const void *bytes, size_t n);
+
+/* The same as cp_parts_add() for `count` pieces of `each` bytes, which become one part. Only
  * stored in the heap. */
 int64_t cp_parts_add_pieces(struct cp_parts *parts, const void *const *pieces,
                             size_t count, size_t each);

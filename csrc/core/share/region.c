@@ -647,7 +647,8 @@ int
 cp_area_write(struct cp_area *area, const struct cp_ref *ref, const void *bytes)
 {
     const uint8_t *at = bytes;
-    off_t offset = offset_of(area->id, ref->size_class, ref->index);
+    off_t offset =
+        offset_of(area->id, ref->size_class, ref->index) + (off_t)ref->offset;
     uint64_t left = ref->len;
     int r = 0;
     if (!may_use(area->region)) {

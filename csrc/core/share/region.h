@@ -186,7 +186,7 @@ struct cp_control *cp_area_control(struct cp_area *area);
 /* Where the block is mapped; NULL: no memory. [any] */
 uint8_t *cp_area_map(struct cp_area *area, unsigned size_class, uint32_t index);
 
-/* Write to the block without mapping it. 0, or a system error. [any] */
+/* Write the bytes of the reference to the block without mapping it. 0, or a system error. [any] */
 int cp_area_write(struct cp_area *area, const struct cp_ref *ref,
                   const void *bytes);
 
