@@ -36,6 +36,7 @@ struct body {
     unsigned side; /* whose heap */
     struct cp_ref ref;
     uint8_t stamp;
+    bool is_ended;   /* a zero byte follows */
     bool is_private; /* several workers may get it, one after the other */
     bool is_sent;
 };
@@ -175,8 +176,12 @@ put(struct world *m)
     body->is_sent = false;
     size_t n = next_size(m);
     fill(bytes, n, body->stamp);
-    body->exists =
-        cp_heap_put(heap_of(m, body->side), bytes, n, &body->ref) == 0;
+    bool is_ended = next(m) % 2 == 0;
+    struct cp_heap *heap = heap_of(m, body->side);
+    body->exists = (is_ended ? cp_heap_put_ended(heap, bytes, n, &body->ref)
+                             : cp_heap_put(heap, bytes, n, &body->ref))
+                   == 0;
+    body->is_ended = is_ended;
 }
 
 static void
@@ -404,6 +409,7 @@ check_all(struct world *m)
                 cp_area_map(m->first, body->ref.size_class, body->ref.index);
             FUZZ_CHECK(at != NULL);
             check(at, (size_t)body->ref.len, body->stamp);
+            FUZZ_CHECK(!body->is_ended || at[body->ref.len] == 0);
         }
     }
 }

@@ -21,7 +21,7 @@ np = pytest.importorskip("numpy")  # some images in which wheels are tested lack
 
 pytestmark = pytest.mark.better
 
-# Of a protocol that the stdlib's pool uses; in protocol 5 buffers stay read-only.
+# The protocol that the stdlib's pool uses.
 PROTOCOL = 5 if sys.version_info >= (3, 14) else 4
 
 NUMBERS = [np.dtype(char) for char in "?bBhHiIlLqQefdgFDG"]
@@ -68,11 +68,25 @@ def arrays(dtype: Any) -> Iterator[Any]:
     yield read_only
 
 
+def each(body: Any) -> Iterator[Any]:
+    """The arrays in a body, each once."""
+    seen = {}
+    for part in body:
+        for array in each(part) if isinstance(part, tuple) else (part,):
+            seen[id(array)] = array
+    return iter(seen.values())
+
+
 @pytest.mark.parametrize("dtype", NUMBERS + OTHERS + RECORDS, ids=str)
 def test_arrays_of_every_dtype_order_and_shape(dtype: Any) -> None:
     for array in arrays(dtype):
         for body in ((array,), [array], [array] * 10, [array, array.copy(), (array,)]):
-            assert graphs.form(through(body)) == graphs.form(by_pickle(body))
+            found, should = through(body), by_pickle(body)
+            if PROTOCOL == 5:  # the only difference: none is read-only
+                for one, other in zip(each(found), each(should), strict=True):
+                    assert one.flags.writeable
+                    one.flags.writeable = other.flags.writeable
+            assert graphs.form(found) == graphs.form(should)
 
 
 @pytest.mark.parametrize("text", [">i4", ">f8", ">U2", ">M8[s]", "q", "Q"])
@@ -166,6 +180,34 @@ def test_arrays_through_a_pool(pool: Any, size: int) -> None:
     found = pool.starmap(tasks.arguments, [(one, i) for i, one in enumerate(items)])
     assert [args[1] for args, _ in found] == list(range(6))
     assert graphs.form([args[0] for args, _ in found]) == graphs.form(by_pickle(items))
+
+
+class OfProgram(np.ndarray):
+    pass
+
+
+def write_to(array: Any) -> Any:
+    """Returns the array, read-only."""
+    array[...] = array[::-1].copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("dtype", ["f8", "M8[s]", "i4,f8", "S3", "O"])
+def test_what_is_read_only_arrives_writable(pool: Any, dtype: str, size: int) -> None:
+    plain = np.arange(size).astype(dtype)
+    plain.flags.writeable = False
+    for array in (plain, plain.view(OfProgram)):
+        other = array.copy()
+        other.flags.writeable = False
+        for found in (pool.apply(write_to, (array,)), *pool.map(write_to, [array, other], 2)):
+            assert type(found) is type(array)
+            assert found.flags.writeable
+            assert (found[::-1] == array).all()
+            found[...] = array
+        assert not array.flags.writeable
+        assert (plain == np.arange(size).astype(dtype)).all()
 
 
 def test_a_reducer_that_is_registered_for_arrays_is_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import copy
 import gc
 import os
 import pickle
@@ -90,6 +91,13 @@ def keep(value: Any, kept: Any = []) -> Any:  # noqa: B006 - on purpose
 def pool(request: Any) -> Any:
     with Pool(2, context=get_context(request.param)) as made:
         # Its threads belong to no test: values whose classes have code start them, too.
+        made.apply_async(identity, (1,)).get()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def alone() -> Any:
+    with Pool(1) as made:
         made.apply_async(identity, (1,)).get()
         yield made
 
@@ -212,12 +220,130 @@ class Holder:
         return Holder, (pickle.PickleBuffer(self.data),)
 
 
+SIZES = [MIB, MIB - 4096, 300_001]  # a block, pages, and neither
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", [bytes, bytearray])
-def test_pickle_buffers(pool: Any, kind: Any) -> None:
-    data = kind(random.Random(3).randbytes(MIB))
-    arrived = pool.apply(identity, (Holder(data),))
-    assert type(arrived.data) is kind
-    assert arrived.data == data
+def test_pickle_buffers(pool: Any, kind: Any, size: int) -> None:
+    data = kind(random.Random(3).randbytes(size))
+    for _ in range(3):
+        arrived = pool.apply(identity, (Holder(data),)).data
+        assert isinstance(arrived, kind)
+        assert arrived == data
+        assert type(arrived).__name__ == kind.__name__
+        for copied in (copy.deepcopy(arrived), pickle.loads(pickle.dumps(arrived))):
+            assert type(copied) is kind
+            assert copied == data
+        # Not in a PickleBuffer, and twice.
+        one, two = pool.apply(identity, ([arrived, arrived],))
+        assert one is two
+        assert one == data
+        assert isinstance(one, kind)
+
+
+def attempt(change: Any, data: bytearray) -> Any:
+    try:
+        result = change(data)
+    except Exception as error:
+        return type(error), str(error).replace("cpool._core.", ""), data
+    return result, data
+
+
+def item(at: Any, value: Any) -> Any:
+    return lambda data: data.__setitem__(at, value)
+
+
+CHANGES: dict[str, Any] = {
+    "append": lambda data: data.append(1),
+    "append-what-is-none": lambda data: data.append(256),
+    "extend": lambda data: data.extend(iter([1, 2, 3])),
+    "insert": lambda data: data.insert(5, 7),
+    "pop": lambda data: (data.pop(), data.pop(0), data.pop(-3)),
+    "remove": lambda data: data.remove(data[100]),
+    "clear": lambda data: data.clear(),
+    "init": lambda data: data.__init__(b"abc"),
+    "add": lambda data: data.__iadd__(b"xyz"),
+    "repeat": lambda data: data.__imul__(2),
+    "repeat-never": lambda data: data.__imul__(0),
+    "del-item": lambda data: data.__delitem__(3),
+    "del-first": lambda data: data.__delitem__(slice(0, 100)),
+    "del-each": lambda data: data.__delitem__(slice(None, None, 2)),
+    "item": item(3, 200),
+    "item-what-is-none": item(3, 256),
+    "item-beyond": item(1 << 30, 1),
+    "slice": item(slice(2, 6), b"four"),
+    "slice-longer": item(slice(2, 6), b"longer"),
+    "slice-shorter": item(slice(0, 6), bytearray(b"no")),
+    "slice-of-iterator": lambda data: data.__setitem__(slice(2, 6), iter([1, 2, 3])),
+    "slice-of-number": item(slice(2, 6), 4),
+    "steps": item(slice(0, 8, 2), b"four"),
+    "steps-wrong": item(slice(0, 8, 2), b"three"),
+    "itself": lambda data: data.__setitem__(slice(0, 1), data),
+    "reverse": lambda data: data.reverse(),
+    "read": lambda data: (data.upper(), data[5:9], data + b"x", b"x" in data, hash(bytes(data))),
+    "number": lambda data: float(data),
+    "resize": lambda data: data.resize(10),  # from 3.14 on
+    "take": lambda data: data.take_bytes(5),  # from 3.15 on
+    "again": lambda data: (data.append(1), data.pop(), data.extend(b"abc"), data.clear()),
+}
+
+
+@needs_memory
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_arrives_of_a_pickle_buffer_is_a_bytearray(alone: Any, change: str) -> None:
+    data = bytearray(random.Random(3).randbytes(MIB))
+    arrived = alone.apply(identity, (Holder(data),)).data
+    assert alone.statistics().shared_memory_in_use >= MIB  # it is no copy
+    before = bytes(data)
+    with memoryview(arrived):
+        with pytest.raises(BufferError):
+            arrived.append(1)
+        assert arrived == data
+    if sys.version_info < (3, 14) and change == "resize":
+        assert not hasattr(arrived, "resize")
+    should = attempt(CHANGES[change], data)
+    assert attempt(CHANGES[change], arrived) == should
+    assert bytes(arrived) == bytes(data)
+    keeps_size = len(arrived) == MIB and change not in ("pop", "again")
+    if not keeps_size:
+        eventually(lambda: alone.statistics().shared_memory_in_use < MIB, "the block is kept")
+    data[:] = before
+    assert alone.apply(identity, (Holder(data),)).data == data
+    arrived = should = None  # type: ignore[assignment]
+    gc.collect()
+    eventually(lambda: alone.statistics().shared_memory_in_use < MIB, "the block is kept")
+
+
+def test_a_task_may_write_to_the_buffer_that_it_gets(pool: Any) -> None:
+    data = bytearray(random.Random(3).randbytes(MIB))
+    before = bytes(data)
+    changed = pool.map(overwrite, [Holder(data)] * 4, chunksize=1)
+    assert changed == [before[:1] + b"new" + before[4:]] * 4
+    assert data == before
+
+
+def overwrite(holder: Holder) -> bytes:
+    holder.data[1:4] = b"new"
+    return bytes(holder.data)
+
+
+@needs_memory
+def test_a_buffer_outlives_the_pool() -> None:
+    with Pool(1) as pool:
+        data = pool.apply(identity, (Holder(bytearray(b"x" * MIB)),)).data
+    pool.join()
+    del pool
+    gc.collect()
+    assert data == b"x" * MIB
+    pid = os.fork()
+    if pid == 0:
+        data[:] = b"y" * MIB
+        os._exit(0 if data == b"y" * MIB else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert data == b"x" * MIB
+    data.append(1)
+    assert len(data) == MIB + 1
 
 
 class Anything:
@@ -244,8 +370,7 @@ def test_a_task_may_write_to_what_it_gets(pool: Any) -> None:
     for _ in range(4):  # also from blocks that were written to
         seen = pool.apply(describe, (value,))
         assert seen[:4] == ((1024, 1024), "uint8", True, False)
-        # As with the stdlib.
-        assert seen[4] is (value.flags.writeable or sys.version_info < (3, 14))
+        assert seen[4]  # also where it is read-only here
         assert seen[5] == total
         assert seen[6] == 0 or not HAS_MEMORY  # in the pipe nothing is aligned
         assert int(value.sum()) == total

@@ -52,6 +52,7 @@ struct py_state {
     PyTypeObject *result_type;
     PyTypeObject *stream_type;
     PyTypeObject *sink_type;
+    PyTypeObject *view_type; /* bytearrays on shared memory */
     PyTypeObject *lane_type;
     PyTypeObject *condition_type;
     PyTypeObject *share_type;

@@ -21,6 +21,7 @@
 #include "value/pickle.h"
 #include "value/plan.h"
 #include "value/tags.h"
+#include "value/view.h"
 #include "worker/serve.h"
 #include "worker/stack.h"
 #include "worker/worker.h"
@@ -263,6 +264,7 @@ module_exec(PyObject *module)
     struct py_state *state = py_state_of_module(module);
     if (import_needed(state) < 0 || add_constants(module) < 0
         || py_pickle_add_types(module, state) < 0
+        || py_view_add_type(module, state) < 0
         || py_worker_add_type(module, state) < 0
         || py_result_add_type(module, state) < 0
         || py_stream_add_type(module, state) < 0
@@ -288,6 +290,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->result_type);
     Py_VISIT(state->stream_type);
     Py_VISIT(state->sink_type);
+    Py_VISIT(state->view_type);
     Py_VISIT(state->lane_type);
     Py_VISIT(state->condition_type);
     Py_VISIT(state->share_type);
@@ -332,6 +335,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->result_type);
     Py_CLEAR(state->stream_type);
     Py_CLEAR(state->sink_type);
+    Py_CLEAR(state->view_type);
     Py_CLEAR(state->lane_type);
     Py_CLEAR(state->condition_type);
     Py_CLEAR(state->share_type);

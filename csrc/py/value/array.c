@@ -31,8 +31,6 @@
  * size; those from OBJECT on have any size, or hold objects. */
 #define OBJECT 17
 #define VOID 20
-#define DATETIME 21
-#define TIMEDELTA 22
 #define HALF 23
 #define DTYPES 24
 
@@ -288,29 +286,22 @@ get_dtype(struct py_reader *in, const struct py_numpy *numpy,
 /* How the numbers lie in memory, in one byte. */
 #define IN_C 0u
 #define IN_FORTRAN 1u
-#define READ_ONLY 2u
 #define IN_PARTS 4u /* each array is a part of the body */
 #define IN_BLOCK 8u /* all arrays together are one part */
 
 static unsigned
 layout_of(const struct array *array)
 {
-    unsigned layout = IN_C;
     bool c = (array->flags & C_CONTIGUOUS) != 0;
     bool f = (array->flags & F_CONTIGUOUS) != 0;
-    if (f && !c) {
-        layout = IN_FORTRAN;
-    }
-#if PY_VERSION_HEX >= 0x030E0000
-    /* Under the stdlib's protocol in these versions, a buffer that is sent as
-     * it is stays read-only. */
-    int num = array->descr->type_num;
-    bool has_buffer = num != DATETIME && num != TIMEDELTA;
-    if ((c || f) && has_buffer && (array->flags & WRITEABLE) == 0) {
-        layout |= READ_ONLY;
-    }
-#endif
-    return layout;
+    return f && !c ? IN_FORTRAN : IN_C;
+}
+
+static bool
+is_layout(unsigned layout)
+{
+    unsigned place = layout & ~IN_FORTRAN;
+    return place == IN_C || place == IN_PARTS || place == IN_BLOCK;
 }
 
 static size_t
@@ -526,8 +517,7 @@ get_shape(struct py_reader *in, const struct py_numpy *numpy,
           struct shape *shape)
 {
     if (py_reader_get_byte(in, &shape->layout) < 0
-        || py_reader_get_byte(in, &shape->nd) < 0
-        || shape->layout > (IN_FORTRAN | READ_ONLY | IN_BLOCK)
+        || py_reader_get_byte(in, &shape->nd) < 0 || !is_layout(shape->layout)
         || shape->nd > DIMENSIONS) {
         return CP_EPROTO;
     }
@@ -557,9 +547,6 @@ array_of(const struct py_numpy *numpy, const struct shape *shape,
         struct array *array = (struct array *)obj;
         cp_mem_advise_huge(array->data, shape->each);
         memcpy(array->data, bytes, shape->each);
-    }
-    if (obj != NULL && (shape->layout & READ_ONLY) != 0) {
-        ((struct array *)obj)->flags &= ~WRITEABLE;
     }
     return obj;
 }
@@ -777,9 +764,6 @@ view_of(const struct py_numpy *numpy, const struct shape *shape,
     struct modern_array *array = (struct modern_array *)obj;
     array->mem_handler = capsule;
     array->array.flags |= OWNDATA;
-    if ((shape->layout & READ_ONLY) != 0) {
-        array->array.flags &= ~WRITEABLE;
-    }
     return obj;
 }
 

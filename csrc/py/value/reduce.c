@@ -796,21 +796,44 @@ put_plain(struct py_writer *w, const struct py_plan *plan,
 
 /* ---- any object ---- */
 
-/* Put a PickleBuffer as bytes or a bytearray. */
+/* Put a part of which a bytearray can be a view: 1; 0 if there is no room for
+ * it; or -1 with an exception. */
 static int
-put_buffer(struct py_writer *w, PyObject *obj)
+put_view(struct py_writer *w, const void *bytes, size_t n)
 {
-    const Py_buffer *view = PyPickleBuffer_GetBuffer(obj);
-    if (view == NULL) {
+    uint64_t wide = n;
+    if (!py_writer_may_part(w, n)) {
+        return 0;
+    }
+    if (py_writer_reserve(w, 2 + sizeof(uint32_t) + sizeof(wide)) < 0) {
         return -1;
     }
+    int64_t found = cp_parts_add_ended(w->out->parts, bytes, n);
+    uint32_t number = (uint32_t)found;
+    if (found < 0) {
+        return 0;
+    }
+    py_writer_add_byte(w, TAG_PART);
+    py_writer_add_byte(w, TAG_BUFFER);
+    py_writer_add(w, &number, sizeof(number));
+    py_writer_add(w, &wide, sizeof(wide));
+    return 1;
+}
+
+/* Put the buffer of this object as bytes or a bytearray. */
+static int
+put_buffer(struct py_writer *w, PyObject *obj, const Py_buffer *view)
+{
     size_t n = (size_t)view->len;
     if (!PyBuffer_IsContiguous(view, 'A')) {
         return 0;
     }
     unsigned tag = view->readonly ? TAG_BYTES : TAG_BYTEARRAY;
     int r = view->readonly && n < LARGE ? 1 : py_writer_enter(w, obj);
-    int parted = r == 1 ? py_writer_put_part(w, tag, NULL, view->buf, n, n) : 0;
+    int parted = r == 1 && !view->readonly ? put_view(w, view->buf, n) : 0;
+    if (r == 1 && parted == 0) {
+        parted = py_writer_put_part(w, tag, NULL, view->buf, n, n);
+    }
     if (parted != 0) {
         return parted;
     }
@@ -821,6 +844,26 @@ put_buffer(struct py_writer *w, PyObject *obj)
     py_writer_add_size(w, n);
     py_writer_add(w, view->buf, n);
     return 1;
+}
+
+static int
+put_pickle_buffer(struct py_writer *w, PyObject *obj)
+{
+    const Py_buffer *view = PyPickleBuffer_GetBuffer(obj);
+    return view != NULL ? put_buffer(w, obj, view) : -1;
+}
+
+/* Put a bytearray on shared memory, as if it were in a PickleBuffer. */
+static int
+put_bytearray(struct py_writer *w, PyObject *obj)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(obj, &view, PyBUF_WRITABLE) < 0) {
+        return -1;
+    }
+    int r = put_buffer(w, obj, &view);
+    PyBuffer_Release(&view);
+    return r;
 }
 
 static int
@@ -1023,7 +1066,10 @@ py_reduce_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
         }
     }
     if (PyPickleBuffer_Check(items[0])) {
-        return n == 1 ? put_buffer(w, items[0]) : OTHER_KIND;
+        return n == 1 ? put_pickle_buffer(w, items[0]) : OTHER_KIND;
+    }
+    if (type == w->state->view_type) {
+        return n == 1 ? put_bytearray(w, items[0]) : OTHER_KIND;
     }
     if (w->depth == DEPTH_MAX) {
         return 0;

@@ -15,14 +15,9 @@ typedef struct {
 /*
  * We pickle with protocol 5, in which large buffers are not copied, and
  * read-only ones arrive read-only. Up to 3.13 the stdlib pickles with protocol
- * 4, in which all of them arrive writable, and tasks may write to them.
+ * 4, in which all of them arrive writable, and tasks may write to them. From
+ * 3.14 on we do the same for arrays of numpy, which are the receiver's own.
  */
-#if PY_VERSION_HEX < 0x030E0000
-#    define STDLIB_PROTOCOL 4
-#else
-#    define STDLIB_PROTOCOL 5
-#endif
-
 static PyObject *
 reduce_read_only(PyObject *Py_UNUSED(module), PyObject *obj)
 {
@@ -32,22 +27,38 @@ reduce_read_only(PyObject *Py_UNUSED(module), PyObject *obj)
         PyBuffer_Release(&view);
     } else {
         PyErr_Clear(); /* or it has no buffer of this kind */
-        protocol = STDLIB_PROTOCOL;
+        protocol = 4;
     }
     return PyObject_CallMethod(obj, "__reduce_ex__", "i", protocol);
+}
+
+/* May its instances arrive read-only, with the protocol of the stdlib? */
+static bool
+may_stay_read_only(const PyTypeObject *type)
+{
+#if PY_VERSION_HEX < 0x030E0000
+    (void)type;
+    return false;
+#else
+    while (type != NULL && strcmp(type->tp_name, "numpy.ndarray") != 0) {
+        type = type->tp_base;
+    }
+    return type == NULL;
+#endif
 }
 
 static PyMethodDef read_only_def = {"reduce_read_only", reduce_read_only,
                                     METH_O, NULL};
 
 /* Does the type export buffers, and send them differently in other pickle
- * protocols? 1, 0, or -1 with an exception. */
+ * protocols, so that it needs reduce_read_only()? 1, 0, or -1 with an exception. */
 static int
 has_buffers(const TableObject *self, PyObject *type)
 {
     const PyBufferProcs *procs =
         PyType_Check(type) ? ((PyTypeObject *)type)->tp_as_buffer : NULL;
-    if (STDLIB_PROTOCOL == 5 || procs == NULL || procs->bf_getbuffer == NULL) {
+    if (procs == NULL || procs->bf_getbuffer == NULL
+        || may_stay_read_only((PyTypeObject *)type)) {
         return 0;
     }
     PyObject *reduce = PyObject_GetAttrString(type, "__reduce_ex__");

@@ -119,6 +119,7 @@ enum py_tag {
     TAG_PART,
     TAG_STANDARD,
     TAG_SHARED,
+    TAG_BUFFER, /* only of a PART: a bytearray that may be a view of it */
     TAG_END
 };
 

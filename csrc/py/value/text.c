@@ -4,6 +4,7 @@
 #include "value/kind.h"
 #include "value/known.h"
 #include "value/spare.h"
+#include "value/view.h"
 
 #include "core/base/mem.h"
 
@@ -328,15 +329,22 @@ py_text_get_part(struct py_reader *in, PyObject **obj)
     memcpy(&size, bytes, sizeof(size));
     bool is_str = tag >= TAG_ASCII && tag <= TAG_UCS4;
     size_t width = is_str ? kind_of(tag).width : 1;
-    if ((!is_str && tag != TAG_BYTES && tag != TAG_BYTEARRAY)
+    if ((!is_str && tag != TAG_BYTES && tag != TAG_BYTEARRAY
+         && tag != TAG_BUFFER)
         || lease->len < LARGE || lease->len % width != 0
         || lease->len / width != size) {
         return CP_EPROTO;
     }
-    int r = is_str ? make_str(in->state, tag, lease->at, (size_t)size, obj)
+    int r = 0;
+    if (tag == TAG_BUFFER && py_view_is_possible(in->state, lease)) {
+        *obj = py_view_new(in->state, lease);
+        r = made(*obj);
+    } else {
+        r = is_str ? make_str(in->state, tag, lease->at, (size_t)size, obj)
             : tag == TAG_BYTES
                 ? make_bytes(in->state, lease->at, lease->len, obj)
                 : make_bytearray(lease->at, lease->len, obj);
+    }
     return r == 0 ? py_reader_keep(in, *obj) : r;
 }
 
