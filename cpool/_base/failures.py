@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 __all__ = ["PoolError", "TimeoutError", "is_replaced", "pickle_of_name", "replaced_dumps"]
 
 loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is imported
+_PICKLE = b"\x80"  # how pickles start; values in our encoding start with another byte
 
 if TYPE_CHECKING:
     # Where a task ran: method, callable, the number of its first item in the call (-1: the call has
@@ -210,6 +211,19 @@ def pack_error(
         return _pack_encoding_error(reason, wrapped)
 
 
+def _encoded(obj: object) -> bytes:
+    """Like `_dumps()`, in the encoding of values where that has one for the object."""
+    from .. import _core
+
+    data = None if is_replaced() else _core._encode(obj)
+    return _dumps(obj) if data is None else data
+
+
+def report_error(exc: BaseException, func: Callable[..., Any] | None, item: int = 0) -> bytes:
+    """Encode the exception of a task for the parent, which runs the same cpool."""
+    return pack_error(exc, func, item, _encoded)
+
+
 def pack_unpicklable(reason: BaseException, value: object, listed: bool) -> bytes:
     """Encode the stdlib's error for a result that cannot be pickled."""
     return _pack_encoding_error(reason, [value] if listed else value)
@@ -228,7 +242,7 @@ class Caught:
 
 
 def catch(exc: BaseException, func: Callable[..., Any], item: int) -> Caught:
-    return Caught(pack_error(exc, func, item))
+    return Caught(report_error(exc, func, item))
 
 
 def catch_unpicklable(values: list[Any]) -> list[Any]:
@@ -306,6 +320,12 @@ def _locate(error: BaseException, place: _Place | None, item: int) -> BaseExcept
     return error
 
 
+def _load(payload: bytes) -> Any:
+    from .. import _core
+
+    return loads(payload) if payload.startswith(_PICKLE) else _core._decode(payload)
+
+
 def unpack_error(data: memoryview, place: _Place | None = None) -> BaseException:
     """Decode a worker's report; a RemoteError if the exception cannot be unpickled."""
     before = being_handled()
@@ -318,7 +338,7 @@ def unpack_error(data: memoryview, place: _Place | None = None) -> BaseException
             raise
         return PoolError(f"a worker reported a failure that cannot be read: {exc!r}")
     try:
-        error = loads(payload)
+        error = _load(payload)
         if issubclass(type(error), BaseException):  # isinstance() would call the object's code
             return _locate(error, place, item)
         reason = f"it unpickles as {type(error).__name__}"

@@ -415,6 +415,59 @@ def test_details_of_an_exception_arrive(make_pool: Any) -> None:
     assert (type(error), error.filename) == (FileNotFoundError, "/nonexistent/file")
 
 
+class Detailed(Exception):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.details = {"text": [text], "itself": self}
+
+
+def deep(levels: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
+    try:
+        raise error from cause
+    except BaseException as found:
+        return found
+
+
+@pytest.mark.parametrize(
+    ("error", "encoded"),
+    [
+        (raised(ValueError("text", 1)), True),
+        (raised(KeyError(("a", 2.5)), cause=TypeError("first")), True),
+        (raised(OSError(2, "no such file", "name")), True),
+        (raised(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "why")), True),
+        (raised(StopIteration(3)), True),
+        (raised(Detailed("text")), True),
+        (raised(ExceptionGroup("two", [ValueError(1), Detailed("inner")])), True),
+        (raised(ValueError(deep(250))), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_report_holds_what_pickle_would_send(error: Any, encoded: bool) -> None:
+    error.add_note("a note")
+    ours, theirs = failures.report_error(error, None), failures.pack_error(error, None)
+    assert (len(ours) < len(theirs)) == encoded
+
+    found, expected = (failures.unpack_error(memoryview(data)) for data in (ours, theirs))
+    for one in found, expected:
+        assert type(one) is type(error)
+        assert repr(one) == repr(error)
+        assert vars(one).keys() == vars(error).keys()
+        assert one.__notes__ == ["a note"]
+        assert (one.__traceback__, one.__context__) == (None, None)
+        assert type(one.__cause__) is RemoteTraceback
+    assert str(found.__cause__) == str(expected.__cause__)
+    assert found.__suppress_context__ == expected.__suppress_context__
+    if isinstance(error, Detailed):
+        assert found.details["itself"] is found
+
+
 # Messages call no code of the program's
 
 

@@ -1096,6 +1096,8 @@ def test_named_tuples_are_made_without_calling_their_new() -> None:
             sys.setprofile(before)
         assert calls.count(kind.__new__.__code__) == count
         assert {type(one) for one in found} == {kind}
+        assert [hash(one) for one in found] == [hash(tuple(one)) for one in found]
+        assert all(gc.is_tracked(one) for one in found)
 
 
 def calls_while(function: Callable[[], Any]) -> tuple[Any, list[Any]]:

@@ -112,7 +112,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 11u
+#define CP_FORMAT 12u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

@@ -133,8 +133,8 @@ static int
 is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
 {
     const PyTypeObject *base = cls;
-    if (arity > FIELDS_MAX
-        || !PyType_HasFeature(cls, Py_TPFLAGS_TUPLE_SUBCLASS)) {
+    if (arity > FIELDS_MAX || !PyType_HasFeature(cls, Py_TPFLAGS_TUPLE_SUBCLASS)
+        || cls->tp_alloc != PyType_GenericAlloc) {
         return 0;
     }
     while (base != NULL && base->tp_new == cls->tp_new) {
@@ -150,16 +150,22 @@ is_named_tuple(const struct py_state *state, PyTypeObject *cls, size_t arity)
     return PyErr_Occurred() != NULL ? -1 : is;
 }
 
-/* tuple.__new__(cls, args). Consumes the items of args. */
+/* tuple.__new__(cls, args), without the two tuples that this takes. Consumes the
+ * items of args. */
 static PyObject *
 make_named_tuple(PyTypeObject *cls, PyObject **args, size_t arity)
 {
-    PyObject *row = py_get_tuple_of(args, arity);
-    PyObject *tuple = row != NULL ? PyTuple_Pack(1, row) : NULL;
-    PyObject *obj =
-        tuple != NULL ? PyTuple_Type.tp_new(cls, tuple, NULL) : NULL;
-    Py_XDECREF(row);
-    Py_XDECREF(tuple);
+    PyObject *obj = cls->tp_alloc(cls, (Py_ssize_t)arity);
+    if (obj == NULL) {
+        return NULL;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    ((PyTupleObject *)obj)->ob_hash = -1; /* not computed yet */
+#endif
+    for (size_t i = 0; i < arity; i++) {
+        PyTuple_SET_ITEM(obj, (Py_ssize_t)i, args[i]);
+        args[i] = NULL;
+    }
     return obj;
 }
 
@@ -220,6 +226,37 @@ make_one(const struct maker *maker, PyObject **args)
                : PyObject_Vectorcall(maker->callable, args, maker->arity, NULL);
 }
 
+#if PY_VERSION_HEX < 0x030C0000
+/* Fewer objects matter too little to garbage collection. */
+#    define HOLD_FROM 64u
+
+/* Does making an object run no code of the program? */
+static bool
+is_plain(const struct maker *maker)
+{
+    const PyTypeObject *cls = (PyTypeObject *)maker->callable;
+    return maker->is_named_tuple
+           || ((maker->how & (HOW_NEW | HOW_NEW_EX)) == HOW_NEW
+               && maker->arity == 0 && cls->tp_new == PyBaseObject_Type.tp_new
+               && cls->tp_alloc == PyType_GenericAlloc
+               && (cls->tp_flags & Py_TPFLAGS_IS_ABSTRACT) == 0);
+}
+#endif
+
+/* Disable garbage collection while n objects are made; true if it was enabled.
+ * From 3.12 on, no collection starts before we return to the interpreter. */
+static bool
+hold_collector(const struct maker *maker, size_t n)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    (void)maker;
+    (void)n;
+    return false;
+#else
+    return n >= HOLD_FROM && is_plain(maker) && PyGC_Disable() == 1;
+#endif
+}
+
 /* Make n objects, with numbers from this one on. */
 static int
 make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
@@ -239,16 +276,22 @@ make(struct py_reader *in, struct maker *maker, size_t n, PyObject **slots,
     if ((maker->how & HOW_NEW) == 0 && maker->arity == 1) {
         maker->members = members_of(in->state, maker->callable);
     }
-    for (size_t i = 0; i < n; i++) {
+    bool held = hold_collector(maker, n);
+    int r = 0;
+    for (size_t i = 0; i < n && r == 0; i++) {
         PyObject **args = maker->args + i * maker->arity;
         PyObject *obj = make_one(maker, args);
-        if (obj == NULL) {
-            return -1;
-        }
         slots[i * stride] = obj;
-        py_reader_set(in, number + i, obj);
+        if (obj != NULL) {
+            py_reader_set(in, number + i, obj);
+        } else {
+            r = -1;
+        }
     }
-    return 0;
+    if (held) {
+        (void)PyGC_Enable();
+    }
+    return r;
 }
 
 /* Get a callable that belongs to n objects. */

@@ -421,7 +421,7 @@ pack_error(struct loop *loop, PyObject *func, PyObject *retrying,
         *flags |= CP_AGAIN;
     }
     PyObject *bytes =
-        PyObject_CallMethod(loop->state->failures, "pack_error", "OOI", exc,
+        PyObject_CallMethod(loop->state->failures, "report_error", "OOI", exc,
                             func != NULL ? func : Py_None, current_item(loop));
     if (ends) {
         Py_XSETREF(*fatal, exc);
