@@ -3,6 +3,7 @@
  * standby thread and a helper. The most important test for ThreadSanitizer.
  */
 #include "pool/jobs.h"
+#include "pool/plan.h"
 #include "pool/state.h"
 #include "cp_test.h"
 #include "rig.h"
@@ -302,6 +303,36 @@ TEST(drive_quick_tasks_one_by_one)
         rig_finish(&rig, job, 4);
         (void)rig_collect(&rig);
     }
+    rig_close(&rig);
+}
+
+/* Up to a length of tasks, the driver does not spin for the answer, but the worker
+ * spins for the next task. */
+TEST(drive_workers_look_for_the_next_task)
+{
+    static const struct {
+        int64_t task_ns;
+        uint32_t n_cpus, us;
+        bool driver;
+    } cases[] = {
+        {-1, 2, 0, false},           {CP_US, 2, 50, true},
+        {200 * CP_US, 2, 50, false}, {2 * CP_MS, 2, 0, false},
+        {CP_US, 1, 0, false},        {200 * CP_US, 1, 0, false},
+    };
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_pool *pool = rig.pool;
+    struct cp_job *job = rig_put_job(&rig, CP_JOB_ORDERED, OP_GATE, 1);
+    cp_lock_acquire(&pool->lock);
+    for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+        pool->task_ns = cases[i].task_ns;
+        pool->n_cpus = cases[i].n_cpus;
+        CHECK_EQ(cp_plan_worker_spin_us(pool), cases[i].us);
+        CHECK_EQ(cp_plan_spin_pays(pool), cases[i].driver);
+    }
+    cp_lock_release(&pool->lock);
+    rig_let_through(&rig, 1);
+    rig_finish(&rig, job, 1);
     rig_close(&rig);
 }
 

@@ -258,3 +258,28 @@ TEST(serve_flushes_before_it_waits)
     CHECK_EQ(cp_fd_read(lone.w->rx, bytes, sizeof(bytes)), CP_HEADER + 10);
     lone_close(&lone);
 }
+
+/* The parent may ask for spins that find nothing each time. */
+TEST(serve_skips_spins_after_some_in_vain)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    lone.s.look_ms = 1;
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    CHECK_EQ(lone.s.spins.misses, 0); /* not asked for */
+    atomic_store(&lone.w->row->spin_us, 1);
+    while (lone.s.spins.rest == 0) {
+        CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    }
+    uint32_t misses = lone.s.spins.misses;
+    CHECK(misses > 1);
+    while (lone.s.spins.rest > 0) {
+        CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    }
+    CHECK_EQ(lone.s.spins.misses, misses); /* these waits did not spin */
+    push_frame(&lone, (struct cp_frame){.kind = CP_FUNC}, "");
+    atomic_store(&lone.w->row->sent, lone.s.got + CP_HEADER);
+    CHECK_EQ(cp_serve_wait(&lone.s), 0);
+    CHECK_EQ(lone.s.spins.misses, 0);
+    lone_close(&lone);
+}

@@ -15,7 +15,7 @@
 #define SLOW_TASK (50 * CP_US)
 /* Flush at the end of a task if a result has been in the ring for longer. */
 #define MAX_DELAY (200 * CP_US)
-/* After this many spins for credit in vain, this many waits skip the spin. */
+/* After this many spins in vain, this many waits skip the spin. */
 #define MISSES 3u
 #define REST 16u
 
@@ -142,24 +142,55 @@ bytes_to_read(const struct cp_serve *s)
     return READ_SIZE;
 }
 
-/* Spin until there is input, for as long as the parent asks for (spin_us). */
-static void
-spin_for_input(const struct cp_serve *s)
+/* Spin until there is input. True if there is. */
+static bool
+look_for_input(const struct cp_serve *s, int64_t until)
 {
-    uint32_t us = atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
-    if (us == 0) {
-        return;
-    }
-    int64_t until = cp_now() + us * CP_US;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(&s->row->sent, memory_order_acquire)
                 != s->got) {
-                return;
+                return true;
             }
             cp_relax();
         }
     } while (cp_now() < until);
+    return false;
+}
+
+/* Should this wait spin, for as long as the parent asks for? Not after several
+ * spins in vain. */
+static bool
+may_spin(struct cp_spins *spins, uint32_t us)
+{
+    if (us == 0 || spins->rest > 0) {
+        spins->rest -= us > 0 ? 1 : 0;
+        return false;
+    }
+    return true;
+}
+
+static void
+count_spin(struct cp_spins *spins, bool found)
+{
+    spins->misses = found ? 0 : spins->misses + 1;
+    spins->rest = spins->misses >= MISSES ? REST : 0;
+}
+
+static uint32_t
+spin_us(const struct cp_serve *s)
+{
+    return atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
+}
+
+/* Spin for the next task, for as long as the parent asks for (spin_us). */
+static void
+spin_for_input(struct cp_serve *s)
+{
+    uint32_t us = spin_us(s);
+    if (may_spin(&s->spins, us)) {
+        count_spin(&s->spins, look_for_input(s, cp_now() + us * CP_US));
+    }
 }
 
 /* Block until the pipe has n bytes or less. 0, or negative. */
@@ -256,23 +287,19 @@ drop_credits(struct cp_serve *s)
     s->scanned = at;
 }
 
-/* Spin for credit for as long as for a task; skip some spins after several in
- * vain. */
+/* Spin for credit for as long as for a task. */
 static void
 spin_for_credit(struct cp_serve *s, uint64_t seq, uint64_t yielded)
 {
-    uint32_t us = atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
-    if (us == 0 || s->spin_rest > 0) {
-        s->spin_rest -= us > 0 ? 1 : 0;
+    uint32_t us = spin_us(s);
+    if (!may_spin(&s->credit_spins, us)) {
         return;
     }
     int64_t until = cp_now() + us * CP_US;
     while (cp_credit_get(s->row, seq) <= yielded && cp_now() < until) {
         cp_relax();
     }
-    bool found = cp_credit_get(s->row, seq) > yielded;
-    s->spin_misses = found ? 0 : s->spin_misses + 1;
-    s->spin_rest = s->spin_misses >= MISSES ? REST : 0;
+    count_spin(&s->credit_spins, cp_credit_get(s->row, seq) > yielded);
 }
 
 /* 1: there is credit; 0: the task has to end; CP_ETOOBIG: neither. */

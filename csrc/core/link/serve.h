@@ -16,6 +16,12 @@
 
 struct cp_worker;
 
+/* How many spins in a row were in vain, and how many of the next waits skip the
+ * spin. */
+struct cp_spins {
+    uint32_t misses, rest;
+};
+
 struct cp_serve {
     int rx, tx; /* stay open until the process exits */
     struct cp_row *row;
@@ -23,9 +29,7 @@ struct cp_serve {
     size_t used;    /* size of the frame that next returned last */
     size_t scanned; /* how many bytes of `in` were searched for CP_CREDIT */
     uint64_t waits; /* how often it has waited for credit */
-    /* How many spins for credit in a row were in vain; and how many of the next
-     * waits skip the spin. */
-    uint32_t spin_misses, spin_rest;
+    struct cp_spins spins, credit_spins; /* for input; for credit */
     int64_t oldest;    /* when the oldest result in the ring was put */
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when to measure this process's memory again */

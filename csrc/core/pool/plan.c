@@ -29,6 +29,9 @@
 /* A longer time between two values counts as this much, so that short times
  * outweigh it soon. */
 #define LONG_GAP (10 * SHORT_TASK)
+/* After tasks up to this, a worker spins for the next one although the parent
+ * does not spin for the result: it saves one of two wake-ups. */
+#define AWAITED_TASK CP_MS
 /* How long a worker spins for its next task: longer than the parent takes to
  * wake up and answer. */
 #define LOOK_US 50u
@@ -519,24 +522,32 @@ cp_plan_has_tasks(const struct cp_pool *pool)
     return pool->queued > 0 || pool->n_pinned > 0 || count_busy(pool) > 0;
 }
 
+/* Is there a core for one thread more, beside the busy workers? */
+static bool
+has_free_core(const struct cp_pool *pool)
+{
+    uint32_t busy = count_busy(pool);
+    return busy > 0 && busy < pool->n_cpus && busy <= CP_WATCHED;
+}
+
 bool
 cp_plan_spin_pays(const struct cp_pool *pool)
 {
-    if (!cp_plan_is_short(pool) && !cp_plan_values_come(pool)) {
-        return false;
-    }
-    uint32_t busy = count_busy(pool);
-    return busy > 0 && busy < pool->n_cpus && busy <= CP_WATCHED;
+    return (cp_plan_is_short(pool) || cp_plan_values_come(pool))
+           && has_free_core(pool);
 }
 
 uint32_t
 cp_plan_worker_spin_us(const struct cp_pool *pool)
 {
-    if (!cp_plan_spin_pays(pool)) {
+    bool values_come = cp_plan_values_come(pool);
+    bool awaited = pool->task_ns >= 0 && pool->task_ns <= AWAITED_TASK;
+    if ((!awaited && !values_come) || !has_free_core(pool)) {
         return 0;
     }
-    if (cp_plan_values_come(pool)) {
+    if (values_come) {
         return LOOK_VALUES_US;
     }
-    return pool->is_glanced_at ? LOOK_LOOP_US : LOOK_US;
+    return pool->is_glanced_at && cp_plan_is_short(pool) ? LOOK_LOOP_US
+                                                         : LOOK_US;
 }
