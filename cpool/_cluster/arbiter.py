@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
     from distributed import Scheduler
 
-__all__ = ["CANCEL", "NAME", "Arbiter", "plugin_name"]
+__all__ = ["CANCEL", "NAME", "RELAY", "Arbiter", "plugin_name"]
 
 # Change this name when the messages change: one cluster may serve clients with two versions of
 # cpool.
-NAME = "cpool-arbiter-3"
+NAME = "cpool-arbiter-4"
 
-# The name of the handler in nodes for cancellations.
+# The names of the handlers in nodes: for cancellations, and for results that the program could not
+# fetch from the node.
 CANCEL = "cpool_cancel"
+RELAY = "cpool_relay"
 
 
 def plugin_name(pool: str) -> str:
@@ -65,6 +67,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
                 "cpool_put": self.put,
                 "cpool_drop": self.drop,
                 "cpool_cancel": self.cancel,
+                "cpool_relay": self.relay,
                 "cpool_fetch": self.fetch,
                 "cpool_begin": self.begin,
                 "cpool_done": self.done,
@@ -109,6 +112,12 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
                 message = {"op": CANCEL, "pool": pool, "numbers": numbers, "kill": kill}
                 self.scheduler.worker_send(node, message)
 
+    def relay(self, comm: Any = None, *, pool: str, node: str, key: int) -> None:
+        """Have a node send results through the scheduler that the program could not fetch there."""
+        known = self.pools.get(pool)
+        if known is not None and node in known.nodes:
+            self.scheduler.worker_send(node, {"op": RELAY, "pool": pool, "key": key})
+
     def revoke(self, comm: Any = None, *, pool: str, piece: int) -> bool:
         """Forbid a piece to begin. Returns False if it has begun already."""
         known = self.pools.get(pool)
@@ -142,7 +151,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]
             if known.nodes.get(node) == life:
                 return True  # it asks again, since the answer was lost
             known.nodes[node] = life
-        self.tell(pool, {"op": "ready", "node": node, **told})
+        self.tell(pool, {"op": "ready", "node": node, "life": life, **told})
         return True
 
     def fetch(self, comm: Any = None, *, pool: str, key: str) -> Any:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Frames", "dumps", "dumps_callable", "loads", "size_of"]
+__all__ = ["Frames", "dumps", "dumps_callable", "for_pool", "loads", "size_of"]
 
 # Buffers of this many bytes or more are sent next to the message, without a copy into it.
 LARGE = 64 << 10
@@ -27,28 +28,40 @@ def _by_value(obj: object, buffers: list[Any] | None, reason: BaseException | No
     """
     import cloudpickle
 
-    callback = None
     if buffers is not None:
         buffers.clear()
-        callback = buffers.append
     try:
-        return bytes(cloudpickle.dumps(obj, 5, buffer_callback=callback))
+        return bytes(cloudpickle.dumps(obj, 5, buffer_callback=_taker(buffers)))
     except Exception as exc:
         if reason is None or type(exc) is not type(reason):
             raise
         raise reason from None
 
 
+def _taker(buffers: list[Any] | None) -> Callable[[Any], bool] | None:
+    """What pickle calls with each buffer: it takes the large ones, others stay in the pickle."""
+    if buffers is None:
+        return None
+
+    def take(buffer: Any) -> bool:
+        if size_of(buffer) < LARGE:
+            return True
+        buffers.append(buffer)
+        return False
+
+    return take
+
+
 def _dump(obj: object, buffers: list[Any] | None) -> bytes:
     try:
-        data = pickle.dumps(obj, 5, buffer_callback=None if buffers is None else buffers.append)
+        data = pickle.dumps(obj, 5, buffer_callback=_taker(buffers))
     except _REFUSED as exc:
         return _by_value(obj, buffers, exc)
     return _by_value(obj, buffers, None) if b"__main__" in data else data
 
 
 def dumps(obj: object) -> tuple[bytes, list[Any]]:
-    """A pickle, and the buffers of arrays in it as `PickleBuffer` objects.
+    """A pickle, and the large buffers of arrays in it as `PickleBuffer` objects.
 
     Classes and functions of the program's `__main__`, lambdas and closures are pickled by value:
     the nodes have another `__main__`.
@@ -70,6 +83,23 @@ def loads(data: Any, buffers: Iterable[Any] = ()) -> Any:
 def size_of(buffer: Any) -> int:
     """The number of bytes of a bytes-like object."""
     return len(buffer) if type(buffer) in (bytes, bytearray) else memoryview(buffer).nbytes
+
+
+def for_pool(buffer: Any) -> Any:
+    """A buffer as the object that a pool passes on with the fewest copies.
+
+    That is, for a large one, an array of numpy, which arrives as a view of shared memory; where
+    numpy is not imported, arrays are not the program's either.
+    """
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or size_of(buffer) < LARGE:
+        return pickle.PickleBuffer(buffer) if type(buffer) is memoryview else buffer
+    view = memoryview(buffer)
+    array: Any = view.obj
+    if type(array) is not numpy.ndarray or not array.flags.forc or array.nbytes != view.nbytes:
+        return numpy.frombuffer(pickle.PickleBuffer(view).raw(), numpy.uint8)
+    # A view of the array: what `cpool.empty()` made, or the task was given, is not copied.
+    return array.reshape(-1, order="A").view(numpy.uint8)
 
 
 class Frames:

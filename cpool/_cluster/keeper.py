@@ -24,6 +24,7 @@ from functools import partial
 
 import dask
 from distributed import Client
+from distributed.core import send_recv
 from distributed.protocol import to_serialize
 
 from .._base import failures
@@ -58,9 +59,8 @@ _MOST_BYTES = 32 << 20
 # The most bytes of chunks to send to a node, unless its workers would be idle.
 _MOST_THERE = 2 * _MOST_BYTES
 
-# Pieces of this many bytes or more are not sent inside their dask task, which the scheduler would
-# deserialize: the node fetches them, with two more messages and their answers.
-_APART = 1 << 20
+# Seconds for a node to answer whether the program reaches it directly.
+_REACH = 5.0
 
 # Finished pieces are kept for the dashboard until there are at least so many; then those whose dask
 # tasks have ended are dropped.
@@ -84,8 +84,11 @@ class Node:
     that these took (a float).
     """
 
-    def __init__(self, address: str, pid: int, workers: int) -> None:
+    def __init__(self, address: str, life: str, pid: int, workers: int) -> None:
         self.address = address
+        self.life = life
+        self.is_direct: bool | None = None  # can it be reached directly? None: not yet known
+        self.comms: set[Any] = set()  # connections of requests to it, in the client's event loop
         self.pid = pid
         self.workers = workers
         self.items = 0
@@ -94,6 +97,7 @@ class Node:
         self.done = self.failed = self.lost = self.retried = 0  # items of calls not cancelled
         self.sent = self.received = 0  # bytes
         self.restarts = 0
+        self.shared_memory = [0, 0]  # bytes: all, and those in use
         self.pieces: dict[int, Piece] = {}
         self.count = 0  # chunks that it has now
         self.outstanding = 0.0  # seconds that these would take one worker
@@ -118,6 +122,8 @@ class Node:
             bytes_sent=self.sent,
             bytes_received=self.received,
             restarts=self.restarts,
+            shared_memory=self.shared_memory[0] if is_there else 0,
+            shared_memory_in_use=self.shared_memory[1] if is_there else 0,
         )
 
     def __repr__(self) -> str:
@@ -468,9 +474,9 @@ class Keeper:
 
     # ---- the cluster's messages ----
 
-    def _on_ready(self, address: str, refused: Any, pid: int, workers: int) -> None:
+    def _on_ready(self, address: str, life: str, refused: Any, pid: int, workers: int) -> None:
         if refused is None:
-            self.nodes[address] = Node(address, pid, workers)
+            self.nodes[address] = Node(address, life, pid, workers)
             self._count_nodes()
             return
         why = refused if isinstance(refused, str) else say(refused)
@@ -481,16 +487,33 @@ class Keeper:
         gone = self.nodes.pop(address, None)
         if gone is not None:
             self.tally.leave(gone)
+            self._cut(gone)
         # Not gone.pieces: a node that was refused meanwhile has left the table, with pieces.
         for piece in [each for each in self.pieces.values() if each.node.address == address]:
             self._give_up(piece, piece.number in begun, None)
 
+    def _on_kept(self, address: str, number: int, key: int) -> None:
+        """A node has large results. Fetch them there, or have them sent through the scheduler."""
+        piece = self.pieces.get(number)
+        node = self.nodes.get(address) if piece is None else piece.node
+
+        async def take() -> None:
+            frames = node and await self._direct(node, "cpool_take", key=key)
+            if frames is None:
+                await self._ask("cpool_relay", node=address, key=key)
+            else:
+                self.tell("results", frames)
+
+        self._in_loop(take, piece)
+
     def _on_results(self, frames: Frames) -> None:
         parts = iter(frames.parts)
-        _, number, restarts, stayed, heads = pickle.loads(next(parts))
+        _, number, brief, stayed, heads = pickle.loads(next(parts))
         piece = self.pieces.get(number)
         if piece is not None:
-            piece.node.restarts = restarts
+            if frames.nbytes >= remote.APART:
+                self._reach(piece.node)
+            piece.node.restarts, *piece.node.shared_memory = brief
             piece.node.received += frames.nbytes
         for chunk, kind, took, attempts, count in heads:
             data = list(itertools.islice(parts, count))
@@ -932,7 +955,7 @@ class Keeper:
         node.sent += frames.nbytes
         self.pieces[piece.number] = node.pieces[piece.number] = piece
         name = parts[0].job.name
-        if not uploads and frames.nbytes < _APART:
+        if not uploads and frames.nbytes < remote.APART:
             try:
                 self._submit(piece, frames, name)
             except Exception as exc:  # the client is closed
@@ -948,12 +971,79 @@ class Keeper:
                         await self._ask("cpool_put", key=upload.number, data=data)
                         upload.is_there = True
             inline: Frames | None = frames
-            if frames.nbytes >= _APART:
-                await self._ask("cpool_put", key=str(piece.number), data=to_serialize(frames))
+            if frames.nbytes >= remote.APART:
                 inline = None
+                data = to_serialize(frames)
+                if not await self._direct(node, "cpool_give", piece=piece.number, data=data):
+                    if self.pieces.get(piece.number) is not piece:
+                        return  # the node was lost meanwhile
+                    await self._ask("cpool_put", key=str(piece.number), data=data)
             self._submit(piece, inline, name)
 
+        if frames.nbytes >= remote.APART:
+            self._reach(node)
         self._in_loop(send, piece)
+
+    # ---- between the program and a node, without the scheduler ----
+
+    def _reach(self, node: Node) -> None:
+        """Find out whether the program can reach the node. Until then nothing is sent directly."""
+        if node.is_direct is not None:
+            return
+        node.is_direct = False
+        if node.address.startswith("inproc"):
+            return  # in this process: the scheduler passes objects on
+
+        async def ask() -> None:
+            with contextlib.suppress(Exception):  # it is behind a firewall, or ending
+                answer = asyncio.wait_for(self._call(node, "cpool_reach"), _REACH)
+                node.is_direct = bool(await answer)
+
+        self._in_loop(ask)
+
+    async def _call(self, node: Node, what: str, **kwds: Any) -> Any:
+        """A request to a node. [the client's event loop]"""
+        pool = self.client.rpc
+        comm = await pool.connect(node.address)
+        node.comms.add(comm)
+        try:
+            if self.nodes.get(node.address) is not node:
+                raise OSError(f"node {node.address} has left the cluster")
+            answer = await send_recv(
+                comm, op=what, pool=self.pool, address=node.address, life=node.life, **kwds
+            )
+            if isinstance(answer, Frames):
+                with contextlib.suppress(OSError):  # then the node sends them again
+                    await comm.write(remote.TAKEN)
+            return answer
+        except BaseException:
+            comm.abort()  # an answer may be on its way
+            raise
+        finally:
+            node.comms.discard(comm)
+            pool.reuse(node.address, comm)
+
+    async def _direct(self, node: Node, what: str, **kwds: Any) -> Any:
+        """A request to a node. None if it cannot be reached, or refuses."""
+        if not node.is_direct:
+            return None
+        try:
+            return await self._call(node, what, **kwds)
+        except Exception as exc:
+            logger.info("cpool: node %s was not reached directly: %r", node.address, exc)
+            node.is_direct = None
+            return None
+
+    def _cut(self, node: Node) -> None:
+        """End the requests to a node that was lost: if it is frozen, it may never answer."""
+
+        def cut() -> None:
+            for comm in list(node.comms):
+                comm.abort()
+            self.client.rpc.remove(node.address)
+
+        if node.is_direct is not None:
+            self.client.loop.add_callback(cut)
 
     def _submit(self, piece: Piece, frames: Frames | None, name: str) -> None:
         """Submit the piece as a dask task for this node only, named after the function."""
@@ -965,10 +1055,12 @@ class Keeper:
                 remote.run_piece,
                 self.pool,
                 piece.node.address,
+                piece.node.life,
                 key,
                 piece.number,
                 frames,
                 plan.piece_seconds(len(self.nodes), piece.node.workers),
+                bool(piece.node.is_direct),
                 key=key,
                 workers=[piece.node.address],
                 allow_other_workers=False,
@@ -1056,7 +1148,8 @@ class Keeper:
             self._drop(piece)
 
     def _unsent(self, part: Part, error: Exception) -> Arrived:
-        failure = PoolError(f"{_name_of(part)} did not reach the scheduler: {error!r}")
+        what = f"a message for {_name_of(part)}"
+        failure = PoolError(f"{what} did not reach the scheduler: {error!r}")
         failure.__cause__ = error
         return Arrived(part.start, part.count, worker.FAILURE, [], failure)
 

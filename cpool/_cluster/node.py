@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import itertools
 import logging
 import multiprocessing
 import os
@@ -19,7 +20,7 @@ import tempfile
 import time
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from distributed import Status, WorkerPlugin
@@ -29,12 +30,11 @@ from distributed.worker_state_machine import SecedeEvent
 from .. import pool as cpool
 from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
-from .._engine.statistics import restarts_of
+from .._engine.statistics import brief_of
 from ..errors import InitializerError, PoolTerminated, TaskCancelledError, WorkerLostError
 from . import worker
-from .arbiter import CANCEL, plugin_name
-from .frames import Frames, loads, size_of
-from .memory import BIG, Memory, fetch, store
+from .arbiter import CANCEL, RELAY, plugin_name
+from .frames import Frames, for_pool, loads
 from .versions import mismatches, versions
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cpool.distributed")
 
-__all__ = ["LOST", "PAUSES", "Chunk", "NodePlugin", "ask_arbiter", "dump_node", "run_piece"]
+__all__ = [
+    "APART", "LOST", "PAUSES", "TAKEN",
+    "Chunk", "NodePlugin", "ask_arbiter", "dump_node", "pack_piece", "run_piece",
+]  # fmt: skip
 
 # Outcome of a chunk whose worker process died: a description of the error instead of results.
 LOST = 2
@@ -67,6 +70,14 @@ _LAST = 0.1
 
 # Seconds before each retry to reach the scheduler.
 PAUSES = (0.05, 0.2, 1.0)
+
+# Pieces and results of this many bytes or more go directly between the program and the node, where
+# it can reach the node. Pieces that cannot are not sent inside their dask task, which the scheduler
+# would deserialize: the node fetches them, with two more messages and their answers.
+APART = 1 << 20
+
+# How the program says that it has the results that it fetched.
+TAKEN = "taken"
 
 # Callables of this many bytes or more are passed to the worker processes in a file.
 _IN_FILE = 32 << 10
@@ -130,10 +141,12 @@ class Node:
         self.arrived: deque[Callable[[], None]] = deque()  # results that the loop has not handled
         self.is_told = False
         self.callables: dict[str, bytes | str] = {}
-        self.large: set[str] = set()  # numbers of callables whose results were large
         self.folder: str | None = None
         self.running: dict[int, Any] = {}  # by chunk number, the results of chunks in the pool
         self.cancelled: OrderedDict[int, None] = OrderedDict()  # chunks that have not arrived yet
+        self.given: dict[int, Frames] = {}  # pieces that the program has sent to this node directly
+        self.kept: dict[int, _Kept] = {}  # results for the program to fetch, by key
+        self.keys = itertools.count()
 
     async def ask(self, what: str, **kwds: Any) -> Any:
         """Call the arbiter."""
@@ -168,7 +181,6 @@ class Node:
 
     def forget(self, numbers: list[str]) -> None:
         for number in numbers:
-            self.large.discard(number)
             kept = self.callables.pop(number, None)
             if isinstance(kept, str):
                 with contextlib.suppress(OSError):
@@ -237,6 +249,11 @@ class Node:
             if len(self.cancelled) > _MOST_CANCELLED:
                 self.cancelled.popitem(last=False)
 
+    def relay(self, key: int) -> None:
+        """The program could not fetch these results: send them through the scheduler."""
+        if (kept := self.kept.get(key)) is not None:
+            kept.end(False)
+
     def leave_slot(self, key: Any) -> None:
         """Let dask start another task while this one runs, as `distributed.secede` does."""
         self.dask.handle_stimulus(
@@ -247,6 +264,9 @@ class Node:
         """End the pool; pieces that wait or run here notice."""
         self.is_ended = True
         self.changed.set()
+        self.given.clear()
+        for kept in self.kept.values():
+            kept.end(True)  # nobody waits for it
         await asyncio.to_thread(self._end_pool)
 
     def _end_pool(self) -> None:
@@ -305,11 +325,25 @@ class Chunk:
         )  # fmt: skip
 
 
+class _Kept:
+    """Results that stay on the node until the program has fetched them."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+        # Has the program fetched them? False: send them through the scheduler.
+        self.is_taken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def end(self, is_taken: bool) -> None:
+        if not self.is_taken.done():
+            self.is_taken.set_result(is_taken)
+
+
 class _Piece:
     """A running piece: passes its chunks' results from the pool to the program."""
 
-    def __init__(self, node: Node, number: int, flush: float, came: float) -> None:
+    def __init__(self, node: Node, number: int, flush: float, came: float, direct: bool) -> None:
         self.node = node
+        self.is_direct = direct  # does the program fetch large results from this node?
         self.came = came  # when the piece arrived
         self.number = number
         self.flush = flush
@@ -328,22 +362,11 @@ class _Piece:
             # Through the loop: this may be another thread.
             node.tell(partial(self.add, chunk, cancelled, node.seconds, attempts))
             return
-        memory = None
-        data = chunk.data
-        if chunk.callable in node.large or any(size_of(part) >= BIG for part in data):
-            memory = Memory.make()
-        if memory is not None:
-            data = store(memory.fd, data)
 
         def came(value: tuple[Any, ...]) -> None:
             node.tell(partial(take, value))
 
         def take(value: tuple[Any, ...]) -> None:
-            if memory is not None:
-                value = (*value[:3], *fetch(memory.fd, value[3:]))
-                memory.close()
-            elif any(size_of(part) >= BIG for part in value[3:]):
-                node.large.add(chunk.callable)
             if (
                 value[0] == worker.FAILURE
                 and attempts < chunk.options["retries"]
@@ -357,8 +380,6 @@ class _Piece:
             node.tell(partial(take_failure, error))
 
         def take_failure(error: BaseException) -> None:
-            if memory is not None:
-                memory.close()
             if isinstance(error, WorkerLostError) and attempts < chunk.options["retries"]:
                 self.hand_over(chunk, source, attempts + 1)
                 return
@@ -372,14 +393,15 @@ class _Piece:
                     source,
                     chunk.mode,
                     _raised(chunk.options, attempts),
-                    None if memory is None else memory.path,
                     (chunk.options["call"], chunk.first, node.dask.address),
-                    *data,
+                    *chunk.data,
                 ),
                 callback=came,
                 error_callback=failed,
                 **chunk.options["pool"],
             )
+            if attempts >= chunk.options["retries"]:
+                chunk.data = []  # the pool has it now
             if chunk.number in self.ended:  # this is another thread than the loop's
                 node.running.pop(chunk.number, None)
         except Exception as exc:  # the pool has ended, or memory is out
@@ -401,8 +423,25 @@ class _Piece:
             parts.extend(data)
         node = self.node
         stayed = time.monotonic() - self.came
-        head = pickle.dumps((node.dask.address, self.number, restarts_of(node.pool), stayed, heads))
-        data = to_serialize(Frames([head, *parts]))
+        head = pickle.dumps((node.dask.address, self.number, brief_of(node.pool), stayed, heads))
+        frames = Frames([head, *parts])
+        if self.is_direct and frames.nbytes >= APART:
+            key = next(node.keys)
+            kept = node.kept[key] = _Kept(frames)
+            try:
+                if node.is_ended or not await self._done(
+                    {"op": "kept", "node": node.dask.address, "piece": self.number, "key": key}
+                ):
+                    return False
+                if await kept.is_taken:
+                    return True
+            finally:
+                del node.kept[key]
+        return await self._done(to_serialize(frames))
+
+    async def _done(self, data: Any) -> bool:
+        """Send a message to the program. False: nobody waits for it any more."""
+        node = self.node
         sent: bool = await node.ask("cpool_done", node=node.dask.address, life=node.life, data=data)
         return sent
 
@@ -445,6 +484,48 @@ def _cancel(address: str, pool: str, numbers: list[int], kill: bool) -> None:
         node.cancel(numbers, kill)
 
 
+def _relay(address: str, pool: str, key: int) -> None:
+    """Handle a message of the arbiter: send results through the scheduler."""
+    node = _nodes.get((pool, address))
+    if node is not None:
+        node.relay(key)
+
+
+# The program's requests. dask wants functions with names.
+
+
+def _reach(comm: Any, pool: str, address: str, life: str) -> bool:
+    """Answer the program: is this the node that it means?"""
+    node = _nodes.get((pool, address))
+    return node is not None and node.life == life
+
+
+def _give(comm: Any, pool: str, address: str, life: str, piece: int, data: Frames) -> bool:
+    """Take a large piece from the program, whose dask task follows."""
+    node = _nodes.get((pool, address))
+    if node is None or node.life != life or node.is_ended:
+        return False
+    node.given[piece] = data
+    return True
+
+
+async def _take(comm: Any, pool: str, address: str, life: str, key: int) -> Any:
+    """Answer the program with results. It says that it has them; until then the node keeps them."""
+    node = _nodes.get((pool, address))
+    kept = None if node is None or node.life != life else node.kept.get(key)
+    if kept is None:
+        return None
+    is_taken = False
+    try:
+        await comm.write(to_serialize(kept.frames))
+        is_taken = await comm.read() == TAKEN
+    except OSError:
+        comm.abort()
+    finally:
+        kept.end(is_taken)
+    return Status.dont_reply
+
+
 def _describe(error: BaseException) -> tuple[Any, ...]:
     """The outcome to send for a failure of the node's pool."""
     if isinstance(error, WorkerLostError):
@@ -466,22 +547,46 @@ async def dump_node(pool: str, dask_worker: Worker) -> str:
 
 
 async def run_piece(
-    pool: str, address: str, key: Any, number: int, frames: Frames | None, flush: float
+    pool: str,
+    address: str,
+    life: str,
+    key: Any,
+    number: int,
+    frames: Frames | None,
+    flush: float,
+    direct: bool,
 ) -> str:
     """The dask task of one piece. Results are sent to the program through the arbiter.
 
-    `frames` is the piece; None if the arbiter has it. `flush` is how many seconds results may wait
-    for others of the piece. Returns "done" or "refused", for people who look at the dask task.
+    `life` is the life of the node that the piece is for: not of another one with its address.
+    `frames` is the piece; None if the program has given it to the node, or the arbiter has it.
+    `flush` is how many seconds results may wait for others of the piece. `direct`: the program
+    fetches large results here. Returns "done" or "refused", for people who look at the dask task.
     """
     came = time.monotonic()
     node = _nodes.get((pool, address))
-    if node is None:
+    if node is None or node.life != life:
         return "refused"
+    try:
+        return await _run_piece(node, key, number, frames, flush, came, direct)
+    finally:
+        node.given.pop(number, None)
+
+
+async def _run_piece(
+    node: Node,
+    key: Any,
+    number: int,
+    frames: Frames | None,
+    flush: float,
+    came: float,
+    direct: bool,
+) -> str:
     # Before waiting: other pools and other users of dask have tasks here too.
     node.leave_slot(key)
     async with node.entry:
         if frames is None:
-            frames = await node.ask("cpool_fetch", key=str(number))
+            frames = node.given.pop(number, None) or await node.ask("cpool_fetch", key=str(number))
             if frames is None:
                 return "refused"
         chunks, callables, forget = _unpack(frames)
@@ -492,7 +597,7 @@ async def run_piece(
             await node.await_room()
         if node.is_ended or not await node.begin(number):
             return "refused"
-        piece = _Piece(node, number, flush, came)
+        piece = _Piece(node, number, flush, came, direct)
         if node.pending == 0:
             node.heard = time.monotonic()
         node.pending += counted
@@ -505,6 +610,7 @@ async def run_piece(
             hand_over()
         else:
             await asyncio.to_thread(hand_over)
+        del frames
     await piece.pass_on(len(chunks))
     return "done"
 
@@ -526,15 +632,19 @@ def _unpack(frames: Frames) -> tuple[list[Chunk], dict[str, bytes | None], list[
     parts = iter(frames.parts)
     heads, callables, forget = loads(next(parts))
     chunks = [
-        Chunk(number, name, mode, options, first, [_sendable(next(parts)) for _ in range(count)])
+        Chunk(number, name, mode, options, first, _data(itertools.islice(parts, count)))
         for number, name, mode, options, first, count in heads
     ]
     return chunks, callables, forget
 
 
-def _sendable(part: Any) -> Any:
-    """Convert a memoryview to an object that the node's pool can pickle."""
-    return pickle.PickleBuffer(part) if type(part) is memoryview else part
+def _data(parts: Iterator[Any]) -> list[Any]:
+    """The data of a chunk, as objects that the node's pool can pickle."""
+    first = next(parts)
+    return [
+        pickle.PickleBuffer(first) if type(first) is memoryview else first,
+        *map(for_pool, parts),
+    ]
 
 
 class NodePlugin(WorkerPlugin):  # type: ignore[misc]
@@ -551,6 +661,8 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]
         if self.only is not None and worker.address not in self.only:
             return
         worker.stream_handlers[CANCEL] = partial(_cancel, worker.address)
+        worker.stream_handlers[RELAY] = partial(_relay, worker.address)
+        worker.handlers.update(cpool_reach=_reach, cpool_give=_give, cpool_take=_take)
         told: dict[str, Any] = {"refused": None, "pid": os.getpid(), "workers": 0}
         node = None
         found = mismatches(self.versions, versions(), f"node {worker.address}")

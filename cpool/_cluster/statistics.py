@@ -54,10 +54,16 @@ class NodeStatistics:
     """Bytes of pickled results and exceptions that arrived from the node."""
     restarts: int
     """How often a worker process was replaced, by the node's last message."""
+    shared_memory: int
+    """Bytes of shared memory that the pool on the node took when it sent its last message; 0 for a
+    node that has left."""
+    shared_memory_in_use: int
+    """Bytes of it that held arguments and results then. The rest is kept to be used again."""
 
 
 _SUMS = (
     "workers chunks done failed lost retried work_seconds bytes_sent bytes_received restarts"
+    " shared_memory shared_memory_in_use"
 ).split()
 
 
@@ -83,6 +89,16 @@ class ClusterStatistics:
     nodes: tuple[NodeStatistics, ...]
     """Nodes that were lost or have left come first."""
 
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of shared memory that the pools on all nodes took at their last messages."""
+        return sum(node.shared_memory for node in self.nodes)
+
+    @property
+    def shared_memory_in_use(self) -> int:
+        """Bytes of it that held arguments and results then."""
+        return sum(node.shared_memory_in_use for node in self.nodes)
+
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
@@ -103,7 +119,10 @@ class ClusterStatistics:
             yield "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
 
 
-_HEAD = "node pid workers chunks done failed lost again work_s sent received restarts there".split()
+_HEAD = (
+    "node pid workers chunks done failed lost again work_s sent received restarts"
+    " shared in_use there"
+).split()
 
 
 def _row(found: NodeStatistics) -> tuple[str, ...]:
@@ -120,6 +139,8 @@ def _row(found: NodeStatistics) -> tuple[str, ...]:
         _size(found.bytes_sent),
         _size(found.bytes_received),
         str(found.restarts),
+        _size(found.shared_memory),
+        _size(found.shared_memory_in_use),
         "yes" if found.is_there else "no",
     )
 

@@ -14,7 +14,6 @@ from .._base.current import current_worker
 from .._base.stdlib import TYPE_CHECKING
 from ..errors import TaskInterrupted
 from . import frames
-from .memory import fetch, store
 
 if TYPE_CHECKING:
     from typing import Any
@@ -135,7 +134,6 @@ def run_chunk(
     source: bytes | str,
     mode: int,
     raised: frozenset[str] | None,
-    memory: str | None,
     place: tuple[str, int, str],
     *parts: Any,
 ) -> tuple[Any, ...]:
@@ -143,37 +141,13 @@ def run_chunk(
 
     `raised`: exceptions of items are results, except those of classes with these names; None: all
     are raised.
-    `parts` are the pickle of the items and its buffers. `memory` is the path of a file with large
-    parts, which large results are appended to, or None. `place` are the arguments of `Place`.
+    `parts` are the pickle of the items and its buffers. `place` are the arguments of `Place`.
 
     Returns (kind, seconds, names, data, *buffers): `kind` is VALUE or FAILURE, `names` are the
     names of the classes of the exception that the task raised.
     """
-    begun = perf_counter()
-    fd = -1
-    try:
-        if memory is not None:
-            fd = os.open(memory, os.O_RDWR | os.O_CLOEXEC)
-        return _run(number, source, mode, raised, Place(*place), fd, *fetch(fd, parts))
-    except TaskInterrupted:
-        raise
-    except BaseException as exc:  # out of memory or descriptors
-        return FAILURE, perf_counter() - begun, (), failures.pack_error(exc, None)
-    finally:
-        if fd >= 0:
-            os.close(fd)
-
-
-def _run(
-    number: str,
-    source: bytes | str,
-    mode: int,
-    raised: frozenset[str] | None,
-    place: Place,
-    fd: int,
-    data: Any,
-    *buffers: Any,
-) -> tuple[Any, ...]:
+    data, *buffers = parts
+    told = Place(*place)
     func: Any = None
     begun = perf_counter()
     try:
@@ -184,20 +158,20 @@ def _run(
             args, kwds = items
             results = [func(*args, **kwds)]
         else:
-            place.items, place.count = iter(items), len(items)
+            told.items, told.count = iter(items), len(items)
             if raised is not None:
-                results = [_kept(func, mode, item, raised, place) for item in place.items]
+                results = [_kept(func, mode, item, raised, told) for item in told.items]
             elif mode == STAR:
-                calls = starmap(func, place.items)
+                calls = starmap(func, told.items)
                 # Not list(calls): it would take a StopIteration of the function for the end.
                 results = [next(calls) for _ in items]
             else:
-                results = [func(item) for item in place.items]
+                results = [func(item) for item in told.items]
     except TaskInterrupted:
         raise  # the node's pool reports it
     except BaseException as exc:
         seconds = perf_counter() - begun
-        return FAILURE, seconds, names_of(type(exc)), pack_error(exc, func, place)
+        return FAILURE, seconds, names_of(type(exc)), pack_error(exc, func, told)
     seconds = perf_counter() - begun
     try:
         try:
@@ -210,9 +184,7 @@ def _run(
         value = results if mode != APPLY else results[0]
         report = failures.pack_unpicklable(exc, value, False)
         return FAILURE, seconds, (), report
-    if fd >= 0:
-        return VALUE, seconds, (), *store(fd, [made, *found])
-    return VALUE, seconds, (), made, *found
+    return VALUE, seconds, (), made, *map(frames.for_pool, found)
 
 
 def initialize(data: bytes) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .. import _core
 
-__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "restarts_of", "statistics_of"]
+__all__ = ["LongTask", "PoolStatistics", "WorkerStatistics", "brief_of", "statistics_of"]
 
 _OUTCOMES = {1: "done", 2: "failed", 3: "lost"}  # the core's enum cp_outcome
 
@@ -228,9 +228,10 @@ def statistics_of(engine: _core.Engine, threads: bool) -> PoolStatistics:
     )
 
 
-def restarts_of(pool: Any) -> int:
-    """How often workers of a pool were replaced."""
-    return sum(max(row[1] - 1, 0) for row in pool._engine.tallies()[3])
+def brief_of(pool: Any) -> tuple[int, int, int]:
+    """How often workers of a pool were replaced; its shared memory, and that in use, in bytes."""
+    *_, of_workers, _, _, memory, used = pool._engine.tallies()
+    return sum(max(row[1] - 1, 0) for row in of_workers), memory, used
 
 
 def _worker(index: int, row: tuple[int, ...]) -> WorkerStatistics:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array as arrays
 import asyncio
 import collections
 import functools
@@ -10,12 +11,15 @@ import io
 import itertools
 import multiprocessing
 import os
+import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import MaybeEncodingError
@@ -313,10 +317,10 @@ def test_statistics_of_many_nodes_that_have_left(monkeypatch: pytest.MonkeyPatch
     tally = statistics.Tally()
     tally.submitted = 10
     for number in range(4):
-        node = keeper.Node(f"tcp://{number}", number, 1)
+        node = keeper.Node(f"tcp://{number}", "", number, 1)
         node.done = number
         tally.leave(node)
-    found = tally.statistics([keeper.Node("tcp://5", 5, 3)])
+    found = tally.statistics([keeper.Node("tcp://5", "", 5, 3)])
     assert [(node.address, node.done) for node in found.nodes] == [
         ("earlier nodes", 1), ("tcp://2", 2), ("tcp://3", 3), ("tcp://5", 0)
     ]  # fmt: skip
@@ -590,20 +594,63 @@ def test_large_results_pass_through_shared_memory(make_pool: Any) -> None:
 def test_an_array_may_be_changed_where_it_arrives(make_pool: Any) -> None:
     numpy = pytest.importorskip("numpy")
     pool = make_pool(1)
-    mine = numpy.zeros(1 << 20)
-    for _ in range(2):
-        back = pool.apply(work.add_one, (mine,))
-        back += 1
-        assert (back == 2).all() and (mine == 0).all()
+    for length in 3, 10_000, 1 << 20:
+        mine = numpy.zeros(length)
+        for _ in range(2):
+            back = pool.apply(work.add_one, (mine,))
+            back += 1
+            assert (back == 2).all() and (mine == 0).all()
 
 
-def test_without_shared_memory_large_data_takes_the_pipes(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from cpool._cluster import memory
+def test_large_data_are_in_the_shared_memory_of_the_node(make_pool: Any) -> None:
+    """`statistics()` says how much there is."""
+    numpy = pytest.importorskip("numpy")
+    pool = make_pool(1)
+    pool.apply(abs, (-1,))
+    found = pool.statistics()
+    array = numpy.ones(1 << 20)
+    assert found.shared_memory < array.nbytes and found.shared_memory_in_use == 0
+    assert (pool.apply(tasks.identity, (array,)) == array).all()
+    found = pool.statistics()
+    [node] = found.nodes
+    # The result is there until it has been sent; the argument may be, until the worker tells.
+    assert node.shared_memory >= node.shared_memory_in_use >= array.nbytes
+    assert found.shared_memory == node.shared_memory
+    assert found.shared_memory_in_use == node.shared_memory_in_use
+    _, names, row, _ = (re.split(r" {2,}", line.strip()) for line in str(found).splitlines())
+    assert dict(zip(names, row, strict=True))["in_use"].endswith(" MiB")
+    pool.terminate()
 
-    monkeypatch.delattr(os, "memfd_create")
-    assert memory.Memory.make() is None
+
+def test_large_buffers_are_passed_on_as_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As views of the same memory. In a pool these do not cost a copy at each end."""
+    numpy = pytest.importorskip("numpy")
+    from cpool._cluster import frames
+
+    kinds: list[Any] = [
+        numpy.arange(1 << 16),
+        numpy.arange(1 << 17)[5:],
+        numpy.asfortranarray(numpy.arange(90_000.0).reshape(300, 300)),
+        numpy.zeros(1 << 16, "i4, f8"),
+        arrays.array("d", bytes(1 << 17)),
+    ]
+    for values in kinds:
+        buffer = pickle.PickleBuffer(values)
+        found = frames.for_pool(buffer)
+        assert (type(found), found.dtype) == (numpy.ndarray, numpy.uint8)
+        assert numpy.shares_memory(found, numpy.asarray(values))
+        assert bytes(found) == bytes(buffer.raw())
+    data, [buffer] = frames.dumps(kinds[0])
+    given = numpy.array(memoryview(buffer).cast("B"))
+    back = frames.loads(data, [given])
+    assert frames.for_pool(frames.dumps(back)[1][0]).base is given  # so the pool need not copy it
+    arrived = memoryview(bytes(1 << 17))
+    assert frames.for_pool(arrived[9:]).nbytes == (1 << 17) - 9
+    assert type(frames.for_pool(arrived[:9])) is pickle.PickleBuffer
+    assert frames.for_pool(b"few") == b"few"
+    monkeypatch.delitem(sys.modules, "numpy")
+    assert frames.for_pool(buffer) is buffer
+    assert type(frames.for_pool(arrived)) is pickle.PickleBuffer
 
 
 def test_a_large_callable_goes_once_to_each_node(
@@ -1146,6 +1193,343 @@ def test_a_node_is_lost(
         with pytest.raises(Exception, match="terminated"):
             result.get(DEADLINE)
     assert (pools[0].statistics().lost, pools[0].statistics().cancelled) == (1, 9)
+
+
+# Large data pass between the program and the nodes, not through the scheduler
+
+
+LARGE = 3 << 20
+
+
+def count_large(dask_scheduler: Any) -> int:
+    """How often something large has passed through the scheduler, counted from the first call."""
+    from cpool._cluster.arbiter import NAME
+
+    arbiter = dask_scheduler.plugins[NAME]
+    if not hasattr(arbiter, "large"):
+        arbiter.large = 0
+        for op in "cpool_put", "cpool_done":
+            handler = dask_scheduler.handlers[op]
+
+            def counted(comm: Any = None, *, handler: Any = handler, data: Any, **kwds: Any) -> Any:
+                frames = getattr(data, "frames", ())
+                arbiter.large += sum(memoryview(frame).nbytes for frame in frames) >= 1 << 20
+                return handler(comm, data=data, **kwds)
+
+            dask_scheduler.handlers[op] = counted
+    return int(arbiter.large)
+
+
+def left_behind(name: str) -> int:
+    """The pieces and results of a pool that its node keeps."""
+    from cpool._cluster.node import _nodes
+
+    return sum(
+        len(node.given) + len(node.kept) for (pool, _), node in _nodes.items() if pool == name
+    )
+
+
+@pytest.fixture
+def direct(client: Any, make_pool: Any) -> Any:
+    """A pool of one node that the program is known to reach."""
+    pool = make_pool(1)
+    pool.wait_for_nodes(1, DEADLINE)
+    [node] = pool.nodes
+
+    def is_reached() -> bool:
+        return pool.apply(tasks.zeros, (LARGE,)) == bytes(LARGE) and bool(node.is_direct)
+
+    in_a_while(is_reached)
+    client.run_on_scheduler(count_large)
+    return pool
+
+
+def nothing_is_left(client: Any, pool: Any) -> None:
+    """Nor does a dask task wait for ever."""
+    in_a_while(lambda: not any(client.run(left_behind, pool._keeper.pool).values()))
+    in_a_while(lambda: not pool._keeper.ending)
+    in_a_while(lambda: client.run_on_scheduler(messages_kept) == 0)
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, pool: Any, what: str, call: Any) -> list[int]:
+    """Have `await call(real)` in the place of each direct request `what`; the list counts them."""
+    real, calls = pool._keeper._call, []
+
+    async def replaced(node: Any, op: str, **kwds: Any) -> Any:
+        if op != what:
+            return await real(node, op, **kwds)
+        calls.append(len(calls))
+        return await call(functools.partial(real, node, op, **kwds))
+
+    monkeypatch.setattr(pool._keeper, "_call", replaced)
+    return calls
+
+
+async def unreachable(real: Any) -> Any:
+    raise OSError("by the test")
+
+
+async def answer_lost(real: Any) -> Any:
+    await real()
+    raise OSError("by the test")
+
+
+def test_large_data_do_not_pass_through_the_scheduler(client: Any, direct: Any) -> None:
+    before = client.run_on_scheduler(count_large)
+    for count in range(3):
+        [back] = direct.map(tasks.identity, [bytes([count]) * LARGE])
+        assert back == bytes([count]) * LARGE
+    assert client.run_on_scheduler(count_large) == before
+    nothing_is_left(client, direct)
+
+
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [("cpool_give", unreachable), ("cpool_give", answer_lost), ("cpool_take", unreachable)],
+)
+def test_a_direct_request_that_fails_goes_through_the_scheduler(
+    client: Any, direct: Any, diary: Diary, monkeypatch: pytest.MonkeyPatch, what: str, how: Any
+) -> None:
+    """And the item runs once. The next request is a direct one again."""
+    calls = instead(monkeypatch, direct, what, how)
+    found = direct.apply(work.noted_and_back, (diary, bytes(LARGE)))
+    assert (found, diary.lines(), len(calls)) == (bytes(LARGE), [str(LARGE)], 1)
+    nothing_is_left(client, direct)
+    monkeypatch.undo()
+    [node] = direct.nodes
+
+    def is_reached() -> bool:
+        return direct.apply(tasks.zeros, (LARGE,)) == bytes(LARGE) and bool(node.is_direct)
+
+    in_a_while(is_reached)
+    before = client.run_on_scheduler(count_large)
+    assert direct.apply(tasks.identity, (bytes(LARGE),)) == bytes(LARGE)
+    assert client.run_on_scheduler(count_large) == before
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_the_node_sends_results_that_were_not_confirmed(
+    client: Any, direct: Any, monkeypatch: pytest.MonkeyPatch, is_read: bool
+) -> None:
+    """The connection breaks before or after the results, and the node is not asked again."""
+    [node] = direct.nodes
+    keeper = direct._keeper
+
+    async def breaks(real: Any) -> Any:
+        comm = await keeper.client.rpc.connect(node.address)
+        message = {"pool": keeper.pool, "address": node.address, "life": node.life}
+        await comm.write({"op": "cpool_take", "reply": True, **real.keywords, **message})
+        if is_read:
+            await comm.read()
+        comm.abort()
+        keeper.client.rpc.reuse(node.address, comm)
+        raise OSError("by the test")
+
+    ask = keeper._ask
+
+    async def without_relay(what: str, **kwds: Any) -> Any:
+        return None if what == "cpool_relay" else await ask(what, **kwds)
+
+    calls = instead(monkeypatch, direct, "cpool_take", breaks)
+    monkeypatch.setattr(keeper, "_ask", without_relay)
+    assert direct.apply(tasks.zeros, (LARGE,)) == bytes(LARGE)
+    assert len(calls) == 1
+    nothing_is_left(client, direct)
+
+
+def test_results_that_nobody_can_fetch(
+    client: Any, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The items of their piece fail, and no other."""
+    ask = direct._keeper._ask
+
+    async def no_relay(what: str, **kwds: Any) -> Any:
+        if what == "cpool_relay":
+            raise OSError("by the test")
+        return await ask(what, **kwds)
+
+    instead(monkeypatch, direct, "cpool_take", unreachable)
+    monkeypatch.setattr(direct._keeper, "_ask", no_relay)
+    with pytest.raises(
+        cpool.PoolError, match=r"a message for Pool\.apply\(tasks\.zeros\) .*by the test"
+    ):
+        direct.apply(tasks.zeros, (LARGE,))
+    assert direct.apply(abs, (-1,)) == 1
+
+
+def test_a_node_is_lost_that_has_large_results(
+    client: Any, node: Extra, diary: Diary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its items have begun: they fail, or run again on another node. Frozen, it never answers."""
+    from cpool.distributed import NodeLostError
+
+    with new_pool(client, 1) as pool:
+        pool.wait_for_nodes(3, 3 * DEADLINE)
+        [other] = [each for each in pool.nodes if each.address == node.address]
+        keys = {pool.apply(work.node_of, key=key): key for key in range(6)}
+        key = keys[node.process.pid]
+        in_a_while(lambda: pool.apply(tasks.zeros, (LARGE,), key=key) and other.is_direct)
+        fetching = threading.Event()
+        comms: list[Any] = []
+
+        async def frozen(real: Any) -> Any:
+            node.process.send_signal(signal.SIGSTOP)
+            asked = asyncio.ensure_future(real())
+            while not other.comms:
+                await asyncio.sleep(0.01)
+            comms.extend(other.comms)
+            fetching.set()
+            return await asked
+
+        instead(monkeypatch, pool, "cpool_take", frozen)
+        given = work.noted_and_back, (diary, bytes(LARGE))
+        result = pool.apply_async(*given, key=key)
+        assert fetching.wait(DEADLINE)
+        again = pool.apply_async(*given, key=key, retries=1)
+        assert not result.ready()
+        node.kill()
+        with pytest.raises(NodeLostError):
+            result.get(DEADLINE)
+        monkeypatch.undo()
+        assert again.get(3 * DEADLINE) == bytes(LARGE)
+        assert len(diary.lines()) == 2  # the second call had not begun
+        in_a_while(lambda: comms[0].closed() and not other.comms)
+
+
+def test_the_pool_ends_while_results_wait_on_a_node(
+    client: Any, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetching = threading.Event()
+
+    async def never(real: Any) -> Any:
+        fetching.set()
+        await asyncio.sleep(3600)
+
+    instead(monkeypatch, direct, "cpool_take", never)
+    result = direct.apply_async(tasks.zeros, (LARGE,))
+    assert fetching.wait(DEADLINE)
+    assert any(client.run(left_behind, direct._keeper.pool).values())
+    direct.terminate()
+    direct.join(DEADLINE)
+    with pytest.raises(cpool.PoolTerminated):
+        result.get(DEADLINE)
+    assert not any(client.run(left_behind, direct._keeper.pool).values())
+
+
+def test_a_node_takes_only_what_is_meant_for_it(client: Any, direct: Any) -> None:
+    """Another one may have had its address before."""
+    from cpool._cluster.node import run_piece
+
+    [node] = direct.nodes
+    name = direct._keeper.pool
+    rpc = client.rpc(node.address)
+    given = {"pool": name, "address": node.address}
+    for wrong in ({**given, "life": "other"}, {"pool": "other", "address": "", "life": node.life}):
+        assert client.sync(rpc.cpool_reach, **wrong) is False
+        assert client.sync(rpc.cpool_give, **wrong, piece=10**6, data=None) is False
+        assert client.sync(rpc.cpool_take, **wrong, key=0) is None
+    assert client.sync(rpc.cpool_take, **given, life=node.life, key=10**6) is None
+    assert client.sync(rpc.cpool_reach, **given, life=node.life) is True
+    given_to = name, node.address, "other"
+    done = client.submit(
+        run_piece, *given_to, "key", 10**6, None, 0.1, True, workers=[node.address]
+    )
+    assert done.result(DEADLINE) == "refused"
+
+
+def test_a_node_that_cannot_be_reached_is_asked_once(
+    client: Any, direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [node] = direct.nodes
+    node.is_direct = None
+    calls = instead(monkeypatch, direct, "cpool_reach", unreachable)
+    before = client.run_on_scheduler(count_large)
+    for _ in range(3):
+        assert direct.apply(tasks.identity, (bytes(LARGE),)) == bytes(LARGE)
+    assert len(calls) == 1
+    assert client.run_on_scheduler(count_large) - before == 6
+
+
+# The keeper's guards
+
+
+@pytest.mark.parametrize("event", ["of another version", "read"])
+def test_an_event_that_cannot_be_taken_in_fails_the_calls(
+    make_pool: Any, gate: Gate, event: str
+) -> None:
+    """They do not wait for ever, and the pool works on. "read" comes without what was read."""
+    pool = make_pool(1)
+    held = pool.apply_async(gate.hold)
+    gate.arrived()
+    pool._keeper.tell(event)
+    with pytest.raises((AttributeError, TypeError), match=f"_on_{event}"):
+        held.get(DEADLINE)
+    gate.open()
+    assert pool.map(abs, range(-3, 0)) == [3, 2, 1]
+
+
+def test_a_callable_is_dropped_before_it_is_sent_again(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = pool._keeper
+    ask = keeper._ask
+    order: list[str] = []
+    dropping, go_on = threading.Event(), threading.Event()
+
+    async def slow(what: str, **kwds: Any) -> Any:
+        is_drop = what == "cpool_drop" and not kwds["pieces"]
+        if is_drop and not dropping.is_set():
+            dropping.set()
+            while not go_on.is_set():
+                await asyncio.sleep(0.01)
+        answer = await ask(what, **kwds)
+        if is_drop or what == "cpool_put":
+            order.append(what)
+        return answer
+
+    monkeypatch.setattr(keeper, "_ask", slow)
+    call = work.Heavy()
+    assert [x for x, _, _ in pool.map(call, range(2), 1)] == [0, 1]
+    assert dropping.wait(DEADLINE)
+    again = pool.map_async(call, range(2, 4), 1)
+    eventually(lambda: keeper.uploads, "the second call was not sent")
+    go_on.set()
+    assert [x for x, _, _ in again.get(DEADLINE)] == [2, 3]
+    assert order[:3] == ["cpool_put", "cpool_drop", "cpool_put"]
+
+
+def test_a_scheduler_that_has_not_started_does_not_hinder_the_end(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no address: the pools of the others in this process end all the same."""
+    from cpool._cluster import pool as module
+
+    ended: list[str] = []
+
+    class Stub:
+        def __init__(self, address: str) -> None:
+            self._client = types.SimpleNamespace(scheduler=types.SimpleNamespace(address=address))
+
+        def _terminate(self) -> None:
+            ended.append(self._client.scheduler.address)
+
+    stubs = [Stub("tcp://elsewhere:1"), Stub(cluster.scheduler_address)]
+    monkeypatch.setattr(module, "_pools", weakref.WeakSet(stubs))
+
+    async def end() -> None:
+        scheduler = distributed.Scheduler(dashboard_address=":0")
+        try:
+            with pytest.raises(ValueError, match="non-running"):
+                assert scheduler.address
+            module._end_pools()
+        finally:
+            await scheduler.close()
+
+    asyncio.run(end())
+    assert ended == [cluster.scheduler_address]
+
+
+# Requests that fail
 
 
 def break_calls(ops: list[str], is_done: bool, dask_scheduler: Any) -> None:

@@ -41,6 +41,11 @@ def noted(diary: Diary, x: int) -> int:
     return x
 
 
+def noted_and_back(diary: Diary, data: bytes) -> bytes:
+    diary.write(len(data))
+    return data
+
+
 def noted_bytes(item: tuple[Diary, bytes]) -> int:
     return noted(item[0], len(item[1]))
 

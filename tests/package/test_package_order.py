@@ -81,7 +81,6 @@ ORDER = """
     _cluster.errors
     _cluster.versions
     _cluster.frames
-    _cluster.memory
     _cluster.plan
     _cluster.worker
     _cluster.parameters
