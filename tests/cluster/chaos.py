@@ -2,10 +2,12 @@
 
     python tests/cluster/chaos.py --workers 100 --nodes 10
     python tests/cluster/chaos.py --workers 0 --nodes 0 --seconds 600
+    python tests/cluster/chaos.py --workers 30 --nodes 6 --bytes 2000000
 
-Checks that every item has one outcome, that nothing runs twice, that nothing hangs, and that the
-memory of scheduler, nodes and client does not grow. At the end the scheduler is killed while calls
-are pending: each of them fails.
+With `--bytes`, each item and its result are an array of that many bytes: most go directly between
+the program and the nodes. Checks that every item has one outcome, that nothing runs twice, that
+nothing hangs, and that the memory of scheduler, nodes and client does not grow. At the end the
+scheduler is killed while calls are pending: each of them fails.
 """
 
 from __future__ import annotations
@@ -84,7 +86,22 @@ class Chaos:
             process.wait()
 
 
-def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Random) -> list[int]:
+def made(number: int, size: int) -> Any:
+    """The array of an item; without a size, its number."""
+    if not size:
+        return number
+    import numpy
+
+    return numpy.full(size, number % 251, numpy.uint8)
+
+
+def is_same(found: Any, number: int, size: int) -> bool:
+    return bool((found == made(number, size)).all()) if size else found == number
+
+
+def run_calls(
+    pool: Any, diary: Diary, stop: threading.Event, chance: random.Random, size: int
+) -> list[int]:
     """Make calls until told to stop, or until the scheduler is lost; return [items, items lost]."""
     from cpool import WorkerLostError
     from cpool.distributed import SchedulerLostError
@@ -92,15 +109,17 @@ def run_calls(pool: Any, diary: Diary, stop: threading.Event, chance: random.Ran
     told = [0, 0]
     first = 0
     while not stop.is_set():
-        count = chance.choice([1, 10, 300])
-        items = [(diary, i) for i in range(first, first + count)]
+        count = chance.choice([1, 10, 30 if size else 300])
+        numbers = range(first, first + count)
+        items = ((diary, i, made(i, size)) for i in numbers)
         first += count
         chunksize = chance.choice([1, 1, 5])
-        results = pool.imap(work.note_item, iter(items), chunksize)
+        results = pool.imap(work.note_and_return, items, chunksize)
         arrived = lost = 0
         while True:
             try:
-                results.__next__()
+                found = results.__next__()
+                assert is_same(found, numbers[arrived + lost], size), "another item's result"
                 arrived += 1
             except StopIteration:
                 break
@@ -121,6 +140,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=10)
     parser.add_argument("--seconds", type=float, default=0)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--bytes", type=int, default=0, help="the size of each item and result")
     given = parser.parse_args()
 
     import distributed
@@ -138,7 +158,9 @@ def main() -> None:
         diaries = [Diary(os.path.join(folder, f"diary{i}")) for i in range(2)]
 
         def call(number: int) -> None:
-            outcomes.append(run_calls(pool, diaries[number], stop, random.Random(number)))
+            outcomes.append(
+                run_calls(pool, diaries[number], stop, random.Random(number), given.bytes)
+            )
 
         threads = [threading.Thread(target=call, args=(i,)) for i in range(2)]
         for thread in threads:
@@ -164,6 +186,7 @@ def main() -> None:
                 parts = [chaos.memory_of(each) >> 20 for each in (chaos.scheduler, *chaos.nodes)]
                 print(f"MiB: client {mine >> 20}, scheduler and nodes {parts}", flush=True)
         print(pool.statistics(), flush=True)
+        print(f"reached directly: {[node.is_direct for node in pool.nodes]}", flush=True)
         chaos.kill_scheduler()
         for thread in threads:
             thread.join(120)

@@ -54,6 +54,12 @@ def note_item(item: tuple[Diary, int]) -> int:
     return noted(*item)
 
 
+def note_and_return(item: tuple[Diary, int, Any]) -> Any:
+    diary, number, value = item
+    diary.write(number)
+    return value
+
+
 def noted_then_hold(diary: Diary, gate: Gate, x: int) -> int:
     diary.write(x)
     gate.hold()
