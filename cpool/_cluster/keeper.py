@@ -309,7 +309,7 @@ class Keeper:
 
     def hear(self, event: tuple[float, Any]) -> None:
         """Receive a message of the arbiter. [the client's event loop]"""
-        message = event[1]
+        message = remote.opened(event[1])
         if isinstance(message, Frames):
             self.tell("results", message)
         else:

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from distributed import Status, WorkerPlugin
-from distributed.protocol import to_serialize
+from distributed.protocol import Serialize, to_serialize
 from distributed.worker_state_machine import SecedeEvent
 
 from .. import pool as cpool
@@ -46,7 +46,7 @@ logger = logging.getLogger("cpool.distributed")
 
 __all__ = [
     "APART", "LOST", "PAUSES", "TAKEN",
-    "Chunk", "NodePlugin", "ask_arbiter", "dump_node", "pack_piece", "run_piece",
+    "Chunk", "NodePlugin", "ask_arbiter", "dump_node", "opened", "pack_piece", "run_piece",
 ]  # fmt: skip
 
 # Outcome of a chunk whose worker process died: a description of the error instead of results.
@@ -93,6 +93,11 @@ _FINALIZERS = 5.0
 _MOST_CANCELLED = 1 << 12
 
 _nodes: dict[tuple[str, str], Node] = {}
+
+
+def opened(message: Any) -> Any:
+    """A message that may be marked to be serialized: in one process dask passes on the object."""
+    return message.data if isinstance(message, Serialize) else message
 
 
 async def ask_arbiter(dask: Any, is_there: Callable[[], bool], what: str, **kwds: Any) -> Any:
@@ -160,7 +165,7 @@ class Node:
             return inline
         found = self.callables.get(number)
         if found is None:
-            frames = await self.ask("cpool_fetch", key=number)
+            frames = opened(await self.ask("cpool_fetch", key=number))
             if frames is None:
                 raise PoolTerminated("the pool was terminated before this piece began")
             [data] = frames.parts
@@ -586,7 +591,9 @@ async def _run_piece(
     node.leave_slot(key)
     async with node.entry:
         if frames is None:
-            frames = node.given.pop(number, None) or await node.ask("cpool_fetch", key=str(number))
+            frames = node.given.pop(number, None)
+            if frames is None:
+                frames = opened(await node.ask("cpool_fetch", key=str(number)))
             if frames is None:
                 return "refused"
         chunks, callables, forget = _unpack(frames)

@@ -117,6 +117,40 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
     assert "cannot schedule new futures" not in done.stderr, done.stderr
 
 
+IN_ONE_PROCESS = """
+import distributed
+from cpool.distributed import Pool
+
+class Scaled:
+    def __init__(self):
+        self.table = bytes(100_000)
+    def __call__(self, values):
+        return values * 2
+
+if __name__ == "__main__":
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+    ) as cluster, distributed.Client(cluster, set_as_default=False) as client, Pool(client) as pool:
+        print(pool.apply(abs, (-3,)), pool.map(Scaled(), [2, "a"]))
+        large = bytes(3 << 20)
+        print([found == 2 * large for found in pool.map(Scaled(), [large] * 3)])
+        try:
+            pool.apply(divmod, (1, 0))
+        except ZeroDivisionError as error:
+            print(error)
+"""
+
+
+def test_a_cluster_in_one_process(tmp_path: Path) -> None:
+    """Dask passes on messages there as they are."""
+    program = tmp_path / "program.py"
+    program.write_text(IN_ONE_PROCESS, encoding="utf-8")
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=TESTS)
+    found = "3 [4, 'aa']\n[True, True, True]\n"
+    assert done.stdout.startswith(found) and "by zero" in done.stdout, done.stderr
+    assert done.returncode == 0
+
+
 def test_a_missing_dask_is_named() -> None:
     program = "import sys; sys.modules['distributed'] = None; import cpool.distributed"
     done = subprocess.run(
