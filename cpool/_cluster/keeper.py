@@ -310,6 +310,8 @@ class Keeper:
     def hear(self, event: tuple[float, Any]) -> None:
         """Receive a message of the arbiter. [the client's event loop]"""
         message = remote.opened(event[1])
+        if message is not event[1]:
+            event[1].data = None  # dask keeps the last thousand messages
         if isinstance(message, Frames):
             self.tell("results", message)
         else:

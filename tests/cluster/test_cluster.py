@@ -118,7 +118,7 @@ def test_a_cluster_of_its_own(tmp_path: Path) -> None:
 
 
 IN_ONE_PROCESS = """
-import distributed
+import distributed, numpy
 from cpool.distributed import Pool
 
 class Scaled:
@@ -129,11 +129,15 @@ class Scaled:
 
 if __name__ == "__main__":
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"
     ) as cluster, distributed.Client(cluster, set_as_default=False) as client, Pool(client) as pool:
         print(pool.apply(abs, (-3,)), pool.map(Scaled(), [2, "a"]))
         large = bytes(3 << 20)
         print([found == 2 * large for found in pool.map(Scaled(), [large] * 3)])
+        array = numpy.ones(3 << 20, "u1")
+        for _ in range(6):
+            assert (pool.apply(Scaled(), (array,)) == 2).all()
+        print(pool.statistics().shared_memory_in_use < 4 * array.nbytes)
         try:
             pool.apply(divmod, (1, 0))
         except ZeroDivisionError as error:
@@ -142,11 +146,12 @@ if __name__ == "__main__":
 
 
 def test_a_cluster_in_one_process(tmp_path: Path) -> None:
-    """Dask passes on messages there as they are."""
+    """Dask passes on messages there as they are, and keeps the last ones."""
+    pytest.importorskip("numpy")
     program = tmp_path / "program.py"
     program.write_text(IN_ONE_PROCESS, encoding="utf-8")
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, cwd=TESTS)
-    found = "3 [4, 'aa']\n[True, True, True]\n"
+    found = "3 [4, 'aa']\n[True, True, True]\nTrue\n"
     assert done.stdout.startswith(found) and "by zero" in done.stdout, done.stderr
     assert done.returncode == 0
 
