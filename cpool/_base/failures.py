@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolError", "TimeoutError", "is_replaced", "pickle_of_name", "replaced_dumps"]
 
-loads: Callable[[bytes], Any] = pickle.loads  # importing.loads, once that is imported
+# Set by importing: its loads(), and the encoding of values.
+loads: Callable[[bytes], Any] = pickle.loads
+encode: Callable[[object], bytes | None]
+decode: Callable[[bytes], Any]
+
 _PICKLE = b"\x80"  # how pickles start; values in our encoding start with another byte
 
 if TYPE_CHECKING:
@@ -213,9 +217,7 @@ def pack_error(
 
 def _encoded(obj: object) -> bytes:
     """Like `_dumps()`, in the encoding of values where that has one for the object."""
-    from .. import _core
-
-    data = None if is_replaced() else _core._encode(obj)
+    data = None if is_replaced() else encode(obj)
     return _dumps(obj) if data is None else data
 
 
@@ -321,9 +323,7 @@ def _locate(error: BaseException, place: _Place | None, item: int) -> BaseExcept
 
 
 def _load(payload: bytes) -> Any:
-    from .. import _core
-
-    return loads(payload) if payload.startswith(_PICKLE) else _core._decode(payload)
+    return loads(payload) if payload.startswith(_PICKLE) else decode(payload)
 
 
 def unpack_error(data: memoryview, place: _Place | None = None) -> BaseException:

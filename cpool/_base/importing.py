@@ -122,4 +122,6 @@ def loads(data: bytes) -> Any:
 
 
 failures.loads = loads
+failures.encode = _core._encode
+failures.decode = _core._decode
 globals()["__builtins__"] = {**vars(builtins), "__import__": _core._import}
