@@ -59,7 +59,7 @@ _MOST_BYTES = 32 << 20
 # The most bytes of chunks to send to a node, unless its workers would be idle.
 _MOST_THERE = 2 * _MOST_BYTES
 
-# Seconds for a node to answer whether the program reaches it directly.
+# Seconds for a node to answer whether the program reaches it directly. Nothing waits for that.
 _REACH = 5.0
 
 # Finished pieces are kept for the dashboard until there are at least so many; then those whose dask
@@ -997,9 +997,14 @@ class Keeper:
             return  # in this process: the scheduler passes objects on
 
         async def ask() -> None:
-            with contextlib.suppress(Exception):  # it is behind a firewall, or ending
-                answer = asyncio.wait_for(self._call(node, "cpool_reach"), _REACH)
-                node.is_direct = bool(await answer)
+            found: bool | None = False
+            try:
+                found = bool(await asyncio.wait_for(self._call(node, "cpool_reach"), _REACH))
+            except TimeoutError:
+                found = None  # it is busy, or behind a firewall: ask again
+            except Exception as exc:
+                logger.info("cpool: node %s cannot be reached directly: %r", node.address, exc)
+            node.is_direct = found
 
         self._in_loop(ask)
 

@@ -1489,6 +1489,23 @@ def test_a_node_that_cannot_be_reached_is_asked_once(
     assert client.run_on_scheduler(count_large) - before == 6
 
 
+def test_a_node_that_is_too_busy_to_answer_is_asked_again(
+    direct: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cpool._cluster import keeper
+
+    async def silent(real: Any) -> Any:
+        await asyncio.sleep(3600)
+
+    [node] = direct.nodes
+    node.is_direct = None
+    monkeypatch.setattr(keeper, "_REACH", 0.01)
+    calls = instead(monkeypatch, direct, "cpool_reach", silent)
+    in_a_while(lambda: direct.apply(tasks.zeros, (LARGE,)) == bytes(LARGE) and len(calls) >= 2)
+    monkeypatch.undo()
+    in_a_while(lambda: direct.apply(tasks.zeros, (LARGE,)) == bytes(LARGE) and node.is_direct)
+
+
 # The keeper's guards
 
 
