@@ -213,9 +213,6 @@ view_take_bytes(PyObject *op, PyObject *args, PyObject *kwds)
 }
 #endif
 
-#define WITH_KEYWORDS(function) \
-    (PyCFunction)(void (*)(void)) function, METH_VARARGS | METH_KEYWORDS, NULL
-
 /* As a bytearray. */
 static PyObject *
 view_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
@@ -226,17 +223,25 @@ view_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
 }
 
 static PyMethodDef view_methods[] = {
-    {"append", WITH_KEYWORDS(view_append)},
-    {"clear", WITH_KEYWORDS(view_clear)},
-    {"extend", WITH_KEYWORDS(view_extend)},
-    {"insert", WITH_KEYWORDS(view_insert)},
-    {"pop", WITH_KEYWORDS(view_pop)},
-    {"remove", WITH_KEYWORDS(view_remove)},
+    {"append", (PyCFunction)(void (*)(void))view_append,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"clear", (PyCFunction)(void (*)(void))view_clear,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"extend", (PyCFunction)(void (*)(void))view_extend,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"insert", (PyCFunction)(void (*)(void))view_insert,
+     METH_VARARGS | METH_KEYWORDS, NULL},
+    {"pop", (PyCFunction)(void (*)(void))view_pop, METH_VARARGS | METH_KEYWORDS,
+     NULL},
+    {"remove", (PyCFunction)(void (*)(void))view_remove,
+     METH_VARARGS | METH_KEYWORDS, NULL},
 #if PY_VERSION_HEX >= 0x030E0000
-    {"resize", WITH_KEYWORDS(view_resize)},
+    {"resize", (PyCFunction)(void (*)(void))view_resize,
+     METH_VARARGS | METH_KEYWORDS, NULL},
 #endif
 #if PY_VERSION_HEX >= 0x030F0000
-    {"take_bytes", WITH_KEYWORDS(view_take_bytes)},
+    {"take_bytes", (PyCFunction)(void (*)(void))view_take_bytes,
+     METH_VARARGS | METH_KEYWORDS, NULL},
 #endif
     {"__reduce__", view_reduce, METH_NOARGS, NULL},
     {"__reduce_ex__", view_reduce, METH_O, NULL},
