@@ -19,6 +19,7 @@ from gates import Gate, eventually
 
 import cpool
 from cpool._engine import loops
+from cpool._start import popen
 
 pytestmark = pytest.mark.better
 
@@ -257,6 +258,38 @@ def test_a_pool_that_is_entered_has_its_threads_already() -> None:
             assert await entered.apply_async(tasks.square, (4,)) == 16
 
     run(body())
+
+
+def test_workers_that_are_started_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop's thread forks nothing, and the workers outlive the thread that has forked them."""
+    forked_by: list[int] = []
+
+    fork_ahead = popen.fork_ahead
+
+    def noted(*args: Any) -> Any:
+        forked_by.append(threading.get_ident())
+        return fork_ahead(*args)
+
+    monkeypatch.setattr(popen, "fork_ahead", noted)
+
+    async def body() -> None:
+        made: list[Any] = []
+        thread = threading.Thread(target=lambda: made.append(cpool.Pool(2)))
+        thread.start()
+        thread.join()
+        async with made.pop() as pool:
+            assert await pool.map_async(tasks.square, range(9)) == [x * x for x in range(9)]
+        async with await asyncio.to_thread(cpool.Pool, 2) as pool:
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+        executor = cpool.ProcessPoolExecutor(2)
+        first = await asyncio.to_thread(executor.submit, tasks.square, 4)
+        assert await asyncio.wrap_future(first) == 16
+        loop = asyncio.get_running_loop()
+        assert await loop.run_in_executor(executor, tasks.square, 5) == 25
+        await asyncio.to_thread(executor.shutdown)
+
+    run(body())
+    assert len(forked_by) == 3 and threading.get_ident() not in forked_by
 
 
 def test_a_pool_ends_when_its_entering_is_cancelled() -> None:
