@@ -8,7 +8,8 @@
     joblib            scikit-learn on the cpool and on the loky backend, and the start of both
 
 Each pair takes turns in one process, with two workers that are started by fork. A line has the
-medians of both, and their ratio. Only `joblib` needs scikit-learn.
+medians of both, and their ratio. Lines of a limit tell what remains without any executor or pool.
+Only `joblib` needs scikit-learn.
 """
 
 import asyncio
@@ -16,8 +17,10 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import queue
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor, Future
@@ -62,6 +65,27 @@ class Answered(Executor):
         return future
 
 
+class SetByThread(Executor):
+    """Another limit: a thread of this process makes the call, and so wakes the loop."""
+
+    def __init__(self) -> None:
+        self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self.work, daemon=True).start()
+
+    def work(self) -> None:
+        while (call := self.calls.get()) is not None:
+            future, fn, args = call
+            future.set_result(fn(*args))
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.calls.put((future, fn, args))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self.calls.put(None)
+
+
 async def round_trips(executor: Executor, n: int) -> float:
     loop = asyncio.get_running_loop()
     begun = time.perf_counter()
@@ -80,12 +104,13 @@ async def awaited(pool: Any, n: int) -> float:
 def run_in_executor(n: int = 300) -> None:
     async def body() -> None:
         ours, theirs = cpool.ProcessPoolExecutor(WORKERS), StdlibProcesses(WORKERS, FORK)
-        with ours, theirs, cpool.Pool(WORKERS) as pool:
+        with ours, theirs, cpool.Pool(WORKERS) as pool, SetByThread() as thread:
             todo: list[Callable[[], Awaitable[float]]] = [
                 lambda: round_trips(ours, n),
                 lambda: round_trips(theirs, n),
                 lambda: awaited(pool, n),
                 lambda: round_trips(Answered(), n),
+                lambda: round_trips(thread, n),
             ]
             times: list[list[float]] = [[] for _ in todo]
             for _ in range(ROUNDS):
@@ -94,6 +119,7 @@ def run_in_executor(n: int = 300) -> None:
         report("await loop.run_in_executor()", times[0], times[1], "stdlib")
         report("await pool.apply_async()", times[2], times[1], "stdlib")
         report("its limit: a future that is done at once", times[3], times[1], "stdlib")
+        report("  a future that a plain thread completes", times[4], times[1], "stdlib")
 
     asyncio.run(body())
 
@@ -216,6 +242,20 @@ def working(us: float) -> Callable[[int], int]:
     return work
 
 
+def in_two_threads(work: Any, n: int) -> None:
+    """The limit: plain threads call `work`, each half of the times."""
+
+    def half() -> None:
+        for i in range(n // WORKERS):
+            work(i)
+
+    each = [threading.Thread(target=half) for _ in range(WORKERS)]
+    for thread in each:
+        thread.start()
+    for thread in each:
+        thread.join()
+
+
 def threads() -> None:
     def all_results(pool: Any, work: Any, n: int) -> None:
         for result in [pool.apply_async(work, (i,)) for i in range(n)]:
@@ -232,6 +272,11 @@ def threads() -> None:
     ]
     for us in 1, 100:
         work = working(us)
+        n = 20_000 if us == 1 else 1000
+        limit = in_turns(
+            lambda w=work, n=n: in_two_threads(w, n), lambda w=work, n=n: list(map(w, range(n))), n
+        )
+        report(f"the limit: two threads, {us} us", *limit, "one thread")
         with cpool.ThreadPool(WORKERS) as ours, StdlibThreadPool(WORKERS) as theirs:
             for name, body, most in bodies:
                 n = most if us == 1 else most // 20
