@@ -566,7 +566,7 @@ def _on_stop(*_: Any) -> None:
         raise TaskInterrupted("the task has to stop: its time is over, or its call was cancelled")
 
 
-is_stopped: Callable[[], bool] = bool  # child.main() sets the extension's function in workers
+is_stopped: Callable[[], bool] = bool  # _start.child sets the extension's function
 
 
 def handle_stop(number: int) -> None:

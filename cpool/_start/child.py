@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
 _FREEZES = "t" not in sys.abiflags
 
+failures.is_stopped = _core._is_stopped
+
 # From 3.13 on popen_fork runs atexit handlers in children.
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
@@ -43,23 +45,19 @@ _RUNS_ATEXIT = sys.version_info >= (3, 13)
 def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
     """The child's side of a start by fork. All signals are blocked when the child begins."""
     code = 1
-
-    def run() -> None:
-        nonlocal code
-        try:
-            code = process._bootstrap(  # type: ignore[attr-defined]
-                parent_sentinel=worker.parent_sentinel
-            )
-        finally:
-            if _RUNS_ATEXIT:
-                atexit._run_exitfuncs()
-
     try:
         worker.reset_signals()
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        around.run(run)
+        try:
+            code = around.run(
+                process._bootstrap,  # type: ignore[attr-defined]
+                worker.parent_sentinel,
+            )
+        finally:
+            if _RUNS_ATEXIT:
+                around.run_again(atexit._run_exitfuncs)
     finally:
         _exit(code)
 
@@ -76,6 +74,7 @@ def _exit(code: int) -> NoReturn:
 
 
 _attached: Worker | None = None  # of a launched process, until take() is called
+_is_launched = False
 
 
 def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> None:
@@ -90,8 +89,8 @@ def attach(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> N
 
 def take() -> Worker:
     """In a launched process, while the Process object is unpickled: its Worker."""
-    global _attached
-    worker, _attached = _attached, None
+    global _attached, _is_launched
+    worker, _attached, _is_launched = _attached, None, True
     assert worker is not None
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.set_wakeup_fd(-1)
@@ -276,34 +275,58 @@ def _skip_shutdown() -> None:
     pass
 
 
-def _tell_stack(watch: Callable[[int], None]) -> None:
+def _tell_stack(watch: Callable[..., None]) -> None:
     """Make this thread report its stack when the parent asks for it; see csrc/py/worker/stack.h."""
     if faulthandler is None or not hasattr(os, "memfd_create"):
         return
-    with contextlib.suppress(Exception):  # no descriptor or memory: dumps lack this stack
+    fd = -1
+    try:
         fd = os.memfd_create("cpool-stack")
-        try:
-            watch(fd)
-        except BaseException:
+        watch(fd, faulthandler.register)
+    except Exception:  # no descriptor or memory: dumps lack this stack
+        if fd >= 0:
             os.close(fd)
-            raise
 
 
-def main(worker: Worker, setup: Setup) -> None:
-    """The target of a worker process: run the initializer, then tasks until the pool ends."""
+def _end_launch(worker: Worker) -> None:
     if isinstance(sys.excepthook, _StartHook):
         sys.excepthook = sys.excepthook.before
-    if setup.environment is not None:
-        change_environment(setup.environment)
     parent = parent_process()
     if parent is not None:  # multiprocessing's own pipe is closed
         parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
+
+
+def _work(worker: Worker, setup: Setup) -> int:
+    if setup.forwarding is not None:
+        setup.forwarding.install()
+    if setup.begin[0] is not None or setup.preload:
+        _initialize(worker, setup)
+    try:
+        tasks = importing.run_in_worker(worker.serve)
+    except SystemExit:  # a task raised it
+        setup.finalize(worker)
+        raise
+    setup.finalize(worker)
+    return tasks
+
+
+def main(worker: Worker, setup: Setup) -> None:
+    """The target of a worker process: run the initializer, then tasks until the pool ends.
+
+    A forked worker copies each page on which it uses an object, and a page costs as much as
+    hundreds of lines of code. So what is not needed is not even called.
+    """
+    if _is_launched:
+        _end_launch(worker)
+    if setup.environment is not None:
+        change_environment(setup.environment)
     try:
         if faulthandler is not None and not faulthandler.is_enabled():
             faulthandler.enable()
     except Exception:  # no stderr to write to
         pass
-    setup.settle()
+    if setup.place != (None, None):
+        setup.settle()
     # As the stdlib does for `random`. numpy has no seed() yet if the parent was importing it.
     seed = getattr(sys.modules.get("numpy.random"), "seed", None)
     if seed is not None:
@@ -314,25 +337,12 @@ def main(worker: Worker, setup: Setup) -> None:
 
     _tell_stack(_core._watch_stack)
 
-    failures.is_stopped = _core._is_stopped
     set_process(CurrentWorker(setup.index, _core._tasks_done))
 
-    def work() -> int:
-        if setup.forwarding is not None:
-            setup.forwarding.install()
-        if setup.begin[0] is not None or setup.preload:
-            _initialize(worker, setup)
-        try:
-            tasks = importing.run_in_worker(worker.serve)
-        except SystemExit:  # a task raised it
-            setup.finalize(worker)
-            raise
-        setup.finalize(worker)
-        return tasks
-
-    _forget_interrupt()
+    if worker.is_interrupted:
+        _forget_interrupt()
     try:
-        tasks = worker.interruptible(work)
+        tasks = worker.interruptible(_work, worker, setup)
     except Exception:
         # The task ended the worker, and the parent learns from the exit what was lost. Threads that
         # a task left behind must not delay the exit.

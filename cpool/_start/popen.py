@@ -19,7 +19,7 @@ from . import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
+    from typing import Any, NoReturn
 
     from .._core import Worker
     from .surroundings import Surroundings
@@ -34,15 +34,24 @@ def _announced(intent: Any) -> Iterator[None]:
         intent.preserve_fd = False
 
 
-def _keeping_the_tracker() -> AbstractContextManager[None]:
+def _fork_intent() -> Any:
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    return getattr(tracker, "_fork_intent", None)
+
+
+def _keeping_the_tracker(intent: Any) -> AbstractContextManager[None]:
     """Announce the fork to the resource tracker, if the program imported it.
 
     gh-146313: from 3.13.14 and 3.14.5 on the child keeps the parent's tracker only if
     multiprocessing announces the fork.
     """
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
-    intent = getattr(tracker, "_fork_intent", None)
     return nullcontext() if intent is None else _announced(intent)
+
+
+def _run_announced(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
+    """In a worker that was forked within `_announced()`, which does not end here by itself."""
+    _fork_intent().preserve_fd = False
+    child.run_forked(process, worker, around)
 
 
 _hooks = threading.RLock()
@@ -123,7 +132,7 @@ class ForkPopen(Popen):
 
     def _launch(self, process: BaseProcess) -> None:
         if self._worker.pid == 0:
-            with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
+            with _keeping_the_tracker(_fork_intent()), hooks_stay(_IMPORT_S):
                 pid = self._worker.fork()
             if pid == 0:
                 child.run_forked(process, self._worker, self._around)
@@ -160,11 +169,10 @@ def fork_ahead(
         return 0, None
     flush = util._flush_std_streams  # type: ignore[attr-defined]
     flush()
-    with _keeping_the_tracker(), hooks_stay(_IMPORT_S):
-        made = _core._fork_all(tuple(workers), flush)
-    if isinstance(made, int):
-        child.run_forked(processes[made], workers[made], around)
-    return made
+    intent = _fork_intent()
+    run = child.run_forked if intent is None else _run_announced
+    with _keeping_the_tracker(intent), hooks_stay(_IMPORT_S):
+        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush)
 
 
 class _LazySentinel:

@@ -11,7 +11,9 @@ from .._base import importing
 from .._base.stdlib import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 def check_environment(environment: Any, index: int) -> dict[str, str | None] | None:
@@ -85,9 +87,13 @@ class Surroundings:
         if "geterrobj" in numpy and "seterrobj" in numpy:
             self._numpy_errors = list(numpy["geterrobj"]())  # seterr() changes that list
 
-    def run(self, func: Callable[..., None], *args: Any) -> None:
+    def run(self, func: Callable[..., T], *args: Any) -> T:
         """In a forked worker: restore the snapshot and call func."""
         importing.forget_others(self.kept)
         if self._numpy_errors is not None:
             sys.modules["numpy"].seterrobj(self._numpy_errors)
-        self._context.run(func, *args)
+        return self._context.run(func, *args)
+
+    def run_again(self, func: Callable[[], T]) -> T:
+        """After run(), in what became of the snapshot's context."""
+        return self._context.run(func)

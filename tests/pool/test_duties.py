@@ -299,17 +299,23 @@ def count_switches():  # how often the threads of this process have gone to slee
 
 with Pool(2) as pool:
     pool.apply_async(abs, (1,)).get()
-    before = count_switches()
-    pool.apply(time.sleep, (3,))
-    print(count_switches() - before)
+    least = None
+    for _ in range(4):  # on a loaded machine threads wait for locks, too
+        before = count_switches()
+        pool.apply(time.sleep, (3,))
+        found = count_switches() - before
+        least = found if least is None else min(least, found)
+        if least <= 20:
+            break
+    print(least)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_long_wait_does_not_wake_up_again_and_again(tmp_path: Path) -> None:
-    """A tick of 16 ms would be 190 times."""
-    [switches] = scripts.output(tmp_path, WAITS)
-    assert int(switches) < 90
+    """A tick of 16 ms would be 190 times. There are two looks for signals and three probes."""
+    [switches] = scripts.output(tmp_path, WAITS, seconds=3 * DEADLINE)
+    assert int(switches) <= 20
 
 
 CLOSED = """

@@ -69,13 +69,45 @@ def test_a_generator_changes_the_callable(
     assert found == at_ends_of_chunks(10, size)
 
 
+class Rows(Loader):
+    """Its items are the arguments of a call."""
+
+    def __getitem__(self, number: int) -> Any:
+        return (super().__getitem__(number),)
+
+    def rows(self) -> Iterator[tuple[int]]:
+        return zip(self.items(), strict=True)
+
+
+METHODS = ["map", "map_async", "starmap", "starmap_async"]
+
+
+def call(pool: Any, method: str, *args: Any) -> Any:
+    result = getattr(pool, method)(*args)
+    return result.get(DEADLINE) if method.endswith("async") else result
+
+
 @pytest.mark.parametrize("size", [None, 1, 3])
-@pytest.mark.parametrize("method", ["map", "map_async"])
-def test_a_sequence_changes_the_callable(make_pool: Any, method: str, size: int | None) -> None:
-    loader = Loader(20)
-    result = getattr(make_pool(2), method)(loader.work, loader, size)
-    found = result if method == "map" else result.get(DEADLINE)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["method", "partial"])
+def test_a_sequence_changes_the_callable(
+    make_pool: Any, method: str, size: int | None, kind: str
+) -> None:
+    loader = Rows(20) if method.startswith("star") else Loader(20)
+    function: Any = loader.work if kind == "method" else functools.partial(look, loader)
+    found = call(make_pool(2), method, function, loader, size)
     assert found == at_ends_of_chunks(20, size or 3)
+
+
+@pytest.mark.parametrize("size", [None, 1, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_generator_is_read_before_the_first_chunk(
+    make_pool: Any, method: str, size: int | None
+) -> None:
+    """Without a length: then all chunks have the state after the last item."""
+    loader = Rows(10)
+    source = loader.rows() if method.startswith("star") else loader.items()
+    assert call(make_pool(2), method, loader.work, source, size) == [(i, 9) for i in range(10)]
 
 
 def test_a_callable_that_cannot_be_pickled_any_more_fails_its_tasks(make_pool: Any) -> None:

@@ -54,14 +54,29 @@ open_share(struct cp_serve *s, const struct cp_worker *w)
 }
 
 int
-cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
+cp_serve_alloc(struct cp_serve *s)
 {
     memset(s, 0, sizeof(*s));
+    return cp_buf_reserve(&s->in, IN_SIZE);
+}
+
+void
+cp_serve_open(struct cp_serve *s, const struct cp_worker *w)
+{
     s->rx = w->child_rx;
     s->tx = w->child_tx;
     s->row = w->row;
     open_share(s, w);
-    return cp_buf_reserve(&s->in, IN_SIZE);
+}
+
+int
+cp_serve_init(struct cp_serve *s, const struct cp_worker *w)
+{
+    int r = cp_serve_alloc(s);
+    if (r == 0) {
+        cp_serve_open(s, w);
+    }
+    return r;
 }
 
 void

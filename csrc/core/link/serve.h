@@ -41,8 +41,12 @@ struct cp_serve {
     int look_ms; /* cp_serve_wait() returns after this time; 0: never */
 };
 
-/* Use the child's ends of w. 0 or CP_ENOMEM. Allocates a buffer that is large
- * enough for any frame that is not big. */
+/* Allocate a buffer that is large enough for any frame that is not big. 0 or
+ * CP_ENOMEM. */
+int cp_serve_alloc(struct cp_serve *s);
+/* Then use the child's ends of w. */
+void cp_serve_open(struct cp_serve *s, const struct cp_worker *w);
+/* Both. */
 int cp_serve_init(struct cp_serve *s, const struct cp_worker *w);
 void cp_serve_fini(struct cp_serve *s);
 

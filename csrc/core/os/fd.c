@@ -18,6 +18,7 @@
 #include <unistd.h>
 #if defined(__linux__) && !defined(CP_PORTABLE)
 #    include <sys/eventfd.h>
+#    include <sys/syscall.h>
 #    define CP_LINUX 1
 #endif
 
@@ -78,25 +79,53 @@ cp_fd_close(int *fd)
     errno = saved;
 }
 
+/* Close n descriptors, from first on. */
+static void
+close_run(int first, int n)
+{
+#if defined(CP_LINUX) && defined(SYS_close_range)
+    if (n > 1 && syscall(SYS_close_range, first, first + n - 1, 0) == 0) {
+        return;
+    }
+#endif
+    for (int i = 0; i < n; i++) {
+        (void)close(first + i);
+    }
+}
+
+static bool
+is_kept(int fd, const int *keep, int n_keep)
+{
+    for (int i = 0; i < n_keep; i++) {
+        if (keep[i] == fd) {
+            return true;
+        }
+    }
+    return false;
+}
+
 void
 cp_fd_in_child(const int *keep, int n_keep)
 {
     (void)cp_lock_init(&lock); /* a thread of the parent may have held it */
     uint32_t words = atomic_load(&noted_words);
+    int first = 0, n = 0; /* descriptors in a row that are to be closed */
     for (uint32_t w = 0; w < words; w++) {
         uint64_t bits = atomic_exchange(&noted[w], 0);
-        while (bits != 0) {
+        for (; bits != 0; bits &= bits - 1) {
             int fd = (int)(w * 64u) + __builtin_ctzll(bits);
-            bits &= bits - 1;
-            bool kept = false;
-            for (int i = 0; i < n_keep; i++) {
-                kept = kept || keep[i] == fd;
+            if (is_kept(fd, keep, n_keep)) {
+                continue;
             }
-            if (!kept) {
-                (void)close(fd);
+            if (fd != first + n) {
+                close_run(first, n);
+                first = fd;
+                n = 0;
             }
+            n++;
         }
     }
+    close_run(first, n);
 }
 
 /* Note what has just been opened, with the lock still held: 0, or the error if

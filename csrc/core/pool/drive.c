@@ -30,12 +30,13 @@
 /* While the pool is about to end, a reader has this long to come back for
  * more. */
 #define READ_GRACE (500 * CP_MS)
-/* How often the standby thread looks whether another thread drives. */
+/* How often the standby thread looks whether another thread drives. If one has
+ * the seat after two looks, the standby sleeps until offer_seat() tells it that
+ * the seat is free. */
 #define STANDBY_MIN CP_MS
-#define STANDBY_MAX (16 * CP_MS)
-/* The same if the standby has slept until told before: then it only checks on
- * the driver. */
-#define STANDBY_AGAIN (4 * CP_MS)
+#define STANDBY_MAX (2 * STANDBY_MIN)
+/* How long it waits after it failed to drive. */
+#define STANDBY_REST (16 * CP_MS)
 
 /* Do what is due, including what the answers of workers have made due. */
 static void
@@ -178,6 +179,8 @@ take_seat(struct cp_pool *pool, const struct target *what)
     pool->seat_call = what->call;
     pool->seat_any = what->n_any > 0;
     pool->handlers_first = false;
+    pool->is_back = pool->is_brief;
+    pool->is_brief = false;
     pool->drives++;
 }
 
@@ -188,7 +191,7 @@ offer_seat(struct cp_pool *pool)
 {
     if (pool->waiters != NULL) {
         cp_note_waiter(pool, pool->waiters);
-    } else if (pool->standby_tick > 2 * STANDBY_MIN) {
+    } else if (pool->standby_tick > STANDBY_MAX) {
         cp_note_standby(pool);
     }
 }
@@ -352,6 +355,8 @@ wait_for(struct cp_pool *pool, const struct target *what, int64_t deadline,
         }
     }
     if (seated) {
+        /* It comes back after a look for signals. */
+        pool->is_brief = r == CP_WAIT_TIMEOUT && !joins;
         leave_seat(pool);
     } else if (!pool->driving) {
         offer_seat(pool);
@@ -612,21 +617,31 @@ standby_drive(struct cp_pool *pool)
 }
 
 /* Sleep while another thread drives, or is about to; or did so since the last
- * look and is likely to do so again. Look again after a while, longer each
- * time; in the end, only when the seat is left. */
+ * look and is likely to do so again. Look again twice; then, only when the seat
+ * is left. */
 static void
 standby_wait(struct cp_pool *pool)
 {
     int64_t tick = pool->standby_tick;
     cp_cond_wait(&pool->standby, &pool->lock,
                  tick == CP_NEVER ? CP_NEVER : cp_now() + tick);
-    if (!pool->driving || tick == CP_NEVER) {
+    if (!pool->driving || (tick == CP_NEVER && !pool->is_back)) {
         pool->standby_tick = STANDBY_MIN; /* told that the seat is free */
-    } else if (tick >= (pool->has_parked ? STANDBY_AGAIN : STANDBY_MAX)) {
-        pool->standby_tick = CP_NEVER;
-        pool->has_parked = true;
     } else {
-        pool->standby_tick = tick * 2;
+        pool->standby_tick = tick < STANDBY_MAX ? tick * 2 : CP_NEVER;
+    }
+}
+
+/* The driver has left the seat for a moment, to look for signals. Wait whether
+ * it comes back: a handler of the program may take long, or another thread may
+ * hold the interpreter. If it does, sleep on as before; else the caller drives. */
+static void
+standby_wait_for_driver(struct cp_pool *pool)
+{
+    pool->is_brief = false;
+    cp_cond_wait(&pool->standby, &pool->lock, cp_now() + STANDBY_MIN);
+    if (pool->driving) {
+        pool->standby_tick = CP_NEVER;
     }
 }
 
@@ -647,14 +662,15 @@ standby_main(void *arg)
                        && !pool->standby_due)) {
             seen = pool->drives;
             standby_wait(pool);
+        } else if (pool->is_brief && !pool->standby_due) {
+            standby_wait_for_driver(pool);
         } else {
             int r = standby_drive(pool);
-            pool->has_parked = false;
             seen = pool->drives;
             pool->standby_tick = STANDBY_MIN;
             if (r != 0) { /* wait, or this would be a busy loop */
                 cp_cond_wait(&pool->standby, &pool->lock,
-                             cp_now() + STANDBY_MAX);
+                             cp_now() + STANDBY_REST);
             }
         }
     }

@@ -205,11 +205,11 @@ struct cp_pool {
     struct cp_cond standby;
     pthread_t standby_thread;
     bool has_standby, stop_standby;
-    bool standby_due;   /* a glance was in vain: the standby drives at once */
-    uint32_t glances;   /* threads in cp_pool_glance() */
-    bool is_glanced_at; /* a glancing thread had the seat last */
-    bool
-        has_parked; /* the standby slept until told, and has not driven since */
+    bool standby_due;     /* a glance was in vain: the standby drives at once */
+    uint32_t glances;     /* threads in cp_pool_glance() */
+    bool is_glanced_at;   /* a glancing thread had the seat last */
+    bool is_brief;        /* the driver has left its seat to look for signals */
+    bool is_back;         /* and has taken it again */
     int64_t standby_tick; /* how long it sleeps; CP_NEVER: until it is woken */
     struct cp_threads threads;
     struct cp_tallies tally;

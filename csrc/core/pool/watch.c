@@ -29,9 +29,10 @@
  * the exit for ever. */
 #define LINGER CP_SECOND
 /* Probes of processes: the first one after this time, each later one after
- * twice the time before, up to a limit. */
+ * four times the time before, up to a limit. */
 #define PROBE_FIRST (100 * CP_MS)
 #define PROBE_LAST (64 * PROBE_FIRST)
+#define PROBE_GROWTH 4
 
 /* When all jobs are done, a worker that is not ready may go on starting for
  * this long, or for this many times the longest start of any worker. Then it
@@ -610,7 +611,8 @@ cp_watch_probe(struct cp_pool *pool, int64_t now)
         next = w->next;
         again |= cp_plan_is_probed(w) && on_process_end(pool, w) == CP_EINTR;
     }
-    pool->probe_wait = cp_clock_min(pool->probe_wait * 2, PROBE_LAST);
+    pool->probe_wait =
+        cp_clock_min(pool->probe_wait * PROBE_GROWTH, PROBE_LAST);
     pool->probe_at =
         cp_plan_wants_probe(pool) ? now + pool->probe_wait : CP_NEVER;
     if (again) {

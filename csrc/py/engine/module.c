@@ -149,7 +149,7 @@ static PyMethodDef module_methods[] = {
     {"_empty", (PyCFunction)(void (*)(void))py_serve_empty, METH_FASTCALL,
      NULL},
     {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
-    {"_watch_stack", py_stack_watch, METH_O, NULL},
+    {"_watch_stack", py_stack_watch, METH_VARARGS, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_fork_all", py_worker_fork_all, METH_VARARGS, NULL},

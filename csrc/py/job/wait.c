@@ -10,10 +10,11 @@
 
 /* A waiting thread looks for signals from time to time: a signal interrupts the
  * system calls of the main thread, but not a call that starts just after the
- * signal. The interval doubles each time, so that a long wait does not wake up
+ * signal. The interval grows each time, so that a long wait does not wake up
  * again and again. */
-#define FIRST_SIGNAL_TICK (250 * CP_MS)
+#define FIRST_SIGNAL_TICK (500 * CP_MS)
 #define LAST_SIGNAL_TICK (60 * CP_SECOND)
+#define SIGNAL_TICK_GROWTH 4
 
 int
 py_result_feed(ResultObject *self)
@@ -62,7 +63,7 @@ wait_until(ResultObject *self, int64_t deadline, unsigned can)
         Py_BEGIN_ALLOW_THREADS
         r = cp_pool_wait(self->engine->pool, self->job, until, can);
         Py_END_ALLOW_THREADS
-        tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
+        tick = cp_clock_min(SIGNAL_TICK_GROWTH * tick, LAST_SIGNAL_TICK);
         py_error_sleep_if_exiting(self->state);
         if (handle_news(self, r) < 0) {
             return -1;
@@ -97,7 +98,7 @@ py_result_wait_call(ResultObject *self, const struct cp_call *call,
         Py_BEGIN_ALLOW_THREADS
         r = cp_job_wait_call(self->job, call, until, CP_CAN_FORK);
         Py_END_ALLOW_THREADS
-        tick = cp_clock_min(2 * tick, LAST_SIGNAL_TICK);
+        tick = cp_clock_min(SIGNAL_TICK_GROWTH * tick, LAST_SIGNAL_TICK);
         py_error_sleep_if_exiting(self->state);
         if (r == CP_WAIT_READY) {
             return 1;

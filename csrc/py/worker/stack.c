@@ -119,46 +119,48 @@ install(void)
 
 /* Have faulthandler write to this descriptor when the signal comes. */
 static int
-register_faulthandler(int fd)
+register_faulthandler(PyObject *registers, int fd)
 {
-    PyObject *module = PyImport_ImportModule("faulthandler");
-    if (module == NULL) {
-        return -1;
-    }
-    PyObject *none = PyObject_CallMethod(module, "register", "iiO",
-                                         CP_STOP_SIGNAL, fd, Py_False);
-    Py_DECREF(module);
+    PyObject *none =
+        PyObject_CallFunction(registers, "iiO", CP_STOP_SIGNAL, fd, Py_False);
     Py_XDECREF(none);
     return none == NULL ? -1 : 0;
 }
 
+static void
+stop_watching(void)
+{
+    struct cp_row *row = atomic_exchange(&here.row, NULL);
+    if (row != NULL && here.pid == getpid()) {
+        atomic_store(&row->tells_stack, 0);
+    }
+}
+
 PyObject *
-py_stack_watch(PyObject *module, PyObject *arg)
+py_stack_watch(PyObject *module, PyObject *args)
 {
     struct py_state *state = py_state_of_module(module);
     struct sigaction before, theirs;
     struct stat file;
-    long fd = PyLong_AsLong(arg);
-    if (fd == -1) {
-        if (!PyErr_Occurred()) {
-            struct cp_row *row = atomic_exchange(&here.row, NULL);
-            if (row != NULL && here.pid == getpid()) {
-                atomic_store(&row->tells_stack, 0);
-            }
-            Py_RETURN_NONE;
-        }
+    int fd;
+    PyObject *registers = NULL;
+    if (!PyArg_ParseTuple(args, "i|O:_watch_stack", &fd, &registers)) {
         return NULL;
+    }
+    if (fd == -1 || registers == NULL) {
+        stop_watching();
+        Py_RETURN_NONE;
     }
     if (state->serving == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this process is no worker");
         return NULL;
     }
     atomic_store(&here.row, NULL); /* the row of the process that forked us */
-    if (fstat((int)fd, &file) != 0
+    if (fstat(fd, &file) != 0
         || sigaction(CP_STOP_SIGNAL, NULL, &before) != 0) {
         return PyErr_SetFromErrno(PyExc_OSError);
     }
-    if (register_faulthandler((int)fd) < 0) {
+    if (register_faulthandler(registers, fd) < 0) {
         return NULL;
     }
     (void)sigaction(CP_STOP_SIGNAL, NULL, &theirs);
@@ -176,7 +178,7 @@ py_stack_watch(PyObject *module, PyObject *arg)
     }
     here.pid = getpid();
     here.thread = pthread_self();
-    here.fd = (int)fd;
+    here.fd = fd;
     here.dev = file.st_dev;
     here.ino = file.st_ino;
     atomic_store(&here.row, state->serving->row);

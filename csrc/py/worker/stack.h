@@ -8,11 +8,11 @@
 
 #include "base/state.h"
 
-/* _watch_stack(fd): from now on the calling thread gives its stack when the
- * parent asks; fd is an empty file that is used for this. -1: no longer, since
- * the process is about to end. Raises `OSError`, `RuntimeError` and what
- * faulthandler.register() raises. */
-PyObject *py_stack_watch(PyObject *module, PyObject *fd);
+/* _watch_stack(fd, register): from now on the calling thread gives its stack
+ * when the parent asks; fd is an empty file that is used for this, and register
+ * is faulthandler.register(). _watch_stack(-1): no longer, since the process is
+ * about to end. Raises `OSError`, `RuntimeError` and what register() raises. */
+PyObject *py_stack_watch(PyObject *module, PyObject *args);
 
 /* The program's code, or ours, has set a handler for the signal: have that
  * handler called after ours. */

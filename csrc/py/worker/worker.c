@@ -245,9 +245,12 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     if (check_can_fork(w) < 0) {
         return NULL;
     }
-    /* Allocated before the fork, while MemoryError can still be raised. */
+    /* Allocated before the fork, while MemoryError can still be raised. And
+     * malloc() tidies the heap when it is asked for so much, which in the child
+     * would copy the pages of all free chunks. */
     struct cp_serve *serve = PyMem_RawMalloc(sizeof(*serve));
-    if (serve == NULL) {
+    if (serve == NULL || cp_serve_alloc(serve) != 0) {
+        PyMem_RawFree(serve);
         return PyErr_NoMemory();
     }
     int saved_errno = 0;
@@ -267,10 +270,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         /* A hook of the program may have forked, and returned in both
          * processes. */
         state->forked = getpid() == worker_pid ? 0 : 1;
-        if (cp_serve_init(serve, w) != 0) {
-            _exit(
-                1); /* an exception would run the caller's code in the child */
-        }
+        cp_serve_open(serve, w);
         state->handles_stop = state->may_stop = 0;
         state->loop = NULL; /* the parent may be a worker */
         state->keeps_spare = false;
@@ -281,6 +281,7 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
     }
     state->forked = was_forked;
     PyOS_AfterFork_Parent();
+    cp_serve_fini(serve);
     PyMem_RawFree(serve);
     if (pid < 0) {
         cp_worker_started(w, pid);
@@ -300,6 +301,55 @@ ends_on_sigterm(void)
            && (now.sa_flags & SA_SIGINFO) == 0 && now.sa_handler == SIG_DFL;
 }
 
+/* The module _signal, or NULL with an exception. Not imported: that would run
+ * the program's __import__, which may wait for a lock that nobody holds here. */
+static PyObject *
+module_of_signals(void)
+{
+    PyObject *name = PyUnicode_FromString("_signal");
+    PyObject *module = name != NULL ? PyImport_GetModule(name) : NULL;
+    Py_XDECREF(name);
+    if (module == NULL && !PyErr_Occurred()) {
+        PyErr_SetString(PyExc_ImportError, "_signal is not loaded");
+    }
+    return module;
+}
+
+/* signal.signal(SIGTERM, SIG_DFL): 0, or -1 with an exception. */
+static int
+let_sigterm_end(void)
+{
+    PyObject *module = module_of_signals();
+    if (module == NULL) {
+        return -1;
+    }
+    PyObject *before =
+        PyObject_CallMethod(module, "signal", "iN", SIGTERM,
+                            PyObject_GetAttrString(module, "SIG_DFL"));
+    Py_DECREF(module);
+    Py_XDECREF(before);
+    return before == NULL ? -1 : 0;
+}
+
+/* signal.set_wakeup_fd(-1): 0, or -1 with an exception. */
+static int
+drop_wakeup_fd(void)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PySignal_SetWakeupFd(-1);
+    return 0;
+#else /* not exported */
+    PyObject *module = module_of_signals();
+    if (module == NULL) {
+        return -1;
+    }
+    PyObject *before = PyObject_CallMethod(module, "set_wakeup_fd", "i", -1);
+    Py_DECREF(module);
+    Py_XDECREF(before);
+    return before == NULL ? -1 : 0;
+#endif
+}
+
 /* reset_signals(): in a forked worker, which begins with all signals blocked:
  * let SIGTERM end it, wake no event loop of the parent, and block only SIGINT.
  * This is not in Python, since each function and module that the child uses is
@@ -307,28 +357,9 @@ ends_on_sigterm(void)
 static PyObject *
 worker_reset_signals(PyObject *Py_UNUSED(op), PyObject *Py_UNUSED(ignored))
 {
-    /* Not imported: that would run the program's __import__, which may wait for
-     * a lock that nobody holds here. */
-    PyObject *name = PyUnicode_FromString("_signal");
-    PyObject *module = name != NULL ? PyImport_GetModule(name) : NULL;
-    Py_XDECREF(name);
-    if (module == NULL) {
-        if (!PyErr_Occurred()) {
-            PyErr_SetString(PyExc_ImportError, "_signal is not loaded");
-        }
+    if (drop_wakeup_fd() < 0 || (!ends_on_sigterm() && let_sigterm_end() < 0)) {
         return NULL;
     }
-    PyObject *before = PyObject_CallMethod(module, "set_wakeup_fd", "i", -1);
-    if (before != NULL && !ends_on_sigterm()) {
-        Py_SETREF(before, PyObject_CallMethod(
-                              module, "signal", "iN", SIGTERM,
-                              PyObject_GetAttrString(module, "SIG_DFL")));
-    }
-    Py_DECREF(module);
-    if (before == NULL) {
-        return NULL;
-    }
-    Py_DECREF(before);
     sigset_t only;
     (void)sigemptyset(&only);
     (void)sigaddset(&only, SIGINT);
@@ -346,13 +377,26 @@ flush_between(Py_ssize_t n, PyObject *flush)
     return done != NULL ? 0 : -1;
 }
 
+/* In the child: call run(process, worker, around), which ends the process. An
+ * exception that it raised would run the parent's code here. */
+static void
+run_child(PyObject *run, PyObject *process, PyObject *worker, PyObject *around)
+{
+    (void)PyObject_CallFunctionObjArgs(run, process, worker, around, NULL);
+    _exit(1);
+}
+
 PyObject *
 py_worker_fork_all(PyObject *module, PyObject *args)
 {
     struct py_state *state = py_state_of_module(module);
-    PyObject *workers, *flush;
-    if (!PyArg_ParseTuple(args, "O!O:_fork_all", &PyTuple_Type, &workers,
-                          &flush)) {
+    PyObject *workers, *processes, *run, *around, *flush;
+    if (!PyArg_ParseTuple(args, "O!O!OOO:_fork_all", &PyTuple_Type, &workers,
+                          &PyTuple_Type, &processes, &run, &around, &flush)) {
+        return NULL;
+    }
+    if (PyTuple_GET_SIZE(workers) > PyTuple_GET_SIZE(processes)) {
+        PyErr_SetString(PyExc_ValueError, "each worker needs a process");
         return NULL;
     }
     /* Allocated before the forks: afterwards each of them must be reported. */
@@ -374,8 +418,7 @@ py_worker_fork_all(PyObject *module, PyObject *args)
         bool is_child = PyLong_AsLong(pid) == 0;
         Py_DECREF(pid);
         if (is_child) {
-            Py_DECREF(made);
-            return PyLong_FromSsize_t(n);
+            run_child(run, PyTuple_GET_ITEM(processes, n), worker, around);
         }
     }
     if (made != NULL) {
@@ -599,17 +642,22 @@ exit_if_interrupted(void)
     }
 }
 
-/* interruptible(work): call work(), which Ctrl-C can stop; before and after the
+/* interruptible(work, *args): call work(*args), which Ctrl-C can stop; before and after the
  * call Ctrl-C is blocked. This is written in C, since in Python a signal
  * handler can run between any two lines. */
 static PyObject *
-worker_interruptible(PyObject *op, PyObject *work)
+worker_interruptible(PyObject *op, PyObject *const *args, Py_ssize_t n)
 {
+    if (n < 1) {
+        PyErr_SetString(PyExc_TypeError, "interruptible() needs a callable");
+        return NULL;
+    }
     if (is_copy((WorkerObject *)op)) {
         return PyLong_FromLong(0);
     }
     set_sigint_blocked(false);
-    PyObject *result = PyObject_CallNoArgs(work);
+    PyObject *result =
+        PyObject_Vectorcall(args[0], args + 1, (size_t)(n - 1), NULL);
     set_sigint_blocked(true);
     if (result == NULL) {
         exit_if_interrupted();
@@ -673,6 +721,14 @@ worker_get_is_copy(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyObject *
+worker_get_is_interrupted(PyObject *Py_UNUSED(op), void *Py_UNUSED(closure))
+{
+    sigset_t pending;
+    return PyBool_FromLong(sigpending(&pending) == 0
+                           && sigismember(&pending, SIGINT) == 1);
+}
+
+static PyObject *
 worker_get_is_leaving(PyObject *op, void *Py_UNUSED(closure))
 {
     const struct cp_worker *w = ((WorkerObject *)op)->worker;
@@ -706,7 +762,8 @@ static PyMethodDef worker_methods[] = {
     {"kill", worker_kill, METH_O, NULL},
     {"close", worker_close, METH_NOARGS, NULL},
     {"serve", worker_serve, METH_NOARGS, NULL},
-    {"interruptible", worker_interruptible, METH_O, NULL},
+    {"interruptible", (PyCFunction)(void (*)(void))worker_interruptible,
+     METH_FASTCALL, NULL},
     {"report_init_error", worker_report_init_error, METH_O, NULL},
     {"is_first_failure", worker_is_first_failure, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -716,6 +773,7 @@ static PyGetSetDef worker_getset[] = {
     {"pid", worker_get_pid, NULL, NULL, NULL},
     {"index", worker_get_index, NULL, NULL, NULL},
     {"is_copy", worker_get_is_copy, NULL, NULL, NULL},
+    {"is_interrupted", worker_get_is_interrupted, NULL, NULL, NULL},
     {"is_leaving", worker_get_is_leaving, NULL, NULL, NULL},
     {"sentinel", worker_get_sentinel, NULL, NULL, NULL},
     {"parent_sentinel", worker_get_parent_sentinel, NULL, NULL, NULL},

@@ -15,12 +15,14 @@
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
                         uint64_t budget, uint32_t index, struct py_depth depth);
 
-/* _core._fork_all(workers, flush): fork the workers of a tuple, one right after
- * the other: little memory changes in between, which each fork would have to
- * copy. Between two forks it calls flush(): what the program's fork hooks have
- * printed must not be in the buffers of the next worker, too. In the parent (how
- * many were forked, the exception that ended it or None); in a worker its place
- * in the tuple. */
+/* _core._fork_all(workers, processes, run, around, flush): fork the workers of a
+ * tuple, one right after the other: little memory changes in between, which each
+ * fork would have to copy. Between two forks it calls flush(): what the program's
+ * fork hooks have printed must not be in the buffers of the next worker, too.
+ * Returns (how many were forked, the exception that ended it or None). A worker
+ * calls run(process, worker, around), with its process of the second tuple, and
+ * ends: code of the caller that it ran on its way there would be on pages that it
+ * has to copy. */
 PyObject *py_worker_fork_all(PyObject *module, PyObject *args);
 
 /* _core._attach(...): in a worker process that was not forked, the worker that
