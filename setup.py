@@ -31,11 +31,18 @@ def is_on(switch):
 
 
 class BuildExtension(build_ext):
-    """Compiles everything each time: old object files may be from a build with other settings."""
+    """Compiles everything each time: old object files may be from a build with other settings.
+
+    A virtual environment has no headers that we need. Without the name of its folder in every
+    command, a cache of objects finds those of another environment without reading all headers.
+    """
 
     def finalize_options(self):
         super().finalize_options()
         self.force = True
+        if sys.prefix != sys.base_prefix:
+            unused = os.path.join(sys.exec_prefix, "include")
+            self.include_dirs = [path for path in self.include_dirs if path != unused]
 
     def build_extensions(self):
         if can_build(self.compiler, BIND_NOW):
