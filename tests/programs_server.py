@@ -9,6 +9,7 @@ interpreter ends.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing.process
@@ -26,12 +27,13 @@ from typing import Any
 class Server:
     """The side of the tests."""
 
-    def __init__(self, env: dict[str, str], cwd: str) -> None:
+    def __init__(self, env: dict[str, str], cwd: str, *modules: str) -> None:
+        """modules: those to import as well, if they are there."""
         self._env = env
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno())],
+                [sys.executable, __file__, str(theirs.fileno()), *modules],
                 env=env,
                 cwd=cwd,
                 stdin=subprocess.DEVNULL,
@@ -217,6 +219,9 @@ if __name__ == "__main__":
     import gates  # noqa: F401
     import tasks  # noqa: F401
 
+    for name in sys.argv[2:]:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
     gc.collect()
     # For the programs as well: the collections at a program's end would write to each of these
     # objects, which took half of a short program's time.

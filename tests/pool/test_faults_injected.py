@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 import scripts
 from engine import DEADLINE
+from programs_server import Server
 
 sys.path.insert(0, str(scripts.TESTS / "faults"))
 from run import ERRORS, build
@@ -32,30 +37,39 @@ CALLS = {
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return build(tmp_path_factory.mktemp("faults"))
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Starts a program with the library that lets calls fail."""
+    changes = build(tmp_path_factory.mktemp("faults"))
+    if not hasattr(os, "pidfd_open"):
+        yield partial(scripts.start, env=changes)
+        return
+    folder = tempfile.gettempdir()
+    server = Server(scripts.environment(**changes), folder, "numpy")
+    yield lambda *argv: server.start([*map(str, argv)], folder, {})
+    server.close()
 
 
-def passes(program: str, *args: str, **options: Any) -> None:
-    done = scripts.run(scripts.TESTS / "faults" / program, *args, seconds=3 * DEADLINE, **options)
+def passes(program: str, *args: str, start: Callable[..., Any] = scripts.start) -> None:
+    started = start(scripts.TESTS / "faults" / program, *args)
+    done = scripts.finish(started, 3 * DEADLINE)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("call", ERRORS)
 @pytest.mark.parametrize("kind", ["fork", "elastic"])
-def test_a_system_call_fails(kind: str, call: str, environment: dict[str, str]) -> None:
+def test_a_system_call_fails(kind: str, call: str, start: Callable[..., Any]) -> None:
     """In the parent or in a worker, once: right results or a clear error, and never a hang."""
-    passes("run.py", "--method", kind, "--call", call, "--sparse", env=environment)
+    passes("run.py", "--method", kind, "--call", call, "--sparse", start=start)
 
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM", "SIGNAL"])
-def test_a_fork_of_many_fails(error: str, environment: dict[str, str]) -> None:
+def test_a_fork_of_many_fails(error: str, start: Callable[..., Any]) -> None:
     """Each of those that a pool, resize(), an elastic pool and an executor make, by turns."""
     words = ["--call", "fork", "--where", "parent", "--error", error]
-    passes("run.py", "--method", "starts", *words, env=environment)
+    passes("run.py", "--method", "starts", *words, start=start)
 
 
-def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
+def test_a_pool_of_threads_without_memory(start: Callable[..., Any]) -> None:
     passes(
         "run.py",
         "--method",
@@ -63,15 +77,15 @@ def test_a_pool_of_threads_without_memory(environment: dict[str, str]) -> None:
         "--call",
         "malloc,calloc,realloc",
         "--sparse",
-        env=environment,
+        start=start,
     )
 
 
 @pytest.mark.parametrize("call", ["malloc", "calloc", "realloc"])
-def test_no_memory_to_show_what_workers_do(call: str, environment: dict[str, str]) -> None:
+def test_no_memory_to_show_what_workers_do(call: str, start: Callable[..., Any]) -> None:
     """Of statistics(), dump() and trace(), and the calls around them."""
     numbers = ["--where", "parent", "--dense", "20", "--most", "60"]
-    passes("run.py", "--method", "seen", "--call", call, *numbers, env=environment)
+    passes("run.py", "--method", "seen", "--call", call, *numbers, start=start)
 
 
 @pytest.mark.parametrize(
