@@ -281,5 +281,14 @@ TEST(serve_skips_spins_after_some_in_vain)
     atomic_store(&lone.w->row->sent, lone.s.got + CP_HEADER);
     CHECK_EQ(cp_serve_wait(&lone.s), 0);
     CHECK_EQ(lone.s.spins.misses, 0);
+    /* After a short task each wait spins, and none is counted. */
+    CHECK_EQ(put(&lone, CP_RESULT, 0, 10, 0), 0);
+    for (uint32_t i = 0; i <= 2 * misses; i++) {
+        CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    }
+    CHECK_EQ(lone.s.spins.misses, 0);
+    CHECK_EQ(put(&lone, CP_RESULT, 30000, 10, 0), 0); /* 30 us */
+    CHECK_EQ(cp_serve_wait(&lone.s), CP_EINTR);
+    CHECK_EQ(lone.s.spins.misses, 1);
     lone_close(&lone);
 }

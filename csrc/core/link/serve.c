@@ -11,6 +11,8 @@
 #define READ_SIZE CP_KIB(64)
 /* Enough for an incomplete small frame and one read. */
 #define IN_SIZE CP_KIB(256)
+/* A task up to this takes less time than waking a thread. */
+#define SHORT_TASK (20 * CP_US)
 /* Flush at once after a task this long: the parent is waiting by now. */
 #define SLOW_TASK (50 * CP_US)
 /* Flush at the end of a task if a result has been in the ring for longer. */
@@ -198,12 +200,16 @@ spin_us(const struct cp_serve *s)
     return atomic_load_explicit(&s->row->spin_us, memory_order_relaxed);
 }
 
-/* Spin for the next task, for as long as the parent asks for (spin_us). */
+/* Spin for the next task, for as long as the parent asks for (spin_us). After a
+ * short task always: waking this worker takes the parent longer than such a
+ * task. */
 static void
 spin_for_input(struct cp_serve *s)
 {
     uint32_t us = spin_us(s);
-    if (may_spin(&s->spins, us)) {
+    if (us > 0 && s->is_short) {
+        (void)look_for_input(s, cp_now() + us * CP_US);
+    } else if (may_spin(&s->spins, us)) {
         count_spin(&s->spins, look_for_input(s, cp_now() + us * CP_US));
     }
 }
@@ -429,6 +435,7 @@ cp_serve_put(struct cp_serve *s, const struct cp_frame *frame,
         atomic_store_explicit(&s->row->ready, now, memory_order_relaxed);
     }
     cp_ring_put(s->row, parts, 2);
+    s->is_short = frame->kind == CP_RESULT && frame->arg <= SHORT_TASK;
     bool due = frame->kind != CP_RESULT || frame->arg >= SLOW_TASK
                || now - s->oldest >= MAX_DELAY || room < CP_RING / 2;
     return due ? 1 : 0;

@@ -34,6 +34,7 @@ struct cp_serve {
     uint64_t got;      /* bytes of tasks received, total */
     int64_t memory_at; /* when to measure this process's memory again */
     bool is_wide;      /* tx was widened */
+    bool is_short;     /* the last task was */
     /* The shared memory for large data; all NULL where there is none. */
     struct cp_area *parents_area, *area;
     struct cp_heap *heap;
