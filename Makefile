@@ -99,7 +99,8 @@ test-core: ## the C unit tests, with and without epoll and pidfd
 
 # What only the package's own Python code, the build or the documentation decides: once on each interpreter is enough.
 package_alone := $(addprefix --ignore=tests/package/test_,swap.py fallback.py typing.py examples.py docs.py architecture.py \
-                 order.py layers.py package_order.py private.py pages.py release.py tools.py)
+                 order.py layers.py package_order.py private.py pages.py release.py tools.py) \
+    --ignore=tests/faces/test_linters.py
 # What the build for other systems does not change: encoding, pulling of items, and what stands on top of the pool.
 not_portable := $(addprefix --ignore=tests/,value task faces stdlib)
 

@@ -463,6 +463,41 @@ def test_the_program_ends_at_once(tmp_path: Path, name: str) -> None:
     assert printed == (["[1]"] if name in ("idle", "atexit") else [])
 
 
+LATE = """
+class Late:
+    def __del__(self, write=os.write):
+        try:
+            self.wait()
+        except BaseException as exc:
+            write(1, type(exc).__name__.encode() + b"\\n")
+        write(1, b"end\\n")
+
+lock = threading.Lock()
+lock.acquire()
+wait = lock.acquire  # no function of this module, which would be kept with all that is in it
+late = Late()
+pool = ThreadPool(2)
+result = pool.apply_async(wait)
+"""
+
+# How the program waits while the interpreter ends, and what is raised. The pool was terminated
+# before.
+LATE_WAITS = {
+    "join": ("pool.close(); late.wait = pool.join", []),
+    "join in time": ("pool.close(); late.wait = lambda: pool.join(1000)", []),
+    "get": ("late.wait = result.get", ["PoolTerminated"]),
+    "next": ("late.wait = pool.imap(time.sleep, [1000]).__next__", ["PoolTerminated"]),
+    "as_completed": ("import cpool; late.wait = cpool.as_completed([result]).__next__", []),
+}
+
+
+@pytest.mark.parametrize("name", LATE_WAITS)
+def test_no_wait_for_threads_while_the_interpreter_ends(tmp_path: Path, name: str) -> None:
+    """None of them runs any more."""
+    wait, error = LATE_WAITS[name]
+    assert scripts.output(tmp_path, PREFIX + LATE + wait) == [*error, "end"]
+
+
 CTRL_C = """
 import sys
 from engine import pool_module

@@ -15,6 +15,22 @@ py_engine_check(EngineObject *engine)
     return 0;
 }
 
+bool
+py_is_finalizing(void)
+{
+#if PY_VERSION_HEX >= 0x030d0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
+bool
+py_engine_stands_still(const EngineObject *engine)
+{
+    return engine->threads != 0 && py_is_finalizing();
+}
+
 PyObject *
 py_engine_init_error(EngineObject *engine)
 {

@@ -79,6 +79,13 @@ typedef struct {
  * forked copy of the process that made the pool. */
 int py_engine_check(EngineObject *engine);
 
+/* Is the interpreter ending? Then no other thread runs Python code any more. */
+bool py_is_finalizing(void);
+
+/* Will no worker of the pool run any more? Threads do not while the interpreter is
+ * ending, when a `__del__` may still join the pool. */
+bool py_engine_stands_still(const EngineObject *engine);
+
 /* The exception of an initializer in a worker thread: a new reference, or
  * NULL. */
 PyObject *py_engine_init_error(EngineObject *engine);

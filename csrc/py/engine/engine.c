@@ -568,6 +568,9 @@ wait_for(EngineObject *self, struct cp_job **jobs, size_t n, PyObject *timeout)
         if (py_engine_check(self) < 0) {
             return -1;
         }
+        if (n == 0 && py_engine_stands_still(self)) {
+            return 1;
+        }
         int64_t until = cp_clock_min(deadline, cp_now() + tick);
         tick = cp_clock_min(2 * tick, 60 * CP_SECOND); /* as in job/wait.c */
         py_pull_yield(self);

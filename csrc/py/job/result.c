@@ -437,18 +437,6 @@ has_error_callback(ResultObject *self)
     return self->error_callback != NULL && self->error_callback != Py_None;
 }
 
-/* Is the interpreter ending? Then the modules that rebuild an exception may be
- * gone. */
-static bool
-is_finalizing(void)
-{
-#if PY_VERSION_HEX >= 0x030d0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-}
-
 /* Report a failure that the program has never retrieved, as asyncio does for
  * futures. That the pool was ended early is not the failure of a task. */
 static void
@@ -459,7 +447,8 @@ result_finalize(PyObject *op)
         || !cp_pool_is_ours(self->job->pool) || !atomic_load(&self->job->done)
         || (atomic_load(&self->job->end) != CP_END_NONE
             && atomic_load(&self->job->end) != CP_END_FAILED)
-        || self->state->exit_thread != 0 || is_finalizing()) {
+        || self->state->exit_thread != 0 || py_is_finalizing()) {
+        /* Or the modules that rebuild an exception may be gone. */
         return;
     }
     uint64_t failed;
