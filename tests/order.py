@@ -29,9 +29,9 @@ ORDER: dict[str, str | None] = {
     "core/pool": "job tallies trace state+ref tally wake plan turns flow jobs+func sched watch act"
     " threads spin drive pool",
     "py/base": "state word dict list name depth error imports argument timeout engine work",
-    "py/value": "arena tags kind seen writer reader repeats gather constant number known spare view text"
-    " array named standard reducers replaced uses plan encode+encoder+reduce decode+decoder+rebuild"
-    " pickle body run",
+    "py/value": "arena tags kind seen writer reader repeats gather constant number known spare view"
+    " text array named standard reducers replaced uses plan encode+encoder+reduce"
+    " decode+decoder+rebuild pickle body run",
     "py/task": "mode input pull call refs func source batch feed",
     "py/job": "life options failure settle wait callback result stream future lane condition",
     "py/worker": "stack values serve thread worker",

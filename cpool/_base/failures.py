@@ -46,10 +46,9 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolError", "TimeoutError", "is_replaced", "pickle_of_name", "replaced_dumps"]
 
-# Set by importing: its loads(), and the encoding of values.
+# Set by importing: its loads(), and the extension.
 loads: Callable[[bytes], Any] = pickle.loads
-encode: Callable[[object], bytes | None]
-decode: Callable[[bytes], Any]
+core: Any = None
 
 _PICKLE = b"\x80"  # how pickles start; values in our encoding start with another byte
 
@@ -217,7 +216,7 @@ def pack_error(
 
 def _encoded(obj: object) -> bytes:
     """Like `_dumps()`, in the encoding of values where that has one for the object."""
-    data = None if is_replaced() else encode(obj)
+    data = None if is_replaced() else core._encode(obj)
     return _dumps(obj) if data is None else data
 
 
@@ -323,7 +322,7 @@ def _locate(error: BaseException, place: _Place | None, item: int) -> BaseExcept
 
 
 def _load(payload: bytes) -> Any:
-    return loads(payload) if payload.startswith(_PICKLE) else decode(payload)
+    return loads(payload) if payload.startswith(_PICKLE) else core._decode(payload)
 
 
 def unpack_error(data: memoryview, place: _Place | None = None) -> BaseException:

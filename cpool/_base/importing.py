@@ -122,6 +122,5 @@ def loads(data: bytes) -> Any:
 
 
 failures.loads = loads
-failures.encode = _core._encode
-failures.decode = _core._decode
+failures.core = _core
 globals()["__builtins__"] = {**vars(builtins), "__import__": _core._import}

@@ -271,9 +271,10 @@ def test_handlers_run_while_the_program_waits(tmp_path: Path, handler: str, told
     assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
 
 
-# concurrent.futures.thread is imported first, since its import registers functions that lock before a fork and unlock after it. On
-# 3.13t other threads run during a fork. If this import came during the fork of a replacement, only the second function would run,
-# and unlock what the main thread has locked.
+# concurrent.futures.thread is imported first, since its import registers functions that lock before
+# a fork and unlock after it. On 3.13t other threads run during a fork. If this import came during
+# the fork of a replacement, only the second function would run, and unlock what the main thread has
+# locked.
 SERVER = """
 import asyncio
 import concurrent.futures.thread
