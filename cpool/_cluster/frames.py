@@ -38,13 +38,23 @@ def _by_value(obj: object, buffers: list[Any] | None, reason: BaseException | No
         raise reason from None
 
 
+def _is_array(obj: object) -> bool:
+    kind = getattr(sys.modules.get("numpy"), "ndarray", None)
+    return kind is not None and isinstance(obj, kind)
+
+
 def _taker(buffers: list[Any] | None) -> Callable[[Any], bool] | None:
-    """What pickle calls with each buffer: it takes the large ones, others stay in the pickle."""
+    """What pickle calls with each buffer: it takes the large arrays, others stay in the pickle.
+
+    An array is made anew of whatever arrives. Other classes get what they have sent as bytes or as
+    a bytearray only if it is in the pickle.
+    """
     if buffers is None:
         return None
 
     def take(buffer: Any) -> bool:
-        if size_of(buffer) < LARGE:
+        view = memoryview(buffer)
+        if view.nbytes < LARGE or not _is_array(view.obj):
             return True
         buffers.append(buffer)
         return False

@@ -641,6 +641,17 @@ def test_an_array_may_be_changed_where_it_arrives(make_pool: Any) -> None:
             assert (back == 2).all() and (mine == 0).all()
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_a_buffer_that_is_no_array_arrives_as_what_it_was(make_pool: Any, kind: Any) -> None:
+    """Of any size, as in `cpool.Pool`: what the class does with it works there too."""
+    pool = make_pool(1)
+    for size in 100, 1 << 17, 3 << 20:
+        data = kind(random.Random(3).randbytes(size))
+        there, back = pool.apply(work.kind_and_back, (work.Holder(data),))
+        assert (there, type(back.data)) == (kind.__name__, kind)
+        assert back.data == data
+
+
 def test_large_data_are_in_the_shared_memory_of_the_node(make_pool: Any) -> None:
     """`statistics()` says how much there is."""
     numpy = pytest.importorskip("numpy")
@@ -1412,6 +1423,8 @@ def test_a_node_is_lost_that_has_large_results(
         comms: list[Any] = []
 
         async def frozen(real: Any) -> Any:
+            if fetching.is_set():  # the second call, on another node
+                return await real()
             node.process.send_signal(signal.SIGSTOP)
             asked = asyncio.ensure_future(real())
             while not other.comms:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from pathlib import Path
@@ -44,6 +45,20 @@ def noted(diary: Diary, x: int) -> int:
 def noted_and_back(diary: Diary, data: bytes) -> bytes:
     diary.write(len(data))
     return data
+
+
+class Holder:
+    """Pickles bytes or a bytearray as a buffer."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Holder, (pickle.PickleBuffer(self.data),)
+
+
+def kind_and_back(holder: Holder) -> tuple[str, Holder]:
+    return type(holder.data).__name__, holder
 
 
 def noted_bytes(item: tuple[Diary, bytes]) -> int:

@@ -187,8 +187,9 @@ class Program:
 
     def interrupt(self, number: int, frame: Any) -> None:
         names = {each.f_globals.get("__name__") for each, _ in traceback.walk_stack(frame)}
-        if "logging" in names:
-            # In its fork hook, where the exception would be lost, as after os.fork(): a bit later.
+        if names & {"logging", "multiprocessing.util"}:
+            # In a fork hook, where the exception would be lost, as after os.fork(), or in a
+            # Finalize that is half made: a bit later.
             signal.setitimer(signal.ITIMER_REAL, 1e-3)
         elif self.is_in_step:
             self.is_in_step = False

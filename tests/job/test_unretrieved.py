@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 import weakref
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 import tasks
 from engine import DEADLINE
-from gates import eventually
+from gates import Gate, eventually
 
 pytestmark = pytest.mark.better
 
@@ -84,5 +86,38 @@ def test_success_and_termination_are_not_reported(make_pool: Any, told: list[Any
     pending = [pool.apply_async(tasks.nothing) for _ in range(20)]
     pool.terminate()
     del result, pending
+    gc.collect()
+    assert told == []
+
+
+def interrupt_and_fail(gate: Gate, pid: int) -> None:
+    os.kill(pid, signal.SIGUSR1)
+    gate.hold()
+    raise ValueError
+
+
+@pytest.mark.parametrize("name", ["apply", "starmap"])
+def test_the_failure_of_an_interrupted_call_is_not_reported(
+    pool: Any, gate: Gate, told: list[Any], name: str
+) -> None:
+    """The call raises what the signal handler has raised, and nobody else has its result."""
+    pool.apply_async(tasks.nothing).get(DEADLINE)  # starts the thread that drives meanwhile
+    failed, args = pool.statistics().failed, (gate, os.getpid())
+
+    def handle(*_: object) -> None:
+        gate.open()
+        eventually(lambda: pool.statistics().failed == failed + 1)
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            if name == "apply":
+                pool.apply(interrupt_and_fail, args)
+            else:
+                pool.starmap(interrupt_and_fail, [args])
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    eventually(lambda: len(pool._cache) == 0)
     gc.collect()
     assert told == []

@@ -82,7 +82,7 @@ module_exiting(PyObject *module, PyObject *Py_UNUSED(ignored))
 }
 
 /* _encode(obj): the encoding of an object, or of a list as a run; None if it is
- * left to pickle. For tests and measurements. */
+ * left to pickle. For the reports of exceptions, tests and measurements. */
 static PyObject *
 module_encode(PyObject *module, PyObject *obj)
 {
@@ -108,7 +108,7 @@ module_encode(PyObject *module, PyObject *obj)
     return bytes;
 }
 
-/* _decode(bytes): the object in these bytes. For tests and measurements. */
+/* _decode(bytes): the object in these bytes; likewise. */
 static PyObject *
 module_decode(PyObject *module, PyObject *bytes)
 {

@@ -122,7 +122,9 @@ py_result_await(ResultObject *self)
     py_result_end_call(self);
     Py_CLEAR(self->input.source.iterator);
     if (r < 0) {
-        /* The call that waited has ended, so cancel its job. */
+        /* The call that waited has ended, so cancel its job. If that has failed
+         * meanwhile, nobody else can retrieve the failure. */
+        py_result_set_retrieved(self);
         py_result_cancel(self);
         return NULL;
     }

@@ -62,10 +62,9 @@ py_view_new(struct py_state *state, struct cp_lease *lease)
     return obj;
 }
 
-/* The size is about to change: copy the bytes to memory of its own. If a buffer
- * is exported, a bytearray raises the error. 0, or -1 with an exception. */
+/* Copy the bytes to memory of its own, in a critical section. */
 static int
-own(PyObject *op)
+move_out(PyObject *op)
 {
     ViewObject *self = (ViewObject *)op;
     struct cp_lease *lease = self->lease;
@@ -82,6 +81,19 @@ own(PyObject *op)
     self->lease = NULL;
     cp_lease_close(lease);
     return 0;
+}
+
+/* The size is about to change: copy the bytes to memory of its own. If a buffer
+ * is exported, a bytearray raises the error. Without the GIL, two threads may
+ * do so at once. 0, or -1 with an exception. */
+static int
+own(PyObject *op)
+{
+    int r;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    r = move_out(op);
+    Py_END_CRITICAL_SECTION();
+    return r;
 }
 
 static void
