@@ -1537,10 +1537,13 @@ class Pool(_StdlibPool):
         processes = [process for process, _ in made]
         workers = [worker for _, worker in made]
         count = len(made)
+        is_new = self._state == INIT
         try:
+            if is_new:  # as multiprocessing does; later starts wait for no reader
+                util._flush_std_streams()  # type: ignore[attr-defined]
             forked, error = count, None
             if self._forks:
-                forked, error = popen.fork_ahead(processes, workers, self._around)
+                forked, error = popen.fork_ahead(processes, workers, self._around, is_new)
             for process in processes[:forked] if error is not None else processes:
                 self._start_worker(process, start)
         except BaseException:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from io import BufferedWriter, FileIO, TextIOWrapper
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
 
@@ -42,11 +43,50 @@ failures.is_stopped = _core._is_stopped
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
-def run_forked(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
-    """The child's side of a start by fork. All signals are blocked when the child begins."""
+_of_parent: list[Any] = []  # streams that are never closed here, which would flush them
+
+
+def _replace_streams(unflushed: tuple[Any, ...]) -> None:
+    """Open those of the standard streams anew that the parent could not flush before the fork.
+
+    The text in their buffers is the parent's. A thread of the parent that was writing has left
+    their locks locked for ever. Handlers of `logging` follow, other holders of a stream do not.
+    """
+    _of_parent.extend(unflushed)
+    for old in unflushed:
+        raw: Any = FileIO(old.fileno(), "w", closefd=False)
+        raw.name = old.name
+        new: Any = TextIOWrapper(
+            BufferedWriter(raw),
+            old.encoding,
+            old.errors,
+            "\n",
+            old.line_buffering,
+            old.write_through,
+        )
+        new.mode = "w"
+        for name in ("stdout", "stderr", "__stdout__", "__stderr__"):
+            if getattr(sys, name, None) is old:
+                setattr(sys, name, new)
+        logging: Any = sys.modules.get("logging")
+        for ref in getattr(logging, "_handlerList", ()):
+            handler = ref()
+            if handler is not None and vars(handler).get("stream") is old:
+                handler.stream = new  # not setStream(), which flushes
+
+
+def run_forked(
+    process: BaseProcess, worker: Worker, around: Surroundings, unflushed: tuple[Any, ...]
+) -> NoReturn:
+    """The child's side of a start by fork. All signals are blocked when the child begins.
+
+    `unflushed`: the standard streams that the parent has not flushed.
+    """
     code = 1
     try:
         worker.reset_signals()
+        if unflushed:
+            _replace_streams(unflushed)
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]

@@ -11,6 +11,7 @@ from multiprocessing import (
     connection,
     context,
     forkserver,
+    popen_fork,
     popen_forkserver,
     popen_spawn_posix,
     reduction,
@@ -24,7 +25,7 @@ from .. import _core
 from .._base.stdlib import TYPE_CHECKING
 from ..errors import PoolError
 from . import child
-from .popen import Popen
+from .popen import Popen, flush
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -143,11 +144,22 @@ class _LaunchedPopen(Popen):
             pass
 
 
-class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen):
+class _Start(popen_fork.Popen):
+    """Replaces the `__init__()` of multiprocessing's base class, and waits for no reader of stdout
+    and stderr. Stands between the launcher and the base class in the MRO."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        flush()
+        self.returncode = None
+        self.finalizer = None
+        self._launch(process)  # type: ignore[attr-defined]
+
+
+class SpawnPopen(_LaunchedPopen, popen_spawn_posix.Popen, _Start):
     """A worker that is a new Python process."""
 
 
-class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen):
+class ForkServerPopen(_LaunchedPopen, popen_forkserver.Popen, _Start):
     """A worker that the fork server forks."""
 
     def _prepare(self) -> None:

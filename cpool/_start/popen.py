@@ -9,9 +9,11 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from io import BufferedWriter, TextIOWrapper
 from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
+from select import POLLOUT, poll
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
@@ -48,10 +50,37 @@ def _keeping_the_tracker(intent: Any) -> AbstractContextManager[None]:
     return nullcontext() if intent is None else _announced(intent)
 
 
-def _run_announced(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
-    """In a worker that was forked within `_announced()`, which does not end here by itself."""
-    _fork_intent().preserve_fd = False
-    child.run_forked(process, worker, around)
+def _takes_output(stream: Any) -> bool:
+    """Can the stream be flushed without waiting for its reader?
+
+    A thread that writes to a full pipe holds the lock of the stream's buffer, for which flush()
+    waits too. Of a stream of another class, such as a notebook's, nothing is known.
+    """
+    if type(stream) is not TextIOWrapper or type(stream.buffer) is not BufferedWriter:
+        return True
+    look = poll()
+    look.register(stream.fileno(), POLLOUT)
+    return bool(look.poll(0))
+
+
+def flush() -> tuple[Any, ...]:
+    """Flush stdout and stderr before a start, as multiprocessing does, but wait for no reader.
+
+    Returns the streams that were not flushed, of which a forked child must not use its copies. A
+    thread may still fill the pipe after the look: then the start waits for the reader, and a child
+    that was forked meanwhile has a stream whose lock is never released.
+    """
+    left: tuple[Any, ...] = ()
+    for name in ("stdout", "stderr"):
+        try:
+            stream = getattr(sys, name)
+            if _takes_output(stream):
+                stream.flush()
+            else:
+                left += (stream,)
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            pass
+    return left
 
 
 _hooks = threading.RLock()
@@ -122,20 +151,20 @@ class ForkPopen(Popen):
     """A worker that the extension forks."""
 
     def __init__(self, process: BaseProcess, worker: Worker, around: Surroundings) -> None:
+        # Without multiprocessing's __init__(), which flushes: if fork_ahead() has forked the
+        # worker, nothing may fail.
+        self._worker = worker
         self._around = around
-        if worker.pid == 0:
-            super().__init__(process, worker)
-        else:  # fork_ahead() has forked it, and nothing may fail: no flush
-            self._worker = worker
-            self.returncode = None
-            self._launch(process)
+        self.returncode = None
+        self._launch(process)
 
     def _launch(self, process: BaseProcess) -> None:
         if self._worker.pid == 0:
+            unflushed = flush()
             with _keeping_the_tracker(_fork_intent()), hooks_stay(_IMPORT_S):
                 pid = self._worker.fork()
             if pid == 0:
-                child.run_forked(process, self._worker, self._around)
+                child.run_forked(process, self._worker, self._around, unflushed)
         self.pid = self._worker.pid
         self.finalizer = util.Finalize(self, self._worker.close)
 
@@ -156,23 +185,35 @@ def _starts_as_usual(process: BaseProcess) -> bool:
 
 
 def fork_ahead(
-    processes: list[BaseProcess], workers: list[Worker], around: Surroundings
+    processes: list[BaseProcess], workers: list[Worker], around: Surroundings, waits: bool
 ) -> tuple[int, BaseException | None]:
     """Fork workers one right after the other, before their Process objects are started.
 
     `Process.start()` then finds a process that runs. Each page that the parent writes to between
     two forks is copied once more, and Python code that starts a process writes to some 130 pages.
     Returns how many were forked, and the exception that ended it, or None. Forks none if a start
-    has to do more than to fork.
+    has to do more than to fork. `waits`: wait for readers of stdout and stderr, as multiprocessing
+    does, and so write to fewer pages.
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
-    flush = util._flush_std_streams  # type: ignore[attr-defined]
-    flush()
+    unflushed: tuple[Any, ...] = ()
+
+    def flush_ready() -> None:
+        nonlocal unflushed
+        unflushed = flush()
+
+    flush_before = util._flush_std_streams if waits else flush_ready  # type: ignore[attr-defined]
+    flush_before()
     intent = _fork_intent()
-    run = child.run_forked if intent is None else _run_announced
+
+    def run(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
+        if intent is not None:  # `_announced()` does not end here by itself
+            intent.preserve_fd = False
+        child.run_forked(process, worker, around, unflushed)
+
     with _keeping_the_tracker(intent), hooks_stay(_IMPORT_S):
-        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush)
+        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush_before)
 
 
 class _LazySentinel:

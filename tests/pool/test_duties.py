@@ -342,3 +342,114 @@ print(len(os.listdir("/proc/self/task")))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_closed_pool_keeps_no_thread(tmp_path: Path) -> None:
     assert scripts.output(tmp_path, CLOSED) == ["1"]
+
+
+UNREAD = """
+import os, select, sys, threading
+from engine import Pool
+from gates import eventually
+
+LONG = "x" * 100_000  # more than a pipe holds
+
+def fail(_):
+    raise LookupError(LONG)
+
+def drain():
+    while os.read(unread, 65536):
+        pass
+
+unread, stderr = os.pipe()
+os.dup2(stderr, 2)
+with Pool(1, maxtasksperchild=1) as pool:
+    if sys.argv[1] == "callback":
+        pool.apply_async(abs, (-1,), callback=fail)
+    else:
+        pool.apply_async(fail, (1,))  # nobody asks for this failure
+    eventually(lambda: not select.select([], [2], [], 0)[1])
+    calls = [pool.apply_async(os.getpid) for _ in range(4)]
+    eventually(lambda: all(call.ready() for call in calls))  # no thread waits in a call
+    print(len({call.get(0) for call in calls}))
+    threading.Thread(target=drain, daemon=True).start()
+"""
+
+
+@pytest.mark.better
+@pytest.mark.skipif(sys.platform != "linux", reason="asks a full pipe whether it takes more")
+@pytest.mark.parametrize("how", ["callback", "task"])
+def test_a_report_that_nobody_reads_holds_up_no_worker(tmp_path: Path, how: str) -> None:
+    """The helper writes it to a stderr that is full, and workers have to be replaced meanwhile."""
+    assert scripts.output(tmp_path, UNREAD, how, fresh=True) == ["4"]
+
+
+FULL = """
+import logging, multiprocessing, os, select, sys, threading
+from engine import Pool
+from gates import eventually
+
+method, name = sys.argv[1:]
+LONG = "x" * 100_000  # more than a pipe holds
+
+def ours():  # anew each time: a worker may have another one than the program
+    return getattr(sys, name)
+
+def other():
+    return sys.stderr if name == "stdout" else sys.stdout
+
+def say(text):
+    print(text, file=other(), flush=True)
+    return os.getpid()
+
+def say_there(text):
+    print(text, file=ours(), flush=True)
+    logging.warning("logged")
+    return shape()
+
+def shape():
+    stream = ours()
+    assert getattr(sys, f"__{name}__") is stream
+    return [
+        getattr(stream, attribute)
+        for attribute in "name mode encoding errors line_buffering write_through closed".split()
+    ]
+
+def drain():
+    while not b"".join(read).endswith(b"end"):
+        read.append(os.read(unread, 65536))
+
+logging.basicConfig(stream=ours())
+if __name__ == "__main__":
+    read = []
+    unread, end = os.pipe()
+    os.dup2(end, ours().fileno())
+    with Pool(1, maxtasksperchild=1, context=multiprocessing.get_context(method)) as pool:
+        threading.Thread(target=print, args=(LONG,), kwargs={"file": ours()}, daemon=True).start()
+        eventually(lambda: not select.select([], [ours()], [], 0)[1])
+        ours().write("once")  # stays in a buffer, which a fork copies
+        calls = [pool.apply_async(say, ("heard",)) for _ in range(4)]
+        eventually(lambda: all(call.ready() for call in calls))  # no thread waits in a call
+        workers = {call.get(0) for call in calls}
+        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
+        drainer = threading.Thread(target=drain, daemon=True)
+        drainer.start()
+        assert pool.apply(say_there, ("there",)) == shape()
+    print("end", end="", file=ours(), flush=True)
+    drainer.join()
+    text = b"".join(read).decode()
+    print(len(workers), *map(text.count, ("x", "once", "there", "logged")), file=other())
+"""
+
+
+@pytest.mark.better
+@pytest.mark.skipif(sys.platform != "linux", reason="asks a full pipe whether it takes more")
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("method", engine.START_METHODS)
+def test_a_stream_that_nobody_reads_holds_up_no_worker(
+    tmp_path: Path, method: str, name: str
+) -> None:
+    """A thread prints to it meanwhile. Workers print to the other stream, and end; and what the
+    program has printed is there once when somebody reads."""
+    done = scripts.run_source(tmp_path, FULL, method, name, fresh=True)
+    texts = [done.stdout, done.stderr]
+    heard, silent = texts if name == "stderr" else reversed(texts)
+    assert (done.returncode, silent) == (0, ""), done
+    assert heard.splitlines() == ["heard"] * 4 + ["4 100000 1 1 1"]
