@@ -495,7 +495,10 @@ LATE_WAITS = {
 def test_no_wait_for_threads_while_the_interpreter_ends(tmp_path: Path, name: str) -> None:
     """None of them runs any more."""
     wait, error = LATE_WAITS[name]
-    assert scripts.output(tmp_path, PREFIX + LATE + wait) == [*error, "end"]
+    *told, last = scripts.output(tmp_path, PREFIX + LATE + wait)
+    assert last == "end"
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # there the modules are cleared first, and any call may fail
+        assert told == error
 
 
 CTRL_C = """
