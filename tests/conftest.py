@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -21,7 +23,7 @@ import pytest
 import scripts
 import tasks
 from gates import Diary, Gate
-from leftovers import children, open_files, settled, threads
+from leftovers import children, native_threads, open_files, settled, threads
 from programs_server import Server
 from watchdog import Watchdog
 
@@ -261,7 +263,11 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     for child in extra[0]:
         child.kill()
         child.join(2)
-    assert extra == [set(), set(), set()], "left behind: processes, threads, descriptors"
+    if extra[1]:
+        faulthandler.dump_traceback(sys.__stderr__)
+    assert extra == [set(), set(), set()], (
+        f"left behind: processes, threads (known to Python: {native_threads()}), descriptors"
+    )
 
 
 @pytest.fixture

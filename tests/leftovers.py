@@ -9,6 +9,7 @@ import multiprocessing.forkserver
 import multiprocessing.resource_tracker
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,11 @@ def open_files() -> set[str]:
 
 def threads() -> set[str]:
     return set(os.listdir("/proc/self/task"))
+
+
+def native_threads() -> dict[int | None, str]:
+    """The threads that Python knows, by the number that threads() has for them."""
+    return {thread.native_id: thread.name for thread in threading.enumerate()}
 
 
 def children() -> set[Any]:

@@ -497,7 +497,8 @@ def test_no_wait_for_threads_while_the_interpreter_ends(tmp_path: Path, name: st
     wait, error = LATE_WAITS[name]
     *told, last = scripts.output(tmp_path, PREFIX + LATE + wait)
     assert last == "end"
-    if not sysconfig.get_config_var("Py_GIL_DISABLED"):  # there the modules are cleared first, and any call may fail
+    # Without the GIL the modules are cleared first, and any call may fail.
+    if not sysconfig.get_config_var("Py_GIL_DISABLED"):
         assert told == error
 
 
