@@ -422,7 +422,8 @@ if __name__ == "__main__":
     unread, end = os.pipe()
     os.dup2(end, ours().fileno())
     with Pool(1, maxtasksperchild=1, context=multiprocessing.get_context(method)) as pool:
-        threading.Thread(target=print, args=(LONG,), kwargs={"file": ours()}, daemon=True).start()
+        options = {"file": ours(), "flush": True}  # from 3.14 on a buffer takes 128 KiB
+        threading.Thread(target=print, args=(LONG,), kwargs=options, daemon=True).start()
         eventually(lambda: not select.select([], [ours()], [], 0)[1])
         ours().write("once")  # stays in a buffer, which a fork copies
         calls = [pool.apply_async(say, ("heard",)) for _ in range(4)]
