@@ -16,6 +16,7 @@ from importlib import import_module
 from io import BufferedWriter, FileIO, TextIOWrapper
 from multiprocessing import util
 from multiprocessing.process import BaseProcess, parent_process
+from select import POLLOUT, poll
 
 from .. import _core
 from .._base import failures, importing
@@ -43,17 +44,38 @@ failures.is_stopped = _core._is_stopped
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
+def takes_output(stream: Any) -> bool:
+    """Can the stream be flushed without waiting for its reader?
+
+    A thread that writes to a full pipe holds the lock of the stream's buffer, for which flush()
+    waits too. Of a stream of another class, such as a notebook's, nothing is known.
+    """
+    if type(stream) is not TextIOWrapper or type(stream.buffer) is not BufferedWriter:
+        return True
+    look = poll()
+    look.register(stream.fileno(), POLLOUT)
+    return bool(look.poll(0))
+
+
 _of_parent: list[Any] = []  # streams that are never closed here, which would flush them
 
 
 def _replace_streams(unflushed: tuple[Any, ...]) -> None:
-    """Open those of the standard streams anew that the parent could not flush before the fork.
+    """Open those of the standard streams anew that the parent could not flush before the fork, or
+    that take no output now: a thread of the parent has begun to write meanwhile.
 
     The text in their buffers is the parent's. A thread of the parent that was writing has left
-    their locks locked for ever. Handlers of `logging` follow, other holders of a stream do not.
+    their locks locked for ever. Only if it did not fill the pipe, this process does not notice.
+    Handlers of `logging` follow, other holders of a stream do not.
     """
-    _of_parent.extend(unflushed)
-    for old in unflushed:
+    for which in ("stdout", "stderr"):
+        old: Any = getattr(sys, which, None)
+        try:
+            if takes_output(old) and not any(old is each for each in unflushed):
+                continue
+        except (AttributeError, ValueError):  # it is closed
+            continue
+        _of_parent.append(old)
         raw: Any = FileIO(old.fileno(), "w", closefd=False)
         raw.name = old.name
         new: Any = TextIOWrapper(
@@ -76,16 +98,19 @@ def _replace_streams(unflushed: tuple[Any, ...]) -> None:
 
 
 def run_forked(
-    process: BaseProcess, worker: Worker, around: Surroundings, unflushed: tuple[Any, ...]
+    process: BaseProcess,
+    worker: Worker,
+    around: Surroundings,
+    unflushed: tuple[Any, ...] | None,
 ) -> NoReturn:
     """The child's side of a start by fork. All signals are blocked when the child begins.
 
-    `unflushed`: the standard streams that the parent has not flushed.
+    `unflushed`: the standard streams that the parent has not flushed. None: it has waited for them.
     """
     code = 1
     try:
         worker.reset_signals()
-        if unflushed:
+        if unflushed is not None:
             _replace_streams(unflushed)
         if _RUNS_ATEXIT:
             atexit._clear()

@@ -9,11 +9,9 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from io import BufferedWriter, TextIOWrapper
 from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
-from select import POLLOUT, poll
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
@@ -50,31 +48,17 @@ def _keeping_the_tracker(intent: Any) -> AbstractContextManager[None]:
     return nullcontext() if intent is None else _announced(intent)
 
 
-def _takes_output(stream: Any) -> bool:
-    """Can the stream be flushed without waiting for its reader?
-
-    A thread that writes to a full pipe holds the lock of the stream's buffer, for which flush()
-    waits too. Of a stream of another class, such as a notebook's, nothing is known.
-    """
-    if type(stream) is not TextIOWrapper or type(stream.buffer) is not BufferedWriter:
-        return True
-    look = poll()
-    look.register(stream.fileno(), POLLOUT)
-    return bool(look.poll(0))
-
-
 def flush() -> tuple[Any, ...]:
     """Flush stdout and stderr before a start, as multiprocessing does, but wait for no reader.
 
     Returns the streams that were not flushed, of which a forked child must not use its copies. A
-    thread may still fill the pipe after the look: then the start waits for the reader, and a child
-    that was forked meanwhile has a stream whose lock is never released.
+    thread may still begin to write between the look and the flush: then the start waits for it.
     """
     left: tuple[Any, ...] = ()
     for name in ("stdout", "stderr"):
         try:
             stream = getattr(sys, name)
-            if _takes_output(stream):
+            if child.takes_output(stream):
                 stream.flush()
             else:
                 left += (stream,)
@@ -197,7 +181,7 @@ def fork_ahead(
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
-    unflushed: tuple[Any, ...] = ()
+    unflushed: tuple[Any, ...] | None = None
 
     def flush_ready() -> None:
         nonlocal unflushed
