@@ -367,10 +367,8 @@ def submit():
 unread, stderr = os.pipe()
 os.dup2(stderr, 2)
 with Pool(1, maxtasksperchild=2) as pool:
-    # Without the GIL the thread that has made an object drops it, unless that thread has ended.
-    thread = threading.Thread(target=submit)
-    thread.start()
-    thread.join()
+    # Without the GIL the thread that has made an object may be the one that drops it, and reports.
+    threading.Thread(target=submit, daemon=True).start()
     eventually(lambda: not select.select([], [2], [], 0)[1])
     calls = [pool.apply_async(os.getpid) for _ in range(4)]
     eventually(lambda: all(call.ready() for call in calls))  # no thread waits in a call
@@ -383,7 +381,7 @@ with Pool(1, maxtasksperchild=2) as pool:
 @pytest.mark.skipif(sys.platform != "linux", reason="asks a full pipe whether it takes more")
 @pytest.mark.parametrize("how", ["callback", "task"])
 def test_a_report_that_nobody_reads_holds_up_no_worker(tmp_path: Path, how: str) -> None:
-    """The helper writes it to a stderr that is full, and workers have to be replaced meanwhile."""
+    """A thread writes it to a stderr that is full, and workers have to be replaced meanwhile."""
     assert scripts.output(tmp_path, UNREAD, how, fresh=True) == ["3"]
 
 
