@@ -144,6 +144,8 @@ print(told(held.get, 0.02).split(":")[0])
 limit("RLIMIT_NPROC")
 print(held.get(DEADLINE))
 at_once(pool)
+# A worker is listed a moment after its fork, and kill_all() kills those that are.
+eventually(lambda: sum(worker.is_alive() for worker in list(pool._pool)) == 2)
 
 limit("RLIMIT_NPROC", 1)
 kill_all(pool)
