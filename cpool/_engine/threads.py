@@ -281,7 +281,8 @@ class ThreadPool(Pool, _StdlibThreadPool):
     def _fill_up(self) -> None:
         """Called by a leaving thread: resize() may need its index again."""
         engine = self._engine
-        with contextlib.suppress(RuntimeError):  # no thread can be started: the program exits
+        # No thread can be started, since the program exits, or the pool was ended meanwhile.
+        with contextlib.suppress(RuntimeError, ValueError):
             if engine is not None and engine.is_ours and self._state == RUN:
                 self._repopulate_pool()
 

@@ -542,6 +542,19 @@ def test_ctrl_c_interrupts_a_waiting_call(tmp_path: Path, call: str) -> None:
     assert (done.stdout, done.stderr, done.returncode) == ("interrupted\nend\n", "", 0)
 
 
+def test_a_pool_that_is_ended_gets_no_thread_for_one_that_leaves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = pool_module.ThreadPool(1)
+    monkeypatch.setattr(pool, "_processes", 2)  # a thread is lacking, as after resize()
+    # By another thread.
+    monkeypatch.setattr("cpool._engine.threads.check_can_start", pool._engine.end)
+    pool._fill_up()
+    assert len(pool._pool) == 1
+    pool.terminate()
+    pool.join(DEADLINE)
+
+
 def test_a_thread_leaves_where_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only code that allocates nothing runs at its end, or join() would wait for ever."""
 
