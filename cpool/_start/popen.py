@@ -176,8 +176,8 @@ def fork_ahead(
     `Process.start()` then finds a process that runs. Each page that the parent writes to between
     two forks is copied once more, and Python code that starts a process writes to some 130 pages.
     Returns how many were forked, and the exception that ended it, or None. Forks none if a start
-    has to do more than to fork. `waits`: wait for readers of stdout and stderr, as multiprocessing
-    does, and so write to fewer pages.
+    has to do more than to fork. `waits`: the caller has flushed stdout and stderr, as
+    multiprocessing does; between the forks wait for readers, too, and so write to fewer pages.
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
@@ -187,8 +187,9 @@ def fork_ahead(
         nonlocal unflushed
         unflushed = flush()
 
-    flush_before = util._flush_std_streams if waits else flush_ready  # type: ignore[attr-defined]
-    flush_before()
+    flush_between = util._flush_std_streams if waits else flush_ready  # type: ignore[attr-defined]
+    if not waits:
+        flush_ready()
     intent = _fork_intent()
 
     def run(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
@@ -197,7 +198,7 @@ def fork_ahead(
         child.run_forked(process, worker, around, unflushed)
 
     with _keeping_the_tracker(intent), hooks_stay(_IMPORT_S):
-        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush_before)
+        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush_between)
 
 
 class _LazySentinel:
