@@ -244,16 +244,22 @@ def test_calls_of_many_tasks_refuse_worker_and_key(four: Any, asked: Any) -> Non
 
 
 def places(pool: Any) -> list[int]:
-    return sorted(worker._popen.index for worker in pool._pool)
+    return sorted(worker._popen.index for worker in list(pool._pool))
+
+
+def worker_at(pool: Any, place: int) -> Any:
+    """The worker with an index. A new worker may run a task before the pool lists the worker."""
+    [worker] = eventually(lambda: [each for each in list(pool._pool) if each._popen.index == place])
+    return worker
 
 
 def test_an_elastic_pool_starts_the_worker_of_a_call(make_pool: Any, gate: Gate) -> None:
     pool = make_pool(8, min_processes=1)
     assert pool.apply(index, worker=5) == 5
-    assert places(pool) == [0, 5]
+    eventually(lambda: places(pool) == [0, 5])
     held = [pool.apply_async(hold_and_tell, (gate,), worker=n) for n in (7, 5, 2)]
     gate.arrived(3)
-    assert places(pool) == [0, 2, 5, 7]
+    eventually(lambda: places(pool) == [0, 2, 5, 7])
     waiting = [pool.apply_async(index, worker=n) for n in (2, 7, 5, 0)]
     assert waiting[3].get(DEADLINE) == 0
     gate.open()
@@ -287,12 +293,11 @@ def test_a_worker_of_an_elastic_pool_is_replaced_at_its_place(make_pool: Any, ga
     held = pool.apply_async(gate.hold, worker=4)
     gate.arrived()
     results = [pool.apply_async(index, worker=4) for _ in range(5)]
-    [worker] = [each for each in pool._pool if each._popen.index == 4]
-    worker.kill()
+    worker_at(pool, 4).kill()
     with pytest.raises(cpool.WorkerLostError):
         held.get(DEADLINE)
     assert [result.get(DEADLINE) for result in results] == [4] * 5
-    assert places(pool) == [0, 4]
+    eventually(lambda: places(pool) == [0, 4])
 
 
 def test_broadcast_runs_in_the_workers_of_an_elastic_pool(make_pool: Any, gate: Gate) -> None:
@@ -302,8 +307,7 @@ def test_broadcast_runs_in_the_workers_of_an_elastic_pool(make_pool: Any, gate: 
     held = pool.apply_async(gate.hold, worker=4)
     gate.arrived()
     result = pool.broadcast_async(index)
-    [worker] = [each for each in pool._pool if each._popen.index == 4]
-    worker.kill()
+    worker_at(pool, 4).kill()
     with pytest.raises(cpool.WorkerLostError):
         held.get(DEADLINE)
     assert result.get(DEADLINE) == [0, 4]  # by the one that took its place
