@@ -65,10 +65,10 @@ class LogReceiver:
         parts: dict[tuple[int, int], list[bytes]] = {}
         while True:
             try:
-                data = self._here.recv(_MOST)
-                if not data and self._ends:
-                    break
+                data = self._here.recv(_MOST, socket.MSG_DONTWAIT if self._ends else 0)
                 self._take(data, parts)
+            except BlockingIOError:  # the workers have ended, and all is received
+                break
             except (MemoryError, OSError) as exc:
                 if isinstance(exc, OSError) and exc.errno in (errno.EBADF, errno.ENOTSOCK):
                     break  # the program has closed the descriptor
@@ -118,13 +118,21 @@ class LogReceiver:
     def end(self) -> None:
         """After the workers have ended: wait, for a limited time, until all records are handled."""
         self._ends = True
-        self._there.close()
         if not self._is_started:  # the pool could not be made
+            self._there.close()
             self._here.close()
             self._received.put(None)
             return
-        with contextlib.suppress(OSError):  # closed already
-            self._here.shutdown(socket.SHUT_RD)  # received data can still be read
+        # Wake the receiving thread. An empty datagram alone does not end it: a task may have sent
+        # one by mistake, with records behind it.
+        try:
+            self._there.send(b"", socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            pass  # the thread has datagrams to read
+        except OSError:  # the program has closed the descriptor
+            with contextlib.suppress(OSError):
+                self._here.shutdown(socket.SHUT_RD)  # received data can still be read
+        self._there.close()
         if threading.get_ident() not in self._threads:  # a handler may end the pool
             self._done.wait(_LAST_GRACE_S)
 

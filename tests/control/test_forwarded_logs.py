@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import marshal
 import multiprocessing
 import os
 import select
@@ -21,6 +22,9 @@ import engine
 import pytest
 from engine import DEADLINE, Pool
 from gates import Gate, eventually
+
+from cpool._engine.logs import LogReceiver
+from cpool._start.logs import _Forwarder
 
 pytestmark = pytest.mark.better
 
@@ -407,6 +411,29 @@ def test_what_is_no_record_is_ignored(keeper: Keeper) -> None:
         pool.apply(write_rubbish)
         pool.apply(log, (2,))
     assert keeper.messages() == ["item 1", "item 2"]
+
+
+def test_records_behind_an_empty_datagram_are_not_lost() -> None:
+    """Also where the receiving thread reads the empty datagram when the pool has ended already."""
+    receiver = LogReceiver(runs_filters=False)
+    sender = receiver.for_worker(forks=True)
+    record = logging.makeLogRecord({"msg": "behind"})
+    receiver._there.send(b"")
+    _Forwarder(receiver._there, sender._token, sender._parent).emit(record)
+    receiver._ends = True
+    receiver._receive()
+    assert marshal.loads(receiver._received.get(timeout=engine.DEADLINE))["msg"] == "behind"
+    assert receiver._received.get(timeout=engine.DEADLINE) is None
+    receiver.end()
+
+
+def test_the_receiver_ends_where_its_sending_end_is_closed(keeper: Keeper) -> None:
+    with Pool(1, forward_logs=True, on_exit="join") as pool:
+        pool.apply(log, (1,))
+        receiver = pool._logs
+        receiver._there.close()
+    assert receiver._done.is_set()  # and did not wait in vain
+    assert keeper.messages() == ["item 1"]
 
 
 @needs_spawn
