@@ -68,7 +68,7 @@ def _of_processes(pool: Any) -> Iterator[str]:
     end = time.monotonic() + _PATIENCE_S
     while True:
         sights = engine.sights()
-        waiting = [sight for sight in sights if _may_tell(sight)]
+        waiting = [sight for sight in sights if _is_awaited(sight, states.get(sight[1], ""))]
         if not waiting or time.monotonic() >= end:
             break
         time.sleep(0.001)
@@ -76,10 +76,18 @@ def _of_processes(pool: Any) -> Iterator[str]:
         yield from _of_process(sight, states.get(sight[1], ""))
 
 
-def _may_tell(sight: Any) -> bool:
-    """Wait for this worker's stack? Not for that of a worker that is idle or has ended."""
+def _is_awaited(sight: Any, before: str) -> bool:
+    """Wait for this worker's stack? Not for that of a worker that is idle or has ended.
+
+    A worker that was stopped before stops itself again, also if it is continued once more before
+    it has done so. So the dump ends after that, and a program may continue the worker then.
+    """
     _, pid, ready, exiting, runs, *_, stack = sight
-    return stack is None and not exiting and (runs or not ready) and _state_of(pid) not in "Zt"
+    if exiting or (ready and not runs):
+        return False
+    if stack is None:
+        return _state_of(pid) not in "Zt"
+    return before == "T" and _state_of(pid) not in "TtZ"
 
 
 def _of_process(sight: Any, state: str) -> Iterator[str]:

@@ -102,6 +102,30 @@ def test_a_worker_shows_its_item_and_its_stack(func: Callable[[Any], Any]) -> No
             eventually(lambda: state_of(pid) == "T")  # as it was before
 
 
+def stop_and_return(x: int) -> int:
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return x
+
+
+@pytest.mark.skipif(engine.PORTABLE, reason="needs /proc")
+@pytest.mark.parametrize("is_idle", [True, False])
+def test_a_stopped_worker_goes_on_when_it_is_continued_after_a_dump(is_idle: bool) -> None:
+    """It does not stop itself again later, when nobody would continue it."""
+    with Pool(1) as pool:
+        pid = pool._pool[0].pid
+        for x in range(20):
+            if is_idle:
+                assert pool.apply(abs, (x,)) == x
+                os.kill(pid, signal.SIGSTOP)
+            else:
+                result = pool.apply_async(stop_and_return, (x,))
+            eventually(lambda: state_of(pid) == "T")
+            assert "it is stopped" in dumped(pool)
+            os.kill(pid, signal.SIGCONT)
+            if not is_idle:
+                assert result.get(DEADLINE) == x
+
+
 def test_idle_workers_and_chunks(gate: Gate) -> None:
     with Pool(2) as pool:
         pool.map_async(gate.hold, range(4), chunksize=4)

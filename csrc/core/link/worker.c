@@ -712,9 +712,17 @@ cp_worker_ask_stack(struct cp_worker *w)
     if (atomic_load(&w->row->tells_stack) == 0) {
         return;
     }
+    uint64_t seq;
+    int64_t since;
+    bool is_idle = (w->hello || atomic_load(&w->row->ready) != 0)
+                   && cp_worker_running(w, &seq, &since) == NULL;
     bool is_stopped = cp_proc_is_stopped(&w->proc);
-    atomic_store(&w->row->stack_stops, is_stopped ? 1 : 0);
+    atomic_store(&w->row->stack_stops, is_stopped && !is_idle ? 1 : 0);
     (void)atomic_fetch_add(&w->row->stack_asked, 1);
+    if (is_stopped && is_idle) {
+        return; /* nobody waits for its stack, so nobody would see that it has
+                   stopped again */
+    }
     (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
     if (is_stopped) {
         (void)cp_proc_kill(&w->proc, SIGCONT);

@@ -267,10 +267,12 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
 
-/* Ask the worker for its stack, which cp_stack_get() finds soon after; a
- * stopped worker gives it too. A worker that is not set up for this is not
- * asked. One that handles the signal in another way, or cannot be interrupted,
- * gives no stack. */
+/* Ask the worker for its stack, which cp_stack_get() finds soon after. A worker
+ * that is stopped in a task, or before its hello, is continued for that, and
+ * stops itself again once it has given the stack: wait for that. One that is
+ * stopped while it is idle, or is not set up for this, is not asked. One that
+ * handles the signal in another way, or cannot be interrupted, gives no
+ * stack. */
 void cp_worker_ask_stack(struct cp_worker *w);
 
 /* Close the task pipe, and drop unwritten output. The worker runs the tasks that
