@@ -25,7 +25,7 @@ from benchmarks.meter import (
     pss_of_workers,
 )
 from benchmarks.peers import PEERS
-from benchmarks.work import identity
+from benchmarks.work import get_ready
 
 # Seconds to wait, so that the work of a pool after its last result (spinning, cleaning up) counts
 # too.
@@ -72,9 +72,11 @@ class Runner:
         if self.pool is None and not self.work.fresh:
             self.pool = self.open_pool()
             if self.work.first and isinstance(self.pool, Peer):
-                # With spawn the workers are just starting.
-                small = replace(self.work, call="apply", function=identity, items=[1.5])
-                self.pool.run(small)
+                # With spawn the workers are just starting, and have not imported numpy.
+                items = [0.05] * (2 * self.work.workers)
+                self.pool.run(
+                    replace(self.work, call="map", function=get_ready, items=items, chunksize=1)
+                )
         # A new callable for each round, if it carries data (a copy of a plain function is the same
         # object): a pool may cache the last callable.
         work = replace(self.work, function=copy.copy(self.work.function))

@@ -47,6 +47,7 @@ ROWS = [
     Row("large_array_out_empty", 25),
     Row("large_arrays", 10),
     Row("large_images", 6),
+    Row("large_images_rows", 6),
     Row("large_bytes_in", 10),
     Row("large_bytes_out", 10),
     Row("large_str_in", 8),

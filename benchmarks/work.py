@@ -3,8 +3,10 @@
 This module imports nothing else of the package, because with spawn every worker imports it.
 """
 
+import contextlib
 import enum
 import functools
+import importlib
 import sys
 import time
 import zlib
@@ -30,6 +32,13 @@ def promote(record: dict[str, Any]) -> dict[str, Any]:
 
 def identity(value: Any) -> Any:
     return value
+
+
+def get_ready(seconds: float) -> None:
+    """Import numpy, where there is one; and wait, so that each worker gets a task."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("numpy")
+    time.sleep(seconds)
 
 
 def there_and_back(array: Any, times: int, pool: Any) -> list[int]:
@@ -92,6 +101,10 @@ def sum_of_kept_plus(data: Any, number: int) -> float:
 
 def flip(image: Any) -> Any:
     return image[:, ::-1].copy()
+
+
+def flip_rows(image: Any) -> Any:
+    return image[::-1].copy()
 
 
 def summed(value: Any) -> Any:
