@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import dump
 import engine
 import hypothesis
 import hypothesis.strategies as st
@@ -265,6 +266,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         child.join(2)
     if extra[1]:
         faulthandler.dump_traceback(sys.__stderr__)
+        pid = os.getpid()
+        print(dump.state(pid), dump.stacks(pid), sep="\n", file=sys.__stderr__)
     assert extra == [set(), set(), set()], (
         f"left behind: processes, threads (known to Python: {native_threads()}), descriptors"
     )
