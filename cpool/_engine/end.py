@@ -91,15 +91,17 @@ def _abandon(threads: list[Thread]) -> None:
     When the program exits, the interpreter would close the file, and abort because the thread holds
     the lock of the file's buffer.
     """
+    global _at_exit
     left = [thread for thread in list(threads) if thread.is_alive()]
-    if left and not _left:
-        util.Finalize(None, _keep_files_of_threads_left, exitpriority=-1)
+    if left and not (_at_exit is not None and _at_exit.still_active()):
+        _at_exit = util.Finalize(None, _keep_files_of_threads_left, exitpriority=-1)
     _left.update(left)
     if util.is_exiting():
         _keep_files_of_threads_left()
 
 
 _left: weakref.WeakSet[Thread] = weakref.WeakSet()
+_at_exit: util.Finalize | None = None  # one in a process: a forked one drops those of its parent
 
 
 def _keep_files_of_threads_left() -> None:

@@ -11,6 +11,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from gates import eventually
 from leftovers import settled, threads
 from programs import exit_code
 from tasks import identity
+
+from cpool._engine import end
 
 pytestmark = pytest.mark.better
 
@@ -54,6 +57,24 @@ def door() -> Iterator[Door]:
 
 
 # terminate()
+
+
+def test_pools_that_leave_threads_behind_need_one_finalizer_in_all() -> None:
+    for _ in range(3):
+        door = Door()
+        pool = ThreadPool(1)
+        pool.apply_async(door.hold)
+        door.arrived()
+        pool.terminate()
+        door.opened.set()
+        pool.join()
+        end._left.clear()  # as when the thread is freed
+    registered = [
+        finalizer
+        for finalizer in list(util._finalizer_registry.values())  # type: ignore[attr-defined]
+        if getattr(finalizer, "_callback", None) is end._keep_files_of_threads_left
+    ]
+    assert len(registered) == 1
 
 
 def test_terminate_returns_at_once_and_join_waits(door: Door) -> None:
