@@ -6,11 +6,10 @@
 A cluster of a scheduler and two nodes, in separate processes. Two threads make calls of all kinds:
 `map`, `imap`, `apply` and their kin with functions of modules, closures, arrays, failures, keys,
 callbacks, cancelled calls, iterators that are closed half-read, and worker processes that die.
-Every result is checked. Then the least memory of each process tree in the last quarter of the calls
-is compared with that in the second one; the first is left out, since caches fill in it. So are the
-blocks of memory that Python has allocated in the scheduler, the dask workers and the client: they
-show what a process still refers to, whatever its allocator keeps. The types of which there are more
-objects at the end are shown.
+Every result is checked. Then the median memory of each process tree in the last quarter of the
+calls is compared with that in the second one; the first is left out, since caches fill in it. So are the blocks of memory that Python has allocated in the scheduler, the dask workers and the
+client: they show what a process still refers to, whatever its allocator keeps. The types of which
+there are more objects at the end are shown.
 
 dask itself keeps the last 10,000 events, the last 1,000 transitions of tasks, the last hour of
 profiles (one each second) and of load figures (two each second): its processes grow for an hour, an
@@ -28,6 +27,7 @@ import contextlib
 import gc
 import os
 import random
+import statistics
 import sys
 import tempfile
 import threading
@@ -233,9 +233,11 @@ def main() -> int:
     total = sum(counted.values())
     has_grown = False
     for name in looks[0][1]:
-        # The least of each time: what grows and does not shrink is a leak.
+        # The median of each time: the least may be that of a moment without a worker process.
         second, last = (
-            min(now[name] for calls, now in looks if begin <= calls / total <= begin + 0.25)
+            statistics.median(
+                now[name] for calls, now in looks if begin <= calls / total <= begin + 0.25
+            )
             for begin in (0.25, 0.75)
         )
         growth = 100 * (last / second - 1)
