@@ -560,12 +560,15 @@ def is_retried(exc: BaseException, retrying: Retrying) -> bool:
 
 
 def _on_stop(*_: Any) -> None:
-    """The handler of the signal that tells the task of this worker to stop."""
-    if is_stopped():
+    """The handler of the signal that tells the task of this worker to stop.
+
+    The pool sends the signal again if it has no effect: it may come just before a call that blocks.
+    """
+    if take_stop():
         raise TaskInterrupted("the task has to stop: its time is over, or its call was cancelled")
 
 
-is_stopped: Callable[[], bool] = bool  # _start.child sets the extension's function
+take_stop: Callable[[], bool] = bool  # _start.child sets the extension's function
 
 
 def handle_stop(number: int) -> None:

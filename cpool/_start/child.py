@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # Without the GIL gc.freeze() writes to every object, and the worker would copy all shared pages.
 _FREEZES = "t" not in sys.abiflags
 
-failures.is_stopped = _core._is_stopped
+failures.take_stop = _core._take_stop
 
 # From 3.13 on popen_fork runs atexit handlers in children.
 _RUNS_ATEXIT = sys.version_info >= (3, 13)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import pickle
@@ -297,14 +298,43 @@ def test_a_task_that_resists_is_killed(make_pool: Any) -> None:
     assert error.seconds >= 2 * LIMIT
 
 
-def hold_and_clean_up(gate: Gate, diary: Diary) -> None:
+def a_sleep() -> Callable[[], object]:
+    return partial(time.sleep, 1000)
+
+
+def a_read() -> Callable[[], object]:
+    return partial(os.read, os.pipe()[0], 1)
+
+
+def a_lock() -> Callable[[], object]:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock.acquire
+
+
+def block_and_clean_up(block: Callable[[], Callable[[], object]], gate: Gate, diary: Diary) -> None:
+    try:
+        gate.enter(block())
+    finally:
+        diary.write("cleaned up")
+
+
+def miss_signals_and_clean_up(gate: Gate, diary: Diary) -> None:
+    """Each signal ends one call, and Python runs the handler only after the last one."""
+    sleep_in_c = ctypes.CDLL(None).sleep
+    try:
+        gate.enter(*[partial(sleep_in_c, 1000)] * 3)
+    finally:
+        diary.write("cleaned up")
+
+
+def clean_up_in_spite_of_signals(gate: Gate, diary: Diary) -> None:
     try:
         gate.enter()
-        # In short steps: a signal that arrives just before a sleep is noticed soon.
-        end = time.monotonic() + DEADLINE
-        while time.monotonic() < end:
-            time.sleep(0.002)
-    finally:
+        sleep()
+    except errors.TaskInterrupted:
+        for _ in range(10):
+            os.kill(os.getpid(), signal.SIGURG)
         diary.write("cleaned up")
 
 
@@ -333,13 +363,33 @@ def test_items_after_one_that_stopped_have_their_own_time(make_pool: Any) -> Non
     assert found == ["stopped", "stopped", 2, 3]
 
 
-def test_a_cancelled_task_has_time_to_clean_up(make_pool: Any, gate: Gate, diary: Diary) -> None:
-    pool = make_pool(1)
-    result = pool.apply_async(hold_and_clean_up, (gate, diary), grace=DEADLINE)
+def check_cancelled(pool: Any, func: Any, gate: Gate, diary: Diary) -> None:
+    """The task is cancelled, and cleans up before its worker runs another one."""
+    result = pool.apply_async(func, (gate, diary), grace=DEADLINE)
     gate.arrived()
     assert result.cancel()
     assert pool.apply(tasks.square, (3,)) == 9
     assert diary.lines() == ["cleaned up"]
+
+
+@pytest.mark.parametrize("block", [a_sleep, a_read, a_lock])
+def test_a_cancelled_task_has_time_to_clean_up(
+    make_pool: Any, gate: Gate, diary: Diary, block: Any
+) -> None:
+    check_cancelled(make_pool(1), partial(block_and_clean_up, block), gate, diary)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_a_task_that_misses_the_signal_is_asked_again(
+    make_pool: Any, gate: Gate, diary: Diary, method: str
+) -> None:
+    pool = make_pool(1, context=multiprocessing.get_context(method))
+    check_cancelled(pool, miss_signals_and_clean_up, gate, diary)
+
+
+def test_a_task_is_interrupted_once(make_pool: Any, gate: Gate, diary: Diary) -> None:
+    """Even if the signal comes again while the task cleans up."""
+    check_cancelled(make_pool(1), clean_up_in_spite_of_signals, gate, diary)
 
 
 def test_the_signal_is_not_raised_in_another_task(make_pool: Any) -> None:

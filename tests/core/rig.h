@@ -25,6 +25,8 @@ enum op {
     OP_AGAIN,      /* the same, and ask for a retry unless it is the last try */
     OP_STOPS,      /* say "begun", then compute until it is asked to stop */
     OP_STOPS_LATE, /* the same; then say "begun" again, and wait for the gate */
+    OP_STOPS_DEAF, /* the same as OP_STOPS, but miss the first signal: be in a
+                      system call that blocks until another one comes */
     OP_BIG,        /* answer with arg bytes of pattern `index` */
     OP_LAST,       /* answer, and end after that */
     OP_LINGER,     /* the same, but only when let through the gate */

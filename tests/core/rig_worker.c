@@ -270,6 +270,50 @@ obey(struct worker *me, const struct cp_frame *task, const struct func *func)
     }
 }
 
+static volatile sig_atomic_t was_asked;
+
+static void
+on_stop_signal(int number)
+{
+    (void)number;
+    was_asked = 1;
+}
+
+/* As in Python, the handler of the signal does no more than take a note, and
+ * the task looks at the note only when the system call has returned. */
+static void
+miss_first_signal(struct worker *me)
+{
+    struct sigaction action = {.sa_handler = on_stop_signal};
+    char byte;
+    was_asked = 0;
+    CHECK_EQ(sigaction(CP_STOP_SIGNAL, &action, NULL), 0);
+    say_begun(me);
+    while (!was_asked) {
+    }
+    CHECK_EQ(read(me->rig->gate[0], &byte, 1), -1);
+    CHECK_EQ(errno, EINTR);
+    (void)signal(CP_STOP_SIGNAL, SIG_IGN);
+}
+
+/* The task goes on until it is asked to stop. */
+static void
+await_stop(struct worker *me)
+{
+    if (me->order.op == OP_STOPS_DEAF) {
+        miss_first_signal(me);
+    } else {
+        say_begun(me);
+    }
+    while (!cp_serve_take_stop(me->w->row)) {
+    }
+    CHECK(!cp_serve_take_stop(me->w->row)); /* once for each request */
+    if (me->order.op == OP_STOPS_LATE) {
+        say_begun(me);
+        pass_gate(me);
+    }
+}
+
 static void
 run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
 {
@@ -289,14 +333,9 @@ run_task(struct worker *me, const struct cp_frame *task, const uint8_t *body)
     } else if (me->order.op == OP_AGAIN) {
         me->flags = (task->flags & CP_FINAL) != 0 ? 0 : CP_AGAIN;
         answer(me, task, CP_ERROR, body, (size_t)task->len);
-    } else if (me->order.op == OP_STOPS || me->order.op == OP_STOPS_LATE) {
-        say_begun(me);
-        while (!cp_serve_is_stopped(me->w->row)) {
-        }
-        if (me->order.op == OP_STOPS_LATE) {
-            say_begun(me);
-            pass_gate(me);
-        }
+    } else if (me->order.op == OP_STOPS || me->order.op == OP_STOPS_LATE
+               || me->order.op == OP_STOPS_DEAF) {
+        await_stop(me);
         me->flags = CP_STOPPED;
         answer(me, task, CP_ERROR, body, (size_t)task->len);
     } else if (me->order.op == OP_CLOSE_RX) {

@@ -1,4 +1,5 @@
 /* Time limits and retries. */
+#include "pool/plan.h"
 #include "pool/state.h"
 #include "pool/watch.h"
 #include "cp_test.h"
@@ -142,6 +143,100 @@ TEST(limit_of_a_cancelled_task)
     cp_job_close(job);
     rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5), 5);
     CHECK_EQ(rig.forks, 1);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* The first signal comes just before the task makes a system call that blocks:
+ * only another one interrupts that call. */
+TEST(limit_asks_again_until_it_is_heard)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = limited_job(&rig, CP_JOB_ORDERED, CP_SECOND * 60, 0);
+    (void)batch_add(&batch, OP_STOPS_DEAF, 0);
+    (void)batch_add(&batch, OP_ECHO, 0);
+    (void)batch_add(&batch, OP_STOPS_DEAF, 0);
+    batch_put(&batch, job, true);
+    check_timed_out(rig_take(&rig, job), 0, CP_NO_EXIT);
+    rig_take_echoes(&rig, job, 1);
+    check_timed_out(rig_take(&rig, job), 2, CP_NO_EXIT);
+    rig_close_job(&rig, job);
+    CHECK_EQ(rig.forks, 1);
+    check_unlimited(&rig);
+    rig_close(&rig);
+}
+
+/* The same when the job is cancelled, and no thread is in a call of the pool. */
+TEST(limit_is_asked_for_again_by_the_standby)
+{
+    struct rig rig;
+    struct batch batch = {0};
+    uint32_t n_stopping = 1;
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    CHECK_EQ(cp_pool_start_standby(rig.pool), 0);
+    rig_await_asleep(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    cp_job_set_limits(job, 0, CP_SECOND * 60, 0);
+    (void)batch_add(&batch, OP_STOPS_DEAF, 0);
+    batch_put(&batch, job, true);
+    rig_await_begun(&rig, 1);
+    CHECK(cp_job_stop(job, true));
+    while (n_stopping > 0) {
+        cp_test_let_others_run();
+        cp_lock_acquire(&rig.pool->lock);
+        n_stopping = rig.pool->n_stopping;
+        cp_lock_release(&rig.pool->lock);
+    }
+    cp_job_close(job);
+    cp_pool_stop_standby(rig.pool);
+    CHECK_EQ(rig.forks, 1);
+    rig_close(&rig);
+}
+
+/* Less often each time; and once the worker has raised, the pool sleeps until
+ * the grace is over. */
+TEST(limit_asks_again_at_growing_intervals)
+{
+    static const int64_t intervals[] = {40, 80, 160, 320, 500, 500, 500};
+    struct rig rig;
+    struct batch batch = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, CP_JOB_SINGLE);
+    cp_job_set_limits(job, 0, CP_SECOND * 60, 0);
+    (void)batch_add(&batch, OP_BUSY, 0);
+    batch_put(&batch, job, true);
+    (void)rig_wait(&rig, NULL, cp_now()); /* flush deferred output */
+    rig_await_begun(&rig, 1);
+    struct cp_worker *w = rig.pool->workers;
+    int64_t began = cp_now();
+    CHECK(cp_job_stop(job, true));
+    cp_job_close(job);
+    cp_lock_acquire(&rig.pool->lock);
+    int64_t at = w->ask_at;
+    CHECK(at >= began + 20 * CP_MS && at <= cp_now() + 20 * CP_MS);
+    CHECK(w->kill_at >= began + CP_SECOND * 60);
+    for (size_t i = 0; i < sizeof(intervals) / sizeof(intervals[0]); i++) {
+        cp_watch_limits(rig.pool, at - 1);
+        CHECK_EQ(w->ask_at, at);
+        CHECK_EQ(cp_plan_limit_at(rig.pool, at - 1), at);
+        cp_watch_limits(rig.pool, at);
+        CHECK_EQ(w->ask_at, at + intervals[i] * CP_MS);
+        at = w->ask_at;
+    }
+    atomic_store(&w->row->stop, 0); /* as the worker does when it raises */
+    CHECK_EQ(cp_plan_limit_at(rig.pool, at), w->kill_at);
+    cp_watch_limits(rig.pool, at);
+    CHECK_EQ(w->ask_at, at);
+    cp_watch_limits(rig.pool, w->kill_at);
+    CHECK(w->kill_due);
+    cp_lock_release(&rig.pool->lock);
+    rig_finish(&rig, rig_put_job(&rig, CP_JOB_ORDERED, OP_ECHO, 5), 5);
+    CHECK_EQ(rig.forks, 2);
     check_unlimited(&rig);
     rig_close(&rig);
 }

@@ -111,6 +111,33 @@ TEST(serve_runs_only_claimed_tasks)
     lone_close(&lone);
 }
 
+/* A request names a task, and may name an item of it; it is taken once. */
+TEST(serve_takes_a_request_to_stop_once)
+{
+    struct lone lone;
+    lone_open(&lone, UINT64_MAX, 5);
+    struct cp_row *row = lone.w->row;
+    CHECK(!cp_serve_take_stop(row)); /* nothing runs, and nobody asks */
+    cp_serve_begin(&lone.s, 7, 100);
+    CHECK(!cp_serve_take_stop(row));
+    atomic_store(&row->stop_since, 99); /* another item */
+    atomic_store(&row->stop, 8);
+    CHECK(!cp_serve_take_stop(row));
+    atomic_store(&row->stop_since, CP_NEVER);
+    atomic_store(&row->stop, 7); /* another task */
+    CHECK(!cp_serve_take_stop(row));
+    CHECK(!cp_worker_has_heard(lone.w));
+    atomic_store(&row->stop, 8);
+    CHECK(cp_serve_take_stop(row));
+    CHECK(cp_worker_has_heard(lone.w));
+    CHECK(!cp_serve_take_stop(row));
+    atomic_store(&row->stop_since, 100);
+    atomic_store(&row->stop, 8);
+    CHECK(cp_serve_take_stop(row));
+    CHECK(!cp_serve_take_stop(row));
+    lone_close(&lone);
+}
+
 TEST(serve_refuses_nonsense)
 {
     static const uint16_t kinds[] = {0, CP_RESULT, CP_HELLO, 77};

@@ -70,8 +70,9 @@ struct cp_row {
         opens; /* it can open the parent's files; set before HELLO */
     /* Written by the parent, read by the worker. */
     _Alignas(CP_CACHE_LINE) _Atomic uint64_t sent; /* bytes of tasks, total */
-    /* 1 + seq of the task that has to stop. If stop_since is not CP_NEVER, only
-     * the item that began then (`since`) has to. */
+    /* 1 + seq of the task that has to stop; 0: none. The worker clears it when
+     * it raises in the task. If stop_since is not CP_NEVER, only the item that
+     * began then (`since`) has to stop. */
     _Atomic uint64_t stop;
     _Atomic int64_t stop_since;
     _Atomic uint64_t memory_limit; /* see cp_pool_set_memory_limit(); 0: none */
@@ -112,7 +113,7 @@ struct cp_common {
 };
 
 /* Version of the board and the frames. Raise it with every change of either. */
-#define CP_FORMAT 12u
+#define CP_FORMAT 13u
 
 /* Map a zeroed struct, shared with forked children. 0 or a system error. Closing
  * NULL is fine. */

@@ -407,12 +407,14 @@ cp_serve_is_over_memory(struct cp_serve *s, int64_t now)
 }
 
 bool
-cp_serve_is_stopped(const struct cp_row *row)
+cp_serve_take_stop(struct cp_row *row)
 {
     uint64_t stop = atomic_load(&row->stop);
     int64_t since = atomic_load(&row->stop_since);
+    /* The parent makes no other request before this item has ended. */
     return stop != 0 && stop == atomic_load(&row->running)
-           && (since == CP_NEVER || since == atomic_load(&row->since));
+           && (since == CP_NEVER || since == atomic_load(&row->since))
+           && atomic_compare_exchange_strong(&row->stop, &stop, 0);
 }
 
 int

@@ -105,8 +105,9 @@ bool cp_serve_is_over_memory(struct cp_serve *s, int64_t now);
 void cp_serve_note(struct cp_row *row, uint64_t seq, int64_t began,
                    int64_t ended, uint32_t failed);
 
-/* Has the parent asked the item that runs now to stop? */
-bool cp_serve_is_stopped(const struct cp_row *row);
+/* Has the parent asked the item that runs now to stop? True once for each
+ * request: the worker then has to act on it, and the parent asks no more. */
+bool cp_serve_take_stop(struct cp_row *row);
 
 /*
  * Put the answer to the running task (or HELLO, or INIT_ERROR) into the ring. 0;

@@ -21,7 +21,7 @@ struct cp_pool;
 struct cp_worker;
 
 /* The signal that tells a worker to stop the running task
- * (cp_serve_is_stopped()) or to give its stack. By default it is ignored, so it
+ * (cp_serve_take_stop()) or to give its stack. By default it is ignored, so it
  * does no harm where nobody handles it. */
 #define CP_STOP_SIGNAL SIGURG
 
@@ -77,6 +77,9 @@ struct cp_worker {
     uint64_t stop_seq; /* 1 + seq of the task that was asked to stop; 0: none */
     uint64_t asked_seq; /* the last task asked to, even if its grace is over */
     int64_t kill_at;    /* when to kill the worker if the task goes on */
+    /* When to ask the task again, unless cp_worker_has_heard(); and how long
+     * that is after it was last asked. */
+    int64_t ask_at, ask_after;
     enum cp_reason stop_reason;
     bool stop_is_look;     /* so far it was only asked for its stack */
     int64_t look_since;    /* when the item began whose stack is wanted */
@@ -266,6 +269,13 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
  * item has run (now, if it waits for credit); or NULL. */
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
+
+/* Has the worker raised in the task that was asked to stop? */
+static inline bool
+cp_worker_has_heard(const struct cp_worker *w)
+{
+    return atomic_load(&w->row->stop) == 0;
+}
 
 /* Ask the worker for its stack, which cp_stack_get() finds soon after. A worker
  * that is stopped in a task, or before its hello, is continued for that, and

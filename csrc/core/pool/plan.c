@@ -310,9 +310,12 @@ cp_plan_limit_at(const struct cp_pool *pool, int64_t now)
             at = cp_clock_min(at, pool->memory_at);
         }
         if (w->stop_seq != 0) {
-            at = cp_clock_min(
-                at, w->stop_is_look ? cp_clock_min(w->kill_at, now + LOOK_AGAIN)
-                                    : w->kill_at);
+            at = cp_clock_min(at, w->kill_at);
+            if (w->stop_is_look) {
+                at = cp_clock_min(at, now + LOOK_AGAIN);
+            } else if (!cp_worker_has_heard(w)) {
+                at = cp_clock_min(at, w->ask_at);
+            }
             if (task != NULL && task->job->time_limit > 0) {
                 /* The next item of its chunk may have begun. */
                 at = cp_clock_min(at, now + task->job->time_limit);

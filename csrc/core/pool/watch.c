@@ -48,6 +48,14 @@
  * before it is killed. */
 #define LOOK_GRACE (250 * CP_MS)
 
+/* A task is asked to stop by a signal. If the signal comes just before a system
+ * call that blocks, the task notices it when that call returns; another signal
+ * interrupts the call. So a task is asked again after ASK_FIRST, and then after
+ * twice the time before, up to a limit. */
+#define ASK_FIRST (20 * CP_MS)
+#define ASK_LAST (25 * ASK_FIRST)
+#define ASK_GROWTH 2
+
 static void
 on_hello(struct cp_worker *w)
 {
@@ -720,6 +728,16 @@ doom(struct cp_pool *pool, struct cp_worker *w, uint64_t seq, int64_t since,
     pool->kills_due = true;
 }
 
+/* Send the signal to a task that has to stop. after: when to do so again, if it
+ * has no effect. */
+static void
+ask(struct cp_worker *w, int64_t now, int64_t after)
+{
+    w->ask_after = after;
+    w->ask_at = now + after;
+    (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
+}
+
 /* Ask the task to stop; if its job grants no time for that, kill the worker. */
 static void
 stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
@@ -750,7 +768,7 @@ stop_task(struct cp_pool *pool, struct cp_worker *w, uint64_t seq,
     atomic_store(&w->row->stop_since, since);
     atomic_store(&w->row->stop, seq + 1);
     w->asked_seq = seq + 1;
-    (void)cp_proc_kill(&w->proc, CP_STOP_SIGNAL);
+    ask(w, cp_now(), ASK_FIRST);
 }
 
 void
@@ -840,6 +858,9 @@ cp_watch_limits(struct cp_pool *pool, int64_t now)
                 since = stop_since_of(w);
                 end_stop(w);
                 doom(pool, w, seq, since, w->stop_reason);
+            } else if (!w->stop_is_look && now >= w->ask_at
+                       && !cp_worker_has_heard(w)) {
+                ask(w, now, cp_clock_min(w->ask_after * ASK_GROWTH, ASK_LAST));
             }
         } else if (task != NULL && task->job->time_limit > 0
                    && now - since >= task->job->time_limit) {

@@ -62,15 +62,15 @@ module_tasks_done(PyObject *module, PyObject *Py_UNUSED(ignored))
         atomic_load_explicit(&state->tasks_done, memory_order_relaxed));
 }
 
-/* _is_stopped(): has the pool asked the current task of this worker process to
- * stop? */
+/* _take_stop(): has the pool asked the current task of this worker process to
+ * stop? True once for each request. */
 static PyObject *
-module_is_stopped(PyObject *module, PyObject *Py_UNUSED(ignored))
+module_take_stop(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
     return PyBool_FromLong(state->may_stop && state->forked <= 0
                            && state->serving != NULL
-                           && cp_serve_is_stopped(state->serving->row));
+                           && cp_serve_take_stop(state->serving->row));
 }
 
 /* _exiting(): this thread ends the interpreter. */
@@ -148,7 +148,7 @@ static PyMethodDef module_methods[] = {
     {"_load_shared", py_share_load, METH_O, NULL},
     {"_empty", (PyCFunction)(void (*)(void))py_serve_empty, METH_FASTCALL,
      NULL},
-    {"_is_stopped", module_is_stopped, METH_NOARGS, NULL},
+    {"_take_stop", module_take_stop, METH_NOARGS, NULL},
     {"_watch_stack", py_stack_watch, METH_VARARGS, NULL},
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},

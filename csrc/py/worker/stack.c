@@ -108,11 +108,15 @@ is_handler(const struct sigaction *action)
            && action->sa_handler != SIG_IGN && action->sa_handler != on_signal;
 }
 
+/* next: the action of the handler that is called after ours, or NULL. If that
+ * handler wants system calls to be interrupted, as Python's handlers do, they
+ * are: the task that has to stop may be in one. */
 static void
-install(void)
+install(const struct sigaction *next)
 {
+    int restarts = next != NULL ? next->sa_flags & SA_RESTART : SA_RESTART;
     struct sigaction ours = {.sa_handler = on_signal,
-                             .sa_flags = SA_RESTART | SA_ONSTACK};
+                             .sa_flags = restarts | SA_ONSTACK};
     (void)sigemptyset(&ours.sa_mask);
     (void)sigaction(CP_STOP_SIGNAL, &ours, NULL);
 }
@@ -170,7 +174,7 @@ py_stack_watch(PyObject *module, PyObject *args)
             is_handler(&before) && before.sa_handler != theirs.sa_handler
                 ? before.sa_handler
                 : NULL;
-        install();
+        install(here.next != NULL ? &before : NULL);
     }
     if (here.write_stack == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "faulthandler handles no signal");
@@ -194,6 +198,6 @@ py_stack_watch_again(void)
         && sigaction(CP_STOP_SIGNAL, NULL, &theirs) == 0
         && is_handler(&theirs)) {
         here.next = theirs.sa_handler;
-        install();
+        install(&theirs);
     }
 }
