@@ -7,9 +7,10 @@ A cluster of a scheduler and two nodes, in separate processes. Two threads make 
 `map`, `imap`, `apply` and their kin with functions of modules, closures, arrays, failures, keys,
 callbacks, cancelled calls, iterators that are closed half-read, and worker processes that die.
 Every result is checked. Then the median memory of each process tree in the last quarter of the
-calls is compared with that in the second one; the first is left out, since caches fill in it. So are the blocks of memory that Python has allocated in the scheduler, the dask workers and the
-client: they show what a process still refers to, whatever its allocator keeps. The types of which
-there are more objects at the end are shown.
+calls is compared with that in the second one; the first is left out, since caches fill in it. So
+are the blocks of memory that Python has allocated in the scheduler, the dask workers and the client:
+they show what a process still refers to, whatever its allocator keeps. The types of which there are
+more objects at the end are shown.
 
 dask itself keeps the last 10,000 events, the last 1,000 transitions of tasks, the last hour of
 profiles (one each second) and of load figures (two each second): its processes grow for an hour, an
