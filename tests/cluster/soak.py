@@ -8,7 +8,7 @@ A cluster of a scheduler and two nodes, in separate processes. Two threads make 
 callbacks, cancelled calls, iterators that are closed half-read, and worker processes that die.
 Every result is checked. Then the median memory of each process tree in the last quarter of the
 calls is compared with that in the second one; the first is left out, since caches fill in it. So
-are the blocks of memory that Python has allocated in the scheduler, the dask workers and the client:
+are the blocks of memory that Python has allocated in the scheduler, the nodes and the client:
 they show what a process still refers to, whatever its allocator keeps. The types of which there are
 more objects at the end are shown.
 
