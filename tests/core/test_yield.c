@@ -325,6 +325,30 @@ TEST(yield_of_a_worker_that_retires_goes_on)
     rig_close(&rig);
 }
 
+/* A worker that yields values of a task, takes its claim back against the rules,
+ * and dies: the task begins anew, and nothing refers to the dead worker. */
+TEST(yield_of_a_worker_that_denies_its_claim)
+{
+    struct rig rig;
+    rig_open(&rig, 1);
+    struct cp_job *job = put_yielding(&rig, 0, 2, OP_YIELD, 500, 1);
+    await_waiting(&rig);
+    cp_lock_acquire(&rig.pool->lock);
+    struct cp_worker *w = rig.pool->workers;
+    CHECK(cp_worker_is_claimed(w, w->head));
+    cp_claim_offer(w->row, w->head);
+    CHECK_EQ(cp_proc_kill(&w->proc, SIGKILL), 0);
+    cp_lock_release(&rig.pool->lock);
+    while (atomic_load(&rig.forks) < 2) {
+        (void)rig_wait(&rig, NULL, cp_now() + CP_MS);
+    }
+    take_values(&rig, job, 0, 2);
+    take_values(&rig, job, 0, 500);
+    CHECK(rig_take(&rig, job) == NULL);
+    close_job(&rig, job);
+    rig_close(&rig);
+}
+
 /* ---- one worker's end ---- */
 
 static void *

@@ -627,3 +627,93 @@ def test_cancel_kills_a_call_with_options(processes: Any, gate: Gate) -> None:
     gate.arrived(1)
     assert future.cancel()
     assert processes.submit(tasks.square, 3).result(DEADLINE) == 9
+
+
+# What is freed too early is overwritten at once: using it crashes the program.
+OVERWRITES = {"PYTHONMALLOC": "debug", "MALLOC_PERTURB_": "165"}
+
+ENDS_MEANWHILE = """
+import os, sys, threading, time
+import cpool
+
+begun, go = threading.Event(), threading.Event()
+
+def rebuild():
+    begun.set()
+    go.wait(SECONDS)
+    return 1
+
+class Slow:
+    def __reduce__(self):
+        return rebuild, ()
+
+def work(how):
+    if how == "stuck":
+        time.sleep(SECONDS)
+    return Slow()
+
+executor = cpool.ProcessPoolExecutor(2)
+stuck = executor.submit(work, "stuck")
+executor.submit(work, "slow")
+assert begun.wait(SECONDS)
+pool = executor._inner
+pool._engine.end()
+try:
+    stuck.result(SECONDS)
+except Exception as exc:
+    print(type(exc).__name__)
+go.set()
+pool.manager.join(SECONDS)
+print("end")
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_calls_end_while_a_thread_rebuilds_the_result_of_one(tmp_path: Path) -> None:
+    """And the program has dropped the future of that one."""
+    source = ENDS_MEANWHILE.replace("SECONDS", str(DEADLINE))
+    done = scripts.run_source(tmp_path, source, fresh=True, env=OVERWRITES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["CallCancelled", "end"]
+
+
+INTERRUPTED_END = """
+import os, sys
+import cpool
+
+def rebuild():
+    return 1
+
+class Rebuilt:
+    def __reduce__(self):
+        return rebuild, ()
+
+def work(path):
+    with open(path) as file:
+        file.read()
+    return Rebuilt()
+
+class Interrupts:
+    def add_result(self, future):
+        raise KeyboardInterrupt
+
+os.mkfifo(sys.argv[1])
+with cpool.ProcessPoolExecutor(1) as executor:
+    future = executor.submit(work, sys.argv[1])
+    with future._condition:
+        future._waiters.append(Interrupts())
+    open(sys.argv[1], "w").close()
+    try:
+        value = future.result(SECONDS)
+    except KeyboardInterrupt:
+        value = future.result(SECONDS)
+    print(value, executor.submit(abs, -2).result(SECONDS))
+"""
+
+
+def test_an_interrupt_at_the_end_of_a_call_whose_result_was_rebuilt(tmp_path: Path) -> None:
+    source = INTERRUPTED_END.replace("SECONDS", str(DEADLINE))
+    path = str(tmp_path / "gate")
+    done = scripts.run_source(tmp_path, source, path, fresh=True, env=OVERWRITES)
+    assert (done.returncode, done.stdout.split()) == (0, ["1", "2"]), done.stderr

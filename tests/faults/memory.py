@@ -20,6 +20,7 @@ import functools
 import gc
 import io
 import os
+import pickle
 import sys
 import tempfile
 import time
@@ -51,6 +52,21 @@ class Thing:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Thing) and self.x == other.x
+
+
+class Held:
+    """An object whose buffer arrives as a bytearray on shared memory."""
+
+    def __init__(self, data: bytearray) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return Held, (pickle.PickleBuffer(self.data),)
+
+
+def grown(held: Held) -> Held:
+    held.data += b"!"
+    return held
 
 
 def thing(x: Any) -> Thing:
@@ -166,6 +182,10 @@ KINDS: dict[str, tuple[Call, Any]] = {
     "apply kwds": (lambda pool: pool.apply(add, (1,), {"y": 2}), 3),
     "apply object": (lambda pool: pool.apply(thing, (Thing(1),)), Thing(2)),
     "apply large": (lambda pool: pool.apply(large, (BODY,)), BODY[::-1]),
+    "apply buffer": (
+        lambda pool: grown(pool.apply(grown, (Held(bytearray(BODY)),))).data,
+        BODY + b"!!",
+    ),
     "failure": (failure, (3,)),
     "map": (lambda pool: pool.map(answer, NUMBERS, 1), ANSWERS),
     "map chunks": (lambda pool: pool.map(answer, NUMBERS), ANSWERS),

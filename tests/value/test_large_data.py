@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import copy
 import gc
 import os
@@ -10,7 +11,9 @@ import pickle
 import random
 import signal
 import sys
+import threading
 import zlib
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -313,6 +316,85 @@ def test_what_arrives_of_a_pickle_buffer_is_a_bytearray(alone: Any, change: str)
     arrived = should = None  # type: ignore[assignment]
     gc.collect()
     eventually(lambda: alone.statistics().shared_memory_in_use < MIB, "the block is kept")
+
+
+@contextlib.contextmanager
+def no_memory(number: int) -> Iterator[None]:
+    """The allocation with this number fails, from 0."""
+    memory = pytest.importorskip("_testcapi")
+    if "t" in sys.abiflags:
+        pytest.skip("the free-threaded 3.13 crashes without memory")
+    memory.set_nomemory(number, number + 1)
+    try:
+        yield
+    finally:
+        memory.remove_mem_hooks()
+
+
+@needs_memory
+def test_no_memory_when_a_buffer_arrives(alone: Any) -> None:
+    data = bytearray(random.Random(3).randbytes(MIB))
+    failed, last = 0, 40
+    for number in range(last):
+        done = alone.statistics().done
+        result = alone.apply_async(identity, (Holder(data),))
+        eventually(lambda: alone.statistics().done > done, "the task does not end")  # noqa: B023
+        try:
+            with no_memory(number):
+                arrived = result.get(engine.DEADLINE)
+        except MemoryError:
+            failed += 1
+            assert number < last - 1
+        else:
+            assert arrived.data == data
+    assert failed > 0
+    arrived = result = None
+    gc.collect()
+    eventually(lambda: alone.statistics().shared_memory_in_use < MIB, "a block is kept")
+
+
+@needs_memory
+@pytest.mark.parametrize("change", ["add", "append", "del-item", "insert"])
+def test_no_memory_to_own_the_buffer(alone: Any, change: str) -> None:
+    data = bytearray(random.Random(3).randbytes(MIB))
+    arrived = alone.apply(identity, (Holder(data),)).data
+    should = bytearray(data)
+    CHANGES[change](should)
+    views = number = 0
+    while True:
+        try:
+            with no_memory(number):
+                CHANGES[change](arrived)
+            break
+        except MemoryError:
+            number += 1
+            assert arrived == data
+            views += alone.statistics().shared_memory_in_use >= MIB
+    assert views > 0  # it was still on shared memory after a failure
+    assert arrived == should
+    eventually(lambda: alone.statistics().shared_memory_in_use < MIB, "the block is kept")
+
+
+@needs_memory
+def test_a_buffer_is_pickled_while_another_thread_moves_it(alone: Any) -> None:
+    data = bytearray(random.Random(3).randbytes(MIB))
+    for _ in range(20):
+        arrived = alone.apply(identity, (Holder(data),)).data
+        both = threading.Barrier(2)
+
+        def move(arrived: Any = arrived, both: Any = both) -> None:
+            both.wait()
+            with pytest.raises(ValueError):
+                arrived.append(256)  # nothing is changed, but the bytes are its own now
+
+        thread = threading.Thread(target=move)
+        thread.start()
+        both.wait()
+        copies = []
+        while thread.is_alive():
+            copies.append(arrived.__reduce_ex__(5))
+        thread.join()
+        assert all(kind is bytearray and copied == data for kind, (copied,) in copies)
 
 
 def test_a_task_may_write_to_the_buffer_that_it_gets(pool: Any) -> None:

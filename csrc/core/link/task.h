@@ -30,8 +30,10 @@ struct cp_worker;
  * begins it. The binding owns it; it lives until its result was taken or its
  * job has ended. Guarded by the pool's lock. */
 struct cp_call {
-    struct cp_worker *worker; /* which was sent the task; NULL: it is queued */
-    uint64_t seq;             /* of the task in the worker's window */
+    /* Which was sent the task; NULL: it is queued, or answered. Not to be used
+     * once the job has ended. */
+    struct cp_worker *worker;
+    uint64_t seq;       /* of the task in the worker's window */
     bool begun;         /* by a worker thread; or it is answered already */
     bool answered;      /* its result has come */
     bool watched;       /* somebody has looked: report its end at once */

@@ -566,6 +566,9 @@ cp_jobs_requeue_take(struct cp_task *task)
     if (task->call != NULL) {
         task->call->worker = NULL;
     }
+    /* If the worker has denied its claim in the row, after values of the task:
+     * the task begins anew, and the flow must not outlive the worker. */
+    (void)cp_jobs_end_yield(task);
     cp_job_queue_first(job, task);
     ++*count_of(job);
     hold(job->pool, task->held);

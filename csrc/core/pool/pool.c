@@ -1103,10 +1103,12 @@ enum cp_call_state
 cp_job_look(struct cp_job *job, struct cp_call *call, bool watch)
 {
     cp_lock_acquire(&job->pool->lock);
+    /* After the end of the job, nobody clears `worker`, which may be freed. */
+    bool ended = atomic_load(&job->end) != CP_END_NONE;
+    bool answered = call->answered || ended;
     bool begun = call->begun
-                 || (call->worker != NULL
+                 || (!ended && call->worker != NULL
                      && cp_worker_is_claimed(call->worker, call->seq));
-    bool answered = call->answered;
     call->watched = watch;
     cp_lock_release(&job->pool->lock);
     return answered ? CP_CALL_ANSWERED : begun ? CP_CALL_BEGUN : CP_CALL_WAITS;

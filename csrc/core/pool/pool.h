@@ -312,8 +312,9 @@ struct cp_result *cp_job_grab(struct cp_job *job);
  * not give it. */
 void cp_job_note_ended(struct cp_job *job, bool more);
 
-/* The state of the call. watch: from now on its end is urgent; false: it no
- * longer is, because the caller itself waits for it. */
+/* The state of the call. If its job has ended early, so has the call: it counts
+ * as answered. watch: from now on its end is urgent; false: it no longer is,
+ * because the caller itself waits for it. */
 enum cp_call_state { CP_CALL_WAITS, CP_CALL_BEGUN, CP_CALL_ANSWERED };
 enum cp_call_state cp_job_look(struct cp_job *job, struct cp_call *call,
                                bool watch);

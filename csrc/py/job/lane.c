@@ -200,10 +200,34 @@ translate_take(LaneObject *lane, PyObject *exc)
 
 /* ---- results ---- */
 
+/*
+ * Who keeps a call alive. The list of the lane does, until the call ends. The
+ * index of a task and of its result is the address of the call, without a
+ * reference, since the core drops both without telling. That is safe up to
+ * grab(): a call leaves the list for its own result, which was grabbed; or
+ * because the job has ended, and then no result is in the inbox any more (see
+ * absorb()). From grab() on, the result has a reference of its own, since
+ * another thread may end all calls of the job before this result is handled.
+ */
 static ConditionObject *
 call_of(const struct cp_result *r)
 {
     return (ConditionObject *)(uintptr_t)r->index;
+}
+
+/* Take the results that have arrived, each with a reference to its call. */
+static struct cp_result *
+grab(LaneObject *lane)
+{
+    struct cp_result *list;
+    /* A thread that ends calls takes the same section first. */
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    list = cp_job_grab(lane->base.job);
+    for (const struct cp_result *r = list; r != NULL; r = r->next) {
+        Py_INCREF(call_of(r));
+    }
+    Py_END_CRITICAL_SECTION();
+    return list;
 }
 
 /* Can the result be decoded without running code of the program? */
@@ -215,36 +239,6 @@ is_plain(LaneObject *lane, const struct cp_result *r)
                && (lane->base.engine->threads
                    || !py_decode_runs_code(r->body, r->len)))
            || (r->outcome == CP_RAISED && lane->base.engine->threads);
-}
-
-/* Decode the result, and end its call. 0, or -1 with an exception of a signal
- * handler: then the result has to be decoded again. Consumes r unless it
- * returns -1. */
-static int
-end_with_result(LaneObject *lane, struct cp_result *r)
-{
-    PyObject *value = NULL;
-    bool is_value = false;
-    if (r->outcome != CP_WITHDRAWN) {
-        int64_t began = py_work_begin(lane->base.engine);
-        value = py_result_decode_one(&lane->base, r, &is_value);
-        py_work_end(lane->base.engine, CP_WORK_DECODE, began);
-        if (value == NULL) {
-            return -1;
-        }
-        if (!is_value) {
-            value = translate_take(lane, value);
-        }
-    }
-    ConditionObject *call = call_of(r);
-    py_result_free(&lane->base, r);
-    if (end_call_take(lane, call, value, is_value) < 0) {
-        if (py_error_leaves_call(lane->base.state)) {
-            return -1;
-        }
-        PyErr_WriteUnraisable((PyObject *)lane);
-    }
-    return 0;
 }
 
 static void
@@ -259,6 +253,37 @@ add_ready(LaneObject *lane, struct cp_result *r)
     }
     lane->ready_last = r;
     Py_END_CRITICAL_SECTION();
+}
+
+/* Decode the result, and end its call. 0, or -1 with an exception of a signal
+ * handler; if that has interrupted the decoding, the result is to be rebuilt
+ * once more. Consumes r. */
+static int
+end_with_result_take(LaneObject *lane, struct cp_result *r)
+{
+    PyObject *value = NULL;
+    bool is_value = false;
+    if (r->outcome != CP_WITHDRAWN) {
+        int64_t began = py_work_begin(lane->base.engine);
+        value = py_result_decode_one(&lane->base, r, &is_value);
+        py_work_end(lane->base.engine, CP_WORK_DECODE, began);
+        if (value == NULL) {
+            add_ready(lane, r);
+            return -1;
+        }
+        if (!is_value) {
+            value = translate_take(lane, value);
+        }
+    }
+    ConditionObject *call = call_of(r);
+    py_result_free(&lane->base, r);
+    int ended = end_call_take(lane, call, value, is_value);
+    if (ended < 0 && !py_error_leaves_call(lane->base.state)) {
+        PyErr_WriteUnraisable((PyObject *)lane);
+        ended = 0;
+    }
+    Py_DECREF(call);
+    return ended;
 }
 
 static struct cp_result *
@@ -304,7 +329,7 @@ fail_calls(LaneObject *lane)
 static int
 absorb_briefly(LaneObject *lane)
 {
-    struct cp_result *list = cp_job_grab(lane->base.job);
+    struct cp_result *list = grab(lane);
     int r = 0;
     for (uint32_t n = 0; list != NULL; n++) {
         struct cp_result *next = list->next;
@@ -312,8 +337,8 @@ absorb_briefly(LaneObject *lane)
         if (r < 0 || n >= BRIEF_COUNT || list->len > BRIEF_BYTES
             || !is_plain(lane, list)) {
             add_ready(lane, list);
-        } else if ((r = end_with_result(lane, list)) < 0) {
-            Py_CLEAR(lane->base.value); /* never set, so nothing is lost */
+        } else {
+            r = end_with_result_take(lane, list);
         }
         list = next;
     }
@@ -324,7 +349,11 @@ absorb_briefly(LaneObject *lane)
 static int
 absorb(LaneObject *lane)
 {
-    struct cp_result *list = cp_job_grab(lane->base.job);
+    /* Before the grab: a job that has ended gets no more results, so after this
+     * grab none is left of those that came just before the end. If the job ends
+     * later, a thread is told of that. */
+    bool ended = atomic_load(&lane->base.job->end) != CP_END_NONE;
+    struct cp_result *list = grab(lane);
     bool any = list != NULL;
     int r = 0;
     while (list != NULL) {
@@ -332,8 +361,8 @@ absorb(LaneObject *lane)
         list->next = NULL;
         if (r < 0 || !is_plain(lane, list)) {
             add_ready(lane, list);
-        } else if ((r = end_with_result(lane, list)) < 0) {
-            Py_CLEAR(lane->base.value); /* never set, so nothing is lost */
+        } else {
+            r = end_with_result_take(lane, list);
         }
         list = next;
     }
@@ -341,13 +370,10 @@ absorb(LaneObject *lane)
         cp_job_note_ended(lane->base.job, false);
     }
     while (r == 0 && (list = next_ready(lane)) != NULL) {
-        r = end_with_result(lane, list);
-        if (r < 0) {
-            add_ready(lane, list);
-        }
+        r = end_with_result_take(lane, list);
         cp_job_note_ended(lane->base.job, false);
     }
-    if (r == 0 && atomic_load(&lane->base.job->end) != CP_END_NONE) {
+    if (r == 0 && ended) {
         r = fail_calls(lane);
         cp_job_note_ended(lane->base.job, false);
     }
@@ -843,7 +869,9 @@ lane_dealloc(PyObject *op)
     self->ready = NULL;
     while (ready != NULL) {
         struct cp_result *next = ready->next;
+        ConditionObject *call = call_of(ready);
         py_result_free(&self->base, ready);
+        Py_DECREF(call);
         ready = next;
     }
     py_result_dealloc(op);

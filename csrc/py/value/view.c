@@ -132,11 +132,12 @@ view_set(PyObject *op, PyObject *key, PyObject *value)
     bool keeps_size = value != NULL && PyIndex_Check(key);
     if (!keeps_size && value != NULL && PyObject_CheckBuffer(value)) {
         int r = set(op, key, value);
-        if (r == 0 || ((ViewObject *)op)->lease == NULL
-            || !PyErr_ExceptionMatches(PyExc_BufferError)) {
+        if (r == 0 || !PyErr_ExceptionMatches(PyExc_BufferError)) {
             return r;
         }
-        PyErr_Clear(); /* it has another size, and nothing is changed yet */
+        /* It has another size, and nothing is changed yet. The lease may be all
+         * that is in the way, also if another thread has just closed it. */
+        PyErr_Clear();
     }
     return !keeps_size && own(op) < 0 ? -1 : set(op, key, value);
 }
@@ -225,13 +226,16 @@ view_take_bytes(PyObject *op, PyObject *args, PyObject *kwds)
 }
 #endif
 
-/* As a bytearray. */
+/* As a bytearray. Without the GIL, another thread may move the bytes out. */
 static PyObject *
 view_reduce(PyObject *op, PyObject *Py_UNUSED(protocol))
 {
-    return Py_BuildValue("(O(N))", (PyObject *)&PyByteArray_Type,
-                         PyBytes_FromStringAndSize(PyByteArray_AS_STRING(op),
-                                                   PyByteArray_GET_SIZE(op)));
+    PyObject *bytes;
+    Py_BEGIN_CRITICAL_SECTION(op);
+    bytes = PyBytes_FromStringAndSize(PyByteArray_AS_STRING(op),
+                                      PyByteArray_GET_SIZE(op));
+    Py_END_CRITICAL_SECTION();
+    return Py_BuildValue("(O(N))", (PyObject *)&PyByteArray_Type, bytes);
 }
 
 static PyMethodDef view_methods[] = {
