@@ -106,7 +106,7 @@ not_portable := $(addprefix --ignore=tests/,value task faces stdlib)
 
 test-portable: ## the Python suite on the build for systems without epoll, pidfd, eventfd and F_SETSIG
 	CPOOL_PORTABLE=1 $(MAKE) venv VENV=build/venv-portable PACKAGES='.[test]'
-	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/pytest $(package_alone) $(not_portable) $(ONLY)
+	CPOOL_TEST_CLUSTER=0 CPOOL_TEST_PORTABLE=1 build/venv-portable/bin/python tests/in_parts.py $(package_alone) $(not_portable) $(ONLY)
 
 # Why that is preloaded stands in the file.
 no_yield := $(CURDIR)/build/no_yield.so
@@ -159,7 +159,7 @@ asan-venv: $(asan_fork)
 	CC=gcc CPOOL_DEBUG=0 CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
 asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(call asan_run,python tests/in_parts.py $(package_alone) --ignore=tests/stdlib $(ONLY))
+	$(call asan_run,python tests/in_parts.py $(package_alone) $(ONLY))
 
 stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each
 	$(bin)/python tests/stress_replaced.py --rounds $(ROUNDS)

@@ -20,6 +20,7 @@ import dump
 import engine
 import hypothesis
 import hypothesis.strategies as st
+import in_parts
 import pytest
 import scripts
 import tasks
@@ -42,6 +43,12 @@ LIMIT = 2 * engine.DEADLINE  # seconds for a test
 
 FAILED = pytest.StashKey[bool]()
 WATCHDOG = pytest.StashKey[Watchdog]()
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Without any argument, in the top folder, the whole suite runs, and in parts."""
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    return in_parts.main([]) if is_whole and not config.invocation_params.args else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

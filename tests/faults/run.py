@@ -21,6 +21,7 @@ import faulthandler
 import functools
 import gc
 import io
+import json
 import multiprocessing
 import os
 import signal
@@ -87,7 +88,9 @@ ERRORS: dict[str, list[str]] = {
 THREADING = "can't start new thread", "can't allocate lock", "can't allocate read lock"
 # What a worker says that cannot open a shared object; the reason follows.
 UNREADABLE = "this worker cannot read what the pool has written once for all workers: "
-SIZE = 1_000_000
+# Bytes of a large body. More than a pipe holds, so that a body without a file in memory comes in
+# parts; a megabyte would take no other calls, only more page faults, in each of hundreds of cases.
+SIZE = 300_000
 SPARSE = 1, 2, 5, 12
 LATE = {"open": (48,)}  # workers open shared objects then
 # A worker may say why it ends. These say more than that.
@@ -477,11 +480,14 @@ class Case(NamedTuple):
         )
 
 
+Counts = dict[tuple[str, str], int]  # by call, and where: in the parent or in a worker
+
+
 class Outcome(NamedTuple):
     problem: str  # "" where all went well
     failed: list[str]  # steps that came to a clear error
     output: str
-    counts: dict[tuple[str, str], int]
+    counts: Counts
     was_hit: bool
 
 
@@ -603,29 +609,40 @@ def kill_all(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
+def counts_without_fault(faults: Any, method: str, folder: Path | None) -> Counts:
+    """How often each call is made where none fails, from the folder or from a life of its own."""
+    known = folder / f"{method}.json" if folder is not None else None
+    if known is not None and known.exists():
+        return {(call, where): n for call, where, n in json.loads(known.read_text())}
+    base = run(faults, Case(method, "read", "parent", "EINTR", 0))
+    if base.problem or base.failed:
+        raise SystemExit(f"without a fault: {base.problem} {base.failed}\n{base.output}")
+    if known is not None:
+        known.write_text(json.dumps([[*key, n] for key, n in base.counts.items()]))
+    return base.counts
+
+
 def sweep(faults: Any, args: argparse.Namespace) -> Iterator[tuple[Case, Outcome]]:
     for method in args.method.split(","):
-        base = run(faults, Case(method, "read", "parent", "EINTR", 0))
-        if base.problem or base.failed:
-            raise SystemExit(f"without a fault: {base.problem} {base.failed}\n{base.output}")
+        counts = counts_without_fault(faults, method, args.counts)
         for call, names in ERRORS.items():
             if args.call and call not in args.call.split(","):
                 continue
             for where in args.where.split(","):
                 if args.sparse:
-                    yield from some(faults, Case(method, call, where, "", 0), names, base)
+                    yield from some(faults, Case(method, call, where, "", 0), names, counts)
                     continue
                 for error in names:
                     if args.error and error not in args.error.split(","):
                         continue
-                    yield from numbers(faults, args, Case(method, call, where, error, 0), base)
+                    yield from numbers(faults, args, Case(method, call, where, error, 0), counts)
 
 
 def some(
-    faults: Any, case: Case, names: list[str], base: Outcome
+    faults: Any, case: Case, names: list[str], counts: Counts
 ) -> Iterator[tuple[Case, Outcome]]:
     """The first calls of a kind and some later ones, with each of its errors in turn."""
-    if base.counts[case.call, case.where] == 0:
+    if counts[case.call, case.where] == 0:
         return
     for at, number in enumerate(SPARSE + LATE.get(case.call, ())):
         one = case._replace(number=number, error=names[at % len(names)])
@@ -633,9 +650,9 @@ def some(
 
 
 def numbers(
-    faults: Any, args: argparse.Namespace, case: Case, base: Outcome
+    faults: Any, args: argparse.Namespace, case: Case, counts: Counts
 ) -> Iterator[tuple[Case, Outcome]]:
-    if base.counts[case.call, case.where] == 0:
+    if counts[case.call, case.where] == 0:
         return
     if args.only:
         one = case._replace(number=args.only, times=args.times)
@@ -666,6 +683,11 @@ def main() -> int:
     parser.add_argument("--sparse", action="store_true", help="a few numbers only")
     parser.add_argument("--dense", type=int, default=60, help="every number up to this one")
     parser.add_argument("--most", type=int, default=2000, help="no number beyond")
+    parser.add_argument(
+        "--counts",
+        type=Path,
+        help="a folder for the number of each call without a fault, for many runs to share",
+    )
     parser.add_argument("--verbose", action="store_true")
     args = parser.parse_args()
     if "CPOOL_FAULTS" not in os.environ:

@@ -49,6 +49,12 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., An
     server.close()
 
 
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The option with which all tests but the first need no program without a fault."""
+    return ["--counts", str(tmp_path_factory.mktemp("counts"))]
+
+
 def passes(program: str, *args: str, start: Callable[..., Any] = scripts.start) -> None:
     started = start(scripts.TESTS / "faults" / program, *args)
     done = scripts.finish(started, 3 * DEADLINE)
@@ -57,16 +63,18 @@ def passes(program: str, *args: str, start: Callable[..., Any] = scripts.start) 
 
 @pytest.mark.parametrize("call", ERRORS)
 @pytest.mark.parametrize("kind", ["fork", "elastic"])
-def test_a_system_call_fails(kind: str, call: str, start: Callable[..., Any]) -> None:
+def test_a_system_call_fails(
+    kind: str, call: str, start: Callable[..., Any], counts: list[str]
+) -> None:
     """In the parent or in a worker, once: right results or a clear error, and never a hang."""
-    passes("run.py", "--method", kind, "--call", call, "--sparse", start=start)
+    passes("run.py", "--method", kind, "--call", call, "--sparse", *counts, start=start)
 
 
 @pytest.mark.parametrize("error", ["EAGAIN", "ENOMEM", "SIGNAL"])
-def test_a_fork_of_many_fails(error: str, start: Callable[..., Any]) -> None:
+def test_a_fork_of_many_fails(error: str, start: Callable[..., Any], counts: list[str]) -> None:
     """Each of those that a pool, resize(), an elastic pool and an executor make, by turns."""
     words = ["--call", "fork", "--where", "parent", "--error", error]
-    passes("run.py", "--method", "starts", *words, start=start)
+    passes("run.py", "--method", "starts", *words, *counts, start=start)
 
 
 def test_a_pool_of_threads_without_memory(start: Callable[..., Any]) -> None:
@@ -82,10 +90,12 @@ def test_a_pool_of_threads_without_memory(start: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("call", ["malloc", "calloc", "realloc"])
-def test_no_memory_to_show_what_workers_do(call: str, start: Callable[..., Any]) -> None:
+def test_no_memory_to_show_what_workers_do(
+    call: str, start: Callable[..., Any], counts: list[str]
+) -> None:
     """Of statistics(), dump() and trace(), and the calls around them."""
     numbers = ["--where", "parent", "--dense", "20", "--most", "60"]
-    passes("run.py", "--method", "seen", "--call", call, *numbers, start=start)
+    passes("run.py", "--method", "seen", "--call", call, *numbers, *counts, start=start)
 
 
 @pytest.mark.parametrize(
