@@ -13,6 +13,7 @@ has a dash. The exit status is 1 if a result was wrong or cpool failed. It takes
 
 import argparse
 import sys
+import sysconfig
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ class Pace(rounds.Pace):
         if not quick:
             self.rounds, self.most, self.enough, self.slow = 5, 15, 0.7, 4.0
             self.deadline = 90.0
+            if sysconfig.get_config_var("Py_GIL_DISABLED"):
+                # mimalloc takes new memory for several objects of this size, before it takes that
+                # of the first one again.
+                self.warm = 10
 
 
 def times(left: dict[str, Any] | None, right: dict[str, Any] | None) -> float | None:

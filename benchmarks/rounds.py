@@ -153,6 +153,7 @@ class Pace:
     """The number of rounds, and the timeouts."""
 
     def __init__(self, quick: bool) -> None:
+        self.warm = 1  # rounds before those that count
         self.rounds = 3 if quick else 7
         # Short rounds are noisy, so a contender gets more of them: up to `most`, as long as the
         # total is below `enough` seconds.
@@ -165,11 +166,11 @@ class Pace:
 
 
 def run_once(contender: Contender, turn: int, pace: Pace) -> None:
-    """Run one round of a contender, if it needs more. The first is a warm-up, not counted."""
-    if contender.failure or (contender.slow and turn > 1):
+    """Run one round of a contender, if it needs more. The first ones are a warm-up, not counted."""
+    if contender.failure or (contender.slow and turn not in (0, pace.warm)):
         return
     spent = sum(measurement["seconds"] for measurement in contender.measurements)
-    if turn > pace.rounds and spent > pace.enough:
+    if turn >= pace.warm + pace.rounds and spent > pace.enough:
         return
     try:
         measurement = contender.round(pace.deadline)
@@ -178,7 +179,7 @@ def run_once(contender: Contender, turn: int, pace: Pace) -> None:
         return
     if turn == 0:
         contender.slow = measurement["seconds"] > pace.slow
-    else:
+    if turn >= pace.warm:
         contender.measurements.append(measurement)
 
 
@@ -189,7 +190,7 @@ def start(
 
 
 def take_turns(contenders: list[Contender], pace: Pace) -> None:
-    for turn in range(pace.most + 1):
+    for turn in range(pace.warm + pace.most):
         # Back and forth, so that no contender always follows the same one.
         for contender in contenders if turn % 2 else reversed(contenders):
             run_once(contender, turn, pace)

@@ -190,9 +190,9 @@ def test_a_callable_is_dropped_with_its_last_result(make_pool: Any) -> None:
     result = pool.apply_async(Large(3), (1,))
     assert result.get(DEADLINE) == 4
     resident = rss()
-    results = [pool.apply_async(Large(i), (0,)) for i in range(60)]
-    assert [r.get(DEADLINE) for r in results] == list(range(60))
-    assert rss() - resident < 30 * MEGABYTE
+    results = [pool.apply_async(Large(i), (0,)) for i in range(150)]
+    assert [r.get(DEADLINE) for r in results] == list(range(150))
+    assert rss() - resident < 75 * MEGABYTE  # allocators keep some that is free
 
 
 def rss() -> int:
