@@ -76,16 +76,18 @@ class _ExecutorPool(Pool):
 
     manager: Thread | None = None
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, made: list[Any], *args: Any) -> None:
+        """`made`: where to put the pool, for the case that a signal handler raises meanwhile."""
+        made.append(self)
         self._reaping = threading.Lock()
         super().__init__(*args, serial=False)
         try:
             self._start_threads(calls=True)
+            _pools.add(self)
+            self.manager = next((t for t in self._threads if t.name == "cpool-helper"), None)
         except BaseException:
             self.terminate()
             raise
-        _pools.add(self)
-        self.manager = next((t for t in self._threads if t.name == "cpool-helper"), None)
 
     def _fits(self, context: Any) -> bool:
         return True  # the executor has checked the context
@@ -132,7 +134,10 @@ class _ExecutorPool(Pool):
 class _ExecutorThreads(ThreadPool):
     """The pool of a `ThreadPoolExecutor`. Its workers end calls and run callbacks themselves."""
 
-    def __init__(self, threads: int, prefix: str, initializer: Any, initargs: Any) -> None:
+    def __init__(
+        self, made: list[Any], threads: int, prefix: str, initializer: Any, initargs: Any
+    ) -> None:
+        made.append(self)
         self._prefix = prefix
         self._made = 0
         super().__init__(threads, initializer, initargs, serial=False)
@@ -224,7 +229,7 @@ class _Calls:
         # The futures of calls with options(), and the pool's results for them.
         self._configured: weakref.WeakKeyDictionary[Future[Any], Any] = weakref.WeakKeyDictionary()
 
-    def _make_pool(self) -> Any:
+    def _make_pool(self, made: list[Any]) -> Any:
         raise NotImplementedError
 
     def _started(self) -> Any:
@@ -232,13 +237,24 @@ class _Calls:
         self._check()
         with self._starting:
             if self._inner is None:
+                made: list[Any] = []
                 try:
-                    inner = self._make_pool()
-                except RuntimeError as exc:
-                    raise self._BROKEN(f"the executor cannot start: {exc}") from exc
-                self._letting_go = weakref.finalize(self, _let_go, inner)
-                self._letting_go.atexit = False
-                self._inner = inner
+                    inner = self._make_pool(made)
+                    self._letting_go = weakref.finalize(self, _let_go, inner)
+                    self._letting_go.atexit = False
+                    self._inner = inner
+                except BaseException as exc:
+                    # A signal handler may have raised when the pool was running already. Its
+                    # threads keep such a pool, and nobody else knows it.
+                    self._inner = None
+                    for pool in made:
+                        if pool in _pools:
+                            pool.terminate()
+                            if isinstance(pool, _ExecutorThreads):
+                                _pools.discard(pool)
+                    if isinstance(exc, RuntimeError):
+                        raise self._BROKEN(f"the executor cannot start: {exc}") from exc
+                    raise
                 if self._is_shut:  # a signal handler called shutdown()
                     inner.close()
                 elif not self._grows:
@@ -644,14 +660,14 @@ class ProcessPoolExecutor(_Calls, StdlibProcessPoolExecutor):  # type: ignore[ov
         self._grows = method != "fork"
         self._begin()
 
-    def _make_pool(self) -> _ExecutorPool:
+    def _make_pool(self, made: list[Any]) -> _ExecutorPool:
         initializer, initargs = self._initializer, self._initargs
         if initializer is not None:
             initargs = (initializer, initargs)
             initializer = failures.initialize
         size = 1 if self._grows else self._max_workers
         context = self._mp_context
-        return _ExecutorPool(size, initializer, initargs, self._max_tasks_per_child, context)
+        return _ExecutorPool(made, size, initializer, initargs, self._max_tasks_per_child, context)
 
     # Some programs read these private names of the stdlib's class.
 
@@ -738,8 +754,10 @@ class ThreadPoolExecutor(_Calls, StdlibThreadPoolExecutor):  # type: ignore[over
         self._initargs = initargs
         self._begin()
 
-    def _make_pool(self) -> _ExecutorThreads:
-        return _ExecutorThreads(1, self._thread_name_prefix, self._initializer, self._initargs)
+    def _make_pool(self, made: list[Any]) -> _ExecutorThreads:
+        return _ExecutorThreads(
+            made, 1, self._thread_name_prefix, self._initializer, self._initargs
+        )
 
     def _chunks(self, chunksize: int) -> int:
         return 1  # as in the stdlib, which ignores chunksize for threads

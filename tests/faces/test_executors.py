@@ -23,6 +23,7 @@ from gates import Diary, Gate, eventually
 from leftovers import all_freed
 
 import cpool
+from cpool._engine import executors
 
 pytestmark = pytest.mark.better
 
@@ -56,6 +57,31 @@ def test_types(executor: Any) -> None:
     assert is_stdlib_future(future)
     assert future.result(DEADLINE) == 9
     assert repr(future).endswith("state=finished returned int>")
+
+
+@pytest.mark.parametrize("name", ["_ExecutorPool", "_ExecutorThreads"])
+def test_an_interrupt_once_the_pool_runs_leaves_no_pool(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A signal handler may raise before the executor knows the pool that it has just made."""
+    kind = getattr(executors, name)
+    init = kind.__init__
+
+    def interrupted(pool: Any, *args: Any) -> None:
+        init(pool, *args)
+        raise KeyboardInterrupt
+
+    executor = (cpool.ProcessPoolExecutor if name == "_ExecutorPool" else cpool.ThreadPoolExecutor)(
+        2
+    )
+    before = set(executors._pools)
+    with executor:
+        with monkeypatch.context() as patch:
+            patch.setattr(kind, "__init__", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                executor.submit(abs, -1)
+        eventually(lambda: executors._pools == before)
+        assert executor.submit(abs, -2).result(DEADLINE) == 2
 
 
 @pytest.mark.parametrize("chunksize", [1, 10])
