@@ -167,7 +167,7 @@ class Pace:
 
 def run_once(contender: Contender, turn: int, pace: Pace) -> None:
     """Run one round of a contender, if it needs more. The first ones are a warm-up, not counted."""
-    if contender.failure or (contender.slow and turn not in (0, pace.warm)):
+    if contender.failure or (contender.slow and turn != pace.warm):
         return
     spent = sum(measurement["seconds"] for measurement in contender.measurements)
     if turn >= pace.warm + pace.rounds and spent > pace.enough:

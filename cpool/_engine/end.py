@@ -93,7 +93,7 @@ def _abandon(threads: list[Thread]) -> None:
     """
     global _at_exit
     left = [thread for thread in list(threads) if thread.is_alive()]
-    if left and not (_at_exit is not None and _at_exit.still_active()):
+    if left and (_at_exit is None or not _at_exit.still_active()):
         _at_exit = util.Finalize(None, _keep_files_of_threads_left, exitpriority=-1)
     _left.update(left)
     if util.is_exiting():

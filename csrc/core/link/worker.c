@@ -714,8 +714,8 @@ cp_worker_ask_stack(struct cp_worker *w)
     }
     uint64_t seq;
     int64_t since;
-    bool is_idle = (w->hello || atomic_load(&w->row->ready) != 0)
-                   && cp_worker_running(w, &seq, &since) == NULL;
+    bool is_idle =
+        cp_worker_is_ready(w) && cp_worker_running(w, &seq, &since) == NULL;
     bool is_stopped = cp_proc_is_stopped(&w->proc);
     atomic_store(&w->row->stack_stops, is_stopped && !is_idle ? 1 : 0);
     (void)atomic_fetch_add(&w->row->stack_asked, 1);

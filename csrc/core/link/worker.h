@@ -270,6 +270,13 @@ bool cp_worker_is_claimed(const struct cp_worker *w, uint64_t seq);
 struct cp_task *cp_worker_running(const struct cp_worker *w, uint64_t *seq,
                                   int64_t *since);
 
+/* Is the worker ready for tasks? Its row may tell before its HELLO is read. */
+static inline bool
+cp_worker_is_ready(const struct cp_worker *w)
+{
+    return w->hello || atomic_load(&w->row->ready) != 0;
+}
+
 /* Has the worker raised in the task that was asked to stop? */
 static inline bool
 cp_worker_has_heard(const struct cp_worker *w)

@@ -366,7 +366,7 @@ look_at(const struct cp_worker *w, int64_t now, struct cp_sight *sight)
     *sight = (struct cp_sight){.id = w->id,
                                .index = w->index,
                                .pid = (int)w->proc.pid,
-                               .hello = w->hello || w->row->ready != 0,
+                               .hello = cp_worker_is_ready(w),
                                .exiting = w->exiting || w->eof,
                                .runs = task != NULL};
     sight->stack_len = cp_stack_get(w->row, sight->stack);
