@@ -266,16 +266,28 @@ def test_a_signal_handler_may_fork_during_a_wait(tmp_path: Path, cls: str, call:
 
 
 COPIED_WITHIN = """
-import os, sys
+import os, sys, threading
+from cpool import ProcessPoolExecutor
 from engine import Pool
 from programs import exit_code
 import tasks
 
 children = []
+gate = os.pipe()
 
 class Forking:
     def __reduce__(self):
         return fork, ()
+
+def hold(func):
+    os.read(gate[0], 1)
+    return func(1)
+
+def finish(call):
+    done = threading.Event()
+    call.add_done_callback(lambda _: done.set())
+    os.write(gate[1], b"1")
+    done.wait()
 
 def forking(_):
     return Forking()
@@ -292,9 +304,9 @@ def told(func):
             os._exit(3 if str(error).startswith("Pool not running") else 4)
         raise
 
-with Pool(1) as pool:
+with {pool} as pool:
     {call}
-    print(pool.apply(abs, (-1,)))
+    print(pool.{after})
 for child in children:
     print(exit_code(child))
 """
@@ -333,8 +345,35 @@ def test_a_fork_inside_a_call_ends_the_call_in_the_copy(
     The call of the copy raises and rebuilds no other value. The thread that runs callbacks ends
     in the copy, and so does the copy, which has no other thread.
     """
-    lines = scripts.output(tmp_path, COPIED_WITHIN.format(call=call))
-    assert lines == ["1", *codes]
+    program = COPIED_WITHIN.format(pool="Pool(1)", call=call, after="apply(abs, (-1,))")
+    assert scripts.output(tmp_path, program) == ["1", *codes]
+
+
+@pytest.mark.better
+@pytest.mark.parametrize(
+    ("call", "codes"),
+    [
+        ("told(pool.submit(forking, 1).result)", ["3"]),
+        (
+            "calls = [pool.submit(forking, n) for n in range(2)]; told(calls[1].result); "
+            "calls[0].result()",
+            ["3", "3"],
+        ),
+        ("told(lambda: list(pool.map(forking, [1, 2])))", ["3", "3"]),
+        (
+            "call = pool.submit(hold, abs); call.add_done_callback(fork); finish(call)",
+            ["0"],
+        ),
+        ("finish(pool.submit(hold, forking))", ["0"]),
+    ],
+    ids=["result", "result-of-the-last", "map", "callback", "value-for-a-callback"],
+)
+def test_a_fork_inside_a_call_of_an_executor(tmp_path: Path, call: str, codes: list[str]) -> None:
+    """As above. The copy does not wait for a lock that another thread had at the fork."""
+    program = COPIED_WITHIN.format(
+        pool="ProcessPoolExecutor(1)", call=call, after="submit(abs, -1).result()"
+    )
+    assert scripts.output(tmp_path, program) == ["1", *codes]
 
 
 LEFT_AT_ANY_MOMENT = """

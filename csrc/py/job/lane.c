@@ -144,7 +144,7 @@ run_callbacks(LaneObject *lane)
             r = 0;
         }
         drop_call_take(call);
-        if (r < 0) {
+        if (r < 0 || py_engine_check(lane->base.engine) < 0) {
             return -1;
         }
     }
@@ -345,6 +345,20 @@ absorb_briefly(LaneObject *lane)
     return r;
 }
 
+/* Wake the threads that wait for the calls that have ended, and return r; or -1
+ * with an exception in a forked copy of the process: code of the program that
+ * rebuilt a value has forked, and another thread may have locked the pool then.
+ */
+static int
+note_ended(LaneObject *lane, int r)
+{
+    if (cp_pool_is_ours(lane->base.engine->pool)) {
+        cp_job_note_ended(lane->base.job, false);
+        return r;
+    }
+    return r < 0 ? r : py_engine_check(lane->base.engine);
+}
+
 /* The decoding part of py_lane_absorb(). */
 static int
 absorb(LaneObject *lane)
@@ -367,15 +381,13 @@ absorb(LaneObject *lane)
         list = next;
     }
     if (r == 0 && any) {
-        cp_job_note_ended(lane->base.job, false);
+        r = note_ended(lane, r);
     }
     while (r == 0 && (list = next_ready(lane)) != NULL) {
-        r = end_with_result_take(lane, list);
-        cp_job_note_ended(lane->base.job, false);
+        r = note_ended(lane, end_with_result_take(lane, list));
     }
     if (r == 0 && ended) {
-        r = fail_calls(lane);
-        cp_job_note_ended(lane->base.job, false);
+        r = note_ended(lane, fail_calls(lane));
     }
     return r;
 }
@@ -475,7 +487,11 @@ py_lane_see_to(EngineObject *engine, struct cp_job *job)
     } else {
         LaneObject *lane = py_lane_of_job(engine, job);
         if (lane != NULL && py_lane_absorb(lane, true) < 0) {
-            PyErr_WriteUnraisable((PyObject *)lane);
+            if (cp_pool_is_ours(engine->pool)) {
+                PyErr_WriteUnraisable((PyObject *)lane);
+            } else {
+                PyErr_Clear(); /* the helper ends silently in a forked copy */
+            }
         }
         Py_XDECREF(lane);
     }

@@ -39,7 +39,8 @@ PyObject *py_lane_submit(EngineObject *engine, PyObject *func,
                          const struct py_lane_args *args);
 
 /* Handle the results that have arrived: 0, or -1 with an exception of a signal
- * handler. calls: run the callbacks too; otherwise tell the helper to. */
+ * handler, or because this is a forked copy of the process. calls: run the
+ * callbacks too; otherwise tell the helper to. */
 int py_lane_absorb(LaneObject *lane, bool calls);
 
 /* Wait until the call has ended, or until the deadline: 0, or -1 with an exception of a
