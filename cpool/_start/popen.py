@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
-from time import sleep
+from time import monotonic, sleep
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
@@ -156,7 +156,9 @@ class ForkPopen(Popen):
 
 _START = BaseProcess.start
 
-# How long a thread sleeps between two forks, so that a thread that waits for the GIL gets it.
+# How long a thread that is not the main thread forks with the GIL, and how long it then sleeps, so
+# that a thread that waits for the GIL gets it.
+_HOLD_S = 2e-3
 _GIVE_WAY_S = 50e-6
 
 
@@ -183,9 +185,8 @@ def fork_ahead(
     has to do more than to fork. `waits`: the caller has flushed stdout and stderr, as
     multiprocessing does; between the forks wait for readers, too, and so write to fewer pages.
 
-    This thread has the GIL all the time. So unless it is the main thread, it sleeps between the
-    forks for the shortest time: another thread, such as that of an event loop, then has to wait for
-    one fork, not for all.
+    This thread has the GIL all the time. So unless it is the main thread, it sleeps for a moment
+    after a fork or a few: another thread, such as that of an event loop, has not to wait for all.
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
@@ -199,8 +200,13 @@ def fork_ahead(
     if not waits:
         flush_ready()
 
+    begun = monotonic()
+
     def give_way() -> None:
-        sleep(_GIVE_WAY_S)
+        nonlocal begun
+        if monotonic() - begun >= _HOLD_S:
+            sleep(_GIVE_WAY_S)
+            begun = monotonic()
         flush_between()
 
     is_main = threading.get_ident() == threading.main_thread().ident

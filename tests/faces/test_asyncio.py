@@ -297,6 +297,7 @@ def test_a_thread_gives_way_between_the_forks(monkeypatch: pytest.MonkeyPatch) -
     """Otherwise a loop in another thread would wait for all of them."""
     slept: list[int] = []
     monkeypatch.setattr(popen, "sleep", lambda _: slept.append(threading.get_ident()))
+    monkeypatch.setattr(popen, "_HOLD_S", 0)  # as if each fork took long
 
     async def body() -> None:
         async with await asyncio.to_thread(cpool.Pool, 3) as pool:
