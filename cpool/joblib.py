@@ -39,6 +39,7 @@ from joblib.externals.loky.backend.reduction import dumps
 from ._base.size import default_processes
 from ._base.stdlib import TYPE_CHECKING
 from ._engine.executors import ProcessPoolExecutor
+from ._start.libraries import find_libraries, limit_threads
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -77,16 +78,13 @@ def register(*, make_default: bool = False) -> None:
 # ---- in the workers ----
 
 
-_libraries: Any = None  # threadpoolctl's controller, which forked workers inherit
+_libraries: Any = None  # those of the parent, which forked workers inherit
 
 
 def _find_libraries() -> None:
-    """Called before the fork, not in each worker, as it takes tens of milliseconds."""
+    """Called before the fork, not in each worker, as it takes milliseconds."""
     global _libraries
-    with contextlib.suppress(ImportError):
-        from threadpoolctl import ThreadpoolController
-
-        _libraries = ThreadpoolController()
+    _libraries = find_libraries()
 
 
 def _initialize(
@@ -99,8 +97,7 @@ def _initialize(
     os.environ.update(variables)
     if _libraries is None:  # this worker was not forked
         _find_libraries()
-    if _libraries is not None:
-        _libraries.limit(limits=threads)
+    limit_threads(_libraries, threads)
     if initializer is not None:
         initializer(*initargs)
 

@@ -251,15 +251,7 @@ async def enter(pool: Any) -> None:
     """The begin of `async with`: start the pool's threads in another thread than the loop's, where
     the first asynchronous call would start them.
     """
-    pool._check_running()
-    if pool._engine is None or pool._has_helper:
-        return
-    try:
-        await asyncio.sleep(0)  # the start of the workers has taken some milliseconds
-        await _in_thread("cpool-beginning", lambda: pool._start_threads(calls=True))
-    except BaseException:  # such as a cancelled task: there will be no __aexit__()
-        await leave(pool)
-        raise
+    await _in_thread("cpool-beginning", lambda: pool._start_threads(calls=True))
 
 
 async def leave(pool: Any) -> None:

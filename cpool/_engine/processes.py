@@ -12,7 +12,15 @@ import operator
 import sys
 import threading
 import weakref
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from functools import partial
 from itertools import count
 from multiprocessing import TimeoutError, get_context, util
@@ -107,6 +115,13 @@ _HELPER = "cpool-helper"
 _STARTER = "cpool-starter"
 _FEEDER = "cpool-feeder"
 _CALLER = "cpool-caller"
+
+
+class _NextIteration:
+    """Awaiting it lets the event loop go on first, as `asyncio.sleep(0)` does."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 def _is_leaving(process: BaseProcess) -> bool:
@@ -1748,9 +1763,17 @@ class Pool(_StdlibPool):
         self._terminate()
 
     async def __aenter__(self) -> Self:
-        from .loops import enter
+        self._check_running()
+        if self._engine is None or self._has_helper:
+            return self
+        try:
+            await _NextIteration()  # the start of the workers has taken some milliseconds
+            from .loops import enter  # takes another one
 
-        await enter(self)
+            await enter(self)
+        except BaseException:  # such as a cancelled task: there will be no __aexit__()
+            await Pool.__aexit__(self)
+            raise
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

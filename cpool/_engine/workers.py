@@ -135,5 +135,7 @@ def _cpus(cpu_ids: CpuIds) -> list[tuple[int, ...]]:
 
 def _import_threadpoolctl() -> None:
     """Import it before the fork, so that workers need not."""
+    from .._start import libraries  # noqa: F401
+
     with contextlib.suppress(ImportError):
         import threadpoolctl  # noqa: F401

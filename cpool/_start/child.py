@@ -190,15 +190,6 @@ def settle(cpus: tuple[int, ...] | None, threads: int | None) -> None:
         os.environ.update(dict.fromkeys(_THREAD_VARIABLES, str(threads)))
 
 
-def _limit_threads(threads: int) -> None:
-    """Limit the threads of libraries that are loaded already."""
-    try:
-        import threadpoolctl
-    except ImportError:
-        return
-    threadpoolctl.threadpool_limits(limits=threads)
-
-
 def attach_and_take(ends: list[Any], area: int, budget: int, unblocks_sigpipe: bool) -> Worker:
     """`attach()` and `take()`, if the Worker could not be sent ahead of the Process object."""
     attach(ends, area, budget, unblocks_sigpipe)
@@ -292,7 +283,9 @@ class Setup:
         settle(*self.place)
         threads = self.place[1]
         if threads is not None:
-            _limit_threads(threads)
+            from .libraries import find_libraries, limit_threads
+
+            limit_threads(find_libraries(), threads)
 
     def initialize(self) -> None:
         for name in self.preload:

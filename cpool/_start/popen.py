@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from multiprocessing import popen_fork, util
 from multiprocessing import process as _process
 from multiprocessing.process import BaseProcess
+from time import monotonic, sleep
 
 from .. import _core
 from .._base.stdlib import TYPE_CHECKING
@@ -155,6 +156,11 @@ class ForkPopen(Popen):
 
 _START = BaseProcess.start
 
+# How long a thread that is not the main thread forks with the GIL, and how long it then sleeps, so
+# that a thread that waits for the GIL gets it.
+_HOLD_S = 2e-3
+_GIVE_WAY_S = 50e-6
+
 
 def _starts_as_usual(process: BaseProcess) -> bool:
     """Does the start of this Process object only fork?
@@ -178,6 +184,9 @@ def fork_ahead(
     Returns how many were forked, and the exception that ended it, or None. Forks none if a start
     has to do more than to fork. `waits`: the caller has flushed stdout and stderr, as
     multiprocessing does; between the forks wait for readers, too, and so write to fewer pages.
+
+    This thread has the GIL all the time. So unless it is the main thread, it sleeps for a moment
+    after a fork or a few: another thread, such as that of an event loop, has not to wait for all.
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
@@ -190,6 +199,17 @@ def fork_ahead(
     flush_between = util._flush_std_streams if waits else flush_ready  # type: ignore[attr-defined]
     if not waits:
         flush_ready()
+
+    begun = monotonic()
+
+    def give_way() -> None:
+        nonlocal begun
+        if monotonic() - begun >= _HOLD_S:
+            sleep(_GIVE_WAY_S)
+            begun = monotonic()
+        flush_between()
+
+    is_main = threading.get_ident() == threading.main_thread().ident
     intent = _fork_intent()
 
     def run(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
@@ -198,7 +218,8 @@ def fork_ahead(
         child.run_forked(process, worker, around, unflushed)
 
     with _keeping_the_tracker(intent), hooks_stay(_IMPORT_S):
-        return _core._fork_all(tuple(workers), tuple(processes), run, around, flush_between)
+        between = flush_between if is_main else give_way
+        return _core._fork_all(tuple(workers), tuple(processes), run, around, between)
 
 
 class _LazySentinel:

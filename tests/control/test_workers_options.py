@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
+import threading
 import types
 from typing import Any
 
@@ -12,7 +14,9 @@ import engine
 import pytest
 import tasks
 from engine import DEADLINE, Pool
-from gates import Gate
+from gates import Gate, eventually
+
+from cpool._start.libraries import limit_threads
 
 pytestmark = pytest.mark.better
 
@@ -117,17 +121,97 @@ if __name__ == "__main__":
     assert scripts.output(tmp_path, program) == ["3"]
 
 
-def asked_for() -> list[int]:
-    return list(sys.modules["threadpoolctl"].asked)
+class Library:
+    """As a controller of threadpoolctl. Notes what is asked of the library."""
+
+    def __init__(self, internal_api: str, threading_layer: str, exports: bool = True) -> None:
+        self.internal_api = internal_api
+        self.threading_layer = threading_layer
+        self.asked: list[object] = []
+        self.dynlib = types.SimpleNamespace()
+        if exports:
+            self.dynlib.blas_thread_shutdown_ = lambda: self.asked.append("end")
+
+    def set_num_threads(self, threads: int) -> None:
+        self.asked.append(threads)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *libraries: Any) -> None:
+    """Have threadpoolctl find these libraries."""
+    fake: Any = types.ModuleType("threadpoolctl")
+    fake.ThreadpoolController = lambda: types.SimpleNamespace(lib_controllers=libraries)
+    monkeypatch.setitem(sys.modules, "threadpoolctl", fake)
+
+
+def asked_for() -> list[list[object]]:
+    found: Any = sys.modules["threadpoolctl"].ThreadpoolController()
+    return [library.asked for library in found.lib_controllers]
+
+
+def libraries() -> list[Library]:
+    return [
+        Library("openblas", "pthreads"),
+        Library("openblas", "openmp"),
+        Library("openblas", "pthreads", exports=False),
+        Library("openmp", "unknown"),
+    ]
 
 
 def test_libraries_that_are_loaded_are_limited(make_pool: Any, monkeypatch: Any) -> None:
-    fake: Any = types.ModuleType("threadpoolctl")
-    fake.asked = []
-    fake.threadpool_limits = lambda limits: fake.asked.append(limits)
-    monkeypatch.setitem(sys.modules, "threadpoolctl", fake)
-    assert make_pool(1, inner_max_num_threads=2).apply(asked_for) == [2]
-    assert fake.asked == []
+    use(monkeypatch, *libraries())
+    assert make_pool(1, inner_max_num_threads=2).apply(asked_for) == [[2]] * 4
+    assert asked_for() == [[]] * 4
+
+
+def test_threads_that_a_limit_of_one_has_started_end(make_pool: Any, monkeypatch: Any) -> None:
+    use(monkeypatch, *libraries())
+    pool = make_pool(1, inner_max_num_threads=1)
+    assert pool.apply(asked_for) == [[1, "end"], [1], [1], [1]]
+
+
+def test_threads_that_may_be_in_use_stay() -> None:
+    library = Library("openblas", "pthreads")
+    end = threading.Event()
+    other = threading.Thread(target=end.wait)
+    other.start()
+    limit_threads(types.SimpleNamespace(lib_controllers=[library]), 1)
+    end.set()
+    other.join()
+    assert library.asked == [1]
+
+
+class OpenBLAS:
+    """As the controller of threadpoolctl for the library that numpy has loaded."""
+
+    internal_api = "openblas"
+    threading_layer = "pthreads"
+    name = "openblas_set_num_threads"
+
+    def __init__(self, path: str) -> None:
+        self.dynlib = ctypes.CDLL(path)
+
+    def set_num_threads(self, threads: int) -> None:
+        names = [f"{a}{self.name}{b}" for a in ("", "scipy_") for b in ("", "64_")]
+        next(getattr(self.dynlib, name) for name in names if hasattr(self.dynlib, name))(threads)
+
+
+def product_in_one_thread() -> int:
+    import numpy
+
+    ones = numpy.ones((200, 200))
+    total = int((ones @ ones).sum())
+    # The kernel lists a thread for another moment after it was joined.
+    eventually(lambda: len(os.listdir("/proc/self/task")) == 1)
+    return total
+
+
+def test_openblas_leaves_no_thread_that_waits_in_a_loop(make_pool: Any, monkeypatch: Any) -> None:
+    pytest.importorskip("numpy")
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        paths = {line.split()[-1] for line in file if "openblas" in line}
+    use(monkeypatch, *map(OpenBLAS, paths))
+    pool = make_pool(2, inner_max_num_threads=1)
+    assert pool.starmap(product_in_one_thread, [()] * 6, 1) == [200**3] * 6
 
 
 @pytest.mark.parametrize("bad", [0, -1])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import scripts
 import tasks
 from engine import DEADLINE
 from gates import Gate, eventually
@@ -290,6 +291,48 @@ def test_workers_that_are_started_in_a_thread(monkeypatch: pytest.MonkeyPatch) -
 
     run(body())
     assert len(forked_by) == 3 and threading.get_ident() not in forked_by
+
+
+def test_a_thread_gives_way_between_the_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a loop in another thread would wait for all of them."""
+    slept: list[int] = []
+    monkeypatch.setattr(popen, "sleep", lambda _: slept.append(threading.get_ident()))
+    monkeypatch.setattr(popen, "_HOLD_S", 0)  # as if each fork took long
+
+    async def body() -> None:
+        async with await asyncio.to_thread(cpool.Pool, 3) as pool:
+            assert await pool.apply_async(tasks.square, (3,)) == 9
+        async with cpool.Pool(3) as pool:
+            assert await pool.apply_async(tasks.square, (4,)) == 16
+
+    run(body())
+    assert len(slept) == 2 and threading.get_ident() not in slept
+
+
+ENTERING = """
+import asyncio, sys
+import cpool
+
+async def main():
+    pool = cpool.Pool(1)
+    there = []
+
+    async def look():
+        there.append("cpool._engine.loops" in sys.modules)
+
+    looking = asyncio.ensure_future(look())
+    async with pool:
+        await looking
+        print(there, await pool.apply_async(abs, (-3,)))
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+def test_the_loop_goes_on_before_a_pool_is_entered(tmp_path: Path) -> None:
+    """Before more is imported: making the pool has taken long enough."""
+    assert scripts.output(tmp_path, ENTERING) == ["[False] 3"]
 
 
 def test_a_pool_ends_when_its_entering_is_cancelled() -> None:

@@ -40,6 +40,7 @@ ORDER = """
     _start
     _start.surroundings
     _start.guard
+    _start.libraries
     _start.logs
     _start.child
     _start.popen
