@@ -1,4 +1,5 @@
-/* Large pages: advice on systems with any page size, and mapping one page. */
+/* Large pages: advice on systems with any page size, and mapping one page;
+ * growing arrays; copies past the cache. */
 #include "base/mem.h"
 #include "cp_test.h"
 
@@ -121,4 +122,37 @@ TEST(mem_arrays_grow)
     cap = SIZE_MAX / 8; /* twice as many do not fit into memory */
     CHECK(cp_mem_grow(NULL, &cap, SIZE_MAX / 4, 4) == NULL);
     CHECK_EQ(cap, SIZE_MAX / 8);
+}
+
+/* How many bytes of the array are not 0? */
+static size_t
+n_written(const uint8_t *bytes, size_t n)
+{
+    size_t found = 0;
+    for (size_t i = 0; i < n; i++) {
+        found += bytes[i] != 0;
+    }
+    return found;
+}
+
+/* Streaming stores write whole lines: with each beginning and end beside them. */
+TEST(mem_streams_copy_all_bytes_and_no_others)
+{
+    static uint8_t from[2 * CP_MEM_STREAM_MIN], to[2 * CP_MEM_STREAM_MIN];
+    static const size_t sizes[] = {0, 1, CP_CACHE_LINE, CP_MEM_STREAM_MIN - 1,
+                                   CP_MEM_STREAM_MIN};
+    memset(from, 1, sizeof(from));
+    for (size_t i = 0; i < sizeof(from); i++) {
+        from[i] |= (uint8_t)(i * 2);
+    }
+    for (size_t k = 0; k < CP_CACHE_LINE; k++) {
+        for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+            size_t n = sizes[i] + k, in = k * 5 % CP_CACHE_LINE;
+            memset(to, 0, sizeof(to));
+            cp_mem_stream(to + k, from + in, n);
+            cp_mem_stream_end();
+            CHECK_EQ(memcmp(to + k, from + in, n), 0);
+            CHECK_EQ(n_written(to, sizeof(to)), n);
+        }
+    }
 }

@@ -445,6 +445,14 @@ def test_strings_of_every_place(pool: Any) -> None:
     assert pool.map(identity, [value, value], chunksize=2)[1].__dict__ == vars(value)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_more_bytes_than_a_cache_has(pool: Any, kind: Any) -> None:
+    pattern = bytes(range(251))  # no power of two
+    value = kind((pattern * (32 * MIB // len(pattern) + 2))[: 32 * MIB + 77])
+    for _ in range(2):  # into a block without memory, and into a warm one
+        assert pool.apply(identity, (value,)) == value
+
+
 def test_a_task_may_write_to_what_it_gets(pool: Any) -> None:
     value = make(MIB).reshape(1024, 1024)
     value.flags.writeable = False

@@ -1,9 +1,17 @@
-/* Memory: arrays, and huge pages by madvise(); see base/mem.h. */
+/* Memory: arrays, huge pages by madvise(), streaming stores; see base/mem.h. */
 #include "base/mem.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#if defined(__SSE2__) && !defined(CP_PORTABLE)
+#    include <emmintrin.h>
+#    define HAS_STREAM 1
+#else
+#    define HAS_STREAM 0
+#endif
 
 #define FIRST 8u /* room of a new array */
 
@@ -65,5 +73,50 @@ cp_mem_map_huge_page(void)
     return page;
 #else
     return NULL;
+#endif
+}
+
+#if HAS_STREAM
+/* Copy n bytes, a multiple of CP_CACHE_LINE, to the beginning of a line. */
+static void
+stream_lines(uint8_t *to, const uint8_t *from, size_t n)
+{
+    for (size_t i = 0; i < n; i += CP_CACHE_LINE) {
+        const __m128i *in = (const __m128i *)(const void *)(from + i);
+        __m128i *out = (__m128i *)(void *)(to + i);
+        __m128i a = _mm_loadu_si128(in), b = _mm_loadu_si128(in + 1);
+        __m128i c = _mm_loadu_si128(in + 2), d = _mm_loadu_si128(in + 3);
+        _mm_stream_si128(out, a);
+        _mm_stream_si128(out + 1, b);
+        _mm_stream_si128(out + 2, c);
+        _mm_stream_si128(out + 3, d);
+    }
+}
+#endif
+
+void
+cp_mem_stream(void *to, const void *from, size_t n)
+{
+    uint8_t *out = to;
+    const uint8_t *in = from;
+#if HAS_STREAM
+    if (n >= CP_MEM_STREAM_MIN) {
+        size_t before = (0 - (uintptr_t)out) % CP_CACHE_LINE;
+        size_t lines = (n - before) / CP_CACHE_LINE * CP_CACHE_LINE;
+        memcpy(out, in, before);
+        stream_lines(out + before, in + before, lines);
+        out += before + lines;
+        in += before + lines;
+        n -= before + lines;
+    }
+#endif
+    memcpy(out, in, n);
+}
+
+void
+cp_mem_stream_end(void)
+{
+#if HAS_STREAM
+    _mm_sfence(); /* before any later store */
 #endif
 }

@@ -1,4 +1,4 @@
-/* Arrays that grow, and huge pages for large bodies. [any] */
+/* Arrays that grow; large bodies: huge pages, and copies past the cache. [any] */
 #ifndef CP_MEM_H
 #define CP_MEM_H
 
@@ -29,5 +29,20 @@ void cp_mem_advise_huge(void *bytes, size_t n);
 /* Map one huge page (a hint, as above), or NULL. Release the page with munmap(),
  * as a whole or in parts. */
 void *cp_mem_map_huge_page(void);
+
+/*
+ * Copies past the cache. A plain store first fetches the cache line that it changes.
+ * If another processor has read or written that line before, this takes up to
+ * ten times as long as a store that goes to memory directly. So memory that another
+ * process reads, and this one does not, is written by such stores.
+ */
+
+/* Smaller pieces are not worth it: their ends are not whole lines. */
+#define CP_MEM_STREAM_MIN CP_KIB(4)
+
+/* Copy like memcpy(), but past the cache. The other process may be told of the bytes
+ * only after cp_mem_stream_end(), by the same thread. */
+void cp_mem_stream(void *to, const void *from, size_t n);
+void cp_mem_stream_end(void);
 
 #endif

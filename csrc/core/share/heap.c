@@ -449,14 +449,6 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
     return found;
 }
 
-static void
-join(uint8_t *to, const void *const *pieces, size_t count, size_t each)
-{
-    for (size_t i = 0; i < count; i++) {
-        memcpy(to + i * each, pieces[i], each);
-    }
-}
-
 /* Write the pieces into a block without memory. One call of the kernel takes
  * less time than one for each piece, even with another copy. */
 static int
@@ -470,7 +462,9 @@ write_pieces(const struct cp_heap *heap, const void *const *pieces,
     if (joined == NULL) {
         return CP_ENOMEM;
     }
-    join(joined, pieces, count, each);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(joined + i * each, pieces[i], each);
+    }
     int r = cp_area_write(heap->area, ref, joined);
     free(joined);
     return r;
@@ -508,7 +502,10 @@ put(struct cp_heap *heap, const void *const *pieces, size_t count, size_t each,
     uint8_t *at =
         is_warm ? cp_area_map(heap->area, ref->size_class, ref->index) : NULL;
     if (at != NULL) {
-        join(at, pieces, count, each);
+        for (size_t i = 0; i < count; i++) {
+            cp_mem_stream(at + i * each, pieces[i], each);
+        }
+        cp_mem_stream_end();
         if (is_ended) {
             at[n] = 0;
         }

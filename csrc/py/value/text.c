@@ -267,6 +267,20 @@ py_text_get_name(struct py_reader *in, unsigned tag, PyObject **str)
                : r;
 }
 
+/* A cache is smaller than that: fetching its lines would only cost time. */
+#define LARGER_THAN_CACHE (CP_KIB(32) << 10)
+
+static void
+copy_bytes(void *to, const uint8_t *from, size_t n)
+{
+    if (n < LARGER_THAN_CACHE) {
+        memcpy(to, from, n);
+    } else {
+        cp_mem_stream(to, from, n);
+        cp_mem_stream_end();
+    }
+}
+
 static int
 make_bytearray(const uint8_t *bytes, size_t n, PyObject **obj)
 {
@@ -275,7 +289,7 @@ make_bytearray(const uint8_t *bytes, size_t n, PyObject **obj)
         return -1;
     }
     cp_mem_advise_huge(PyByteArray_AS_STRING(*obj), n);
-    memcpy(PyByteArray_AS_STRING(*obj), bytes, n);
+    copy_bytes(PyByteArray_AS_STRING(*obj), bytes, n);
     return 0;
 }
 
@@ -295,7 +309,7 @@ make_bytes(struct py_state *state, const uint8_t *bytes, size_t n,
         }
         cp_mem_advise_huge(PyBytes_AS_STRING(*obj), n);
     }
-    memcpy(PyBytes_AS_STRING(*obj), bytes, n);
+    copy_bytes(PyBytes_AS_STRING(*obj), bytes, n);
     py_spare_note(state, *obj);
     return 0;
 }
