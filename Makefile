@@ -158,7 +158,10 @@ asan_run = rm -rf $(asan_log) $(asan_fork_log) && mkdir $(asan_log); CPOOL_TEST_
 asan-venv: $(asan_fork)
 	CC=gcc CPOOL_DEBUG=0 CPOOL_SANITIZE=address,undefined $(MAKE) venv VENV=build/venv-asan PACKAGES='.[test]'
 
+# First without the sanitizer, which takes thrice the time to compile modules and to make hypothesis's tables of characters.
 asan-python: asan-venv ## the Python suite under AddressSanitizer and UndefinedBehaviorSanitizer
+	build/venv-asan/bin/python -c 'import hypothesis, hypothesis.strategies as st, joblib, numpy, psutil, pytest; \
+	    hypothesis.find(st.text(), lambda _: True)'
 	$(call asan_run,python tests/in_parts.py $(package_alone) $(ONLY))
 
 stress-replaced: build asan-venv ## failing tasks while workers are replaced, plain and under AddressSanitizer; ROUNDS of each

@@ -697,6 +697,9 @@ def main() -> int:
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", ResourceWarning)
     faults = load()
+    # A collection in a case, or in a worker of one, would copy the pages of all these objects.
+    gc.collect()
+    gc.freeze()
     cases = wrong = 0
     for case, outcome in sweep(faults, args):
         cases += 1
