@@ -36,6 +36,34 @@ py_refs_lend(PyObject *obj)
 #endif
 }
 
+/* Hand over a reference of the caller's, which another thread will most likely
+ * release: count it where that thread does. */
+static inline void
+py_refs_give(PyObject *obj)
+{
+#ifdef Py_GIL_DISABLED
+    if (_Py_IsOwnedByCurrentThread(obj)) {
+        Py_DECREF(py_refs_lend(obj));
+    }
+#else
+    (void)obj;
+#endif
+}
+
+/* The same for n references, none of which is NULL. */
+static inline void
+py_refs_give_all(PyObject *const *refs, Py_ssize_t n)
+{
+#ifdef Py_GIL_DISABLED
+    for (Py_ssize_t i = 0; i < n; i++) {
+        py_refs_give(refs[i]);
+    }
+#else
+    (void)refs;
+    (void)n;
+#endif
+}
+
 /* The body of a task. */
 struct py_refs {
     PyObject *func;

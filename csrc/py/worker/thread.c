@@ -71,6 +71,7 @@ run_chunk(struct py_state *state, struct cp_task *task,
     result->item = calls.caught;
     memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));
     memset(refs->slots, 0, (size_t)n * sizeof(PyObject *));
+    py_refs_give_all(py_refs_of_result(result), n);
     return 0;
 }
 
@@ -84,6 +85,7 @@ yield_take(struct cp_pool *pool, struct cp_task *task, PyObject *value,
         Py_DECREF(value);
         return CP_ENOMEM;
     }
+    py_refs_give(value);
     py_refs_of_result(result)[0] = value;
     result->flags = CP_IS_VALUE;
     result->items = 0;
@@ -157,8 +159,12 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     if (value != NULL && (task->flags & CP_YIELDS) != 0) {
         return yield_all_take(state, task->job->pool, task, value);
     }
+    if (value == NULL) {
+        return -1;
+    }
+    py_refs_give(value);
     py_refs_of_result(result)[0] = value;
-    return value != NULL ? 0 : -1;
+    return 0;
 }
 
 /* Run the task. Returns its result, or NULL if there is no memory. */
