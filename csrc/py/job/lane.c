@@ -726,12 +726,15 @@ add_call(LaneObject *lane, PyObject *func, const struct py_lane_args *args,
         return -1;
     }
     *future = py_refs_lend(call->future); /* a worker thread drops the other */
-    call->lane = (LaneObject *)Py_NewRef((PyObject *)lane);
+    call->lane = (LaneObject *)py_refs_lend((PyObject *)lane);
     add_call_take(lane, (ConditionObject *)py_refs_lend((PyObject *)call));
     struct cp_task *task = make_task(lane, call, func, args);
     int r = 1;
     if (task != NULL) {
         task->call = &call->call;
+        if (lane->base.engine->threads) {
+            (void)py_refs_lend((PyObject *)call); /* the task's */
+        }
         r = cp_job_put_call_take(lane->base.job, task) == 0 ? 1 : 0;
     } else if (py_error_leaves_call(lane->base.state)) {
         r = -1;
@@ -777,6 +780,38 @@ py_lane_submit(EngineObject *engine, PyObject *func,
     }
     py_job_collect(engine);
     return future;
+}
+
+/* ---- at once, by the worker thread that has run the call ---- */
+
+void
+py_lane_end_at_once(struct cp_task *task, struct cp_result *result,
+                    ConditionObject *call)
+{
+    if (result == NULL || result->outcome != CP_OK
+        || !py_condition_try(call)) {
+        return;
+    }
+    LaneObject *lane = call->lane;
+    if (call->was_locked || lane == NULL || !take_call(lane, call)) {
+        py_condition_untry(call);
+        return;
+    }
+    PyObject *value = py_refs_take_first(result);
+    PyObject *future = call->future;
+    int r = py_future_finish(call, value);
+    call->lane = NULL;
+    call->future = NULL;
+    py_condition_untry(call);
+    task->call = NULL;
+    result->flags |= CP_TAKEN;
+    if (r < 0) {
+        PyErr_WriteUnraisable(future);
+    }
+    Py_DECREF(value);
+    Py_DECREF(future);
+    Py_DECREF(lane);
+    Py_DECREF(call); /* the list's reference */
 }
 
 /* ---- waiting ---- */

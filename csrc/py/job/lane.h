@@ -42,6 +42,13 @@ PyObject *py_lane_submit(EngineObject *engine, PyObject *func,
  * handler. calls: run the callbacks too; otherwise tell the helper to. */
 int py_lane_absorb(LaneObject *lane, bool calls);
 
+/* A worker thread has run this task of the call, of which it has a reference, and
+ * is about to hand in the result. If the program has never taken the lock of the
+ * future, and so has no callbacks and does not wait, end the call now: then the
+ * result is empty, and counts as taken. Runs no code of the program. */
+void py_lane_end_at_once(struct cp_task *task, struct cp_result *result,
+                         ConditionObject *call);
+
 /* Wait until the call has ended, or until the deadline: 0, or -1 with an exception of a
  * signal handler. */
 int py_lane_wait(ConditionObject *condition, LaneObject *lane,

@@ -127,6 +127,7 @@ py_refs_release(struct cp_task *tasks, struct cp_result *results)
     while (tasks != NULL) {
         struct cp_task *next = tasks->next;
         py_refs_clear_task(tasks);
+        Py_XDECREF(py_refs_call_of_task(tasks));
         cp_task_free(tasks);
         tasks = next;
     }

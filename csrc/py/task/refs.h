@@ -98,7 +98,15 @@ py_refs_count(const struct cp_task *task)
                         / sizeof(PyObject *));
 }
 
-/* Release all references of the task. */
+/* The call of an executor that the task is, to which it has a reference too: the
+ * object whose address is the index. NULL: it is none. */
+static inline PyObject *
+py_refs_call_of_task(const struct cp_task *task)
+{
+    return task->call != NULL ? (PyObject *)(uintptr_t)task->index : NULL;
+}
+
+/* Release all references of the task, but for that to its call. */
 void py_refs_clear_task(struct cp_task *task);
 
 /* A new result with n references, all NULL; or NULL without an exception. */

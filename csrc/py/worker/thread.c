@@ -222,21 +222,30 @@ static struct cp_result *
 run_unless_ended(struct loop *loop)
 {
     struct cp_task *task = loop->turn.task;
+    PyObject *call = py_refs_call_of_task(task);
     if (atomic_load(&task->job->end) != CP_END_NONE) {
         py_refs_clear_task(task);
+        Py_XDECREF(call);
         return NULL;
     }
     atomic_store_explicit(&loop->busy_since, loop->turn.begun,
                           memory_order_relaxed);
     struct cp_result *result = run_task(loop->engine->state, task);
-    PyObject *func = py_refs_of_task(task)->func;
-    py_refs_of_task(task)->func = NULL;
+    struct py_refs *refs = py_refs_of_task(task);
+    PyObject *func = refs->func;
+    refs->func = NULL;
     py_refs_clear_task(task);
     atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
     if (cp_threads_is_long(loop->pool, cp_now() - loop->turn.begun)) {
         note_name(loop, func);
     }
     Py_DECREF(func);
+    if (call != NULL) {
+        if (cp_pool_is_ours(loop->pool)) { /* or the task has forked */
+            py_lane_end_at_once(task, result, (ConditionObject *)call);
+        }
+        Py_DECREF(call);
+    }
     return result;
 }
 
