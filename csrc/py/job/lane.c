@@ -203,7 +203,9 @@ translate_take(LaneObject *lane, PyObject *exc)
 /*
  * Who keeps a call alive. The list of the lane does, until the call ends. The
  * index of a task and of its result is the address of the call, without a
- * reference, since the core drops both without telling. That is safe up to
+ * reference, since the core drops both without telling. (If workers are threads,
+ * the core does tell, and the task has a reference: the worker that runs the task
+ * may end the call. py_refs_call_of_task()) That is safe up to
  * grab(): a call leaves the list for its own result, which was grabbed; or
  * because the job has ended, and then no result is in the inbox any more (see
  * absorb()). From grab() on, the result has a reference of its own, since

@@ -5,8 +5,9 @@
  * is not found by its name has a new lane for each call, since it may have
  * changed in between.
  *
- * The results are handled by the first of these threads: a thread that waits
- * for one of the futures, the helper, or a worker thread between two tasks.
+ * A worker thread ends a call itself, if the program has not looked at its future
+ * yet. All other results are handled by the first of these threads: a thread that
+ * waits for one of the futures, the helper, or a worker thread between two tasks.
  * Plain values are decoded first. Then comes what runs the program's code:
  * values that have to be rebuilt, one by one, and then callbacks, which only
  * the helper or a worker thread runs. [attached]
