@@ -783,7 +783,7 @@ def test_worker_threads_release_what_other_threads_have_made(kwds: Any) -> None:
             return args[0] if args else Value()
 
     made: list[Any] = []
-    maker = threading.Thread(target=lambda: made.extend(Value() for _ in range(20)))
+    maker = threading.Thread(target=lambda to: to.extend(Value() for _ in range(20)), args=(made,))
     maker.start()
     maker.join(DEADLINE)
     made += [Value() for _ in range(20)]

@@ -790,8 +790,7 @@ void
 py_lane_end_at_once(struct cp_task *task, struct cp_result *result,
                     ConditionObject *call)
 {
-    if (result == NULL || result->outcome != CP_OK
-        || !py_condition_try(call)) {
+    if (result == NULL || result->outcome != CP_OK || !py_condition_try(call)) {
         return;
     }
     LaneObject *lane = call->lane;
