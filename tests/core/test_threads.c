@@ -19,6 +19,7 @@ enum op {
     OP_NOMEM,  /* no memory for the result */
     OP_CANCEL, /* cancel the job of the task */
     OP_YIELD,  /* yield YIELDED values */
+    OP_PASS,   /* pass on the value, and free the call */
 };
 
 #define YIELDED 8u
@@ -103,6 +104,15 @@ answer(struct team *team, struct cp_task *task)
     (void)atomic_fetch_sub(&bodies, 1); /* the body of the task is gone */
     if (body.op == OP_NOMEM) {
         return NULL;
+    }
+    if (body.op == OP_PASS) {
+        struct cp_result *passed = cp_result_new(task->index, CP_OK, 0);
+        CHECK(passed != NULL);
+        passed->items = task->items;
+        passed->flags = CP_TAKEN;
+        free(task->call);
+        task->call = NULL;
+        return passed;
     }
     struct cp_result *result = cp_result_new(
         task->index, body.op == OP_RAISE ? CP_RAISED : CP_OK, sizeof(uint64_t));
@@ -304,6 +314,46 @@ TEST(threads_run_tasks)
         }
         team_close(&team);
     }
+    CHECK_EQ(atomic_load(&released), 0);
+}
+
+TEST(threads_count_values_that_a_worker_has_passed_on)
+{
+    struct team team;
+    team_open(&team, 2, false);
+    struct cp_job *job = open_job(&team, CP_JOB_WHOLE);
+    cp_job_ref(job);
+    put(job, OP_PASS, 0, 300, false);
+    put(job, OP_ECHO, 300, 20, true);
+    finish(job, 20); /* only these can be taken */
+    uint64_t failed;
+    CHECK_EQ(cp_job_arrived(job, &failed), 320);
+    CHECK_EQ(failed, 0);
+    cp_job_close(job);
+    team_close(&team);
+    CHECK_EQ(atomic_load(&released), 0);
+}
+
+TEST(threads_end_calls_that_a_worker_has_freed)
+{
+    struct team team;
+    team_open(&team, 2, false);
+    struct cp_job *job = open_job(&team, CP_JOB_EACH | CP_JOB_SINGLE);
+    for (uint64_t i = 0; i < 300; i++) {
+        struct cp_task *task = make_task(OP_PASS, i);
+        task->call = calloc(1, sizeof(*task->call));
+        CHECK(task->call != NULL);
+        CHECK_EQ(cp_job_put_call_take(job, task), 0);
+    }
+    cp_job_put_take(job, NULL, true);
+    while (!atomic_load(&job->done)) {
+        cp_test_let_others_run();
+    }
+    CHECK_EQ(cp_job_arrived(job, NULL), 300);
+    CHECK(cp_job_grab(job) == NULL);
+    CHECK(!cp_pool_has_each(team.pool));
+    cp_job_close(job);
+    team_close(&team);
     CHECK_EQ(atomic_load(&released), 0);
 }
 

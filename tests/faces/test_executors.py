@@ -743,3 +743,57 @@ def test_an_interrupt_at_the_end_of_a_call_whose_result_was_rebuilt(tmp_path: Pa
     path = str(tmp_path / "gate")
     done = scripts.run_source(tmp_path, source, path, fresh=True, env=OVERWRITES)
     assert (done.returncode, done.stdout.split()) == (0, ["1", "2"]), done.stderr
+
+
+def test_a_worker_thread_ends_futures_once_whatever_others_do_with_them(in_threads: Any) -> None:
+    """A worker ends a future at which nobody has looked by itself; others may begin to look, wait,
+    add callbacks or cancel at any moment."""
+    called: list[Any] = []
+    with cpool.ThreadPoolExecutor(2) as executor:
+
+        def user(k: int) -> None:
+            futures = []
+            for i in range(300):
+                future = executor.submit(tasks.square, i)
+                if (i + k) % 5 == 0:
+                    future.add_done_callback(called.append)
+                elif (i + k) % 5 == 1:
+                    assert future.result(DEADLINE) == i * i
+                elif (i + k) % 5 == 2 and future.cancel():
+                    continue
+                elif (i + k) % 5 == 3:
+                    assert future.exception(DEADLINE) is None
+                futures.append((i, future))
+            done = concurrent.futures.wait([future for _, future in futures], DEADLINE).done
+            assert len(done) == len(futures)
+            for i, future in futures:
+                assert future.result(0) == i * i
+
+        in_threads(user, range(3))
+    eventually(lambda: len(called) == 3 * 60)
+    assert len(set(map(id, called))) == 3 * 60
+
+
+@pytest.mark.parametrize("kwds", [{}, {"key": int}], ids=["plain", "keywords"])
+def test_worker_threads_release_what_other_threads_have_made(kwds: Any) -> None:
+    """Callables, arguments and values, which this thread, a worker or a third thread has made."""
+
+    class Value:
+        def __call__(self, *args: Any, **kwds: Any) -> Any:
+            return args[0] if args else Value()
+
+    made: list[Any] = []
+    maker = threading.Thread(target=lambda to: to.extend(Value() for _ in range(20)), args=(made,))
+    maker.start()
+    maker.join(DEADLINE)
+    made += [Value() for _ in range(20)]
+    with cpool.ThreadPoolExecutor(2) as executor:
+        for _ in range(3):
+            futures = [executor.submit(each, each, **kwds) for each in made]
+            assert [future.result(DEADLINE) for future in futures] == made
+            fresh = [executor.submit(each, **kwds) for each in made]
+            values = [future.result(DEADLINE) for future in fresh]
+        unread = [executor.submit(each) for each in made]
+        gone = [weakref.ref(each) for each in made + values]
+        del made, values, futures, fresh, unread
+        all_freed(gone)

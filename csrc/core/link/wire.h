@@ -39,6 +39,9 @@ enum cp_kind {
 #define CP_CAUGHT 0x10u
 /* Flag of a struct cp_result, never of a frame: the result came as CP_VALUE. */
 #define CP_IS_VALUE 0x20u
+/* Likewise, if the workers are threads: the worker has passed on the value
+ * itself, so the result is only counted. Its body has nothing to release. */
+#define CP_TAKEN 0x40u
 /* Flag of CP_TASK: the task brings its own callable. The body begins with the
  * length of the callable, a uint64_t, and the callable's bytes. */
 #define CP_OWN_FUNC 0x80u

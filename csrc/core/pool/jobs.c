@@ -808,6 +808,11 @@ cp_jobs_add_result_take(struct cp_job *job, struct cp_result *result)
         cp_drop_results(job->pool, result);
         return;
     }
+    if (cp_pool_has_threads(job->pool) && (result->flags & CP_TAKEN) != 0) {
+        job->taken++;
+        cp_result_free(result);
+        return;
+    }
     bool last =
         result->outcome != CP_OK && (job->flags & CP_JOB_FAIL_FAST) != 0;
     struct cp_result *dropped = NULL;

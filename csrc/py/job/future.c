@@ -229,9 +229,8 @@ py_condition_any_held(struct py_state *state)
 }
 
 static void
-give_up_lock(ConditionObject *self)
+unlock(ConditionObject *self)
 {
-    (void)atomic_fetch_sub(&self->state->futures->n_held, 1);
     atomic_store(&self->owner, 0);
     if (atomic_load(&self->waiting) > 0) {
         struct py_future_names *n = self->state->futures;
@@ -239,6 +238,25 @@ give_up_lock(ConditionObject *self)
         cp_cond_broadcast(&n->parked);
         cp_lock_release(&n->parked_lock);
     }
+}
+
+static void
+give_up_lock(ConditionObject *self)
+{
+    (void)atomic_fetch_sub(&self->state->futures->n_held, 1);
+    unlock(self);
+}
+
+bool
+py_condition_try(ConditionObject *self)
+{
+    return try_acquire(self, PyThread_get_thread_ident());
+}
+
+void
+py_condition_untry(ConditionObject *self)
+{
+    unlock(self);
 }
 
 void
@@ -370,6 +388,15 @@ end_locked(ConditionObject *self, PyObject *value, bool is_value)
         return -1;
     }
     return has_callbacks(future, n);
+}
+
+int
+py_future_finish(ConditionObject *self, PyObject *value)
+{
+    CP_ASSERT(!self->was_locked);
+    int r = finish(self, value, true);
+    atomic_store(&self->call.ended, true);
+    return r;
 }
 
 int

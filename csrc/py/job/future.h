@@ -45,6 +45,11 @@ ConditionObject *py_future_new(struct py_state *state);
 void py_condition_acquire(ConditionObject *self);
 void py_condition_release(ConditionObject *self);
 
+/* Acquire the lock for a moment, in which no other lock of this kind is taken and
+ * no code of the program runs; but not if any thread has it. Release it again. */
+bool py_condition_try(ConditionObject *self);
+void py_condition_untry(ConditionObject *self);
+
 /* Does this thread hold the lock? */
 static inline bool
 py_condition_has(ConditionObject *self)
@@ -66,6 +71,10 @@ void py_condition_acquire_again(ConditionObject *self, unsigned depth);
  * stays. 1: there are callbacks to run; 0: there are none; -1 with an exception
  * that the program's code raised. */
 int py_future_end(ConditionObject *self, PyObject *value, bool is_value);
+
+/* The lock is held, and the program has never taken it: make value the result. 0,
+ * or -1 with an exception. */
+int py_future_finish(ConditionObject *self, PyObject *value);
 
 /* Was the future cancelled? */
 bool py_future_is_cancelled(ConditionObject *self);

@@ -203,7 +203,9 @@ translate_take(LaneObject *lane, PyObject *exc)
 /*
  * Who keeps a call alive. The list of the lane does, until the call ends. The
  * index of a task and of its result is the address of the call, without a
- * reference, since the core drops both without telling. That is safe up to
+ * reference, since the core drops both without telling. (If workers are threads,
+ * the core does tell, and the task has a reference: the worker that runs the task
+ * may end the call. py_refs_call_of_task()) That is safe up to
  * grab(): a call leaves the list for its own result, which was grabbed; or
  * because the job has ended, and then no result is in the inbox any more (see
  * absorb()). From grab() on, the result has a reference of its own, since
@@ -742,12 +744,15 @@ add_call(LaneObject *lane, PyObject *func, const struct py_lane_args *args,
         return -1;
     }
     *future = py_refs_lend(call->future); /* a worker thread drops the other */
-    call->lane = (LaneObject *)Py_NewRef((PyObject *)lane);
+    call->lane = (LaneObject *)py_refs_lend((PyObject *)lane);
     add_call_take(lane, (ConditionObject *)py_refs_lend((PyObject *)call));
     struct cp_task *task = make_task(lane, call, func, args);
     int r = 1;
     if (task != NULL) {
         task->call = &call->call;
+        if (lane->base.engine->threads) {
+            (void)py_refs_lend((PyObject *)call); /* the task's */
+        }
         r = cp_job_put_call_take(lane->base.job, task) == 0 ? 1 : 0;
     } else if (py_error_leaves_call(lane->base.state)) {
         r = -1;
@@ -793,6 +798,37 @@ py_lane_submit(EngineObject *engine, PyObject *func,
     }
     py_job_collect(engine);
     return future;
+}
+
+/* ---- at once, by the worker thread that has run the call ---- */
+
+void
+py_lane_end_at_once(struct cp_task *task, struct cp_result *result,
+                    ConditionObject *call)
+{
+    if (result == NULL || result->outcome != CP_OK || !py_condition_try(call)) {
+        return;
+    }
+    LaneObject *lane = call->lane;
+    if (call->was_locked || lane == NULL || !take_call(lane, call)) {
+        py_condition_untry(call);
+        return;
+    }
+    PyObject *value = py_refs_take_first(result);
+    PyObject *future = call->future;
+    int r = py_future_finish(call, value);
+    call->lane = NULL;
+    call->future = NULL;
+    py_condition_untry(call);
+    task->call = NULL;
+    result->flags |= CP_TAKEN;
+    if (r < 0) {
+        PyErr_WriteUnraisable(future);
+    }
+    Py_DECREF(value);
+    Py_DECREF(future);
+    Py_DECREF(lane);
+    Py_DECREF(call); /* the list's reference */
 }
 
 /* ---- waiting ---- */

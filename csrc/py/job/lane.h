@@ -5,8 +5,9 @@
  * is not found by its name has a new lane for each call, since it may have
  * changed in between.
  *
- * The results are handled by the first of these threads: a thread that waits
- * for one of the futures, the helper, or a worker thread between two tasks.
+ * A worker thread ends a call itself, if the program has not looked at its future
+ * yet. All other results are handled by the first of these threads: a thread that
+ * waits for one of the futures, the helper, or a worker thread between two tasks.
  * Plain values are decoded first. Then comes what runs the program's code:
  * values that have to be rebuilt, one by one, and then callbacks, which only
  * the helper or a worker thread runs. [attached]
@@ -42,6 +43,13 @@ PyObject *py_lane_submit(EngineObject *engine, PyObject *func,
  * handler, or because this is a forked copy of the process. calls: run the
  * callbacks too; otherwise tell the helper to. */
 int py_lane_absorb(LaneObject *lane, bool calls);
+
+/* A worker thread has run this task of the call, of which it has a reference, and
+ * is about to hand in the result. If the program has never taken the lock of the
+ * future, and so has no callbacks and does not wait, end the call now: then the
+ * result is empty, and counts as taken. Runs no code of the program. */
+void py_lane_end_at_once(struct cp_task *task, struct cp_result *result,
+                         ConditionObject *call);
 
 /* Wait until the call has ended, or until the deadline: 0, or -1 with an exception of a
  * signal handler. */

@@ -126,11 +126,12 @@ py_batch_add_refs(struct py_batch *batch, uint64_t index, unsigned mode,
     if (args == NULL) {
         memcpy(slots, run->slots, (size_t)n * sizeof(PyObject *));
         run->n = run->used = 0;
+        py_refs_give_all(slots, n);
     } else {
-        slots[0] = Py_NewRef(args);
+        slots[0] = py_refs_lend(args);
     }
     if (kwds != NULL) {
-        slots[1] = Py_NewRef(kwds);
+        slots[1] = py_refs_lend(kwds);
     }
     task->items = batch->items;
     batch_add(batch, task);

@@ -21,7 +21,7 @@ py_refs_task(uint64_t index, unsigned mode, PyObject *func, Py_ssize_t n)
     }
     struct py_refs *refs = py_refs_of_task(task);
     memset(refs, 0, len);
-    refs->func = Py_NewRef(func);
+    refs->func = py_refs_lend(func);
     return task;
 }
 
@@ -31,7 +31,7 @@ py_refs_call_flat(uint64_t index, PyObject *func, PyObject *const *args,
 {
     struct cp_task *task = py_refs_task(index, PY_CALL_FLAT, func, n);
     for (Py_ssize_t i = 0; i < n && task != NULL; i++) {
-        py_refs_of_task(task)->slots[i] = Py_NewRef(args[i]);
+        py_refs_of_task(task)->slots[i] = py_refs_lend(args[i]);
     }
     return task;
 }
@@ -48,9 +48,9 @@ py_refs_call(uint64_t index, PyObject *func, PyObject *args, PyObject *kwds)
         py_refs_task(index, plain ? PY_CALL : PY_CALL_KW, func, plain ? 1 : 2);
     if (task != NULL) {
         PyObject **slots = py_refs_of_task(task)->slots;
-        slots[0] = Py_NewRef(args);
+        slots[0] = py_refs_lend(args);
         if (!plain) {
-            slots[1] = Py_NewRef(kwds);
+            slots[1] = py_refs_lend(kwds);
         }
     }
     return task;
@@ -127,6 +127,7 @@ py_refs_release(struct cp_task *tasks, struct cp_result *results)
     while (tasks != NULL) {
         struct cp_task *next = tasks->next;
         py_refs_clear_task(tasks);
+        Py_XDECREF(py_refs_call_of_task(tasks));
         cp_task_free(tasks);
         tasks = next;
     }

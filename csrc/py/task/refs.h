@@ -36,6 +36,34 @@ py_refs_lend(PyObject *obj)
 #endif
 }
 
+/* Hand over a reference of the caller's, which another thread will most likely
+ * release: count it where that thread does. */
+static inline void
+py_refs_give(PyObject *obj)
+{
+#ifdef Py_GIL_DISABLED
+    if (_Py_IsOwnedByCurrentThread(obj)) {
+        Py_DECREF(py_refs_lend(obj));
+    }
+#else
+    (void)obj;
+#endif
+}
+
+/* The same for n references, none of which is NULL. */
+static inline void
+py_refs_give_all(PyObject *const *refs, Py_ssize_t n)
+{
+#ifdef Py_GIL_DISABLED
+    for (Py_ssize_t i = 0; i < n; i++) {
+        py_refs_give(refs[i]);
+    }
+#else
+    (void)refs;
+    (void)n;
+#endif
+}
+
 /* The body of a task. */
 struct py_refs {
     PyObject *func;
@@ -70,7 +98,15 @@ py_refs_count(const struct cp_task *task)
                         / sizeof(PyObject *));
 }
 
-/* Release all references of the task. */
+/* The call of an executor that the task is, to which it has a reference too: the
+ * object whose address is the index. NULL: it is none. */
+static inline PyObject *
+py_refs_call_of_task(const struct cp_task *task)
+{
+    return task->call != NULL ? (PyObject *)(uintptr_t)task->index : NULL;
+}
+
+/* Release all references of the task, but for that to its call. */
 void py_refs_clear_task(struct cp_task *task);
 
 /* A new result with n references, all NULL; or NULL without an exception. */

@@ -71,6 +71,7 @@ run_chunk(struct py_state *state, struct cp_task *task,
     result->item = calls.caught;
     memcpy(result->body, refs->slots, (size_t)n * sizeof(PyObject *));
     memset(refs->slots, 0, (size_t)n * sizeof(PyObject *));
+    py_refs_give_all(py_refs_of_result(result), n);
     return 0;
 }
 
@@ -84,6 +85,7 @@ yield_take(struct cp_pool *pool, struct cp_task *task, PyObject *value,
         Py_DECREF(value);
         return CP_ENOMEM;
     }
+    py_refs_give(value);
     py_refs_of_result(result)[0] = value;
     result->flags = CP_IS_VALUE;
     result->items = 0;
@@ -157,8 +159,12 @@ run_one(struct py_state *state, struct cp_task *task, struct cp_result *result)
     if (value != NULL && (task->flags & CP_YIELDS) != 0) {
         return yield_all_take(state, task->job->pool, task, value);
     }
+    if (value == NULL) {
+        return -1;
+    }
+    py_refs_give(value);
     py_refs_of_result(result)[0] = value;
-    return value != NULL ? 0 : -1;
+    return 0;
 }
 
 /* Run the task. Returns its result, or NULL if there is no memory. */
@@ -216,21 +222,30 @@ static struct cp_result *
 run_unless_ended(struct loop *loop)
 {
     struct cp_task *task = loop->turn.task;
+    PyObject *call = py_refs_call_of_task(task);
     if (atomic_load(&task->job->end) != CP_END_NONE) {
         py_refs_clear_task(task);
+        Py_XDECREF(call);
         return NULL;
     }
     atomic_store_explicit(&loop->busy_since, loop->turn.begun,
                           memory_order_relaxed);
     struct cp_result *result = run_task(loop->engine->state, task);
-    PyObject *func = py_refs_of_task(task)->func;
-    py_refs_of_task(task)->func = NULL;
+    struct py_refs *refs = py_refs_of_task(task);
+    PyObject *func = refs->func;
+    refs->func = NULL;
     py_refs_clear_task(task);
     atomic_store_explicit(&loop->busy_since, 0, memory_order_relaxed);
     if (cp_threads_is_long(loop->pool, cp_now() - loop->turn.begun)) {
         note_name(loop, func);
     }
     Py_DECREF(func);
+    if (call != NULL) {
+        if (cp_pool_is_ours(loop->pool)) { /* or the task has forked */
+            py_lane_end_at_once(task, result, (ConditionObject *)call);
+        }
+        Py_DECREF(call);
+    }
     return result;
 }
 
