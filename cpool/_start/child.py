@@ -354,6 +354,19 @@ def _end_launch(worker: Worker) -> None:
         parent._sentinel = worker.parent_sentinel  # type: ignore[attr-defined]
 
 
+def _let_go(setup: Setup) -> None:
+    """Before the interpreter exits: keep nothing that would outlive the program's modules.
+
+    A process started by spawn deletes what modules hold when it exits, and so writes the buffers of
+    open files. It does not find the variables of a module if somebody refers to one of the module's
+    functions, or if the collector leaves the module alone.
+    """
+    setup.begin = None, ()
+    setup.finalizer, setup.finalargs = None, ()
+    if _FREEZES:
+        gc.unfreeze()
+
+
 def _work(worker: Worker, setup: Setup) -> int:
     if setup.forwarding is not None:
         setup.forwarding.install()
@@ -376,6 +389,8 @@ def main(worker: Worker, setup: Setup) -> None:
     """
     if _is_launched:
         _end_launch(worker)
+        # Where a process ends without exit handlers, modules are not deleted either.
+        atexit.register(_let_go, setup)
     if setup.environment is not None:
         change_environment(setup.environment)
     try:

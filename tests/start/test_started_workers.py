@@ -278,6 +278,37 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, method: str)
     scripts.kill(process, pids)
 
 
+KEPT = """
+import multiprocessing, os, sys
+from engine import Pool
+class Last:
+    def __del__(self):
+        os.write(1, b"deleted\\n")
+def begin(path):
+    global file, last
+    file, last = open(path, "w"), Last()
+def work(text):
+    if "file" not in globals():
+        begin(sys.argv[1])
+    return file.write(text)
+if __name__ == "__main__":
+    begins = {"task": (), "initializer": (begin, (sys.argv[1],))}[sys.argv[2]]
+    with Pool(1, *begins, context=multiprocessing.get_context("spawn")) as pool:
+        pool.map(work, ["one ", "two"])
+        pool.close()
+        pool.join()
+    with open(sys.argv[1]) as file:
+        print(file.read())
+"""
+
+
+@pytest.mark.parametrize("opened_by", ["task", "initializer"])
+def test_a_spawned_worker_deletes_what_its_modules_hold(tmp_path: Path, opened_by: str) -> None:
+    """At its exit, as every interpreter does. So the buffer of an open file is written."""
+    lines = scripts.output(tmp_path, KEPT, str(tmp_path / "text"), opened_by)
+    assert lines == ["deleted", "one two"]
+
+
 # Workers that cannot start
 
 NO_GUARD = """
