@@ -179,9 +179,11 @@ put(struct world *m)
     size_t n = next_size(m);
     fill(bytes, n, body->stamp);
     bool is_ended = next(m) % 2 == 0;
+    bool is_small = !body->is_private && n < CP_PART_MIN;
     struct cp_heap *heap = heap_of(m, body->side);
-    body->exists = (is_ended ? cp_heap_put_ended(heap, bytes, n, &body->ref)
-                             : cp_heap_put(heap, bytes, n, &body->ref))
+    body->exists = (is_ended   ? cp_heap_put_ended(heap, bytes, n, &body->ref)
+                    : is_small ? cp_heap_put_small(heap, bytes, n, &body->ref)
+                               : cp_heap_put(heap, bytes, n, &body->ref))
                    == 0;
     body->is_ended = is_ended;
 }

@@ -352,6 +352,77 @@ TEST(share_names_of_blocks_run_out)
     close_ends(&e);
 }
 
+TEST(share_small_parts_leave_room)
+{
+    struct ends e;
+    struct cp_ref ref, large;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 6);
+    open_ends(&e, 1024 * MIB);
+    for (uint32_t i = 0; i < CP_SMALL_BLOCKS; i++) {
+        CHECK_EQ(cp_heap_put_small(e.heap, bytes, 4096, &ref), 0);
+    }
+    CHECK_EQ(cp_heap_put_small(e.heap, bytes, CP_KIB(64), &ref), CP_ENOMEM);
+    /* Blocks of other sizes have slots of their own; so do large parts. */
+    CHECK_EQ(cp_heap_put_small(e.heap, bytes, CP_KIB(65), &large), 0);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, CP_KIB(64), &large), 0);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &large), 0);
+    /* A block that is free is used again. */
+    cp_heap_drop(e.heap, 7);
+    CHECK_EQ(cp_heap_put_small(e.heap, bytes, CP_KIB(64), &ref), 0);
+    CHECK_EQ(ref.slot, 7);
+    CHECK_BYTES(cp_area_map(e.first, ref.size_class, ref.index), bytes,
+                CP_KIB(64));
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, CP_SMALL_BLOCKS + 3);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_small_parts_take_no_memory_from_others)
+{
+    struct ends e;
+    struct cp_ref ref, large;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(MIB, 7);
+    open_ends(&e, MIB);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, MIB, &large), 0);
+    CHECK_EQ(cp_heap_put_small(e.heap, bytes, 4096, &ref), CP_ENOMEM);
+    cp_heap_drop(e.heap, large.slot);
+    CHECK_EQ(cp_heap_put_small(e.heap, bytes, 4096, &ref), CP_ENOMEM);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.filled, MIB);
+    CHECK_EQ(counts.n_used, 0);
+    CHECK_EQ(cp_heap_put(e.heap, bytes, 4096, &ref), 0);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.filled, 4096);
+    free(bytes);
+    close_ends(&e);
+}
+
+TEST(share_small_parts_of_a_body_are_few)
+{
+    struct ends e;
+    struct cp_heap_counts counts;
+    uint8_t *bytes = pattern(CP_KIB(64), 8);
+    open_ends(&e, 1024 * MIB);
+    struct cp_parts parts = {.heap = e.heap};
+    for (int64_t i = 0; i < CP_SMALL_PARTS; i++) {
+        CHECK_EQ(cp_parts_add_small(&parts, bytes, CP_SMALL_MIN), i);
+    }
+    CHECK_EQ(cp_parts_add_small(&parts, bytes, CP_SMALL_MIN), CP_ENOMEM);
+    CHECK_EQ(cp_parts_add(&parts, bytes, CP_SMALL_MIN), CP_SMALL_PARTS);
+    cp_parts_cut(&parts, 0);
+    parts.is_private = true;
+    CHECK_EQ(cp_parts_add_small(&parts, bytes, CP_SMALL_MIN), CP_ENOMEM);
+    CHECK_EQ(cp_parts_add(&parts, bytes, CP_SMALL_MIN), 0);
+    cp_parts_fini(&parts);
+    cp_heap_count(e.heap, &counts);
+    CHECK_EQ(counts.n_used, 0);
+    free(bytes);
+    close_ends(&e);
+}
+
 TEST(share_too_large_is_refused)
 {
     struct ends e;

@@ -192,6 +192,78 @@ def test_what_cannot_be_one_block(pool: Any) -> None:
                 assert (one == other).all()
 
 
+SMALL = [4 * KIB - 1, 4 * KIB, 4 * KIB + 1, 64 * KIB, 64 * KIB + 1, 128 * KIB - 1]
+
+
+@pytest.mark.parametrize("size", SMALL)
+def test_a_small_array_is_copied_when_it_arrives(pool: Any, size: int) -> None:
+    array = make(size)
+    rows = make((3, 2 * size))
+    fortran = numpy.asfortranarray(make((2, size // 2)))
+    for value in (array, rows[1], rows[1:2].T, fortran, array[: size // 8 * 8].view("f8")):
+        for _ in range(2):
+            assert seen_of(pool.apply(identity, (value,))) == seen_of(value.copy("K"))
+    for value in (array[::-1], rows[:, :size].T):
+        assert (pool.apply(identity, (value,)) == value).all()
+    changed = pool.apply(change, (array,))
+    assert (changed == array + 1).all()
+
+
+def test_many_small_arrays_in_one_value(pool: Any) -> None:
+    """More than may be parts, each of another shape; one of them three times."""
+    one = make(5 * KIB)
+    value = [one, {"again": one}, *(make(5 * KIB + n, n) for n in range(20)), one]
+    arrived = pool.apply(identity, (value,))
+    assert arrived[0] is arrived[1]["again"]
+    assert arrived[0] is arrived[-1]
+    assert list(map(checksum, arrived[2:])) == list(map(checksum, value[2:]))
+
+
+@needs_memory
+def test_small_arrays_keep_no_block() -> None:
+    values = [make(8 * KIB, n) for n in range(1500)]
+    with Pool(2) as own:
+        for call in (own.map, own.imap):
+            arrived = list(call(identity, values, chunksize=1))
+            assert all(map(numpy.array_equal, arrived, values))
+            found = own.statistics()
+            assert found.shared_memory > 0
+            assert found.shared_memory_in_use == 0
+        assert own.apply(change, (make(MIB),)).nbytes == MIB
+
+
+def of_8kib(n: int) -> Any:
+    return numpy.full(KIB, n)
+
+
+@needs_memory
+def test_small_results_that_nobody_takes_leave_room_for_large_ones() -> None:
+    """A worker has 4,096 names of blocks, each for one size. Small results use few of them."""
+    with Pool(1) as own:
+        waiting = own.map_async(of_8kib, range(5000), chunksize=1)
+        eventually(waiting.ready)
+        used = own.statistics().shared_memory_in_use
+        assert 0 < used <= 512 * 8 * KIB
+        large = own.apply(make, (MIB,))
+        assert own.statistics().shared_memory_in_use == used + MIB
+        for n, arrived in enumerate(waiting.get()):
+            assert (arrived == of_8kib(n)).all()
+        del arrived
+        assert own.statistics().shared_memory_in_use == MIB
+        assert (large == make(MIB)).all()
+
+
+@needs_memory
+def test_small_arrays_go_through_the_pipe_where_memory_is_used_up() -> None:
+    with Pool(2, shared_memory_limit=MIB) as own:
+        kept = own.apply(make, (MIB,))
+        values = [make(8 * KIB, n) for n in range(300)]
+        arrived = own.map(identity, values, chunksize=1)
+        assert all(map(numpy.array_equal, arrived, values))
+        assert own.statistics().shared_memory_in_use == MIB
+        assert (kept == make(MIB)).all()
+
+
 def test_blocks_of_many_arrays_are_given_back() -> None:
     values = [make(1000, n) for n in range(200)]
     before = sum(memory_of())  # of pools of other tests

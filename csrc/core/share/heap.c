@@ -196,7 +196,8 @@ static void
 collect_from(struct cp_heap *heap, struct cp_borrower *b)
 {
     _Atomic uint64_t *words = b->n_lent > 0 ? given_by(heap, b) : NULL;
-    for (uint32_t w = 0; words != NULL && w < CP_SLOT_WORDS; w++) {
+    uint32_t n_words = (heap->n_slots + 63u) / 64u;
+    for (uint32_t w = 0; words != NULL && w < n_words; w++) {
         if (atomic_load_explicit(&words[w], memory_order_relaxed) == 0) {
             continue;
         }
@@ -414,10 +415,13 @@ cp_heap_rest(struct cp_heap *heap, int64_t now)
     cp_lock_release(&heap->lock);
 }
 
+/* What a block is taken for. */
+enum purpose { LARGE, SMALL };
+
 /* A block for n bytes, with one reference; its slot, or NONE. *is_warm: it is
  * backed by enough memory already. */
 static uint32_t
-take(struct cp_heap *heap, size_t n, bool *is_warm)
+take(struct cp_heap *heap, size_t n, enum purpose purpose, bool *is_warm)
 {
     unsigned c = class_of(n);
     if (c == CP_BLOCK_CLASSES) {
@@ -429,6 +433,9 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
     collect(heap);
     uint32_t found = heap->free[c];
     bool is_new = found == NONE;
+    if (is_new && purpose == SMALL && heap->n_blocks[c] >= CP_SMALL_BLOCKS) {
+        return NONE;
+    }
     if (is_new && (found = new_slot(heap, c)) == NONE) {
         return NONE;
     }
@@ -439,14 +446,17 @@ take(struct cp_heap *heap, size_t n, bool *is_warm)
     }
     heap->n_used++;
     slot->refs = 1;
-    if (!*is_warm && !fill(heap, slot, n)) {
+    if (*is_warm || fill(heap, slot, n)) {
+        return found;
+    }
+    if (purpose == LARGE) {
         shrink(heap, c, n);
-        if (!fill(heap, slot, n)) {
-            drop(heap, found);
-            return NONE;
+        if (fill(heap, slot, n)) {
+            return found;
         }
     }
-    return found;
+    drop(heap, found);
+    return NONE;
 }
 
 /* Write the pieces into a block without memory. One call of the kernel takes
@@ -483,12 +493,12 @@ write_end(const struct cp_heap *heap, const struct cp_ref *ref)
 /* is_ended: there is a zero byte behind the bytes. */
 static int
 put(struct cp_heap *heap, const void *const *pieces, size_t count, size_t each,
-    bool is_ended, struct cp_ref *ref)
+    bool is_ended, enum purpose purpose, struct cp_ref *ref)
 {
     bool is_warm = false;
     size_t n = count * each;
     cp_lock_acquire(&heap->lock);
-    uint32_t found = take(heap, n + is_ended, &is_warm);
+    uint32_t found = take(heap, n + is_ended, purpose, &is_warm);
     if (found != NONE) {
         *ref = (struct cp_ref){.len = n,
                                .index = heap->slots[found].index,
@@ -528,21 +538,28 @@ int
 cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
             struct cp_ref *ref)
 {
-    return put(heap, &bytes, 1, n, false, ref);
+    return put(heap, &bytes, 1, n, false, LARGE, ref);
+}
+
+int
+cp_heap_put_small(struct cp_heap *heap, const void *bytes, size_t n,
+                  struct cp_ref *ref)
+{
+    return put(heap, &bytes, 1, n, false, SMALL, ref);
 }
 
 int
 cp_heap_put_ended(struct cp_heap *heap, const void *bytes, size_t n,
                   struct cp_ref *ref)
 {
-    return put(heap, &bytes, 1, n, true, ref);
+    return put(heap, &bytes, 1, n, true, LARGE, ref);
 }
 
 int
 cp_heap_put_pieces(struct cp_heap *heap, const void *const *pieces,
                    size_t count, size_t each, struct cp_ref *ref)
 {
-    return put(heap, pieces, count, each, false, ref);
+    return put(heap, pieces, count, each, false, LARGE, ref);
 }
 
 /* From now on a lease of this process has the caller's reference to the block.
@@ -584,7 +601,7 @@ cp_heap_take(struct cp_heap *heap, size_t n, struct cp_lease **lease)
     bool is_warm = false;
     *lease = NULL;
     cp_lock_acquire(&heap->lock);
-    uint32_t found = take(heap, n, &is_warm);
+    uint32_t found = take(heap, n, LARGE, &is_warm);
     if (found != NONE) {
         ref.index = heap->slots[found].index;
         ref.slot = (uint16_t)found;

@@ -31,6 +31,11 @@ struct cp_borrower {
 
 struct cp_heap;
 
+/* A slot stays with blocks of its size. So small parts must not take all slots:
+ * no more than for the tasks of two workers that are sent as many as they may
+ * be. */
+#define CP_SMALL_BLOCKS (CP_BLOCK_SLOTS / 8u)
+
 /* 0 or CP_ENOMEM. */
 int cp_heap_new(struct cp_area *area, struct cp_heap **heap);
 void cp_heap_free(struct cp_heap *heap); /* NULL is fine */
@@ -49,7 +54,13 @@ void cp_heap_forget(struct cp_heap *heap, struct cp_borrower *b);
 int cp_heap_put(struct cp_heap *heap, const void *bytes, size_t n,
                 struct cp_ref *ref);
 
-/* The same, and there is a zero byte behind these bytes. [any] */
+/* The same for few bytes, of which there may be many: they never take memory from
+ * other blocks, nor more than CP_SMALL_BLOCKS slots for blocks of their size.
+ * [any] */
+int cp_heap_put_small(struct cp_heap *heap, const void *bytes, size_t n,
+                      struct cp_ref *ref);
+
+/* The same as cp_heap_put(), and there is a zero byte behind these bytes. [any] */
 int cp_heap_put_ended(struct cp_heap *heap, const void *bytes, size_t n,
                       struct cp_ref *ref);
 

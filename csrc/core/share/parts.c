@@ -74,6 +74,18 @@ add(struct cp_parts *parts, struct cp_ref *ref)
 }
 
 int64_t
+cp_parts_add_small(struct cp_parts *parts, const void *bytes, size_t n)
+{
+    /* A private mapping of its own would cost more than the copies. */
+    struct cp_ref *ref = parts->n < CP_SMALL_PARTS && !parts->is_private
+                             ? next_ref(parts)
+                             : NULL;
+    int r =
+        ref != NULL ? cp_heap_put_small(parts->heap, bytes, n, ref) : CP_ENOMEM;
+    return r == 0 ? add(parts, ref) : r;
+}
+
+int64_t
 cp_parts_add_ended(struct cp_parts *parts, const void *bytes, size_t n)
 {
     struct cp_ref *ref = next_ref(parts);

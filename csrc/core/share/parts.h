@@ -20,6 +20,11 @@
 #define CP_PART_MIN CP_KIB(128)
 /* A body has no more parts than this. */
 #define CP_PARTS_MAX 1024u
+/* A small part is copied from its block when it arrives, so that the block is
+ * free again soon. From this many bytes on that takes less time than the copies
+ * on the way through the pipes; and a body has few of them. */
+#define CP_SMALL_MIN CP_KIB(4)
+#define CP_SMALL_PARTS 8u
 
 struct cp_func;
 struct cp_pool;
@@ -54,7 +59,11 @@ struct cp_parts {
  * bytes have to go into the body itself. */
 int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
 
-/* The same, but the bytes may be copied later, by cp_sealed_write(): only for a
+/* The same for a small part, of CP_SMALL_MIN bytes or more, that the receiver
+ * copies. Only stored in the heap, and not if the body may be sent twice. */
+int64_t cp_parts_add_small(struct cp_parts *parts, const void *bytes, size_t n);
+
+/* The same as cp_parts_add(), but the bytes may be copied later, by cp_sealed_write(): only for a
  * body with a sealed file. */
 int64_t cp_parts_add_later(struct cp_parts *parts, const void *bytes, size_t n);
 

@@ -349,6 +349,15 @@ py_array_are_alike(struct py_state *state, PyObject *const *items, Py_ssize_t n)
 
 static struct cp_lease *lease_of(const struct py_numpy *numpy, PyObject *obj);
 
+/* May one array of n bytes, which is too small to become a view of its block, be
+ * a part? */
+static bool
+may_be_small_part(const struct py_writer *w, size_t n)
+{
+    return n >= CP_SMALL_MIN && n < CP_PART_MIN && w->out->parts != NULL
+           && w->out->parts->heap != NULL;
+}
+
 /* Make a part of the array's bytes, which are contiguous: its number, or
  * NO_PART. is_copy: the array is freed right after. */
 static uint32_t
@@ -360,6 +369,10 @@ put_part(struct py_writer *w, const struct py_numpy *numpy,
     int64_t number = lease != NULL
                          ? cp_parts_move(w->out->parts, lease, array->data, n)
                          : -1;
+    if (number < 0 && n < CP_PART_MIN) {
+        number = cp_parts_add_small(w->out->parts, array->data, n);
+        return number >= 0 ? (uint32_t)number : NO_PART;
+    }
     return number >= 0 ? (uint32_t)number
                        : py_writer_part(w, array->data, n,
                                         is_copy ? NULL : (PyObject *)array);
@@ -460,7 +473,8 @@ py_array_put(struct py_writer *w, PyObject *const *items, Py_ssize_t n)
     if (r != 1 || py_writer_reserve(w, 2 + DIMENSIONS * SIZE_ROOM + fill) < 0) {
         return r != 1 ? r : -1;
     }
-    bool in_parts = py_writer_may_part(w, each);
+    bool in_parts =
+        py_writer_may_part(w, each) || (n == 1 && may_be_small_part(w, each));
     uint32_t block = in_parts ? NO_PART : block_of(w, items, (size_t)n, each);
     py_writer_add_byte(w, layout_of(first)
                               | (in_parts           ? IN_PARTS
@@ -788,7 +802,8 @@ get_part(struct py_reader *in, const struct py_numpy *numpy,
             || lease->len != shape->each || shape->each == 0) {
             return CP_EPROTO;
         }
-        *obj = view_of(numpy, shape, lease);
+        *obj = shape->each < CP_PART_MIN ? array_of(numpy, shape, lease->at)
+                                         : view_of(numpy, shape, lease);
     }
     return *obj != NULL ? py_reader_keep(in, *obj) : -1;
 }
