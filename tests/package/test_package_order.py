@@ -42,6 +42,7 @@ ORDER = """
     _start.guard
     _start.logs
     _start.child
+    _start.lookups
     _start.popen
     _start.launchers
     _start.written
