@@ -399,6 +399,23 @@ def _forget_interrupt() -> None:
         _signal.signal(_signal.SIGINT, handler)
 
 
+_WORDS = 624  # the state of numpy's global generator, unless the program chose another kind
+
+
+def _seed(random: Any) -> None:
+    """Seed numpy's global generator, as the stdlib does for `random`.
+
+    All of its state is random bits: seed() computes the state, and copies twice as many pages.
+    """
+    try:
+        bits = sys.modules["numpy"].frombuffer(os.urandom(4 * _WORDS), "uint32")
+        random.set_state(("MT19937", bits, _WORDS, 0, 0.0))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        seed = getattr(random, "seed", None)
+        if seed is not None:  # None: the parent was importing the module
+            seed()
+
+
 def _skip_shutdown() -> None:
     pass
 
@@ -455,12 +472,9 @@ def main(worker: Worker, setup: Setup) -> None:
         change_environment(setup.environment)
     if setup.place != (None, None):
         setup.settle()
-    # As the stdlib does for `random`. numpy has no seed() yet if the parent was importing it.
-    random: Any = sys.modules.get("numpy.random")
+    random = sys.modules.get("numpy.random")
     if random is not None:
-        seed = getattr(random, "seed", None)
-        if seed is not None:
-            seed()
+        _seed(random)
     # Keeps pages shared with the parent: the collector leaves objects from before the fork alone.
     if _FREEZES:
         gc.freeze()

@@ -492,10 +492,15 @@ gate = Gate(sys.argv[1])
 
 def number():
     gate.hold()
-    return numpy.random.random_sample()
+    return numpy.random.standard_normal()
 
+if sys.argv[2] == "another" and hasattr(numpy.random, "set_bit_generator"):
+    numpy.random.set_bit_generator(numpy.random.PCG64(5))
 numpy.random.seed(5)
-print(numpy.random.RandomState(5).random_sample())
+numpy.random.standard_normal()
+state = numpy.random.get_state(legacy=False)
+print(numpy.random.standard_normal())  # of two that it drew
+numpy.random.set_state(state)
 with Pool(3) as pool:
     results = [pool.apply_async(number) for _ in range(3)]
     gate.arrived(3)
@@ -506,9 +511,10 @@ with Pool(3) as pool:
 
 
 @pytest.mark.better
-def test_random_numbers_of_numpy_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generator", ["usual", "another"])
+def test_random_numbers_of_numpy_differ(tmp_path: Path, generator: str) -> None:
     """In the stdlib all workers draw the same numbers."""
-    lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path))
+    lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path), generator)
     assert len(lines) == len(set(lines)) == 4
 
 
