@@ -519,6 +519,28 @@ def stdin() -> tuple[str, int, str]:
     return sys.stdin.read(), sys.stdin.fileno(), os.readlink("/proc/self/fd/0")
 
 
+def describe_stdin(_: Any = None) -> tuple[str, bool, str]:
+    """Its file, whether programs inherit that, and its encoding."""
+    fd = sys.stdin.fileno()
+    path = os.readlink(f"/proc/self/fd/{fd}")
+    return path, os.get_inheritable(fd), sys.stdin.encoding
+
+
+def _send_stdin(pipe: Any) -> None:
+    pipe.send((sys.stdin.read(), os.readlink(f"/proc/self/fd/{sys.stdin.fileno()}")))
+
+
+def stdin_of_process() -> tuple[bool, Any]:
+    """Is the worker's stdin closed after it has forked a process, and the stdin of that?"""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=_send_stdin, args=(theirs,))
+    process.start()
+    theirs.close()
+    found = ours.recv()
+    process.join()
+    return sys.stdin.closed, found
+
+
 def count_descriptors(_: Any = None) -> int:
     return len(os.listdir("/proc/self/fd"))
 

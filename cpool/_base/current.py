@@ -51,6 +51,7 @@ _of_thread = threading.local()
 def set_process(worker: CurrentWorker) -> None:
     """This process is a worker."""
     global _of_process
+    worker.pid = os.getpid()
     _of_process = worker
 
 

@@ -50,6 +50,9 @@ __all__ = ["PoolError", "TimeoutError", "is_replaced", "pickle_of_name", "replac
 loads: Callable[[bytes], Any] = pickle.loads
 core: Any = None
 
+# Set by _start.popen; the extension calls it in each child that other code forks.
+forget_workers: Callable[[], object] = bool
+
 _PICKLE = b"\x80"  # how pickles start; values in our encoding start with another byte
 
 if TYPE_CHECKING:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 
 _threads = threading.local()
-_kept: Collection[str] = ()  # in a forked worker: modules that stay partly initialized
+kept: Collection[str] = ()  # in a forked worker: modules that stay partly initialized
+
+# importlib's locks of the modules that are being imported, by name.
+module_locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
 
 
 def run(target: Callable[..., T], *args: Any) -> T:
@@ -51,9 +54,8 @@ def _locked() -> dict[str, int | None]:
 
     The identifier is None while a thread takes or releases the lock of that module.
     """
-    locks: dict[str, Any] = getattr(_bootstrap, "_module_locks", {})
     # Copied, as other threads change the dict; the values are weak references.
-    found = {name: lock() for name, lock in locks.copy().items()}
+    found = {name: lock() for name, lock in module_locks.copy().items()}
     return {name: lock.owner for name, lock in found.items() if lock is not None}
 
 
@@ -93,27 +95,25 @@ def await_others(
     return []
 
 
-def forget_others(kept: Collection[str]) -> None:
+def forget_others(those: Collection[str]) -> None:
     """In a forked worker: drop the modules that other threads of the parent were importing.
 
-    Tasks that need them import them again. Modules in `kept` stay as they are.
+    Tasks that need them import them again. Modules in `those` stay as they are.
     """
-    global _kept
-    _kept = kept
-    if not getattr(_bootstrap, "_module_locks", None):
-        return  # nobody imports: the usual case, which each worker runs through
+    global kept
+    kept = those
     partial = _imported_elsewhere(kept)
     me = threading.get_ident()
     for name, owner in _locked().items():
         if owner != me:
-            del _bootstrap._module_locks[name]  # type: ignore[attr-defined]
+            del module_locks[name]
     for name in partial:
         del sys.modules[name]
 
 
 def run_in_worker(serve: Callable[[], T]) -> T:
     """Call `serve()` in a worker process, where kept modules may be partly initialized."""
-    return run(serve) if any(map(_is_partial, _kept)) else serve()
+    return run(serve) if any(map(_is_partial, kept)) else serve()
 
 
 def loads(data: bytes) -> Any:

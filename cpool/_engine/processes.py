@@ -1547,8 +1547,12 @@ class Pool(_StdlibPool):
         self,
         made: list[tuple[BaseProcess, _core.Worker]],
         start: Callable[[BaseProcess], None],
+        fork: child.Fork | None,
     ) -> None:
-        """Start a batch. After an error those that were forked are workers of the pool too."""
+        """Start a batch. After an error those that were forked are workers of the pool too.
+
+        `fork`: None for workers that are not forked.
+        """
         processes = [process for process, _ in made]
         workers = [worker for _, worker in made]
         count = len(made)
@@ -1557,8 +1561,8 @@ class Pool(_StdlibPool):
             if is_new:  # as multiprocessing does; later starts wait for no reader
                 util._flush_std_streams()  # type: ignore[attr-defined]
             forked, error = count, None
-            if self._forks:
-                forked, error = popen.fork_ahead(processes, workers, self._around, is_new)
+            if fork is not None:
+                forked, error = popen.fork_ahead(processes, workers, fork, is_new)
             for process in processes[:forked] if error is not None else processes:
                 self._start_worker(process, start)
         except BaseException:
@@ -1615,12 +1619,19 @@ class Pool(_StdlibPool):
             leaving = sum(map(_is_leaving, self._workers))
             missing = wanted - len(self._workers) + leaving
             indexes = self._free_indexes()
-            with popen.started_together() as start:
+            if missing <= 0:
+                return
+            forks = popen.forks(self._around) if self._forks else contextlib.nullcontext()
+            with popen.started_together() as start, forks as fork:
+                prepares = self._forks and missing >= _BATCH
                 while missing > 0:
                     batch = [self._make_worker(next(indexes)) for _ in range(min(missing, _BATCH))]
                     missing -= len(batch)
+                    if prepares:
+                        prepares = False
+                        popen.prepare_forks()
                     try:
-                        self._start_workers(batch, start)
+                        self._start_workers(batch, start, fork)
                     finally:
                         batch.clear()  # closes pipes now; a traceback would keep them open
 

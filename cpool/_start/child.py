@@ -97,45 +97,97 @@ def _replace_streams(unflushed: tuple[Any, ...]) -> None:
                 handler.stream = new  # not setStream(), which flushes
 
 
-def run_forked(
-    process: BaseProcess,
-    worker: Worker,
-    around: Surroundings,
-    unflushed: tuple[Any, ...] | None,
-) -> NoReturn:
+_CLOSE_STDIN: Any = util._close_stdin  # type: ignore[attr-defined]
+_no_input: Any = None  # what sys.stdin is going to be
+
+
+def opens_stdin_as_usual() -> bool:
+    """Will a forked child open its sys.stdin as multiprocessing does, and not as a program does
+    that has replaced the function?"""
+    return (
+        util._close_stdin is _CLOSE_STDIN  # type: ignore[attr-defined]
+        and getattr(_CLOSE_STDIN, "__globals__", None) is vars(util)
+    )
+
+
+def _close_stdin() -> None:
+    """What multiprocessing's function does, with a stream that the parent has made.
+
+    Opening one takes a tenth of the time that a forked worker needs in all, since it copies a
+    hundred pages.
+    """
+    util._close_stdin = _CLOSE_STDIN  # type: ignore[attr-defined]
+    if sys.stdin is None:
+        return
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdin.close()
+    sys.stdin = _no_input
+
+
+class Fork:
+    """What the parent tells the workers that it forks together.
+
+    `stderr`: the descriptor for the stack of a worker that crashes, or -1. `unflushed`: the
+    standard streams that the parent has not flushed. None: it has waited for them. `no_input`:
+    their sys.stdin. None: multiprocessing opens it. `intent`: where the fork is announced to the
+    resource tracker. None: nowhere.
+    """
+
+    __slots__ = ("around", "intent", "no_input", "stderr", "unflushed")
+
+    def __init__(self, around: Surroundings, intent: Any, no_input: TextIOWrapper | None) -> None:
+        self.around = around
+        self.intent = intent
+        self.no_input = no_input
+        self.unflushed: tuple[Any, ...] | None = None
+        self.stderr = -1
+        try:
+            fd = sys.stderr.fileno()
+        except Exception:  # it is closed, or has no descriptor, or is an object of the program
+            return
+        if isinstance(fd, int):
+            self.stderr = fd
+
+
+def run_forked(process: BaseProcess, worker: Worker, fork: Fork) -> NoReturn:
     """The child's side of a start by fork. All signals are blocked when the child begins.
 
-    `unflushed`: the standard streams that the parent has not flushed. None: it has waited for them.
+    Each function that the child calls is on pages that it copies, so this is one function.
+    Whatever is raised, the child must not go on running the parent's program.
     """
+    global _no_input
     code = 1
     try:
         worker.reset_signals()
-        if unflushed is not None:
-            _replace_streams(unflushed)
+        if fork.intent is not None:
+            fork.intent.preserve_fd = False
+        if fork.no_input is not None:
+            _no_input = fork.no_input
+            util._close_stdin = _close_stdin  # type: ignore[attr-defined]
+        if fork.unflushed is not None:
+            _replace_streams(fork.unflushed)
+        try:
+            if fork.stderr >= 0 and faulthandler is not None and not faulthandler.is_enabled():
+                faulthandler.enable(fork.stderr)
+        except Exception:  # no memory
+            pass
         if _RUNS_ATEXIT:
             atexit._clear()
             atexit.register(util._exit_function)  # type: ignore[attr-defined]
         try:
-            code = around.run(
+            code = fork.around.run(
                 process._bootstrap,  # type: ignore[attr-defined]
                 worker.parent_sentinel,
             )
         finally:
             if _RUNS_ATEXIT:
-                around.run_again(atexit._run_exitfuncs)
+                fork.around.run_again(atexit._run_exitfuncs)
     finally:
-        _exit(code)
-
-
-def _exit(code: int) -> NoReturn:
-    """End a forked process: whatever is raised, it must not go on running the parent's program.
-
-    Some programs replace os._exit: coverage relies on the call, others raise an exception in it.
-    """
-    try:
-        os._exit(code)
-    finally:
-        posix._exit(code)
+        # Some programs replace os._exit: coverage relies on the call, others raise an exception.
+        try:
+            os._exit(code)
+        finally:
+            posix._exit(code)
 
 
 _attached: Worker | None = None  # of a launched process, until take() is called
@@ -278,6 +330,17 @@ class Setup:
         self.begin = begin
         self.finalizer = finalizer
         self.finalargs = finalargs
+        self.current = CurrentWorker(index, _core._tasks_done)
+
+    @property
+    def runs_nothing(self) -> bool:
+        """Does the worker run tasks, and nothing before or after them?"""
+        return (
+            self.begin[0] is None
+            and self.finalizer is None
+            and self.forwarding is None
+            and not self.preload
+        )
 
     def settle(self) -> None:
         settle(*self.place)
@@ -327,6 +390,23 @@ def _forget_interrupt() -> None:
     if handler is not None:  # None: Python did not install it, so leave it
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
         _signal.signal(_signal.SIGINT, handler)
+
+
+_WORDS = 624  # the state of numpy's global generator, unless the program chose another kind
+
+
+def _seed(random: Any) -> None:
+    """Seed numpy's global generator, as the stdlib does for `random`.
+
+    All of its state is random bits: seed() computes the state, and copies twice as many pages.
+    """
+    try:
+        bits = sys.modules["numpy"].frombuffer(os.urandom(4 * _WORDS), "uint32")
+        random.set_state(("MT19937", bits, _WORDS, 0, 0.0))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        seed = getattr(random, "seed", None)
+        if seed is not None:  # None: the parent was importing the module
+            seed()
 
 
 def _skip_shutdown() -> None:
@@ -391,31 +471,33 @@ def main(worker: Worker, setup: Setup) -> None:
         _end_launch(worker)
         # Where a process ends without exit handlers, modules are not deleted either.
         atexit.register(_let_go, setup)
+        try:
+            if faulthandler is not None and not faulthandler.is_enabled():
+                faulthandler.enable()
+        except Exception:  # no stderr to write to
+            pass
     if setup.environment is not None:
         change_environment(setup.environment)
-    try:
-        if faulthandler is not None and not faulthandler.is_enabled():
-            faulthandler.enable()
-    except Exception:  # no stderr to write to
-        pass
     if setup.place != (None, None):
         setup.settle()
-    # As the stdlib does for `random`. numpy has no seed() yet if the parent was importing it.
-    seed = getattr(sys.modules.get("numpy.random"), "seed", None)
-    if seed is not None:
-        seed()
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        _seed(random)
     # Keeps pages shared with the parent: the collector leaves objects from before the fork alone.
     if _FREEZES:
         gc.freeze()
 
     _tell_stack(_core._watch_stack)
 
-    set_process(CurrentWorker(setup.index, _core._tasks_done))
+    set_process(setup.current)
 
     if worker.is_interrupted:
         _forget_interrupt()
     try:
-        tasks = worker.interruptible(_work, worker, setup)
+        if setup.runs_nothing and not importing.kept:
+            tasks = worker.interruptible(worker.serve)
+        else:
+            tasks = worker.interruptible(_work, worker, setup)
     except Exception:
         # The task ended the worker, and the parent learns from the exit what was lost. Threads that
         # a task left behind must not delay the exit.

@@ -15,12 +15,13 @@ from multiprocessing.process import BaseProcess
 from time import monotonic, sleep
 
 from .. import _core
+from .._base import failures
 from .._base.stdlib import TYPE_CHECKING
 from . import child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, NoReturn
+    from typing import Any
 
     from .._core import Worker
     from .surroundings import Surroundings
@@ -47,6 +48,25 @@ def _keeping_the_tracker(intent: Any) -> AbstractContextManager[None]:
     multiprocessing announces the fork.
     """
     return nullcontext() if intent is None else _announced(intent)
+
+
+@contextmanager
+def forks(around: Surroundings) -> Iterator[child.Fork]:
+    """Within, workers can be forked with the value that this yields.
+
+    Their sys.stdin is a stream without input, as multiprocessing opens it in each. The children
+    have copies of its descriptor; this process closes its own.
+    """
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY) if child.opens_stdin_as_usual() else -1
+    except OSError:  # multiprocessing will try it
+        fd = -1
+    try:
+        no_input = open(fd, encoding="utf-8", closefd=False) if fd >= 0 else None  # noqa: SIM115
+        yield child.Fork(around, _fork_intent(), no_input)
+    finally:
+        if fd >= 0:
+            os.close(fd)
 
 
 def flush() -> tuple[Any, ...]:
@@ -145,11 +165,12 @@ class ForkPopen(Popen):
 
     def _launch(self, process: BaseProcess) -> None:
         if self._worker.pid == 0:
-            unflushed = flush()
-            with _keeping_the_tracker(_fork_intent()), hooks_stay(_IMPORT_S):
-                pid = self._worker.fork()
-            if pid == 0:
-                child.run_forked(process, self._worker, self._around, unflushed)
+            with forks(self._around) as fork:
+                fork.unflushed = flush()
+                with _keeping_the_tracker(fork.intent), hooks_stay(_IMPORT_S):
+                    pid = self._worker.fork()
+                if pid == 0:
+                    child.run_forked(process, self._worker, fork)
         self.pid = self._worker.pid
         self.finalizer = util.Finalize(self, self._worker.close)
 
@@ -174,8 +195,15 @@ def _starts_as_usual(process: BaseProcess) -> bool:
     )
 
 
+def prepare_forks() -> None:
+    """Before many forks: do once what each child would do, and copy pages for."""
+    from . import lookups  # lazily: only large pools need it
+
+    _core._prepare_forks(lookups.table())
+
+
 def fork_ahead(
-    processes: list[BaseProcess], workers: list[Worker], around: Surroundings, waits: bool
+    processes: list[BaseProcess], workers: list[Worker], fork: child.Fork, waits: bool
 ) -> tuple[int, BaseException | None]:
     """Fork workers one right after the other, before their Process objects are started.
 
@@ -190,11 +218,9 @@ def fork_ahead(
     """
     if not all(map(_starts_as_usual, processes)):
         return 0, None
-    unflushed: tuple[Any, ...] | None = None
 
     def flush_ready() -> None:
-        nonlocal unflushed
-        unflushed = flush()
+        fork.unflushed = flush()
 
     flush_between = util._flush_std_streams if waits else flush_ready  # type: ignore[attr-defined]
     if not waits:
@@ -210,16 +236,9 @@ def fork_ahead(
         flush_between()
 
     is_main = threading.get_ident() == threading.main_thread().ident
-    intent = _fork_intent()
-
-    def run(process: BaseProcess, worker: Worker, around: Surroundings) -> NoReturn:
-        if intent is not None:  # `_announced()` does not end here by itself
-            intent.preserve_fd = False
-        child.run_forked(process, worker, around, unflushed)
-
-    with _keeping_the_tracker(intent), hooks_stay(_IMPORT_S):
-        between = flush_between if is_main else give_way
-        return _core._fork_all(tuple(workers), tuple(processes), run, around, between)
+    between = flush_between if is_main else give_way
+    with _keeping_the_tracker(fork.intent), hooks_stay(_IMPORT_S):
+        return _core._fork_all(tuple(workers), tuple(processes), child.run_forked, fork, between)
 
 
 class _LazySentinel:
@@ -252,17 +271,17 @@ class _LazySentinel:
 BaseProcess._sentinel = _LazySentinel()  # type: ignore[attr-defined]
 
 
-def after_fork_in_child() -> None:
-    """In a forked child, which has copies of the parent's pools: forget the parent's workers."""
-    if not _core._after_fork_in_child():
-        return
+def _forget_workers() -> None:
+    """In a child that other code forked, which has copies of this process's pools: forget their
+    workers."""
     _hooks._at_fork_reinit()  # type: ignore[attr-defined]
     # Otherwise multiprocessing would terminate and join them when this process exits.
     children = _process._children  # type: ignore[attr-defined]
     children.difference_update([c for c in children if isinstance(c._popen, Popen)])
 
 
-os.register_at_fork(after_in_child=after_fork_in_child)
+failures.forget_workers = _forget_workers
+os.register_at_fork(after_in_child=_core._after_fork_in_child)
 
 
 @contextmanager

@@ -89,7 +89,9 @@ class Surroundings:
 
     def run(self, func: Callable[..., T], *args: Any) -> T:
         """In a forked worker: restore the snapshot and call func."""
-        importing.forget_others(self.kept)
+        # Not called if nobody imports: this is in each worker, which copies what it touches.
+        if importing.module_locks or self.kept or importing.kept:
+            importing.forget_others(self.kept)
         if self._numpy_errors is not None:
             sys.modules["numpy"].seterrobj(self._numpy_errors)
         return self._context.run(func, *args)

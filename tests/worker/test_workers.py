@@ -27,6 +27,7 @@ from gates import Diary, Gate, all_gone, eventually
 
 from cpool import _core
 from cpool._engine import end
+from cpool._start import lookups
 
 FORK = multiprocessing.get_context("fork")
 FREEZES = pytest.mark.skipif(
@@ -415,6 +416,19 @@ def test_an_interrupt_right_after_the_forks(
     assert pool.map(abs, range(-9, 0), 1) == list(range(9, 0, -1))
 
 
+@pytest.mark.better
+def test_what_is_prepared_for_forks() -> None:
+    table = lookups.table()
+    pairs = {(kind, name) for kind, names in table for name in names}
+    assert (threading.Event, "_cond") in pairs
+    assert (multiprocessing.context.ForkProcess, "_bootstrap") in pairs
+    assert all(name is sys.intern(name) for _, names in table for name in names)
+    _core._prepare_forks(table)
+    for wrong in ((1,),), ((int, ["real"]),), (("int", ("real",)),):
+        with pytest.raises(TypeError):
+            _core._prepare_forks(wrong)  # type: ignore[arg-type]
+
+
 def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:
     random.seed(5)
     expected = random.Random(5).random()
@@ -478,10 +492,15 @@ gate = Gate(sys.argv[1])
 
 def number():
     gate.hold()
-    return numpy.random.random_sample()
+    return numpy.random.standard_normal()
 
+if sys.argv[2] == "another" and hasattr(numpy.random, "set_bit_generator"):
+    numpy.random.set_bit_generator(numpy.random.PCG64(5))
 numpy.random.seed(5)
-print(numpy.random.RandomState(5).random_sample())
+numpy.random.standard_normal()
+state = numpy.random.get_state(legacy=False)
+print(numpy.random.standard_normal())  # of two that it drew
+numpy.random.set_state(state)
 with Pool(3) as pool:
     results = [pool.apply_async(number) for _ in range(3)]
     gate.arrived(3)
@@ -492,9 +511,10 @@ with Pool(3) as pool:
 
 
 @pytest.mark.better
-def test_random_numbers_of_numpy_differ(tmp_path: Path) -> None:
+@pytest.mark.parametrize("generator", ["usual", "another"])
+def test_random_numbers_of_numpy_differ(tmp_path: Path, generator: str) -> None:
     """In the stdlib all workers draw the same numbers."""
-    lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path))
+    lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path), generator)
     assert len(lines) == len(set(lines)) == 4
 
 
@@ -623,6 +643,51 @@ def test_stdin_is_empty_and_descriptor_zero_stays(make_pool: Any) -> None:
     assert text == ""
     assert fd > 2
     assert first == os.readlink("/proc/self/fd/0")
+
+
+def null_descriptors() -> set[str]:
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        path = f"/proc/self/fd/{fd}"
+        if os.path.lexists(path) and os.readlink(path) == os.devnull:
+            found.add(fd)
+    return found
+
+
+def test_each_worker_has_a_stdin_of_its_own(make_pool: Any) -> None:
+    """Also of those that are forked together; none stays open in the parent."""
+    before = null_descriptors()
+    pool = make_pool(10)
+    for found in pool.map(tasks.describe_stdin, range(50), 1):
+        assert found == (os.devnull, False, "utf-8")
+    assert null_descriptors() == before
+
+
+def test_a_process_of_a_task_opens_its_own_stdin(make_pool: Any) -> None:
+    mine, own = make_pool(1, daemon=False).apply(tasks.stdin_of_process)
+    assert own == ("", os.devnull)
+    assert not mine
+
+
+def test_a_program_that_lets_workers_have_its_stdin(tmp_path: Path) -> None:
+    """To run a debugger there, some replace the function that takes it from child processes."""
+    assert scripts.output(tmp_path, KEEPS_STDIN) == ["[True, True, True]"]
+
+
+KEEPS_STDIN = """
+from engine import Pool
+from multiprocessing import util
+import sys
+
+util._close_stdin = lambda: None
+mine = sys.stdin
+
+def is_mine(_):
+    return sys.stdin is mine and not sys.stdin.closed
+
+with Pool(10) as pool:
+    print(pool.map(is_mine, range(3)))
+"""
 
 
 def test_descriptors_are_inherited(make_pool: Any) -> None:

@@ -29,21 +29,22 @@
 #include "core/link/serve.h"
 #include "core/os/fd.h"
 
-/* _after_fork_in_child(): did other code fork, so that the pools in this
- * process are copies of the parent's? */
+/* _after_fork_in_child(): a hook of each fork. If other code forked, the pools
+ * in this process are copies of the parent's. A forked worker copies the pages
+ * of each function that it calls, so this one is in C. */
 static PyObject *
 module_after_fork(PyObject *module, PyObject *Py_UNUSED(ignored))
 {
     struct py_state *state = py_state_of_module(module);
     py_arena_in_child();
     if (state->forked < 0) {
-        Py_RETURN_FALSE;
+        Py_RETURN_NONE;
     }
     /* Close the copies of the pools' descriptors: otherwise workers would not
      * see end-of-file when the owner of the pool exits. */
     state->forked = 1;
     cp_fd_in_child(NULL, 0);
-    Py_RETURN_TRUE;
+    return PyObject_CallMethod(state->failures, "forget_workers", NULL);
 }
 
 /* _copy_context(): contextvars.copy_context(), without importing a module. */
@@ -153,6 +154,7 @@ static PyMethodDef module_methods[] = {
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_fork_all", py_worker_fork_all, METH_VARARGS, NULL},
+    {"_prepare_forks", py_worker_prepare_forks, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_copy_context", module_copy_context, METH_NOARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},
