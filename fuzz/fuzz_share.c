@@ -75,12 +75,12 @@ static void
 open_worker(struct world *m, struct worker *w)
 {
     *w = (struct worker){.id = ++m->next_id};
-    FUZZ_CHECK(cp_area_open(m->region, w->id, true, &w->area) == 0);
+    FUZZ_CHECK(cp_area_open(m->region, w->id, &w->area) == 0);
     cp_heap_meet(m->heap, &w->borrower, w->area);
     int fd = dup(cp_region_fd(m->region));
     FUZZ_CHECK(cp_region_attach(fd, &w->region) == 0);
-    FUZZ_CHECK(cp_area_open(w->region, 0, false, &w->first) == 0);
-    FUZZ_CHECK(cp_area_open(w->region, w->id, false, &w->own) == 0);
+    FUZZ_CHECK(cp_area_open(w->region, 0, &w->first) == 0);
+    FUZZ_CHECK(cp_area_open(w->region, w->id, &w->own) == 0);
     FUZZ_CHECK(cp_heap_new(w->own, &w->heap) == 0);
     cp_heap_meet(w->heap, &w->parent, w->own);
 }
@@ -435,7 +435,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return 0;
     }
     FUZZ_CHECK(cp_region_open(LIMIT, &m.region) == 0);
-    FUZZ_CHECK(cp_area_open(m.region, 0, false, &m.first) == 0);
+    FUZZ_CHECK(cp_area_open(m.region, 0, &m.first) == 0);
     FUZZ_CHECK(cp_heap_new(m.first, &m.heap) == 0);
     for (unsigned i = 0; i < WORKERS; i++) {
         open_worker(&m, &m.workers[i]);

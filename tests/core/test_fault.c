@@ -299,8 +299,8 @@ TEST(fault_loan_without_memory_gives_its_blocks_back)
     struct cp_heap *heap;
     struct cp_borrower worker = {0};
     CHECK_EQ(cp_region_open(UINT64_C(64) << 20, &region), 0);
-    CHECK_EQ(cp_area_open(region, 0, false, &area), 0);
-    CHECK_EQ(cp_area_open(region, 1, true, &own), 0);
+    CHECK_EQ(cp_area_open(region, 0, &area), 0);
+    CHECK_EQ(cp_area_open(region, 1, &own), 0);
     CHECK_EQ(cp_heap_new(area, &heap), 0);
     cp_heap_meet(heap, &worker, own);
     int r = CP_ENOMEM, failures = 0;
@@ -371,7 +371,7 @@ TEST(fault_block_without_a_lease_is_not_taken_for_a_warm_one)
         struct cp_area *area;
         struct cp_lease *lease;
         CHECK_EQ(cp_region_open(UINT64_C(64) << 20, &region), 0);
-        CHECK_EQ(cp_area_open(region, 0, false, &area), 0);
+        CHECK_EQ(cp_area_open(region, 0, &area), 0);
         CHECK_EQ(cp_heap_new(area, &heap_to_take), 0);
         taken = NULL;
         on_free = take_another;

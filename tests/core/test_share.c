@@ -31,8 +31,8 @@ static void
 open_ends(struct ends *e, uint64_t limit)
 {
     CHECK_EQ(cp_region_open(limit, &e->region), 0);
-    CHECK_EQ(cp_area_open(e->region, 0, false, &e->first), 0);
-    CHECK_EQ(cp_area_open(e->region, 1, true, &e->own), 0);
+    CHECK_EQ(cp_area_open(e->region, 0, &e->first), 0);
+    CHECK_EQ(cp_area_open(e->region, 1, &e->own), 0);
     CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
     CHECK_EQ(cp_heap_new(e->own, &e->back), 0);
     cp_heap_meet(e->heap, &e->worker, e->own);
@@ -288,7 +288,7 @@ TEST(share_usage_of_what_several_have)
     struct cp_borrower second;
     struct cp_lease *leases[2];
     open_ends(&e, 1024 * MIB);
-    CHECK_EQ(cp_area_open(e.region, 2, true, &other), 0);
+    CHECK_EQ(cp_area_open(e.region, 2, &other), 0);
     cp_heap_meet(e.heap, &second, other);
     struct cp_ref ref;
     uint8_t *bytes = pattern(MIB, 1);
@@ -574,6 +574,34 @@ TEST(share_leases_outlive_the_region)
     cp_region_unref(region);
 }
 
+TEST(share_an_area_that_nobody_uses_takes_nothing)
+{
+    struct ends e;
+    open_ends(&e, 1024 * MIB);
+    CHECK_EQ(memory_of(e.region), 4096); /* the page that has the limit */
+    cp_heap_forget(e.heap, &e.worker);
+    cp_area_retire(e.own);
+    CHECK_EQ(memory_of(e.region), 4096);
+    CHECK(e.own->control == NULL); /* it was not even mapped */
+    CHECK(e.first->control == NULL);
+    cp_heap_meet(e.heap, &e.worker, e.own);
+    close_ends(&e);
+}
+
+TEST(share_an_area_that_only_the_worker_has_mapped_is_freed)
+{
+    struct ends e;
+    open_ends(&e, 1024 * MIB);
+    (void)lend(e.back, &e.parent, 8 * MIB, 1);
+    struct cp_area *here; /* as the parent sees it */
+    CHECK_EQ(cp_area_open(e.region, 1, &here), 0);
+    CHECK(memory_of(e.region) >= 8 * MIB);
+    cp_area_retire(here);
+    CHECK(memory_of(e.region) < MIB);
+    cp_area_unref(here);
+    close_ends(&e);
+}
+
 TEST(share_leases_outlive_the_worker)
 {
     struct ends e;
@@ -713,7 +741,7 @@ TEST(share_forks_cost_a_part_of_the_limit)
         struct cp_heap *heap;
         struct cp_borrower parent;
         struct cp_lease *leases[2];
-        CHECK_EQ(cp_area_open(e.region, id, true, &area), 0);
+        CHECK_EQ(cp_area_open(e.region, id, &area), 0);
         CHECK_EQ(cp_heap_new(area, &heap), 0);
         cp_heap_meet(heap, &parent, area);
         for (unsigned i = 0; i < 2; i++) {
@@ -752,8 +780,8 @@ TEST(share_two_processes)
         struct cp_area *first, *own;
         struct cp_ref ref;
         CHECK_EQ(cp_region_attach(cp_region_fd(e.region), &region), 0);
-        CHECK_EQ(cp_area_open(region, 0, false, &first), 0);
-        CHECK_EQ(cp_area_open(region, 1, false, &own), 0);
+        CHECK_EQ(cp_area_open(region, 0, &first), 0);
+        CHECK_EQ(cp_area_open(region, 1, &own), 0);
         for (uint64_t i = 0; i < 50; i++) {
             struct cp_lease *lease;
             CHECK_EQ(read(to_child[0], &ref, sizeof(ref)), sizeof(ref));
@@ -933,8 +961,8 @@ TEST(share_a_fork_while_a_block_is_sent)
     open_ends(&e, 64 * MIB);
     w = e; /* as the worker sees the file: with mappings of its own */
     CHECK_EQ(cp_region_attach(dup(cp_region_fd(e.region)), &w.region), 0);
-    CHECK_EQ(cp_area_open(w.region, 0, false, &w.first), 0);
-    CHECK_EQ(cp_area_open(w.region, 1, false, &w.own), 0);
+    CHECK_EQ(cp_area_open(w.region, 0, &w.first), 0);
+    CHECK_EQ(cp_area_open(w.region, 1, &w.own), 0);
     CHECK_EQ(cp_heap_new(w.own, &w.back), 0);
     cp_heap_meet(w.back, &w.parent, w.own);
     for (int is_own = 0; is_own < 2; is_own++) {
@@ -1341,7 +1369,7 @@ static void
 open_both(struct ends *e, struct lone *lone)
 {
     CHECK_EQ(cp_region_open(64 * MIB, &e->region), 0);
-    CHECK_EQ(cp_area_open(e->region, 0, false, &e->first), 0);
+    CHECK_EQ(cp_area_open(e->region, 0, &e->first), 0);
     CHECK_EQ(cp_heap_new(e->first, &e->heap), 0);
     lone_open(lone, UINT64_MAX, 5);
     cp_serve_fini(&lone->s);

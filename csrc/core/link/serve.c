@@ -44,8 +44,8 @@ open_share(struct cp_serve *s, const struct cp_worker *w)
     if (w->share < 0 || cp_region_attach(w->share, &region) != 0) {
         return;
     }
-    int r = cp_area_open(region, 0, false, &s->parents_area);
-    r = r == 0 ? cp_area_open(region, w->area_id, false, &s->area) : r;
+    int r = cp_area_open(region, 0, &s->parents_area);
+    r = r == 0 ? cp_area_open(region, w->area_id, &s->area) : r;
     r = r == 0 ? cp_heap_new(s->area, &s->heap) : r;
     if (r == 0) {
         cp_heap_meet(s->heap, &s->parent, s->area);

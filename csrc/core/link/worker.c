@@ -85,12 +85,7 @@ int
 cp_worker_share(struct cp_worker *w, struct cp_area *parents,
                 struct cp_heap *heap, uint32_t area_id)
 {
-    int r = cp_area_open(parents->region, area_id, true, &w->area);
-    if (r == 0 && cp_area_control(w->area) == NULL) {
-        cp_area_unref(w->area);
-        w->area = NULL;
-        r = CP_ENOMEM;
-    }
+    int r = cp_area_open(parents->region, area_id, &w->area);
     if (r == 0) {
         cp_area_ref(parents);
         w->parents_area = parents;

@@ -108,7 +108,7 @@ int
 cp_pool_open_memory(struct cp_pool *pool, uint64_t limit)
 {
     int r = cp_region_open(limit, &pool->region);
-    r = r == 0 ? cp_area_open(pool->region, 0, false, &pool->area) : r;
+    r = r == 0 ? cp_area_open(pool->region, 0, &pool->area) : r;
     r = r == 0 ? cp_heap_new(pool->area, &pool->heap) : r;
     if (r != 0) {
         cp_pool_free_memory(pool);

@@ -49,7 +49,7 @@ cp_heap_new(struct cp_area *area, struct cp_heap **out)
         cp_area_ref(area);
         heap->first = area;
     } else {
-        r = cp_area_open(area->region, 0, false, &heap->first);
+        r = cp_area_open(area->region, 0, &heap->first);
     }
     if (r != 0) {
         cp_lock_fini(&heap->lock);

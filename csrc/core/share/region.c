@@ -278,24 +278,49 @@ make(int fd, struct cp_region **out)
     return 0;
 }
 
-/* Map the control page that all processes use; the page is already
- * allocated. */
+/* Allocate the memory of the area's control page, so that touching the page
+ * raises no SIGBUS. Both sides may do so: what is there stays. */
+static bool
+allocate_control(const struct cp_region *region, uint32_t id)
+{
+#if HAS_SHARE
+    int r;
+    do {
+        r = fallocate(region->fd, FALLOC_FL_KEEP_SIZE,
+                      (off_t)((uint64_t)id << AREA_BITS), CONTROL_SIZE);
+    } while (r != 0 && errno == EINTR);
+    return r == 0;
+#else
+    (void)region;
+    (void)id;
+    return false;
+#endif
+}
+
+static struct cp_control *
+map_control(const struct cp_region *region, uint32_t id)
+{
+    struct cp_control *control = map(region, NULL, CONTROL_SIZE, MAP_SHARED,
+                                     (off_t)((uint64_t)id << AREA_BITS));
+    if (control != NULL) {
+        hide(control, CONTROL_SIZE);
+    }
+    return control;
+}
+
+/* Map the control page that all processes use; the maker of the region has
+ * allocated its memory. */
 static int
 map_first(struct cp_region *region)
 {
-    region->first = map(region, NULL, CONTROL_SIZE, MAP_SHARED, 0);
-    if (region->first == NULL) {
-        return CP_ENOMEM;
-    }
-    hide(region->first, CONTROL_SIZE);
-    return 0;
+    region->first = map_control(region, 0);
+    return region->first != NULL ? 0 : CP_ENOMEM;
 }
 
 int
 cp_region_open(uint64_t limit, struct cp_region **out)
 {
     int fd = -1;
-    struct cp_area *area = NULL;
     *out = NULL;
     int r = HAS_SHARE
                 ? cp_fd_sealed_memory((uint64_t)CP_AREAS << AREA_BITS, &fd)
@@ -305,9 +330,7 @@ cp_region_open(uint64_t limit, struct cp_region **out)
         return r;
     }
     (*out)->is_made_here = true;
-    r = cp_area_open(*out, 0, true, &area);
-    r = r == 0 ? map_first(*out) : r;
-    cp_area_unref(area);
+    r = allocate_control(*out, 0) ? map_first(*out) : CP_ENOMEM;
     if (r == 0) {
         atomic_store(&(*out)->first->limit, limit);
     } else {
@@ -477,21 +500,14 @@ cp_region_usage(struct cp_region *region, uint64_t used_first,
 /* ---- areas ---- */
 
 int
-cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
-             struct cp_area **out)
+cp_area_open(struct cp_region *region, uint32_t id, struct cp_area **out)
 {
-    static const uint8_t zeros[CONTROL_SIZE];
     *out = NULL;
     if (id >= CP_AREAS || !may_use(region)) {
         return CP_ECLOSED;
     }
-    /* This allocates the page, so touching it later raises no SIGBUS. */
-    bool fails = is_new
-                 && pwrite(region->fd, zeros, sizeof(zeros),
-                           (off_t)((uint64_t)id << AREA_BITS))
-                        != (ssize_t)sizeof(zeros);
     done_using(region);
-    struct cp_area *area = fails ? NULL : calloc(1, sizeof(*area));
+    struct cp_area *area = calloc(1, sizeof(*area));
     if (area == NULL || cp_lock_init(&area->lock) != 0) {
         free(area);
         return CP_ENOMEM;
@@ -560,6 +576,22 @@ lose_forked(struct cp_area *area, const struct cp_control *control)
     area->region->is_unclean |= n > CP_FORKED_MAX;
 }
 
+/* Does the file have memory for any page of this area? Most workers never use
+ * theirs, and then not even its control page has. */
+static bool
+has_memory(const struct cp_area *area)
+{
+#if HAS_SHARE
+    uint64_t end = ((uint64_t)area->id + 1) << AREA_BITS;
+    off_t at = lseek(area->region->fd, (off_t)((uint64_t)area->id << AREA_BITS),
+                     SEEK_DATA);
+    return at >= 0 ? (uint64_t)at < end : errno != ENXIO;
+#else
+    (void)area;
+    return true;
+#endif
+}
+
 void
 cp_area_retire(struct cp_area *area)
 {
@@ -567,10 +599,11 @@ cp_area_retire(struct cp_area *area)
         || !may_use(area->region)) {
         return;
     }
-    struct cp_control *control = cp_area_control(area);
+    bool was_used = has_memory(area);
+    struct cp_control *control = was_used ? cp_area_control(area) : NULL;
     uint64_t filled = control != NULL ? atomic_load(&control->filled) : 0;
     cp_lock_acquire(&lock);
-    if (!atomic_exchange(&area->is_retired, true)) {
+    if (!atomic_exchange(&area->is_retired, true) && was_used) {
         lose_forked(area, control);
         uint64_t left = clean(area->region, area);
         cp_region_empty(area->region, filled > left ? filled - left : 0);
@@ -594,11 +627,9 @@ cp_area_control(struct cp_area *area)
 {
     cp_lock_acquire(&area->lock);
     if (area->control == NULL && may_use(area->region)) {
-        area->control = map(area->region, NULL, CONTROL_SIZE, MAP_SHARED,
-                            (off_t)((uint64_t)area->id << AREA_BITS));
-        if (area->control != NULL) {
-            hide(area->control, CONTROL_SIZE);
-        }
+        area->control = allocate_control(area->region, area->id)
+                            ? map_control(area->region, area->id)
+                            : NULL;
         done_using(area->region);
     }
     struct cp_control *control = area->control;

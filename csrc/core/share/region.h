@@ -165,9 +165,9 @@ struct cp_area {
     } extents[CP_BLOCK_CLASSES];
 };
 
-/* Open this area. is_new: its owner is about to start. */
-int cp_area_open(struct cp_region *region, uint32_t id, bool is_new,
-                 struct cp_area **area);
+/* Open this area. This takes no memory of the file, and maps nothing: a mapping
+ * makes each fork slower. */
+int cp_area_open(struct cp_region *region, uint32_t id, struct cp_area **area);
 void cp_area_ref(struct cp_area *area);   /* [any] */
 void cp_area_unref(struct cp_area *area); /* NULL is fine [any] */
 
@@ -180,7 +180,7 @@ void cp_area_retire(struct cp_area *area);
  * block of the parent's area? [any] */
 bool cp_area_keeps(struct cp_area *area, uint16_t slot);
 
-/* The control page; NULL: no memory. [any] */
+/* The control page, mapped by the first call; NULL: no memory. [any] */
 struct cp_control *cp_area_control(struct cp_area *area);
 
 /* Where the block is mapped; NULL: no memory. [any] */
