@@ -46,9 +46,12 @@ static struct fuzz_log
 run(const struct fuzz_input *in, uint64_t cut)
 {
     struct cp_worker *w;
+    struct cp_rows rows;
     struct cp_serve s;
     struct fuzz_log log = {.hash = 14695981039346656037u};
-    FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, -1, &w) == 0);
+    FUZZ_CHECK(cp_rows_init(&rows) == 0);
+    FUZZ_CHECK(cp_worker_new(UINT64_MAX, &rows, -1, &w) == 0);
+    cp_rows_fini(&rows);
     FUZZ_CHECK(cp_serve_init(&s, w) == 0);
     for (unsigned i = 0; i < in->n_tasks; i++) {
         if ((in->bits >> i & 1) != 0) {

@@ -77,7 +77,10 @@ static struct cp_worker *
 prepare(const struct fuzz_input *in, struct cp_func *func)
 {
     struct cp_worker *w;
-    FUZZ_CHECK(cp_worker_new(UINT64_MAX, false, -1, &w) == 0);
+    struct cp_rows rows;
+    FUZZ_CHECK(cp_rows_init(&rows) == 0);
+    FUZZ_CHECK(cp_worker_new(UINT64_MAX, &rows, -1, &w) == 0);
+    cp_rows_fini(&rows);
     w->ops = &ops;
     w->hello = in->n_tasks == 1; /* only a ready worker accepts a big task */
     for (unsigned i = 0; i < in->n_tasks; i++) {

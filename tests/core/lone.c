@@ -76,7 +76,8 @@ lone_open(struct lone *lone, uint64_t budget, size_t func_len)
 {
     memset(lone, 0, sizeof(*lone));
     the = lone;
-    CHECK_EQ(cp_worker_new(budget, false, -1, &lone->w), 0);
+    CHECK_EQ(cp_rows_init(&lone->rows), 0);
+    CHECK_EQ(cp_worker_new(budget, &lone->rows, -1, &lone->w), 0);
     lone->w->ops = &ops;
     CHECK_EQ(cp_serve_init(&lone->s, lone->w), 0);
     lone->func = malloc(sizeof(*lone->func) + func_len);
@@ -96,6 +97,7 @@ lone_close(struct lone *lone)
     }
     cp_worker_close_tx(lone->w);
     cp_worker_unref(lone->w);
+    cp_rows_fini(&lone->rows);
     cp_serve_fini(&lone->s);
     cp_result_free(lone->last);
     lone->job->refs = 0;

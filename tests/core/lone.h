@@ -11,6 +11,7 @@
 #include "pool/job.h"
 
 struct lone {
+    struct cp_rows rows;
     struct cp_worker *w;
     struct cp_serve s;
     struct cp_func *func;

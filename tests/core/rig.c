@@ -70,6 +70,7 @@ fork_one(struct rig *rig)
     }
     CHECK_EQ(r, 0);
     w->index = rig->is_elastic ? free_index(rig) : 0;
+    CHECK_EQ(cp_worker_before_fork(w), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
         rig_worker_main(rig, w);

@@ -10,12 +10,24 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static struct cp_rows rows;
+static struct cp_slab *slab; /* of the row that a test has opened */
+
 static struct cp_row *
 open_row(void)
 {
     struct cp_row *row;
-    CHECK_EQ(cp_row_open(&row), 0);
+    CHECK_EQ(cp_rows_init(&rows), 0);
+    CHECK_EQ(cp_row_open(&rows, &row, &slab), 0);
+    CHECK_EQ(cp_row_show(row), 0);
     return row;
+}
+
+static void
+close_row(struct cp_row *row)
+{
+    cp_rows_fini(&rows);
+    cp_row_close(row, slab, true);
 }
 
 /* A stream of bytes that repeats only after four rings, so that overwritten
@@ -51,8 +63,8 @@ TEST(board_row_starts_zeroed_and_aligned)
     CHECK(!cp_claim_take(row, 0));
     CHECK(!cp_claim_recall(row, 0));
     CHECK(!cp_claim_is_taken(row, 0));
-    cp_row_close(row);
-    cp_row_close(NULL);
+    close_row(row);
+    cp_row_close(NULL, NULL, true);
 }
 
 TEST(board_claim_has_one_winner)
@@ -69,7 +81,7 @@ TEST(board_claim_has_one_winner)
     CHECK(!cp_claim_recall(row, 6));
     CHECK(!cp_claim_take(row, 6));
     CHECK(!cp_claim_is_taken(row, 6));
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_reused_claim_word_is_not_the_old_task)
@@ -83,7 +95,7 @@ TEST(board_reused_claim_word_is_not_the_old_task)
     CHECK(cp_claim_take(row, 3 + CP_WINDOW));
     CHECK(!cp_claim_is_taken(row, 3));
     CHECK(cp_claim_is_taken(row, 3 + CP_WINDOW));
-    cp_row_close(row);
+    close_row(row);
 }
 
 /* The other side answers at once, unless it has no processor. */
@@ -133,7 +145,7 @@ TEST(board_claims_between_processes)
     CHECK_EQ(cp_test_reap(pid), 0);
     CHECK_EQ(wins + taken, seq);
     CHECK_EQ(atomic_load(&row->committed), taken);
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_one_worker_is_the_first)
@@ -178,7 +190,7 @@ TEST(board_ring_goes_round)
         from += cp_test_random(&seed) % (all + 1);
         atomic_store(&row->flushed, from);
     }
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_ring_can_be_filled)
@@ -191,7 +203,7 @@ TEST(board_ring_can_be_filled)
     CHECK_EQ(cp_ring_room(row), 0);
     CHECK_EQ(cp_ring_peek(row, 1000, seen, CP_RING), CP_RING);
     CHECK_BYTES(seen, bytes_at(1000), CP_RING);
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_peek_returns_only_bytes_in_the_ring)
@@ -207,7 +219,7 @@ TEST(board_peek_returns_only_bytes_in_the_ring)
     CHECK_EQ(cp_ring_peek(row, 200, seen, sizeof(seen)), 0);
     CHECK_EQ(cp_ring_peek(row, 201, seen, sizeof(seen)), 0);
     CHECK_EQ(cp_ring_peek(row, 150, seen, 0), 0);
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_peek_survives_nonsense)
@@ -224,7 +236,7 @@ TEST(board_peek_survives_nonsense)
         CHECK(cp_ring_peek(row, odd[i / N / N], seen, CP_RING) <= CP_RING);
         CHECK(cp_ring_peek(row, odd[i / N / N], seen, 10) <= 10);
     }
-    cp_row_close(row);
+    close_row(row);
 }
 
 /* A writer in its own process that never stops: it puts answers into the ring,
@@ -265,7 +277,7 @@ TEST(board_peek_while_the_worker_writes)
     }
     CHECK_EQ(kill(pid, SIGKILL), 0);
     CHECK_EQ(cp_test_reap(pid), -SIGKILL);
-    cp_row_close(row);
+    close_row(row);
 }
 
 TEST(board_hidden_row_is_not_inherited)
@@ -287,8 +299,58 @@ TEST(board_hidden_row_is_not_inherited)
         cp_row_hide(row);
     }
     atomic_store(&row->sent, 1); /* still mapped here */
-    cp_row_close(row);
+    close_row(row);
 }
+
+#ifndef CP_PORTABLE
+static bool
+is_mapped_in_a_fork(const struct cp_row *row)
+{
+    int pid = cp_test_fork();
+    if (pid == 0) {
+        unsigned char in_core[sizeof(*row) / 4096 + 1];
+        _exit(mincore((void *)(uintptr_t)row, sizeof(*row), in_core) == 0);
+    }
+    return cp_test_reap(pid) == 1;
+}
+
+TEST(board_rows_share_mappings_and_a_fork_gets_one_row)
+{
+    enum { N = 40 };
+    struct cp_rows many;
+    struct cp_row *at[N];
+    struct cp_slab *in[N];
+    CHECK_EQ(cp_rows_init(&many), 0);
+    int slabs = 0;
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(cp_row_open(&many, &at[i], &in[i]), 0);
+        CHECK_EQ((uintptr_t)at[i] % CP_CACHE_LINE, 0);
+        slabs += i == 0 || in[i] != in[i - 1];
+        atomic_store(&at[i]->sent, (uint64_t)i + 1);
+    }
+    CHECK_EQ(slabs, 3);
+    CHECK(!is_mapped_in_a_fork(at[4]));
+    CHECK_EQ(cp_row_show(at[4]), 0);
+    CHECK(is_mapped_in_a_fork(at[4]));
+    CHECK(!is_mapped_in_a_fork(at[3]));
+    CHECK(!is_mapped_in_a_fork(at[5]));
+    cp_row_hide(at[4]);
+    CHECK(!is_mapped_in_a_fork(at[4]));
+    cp_rows_fini(&many);
+    for (int i = 0; i < N; i++) {
+        CHECK_EQ(atomic_load(&at[i]->sent), i + 1);
+    }
+    cp_row_close(at[6], in[6], true);  /* frees the memory */
+    cp_row_close(at[7], in[7], false); /* a process may still use it */
+    CHECK_EQ(atomic_load(&at[6]->sent), 0);
+    CHECK_EQ(atomic_load(&at[7]->sent), 8);
+    for (int i = 0; i < N; i++) {
+        if (i != 6 && i != 7) {
+            cp_row_close(at[i], in[i], true);
+        }
+    }
+}
+#endif
 
 /* Rows and pages with a descriptor, for workers that start by exec. */
 
@@ -306,9 +368,9 @@ TEST(board_shared_row_is_one_memory)
     CHECK(!cp_claim_recall(row, 5));
     put_bytes(same, 1000);
     CHECK_EQ(atomic_load(&row->committed), 1000);
-    cp_row_close(row);
+    cp_row_close(row, NULL, true);
     CHECK_EQ(cp_ring_room(same), CP_RING - 1000);
-    cp_row_close(same);
+    cp_row_close(same, NULL, true);
 }
 
 TEST(board_shared_page_is_one_memory)

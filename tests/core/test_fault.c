@@ -113,6 +113,7 @@ add_worker(struct rig *rig)
     if (r != 0) {
         return r;
     }
+    CHECK_EQ(cp_worker_before_fork(w), 0);
     int pid = cp_test_fork();
     if (pid == 0) {
         atomic_store(&fail_in, 0);

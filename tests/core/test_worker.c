@@ -15,8 +15,10 @@
 TEST(worker_without_a_fork_leaks_nothing)
 {
     struct cp_worker *w;
+    struct cp_rows rows;
     int before = cp_test_descriptors();
-    CHECK_EQ(cp_worker_new(UINT64_MAX, false, -1, &w), 0);
+    CHECK_EQ(cp_rows_init(&rows), 0);
+    CHECK_EQ(cp_worker_new(UINT64_MAX, &rows, -1, &w), 0);
     cp_worker_started(w, -1);
     CHECK_EQ(cp_test_descriptors(), before);
     cp_worker_close(w);
@@ -24,12 +26,15 @@ TEST(worker_without_a_fork_leaks_nothing)
     cp_worker_unref(w);
     cp_worker_unref(w);
     cp_worker_unref(NULL);
+    cp_rows_fini(&rows);
 }
 
 TEST(worker_lack_of_descriptors_leaks_nothing)
 {
     struct rlimit old;
+    struct cp_rows rows;
     int before = cp_test_descriptors();
+    CHECK_EQ(cp_rows_init(&rows), 0);
     CHECK_EQ(getrlimit(RLIMIT_NOFILE, &old), 0);
     int lowest = dup(0);
     (void)close(lowest);
@@ -38,7 +43,7 @@ TEST(worker_lack_of_descriptors_leaks_nothing)
         struct cp_worker *w;
         struct rlimit low = {(rlim_t)(lowest + spare), old.rlim_max};
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
-        int r = cp_worker_new(1, false, -1, &w);
+        int r = cp_worker_new(1, &rows, -1, &w);
         CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
         if (r == 0) {
             cp_worker_unref(w);
@@ -50,6 +55,7 @@ TEST(worker_lack_of_descriptors_leaks_nothing)
         failed++;
     }
     CHECK_EQ(failed, 4);
+    cp_rows_fini(&rows);
 }
 
 TEST(worker_task_goes_down_and_result_comes_up)
@@ -447,7 +453,7 @@ open_ends(struct cp_worker **w, struct cp_common **common, int *life)
     CHECK_EQ(cp_fd_pipe(fds), 0);
     *life = fds[1];
     CHECK_EQ(cp_common_share(common, &ends.common), 0);
-    CHECK_EQ(cp_worker_new(5, true, fds[0], w), 0);
+    CHECK_EQ(cp_worker_new(5, NULL, fds[0], w), 0);
     ends.rx = (*w)->child_rx;
     ends.tx = (*w)->child_tx;
     ends.life = (*w)->child_life;

@@ -89,21 +89,25 @@ def test_a_hundred_thousand_queued_calls(tmp_path: Path) -> None:
 
 
 WORKERS = """
+def mappings():  # of memory that is shared: the others are the interpreter's
+    return sum(line.split()[1].endswith("s") for line in open("/proc/self/maps"))
+
 with Pool(2) as pool:  # what is there once in a process
     pool.map(tasks.square, range(3))
-before, fds, one = resident(), descriptors(), threads()
+before, fds, one, maps = resident(), descriptors(), threads(), mappings()
 with Pool(400) as pool:
     print((resident() - before) // 400, (descriptors() - fds - 8) / 400, threads() - one)
+    print(mappings() - maps)
 """
 
 
 def test_four_hundred_workers(tmp_path: Path) -> None:
-    resident, descriptors, threads = scripts.output(tmp_path, PREFIX + WORKERS, seconds=LIMIT)[
-        0
-    ].split()
+    numbers, mappings = scripts.output(tmp_path, PREFIX + WORKERS, seconds=LIMIT)
+    resident, descriptors, threads = numbers.split()
     assert int(resident) <= REDZONES * bound("a worker", "Bytes") * 1024
     assert float(descriptors) <= bound("a worker", "Descriptors")
     assert int(threads) == 0  # they start with the first asynchronous call
+    assert int(mappings) <= 400 / 16 + 4  # each one makes every later fork slower
 
 
 IDLE = """

@@ -4,9 +4,11 @@
 #include "os/fd.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #if !defined(MAP_ANONYMOUS) && defined(MAP_ANON)
 #    define MAP_ANONYMOUS MAP_ANON
@@ -156,32 +158,142 @@ cp_common_claim_failure(struct cp_common *common)
     return atomic_fetch_add(&common->failures, 1) == 0;
 }
 
-int
-cp_row_open(struct cp_row **row)
+/* ---- slabs ---- */
+
+#define SLAB_ROWS 16u
+
+struct cp_slab {
+    _Atomic uint32_t refs; /* of its rows, and of the pool */
+    uint8_t *at;
+};
+
+/* Each row begins on a page of its own. */
+static size_t
+row_room(void)
 {
-    void *p;
-    int r = map_shared(sizeof(**row), &p);
-    *row = p;
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return (sizeof(struct cp_row) + page - 1) / page * page;
+}
+
+static void
+hide(void *at, size_t size)
+{
+#ifdef MADV_DONTFORK
+    (void)madvise(at, size, MADV_DONTFORK);
+#else
+    (void)at;
+    (void)size;
+#endif
+}
+
+static int
+new_slab(struct cp_slab **out)
+{
+    size_t size = SLAB_ROWS * row_room();
+    struct cp_slab *slab = calloc(1, sizeof(*slab));
+    void *at = NULL;
+    int r = slab != NULL ? map_shared(size, &at) : CP_ENOMEM;
+    *out = NULL;
+    if (r != 0) {
+        free(slab);
+        return r;
+    }
+    hide(at, size);
+    atomic_init(&slab->refs, 1);
+    slab->at = at;
+    *out = slab;
+    return 0;
+}
+
+static void
+unref(struct cp_slab *slab)
+{
+    if (slab != NULL && atomic_fetch_sub(&slab->refs, 1) == 1) {
+        (void)munmap(slab->at, SLAB_ROWS * row_room());
+        free(slab);
+    }
+}
+
+int
+cp_rows_init(struct cp_rows *rows)
+{
+    rows->slab = NULL;
+    rows->n_used = 0;
+    return cp_lock_init(&rows->lock);
+}
+
+void
+cp_rows_fini(struct cp_rows *rows)
+{
+    unref(rows->slab);
+    cp_lock_fini(&rows->lock);
+}
+
+int
+cp_row_open(struct cp_rows *rows, struct cp_row **row, struct cp_slab **slab)
+{
+    *row = NULL;
+    *slab = NULL;
+    int r = 0;
+    cp_lock_acquire(&rows->lock);
+    if (rows->slab == NULL || rows->n_used == SLAB_ROWS) {
+        struct cp_slab *next;
+        r = new_slab(&next);
+        if (r == 0) {
+            unref(rows->slab);
+            rows->slab = next;
+            rows->n_used = 0;
+        }
+    }
+    if (r == 0) {
+        *slab = rows->slab;
+        (void)atomic_fetch_add(&rows->slab->refs, 1);
+        *row = (struct cp_row *)(rows->slab->at + rows->n_used++ * row_room());
+    }
+    cp_lock_release(&rows->lock);
     return r;
 }
 
 void
-cp_row_close(struct cp_row *row)
+cp_row_close(struct cp_row *row, struct cp_slab *slab, bool is_over)
 {
-    if (row != NULL) {
-        (void)munmap(row, sizeof(*row));
+    if (row == NULL) {
+        return;
     }
+    if (slab == NULL) {
+        (void)munmap(row, sizeof(*row));
+        return;
+    }
+#ifdef MADV_REMOVE
+    if (is_over) {
+        (void)madvise(row, row_room(), MADV_REMOVE);
+    }
+#else
+    (void)is_over;
+#endif
+    unref(slab);
+}
+
+int
+cp_row_show(struct cp_row *row)
+{
+#ifdef MADV_DOFORK
+    if (madvise(row, row_room(), MADV_DOFORK) != 0) {
+        return CP_ERRNO(errno);
+    }
+#else
+    (void)row;
+#endif
+    return 0;
 }
 
 void
 cp_row_hide(struct cp_row *row)
 {
-#ifdef MADV_DONTFORK
-    (void)madvise(row, sizeof(*row), MADV_DONTFORK);
-#else
-    (void)row;
-#endif
+    hide(row, row_room());
 }
+
+/* ---- claims, the ring ---- */
 
 void
 cp_claim_offer(struct cp_row *row, uint64_t seq)

@@ -1,7 +1,10 @@
 /*
  * The board: shared memory between the parent and its workers, one row for each
- * worker. Each row is a mapping of its own, so that a pool can grow, and so that
- * workers forked later do not inherit the row.
+ * worker. The rows of forked workers lie side by side in slabs, since each mapping
+ * makes every later fork slower. A slab is hidden from forks, except that each
+ * worker gets its own row. No row is used twice: a process that a dead worker
+ * has left behind may still have it. A worker that is started by exec has a row
+ * in a file of its own.
  *
  * Claims. The parent offers each task that it sends in a claim word of the row.
  * The worker claims the task by compare-and-swap before it runs the task; the
@@ -33,6 +36,7 @@
 #define CP_BOARD_H
 
 #include "base/base.h"
+#include "base/lock.h"
 
 #include <stdatomic.h>
 #include <sys/uio.h> // struct iovec
@@ -134,14 +138,34 @@ int cp_row_attach(struct cp_row **row, int fd);
  * that one reports the error. */
 bool cp_common_claim_failure(struct cp_common *common);
 
-/* Map a zeroed row, shared with forked children. 0 or a system error. [any] */
-int cp_row_open(struct cp_row **row);
+/* Several rows in one mapping. */
+struct cp_slab;
 
-/* Unmap; NULL is fine. [any] */
-void cp_row_close(struct cp_row *row);
+/* Where a pool's next rows come from. */
+struct cp_rows {
+    struct cp_lock lock;
+    struct cp_slab *slab; /* with a reference; NULL: there is none yet */
+    uint32_t n_used;      /* rows of the slab that were given out */
+};
 
-/* Keep the row out of processes forked from now on (MADV_DONTFORK, where it
- * exists). [any] */
+int cp_rows_init(struct cp_rows *rows);
+
+/* Rows that were given out stay valid. */
+void cp_rows_fini(struct cp_rows *rows);
+
+/* A zeroed row, hidden from forks where MADV_DONTFORK exists, and the slab that it
+ * is in. 0 or a system error. [any] */
+int cp_row_open(struct cp_rows *rows, struct cp_row **row,
+                struct cp_slab **slab);
+
+/* Close the row, which has no slab if it was shared or attached; NULL is fine.
+ * is_over: no worker uses it any more, so its memory is freed at once, and not only
+ * with the slab. [any] */
+void cp_row_close(struct cp_row *row, struct cp_slab *slab, bool is_over);
+
+/* Let processes forked from now on have this row, or not. 0 or a system error: the
+ * row is as hidden as before. [any] */
+int cp_row_show(struct cp_row *row);
 void cp_row_hide(struct cp_row *row);
 
 /* Parent: offer task seq, before sending it. */

@@ -58,7 +58,8 @@ open_pipes(struct cp_worker *w)
 }
 
 int
-cp_worker_new(uint64_t budget, bool execs, int life, struct cp_worker **out)
+cp_worker_new(uint64_t budget, struct cp_rows *rows, int life,
+              struct cp_worker **out)
 {
     *out = NULL;
     struct cp_worker *w = alloc_worker(budget);
@@ -69,7 +70,8 @@ cp_worker_new(uint64_t budget, bool execs, int life, struct cp_worker **out)
         return r;
     }
     w->child_life = life;
-    r = execs ? cp_row_share(&w->row, &w->child_row) : cp_row_open(&w->row);
+    r = rows == NULL ? cp_row_share(&w->row, &w->child_row)
+                     : cp_row_open(rows, &w->row, &w->slab);
     if (r == 0) {
         r = open_pipes(w);
     }
@@ -159,8 +161,9 @@ cp_worker_unref(struct cp_worker *w)
     }
     cp_worker_close(w);
     cp_worker_unshare(w);
+    bool is_over = w->proc.pid == 0 || atomic_load(&w->proc.ended);
     cp_proc_fini(&w->proc);
-    cp_row_close(w->row);
+    cp_row_close(w->row, w->slab, is_over);
     cp_buf_fini(&w->out);
     cp_buf_fini(&w->in);
     cp_result_free(w->part);
@@ -168,16 +171,22 @@ cp_worker_unref(struct cp_worker *w)
     free(w);
 }
 
+int
+cp_worker_before_fork(struct cp_worker *w)
+{
+    return cp_row_show(w->row);
+}
+
 void
 cp_worker_started(struct cp_worker *w, pid_t pid)
 {
+    cp_row_hide(w->row);
     if (pid < 0) {
         cp_worker_close(w);
         return;
     }
     cp_proc_started(&w->proc, pid);
     close_child_ends(w);
-    cp_row_hide(w->row);
 }
 
 void

@@ -53,6 +53,7 @@ struct cp_worker {
     struct cp_worker *next; /* in the pool's list */
     struct cp_proc proc;
     struct cp_row *row;
+    struct cp_slab *slab;     /* that the row is in, if the child is forked */
     struct cp_common *common; /* the pool's; set by the binding */
     int tx, rx;               /* parent's ends: tasks, results */
     int child_rx, child_tx;   /* child's ends; -1 in the parent */
@@ -141,10 +142,11 @@ struct cp_worker {
 /*
  * Make the pipes and the row, before the fork. 0 and *out with one reference,
  * or a negative code. budget: how many tasks the worker may run, UINT64_MAX for
- * no limit. execs: the child is started by exec and calls cp_worker_attach().
- * life: the read end of the pool's life line, always consumed.
+ * no limit. rows: where the row comes from; NULL: the child is started by exec and
+ * calls cp_worker_attach(). life: the read end of the pool's life line, always
+ * consumed.
  */
-int cp_worker_new(uint64_t budget, bool execs, int life,
+int cp_worker_new(uint64_t budget, struct cp_rows *rows, int life,
                   struct cp_worker **out);
 
 /* Before the worker starts: give it the area with this id, a part of the pool's
@@ -173,6 +175,10 @@ void cp_worker_ref(struct cp_worker *w); /* [any] */
 /* NULL is fine. In a forked copy this frees nothing: the descriptors and the row
  * are closed there already, and their numbers and addresses may be reused. [any] */
 void cp_worker_unref(struct cp_worker *w);
+
+/* In the parent, right before the fork, which lets the child have the row; then
+ * cp_worker_started() has to follow. 0 or a system error. */
+int cp_worker_before_fork(struct cp_worker *w);
 
 /* In the parent, after the fork: close the child's ends. pid < 0: the fork failed,
  * close everything. */

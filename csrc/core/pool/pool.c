@@ -163,7 +163,7 @@ cp_pool_new_worker(struct cp_pool *pool, uint64_t budget, struct cp_worker **w)
     cp_lock_release(&pool->lock);
     bool is_own = r == 1;
     if (r >= 0) {
-        r = cp_worker_new(budget, execs, life, w);
+        r = cp_worker_new(budget, execs ? NULL : &pool->rows, life, w);
     }
     if (r == 0) {
         (*w)->life_is_own = is_own;

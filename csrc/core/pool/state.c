@@ -24,6 +24,7 @@ cp_pool_alloc(uint32_t target, struct cp_pool **out)
     atomic_init(&pool->refs, 1);
     int r;
     if ((r = cp_lock_init(&pool->lock)) != 0
+        || (r = cp_rows_init(&pool->rows)) != 0
         || (r = cp_cond_init(&pool->feed)) != 0
         || (r = cp_cond_init(&pool->events)) != 0
         || (r = cp_cond_init(&pool->starts)) != 0
@@ -95,6 +96,7 @@ cp_pool_unref(struct cp_pool *pool)
     free(pool->slots);
     cp_pool_free_memory(pool);
     free_lines(pool);
+    cp_rows_fini(&pool->rows);
     cp_common_close(pool->common);
     cp_fd_close(&pool->common_fd);
     cp_fd_close(&pool->life[0]);

@@ -157,6 +157,7 @@ struct cp_pool {
     _Atomic bool has_unused;
     struct cp_func *interned[CP_INTERNED];
 
+    struct cp_rows rows; /* of workers that are forked */
     struct cp_common *common;
     int common_fd; /* -1 where workers fork */
     /* Shared memory for large data, and the parent's area of it with its

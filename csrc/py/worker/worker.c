@@ -266,6 +266,12 @@ worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
         PyMem_RawFree(serve);
         return PyErr_NoMemory();
     }
+    int r = cp_worker_before_fork(w);
+    if (r != 0) {
+        cp_serve_fini(serve);
+        PyMem_RawFree(serve);
+        return py_raise(state, r);
+    }
     int saved_errno = 0;
     PyOS_BeforeFork();
     bool crowded = has_other_threads();
