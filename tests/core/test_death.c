@@ -1,6 +1,8 @@
 /* Workers that die, at any stage, and workers that break the rules. */
 #include "os/fd.h"
+#include "pool/act.h"
 #include "pool/state.h"
+#include "pool/watch.h"
 #include "cp_test.h"
 #include "rig.h"
 
@@ -61,6 +63,26 @@ TEST(death_in_a_task)
     check_lost(OP_DIE, SIGTERM, -SIGTERM);
     check_lost(OP_EXIT, 0, 0);
     check_lost(OP_EXIT, 3, 3);
+}
+
+/* What most workers of a pool that is closed do: nobody has to kill the process, or
+ * to watch it. */
+TEST(death_that_has_happened_is_noticed_at_the_end_of_the_pipe)
+{
+    struct rig rig;
+    siginfo_t info;
+    rig_open(&rig, 1);
+    cp_result_free(rig_call(&rig, OP_ECHO, 0));
+    int pid = atomic_load(&rig.last_pid);
+    CHECK_EQ(kill(pid, SIGKILL), 0);
+    CHECK_EQ(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+    cp_lock_acquire(&rig.pool->lock);
+    cp_watch_on_ready(rig.pool, cp_tag(rig.pool->workers, CP_TAG_RX));
+    CHECK_EQ(rig.pool->n_workers, 0);
+    cp_act(rig.pool);
+    cp_lock_release(&rig.pool->lock);
+    check_works(&rig);
+    rig_close(&rig);
 }
 
 TEST(death_half_way_through_an_answer)

@@ -459,11 +459,11 @@ poll_served(struct cp_proc *proc)
     set_ended(proc, has_code ? (int)code : CP_EXIT_UNKNOWN);
 }
 
-/* Is there a running child with this pid? Answered without writing to memory:
- * multiprocessing polls all children before each fork, and each page written
- * since the last fork costs a copy-on-write fault. */
-static bool
-is_running(struct cp_proc *proc)
+/* Answered without writing to memory: multiprocessing polls all children before
+ * each fork, and each page written since the last fork costs a copy-on-write
+ * fault. */
+bool
+cp_proc_seems_to_run(struct cp_proc *proc)
 {
     siginfo_t info = {0};
     return !atomic_load(&proc->ended) && proc->pid > 0 && !proc->by_server
@@ -500,7 +500,7 @@ cp_proc_check(struct cp_proc *proc, int *exitcode)
 int
 cp_proc_poll(struct cp_proc *proc, int *exitcode)
 {
-    return is_running(proc) ? 0 : cp_proc_check(proc, exitcode);
+    return cp_proc_seems_to_run(proc) ? 0 : cp_proc_check(proc, exitcode);
 }
 
 /* A descriptor that shows the end of the process and belongs to the caller:

@@ -102,6 +102,10 @@ void cp_proc_drop_sentinel(struct cp_proc *proc);
 /* Close the sentinel. Poll, wait and kill still work. Idempotent. */
 void cp_proc_close_sentinel(struct cp_proc *proc);
 
+/* Is there a running child with this pid? It may be another process, if the program
+ * has reaped this one itself. False for a child of a fork server. */
+bool cp_proc_seems_to_run(struct cp_proc *proc);
+
 /* 1 and *exitcode if the process has ended. 0 while it runs; also if the
  * program has reaped the process itself, and has another child with the same
  * pid now. CP_EINTR once, if the process has ended and the program has a handler

@@ -553,13 +553,25 @@ remove_worker(struct cp_pool *pool, struct cp_worker *w, int exitcode)
 /* The worker's pipe is closed. Most often its process is ending; if not, kill
  * it. Watch for the end of the process. */
 static void
+end_process(struct cp_pool *pool, struct cp_worker *w)
+{
+    (void)cp_proc_kill(&w->proc, SIGKILL);
+    watch_end(pool, w);
+}
+
+static void
+stop_reading(struct cp_pool *pool, struct cp_worker *w)
+{
+    w->eof = true;
+    cp_poller_del(pool->poller, w->rx);
+}
+
+static void
 condemn(struct cp_pool *pool, struct cp_worker *w)
 {
     if (!w->eof) {
-        w->eof = true;
-        cp_poller_del(pool->poller, w->rx);
-        (void)cp_proc_kill(&w->proc, SIGKILL);
-        watch_end(pool, w);
+        stop_reading(pool, w);
+        end_process(pool, w);
     }
 }
 
@@ -574,20 +586,28 @@ note_active(struct cp_pool *pool, struct cp_worker *w, uint64_t before)
     }
 }
 
-void
-cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
+/* Read from the pipe. False: there is nothing more to read from it. */
+static bool
+receive(struct cp_pool *pool, struct cp_worker *w)
 {
     uint64_t before = pool->n_values;
     int r = cp_worker_recv(w);
     note_active(pool, w, before);
-    if (r < 0) {
-        w->bad = r != CP_ECLOSED;
+    w->bad = w->bad || (r < 0 && r != CP_ECLOSED);
+    return r >= 0;
+}
+
+void
+cp_watch_receive(struct cp_pool *pool, struct cp_worker *w)
+{
+    if (!receive(pool, w)) {
         condemn(pool, w);
     }
 }
 
-/* If the process has ended, read what it left and drop the worker. Or let the
- * program's handler of SIGCHLD run first: CP_EINTR, and this is due again. */
+/* If the process has ended, read what it left and drop the worker: 1. 0: it has
+ * not. Or let the program's handler of SIGCHLD run first: CP_EINTR, and this is
+ * due again. */
 static int
 on_process_end(struct cp_pool *pool, struct cp_worker *w)
 {
@@ -607,7 +627,21 @@ on_process_end(struct cp_pool *pool, struct cp_worker *w)
         (void)cp_worker_recv_ring(w);
     }
     remove_worker(pool, w, exitcode);
-    return 0;
+    return 1;
+}
+
+/* The poller has reported that there is something to read, or that the pipe is
+ * closed. Then the process has most often ended already, and w is dropped. */
+static void
+on_input(struct cp_pool *pool, struct cp_worker *w)
+{
+    if (receive(pool, w)) {
+        return;
+    }
+    stop_reading(pool, w);
+    if (cp_proc_seems_to_run(&w->proc) || on_process_end(pool, w) != 1) {
+        end_process(pool, w);
+    }
 }
 
 void
@@ -967,7 +1001,7 @@ cp_watch_on_ready(struct cp_pool *pool, uint64_t tag)
     switch ((unsigned)(tag & 3)) {
         case CP_TAG_RX:
             if (!w->eof) {
-                cp_watch_receive(pool, w);
+                on_input(pool, w);
             }
             break;
         case CP_TAG_TX: cp_watch_flush(pool, w); break;
