@@ -300,7 +300,6 @@ def _fork_all(
     flush: Callable[[], object],
     /,
 ) -> tuple[int, BaseException | None]: ...
-def _prepare_forks(table: tuple[tuple[type, tuple[str, ...]], ...], /) -> None: ...
 def _attach(
     rx: int,
     tx: int,

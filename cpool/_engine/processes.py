@@ -1623,13 +1623,9 @@ class Pool(_StdlibPool):
                 return
             forks = popen.forks(self._around) if self._forks else contextlib.nullcontext()
             with popen.started_together() as start, forks as fork:
-                prepares = self._forks and missing >= _BATCH
                 while missing > 0:
                     batch = [self._make_worker(next(indexes)) for _ in range(min(missing, _BATCH))]
                     missing -= len(batch)
-                    if prepares:
-                        prepares = False
-                        popen.prepare_forks()
                     try:
                         self._start_workers(batch, start, fork)
                     finally:

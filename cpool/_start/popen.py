@@ -195,13 +195,6 @@ def _starts_as_usual(process: BaseProcess) -> bool:
     )
 
 
-def prepare_forks() -> None:
-    """Before many forks: do once what each child would do, and copy pages for."""
-    from . import lookups  # lazily: only large pools need it
-
-    _core._prepare_forks(lookups.table())
-
-
 def fork_ahead(
     processes: list[BaseProcess], workers: list[Worker], fork: child.Fork, waits: bool
 ) -> tuple[int, BaseException | None]:

@@ -43,7 +43,6 @@ ORDER = """
     _start.libraries
     _start.logs
     _start.child
-    _start.lookups
     _start.popen
     _start.launchers
     _start.written

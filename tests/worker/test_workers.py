@@ -27,7 +27,6 @@ from gates import Diary, Gate, all_gone, eventually
 
 from cpool import _core
 from cpool._engine import end
-from cpool._start import lookups
 
 FORK = multiprocessing.get_context("fork")
 FREEZES = pytest.mark.skipif(
@@ -414,19 +413,6 @@ def test_an_interrupt_right_after_the_forks(
     pool.resize(3)
     check_workers(pool, 3)
     assert pool.map(abs, range(-9, 0), 1) == list(range(9, 0, -1))
-
-
-@pytest.mark.better
-def test_what_is_prepared_for_forks() -> None:
-    table = lookups.table()
-    pairs = {(kind, name) for kind, names in table for name in names}
-    assert (threading.Event, "_cond") in pairs
-    assert (multiprocessing.context.ForkProcess, "_bootstrap") in pairs
-    assert all(name is sys.intern(name) for _, names in table for name in names)
-    _core._prepare_forks(table)
-    for wrong in ((1,),), ((int, ["real"]),), (("int", ("real",)),):
-        with pytest.raises(TypeError):
-            _core._prepare_forks(wrong)  # type: ignore[arg-type]
 
 
 def test_random_numbers_differ(make_pool: Any, gate: Gate) -> None:

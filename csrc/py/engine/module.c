@@ -154,7 +154,6 @@ static PyMethodDef module_methods[] = {
     {"_exiting", module_exiting, METH_NOARGS, NULL},
     {"_start_late", py_late_start, METH_O, NULL},
     {"_fork_all", py_worker_fork_all, METH_VARARGS, NULL},
-    {"_prepare_forks", py_worker_prepare_forks, METH_O, NULL},
     {"_attach", py_worker_attach, METH_VARARGS, NULL},
     {"_copy_context", module_copy_context, METH_NOARGS, NULL},
     {"_after_fork_in_child", module_after_fork, METH_NOARGS, NULL},

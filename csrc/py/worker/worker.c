@@ -237,18 +237,6 @@ unlock_objects(const struct py_state *state)
 #    define unlock_objects(state) ((void)0)
 #endif
 
-/* Leave the allocator a free chunk of each small size. Where it has none at
- * hand, malloc() collects chunks from all over the heap, and a child that did so
- * would copy the pages of all of them. */
-static void
-stock_heap(void)
-{
-    for (size_t size = 24; size <= 1032; size += 16) {
-        void *volatile chunk = malloc(size);
-        free(chunk);
-    }
-}
-
 static PyObject *
 worker_fork(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
@@ -403,25 +391,6 @@ run_child(PyObject *run, PyObject *process, PyObject *worker, PyObject *around)
 {
     (void)PyObject_CallFunctionObjArgs(run, process, worker, around, NULL);
     _exit(1);
-}
-
-PyObject *
-py_worker_prepare_forks(PyObject *Py_UNUSED(module), PyObject *table)
-{
-    Py_ssize_t n = PyTuple_Check(table) ? PyTuple_GET_SIZE(table) : 0;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        PyTypeObject *type;
-        PyObject *names;
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(table, i), "O!O!:_prepare_forks",
-                              &PyType_Type, &type, &PyTuple_Type, &names)) {
-            return NULL;
-        }
-        for (Py_ssize_t j = 0; j < PyTuple_GET_SIZE(names); j++) {
-            (void)_PyType_Lookup(type, PyTuple_GET_ITEM(names, j));
-        }
-    }
-    stock_heap();
-    Py_RETURN_NONE;
 }
 
 PyObject *

@@ -15,12 +15,6 @@
 PyObject *py_worker_new(struct py_state *state, struct cp_pool *pool,
                         uint64_t budget, uint32_t index, struct py_depth depth);
 
-/* _core._prepare_forks(table): have the interpreter's cache of attributes and
- * the allocator's free chunks ready for many children: each copies the pages
- * that it writes to when it fills them itself. table: a tuple of (type, names),
- * the attributes to look up, the names interned as in code objects. */
-PyObject *py_worker_prepare_forks(PyObject *module, PyObject *table);
-
 /* _core._fork_all(workers, processes, run, around, flush): fork the workers of a
  * tuple, one right after the other: little memory changes in between, which each
  * fork would have to copy. Between two forks it calls flush(): what the program's
