@@ -217,10 +217,11 @@ STEPS = [
                         cp_worker_recv_ring core/link/worker.c
                   cp_poller_wait          core/os/poller_epoll.c
                   cp_watch_on_ready       core/pool/watch.c
-                    cp_watch_receive      core/pool/watch.c
-                      cp_worker_recv      core/link/worker.c
-                        parse_frames      core/link/worker.c
-                          on_frame        core/link/worker.c
+                    on_input              core/pool/watch.c
+                      receive             core/pool/watch.c
+                        cp_worker_recv    core/link/worker.c
+                          parse_frames    core/link/worker.c
+                            on_frame      core/link/worker.c
         """,
     ),
     Step(

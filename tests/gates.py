@@ -73,15 +73,25 @@ class Gate:
     def wait(self) -> None:
         fd = _open(self.opening)
         try:
-            # Poll and do not read: a task that died after the read would leave the gate closed.
-            _await(fd, time.monotonic() + DEADLINE, "the gate was never opened")
+            self._await_opening(fd)
         finally:
             os.close(fd)
 
     def hold(self, value: Any = None) -> Any:
-        self.enter()
-        self.wait()
+        # Opened before the report, after which the test may end: what a pipe holds is lost once
+        # everybody has closed it.
+        fd = _open(self.opening)
+        try:
+            self.enter()
+            self._await_opening(fd)
+        finally:
+            os.close(fd)
         return value
+
+    @staticmethod
+    def _await_opening(fd: int) -> None:
+        # Poll and do not read: a task that died after the read would leave the gate closed.
+        _await(fd, time.monotonic() + DEADLINE, "the gate was never opened")
 
     # In the test.
 

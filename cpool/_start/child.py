@@ -121,7 +121,12 @@ def _close_stdin() -> None:
         return
     with contextlib.suppress(OSError, ValueError):
         sys.stdin.close()
-    sys.stdin = _no_input
+    try:
+        os.get_inheritable(0)
+    except OSError:  # it had descriptor 0, which the next file would get: so its successor does
+        _CLOSE_STDIN()
+    else:
+        sys.stdin = _no_input
 
 
 class Fork:
@@ -401,12 +406,21 @@ def _seed(random: Any) -> None:
     All of its state is random bits: seed() computes the state, and copies twice as many pages.
     """
     try:
+        _unlock(random.mtrand._rand._bit_generator.lock)
         bits = sys.modules["numpy"].frombuffer(os.urandom(4 * _WORDS), "uint32")
         random.set_state(("MT19937", bits, _WORDS, 0, 0.0))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        seed = getattr(random, "seed", None)
-        if seed is not None:  # None: the parent was importing the module
-            seed()
+    except Exception:
+        # It is a generator of another kind, or the parent was importing the module.
+        with contextlib.suppress(Exception):
+            random.seed()
+
+
+def _unlock(lock: Any) -> None:
+    """A thread of the parent that drew numbers during the fork has left the lock locked."""
+    if lock.acquire(False):
+        lock.release()
+    else:
+        lock._at_fork_reinit()
 
 
 def _skip_shutdown() -> None:

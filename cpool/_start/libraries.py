@@ -35,11 +35,21 @@ def limit_threads(libraries: Any, threads: int) -> None:
 
 
 def _is_only_thread() -> bool:
-    """Has this process no other thread? False if that is unknown."""
+    """Has this process no other thread, but that which watches for the end of the parent where the
+    kernel does not? False if that is unknown."""
     try:
-        return len(os.listdir("/proc/self/task")) == 1
+        others = len(os.listdir("/proc/self/task")) - 1
+        return others == 0 or (others == 1 and _has_watcher())
     except OSError:
         return False
+
+
+def _has_watcher() -> bool:
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/comm", encoding="utf-8") as file:
+            if file.read() == "cpool-life\n":
+                return True
+    return False
 
 
 def _end_threads(library: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import engine
 import pytest
 import tasks
-from engine import DEADLINE, Pool
+from engine import DEADLINE, WORKER_THREADS, Pool
 from gates import Gate, eventually
 
 from cpool._start.libraries import limit_threads
@@ -201,7 +201,7 @@ def product_in_one_thread() -> int:
     ones = numpy.ones((200, 200))
     total = int((ones @ ones).sum())
     # The kernel lists a thread for another moment after it was joined.
-    eventually(lambda: len(os.listdir("/proc/self/task")) == 1)
+    eventually(lambda: len(os.listdir("/proc/self/task")) == WORKER_THREADS)
     return total
 
 

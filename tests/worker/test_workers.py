@@ -470,6 +470,7 @@ def test_a_collection_copies_nothing(tmp_path: Path) -> None:
 # A process that has imported numpy takes twice as long to fork.
 RANDOM_NUMBERS_OF_NUMPY = """
 import sys
+import threading
 import numpy.random
 from engine import DEADLINE, Pool
 from gates import Gate
@@ -487,7 +488,18 @@ numpy.random.standard_normal()
 state = numpy.random.get_state(legacy=False)
 print(numpy.random.standard_normal())  # of two that it drew
 numpy.random.set_state(state)
+
+def hold():
+    with numpy.random.mtrand._rand._bit_generator.lock:
+        held.set()
+        ended.wait()
+
+held, ended = threading.Event(), threading.Event()
+if sys.argv[2] == "drawn by a thread":
+    threading.Thread(target=hold).start()
+    held.wait()
 with Pool(3) as pool:
+    ended.set()
     results = [pool.apply_async(number) for _ in range(3)]
     gate.arrived(3)
     gate.open()
@@ -497,9 +509,10 @@ with Pool(3) as pool:
 
 
 @pytest.mark.better
-@pytest.mark.parametrize("generator", ["usual", "another"])
+@pytest.mark.parametrize("generator", ["usual", "another", "drawn by a thread"])
 def test_random_numbers_of_numpy_differ(tmp_path: Path, generator: str) -> None:
-    """In the stdlib all workers draw the same numbers."""
+    """In the stdlib all workers draw the same numbers, or none if a thread of the parent was
+    drawing during the fork: it has left the generator locked."""
     lines = scripts.output(tmp_path, RANDOM_NUMBERS_OF_NUMPY, str(tmp_path), generator)
     assert len(lines) == len(set(lines)) == 4
 
@@ -629,6 +642,36 @@ def test_stdin_is_empty_and_descriptor_zero_stays(make_pool: Any) -> None:
     assert text == ""
     assert fd > 2
     assert first == os.readlink("/proc/self/fd/0")
+
+
+@pytest.mark.parametrize("processes", [1, 10])
+@pytest.mark.parametrize("stdin", ["opened again", "closed", "closed by its descriptor"])
+def test_descriptor_zero_of_a_program_that_changes_its_stdin(
+    tmp_path: Path, stdin: str, processes: int
+) -> None:
+    """No file of the worker gets the number, which the processes that a task starts would read."""
+    assert scripts.output(tmp_path, CHANGES_STDIN, stdin, str(processes)) == ["True ''"]
+
+
+CHANGES_STDIN = """
+import os
+import sys
+from engine import Pool
+
+if sys.argv[1] == "opened again":
+    sys.stdin = open(0)
+elif sys.argv[1] == "closed":
+    sys.stdin.close()
+else:
+    os.close(0)
+
+def look():
+    return os.path.sameopenfile(0, os.open(os.devnull, os.O_RDONLY)), sys.stdin.read()
+
+with Pool(int(sys.argv[2])) as pool:
+    is_null, text = pool.apply(look)
+    print(is_null, repr(text))
+"""
 
 
 def null_descriptors() -> set[str]:

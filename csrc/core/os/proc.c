@@ -905,8 +905,13 @@ tie_by_thread(int life_fd)
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &old);
     (void)pthread_attr_setstacksize(&attr, CP_KIB(64));
-    (void)pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-    (void)pthread_create(&thread, &attr, watch_life, (void *)(intptr_t)life_fd);
+    void *arg = (void *)(intptr_t)life_fd;
+    if (pthread_create(&thread, &attr, watch_life, arg) == 0) {
+#if defined(__linux__)
+        (void)pthread_setname_np(thread, "cpool-life");
+#endif
+        (void)pthread_detach(thread);
+    }
     (void)pthread_sigmask(SIG_SETMASK, &old, NULL);
     (void)pthread_attr_destroy(&attr);
 }

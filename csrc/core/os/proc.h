@@ -156,9 +156,9 @@ int cp_proc_open_life(int life_fd, int *own);
 /* [child] Die with the parent: this process gets SIGKILL when the write end of
  * the pipe life_fd is closed. is_own: as cp_proc_open_life() says; if not, other
  * workers may have the same read end. The signal comes from the kernel
- * (F_SETSIG), or else from a thread that reads the pipe. If neither can be set
- * up, nothing happens: an idle worker still exits on the end-of-file of its
- * task pipe. */
+ * (F_SETSIG), or else from a thread that reads the pipe, named "cpool-life". If
+ * neither can be set up, nothing happens: an idle worker still exits on the
+ * end-of-file of its task pipe. */
 void cp_proc_tie_to_pipe(int life_fd, bool is_own);
 
 #endif

@@ -264,13 +264,6 @@ put_large(EngineObject *engine, PyObject *func, struct cp_parts *parts,
     return py_body_put(engine->state, func, body, NULL);
 }
 
-/* Is memory out, or the limit reached? Then the pipes may still do. */
-static bool
-is_short(int r)
-{
-    return r == CP_ENOMEM || CP_ERRNO_OF(r) != 0;
-}
-
 /* Open what was written, under the name of the callable; NULL: no memory. */
 static struct cp_func *
 open_named(EngineObject *engine, PyObject *func, struct cp_parts *parts)
@@ -312,7 +305,8 @@ seal_func(EngineObject *engine, PyObject *func, struct cp_func **core)
     cp_sealed_unref(parts.sealed);
     cp_parts_fini(&parts);
     if (r != -1) {
-        CP_ASSERT(r == 0 || is_short(r));
+        /* Out of memory, or at the limit: then the pipes may still do. */
+        CP_ASSERT(r == 0 || r == CP_ENOMEM || CP_ERRNO_OF(r) != 0);
         return r == 0 ? 1 : 0;
     }
     if (py_error_leaves_call(engine->state)) {
