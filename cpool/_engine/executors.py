@@ -50,6 +50,10 @@ _AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
 _COLLECTED = "cannot schedule new futures: the executor was collected"
 _IN_A_COPY = "cannot schedule new futures in a forked process: the executor belongs to its parent"
 
+# Pulling items of these runs no code of the program. With other iterables each item is submitted
+# before the next one is pulled: that may take long, or wait for a call.
+_PLAIN = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset, itertools.repeat)
+
 # The pools that still run; the program's exit waits for their calls.
 _pools: set[_ExecutorPool | _ExecutorThreads] = set()
 _is_exiting = False
@@ -356,14 +360,16 @@ class _Calls:
     ) -> Iterator[T]:
         """Return an iterator over `map(fn, *iterables)`, computed by the workers, in order.
 
-        Pulls and submits all items at once; with `buffersize` (an int), at most that many items are
-        in flight or unread. With processes, items are sent in chunks of `chunksize` (an int). The
-        iterator raises whatever a call raised, and the builtin `TimeoutError` if a result is not
-        there `timeout` seconds (a float; None: no limit) after this call. Then it ends, and calls
-        that have not begun are cancelled, as they are when the iterator is closed or collected.
-        With `buffersize`, if `shutdown()` is called before all items are submitted, the iterator
-        raises `RuntimeError` after the last result. Raises `ValueError` for a `chunksize` or
-        `buffersize` below 1, and `TypeError` for a `buffersize` that is not an int.
+        Pulls and submits all items at once, each item before it pulls the next one, unless they
+        come from a builtin sequence, set or dict, or an array of numpy; with `buffersize` (an int),
+        at most that many items are in flight or unread. With processes, items are sent in chunks of
+        `chunksize` (an int). The iterator raises whatever a call raised, and the builtin
+        `TimeoutError` if a result is not there `timeout` seconds (a float; None: no limit) after
+        this call. Then it ends, and calls that have not begun are cancelled, as they are when the
+        iterator is closed or collected. With `buffersize`, if `shutdown()` is called before all
+        items are submitted, the iterator raises `RuntimeError` after the last result. Raises
+        `ValueError` for a `chunksize` or `buffersize` below 1, and `TypeError` for a `buffersize`
+        that is not an int.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -374,7 +380,11 @@ class _Calls:
                 raise ValueError("buffersize must be None or > 0")
         until = None if timeout is None else timeout + time.monotonic()
         chunksize = self._chunks(operator.index(chunksize))
-        if buffersize is not None or not self._has_own_submit():
+        if (
+            buffersize is not None
+            or not self._has_own_submit()
+            or not all(map(_is_plain, iterables))
+        ):
             return self._map_by_calls(fn, iterables, until, chunksize, buffersize)
         single = len(iterables) == 1
         items = list(iterables[0]) if single else list(zip(*iterables, strict=False))
@@ -488,6 +498,11 @@ class _Configured:
         if self._executor._call is None:
             self._executor._grow()
         return future
+
+
+def _is_plain(iterable: Any) -> bool:
+    kind = type(iterable)
+    return kind in _PLAIN or (kind.__module__, kind.__name__) == ("numpy", "ndarray")
 
 
 # ---- reading results ----

@@ -421,6 +421,17 @@ def test_map(executor: Any, chunksize: int, buffersize: int | None) -> None:
     assert run([]) == []
 
 
+def test_a_source_of_map_may_wait_for_calls(executor: Any, gate: Gate) -> None:
+    gate.open()
+
+    def source() -> Iterator[int]:
+        for i in range(3):
+            yield i
+            assert gate.arrived()
+
+    assert list(executor.map(gate.hold, source())) == [0, 1, 2]
+
+
 def test_map_ends_with_the_first_failure(executor: Any) -> None:
     items = executor.map(tasks.fail_on, [1] * 4, [0, 2, 1, 3])
     assert [next(items), next(items)] == [0, 2]
