@@ -52,7 +52,20 @@ _IN_A_COPY = "cannot schedule new futures in a forked process: the executor belo
 
 # Pulling items of these runs no code of the program. With other iterables each item is submitted
 # before the next one is pulled: that may take long, or wait for a call.
-_PLAIN = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset, itertools.repeat)
+_containers: tuple[Iterable[Any], ...] = (
+    [],
+    (),
+    range(0),
+    "",
+    b"",
+    bytearray(),
+    {},
+    set(),
+    deque(),
+)
+_containers += ({}.keys(), {}.values(), {}.items(), frozenset(), memoryview(b""))
+_PLAIN = {itertools.repeat, *map(type, _containers), *(type(iter(each)) for each in _containers)}
+_PLAIN_BY_NAME = {("numpy", "ndarray"), ("array", "array")}
 
 # The pools that still run; the program's exit waits for their calls.
 _pools: set[_ExecutorPool | _ExecutorThreads] = set()
@@ -360,16 +373,16 @@ class _Calls:
     ) -> Iterator[T]:
         """Return an iterator over `map(fn, *iterables)`, computed by the workers, in order.
 
-        Pulls and submits all items at once, each item before it pulls the next one, unless they
-        come from a builtin sequence, set or dict, or an array of numpy; with `buffersize` (an int),
-        at most that many items are in flight or unread. With processes, items are sent in chunks of
-        `chunksize` (an int). The iterator raises whatever a call raised, and the builtin
-        `TimeoutError` if a result is not there `timeout` seconds (a float; None: no limit) after
-        this call. Then it ends, and calls that have not begun are cancelled, as they are when the
-        iterator is closed or collected. With `buffersize`, if `shutdown()` is called before all
-        items are submitted, the iterator raises `RuntimeError` after the last result. Raises
-        `ValueError` for a `chunksize` or `buffersize` below 1, and `TypeError` for a `buffersize`
-        that is not an int.
+        Pulls and submits all items at once. Each item is submitted before the next one is pulled,
+        except from containers of builtin types and arrays of numpy, which is faster. With
+        `buffersize` (an int), at most that many items are in flight or unread. With processes,
+        items are sent in chunks of `chunksize` (an int). The iterator raises whatever a call
+        raised, and the builtin `TimeoutError` if a result is not there `timeout` seconds (a float;
+        None: no limit) after this call. Then it ends, and calls that have not begun are cancelled,
+        as they are when the iterator is closed or collected. With `buffersize`, if `shutdown()` is
+        called before all items are submitted, the iterator raises `RuntimeError` after the last
+        result. Raises `ValueError` for a `chunksize` or `buffersize` below 1, and `TypeError` for a
+        `buffersize` that is not an int.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
@@ -502,7 +515,7 @@ class _Configured:
 
 def _is_plain(iterable: Any) -> bool:
     kind = type(iterable)
-    return kind in _PLAIN or (kind.__module__, kind.__name__) == ("numpy", "ndarray")
+    return kind in _PLAIN or (kind.__module__, kind.__name__) in _PLAIN_BY_NAME
 
 
 # ---- reading results ----
