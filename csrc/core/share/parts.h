@@ -63,8 +63,8 @@ int64_t cp_parts_add(struct cp_parts *parts, const void *bytes, size_t n);
  * copies. Only stored in the heap, and not if the body may be sent twice. */
 int64_t cp_parts_add_small(struct cp_parts *parts, const void *bytes, size_t n);
 
-/* The same as cp_parts_add(), but the bytes may be copied later, by cp_sealed_write(): only for a
- * body with a sealed file. */
+/* The same as cp_parts_add(), but the bytes may be copied later, by
+ * cp_sealed_write(): only for a body with a sealed file. */
 int64_t cp_parts_add_later(struct cp_parts *parts, const void *bytes, size_t n);
 
 /* The same, with a zero byte behind the bytes. Only stored in the heap. */
