@@ -292,9 +292,16 @@ class Program:
             executor.shutdown()
 
     def check_workers(self, pool: Any, number: int) -> None:
-        pids = {worker.pid for worker in list(pool._pool)}
-        if len(pids) != number or not pids <= {child.pid for child in children()}:
-            raise Wrong(f"{len(pids)} workers instead of {number}")
+        # Workers that a pool starts together may run tasks before they are listed.
+        end = time.monotonic() + LIMIT / 2
+        while True:
+            pids = {worker.pid for worker in list(pool._pool)}
+            known = {child.pid for child in children()}
+            if len(pids) == number and pids <= known:
+                return
+            if time.monotonic() > end:
+                raise Wrong(f"workers {pids}, not {number} of the children {known}")
+            time.sleep(0.002)
 
     def grow(self, pool: Any, number: int, *pipes: int) -> None:
         """Have so many tasks run at once: the pool has as many workers then."""

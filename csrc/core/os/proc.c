@@ -907,7 +907,7 @@ tie_by_thread(int life_fd)
     (void)pthread_attr_setstacksize(&attr, CP_KIB(64));
     void *arg = (void *)(intptr_t)life_fd;
     if (pthread_create(&thread, &attr, watch_life, arg) == 0) {
-#if defined(__linux__)
+#if defined(__linux__) && defined(_GNU_SOURCE)
         (void)pthread_setname_np(thread, "cpool-life");
 #endif
         (void)pthread_detach(thread);
