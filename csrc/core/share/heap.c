@@ -513,7 +513,11 @@ put(struct cp_heap *heap, const void *const *pieces, size_t count, size_t each,
         is_warm ? cp_area_map(heap->area, ref->size_class, ref->index) : NULL;
     if (at != NULL) {
         for (size_t i = 0; i < count; i++) {
-            cp_mem_stream(at + i * each, pieces[i], each);
+            if (purpose == SMALL) { /* the reader finds it in the cache */
+                memcpy(at + i * each, pieces[i], each);
+            } else {
+                cp_mem_stream(at + i * each, pieces[i], each);
+            }
         }
         cp_mem_stream_end();
         if (is_ended) {
