@@ -497,8 +497,14 @@ def footprint(like: dict[str, int] | None = None) -> dict[str, int]:
     return now | resources()
 
 
+def is_same(before: dict[str, int], after: dict[str, int], name: str) -> bool:
+    # The rows of the workers of a pool may lie in one mapping, or each in another one.
+    room = max(before["processes"] - 1, 0) if name == "mappings" else 0
+    return abs(after[name] - before[name]) <= room
+
+
 def is_like(one: dict[str, int], other: dict[str, int]) -> bool:
-    return all(one[name] == other[name] for name in COUNTED)
+    return all(is_same(other, one, name) for name in COUNTED)
 
 
 def nothing_left(
@@ -507,7 +513,7 @@ def nothing_left(
     names: Sequence[str] = (*COUNTED, "mappings of data"),
 ) -> None:
     for name in names:
-        assert before[name] == after[name], f"{name}: {before[name]} before, {after[name]} after"
+        assert is_same(before, after, name), f"{name}: {before[name]} before, {after[name]} after"
 
 
 def growth(first: dict[str, int], last: dict[str, int]) -> dict[str, int]:
