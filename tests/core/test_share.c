@@ -602,6 +602,32 @@ TEST(share_an_area_that_only_the_worker_has_mapped_is_freed)
     close_ends(&e);
 }
 
+/* A pool may have many thousand workers, one after the other. */
+TEST(share_nothing_is_left_of_a_worker)
+{
+    struct ends e;
+    struct cp_lease *lease;
+    struct cp_control *control;
+    open_ends(&e, 1024 * MIB);
+    uint64_t before = memory_of(e.region);
+    for (uint32_t id = 2; id < 6; id++) {
+        struct cp_area *here; /* as the parent sees it */
+        struct cp_ref ref = {.len = 4096};
+        CHECK_EQ(cp_area_open(e.region, id, &here), 0);
+        control = cp_area_control(here);
+        CHECK(control != NULL);
+        atomic_store(&control->filled, 4096);
+        CHECK_EQ(cp_area_write(here, &ref, control), 0);
+        CHECK_EQ(cp_lease_open(here, here, &ref, &lease), 0);
+        cp_area_retire(here);
+        cp_area_unref(here);
+        CHECK(memory_of(e.region) > before); /* the lease still uses the area */
+        cp_lease_close(lease);
+        CHECK_EQ(memory_of(e.region), before);
+    }
+    close_ends(&e);
+}
+
 TEST(share_leases_outlive_the_worker)
 {
     struct ends e;

@@ -534,6 +534,19 @@ extent_shift(unsigned size_class)
     return bits < EXTENT_BITS ? EXTENT_BITS - bits : 0;
 }
 
+/* The area's owner has ended, and the last lease is closed: nobody uses the control
+ * page any more. */
+static void
+free_control(const struct cp_area *area)
+{
+    struct cp_region *region = area->region;
+    if (area->is_retired && region->is_made_here && may_use(region)) {
+        uint64_t at = (uint64_t)area->id << AREA_BITS;
+        punch(region, at, at + CONTROL_SIZE);
+        done_using(region);
+    }
+}
+
 void
 cp_area_unref(struct cp_area *area)
 {
@@ -552,6 +565,7 @@ cp_area_unref(struct cp_area *area)
     }
     if (area->control != NULL) {
         (void)munmap(area->control, CONTROL_SIZE);
+        free_control(area);
     }
     cp_region_unref(area->region);
     cp_lock_fini(&area->lock);
