@@ -309,11 +309,14 @@ def test_tasks_in_c_leak_nothing(crew: Any) -> None:
     """Threads that run no bytecode do none of the interpreter's deferred work."""
     process = psutil.Process()
     size = 100_000
-    crew.map(bytes, [size] * 50, 1)
-    before = process.memory_info().rss
-    for _ in range(20):
-        crew.map(bytes, [size] * 50, 1)
-        for _ in crew.imap(len, map(bytes, [size] * 50), 1):
-            pass
-    gc.collect()
-    assert process.memory_info().rss - before < 50 * 1e6
+
+    def run() -> int:
+        for _ in range(20):
+            crew.map(bytes, [size] * 50, 1)
+            for _ in crew.imap(len, map(bytes, [size] * 50), 1):
+                pass
+        gc.collect()
+        return int(process.memory_info().rss)
+
+    before = run()  # 3.13t's allocator keeps some memory
+    assert run() - before < 50 * 1e6
