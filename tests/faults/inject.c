@@ -33,6 +33,7 @@
 #define CALLS(X)                                                    \
     X(pipe2) X(eventfd) X(epoll_create1) X(epoll_ctl) X(epoll_wait) \
     X(memfd_create) X(ftruncate) X(fstat) X(mmap) X(madvise)        \
+    X(fallocate) X(lseek) X(pwrite)                                 \
     X(fork) X(pidfd_open) X(fcntl) X(pthread_create)                \
     X(waitid) X(waitpid) X(poll) X(read) X(write) X(writev)         \
     X(pwritev2) X(open) X(opendir) X(malloc) X(calloc) X(realloc)
@@ -236,6 +237,29 @@ madvise(void *at, size_t size, int advice)
 {
     REAL(madvise)
     return FAILS(madvise) ? -1 : real(at, size, advice);
+}
+
+EXPORT int
+fallocate(int fd, int mode, off_t at, off_t size)
+{
+    REAL(fallocate)
+    return FAILS(fallocate) ? -1 : real(fd, mode, at, size);
+}
+
+EXPORT off_t
+lseek(int fd, off_t at, int whence)
+{
+    REAL(lseek)
+    return FAILS(lseek) ? -1 : real(fd, at, whence);
+}
+
+EXPORT ssize_t
+pwrite(int fd, const void *bytes, size_t n, off_t at)
+{
+    REAL(pwrite)
+    return !FAILS(pwrite)   ? real(fd, bytes, n, at)
+           : error == SHORT ? real(fd, bytes, 1, at)
+                            : -1;
 }
 
 EXPORT pid_t

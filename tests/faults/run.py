@@ -67,6 +67,9 @@ ERRORS: dict[str, list[str]] = {
     "fstat": ["ENOMEM"],
     "mmap": ["ENOMEM"],
     "madvise": ["ENOMEM", "EAGAIN"],
+    "fallocate": ["EINTR", "ENOMEM", "EOPNOTSUPP"],
+    "lseek": ["EINVAL"],
+    "pwrite": ["EINTR", "SHORT", "ENOSPC"],
     "fork": ["EAGAIN", "ENOMEM", "SIGNAL"],
     "pidfd_open": ["EMFILE", "ENOMEM", "ENOSYS"],
     "fcntl": ["ENOMEM", "EINTR"],
@@ -124,6 +127,10 @@ def make_array(x: int) -> Any:
 def change(array: Any) -> Any:
     array += 1
     return array
+
+
+def double(array: Any) -> Any:
+    return array * 2
 
 
 def fail(x: int) -> int:
@@ -381,6 +388,7 @@ class Program:
         step("a shared object", lambda: self.share(pool, body), True)
         if numpy is not None:
             step("arrays without a copy", lambda: self.arrays(pool), True)
+            step("small arrays", lambda: self.small_arrays(pool), True)
         step("a dropped iterator", lambda: next(pool.imap(answer, iter(numbers))), 1)
         step("apply at last", lambda: pool.apply(answer, (2,)), 7)
 
@@ -405,6 +413,12 @@ class Program:
         changed = pool.apply(change, (built[2],))
         found = [int(array[0]) for array in [kept, *built, changed] if (array == array[0]).all()]
         return found == [7, 1, 2, 4 if changed is built[2] else 3, 4]  # threads change it itself
+
+    def small_arrays(self, pool: Any) -> bool:
+        """Copied when they arrive. Those of a worker that is new take its first block."""
+        arrays = [numpy.full(2000, x) for x in range(6)]
+        found = pool.map(double, arrays, 1)
+        return all((array == 2 * x).all() for x, array in enumerate(found))
 
     def limit(self, pool: Any) -> bool:
         """The tree of the task is killed; what a fault hides from the look at it stays."""
