@@ -246,3 +246,70 @@ TEST(calls_of_many_threads_end_with_their_job)
     }
     rig_close(&rig);
 }
+
+/* Take the only result of a kept call's job, whose end has been noted. */
+static struct cp_result *
+take_kept(struct rig *rig, struct cp_job *job)
+{
+    while (!atomic_load(&job->done)) {
+        (void)rig_wait(rig, job, CP_NEVER);
+    }
+    struct cp_result *result = cp_job_grab(job);
+    CHECK(result != NULL && result->next == NULL);
+    return result;
+}
+
+TEST(calls_that_are_kept_outlive_the_close_of_the_pool)
+{
+    struct rig rig;
+    struct called calls[2] = {0};
+    struct cp_job *jobs[2];
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    for (int i = 0; i < 2; i++) {
+        jobs[i] = rig_job(&rig, JOB_FLAGS | CP_JOB_KEPT);
+    }
+    CHECK(cp_job_withdraw(jobs[1], &calls[1].call));
+    cp_pool_close(rig.pool);
+    for (int i = 0; i < 2; i++) {
+        uint64_t index = (uint64_t)(uintptr_t)&calls[i];
+        CHECK(!atomic_load(&jobs[i]->done));
+        CHECK_EQ(cp_job_look(jobs[i], &calls[i].call, true), CP_CALL_WAITS);
+        bool is_withdrawn =
+            cp_job_end_withdrawn(jobs[i], &calls[i].call, index);
+        CHECK_EQ(is_withdrawn, i == 1);
+        if (!is_withdrawn) {
+            struct order order = {.op = OP_ECHO};
+            struct cp_task *task = cp_task_new(index, 0, ORDER_LEN);
+            CHECK(task != NULL);
+            memcpy(task->body, &order, ORDER_LEN);
+            task->call = &calls[i].call;
+            cp_job_put_take(jobs[i], task, true);
+        }
+        struct cp_result *result = take_kept(&rig, jobs[i]);
+        CHECK_EQ(result->outcome, is_withdrawn ? CP_WITHDRAWN : CP_OK);
+        CHECK_EQ(result->index, index);
+        cp_result_free(result);
+    }
+    rig_join(&rig);
+    cp_job_close(jobs[0]);
+    cp_job_close(jobs[1]);
+    rig_release(&rig);
+}
+
+TEST(calls_that_are_kept_end_with_the_pool)
+{
+    struct rig rig;
+    struct called called = {0};
+    rig_open(&rig, 1);
+    rig_await_started(&rig);
+    struct cp_job *job = rig_job(&rig, JOB_FLAGS | CP_JOB_KEPT);
+    cp_pool_end(rig.pool);
+    CHECK(atomic_load(&job->done));
+    CHECK(cp_job_end_withdrawn(job, &called.call, 1));
+    CHECK_EQ(cp_job_look(job, &called.call, true), CP_CALL_ANSWERED);
+    CHECK(cp_job_grab(job) == NULL);
+    rig_join(&rig);
+    cp_job_close(job);
+    rig_release(&rig);
+}

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import multiprocessing
+import os
+import pickle
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, NoReturn
 
 import engine
 import pytest
+import scripts
 import tasks
 from engine import DEADLINE
-from gates import Gate, eventually
+from gates import Diary, Gate, eventually
+
+import cpool
 
 pytestmark = pytest.mark.better
 
@@ -198,3 +209,236 @@ def test_a_callable_is_dropped_with_its_last_result(make_pool: Any) -> None:
 def rss() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * 4096
+
+
+# ---- the calls of an executor ----
+
+
+@pytest.fixture
+def occupied(gate: Gate) -> Iterator[cpool.ProcessPoolExecutor]:
+    """An executor whose one worker waits at the gate."""
+    Large.encoded = []
+    with cpool.ProcessPoolExecutor(1) as executor:
+        executor.submit(gate.hold)
+        gate.arrived()
+        yield executor
+        gate.open()
+
+
+FUTURES: dict[str, Callable[[Any, int], Any]] = {
+    "arguments": lambda executor, i: executor.submit(number_of, Large(i)),
+    "keywords": lambda executor, i: executor.submit(number_of, Large(i - 1), add=1),
+    "callable": lambda executor, i: executor.submit(Large(i), 0),
+    "partial": lambda executor, i: executor.submit(functools.partial(number_of, Large(i))),
+}
+
+
+@pytest.mark.parametrize("how", FUTURES)
+def test_futures_that_wait_are_not_encoded(occupied: Any, gate: Gate, how: str) -> None:
+    futures = [FUTURES[how](occupied, i) for i in range(50)]
+    assert 1 <= len(Large.encoded) <= MOST
+    assert not any(future.running() or future.done() for future in futures)
+    gate.open()
+    assert [future.result(DEADLINE) for future in futures] == list(range(50))
+    assert len(Large.encoded) == 50
+    eventually(lambda: not any(t.name == "cpool-caller" for t in threading.enumerate()))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_items_of_an_executors_map_are_not_encoded(occupied: Any, gate: Gate, plain: bool) -> None:
+    items = [Large(i) for i in range(50)]
+    values = occupied.map(number_of, items if plain else (item for item in items))
+    assert 1 <= len(Large.encoded) <= MOST
+    gate.open()
+    assert list(values) == list(range(50))
+
+
+def test_calls_of_an_event_loop_are_not_encoded(occupied: Any, gate: Gate) -> None:
+    async def run() -> list[int]:
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(occupied, number_of, Large(i)) for i in range(50)]
+        assert 1 <= len(Large.encoded) <= MOST
+        gate.open()
+        return list(await asyncio.wait_for(asyncio.gather(*calls), DEADLINE))
+
+    assert asyncio.run(run()) == list(range(50))
+
+
+def test_futures_keep_their_order(occupied: Any, gate: Gate, diary: Diary) -> None:
+    """Also if their callables differ, and some are small."""
+    write = functools.partial(write_number, diary)
+    for i in range(60):
+        occupied.submit(*[(write, Large(i)), (write, i), (write_number, diary, i)][i % 3])
+    gate.open()
+    assert occupied.submit(write_number, diary, 60).result(DEADLINE) is None
+    assert [int(line) for line in diary.lines()] == list(range(61))
+
+
+def write_number(diary: Diary, item: Any) -> None:
+    diary.write(str(item.number if isinstance(item, Large) else item))
+
+
+def test_futures_that_are_cancelled_are_never_encoded(
+    occupied: Any, gate: Gate, diary: Diary
+) -> None:
+    done: list[int] = []
+    futures = [occupied.submit(write_number, diary, Large(i)) for i in range(40)]
+    for i, future in enumerate(futures):
+        future.add_done_callback(lambda _, i=i: done.append(i))
+    odd = futures[1::2]
+    assert all(future.cancel() for future in odd)
+    assert sorted(done) == list(range(1, 40, 2))
+    gate.open()
+    over = wait(futures, DEADLINE)
+    assert not over.not_done
+    eventually(lambda: len(done) == 40)
+    assert [int(line) for line in diary.lines()] == list(range(0, 40, 2))
+    assert sum(i % 2 for i in Large.encoded) <= MOST / 2
+
+
+def test_shutdown_cancels_kept_futures(occupied: Any, gate: Gate) -> None:
+    futures = [occupied.submit(number_of, Large(i)) for i in range(40)]
+    n_encoded = len(Large.encoded)
+    occupied.shutdown(wait=False, cancel_futures=True)
+    assert all(future.cancelled() for future in futures)
+    gate.open()
+    occupied.shutdown()
+    assert not wait(futures, DEADLINE).not_done
+    assert len(Large.encoded) == n_encoded
+
+
+@pytest.mark.parametrize("how", ["terminate_workers", "kill_workers"])
+def test_kept_futures_end_with_the_workers(occupied: Any, how: str) -> None:
+    futures = [occupied.submit(number_of, Large(i)) for i in range(40)]
+    n_encoded = len(Large.encoded)
+    getattr(occupied, how)()
+    assert not wait(futures, DEADLINE).not_done
+    assert all(future.cancelled() for future in futures)
+    occupied.shutdown()
+    assert len(Large.encoded) == n_encoded
+
+
+def test_kept_futures_fail_with_a_broken_executor(gate: Gate) -> None:
+    Large.encoded = []
+    with cpool.ProcessPoolExecutor(1, initializer=hold_and_fail, initargs=(gate,)) as executor:
+        futures = [executor.submit(number_of, Large(i)) for i in range(40)]
+        assert len(Large.encoded) <= MOST
+        gate.open()
+        for future in futures:
+            with pytest.raises(BrokenProcessPool):
+                future.result(DEADLINE)
+    assert len(Large.encoded) <= MOST
+
+
+def hold_and_fail(gate: Gate) -> NoReturn:
+    gate.hold()
+    raise ValueError("no")
+
+
+def test_shutdown_waits_for_kept_futures(occupied: Any, gate: Gate) -> None:
+    futures = [occupied.submit(number_of, Large(i)) for i in range(40)]
+    occupied.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        occupied.submit(number_of, Large())
+    gate.open()
+    occupied.shutdown()
+    assert [future.result(0) for future in futures] == list(range(40))
+
+
+def test_a_collected_executor_runs_kept_calls(gate: Gate) -> None:
+    Large.encoded = []
+    executor = cpool.ProcessPoolExecutor(1)
+    executor.submit(gate.hold)
+    gate.arrived()
+    futures = [executor.submit(number_of, Large(i)) for i in range(40)]
+    del executor
+    gate.open()
+    assert [future.result(DEADLINE) for future in futures] == list(range(40))
+
+
+def test_a_kept_future_that_cannot_be_pickled_fails_alone(occupied: Any, gate: Gate) -> None:
+    called: list[Any] = []
+    first = [occupied.submit(number_of, Large(i)) for i in range(20)]
+    wrong = occupied.submit(number_of, threading.Lock())
+    unknown = occupied.submit(tasks.unpicklable)
+    callback = occupied.submit(number_of, threading.Lock())
+    callback.add_done_callback(called.append)
+    last = occupied.submit(tasks.identity, 5)
+    gate.open()
+    with pytest.raises(TypeError, match="pickle"):
+        wrong.result(DEADLINE)
+    with pytest.raises(pickle.PicklingError):
+        unknown.result(DEADLINE)
+    assert last.result(DEADLINE) == 5
+    assert [future.result(DEADLINE) for future in first] == list(range(20))
+    eventually(lambda: called == [callback])
+
+
+def test_a_dead_worker_fails_no_kept_future(occupied: Any, gate: Gate) -> None:
+    dies = occupied.submit(os._exit, 3)
+    futures = [occupied.submit(number_of, Large(i)) for i in range(40)]
+    gate.open()
+    with pytest.raises(BrokenProcessPool):
+        dies.result(DEADLINE)
+    assert [future.result(DEADLINE) for future in futures] == list(range(40))
+
+
+def test_without_a_thread_futures_are_encoded_at_once(
+    occupied: Any, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(type(occupied._inner), "_start_thread", refuse)
+    futures = [occupied.submit(number_of, Large(i)) for i in range(20)]
+    assert Large.encoded == list(range(20))
+    gate.open()
+    assert [future.result(DEADLINE) for future in futures] == list(range(20))
+
+
+def test_kept_arguments_are_dropped_with_their_call(occupied: Any, gate: Gate) -> None:
+    """Not with the future, which a program may hold for long."""
+    items = [Large(i) for i in range(40)]
+    futures = [occupied.submit(number_of, item) for item in items]
+    seen = [weakref.ref(item) for item in items]
+    del items
+    futures[-1].cancel()
+    gate.open()
+    assert [future.result(DEADLINE) for future in futures[:-1]] == list(range(39))
+    eventually(lambda: not any(reference() for reference in seen))
+
+
+@pytest.mark.skipif("spawn" not in multiprocessing.get_all_start_methods(), reason="no spawn")
+def test_kept_calls_have_workers_started(gate: Gate) -> None:
+    """Where workers start one by one, as calls wait."""
+    context = multiprocessing.get_context("spawn")
+    Large.encoded = []
+    with cpool.ProcessPoolExecutor(3, mp_context=context) as executor:
+        executor.submit(gate.hold)
+        gate.arrived()
+        for i in range(20):
+            executor.submit(number_of, Large(i))
+        assert len(executor._processes or ()) == 3
+        gate.open()
+
+
+AT_EXIT = """
+import os
+from cpool import ProcessPoolExecutor
+
+def tell(number, load):
+    os.write(1, b"%d\\n" % number)
+
+if __name__ == "__main__":
+    executor = ProcessPoolExecutor(1)
+    for i in range(60):
+        executor.submit(tell, i, bytes(1 << 20))
+    HOW
+"""
+
+
+@pytest.mark.parametrize("how", ["", "del executor", "executor.shutdown(wait=False)"])
+def test_kept_calls_run_before_the_program_exits(how: str, tmp_path: Path) -> None:
+    done = scripts.run_source(tmp_path, AT_EXIT.replace("HOW", how))
+    assert done.stderr == ""
+    assert [int(line) for line in done.stdout.split()] == list(range(60))

@@ -40,6 +40,10 @@ enum cp_end {
  * own. */
 #define CP_JOB_EACH 0x100u
 
+/* With CP_JOB_EACH: its only call is not encoded yet. Its first task is its last
+ * one, and until then it stays open though the pool is closed. */
+#define CP_JOB_KEPT 0x400u
+
 /* Its results are taken one by one: its teller (cp_job_tell()) is told of each
  * result, not only of the end. */
 #define CP_JOB_TAKEN_SINGLY 0x200u

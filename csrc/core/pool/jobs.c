@@ -433,7 +433,7 @@ cp_jobs_close_each(struct cp_pool *pool)
     struct cp_job *job = pool->all_first;
     while (job != NULL) {
         struct cp_job *next = job->all_next;
-        if ((job->flags & CP_JOB_EACH) != 0) {
+        if ((job->flags & (CP_JOB_EACH | CP_JOB_KEPT)) == CP_JOB_EACH) {
             job->fed = true;
             end_if_complete(job);
         }
@@ -590,22 +590,45 @@ cp_jobs_recall(struct cp_worker *w, uint32_t n, unsigned which)
     return n;
 }
 
-/* End a withdrawn call, whose task has left the queue or its worker without
- * being run. */
+/* The call with this number was withdrawn, and will not be run. */
 static void
-end_withdrawn_take(struct cp_task *task)
+add_withdrawn(struct cp_job *job, uint64_t index)
 {
-    struct cp_job *job = task->job;
-    struct cp_result *result = cp_result_new(task->index, CP_WITHDRAWN, 0);
-    job->pool->tally.cancelled += task->items;
-    cp_drop_task(job->pool, task);
+    struct cp_result *result = cp_result_new(index, CP_WITHDRAWN, 0);
     if (result == NULL) {
         cp_jobs_end(job, CP_END_NOMEM);
     } else {
         cp_jobs_add_result_take(job, result);
         end_if_complete(job);
     }
+}
+
+/* End a withdrawn call, whose task has left the queue or its worker without
+ * being run. */
+static void
+end_withdrawn_take(struct cp_task *task)
+{
+    struct cp_job *job = task->job;
+    uint64_t index = task->index;
+    job->pool->tally.cancelled += task->items;
+    cp_drop_task(job->pool, task);
+    add_withdrawn(job, index);
     cp_jobs_unref(job);
+}
+
+bool
+cp_jobs_end_withdrawn(struct cp_job *job, const struct cp_call *call,
+                      uint64_t index)
+{
+    if (atomic_load(&job->end) != CP_END_NONE) {
+        return true;
+    }
+    if (call->withdrawn) {
+        job->put++;
+        job->fed = true;
+        add_withdrawn(job, index);
+    }
+    return call->withdrawn;
 }
 
 void

@@ -81,6 +81,12 @@ void cp_jobs_note_answer(struct cp_task *task);
 /* Withdraw a call of the job: false where a worker has begun it. */
 bool cp_jobs_withdraw(struct cp_job *job, struct cp_call *call);
 
+/* The task of the job's only call (CP_JOB_KEPT) is about to be made. True: it is
+ * not needed, because the call was withdrawn, and ends here, or because the job
+ * has ended. index: the number of the call. */
+bool cp_jobs_end_withdrawn(struct cp_job *job, const struct cp_call *call,
+                           uint64_t index);
+
 /* Drop the first queued task of the job, which was withdrawn. */
 void cp_jobs_drop_withdrawn(struct cp_job *job);
 

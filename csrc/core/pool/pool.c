@@ -1075,6 +1075,18 @@ cp_job_put_call_take(struct cp_job *job, struct cp_task *task)
     return r;
 }
 
+bool
+cp_job_end_withdrawn(struct cp_job *job, const struct cp_call *call,
+                     uint64_t index)
+{
+    struct cp_pool *pool = job->pool;
+    cp_lock_acquire(&pool->lock);
+    bool ended = cp_jobs_end_withdrawn(job, call, index);
+    cp_act(pool);
+    cp_unlock(pool);
+    return ended;
+}
+
 struct cp_result *
 cp_job_grab(struct cp_job *job)
 {

@@ -303,6 +303,12 @@ void *cp_job_take_teller(struct cp_job *job);
  * result. */
 int cp_job_put_call_take(struct cp_job *job, struct cp_task *task);
 
+/* Before the task of the only call of a job with CP_JOB_KEPT is made: true, and
+ * no task is needed, since the call was withdrawn or the job has ended. index:
+ * the task's. */
+bool cp_job_end_withdrawn(struct cp_job *job, const struct cp_call *call,
+                          uint64_t index);
+
 /* Take all results, in order of arrival. Unlike with cp_job_take_all(), other
  * threads may take the results that come next. */
 struct cp_result *cp_job_grab(struct cp_job *job);

@@ -180,7 +180,7 @@ engine_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
         .items = ((PyTupleObject *)args[1])->ob_item,
         .n = PyTuple_GET_SIZE(args[1]),
         .kwds = PyDict_GET_SIZE(args[2]) > 0 ? args[2] : NULL};
-    PyObject *future = py_lane_submit(ENGINE(op), args[0], &given);
+    PyObject *future = py_submit_future(ENGINE(op), args[0], &given);
     if (future == NULL && !PyErr_Occurred()) {
         Py_RETURN_NONE;
     }
@@ -1041,14 +1041,15 @@ engine_pending_futures(PyObject *op, PyObject *Py_UNUSED(ignored))
     return all;
 }
 
-/* unanswered(): how many tasks have no answer yet. */
+/* unanswered(): how many tasks have no answer yet, kept calls included. */
 static PyObject *
 engine_unanswered(PyObject *op, PyObject *Py_UNUSED(ignored))
 {
     if (py_engine_check(ENGINE(op)) < 0) {
         return NULL;
     }
-    return PyLong_FromUnsignedLongLong(cp_pool_unanswered(ENGINE(op)->pool));
+    return PyLong_FromUnsignedLongLong(cp_pool_unanswered(ENGINE(op)->pool)
+                                       + atomic_load(&ENGINE(op)->n_kept));
 }
 
 /* glance(hand_over): see py_lane_glance(). True: there were results. */

@@ -2,6 +2,7 @@
 #include "engine/kept.h"
 
 #include "base/error.h"
+#include "job/lane.h"
 #include "task/call.h"
 #include "task/feed.h"
 
@@ -81,8 +82,11 @@ static int
 feed(EngineObject *engine, PyObject **holder)
 {
     struct py_input *in = &((ResultObject *)*holder)->input;
+    if ((in->job->flags & CP_JOB_EACH) != 0) {
+        return py_lane_feed_kept((LaneObject *)*holder, holder);
+    }
     if (in->args != NULL) {
-        return py_feed_kept_call(in, holder);
+        return py_feed_kept_call(in, 0, NULL, holder);
     }
     int r = py_feed(in, 1, holder);
     return r > 0 ? ask_owner(engine, "_start_feeder", *holder) : r;
@@ -201,7 +205,7 @@ py_kept_add(EngineObject *engine, ResultObject *result, PyObject *func,
     if (args != NULL) {
         result->input.func = Py_NewRef(func);
         result->input.args = Py_NewRef(args);
-        result->input.kwds = Py_NewRef(kwds);
+        result->input.kwds = Py_XNewRef(kwds);
     }
     (void)atomic_fetch_add(&engine->n_kept, 1);
     Py_BEGIN_CRITICAL_SECTION(engine);

@@ -222,7 +222,7 @@ submit(PyObject *op, PyObject *const *args, size_t nargsf, PyObject *kwnames)
         .kwds = has_kwds ? dict_of(args + nargs, kwnames) : NULL};
     PyObject *future = NULL;
     if (given.kwds != NULL || !has_kwds) {
-        future = py_lane_submit(engine, args[1], &given);
+        future = py_submit_future(engine, args[1], &given);
         if (future == NULL) {
             future = refuse(self, args[0]);
         } else if (!engine->threads && tell_loop(self, args[0]) < 0) {

@@ -103,6 +103,25 @@ py_submit_call(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
                                    nargs == 8 ? args[7] : NULL);
 }
 
+PyObject *
+py_submit_future(EngineObject *engine, PyObject *func,
+                 const struct py_lane_args *args)
+{
+    if (!py_kept_wanted(engine)) {
+        return py_lane_submit(engine, func, args);
+    }
+    PyObject *future = NULL;
+    PyObject *tuple = py_lane_tuple(args);
+    LaneObject *lane = tuple != NULL ? py_lane_keep(engine, &future) : NULL;
+    if (lane != NULL
+        && py_kept_add(engine, &lane->base, func, tuple, args->kwds) < 0) {
+        Py_CLEAR(future);
+    }
+    Py_XDECREF(lane);
+    Py_XDECREF(tuple);
+    return future;
+}
+
 /* Submits and waits in one call. Between two calls, a signal handler could
  * raise, and leave a job behind for which nobody waits. */
 PyObject *

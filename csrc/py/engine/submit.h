@@ -5,13 +5,18 @@
 #ifndef PY_SUBMIT_H
 #define PY_SUBMIT_H
 
-#include "base/state.h"
+#include "job/lane.h"
 
 /* submit(kind, pool, func, args, kwds, callback, error_callback, options):
  * submit one call. Returns its result, of this kind. options, which may be left out:
  * see job/options.h. */
 PyObject *py_submit_call(PyObject *engine, PyObject *const *args,
                          Py_ssize_t nargs);
+
+/* py_lane_submit(), or keep the call (engine/kept.h) if workers cannot take it
+ * soon. */
+PyObject *py_submit_future(EngineObject *engine, PyObject *func,
+                           const struct py_lane_args *args);
 
 /* apply(kind, pool, func, args, kwds, options): submit one call and wait for it. Returns
  * its value. */

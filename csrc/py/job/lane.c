@@ -8,6 +8,7 @@
 #include "job/settle.h"
 #include "job/wait.h"
 #include "task/batch.h"
+#include "task/feed.h"
 #include "task/func.h"
 #include "task/mode.h"
 #include "task/refs.h"
@@ -621,10 +622,10 @@ open_lane(EngineObject *engine, PyObject *func)
     return lane;
 }
 
-/* A new lane for func. *stays: other calls may go there too. NULL: with an
+/* A new lane without a callable, whose job has these flags, too. NULL: with an
  * exception, or without one if the pool takes no more calls. */
 static LaneObject *
-new_lane(EngineObject *engine, PyObject *func, bool *stays)
+begin_lane(EngineObject *engine, uint32_t flags)
 {
     PyObject *owner = PyObject_CallNoArgs(engine->owner);
     LaneObject *lane = NULL;
@@ -634,7 +635,7 @@ new_lane(EngineObject *engine, PyObject *func, bool *stays)
     }
     if (lane != NULL
         && py_result_open_job(&lane->base, engine, owner,
-                              CP_JOB_EACH | CP_JOB_SINGLE)
+                              CP_JOB_EACH | CP_JOB_SINGLE | flags)
                < 0) {
         Py_CLEAR(lane);
     }
@@ -647,6 +648,18 @@ new_lane(EngineObject *engine, PyObject *func, bool *stays)
         lane->base.submitted = 1;
         Py_DECREF(lane);
         return NULL; /* the pool is broken */
+    }
+    return lane;
+}
+
+/* A new lane for func. *stays: other calls may go there too. NULL: as for
+ * begin_lane(). */
+static LaneObject *
+new_lane(EngineObject *engine, PyObject *func, bool *stays)
+{
+    LaneObject *lane = begin_lane(engine, 0);
+    if (lane == NULL) {
+        return NULL;
     }
     /* With worker threads, each call has its own callable. */
     if (py_func_set(&lane->base.input, engine->threads ? Py_None : func) < 0) {
@@ -661,8 +674,8 @@ new_lane(EngineObject *engine, PyObject *func, bool *stays)
     return lane;
 }
 
-static PyObject *
-tuple_of(const struct py_lane_args *args)
+PyObject *
+py_lane_tuple(const struct py_lane_args *args)
 {
     PyObject *tuple = PyTuple_New(args->n);
     for (Py_ssize_t i = 0; i < args->n && tuple != NULL; i++) {
@@ -678,7 +691,7 @@ refs_task(uint64_t index, PyObject *func, const struct py_lane_args *args)
     if (args->kwds == NULL) {
         return py_refs_call_flat(index, func, args->items, args->n);
     }
-    PyObject *tuple = tuple_of(args);
+    PyObject *tuple = py_lane_tuple(args);
     struct cp_task *task =
         tuple != NULL ? py_refs_call(index, func, tuple, args->kwds) : NULL;
     Py_XDECREF(tuple);
@@ -690,7 +703,7 @@ refs_task(uint64_t index, PyObject *func, const struct py_lane_args *args)
 static PyObject *
 payload_of(const struct py_lane_args *args)
 {
-    PyObject *payload = tuple_of(args);
+    PyObject *payload = py_lane_tuple(args);
     if (payload != NULL && args->kwds != NULL) {
         Py_SETREF(payload, PyTuple_Pack(2, payload, args->kwds));
     }
@@ -723,6 +736,8 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
         task = cp_task_new_take(index, (uint16_t)mode, &buf);
         if (task == NULL) {
             (void)PyErr_NoMemory();
+        } else {
+            task->held = py_batch_held(&lane->base.input, task);
         }
     }
     Py_XDECREF(payload);
@@ -733,19 +748,31 @@ make_task(LaneObject *lane, ConditionObject *call, PyObject *func,
     return task;
 }
 
+/* A new call in the list of the lane, and its future: a new reference, or NULL
+ * with an exception. */
+static ConditionObject *
+new_call(LaneObject *lane, PyObject **future)
+{
+    ConditionObject *call = py_future_new(lane->base.state);
+    if (call != NULL) {
+        /* A worker thread drops the other reference to each of them. */
+        *future = py_refs_lend(call->future);
+        call->lane = (LaneObject *)py_refs_lend((PyObject *)lane);
+        add_call_take(lane, (ConditionObject *)py_refs_lend((PyObject *)call));
+    }
+    return call;
+}
+
 /* Add a call to the lane. 1: *future is its future; 0: the lane takes no more
  * calls; -1 with an exception. */
 static int
 add_call(LaneObject *lane, PyObject *func, const struct py_lane_args *args,
          PyObject **future)
 {
-    ConditionObject *call = py_future_new(lane->base.state);
+    ConditionObject *call = new_call(lane, future);
     if (call == NULL) {
         return -1;
     }
-    *future = py_refs_lend(call->future); /* a worker thread drops the other */
-    call->lane = (LaneObject *)py_refs_lend((PyObject *)lane);
-    add_call_take(lane, (ConditionObject *)py_refs_lend((PyObject *)call));
     struct cp_task *task = make_task(lane, call, func, args);
     int r = 1;
     if (task != NULL) {
@@ -798,6 +825,48 @@ py_lane_submit(EngineObject *engine, PyObject *func,
     }
     py_job_collect(engine);
     return future;
+}
+
+/* ---- calls that are not encoded yet ---- */
+
+LaneObject *
+py_lane_keep(EngineObject *engine, PyObject **future)
+{
+    *future = NULL;
+    if (py_engine_check(engine) < 0 || py_futures_begin(engine->state) < 0) {
+        return NULL;
+    }
+    LaneObject *lane = begin_lane(engine, CP_JOB_KEPT);
+    ConditionObject *call = lane != NULL ? new_call(lane, future) : NULL;
+    if (call == NULL) {
+        Py_XDECREF(lane);
+        return NULL;
+    }
+    Py_DECREF(call); /* the list has it */
+    atomic_store(&lane->base.submitted, 1);
+    py_result_hold(&lane->base);
+    close_lane_take(swap_lane(engine, NULL)); /* calls keep their order */
+    return lane;
+}
+
+int
+py_lane_feed_kept(LaneObject *lane, PyObject **holder)
+{
+    struct cp_job *job = lane->base.job;
+    ConditionObject *call;
+    Py_BEGIN_CRITICAL_SECTION(lane);
+    call = (ConditionObject *)Py_XNewRef((PyObject *)lane->first);
+    Py_END_CRITICAL_SECTION();
+    if (call == NULL) {
+        return 0; /* the job has ended */
+    }
+    uint64_t index = (uint64_t)(uintptr_t)call;
+    struct cp_call *core_call = &call->call;
+    bool ended = cp_job_end_withdrawn(job, core_call, index);
+    Py_DECREF(call); /* while the job goes on, the list has it */
+    return ended
+               ? 0
+               : py_feed_kept_call(&lane->base.input, index, core_call, holder);
 }
 
 /* ---- at once, by the worker thread that has run the call ---- */

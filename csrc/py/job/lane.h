@@ -3,7 +3,7 @@
  * successive calls of one callable become tasks of one job, each with its own
  * future. So a call costs one task and one future, but no job. A callable that
  * is not found by its name has a new lane for each call, since it may have
- * changed in between.
+ * changed in between. So has a call that is not encoded yet.
  *
  * A worker thread ends a call itself, if the program has not looked at its future
  * yet. All other results are handled by the first of these threads: a thread that
@@ -33,11 +33,24 @@ struct py_lane_args {
     PyObject *kwds; /* a dict; or NULL: there are none */
 };
 
+/* A new tuple of the positional ones, or NULL with an exception. */
+PyObject *py_lane_tuple(const struct py_lane_args *args);
+
 /* Submit a call of func. Returns its future as a new reference. NULL: with an
  * exception, or without one if the pool takes no more calls. Runs Python
  * code. */
 PyObject *py_lane_submit(EngineObject *engine, PyObject *func,
                          const struct py_lane_args *args);
+
+/* Make a lane for one call, which is not encoded yet (engine/kept.h): its
+ * callable and its arguments are to be put into the input of the lane. Returns
+ * a new reference, and the future of the call in *future. NULL: with an
+ * exception, or without one if the pool takes no more calls. */
+LaneObject *py_lane_keep(EngineObject *engine, PyObject **future);
+
+/* Encode and queue the call of such a lane, unless it was cancelled. Consumes
+ * *holder as py_feed_kept_call() does: 0, or -1 with an exception. */
+int py_lane_feed_kept(LaneObject *lane, PyObject **holder);
 
 /* Handle the results that have arrived: 0, or -1 with an exception of a signal
  * handler, or because this is a forked copy of the process. calls: run the

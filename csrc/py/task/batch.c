@@ -153,13 +153,13 @@ py_batch_encode_alone(const struct py_input *in, struct py_batch *batch)
  * holds. */
 #define HELD_LEAST 256
 
-/* How many bytes the task and its callable take while the task waits. */
-static size_t
-held_by(const struct py_input *in, const struct cp_task *task)
+size_t
+py_batch_held(const struct py_input *in, const struct cp_task *task)
 {
     const struct cp_func *func = in->job->func;
     size_t n = bytes_of(task);
-    if (func != NULL && (func->flags & CP_KEEP) == 0 && task->index == 0) {
+    if (func != NULL && (func->flags & CP_KEEP) == 0
+        && (task->index == 0 || (in->job->flags & CP_JOB_EACH) != 0)) {
         n +=
             func->len
             + (func->sealed != NULL ? (size_t)cp_sealed_size(func->sealed) : 0);
@@ -216,7 +216,7 @@ py_batch_add_task(struct py_input *in, struct py_batch *batch, uint64_t index,
         return -1;
     }
     task->items = batch->items;
-    task->held = batch->holds ? held_by(in, task) : 0;
+    task->held = batch->holds ? py_batch_held(in, task) : 0;
     batch_add(batch, task);
     return 0;
 }

@@ -66,6 +66,10 @@ int py_batch_fail_take(struct py_input *in, struct py_batch *batch,
  * result. */
 void py_batch_flush(struct cp_job *job, struct py_batch *batch, bool fed);
 
+/* How many bytes the first task of an input takes while it waits, with its
+ * callable: its `held`. */
+size_t py_batch_held(const struct py_input *in, const struct cp_task *task);
+
 /* Release the memory that tasks are made in, but not the tasks. */
 void py_batch_fini(struct py_batch *batch);
 

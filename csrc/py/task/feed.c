@@ -22,21 +22,23 @@
 
 /* Make the one task of the call: 0, or -1 with an exception. */
 static int
-make_call(struct py_input *in, struct py_batch *batch, PyObject *func,
-          PyObject *args, PyObject *kwds)
+make_call(struct py_input *in, struct py_batch *batch, uint64_t index,
+          PyObject *func, PyObject *args, PyObject *kwds)
 {
     if (py_func_set(in, func) < 0) {
         return -1;
     }
-    if (PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0) {
-        return py_batch_add_task(in, batch, 0, PY_CALL, args);
+    if (kwds == NULL
+        || (PyDict_CheckExact(kwds) && PyDict_GET_SIZE(kwds) == 0)) {
+        return py_batch_add_task(in, batch, index, PY_CALL, args);
     }
     if (in->engine->threads) {
-        return py_batch_add_refs(batch, 0, PY_CALL_KW, func, args, kwds);
+        return py_batch_add_refs(batch, index, PY_CALL_KW, func, args, kwds);
     }
     PyObject *pair = PyTuple_Pack(2, args, kwds);
-    int r =
-        pair == NULL ? -1 : py_batch_add_task(in, batch, 0, PY_CALL_KW, pair);
+    int r = pair == NULL
+                ? -1
+                : py_batch_add_task(in, batch, index, PY_CALL_KW, pair);
     Py_XDECREF(pair);
     return r;
 }
@@ -50,7 +52,7 @@ py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
                              .holds = true,
                              .task_flags = in->task_flags};
     int64_t began = py_work_begin(in->engine);
-    int r = make_call(in, &batch, func, args, kwds);
+    int r = make_call(in, &batch, 0, func, args, kwds);
     py_work_end(in->engine, CP_WORK_FEED, began);
     if (r == 0) {
         py_batch_flush(in->job, &batch, true);
@@ -60,7 +62,8 @@ py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
 }
 
 int
-py_feed_kept_call(struct py_input *in, PyObject **holder)
+py_feed_kept_call(struct py_input *in, uint64_t index, struct cp_call *call,
+                  PyObject **holder)
 {
     struct py_batch batch = {
         .items = 1, .holds = true, .task_flags = in->task_flags};
@@ -68,12 +71,15 @@ py_feed_kept_call(struct py_input *in, PyObject **holder)
     PyObject *func = in->func, *args = in->args, *kwds = in->kwds;
     in->func = in->args = in->kwds = NULL;
     int64_t began = py_work_begin(in->engine);
-    int r = make_call(in, &batch, func, args, kwds);
+    int r = make_call(in, &batch, index, func, args, kwds);
     py_work_end(in->engine, CP_WORK_FEED, began);
     py_batch_fini(&batch);
+    if (batch.first != NULL) {
+        batch.first->call = call;
+    }
     Py_DECREF(func);
     Py_DECREF(args);
-    Py_DECREF(kwds);
+    Py_XDECREF(kwds);
     if (r == 0) {
         Py_CLEAR(*holder);
         py_batch_flush(job, &batch, true);

@@ -15,8 +15,10 @@ int py_feed_call(struct py_input *in, PyObject *func, PyObject *args,
 
 /* The same for a call whose func, args and kwds are in the input. They are
  * released before the task is queued, and so is *holder, which keeps the input
- * alive. */
-int py_feed_kept_call(struct py_input *in, PyObject **holder);
+ * alive. index, call: the task's; 0 and NULL, unless the job's calls end each on
+ * its own. */
+int py_feed_kept_call(struct py_input *in, uint64_t index, struct cp_call *call,
+                      PyObject **holder);
 
 /* Set the source of tasks. length: how many items there must be, -1: any
  * number. func NULL: the items are the stdlib's own task tuples. 0, or -1 with
