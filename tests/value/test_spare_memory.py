@@ -142,3 +142,35 @@ def test_an_idle_worker_keeps_no_memory() -> None:
         before = resident(pid)
         pool.apply(len, (bytes(n),))
         eventually(lambda: resident(pid) < before + n // 4, "it keeps its memory")
+
+
+def shared_bytes() -> int:
+    """How much memory the files have that this process shares with workers."""
+    total = 0
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            if "memfd:" in os.readlink(fd):
+                total += fd.stat().st_blocks * 512
+        except OSError:  # the descriptor of the directory itself
+            continue
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+@pytest.mark.parametrize("how", ["argument", "result", "str"])
+def test_an_idle_pool_keeps_nothing_large(how: str) -> None:
+    n = 48 << 20
+    shared = shared_bytes()
+    with Pool(1) as pool:
+        pid = pool.apply(os.getpid)
+        pool.apply(len, (made("ascii", 1, N),))
+        before = resident(pid), resident(os.getpid())
+        if how == "argument":
+            assert pool.apply(len, (bytes(n),)) == n
+        elif how == "result":
+            assert len(pool.apply(bytes, (n,))) == n
+        else:
+            assert pool.apply(str.upper, ("x" * n,))[-1] == "X"
+        eventually(lambda: shared_bytes() < shared + n // 4, "shared memory is kept")
+        eventually(lambda: resident(pid) < before[0] + n // 2, "the worker keeps memory")
+        eventually(lambda: resident(os.getpid()) < before[1] + n // 2, "the parent keeps memory")

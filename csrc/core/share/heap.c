@@ -380,7 +380,7 @@ cp_heap_set_rest(struct cp_heap *heap, int64_t ns)
  * nobody tells of them, nor may the worker free their memory, since others may
  * have them. Each time after twice as long as before, so a worker that keeps an
  * array for ever causes few looks. */
-#define LOOKS_MAX 10u
+#define LOOKS_MAX 14u
 
 static int64_t
 look_again_at(struct cp_heap *heap, int64_t now)
@@ -415,6 +415,16 @@ cp_heap_rest(struct cp_heap *heap, int64_t now)
     cp_lock_release(&heap->lock);
 }
 
+/* A block of n bytes is taken: when to rest now. */
+static int64_t
+rest_after(const struct cp_heap *heap, size_t n)
+{
+    int64_t more = heap->rest_ns / 512 * (int64_t)(n >> 20); /* 1 ms a MiB */
+    int64_t at = cp_now() + heap->rest_ns + more;
+    int64_t before = cp_heap_rest_at(heap);
+    return heap->rests || before == CP_NEVER || before < at ? at : before;
+}
+
 /* What a block is taken for. */
 enum purpose { LARGE, SMALL };
 
@@ -427,9 +437,9 @@ take(struct cp_heap *heap, size_t n, enum purpose purpose, bool *is_warm)
     if (c == CP_BLOCK_CLASSES) {
         return NONE;
     }
+    atomic_store(&heap->rest_at, rest_after(heap, n));
     set_rests(heap, false);
     heap->n_looks = 0;
-    atomic_store(&heap->rest_at, cp_now() + heap->rest_ns);
     collect(heap);
     uint32_t found = heap->free[c];
     bool is_new = found == NONE;

@@ -88,12 +88,13 @@ void cp_heap_unlend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 
 /*
  * Rest. Memory of unused blocks is kept, to be used again, until no block has
- * been taken for CP_HEAP_REST. Then cp_heap_rest() frees it. From there on until
+ * been taken for CP_HEAP_REST, and for a millisecond more for each MiB of the
+ * last ones: the next block of that size may just be on its way. Then cp_heap_rest() frees it. From there on until
  * the next block is taken the heap rests: a block that the program gives back is
  * freed at once (cp_lease_close()), since nobody else will look. Only blocks of the
  * parent's heap that workers have are looked for again, less and less often.
  */
-#define CP_HEAP_REST (10 * CP_SECOND)
+#define CP_HEAP_REST (CP_SECOND / 2)
 
 /* When cp_heap_rest() is due; CP_NEVER: since the last call no block was taken,
  * none with memory was found to be unused, and no worker has one of another

@@ -78,6 +78,21 @@ py_spare_settle(struct py_state *state)
     state->spare_is_noted = false;
 }
 
+#define SPARE_MS 50 /* and one more for each MiB */
+
+int
+py_spare_ms(const struct py_state *state)
+{
+    const PyObject *obj = state->spare;
+    if (obj == NULL) {
+        return 0;
+    }
+    size_t n = PyBytes_CheckExact(obj) ? (size_t)PyBytes_GET_SIZE(obj)
+                                       : (size_t)PyUnicode_GET_LENGTH(obj)
+                                             * (size_t)PyUnicode_KIND(obj);
+    return SPARE_MS + (int)(n >> 20 < INT_MAX / 2 ? n >> 20 : INT_MAX / 2);
+}
+
 void
 py_spare_drop(struct py_state *state)
 {

@@ -6,7 +6,7 @@
  * got. If nobody else has the object when the task is over, and the next task
  * gets one of the same type and length, then that one is made of the same
  * memory. Otherwise the object is dropped, at the latest when the worker has been
- * idle for a second.
+ * idle for py_spare_ms().
  */
 #ifndef PY_SPARE_H
 #define PY_SPARE_H
@@ -24,6 +24,10 @@ void py_spare_note(struct py_state *state, PyObject *obj);
 
 /* The task is over, and everything of it is dropped. */
 void py_spare_settle(struct py_state *state);
+
+/* How long an idle worker keeps its spare, in ms; 0: it has none. That is a
+ * moment, and the time in which the parent sends another object of its size. */
+int py_spare_ms(const struct py_state *state);
 
 void py_spare_drop(struct py_state *state);
 

@@ -28,9 +28,6 @@
 /* The scratch buffer keeps up to this much memory between tasks. */
 #define KEEP_SCRATCH (1u << 20)
 
-/* So long an idle worker keeps memory for the next task; see value/spare.h. */
-#define SPARE_MS 1000
-
 /* A callable that the parent has sent, or a shared object. */
 struct func_entry {
     PyObject *object;    /* if it was unpickled and is kept */
@@ -694,7 +691,7 @@ wait_for_more(struct loop *loop)
     int r, look_ms = loop->serve->look_ms;
     loop->now = 0;
     if (loop->state->spare != NULL) {
-        loop->serve->look_ms = SPARE_MS;
+        loop->serve->look_ms = py_spare_ms(loop->state);
     }
     Py_BEGIN_ALLOW_THREADS
     r = cp_serve_wait(loop->serve);
