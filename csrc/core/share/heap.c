@@ -32,6 +32,8 @@ struct cp_heap {
     int64_t rest_ns;
     _Atomic int64_t rest_at; /* see cp_heap_rest_at() */
     bool rests;              /* what the control page says */
+    int64_t rested_at;       /* when it began to rest for the last time */
+    bool keeps;              /* its memory was wanted again soon after a rest */
     unsigned n_looks;        /* since the heap rests; see look_again_at() */
 };
 
@@ -406,7 +408,10 @@ cp_heap_rest(struct cp_heap *heap, int64_t now)
     if (cp_heap_rest_at(heap) <= now) {
         /* First, so that a block which is not collected here is freed by
          * whoever gives it back. */
-        set_rests(heap, true);
+        if (!heap->rests) {
+            set_rests(heap, true);
+            heap->rested_at = now;
+        }
         collect(heap);
         if (shrink(heap, CP_BLOCK_CLASSES, 1) == 0) {
             atomic_store(&heap->rest_at, look_again_at(heap, now));
@@ -415,12 +420,20 @@ cp_heap_rest(struct cp_heap *heap, int64_t now)
     cp_lock_release(&heap->lock);
 }
 
+/* How many times as long the memory is kept if it was wanted again soon. */
+#define KEPT_LONGER 20
+
 /* A block of n bytes is taken: when to rest now. */
 static int64_t
-rest_after(const struct cp_heap *heap, size_t n)
+rest_after(struct cp_heap *heap, size_t n)
 {
+    int64_t now = cp_now();
+    int64_t longer = KEPT_LONGER * heap->rest_ns;
+    if (heap->rests) {
+        heap->keeps = now - heap->rested_at < longer;
+    }
     int64_t more = heap->rest_ns / 512 * (int64_t)(n >> 20); /* 1 ms a MiB */
-    int64_t at = cp_now() + heap->rest_ns + more;
+    int64_t at = now + (heap->keeps ? longer : heap->rest_ns) + more;
     int64_t before = cp_heap_rest_at(heap);
     return heap->rests || before == CP_NEVER || before < at ? at : before;
 }

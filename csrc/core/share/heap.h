@@ -89,10 +89,13 @@ void cp_heap_unlend(struct cp_heap *heap, uint16_t slot, struct cp_borrower *b);
 /*
  * Rest. Memory of unused blocks is kept, to be used again, until no block has
  * been taken for CP_HEAP_REST, and for a millisecond more for each MiB of the
- * last ones: the next block of that size may just be on its way. Then cp_heap_rest() frees it. From there on until
- * the next block is taken the heap rests: a block that the program gives back is
- * freed at once (cp_lease_close()), since nobody else will look. Only blocks of the
- * parent's heap that workers have are looked for again, less and less often.
+ * last ones: the next block of that size may just be on its way. If a block is
+ * taken within 20 times CP_HEAP_REST after that, the memory is kept for so long
+ * the next time: tasks may take seconds. cp_heap_rest() frees the memory. From
+ * there on until the next block is taken the heap rests: a block that the program
+ * gives back is freed at once (cp_lease_close()), since nobody else will look. Only
+ * blocks of the parent's heap that workers have are looked for again, less and
+ * less often.
  */
 #define CP_HEAP_REST (CP_SECOND / 2)
 
