@@ -808,3 +808,44 @@ def test_worker_threads_release_what_other_threads_have_made(kwds: Any) -> None:
         gone = [weakref.ref(each) for each in made + values]
         del made, values, futures, fresh, unread
         all_freed(gone)
+
+
+# Code that rebuilds a value, and waits for it
+
+
+class Rebuilt:
+    """Unpickles as the value of `then()`."""
+
+    then: Callable[[], Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return rebuild, ()
+
+
+def rebuild() -> Any:
+    return Rebuilt.then()
+
+
+def make_rebuilt() -> Rebuilt:
+    return Rebuilt()
+
+
+def test_what_rebuilds_a_value_waits_for_its_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a limit of time it would wait for ever."""
+    made = threading.Event()
+
+    def ask() -> str:
+        assert made.wait(DEADLINE)
+        for wait in (future.result, future.exception):
+            with pytest.raises(RuntimeError, match="cannot wait"):
+                wait()
+            with pytest.raises(TimeoutError):
+                wait(0.01)
+        assert not future.done()
+        return "value"
+
+    monkeypatch.setattr(Rebuilt, "then", ask, raising=False)
+    with cpool.ProcessPoolExecutor(1) as executor:
+        future = executor.submit(make_rebuilt)
+        made.set()
+        assert future.result(DEADLINE) == "value"

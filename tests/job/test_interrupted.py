@@ -438,6 +438,49 @@ def test_a_handler_that_raises_while_a_failure_is_rebuilt(make_pool: Any) -> Non
     ends(pool)
 
 
+class RingsSoon:
+    """Unpickles as a list, without any Python code; the signal arrives meanwhile."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, ([SetsTimer(), Zeros()],)
+
+
+class SetsTimer:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signal.setitimer, (signal.ITIMER_REAL, 1e-6)
+
+
+class Zeros:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (30_000_000,)
+
+
+def make_rings_soon(i: int) -> tuple[int, RingsSoon]:
+    return i, RingsSoon()
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_signal_that_arrives_while_an_item_is_rebuilt_without_python_code(
+    make_pool: Any, method: str
+) -> None:
+    """Its handler is called before `next()` returns: the item is not lost."""
+
+    def give_up_once(*args: object) -> None:
+        signal.signal(signal.SIGALRM, lambda *args: None)
+        raise Alarm
+
+    pool = make_pool(1)
+    before = signal.signal(signal.SIGALRM, give_up_once)
+    try:
+        items = getattr(pool, method)(make_rings_soon, range(4))
+        with pytest.raises(Alarm):
+            next(items)
+        assert [i for i, _ in items] == [0, 1, 2, 3]
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    ends(pool)
+
+
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize("options", [{}, {"chunksize": 2}])
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])

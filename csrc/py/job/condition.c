@@ -83,6 +83,13 @@ condition_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs,
         || py_timeout_deadline(self->state, timeout, &deadline) < 0) {
         return NULL;
     }
+    if (deadline == CP_NEVER
+        && atomic_load(&self->decoder) == PyThread_get_thread_ident()) {
+        PyErr_SetString(
+            PyExc_RuntimeError,
+            "code that rebuilds a result cannot wait for that result");
+        return NULL;
+    }
     LaneObject *lane = (LaneObject *)Py_XNewRef((PyObject *)self->lane);
     unsigned depth = py_condition_release_all(self);
     int r = lane != NULL ? py_lane_wait(self, lane, deadline)

@@ -28,7 +28,9 @@ typedef struct py_condition {
     _Atomic unsigned long owner; /* the thread that has the lock; or 0 */
     unsigned depth;              /* how often it has it; the owner's */
     _Atomic unsigned waiting;    /* threads that wait for the lock */
-    char is_running;             /* the future is known to run; the owner's */
+    _Atomic unsigned long
+        decoder;     /* the thread that rebuilds its value; or 0 */
+    char is_running; /* the future is known to run; the owner's */
     char was_locked; /* the program has acquired the lock; the owner's */
 } ConditionObject;
 

@@ -264,11 +264,14 @@ add_ready(LaneObject *lane, struct cp_result *r)
 static int
 end_with_result_take(LaneObject *lane, struct cp_result *r)
 {
+    ConditionObject *call = call_of(r);
     PyObject *value = NULL;
     bool is_value = false;
     if (r->outcome != CP_WITHDRAWN) {
         int64_t began = py_work_begin(lane->base.engine);
+        atomic_store(&call->decoder, PyThread_get_thread_ident());
         value = py_result_decode_one(&lane->base, r, &is_value);
+        atomic_store(&call->decoder, 0);
         py_work_end(lane->base.engine, CP_WORK_DECODE, began);
         if (value == NULL) {
             add_ready(lane, r);
@@ -278,7 +281,6 @@ end_with_result_take(LaneObject *lane, struct cp_result *r)
             value = translate_take(lane, value);
         }
     }
-    ConditionObject *call = call_of(r);
     py_result_free(&lane->base, r);
     int ended = end_call_take(lane, call, value, is_value);
     if (ended < 0 && !py_error_leaves_call(lane->base.state)) {

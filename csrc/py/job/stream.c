@@ -96,6 +96,12 @@ item_take(ResultObject *self, struct cp_result *r)
     int64_t began = py_work_begin(self->engine);
     PyObject *item = py_result_decode_one(self, r, &is_value);
     py_work_end(self->engine, CP_WORK_DECODE, began);
+    /* A signal that arrived while no Python code ran: call its handler before
+     * next() returns. The interpreter would call it right afterwards, and if it
+     * raised, the item would be lost. */
+    if (item != NULL && !self->engine->threads && PyErr_CheckSignals() < 0) {
+        Py_CLEAR(item);
+    }
     if (item == NULL) {
         put_back_take(self, r);
         return NULL;
