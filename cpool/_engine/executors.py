@@ -76,9 +76,10 @@ def _at_exit() -> None:
     """Runs before the interpreter joins the program's threads, as in concurrent.futures."""
     global _is_exiting
     _is_exiting = True
-    for pool in list(_pools):
+    pools = list(_pools)  # once: threads that have run all calls leave the set before they end
+    for pool in pools:
         pool.close()
-    for pool in list(_pools):
+    for pool in pools:
         pool.wait_over()
 
 
@@ -172,6 +173,15 @@ class _ExecutorThreads(ThreadPool):
     def _target(self) -> Callable[..., object]:
         return _work
 
+    def close(self) -> None:
+        super().close()
+        self.forget_if_over()  # the threads of a broken pool have ended before
+
+    def forget_if_over(self) -> None:
+        """If the threads have run all calls, and this was the last one: the exit need not wait."""
+        if self._engine is not None and self._engine.is_ours and self._engine.wait_ended(0):
+            _pools.discard(self)
+
     def wait_over(self) -> None:
         assert self._engine is not None
         if not self._engine.is_ours:
@@ -193,7 +203,10 @@ def _work(
     initargs: Iterable[Any],
     to_tell: list[bool],
     index: int,
-    *finalizer: Any,
+    finalizer: None,
+    finalargs: Iterable[Any],
+    cpus: None,
+    pool_of: Callable[[], _ExecutorThreads | None],
 ) -> None:
     """The target of an executor's thread: run the initializer, then calls until the end."""
     set_thread(CurrentWorker(index, engine.tasks_done))
@@ -206,6 +219,10 @@ def _work(
         engine.work(index)
     finally:
         leave(ticket)
+    pool = pool_of()
+    if pool is not None:
+        pool.forget_if_over()
+    del pool  # the traceback of a task's exception may keep this frame alive
 
 
 def _let_go(pool: _ExecutorPool | _ExecutorThreads) -> None:

@@ -84,6 +84,21 @@ def test_an_interrupt_once_the_pool_runs_leaves_no_pool(
         assert executor.submit(abs, -2).result(DEADLINE) == 2
 
 
+@pytest.mark.parametrize("is_shut", [False, True])
+@pytest.mark.parametrize("name", ["ProcessPoolExecutor", "ThreadPoolExecutor"])
+def test_an_executor_that_nobody_waits_for_leaves_no_pool(name: str, is_shut: bool) -> None:
+    before = set(executors._pools)
+    executor = getattr(cpool, name)(2)
+    future = executor.submit(abs, -1)
+    pools = [weakref.ref(pool) for pool in executors._pools - before]
+    if is_shut:
+        executor.shutdown(wait=False)
+    del executor
+    assert future.result(DEADLINE) == 1
+    assert len(pools) == 1
+    eventually(lambda: gc.collect() >= 0 and pools[0]() is None)
+
+
 @pytest.mark.parametrize("chunksize", [1, 10])
 def test_map_goes_through_an_own_submit(executor: Any, chunksize: int) -> None:
     """tqdm's process_map() replaces submit(), and counts in callbacks up to the end of the map."""

@@ -431,6 +431,22 @@ def test_a_task_that_forks() -> None:
     pool.join()
 
 
+def test_an_item_of_a_chunk_that_forks() -> None:
+    """The child does not run the rest of the chunk: that is the parent's."""
+    read, write = os.pipe()
+
+    def run(item: int) -> int:
+        os.write(write, b"%d" % item)
+        return os.fork() if item == 1 else item
+
+    with ThreadPool(1) as pool:
+        child = pool.map(run, range(4), 4)[1]
+        assert exit_code(child) == 0
+    os.close(write)
+    with open(read, "rb") as ran:
+        assert ran.read() == b"0123"
+
+
 def test_processes_may_be_used_from_a_task() -> None:
     with ThreadPool(2) as pool, pool_module.Pool(1) as processes:
         found = pool.map(lambda x: processes.apply(identity, (x,)), range(10), 1)

@@ -5,6 +5,7 @@
 
 #include "core/base/clock.h"
 #include "core/link/serve.h"
+#include "core/pool/pool.h"
 
 /* args is not a tuple, or kwds is not a dict: call from Python code, which
  * raises Python's own errors. */
@@ -49,11 +50,18 @@ py_call_one(struct py_state *state, unsigned mode, PyObject *func,
     }
 }
 
+/* Has the callable forked, and is this the forked copy? */
+static bool
+is_copy(const struct py_calls *calls)
+{
+    return (calls->forked != NULL && *calls->forked > 0)
+           || (calls->pool != NULL && !cp_pool_is_ours(calls->pool));
+}
+
 int
 py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
 {
     bool star = calls->star;
-    const int *forked = calls->forked;
     Py_ssize_t width = run->width > 0 ? run->width : 1;
     for (Py_ssize_t i = 0; i < run->n; i++) {
         PyObject **args = run->slots + i * width;
@@ -82,7 +90,7 @@ py_call_each(PyObject *func, struct py_run *run, struct py_calls *calls)
             return -1;
         }
         run->slots[i] = result;
-        if (forked != NULL && *forked > 0) {
+        if (is_copy(calls)) {
             return -1; /* the other items are the worker's, not its copy's */
         }
     }

@@ -19,9 +19,10 @@ struct py_calls {
     /* Stop without an exception once this is above 0: func has forked, and this
      * is the forked copy. */
     const int *forked;
-    struct cp_row *row;        /* where to publish which item runs */
-    bool timed;                /* publish also when it began */
-    struct cp_serve *measured; /* of a worker with a memory_limit; or NULL */
+    const struct cp_pool *pool; /* likewise once this pool is a forked copy's */
+    struct cp_row *row;         /* where to publish which item runs */
+    bool timed;                 /* publish also when it began */
+    struct cp_serve *measured;  /* of a worker with a memory_limit; or NULL */
     /* Makes the placeholder of an item that raised, from the pending exception.
      * NULL with an exception: the chunk fails. */
     PyObject *(*catch)(const struct py_calls *calls, PyObject *func,

@@ -60,6 +60,7 @@ run_chunk(struct py_state *state, struct cp_task *task,
 {
     struct py_calls calls = {
         .star = (task->flags & PY_MODE) == PY_STAR,
+        .pool = task->job->pool,
         .catch = (task->flags & PY_CATCH) != 0 ? catch_item : NULL,
         .state = state};
     struct py_refs *refs = py_refs_of_task(task);
