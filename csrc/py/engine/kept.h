@@ -21,8 +21,8 @@
 bool py_kept_wanted(EngineObject *engine);
 
 /* Keep the call. kwds NULL: it has none. With func and args NULL, too, it is a
- * map, whose source is set and runs no code. 0, or -1 with an exception, and then the job is
- * cancelled. */
+ * map, whose source is set and runs no code. 0, or -1 with an exception, and
+ * then the job is cancelled. */
 int py_kept_add(EngineObject *engine, ResultObject *result, PyObject *func,
                 PyObject *args, PyObject *kwds);
 

@@ -863,12 +863,12 @@ py_lane_feed_kept(LaneObject *lane, PyObject **holder)
         return 0; /* the job has ended */
     }
     uint64_t index = (uint64_t)(uintptr_t)call;
-    struct cp_call *core_call = &call->call;
-    bool ended = cp_job_end_withdrawn(job, core_call, index);
-    Py_DECREF(call); /* while the job goes on, the list has it */
-    return ended
-               ? 0
-               : py_feed_kept_call(&lane->base.input, index, core_call, holder);
+    int r = 0;
+    if (!cp_job_end_withdrawn(job, &call->call, index)) {
+        r = py_feed_kept_call(&lane->base.input, index, &call->call, holder);
+    }
+    Py_DECREF(call); /* the list drops it when the job ends, maybe meanwhile */
+    return r;
 }
 
 /* ---- at once, by the worker thread that has run the call ---- */
